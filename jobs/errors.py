@@ -1,0 +1,190 @@
+"""Every error layerfarm raises on purpose.
+
+Each message says what is wrong, where (a path, a digest, a tag) and what to do about it. The command
+line prints the message and leaves with ``exit_code``; only a bug shows a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def display(where: str | bytes | Path) -> str:
+    """``where`` as one printable line, whatever bytes it holds."""
+    text = os.fsdecode(where)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+class LayerfarmError(Exception):
+    """Base of the tree. ``what`` went wrong, ``where``, and a ``hint`` of what to do."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | bytes | Path | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = None if where is None else display(where)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = self.what if self.where is None else f"{self.what}: {self.where}"
+        return text if self.hint is None else f"{text} ({self.hint})"
+
+
+class RequestError(LayerfarmError):
+    """A request asks for something that makes no sense or holds a value out of range."""
+
+
+class OutsideAllowedRoots(RequestError):
+    """A request names a path that the worker's operator did not allow (DESIGN law 7)."""
+
+
+class LimitExceeded(LayerfarmError):
+    """An input is larger than a configured limit (DESIGN law 9)."""
+
+
+# --- a root filesystem on disk -----------------------------------------------------------------
+
+
+class RootfsError(LayerfarmError):
+    """A root filesystem cannot be read or written."""
+
+
+class RootfsNotFound(RootfsError):
+    """The root filesystem does not exist or is not a directory."""
+
+
+class UnsafePath(RootfsError):
+    """A path inside a root filesystem would lead out of it, or cannot be a path at all."""
+
+
+class TreeChanged(RootfsError):
+    """Somebody changed the root filesystem while it was being read."""
+
+
+# --- mtree ---------------------------------------------------------------------------------------
+
+
+class MtreeError(LayerfarmError):
+    """An mtree manifest cannot be used."""
+
+
+class MtreeSyntaxError(MtreeError):
+    """A line of an mtree manifest does not parse."""
+
+
+class IncompleteTree(MtreeError):
+    """A shard is missing, or two shards hold the same path."""
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+class LayerError(LayerfarmError):
+    """A layer cannot be written or applied."""
+
+
+class MalformedLayer(LayerError):
+    """The tar stream of a layer breaks the format, or an entry breaks the layer rules."""
+
+
+class TruncatedStream(LayerError):
+    """A compressed stream or a tar entry ends before it should."""
+
+
+class UnsupportedEntry(LayerError):
+    """A tar entry of a type that no OCI layer may hold."""
+
+
+class UnsupportedMediaType(LayerError):
+    """A blob has a media type or a compression that layerfarm does not read."""
+
+
+class UnmappedId(LayerError):
+    """A uid or gid has no place in the given id map."""
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+
+class StoreError(LayerfarmError):
+    """An OCI image layout cannot be used."""
+
+
+class NotALayout(StoreError):
+    """The directory is not an OCI image layout, or one of an unknown version."""
+
+
+class LayoutExists(StoreError):
+    """A layout was to be created where something is already."""
+
+
+class BlobNotFound(StoreError):
+    """A descriptor names a blob that the store does not hold."""
+
+
+class DigestMismatch(StoreError):
+    """The bytes of a blob, or of an unpacked layer, do not have the digest that was promised."""
+
+
+class SizeMismatch(StoreError):
+    """A blob is longer or shorter than its descriptor says."""
+
+
+class MalformedDocument(StoreError):
+    """A JSON document of the layout does not parse or breaks its schema."""
+
+
+class InvalidReference(StoreError):
+    """A tag breaks the refname grammar of the image-spec."""
+
+
+class TagNotFound(StoreError):
+    """No manifest has this tag."""
+
+
+class AmbiguousReference(StoreError):
+    """A tag leads to more than one manifest; a platform has to be named."""
+
+
+# --- bundles -------------------------------------------------------------------------------------
+
+
+class BundleError(LayerfarmError):
+    """A runtime bundle is not as umoci or layerfarm left it."""
+
+
+class BundleExists(BundleError):
+    """The place where a bundle was to be unpacked already holds one."""
+
+
+class ImageConfigError(LayerfarmError):
+    """An image configuration cannot be turned into a runtime configuration."""
+
+
+# --- the farm ------------------------------------------------------------------------------------
+
+
+class FarmError(LayerfarmError):
+    """The queue, or a job on it, went wrong."""
+
+
+class FarmUnreachable(FarmError):
+    """Redis does not answer at the given address."""
+
+
+class JobNotFound(FarmError):
+    """No job has this id: it never existed, or its record has expired."""
+
+
+class JobFailed(FarmError):
+    """A job ended with an error; the message is the error of the unit that failed."""
+
+
+class JobCancelled(FarmError):
+    """A job was cancelled before it ended."""
+
+
+class JobTimeout(FarmError):
+    """A job did not end within the time that the caller was ready to wait."""

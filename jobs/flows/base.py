@@ -1,0 +1,209 @@
+"""What a job is: a flow of stages, each a list of independent units and a join.
+
+A flow is written once and run by either of two runners (``worker.runner_local`` and
+``worker.runner_celery``). What passes between stages is a small JSON document, the *state*; anything
+that grows with the image is a file in the job's work directory beside the store, named by a
+:class:`FileRef` (DESIGN laws 1 to 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged
+
+
+class Model(BaseModel):
+    """A typed message: unknown fields are refused, values are not changed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Request(Model):
+    """What a user asks for. Subclasses are the public request types."""
+
+
+class Result(Model):
+    """What a job gives back: digests, sizes and counts."""
+
+
+class State(Model):
+    """What a flow knows between two stages."""
+
+
+class FileRef(Model):
+    """A file in the job's work directory: what a message carries instead of the bytes."""
+
+    path: str
+    """Relative to the work directory."""
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+class Unit(Model):
+    """One independent piece of a stage. It may run twice, at once, anywhere (DESIGN law 2)."""
+
+    params: dict[str, Any]
+    """JSON values only, a few hundred bytes."""
+    bytes: int = 0
+    """Cost: bytes to be read or written; what progress counts."""
+
+
+class Observer(Protocol):
+    """What a unit tells while it runs, and how it learns that it should stop."""
+
+    def advanced(self, nbytes: int) -> None:
+        """``nbytes`` more are done. Raises JobCancelled when the job has been cancelled."""
+
+
+class Silent:
+    """An observer that nobody listens to."""
+
+    def advanced(self, nbytes: int) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the operator of this process allows and how it spends its resources.
+
+    ``None`` for roots or stores means no restriction: the local command, where the user is the operator.
+    """
+
+    roots: tuple[Path, ...] | None = None
+    """Directories below which rootfs and bundles may lie."""
+    stores: tuple[Path, ...] | None = None
+    """Layouts that may be used, or directories below which layouts may lie."""
+    shards: int = 2
+    """Into how many shards a tree is cut at most; never changes the resulting bytes."""
+    threads: int = 2
+    """Threads of one unit that compresses or hashes."""
+
+    def check_root(self, path: Path) -> Path:
+        """``path`` resolved, if it lies in an allowed root.
+
+        Raises:
+            OutsideAllowedRoots: it does not.
+        """
+        return self._check(path, self.roots, "path lies outside the worker's allowed roots", "--root")
+
+    def check_store(self, path: Path) -> Path:
+        """``path`` resolved, if it is an allowed store or lies below one.
+
+        Raises:
+            OutsideAllowedRoots: it is not.
+        """
+        return self._check(path, self.stores, "store is not one of the worker's allowed stores", "--store")
+
+    @staticmethod
+    def _check(path: Path, allowed: tuple[Path, ...] | None, what: str, option: str) -> Path:
+        if not path.is_absolute():
+            raise RequestError("path must be absolute", where=path)
+        # The last component may not exist yet (a bundle to be made): its parent decides.
+        resolved = Path(os.path.realpath(path))
+        if allowed is not None and not any(resolved.is_relative_to(os.path.realpath(root)) for root in allowed):
+            raise OutsideAllowedRoots(what, where=path, hint=f"allow it with {option} when starting the worker")
+        return resolved
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a unit, a plan or a join runs."""
+
+    job_id: str
+    policy: Policy = field(default_factory=Policy)
+    observer: Observer = field(default_factory=Silent)
+
+
+StateT = TypeVar("StateT", bound=State)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[StateT]):
+    """One step of a flow.
+
+    ``plan`` computes the units from the state, ``run`` does one of them and returns a small JSON
+    object, ``join`` folds the results, in the units' order, into the next state. ``plan`` and ``join``
+    may run again after a crash, so their effects must be repeatable; ``run`` may run twice at once.
+    A stage whose plan is empty is joined at once.
+    """
+
+    name: str
+    plan: Callable[[Context, StateT], Sequence[Unit]]
+    run: Callable[[Context, Unit], dict[str, Any]]
+    join: Callable[[Context, StateT, list[dict[str, Any]]], StateT]
+
+
+@dataclass(frozen=True)
+class Flow(Generic[StateT]):
+    """A kind of job."""
+
+    name: str
+    request: type[Request]
+    state: type[StateT]
+    stages: tuple[Stage[StateT], ...]
+    begin: Callable[[Context, Any], StateT]
+    """From the validated request to the first state; checks the policy (law 7) and the input."""
+    finish: Callable[[Context, StateT], Result]
+    """From the last state to the result; must be repeatable."""
+    clean: Callable[[Context, Any, bool], None]
+    """Remove what the job staged. Given the request and whether the job succeeded; runs exactly when
+    the job ends, in whatever way, and again if that was interrupted; never raises for what is gone."""
+
+
+class WorkDirectory:
+    """The files of one job beside the store: ``<store>/.layerfarm/work/<job id>/``."""
+
+    def __init__(self, store: Path, job_id: str) -> None:
+        if not job_id or not all(c.isalnum() or c in "-_" for c in job_id):
+            raise RequestError("not a job id", where=job_id)
+        self.path = store / ".layerfarm" / "work" / job_id
+
+    def create(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self, name: str, write: Callable[[Path], None]) -> FileRef:
+        """Let ``write`` fill a temporary file, then give it ``name`` in one step.
+
+        Two copies of one unit write two temporary files; the renames leave one whole file.
+        """
+        temporary = self.path / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
+        try:
+            write(temporary)
+            ref = FileRef(path=name, size=temporary.stat().st_size, sha256=_digest(temporary))
+            temporary.rename(self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return ref
+
+    def open(self, ref: FileRef) -> Path:
+        """The path of a published file, its size checked.
+
+        Raises:
+            TreeChanged: somebody removed or changed it.
+        """
+        path = self.path / ref.path
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise TreeChanged("a work file of the job is gone", where=path) from error
+        if size != ref.size:
+            raise TreeChanged(f"a work file of the job has {size} bytes, not {ref.size}", where=path)
+        return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

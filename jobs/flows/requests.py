@@ -1,0 +1,148 @@
+"""What can be asked of layerfarm, and what comes back: the typed requests and results of every flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from jobs.errors import RequestError
+from jobs.flows.base import Model, Request, Result
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("path must be absolute, workers have their own working directory")
+    if "\0" in str(path):
+        raise ValueError("path holds a NUL byte")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+CompressionChoice = Literal["auto", "gzip", "zstd", "none"]
+
+
+class ImageRef(Model):
+    """An image in a layout: the layout's directory and a tag."""
+
+    store: AbsolutePath
+    tag: str = "latest"
+
+    @classmethod
+    def parse(cls, text: str) -> ImageRef:
+        """From ``path[:tag]``; the path ends at the first ``:`` (umoci.md A).
+
+        A relative path is taken from the current directory.
+
+        Raises:
+            RequestError: the path is empty.
+        """
+        path, colon, tag = text.partition(":")
+        if not path:
+            raise RequestError("image reference has no path", where=text, hint="write PATH[:TAG]")
+        if colon and not tag:
+            raise RequestError("image reference has an empty tag", where=text, hint="write PATH[:TAG]")
+        return cls(store=Path(path).absolute(), tag=tag or "latest")
+
+    def __str__(self) -> str:
+        return f"{self.store}:{self.tag}"
+
+
+class IdMapping(Model):
+    """``size`` ids from ``container`` on are ``host`` and following on the host."""
+
+    container: int = Field(ge=0, le=0xFFFFFFFF)
+    host: int = Field(ge=0, le=0xFFFFFFFF)
+    size: int = Field(default=1, ge=1, le=0xFFFFFFFF)
+
+
+class HistoryOptions(Model):
+    """The history entry of a new layer (image-spec config.md "history")."""
+
+    omit: bool = False
+    """Write no history entry at all (umoci's ``--no-history``)."""
+    author: str | None = None
+    comment: str | None = None
+    created: str | None = None
+    """RFC 3339. Default: the job's ``source_date_epoch``, else the newest mtime of the changed entries."""
+    created_by: str | None = None
+
+
+class LayerOptions(Model):
+    """How a layer is written; shared by every flow that writes one."""
+
+    compress: CompressionChoice = "auto"
+    """``auto``: that of the newest compressed layer below, else gzip."""
+    level: int | None = None
+    """Compression level of the chosen codec; None: layerfarm's default."""
+    history: HistoryOptions = HistoryOptions()
+    source_date_epoch: int | None = None
+    """Seconds; mtimes newer than it are clamped to it (umoci.md B1.4)."""
+
+
+class BuildRequest(Request):
+    """Make an image of a directory, on top of a base image if one is given."""
+
+    rootfs: AbsolutePath
+    image: ImageRef
+    base: ImageRef | None = None
+    layer: LayerOptions = LayerOptions()
+    mask_paths: list[str] = []
+    """Absolute paths inside the rootfs whose changes are left out."""
+
+
+class RepackRequest(Request):
+    """Turn what changed in a bundle into a layer and a new tag."""
+
+    bundle: AbsolutePath
+    image: ImageRef
+    layer: LayerOptions = LayerOptions()
+    mask_paths: list[str] = []
+    mask_volumes: bool = True
+    refresh_bundle: bool = False
+
+
+class UnpackRequest(Request):
+    """Turn an image into a runtime bundle."""
+
+    image: ImageRef
+    bundle: AbsolutePath
+    uid_map: list[IdMapping] = []
+    gid_map: list[IdMapping] = []
+    rootless: bool = False
+    keep_dirlinks: bool = False
+    platform: str | None = None
+    """``os/arch[/variant]`` where the tag is an index of several."""
+
+
+class ImageResult(Result):
+    """A build or a repack. ``layer`` and ``diff_id`` are None when nothing had changed."""
+
+    image: str
+    manifest: str
+    """Digest of the image manifest."""
+    config: str
+    layer: str | None
+    layer_size: int
+    """Compressed bytes."""
+    diff_id: str | None
+    mtree: str
+    """``sha256:`` digest of the tree's mtree manifest."""
+    entries: int
+    """Entries of the tree."""
+    deltas: int
+    """Paths that differ from the base."""
+    warnings: list[str] = []
+
+
+class UnpackResult(Result):
+    """An unpacked bundle."""
+
+    bundle: str
+    manifest: str
+    layers: int
+    entries: int
+    mtree: str
+    """``sha256:`` digest of the bundle's mtree manifest."""
+    warnings: list[str] = []

@@ -1,0 +1,72 @@
+"""The nouns of mtree: entries of a tree, and the deltas between two trees."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+EntryType = Literal["file", "dir", "link", "char", "block", "fifo", "socket"]
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+ROOT = b"."
+"""The path of a tree's root entry; every other path is relative and has no ``./`` in front."""
+
+
+class Entry(NamedTuple):
+    """One path of a tree. A NamedTuple, not a dataclass: millions are made, and it is built 4x faster."""
+
+    path: bytes
+    """Relative to the root, raw bytes, ``.`` for the root itself."""
+    type: EntryType
+    mode: int
+    """Permission bits with setuid, setgid and sticky: 0 to 0o7777."""
+    uid: int
+    gid: int
+    size: int
+    """Bytes, as lstat(2) says, for every type (a directory's is the filesystem's affair)."""
+    nlink: int
+    mtime: int
+    """Nanoseconds since the epoch, may be negative. A manifest keeps whole seconds, rounded down."""
+    link: bytes | None = None
+    """A symbolic link's target."""
+    sha256: str | None = None
+    """Hexadecimal digest of a regular file's content; None: not hashed."""
+    xattrs: Xattrs | None = ()
+    """Sorted by name. None: the manifest this was read from could not record them."""
+    device: tuple[int, int] | None = None
+    """Major and minor of a character or block device; None: not one, or not recorded."""
+
+
+class DeltaKind(StrEnum):
+    """How a path differs between an old and a new tree."""
+
+    EXTRA = "extra"
+    """Only the new tree has it."""
+    MODIFIED = "modified"
+    """Both have it and it differs."""
+    MISSING = "missing"
+    """Only the old tree has it."""
+
+
+class Delta(NamedTuple):
+    """One path that differs. ``old`` is None for an Extra, ``new`` for a Missing."""
+
+    kind: DeltaKind
+    path: bytes
+    old: Entry | None = None
+    new: Entry | None = None
+    keys: tuple[str, ...] = ()
+    """For a Modified: the mtree keywords that differ (``mode``, ``xattr.user.x``), sorted."""
+
+
+def mtree_key(path: bytes, is_directory: bool) -> bytes:
+    """A sort key that puts paths in mtree order.
+
+    A directory comes first, then its non-directories, then its sub-directories with what is in them,
+    each group bytewise (umoci.md D "Format"). Merging two sorted trees needs no more than this.
+    """
+    if path == ROOT:
+        return b""
+    head, _, name = path.rpartition(b"/")
+    prefix = b"\1" + head.replace(b"/", b"\0\1") + b"\0" if head else b""
+    return prefix + (b"\1" if is_directory else b"\0") + name + b"\0"

@@ -1,0 +1,18 @@
+"""The one way into a root filesystem: relative to a directory descriptor, never followed out of it."""
+
+from jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular
+from jobs.rootfs.resolve import open_beneath, open_in_root
+from jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
+
+__all__ = [
+    "DirectoryCache",
+    "Rootfs",
+    "clear_xattrs",
+    "get_xattrs",
+    "open_beneath",
+    "open_in_root",
+    "open_regular",
+    "proc_path",
+    "read_regular",
+    "set_xattr",
+]

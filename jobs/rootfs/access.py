@@ -1,0 +1,146 @@
+"""An opened root filesystem, and cheap access to many entries of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+
+from jobs.errors import LimitExceeded, RootfsError, RootfsNotFound, TreeChanged, UnsafePath
+from jobs.rootfs.resolve import open_beneath, open_in_root
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: never hang on a fifo; O_NOCTTY: never take a terminal. Whatever is opened so is then
+# checked to be a regular file before a byte is read (DESIGN law 5).
+_REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Rootfs:
+    """A root filesystem held open by its descriptor; a context manager.
+
+    Raises:
+        RootfsNotFound: the path does not exist or is not a directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.fd = os.open(path, _DIRECTORY)
+        except FileNotFoundError as error:
+            raise RootfsNotFound("root filesystem does not exist", where=path) from error
+        except NotADirectoryError as error:
+            raise RootfsNotFound("root filesystem is not a directory", where=path) from error
+        except OSError as error:
+            raise RootfsError(f"root filesystem cannot be opened, {error.strerror}", where=path) from error
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Rootfs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class DirectoryCache:
+    """Descriptors of directories below a root, opened *beneath* (no link followed) and kept for reuse.
+
+    Sorted access opens each directory once. At most ``limit`` stay open.
+    """
+
+    def __init__(self, root: int, limit: int = 64) -> None:
+        self._root = root
+        self._limit = limit
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+
+    def parent(self, path: bytes) -> tuple[int, bytes]:
+        """The descriptor of the directory that holds ``path``, and the last component of ``path``.
+
+        The descriptor stays the cache's own. For the root itself (``.``) it is the root and ``.``.
+
+        Raises:
+            UnsafePath: a parent is a symbolic link now.
+            OSError: as open(2).
+        """
+        directory, _, name = path.rpartition(b"/")
+        return (self.directory(directory) if directory else self._root), name
+
+    def directory(self, path: bytes) -> int:
+        """The descriptor of the directory ``path``; it stays the cache's own."""
+        fd = self._open.get(path)
+        if fd is not None:
+            self._open.move_to_end(path)
+            return fd
+        fd = open_beneath(self._root, path, _DIRECTORY)
+        self._open[path] = fd
+        if len(self._open) > self._limit:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __enter__(self) -> DirectoryCache:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def open_regular(directory: int, name: bytes) -> int:
+    """Open the regular file ``name`` of an open directory for reading; the caller closes it.
+
+    Raises:
+        TreeChanged: it is not a regular file (any more).
+        OSError: as open(2).
+    """
+    try:
+        fd = os.open(name, _REGULAR, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+            raise TreeChanged("not a regular file any more", where=name) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise TreeChanged("not a regular file any more", where=name)
+    return fd
+
+
+def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
+    """The content of a small regular file inside the root, links resolved *in root*; None if it has none.
+
+    For the few files whose content layerfarm interprets (``etc/passwd``, ``etc/group``, package
+    databases). Anything but a regular file (a fifo, a device, a directory, a dangling link) counts as
+    absent and is never opened for reading.
+
+    Raises:
+        LimitExceeded: the file is larger than ``limit`` bytes.
+    """
+    try:
+        handle = open_in_root(root, path, os.O_PATH)
+    except (UnsafePath, OSError):
+        return None
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if found.st_size > limit:
+            raise LimitExceeded(f"file is larger than {limit} bytes", where=path)
+        # Through /proc/self/fd the very inode that was checked is opened, not its name again.
+        fd = os.open(b"/proc/self/fd/%d" % handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except PermissionError as error:
+        raise RootfsError("file cannot be read", where=path) from error
+    finally:
+        os.close(handle)
+    with os.fdopen(fd, "rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise LimitExceeded(f"file is larger than {limit} bytes", where=path)
+    return content

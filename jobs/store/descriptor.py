@@ -1,0 +1,67 @@
+"""The content descriptor of the image-spec, and its digest (descriptor.md)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MEDIA_TYPE_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+MEDIA_TYPE_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+MEDIA_TYPE_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+MEDIA_TYPE_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
+
+REF_NAME: Final = "org.opencontainers.image.ref.name"
+"""The annotation that holds a tag in index.json (annotations.md)."""
+
+_HEX_LENGTH = {"sha256": 64, "sha512": 128}
+_DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
+
+
+def check_digest(text: str) -> str:
+    """``text`` if it is a digest by the grammar of descriptor.md "Digests"; ValueError if not."""
+    algorithm, _, encoded = text.partition(":")
+    length = _HEX_LENGTH.get(algorithm)
+    if not _DIGEST.fullmatch(text) or (length and not re.fullmatch(rf"[a-f0-9]{{{length}}}", encoded)):
+        raise ValueError(f"not a digest: {text[:200]!r}")
+    return text
+
+
+Digest = Annotated[str, AfterValidator(check_digest)]
+
+
+class Document(BaseModel):
+    """An OCI JSON document. Fields that layerfarm does not know survive a rewrite."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+
+class Platform(Document):
+    """The platform an image runs on (image-index.md)."""
+
+    architecture: str
+    os: str
+    variant: str | None = None
+
+
+class Descriptor(Document):
+    """Media type, digest and size of a blob."""
+
+    media_type: str = Field(alias="mediaType")
+    digest: Digest
+    size: int = Field(ge=0)
+    urls: list[str] | None = None
+    annotations: dict[str, str] | None = None
+    data: str | None = None
+    artifact_type: str | None = Field(default=None, alias="artifactType")
+    platform: Platform | None = None
+
+
+class Index(Document):
+    """An image index: ``index.json`` of a layout, or a nested index blob (image-index.md)."""
+
+    schema_version: int = Field(default=2, alias="schemaVersion", ge=2, le=2)
+    media_type: str | None = Field(default=None, alias="mediaType")
+    manifests: list[Descriptor] = Field(default_factory=list)
+    annotations: dict[str, str] | None = None
