@@ -1,0 +1,67 @@
+# layerfarm: `make run` shows it at work, `make test` proves that it works. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# make run: the tree to build, the store (an OCI layout) to build into, and the tag to give.
+ROOTFS ?= /usr/share
+STORE ?= .cache/store
+TAG ?= demo
+
+# make test: JOBS processes; REQUIRE_ALL=1 fails when a test could not run for want of a package or right.
+JOBS ?= 2
+PYTEST_ARGS ?=
+REQUIRE_ALL ?=
+
+.PHONY: help run test unit lint format packages constraints clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make run [ROOTFS=DIR] [STORE=DIR] [TAG=NAME]  build an image of DIR on a farm of this machine, unpack it, compare'
+	@echo 'make test                                     lint, types, every test; installs the Debian packages it needs'
+	@echo 'make unit                                     the unit tests only'
+	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
+	@echo 'make constraints                              pin the newest allowed dependencies again'
+	@echo 'make clean                                    remove the virtual environment and the caches'
+
+run: $(VENV)/.installed
+	@$(BIN)/layerfarm demo --rootfs '$(ROOTFS)' --store '$(STORE)' --tag '$(TAG)'
+
+test: packages lint
+	LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests
+
+unit: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests/unit
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The peers that the interop tests run against. A machine where this may not install them still tests the
+# rest; pytest then lists at its end what could not run.
+packages:
+	@sh tests/install-packages
+
+$(VENV)/.installed: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "layerfarm needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+constraints:
+	$(PYTHON) -m venv .cache/pip-tools
+	.cache/pip-tools/bin/python -m pip install --quiet pip-tools
+	{ sed -n '/^#/p' constraints.txt; .cache/pip-tools/bin/pip-compile --quiet --upgrade --generate-hashes \
+	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header --no-annotate --strip-extras \
+	    --allow-unsafe --all-build-deps --extra test -o - pyproject.toml | sed '/^#/d'; } >.cache/constraints.txt
+	mv .cache/constraints.txt constraints.txt
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
