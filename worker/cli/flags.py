@@ -1,0 +1,306 @@
+"""The flags that several commands share, in the groups of umoci.md A, each parsed into one value."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from jobs.flows.requests import HistoryOptions, IdMapping, ImageRef, LayerOptions
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+Decorator = Callable[[CommandT], CommandT]
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+# --- --image, --layout, --tag ----------------------------------------------------------------------
+
+
+class Image(NamedTuple):
+    """The value of ``--image``. A plain tuple, not the request's model: pydantic costs ``tag`` half its time."""
+
+    layout: Path
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.layout}:{self.tag}"
+
+    def ref(self) -> ImageRef:
+        """The same for a request: workers have another current directory."""
+        from jobs.flows.requests import ImageRef
+
+        return ImageRef(store=self.layout.absolute(), tag=self.tag)
+
+
+class ImageType(click.ParamType):
+    """``PATH[:TAG]``; the path ends at the first ``:``."""
+
+    name = "PATH[:TAG]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Image:
+        if isinstance(value, Image):
+            return value
+        path, colon, tag = value.partition(":")
+        if not path:
+            self.fail("path is empty", param, ctx)
+        if colon and not tag:
+            self.fail("tag is empty", param, ctx)
+        return Image(Path(path), tag or "latest")
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
+class LayoutType(click.ParamType):
+    """The directory of a layout; no ``:``, so that nobody mistakes an image for one."""
+
+    name = "PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if isinstance(value, Path):
+            return value
+        if not value:
+            self.fail("path is empty", param, ctx)
+        if ":" in value:
+            self.fail(f"path contains ':': {value!r}", param, ctx)
+        return Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
+class PathType(click.ParamType):
+    """A path of the operator. An empty one is a mistake of the calling script, never the current directory."""
+
+    name = "PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if isinstance(value, Path):
+            return value
+        if not value:
+            self.fail("path is empty", param, ctx)
+        return Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+def image_option(name: str = "--image", *, required: bool = True, help: str = "The image: a layout and a tag.") -> Any:
+    """``--image PATH[:TAG]``, given as ``image``."""
+    return click.option(name, type=ImageType(), required=required, metavar="PATH[:TAG]", help=help)
+
+
+layout_option = click.option(
+    "--layout", type=LayoutType(), required=True, metavar="PATH", help="The directory of the OCI layout."
+)
+tag_option = click.option(
+    "--tag", "new_tag", metavar="TAG", help="Where the new image goes; without it, the tag of --image is replaced."
+)
+platform_option = click.option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image to take where the tag is an index of several."
+)
+keep_dirlinks_option = click.option(
+    "--keep-dirlinks", is_flag=True, help="Write through symlinks to directories instead of replacing them."
+)
+
+
+# --- --history.* -----------------------------------------------------------------------------------
+
+
+class History(NamedTuple):
+    """The values of the history flags."""
+
+    omit: bool
+    author: str | None
+    comment: str | None
+    created: str | None
+    created_by: str | None
+
+    def options(self) -> HistoryOptions:
+        from jobs.flows.requests import HistoryOptions
+
+        return HistoryOptions(**self._asdict())
+
+
+def history_options(command: CommandT) -> CommandT:
+    """``--no-history`` or the ``--history.*`` flags, given as ``history``."""
+
+    @click.option("--no-history", is_flag=True, help="Write no history entry.")
+    @click.option("--history.author", "history_author", metavar="NAME", help="Author of the history entry.")
+    @click.option("--history.comment", "history_comment", metavar="TEXT", help="Comment of the history entry.")
+    @click.option(
+        "--history.created",
+        "history_created",
+        metavar="TIME",
+        callback=timestamp,
+        help="Time of the history entry (2006-01-02T15:04:05Z); without it, $SOURCE_DATE_EPOCH.",
+    )
+    @click.option("--history.created_by", "history_created_by", metavar="TEXT", help="What made the layer.")
+    @functools.wraps(command)
+    def with_history(
+        *args: Any,
+        no_history: bool,
+        history_author: str | None,
+        history_comment: str | None,
+        history_created: str | None,
+        history_created_by: str | None,
+        **others: Any,
+    ) -> Any:
+        fields = (history_author, history_comment, history_created, history_created_by)
+        if no_history and any(field is not None for field in fields):
+            raise click.UsageError("--no-history and --history.* exclude each other")
+        return command(*args, history=History(no_history, *fields), **others)
+
+    return with_history  # type: ignore[return-value]
+
+
+def timestamp(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The callback of an option that takes an RFC 3339 time (image-spec config.md "created")."""
+    from datetime import datetime
+
+    if value is None:
+        return None
+    if not _RFC3339.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not a time like 2006-01-02T15:04:05Z")
+    try:
+        datetime.fromisoformat(re.sub(r"\.\d+", "", value.upper()))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+    return value
+
+
+# --- --compress, and what else shapes a layer ------------------------------------------------------
+
+
+class Layering(NamedTuple):
+    """The values of the flags that shape a layer."""
+
+    compress: str
+    level: int | None
+
+    def options(self, history: History) -> LayerOptions:
+        """The layer options of a request, with ``$SOURCE_DATE_EPOCH``."""
+        from jobs.flows.requests import LayerOptions
+
+        return LayerOptions.model_validate(
+            {
+                "compress": self.compress,
+                "level": self.level,
+                "history": history.options(),
+                "source_date_epoch": source_date_epoch(),
+            }
+        )
+
+
+def compress_options(command: CommandT) -> CommandT:
+    """``--compress`` and ``--compress-level``, given as ``layering``."""
+
+    @click.option(
+        "--compress",
+        type=click.Choice(["auto", "gzip", "zstd", "none"]),
+        default="auto",
+        show_default=True,
+        help="How to compress the layer; auto: as the newest compressed layer of the image, else gzip.",
+    )
+    @click.option("--compress-level", metavar="N", type=int, help="Level of the chosen compression.")
+    @functools.wraps(command)
+    def with_layering(*args: Any, compress: str, compress_level: int | None, **others: Any) -> Any:
+        return command(*args, layering=Layering(compress, compress_level), **others)
+
+    return with_layering  # type: ignore[return-value]
+
+
+def source_date_epoch() -> int | None:
+    """``$SOURCE_DATE_EPOCH`` in seconds, or None when it is not set.
+
+    Raises:
+        click.UsageError: it is set to what is not a number of seconds.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    if not re.fullmatch(r"-?\d{1,18}", text):
+        raise click.UsageError(f"$SOURCE_DATE_EPOCH is not a number of seconds: {text!r}")
+    return int(text)
+
+
+# --- --uid-map, --gid-map, --rootless --------------------------------------------------------------
+
+
+class Remap(NamedTuple):
+    """The values of the id map flags: rows of (container, host, size)."""
+
+    uid: tuple[tuple[int, int, int], ...]
+    gid: tuple[tuple[int, int, int], ...]
+    rootless: bool
+
+    def fields(self) -> dict[str, Any]:
+        """The fields ``uid_map``, ``gid_map`` and ``rootless`` of a request."""
+        return {"uid_map": _mappings(self.uid), "gid_map": _mappings(self.gid), "rootless": self.rootless}
+
+
+def remap_options(command: CommandT) -> CommandT:
+    """``--uid-map``, ``--gid-map`` and ``--rootless``, given as ``remap``."""
+
+    @click.option(
+        "--uid-map",
+        multiple=True,
+        metavar="CONTAINER:HOST[:SIZE]",
+        callback=_id_map,
+        help="Uids CONTAINER and following are HOST and following on this machine. May be repeated.",
+    )
+    @click.option(
+        "--gid-map",
+        multiple=True,
+        metavar="CONTAINER:HOST[:SIZE]",
+        callback=_id_map,
+        help="The same for gids.",
+    )
+    @click.option(
+        "--rootless",
+        is_flag=True,
+        help="Work without root: map container root to yourself, keep owners in user.rootlesscontainers.",
+    )
+    @functools.wraps(command)
+    def with_remap(*args: Any, uid_map: Any, gid_map: Any, rootless: bool, **others: Any) -> Any:
+        if rootless:
+            uid_map = uid_map or ((0, os.geteuid(), 1),)
+            gid_map = gid_map or ((0, os.getegid(), 1),)
+        return command(*args, remap=Remap(uid_map, gid_map, rootless), **others)
+
+    return with_remap  # type: ignore[return-value]
+
+
+def _id_map(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int, int], ...]:
+    return tuple(_id_row(value) for value in values)
+
+
+def _id_row(text: str) -> tuple[int, int, int]:
+    fields = text.split(":")
+    if len(fields) not in (2, 3) or not all(re.fullmatch(r"[0-9]{1,10}", field) for field in fields):
+        raise click.BadParameter(f"{text!r} is not CONTAINER:HOST[:SIZE]")
+    container, host, size = (*map(int, fields), 1)[:3]
+    if size == 0 or max(container, host) + size > 0xFFFFFFFF:
+        raise click.BadParameter(f"{text!r} leaves the range of ids, 0 to 4294967294")
+    return container, host, size
+
+
+def _mappings(rows: tuple[tuple[int, int, int], ...]) -> list[IdMapping]:
+    from jobs.flows.requests import IdMapping
+
+    return [IdMapping(container=container, host=host, size=size) for container, host, size in rows]

@@ -1,0 +1,28 @@
+"""``layerfarm help``."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("help", cls=GoStyleCommand)
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Shows the help of a command, or that of layerfarm itself.
+
+    \b
+    Examples:
+      layerfarm help unpack
+      layerfarm help raw add-layer
+    """
+    parent = ctx.find_root()
+    for word in words:
+        group = parent.command
+        found = group.get_command(parent, word) if isinstance(group, click.Group) else None
+        if found is None:
+            raise click.UsageError(f"No such command '{' '.join(words)}'")
+        parent = click.Context(found, info_name=word, parent=parent)
+    click.echo(parent.get_help())

@@ -1,0 +1,25 @@
+"""``layerfarm list``, alias ``ls``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli.flags import layout_option
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("list", cls=GoStyleCommand)
+@layout_option
+def command(layout: Path) -> None:
+    """Lists the tags of an OCI layout, sorted, one on a line.
+
+    \b
+    Example:
+      layerfarm ls --layout store
+    """
+    from jobs.store import Layout
+
+    for tag in Layout.open(layout).tags():
+        click.echo(tag)

@@ -1,0 +1,221 @@
+"""The ``layerfarm`` command: which subcommands there are, and how an error becomes one line and an exit code.
+
+A subcommand's module is imported only when it is called, so that the small ones start fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NamedTuple
+
+import click
+
+from jobs.errors import LayerfarmError, display
+from worker.cli import output
+from worker.cli.parsing import GoStyleGroup
+from worker.cli.session import Session
+
+COMPLETION_VARIABLE = "_LAYERFARM_COMPLETE"
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+class Listed(NamedTuple):
+    """A subcommand as the help lists it, before its module is imported."""
+
+    section: str
+    help: str
+    module: str
+    attribute: str = "command"
+
+
+SECTIONS = ("image", "layout", "farm", "other")
+COMMANDS = {
+    "build": Listed("image", "makes an image of a directory, on top of a base image if one is given", "build_cmd"),
+    "unpack": Listed("image", "unpacks an image into a runtime bundle", "unpack_cmd"),
+    "repack": Listed("image", "turns the changes in a bundle into a layer and a new tag", "repack_cmd"),
+    "insert": Listed("image", "inserts a file or directory, or a deletion, as a new layer", "insert_cmd"),
+    "config": Listed("image", "changes the configuration of an image", "config_cmd"),
+    "new": Listed("image", "creates an empty image under a tag", "new_cmd"),
+    "stat": Listed("image", "shows the manifest, configuration and history of an image", "stat_cmd"),
+    "tag": Listed("image", "gives an image another tag", "tag_cmd"),
+    "remove": Listed("image", "removes a tag (alias: rm)", "remove_cmd"),
+    "init": Listed("layout", "creates an OCI layout", "init_cmd"),
+    "list": Listed("layout", "lists the tags of a layout (alias: ls)", "list_cmd"),
+    "gc": Listed("layout", "removes the blobs of a layout that no tag reaches", "gc_cmd"),
+    "up": Listed("farm", "runs a Redis and a worker for this machine until interrupted", "up_cmd"),
+    "worker": Listed("farm", "runs a worker of the farm on this machine", "worker_cmd"),
+    "jobs": Listed("farm", "lists, shows, follows and cancels the jobs of the farm", "jobs_cmd"),
+    "demo": Listed("farm", "builds and unpacks an image on a farm of its own, and compares", "demo_cmd"),
+    "raw": Listed("other", "the single steps of unpack and repack, for other tools", "raw_cmd"),
+    "completion": Listed("other", "prints the completion script for bash, zsh or fish", "completion_cmd"),
+    "help": Listed("other", "shows the help of a command", "help_cmd"),
+}
+ALIASES = {"rm": "remove", "ls": "list", "h": "help"}
+
+
+class Layerfarm(GoStyleGroup):
+    """The top-level command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        listed = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
+        if listed is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"worker.cli.{listed.module}"), listed.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in SECTIONS:
+            with formatter.section(f"Commands, {section}"):
+                formatter.write_dl([(name, row.help) for name, row in COMMANDS.items() if row.section == section])
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    import platform
+    from importlib.metadata import version
+
+    click.echo(f"layerfarm version {version('layerfarm')}")
+    click.echo("  image-spec: 1.1.1")
+    click.echo("  runtime-spec: 1.2.1")
+    click.echo(f"  python: {platform.python_version()}")
+    ctx.exit()
+
+
+@click.group(
+    cls=Layerfarm,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    epilog="""\
+\b
+Examples:
+  layerfarm init --layout store
+  layerfarm build --rootfs /srv/rootfs --image store:v1
+  layerfarm unpack --image store:v1 bundle
+  layerfarm --farm redis://queue/0 repack --image store:v2 bundle
+
+Every command and flag of umoci 0.6 works here too: put `layerfarm` where a script says `umoci`.""",
+)
+@click.option("--verbose", is_flag=True, help="The same as --log=info.")
+@click.option(
+    "--log",
+    "level",
+    metavar="LEVEL",
+    type=click.Choice(output.LEVELS),
+    help="How much to say on stderr: debug, info, warn (the default), error or fatal.",
+)
+@click.option(
+    "--farm",
+    metavar="URL",
+    envvar="LAYERFARM_FARM",
+    show_envvar=True,
+    help="Run build, unpack and repack as jobs of the farm at this Redis. The store is a disk that this machine"
+    " shares with the workers: all other commands act on it directly.",
+)
+@click.option("--cpu-profile", metavar="FILE", type=click.Path(dir_okay=False), hidden=True)
+@click.option(
+    "--version", "-v", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+@click.pass_context
+def cli(ctx: click.Context, verbose: bool, level: str | None, farm: str | None, cpu_profile: str | None) -> None:
+    """Turns root filesystems into OCI image layers and OCI images into runnable bundles.
+
+    Runs in this shell, or as jobs of a farm of workers. The bytes that come out are the same.
+    """
+    if verbose and level is not None:
+        raise click.UsageError("--verbose is --log=info: give one of the two")
+    output.set_level(level or ("info" if verbose else "warn"))
+    ctx.obj = Session(farm=farm or None)
+    if cpu_profile is not None:
+        _profile(ctx, cpu_profile)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _profile(ctx: click.Context, path: str) -> None:
+    import cProfile
+
+    profile = cProfile.Profile()
+    profile.enable()
+
+    def save() -> None:
+        profile.disable()
+        profile.dump_stats(path)
+
+    ctx.call_on_close(save)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; an error is one line on stderr, never a traceback."""
+    if COMPLETION_VARIABLE in os.environ:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "layerfarm", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
+    # What runs here stages files and starts processes: their clean-up is in `finally`, so SIGTERM must unwind.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with cli.make_context("layerfarm", list(sys.argv[1:] if argv is None else argv)) as ctx:
+            cli.invoke(ctx)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        return _usage(error)
+    except LayerfarmError as error:
+        output.error(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return _reader_is_gone()
+    except OSError as error:
+        return _system_error(error)
+    except Exception as error:
+        output.error(f"internal error: {type(error).__name__}: {error}; please report it (--log=debug shows where)")
+        output.traceback()
+        return 1
+    return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _usage(error: click.ClickException) -> int:
+    hint = ""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        hint = f" (see '{error.ctx.command_path} --help')"
+    output.error(f"{error.format_message().rstrip('.')}{hint}")
+    return error.exit_code
+
+
+def _reader_is_gone() -> int:
+    # The interpreter flushes stdout once more on exit, and would complain there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
+
+
+def _system_error(error: OSError) -> int:
+    where = "" if error.filename is None else f": {display(os.fspath(error.filename))}"
+    hint = ""
+    if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
+        hint = " (as an ordinary user, --rootless may help)"
+    output.error(f"{error.strerror or error}{where}{hint}")
+    output.traceback()
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

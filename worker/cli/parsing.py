@@ -1,0 +1,71 @@
+"""The command-line habits of umoci's users, which are those of Go's flag package (umoci.md A).
+
+Over what click does: ``-image X`` means ``--image X``, and a switch may be given as ``--rootless=true`` or
+``--rootless=false``. Options before or after the positionals, ``--flag=value`` and repeated options are
+click's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+
+
+class GoStyleCommand(click.Command):
+    """A command that takes Go's spellings of its options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, go_style(ctx, self.get_params(ctx), args, options_end_at_positional=False))
+
+
+class GoStyleGroup(click.Group):
+    """A group that takes Go's spellings of its own options and leaves its subcommand's alone."""
+
+    command_class = GoStyleCommand
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Without a subcommand umoci shows the help and is content; click would call it a usage error.
+        if not args and self.no_args_is_help:
+            args = ["--help"]
+        return super().parse_args(ctx, go_style(ctx, self.get_params(ctx), args, options_end_at_positional=True))
+
+
+def go_style(
+    ctx: click.Context, params: Iterable[click.Parameter], args: list[str], *, options_end_at_positional: bool
+) -> list[str]:
+    """``args`` in click's spelling. The value of an option is never touched, whatever it looks like."""
+    switches = {
+        name: option.is_flag for option in params if isinstance(option, click.Option) for name in option.opts
+    }
+    out: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        name, equals, value = arg.partition("=")
+        if arg == "--" or (options_end_at_positional and (not arg.startswith("-") or arg == "-")):
+            return [*out, arg, *rest]
+        if arg.startswith("-") and f"-{name}" in switches:
+            name = f"-{name}"
+        if name not in switches:
+            out.append(arg)
+        elif switches[name]:
+            if not equals or _boolean(ctx, name, value):
+                out.append(name)
+        else:
+            out.append(f"{name}={value}" if equals and name.startswith("--") else name)
+            if equals and not name.startswith("--"):
+                out.append(value)
+            elif not equals:
+                out.extend(next_value for next_value in (next(rest, None),) if next_value is not None)
+    return out
+
+
+def _boolean(ctx: click.Context, name: str, value: str) -> bool:
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise click.UsageError(f"Invalid value for '{name}': {value!r} is neither true nor false.", ctx)

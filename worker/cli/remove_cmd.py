@@ -1,0 +1,24 @@
+"""``layerfarm remove``, alias ``rm``."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import Image, image_option
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("remove", cls=GoStyleCommand)
+@image_option()
+def command(image: Image) -> None:
+    """Removes a tag. Its blobs stay until `layerfarm gc`; a tag that is not there is no error.
+
+    \b
+    Example:
+      layerfarm rm --image store:v1
+    """
+    from jobs.store import Layout
+
+    removed = Layout.open(image.layout).untag(image.tag)
+    output.info(f"removed tag: {image.tag}" if removed else f"no such tag: {image.tag}")

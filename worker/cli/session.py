@@ -1,0 +1,12 @@
+"""What the global options say, for every subcommand to see."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Session(NamedTuple):
+    """One run of the command line."""
+
+    farm: str | None
+    """Redis URL of the farm, or None: run in this process."""

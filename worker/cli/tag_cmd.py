@@ -1,0 +1,27 @@
+"""``layerfarm tag``."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import Image, image_option
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("tag", cls=GoStyleCommand)
+@image_option()
+@click.argument("new_tag", metavar="NEW-TAG")
+def command(image: Image, new_tag: str) -> None:
+    """Gives an image another tag. A tag of that name is moved; the old one stays.
+
+    \b
+    Example:
+      layerfarm tag --image store:v1 latest
+    """
+    from jobs.store import Layout, check_refname
+
+    check_refname(new_tag)
+    layout = Layout.open(image.layout)
+    layout.tag(new_tag, layout.find_one(image.tag))
+    output.info(f'created new tag: "{new_tag}" -> "{image.tag}"')
