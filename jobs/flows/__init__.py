@@ -1,0 +1,23 @@
+"""Each job as stages, the typed requests and results, and the registry that both runners look flows up in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.errors import RequestError
+from jobs.flows.base import Flow, Request
+
+FLOWS: dict[str, Flow[Any]] = {}
+"""By name, the ``kind`` of a job."""
+
+
+def flow_of(request: Request) -> Flow[Any]:
+    """The flow that serves requests of this type.
+
+    Raises:
+        RequestError: no flow does.
+    """
+    for flow in FLOWS.values():
+        if flow.request is type(request):
+            return flow
+    raise RequestError("no flow serves a request of this type", where=type(request).__name__)

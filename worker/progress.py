@@ -1,0 +1,124 @@
+"""What can be seen of a job while it runs and after: its record, and the progress a watcher is shown.
+
+The same types come from the farm (``worker.ledger`` keeps the record in Redis) and from the local runner.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a running job. Units and bytes are those of the current stage."""
+
+    state: JobState
+    kind: str
+    stage: str = ""
+    """Name of the current stage; empty before the first."""
+    stage_number: int = 0
+    """Counts from 1; 0 before the first stage."""
+    stages: int = 0
+    units_done: int = 0
+    units_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    notice: str | None = None
+    """Something the waiting user should know, such as that no worker is listening."""
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    """Class name of the error."""
+    message: str
+
+
+class JobRecord(BaseModel):
+    """What the farm remembers of one job, until it expires."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: str
+    """Name of the flow."""
+    request: dict[str, Any]
+    state: JobState
+    ending: JobState | None = None
+    """The final state that the job is being brought to: what it staged is still being removed."""
+    stage: str = ""
+    stage_number: int = 0
+    stages: int = 0
+    units_done: int = 0
+    units_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    submitted: float
+    """Seconds since the epoch by the clock of Redis, as the two below."""
+    started: float | None = None
+    ended: float | None = None
+    error: JobError | None = None
+    result: dict[str, Any] | None = None
+
+    @classmethod
+    def parse(cls, job_id: str, fields: Mapping[str, str]) -> JobRecord:
+        """From the Redis hash of a job; fields that are the runner's own business are left out."""
+        values: dict[str, Any] = {name: fields[name] for name in _PLAIN if fields.get(name)}
+        for name in ("request", "result", "error"):
+            if fields.get(name):
+                values[name] = json.loads(fields[name])
+        return cls(id=job_id, **values)
+
+    def progress(self, notice: str | None = None) -> Progress:
+        return Progress(
+            state=self.state,
+            kind=self.kind,
+            stage=self.stage,
+            stage_number=self.stage_number,
+            stages=self.stages,
+            units_done=self.units_done,
+            units_total=self.units_total,
+            bytes_done=self.bytes_done,
+            bytes_total=self.bytes_total,
+            notice=notice,
+        )
+
+
+_PLAIN = (
+    "kind",
+    "state",
+    "ending",
+    "stage",
+    "stage_number",
+    "stages",
+    "units_done",
+    "units_total",
+    "bytes_done",
+    "bytes_total",
+    "submitted",
+    "started",
+    "ended",
+)
