@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from jobs.store.document import Document
 
 MEDIA_TYPE_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 MEDIA_TYPE_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -31,12 +33,6 @@ def check_digest(text: str) -> str:
 Digest = Annotated[str, AfterValidator(check_digest)]
 
 
-class Document(BaseModel):
-    """An OCI JSON document. Fields that layerfarm does not know survive a rewrite."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
-
-
 class Platform(Document):
     """The platform an image runs on (image-index.md)."""
 
@@ -58,10 +54,26 @@ class Descriptor(Document):
     platform: Platform | None = None
 
 
+def _empty_if_null(value: Any) -> Any:
+    return [] if value is None else value
+
+
 class Index(Document):
     """An image index: ``index.json`` of a layout, or a nested index blob (image-index.md)."""
 
     schema_version: int = Field(default=2, alias="schemaVersion", ge=2, le=2)
     media_type: str | None = Field(default=None, alias="mediaType")
-    manifests: list[Descriptor] = Field(default_factory=list)
+    manifests: Annotated[list[Descriptor], BeforeValidator(_empty_if_null)] = Field(default_factory=list)
+    """``null`` is read as empty: Go programs write a nil slice so."""
     annotations: dict[str, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_ambiguity(cls, value: Any) -> Any:
+        """CVE-2021-41190: a document that could also be read as a manifest is neither."""
+        if isinstance(value, dict):
+            if "config" in value or "layers" in value:
+                raise ValueError("an index must not have 'config' or 'layers' (CVE-2021-41190)")
+            if value.get("mediaType") not in (None, "", MEDIA_TYPE_INDEX):
+                raise ValueError(f"mediaType of an index is {str(value['mediaType'])[:100]!r}")
+        return value

@@ -1,0 +1,115 @@
+"""OCI JSON documents: parsed with suspicion, written the same way every time."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
+
+from jobs.errors import LimitExceeded, MalformedDocument
+
+DOCUMENT_LIMIT = 4 * 1024 * 1024
+"""Bytes of a manifest, nested index or config. Registries refuse manifests above 4 MiB, too."""
+
+
+class Document(BaseModel):
+    """An OCI JSON document. Fields that layerfarm does not know, and the order of all, survive a rewrite."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    _order: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_order(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        document = handler(data)
+        if isinstance(data, dict) and isinstance(document, Document):
+            document._order = tuple(data)
+        return document
+
+    def __eq__(self, other: object) -> bool:
+        """Equal by content; the order of the keys says nothing."""
+        return (
+            type(self) is type(other)
+            and isinstance(other, Document)
+            and self.__dict__ == other.__dict__
+            and self.__pydantic_extra__ == other.__pydantic_extra__
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # lists and dicts inside; compare, do not hash
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: int = DOCUMENT_LIMIT) -> DocumentT:
+    """``raw`` as a ``model``; ``where`` (a digest, a file name) goes into the error.
+
+    Raises:
+        MalformedDocument: not JSON, or not by the model's schema.
+        LimitExceeded: longer than ``limit`` bytes.
+    """
+    if len(raw) > limit:
+        raise LimitExceeded(f"document is larger than {limit} bytes", where=where)
+    try:
+        value = json.loads(raw, parse_constant=_refuse_constant)
+        if b"\\u" in raw:
+            # An escaped lone surrogate is a str that no UTF-8 document can hold again.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise MalformedDocument(f"not a JSON document, {_first_line(error)}", where=where) from error
+    if not isinstance(value, dict):
+        raise MalformedDocument("JSON document is not an object", where=where)
+    try:
+        return model.model_validate(value)
+    except (ValidationError, RecursionError) as error:
+        raise MalformedDocument(f"not a valid {model.__name__}, {explain(error)}", where=where) from error
+
+
+def encode_document(document: Document) -> bytes:
+    """Compact JSON in UTF-8: the same document always gives the same bytes (DESIGN law 1).
+
+    Known fields without a value are left out.
+    """
+    return json.dumps(_plain(document), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def explain(error: Exception) -> str:
+    """A validation error as one line: the place of the first fault and what is wrong there."""
+    if not isinstance(error, ValidationError):
+        return _first_line(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Document):
+        return _plain_document(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _plain_document(document: Document) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in type(document).model_fields.items():
+        value = getattr(document, name)
+        if value is not None:
+            found[field.alias or name] = _plain(value)
+    for key, value in (document.__pydantic_extra__ or {}).items():
+        found[key] = _plain(value)
+    ordered = {key: found[key] for key in document._order if key in found}
+    return ordered | found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,238 @@
+"""An OCI image layout, shared by many processes: a content-addressed store with tags (image-layout.md)."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jobs.errors import BlobNotFound, LayoutExists, LimitExceeded, NotALayout, SizeMismatch, StoreError
+from jobs.store.descriptor import Descriptor, Index, check_digest
+from jobs.store.document import DOCUMENT_LIMIT, Document, encode_document, parse_document
+from jobs.store.durable import exclusive, explained, make_directory, replace_file, sync_directory
+from jobs.store.ingest import Ingest
+from jobs.store.refs import find_tag, tags_of, with_tag, without_tag
+from jobs.store.verify import VerifiedReader, embedded_data, hasher
+
+PRIVATE_DIRECTORY = ".layerfarm"
+"""What layerfarm keeps in a layout beside the specified files; other tools ignore it."""
+INDEX_LIMIT = 64 * 1024 * 1024
+"""Bytes of index.json: some 200,000 tags."""
+_LAYOUT_VERSION = "1.0.0"
+
+
+class Layout:
+    """An open layout. Made by :meth:`create` or :meth:`open`; holds no file open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> Layout:
+        """A new, empty layout.
+
+        Raises:
+            LayoutExists: something is at ``path``, even an empty directory.
+            NotALayout: the path is empty.
+            StoreError: the directory cannot be made.
+        """
+        _refuse_empty(path)
+        layout = cls(path)
+        with explained("layout cannot be created", path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.mkdir()
+            except FileExistsError as error:
+                raise LayoutExists("something is here already", where=path) from error
+            try:
+                make_directory(path / "blobs" / "sha256", path)
+                layout._replace(
+                    "index.json", encode_document(Index.model_validate({"schemaVersion": 2, "manifests": []}))
+                )
+                # Last, because with it the directory is a layout.
+                layout._replace("oci-layout", encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION)))
+                sync_directory(path)
+            except BaseException:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+        return layout
+
+    @classmethod
+    def open(cls, path: Path) -> Layout:
+        """The layout at ``path``.
+
+        Raises:
+            NotALayout: there is none, or one of another version.
+            MalformedDocument: ``oci-layout`` does not parse.
+        """
+        _refuse_empty(path)
+        if not path.is_dir():
+            raise NotALayout("no OCI image layout here", where=path, hint="make one with: layerfarm init --layout PATH")
+        for name, is_there in (
+            ("oci-layout", Path.is_file),
+            ("index.json", Path.is_file),
+            ("blobs", Path.is_dir),
+        ):
+            if not is_there(path / name):
+                raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
+        marker = path / "oci-layout"
+        version = parse_document(_LayoutFile, _read_file(marker, DOCUMENT_LIMIT), str(marker)).imageLayoutVersion
+        if version != _LAYOUT_VERSION:
+            raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
+        return cls(path)
+
+    # --- blobs ---------------------------------------------------------------------------------
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the blob lies or would lie. Raises StoreError if ``digest`` is not one."""
+        try:
+            algorithm, _, encoded = check_digest(digest).partition(":")
+        except ValueError as error:
+            raise StoreError("not a digest", where=digest[:200]) from error
+        return self.path / "blobs" / algorithm / encoded
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """True if the blob is there with the promised size; its content is not read."""
+        try:
+            return self.blob_path(descriptor.digest).stat().st_size == descriptor.size
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def ingest(self, algorithm: str = "sha256") -> Ingest:
+        """Begin a blob whose bytes come bit by bit."""
+        return Ingest(self.path, self._private("ingest"), algorithm)
+
+    def put(self, chunks: bytes | Iterable[bytes], media_type: str, **fields: Any) -> Descriptor:
+        """Store a blob; returns its descriptor, with ``fields`` (annotations, platform) on it."""
+        with self.ingest() as blob:
+            for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
+                blob.write(chunk)
+            digest, size = blob.commit()
+        return Descriptor.model_validate({"mediaType": media_type, "digest": digest, "size": size} | fields)
+
+    def put_document(self, document: Document, media_type: str, **fields: Any) -> Descriptor:
+        """Store a JSON document; returns its descriptor."""
+        return self.put(encode_document(document), media_type, **fields)
+
+    def open_blob(self, descriptor: Descriptor) -> BinaryIO:
+        """The blob's bytes, verified while they are read (:class:`~jobs.store.verify.VerifiedReader`).
+
+        Raises:
+            BlobNotFound: the store does not hold it, and the descriptor does not embed it.
+            SizeMismatch: it has another size; nothing is read then.
+            DigestMismatch: the data embedded in the descriptor is not the promised blob.
+        """
+        embedded = embedded_data(descriptor)
+        path = self.blob_path(descriptor.digest)
+        hasher(descriptor.digest)  # an unknown algorithm is refused before anything is opened
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if embedded is not None:
+                return io.BytesIO(embedded)
+            raise BlobNotFound("store does not hold the blob", where=descriptor.digest) from error
+        except OSError as error:
+            raise StoreError(f"blob cannot be read, {error.strerror}", where=path) from error
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise StoreError("blob is not a regular file", where=path)
+        if found.st_size != descriptor.size:
+            os.close(fd)
+            raise SizeMismatch(f"blob has {found.st_size} bytes, not {descriptor.size}", where=descriptor.digest)
+        return VerifiedReader(fd, descriptor)
+
+    def read(self, descriptor: Descriptor, limit: int = DOCUMENT_LIMIT) -> bytes:
+        """A small blob whole, verified.
+
+        Raises:
+            LimitExceeded: the descriptor says that it is larger than ``limit`` bytes.
+            BlobNotFound, SizeMismatch, DigestMismatch: as :meth:`open_blob`, and reading it.
+        """
+        if descriptor.size > limit:
+            raise LimitExceeded(f"blob is larger than {limit} bytes", where=descriptor.digest)
+        with self.open_blob(descriptor) as stream:
+            return stream.read()
+
+    # --- tags ----------------------------------------------------------------------------------
+
+    def index(self) -> Index:
+        """``index.json`` as it is now. Raises MalformedDocument if it does not parse."""
+        path = self.path / "index.json"
+        return parse_document(Index, _read_file(path, INDEX_LIMIT), str(path), INDEX_LIMIT)
+
+    def update_index(self, change: Callable[[Index], Index]) -> Index:
+        """Replace ``index.json`` by ``change`` of it. No concurrent update is lost (umoci #146).
+
+        ``change`` is called under the layout's lock and must be quick.
+        """
+        with explained("index.json cannot be updated", self.path):
+            make_directory(self._private(), self.path)
+            with exclusive(self._private("index.lock"), self.path):
+                old = self.index()
+                new = change(old)
+                if new != old:
+                    self._replace("index.json", encode_document(new))
+        return new
+
+    def tags(self) -> list[str]:
+        """Every tag, in the order of the index, each once."""
+        return tags_of(self.index())
+
+    def find(self, tag: str) -> list[Descriptor]:
+        """Whatever the tag names; usually none or one, but the spec allows several."""
+        return find_tag(self.index(), tag)
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Let ``name`` be the tag of ``descriptor``, whatever it named before.
+
+        Raises:
+            InvalidReference: ``name`` breaks the grammar.
+        """
+        self.update_index(lambda index: with_tag(index, name, descriptor))
+
+    def untag(self, name: str) -> bool:
+        """Remove a tag; False if there was none. The blobs stay."""
+        removed = False
+
+        def change(index: Index) -> Index:
+            nonlocal removed
+            removed = bool(find_tag(index, name))
+            return without_tag(index, name)
+
+        self.update_index(change)
+        return removed
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _private(self, name: str = "") -> Path:
+        return self.path / PRIVATE_DIRECTORY / name
+
+    def _replace(self, name: str, content: bytes) -> None:
+        staging = self._private("ingest")
+        make_directory(staging, self.path)
+        replace_file(self.path / name, content, staging, self.path)
+
+
+class _LayoutFile(Document):
+    """The ``oci-layout`` file (image-layout.md "oci-layout file")."""
+
+    imageLayoutVersion: str
+
+
+def _refuse_empty(path: Path) -> None:
+    # Path("") is the current directory, which is what an unset variable in a script would then name.
+    if str(path) in ("", "."):
+        raise NotALayout("path of the layout is empty", hint="name the layout's directory")
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    with explained("file cannot be read", path), path.open("rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise LimitExceeded(f"file is larger than {limit} bytes", where=path)
+    return content
