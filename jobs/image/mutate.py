@@ -1,0 +1,106 @@
+"""A new image out of an old one: one more layer, another config. Blobs only; the caller sets the tag.
+
+Everything that is not meant to change stays: unknown fields, the platform's variant (umoci loses
+both, umoci.md B7), annotations, embedded platform of nested indexes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.errors import MalformedDocument
+from jobs.image.documents import HistoryEntry, ImageConfig, Manifest, RootFS
+from jobs.image.platform import host_platform
+from jobs.image.resolve import Resolved, read_index
+from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
+
+if TYPE_CHECKING:
+    from jobs.image.pack import PackedLayer
+
+
+def new_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:
+    """An image without layers: ``umoci new``. ``created`` is RFC 3339; the platform defaults to the host's."""
+    where = platform or host_platform()
+    config = ImageConfig.model_validate(
+        {
+            "created": created,
+            "architecture": where.architecture,
+            "os": where.os,
+            "variant": where.variant,
+            "config": {},
+            "rootfs": RootFS(diff_ids=[]),
+        }
+    )
+    return write_image(layout, (), None, config)
+
+
+def append_layer(
+    layout: Layout,
+    base: Resolved | None,
+    layer: PackedLayer | None,
+    history: HistoryEntry | None,
+    created: str | None = None,
+) -> Resolved:
+    """``base``, or an empty image, with one more layer on top.
+
+    Without a ``layer`` (nothing had changed) only the history entry is added, marked as empty.
+    ``history`` None writes no entry. ``created`` (RFC 3339) becomes that of the image, if given.
+    """
+    if base is None:
+        base = new_image(layout, created)
+    config = base.config
+    changes: dict[str, object] = {}
+    if layer is not None:
+        diff_ids = [*config.rootfs.diff_ids, layer.diff_id]
+        changes["rootfs"] = config.rootfs.model_copy(update={"diff_ids": diff_ids})
+    if created is not None:
+        changes["created"] = created
+    if history is not None:
+        entry = history.model_copy(update={"empty_layer": None if layer is not None else True})
+        changes["history"] = [*(config.history or []), entry]
+    manifest = base.manifest
+    if layer is not None:
+        manifest = manifest.model_copy(update={"layers": [*manifest.layers, layer.descriptor]})
+    return write_image(layout, base.path, manifest, config.model_copy(update=changes))
+
+
+def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest | None, config: ImageConfig) -> Resolved:
+    """Store ``config``, the ``manifest`` that names it, and the nested indexes on ``path`` that lead to it.
+
+    An empty ``path`` or no ``manifest``: a new image. ``Resolved.path[0]`` is what a tag is to name.
+
+    Raises:
+        MalformedDocument: an index on the path does not name the next descriptor.
+    """
+    if manifest is None:
+        written = layout.put_document(config, MEDIA_TYPE_CONFIG)
+        manifest = Manifest(mediaType=MEDIA_TYPE_MANIFEST, config=written, layers=[])
+    else:
+        written = _rewritten(layout.put_document(config, MEDIA_TYPE_CONFIG), manifest.config)
+        manifest = manifest.model_copy(update={"config": written})
+    new = layout.put_document(manifest, MEDIA_TYPE_MANIFEST)
+    walk = [_rewritten(new, path[-1], config) if path else new]
+    for old_parent, old_child in zip(reversed(path[:-1]), reversed(path[1:]), strict=True):
+        walk.insert(0, _replace_child(layout, old_parent, old_child, walk[0]))
+    return Resolved(tuple(walk), manifest, config)
+
+
+def _replace_child(layout: Layout, parent: Descriptor, old: Descriptor, new: Descriptor) -> Descriptor:
+    index = read_index(layout, parent)
+    # Several children may share a digest (one image for two platforms); then only the very one changes.
+    same = [old] if old in index.manifests else [child for child in index.manifests if child.digest == old.digest]
+    if not same:
+        raise MalformedDocument(f"index does not name {old.digest}", where=parent.digest)
+    manifests = [new if child in same else child for child in index.manifests]
+    written = layout.put_document(index.model_copy(update={"manifests": manifests}), MEDIA_TYPE_INDEX)
+    return _rewritten(written, parent)
+
+
+def _rewritten(new: Descriptor, old: Descriptor, config: ImageConfig | None = None) -> Descriptor:
+    """``old`` pointing to the new blob. Embedded data and mirrors' urls are those of the old blob."""
+    update: dict[str, object] = {"digest": new.digest, "size": new.size, "data": None, "urls": None}
+    if config is not None and old.platform is not None:
+        named = {"os": config.os, "architecture": config.architecture, "variant": config.variant}
+        update["platform"] = old.platform.model_copy(update={k: v for k, v in named.items() if v is not None})
+    return old.model_copy(update=update)

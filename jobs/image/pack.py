@@ -1,0 +1,85 @@
+"""A tar stream becomes a layer blob in one pass: digest, compress, digest, ingest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from jobs.errors import RequestError
+from jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
+from jobs.image.resolve import Resolved
+from jobs.layer.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
+from jobs.store import Descriptor, Layout
+
+
+class PackedLayer(BaseModel):
+    """A layer that is in the store and in no image yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    descriptor: Descriptor
+    diff_id: str
+    """``sha256:`` digest of the uncompressed tar stream."""
+    uncompressed_size: int
+    """Bytes of that stream."""
+
+
+def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLayer:
+    """Compress ``tar`` by ``codec`` into a blob of ``layout``. Nothing is read twice.
+
+    Raises:
+        StoreError: the blob cannot be written.
+        LayerfarmError: whatever making the stream raises; no blob is left then.
+    """
+    measured = _Measured(tar)
+    with layout.ingest() as blob:
+        for chunk in compress(iter(measured), codec):
+            blob.write(chunk)
+        digest, size = blob.commit()
+    annotations = None
+    if codec.compression != Compression.NONE:
+        annotations = {ANNOTATION_UNCOMPRESSED_SIZE: str(measured.size), ANNOTATION_CODEC: codec_id(codec)}
+    descriptor = Descriptor(
+        mediaType=media_type_for(codec.compression), digest=digest, size=size, annotations=annotations
+    )
+    return PackedLayer(
+        descriptor=descriptor, diff_id=f"sha256:{measured.hash.hexdigest()}", uncompressed_size=measured.size
+    )
+
+
+def choose_compression(choice: str, base: Resolved | None) -> Compression:
+    """The compression for a new layer on ``base``.
+
+    ``auto`` is that of the newest layer below that layerfarm can write and that is compressed at all,
+    else gzip (umoci.md A, "compress").
+
+    Raises:
+        RequestError: there is no such compression.
+    """
+    if choice != "auto":
+        try:
+            return Compression(choice)
+        except ValueError as error:
+            raise RequestError(f"no such compression: {choice!r}", hint="auto, gzip, zstd or none") from error
+    for layer in reversed(base.manifest.layers if base else []):
+        _, _, suffix = layer.media_type.partition("+")
+        if suffix:
+            return compression_of(layer.media_type)
+    return Compression.GZIP
+
+
+class _Measured:
+    """Passes chunks on, and knows their number of bytes and digest at the end."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.hash.update(chunk)
+            self.size += len(chunk)
+            yield chunk
