@@ -21,5 +21,5 @@ def command(layout: Path) -> None:
     """
     from jobs.store import Layout
 
-    for tag in Layout.open(layout).tags():
+    for tag in sorted(Layout.open(layout).tags()):
         click.echo(tag)

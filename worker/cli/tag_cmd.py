@@ -19,9 +19,14 @@ def command(image: Image, new_tag: str) -> None:
     Example:
       layerfarm tag --image store:v1 latest
     """
-    from jobs.store import Layout, check_refname
+    from jobs.errors import AmbiguousReference, TagNotFound
+    from jobs.store import Layout
 
-    check_refname(new_tag)
     layout = Layout.open(image.layout)
-    layout.tag(new_tag, layout.find_one(image.tag))
+    found = layout.find(image.tag)
+    if not found:
+        raise TagNotFound("tag not found", where=str(image))
+    if len(found) > 1:
+        raise AmbiguousReference(f"tag names {len(found)} images", where=str(image))
+    layout.tag(new_tag, found[0])
     output.info(f'created new tag: "{new_tag}" -> "{image.tag}"')

@@ -1,0 +1,66 @@
+"""``layerfarm build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli.flags import (
+    History,
+    Image,
+    Layering,
+    PathType,
+    compress_options,
+    history_options,
+    image_option,
+)
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.result_text import image_lines, json_option, report
+from worker.cli.submission import Where, carry_out, farm_options
+
+
+@click.command("build", cls=GoStyleCommand)
+@click.option("--rootfs", type=PathType(), required=True, metavar="DIR", help="The directory to make an image of.")
+@image_option(help="Where the image goes: a layout and a tag.")
+@image_option("--base", required=False, help="The image below: only what differs from it becomes a layer.")
+@click.option(
+    "--mask-path", multiple=True, metavar="PATH", help="Leave out changes at and below PATH in the rootfs. Repeatable."
+)
+@compress_options
+@history_options
+@farm_options
+@json_option
+def command(
+    rootfs: Path,
+    image: Image,
+    base: Image | None,
+    mask_path: tuple[str, ...],
+    layering: Layering,
+    history: History,
+    where: Where,
+    as_json: bool,
+) -> None:
+    """Makes an image of a directory, on top of a base image if one is given.
+
+    Prints the digests of the layer, of the layer's tar (diff_id) and of the manifest. Run twice, it prints
+    the same ones.
+
+    \b
+    Examples:
+      layerfarm build --rootfs /srv/rootfs --image store:v1
+      layerfarm build --rootfs /srv/rootfs --image store:v2 --base store:v1 --compress=zstd
+      layerfarm build --rootfs /srv/rootfs --image store:v1 --farm redis://queue/0 --detach
+    """
+    from jobs.flows.requests import BuildRequest
+
+    request = BuildRequest(
+        rootfs=rootfs.absolute(),
+        image=image.ref(),
+        base=None if base is None else base.ref(),
+        layer=layering.options(history),
+        mask_paths=list(mask_path),
+    )
+    outcome = carry_out(request, where)
+    lines = [] if outcome is None else image_lines(outcome.job_id, outcome.result)
+    report(outcome, lines=lines, as_json=as_json, quiet=False)

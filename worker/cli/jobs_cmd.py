@@ -1,0 +1,142 @@
+"""``layerfarm jobs``: what the farm is doing, and has done."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.parsing import GoStyleCommand, GoStyleGroup
+from worker.cli.progress_view import MODES, ProgressView, megabytes
+from worker.cli.result_text import image_lines
+from worker.cli.session import Session
+
+if TYPE_CHECKING:
+    from worker.client import Farm
+    from worker.progress import JobRecord
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+@click.group("jobs", cls=GoStyleGroup, no_args_is_help=True)
+@click.option("--farm", "url", metavar="URL", help="The Redis of the farm; without it, $LAYERFARM_FARM.")
+@click.pass_context
+def command(ctx: click.Context, url: str | None) -> None:
+    """Lists, shows, follows and cancels the jobs of the farm.
+
+    \b
+    Examples:
+      layerfarm --farm redis://queue/0 jobs ls
+      layerfarm jobs watch "$(layerfarm build --detach --rootfs /srv/rootfs --image store:v1)"
+    """
+    session: Session = ctx.obj
+    ctx.obj = Session(farm=url or session.farm)
+
+
+@command.command("ls")
+@_json_option
+@click.pass_obj
+def ls(session: Session, as_json: bool) -> None:
+    """Lists the jobs that the farm remembers, the newest first. With --json, one record a line."""
+    records = sorted(_farm(session).jobs(), key=lambda record: record.submitted, reverse=True)
+    if as_json:
+        for record in records:
+            click.echo(record.model_dump_json())
+        return
+    rows = [("JOB", "KIND", "STATE", "STAGE", "DONE", "SUBMITTED")]
+    rows += [
+        (record.id, record.kind, str(record.state), _stage(record), _done(record), _time(record.submitted))
+        for record in records
+    ]
+    for line in columns(rows):
+        click.echo(line)
+
+
+@command.command("show")
+@click.argument("job_id", metavar="JOB")
+@_json_option
+@click.pass_obj
+def show(session: Session, job_id: str, as_json: bool) -> None:
+    """Shows one job: how far it is, what it was asked, and what came of it."""
+    record = _farm(session).job(job_id).record()
+    if as_json:
+        click.echo(record.model_dump_json())
+        return
+    click.echo(f"job: {record.id}")
+    click.echo(f"kind: {record.kind}")
+    click.echo(f"state: {record.state}")
+    if record.stage:
+        click.echo(f"stage: {_stage(record)} ({_done(record)})")
+    for name in ("submitted", "started", "ended"):
+        moment = getattr(record, name)
+        if moment is not None:
+            click.echo(f"{name}: {_time(moment)}")
+    if record.error is not None:
+        click.echo(f"error: {record.error.message}")
+    for title, fields in (("request", record.request), ("result", record.result or {})):
+        for name, value in fields.items():
+            click.echo(f"{title}.{name}: {value}")
+
+
+@command.command("watch")
+@click.argument("job_id", metavar="JOB")
+@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress.")
+@_json_option
+@click.pass_obj
+def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
+    """Follows a job to its end, and ends as the job did: exit code 1 if it failed or was cancelled.
+
+    Interrupting this leaves the job alone.
+    """
+    from jobs.flows.requests import ImageResult
+
+    job = _farm(session).job(job_id)
+    with ProgressView(progress) as view:
+        for step in job.watch():
+            view.show(step)
+    result = job.result(None)
+    if as_json:
+        click.echo(result.model_dump_json())
+        return
+    lines = image_lines(job.id, result) if isinstance(result, ImageResult) else [f"job: {job.id} succeeded"]
+    for line in lines:
+        click.echo(line)
+
+
+@command.command("cancel")
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.pass_obj
+def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
+    """Cancels jobs. What they have staged is removed; a job that has ended stays as it is."""
+    farm = _farm(session)
+    for job_id in job_ids:
+        farm.job(job_id).cancel()
+
+
+def _farm(session: Session) -> Farm:
+    from worker.client import Farm
+
+    if session.farm is None:
+        raise click.UsageError("no farm: give --farm or set LAYERFARM_FARM")
+    return Farm(session.farm)
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """``rows`` as lines whose columns are as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _stage(record: JobRecord) -> str:
+    return f"{record.stage_number}/{record.stages} {record.stage}" if record.stage else "-"
+
+
+def _done(record: JobRecord) -> str:
+    if record.bytes_total:
+        return f"{megabytes(min(record.bytes_done, record.bytes_total))} of {megabytes(record.bytes_total)}"
+    return f"{record.units_done} of {record.units_total}" if record.units_total else "-"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

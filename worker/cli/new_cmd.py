@@ -1,0 +1,25 @@
+"""``layerfarm new``."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import Image, image_option, source_date_epoch
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("new", cls=GoStyleCommand)
+@image_option(help="The layout, and the tag of the new image.")
+def command(image: Image) -> None:
+    """Creates an image without layers, for this machine's platform, under a tag.
+
+    \b
+    Example:
+      layerfarm new --image store:empty
+    """
+    from jobs.image import new_image
+    from jobs.store import Layout
+
+    new_image(Layout.open(image.layout), image.tag, created=source_date_epoch())
+    output.info(f"created new image: {image}")

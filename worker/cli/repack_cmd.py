@@ -1,0 +1,66 @@
+"""``layerfarm repack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli.flags import (
+    History,
+    Image,
+    Layering,
+    PathType,
+    compress_options,
+    history_options,
+    image_option,
+)
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.result_text import image_lines, json_option, report
+from worker.cli.submission import Where, carry_out, farm_options
+
+
+@click.command("repack", cls=GoStyleCommand)
+@image_option(help="Where the new image goes: the layout that the bundle came from, and a tag.")
+@click.option("--mask-path", multiple=True, metavar="PATH", help="Ignore changes at and below PATH. Repeatable.")
+@click.option("--no-mask-volumes", is_flag=True, help="Pack changes in the image's volumes too.")
+@click.option("--refresh-bundle", is_flag=True, help="Make the bundle one of the new image.")
+@compress_options
+@history_options
+@farm_options
+@json_option
+@click.argument("bundle", type=PathType())
+def command(
+    image: Image,
+    mask_path: tuple[str, ...],
+    no_mask_volumes: bool,
+    refresh_bundle: bool,
+    layering: Layering,
+    history: History,
+    where: Where,
+    as_json: bool,
+    bundle: Path,
+) -> None:
+    """Turns what was changed in BUNDLE into a layer, and tags the image that has it on top.
+
+    BUNDLE was made by `layerfarm unpack` or `umoci unpack`; the id maps are those it was unpacked with.
+    Prints nothing, as umoci; the digests are shown by --verbose, --json and `layerfarm stat`.
+
+    \b
+    Examples:
+      layerfarm repack --image store:v2 bundle
+      layerfarm repack --image store:v2 --refresh-bundle --mask-path /var/cache bundle
+    """
+    from jobs.flows.requests import RepackRequest
+
+    request = RepackRequest(
+        bundle=bundle.absolute(),
+        image=image.ref(),
+        layer=layering.options(history),
+        mask_paths=list(mask_path),
+        mask_volumes=not no_mask_volumes,
+        refresh_bundle=refresh_bundle,
+    )
+    outcome = carry_out(request, where)
+    lines = [] if outcome is None else image_lines(outcome.job_id, outcome.result)
+    report(outcome, lines=lines, as_json=as_json, quiet=True)

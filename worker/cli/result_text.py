@@ -1,0 +1,38 @@
+"""What ``build``, ``repack`` and ``unpack`` say when they are done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli import output
+from worker.cli.submission import Outcome
+
+if TYPE_CHECKING:
+    from jobs.flows.requests import ImageResult
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+
+def image_lines(job_id: str, result: ImageResult) -> list[str]:
+    """One line for each digest of a new image; ``none`` for the layer that an unchanged tree does not have."""
+    return [
+        f"job: {job_id} succeeded",
+        f"layer: {result.layer or 'none'}",
+        f"diff_id: {result.diff_id or 'none'}",
+        f"manifest: {result.manifest}",
+    ]
+
+
+def report(outcome: Outcome | None, *, lines: list[str], as_json: bool, quiet: bool) -> None:
+    """The result on stdout as lines or as JSON; ``quiet`` commands, as umoci's are, keep stdout empty."""
+    if outcome is None:
+        return
+    if as_json:
+        click.echo(outcome.result.model_dump_json())
+    for line in lines:
+        if quiet or as_json:
+            output.info(line)
+        else:
+            click.echo(line)

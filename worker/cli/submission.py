@@ -1,0 +1,135 @@
+"""Carrying out a request: in this process, or as a job of the farm that is watched, or left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from worker.cli import output
+from worker.cli.progress_view import MODES, ProgressView
+from worker.cli.session import Session
+
+if TYPE_CHECKING:
+    from jobs.flows.base import Request, Result
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+LOCAL = "local"
+"""What stands for the id of a job that ran in this process."""
+
+
+class Where(NamedTuple):
+    """The values of the flags that say where and how a request is carried out."""
+
+    farm: str | None
+    """Redis URL, or None: in this process."""
+    detach: bool
+    processes: int | None
+    shards: int | None
+    progress: str
+
+
+class Outcome(NamedTuple):
+    """A job that succeeded."""
+
+    job_id: str
+    result: Any
+    """The flow's result."""
+
+
+def farm_options(command: CommandT) -> CommandT:
+    """``--farm`` and what goes with it, given as ``where``."""
+
+    @click.option(
+        "--farm",
+        "farm_url",
+        metavar="URL",
+        help="Run as a job of the farm at this Redis; empty: here, whatever $LAYERFARM_FARM says.",
+    )
+    @click.option("--detach", is_flag=True, help="With a farm: print the job's id and leave; see `layerfarm jobs`.")
+    @click.option(
+        "--processes", metavar="N", type=click.IntRange(1, 1024), help="Without a farm: use N processes, not all."
+    )
+    @click.option(
+        "--shards",
+        metavar="N",
+        type=click.IntRange(1, 4096),
+        help="Without a farm: cut the tree into N pieces. Changes the speed, never the bytes.",
+    )
+    @click.option(
+        "--progress",
+        type=click.Choice(MODES),
+        default="auto",
+        show_default=True,
+        help="How to show progress on stderr; auto: a bar if that is a terminal.",
+    )
+    @click.pass_obj
+    @functools.wraps(command)
+    def with_where(
+        session: Session,
+        *args: Any,
+        farm_url: str | None,
+        detach: bool,
+        processes: int | None,
+        shards: int | None,
+        progress: str,
+        **others: Any,
+    ) -> Any:
+        farm = (session.farm if farm_url is None else farm_url) or None
+        if farm is None and detach:
+            raise click.UsageError("--detach needs a farm: give --farm or set LAYERFARM_FARM")
+        return command(*args, where=Where(farm, detach, processes, shards, progress), **others)
+
+    return with_where  # type: ignore[return-value]
+
+
+def carry_out(request: Request, where: Where) -> Outcome | None:
+    """Do what ``request`` asks; warnings of the result go to stderr. None: the job runs on, detached.
+
+    Interrupted, a job of the farm is cancelled: what a command started stops with it.
+
+    Raises:
+        LayerfarmError: it went wrong.
+    """
+    outcome = _here(request, where) if where.farm is None else _on_farm(request, where, where.farm)
+    if outcome is not None:
+        for text in outcome.result.warnings:
+            output.warning(text)
+    return outcome
+
+
+def _here(request: Request, where: Where) -> Outcome:
+    from jobs.flows.base import Policy
+    from worker import runner_local
+
+    processors = len(os.sched_getaffinity(0))
+    processes = where.processes or processors
+    policy = Policy(shards=where.shards or processes, threads=processors)
+    with ProgressView(where.progress) as view:
+        result: Result = runner_local.run(request, policy, processes, view.show)
+    return Outcome(LOCAL, result)
+
+
+def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
+    from worker.client import Farm
+
+    job = Farm(url).submit(request)
+    if where.detach:
+        click.echo(job.id)
+        return None
+    output.info(f"job: {job.id}")
+    try:
+        with ProgressView(where.progress) as view:
+            for progress in job.watch():
+                view.show(progress)
+        return Outcome(job.id, job.result(None))
+    except (KeyboardInterrupt, SystemExit):
+        output.notice(f"interrupted: cancelling job {job.id}")
+        with contextlib.suppress(Exception):
+            job.cancel()
+        raise
