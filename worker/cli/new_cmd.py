@@ -14,12 +14,19 @@ from worker.cli.parsing import GoStyleCommand
 def command(image: Image) -> None:
     """Creates an image without layers, for this machine's platform, under a tag.
 
+    Its time of creation is $SOURCE_DATE_EPOCH, or none: the same command makes the same image.
+
     \b
     Example:
       layerfarm new --image store:empty
     """
-    from jobs.image import new_image
-    from jobs.store import Layout
+    from jobs.image.mutate import new_image
+    from jobs.image.timestamps import timestamp
+    from jobs.store import Layout, check_refname
 
-    new_image(Layout.open(image.layout), image.tag, created=source_date_epoch())
+    epoch = source_date_epoch()
+    check_refname(image.tag)
+    layout = Layout.open(image.layout)
+    made = new_image(layout, None if epoch is None else timestamp(epoch))
+    layout.tag(image.tag, made.path[0])
     output.info(f"created new image: {image}")
