@@ -1,4 +1,4 @@
-"""A new image out of an old one: one more layer, another config. Blobs only; the caller sets the tag.
+"""A new image out of an old one: one more layer, another config. Only :func:`new_image` sets a tag.
 
 Everything that is not meant to change stays: unknown fields, the platform's variant (umoci loses
 both, umoci.md B7), annotations, embedded platform of nested indexes.
@@ -10,27 +10,49 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs.errors import MalformedDocument
-from jobs.image.documents import HistoryEntry, ImageConfig, Manifest, RootFS
+from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
 from jobs.image.platform import host_platform
 from jobs.image.resolve import Resolved, read_index
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
+from jobs.image.timestamps import timestamp
+from jobs.store import (
+    MEDIA_TYPE_CONFIG,
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    Layout,
+    Platform,
+    check_refname,
+)
 
 if TYPE_CHECKING:
     from jobs.image.pack import PackedLayer
 
 
-def new_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:
-    """An image without layers: ``umoci new``. ``created`` is RFC 3339; the platform defaults to the host's."""
+def new_image(layout: Layout, tag: str, created: int | None = None, platform: Platform | None = None) -> Resolved:
+    """An image without layers under ``tag``: ``umoci new``. A tag that is there already moves to it.
+
+    ``created`` is in seconds since the epoch; without it the image has no time of creation, because the
+    same call is to give the same image (DESIGN law 1). The platform defaults to this machine's.
+
+    Raises:
+        InvalidReference: the tag breaks the grammar.
+    """
+    check_refname(tag)
+    image = empty_image(layout, None if created is None else timestamp(created), platform)
+    layout.tag(tag, image.path[0])
+    return image
+
+
+def empty_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:
+    """An image without layers and without a tag. ``created`` is RFC 3339."""
     where = platform or host_platform()
-    config = ImageConfig.model_validate(
-        {
-            "created": created,
-            "architecture": where.architecture,
-            "os": where.os,
-            "variant": where.variant,
-            "config": {},
-            "rootfs": RootFS(diff_ids=[]),
-        }
+    config = ImageConfig(
+        created=created,
+        architecture=where.architecture,
+        os=where.os,
+        variant=where.variant,
+        config=ConfigSection(),
+        rootfs=RootFS(diff_ids=[]),
     )
     return write_image(layout, (), None, config)
 
@@ -48,7 +70,7 @@ def append_layer(
     ``history`` None writes no entry. ``created`` (RFC 3339) becomes that of the image, if given.
     """
     if base is None:
-        base = new_image(layout, created)
+        base = empty_image(layout, created)
     config = base.config
     changes: dict[str, object] = {}
     if layer is not None:

@@ -37,10 +37,8 @@ class Layout:
 
         Raises:
             LayoutExists: something is at ``path``, even an empty directory.
-            NotALayout: the path is empty.
             StoreError: the directory cannot be made.
         """
-        _refuse_empty(path)
         layout = cls(path)
         with explained("layout cannot be created", path):
             try:
@@ -69,7 +67,6 @@ class Layout:
             NotALayout: there is none, or one of another version.
             MalformedDocument: ``oci-layout`` does not parse.
         """
-        _refuse_empty(path)
         if not path.is_dir():
             raise NotALayout("no OCI image layout here", where=path, hint="make one with: layerfarm init --layout PATH")
         for name, is_there in (
@@ -222,12 +219,6 @@ class _LayoutFile(Document):
     """The ``oci-layout`` file (image-layout.md "oci-layout file")."""
 
     imageLayoutVersion: str
-
-
-def _refuse_empty(path: Path) -> None:
-    # Path("") is the current directory, which is what an unset variable in a script would then name.
-    if str(path) in ("", "."):
-        raise NotALayout("path of the layout is empty", hint="name the layout's directory")
 
 
 def _read_file(path: Path, limit: int) -> bytes:
