@@ -1,0 +1,137 @@
+"""The flow ``build``: a directory becomes an image, on top of a base image if one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import RootfsNotFound
+from jobs.flows.base import Context, Flow, Model, Stage, Unit, WorkDirectory
+from jobs.flows.layering import LayeringState, layering_stages, unit_of, work_directory
+from jobs.flows.publish import image_result, publish_image
+from jobs.flows.requests import BuildRequest, ImageRef, ImageResult
+from jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
+from jobs.mtree import Entry
+from jobs.store import Descriptor, Layout, check_refname
+from jobs.store.transfer import copy_blob
+
+
+class BuildState(LayeringState):
+    """What a build knows between two stages."""
+
+    image: ImageRef
+    base_store: Path | None = None
+    base: Descriptor | None = None
+    """The base's manifest, pinned when the job begins: a tag that moves later is of no matter."""
+    manifest: str = ""
+    config: str = ""
+
+
+def _begin(ctx: Context, request: BuildRequest) -> BuildState:
+    rootfs = ctx.policy.check_root(request.rootfs)
+    if not rootfs.is_dir():
+        raise RootfsNotFound("root filesystem does not exist or is not a directory", where=request.rootfs)
+    check_refname(request.image.tag)
+    store = Layout.open(ctx.policy.check_store(request.image.store))
+    base_store = base = None
+    if request.base is not None:
+        base_store = Layout.open(ctx.policy.check_store(request.base.store))
+        base = resolve(base_store, request.base.tag)
+    work_directory(ctx, store.path).create()
+    return BuildState(
+        store=store.path,
+        rootfs=rootfs,
+        image=request.image,
+        options=request.layer,
+        compression=choose_compression(request.layer.compress, base),
+        mask_paths=request.mask_paths,
+        base_store=base_store.path if base_store else None,
+        base=_without_annotations(base.descriptor) if base else None,
+    )
+
+
+def _without_annotations(descriptor: Descriptor) -> Descriptor:
+    """The image is a new one: what the base's index said of the base (its tag, say) is not true of it."""
+    return descriptor.model_copy(update={"annotations": None})
+
+
+# --- base: its blobs in the image's own store, its tree known ------------------------------------
+
+
+class _ImportUnit(Model):
+    source: Path
+    target: Path
+    blob: Descriptor
+
+
+def _plan_import(ctx: Context, state: BuildState) -> list[Unit]:
+    if state.base is None or state.base_store is None or state.base_store == state.store:
+        return []
+    base = resolve_walk(Layout.open(state.base_store), [state.base])
+    return [
+        unit_of(_ImportUnit(source=state.base_store, target=state.store, blob=blob), nbytes=blob.size)
+        for blob in (*base.manifest.layers, base.manifest.config, state.base)
+    ]
+
+
+def _run_import(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _ImportUnit.model_validate(unit.params)
+    source = Layout.open(ctx.policy.check_store(params.source))
+    target = Layout.open(ctx.policy.check_store(params.target))
+    copy_blob(source, target, params.blob, ctx.observer.advanced)
+    return {}
+
+
+def _join_import(ctx: Context, state: BuildState, results: list[dict[str, Any]]) -> BuildState:
+    return state
+
+
+def _base_of(state: BuildState) -> Resolved | None:
+    return None if state.base is None else resolve_walk(Layout.open(state.store), [state.base])
+
+
+def _base_tree(ctx: Context, state: BuildState) -> Iterator[Entry]:
+    base = _base_of(state)
+    return iter(()) if base is None else tree_of(Layout.open(state.store), base)
+
+
+# --- publish -------------------------------------------------------------------------------------
+
+
+def _plan_publish(ctx: Context, state: BuildState) -> list[Unit]:
+    return [unit_of(state)]
+
+
+def _run_publish(ctx: Context, unit: Unit) -> dict[str, Any]:
+    state = BuildState.model_validate(unit.params)
+    image = publish_image(ctx, state, _base_of(state), state.image.tag, "layerfarm build")
+    return {"manifest": image.descriptor.digest, "config": image.manifest.config.digest}
+
+
+def _join_publish(ctx: Context, state: BuildState, results: list[dict[str, Any]]) -> BuildState:
+    (result,) = results
+    return state.model_copy(update=result)
+
+
+def _finish(ctx: Context, state: BuildState) -> ImageResult:
+    return image_result(state, str(state.image), state.manifest, state.config)
+
+
+def _clean(ctx: Context, request: BuildRequest, succeeded: bool) -> None:
+    WorkDirectory(request.image.store, ctx.job_id).remove()
+
+
+BUILD = Flow(
+    name="build",
+    request=BuildRequest,
+    state=BuildState,
+    stages=(
+        Stage("import", _plan_import, _run_import, _join_import),
+        *layering_stages(BuildState, _base_tree),
+        Stage("publish", _plan_publish, _run_publish, _join_publish),
+    ),
+    begin=_begin,
+    finish=_finish,
+    clean=_clean,
+)

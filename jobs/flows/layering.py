@@ -1,0 +1,347 @@
+"""The stages that turn a tree on disk into a layer: survey, hash, compare, pack.
+
+``build`` and ``repack`` share them; they differ in where the old tree comes from and in what is
+published at the end. Every unit leaves its output as a file in the job's work directory, so a unit
+that runs twice, or on another host, finds the same input and leaves the same output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from jobs.errors import display
+from jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDirectory
+from jobs.flows.requests import IdMapping, LayerOptions
+from jobs.image.pack import PackedLayer, pack_layer
+from jobs.image.tree_cache import portable
+from jobs.layer import Codec, Compression, GenerateOptions, IdMap, generate_layer
+from jobs.mtree import (
+    Delta,
+    Entry,
+    Shard,
+    compare,
+    hash_shard,
+    mask,
+    merge_fragments,
+    plan_shards,
+    read_deltas,
+    simplify,
+    walk_tree,
+    write_deltas,
+    write_extra,
+    write_manifest,
+)
+from jobs.store import Layout
+
+WALK = "walk"
+DELTAS = "deltas"
+TREE = "tree.mtree"
+TREE_EXTRA = "tree.extra"
+
+
+class Tree(Model):
+    """The manifest of the new tree: what umoci would record of it, and what it has no place for."""
+
+    manifest: FileRef
+    extra: FileRef
+    entries: int
+
+
+class Changes(Model):
+    """The outcome of comparing the old tree with the new one."""
+
+    file: FileRef
+    count: int
+    bytes: int
+    """Content of the regular files to be packed."""
+    newest_mtime: int | None
+    """Seconds; over the Extra and Modified paths."""
+
+
+class LayeringState(State):
+    """What the shared stages know; the flows' own states extend it."""
+
+    store: Path
+    rootfs: Path
+    options: LayerOptions
+    compression: Compression
+    mask_paths: list[str] = []
+    uid_map: list[IdMapping] = []
+    gid_map: list[IdMapping] = []
+    rootless: bool = False
+    walk: FileRef | None = None
+    walk_entries: int = 0
+    fragments: list[FileRef] = []
+    tree: Tree | None = None
+    changes: Changes | None = None
+    packed: PackedLayer | None = None
+    warnings: list[str] = []
+
+
+StateT = TypeVar("StateT", bound=LayeringState)
+Baseline = Callable[[Context, StateT], Iterator[Entry]]
+"""Opens the old tree, in mtree order; called inside the compare unit."""
+
+
+def layering_stages(state_type: type[StateT], baseline: Baseline[StateT]) -> tuple[Stage[StateT], ...]:
+    """The four stages, for a flow whose old tree is opened by ``baseline``."""
+    compare_stage: _Compare[StateT] = _Compare(state_type, baseline)
+    return (
+        Stage("survey", _plan_survey, _run_survey, _join_survey),
+        Stage("hash", _plan_hash, _run_hash, _join_hash),
+        Stage("compare", compare_stage.plan, compare_stage.run, compare_stage.join),
+        Stage("pack", _plan_pack, _run_pack, _join_pack),
+    )
+
+
+def work_directory(ctx: Context, store: Path) -> WorkDirectory:
+    """The job's work directory in a store that this worker may use.
+
+    Raises:
+        OutsideAllowedRoots: the operator does not allow the store.
+    """
+    return WorkDirectory(ctx.policy.check_store(store), ctx.job_id)
+
+
+# --- survey: names and lstat of the whole tree ---------------------------------------------------
+
+
+class _SurveyUnit(Model):
+    store: Path
+    rootfs: Path
+
+
+def _plan_survey(ctx: Context, state: LayeringState) -> list[Unit]:
+    return [unit_of(_SurveyUnit(store=state.store, rootfs=state.rootfs))]
+
+
+def _run_survey(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _SurveyUnit.model_validate(unit.params)
+    rootfs = ctx.policy.check_root(params.rootfs)
+    work = work_directory(ctx, params.store)
+    work.create()
+    entries = 0
+
+    def write(path: Path) -> None:
+        nonlocal entries
+        with path.open("w+b") as out:
+            entries = walk_tree(rootfs, out).entries
+
+    return {"walk": work.publish(WALK, write).model_dump(), "entries": entries}
+
+
+def _join_survey(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+    (result,) = results
+    walk = FileRef.model_validate(result["walk"])
+    return state.model_copy(update={"walk": walk, "walk_entries": result["entries"]})
+
+
+# --- hash: shards of equal cost, in parallel -----------------------------------------------------
+
+
+class _HashUnit(Model):
+    store: Path
+    rootfs: Path
+    walk: FileRef
+    shard: tuple[int, int, int, int]
+
+
+def _plan_hash(ctx: Context, state: LayeringState) -> list[Unit]:
+    assert state.walk is not None
+    walk_file = work_directory(ctx, state.store).open(state.walk)
+    return [
+        unit_of(
+            _HashUnit(store=state.store, rootfs=state.rootfs, walk=state.walk, shard=tuple(shard)), nbytes=shard.bytes
+        )
+        for shard in plan_shards(walk_file, ctx.policy.shards)
+    ]
+
+
+def _run_hash(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _HashUnit.model_validate(unit.params)
+    rootfs = ctx.policy.check_root(params.rootfs)
+    work = work_directory(ctx, params.store)
+    walk_file = work.open(params.walk)
+    shard = Shard(*params.shard)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            hash_shard(rootfs, walk_file, shard, out, ctx.observer.advanced)
+
+    return work.publish(f"fragment-{shard.offset}", write).model_dump()
+
+
+def _join_hash(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+    return state.model_copy(update={"fragments": [FileRef.model_validate(result) for result in results]})
+
+
+# --- compare: merge the shards into the new manifest, and hold it against the old one ------------
+
+
+class _Compare(Generic[StateT]):
+    """The one stage that differs between the flows: by where the old tree comes from."""
+
+    def __init__(self, state_type: type[StateT], baseline: Baseline[StateT]) -> None:
+        self._state_type = state_type
+        self._baseline = baseline
+
+    def plan(self, ctx: Context, state: StateT) -> list[Unit]:
+        return [unit_of(state)]
+
+    def run(self, ctx: Context, unit: Unit) -> dict[str, Any]:
+        state = self._state_type.model_validate(unit.params)
+        work = work_directory(ctx, state.store)
+        warnings: list[str] = []
+        tree = _write_tree(work, lambda: new_tree(ctx, state))
+        differing = compare(self._baseline(ctx, state), new_tree(ctx, state, warnings.append))
+        wanted = simplify(mask(_unclamped(differing, state.options.source_date_epoch), _mask_bytes(state.mask_paths)))
+        changes = _write_changes(work, wanted)
+        return {"tree": tree.model_dump(), "changes": changes.model_dump(), "warnings": warnings}
+
+    def join(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+        (result,) = results
+        return state.model_copy(
+            update={
+                "tree": Tree.model_validate(result["tree"]),
+                "changes": Changes.model_validate(result["changes"]),
+                "warnings": state.warnings + result["warnings"],
+            }
+        )
+
+
+def new_tree(ctx: Context, state: LayeringState, warn: Callable[[str], None] | None = None) -> Iterator[Entry]:
+    """The tree as it was hashed, in mtree order, but for its sockets: no layer can hold one (umoci.md B1.13).
+
+    Raises:
+        IncompleteTree: a shard's fragment is not whole.
+    """
+    work = work_directory(ctx, state.store)
+    for entry in merge_fragments([work.open(ref) for ref in state.fragments], state.walk_entries):
+        if entry.type != "socket":
+            yield entry
+        elif warn is not None:
+            warn(f"socket left out, no layer can hold one: {display(entry.path)}")
+
+
+def _write_tree(work: WorkDirectory, tree: Callable[[], Iterator[Entry]]) -> Tree:
+    entries = 0
+
+    def write(path: Path) -> None:
+        nonlocal entries
+        with path.open("wb") as out:
+            entries = write_manifest(portable(tree()), out)
+
+    def write_rest(path: Path) -> None:
+        with path.open("wb") as out:
+            write_extra(portable(tree()), out)
+
+    manifest = work.publish(TREE, write)
+    return Tree(manifest=manifest, extra=work.publish(TREE_EXTRA, write_rest), entries=entries)
+
+
+def _unclamped(deltas: Iterator[Delta], epoch: int | None) -> Iterator[Delta]:
+    """Drop what differs only because the layer below was written with the same clamp of mtimes."""
+    for delta in deltas:
+        if (
+            epoch is None
+            or delta.keys != ("tar_time",)
+            or delta.old is None
+            or delta.new is None
+            or min(delta.new.mtime // 1_000_000_000, epoch) != delta.old.mtime // 1_000_000_000
+        ):
+            yield delta
+
+
+def _mask_bytes(paths: list[str]) -> list[bytes]:
+    return [path.encode("utf-8", "surrogateescape") for path in paths]
+
+
+def _write_changes(work: WorkDirectory, deltas: Iterator[Delta]) -> Changes:
+    summary: DeltaSummary
+
+    def write(path: Path) -> None:
+        nonlocal summary
+        with path.open("wb") as out:
+            summary = write_deltas(deltas, out)
+
+    ref = work.publish(DELTAS, write)
+    return Changes(
+        file=ref, count=summary.count, bytes=summary.bytes_to_pack, newest_mtime=summary.newest_mtime_seconds
+    )
+
+
+# --- pack: the changed paths as one layer in the store -------------------------------------------
+
+
+class _PackUnit(Model):
+    store: Path
+    rootfs: Path
+    changes: FileRef
+    compression: Compression
+    level: int | None
+    source_date_epoch: int | None
+    uid_map: list[IdMapping]
+    gid_map: list[IdMapping]
+    rootless: bool
+
+
+def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
+    assert state.changes is not None
+    if state.changes.count == 0:
+        return []
+    params = _PackUnit(
+        store=state.store,
+        rootfs=state.rootfs,
+        changes=state.changes.file,
+        compression=state.compression,
+        level=state.options.level,
+        source_date_epoch=state.options.source_date_epoch,
+        uid_map=state.uid_map,
+        gid_map=state.gid_map,
+        rootless=state.rootless,
+    )
+    return [unit_of(params, nbytes=state.changes.bytes)]
+
+
+def _run_pack(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _PackUnit.model_validate(unit.params)
+    rootfs = ctx.policy.check_root(params.rootfs)
+    work = work_directory(ctx, params.store)
+    warnings: list[str] = []
+    options = GenerateOptions(
+        uid_map=id_map(params.uid_map),
+        gid_map=id_map(params.gid_map),
+        rootless=params.rootless,
+        clamp_mtime=params.source_date_epoch,
+        warn=warnings.append,
+        advanced=ctx.observer.advanced,
+    )
+    codec = Codec(params.compression, level=params.level, threads=ctx.policy.threads)
+    with work.open(params.changes).open("rb") as stream:
+        layer = generate_layer(rootfs, read_deltas(stream), options)
+        packed = pack_layer(Layout.open(params.store), layer, codec)
+    return {"packed": packed.model_dump(by_alias=True), "warnings": warnings}
+
+
+def _join_pack(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+    if not results:
+        return state
+    (result,) = results
+    return state.model_copy(
+        update={
+            "packed": PackedLayer.model_validate(result["packed"]),
+            "warnings": state.warnings + result["warnings"],
+        }
+    )
+
+
+def id_map(rows: list[IdMapping]) -> IdMap:
+    """The id map of a request or a bundle in the layer room's form."""
+    return IdMap(tuple((row.container, row.host, row.size) for row in rows))
+
+
+def unit_of(params: Model, nbytes: int = 0) -> Unit:
+    """A unit that is given ``params`` and reads or writes about ``nbytes``."""
+    return Unit(params=params.model_dump(mode="json"), bytes=nbytes)

@@ -1,0 +1,110 @@
+"""The flow ``repack``: what changed in a bundle becomes a layer on top of the image it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory
+from jobs.flows.layering import LayeringState, layering_stages, new_tree, unit_of, work_directory
+from jobs.flows.publish import image_result, publish_image
+from jobs.flows.requests import IdMapping, ImageRef, ImageResult, RepackRequest
+from jobs.image import Bundle, Resolved, choose_compression, refresh_bundle, resolve_walk
+from jobs.image.bundle import BundleIdMapping
+from jobs.mtree import Entry, read_full
+from jobs.store import Descriptor, Layout, check_refname
+
+
+class RepackState(LayeringState):
+    """What a repack knows between two stages."""
+
+    image: ImageRef
+    bundle: Path
+    walk_to_base: list[Descriptor]
+    """From index.json to the manifest that the bundle was unpacked from."""
+    refresh: bool
+    manifest: str = ""
+    config: str = ""
+
+
+def _begin(ctx: Context, request: RepackRequest) -> RepackState:
+    bundle = Bundle.open(ctx.policy.check_root(request.bundle))
+    check_refname(request.image.tag)
+    store = Layout.open(ctx.policy.check_store(request.image.store))
+    base = resolve_walk(store, bundle.walk)
+    volumes = sorted((base.config.config.volumes or {}) if base.config.config else {})
+    maps = bundle.meta.map_options
+    work_directory(ctx, store.path).create()
+    return RepackState(
+        store=store.path,
+        rootfs=bundle.rootfs,
+        image=request.image,
+        options=request.layer,
+        compression=choose_compression(request.layer.compress, base),
+        mask_paths=request.mask_paths + (volumes if request.mask_volumes else []),
+        uid_map=_rows(maps.uid_mappings),
+        gid_map=_rows(maps.gid_mappings),
+        rootless=maps.rootless,
+        bundle=bundle.path,
+        walk_to_base=bundle.walk,
+        refresh=request.refresh_bundle,
+    )
+
+
+def _rows(rows: list[BundleIdMapping]) -> list[IdMapping]:
+    return [IdMapping(container=row.container, host=row.host, size=row.size) for row in rows if row.size]
+
+
+def _base_tree(ctx: Context, state: RepackState) -> Iterator[Entry]:
+    """The tree as it was unpacked, from the bundle's own manifest."""
+    bundle = Bundle.open(ctx.policy.check_root(state.bundle))
+    with ExitStack() as files:
+        manifest = files.enter_context(bundle.mtree.open("rb"))
+        extra = files.enter_context(bundle.extra.open("rb")) if bundle.extra.exists() else None
+        yield from read_full(manifest, extra)
+
+
+def _base_of(state: RepackState) -> Resolved:
+    return resolve_walk(Layout.open(state.store), state.walk_to_base)
+
+
+def _plan_publish(ctx: Context, state: RepackState) -> list[Unit]:
+    return [unit_of(state)]
+
+
+def _run_publish(ctx: Context, unit: Unit) -> dict[str, Any]:
+    state = RepackState.model_validate(unit.params)
+    image = publish_image(ctx, state, _base_of(state), state.image.tag, "layerfarm repack")
+    if state.refresh:
+        bundle = Bundle.open(ctx.policy.check_root(state.bundle))
+        refresh_bundle(bundle, image.path, lambda: new_tree(ctx, state))
+    return {"manifest": image.descriptor.digest, "config": image.manifest.config.digest}
+
+
+def _join_publish(ctx: Context, state: RepackState, results: list[dict[str, Any]]) -> RepackState:
+    (result,) = results
+    return state.model_copy(update=result)
+
+
+def _finish(ctx: Context, state: RepackState) -> ImageResult:
+    return image_result(state, str(state.image), state.manifest, state.config)
+
+
+def _clean(ctx: Context, request: RepackRequest, succeeded: bool) -> None:
+    WorkDirectory(request.image.store, ctx.job_id).remove()
+
+
+REPACK = Flow(
+    name="repack",
+    request=RepackRequest,
+    state=RepackState,
+    stages=(
+        *layering_stages(RepackState, _base_tree),
+        Stage("publish", _plan_publish, _run_publish, _join_publish),
+    ),
+    begin=_begin,
+    finish=_finish,
+    clean=_clean,
+)

@@ -1,0 +1,187 @@
+"""The flow ``unpack``: an image becomes a runtime bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import BundleExists
+from jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory
+from jobs.flows.layering import id_map, unit_of, work_directory
+from jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
+from jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
+from jobs.store import Descriptor, Layout
+
+_PUBLISHED = "published"
+
+
+class UnpackState(State):
+    """What an unpack knows between its stages; also what its only unit is given."""
+
+    store: Path
+    bundle: Path
+    walk: list[Descriptor]
+    """From the tag to the manifest, pinned when the job begins."""
+    uid_map: list[IdMapping]
+    gid_map: list[IdMapping]
+    rootless: bool
+    keep_dirlinks: bool
+    result: UnpackResult | None = None
+
+
+def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
+    store = Layout.open(ctx.policy.check_store(request.image.store))
+    bundle = ctx.policy.check_root(request.bundle)
+    _refuse_existing(bundle)
+    resolved = resolve(store, request.image.tag, request.platform)
+    work_directory(ctx, store.path).create()
+    return UnpackState(
+        store=store.path,
+        bundle=bundle,
+        walk=list(resolved.path),
+        uid_map=request.uid_map,
+        gid_map=request.gid_map,
+        rootless=request.rootless,
+        keep_dirlinks=request.keep_dirlinks,
+    )
+
+
+def _plan(ctx: Context, state: UnpackState) -> list[Unit]:
+    layers = resolve_walk(Layout.open(state.store), state.walk).manifest.layers
+    return [unit_of(state, nbytes=sum(layer.size for layer in layers))]
+
+
+def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
+    """Unpack beside the bundle's place, then move it there in one step.
+
+    A copy of this unit that comes second finds the bundle in place. It knows it for the job's own by the
+    inode of the rootfs, which the first copy wrote down before it moved anything.
+    """
+    state = UnpackState.model_validate(unit.params)
+    store = Layout.open(ctx.policy.check_store(state.store))
+    bundle = ctx.policy.check_root(state.bundle)
+    work = work_directory(ctx, store.path)
+    done = _published(work, bundle)
+    if done is not None:
+        return done
+    _refuse_existing(bundle)
+    staged = _staging(bundle, ctx.job_id) / os.urandom(4).hex()
+    staged.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        result = _unpack(ctx, store, staged, state)
+        _write_down(work, staged, result)
+        _move(staged, bundle)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return result
+
+
+def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> dict[str, Any]:
+    resolved = resolve_walk(store, state.walk)
+    options = UnpackOptions(
+        uid_map=id_map(state.uid_map),
+        gid_map=id_map(state.gid_map),
+        rootless=state.rootless,
+        keep_dirlinks=state.keep_dirlinks,
+        advanced=ctx.observer.advanced,
+    )
+    unpacked = unpack_manifest(store, staged, resolved, options)
+    if _is_the_images_tree(state, unpacked.warnings):
+        store_tree(store, resolved.descriptor.digest, unpacked.entries())
+    return UnpackResult(
+        bundle=str(state.bundle),
+        manifest=resolved.descriptor.digest,
+        layers=len(resolved.manifest.layers),
+        entries=unpacked.count,
+        mtree=unpacked.mtree,
+        warnings=unpacked.warnings,
+    ).model_dump()
+
+
+def _is_the_images_tree(state: UnpackState, warnings: list[str]) -> bool:
+    """True if the bundle holds just what the image says: nothing mapped, nothing that the filesystem lacks."""
+    return not (state.uid_map or state.gid_map or state.rootless or state.keep_dirlinks or warnings)
+
+
+def _staging(bundle: Path, job_id: str) -> Path:
+    return bundle.parent / f".{bundle.name}.layerfarm-{job_id}"
+
+
+def _write_down(work: WorkDirectory, staged: Path, result: dict[str, Any]) -> None:
+    record = {"inode": _identity(staged), "result": result}
+
+    def write(path: Path) -> None:
+        path.write_text(json.dumps(record))
+
+    work.publish(f"{_PUBLISHED}-{staged.name}", write)
+
+
+def _published(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
+    """The result of an earlier copy of this unit, if the bundle in place is the one it made."""
+    try:
+        identity = _identity(bundle)
+    except FileNotFoundError:
+        return None
+    for path in work.path.glob(f"{_PUBLISHED}-*"):
+        record = json.loads(path.read_text())
+        if record["inode"] == identity:
+            result: dict[str, Any] = record["result"]
+            return result
+    return None
+
+
+def _identity(bundle: Path) -> list[int]:
+    found = (bundle / ROOTFS_NAME).lstat()
+    return [found.st_dev, found.st_ino]
+
+
+def _move(staged: Path, bundle: Path) -> None:
+    """Give the finished bundle its place; a directory that is there already keeps what it holds.
+
+    Raises:
+        BundleExists: another bundle came there in the meantime.
+    """
+    _refuse_existing(bundle)
+    if not bundle.exists() or not any(bundle.iterdir()):
+        staged.rename(bundle)
+        return
+    # The rootfs first: its presence is what makes others refuse the place.
+    for name in sorted(os.listdir(staged), key=lambda name: name != ROOTFS_NAME):
+        (staged / name).rename(bundle / name)
+
+
+def _refuse_existing(bundle: Path) -> None:
+    for name in (ROOTFS_NAME, "config.json"):
+        if os.path.lexists(bundle / name):
+            raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
+    if not bundle.parent.is_dir():
+        raise BundleExists("the directory that is to hold the bundle does not exist", where=bundle.parent)
+
+
+def _join(ctx: Context, state: UnpackState, results: list[dict[str, Any]]) -> UnpackState:
+    (result,) = results
+    return state.model_copy(update={"result": UnpackResult.model_validate(result)})
+
+
+def _finish(ctx: Context, state: UnpackState) -> UnpackResult:
+    assert state.result is not None
+    return state.result
+
+
+def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
+    shutil.rmtree(_staging(request.bundle, ctx.job_id), ignore_errors=True)
+    WorkDirectory(request.image.store, ctx.job_id).remove()
+
+
+UNPACK = Flow(
+    name="unpack",
+    request=UnpackRequest,
+    state=UnpackState,
+    stages=(Stage("unpack", _plan, _run, _join),),
+    begin=_begin,
+    finish=_finish,
+    clean=_clean,
+)

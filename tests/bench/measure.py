@@ -1,0 +1,121 @@
+"""Run a command and say what it cost: wall, user and system seconds, and peak memory of all its processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+_SAMPLE_SECONDS = 0.02
+_PAGE = resource.getpagesize()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one command."""
+
+    wall: float
+    user: float
+    system: float
+    peak_rss: int
+    """Bytes; the largest sum over the process tree that a sampler saw."""
+
+
+@dataclass
+class Series:
+    """All runs of one command."""
+
+    runs: list[Run] = field(default_factory=list)
+    size: int | None = None
+    """Bytes of what the command made, if it makes something."""
+
+    def wall(self) -> float:
+        return median(run.wall for run in self.runs)
+
+    def user(self) -> float:
+        return median(run.user for run in self.runs)
+
+    def system(self) -> float:
+        return median(run.system for run in self.runs)
+
+    def peak_rss(self) -> int:
+        return max(run.peak_rss for run in self.runs)
+
+
+def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Run:
+    """Run ``command`` to its end.
+
+    Raises:
+        RuntimeError: it ends with an error; the message holds its standard error.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=None if environment is None else {**os.environ, **environment},
+        start_new_session=True,
+    )
+    sampler = _Sampler(process.pid)
+    _, stderr = process.communicate()
+    wall = time.perf_counter() - begin
+    peak = sampler.stop()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode != 0:
+        raise RuntimeError(f"{command} ended with {process.returncode}: {stderr.decode(errors='replace')[-2000:]}")
+    return Run(wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, peak)
+
+
+def drop_caches() -> None:
+    """Forget what the kernel has cached of the disk (root only), for a cold run."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def alternate(subjects: Mapping[str, Callable[[], Run]], times: int) -> dict[str, Series]:
+    """Run every subject ``times`` times, in turns, so that a slow minute of the machine hits all alike."""
+    series = {name: Series() for name in subjects}
+    for _ in range(times):
+        for name, subject in subjects.items():
+            series[name].runs.append(subject())
+    return series
+
+
+class _Sampler:
+    """Adds up the memory of a session's processes every few milliseconds."""
+
+    def __init__(self, session: int) -> None:
+        self._session = session
+        self._peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        self._done.set()
+        self._thread.join()
+        return self._peak
+
+    def _sample(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
+            total = 0
+            for name in os.listdir("/proc"):
+                if name.isdigit():
+                    total += self._rss(name)
+            self._peak = max(self._peak, total)
+
+    def _rss(self, pid: str) -> int:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stream:
+                fields = stream.read().rpartition(b")")[2].split()
+        except OSError:
+            return 0
+        return int(fields[21]) * _PAGE if int(fields[3]) == self._session else 0

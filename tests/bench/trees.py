@@ -1,0 +1,134 @@
+"""The trees that are measured, made of real files and kept between runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = ("/usr/share", "/usr/lib", "/usr/include", "/usr/local", "/usr/src", "/var/lib")
+MANY_ENTRIES = 120_000
+MANY_BYTES = 2 << 30
+LARGE_FILES = 20
+LARGE_BYTES = 500 << 20
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree below the cache directory."""
+
+    name: str
+    make: Callable[[Path], None]
+
+
+def minbase(path: Path) -> None:
+    """Debian 12 as debootstrap makes it: about 7,000 entries, 200 MB."""
+    subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(path)], check=True, stdout=subprocess.DEVNULL)
+
+
+def many(path: Path) -> None:
+    """At least 120,000 mostly small files, 2 GiB: this machine's own, repeated until they suffice."""
+    path.mkdir()
+    entries = size = 0
+    for turn in range(10):
+        for source in SOURCES:
+            if not Path(source).is_dir():
+                continue
+            copy = path / f"{turn}{source.replace('/', '-')}"
+            subprocess.run(["cp", "-a", "--one-file-system", source, str(copy)], check=True)
+            for _, count, nbytes in _sizes(copy):
+                entries += count
+                size += nbytes
+            if entries >= MANY_ENTRIES and size >= MANY_BYTES:
+                return
+
+
+def large(path: Path) -> None:
+    """20 files of 500 MB: text, machine code and noise in turn, so that some compress and some do not."""
+    path.mkdir()
+    kinds = [_content(_text()), _content(_code()), _content(_noise())]
+    for number in range(LARGE_FILES):
+        content = kinds[number % len(kinds)]
+        with (path / f"large-{number:02}").open("wb") as out:
+            while (left := LARGE_BYTES - out.tell()) > 0:
+                out.write(next(content)[:left])
+
+
+def million(path: Path) -> None:
+    """1,000,000 files of a few bytes, 1,000 to a directory."""
+    for directory in range(MILLION // 1000):
+        here = path / f"{directory // 100:02}" / f"{directory:04}"
+        here.mkdir(parents=True)
+        fd = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
+        for number in range(1000):
+            file = os.open(f"{number:03}", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=fd)
+            os.write(file, b"%d.%d\n" % (directory, number))
+            os.close(file)
+        os.close(fd)
+
+
+TREES = {tree.name: tree for tree in map(lambda f: Tree(f.__name__, f), (minbase, many, large, million))}
+
+
+def get(name: str, cache: Path) -> Path:
+    """The tree of that name, made now if the cache does not hold it."""
+    path = cache / name
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        TREES[name].make(unfinished)
+        unfinished.rename(path)
+    return path
+
+
+def census(root: Path) -> tuple[int, int]:
+    """Entries and bytes of regular files below ``root``."""
+    entries = size = 0
+    for _, count, nbytes in _sizes(root):
+        entries += count
+        size += nbytes
+    return entries, size
+
+
+def _sizes(root: Path) -> Iterator[tuple[str, int, int]]:
+    for directory, directories, files in os.walk(root):
+        sizes = (os.lstat(os.path.join(directory, name)).st_size for name in files)
+        yield directory, len(directories) + len(files), sum(sizes)
+
+
+def _content(pieces: list[bytes]) -> Iterator[bytes]:
+    while True:
+        yield from pieces
+
+
+def _text() -> list[bytes]:
+    return _sample("/usr/share", (".txt", ".md", ".html", ".py", ".xml", ".json"))
+
+
+def _code() -> list[bytes]:
+    return _sample("/usr/lib", (".so", ".a", ".o")) or _sample("/usr/bin", ("",))
+
+
+def _noise() -> list[bytes]:
+    return [os.urandom(1 << 20) for _ in range(64)]
+
+
+def _sample(root: str, endings: tuple[str, ...]) -> list[bytes]:
+    """About 64 MiB of the files below ``root`` with those endings, in sorted order."""
+    pieces: list[bytes] = []
+    size = 0
+    for directory, directories, files in os.walk(root):
+        directories.sort()
+        for name in sorted(files):
+            path = Path(directory, name)
+            if name.endswith(endings) and path.is_file() and not path.is_symlink():
+                pieces.append(path.read_bytes())
+                size += len(pieces[-1])
+                if size > 64 << 20:
+                    return pieces
+    return pieces

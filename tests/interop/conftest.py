@@ -1,0 +1,67 @@
+"""Real input for the interop tests: a debootstrapped Debian 12, made once and kept out of git."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
+SUITE = "bookworm"
+
+
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """A ``debootstrap --variant=minbase`` tree. Read only: copy it before changing anything."""
+    CACHE.mkdir(exist_ok=True)
+    tree = CACHE / f"{SUITE}-minbase"
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # several pytest workers, one tree
+        if not tree.exists():
+            unfinished = tree.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            subprocess.run(
+                ["debootstrap", "--variant=minbase", SUITE, str(unfinished)],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            unfinished.rename(tree)
+    return tree
+
+
+@pytest.fixture
+def debian_copy(debian: Path, tmp_path: Path) -> Path:
+    """A copy of the tree that the test may change."""
+    copy = tmp_path / "debian"
+    subprocess.run(["cp", "-a", "--reflink=auto", str(debian), str(copy)], check=True)
+    return copy
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run a program, without any farm configured, and give back what it prints; fail with its stderr."""
+
+    def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LAYERFARM_")} | variables
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=cwd or tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return call
