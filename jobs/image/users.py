@@ -44,17 +44,19 @@ class _Group(NamedTuple):
     members: list[str]
 
 
-def lookup_user(rootfs: Path, spec: str) -> User:
+def lookup_user(rootfs: Path | None, spec: str) -> User:
     """The user that ``spec`` (``user``, ``uid``, ``user:group`` … or nothing) is in this rootfs.
 
     A number is an id even if a user has it as his name, and need not be in the files. A name must be.
-    The user's other groups count only when ``spec`` names no group.
+    The user's other groups count only when ``spec`` names no group. Without a rootfs no name is known.
 
     Raises:
         ImageConfigError: an unknown name, or an id out of range.
         LimitExceeded: one of the files is larger than :data:`PASSWD_LIMIT`.
         RootfsNotFound: there is no rootfs.
     """
+    if rootfs is None:
+        return _lookup(spec, [], [])
     with Rootfs(rootfs) as root:
         passwd = read_regular(root.fd, b"etc/passwd", PASSWD_LIMIT) or b""
         group = read_regular(root.fd, b"etc/group", PASSWD_LIMIT) or b""
