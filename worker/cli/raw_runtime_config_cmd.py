@@ -1,0 +1,51 @@
+"""``layerfarm raw runtime-config``, alias ``raw config``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import Image, PathType, Remap, image_option, platform_option, remap_options
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("runtime-config", cls=GoStyleCommand)
+@image_option()
+@platform_option
+@click.option(
+    "--rootfs", type=PathType(), metavar="DIR", help="Look up the image's user in this root filesystem's passwd."
+)
+@remap_options
+@click.argument("file", type=PathType())
+def command(image: Image, platform: str | None, rootfs: Path | None, remap: Remap, file: Path) -> None:
+    """Writes the runtime configuration of an image to FILE, as `layerfarm unpack` does to config.json.
+
+    \b
+    Examples:
+      layerfarm raw runtime-config --image store:v1 config.json
+      layerfarm raw config --image store:v1 --rootfs bundle/rootfs config.json
+    """
+    from jobs.errors import ImageConfigError
+    from jobs.image import resolve
+    from jobs.image.bundle import BundleIdMapping
+    from jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, runtime_config
+    from jobs.image.users import User, lookup_user
+    from jobs.store import Layout
+
+    config = resolve(Layout.open(image.layout), image.tag, platform).config
+    wanted = (config.config.user if config.config else None) or ""
+    try:
+        user = lookup_user(rootfs, wanted)
+    except ImageConfigError:
+        if rootfs is not None:
+            raise
+        output.warning(f"user {wanted!r} cannot be looked up without --rootfs, taking root")
+        user = User()
+    uid_map, gid_map = (
+        [BundleIdMapping.model_validate({"containerID": c, "hostID": h, "size": n}) for c, h, n in rows]
+        for rows in (remap.uid, remap.gid)
+    )
+    options = RuntimeOptions(uid_map=uid_map, gid_map=gid_map, rootless=remap.rootless)
+    file.write_bytes(encode_runtime_config(runtime_config(config, user, options)))

@@ -1,0 +1,62 @@
+"""``layerfarm up``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import PathType
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("up", cls=GoStyleCommand)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    type=PathType(),
+    default=["/"],
+    metavar="DIR",
+    help="Jobs may use root filesystems and bundles below DIR. May be repeated; without it, every directory.",
+)
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=PathType(),
+    default=["/"],
+    metavar="DIR",
+    help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, every layout.",
+)
+@click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes; without it, one per CPU.")
+@click.option("--state", type=PathType(), metavar="DIR", help="Keep socket and queue in DIR, not in a temporary one.")
+def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int | None, state: Path | None) -> None:
+    """Runs a private Redis and a worker for this machine until interrupted, and stops both then.
+
+    The first line on stdout is the setting that lets other shells use them. Only this user can: the socket
+    lies in a directory of mode 0700.
+
+    \b
+    Example:
+      $ layerfarm up
+      export LAYERFARM_FARM=unix:///tmp/layerfarm-x1y2/redis.sock
+    """
+    import os
+    import shlex
+
+    from worker.embedded import EmbeddedFarm
+
+    with EmbeddedFarm(
+        state_dir=state,
+        concurrency=concurrency or len(os.sched_getaffinity(0)),
+        roots=[root.absolute() for root in roots],
+        stores=[store.absolute() for store in stores],
+    ) as farm:
+        click.echo(f"export LAYERFARM_FARM={shlex.quote(farm.url)}")
+        output.notice("redis and worker are up; Ctrl-C stops them")
+        while True:
+            signal.pause()

@@ -1,0 +1,60 @@
+"""``layerfarm worker``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli.flags import PathType
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.session import Session
+
+
+@click.command("worker", cls=GoStyleCommand)
+@click.option("--farm", "url", metavar="URL", help="The Redis of the farm; without it, $LAYERFARM_FARM.")
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    type=PathType(),
+    metavar="DIR",
+    help="Jobs may use root filesystems and bundles below DIR. May be repeated; without it, $LAYERFARM_ROOTS.",
+)
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=PathType(),
+    metavar="DIR",
+    help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, $LAYERFARM_STORES.",
+)
+@click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes; without it, one per CPU.")
+@click.pass_obj
+def command(
+    session: Session, url: str | None, roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int | None
+) -> None:
+    """Runs a worker of the farm on this machine, until SIGTERM or Ctrl-C.
+
+    It does nothing outside the directories named by --root and --store. The first signal lets running units
+    end; a second one stops at once, and another worker does them again.
+
+    \b
+    Example:
+      layerfarm worker --farm redis://queue/0 --root /srv/rootfs --store /srv/oci
+    """
+    from worker.service import run_worker
+    from worker.settings import load_settings
+
+    run_worker(
+        load_settings(
+            farm=url or session.farm,
+            roots=_absolute(roots),
+            stores=_absolute(stores),
+            concurrency=concurrency,
+        )
+    )
+
+
+def _absolute(paths: tuple[Path, ...]) -> list[str] | None:
+    return [str(path.absolute()) for path in paths] or None
