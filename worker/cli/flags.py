@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from jobs.flows.requests import HistoryOptions, IdMapping, ImageRef, LayerOptions
+    from jobs.image import HistoryEntry
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 Decorator = Callable[[CommandT], CommandT]
@@ -133,6 +134,23 @@ class History(NamedTuple):
         from jobs.flows.requests import HistoryOptions
 
         return HistoryOptions(**self._asdict())
+
+    def moment(self) -> str | None:
+        """The time to be recorded: as asked, else ``$SOURCE_DATE_EPOCH``, else none; never the clock."""
+        from jobs.image.timestamps import timestamp as written
+
+        epoch = source_date_epoch()
+        return self.created if self.created is not None or epoch is None else written(epoch)
+
+    def entry(self, created_by: str) -> HistoryEntry | None:
+        """The history entry of a command that is not a flow, or None for ``--no-history``."""
+        from jobs.image import HistoryEntry
+
+        if self.omit:
+            return None
+        return HistoryEntry(
+            created=self.moment(), created_by=self.created_by or created_by, author=self.author, comment=self.comment
+        )
 
 
 def history_options(command: CommandT) -> CommandT:

@@ -1,0 +1,95 @@
+"""``layerfarm insert``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import (
+    History,
+    Image,
+    Layering,
+    Remap,
+    compress_options,
+    history_options,
+    image_option,
+    platform_option,
+    remap_options,
+    tag_option,
+    source_date_epoch,
+)
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("insert", cls=GoStyleCommand)
+@image_option(help="The image; its tag is replaced unless --tag names another.")
+@tag_option
+@click.option("--opaque", is_flag=True, help="Hide what the layers below have in the directory TARGET.")
+@click.option("--whiteout", is_flag=True, help="Insert the deletion of TARGET; there is no SOURCE then.")
+@platform_option
+@remap_options
+@compress_options
+@history_options
+@click.argument("paths", metavar="[SOURCE] TARGET", nargs=-1, required=True)
+def command(
+    image: Image,
+    new_tag: str | None,
+    opaque: bool,
+    whiteout: bool,
+    platform: str | None,
+    remap: Remap,
+    layering: Layering,
+    history: History,
+    paths: tuple[str, ...],
+) -> None:
+    """Inserts SOURCE, a file or a directory, into an image as TARGET; or removes TARGET from it.
+
+    A directory is merged with the one that the image has there, unless --opaque is given. What a layer
+    removes is still in the layers below: this does not take secrets out of an image.
+
+    \b
+    Examples:
+      layerfarm insert --image store:v1 mybinary /usr/bin/mybinary
+      layerfarm insert --image store:v1 --tag v2 --opaque myetc /etc
+      layerfarm insert --image store:v1 --whiteout /usr/share/doc
+    """
+    if whiteout and opaque:
+        raise click.UsageError("--whiteout and --opaque exclude each other")
+    if len(paths) != (1 if whiteout else 2):
+        raise click.UsageError("expected TARGET alone with --whiteout, else SOURCE TARGET")
+    if not all(paths):
+        raise click.UsageError("path is empty")
+    from jobs.image import resolve
+    from jobs.image.add_layer import add_layer
+    from jobs.layer import GenerateOptions, IdMap, insert_layer, whiteout_layer
+    from jobs.store import Layout
+
+    layout = Layout.open(image.layout)
+    base = resolve(layout, image.tag, platform)
+    target = os.fsencode(paths[-1])
+    if whiteout:
+        tar = whiteout_layer(target)
+    else:
+        options = GenerateOptions(
+            uid_map=IdMap.of(*remap.uid),
+            gid_map=IdMap.of(*remap.gid),
+            rootless=remap.rootless,
+            clamp_mtime=source_date_epoch(),
+            warn=output.warning,
+        )
+        tar = insert_layer(Path(paths[0]), target, opaque=opaque, options=options)
+    added = add_layer(
+        layout,
+        base,
+        tar,
+        new_tag or image.tag,
+        compress=layering.compress,
+        level=layering.level,
+        threads=len(os.sched_getaffinity(0)),
+        history=history.entry("layerfarm insert"),
+        created=history.moment(),
+    )
+    output.info(f"manifest: {added.descriptor.digest}")

@@ -1,0 +1,59 @@
+"""``layerfarm raw add-layer``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import (
+    History,
+    Image,
+    Layering,
+    PathType,
+    compress_options,
+    history_options,
+    image_option,
+    platform_option,
+    tag_option,
+)
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("add-layer", cls=GoStyleCommand)
+@image_option()
+@tag_option
+@platform_option
+@compress_options
+@history_options
+@click.argument("archive", metavar="NEW-LAYER.TAR", type=PathType())
+def command(
+    image: Image, new_tag: str | None, platform: str | None, layering: Layering, history: History, archive: Path
+) -> None:
+    """Adds an uncompressed tar archive to an image as its newest layer, byte for byte.
+
+    \b
+    Example:
+      layerfarm raw add-layer --image store:v1 --tag v2 extra.tar
+    """
+    from jobs.image import resolve
+    from jobs.image.add_layer import add_layer
+    from jobs.store import Layout
+
+    layout = Layout.open(image.layout)
+    base = resolve(layout, image.tag, platform)
+    with archive.open("rb") as stream:
+        added = add_layer(
+            layout,
+            base,
+            iter(lambda: stream.read(1 << 20), b""),
+            new_tag or image.tag,
+            compress=layering.compress,
+            level=layering.level,
+            threads=len(os.sched_getaffinity(0)),
+            history=history.entry("layerfarm raw add-layer"),
+            created=history.moment(),
+        )
+    output.info(f"manifest: {added.descriptor.digest}")

@@ -1,0 +1,47 @@
+"""``layerfarm raw unpack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import (
+    Image,
+    PathType,
+    Remap,
+    image_option,
+    keep_dirlinks_option,
+    platform_option,
+    remap_options,
+)
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("unpack", cls=GoStyleCommand)
+@image_option()
+@keep_dirlinks_option
+@platform_option
+@remap_options
+@click.argument("rootfs", type=PathType())
+def command(image: Image, keep_dirlinks: bool, platform: str | None, remap: Remap, rootfs: Path) -> None:
+    """Unpacks the layers of an image into the new directory ROOTFS: no config.json, no mtree manifest.
+
+    \b
+    Example:
+      layerfarm raw unpack --image store:v1 rootfs
+    """
+    from jobs.image import UnpackOptions, resolve, unpack_rootfs
+    from jobs.layer import IdMap
+    from jobs.store import Layout
+
+    layout = Layout.open(image.layout)
+    options = UnpackOptions(
+        uid_map=IdMap.of(*remap.uid),
+        gid_map=IdMap.of(*remap.gid),
+        rootless=remap.rootless,
+        keep_dirlinks=keep_dirlinks,
+        warn=output.warning,
+    )
+    unpack_rootfs(layout, rootfs, resolve(layout, image.tag, platform), options)
