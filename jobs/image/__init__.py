@@ -14,28 +14,53 @@ from jobs.image.mutate import append_layer, new_image, write_image
 from jobs.image.resolve import Resolved, resolve, resolve_walk
 
 if TYPE_CHECKING:
+    from jobs.image.bundle import ROOTFS_NAME, Bundle
     from jobs.image.pack import PackedLayer, choose_compression, pack_layer
+    from jobs.image.repack import masked_paths, open_bundle_baseline, refresh_bundle
+    from jobs.image.tree_cache import adopt_tree, load_tree, portable, store_tree, tree_digest, tree_of
+    from jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
 _LAZY = {
-    "PackedLayer": "pack",
-    "choose_compression": "pack",
-    "pack_layer": "pack",
+    name: module
+    for module, names in {
+        "bundle": ("ROOTFS_NAME", "Bundle"),
+        "pack": ("PackedLayer", "choose_compression", "pack_layer"),
+        "repack": ("masked_paths", "open_bundle_baseline", "refresh_bundle"),
+        "tree_cache": ("adopt_tree", "load_tree", "portable", "store_tree", "tree_digest", "tree_of"),
+        "unpack": ("UnpackOptions", "UnpackedBundle", "unpack_manifest", "unpack_rootfs"),
+    }.items()
+    for name in names
 }
 
 __all__ = [
+    "Bundle",
     "ConfigSection",
     "HistoryEntry",
     "ImageConfig",
     "Manifest",
     "PackedLayer",
+    "ROOTFS_NAME",
     "Resolved",
     "RootFS",
+    "UnpackOptions",
+    "UnpackedBundle",
+    "adopt_tree",
     "append_layer",
     "choose_compression",
+    "load_tree",
+    "masked_paths",
     "new_image",
+    "open_bundle_baseline",
     "pack_layer",
+    "portable",
+    "refresh_bundle",
     "resolve",
     "resolve_walk",
+    "store_tree",
+    "tree_digest",
+    "tree_of",
+    "unpack_manifest",
+    "unpack_rootfs",
     "write_image",
 ]
 

@@ -1,0 +1,71 @@
+"""The parts of a repack that the flow puts together: the old tree, what is masked, the refresh."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from jobs.errors import BundleError
+from jobs.image.bundle import Bundle, BundleMeta, DescriptorPath
+from jobs.image.documents import ConfigSection, ImageConfig
+from jobs.image.resolve import Resolved
+from jobs.mtree import Entry, read_full
+
+
+def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:
+    """The tree as it was when the bundle was unpacked, in mtree order; reads umoci's bundles, too.
+
+    Raises:
+        BundleError: the bundle's mtree manifest cannot be opened.
+        MtreeSyntaxError: while reading, it does not parse.
+    """
+    with ExitStack() as stack:
+        try:
+            manifest = stack.enter_context(bundle.mtree.open("rb"))
+            extra = stack.enter_context(bundle.extra.open("rb")) if bundle.extra.exists() else None
+        except OSError as error:
+            raise BundleError(f"mtree manifest cannot be read, {error.strerror}", where=bundle.path) from error
+        # The files stay open until the tree has been read.
+        return _closing(read_full(manifest, extra), stack.pop_all())
+
+
+def masked_paths(config: ImageConfig, given: Sequence[str], mask_volumes: bool = True) -> list[str]:
+    """The paths whose changes a repack leaves out: those given, and the image's volumes unless switched off."""
+    volumes = (config.config or ConfigSection()).volumes or {}
+    return [*given, *(sorted(volumes) if mask_volumes else ())]
+
+
+def refresh_bundle(bundle: Bundle, image: Resolved, manifest: Path, extra: Path) -> Bundle:
+    """Make the bundle one of ``image``, the image just made from it, so that the next repack starts there.
+
+    ``manifest`` and ``extra`` are the files of the tree as it is now; they are copied.
+
+    Raises:
+        OSError: the bundle cannot be written.
+    """
+    new = Bundle(
+        bundle.path,
+        _moved_to(bundle.meta, image),
+    )
+    for source, target in ((manifest, new.mtree), (extra, new.extra)):
+        temporary = target.with_name(f".{target.name}")
+        shutil.copyfile(source, temporary)
+        temporary.rename(target)
+    # umoci.json decides which manifest counts, so it comes between the new ones and the end of the old.
+    new.save()
+    for old in (bundle.mtree, bundle.extra):
+        if old not in (new.mtree, new.extra):
+            old.unlink(missing_ok=True)
+    return new
+
+
+def _moved_to(meta: BundleMeta, image: Resolved) -> BundleMeta:
+    walk = DescriptorPath(descriptor_walk=list(image.path))
+    return meta.model_copy(update={"from_descriptor_path": walk})
+
+
+def _closing(entries: Iterator[Entry], opened: ExitStack) -> Iterator[Entry]:
+    with opened:
+        yield from entries

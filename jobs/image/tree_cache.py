@@ -1,0 +1,166 @@
+"""The trees of images, as mtree manifests kept beside the store.
+
+``build --base`` needs the tree of an image, not its files. Whoever has seen one (a build, an unpack)
+leaves its manifest here, so that the next one need not unpack the image again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from jobs.image.bundle import extra_name, mtree_name
+from jobs.image.resolve import Resolved
+from jobs.mtree import Entry, read_full, write_extra, write_manifest
+from jobs.store import PRIVATE_DIRECTORY, Layout
+from jobs.store.durable import create_file, explained, make_directory, rename_durably
+
+Trees = Callable[[], Iterator[Entry]]
+"""Opens a tree; called more than once, because the manifest and what it cannot hold are two files."""
+
+_NEVER_PACKED = frozenset((b"security.selinux", b"system.nfs4_acl"))
+
+
+def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries as a layer can hold them: the same for the tree that was packed and for its copy.
+
+    Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
+    no sockets; no xattrs that belong to the host or that are empty.
+    """
+    for entry in entries:
+        kind = entry.type
+        if kind == "socket":
+            continue
+        mtime = entry.mtime - entry.mtime % 1_000_000_000
+        if kind == "file" and not entry.xattrs and mtime == entry.mtime:
+            yield entry
+            continue
+        size, nlink = entry.size, entry.nlink
+        if kind == "dir":
+            size, nlink = 0, 1
+        elif kind == "link":
+            size = len(entry.link or b"")
+        xattrs = entry.xattrs
+        if xattrs:
+            xattrs = tuple(pair for pair in xattrs if pair[1] and pair[0] not in _NEVER_PACKED)
+        yield entry._replace(size=size, nlink=nlink, mtime=mtime, xattrs=xattrs)
+
+
+def tree_digest(entries: Iterable[Entry]) -> str:
+    """``sha256:`` digest of the mtree manifest of :func:`portable` entries, without writing it anywhere."""
+    sink = _Digest()
+    write_manifest(portable(entries), cast(BinaryIO, sink))
+    return f"sha256:{sink.hash.hexdigest()}"
+
+
+def store_tree(layout: Layout, manifest_digest: str, tree: Trees) -> None:
+    """Keep the tree of the image whose manifest has this digest, in its :func:`portable` form.
+
+    Raises:
+        StoreError: the files cannot be written.
+    """
+    with _replacing(layout, manifest_digest) as (manifest, extra):
+        write_manifest(portable(tree()), manifest)
+        write_extra(portable(tree()), extra)
+
+
+def adopt_tree(layout: Layout, manifest_digest: str, manifest: Path, extra: Path) -> None:
+    """The same for a tree that was written to two files already, in its :func:`portable` form."""
+    with _replacing(layout, manifest_digest) as targets:
+        for source, target in zip((manifest, extra), targets, strict=True):
+            with source.open("rb") as stream:
+                shutil.copyfileobj(stream, target, 1 << 20)
+
+
+def load_tree(layout: Layout, manifest_digest: str) -> Iterator[Entry] | None:
+    """The tree of the image, in mtree order; None if it is not kept here."""
+    directory = _directory(layout)
+    with ExitStack() as stack:
+        try:
+            manifest = stack.enter_context((directory / mtree_name(manifest_digest)).open("rb"))
+            extra = stack.enter_context((directory / extra_name(manifest_digest)).open("rb"))
+        except FileNotFoundError:
+            return None
+        return _read(manifest, extra, stack.pop_all())
+
+
+def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
+    """The tree of an image: the one kept, else the image is unpacked for the purpose, and its tree kept.
+
+    Raises:
+        LayerfarmError: the image cannot be unpacked.
+    """
+    digest = image.descriptor.digest
+    kept = load_tree(layout, digest)
+    if kept is None:
+        _make_tree(layout, image)
+        kept = load_tree(layout, digest)
+        assert kept is not None
+    return kept
+
+
+def _make_tree(layout: Layout, image: Resolved) -> None:
+    from jobs.image.remove import remove_tree
+    from jobs.image.unpack import extracted
+
+    staging = layout.path / PRIVATE_DIRECTORY / "unpack" / os.urandom(16).hex()
+    with explained("image cannot be unpacked beside its store", staging):
+        make_directory(staging.parent, layout.path)
+        # Not even the group may reach setuid files or devices in there.
+        staging.mkdir(mode=0o700)
+    try:
+        with extracted(layout, image, staging / "rootfs") as extractor:
+            store_tree(layout, image.descriptor.digest, extractor.entries)
+    finally:
+        remove_tree(staging)
+
+
+def _read(manifest: BinaryIO, extra: BinaryIO, opened: ExitStack) -> Iterator[Entry]:
+    with opened:
+        yield from read_full(manifest, extra)
+
+
+@contextmanager
+def _replacing(layout: Layout, digest: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Two files to be written; both get their names at the end, or neither does."""
+    directory = _directory(layout)
+    # load_tree wants both, so the order of the renames does not matter: all who write write the same.
+    names = (mtree_name(digest), extra_name(digest))
+    temporaries: list[Path] = []
+    try:
+        with explained("tree of the image cannot be kept", directory), ExitStack() as stack:
+            make_directory(directory, layout.path)
+            streams = []
+            for _ in names:
+                fd, path = create_file(directory, layout.path)
+                streams.append(stack.enter_context(os.fdopen(fd, "wb", 1 << 20)))
+                temporaries.append(path)
+            yield streams[0], streams[1]
+            for stream, path, name in zip(streams, temporaries, names, strict=True):
+                stream.flush()
+                os.fsync(stream.fileno())
+                rename_durably(path, directory / name)
+    finally:
+        for path in temporaries:
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _directory(layout: Layout) -> Path:
+    return layout.path / PRIVATE_DIRECTORY / "trees"
+
+
+class _Digest:
+    """A file to write to that keeps only the digest."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return len(data)
