@@ -181,6 +181,11 @@ class JobNotFound(FarmError):
 class JobFailed(FarmError):
     """A job ended with an error; the message is the error of the unit that failed."""
 
+    def __init__(self, what: str, *, error_type: str | None = None, where: str | None = None) -> None:
+        super().__init__(what, where=where)
+        self.error_type = error_type
+        """Class name of that error."""
+
 
 class JobCancelled(FarmError):
     """A job was cancelled before it ended."""

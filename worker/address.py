@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from jobs.errors import RequestError
 
@@ -50,7 +50,8 @@ class Address:
             login, _, host = netloc.rpartition("@")
             user, colon, _ = login.partition(":")
             netloc = f"{user}{colon and ':***'}@{host}"
-        return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query, safe="*/"), ""))
+        end = f"?{urlencode(query, safe='*/')}" if query else ""
+        return f"{parts.scheme}://{netloc}{parts.path}{end}"
 
     def __str__(self) -> str:
         return self.masked

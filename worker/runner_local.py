@@ -8,12 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
-from types import FrameType
 from typing import Any
 
 from jobs.errors import FarmError, JobCancelled
@@ -21,6 +19,7 @@ from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Context, Flow, Policy, Request, Result, Unit
 from worker.parents import die_with_parent
 from worker.progress import JobState, Progress
+from worker.signals import terminable
 
 _TICK = 0.1
 """Seconds between two looks at the byte counter while units run."""
@@ -30,7 +29,9 @@ _GRACE = 2.0
 Report = Callable[[Progress], None]
 
 
-def run(request: Request, policy: Policy | None = None, processes: int = 2, on_progress: Report | None = None) -> Result:
+def run(
+    request: Request, policy: Policy | None = None, processes: int = 2, on_progress: Report | None = None
+) -> Result:
     """Run ``request`` to its end in at most ``processes`` processes and return its result.
 
     Ctrl-C and SIGTERM end it as an error does: what the job staged is removed before they go on.
@@ -40,7 +41,7 @@ def run(request: Request, policy: Policy | None = None, processes: int = 2, on_p
     """
     flow = flow_of(request)
     policy = policy or Policy(shards=processes, threads=processes)
-    with _Pool(flow, policy, processes) as pool, _terminable():
+    with _Pool(flow, policy, processes) as pool, terminable():
         return _Run(flow, request, policy, pool, on_progress or _ignore).to_end()
 
 
@@ -171,8 +172,9 @@ class _Pool:
         if self._executor is None:
             return
         self._executor.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + _GRACE
         for child in self._children:
-            child.join(_GRACE)
+            child.join(max(0.0, deadline - time.monotonic()))
             if child.is_alive():
                 child.kill()
 
@@ -230,20 +232,3 @@ def _run_unit(job_id: str, number: int, unit: Unit) -> dict[str, Any]:
     assert _in_pool is not None
     _in_pool.advanced(0)
     return _in_pool.flow.stages[number].run(Context(job_id, _in_pool.policy, _in_pool), unit)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that what was staged is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

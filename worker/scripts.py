@@ -1,0 +1,294 @@
+"""The Lua scripts by which a job changes in Redis: each one step that happens whole or not at all.
+
+Every script gets the keys of one job in the same order (``worker.keys.JobKeys``):
+``KEYS[1]`` the job's hash, ``[2]`` its claims, ``[3]`` its events, ``[4]`` the units of its current
+stage, ``[5]`` the set of jobs that have not ended.
+
+A claim is one field, ``<name>``: ``<token> <expiry in ms> <owner>``; its name is ``unit:<stage>:<index>``,
+``advance:<stage>`` or ``close``. Times are those of the Redis server: workers' clocks may differ.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_PRELUDE: Final = """
+local job, claims, events, units, active = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function get(field) return redis.call('HGET', job, field) or '' end
+local function num(field) return tonumber(redis.call('HGET', job, field) or '0') end
+local function stamp() return string.format('%d.%03d', math.floor(now / 1000), now % 1000) end
+local function touch() redis.call('HSET', job, 'touched', now) end
+local function final()
+  local state = get('state')
+  return state == 'succeeded' or state == 'failed' or state == 'cancelled'
+end
+local function read_claim(name)
+  local value = redis.call('HGET', claims, name)
+  if not value then return nil end
+  local token, expires, owner = string.match(value, '^(%d+) (%d+) (.*)$')
+  return tonumber(token), tonumber(expires), owner
+end
+local function live()
+  local count = 0
+  for _, name in ipairs(redis.call('HKEYS', claims)) do
+    local _, expires = read_claim(name)
+    if expires > now then count = count + 1 end
+  end
+  return count
+end
+local function release(name, token)
+  local held = read_claim(name)
+  if held == token then redis.call('HDEL', claims, name) end
+end
+local function add_bytes(index, count)
+  if count ~= 0 then
+    redis.call('HINCRBY', units, 'bytes:' .. index, count)
+    redis.call('HINCRBY', job, 'bytes_done', count)
+  end
+end
+local function event()
+  local e = redis.call('HMGET', job, 'state', 'kind', 'stage', 'stage_number', 'stages',
+    'units_done', 'units_total', 'bytes_done', 'bytes_total')
+  for i = 1, 9 do e[i] = e[i] or '' end
+  redis.call('XADD', events, 'MAXLEN', '~', 1000, '*', 'state', e[1], 'kind', e[2], 'stage', e[3],
+    'stage_number', e[4], 'stages', e[5], 'units_done', e[6], 'units_total', e[7],
+    'bytes_done', e[8], 'bytes_total', e[9])
+end
+local function keep(seconds)
+  for i = 1, 4 do redis.call('EXPIRE', KEYS[i], seconds) end
+end
+local function finish(state, seconds)
+  redis.call('HSET', job, 'state', state, 'ended', stamp())
+  redis.call('HDEL', job, 'ending', 'fence', 'touched', 'flow_state', 'sent')
+  redis.call('DEL', claims, units)
+  redis.call('SREM', active, get('id'))
+  event()
+  keep(seconds)
+end
+"""
+
+SUBMIT: Final = (
+    _PRELUDE
+    + """
+-- id, kind, request, stages, all jobs' zset, lifetime in seconds
+redis.call('HSET', job, 'id', ARGV[1], 'kind', ARGV[2], 'request', ARGV[3], 'state', 'queued',
+  'stages', ARGV[4], 'submitted', stamp(), 'position', -1, 'sent', -1)
+redis.call('SADD', active, ARGV[1])
+redis.call('ZADD', KEYS[6], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 2000 * ARGV[5])
+touch()
+event()
+keep(ARGV[5])
+"""
+)
+
+CLAIM: Final = (
+    _PRELUDE
+    + """
+-- name, stage, index ('' if not a unit), owner, lease ms, most deliveries, owner known to be dead
+local name, stage, index, owner, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+if redis.call('EXISTS', job) == 0 then return {'gone'} end
+if final() then return {'over', 0} end
+local token, expires, holder = read_claim(name)
+local taken = token and expires > now and holder ~= ARGV[7]
+local ending = get('ending')
+if ending ~= '' and name ~= 'close' then
+  if token and not taken then redis.call('HDEL', claims, name) end
+  return {'over', live() == 0 and 1 or 0}
+end
+if index ~= '' then
+  if stage ~= num('position') then return {'stale'} end
+  if redis.call('HEXISTS', units, 'result:' .. index) == 1 then
+    return {'done', num('units_done') == num('units_total') and 1 or 0}
+  end
+end
+if string.sub(name, 1, 8) == 'advance:' then
+  -- Of use: the first one, the one that joins a complete stage, the one that sends units nobody sent.
+  local position = num('position')
+  local unsent = stage < position and num('sent') < position
+  local joins = stage == position and (position < 0 or num('units_done') == num('units_total'))
+  if not unsent and not joins then return {'stale'} end
+end
+if taken then return {'busy', holder} end
+local deliveries = redis.call('HINCRBY', units, 'deliveries:' .. name, 1)
+if deliveries > tonumber(ARGV[6]) then return {'poison', deliveries - 1} end
+token = redis.call('HINCRBY', job, 'fence', 1)
+redis.call('HSET', claims, name, string.format('%d %d %s', token, now + lease, owner))
+touch()
+if get('state') == 'queued' then
+  redis.call('HSET', job, 'state', 'running', 'started', stamp())
+  event()
+end
+if index == '' then return {'ok', token} end
+add_bytes(index, -tonumber(redis.call('HGET', units, 'bytes:' .. index) or '0'))
+return {'ok', token, redis.call('HGET', units, 'unit:' .. index)}
+"""
+)
+
+BEAT: Final = (
+    _PRELUDE
+    + """
+-- name, index ('' if not a unit), token, lease ms, bytes since the last beat
+if redis.call('EXISTS', job) == 0 then return 'gone' end
+if read_claim(ARGV[1]) ~= tonumber(ARGV[3]) then return 'lost' end
+local _, _, owner = read_claim(ARGV[1])
+redis.call('HSET', claims, ARGV[1], string.format('%d %d %s', ARGV[3], now + ARGV[4], owner))
+touch()
+if ARGV[2] ~= '' and tonumber(ARGV[5]) ~= 0 then
+  add_bytes(ARGV[2], tonumber(ARGV[5]))
+  event()
+end
+if get('ending') ~= '' and ARGV[1] ~= 'close' then return 'ending' end
+return 'ok'
+"""
+)
+
+RELEASE: Final = (
+    _PRELUDE
+    + """
+-- name, token -> 1: close now
+release(ARGV[1], tonumber(ARGV[2]))
+if redis.call('EXISTS', job) == 0 or get('ending') == '' then return 0 end
+return live() == 0 and 1 or 0
+"""
+)
+
+RECORD: Final = (
+    _PRELUDE
+    + """
+-- name, stage, index, token, result, cost in bytes -> {recorded now, stage complete, close now}
+local index = ARGV[3]
+release(ARGV[1], tonumber(ARGV[4]))
+if redis.call('EXISTS', job) == 0 or final() then return {0, 0, 0} end
+if get('ending') ~= '' then return {0, 0, live() == 0 and 1 or 0} end
+if num('position') ~= tonumber(ARGV[2]) then return {0, 0, 0} end
+local first = redis.call('HSETNX', units, 'result:' .. index, ARGV[5])
+if first == 1 then
+  redis.call('HINCRBY', job, 'units_done', 1)
+  add_bytes(index, tonumber(ARGV[6]) - tonumber(redis.call('HGET', units, 'bytes:' .. index) or '0'))
+  touch()
+  event()
+end
+return {first, num('units_done') == num('units_total') and 1 or 0, 0}
+"""
+)
+
+OPEN_STAGE: Final = (
+    _PRELUDE
+    + """
+-- advance claim, token, position, name, flow state, bytes in all, lifetime, then each unit
+if read_claim(ARGV[1]) ~= tonumber(ARGV[2]) then return 'lost' end
+if get('ending') ~= '' then return 'ending' end
+if num('position') >= tonumber(ARGV[3]) then return 'stale' end
+redis.call('DEL', units)
+redis.call('HSET', job, 'position', ARGV[3], 'stage', ARGV[4], 'stage_number', ARGV[3] + 1,
+  'flow_state', ARGV[5], 'units_done', 0, 'units_total', #ARGV - 7, 'bytes_done', 0, 'bytes_total', ARGV[6])
+for i = 8, #ARGV do redis.call('HSET', units, 'unit:' .. (i - 8), ARGV[i]) end
+touch()
+event()
+keep(ARGV[7])
+return 'ok'
+"""
+)
+
+SENT: Final = (
+    _PRELUDE
+    + """
+-- claim, token, position whose units are on the queue
+release(ARGV[1], tonumber(ARGV[2]))
+if redis.call('EXISTS', job) == 1 and not final() then
+  if num('sent') < tonumber(ARGV[3]) then redis.call('HSET', job, 'sent', ARGV[3]) end
+  touch()
+end
+"""
+)
+
+PENDING: Final = (
+    _PRELUDE
+    + """
+-- -> position, then the indexes of the units that are neither done nor being done
+local out = {num('position')}
+for i = 0, num('units_total') - 1 do
+  local _, expires = read_claim('unit:' .. num('position') .. ':' .. i)
+  if redis.call('HEXISTS', units, 'result:' .. i) == 0 and not (expires and expires > now) then
+    out[#out + 1] = i
+  end
+end
+return out
+"""
+)
+
+END: Final = (
+    _PRELUDE
+    + """
+-- ending, error or '', result or '', claim to release or '', its token, lifetime -> {accepted, close now}
+if redis.call('EXISTS', job) == 0 then return {-1, 0} end
+if ARGV[4] ~= '' then release(ARGV[4], tonumber(ARGV[5])) end
+if final() then return {0, 0} end
+if get('ending') ~= '' then return {0, live() == 0 and 1 or 0} end
+if ARGV[2] ~= '' then redis.call('HSET', job, 'error', ARGV[2]) end
+if ARGV[3] ~= '' then redis.call('HSET', job, 'result', ARGV[3]) end
+if get('state') == 'queued' then
+  -- Nothing of it ever ran, so there is nothing to remove and no need for a worker.
+  finish(ARGV[1], ARGV[6])
+  return {1, 0}
+end
+redis.call('HSET', job, 'ending', ARGV[1])
+touch()
+event()
+return {1, live() == 0 and 1 or 0}
+"""
+)
+
+CLOSED: Final = (
+    _PRELUDE
+    + """
+-- token of the claim 'close' or '' to close without one, lifetime
+if redis.call('EXISTS', job) == 0 or final() or get('ending') == '' then return 0 end
+if ARGV[1] ~= '' and read_claim('close') ~= tonumber(ARGV[1]) then return 0 end
+finish(get('ending'), ARGV[2])
+return 1
+"""
+)
+
+LOOK: Final = (
+    _PRELUDE
+    + """
+-- quiet ms after which a job without a claim is stuck -> lists {what, stage, index}
+local out = {}
+if redis.call('EXISTS', job) == 0 or final() then
+  redis.call('SREM', active, ARGV[2])
+  return out
+end
+local lively = 0
+for _, name in ipairs(redis.call('HKEYS', claims)) do
+  local _, expires = read_claim(name)
+  if expires > now then
+    lively = lively + 1
+  else
+    local what, stage, index = string.match(name, '^(%a+):?(%-?%d*):?(%d*)$')
+    if get('ending') == '' then out[#out + 1] = {what, stage, index} end
+    redis.call('HDEL', claims, name)
+  end
+end
+local quiet = now - num('touched') > tonumber(ARGV[1])
+if lively == 0 and #out == 0 and quiet then
+  local position, sent = num('position'), num('sent')
+  if get('ending') ~= '' then
+    out[1] = {'close', '', ''}
+  elseif position < 0 or (sent >= position and num('units_done') == num('units_total')) then
+    out[1] = {'advance', position, ''}
+  elseif sent < position then
+    out[1] = {'advance', position - 1, ''}
+  else
+    for i = 0, num('units_total') - 1 do
+      if redis.call('HEXISTS', units, 'result:' .. i) == 0 then out[#out + 1] = {'unit', position, i} end
+    end
+  end
+end
+if #out > 0 then touch() end
+return out
+"""
+)

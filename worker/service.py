@@ -1,0 +1,103 @@
+"""A worker in the foreground: what ``layerfarm worker`` and ``python -m worker`` run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from jobs.errors import RequestError
+from jobs.flows import FLOWS
+from worker.app import make_app
+from worker.connection import client_of, connect
+from worker.ledger import Ledger
+from worker.liveness import Voice, WorkerInfo, ticking
+from worker.logs import configure_logs
+from worker.messages import Sender
+from worker.parents import die_with_parent
+from worker.rescue import Rescue
+from worker.settings import Settings
+from worker.tasks import Tasks
+
+_log = structlog.get_logger()
+
+
+def run_worker(settings: Settings) -> int:
+    """Work for the farm until SIGTERM or Ctrl-C, then finish what is running; returns the exit code.
+
+    Raises:
+        RequestError: the settings allow no store or no root, or name a module that cannot be imported.
+        FarmUnreachable: Redis does not answer.
+    """
+    check(settings)
+    connect(settings.address).close()
+    configure_logs(settings.log_level)
+    _import_flows(settings)
+    app = make_app(settings)
+    Tasks(app, settings)
+    voice = _voice(app, settings)
+    app.steps["consumer"].add(ticking(voice))
+    main = os.getpid()
+
+    # Strong references: Celery's signals hold weak ones.
+    def in_child(**_: Any) -> None:
+        # Without its main process a child would never learn that its work was given to another.
+        die_with_parent(main, signal.SIGKILL)
+        configure_logs(settings.log_level)
+
+    def keep_logs(**_: Any) -> None:
+        """Being connected keeps Celery from configuring the logs itself."""
+
+    signals.worker_process_init.connect(in_child)
+    signals.setup_logging.connect(keep_logs)
+    worker = app.Worker(
+        hostname=f"layerfarm@{voice.name}",
+        pool="prefork",
+        concurrency=settings.concurrency,
+        queues=[settings.control_queue, settings.unit_queue],
+        optimization="fair",
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    _log.info("worker starts", farm=settings.address.masked, concurrency=settings.concurrency, kinds=sorted(FLOWS))
+    try:
+        worker.start()
+    finally:
+        voice.stop()
+    return int(worker.exitcode or 0)
+
+
+def check(settings: Settings) -> None:
+    """Refuse a worker that could do nothing, before it takes anybody's job.
+
+    Raises:
+        RequestError: no store or no root is allowed.
+    """
+    _ = settings.address
+    if not settings.stores:
+        raise RequestError("worker has no store to work with", hint="name one with --store or LAYERFARM_STORES")
+    if not settings.roots:
+        raise RequestError("worker has no root to work in", hint="name one with --root or LAYERFARM_ROOTS")
+
+
+def _import_flows(settings: Settings) -> None:
+    for name in settings.flows:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise RequestError(f"module of flows cannot be imported: {error}", where=name) from error
+
+
+def _voice(app: Celery, settings: Settings) -> Voice:
+    client = client_of(settings.address)
+    ledger = Ledger(client, settings.job_expires, settings.result_expires)
+    rescue = Rescue(client, ledger, Sender(app, settings), settings)
+    info = WorkerInfo.of_this_process(
+        concurrency=settings.concurrency, roots=settings.roots, stores=settings.stores, kinds=tuple(sorted(FLOWS))
+    )
+    return Voice(client, info, rescue.look_at_all, settings.look_every)

@@ -1,0 +1,73 @@
+"""The tasks of the farm: read the message, call the runner."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import structlog
+from celery import Celery
+from structlog.contextvars import bound_contextvars
+
+from jobs.errors import RequestError
+from worker.claims import Claims
+from worker.connection import client_of
+from worker.heart import Heart
+from worker.ledger import Ledger
+from worker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
+from worker.runner_celery import CeleryRunner
+from worker.settings import Settings
+
+_log = structlog.get_logger()
+
+
+class Tasks:
+    """The three tasks, and what one process needs for them: made at its first task, so after the fork."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        for name, body in ((ADVANCE, self._advance), (UNIT, self._unit), (CLOSE, self._close)):
+            app.task(_refusing(body), name=name)
+
+    def _advance(self, message: Message) -> None:
+        with bound_contextvars(job=message.job, stage=message.stage):
+            self._runner.advance(message.job, message.stage)
+
+    def _unit(self, message: Message) -> None:
+        with bound_contextvars(job=message.job, stage=message.stage, unit=message.index):
+            self._runner.unit(message.job, message.stage, message.index)
+
+    def _close(self, message: Message) -> None:
+        with bound_contextvars(job=message.job):
+            self._runner.close(message.job)
+
+    @cached_property
+    def _runner(self) -> CeleryRunner:
+        settings = self._settings
+        client = client_of(settings.address)
+        claims = Claims(client, settings.lease, settings.deliveries)
+        return CeleryRunner(
+            ledger=Ledger(client, settings.job_expires, settings.result_expires),
+            claims=claims,
+            heart=Heart(claims),
+            sender=Sender(self._app, settings),
+            policy=settings.policy,
+        )
+
+
+def _refusing(body: Any) -> Any:
+    """A task that calls ``body`` with a valid message only."""
+
+    def task(*args: Any, **fields: Any) -> None:
+        try:
+            if args:
+                raise RequestError("not a message for layerfarm: positional arguments")
+            message = Message.parse(fields)
+        except RequestError as error:
+            _log.warning("message refused", error=str(error))
+            return
+        body(message)
+
+    task.__name__ = body.__name__
+    return task
