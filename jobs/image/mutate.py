@@ -1,4 +1,4 @@
-"""A new image out of an old one: one more layer, another config. Only :func:`new_image` sets a tag.
+"""A new image out of an old one: one more layer, another config. Blobs only; the caller sets the tag.
 
 Everything that is not meant to change stays: unknown fields, the platform's variant (umoci loses
 both, umoci.md B7), annotations, embedded platform of nested indexes.
@@ -13,7 +13,6 @@ from jobs.errors import MalformedDocument
 from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
 from jobs.image.platform import host_platform
 from jobs.image.resolve import Resolved, read_index
-from jobs.image.timestamps import timestamp
 from jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
@@ -28,23 +27,12 @@ if TYPE_CHECKING:
     from jobs.image.pack import PackedLayer
 
 
-def new_image(layout: Layout, tag: str, created: int | None = None, platform: Platform | None = None) -> Resolved:
-    """An image without layers under ``tag``: ``umoci new``. A tag that is there already moves to it.
+def new_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:
+    """An image without layers: ``umoci new``. The caller tags ``.path[0]``.
 
-    ``created`` is in seconds since the epoch; without it the image has no time of creation, because the
-    same call is to give the same image (DESIGN law 1). The platform defaults to this machine's.
-
-    Raises:
-        InvalidReference: the tag breaks the grammar.
+    ``created`` is RFC 3339; without it the image has no time of creation, because the same call is to
+    give the same image (DESIGN law 1). The platform defaults to this machine's.
     """
-    check_refname(tag)
-    image = empty_image(layout, None if created is None else timestamp(created), platform)
-    layout.tag(tag, image.path[0])
-    return image
-
-
-def empty_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:
-    """An image without layers and without a tag. ``created`` is RFC 3339."""
     where = platform or host_platform()
     config = ImageConfig(
         created=created,
@@ -70,7 +58,7 @@ def append_layer(
     ``history`` None writes no entry. ``created`` (RFC 3339) becomes that of the image, if given.
     """
     if base is None:
-        base = empty_image(layout, created)
+        base = new_image(layout, created)
     config = base.config
     changes: dict[str, object] = {}
     if layer is not None:

@@ -44,8 +44,8 @@ def _nothing(_: object) -> None:
 class UnpackOptions:
     """How an image is unpacked."""
 
-    uid_map: IdMap = IdMap()
-    gid_map: IdMap = IdMap()
+    uid_map: IdMap = field(default_factory=IdMap)
+    gid_map: IdMap = field(default_factory=IdMap)
     rootless: bool = False
     keep_dirlinks: bool = False
     volumes: Volumes = "tmpfs"
