@@ -15,7 +15,7 @@ from worker.cli.submission import Outcome, Where, carry_out
 
 
 @click.command("demo", cls=GoStyleCommand)
-@click.option("--rootfs", type=PathType(), default="/usr/share", show_default=True, metavar="DIR", help="What to build.")
+@click.option("--rootfs", type=PathType(), default="/usr/share", show_default=True, metavar="DIR", help="The tree.")
 @click.option("--store", type=PathType(), default="store", show_default=True, metavar="DIR", help="The layout to use.")
 @click.option("--tag", default="demo", show_default=True, help="The tag to give.")
 @click.option("--concurrency", default=2, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
@@ -43,9 +43,7 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
     image = ImageRef(store=store, tag=tag)
     with (
         tempfile.TemporaryDirectory(prefix=".layerfarm-demo-", dir=store.parent) as directory,
-        EmbeddedFarm(
-            concurrency=concurrency, roots=[rootfs.absolute(), Path(directory)], stores=[store]
-        ) as farm,
+        EmbeddedFarm(concurrency=concurrency, roots=[rootfs.absolute(), Path(directory)], stores=[store]) as farm,
     ):
         where = Where(farm.url, False, None, None, "bar" if sys.stderr.isatty() else "plain")
         built = _done(carry_out(BuildRequest(rootfs=rootfs.absolute(), image=image), where))

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from jobs.image import HistoryEntry
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-Decorator = Callable[[CommandT], CommandT]
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
@@ -40,7 +39,7 @@ class Image(NamedTuple):
         return ImageRef(store=self.layout.absolute(), tag=self.tag)
 
 
-class ImageType(click.ParamType):
+class ImageType(click.ParamType[Image]):
     """``PATH[:TAG]``; the path ends at the first ``:``."""
 
     name = "PATH[:TAG]"
@@ -61,7 +60,7 @@ class ImageType(click.ParamType):
         return [CompletionItem(incomplete, type="dir")]
 
 
-class LayoutType(click.ParamType):
+class LayoutType(click.ParamType[Path]):
     """The directory of a layout; no ``:``, so that nobody mistakes an image for one."""
 
     name = "PATH"
@@ -81,7 +80,7 @@ class LayoutType(click.ParamType):
         return [CompletionItem(incomplete, type="dir")]
 
 
-class PathType(click.ParamType):
+class PathType(click.ParamType[Path]):
     """A path of the operator. An empty one is a mistake of the calling script, never the current directory."""
 
     name = "PATH"
@@ -99,7 +98,9 @@ class PathType(click.ParamType):
         return [CompletionItem(incomplete, type="file")]
 
 
-def image_option(name: str = "--image", *, required: bool = True, help: str = "The image: a layout and a tag.") -> Any:
+def image_option(
+    name: str = "--image", *, required: bool = True, help: str = "The image: a layout and a tag."
+) -> Callable[[CommandT], CommandT]:
     """``--image PATH[:TAG]``, given as ``image``."""
     return click.option(name, type=ImageType(), required=required, metavar="PATH[:TAG]", help=help)
 
@@ -302,9 +303,7 @@ def remap_options(command: CommandT) -> CommandT:
     return with_remap  # type: ignore[return-value]
 
 
-def _id_map(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[int, int, int], ...]:
+def _id_map(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
     return tuple(_id_row(value) for value in values)
 
 

@@ -18,8 +18,8 @@ from worker.cli.flags import (
     image_option,
     platform_option,
     remap_options,
-    tag_option,
     source_date_epoch,
+    tag_option,
 )
 from worker.cli.parsing import GoStyleCommand
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.parsing import GoStyleCommand, GoStyleGroup
+from worker.cli.parsing import GoStyleGroup
 from worker.cli.progress_view import MODES, ProgressView, megabytes
 from worker.cli.result_text import image_lines
 from worker.cli.session import Session
@@ -31,7 +32,7 @@ def command(ctx: click.Context, url: str | None) -> None:
       layerfarm jobs watch "$(layerfarm build --detach --rootfs /srv/rootfs --image store:v1)"
     """
     session: Session = ctx.obj
-    ctx.obj = Session(farm=url or session.farm)
+    ctx.obj = session._replace(farm=url or session.farm)
 
 
 @command.command("ls")
@@ -122,7 +123,7 @@ def _farm(session: Session) -> Farm:
     return Farm(session.farm)
 
 
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """``rows`` as lines whose columns are as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

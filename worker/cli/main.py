@@ -126,7 +126,13 @@ Every command and flag of umoci 0.6 works here too: put `layerfarm` where a scri
 )
 @click.option("--cpu-profile", metavar="FILE", type=click.Path(dir_okay=False), hidden=True)
 @click.option(
-    "--version", "-v", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+    "--version",
+    "-v",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
 )
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool, level: str | None, farm: str | None, cpu_profile: str | None) -> None:
@@ -136,8 +142,9 @@ def cli(ctx: click.Context, verbose: bool, level: str | None, farm: str | None, 
     """
     if verbose and level is not None:
         raise click.UsageError("--verbose is --log=info: give one of the two")
-    output.set_level(level or ("info" if verbose else "warn"))
-    ctx.obj = Session(farm=farm or None)
+    level = level or ("info" if verbose else None)
+    output.set_level(level or "warn")
+    ctx.obj = Session(farm=farm or None, level=level)
     if cpu_profile is not None:
         _profile(ctx, cpu_profile)
     if ctx.invoked_subcommand is None:

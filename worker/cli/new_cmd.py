@@ -20,13 +20,9 @@ def command(image: Image) -> None:
     Example:
       layerfarm new --image store:empty
     """
-    from jobs.image.mutate import new_image
-    from jobs.image.timestamps import timestamp
-    from jobs.store import Layout, check_refname
+    from jobs.image import new_image
+    from jobs.store import Layout
 
     epoch = source_date_epoch()
-    check_refname(image.tag)
-    layout = Layout.open(image.layout)
-    made = new_image(layout, None if epoch is None else timestamp(epoch))
-    layout.tag(image.tag, made.path[0])
+    new_image(Layout.open(image.layout), image.tag, epoch)
     output.info(f"created new image: {image}")

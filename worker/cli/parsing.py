@@ -38,9 +38,7 @@ def go_style(
     ctx: click.Context, params: Iterable[click.Parameter], args: list[str], *, options_end_at_positional: bool
 ) -> list[str]:
     """``args`` in click's spelling. The value of an option is never touched, whatever it looks like."""
-    switches = {
-        name: option.is_flag for option in params if isinstance(option, click.Option) for name in option.opts
-    }
+    switches = {name: option.is_flag for option in params if isinstance(option, click.Option) for name in option.opts}
     out: list[str] = []
     rest = iter(args)
     for arg in rest:

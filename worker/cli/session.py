@@ -10,3 +10,5 @@ class Session(NamedTuple):
 
     farm: str | None
     """Redis URL of the farm, or None: run in this process."""
+    level: str | None = None
+    """What ``--log`` or ``--verbose`` asked for; None: neither was given."""

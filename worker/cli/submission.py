@@ -68,10 +68,8 @@ def farm_options(command: CommandT) -> CommandT:
         show_default=True,
         help="How to show progress on stderr; auto: a bar if that is a terminal.",
     )
-    @click.pass_obj
     @functools.wraps(command)
     def with_where(
-        session: Session,
         *args: Any,
         farm_url: str | None,
         detach: bool,
@@ -80,6 +78,7 @@ def farm_options(command: CommandT) -> CommandT:
         progress: str,
         **others: Any,
     ) -> Any:
+        session: Session = click.get_current_context().obj
         farm = (session.farm if farm_url is None else farm_url) or None
         if farm is None and detach:
             raise click.UsageError("--detach needs a farm: give --farm or set LAYERFARM_FARM")

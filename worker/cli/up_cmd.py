@@ -45,7 +45,6 @@ def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int 
       $ layerfarm up
       export LAYERFARM_FARM=unix:///tmp/layerfarm-x1y2/redis.sock
     """
-    import os
     import shlex
 
     from worker.embedded import EmbeddedFarm

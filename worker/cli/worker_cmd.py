@@ -10,6 +10,8 @@ from worker.cli.flags import PathType
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.session import Session
 
+_PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
+
 
 @click.command("worker", cls=GoStyleCommand)
 @click.option("--farm", "url", metavar="URL", help="The Redis of the farm; without it, $LAYERFARM_FARM.")
@@ -30,9 +32,9 @@ from worker.cli.session import Session
     help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, $LAYERFARM_STORES.",
 )
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes; without it, one per CPU.")
-@click.pass_obj
+@click.pass_context
 def command(
-    session: Session, url: str | None, roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int | None
+    ctx: click.Context, url: str | None, roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int | None
 ) -> None:
     """Runs a worker of the farm on this machine, until SIGTERM or Ctrl-C.
 
@@ -46,14 +48,15 @@ def command(
     from worker.service import run_worker
     from worker.settings import load_settings
 
-    run_worker(
-        load_settings(
-            farm=url or session.farm,
-            roots=_absolute(roots),
-            stores=_absolute(stores),
-            concurrency=concurrency,
-        )
+    session: Session = ctx.obj
+    settings = load_settings(
+        farm=url or session.farm,
+        roots=_absolute(roots),
+        stores=_absolute(stores),
+        concurrency=concurrency,
+        log_level=_PYTHON_LEVELS.get(session.level or "", session.level),
     )
+    ctx.exit(run_worker(settings))
 
 
 def _absolute(paths: tuple[Path, ...]) -> list[str] | None:

@@ -63,7 +63,12 @@ def test_without_a_command_the_help_is_shown(layerfarm: Run) -> None:
 def test_the_version_names_the_specifications(layerfarm: Run, flag: str) -> None:
     done = layerfarm(flag)
     assert done.code == 0
-    assert [line.split()[0] for line in done.out.splitlines()] == ["layerfarm", "image-spec:", "runtime-spec:", "python:"]
+    assert [line.split()[0] for line in done.out.splitlines()] == [
+        "layerfarm",
+        "image-spec:",
+        "runtime-spec:",
+        "python:",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,10 @@ def test_the_version_names_the_specifications(layerfarm: Run, flag: str) -> None
         (["unpack", "--image", "x", "--gid-map", "0:0:0", "b"], "Invalid value for '--gid-map': '0:0:0' leaves the"),
         (["unpack", "--image", "x", "--gid-map", "0:4294967295:2", "b"], "Invalid value for '--gid-map'"),
         (["repack", "--image", "x", "--compress=lzma", "b"], "Invalid value for '--compress'"),
-        (["repack", "--image", "x", "--no-history", "--history.author=me", "b"], "--no-history and --history.* exclude"),
+        (
+            ["repack", "--image", "x", "--no-history", "--history.author=me", "b"],
+            "--no-history and --history.* exclude",
+        ),
         (["repack", "--image", "x", "--history.created=2020-01-01", "b"], "Invalid value for '--history.created'"),
         (["repack", "--image", "x", "--history.created=2020-13-01T00:00:00Z", "b"], "Invalid value"),
         (["repack", "--image", "x", "--detach", "b"], "--detach needs a farm"),
@@ -185,7 +193,11 @@ def test_a_completion_script_calls_back(layerfarm: Run, shell: str) -> None:
 
 def test_completion_offers_commands_and_options(store: Path) -> None:
     def completed(*words: str) -> list[str]:
-        setting = {"_LAYERFARM_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        setting = {
+            "_LAYERFARM_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
         command = [sys.executable, "-m", "worker.cli.main"]
         done = subprocess.run(command, env=os.environ | setting, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout.splitlines()
