@@ -20,7 +20,6 @@ from jobs.store import (
     Descriptor,
     Layout,
     Platform,
-    check_refname,
 )
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -20,9 +19,7 @@ from jobs.mtree import Entry, read_full, write_extra, write_manifest
 from jobs.store import PRIVATE_DIRECTORY, Layout
 from jobs.store.durable import create_file, explained, make_directory, rename_durably
 
-Trees = Callable[[], Iterator[Entry]]
-"""Opens a tree; called more than once, because the manifest and what it cannot hold are two files."""
-
+_BATCH = 4096
 _NEVER_PACKED = frozenset((b"security.selinux", b"system.nfs4_acl"))
 
 
@@ -58,23 +55,35 @@ def tree_digest(entries: Iterable[Entry]) -> str:
     return f"sha256:{sink.hash.hexdigest()}"
 
 
-def store_tree(layout: Layout, manifest_digest: str, tree: Trees) -> None:
+def write_tree(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> int:
+    """Write a tree as its mtree manifest and as the file of what that cannot hold; returns the entries.
+
+    One pass, and no more in memory than a batch of the entries that may need the second file, whose
+    lines are stateless and so can be written bit by bit.
+    """
+
+    def passing() -> Iterator[Entry]:
+        batch: list[Entry] = []
+        for entry in entries:
+            if entry.device is not None or entry.xattrs:
+                batch.append(entry)
+                if len(batch) == _BATCH:
+                    write_extra(batch, extra)
+                    batch.clear()
+            yield entry
+        write_extra(batch, extra)
+
+    return write_manifest(passing(), manifest)
+
+
+def store_tree(layout: Layout, manifest_digest: str, entries: Iterable[Entry]) -> None:
     """Keep the tree of the image whose manifest has this digest, in its :func:`portable` form.
 
     Raises:
         StoreError: the files cannot be written.
     """
     with _replacing(layout, manifest_digest) as (manifest, extra):
-        write_manifest(portable(tree()), manifest)
-        write_extra(portable(tree()), extra)
-
-
-def adopt_tree(layout: Layout, manifest_digest: str, manifest: Path, extra: Path) -> None:
-    """The same for a tree that was written to two files already, in its :func:`portable` form."""
-    with _replacing(layout, manifest_digest) as targets:
-        for source, target in zip((manifest, extra), targets, strict=True):
-            with source.open("rb") as stream:
-                shutil.copyfileobj(stream, target, 1 << 20)
+        write_tree(portable(entries), manifest, extra)
 
 
 def load_tree(layout: Layout, manifest_digest: str) -> Iterator[Entry] | None:
@@ -115,7 +124,7 @@ def _make_tree(layout: Layout, image: Resolved) -> None:
         staging.mkdir(mode=0o700)
     try:
         with extracted(layout, image, staging / "rootfs") as extractor:
-            store_tree(layout, image.descriptor.digest, extractor.entries)
+            store_tree(layout, image.descriptor.digest, extractor.entries())
     finally:
         remove_tree(staging)
 

@@ -1,0 +1,265 @@
+"""What ``stat`` tells of an image: umoci 0.6's JSON, and its text.
+
+Texts of an image are hostile: whatever could move the cursor or look like another field is quoted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from jobs.errors import MalformedDocument
+from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
+from jobs.image.resolve import Resolved
+from jobs.store import Descriptor, Layout, encode_document
+
+_DATA_SHOWN = 256
+"""Bytes of embedded data that the text shows."""
+
+
+def stat_json(layout: Layout, image: Resolved) -> dict[str, Any]:
+    """``manifest`` and ``config`` with descriptor and blob each, and ``history``, with umoci's names.
+
+    The blobs are the documents as they are in the store, fields that nobody knows included.
+
+    Raises:
+        MalformedDocument: the history speaks of more layers than there are.
+    """
+    return {
+        "manifest": {
+            "descriptor": _plain(image.descriptor),
+            "blob": json.loads(layout.read(image.descriptor)),
+        },
+        "config": {
+            "descriptor": _plain(image.manifest.config),
+            "blob": json.loads(layout.read(image.manifest.config)),
+        },
+        "history": [_history_json(*step) for step in _steps(image)],
+    }
+
+
+def stat_text(image: Resolved) -> str:
+    """The same for people, in three parts.
+
+    Raises:
+        MalformedDocument: the history speaks of more layers than there are.
+    """
+    lines = ["== MANIFEST ==", *_manifest(image.manifest), *_descriptor(image.descriptor)]
+    lines += ["", "== CONFIG ==", *_config(image.config), *_descriptor(image.manifest.config)]
+    lines += ["", "== HISTORY ==", *_table(_history_rows(image))]
+    return "\n".join(lines) + "\n"
+
+
+def human_size(count: float) -> str:
+    """Bytes in powers of a thousand with four digits: ``143B``, ``49.25MB``."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "PB"
+    return f"{count:.4g}{unit}"
+
+
+# --- history ---------------------------------------------------------------------------------------
+
+_Step = tuple[HistoryEntry, Descriptor | None, str]
+
+
+def _steps(image: Resolved) -> Iterator[_Step]:
+    """Each history entry with the layer it made and the diff_id; None and "" for an empty one."""
+    layers = iter(image.layers)
+    for entry in image.config.history or []:
+        if entry.empty_layer:
+            yield entry, None, ""
+            continue
+        try:
+            layer, diff_id = next(layers)
+        except StopIteration:
+            raise MalformedDocument(
+                f"history of the config speaks of more than its {len(image.layers)} layers",
+                where=image.manifest.config.digest,
+            ) from None
+        yield entry, layer, diff_id
+
+
+def _history_json(entry: HistoryEntry, layer: Descriptor | None, diff_id: str) -> dict[str, Any]:
+    return {"layer": None if layer is None else _plain(layer), "diff_id": diff_id, **_plain(entry)}
+
+
+def _history_rows(image: Resolved) -> Iterator[tuple[str, ...]]:
+    yield ("LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT")
+    for entry, layer, _ in _steps(image):
+        yield (
+            layer.digest if layer else "<none>",
+            _quoted(entry.created or ""),
+            _quoted(entry.created_by or ""),
+            human_size(layer.size) if layer else "<none>",
+            _quoted(entry.comment or ""),
+        )
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Columns as Go's tabwriter aligns them: one blank between, at least four wide."""
+    cells = list(rows)
+    widths = [max(4, max(map(len, column)) + 1) for column in zip(*cells, strict=True)]
+    return [
+        "".join(text.ljust(width) for text, width in zip(row, widths[:-1], strict=False)) + row[-1] for row in cells
+    ]
+
+
+# --- documents -------------------------------------------------------------------------------------
+
+
+def _manifest(manifest: Manifest) -> Iterator[str]:
+    yield _field("Schema Version", str(manifest.schema_version))
+    yield _field("Media Type", manifest.media_type or "")
+    if manifest.artifact_type:
+        yield _field("Artifact Type", manifest.artifact_type)
+    yield "Config:"
+    yield from _indented(_descriptor(manifest.config))
+    if manifest.layers:
+        yield "Layers:"
+    for layer in manifest.layers:
+        yield from _indented(_descriptor(layer))
+    if manifest.subject:
+        yield "Subject:"
+        yield from _indented(_descriptor(manifest.subject))
+    yield from _mapping("Annotations", manifest.annotations)
+
+
+def _descriptor(descriptor: Descriptor) -> Iterator[str]:
+    yield "Descriptor:"
+    yield from _indented(_descriptor_fields(descriptor))
+
+
+def _descriptor_fields(descriptor: Descriptor) -> Iterator[str]:
+    yield _field("Media Type", descriptor.media_type)
+    if descriptor.artifact_type:
+        yield _field("Artifact Type", descriptor.artifact_type)
+    yield _field("Digest", descriptor.digest)
+    yield _field("Size", human_size(descriptor.size))
+    if descriptor.platform:
+        platform = descriptor.platform
+        yield from _platform(platform.os, platform.architecture, platform.variant, platform.__pydantic_extra__ or {})
+    yield from _listing("URLs", descriptor.urls)
+    yield from _mapping("Annotations", descriptor.annotations)
+    if descriptor.data:
+        yield from _data(descriptor.data)
+
+
+def _config(config: ImageConfig) -> Iterator[str]:
+    if config.created is not None:
+        yield _field("Created", config.created)
+    yield _field("Author", config.author or "")
+    yield from _platform(config.os or "", config.architecture or "", config.variant, config.__pydantic_extra__ or {})
+    yield "Image Config:"
+    yield from _indented(_section(config.config or ConfigSection()))
+
+
+def _section(section: ConfigSection) -> Iterator[str]:
+    escaped = " (escaped)" if (section.__pydantic_extra__ or {}).get("ArgsEscaped") is True else ""
+    yield _field("User", section.user or "")
+    yield from _listing("Entrypoint" + escaped, section.entrypoint)
+    yield from _listing("Command" + escaped, section.cmd) if section.cmd else [f"Command{escaped}: (empty)"]
+    if section.working_dir:
+        yield _field("Working Directory", section.working_dir)
+    yield from _listing("Environment", section.env)
+    if section.stop_signal:
+        yield _field("Stop Signal", section.stop_signal)
+    if section.exposed_ports:
+        yield _field("Exposed Ports", *sorted(section.exposed_ports))
+    if section.volumes:
+        yield _field("Volumes", *sorted(section.volumes))
+    yield from _mapping("Labels", section.labels)
+
+
+def _platform(os: str, architecture: str, variant: str | None, extra: dict[str, Any]) -> Iterator[str]:
+    yield "Platform:"
+    yield "\t" + _field("OS", os)
+    if isinstance(extra.get("os.version"), str):
+        yield "\t" + _field("OS Version", extra["os.version"])
+    if isinstance(extra.get("os.features"), list):
+        yield "\t" + _field("OS Features", *map(str, extra["os.features"]))
+    yield f"\tArchitecture: {_precise(architecture)}" + (f" ({_quoted(variant)})" if variant else "")
+
+
+def _data(text: str) -> Iterator[str]:
+    """Embedded data, as xxd shows it."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        yield _field("Data", "not base64")
+        return
+    yield f"Data: ({len(data)} bytes)"
+    for at in range(0, min(len(data), _DATA_SHOWN), 16):
+        line = data[at : min(at + 16, _DATA_SHOWN)]
+        digits = " ".join(line[pair : pair + 2].hex().ljust(4) for pair in range(0, 16, 2))
+        shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
+        yield f"\t{at:04x}: {digits}  {shown}"
+    if len(data) > _DATA_SHOWN:
+        yield f"\t....  (extra {len(data) - _DATA_SHOWN} bytes omitted)"
+
+
+# --- lines -----------------------------------------------------------------------------------------
+
+
+def _field(name: str, *values: str) -> str:
+    return f"{name}: {', '.join(_string(value) if ',' in value else _precise(value) for value in values)}"
+
+
+def _listing(name: str, values: Sequence[str] | None) -> Iterator[str]:
+    if values:
+        yield f"{name}:"
+        yield from _indented(map(_precise, values))
+
+
+def _mapping(name: str, values: dict[str, str] | None) -> Iterator[str]:
+    if values:
+        yield f"{name}:"
+        for key in sorted(values):
+            yield "\t" + _field(_precise(key), values[key])
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    return ("\t" + line for line in lines)
+
+
+def _precise(text: str) -> str:
+    """Quoted also when it is empty or holds white space."""
+    return _string(text) if not text or any(c.isspace() for c in text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """``text`` itself, or a quoted string where it would not show as it is."""
+    quoted = _string(text)
+    return text if quoted == f'"{text}"' else quoted
+
+
+def _string(text: str) -> str:
+    """A double-quoted string in Go's notation, of printable characters only."""
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+_SHORT = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character in _SHORT:
+        return _SHORT[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _plain(document: Descriptor | HistoryEntry) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(encode_document(document))
+    return plain
