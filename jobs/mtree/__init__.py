@@ -1,0 +1,51 @@
+"""Manifests of trees: walk, hash in shards, merge, write and read as mtree, compare into deltas."""
+
+from jobs.mtree.compare import compare, mask, simplify
+from jobs.mtree.deltas import DeltaSummary, read_deltas, write_deltas
+from jobs.mtree.fragments import merge_fragments
+from jobs.mtree.hashing import hash_shard
+from jobs.mtree.model import (
+    ROOT,
+    UNRECORDED,
+    UNRECORDED_TIME,
+    Delta,
+    DeltaKind,
+    Entry,
+    EntryType,
+    Xattrs,
+    mtree_key,
+)
+from jobs.mtree.read import read_full, read_manifest
+from jobs.mtree.shards import Shard, plan_shards
+from jobs.mtree.snapshot import snapshot
+from jobs.mtree.walk import Walk, walk_tree
+from jobs.mtree.write import write_extra, write_manifest
+
+__all__ = [
+    "ROOT",
+    "UNRECORDED",
+    "UNRECORDED_TIME",
+    "Delta",
+    "DeltaKind",
+    "DeltaSummary",
+    "Entry",
+    "EntryType",
+    "Shard",
+    "Walk",
+    "Xattrs",
+    "compare",
+    "hash_shard",
+    "mask",
+    "merge_fragments",
+    "mtree_key",
+    "plan_shards",
+    "read_deltas",
+    "read_full",
+    "read_manifest",
+    "simplify",
+    "snapshot",
+    "walk_tree",
+    "write_deltas",
+    "write_extra",
+    "write_manifest",
+]

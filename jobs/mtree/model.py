@@ -11,6 +11,12 @@ Xattrs = tuple[tuple[bytes, bytes], ...]
 ROOT = b"."
 """The path of a tree's root entry; every other path is relative and has no ``./`` in front."""
 
+UNRECORDED = -1
+"""A mode, uid, gid, size or nlink that the manifest does not record: it is not compared."""
+
+UNRECORDED_TIME = -(1 << 100)
+"""An mtime that the manifest does not record: it is not compared."""
+
 
 class Entry(NamedTuple):
     """One path of a tree. A NamedTuple, not a dataclass: millions are made, and it is built 4x faster."""

@@ -1,6 +1,6 @@
 """The one way into a root filesystem: relative to a directory descriptor, never followed out of it."""
 
-from jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular
+from jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular
 from jobs.rootfs.resolve import open_beneath, open_in_root
 from jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
 
@@ -15,4 +15,5 @@ __all__ = [
     "proc_path",
     "read_regular",
     "set_xattr",
+    "stat_regular",
 ]

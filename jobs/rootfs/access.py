@@ -16,6 +16,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: never hang on a fifo; O_NOCTTY: never take a terminal. Whatever is opened so is then
 # checked to be a regular file before a byte is read (DESIGN law 5).
 _REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_S_IFREG_BITS = stat.S_IFREG >> 12
 
 
 class Rootfs:
@@ -94,23 +95,29 @@ class DirectoryCache:
         self.close()
 
 
-def open_regular(directory: int, name: bytes) -> int:
+def open_regular(directory: int, name: bytes | str) -> int:
     """Open the regular file ``name`` of an open directory for reading; the caller closes it.
 
     Raises:
         TreeChanged: it is not a regular file (any more).
         OSError: as open(2).
     """
+    return stat_regular(directory, name)[0]
+
+
+def stat_regular(directory: int, name: bytes | str) -> tuple[int, os.stat_result]:
+    """As :func:`open_regular`, together with the fstat(2) that told that it is a regular file."""
     try:
         fd = os.open(name, _REGULAR, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
-            raise TreeChanged("not a regular file any more", where=name) from error
+            raise TreeChanged("not a regular file any more", where=os.fsencode(name)) from error
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    found = os.fstat(fd)
+    if found.st_mode >> 12 != _S_IFREG_BITS:
         os.close(fd)
-        raise TreeChanged("not a regular file any more", where=name)
-    return fd
+        raise TreeChanged("not a regular file any more", where=os.fsencode(name))
+    return fd, found
 
 
 def read_regular(root: int, path: bytes, limit: int) -> bytes | None:

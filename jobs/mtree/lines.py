@@ -1,0 +1,109 @@
+"""The lines of a manifest: of any length, numbered, with a look ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from jobs.errors import LimitExceeded, MtreeSyntaxError
+from jobs.mtree import vis
+
+_CHUNK = 1 << 20
+_LONGEST = 1 << 28
+"""A line may be long (go-mtree's reader ends at 64 KiB), but not eat all memory."""
+_LONGEST_COMMENT = 64
+"""Line breaks in the path of one directory."""
+
+
+class LineSource:
+    """Iterates over the lines of a stream, without their line ends.
+
+    Raises:
+        LimitExceeded: a line is longer than 256 MiB.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._chunks = _split(stream)
+        self._ready: deque[bytes] = deque()
+        self.number = 0
+        self.current = b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        ready = self._ready
+        while self._fill():
+            while ready:
+                self.number += 1
+                self.current = line = ready.popleft()
+                yield line
+
+    def continuation(self) -> bytes:
+        """The line after the current one, which a backslash at its end continues."""
+        if not self._fill():
+            raise MtreeSyntaxError("the last line ends in a backslash")
+        self.number += 1
+        return self._ready.popleft()
+
+    def skip_rest_of_comment(self, text: bytes, prefix: bytes) -> None:
+        """Skip the rest of the comment that go-mtree writes above a directory.
+
+        It writes the path as it is. Where that holds a line break, what follows the first one would be
+        read as an entry (a go-mtree bug; umoci then sees a file vanish that never was). Such a comment is
+        known by the directory's own line after it, which says the same path, encoded.
+        """
+        if not text.startswith(prefix.partition(b"\n")[0].rstrip(b"/")):
+            return
+        for extra in range(_LONGEST_COMMENT):
+            name = self._name_at(extra)
+            if name is None:
+                return
+            if prefix + name == text:
+                for _ in range(extra):
+                    self._ready.popleft()
+                self.number += extra
+                return
+            text += b"\n" + self._ready[extra]
+
+    def _name_at(self, index: int) -> bytes | None:
+        """The decoded first word of a line to come, or of the one after it if it is a /set."""
+        while True:
+            while len(self._ready) <= index:
+                if not self._more():
+                    return None
+            line = self._ready[index]
+            if not line.startswith(b"/set "):
+                break
+            index += 1
+        words = line.split(None, 1)
+        try:
+            return vis.decode(words[0]) if words else b""
+        except MtreeSyntaxError:
+            return b""
+
+    def _fill(self) -> bool:
+        return bool(self._ready) or self._more()
+
+    def _more(self) -> bool:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            return False
+        self._ready.extend(chunk)
+        return True
+
+
+def _split(stream: BinaryIO) -> Iterator[list[bytes]]:
+    rest: list[bytes] = []
+    held = 0
+    while chunk := stream.read(_CHUNK):
+        lines = chunk.split(b"\n")
+        rest.append(lines[0])
+        held += len(lines[0])
+        if held > _LONGEST:
+            raise LimitExceeded(f"a line of the manifest is longer than {_LONGEST} bytes")
+        if len(lines) > 1:
+            lines[0] = b"".join(rest)
+            rest = [lines.pop()]
+            held = len(rest[0])
+            yield lines
+    if held:
+        yield [b"".join(rest)]

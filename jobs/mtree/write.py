@@ -1,0 +1,154 @@
+"""Write the manifest of a bundle as umoci writes it, and beside it what that form has no place for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from jobs.errors import MtreeError
+from jobs.mtree import vis
+from jobs.mtree.keywords import BILLION, exact_xattr_keywords, xattr_keywords
+from jobs.mtree.model import ROOT, Entry, Xattrs
+
+KEYWORDS = "size,type,uid,gid,mode,link,nlink,tar_time,sha256digest,xattr"
+"""The keywords of a umoci manifest, in its order."""
+
+# No date, user, host or tree, as go-mtree has them: the same tree gives the same bytes (DESIGN law 1).
+_HEADER = f"#mtree\n#          tool: layerfarm\n#      keywords: {KEYWORDS}\n"
+_EXTRA_HEADER = "#mtree\n#          tool: layerfarm\n#      keywords: type,device,xattr\n"
+
+# go-mtree reads the list of xattrs, and each value, into a buffer of 1024 bytes, and takes an entry for
+# which that fails as having none (umoci.md D, limit 1).
+_XATTR_BUFFER = 1024
+# bufio.Scanner, with which go-mtree reads a manifest, holds a line of so many bytes (limit 7).
+_LONGEST_LINE = 65_535
+_LONGEST_XATTRS = 64_000  # leaves room for the name, of 255 bytes at most, and the other keywords
+_FLUSH_LINES = 1024
+
+
+def write_manifest(entries: Iterable[Entry], out: BinaryIO) -> int:
+    """Write the indented form; ``entries`` come in mtree order, the root first. Returns their number.
+
+    Byte for byte what umoci writes, but for the header comments, the order of an entry's xattrs (sorted;
+    umoci takes the file system's) and the comment above a directory with a line break in its path, which
+    umoci does not encode so that its own reader takes the rest of it for an entry.
+
+    Raises:
+        MtreeError: an entry does not follow its directory.
+    """
+    writer = _Indented()
+    lines = writer.lines
+    lines.append(_HEADER)
+    count = 0
+    for entry in entries:
+        writer.entry(entry)
+        count += 1
+        if len(lines) > _FLUSH_LINES:
+            out.write("".join(lines).encode("utf-8", "surrogateescape"))
+            lines.clear()
+    writer.close_directories(0)
+    out.write("".join(lines).encode("utf-8", "surrogateescape"))
+    return count
+
+
+class _Indented:
+    """The state of the indented form: the open directories and what /set says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._open: list[bytes] = []
+        self._directory = b""
+        self._uid = -1
+        self._gid = -1
+
+    def entry(self, entry: Entry) -> None:
+        path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, _ = entry
+        head, _, name = path.rpartition(b"/")
+        indent = "    "
+        if kind == "dir":
+            indent = ""
+            self._enter(path, head, uid, gid)
+        elif head != self._directory or not self._open:
+            self._return_to(head, path)
+        line = (
+            f"{indent}{vis.encode(name).decode('ascii')} size={size}{'' if kind == 'file' else ' type=' + kind}"
+            f"{'' if uid == self._uid else f' uid={uid}'}{'' if gid == self._gid else f' gid={gid}'}"
+            f"{'' if mode == 0o664 else f' mode=0{mode:o}' if mode else ' mode=0'}"
+            f"{'' if link is None else ' link=' + vis.encode(link).decode('ascii')}"
+            f"{'' if nlink == 1 else f' nlink={nlink}'} tar_time={mtime // BILLION}.000000000"
+            f"{'' if sha256 is None else ' sha256digest=' + sha256}"
+        )
+        if xattrs and (kind == "file" or kind == "dir"):
+            line += _recordable(xattrs)
+        self.lines.append(line + "\n")
+
+    def _enter(self, path: bytes, head: bytes, uid: int, gid: int) -> None:
+        if path == ROOT:
+            if self._open:
+                raise MtreeError("the root comes twice")
+            self._directory = b""
+        else:
+            self._return_to(head, path)
+            self._directory = path
+        self._open.append(path)
+        self.lines.append(f"\n# {_comment(path)}\n")
+        if uid != self._uid or gid != self._gid:
+            self._uid, self._gid = uid, gid
+            self.lines.append(f"/set type=file nlink=1 mode=0664 uid={uid} gid={gid}\n")
+
+    def _return_to(self, head: bytes, path: bytes) -> None:
+        """Close directories until ``head`` is the current one."""
+        depth = len(self._open)
+        while depth and self._open[depth - 1] != (head or ROOT):
+            depth -= 1
+        if not depth:
+            raise MtreeError("entry does not follow its directory", where=path)
+        self.close_directories(depth)
+        self._directory = head
+
+    def close_directories(self, depth: int) -> None:
+        """Write the ``..`` of every open directory below ``depth``."""
+        self.lines.extend(["..\n"] * (len(self._open) - depth))
+        del self._open[depth:]
+
+
+def _recordable(xattrs: Xattrs) -> str:
+    """The xattr keywords that umoci itself would have recorded and can read again: all or none."""
+    names = sum(len(name) + 1 for name, _ in xattrs)
+    if names > _XATTR_BUFFER or any(len(value) > _XATTR_BUFFER for _, value in xattrs):
+        return ""
+    text = xattr_keywords(xattrs)
+    return text if len(text) <= _LONGEST_XATTRS else ""
+
+
+def _comment(path: bytes) -> str:
+    if b"\n" in path:
+        path = vis.encode(path)
+    return path.decode("utf-8", "surrogateescape") if len(path) < _LONGEST_LINE - 2 else "..."
+
+
+def write_extra(entries: Iterable[Entry], out: BinaryIO) -> int:
+    """Write what the manifest of the same entries has no place for: the *extra file*. Returns its lines.
+
+    Full-path lines, only for device numbers, and for xattrs of links, devices, fifos and sockets, of too
+    many or of too large ones.
+    """
+    out.write(_EXTRA_HEADER.encode("ascii"))
+    count = 0
+    for entry in entries:
+        xattrs = entry.xattrs
+        if entry.type in ("file", "dir"):
+            if not xattrs or _recordable(xattrs):
+                continue
+        elif not xattrs and entry.device is None:
+            continue
+        line = f"{_full(entry.path)} type={entry.type}"
+        if entry.device is not None:
+            line += f" device={entry.device[0]}:{entry.device[1]}"
+        out.write(f"{line}{exact_xattr_keywords(xattrs or ())}\n".encode("ascii"))
+        count += 1
+    return count
+
+
+def _full(path: bytes) -> str:
+    return "." if path == ROOT else "./" + vis.encode(path).decode("ascii")
