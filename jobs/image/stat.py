@@ -55,13 +55,11 @@ def stat_text(image: Resolved) -> str:
 
 def human_size(count: float) -> str:
     """Bytes in powers of a thousand with four digits: ``143B``, ``49.25MB``."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            break
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    while count >= 1000 and len(units) > 1:
         count /= 1000
-    else:
-        unit = "PB"
-    return f"{count:.4g}{unit}"
+        del units[0]
+    return f"{count:.4g}{units[0]}"
 
 
 # --- history ---------------------------------------------------------------------------------------

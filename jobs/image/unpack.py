@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from jobs.errors import DigestMismatch
+from jobs.errors import BundleError, BundleExists, DigestMismatch
 from jobs.image.bundle import (
     CONFIG_NAME,
     META_NAME,
@@ -23,12 +25,14 @@ from jobs.image.bundle import (
     mtree_name,
 )
 from jobs.image.documents import ConfigSection
+from jobs.image.remove import remove_tree
 from jobs.image.repack import open_bundle_baseline
 from jobs.image.resolve import Resolved, resolve_walk
 from jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
 from jobs.image.tree_cache import tree_digest, write_tree
 from jobs.image.users import lookup_user
-from jobs.layer import IdMap, Limits
+from jobs.layer import ExtractOptions, Extractor, IdMap, Limits
+from jobs.layer.decompress import decompress
 from jobs.mtree import Entry
 from jobs.store import Descriptor, Layout, encode_document
 
@@ -112,6 +116,127 @@ def unpack_manifest(
         with _new_file(bundle / META_NAME) as out:
             out.write(encode_document(meta) + b"\n")
     return UnpackedBundle(Bundle(bundle, meta), len(image.manifest.layers), count, mtree, list(extractor.warnings))
+
+
+def unpack_rootfs(
+    store: Layout, rootfs: Path, manifest: Resolved | Descriptor, options: UnpackOptions = UnpackOptions()
+) -> list[str]:
+    """Only the tree, into the new directory ``rootfs``: ``raw unpack``. Returns warnings.
+
+    Raises:
+        BundleExists: something is at ``rootfs``.
+        LayerfarmError: as :func:`unpack_manifest`.
+    """
+    image = manifest if isinstance(manifest, Resolved) else resolve_walk(store, (manifest,))
+    with extracted(store, image, rootfs, options) as extractor:
+        pass
+    return list(extractor.warnings)
+
+
+@contextmanager
+def extracted(
+    store: Layout, image: Resolved, rootfs: Path, options: UnpackOptions = UnpackOptions()
+) -> Iterator[Extractor]:
+    """All layers of ``image`` applied to the new directory ``rootfs``, which is removed on any error.
+
+    Raises:
+        BundleExists: something is at ``rootfs``.
+        BundleError: the directory that is to hold it does not exist or cannot be written.
+    """
+    _make_rootfs(rootfs, options)
+    try:
+        with Extractor(rootfs, _extract_options(options)) as extractor:
+            for descriptor, diff_id in image.layers:
+                _apply(store, extractor, descriptor, diff_id, options)
+            extractor.finish()
+            yield extractor
+    except BaseException:
+        remove_tree(rootfs)
+        raise
+
+
+def _apply(store: Layout, extractor: Extractor, descriptor: Descriptor, diff_id: str, options: UnpackOptions) -> None:
+    """One layer, verified twice: the blob by its digest, the stream in it by the diff_id.
+
+    The diff_id is over the whole stream, whatever follows the end of the tar included (umoci.md B6).
+    """
+    with store.open_blob(descriptor) as blob:
+        counted = _Counted(blob, options.advanced)
+        plain = decompress(cast(BinaryIO, counted), descriptor.media_type, limits=options.limits, ahead=True)
+        with closing(plain):
+            hashed = _Hashed(plain, diff_id)
+            extractor.apply(cast(BinaryIO, hashed))
+            hashed.finish(descriptor)
+
+
+def _make_rootfs(rootfs: Path, options: UnpackOptions) -> None:
+    try:
+        rootfs.mkdir(mode=0o755)
+    except FileExistsError as error:
+        raise BundleExists("something is here already", where=rootfs) from error
+    except OSError as error:
+        raise BundleError(f"cannot be created, {error.strerror}", where=rootfs) from error
+    try:
+        os.chmod(rootfs, 0o755)  # whatever the umask (DESIGN law 1)
+        if not options.rootless:
+            owner = (options.uid_map.to_host(0), options.gid_map.to_host(0))
+            found = rootfs.stat()
+            if owner != (found.st_uid, found.st_gid):
+                os.chown(rootfs, *owner)
+        os.utime(rootfs, ns=(0, 0))
+    except BaseException as error:
+        rootfs.rmdir()
+        if isinstance(error, OSError):
+            raise BundleError(f"cannot be given to its owner, {error.strerror}", where=rootfs) from error
+        raise
+
+
+@contextmanager
+def _bundle_directory(bundle: Path, made: tuple[str, ...]) -> Iterator[None]:
+    """The directory to unpack into, put back on any error."""
+    try:
+        bundle.mkdir(mode=0o700)
+        found = None
+    except FileExistsError:
+        if not bundle.is_dir():
+            raise BundleExists("something that is no directory is here already", where=bundle) from None
+        found = bundle.stat()
+    except OSError as error:
+        raise BundleError(f"bundle cannot be created, {error.strerror}", where=bundle) from error
+    for name in (ROOTFS_NAME, *made):
+        if os.path.lexists(bundle / name):
+            raise BundleExists(f"the bundle holds a {name} already", where=bundle, hint="choose another directory")
+    try:
+        os.chmod(bundle, 0o700)
+        yield
+    except BaseException as error:
+        for name in made:
+            (bundle / name).unlink(missing_ok=True)
+        if found is None:
+            bundle.rmdir()
+        else:
+            os.chmod(bundle, found.st_mode & 0o7777)
+            os.utime(bundle, ns=(found.st_atime_ns, found.st_mtime_ns))
+        if isinstance(error, OSError):
+            raise BundleError(f"bundle cannot be written, {error.strerror}", where=bundle) from error
+        raise
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    with path.open("xb", buffering=1 << 20) as out:
+        yield out
+
+
+def _extract_options(options: UnpackOptions) -> ExtractOptions:
+    return ExtractOptions(
+        uid_map=options.uid_map,
+        gid_map=options.gid_map,
+        rootless=options.rootless,
+        keep_dirlinks=options.keep_dirlinks,
+        limits=options.limits,
+        warn=options.warn,
+    )
 
 
 def _rows(ids: IdMap) -> list[BundleIdMapping]:
