@@ -1,0 +1,227 @@
+"""One entry of a tree as tar bytes: what :mod:`generate` and :mod:`insert` share."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from jobs.errors import LayerError, TreeChanged
+from jobs.layer import rootless
+from jobs.layer.idmap import IdMap
+from jobs.layer.tarformat import (
+    BLOCK_DEVICE,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    HARDLINK,
+    REGULAR,
+    SYMLINK,
+    TRAILER,
+    Header,
+    encode_header,
+    padding,
+)
+from jobs.layer.whiteouts import check_real_name
+from jobs.mtree.model import ROOT, Xattrs
+from jobs.rootfs import get_xattrs, open_regular, proc_path
+
+_CHUNK: Final = 1 << 20
+_HOSTS_OWN: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
+_CAPABILITY: Final = b"security.capability"
+_SPECIAL: Final = {stat.S_IFCHR: CHAR, stat.S_IFBLK: BLOCK_DEVICE, stat.S_IFIFO: FIFO}
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How a layer is written."""
+
+    uid_map: IdMap = field(default_factory=IdMap)
+    gid_map: IdMap = field(default_factory=IdMap)
+    rootless: bool = False
+    """Owners come from ``user.rootlesscontainers``, which is left out of the layer."""
+    source_date_epoch: int | None = None
+    """Seconds; mtimes newer than it become it (B1.4)."""
+    advanced: Callable[[int], None] | None = None
+    """Told the bytes of content read, now and then."""
+    warn: Callable[[str], None] | None = None
+    """Told what is left out: sockets, empty xattr values."""
+
+
+class Packer:
+    """Turns entries into tar bytes, gathered into pieces of about 1 MiB."""
+
+    def __init__(self, options: GenerateOptions) -> None:
+        self._options = options
+        self._links: dict[tuple[int, int], bytes] = {}
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._unreported = 0
+
+    def whiteout(self, name: bytes) -> Iterator[bytes]:
+        """A whiteout entry: an empty file of nobody and no time (B1.9)."""
+        yield from self._gather(encode_header(Header(name, REGULAR)))
+
+    def entry(self, directory: int, base: bytes, found: os.stat_result, name: bytes) -> Iterator[bytes]:
+        """The entry ``base`` of an open directory, which lstat found so, under ``name`` in the layer.
+
+        Raises:
+            TreeChanged: it is not as ``found`` says (any more), or changes while it is read.
+            LayerError: it cannot be stored in a layer.
+        """
+        check_real_name(name)
+        kind = stat.S_IFMT(found.st_mode)
+        if kind == stat.S_IFREG:
+            yield from self._regular(directory, base, found, name)
+        elif kind == stat.S_IFDIR:
+            fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                xattrs = get_xattrs(fd)
+            finally:
+                os.close(fd)
+            # The root's name has no slash (B1.2).
+            yield from self._header(found, name if name == ROOT else name + b"/", DIRECTORY, xattrs)
+        elif kind == stat.S_IFSOCK:
+            # tar cannot hold it and a running program makes its own; Docker and containers/storage
+            # leave it out too (B1.13).
+            self._warn(f"socket left out: {os.fsdecode(name)!r}")
+        else:
+            xattrs = get_xattrs(proc_path(directory, base))
+            if kind == stat.S_IFLNK:
+                target = os.readlink(base, dir_fd=directory)
+                yield from self._header(found, name, SYMLINK, xattrs, link=target)
+            elif kind in _SPECIAL:
+                device = (0, 0) if kind == stat.S_IFIFO else (os.major(found.st_rdev), os.minor(found.st_rdev))
+                yield from self._header(found, name, _SPECIAL[kind], xattrs, device=device)
+            else:
+                raise LayerError("entry of a type that no layer can hold", where=name)
+
+    def end(self) -> Iterator[bytes]:
+        """The trailer and whatever is held."""
+        self._parts.append(TRAILER)
+        yield b"".join(self._parts)
+        self._parts, self._held = [], 0
+        if self._options.advanced is not None:
+            self._options.advanced(self._unreported)
+
+    def _regular(self, directory: int, base: bytes, found: os.stat_result, name: bytes) -> Iterator[bytes]:
+        if found.st_nlink > 1:
+            # By device too, and files with more names only: an inode's number alone repeats on other
+            # filesystems, and umoci then stores one file as a link to another (B1.7).
+            first = self._links.setdefault((found.st_dev, found.st_ino), name)
+            if first is not name:
+                yield from self._header(found, name, HARDLINK, (), link=first)
+                return
+        fd = open_regular(directory, base)
+        try:
+            _check_same(found, os.fstat(fd), name)
+            yield from self._header(found, name, REGULAR, get_xattrs(fd), size=found.st_size)
+            yield from self._content(fd, found, name)
+        finally:
+            os.close(fd)
+
+    def _content(self, fd: int, found: os.stat_result, name: bytes) -> Iterator[bytes]:
+        left = found.st_size
+        while left:
+            piece = os.read(fd, min(left, _CHUNK))
+            if not piece:
+                raise TreeChanged("file became shorter while it was read", where=name)
+            left -= len(piece)
+            yield from self._gather(piece)
+            self._advance(len(piece))
+        # Also sees that it grew: the size is compared.
+        _check_same(found, os.fstat(fd), name)
+        if found.st_size % 512:
+            yield from self._gather(padding(found.st_size))
+
+    def _header(
+        self,
+        found: os.stat_result,
+        name: bytes,
+        type_: bytes,
+        xattrs: Xattrs,
+        *,
+        size: int = 0,
+        link: bytes = b"",
+        device: tuple[int, int] = (0, 0),
+    ) -> Iterator[bytes]:
+        options = self._options
+        uid, gid = self._owner(found, xattrs)
+        if xattrs:
+            xattrs = self._portable(xattrs, name)
+        # Floor, so that the manifest's whole seconds agree (B1.3).
+        mtime = found.st_mtime_ns // 10**9
+        if options.source_date_epoch is not None and mtime > options.source_date_epoch:
+            mtime = options.source_date_epoch
+        mode = stat.S_IMODE(found.st_mode)
+        yield from self._gather(encode_header(Header(name, type_, mode, uid, gid, size, mtime, link, device, xattrs)))
+
+    def _owner(self, found: os.stat_result, xattrs: Xattrs) -> tuple[int, int]:
+        uid = gid = rootless.NO_OWNER
+        if self._options.rootless:
+            for key, value in xattrs:
+                if key == rootless.XATTR_NAME:
+                    uid, gid = rootless.decode_owner(value)
+        if uid == rootless.NO_OWNER:
+            uid = self._options.uid_map.to_container(found.st_uid)
+        if gid == rootless.NO_OWNER:
+            gid = self._options.gid_map.to_container(found.st_gid)
+        return uid, gid
+
+    def _portable(self, xattrs: Xattrs, name: bytes) -> Xattrs:
+        kept: list[tuple[bytes, bytes]] = []
+        for key, value in xattrs:
+            if key in _HOSTS_OWN or (self._options.rootless and key == rootless.XATTR_NAME):
+                continue
+            if not value:
+                # A PAX record without a value deletes, so readers would not set it (B1.6).
+                self._warn(f"xattr {os.fsdecode(key)!r} has an empty value and is left out: {os.fsdecode(name)!r}")
+                continue
+            if b"=" in key:
+                # PAX ends a keyword at its first equals sign; the value would go to another name.
+                self._warn(f"xattr {os.fsdecode(key)!r} has a name that tar cannot hold: {os.fsdecode(name)!r}")
+                continue
+            kept.append((key, version_2(value) if key == _CAPABILITY else value))
+        return tuple(kept)
+
+    def _gather(self, piece: bytes) -> Iterator[bytes]:
+        self._parts.append(piece)
+        self._held += len(piece)
+        if self._held >= _CHUNK:
+            yield b"".join(self._parts)
+            self._parts, self._held = [], 0
+
+    def _advance(self, size: int) -> None:
+        self._unreported += size
+        if self._options.advanced is not None and self._unreported >= 4 << 20:
+            self._options.advanced(self._unreported)
+            self._unreported = 0
+
+    def _warn(self, text: str) -> None:
+        if self._options.warn is not None:
+            self._options.warn(text)
+
+
+def version_2(capability: bytes) -> bytes:
+    """File capabilities without the user namespace of this host.
+
+    Version 3 names the namespace's root as a uid of the host, which means nothing elsewhere; Docker
+    rewrites it the same way (moby#41724, umoci #261). Anything else is left as it is.
+    """
+    magic = int.from_bytes(capability[:4], "little")
+    if len(capability) == 24 and magic >> 24 == 3:
+        return (magic & 0xFFFFFF | 2 << 24).to_bytes(4, "little") + capability[4:20]
+    return capability
+
+
+def _check_same(then: os.stat_result, now: os.stat_result, name: bytes) -> None:
+    if (then.st_ino, then.st_dev, then.st_size, then.st_mtime_ns, then.st_ctime_ns) != (
+        now.st_ino,
+        now.st_dev,
+        now.st_size,
+        now.st_mtime_ns,
+        now.st_ctime_ns,
+    ):
+        raise TreeChanged("file changed while it was read", where=name)

@@ -1,0 +1,57 @@
+"""``user.rootlesscontainers``: who owns a file where nobody may chown (rootlesscontaine.rs, umoci.md B5).
+
+The value is the protobuf message ``Resource { uint32 uid = 1; uint32 gid = 2; }``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from jobs.errors import MalformedLayer
+
+XATTR_NAME: Final = b"user.rootlesscontainers"
+NO_OWNER: Final = 0xFFFFFFFF
+"""uint32(-1): this id is whatever the file has."""
+
+
+def encode_owner(uid: int, gid: int) -> bytes:
+    """The xattr's value; a zero is left out, as proto3 does."""
+    return b"".join(tag + _varint(value) for tag, value in ((b"\x08", uid), (b"\x10", gid)) if value)
+
+
+def decode_owner(value: bytes) -> tuple[int, int]:
+    """uid and gid; either may be NO_OWNER.
+
+    Raises:
+        MalformedLayer: not such a message.
+    """
+    owner = [0, 0]
+    at = 0
+    while at < len(value):
+        tag = value[at]
+        number, at = _read_varint(value, at + 1)
+        if tag not in (0x08, 0x10):
+            raise MalformedLayer("xattr user.rootlesscontainers is not an owner", where=value.hex()[:100])
+        owner[0 if tag == 0x08 else 1] = number & 0xFFFFFFFF
+    return owner[0], owner[1]
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise MalformedLayer("xattr user.rootlesscontainers is cut short", where=data.hex()[:100])

@@ -1,0 +1,117 @@
+"""Sparse files in tar: where their data lies (GNU tar manual, "Storing Sparse Files").
+
+Read, never written: layers should not use them (image-spec layer.md "Sparse").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from jobs.errors import LimitExceeded, MalformedLayer
+from jobs.layer.limits import Limits
+from jobs.layer.pax import parse_number
+from jobs.layer.tarformat import BLOCK
+
+_FIELD: Final = 12
+_DIGITS: Final = 20
+_HIGHEST_OFFSET: Final = (1 << 63) - 1
+
+
+class Holes(NamedTuple):
+    """A sparse file: its size and the areas that hold data; the rest reads as zeros."""
+
+    size: int
+    parts: tuple[tuple[int, int], ...]
+    """Offset and length of each area, ascending, none empty."""
+
+
+def old_gnu_map(
+    block: bytes, stored: int, take: Callable[[int], bytes], number: Callable[[bytes], int], limits: Limits
+) -> Holes:
+    """The map of a type ``S`` entry: four areas in its header, more in blocks that follow it."""
+    parts = [_pair(block, at, number) for at in range(386, 482, 2 * _FIELD)]
+    size = number(block[483:495])
+    more = block[482]
+    while more:
+        if len(parts) > limits.sparse_parts:
+            raise LimitExceeded(f"sparse file has more than {limits.sparse_parts} areas")
+        extension = take(BLOCK)
+        parts += [_pair(extension, at, number) for at in range(0, 504, 2 * _FIELD)]
+        more = extension[504]
+    return _checked(size, parts, stored, limits)
+
+
+def _pair(block: bytes, at: int, number: Callable[[bytes], int]) -> tuple[int, int]:
+    return number(block[at : at + _FIELD]), number(block[at + _FIELD : at + 2 * _FIELD])
+
+
+def pax_map(
+    records: list[tuple[bytes, bytes]], stored: int, take: Callable[[int], bytes], limits: Limits
+) -> tuple[Holes, int]:
+    """The map in PAX records of version 0.0 or 0.1, or at the begin of the content (1.0).
+
+    Returns it and how many bytes of content are left.
+    """
+    last = dict(records)
+    if last.get(b"GNU.sparse.major") == b"1":
+        size = parse_number(b"GNU.sparse.realsize", last.get(b"GNU.sparse.realsize", b""))
+        parts, used = _inline_map(stored, take, limits)
+        return _checked(size, parts, stored - used, limits), stored - used
+    size_text = last.get(b"GNU.sparse.size") or last.get(b"GNU.sparse.realsize", b"")
+    size = parse_number(b"GNU.sparse.size", size_text)
+    if b"GNU.sparse.map" in last:
+        numbers = [parse_number(b"GNU.sparse.map", n) for n in last[b"GNU.sparse.map"].split(b",") if n]
+    else:
+        # 0.0 repeats offset and numbytes, so their order counts.
+        keys = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+        pairs = [(key, value) for key, value in records if key in keys]
+        if any(key != keys[at % 2] for at, (key, _) in enumerate(pairs)):
+            raise MalformedLayer("sparse map is out of order")
+        numbers = [parse_number(key, value) for key, value in pairs]
+    if len(numbers) % 2:
+        raise MalformedLayer("sparse map has an odd number of fields")
+    return _checked(size, zip(numbers[::2], numbers[1::2], strict=True), stored, limits), stored
+
+
+def _inline_map(stored: int, take: Callable[[int], bytes], limits: Limits) -> tuple[list[tuple[int, int]], int]:
+    """Decimal numbers, one a line, padded to whole blocks: how many areas, then offset and length of each."""
+    used = 0
+    held = b""
+    numbers: list[int] = []
+    wanted = 1
+    while len(numbers) < wanted:
+        line, newline, rest = held.partition(b"\n")
+        if not newline:
+            if len(held) > _DIGITS or used + BLOCK > stored:
+                raise MalformedLayer("sparse map breaks the format")
+            held += take(BLOCK)
+            used += BLOCK
+            continue
+        held = rest
+        numbers.append(parse_number(b"sparse map", line))
+        if wanted == 1:
+            if numbers[0] > limits.sparse_parts:
+                raise LimitExceeded(f"sparse file has more than {limits.sparse_parts} areas")
+            wanted = 1 + 2 * numbers[0]
+    return list(zip(numbers[1::2], numbers[2::2], strict=True)), used
+
+
+def _checked(size: int, parts: Iterable[tuple[int, int]], stored: int, limits: Limits) -> Holes:
+    end = 0
+    data = 0
+    kept: list[tuple[int, int]] = []
+    for offset, length in parts:
+        if not length:
+            # A last empty area only says how long the file is.
+            continue
+        if offset < end or offset + length > size:
+            raise MalformedLayer("sparse map does not fit the file")
+        end = offset + length
+        data += length
+        kept.append((offset, length))
+    if data != stored or size > _HIGHEST_OFFSET:
+        raise MalformedLayer("sparse map does not fit the stored content")
+    if size - data > limits.hole_bytes:
+        raise LimitExceeded(f"sparse file has holes of more than {limits.hole_bytes} bytes")
+    return Holes(size, tuple(kept))

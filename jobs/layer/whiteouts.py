@@ -1,0 +1,43 @@
+"""The names by which a layer deletes (image-spec layer.md "Whiteouts")."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from jobs.errors import LayerError, MalformedLayer
+
+PREFIX: Final = b".wh."
+OPAQUE: Final = b".wh..wh..opq"
+
+
+def whiteout_name(path: bytes) -> bytes:
+    """The name of the tar entry that deletes ``path``."""
+    directory, _, name = path.rpartition(b"/")
+    return directory + b"/" + PREFIX + name if directory else PREFIX + name
+
+
+def whiteout_target(name: bytes) -> bytes:
+    """What the whiteout with the basename ``name`` hides in its directory.
+
+    AUFS' own files (``.wh..wh.plnk``) hide a name that starts with ``.wh.``, which no layer can hold,
+    so they do nothing (B4.6).
+
+    Raises:
+        MalformedLayer: it names nothing, the directory itself or the parent (B4.5, image-spec #1301).
+    """
+    target = name[len(PREFIX) :]
+    if target in (b"", b".", b".."):
+        raise MalformedLayer("whiteout names nothing that could be deleted", where=name)
+    return target
+
+
+def check_real_name(path: bytes) -> None:
+    """Refuse to pack a real entry whose name every reader would take for a whiteout (B1.9).
+
+    Raises:
+        LayerError: the basename starts with ``.wh.``.
+    """
+    if path.rpartition(b"/")[2].startswith(PREFIX):
+        raise LayerError(
+            "a name that starts with .wh. cannot be stored in a layer", where=path, hint="rename it or mask the path"
+        )

@@ -1,0 +1,106 @@
+"""Where a zstd stream's frames begin and end (RFC 8878 section 3), to tell a whole stream from a cut one."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from jobs.errors import MalformedLayer, TruncatedStream
+
+_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_DICTIONARY_BYTES: Final = (0, 1, 2, 4)
+_RLE_BLOCK: Final = 1
+_LARGEST_BLOCK: Final = 128 * 1024
+
+
+class _Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class ZstdFrames:
+    """Passes a stream on and follows its frame and block headers, without decompressing anything.
+
+    A header of 3 bytes is looked at per block of up to 128 KiB, so this costs next to nothing.
+    """
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+        self._held = b""
+        """The begin of a header whose rest has not arrived."""
+        self._skip = 0
+        """Bytes of block content still to pass."""
+        self._in_frame = False
+        self._checksum = False
+        self._empty = True
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._source.read(size)
+        if piece:
+            self._empty = False
+            self._follow(piece)
+        return piece
+
+    def finish(self) -> None:
+        """Say that the source has ended.
+
+        Raises:
+            TruncatedStream: it ended inside a frame, or before the first one.
+        """
+        if self._empty:
+            raise TruncatedStream("zstd stream is empty")
+        if self._in_frame or self._skip or self._held:
+            raise TruncatedStream("zstd stream ends inside a frame")
+
+    def _follow(self, piece: bytes) -> None:
+        data = self._held + piece if self._held else piece
+        at = 0
+        while True:
+            step = min(self._skip, len(data) - at)
+            at += step
+            self._skip -= step
+            if self._skip or at == len(data):
+                self._held = b""
+                return
+            used = self._block(data, at) if self._in_frame else self._frame(data, at)
+            if not used:
+                self._held = data[at:]
+                return
+            at += used
+
+    def _frame(self, data: bytes, at: int) -> int:
+        """Bytes of the frame header at ``at``, 0 if it is not all there."""
+        magic = data[at : at + 4]
+        if magic != _MAGIC[: len(magic)] and (
+            len(magic) < 4 or not 0x50 <= magic[0] <= 0x5F or magic[1:] != b"\x2a\x4d\x18"
+        ):
+            if len(magic) < 4 and 0x50 <= magic[0] <= 0x5F:
+                return 0
+            raise MalformedLayer("garbage where a zstd frame should begin")
+        if len(data) - at < 8:
+            # A frame is at least 4 bytes of magic, 2 of header and a 3-byte block.
+            return 0
+        if magic != _MAGIC:
+            self._skip = int.from_bytes(data[at + 4 : at + 8], "little")
+            return 8
+        descriptor = data[at + 4]
+        single_segment = bool(descriptor & 0x20)
+        size_bytes = (1 if single_segment else 0, 2, 4, 8)[descriptor >> 6]
+        length = 5 + (not single_segment) + _DICTIONARY_BYTES[descriptor & 3] + size_bytes
+        if len(data) - at < length:
+            return 0
+        self._in_frame = True
+        self._checksum = bool(descriptor & 0x04)
+        return length
+
+    def _block(self, data: bytes, at: int) -> int:
+        """Bytes of the block header at ``at``, 0 if it is not all there."""
+        if len(data) - at < 3:
+            return 0
+        header = int.from_bytes(data[at : at + 3], "little")
+        size = header >> 3
+        if size > _LARGEST_BLOCK:
+            raise MalformedLayer("zstd block is larger than the format allows")
+        self._skip = 1 if header >> 1 & 3 == _RLE_BLOCK else size
+        if header & 1:
+            self._in_frame = False
+            self._skip += 4 * self._checksum
+        return 3
