@@ -138,10 +138,7 @@ class History(NamedTuple):
 
     def moment(self) -> str | None:
         """The time to be recorded: as asked, else ``$SOURCE_DATE_EPOCH``, else none; never the clock."""
-        from jobs.image.timestamps import timestamp as written
-
-        epoch = source_date_epoch()
-        return self.created if self.created is not None or epoch is None else written(epoch)
+        return epoch_time() if self.created is None else self.created
 
     def entry(self, created_by: str) -> HistoryEntry | None:
         """The history entry of a command that is not a flow, or None for ``--no-history``."""
@@ -254,6 +251,14 @@ def source_date_epoch() -> int | None:
     if not re.fullmatch(r"-?\d{1,18}", text):
         raise click.UsageError(f"$SOURCE_DATE_EPOCH is not a number of seconds: {text!r}")
     return int(text)
+
+
+def epoch_time() -> str | None:
+    """``$SOURCE_DATE_EPOCH`` as RFC 3339, or None when it is not set."""
+    from jobs.image.timestamps import timestamp as written
+
+    epoch = source_date_epoch()
+    return None if epoch is None else written(epoch)
 
 
 # --- --uid-map, --gid-map, --rootless --------------------------------------------------------------

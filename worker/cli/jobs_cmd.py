@@ -28,7 +28,7 @@ def command(ctx: click.Context, url: str | None) -> None:
 
     \b
     Examples:
-      layerfarm --farm redis://queue/0 jobs ls
+      layerfarm jobs --farm redis://queue/0 ls
       layerfarm jobs watch "$(layerfarm build --detach --rootfs /srv/rootfs --image store:v1)"
     """
     session: Session = ctx.obj

@@ -16,7 +16,8 @@ def command(layout: Path) -> None:
     """Lists the tags of an OCI layout, sorted, one on a line.
 
     \b
-    Example:
+    Examples:
+      layerfarm list --layout store
       layerfarm ls --layout store
     """
     from jobs.store import Layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from worker.cli import output
-from worker.cli.flags import Image, image_option, source_date_epoch
+from worker.cli.flags import Image, epoch_time, image_option
 from worker.cli.parsing import GoStyleCommand
 
 
@@ -21,8 +21,11 @@ def command(image: Image) -> None:
       layerfarm new --image store:empty
     """
     from jobs.image import new_image
-    from jobs.store import Layout
+    from jobs.store import Layout, check_refname
 
-    epoch = source_date_epoch()
-    new_image(Layout.open(image.layout), image.tag, epoch)
+    created = epoch_time()
+    check_refname(image.tag)
+    layout = Layout.open(image.layout)
+    made = new_image(layout, created)
+    layout.tag(image.tag, made.path[0])
     output.info(f"created new image: {image}")

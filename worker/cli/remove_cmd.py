@@ -15,7 +15,8 @@ def command(image: Image) -> None:
     """Removes a tag. Its blobs stay until `layerfarm gc`; a tag that is not there is no error.
 
     \b
-    Example:
+    Examples:
+      layerfarm remove --image store:v1
       layerfarm rm --image store:v1
     """
     from jobs.store import Layout

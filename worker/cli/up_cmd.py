@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import FrameType
 
 import click
 
+from jobs.errors import FarmError
 from worker.cli import output
 from worker.cli.flags import PathType
 from worker.cli.parsing import GoStyleCommand
@@ -33,7 +35,9 @@ from worker.cli.parsing import GoStyleCommand
     help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, every layout.",
 )
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes; without it, one per CPU.")
-@click.option("--state", type=PathType(), metavar="DIR", help="Keep socket and queue in DIR, not in a temporary one.")
+@click.option(
+    "--state", type=PathType(), metavar="DIR", help="Make the private directory in DIR, not in the temporary one."
+)
 def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int | None, state: Path | None) -> None:
     """Runs a private Redis and a worker for this machine until interrupted, and stops both then.
 
@@ -57,5 +61,15 @@ def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int 
     ) as farm:
         click.echo(f"export LAYERFARM_FARM={shlex.quote(farm.url)}")
         output.notice("redis and worker are up; Ctrl-C stops them")
-        while True:
-            signal.pause()
+        signal.signal(signal.SIGCHLD, _child_died)
+        try:
+            while True:
+                signal.pause()
+        except KeyboardInterrupt:
+            output.notice("stopping redis and worker")
+        finally:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _child_died(number: int, frame: FrameType | None) -> None:
+    raise FarmError("redis or the worker has died", hint="the machine may be out of memory")
