@@ -77,7 +77,7 @@ def command(
             uid_map=IdMap.of(*remap.uid),
             gid_map=IdMap.of(*remap.gid),
             rootless=remap.rootless,
-            clamp_mtime=source_date_epoch(),
+            source_date_epoch=source_date_epoch(),
             warn=output.warning,
         )
         tar = insert_layer(Path(paths[0]), target, opaque=opaque, options=options)
