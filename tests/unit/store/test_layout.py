@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import LayoutExists, LimitExceeded, MalformedDocument, NotALayout
+from jobs.store import Index, Layout
+
+
+def test_created_layout_has_the_files_of_the_spec(tmp_path: Path) -> None:
+    layout = Layout.create(tmp_path / "a" / "store")
+    assert json.loads((layout.path / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    assert json.loads((layout.path / "index.json").read_bytes()) == {"schemaVersion": 2, "manifests": []}
+    assert (layout.path / "blobs" / "sha256").is_dir()
+    assert Layout.open(layout.path).tags() == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_create_refuses_whatever_is_there(tmp_path: Path, make: object) -> None:
+    make(tmp_path / "store")  # type: ignore[operator]
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(LayoutExists):
+        Layout.create(tmp_path / "store")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jobs.store.layout.replace_file", full)
+    with pytest.raises(Exception, match="No space left"):
+        Layout.create(tmp_path / "store")
+    assert os.listdir(tmp_path) == []
+
+
+def test_open_says_what_is_missing(layout: Layout, tmp_path: Path) -> None:
+    with pytest.raises(NotALayout, match="no OCI image layout here"):
+        Layout.open(tmp_path / "nothing")
+    with pytest.raises(NotALayout):
+        Layout.open(layout.path / "index.json")
+    for name in ("index.json", "oci-layout"):
+        content = (layout.path / name).read_bytes()
+        (layout.path / name).unlink()
+        with pytest.raises(NotALayout, match=name):
+            Layout.open(layout.path)
+        (layout.path / name).write_bytes(content)
+    (layout.path / "blobs").rename(layout.path / "other")
+    with pytest.raises(NotALayout, match="blobs"):
+        Layout.open(layout.path)
+
+
+@pytest.mark.parametrize("content", [b'{"imageLayoutVersion":"2.0.0"}', b'{"imageLayoutVersion":"1.0"}'])
+def test_open_refuses_another_version(layout: Layout, content: bytes) -> None:
+    (layout.path / "oci-layout").write_bytes(content)
+    with pytest.raises(NotALayout, match=r"layerfarm reads 1\.0\.0"):
+        Layout.open(layout.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"nonsense", b'{"imageLayoutVersion":1}'])
+def test_open_refuses_a_malformed_marker(layout: Layout, content: bytes) -> None:
+    (layout.path / "oci-layout").write_bytes(content)
+    with pytest.raises(MalformedDocument):
+        Layout.open(layout.path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[" * 100_000,
+        b'{"schemaVersion":1}',
+        b'{"schemaVersion":2,"manifests":{}}',
+        b'{"schemaVersion":2,"manifests":[{"mediaType":"a/b","digest":"sha256:12","size":1}]}',
+        b'{"schemaVersion":2,"manifests":[{"mediaType":"a/b","digest":"sha256:' + b"a" * 64 + b'","size":-1}]}',
+        b'{"schemaVersion":2,"x":NaN}',
+        b'{"schemaVersion":2,"x":"\\ud800"}',
+        b'{"schemaVersion":2,"x":' + b"1" * 5000 + b"}",
+        b'{"schemaVersion":2,"manifests":[],"x":"\xff"}',
+    ],
+)
+def test_malformed_index_is_one_clear_error(layout: Layout, content: bytes) -> None:
+    (layout.path / "index.json").write_bytes(content)
+    with pytest.raises(MalformedDocument) as caught:
+        layout.index()
+    assert "index.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_B2_5_index_that_could_be_a_manifest_is_refused(layout: Layout) -> None:
+    for extra in ({"config": {}}, {"layers": []}, {"mediaType": "application/vnd.oci.image.manifest.v1+json"}):
+        (layout.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": []} | extra))
+        with pytest.raises(MalformedDocument):
+            layout.index()
+
+
+def test_B7_null_manifests_are_an_empty_index(layout: Layout) -> None:
+    (layout.path / "index.json").write_bytes(b'{"schemaVersion":2,"manifests":null}')
+    assert layout.index() == Index()
+    assert layout.tags() == []
+
+
+def test_huge_index_is_refused_before_it_is_read(layout: Layout) -> None:
+    with (layout.path / "index.json").open("wb") as out:
+        out.truncate(1 << 33)
+    with pytest.raises(LimitExceeded):
+        layout.index()
