@@ -50,7 +50,6 @@ COMMANDS = {
     "remove": Listed("image", "removes a tag (alias: rm)", "remove_cmd"),
     "init": Listed("layout", "creates an OCI layout", "init_cmd"),
     "list": Listed("layout", "lists the tags of a layout (alias: ls)", "list_cmd"),
-    "gc": Listed("layout", "removes the blobs of a layout that no tag reaches", "gc_cmd"),
     "up": Listed("farm", "runs a Redis and a worker for this machine until interrupted", "up_cmd"),
     "worker": Listed("farm", "runs a worker of the farm on this machine", "worker_cmd"),
     "jobs": Listed("farm", "lists, shows, follows and cancels the jobs of the farm", "jobs_cmd"),
@@ -106,7 +105,7 @@ Examples:
   layerfarm unpack --image store:v1 bundle
   layerfarm --farm redis://queue/0 repack --image store:v2 bundle
 
-Every command and flag of umoci 0.6 works here too: put `layerfarm` where a script says `umoci`.""",
+The commands and flags of umoci 0.6 work here too: put `layerfarm` where a script says `umoci`.""",
 )
 @click.option("--verbose", is_flag=True, help="The same as --log=info.")
 @click.option(

@@ -66,7 +66,7 @@ def _keywords(values: tuple[str, ...]) -> frozenset[str]:
 
 
 def _lines(delta: Delta, wanted: frozenset[str] | None) -> Iterator[bytes]:
-    from jobs.mtree import encode
+    from jobs.mtree.vis import encode
 
     name = encode(delta.path)
     if delta.kind != "modified":
@@ -83,6 +83,13 @@ def _values(delta: Delta, key: str) -> bytes:
     field = {"tar_time": "mtime", "sha256digest": "sha256"}.get(key, key)
     if old is None or new is None or field not in old._fields:
         return b""
-    form = "%#o" if key == "mode" else "%s"
-    before, after = (form % (getattr(entry, field),) for entry in (old, new))
+    before, after = (_shown(field, getattr(entry, field)) for entry in (old, new))
     return f": {before} was recorded, it is {after}".encode("utf-8", "backslashreplace")
+
+
+def _shown(field: str, value: object) -> str:
+    if field == "mtime" and isinstance(value, int):
+        return str(value // 1_000_000_000)
+    if isinstance(value, bytes):
+        return repr(value)[1:]
+    return f"{value:#o}" if field == "mode" else str(value)

@@ -12,7 +12,7 @@ from worker.cli.parsing import GoStyleCommand
 @click.command("remove", cls=GoStyleCommand)
 @image_option()
 def command(image: Image) -> None:
-    """Removes a tag. Its blobs stay until `layerfarm gc`; a tag that is not there is no error.
+    """Removes a tag. Its blobs stay, as umoci leaves them; a tag that is not there is no error.
 
     \b
     Examples:
