@@ -6,8 +6,11 @@ from typing import Any
 
 from jobs.errors import RequestError
 from jobs.flows.base import Flow, Request
+from jobs.flows.build import BUILD
+from jobs.flows.repack import REPACK
+from jobs.flows.unpack import UNPACK
 
-FLOWS: dict[str, Flow[Any]] = {}
+FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in (BUILD, REPACK, UNPACK)}
 """By name, the ``kind`` of a job."""
 
 

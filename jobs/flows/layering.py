@@ -16,9 +16,11 @@ from jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDir
 from jobs.flows.requests import IdMapping, LayerOptions
 from jobs.image.pack import PackedLayer, pack_layer
 from jobs.image.tree_cache import portable
+from jobs.image.tree_cache import write_tree as write_tree_files
 from jobs.layer import Codec, Compression, GenerateOptions, IdMap, generate_layer
 from jobs.mtree import (
     Delta,
+    DeltaSummary,
     Entry,
     Shard,
     compare,
@@ -30,15 +32,12 @@ from jobs.mtree import (
     simplify,
     walk_tree,
     write_deltas,
-    write_extra,
-    write_manifest,
 )
 from jobs.store import Layout
 
 WALK = "walk"
 DELTAS = "deltas"
-TREE = "tree.mtree"
-TREE_EXTRA = "tree.extra"
+TREE = "tree"
 
 
 class Tree(Model):
@@ -145,16 +144,14 @@ class _HashUnit(Model):
     store: Path
     rootfs: Path
     walk: FileRef
-    shard: tuple[int, int, int, int]
+    shard: Shard
 
 
 def _plan_hash(ctx: Context, state: LayeringState) -> list[Unit]:
     assert state.walk is not None
     walk_file = work_directory(ctx, state.store).open(state.walk)
     return [
-        unit_of(
-            _HashUnit(store=state.store, rootfs=state.rootfs, walk=state.walk, shard=tuple(shard)), nbytes=shard.bytes
-        )
+        unit_of(_HashUnit(store=state.store, rootfs=state.rootfs, walk=state.walk, shard=shard), nbytes=shard.bytes)
         for shard in plan_shards(walk_file, ctx.policy.shards)
     ]
 
@@ -164,7 +161,7 @@ def _run_hash(ctx: Context, unit: Unit) -> dict[str, Any]:
     rootfs = ctx.policy.check_root(params.rootfs)
     work = work_directory(ctx, params.store)
     walk_file = work.open(params.walk)
-    shard = Shard(*params.shard)
+    shard = params.shard
 
     def write(path: Path) -> None:
         with path.open("wb") as out:
@@ -194,8 +191,9 @@ class _Compare(Generic[StateT]):
         state = self._state_type.model_validate(unit.params)
         work = work_directory(ctx, state.store)
         warnings: list[str] = []
-        tree = _write_tree(work, lambda: new_tree(ctx, state))
-        differing = compare(self._baseline(ctx, state), new_tree(ctx, state, warnings.append))
+        tree = write_tree(work, TREE, portable(new_tree(ctx, state)))
+        new = portable(_warned_of_sockets(new_tree(ctx, state), warnings))
+        differing = compare(self._baseline(ctx, state), new)
         wanted = simplify(mask(_unclamped(differing, state.options.source_date_epoch), _mask_bytes(state.mask_paths)))
         changes = _write_changes(work, wanted)
         return {"tree": tree.model_dump(), "changes": changes.model_dump(), "warnings": warnings}
@@ -211,34 +209,39 @@ class _Compare(Generic[StateT]):
         )
 
 
-def new_tree(ctx: Context, state: LayeringState, warn: Callable[[str], None] | None = None) -> Iterator[Entry]:
-    """The tree as it was hashed, in mtree order, but for its sockets: no layer can hold one (umoci.md B1.13).
+def new_tree(ctx: Context, state: LayeringState) -> Iterator[Entry]:
+    """The tree as it was hashed, in mtree order.
 
     Raises:
         IncompleteTree: a shard's fragment is not whole.
     """
     work = work_directory(ctx, state.store)
-    for entry in merge_fragments([work.open(ref) for ref in state.fragments], state.walk_entries):
-        if entry.type != "socket":
-            yield entry
-        elif warn is not None:
-            warn(f"socket left out, no layer can hold one: {display(entry.path)}")
+    return merge_fragments([work.open(ref) for ref in state.fragments], state.walk_entries)
 
 
-def _write_tree(work: WorkDirectory, tree: Callable[[], Iterator[Entry]]) -> Tree:
-    entries = 0
+def _warned_of_sockets(entries: Iterator[Entry], warnings: list[str]) -> Iterator[Entry]:
+    for entry in entries:
+        if entry.type == "socket":
+            warnings.append(f"socket left out, no layer can hold one: {display(entry.path)}")
+        yield entry
 
-    def write(path: Path) -> None:
-        nonlocal entries
-        with path.open("wb") as out:
-            entries = write_manifest(portable(tree()), out)
 
-    def write_rest(path: Path) -> None:
-        with path.open("wb") as out:
-            write_extra(portable(tree()), out)
+def write_tree(work: WorkDirectory, name: str, entries: Iterator[Entry]) -> Tree:
+    """Write a tree into the work directory: its manifest, and what that cannot hold, in one pass."""
+    count = 0
+    extra: FileRef
 
-    manifest = work.publish(TREE, write)
-    return Tree(manifest=manifest, extra=work.publish(TREE_EXTRA, write_rest), entries=entries)
+    def write_manifest(manifest: Path) -> None:
+        def write_both(rest: Path) -> None:
+            nonlocal count
+            with manifest.open("wb") as out, rest.open("wb") as beside:
+                count = write_tree_files(entries, out, beside)
+
+        nonlocal extra
+        extra = work.publish(f"{name}.extra", write_both)
+
+    manifest = work.publish(f"{name}.mtree", write_manifest)
+    return Tree(manifest=manifest, extra=extra, entries=count)
 
 
 def _unclamped(deltas: Iterator[Delta], epoch: int | None) -> Iterator[Delta]:
@@ -314,7 +317,7 @@ def _run_pack(ctx: Context, unit: Unit) -> dict[str, Any]:
         uid_map=id_map(params.uid_map),
         gid_map=id_map(params.gid_map),
         rootless=params.rootless,
-        clamp_mtime=params.source_date_epoch,
+        source_date_epoch=params.source_date_epoch,
         warn=warnings.append,
         advanced=ctx.observer.advanced,
     )
@@ -339,7 +342,7 @@ def _join_pack(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> St
 
 def id_map(rows: list[IdMapping]) -> IdMap:
     """The id map of a request or a bundle in the layer room's form."""
-    return IdMap(tuple((row.container, row.host, row.size) for row in rows))
+    return IdMap.of(*((row.container, row.host, row.size) for row in rows))
 
 
 def unit_of(params: Model, nbytes: int = 0) -> Unit:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from jobs.flows.base import Context
 from jobs.flows.layering import LayeringState, work_directory
 from jobs.flows.requests import ImageResult
-from jobs.image import HistoryEntry, Resolved, append_layer, store_tree
+from jobs.image import HistoryEntry, Resolved, adopt_tree, append_layer
 from jobs.image.timestamps import timestamp
-from jobs.mtree import read_full
 from jobs.store import Layout
 
 
@@ -82,8 +81,4 @@ def _tree_is_the_images(state: LayeringState) -> bool:
 def _remember_tree(ctx: Context, layout: Layout, state: LayeringState, image: Resolved) -> None:
     assert state.tree is not None
     work = work_directory(ctx, layout.path)
-    with (
-        work.open(state.tree.manifest).open("rb") as manifest,
-        work.open(state.tree.extra).open("rb") as extra,
-    ):
-        store_tree(layout, image.descriptor.digest, read_full(manifest, extra))
+    adopt_tree(layout, image.descriptor.digest, work.open(state.tree.manifest), work.open(state.tree.extra))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory
-from jobs.flows.layering import LayeringState, layering_stages, new_tree, unit_of, work_directory
+from jobs.flows.layering import LayeringState, layering_stages, new_tree, unit_of, work_directory, write_tree
 from jobs.flows.publish import image_result, publish_image
 from jobs.flows.requests import IdMapping, ImageRef, ImageResult, RepackRequest
-from jobs.image import Bundle, Resolved, choose_compression, refresh_bundle, resolve_walk
+from jobs.image import (
+    Bundle,
+    Resolved,
+    choose_compression,
+    masked_paths,
+    open_bundle_baseline,
+    refresh_bundle,
+    resolve_walk,
+)
 from jobs.image.bundle import BundleIdMapping
-from jobs.mtree import Entry, read_full
+from jobs.mtree import Entry
 from jobs.store import Descriptor, Layout, check_refname
 
 
@@ -34,7 +41,6 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     check_refname(request.image.tag)
     store = Layout.open(ctx.policy.check_store(request.image.store))
     base = resolve_walk(store, bundle.walk)
-    volumes = sorted((base.config.config.volumes or {}) if base.config.config else {})
     maps = bundle.meta.map_options
     work_directory(ctx, store.path).create()
     return RepackState(
@@ -43,7 +49,7 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
         image=request.image,
         options=request.layer,
         compression=choose_compression(request.layer.compress, base),
-        mask_paths=request.mask_paths + (volumes if request.mask_volumes else []),
+        mask_paths=masked_paths(base.config, request.mask_paths, request.mask_volumes),
         uid_map=_rows(maps.uid_mappings),
         gid_map=_rows(maps.gid_mappings),
         rootless=maps.rootless,
@@ -59,11 +65,7 @@ def _rows(rows: list[BundleIdMapping]) -> list[IdMapping]:
 
 def _base_tree(ctx: Context, state: RepackState) -> Iterator[Entry]:
     """The tree as it was unpacked, from the bundle's own manifest."""
-    bundle = Bundle.open(ctx.policy.check_root(state.bundle))
-    with ExitStack() as files:
-        manifest = files.enter_context(bundle.mtree.open("rb"))
-        extra = files.enter_context(bundle.extra.open("rb")) if bundle.extra.exists() else None
-        yield from read_full(manifest, extra)
+    return open_bundle_baseline(Bundle.open(ctx.policy.check_root(state.bundle)))
 
 
 def _base_of(state: RepackState) -> Resolved:
@@ -79,7 +81,9 @@ def _run_publish(ctx: Context, unit: Unit) -> dict[str, Any]:
     image = publish_image(ctx, state, _base_of(state), state.image.tag, "layerfarm repack")
     if state.refresh:
         bundle = Bundle.open(ctx.policy.check_root(state.bundle))
-        refresh_bundle(bundle, image.path, lambda: new_tree(ctx, state))
+        work = work_directory(ctx, state.store)
+        tree = write_tree(work, "bundle", new_tree(ctx, state))
+        refresh_bundle(bundle, image, work.open(tree.manifest), work.open(tree.extra))
     return {"manifest": image.descriptor.digest, "config": image.manifest.config.digest}
 
 

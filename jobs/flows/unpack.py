@@ -89,21 +89,14 @@ def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> di
         advanced=ctx.observer.advanced,
     )
     unpacked = unpack_manifest(store, staged, resolved, options)
-    if _is_the_images_tree(state, unpacked.warnings):
-        store_tree(store, resolved.descriptor.digest, unpacked.entries())
     return UnpackResult(
         bundle=str(state.bundle),
         manifest=resolved.descriptor.digest,
-        layers=len(resolved.manifest.layers),
+        layers=unpacked.layers,
         entries=unpacked.count,
         mtree=unpacked.mtree,
-        warnings=unpacked.warnings,
+        warnings=list(unpacked.warnings),
     ).model_dump()
-
-
-def _is_the_images_tree(state: UnpackState, warnings: list[str]) -> bool:
-    """True if the bundle holds just what the image says: nothing mapped, nothing that the filesystem lacks."""
-    return not (state.uid_map or state.gid_map or state.rootless or state.keep_dirlinks or warnings)
 
 
 def _staging(bundle: Path, job_id: str) -> Path:

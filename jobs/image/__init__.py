@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jobs.image.bundle import ROOTFS_NAME, Bundle
     from jobs.image.pack import PackedLayer, choose_compression, pack_layer
     from jobs.image.repack import masked_paths, open_bundle_baseline, refresh_bundle
-    from jobs.image.tree_cache import load_tree, portable, store_tree, tree_digest, tree_of
+    from jobs.image.tree_cache import adopt_tree, load_tree, portable, store_tree, tree_digest, tree_of
     from jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
 _LAZY = {
@@ -26,7 +26,7 @@ _LAZY = {
         "bundle": ("ROOTFS_NAME", "Bundle"),
         "pack": ("PackedLayer", "choose_compression", "pack_layer"),
         "repack": ("masked_paths", "open_bundle_baseline", "refresh_bundle"),
-        "tree_cache": ("load_tree", "portable", "store_tree", "tree_digest", "tree_of"),
+        "tree_cache": ("adopt_tree", "load_tree", "portable", "store_tree", "tree_digest", "tree_of"),
         "unpack": ("UnpackOptions", "UnpackedBundle", "unpack_manifest", "unpack_rootfs"),
     }.items()
     for name in names
@@ -44,6 +44,7 @@ __all__ = [
     "RootFS",
     "UnpackOptions",
     "UnpackedBundle",
+    "adopt_tree",
     "append_layer",
     "choose_compression",
     "load_tree",

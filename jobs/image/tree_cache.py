@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -84,6 +85,14 @@ def store_tree(layout: Layout, manifest_digest: str, entries: Iterable[Entry]) -
     """
     with _replacing(layout, manifest_digest) as (manifest, extra):
         write_tree(portable(entries), manifest, extra)
+
+
+def adopt_tree(layout: Layout, manifest_digest: str, manifest: Path, extra: Path) -> None:
+    """The same for a tree that was written to two files already, in its :func:`portable` form."""
+    with _replacing(layout, manifest_digest) as targets:
+        for source, target in zip((manifest, extra), targets, strict=True):
+            with source.open("rb") as stream:
+                shutil.copyfileobj(stream, target, 1 << 20)
 
 
 def load_tree(layout: Layout, manifest_digest: str) -> Iterator[Entry] | None:
