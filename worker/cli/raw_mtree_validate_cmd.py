@@ -92,4 +92,4 @@ def _shown(field: str, value: object) -> str:
         return str(value // 1_000_000_000)
     if isinstance(value, bytes):
         return repr(value)[1:]
-    return f"{value:#o}" if field == "mode" else str(value)
+    return f"0{value:o}" if field == "mode" else str(value)

@@ -27,7 +27,7 @@ Run = Callable[..., Ran]
 @pytest.fixture
 def layerfarm(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """``layerfarm(*args)`` in an empty current directory, with no setting in the environment."""
-    for name in ("LAYERFARM_FARM", "SOURCE_DATE_EPOCH"):
+    for name in ("LAYERFARM_FARM", "LAYERFARM_ROOTS", "LAYERFARM_STORES", "SOURCE_DATE_EPOCH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     handler = signal.getsignal(signal.SIGTERM)

@@ -1,0 +1,352 @@
+"""build, unpack, repack, jobs: what is asked of the runners, and what is said of their answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import worker.client
+import worker.runner_local
+from jobs.errors import JobFailed
+from jobs.flows.base import Policy, Request
+from jobs.flows.requests import (
+    BuildRequest,
+    HistoryOptions,
+    IdMapping,
+    ImageRef,
+    ImageResult,
+    LayerOptions,
+    RepackRequest,
+    UnpackRequest,
+    UnpackResult,
+)
+from tests.unit.cli.conftest import Ran, Run
+from worker.progress import JobError, JobRecord, JobState, Progress
+
+LAYER, DIFF_ID, MANIFEST = (f"sha256:{digit * 64}" for digit in "123")
+BUILT = ImageResult(
+    image="/s:t",
+    manifest=MANIFEST,
+    config=MANIFEST,
+    layer=LAYER,
+    layer_size=5,
+    diff_id=DIFF_ID,
+    mtree=MANIFEST,
+    entries=3,
+    deltas=2,
+)
+UNPACKED = UnpackResult(bundle="/b", manifest=MANIFEST, layers=1, entries=3, mtree=MANIFEST)
+DIGESTS = f"layer: {LAYER}\ndiff_id: {DIFF_ID}\nmanifest: {MANIFEST}\n"
+
+
+class FakeFarm:
+    """One farm with one job, which does what the test wants."""
+
+    urls: list[str] = []
+    submitted: list[Request] = []
+    cancelled: list[str] = []
+    steps: list[Progress] = []
+    outcome: Any = BUILT
+
+    id = "j1"
+
+    def __init__(self, url: str) -> None:
+        self.urls.append(url)
+
+    def submit(self, request: Request) -> FakeFarm:
+        self.submitted.append(request)
+        return self
+
+    def job(self, job_id: str) -> FakeFarm:
+        assert job_id == self.id
+        return self
+
+    def jobs(self) -> list[JobRecord]:
+        return [record("old", 10.0), record("new", 20.0)]
+
+    def record(self) -> JobRecord:
+        return record(self.id, 86400.0)
+
+    def watch(self) -> Iterator[Progress]:
+        yield from self.steps
+
+    def result(self, timeout: float | None) -> Any:
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    def cancel(self) -> None:
+        self.cancelled.append(self.id)
+
+
+def record(job_id: str, submitted: float) -> JobRecord:
+    return JobRecord(
+        id=job_id,
+        kind="build",
+        request={"rootfs": "/r"},
+        state=JobState.FAILED,
+        stage="hash",
+        stage_number=2,
+        stages=4,
+        bytes_done=3_000_000,
+        bytes_total=2_000_000,
+        submitted=submitted,
+        started=submitted + 1,
+        error=JobError(type="TreeChanged", message="it moved"),
+    )
+
+
+@pytest.fixture
+def farm(monkeypatch: pytest.MonkeyPatch) -> type[FakeFarm]:
+    for name in ("urls", "submitted", "cancelled", "steps"):
+        monkeypatch.setattr(FakeFarm, name, [])
+    monkeypatch.setattr(FakeFarm, "outcome", BUILT)
+    monkeypatch.setattr(worker.client, "Farm", FakeFarm)
+    return FakeFarm
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, Policy, int]]:
+    calls: list[tuple[Request, Policy, int]] = []
+
+    def run(request: Request, policy: Policy, processes: int, on_progress: Any) -> Any:
+        calls.append((request, policy, processes))
+        on_progress(Progress(JobState.RUNNING, "x", stage="s", stage_number=1, stages=1))
+        if isinstance(request, UnpackRequest):
+            return UNPACKED
+        return BUILT.model_copy(update={"warnings": ["socket left out: 'a\nb'"]})
+
+    monkeypatch.setattr(worker.runner_local, "run", run)
+    return calls
+
+
+def test_build_prints_the_digests(layerfarm: Run, here: list[Any], tmp_path: Path) -> None:
+    done = layerfarm("build", "--rootfs=tree", "--image=store:v2", "--base", "store:v1", "--mask-path=/tmp")
+    assert done == Ran(0, f"job: local succeeded\n{DIGESTS}", "layerfarm: warning: socket left out: 'a b'\n")
+    ((request, _, _),) = here
+    assert request == BuildRequest(
+        rootfs=tmp_path / "tree",
+        image=ImageRef(store=tmp_path / "store", tag="v2"),
+        base=ImageRef(store=tmp_path / "store", tag="v1"),
+        mask_paths=["/tmp"],
+    )
+
+
+def test_an_unchanged_tree_has_no_layer_to_print(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    farm.outcome = BUILT.model_copy(update={"layer": None, "diff_id": None})
+    done = layerfarm("--farm=redis://f", "build", "--rootfs=tree", "--image=store:v2")
+    assert done.out == f"job: j1 succeeded\nlayer: none\ndiff_id: none\nmanifest: {MANIFEST}\n"
+
+
+def test_repack_prints_nothing_as_umoci(layerfarm: Run, here: list[Any], tmp_path: Path) -> None:
+    flags = ["--mask-path=/a", "--mask-path", "/b", "--no-mask-volumes", "--refresh-bundle", "--compress=zstd"]
+    history = ["--history.author=A", "--history.comment=C", "--history.created=2020-01-01T00:00:00Z"]
+    done = layerfarm("--log=error", "repack", *flags, *history, "--history.created_by=me", "--image=store", "bundle")
+    assert done == Ran(0, "", "")
+    ((request, _, _),) = here
+    assert request == RepackRequest(
+        bundle=tmp_path / "bundle",
+        image=ImageRef(store=tmp_path / "store", tag="latest"),
+        layer=LayerOptions(
+            compress="zstd",
+            history=HistoryOptions(author="A", comment="C", created="2020-01-01T00:00:00Z", created_by="me"),
+        ),
+        mask_paths=["/a", "/b"],
+        mask_volumes=False,
+        refresh_bundle=True,
+    )
+
+
+def test_verbose_and_json_show_the_digests_of_a_repack(layerfarm: Run, here: list[Any]) -> None:
+    done = layerfarm("--verbose", "repack", "--image=store", "bundle")
+    assert done.out == ""
+    assert f"layerfarm: manifest: {MANIFEST}\n" in done.err
+    assert json.loads(layerfarm("repack", "--json", "--image=store", "bundle").out)["layer"] == LAYER
+
+
+def test_unpack_maps_ids(layerfarm: Run, here: list[Any], tmp_path: Path) -> None:
+    done = layerfarm(
+        "unpack", "--image=s:t", "--uid-map=0:1000:10", "--uid-map", "10:5", "--gid-map=0:7", "b", "--keep-dirlinks"
+    )
+    assert done == Ran(0, "", "")
+    ((request, _, _),) = here
+    assert request == UnpackRequest(
+        image=ImageRef(store=tmp_path / "s", tag="t"),
+        bundle=tmp_path / "b",
+        uid_map=[IdMapping(container=0, host=1000, size=10), IdMapping(container=10, host=5, size=1)],
+        gid_map=[IdMapping(container=0, host=7, size=1)],
+        keep_dirlinks=True,
+    )
+
+
+def test_rootless_maps_root_to_oneself_unless_told_otherwise(
+    layerfarm: Run, here: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1234)
+    monkeypatch.setattr("os.getegid", lambda: 567)
+    layerfarm("unpack", "--image=s:t", "--rootless", "--gid-map=0:7", "b")
+    ((request, _, _),) = here
+    assert request.rootless is True
+    assert request.uid_map == [IdMapping(container=0, host=1234)]
+    assert request.gid_map == [IdMapping(container=0, host=7)]
+
+
+def test_the_epoch_is_handed_on(layerfarm: Run, here: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "42")
+    layerfarm("repack", "--image=s", "b")
+    assert here[0][0].layer.source_date_epoch == 42
+
+
+def test_processes_and_shards_shape_the_local_run(layerfarm: Run, here: list[Any]) -> None:
+    layerfarm("build", "--rootfs=r", "--image=s", "--processes=3", "--shards=7")
+    ((_, policy, processes),) = here
+    assert (policy.shards, processes, policy.roots, policy.stores) == (7, 3, None, None)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--farm=redis://f", "unpack", "--image=s", "b"],
+        ["unpack", "--farm", "redis://f", "--image=s", "b"],
+        ["--farm=redis://other", "unpack", "--farm", "redis://f", "--image=s", "b"],
+    ],
+    ids=" ".join,
+)
+def test_a_farm_is_named_globally_or_by_the_command(layerfarm: Run, farm: type[FakeFarm], args: list[str]) -> None:
+    farm.outcome = UNPACKED
+    done = layerfarm(*args)
+    assert done == Ran(0, "", "")
+    assert farm.urls == ["redis://f"]
+
+
+def test_the_environment_names_a_farm_and_an_empty_option_takes_it_back(
+    layerfarm: Run, farm: type[FakeFarm], here: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERFARM_FARM", "redis://f")
+    assert layerfarm("build", "--rootfs=r", "--image=s").out.startswith("job: j1 succeeded\n")
+    assert layerfarm("build", "--rootfs=r", "--image=s", "--farm=").out.startswith("job: local succeeded\n")
+    assert (len(farm.submitted), len(here)) == (1, 1)
+
+
+def test_a_detached_job_is_its_id_on_stdout(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    farm.outcome = AssertionError("nobody waits")
+    assert layerfarm("--farm=redis://f", "repack", "--detach", "--image=s", "b") == Ran(0, "j1\n", "")
+
+
+def test_notices_are_said_once_each(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    waiting = Progress(JobState.QUEUED, "build", notice="no worker is listening at redis://f")
+    farm.steps.extend([waiting, waiting, Progress(JobState.RUNNING, "build")])
+    done = layerfarm("--farm=redis://f", "build", "--rootfs=r", "--image=s")
+    assert done.err == "layerfarm: no worker is listening at redis://f\n"
+
+
+def test_plain_progress_is_a_line_for_each_stage(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    def step(stage: str, number: int, done: int) -> Progress:
+        return Progress(JobState.RUNNING, "build", stage, number, 2, done, 2, 500_000 * done, 1_000_000)
+
+    farm.steps.extend([step("hash", 1, 0), step("hash", 1, 2), step("pack", 2, 0)])
+    done = layerfarm("--farm=redis://f", "build", "--progress=plain", "--rootfs=r", "--image=s")
+    assert done.err == ("layerfarm: build 1/2 hash: 2 units, 1.0 MB\nlayerfarm: build 2/2 pack: 2 units, 1.0 MB\n")
+
+
+def test_the_bar_shows_the_stage_and_goes_away(
+    layerfarm: Run, farm: type[FakeFarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.cli.progress_view._BAR_AFTER", 0.0)
+    farm.steps.extend(
+        [
+            Progress(JobState.QUEUED, "build"),
+            Progress(JobState.RUNNING, "build", "hash", 2, 4, 1, 2, 3_000_000, 2_000_000),
+            Progress(JobState.SUCCEEDED, "build"),
+        ]
+    )
+    done = layerfarm("--farm=redis://f", "build", "--progress=bar", "--rootfs=r", "--image=s")
+    assert done.code == 0
+    assert "job: j1 succeeded" in done.out
+
+
+def test_the_failure_of_a_job_is_the_failure_of_the_command(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    farm.outcome = JobFailed("somebody changed the tree: /x")
+    done = layerfarm("--farm=redis://f", "repack", "--image=s", "b")
+    assert done == Ran(1, "", "layerfarm: somebody changed the tree: /x\n")
+
+
+def test_interrupting_the_wait_cancels_the_job(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    farm.outcome = KeyboardInterrupt()
+    done = layerfarm("--farm=redis://f", "repack", "--image=s", "b")
+    assert done == Ran(130, "", "layerfarm: interrupted: cancelling job j1\n")
+    assert farm.cancelled == ["j1"]
+
+
+def test_jobs_are_listed_newest_first(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    done = layerfarm("--farm=redis://f", "jobs", "ls")
+    assert done.out.splitlines() == [
+        "JOB  KIND   STATE   STAGE     DONE              SUBMITTED",
+        "new  build  failed  2/4 hash  2.0 MB of 2.0 MB  1970-01-01T00:00:20Z",
+        "old  build  failed  2/4 hash  2.0 MB of 2.0 MB  1970-01-01T00:00:10Z",
+    ]
+    lines = layerfarm("jobs", "--farm=redis://f", "ls", "--json").out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["new", "old"]
+
+
+def test_a_job_is_shown_with_its_error(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    done = layerfarm("--farm=redis://f", "jobs", "show", "j1")
+    assert done.out.splitlines() == [
+        "job: j1",
+        "kind: build",
+        "state: failed",
+        "stage: 2/4 hash (2.0 MB of 2.0 MB)",
+        "submitted: 1970-01-02T00:00:00Z",
+        "started: 1970-01-02T00:00:01Z",
+        "error: it moved",
+        "request.rootfs: /r",
+    ]
+    assert json.loads(layerfarm("--farm=redis://f", "jobs", "show", "--json", "j1").out)["error"]["type"]
+
+
+def test_watch_ends_as_the_job_did(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    assert layerfarm("--farm=redis://f", "jobs", "watch", "j1").out == f"job: j1 succeeded\n{DIGESTS}"
+    farm.outcome = UNPACKED
+    assert layerfarm("--farm=redis://f", "jobs", "watch", "j1").out == "job: j1 succeeded\n"
+    assert json.loads(layerfarm("--farm=redis://f", "jobs", "watch", "--json", "j1").out)["bundle"] == "/b"
+    farm.outcome = JobFailed("it moved")
+    assert layerfarm("--farm=redis://f", "jobs", "watch", "j1") == Ran(1, "", "layerfarm: it moved\n")
+    farm.outcome = KeyboardInterrupt()
+    assert layerfarm("--farm=redis://f", "jobs", "watch", "j1").code == 130
+    assert farm.cancelled == []
+
+
+def test_jobs_are_cancelled(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    assert layerfarm("--farm=redis://f", "jobs", "cancel", "j1", "j1") == Ran(0, "", "")
+    assert farm.cancelled == ["j1", "j1"]
+
+
+@pytest.mark.parametrize("args", [["--store="], ["--root="]])
+def test_a_worker_with_an_empty_path_does_not_start(layerfarm: Run, args: list[str]) -> None:
+    done = layerfarm("worker", "--farm=redis://127.0.0.1:1/0", *args)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_a_worker_without_a_store_does_not_start(layerfarm: Run) -> None:
+    done = layerfarm("worker", "--farm=redis://127.0.0.1:1/0", "--root=/tmp")
+    assert done == Ran(
+        1, "", "layerfarm: worker has no store to work with (name one with --store or LAYERFARM_STORES)\n"
+    )
+
+
+def test_an_empty_store_in_the_environment_is_refused(layerfarm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYERFARM_STORES", "")
+    done = layerfarm("worker", "--farm=redis://127.0.0.1:1/0", "--root=/tmp")
+    assert done.code == 1
+    assert done.err.startswith("layerfarm: setting 'stores' is wrong: empty path")
+
+
+def test_a_redis_that_does_not_answer_is_named(layerfarm: Run) -> None:
+    done = layerfarm("--farm=redis://:secret@127.0.0.1:1/0", "build", "--rootfs=/r", "--image=s")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "127.0.0.1:1" in done.err
+    assert "secret" not in done.err
