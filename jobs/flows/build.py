@@ -134,4 +134,5 @@ BUILD = Flow(
     begin=_begin,
     finish=_finish,
     clean=_clean,
+    result=ImageResult,
 )

@@ -177,4 +177,5 @@ UNPACK = Flow(
     begin=_begin,
     finish=_finish,
     clean=_clean,
+    result=UnpackResult,
 )
