@@ -111,4 +111,5 @@ REPACK = Flow(
     begin=_begin,
     finish=_finish,
     clean=_clean,
+    result=ImageResult,
 )
