@@ -59,8 +59,8 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     )
 
 
-def _rows(rows: list[BundleIdMapping]) -> list[IdMapping]:
-    return [IdMapping(container=row.container, host=row.host, size=row.size) for row in rows if row.size]
+def _rows(rows: list[BundleIdMapping] | None) -> list[IdMapping]:
+    return [IdMapping(container=row.container, host=row.host, size=row.size) for row in rows or [] if row.size]
 
 
 def _base_tree(ctx: Context, state: RepackState) -> Iterator[Entry]:

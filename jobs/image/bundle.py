@@ -18,8 +18,9 @@ META_LIMIT = 4 * 1024 * 1024
 """Bytes of umoci.json."""
 
 
-def _empty_if_null(value: Any) -> Any:
-    return [] if value is None else value
+def _null_if_empty(value: Any) -> Any:
+    # An empty list is to umoci a map that maps nothing; no map at all is null.
+    return None if value == [] else value
 
 
 class BundleIdMapping(Document):
@@ -30,14 +31,14 @@ class BundleIdMapping(Document):
     size: int = Field(ge=0, le=0xFFFFFFFF)
 
 
-_Rows = Annotated[list[BundleIdMapping], BeforeValidator(_empty_if_null)]
+_Rows = Annotated[list[BundleIdMapping] | None, BeforeValidator(_null_if_empty)]
 
 
 class MapOptions(Document):
     """How ids of the image became ids of the host when the bundle was unpacked."""
 
-    uid_mappings: _Rows = Field(default_factory=list)
-    gid_mappings: _Rows = Field(default_factory=list)
+    uid_mappings: _Rows = None
+    gid_mappings: _Rows = None
     rootless: bool = False
 
 

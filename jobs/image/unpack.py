@@ -105,7 +105,7 @@ def unpack_manifest(
         section = image.config.config or ConfigSection()
         user = lookup_user(bundle / ROOTFS_NAME, section.user or "")
         maps = meta.map_options
-        runtime = RuntimeOptions(maps.uid_mappings, maps.gid_mappings, options.rootless, options.volumes)
+        runtime = RuntimeOptions(maps.uid_mappings or [], maps.gid_mappings or [], options.rootless, options.volumes)
         spec = encode_runtime_config(runtime_config(image.config, user, runtime))
         with _new_file(bundle / mtree_name(digest)) as out, _new_file(bundle / extra_name(digest)) as extra:
             count = write_tree(extractor.entries(), out, extra)
