@@ -1,0 +1,90 @@
+"""DESIGN law 1: the same input gives the same bytes, whoever does the work and in how many pieces."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.flows.base import Policy
+from jobs.flows.requests import BuildRequest, ImageRef, ImageResult, LayerOptions, RepackRequest, UnpackRequest
+from jobs.store import Layout
+from tests.trees import Node, char, directory, fifo, file, hardlink, symlink, tree
+from worker import runner_local
+from worker.embedded import EmbeddedFarm
+
+SHARDS = (1, 2, 7)
+COMPRESSIONS = ("gzip", "zstd", "none")
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some thousand entries of every kind, with content that spans several compression blocks."""
+    rng = random.Random(11)
+    spec: dict[bytes, Node] = {b".": directory()}
+    for number in range(60):
+        spec[b"d%02d" % number] = directory(mode=0o755 - number % 8, uid=number)
+        for other in range(30):
+            content = rng.randbytes(rng.choice([0, 3, 700])) * rng.choice([1, 40])
+            spec[b"d%02d/f%02d" % (number, other)] = file(content, mode=rng.choice([0o644, 0o4755, 0]), uid=other)
+    spec[b"large"] = file(rng.randbytes(3_000_000) + bytes(2_500_000), xattrs={"user.a": b"1", "user.big": b"x" * 3000})
+    spec[b"link"] = symlink(b"d00/f00")
+    spec[b"hard"] = hardlink(b"d05/f05")
+    spec[b"null"] = char(1, 3)
+    spec[b"pipe"] = fifo()
+    spec[b"odd \xff\nname"] = file(b"odd")
+    return tree(tmp_path_factory.mktemp("same") / "rootfs", spec)
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS)
+def test_any_number_of_shards_threads_and_processes_gives_the_same_bytes(
+    rootfs: Path, tmp_path: Path, compress: str
+) -> None:
+    seen = set()
+    for shards in SHARDS:
+        policy = Policy(shards=shards, threads=shards)
+        seen.add(_digests(_local(policy, shards), _fresh(tmp_path / f"store-{shards}"), rootfs, compress))
+    again = Policy(shards=2, threads=2)
+    seen.add(_digests(_local(again, 2), _fresh(tmp_path / "again"), rootfs, compress))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("shards", SHARDS)
+def test_the_farm_gives_the_bytes_of_the_local_runner(rootfs: Path, tmp_path: Path, shards: int) -> None:
+    local = _digests(_local(Policy(shards=2), 2), _fresh(tmp_path / "local"), rootfs, "gzip")
+    environment = os.environ | {"LAYERFARM_SHARDS": str(shards), "TZ": "Pacific/Chatham", "LC_ALL": "C"}
+    roots = (rootfs.parent, tmp_path)
+    with EmbeddedFarm(roots=roots, stores=(tmp_path,), environment=environment) as embedded, embedded.farm() as farm:
+
+        def on_farm(request: object) -> ImageResult:
+            return farm.submit(request).result(120)  # type: ignore[arg-type,return-value]
+
+        assert _digests(on_farm, _fresh(tmp_path / "farm"), rootfs, "gzip") == local
+
+
+def _digests(run: Callable[..., ImageResult], store: Path, rootfs: Path, compress: str) -> tuple[str | None, ...]:
+    """What a build, and a repack on top of it, come to."""
+    layer = LayerOptions(compress=compress)  # type: ignore[arg-type]
+    built = run(BuildRequest(rootfs=rootfs, image=ImageRef(store=store, tag="built"), layer=layer))
+    bundle = store.parent / f"{store.name}-bundle"
+    run(UnpackRequest(image=ImageRef(store=store, tag="built"), bundle=bundle))
+    for path in ("d01/f01", "large"):
+        (bundle / "rootfs" / path).write_bytes(b"changed")
+        os.utime(bundle / "rootfs" / path, ns=(0, 1_600_000_000 * 10**9))
+    (bundle / "rootfs/d02/f02").unlink()
+    os.utime(bundle / "rootfs/d02", ns=(0, 1_600_000_000 * 10**9))
+    repacked = run(RepackRequest(bundle=bundle, image=ImageRef(store=store, tag="next"), layer=layer))
+    assert repacked.deltas == 4
+    return tuple(value for r in (built, repacked) for value in (r.layer, r.diff_id, r.manifest, r.config, r.mtree))
+
+
+def _local(policy: Policy, processes: int) -> Callable[..., ImageResult]:
+    return lambda request: runner_local.run(request, policy, processes)  # type: ignore[return-value]
+
+
+def _fresh(store: Path) -> Path:
+    Layout.create(store)
+    return store
