@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.errors import RequestError
 from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
-from jobs.image.mutate import dated, write_image
+from jobs.image.mutate import completed, write_image
 from jobs.image.resolve import Resolved
 from jobs.image.timestamps import check_timestamp
 from jobs.store import Layout
@@ -69,8 +69,8 @@ def configure(layout: Layout, image: Resolved, changes: ConfigChanges, history: 
     config = _changed_config(image.config, changes)
     manifest = _changed_manifest(image.manifest, changes)
     if history is not None:
-        entry = history.model_copy(update={"empty_layer": True, "author": history.author or config.author})
-        config = config.model_copy(update={"history": [*(config.history or []), dated(entry, config)]})
+        entry = history.model_copy(update={"empty_layer": True})
+        config = config.model_copy(update={"history": [*(config.history or []), completed(entry, config)]})
     return write_image(layout, image.path, manifest, config)
 
 

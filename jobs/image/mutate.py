@@ -67,19 +67,21 @@ def append_layer(
         changes["created"] = created
     if history is not None:
         entry = history.model_copy(update={"empty_layer": None if layer is not None else True})
-        changes["history"] = [*(config.history or []), dated(entry, config)]
+        changes["history"] = [*(config.history or []), completed(entry, config)]
     manifest = base.manifest
     if layer is not None:
         manifest = manifest.model_copy(update={"layers": [*manifest.layers, layer.descriptor]})
     return write_image(layout, base.path, manifest, config.model_copy(update=changes))
 
 
-def dated(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
-    """``entry`` with a time in any case: the image's own, else the epoch.
+def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
+    """``entry`` with the image's author where it names none, and with a time: the image's, else the epoch.
 
-    The image-spec calls it optional, but ``umoci stat`` up to 0.4.7 panics on an entry without one.
+    The image-spec calls the time optional, but ``umoci stat`` up to 0.4.7 panics on an entry without one.
     """
-    return entry.model_copy(update={"created": entry.created or config.created or _EPOCH})
+    return entry.model_copy(
+        update={"created": entry.created or config.created or _EPOCH, "author": entry.author or config.author}
+    )
 
 
 _EPOCH = "1970-01-01T00:00:00Z"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.errors import RequestError
+from jobs.errors import RequestError, UnsupportedMediaType
 from jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
 from jobs.image.resolve import Resolved
 from jobs.layer.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
@@ -64,9 +64,12 @@ def choose_compression(choice: str, base: Resolved | None) -> Compression:
         except ValueError as error:
             raise RequestError(f"no such compression: {choice!r}", hint="auto, gzip, zstd or none") from error
     for layer in reversed(base.manifest.layers if base else []):
-        _, _, suffix = layer.media_type.partition("+")
-        if suffix:
-            return compression_of(layer.media_type)
+        try:
+            compression = compression_of(layer.media_type)
+        except UnsupportedMediaType:
+            continue
+        if compression is not Compression.NONE:
+            return compression
     return Compression.GZIP
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from jobs.layer import ExtractOptions, Extractor, IdMap, Limits
 from jobs.layer.decompress import decompress
 from jobs.mtree import Entry
 from jobs.store import Descriptor, Layout, encode_document
+from jobs.store.verify import hasher
 
 
 def _nothing(_: object) -> None:
@@ -53,7 +53,7 @@ class UnpackOptions:
     """What config.json does with the image's volumes."""
     limits: Limits = field(default_factory=Limits)
     advanced: Callable[[int], None] = _nothing
-    """Told the number of compressed bytes as they are read; may raise to stop the unpacking."""
+    """Told the number of compressed bytes that were read since the last call; may raise to stop."""
     warn: Callable[[str], None] = _nothing
 
 
@@ -161,10 +161,10 @@ def _apply(store: Layout, extractor: Extractor, descriptor: Descriptor, diff_id:
     The diff_id is over the whole stream, whatever follows the end of the tar included (umoci.md B6).
     """
     with store.open_blob(descriptor) as blob:
-        counted = _Counted(blob, options.advanced)
+        counted = _Counted(blob)
         plain = decompress(cast(BinaryIO, counted), descriptor.media_type, limits=options.limits, ahead=True)
         with closing(plain):
-            hashed = _Hashed(plain, diff_id)
+            hashed = _Hashed(plain, diff_id, lambda: options.advanced(counted.take()))
             extractor.apply(cast(BinaryIO, hashed))
             hashed.finish(descriptor)
 
@@ -244,26 +244,36 @@ def _rows(ids: IdMap) -> list[BundleIdMapping]:
 
 
 class _Counted:
-    """Passes the blob on, and tells how far it is."""
+    """Passes the blob on, and counts; read by the thread that decompresses."""
 
-    def __init__(self, stream: BinaryIO, advanced: Callable[[int], None]) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._advanced = advanced
+        self._count = 0
+        self._taken = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        if data:
-            self._advanced(len(data))
+        self._count += len(data)
         return data
+
+    def take(self) -> int:
+        """The bytes read since the last time."""
+        count = self._count
+        fresh, self._taken = count - self._taken, count
+        return fresh
 
 
 class _Hashed(io.RawIOBase):
-    """Passes the tar stream on, and checks at its end that it is the one the config names."""
+    """Passes the tar stream on, and checks at its end that it is the one the config names.
 
-    def __init__(self, stream: io.RawIOBase, diff_id: str) -> None:
+    ``progressed`` is called in the reader's own thread, so it may raise to stop the job.
+    """
+
+    def __init__(self, stream: io.RawIOBase, diff_id: str, progressed: Callable[[], None]) -> None:
         self._stream = stream
         self._diff_id = diff_id
-        self._hash = hashlib.new(diff_id.partition(":")[0])
+        self._progressed = progressed
+        self._hash = hasher(diff_id)
 
     def readable(self) -> bool:
         return True
@@ -271,6 +281,7 @@ class _Hashed(io.RawIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         data = self._stream.read(-1 if size is None else size) or b""
         self._hash.update(data)
+        self._progressed()
         return data
 
     def finish(self, layer: Descriptor) -> None:

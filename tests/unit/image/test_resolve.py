@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from jobs.errors import (
+    AmbiguousReference,
+    BlobNotFound,
+    DigestMismatch,
+    InvalidReference,
+    LimitExceeded,
+    MalformedDocument,
+    SizeMismatch,
+    TagNotFound,
+    UnsupportedMediaType,
+)
+from jobs.image import resolve, resolve_walk
+from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
+from tests.unit.image.images import image, tar
+
+
+def put(layout: Layout, document: dict[str, Any], media_type: str, **fields: Any) -> Descriptor:
+    return layout.put(json.dumps(document).encode(), media_type, **fields)
+
+
+def index_of(layout: Layout, *manifests: Descriptor) -> Descriptor:
+    rows = [json.loads(m.model_dump_json(by_alias=True, exclude_none=True)) for m in manifests]
+    return put(layout, {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": rows}, MEDIA_TYPE_INDEX)
+
+
+def for_platform(made: Descriptor, os: str, architecture: str, variant: str | None = None) -> Descriptor:
+    platform = Platform(os=os, architecture=architecture, variant=variant)
+    return made.model_copy(update={"platform": platform, "annotations": None})
+
+
+def test_tag_leads_to_manifest_and_config(layout: Layout) -> None:
+    made = image(layout, [tar(("a", b"x"))])
+    found = resolve(layout, "t")
+    assert found.manifest == made.manifest
+    assert found.config == made.config
+    assert [diff_id for _, diff_id in found.layers] == made.config.rootfs.diff_ids
+    assert resolve_walk(layout, found.path) == found
+
+
+def test_unknown_and_impossible_tags(layout: Layout) -> None:
+    with pytest.raises(TagNotFound, match="'nope'"):
+        resolve(layout, "nope")
+    with pytest.raises(InvalidReference):
+        resolve(layout, "no pe")
+
+
+def test_two_entries_with_one_tag_are_ambiguous_unless_they_are_the_same(layout: Layout) -> None:
+    one = image(layout, tag="a").path[0]
+    two = image(layout, author="other", tag="b").path[0]
+
+    def name_all(*descriptors: Descriptor) -> None:
+        named = [d.model_copy(update={"annotations": {"org.opencontainers.image.ref.name": "t"}}) for d in descriptors]
+        layout.update_index(lambda index: index.model_copy(update={"manifests": named}))
+
+    name_all(one, two)
+    with pytest.raises(AmbiguousReference):
+        resolve(layout, "t")
+    name_all(one, one)
+    assert resolve(layout, "t").descriptor.digest == one.digest
+
+
+def test_platform_picks_one_of_an_index(layout: Layout) -> None:
+    amd, arm6, arm7 = (image(layout, author=name, tag="x").path[0] for name in ("amd", "arm6", "arm7"))
+    layout.tag(
+        "t",
+        index_of(
+            layout,
+            for_platform(amd, "linux", "amd64"),
+            index_of(layout, for_platform(arm6, "linux", "arm", "v6"), for_platform(arm7, "linux", "arm", "v7")),
+        ),
+    )
+    assert resolve(layout, "t", "linux/amd64").config.author == "amd"
+    assert resolve(layout, "t", "linux/arm/v7").config.author == "arm7"
+    assert len(resolve(layout, "t", "linux/arm/v7").path) == 3
+    with pytest.raises(AmbiguousReference, match=r"linux/arm/v6, linux/arm/v7\b"):
+        resolve(layout, "t", "linux/arm")
+    with pytest.raises(AmbiguousReference, match="leads to 3 images"):
+        resolve(layout, "t")
+    with pytest.raises(TagNotFound, match="linux/s390x"):
+        resolve(layout, "t", "linux/s390x")
+
+
+def test_platform_of_a_single_image_is_checked_too(layout: Layout) -> None:
+    image(layout)
+    assert resolve(layout, "t", "linux/amd64").config.architecture == "amd64"
+    with pytest.raises(TagNotFound):
+        resolve(layout, "t", "linux/arm64")
+
+
+def test_build_attestations_do_not_make_an_index_ambiguous(layout: Layout) -> None:
+    real = image(layout, tag="x").path[0]
+    attestation = image(layout, author="attestation", tag="x").path[0]
+    layout.tag(
+        "t",
+        index_of(layout, for_platform(real, "linux", "amd64"), for_platform(attestation, "unknown", "unknown")),
+    )
+    assert resolve(layout, "t").config.author is None
+
+
+def test_empty_index(layout: Layout) -> None:
+    layout.tag("t", index_of(layout))
+    with pytest.raises(TagNotFound, match="without manifests"):
+        resolve(layout, "t")
+
+
+def test_nesting_is_limited(layout: Layout) -> None:
+    descriptor = image(layout, tag="x").path[0].model_copy(update={"annotations": None})
+    for depth in range(9):
+        descriptor = index_of(layout, descriptor)
+        layout.tag(f"t{depth + 1}", descriptor)
+    assert len(resolve(layout, "t8").path) == 9
+    with pytest.raises(LimitExceeded):
+        resolve(layout, "t9")
+
+
+def test_index_bomb_is_limited(layout: Layout) -> None:
+    descriptor = image(layout, tag="x").path[0].model_copy(update={"annotations": None})
+    for _ in range(6):
+        descriptor = index_of(layout, *[descriptor] * 10)
+    layout.tag("t", descriptor)
+    with pytest.raises(LimitExceeded):
+        resolve(layout, "t")
+
+
+def test_B2_5_ambiguous_documents_are_refused(layout: Layout) -> None:
+    made = image(layout)
+    manifest = json.loads(layout.read(made.descriptor))
+    for extra in ({"manifests": []}, {"mediaType": MEDIA_TYPE_INDEX}):
+        layout.tag("t", put(layout, manifest | extra, MEDIA_TYPE_MANIFEST))
+        with pytest.raises(MalformedDocument):
+            resolve(layout, "t")
+    for extra in ({"config": {}}, {"layers": []}, {"mediaType": MEDIA_TYPE_MANIFEST}):
+        layout.tag("t", put(layout, {"schemaVersion": 2, "manifests": []} | extra, MEDIA_TYPE_INDEX))
+        with pytest.raises(MalformedDocument):
+            resolve(layout, "t")
+
+
+def test_manifest_without_a_media_type_is_fine(layout: Layout) -> None:
+    manifest = json.loads(layout.read(image(layout).descriptor))
+    del manifest["mediaType"]
+    layout.tag("t", put(layout, manifest, MEDIA_TYPE_MANIFEST))
+    assert resolve(layout, "t").manifest.media_type is None
+
+
+@pytest.mark.parametrize("change", [{"schemaVersion": 1}, {"layers": [{}]}, {"config": None}, {"layers": 3}])
+def test_malformed_manifest(layout: Layout, change: dict[str, Any]) -> None:
+    manifest = json.loads(layout.read(image(layout).descriptor))
+    layout.tag("t", put(layout, manifest | change, MEDIA_TYPE_MANIFEST))
+    with pytest.raises(MalformedDocument):
+        resolve(layout, "t")
+
+
+@pytest.mark.parametrize("rootfs", [None, {}, {"type": "other", "diff_ids": []}, {"diff_ids": ["sha256:1"]}])
+def test_malformed_config(layout: Layout, rootfs: object) -> None:
+    made = image(layout)
+    config = put(layout, {"os": "linux", "architecture": "amd64", "rootfs": rootfs}, MEDIA_TYPE_CONFIG)
+    manifest = json.loads(layout.read(made.descriptor)) | {"config": json.loads(config.model_dump_json(by_alias=True))}
+    layout.tag("t", put(layout, manifest, MEDIA_TYPE_MANIFEST))
+    with pytest.raises(MalformedDocument):
+        resolve(layout, "t")
+
+
+def test_other_media_types(layout: Layout) -> None:
+    docker = "application/vnd.docker.distribution.manifest.v2+json"
+    layout.tag("t", put(layout, {"schemaVersion": 2}, docker))
+    with pytest.raises(UnsupportedMediaType, match="skopeo"):
+        resolve(layout, "t")
+    manifest = json.loads(layout.read(image(layout).descriptor))
+    manifest["config"]["mediaType"] = "application/vnd.docker.container.image.v1+json"
+    layout.tag("t", put(layout, manifest, MEDIA_TYPE_MANIFEST))
+    with pytest.raises(MalformedDocument):
+        resolve(layout, "t")
+
+
+@pytest.mark.parametrize("diff_ids", [lambda ids: ids[:-1], lambda ids: [*ids, ids[0]], lambda ids: []])
+def test_B3_15_layers_and_diff_ids_must_be_as_many(layout: Layout, diff_ids: Any) -> None:
+    """umoci panics on too few and takes no notice of too many."""
+    image(layout, [tar(("a", b"x")), tar(("b", b"y"))], diff_ids=diff_ids)
+    with pytest.raises(MalformedDocument, match=r"2 layers .* \d diff_ids"):
+        resolve(layout, "t")
+
+
+def test_corrupt_stores(layout: Layout) -> None:
+    made = image(layout)
+    path = layout.blob_path(made.manifest.config.digest)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"linux", b"LINUX"))
+    with pytest.raises(DigestMismatch):
+        resolve(layout, "t")
+    path.write_bytes(content + b" ")
+    with pytest.raises(SizeMismatch):
+        resolve(layout, "t")
+    path.unlink()
+    with pytest.raises(BlobNotFound):
+        resolve(layout, "t")
+
+
+def test_empty_walk(layout: Layout) -> None:
+    with pytest.raises(MalformedDocument):
+        resolve_walk(layout, [])
