@@ -73,6 +73,13 @@ class Packer:
         """
         check_real_name(name)
         kind = stat.S_IFMT(found.st_mode)
+        if found.st_nlink > 1 and kind not in (stat.S_IFDIR, stat.S_IFSOCK):
+            # By device too, and never a directory: an inode's number repeats on other filesystems, and
+            # umoci then stores one file as a link to another (B1.7).
+            first = self._links.setdefault((found.st_dev, found.st_ino), name)
+            if first is not name:
+                yield from self._header(found, name, HARDLINK, (), link=first)
+                return
         if kind == stat.S_IFREG:
             yield from self._regular(directory, base, found, name)
         elif kind == stat.S_IFDIR:
@@ -107,13 +114,6 @@ class Packer:
             self._options.advanced(self._unreported)
 
     def _regular(self, directory: int, base: bytes, found: os.stat_result, name: bytes) -> Iterator[bytes]:
-        if found.st_nlink > 1:
-            # By device too, and files with more names only: an inode's number alone repeats on other
-            # filesystems, and umoci then stores one file as a link to another (B1.7).
-            first = self._links.setdefault((found.st_dev, found.st_ino), name)
-            if first is not name:
-                yield from self._header(found, name, HARDLINK, (), link=first)
-                return
         fd = open_regular(directory, base)
         try:
             _check_same(found, os.fstat(fd), name)

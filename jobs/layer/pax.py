@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from decimal import ROUND_FLOOR, Context
 from typing import Final
 
 from jobs.errors import MalformedLayer
@@ -10,6 +12,8 @@ from jobs.errors import MalformedLayer
 XATTR: Final = b"SCHILY.xattr."
 HOLDS_NO_NUL: Final = frozenset((b"path", b"linkpath", b"uname", b"gname", b"GNU.sparse.name"))
 _LENGTH_DIGITS = 10
+_TIME = re.compile(rb"-?[0-9]{1,20}(?:\.[0-9]{0,40})?(?:e[+-]?[0-9]{1,2})?")
+_EXACT = Context(prec=200)
 
 
 def encode_records(records: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -58,17 +62,19 @@ def decode_records(body: bytes) -> list[tuple[bytes, bytes]]:
 def parse_time(value: bytes) -> int:
     """A PAX time as nanoseconds, digits beyond the ninth cut off towards the past.
 
+    Python's tarfile writes very small and very large times with an exponent; that is read too.
+
     Raises:
         MalformedLayer: not a decimal number.
     """
-    negative = value.startswith(b"-")
-    whole, _, fraction = value.lstrip(b"-").partition(b".") if negative else value.partition(b".")
-    if not whole.isdigit() or len(whole) > 20 or (fraction and not fraction.isdigit()) or value.startswith(b"--"):
+    found = _TIME.fullmatch(value)
+    if found is None:
         raise MalformedLayer("PAX time is not a number", where=value[:100])
-    ns = int(whole) * 10**9 + int(fraction[:9].ljust(9, b"0") or b"0")
-    if not negative:
-        return ns
-    return -ns - (1 if fraction[9:].strip(b"0") else 0)
+    whole, _, fraction = value.partition(b".")
+    if b"e" not in value and len(fraction) <= 9 and not value.startswith(b"-"):
+        return int(whole) * 10**9 + int(fraction.ljust(9, b"0"))
+    # Decimal: a float would lose nanoseconds. 200 digits hold whatever the pattern lets through.
+    return int(_EXACT.scaleb(_EXACT.create_decimal(value.decode()), 9).to_integral_value(ROUND_FLOOR))
 
 
 def parse_number(key: bytes, value: bytes) -> int:

@@ -1,0 +1,166 @@
+"""Whiteouts when unpacking: umoci.md B4, item by item."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import MalformedLayer
+from jobs.layer.whiteouts import check_real_name, whiteout_name, whiteout_target
+from tests.trees import directory, file, read_tree, tree
+from tests.unit.layer.archives import apply, archive, entry
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tree(tmp_path / "root", {})
+
+
+LOWER = archive(
+    entry("d", "dir", mode=0o700, uid=9),
+    entry("d/a", content=b"a"),
+    entry("d/s", "dir", mode=0o711, mtime=1, xattrs={"user.x": b"1"}),
+    entry("d/s/b", content=b"b"),
+    entry("d/t/u", content=b"u"),
+    entry("f", content=b"f"),
+)
+
+
+def paths(root: Path) -> set[bytes]:
+    return set(read_tree(root)) - {b"."}
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(
+    "members", list(itertools.permutations([entry("f", content=b"new"), entry(".wh.f"), entry(".wh.d")]))
+)
+def test_B4_1_a_whiteout_removes_only_lower_layers(root: Path, members: tuple[object, ...], on_disk: bool) -> None:
+    upper = archive(*members)  # type: ignore[arg-type]
+    if on_disk:
+        apply(root, LOWER)
+        apply(root, upper)
+    else:
+        apply(root, LOWER, upper)
+    assert {path: node.content for path, node in read_tree(root).items() if path != b"."} == {b"f": b"new"}
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("members", list(itertools.permutations([entry("d/s/new", content=b"new"), entry(".wh.d")])))
+def test_B4_2_ancestors_of_what_is_new_survive_as_implied_directories(
+    root: Path, members: tuple[object, ...], on_disk: bool
+) -> None:
+    upper = archive(*members)  # type: ignore[arg-type]
+    if on_disk:
+        apply(root, LOWER)
+        apply(root, upper)
+    else:
+        apply(root, LOWER, upper)
+    found = read_tree(root)
+    assert set(found) == {b".", b"d", b"d/s", b"d/s/new", b"f"}
+    # The same in any order: as if the whiteout had come first.
+    assert found[b"d"] == found[b"d/s"] == directory(mode=0o755, mtime=0)
+
+
+def test_B4_2_a_directory_with_its_own_entry_keeps_its_metadata(root: Path) -> None:
+    members = [entry("d", "dir", mode=0o750, mtime=3), entry("d/new"), entry(".wh.d")]
+    for order in itertools.permutations(members):
+        apply(root, archive(entry("d/old")), archive(*order))
+        found = read_tree(root)
+        assert set(found) == {b".", b"d", b"d/new"}
+        assert found[b"d"] == directory(mode=0o750, mtime=3 * 10**9)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(
+    "members",
+    list(itertools.permutations([entry("d/.wh..wh..opq"), entry("d/a", content=b"a2"), entry("d/s/new")])),
+)
+def test_B4_3_opaque_removes_every_lower_child_but_not_the_directory(
+    root: Path, members: tuple[object, ...], on_disk: bool
+) -> None:
+    upper = archive(*members)  # type: ignore[arg-type]
+    if on_disk:
+        apply(root, LOWER)
+        apply(root, upper)
+    else:
+        apply(root, LOWER, upper)
+    found = read_tree(root)
+    assert set(found) == {b".", b"d", b"d/a", b"d/s", b"d/s/new", b"f"}
+    assert (found[b"d"].mode, found[b"d"].uid) == (0o700, 9)
+    assert found[b"d/s"] == directory(mode=0o755, mtime=0)
+    assert found[b"d/a"].content == b"a2"
+
+
+def test_B4_3_opaque_on_the_root_removes_everything_below(root: Path) -> None:
+    apply(root, LOWER, archive(entry("new"), entry(".wh..wh..opq")))
+    assert paths(root) == {b"new"}
+
+
+@pytest.mark.parametrize("name", ["f/.wh..wh..opq", "none/.wh..wh..opq", "none/at/all/.wh..wh..opq"])
+def test_B4_3_opaque_on_a_file_or_nothing_does_nothing(root: Path, name: str) -> None:
+    apply(root, LOWER)
+    before = read_tree(root)
+    apply(root, archive(entry(name)))
+    assert read_tree(root) == before
+
+
+@pytest.mark.parametrize("name", [".wh.none", "d/.wh.none", "no/where/.wh.x", "f/.wh.x", "d/a/.wh.b"])
+def test_B4_4_a_whiteout_of_nothing_does_nothing(root: Path, name: str) -> None:
+    apply(root, LOWER)
+    before = read_tree(root)
+    apply(root, archive(entry(name)))
+    assert read_tree(root) == before
+
+
+@pytest.mark.parametrize("kind", ["dir", "link", "char", "fifo", "hardlink", b"Z"])
+def test_B4_4_the_type_and_size_of_a_whiteout_do_not_matter(root: Path, kind: str) -> None:
+    apply(root, LOWER, archive(entry(".wh.f", kind, link="x"), entry("d/.wh.a", content=b"content")))
+    assert paths(root) == {b"d", b"d/s", b"d/s/b", b"d/t", b"d/t/u"}
+
+
+@pytest.mark.parametrize("name", [".wh.", "d/.wh.", ".wh./", "d/.wh../", ".wh..", "d/.wh..", "d/.wh...", ".wh.x/y"])
+def test_B4_5_a_whiteout_of_nothing_nameable_is_an_error(root: Path, name: str) -> None:
+    apply(root, LOWER)
+    before = read_tree(root)
+    with pytest.raises(MalformedLayer):
+        apply(root, archive(entry(name, pax={"path": name})))
+    assert read_tree(root) == before
+
+
+def test_B4_6_aufs_metadata_does_nothing(root: Path) -> None:
+    layer = archive(entry(".wh..wh.plnk", "dir"), entry(".wh..wh.plnk/1.2", content=b"x"), entry(".wh..wh.aufs"))
+    apply(root, LOWER, layer)
+    assert paths(root) == {b"d", b"d/a", b"d/s", b"d/s/b", b"d/t", b"d/t/u", b"f"}
+
+
+def test_whiteouts_reach_every_lower_layer_and_none_above(root: Path) -> None:
+    layers = [archive(entry("a/x")), archive(entry("a/y")), archive(entry(".wh.a")), archive(entry("a/z"))]
+    apply(root, *layers)
+    assert paths(root) == {b"a", b"a/z"}
+
+
+def test_a_whiteout_in_a_hidden_directory_does_nothing_more(root: Path) -> None:
+    apply(root, LOWER, archive(entry(".wh.d"), entry("d/.wh.a"), entry("d/s/.wh..wh..opq")))
+    assert paths(root) == {b"f"}
+
+
+def test_a_hard_link_of_this_layer_survives_the_whiteout_of_its_target(root: Path) -> None:
+    apply(root, LOWER, archive(entry("g", "hardlink", link="f"), entry(".wh.f")))
+    found = read_tree(root)
+    assert found[b"g"].content == b"f" and found[b"g"].group == ()
+    assert b"f" not in found
+
+
+def test_a_directory_that_replaces_a_whited_out_one_has_only_new_children(root: Path) -> None:
+    tree(root, {"d/old/x": file(), "d/keep": file()})
+    apply(root, archive(entry(".wh.d"), entry("d", "dir"), entry("d/keep", content=b"2")))
+    assert paths(root) == {b"d", b"d/keep"}
+
+
+def test_names_of_whiteouts() -> None:
+    assert whiteout_name(b"a") == b".wh.a"
+    assert whiteout_name(b"a/b") == b"a/.wh.b"
+    assert whiteout_target(b".wh.x") == b"x"
+    check_real_name(b".wh.x/y")
