@@ -86,14 +86,14 @@ class _Reader:
             mode, size, nlink, uid, gid, mtime, ino, _dev, rdev, path = record.split()
             bits = int(mode)
             kind = TYPE_OF[bits & 0o170000]
-            nanoseconds = int(mtime)
+            length, nanoseconds, inode, device = int(size), int(mtime), int(ino), int(rdev)
         except (ValueError, KeyError) as error:
             raise MtreeSyntaxError("not a line of a walk file", where=record[:200]) from error
         try:
             if kind == "file":
-                rest = self._file(path, int(size), int(ino), nanoseconds)
+                rest = self._file(path, length, inode, nanoseconds)
             else:
-                rest = self._other(path, kind, size, int(rdev))
+                rest = self._other(path, kind, length, device)
         except OSError as error:
             raise _failure(error, path) from error
         except (TreeChanged, UnsafePath) as error:
@@ -147,7 +147,7 @@ class _Reader:
         self._done -= told  # the caller adds the whole size
         return digest.hexdigest() if total == size else None
 
-    def _other(self, path: str, kind: str, size: str, rdev: int) -> str:
+    def _other(self, path: str, kind: str, size: int, rdev: int) -> str:
         if kind == "dir":
             name = vis.decode(path.encode("ascii"))
             self._prefix = ""  # opening a directory may close the one of the last file
@@ -156,7 +156,7 @@ class _Reader:
         xattrs = exact_xattr_keywords(get_xattrs(proc_path(directory, os.fsencode(entry))))
         if kind == "link":
             target = os.readlink(os.fsencode(entry), dir_fd=directory)
-            if len(target) != int(size) != 0:  # some filesystems do not know the size of a link
+            if len(target) != size != 0:  # some filesystems do not know the size of a link
                 raise TreeChanged("link changed since the walk", where=path)
             return f" link={vis.encode(target).decode('ascii')}{xattrs}"
         if kind in ("char", "block"):

@@ -45,19 +45,21 @@ class LineSource:
         return self._ready.popleft()
 
     def skip_rest_of_comment(self, text: bytes, prefix: bytes) -> None:
-        """Skip the rest of the comment that go-mtree writes above a directory.
+        """Skip the rest of the comment that stands above a directory.
 
-        It writes the path as it is. Where that holds a line break, what follows the first one would be
-        read as an entry (a go-mtree bug; umoci then sees a file vanish that never was). Such a comment is
-        known by the directory's own line after it, which says the same path, encoded.
+        go-mtree writes the directory's path into it as it is, and NetBSD's mtree too, there also above
+        its ``..``. Where the path holds a line break, what follows the first one would be read as an
+        entry (umoci then sees a file vanish that never was). Such a comment is known by the directory's
+        own line after it, which says the same path, encoded.
         """
+        text = text.removeprefix(b"./")
         if not text.startswith(prefix.partition(b"\n")[0].rstrip(b"/")):
             return
         for extra in range(_LONGEST_COMMENT):
             name = self._name_at(extra)
             if name is None:
                 return
-            if prefix + name == text:
+            if prefix + name == text or (name == b".." and prefix == text + b"/"):
                 for _ in range(extra):
                     self._ready.popleft()
                 self.number += extra

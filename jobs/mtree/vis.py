@@ -20,7 +20,7 @@ _ESCAPED = re.compile(
     rb"\\(?:([0-3][0-7]{2}|[0-7]{1,2})"  # octal
     rb"|x([0-9A-Fa-f]{1,2})"  # VIS_HTTPSTYLE's cousin, read by NetBSD
     rb"|M-([!-~])|M\^([?-_a-z])|\^([?-_a-z])"  # meta, meta control, control
-    rb"|(\\|[^0-9A-Za-z\x00-\x20\x7f-\xff]|[abtnvfrsE\n]))?",
+    rb"|([^0-9A-Za-z^\x00-\x20\x7f-\xff]|[abtnvfrsE\n]))?",
     re.DOTALL,
 )
 _C_STYLE = {

@@ -107,8 +107,9 @@ class _TreeWalk:
         self._branch.append(child)
         if len(self._branch) > _OPEN_DIRECTORIES:
             far = self._branch[-_OPEN_DIRECTORIES - 1]
-            os.close(far.fd)
-            far.fd = -1
+            if far.fd >= 0:  # after a way up and down again it is closed already
+                os.close(far.fd)
+                far.fd = -1
         self._list(child)
 
     def _leave(self) -> None:
