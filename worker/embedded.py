@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -160,7 +160,8 @@ class EmbeddedFarm:
 
     def _end_jobs(self) -> None:
         """Cancel what still runs, so that it leaves nothing in the stores."""
-        with self.farm() as farm:
+        # A Redis that has died must not hide the error that this farm is being left with.
+        with suppress(FarmError, redis.RedisError), self.farm() as farm:
             for job_id in farm.ledger.active():
                 farm.job(job_id).cancel()
             deadline = time.monotonic() + _CLEAN
