@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
 
 from worker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT
 from worker.keys import BROKER_PREFIX
 from worker.settings import Settings
 
-_MAX_INTERVAL = 60
-"""Seconds: with it, a queue message whose worker vanished comes back at most this much too late."""
+_SWEEP = 3
+"""Every how many tens of seconds kombu looks for messages whose worker vanished."""
 
 
 def make_app(settings: Settings) -> Celery:
@@ -42,14 +41,14 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_soft_time_limit": settings.unit_time_limit,
         "task_time_limit": settings.unit_time_limit + 60,
-        "task_queues": (_queue(settings.control_queue), _queue(settings.unit_queue)),
+        "task_queues": {name: _queue(name) for name in (settings.control_queue, settings.unit_queue)},
         "task_default_queue": settings.control_queue,
         "task_create_missing_queues": False,
         "broker_connection_timeout": CONNECT_TIMEOUT,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
             "visibility_timeout": settings.visibility_timeout,
-            "unacked_restore_throttle": max(1, min(10, _MAX_INTERVAL // 10)),
+            "unacked_restore_throttle": _SWEEP,
             "queue_order_strategy": "priority",
             "global_keyprefix": BROKER_PREFIX,
             "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -64,5 +63,5 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _queue(name: str) -> Queue:
-    return Queue(name, Exchange(name), routing_key=name)
+def _queue(name: str) -> dict[str, str]:
+    return {"exchange": name, "exchange_type": "direct", "routing_key": name}

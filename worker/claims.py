@@ -25,7 +25,8 @@ CLOSE = "close"
 """The claim to end a job: remove what it staged, then show its final state."""
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True)
+class Piece:
     """What can be claimed of a job."""
 
     job_id: str

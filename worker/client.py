@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,8 @@ from worker.progress import JobRecord, JobState, Progress
 from worker.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from worker.messages import Sender
     from worker.rescue import Rescue
 
@@ -146,7 +149,7 @@ class Farm:
         return self._settings.look_every
 
     @cached_property
-    def _app(self):  # type: ignore[no-untyped-def]
+    def _app(self) -> Celery:
         from worker.app import make_app
 
         return make_app(self._settings)
@@ -235,17 +238,19 @@ class _Watch:
         while not last.state.final:
             try:
                 events = self._farm.ledger.events(self._job_id, after, self._block())
-                for after, last in events:
+                for _, last in events:
                     yield last
-                if not events:
+                if events:
+                    after = events[-1][0]
+                else:
                     last = self._farm.ledger.record(self._job_id).progress()
                     if self._changed(self._see_workers()) or last.state.final:
-                        yield _with_notice(last, self._notice)
+                        yield replace(last, notice=self._notice)
                 self._look()
                 self._away_since = None
             except redis.RedisError as error:
                 if self._changed(self._bear(error)):
-                    yield _with_notice(last, self._notice)
+                    yield replace(last, notice=self._notice)
                 time.sleep(min(1.0, self._block()))
             if not last.state.final and self._deadline is not None and time.monotonic() >= self._deadline:
                 raise JobTimeout("job has not ended in time", where=self._job_id, hint="it goes on")
@@ -272,12 +277,6 @@ class _Watch:
         if time.monotonic() - self._looked >= self._farm.look_every:
             self._looked = time.monotonic()
             self._farm.rescue.look_at(self._job_id)
-
-
-def _with_notice(progress: Progress, notice: str | None) -> Progress:
-    from dataclasses import replace
-
-    return replace(progress, notice=notice)
 
 
 def _checked(request: Request) -> str:

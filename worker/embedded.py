@@ -203,7 +203,7 @@ def _start(
         stderr=log,
         # Ctrl-C on the terminal is for us; the children are stopped in order.
         start_new_session=True,
-        preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - calls one system call, no lock
+        preexec_fn=lambda: die_with_parent(parent),
     )
     stack.callback(_stop, process)
     return process

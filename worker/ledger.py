@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import redis
@@ -41,7 +42,8 @@ class Ended(NamedTuple):
     """Nobody works on the job, so it can be closed now."""
 
 
-class Stuck(NamedTuple):
+@dataclass(frozen=True)
+class Stuck:
     """A message that has to be sent again."""
 
     what: str
@@ -155,7 +157,7 @@ class Ledger:
     def stuck(self, job_id: str, quiet: float) -> list[Stuck]:
         """What has to be sent again; ``quiet``: seconds after which a job that nobody works on is stuck."""
         found = self._scripts["LOOK"](keys=JobKeys.of(job_id), args=(int(quiet * 1000), job_id))
-        return [Stuck(what, int(stage or -1), int(index or 0)) for what, stage, index in found]
+        return [Stuck(what, -1 if stage == "" else int(stage), int(index or 0)) for what, stage, index in found]
 
     def active(self) -> list[str]:
         """The ids of the jobs that have not ended."""
@@ -200,4 +202,5 @@ class Ledger:
 
 def _progress(fields: dict[str, str]) -> Progress:
     numbers = {name: int(fields[name] or 0) for name in _EVENT_NUMBERS}
-    return Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"], **numbers)
+    progress = Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"])
+    return replace(progress, **cast("Any", numbers))

@@ -21,6 +21,8 @@ _SAY_EVERY: Final = 2.0
 """Seconds between two words of a worker."""
 _EXPIRES: Final = 10
 """Seconds for which one holds."""
+_REPLACE_EVERY: Final = 0.5
+"""Seconds between two looks for processes of the pool that died."""
 
 _log = structlog.get_logger()
 
@@ -115,22 +117,26 @@ class Voice:
 
 
 def ticking(voice: Voice) -> type[bootsteps.StartStopStep]:
-    """The step of Celery's consumer that ticks as long as it consumes."""
+    """The step of Celery's consumer that ticks as long as it consumes, and replaces dead processes soon."""
 
     class Ticking(bootsteps.StartStopStep):  # type: ignore[misc]
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def __init__(self, parent: Any, **options: Any) -> None:
             super().__init__(parent, **options)
-            self._timer: Any = None
+            self._timers: list[Any] = []
 
         def start(self, parent: Any) -> None:
             voice.tick()
-            self._timer = parent.timer.call_repeatedly(1.0, voice.tick)
+            # Of itself the pool looks every 5 s only; so long a unit whose process died would wait.
+            self._timers = [
+                parent.timer.call_repeatedly(1.0, voice.tick),
+                parent.timer.call_repeatedly(_REPLACE_EVERY, parent.pool.maintain_pool),
+            ]
 
         def stop(self, parent: Any) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            for timer in self._timers:
+                timer.cancel()
+            self._timers = []
 
     return Ticking

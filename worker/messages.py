@@ -9,7 +9,6 @@ from celery import Celery
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import RequestError
-from worker.claims import Piece
 from worker.settings import Settings
 
 ADVANCE: Final = "layerfarm.advance"
@@ -60,15 +59,6 @@ class Sender:
             for index in indexes:
                 message = {"job": job_id, "stage": stage, "index": index}
                 self._app.send_task(UNIT, kwargs=message, queue=self._units, producer=producer, retry=False)
-
-    def again(self, piece: Piece) -> None:
-        """Send the message of ``piece`` once more; copies are harmless."""
-        if piece.index is not None:
-            self.units(piece.job_id, piece.stage, [piece.index])
-        elif piece == Piece.close(piece.job_id):
-            self.close(piece.job_id)
-        else:
-            self.advance(piece.job_id, piece.stage)
 
     def _send(self, task: str, queue: str, message: dict[str, Any]) -> None:
         self._app.send_task(task, kwargs=message, queue=queue, retry=False)

@@ -87,10 +87,10 @@ class JobRecord(BaseModel):
     def parse(cls, job_id: str, fields: Mapping[str, str]) -> JobRecord:
         """From the Redis hash of a job; fields that are the runner's own business are left out."""
         values: dict[str, Any] = {name: fields[name] for name in _PLAIN if fields.get(name)}
-        for name in ("request", "result", "error"):
+        for name in ("result", "error"):
             if fields.get(name):
                 values[name] = json.loads(fields[name])
-        return cls(id=job_id, **values)
+        return cls(id=job_id, request=_object(fields.get("request", "")), **values)
 
     def progress(self, notice: str | None = None) -> Progress:
         return Progress(
@@ -105,6 +105,15 @@ class JobRecord(BaseModel):
             bytes_total=self.bytes_total,
             notice=notice,
         )
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A request that a stranger wrote need not even be JSON; its job's record can be read all the same."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 _PLAIN = (

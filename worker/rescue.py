@@ -13,7 +13,7 @@ import redis
 import structlog
 
 from worker.keys import BROKER_PREFIX, LOOKING
-from worker.ledger import Ledger, Stuck
+from worker.ledger import Ledger
 from worker.messages import Sender
 from worker.settings import Settings
 
@@ -47,19 +47,22 @@ class Rescue:
 
     def _quiet(self) -> float:
         """With empty queues a job that nobody works on cannot be waiting for its turn."""
-        waiting = sum(int(self._client.llen(queue)) for queue in self._queues)  # type: ignore[arg-type]
+        waiting = sum(int(self._client.llen(queue)) for queue in self._queues)
         return _BUSY_QUIET if waiting else self._every
 
     def _look(self, job_id: str, quiet: float) -> None:
-        for stuck in self._ledger.stuck(job_id, quiet):
-            _log.warning("sending again", job=job_id, what=stuck.what, stage=stuck.stage, unit=stuck.index)
-            self._send(job_id, stuck)
-
-    def _send(self, job_id: str, stuck: Stuck) -> None:
-        match stuck.what:
-            case "unit":
-                self._sender.units(job_id, stuck.stage, [stuck.index])
-            case "advance":
-                self._sender.advance(job_id, stuck.stage)
-            case "close":
-                self._sender.close(job_id)
+        found = self._ledger.stuck(job_id, quiet)
+        if not found:
+            return
+        first = found[0]
+        _log.warning(
+            "job was stuck, sending again", job=job_id, what=first.what, stage=first.stage, messages=len(found)
+        )
+        for stuck in found:
+            match stuck.what:
+                case "unit":
+                    self._sender.units(job_id, stuck.stage, [stuck.index])
+                case "advance":
+                    self._sender.advance(job_id, stuck.stage)
+                case "close":
+                    self._sender.close(job_id)

@@ -113,7 +113,10 @@ if string.sub(name, 1, 8) == 'advance:' then
 end
 if taken then return {'busy', holder} end
 local deliveries = redis.call('HINCRBY', units, 'deliveries:' .. name, 1)
-if deliveries > tonumber(ARGV[6]) then return {'poison', deliveries - 1} end
+if deliveries > tonumber(ARGV[6]) then
+  redis.call('HDEL', claims, name)
+  return {'poison', deliveries - 1}
+end
 token = redis.call('HINCRBY', job, 'fence', 1)
 redis.call('HSET', claims, name, string.format('%d %d %s', token, now + lease, owner))
 touch()

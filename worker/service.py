@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import warnings
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from jobs.errors import RequestError
 from jobs.flows import FLOWS
@@ -35,6 +37,8 @@ def run_worker(settings: Settings) -> int:
     """
     check(settings)
     connect(settings.address).close()
+    # Ownership in a rootfs asks for root; no message can hold code, all of them are typed JSON.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     configure_logs(settings.log_level)
     _import_flows(settings)
     app = make_app(settings)

@@ -1,0 +1,106 @@
+"""What the farm's tests stand on: a real redis-server on a private unix socket and real prefork workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from worker.client import Farm, Job
+from worker.embedded import redis_server
+from worker.parents import die_with_parent
+from worker.progress import JobState
+from worker.settings import Settings, load_settings
+
+HERE = Path(__file__).parent
+
+
+class Ground:
+    """One Redis, as many workers as asked for, one allowed directory."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.allowed = directory / "allowed"
+        self.allowed.mkdir()
+        self.url = f"unix://{directory}/redis.sock"
+        self._stack = stack
+        self._logs = 0
+        self.redis = self.start_redis()
+
+    def start_redis(self) -> subprocess.Popen[bytes]:
+        command = [str(redis_server(os.environ["PATH"])), "--port", "0", "--save", "", "--dir", str(self.directory)]
+        process = self._start([*command, "--unixsocket", str(self.directory / "redis.sock")], {}, "redis.log")
+        until(lambda: (self.directory / "redis.sock").exists())
+        return process
+
+    def settings(self, **values: object) -> Settings:
+        return load_settings(farm=self.url, roots=(self.allowed,), stores=(self.allowed,), **values)
+
+    def farm(self, **values: object) -> Farm:
+        return self._stack.enter_context(Farm(settings=self.settings(**values)))
+
+    def start_worker(self, **values: object) -> subprocess.Popen[bytes]:
+        """A worker, once it listens; ``values`` are its settings."""
+        self._logs += 1
+        environment = {
+            "LAYERFARM_FARM": self.url,
+            "LAYERFARM_ROOTS": str(self.allowed),
+            "LAYERFARM_STORES": str(self.allowed),
+            "LAYERFARM_FLOWS": "toy_flow",
+            "LAYERFARM_CONCURRENCY": "2",
+            "PYTHONPATH": os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", ""))),
+        }
+        environment |= {f"LAYERFARM_{name.upper()}": str(value) for name, value in values.items()}
+        known = {info.pid for info in self.farm().workers()}
+        process = self._start([sys.executable, "-P", "-m", "worker"], environment, f"worker-{self._logs}.log")
+        until(lambda: process.poll() is not None or {info.pid for info in self.farm().workers()} - known)
+        assert process.poll() is None, self.log()
+        return process
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.directory.glob("worker-*.log")))
+
+    def marks(self, name: str) -> int:
+        """How often the toy flow did ``name``."""
+        return len(list(self.allowed.glob(f"{name}.*")))
+
+    def _start(self, command: list[str], environment: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+        parent = os.getpid()
+        process = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            stdout=(self.directory / log).open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+        self._stack.callback(stop, process)
+        return process
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
+    """Wait until ``condition`` holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "timed out waiting"
+        time.sleep(0.02)
+
+
+def running(job: Job, units: int = 0) -> None:
+    """Wait until the job is running and ``units`` of its units are done."""
+    until(lambda: job.record().state is JobState.RUNNING and job.record().units_done >= units)

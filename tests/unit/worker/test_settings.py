@@ -1,0 +1,99 @@
+"""Settings and the farm's address: what is refused, and that no password is ever shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import RequestError
+from worker.address import Address
+from worker.settings import load_settings
+
+
+def test_lists_come_from_the_environment_separated_as_in_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYERFARM_ROOTS", "/a:/b")
+    monkeypatch.setenv("LAYERFARM_STORES", "/s")
+    monkeypatch.setenv("LAYERFARM_FLOWS", "one:two")
+    settings = load_settings()
+    assert (settings.roots, settings.stores, settings.flows) == (
+        (Path("/a"), Path("/b")),
+        (Path("/s"),),
+        ("one", "two"),
+    )
+
+
+def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYERFARM_CONCURRENCY", "7")
+    assert load_settings().concurrency == 7
+    assert load_settings(concurrency=3).concurrency == 3
+    assert load_settings(concurrency=None).concurrency == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("STORES", "", "'stores' is wrong: empty path"),
+        ("STORES", "/a::/b", "'stores' is wrong: empty path"),
+        ("ROOTS", "relative", "'roots' is wrong: path must be absolute: relative"),
+        ("CONCURRENCY", "0", "'concurrency' is wrong"),
+        ("LEASE", "soon", "'lease' is wrong"),
+        ("QUEUE", "a b", "'queue' is wrong"),
+    ],
+)
+def test_wrong_setting_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(f"LAYERFARM_{name}", value)
+    with pytest.raises(RequestError, match=message) as caught:
+        load_settings()
+    assert "\n" not in str(caught.value)
+
+
+def test_worker_policy_allows_nothing_unsaid() -> None:
+    policy = load_settings(concurrency=3).policy
+    assert (policy.roots, policy.stores, policy.shards) == ((), (), 3)
+
+
+def test_password_is_not_shown_by_settings() -> None:
+    assert "hunter2" not in repr(load_settings(farm="redis://:hunter2@host"))
+
+
+def test_no_farm_is_said() -> None:
+    for farm in (None, ""):
+        with pytest.raises(RequestError, match="no farm is configured"):
+            _ = load_settings(farm=farm).address
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://:secret@host/0", "redis://:***@host/0"),
+        ("redis://user:se%40cret@host:1/2", "redis://user:***@host:1/2"),
+        ("rediss://user:a@b@host", "rediss://user:***@host"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("unix:///run/redis.sock?db=1&password=secret", "unix:///run/redis.sock?db=1&password=***"),
+        ("rediss://host?ssl_keyfile_password=secret", "rediss://host?ssl_keyfile_password=***"),
+    ],
+)
+def test_address_is_shown_without_its_password(url: str, masked: str) -> None:
+    address = Address(url)
+    assert address.masked == str(address) == masked
+    assert "secret" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host:6379", "http://u:secret@host", "redis://", "redis://h:secret", "unix://", "unix://x"]
+)
+def test_text_that_is_no_address_is_refused_without_a_password(url: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Address(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_socket_has_the_scheme_that_each_library_wants() -> None:
+    for url in ("unix:///run/a.sock", "redis+socket:///run/a.sock"):
+        assert Address(url).for_redis == "unix:///run/a.sock"
+        assert Address(url).for_celery == "redis+socket:///run/a.sock"
+    assert Address("rediss://h").for_celery == Address("rediss://h").for_redis == "rediss://h"
