@@ -1,0 +1,151 @@
+"""What is left on disk when the disk, the owner or the machine does not play along."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import MalformedDocument, StoreError
+from jobs.store import Descriptor, Document, Layout, encode_document, janitor, parse_document
+
+A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
+
+
+def fail(code: int) -> object:
+    def raising(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return raising
+
+
+def staged(layout: Layout) -> list[str]:
+    return os.listdir(layout.path / ".layerfarm/ingest")
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_full_disk_is_one_clear_error_and_leaves_nothing(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(os, call, fail(errno.ENOSPC))
+    with pytest.raises(StoreError, match="No space left on device"):
+        layout.put(b"hello", "a/b")
+    with pytest.raises(StoreError, match=r"index\.json cannot be updated, No space left"):
+        layout.tag("t", A)
+    monkeypatch.undo()
+    assert staged(layout) == []
+    assert list((layout.path / "blobs/sha256").iterdir()) == []
+    assert layout.tags() == []
+
+
+def test_blob_is_synced_before_it_gets_its_name_and_its_directory_after(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "rename"):
+        real = getattr(os, name)
+
+        def note(*args: object, _name: str = name, _real: object = real) -> object:
+            what = args[0] if _name == "rename" else f"/proc/self/fd/{args[0]}"
+            kind = "dir" if os.path.isdir(str(what)) else "file"
+            calls.append(f"{_name} {kind}")
+            return _real(*args)  # type: ignore[operator]
+
+        monkeypatch.setattr(os, name, note)
+    layout.put(b"hello", "a/b")
+    assert calls == ["fsync file", "rename file", "fsync dir"]
+    calls.clear()
+    layout.tag("t", A)
+    assert calls == ["fsync file", "rename file", "fsync dir"]
+
+
+def test_filesystem_that_cannot_sync_a_directory_is_no_failure(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert layout.read(layout.put(b"hello", "a/b")) == b"hello"
+
+
+def test_owner_that_cannot_be_given_leaves_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(layout.path, 1234, 1234)
+    monkeypatch.setattr(os, "fchown", fail(errno.EPERM))
+    with pytest.raises(StoreError, match="not permitted"):
+        layout.put(b"hello", "a/b")
+    monkeypatch.undo()
+    assert staged(layout) == []
+
+
+def test_killed_writer_leaves_only_what_the_janitor_removes(layout: Layout) -> None:
+    writer = os.fork()
+    if writer == 0:
+        blob = layout.ingest()
+        blob.write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(writer, 0)
+    assert len(staged(layout)) == 1
+    assert list((layout.path / "blobs/sha256").iterdir()) == []
+    janitor(layout.path, -1.0)
+    assert staged(layout) == []
+
+
+def test_killed_holder_of_the_lock_does_not_block_the_next(layout: Layout) -> None:
+    holder = os.fork()
+    if holder == 0:
+        layout.update_index(lambda index: os.kill(os.getpid(), signal.SIGKILL) or index)  # type: ignore[func-returns-value]
+    os.waitpid(holder, 0)
+    layout.tag("t", A)
+    assert layout.tags() == ["t"]
+
+
+def test_lock_file_is_never_removed(layout: Layout) -> None:
+    layout.tag("t", A)
+    inode = (layout.path / ".layerfarm/index.lock").stat().st_ino
+    layout.untag("t")
+    assert (layout.path / ".layerfarm/index.lock").stat().st_ino == inode
+
+
+def test_lock_file_that_is_a_link_is_refused(layout: Layout, tmp_path: Path) -> None:
+    (layout.path / ".layerfarm/index.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError):
+        layout.tag("t", A)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_something_else_where_a_directory_should_be(layout: Layout) -> None:
+    (layout.path / "blobs/sha512").touch()
+    with pytest.raises(StoreError), layout.ingest("sha512") as blob:
+        blob.commit()
+    assert staged(layout) == []
+
+
+class Thing(Document):
+    name: str
+    more: list[Document] = []
+
+
+def test_document_that_is_no_object() -> None:
+    for raw in (b"[]", b"1", b'"x"', b"null"):
+        with pytest.raises(MalformedDocument, match="not an object"):
+            parse_document(Thing, raw, "here")
+
+
+def test_schema_error_names_the_place_in_one_line() -> None:
+    with pytest.raises(MalformedDocument, match=r"name: Field required: here$"):
+        parse_document(Thing, b"{}", "here")
+
+
+def test_equal_documents_may_have_their_keys_in_another_order_but_keep_it() -> None:
+    one = parse_document(Thing, b'{"z":1,"name":"n","more":[{"b":1,"a":2}]}', "x")
+    two = parse_document(Thing, b'{"more":[{"a":2,"b":1}],"name":"n","z":1}', "x")
+    assert one == two
+    assert encode_document(one) == b'{"z":1,"name":"n","more":[{"b":1,"a":2}]}'
+    assert encode_document(two) == b'{"more":[{"a":2,"b":1}],"name":"n","z":1}'
+    assert one != one.model_copy(update={"name": "m"})
