@@ -187,7 +187,11 @@ def _make_rootfs(rootfs: Path, options: UnpackOptions) -> None:
     except BaseException as error:
         rootfs.rmdir()
         if isinstance(error, OSError):
-            raise BundleError(f"cannot be given to its owner, {error.strerror}", where=rootfs) from error
+            raise BundleError(
+                f"cannot be given to its owner, {error.strerror}",
+                where=rootfs,
+                hint="owners can only be restored by root; others unpack with --rootless",
+            ) from error
         raise
 
 

@@ -259,3 +259,16 @@ def test_layer_with_embedded_data_needs_no_blob(layout: Layout, tmp_path: Path) 
     whole = type(made)(made.path, made.manifest.model_copy(update={"layers": [layer]}), made.config)
     unpack_manifest(layout, tmp_path / "b", whole)
     assert (tmp_path / "b/rootfs/etc/gone").exists()
+
+
+def test_ordinary_user_is_told_of_rootless(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image(layout, [LOWER])
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refused)
+    options = UnpackOptions(uid_map=IdMap.of((0, 1000, 10)))
+    with pytest.raises(BundleError, match="--rootless"):
+        unpack_manifest(layout, tmp_path / "b", resolve(layout, "t"), options)
+    assert not (tmp_path / "b").exists()
