@@ -29,7 +29,8 @@ run: $(VENV)/.installed
 	@$(BIN)/layerfarm demo --rootfs '$(ROOTFS)' --store '$(STORE)' --tag '$(TAG)'
 
 test: packages lint
-	LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests
+	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) \
+	    $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests
 
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests/unit
