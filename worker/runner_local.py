@@ -177,6 +177,7 @@ class _Pool:
             child.join(max(0.0, deadline - time.monotonic()))
             if child.is_alive():
                 child.kill()
+                child.join()
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:

@@ -13,7 +13,7 @@ import pytest
 # The workers import the toy flow by this name, and so do the tests.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ground import Ground  # noqa: E402
+from ground import Ground
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_no_server_anywhere_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_worker_that_does_not_start_is_said_with_its_reason(allowed: Path) -> None:
     with (
-        pytest.raises(FarmError, match="worker did not start: .*no_such_module"),
+        pytest.raises(FarmError, match=r"worker did not start: .*no_such_module"),
         embedded(allowed, flows=["no_such_module"]),
     ):
         pass
