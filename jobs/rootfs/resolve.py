@@ -36,13 +36,16 @@ _kernel_has_openat2 = True
 def open_beneath(root: int, path: bytes, flags: int) -> int:
     """Open ``path`` below the directory descriptor ``root``, following no symbolic link anywhere.
 
-    Returns a descriptor that the caller closes. ``flags`` are those of open(2); O_CLOEXEC is added.
+    Returns a descriptor that the caller closes. ``flags`` are those of open(2); O_CLOEXEC is added. With
+    O_PATH a link in the last place is not followed but opened itself.
 
     Raises:
         UnsafePath: a component is a symbolic link, or the path leads out of the root.
         OSError: as open(2).
     """
-    return _open(root, path, flags | os.O_NOFOLLOW, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+    # With O_NOFOLLOW a link where O_DIRECTORY wants a directory would be ENOTDIR: the resolve flag says it.
+    no_follow = os.O_NOFOLLOW if flags & os.O_PATH else 0
+    return _open(root, path, flags & ~os.O_NOFOLLOW | no_follow, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
 
 
 def open_in_root(root: int, path: bytes, flags: int) -> int:
@@ -93,13 +96,15 @@ def _openat2(root: int, path: bytes, flags: int, resolve: int) -> int:
 def _walk(root: int, path: bytes, flags: int, resolve: int) -> int:
     """openat2 in user space: one component at a time, each by O_PATH|O_NOFOLLOW from its parent."""
     parents: list[int] = [os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)]
-    pending = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+    pending = _components(path)
     links = 0
     try:
         if resolve & _RESOLVE_BENEATH and path.startswith(b"/"):
             raise UnsafePath("path leads out of the root", where=path)
         while pending:
             part = pending.pop()
+            if part == b".":
+                continue
             if part == b"..":
                 if len(parents) > 1:
                     os.close(parents.pop())
@@ -107,23 +112,49 @@ def _walk(root: int, path: bytes, flags: int, resolve: int) -> int:
                     raise UnsafePath("path leads out of the root", where=path)
                 continue
             here = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parents[-1])
-            is_link = stat.S_ISLNK(os.fstat(here).st_mode)
-            if not is_link and pending:
+            mode = os.fstat(here).st_mode
+            if pending and stat.S_ISDIR(mode):
                 parents.append(here)
                 continue
             os.close(here)
-            if is_link and (pending or not flags & os.O_NOFOLLOW or resolve & _RESOLVE_NO_SYMLINKS):
-                links += 1
-                if resolve & _RESOLVE_NO_SYMLINKS or links > _MAX_LINKS:
-                    raise UnsafePath("a symbolic link stands in the way", where=path)
-                target = os.readlink(part, dir_fd=parents[-1])
-                if target.startswith(b"/"):
-                    while len(parents) > 1:
-                        os.close(parents.pop())
-                pending += [p for p in reversed(target.split(b"/")) if p not in (b"", b".")]
-                continue
-            return os.open(part, flags | os.O_NOFOLLOW, dir_fd=parents[-1])
+            if not stat.S_ISLNK(mode):
+                if pending:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+                return os.open(part, flags | os.O_NOFOLLOW, dir_fd=parents[-1])
+            if not pending and flags & os.O_NOFOLLOW:
+                return _open_link(parents[-1], part, flags, path)
+            links += 1
+            if resolve & _RESOLVE_NO_SYMLINKS or links > _MAX_LINKS:
+                raise UnsafePath("a symbolic link stands in the way", where=path)
+            target = os.readlink(part, dir_fd=parents[-1])
+            if target.startswith(b"/"):
+                while len(parents) > 1:
+                    os.close(parents.pop())
+            pending += _components(target)
         return os.open(b".", flags & ~os.O_NOFOLLOW, dir_fd=parents[-1])
     finally:
         for fd in parents:
             os.close(fd)
+
+
+def _open_link(parent: int, name: bytes, flags: int, path: bytes) -> int:
+    """What the kernel makes of a link that may not be followed: with O_PATH, the link itself."""
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnsafePath("a symbolic link stands in the way", where=path) from error
+        raise
+
+
+def _components(path: bytes) -> list[bytes]:
+    """The components of a path, the first one last. ``.`` is left only at its end.
+
+    There it says, as a trailing slash does, that what stands before it is to be a directory, and that a
+    link there is to be followed.
+    """
+    parts = path.split(b"/")
+    kept = [part for part in parts if part not in (b"", b".")]
+    if kept and parts[-1] in (b"", b"."):
+        kept.append(b".")
+    return kept[::-1]

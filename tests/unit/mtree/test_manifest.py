@@ -128,7 +128,7 @@ def test_D_limit_1_xattrs_over_1024_bytes_go_to_the_extra_file() -> None:
     fits = entry(b"a", xattrs=((b"user.a", b"x" * 1024),))
     too_large = entry(b"b", xattrs=((b"user.a", b"x" * 1025), (b"user.b", b"small")))
     long_list = entry(b"c", xattrs=tuple((b"user.%03d" % n, b"") for n in range(114)))
-    just_fits = entry(b"d", xattrs=tuple((b"user.%02d" % n, b"") for n in range(100)) + ((b"user." + b"x" * 218, b""),))
+    just_fits = entry(b"d", xattrs=(*tuple((b"user.%02d" % n, b"") for n in range(100)), (b"user." + b"x" * 218, b"")))
     entries = tree(fits, too_large, long_list, just_fits)
     text = manifest(entries).splitlines()
     assert [
