@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.errors import LayerError, RequestError, RootfsError, RootfsNotFound, TreeChanged
+from jobs.errors import RequestError, RootfsError, RootfsNotFound, TreeChanged
 from jobs.layer.packing import GenerateOptions, Packer
 from jobs.layer.whiteouts import OPAQUE, check_real_name, whiteout_name
 from jobs.layer.worktree import clean
@@ -82,8 +82,6 @@ def whiteout_layer(target: bytes) -> Iterator[bytes]:
 
 def _tree(top: int, base: bytes, opaque: bool, packer: Packer) -> Iterator[bytes]:
     """A directory and everything below it, in the order of :func:`jobs.layer.generate_layer`."""
-    if any(part.startswith(b".wh.") for part in base.split(b"/")):
-        raise LayerError("a name that starts with .wh. cannot be stored in a layer", where=base)
     yield from packer.entry(top, b".", os.fstat(top), base or ROOT)
     if opaque:
         yield from packer.whiteout(base + b"/" + OPAQUE if base else OPAQUE)

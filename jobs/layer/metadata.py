@@ -135,6 +135,9 @@ class Dresser:
             except OSError as error:
                 if error.errno in _UNSUPPORTED:
                     self._warnings.once("unsupported", "the filesystem does not hold all xattrs of the layer")
+                elif error.errno == errno.EPERM and isinstance(target, bytes) and name.startswith(b"user."):
+                    # xattr(7): no link, device or fifo can hold one, whoever asks.
+                    self._warnings.once("user", "user.* xattrs are for files and directories only, others are left out")
                 elif error.errno in (errno.EPERM, errno.EACCES) and self._lenient:
                     self._warnings.once("forbidden", f"xattr {os.fsdecode(name)!r} may not be set without privileges")
                 else:

@@ -32,12 +32,12 @@ def whiteout_target(name: bytes) -> bytes:
 
 
 def check_real_name(path: bytes) -> None:
-    """Refuse to pack a real entry whose name every reader would take for a whiteout (B1.9).
+    """Refuse to pack a real path that readers would take for a whiteout, or for something below one (B1.9).
 
     Raises:
-        LayerError: the basename starts with ``.wh.``.
+        LayerError: a component starts with ``.wh.``.
     """
-    if path.rpartition(b"/")[2].startswith(PREFIX):
+    if PREFIX in path and any(part.startswith(PREFIX) for part in path.split(b"/")):
         raise LayerError(
             "a name that starts with .wh. cannot be stored in a layer", where=path, hint="rename it or mask the path"
         )

@@ -163,4 +163,4 @@ def test_names_of_whiteouts() -> None:
     assert whiteout_name(b"a") == b".wh.a"
     assert whiteout_name(b"a/b") == b"a/.wh.b"
     assert whiteout_target(b".wh.x") == b"x"
-    check_real_name(b".wh.x/y")
+    check_real_name(b"x.wh.y/z")

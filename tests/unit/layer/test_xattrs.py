@@ -78,6 +78,13 @@ def test_B5_a_filesystem_without_xattrs_is_one_warning_and_they_are_not_listed(r
     assert (f.xattrs, g.xattrs) == (((b"user.k", b"2"),), ())
 
 
+def test_B5_a_user_xattr_that_no_link_or_device_can_hold_is_a_warning(root: Path) -> None:
+    layer = archive(entry("l", "link", link="f", xattrs={"user.k": b"1"}), entry("p", "fifo", xattrs={"user.k": b"1"}))
+    (said,) = apply(root, layer)
+    assert "files and directories only" in said
+    assert set(read_tree(root)) == {b".", b"l", b"p"}
+
+
 def test_B5_libarchive_xattrs_are_not_read(root: Path) -> None:
     apply(root, archive(entry("f", pax={"LIBARCHIVE.xattr.user.k": "MQ"})))
     assert read_tree(root)[b"f"].xattrs == ()

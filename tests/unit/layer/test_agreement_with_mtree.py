@@ -1,0 +1,41 @@
+"""The two rooms agree: what an extraction says it wrote is what a walk of the tree finds."""
+
+from __future__ import annotations
+
+import io
+
+from hypothesis import given, settings
+
+from jobs.layer import Extractor, generate_layer, unpack_layer
+from jobs.mtree import compare, simplify, snapshot
+from tests.trees import Node, in_seconds, read_tree, tree
+from tests.unit.layer.test_properties import CHECKS, specs, workspace
+
+
+@settings(CHECKS, max_examples=60)
+@given(specs(), specs())
+def test_compared_generated_and_unpacked_any_tree_becomes_any_other(
+    old: dict[bytes, Node], new: dict[bytes, Node]
+) -> None:
+    with workspace() as place:
+        lower, upper = tree(place / "lower", old), tree(place / "upper", new)
+        deltas = list(simplify(compare(snapshot(lower), snapshot(upper))))
+        unpack_layer(lower, io.BytesIO(b"".join(generate_layer(upper, deltas))))
+        assert in_seconds(read_tree(lower)) == in_seconds(read_tree(upper))
+        assert list(compare(snapshot(lower), snapshot(upper))) == []
+
+
+@settings(CHECKS, max_examples=60)
+@given(specs(), specs())
+def test_entries_of_an_extraction_are_those_of_a_walk(one: dict[bytes, Node], two: dict[bytes, Node]) -> None:
+    with workspace() as place:
+        first, second = tree(place / "first", one), tree(place / "second", two)
+        empty = tree(place / "empty", {})
+        base = list(compare(snapshot(empty), snapshot(first)))
+        upper = list(simplify(compare(snapshot(first), snapshot(second))))
+        root = tree(place / "root", {})
+        with Extractor(root) as extractor:
+            for source, deltas in ((first, base), (second, upper)):
+                extractor.apply(io.BytesIO(b"".join(generate_layer(source, deltas))))
+            extractor.finish()
+            assert list(extractor.entries()) == list(snapshot(root))
