@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = ("/usr/share", "/usr/lib", "/usr/include", "/usr/local", "/usr/src", "/var/lib")
+SOURCES = (
+    "/usr/share",
+    "/usr/include",
+    sysconfig.get_path("stdlib"),
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/gcc",
+    "/usr/lib/node_modules",
+    "/usr/lib/jvm",
+    "/var/lib",
+)
 MANY_ENTRIES = 120_000
 MANY_BYTES = 2 << 30
 LARGE_FILES = 20
@@ -40,9 +50,9 @@ def many(path: Path) -> None:
                 continue
             copy = path / f"{turn}{source.replace('/', '-')}"
             subprocess.run(["cp", "-a", "--one-file-system", source, str(copy)], check=True)
-            for _, count, nbytes in _sizes(copy):
-                entries += count
-                size += nbytes
+            count, nbytes = census(copy)
+            entries += count
+            size += nbytes
             if entries >= MANY_ENTRIES and size >= MANY_BYTES:
                 return
 
@@ -71,7 +81,7 @@ def million(path: Path) -> None:
         os.close(fd)
 
 
-TREES = {tree.name: tree for tree in map(lambda f: Tree(f.__name__, f), (minbase, many, large, million))}
+TREES = {tree.name: tree for tree in (Tree(f.__name__, f) for f in (minbase, many, large, million))}
 
 
 def get(name: str, cache: Path) -> Path:
