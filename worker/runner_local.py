@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from multiprocessing.sharedctypes import Synchronized
@@ -136,6 +135,7 @@ class _Pool:
         self._policy = policy
         self._processes = processes
         self._executor: ProcessPoolExecutor | None = None
+        self._futures: list[Future[dict[str, Any]]] = []
         self._children: set[Any] = set()
         self._bytes: Synchronized[int] = self._fork.Value("Q", 0)
         self._stop = self._fork.Value("b", 0, lock=False)
@@ -154,6 +154,7 @@ class _Pool:
         executor = self._started()
         others = set(multiprocessing.active_children()) - self._children
         futures = [executor.submit(_run_unit, job_id, number, unit) for unit in units]
+        self._futures = futures
         self._children.update(set(multiprocessing.active_children()) - others)
         pending: set[Future[dict[str, Any]]] = set(futures)
         shown = (0, 0)
@@ -171,13 +172,12 @@ class _Pool:
         self._stop.value = 1
         if self._executor is None:
             return
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + _GRACE
-        for child in self._children:
-            child.join(max(0.0, deadline - time.monotonic()))
-            if child.is_alive():
+        for future in self._futures:
+            future.cancel()
+        if wait(self._futures, timeout=_GRACE).not_done:
+            for child in self._children:
                 child.kill()
-                child.join()
+        self._executor.shutdown(cancel_futures=True)
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:

@@ -98,6 +98,8 @@ if ending ~= '' and name ~= 'close' then
   if token and not taken then redis.call('HDEL', claims, name) end
   return {'over', live() == 0 and 1 or 0}
 end
+-- A stray copy of the message must not take away what a running job has staged.
+if name == 'close' and ending == '' then return {'stale'} end
 if index ~= '' then
   if stage ~= num('position') then return {'stale'} end
   if redis.call('HEXISTS', units, 'result:' .. index) == 1 then

@@ -10,10 +10,11 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from jobs.errors import RequestError
 from jobs.flows import FLOWS
+from worker import transport
 from worker.app import make_app
 from worker.connection import client_of, connect
 from worker.ledger import Ledger
@@ -39,8 +40,11 @@ def run_worker(settings: Settings) -> int:
     connect(settings.address).close()
     # Ownership in a rootfs asks for root; no message can hold code, all of them are typed JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # Tasks that outlive a broken connection go on: their claims do not depend on it.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     configure_logs(settings.log_level)
     _import_flows(settings)
+    transport.use_in_this_process()
     app = make_app(settings)
     Tasks(app, settings)
     voice = _voice(app, settings)

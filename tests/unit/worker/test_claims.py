@@ -206,6 +206,10 @@ def test_cancel_refuses_new_units_and_tells_running_ones(
     assert ledger.record(opened).state is JobState.CANCELLED
 
 
+def test_job_whose_end_is_not_decided_cannot_be_closed(client: fakeredis.FakeRedis, opened: str) -> None:
+    assert refused(claims_of(client), Piece.close(opened)).why is Refusal.STALE
+
+
 def test_first_ending_counts(client: fakeredis.FakeRedis, ledger: Ledger, opened: str) -> None:
     error = JobError(type="RequestError", message="why")
     assert ledger.end(opened, JobState.FAILED, error=error).accepted
