@@ -1,0 +1,204 @@
+"""What is measured: each operation by layerfarm and by its peers, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench.measure import Run, Series, run
+from tests.bench.place import Place, quiet
+from worker.embedded import EmbeddedFarm
+
+
+@dataclass
+class Comparison:
+    """One operation on one tree by several subjects, the first of which the others are held against."""
+
+    operation: str
+    tree: str
+    series: dict[str, Series]
+    targets: dict[str, float] = field(default_factory=dict)
+    """For each subject with a target: the ratio of its wall time to the first subject's."""
+    size_targets: dict[str, float] = field(default_factory=dict)
+    """The same for the size of what it makes."""
+
+
+def hash_to_manifest(place: Place) -> Comparison:
+    """The tree's manifest, against the plainest way to hash its files with two processes."""
+    files = 'find "$0" -type f -print0 | xargs -0 -n 256 -P2 sha256sum >/dev/null'
+    manifest = place.scratch / "manifest"
+    series = place.measure(
+        {
+            "sha256sum -P2": lambda: run(["sh", "-c", files, place.root]),
+            "layerfarm": lambda: run(["layerfarm", "mtree", "--output", manifest, place.root]),
+            "bsdtar mtree": lambda: run(
+                ["bsdtar", "-cf", manifest, "--format=mtree", "--options=sha256", "-C", place.root, "."]
+            ),
+        }
+    )
+    return Comparison("hash to manifest", place.tree, series, {"layerfarm": 0.85})
+
+
+def full_repack(place: Place) -> Comparison:
+    """Every path of the tree is new."""
+    layout = place.layout()
+    umoci, ours = place.full_bundle("umoci"), place.full_bundle("layerfarm")
+
+    def repack(codec: str) -> Callable[[], Run]:
+        image = f"{layout}:full-{codec}"
+        return lambda: run(["layerfarm", "repack", "--image", image, "--compress", codec, ours])
+
+    def tar(program: str) -> Callable[[], Run]:
+        return lambda: run(["tar", "-C", place.root, "-I", program, "-cf", place.scratch / program.split()[0], "."])
+
+    series = place.measure(
+        {
+            "umoci gzip": lambda: run(["umoci", "repack", "--image", f"{layout}:full-umoci", umoci]),
+            "layerfarm gzip": repack("gzip"),
+            "layerfarm zstd": repack("zstd"),
+            "tar pigz": tar("pigz"),
+            "tar zstd": tar("zstd -T2"),
+        }
+    )
+    for name, tag in (("umoci gzip", "umoci"), ("layerfarm gzip", "gzip"), ("layerfarm zstd", "zstd")):
+        series[name].size = place.layer_size(f"full-{tag}")
+    for name in ("pigz", "zstd"):
+        series[f"tar {name}"].size = (place.scratch / name).stat().st_size
+    place.drop("full")
+    return Comparison(
+        "full repack",
+        place.tree,
+        series,
+        {"layerfarm gzip": 0.30, "layerfarm zstd": 0.22},
+        {"layerfarm gzip": 1.05, "layerfarm zstd": 0.85},
+    )
+
+
+def repack_unchanged(place: Place) -> Comparison:
+    """Nothing has changed since the bundle was unpacked."""
+    series = _repack(place, place.bundle("umoci", "gzip"), place.bundle("layerfarm", "gzip"), "same")
+    place.drop("bundle")
+    return Comparison("repack, no change", place.tree, series, {"layerfarm": 0.08})
+
+
+def repack_touched(place: Place) -> Comparison:
+    """A line was added to each of 1,000 files."""
+    series = _repack(place, place.touched_bundle("umoci"), place.touched_bundle("layerfarm"), "touched")
+    place.drop("touched")
+    return Comparison("repack, 1,000 touched", place.tree, series, {"layerfarm": 0.12})
+
+
+def _repack(place: Place, umoci: Path, ours: Path, tag: str) -> dict[str, Series]:
+    layout = place.layout()
+    return place.measure(
+        {
+            "umoci": lambda: run(["umoci", "repack", "--image", f"{layout}:{tag}-umoci", umoci]),
+            "layerfarm": lambda: run(["layerfarm", "repack", "--image", f"{layout}:{tag}", ours]),
+            "without stat cache": lambda: run(
+                ["layerfarm", "repack", "--no-stat-cache", "--image", f"{layout}:{tag}", ours]
+            ),
+        }
+    )
+
+
+def unpack(place: Place) -> Comparison:
+    """An image to a bundle with its manifest; layers by either tool."""
+    layout = place.layout()
+    series = place.measure(
+        {
+            "umoci": place.repeat("a", lambda path: ["umoci", "unpack", "--image", f"{layout}:umoci", path]),
+            "umoci's gzip": place.repeat("b", lambda path: ["layerfarm", "unpack", "--image", f"{layout}:umoci", path]),
+            "our gzip": place.repeat("c", lambda path: ["layerfarm", "unpack", "--image", f"{layout}:gzip", path]),
+            "our zstd": place.repeat("d", lambda path: ["layerfarm", "unpack", "--image", f"{layout}:zstd", path]),
+            "cp -a": place.repeat("e", lambda path: ["cp", "-a", place.root, path]),
+        }
+    )
+    return Comparison("unpack", place.tree, series, {"umoci's gzip": 0.35, "our gzip": 0.25, "our zstd": 0.25})
+
+
+def raw_unpack(place: Place) -> Comparison:
+    """An image to a tree, nothing else."""
+    layout = place.layout()
+    blob = place.layer_path("gzip")
+    extract = 'mkdir "$0" && tar -xzf "$1" -C "$0"'
+    series = place.measure(
+        {
+            "umoci": place.repeat("a", lambda path: ["umoci", "raw", "unpack", "--image", f"{layout}:umoci", path]),
+            "layerfarm": place.repeat(
+                "b", lambda path: ["layerfarm", "raw", "unpack", "--image", f"{layout}:umoci", path]
+            ),
+            "tar xzf": place.repeat("c", lambda path: ["sh", "-c", extract, path, blob]),
+        }
+    )
+    return Comparison("raw unpack", place.tree, series)
+
+
+def insert(place: Place) -> Comparison:
+    """The tree as one layer on top of an empty image."""
+    layout = place.layout()
+
+    def by(tool: str) -> Callable[[], Run]:
+        target = ["--image", f"{layout}:empty", "--tag", f"inserted-{tool}", place.root, "/"]
+        return lambda: run([tool, "insert", *target])
+
+    series = place.measure({"umoci": by("umoci"), "layerfarm": by("layerfarm")})
+    for tool, found in series.items():
+        found.size = place.layer_size(f"inserted-{tool}")
+    return Comparison("insert", place.tree, series, {"layerfarm": 0.35})
+
+
+def collect_garbage(place: Place) -> Comparison:
+    """A layout of which one image of the tree is kept and 200 small blobs are garbage."""
+    kept = place.layout()
+
+    def by(tool: str, *options: str) -> Callable[[], Run]:
+        def subject() -> Run:
+            layout = place.fresh(f"garbage-{tool}")
+            quiet("cp", "-al", kept, layout)
+            for number in range(200):
+                (layout / "blobs/sha256" / f"{number:064x}").write_bytes(b"garbage %d" % number)
+            try:
+                return run([tool, "gc", *options, "--layout", layout])
+            finally:
+                place.fresh(f"garbage-{tool}")
+
+        return subject
+
+    series = place.measure({"umoci": by("umoci"), "layerfarm": by("layerfarm", "--grace", "0s")})
+    return Comparison("gc", place.tree, series)
+
+
+def through_the_farm(place: Place) -> Comparison:
+    """The same build typed in a shell, and queued on a warm farm of one and of two processes."""
+    layout = place.layout()
+    build = ["layerfarm", "build", "--rootfs", place.root, "--image", f"{layout}:farm", "--progress", "none"]
+    with ExitStack() as stack:
+        farms = {
+            count: stack.enter_context(
+                EmbeddedFarm(concurrency=count, roots=[place.root], stores=[layout], state_dir=place.scratch)
+            )
+            for count in (1, 2)
+        }
+        subjects: dict[str, Callable[[], Run]] = {"local": lambda: run(build)}
+        for count, farm in farms.items():
+            subjects[f"farm of {count}"] = lambda url=farm.url: run([*build, "--farm", url])  # type: ignore[misc]
+        series = place.measure(subjects)
+    local = series["local"].wall()
+    return Comparison("build", place.tree, series, {"farm of 2": (1.10 * local + 0.3) / local})
+
+
+OPERATIONS: dict[str, Callable[[Place], Comparison]] = {
+    "hash": hash_to_manifest,
+    "repack": full_repack,
+    "unchanged": repack_unchanged,
+    "touched": repack_touched,
+    "unpack": unpack,
+    "raw": raw_unpack,
+    "insert": insert,
+    "gc": collect_garbage,
+    "farm": through_the_farm,
+}
+SMALL_TREE_TARGET = 0.6
+"""Of umoci's wall, process start included, for every operation on a small image."""

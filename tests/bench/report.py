@@ -1,0 +1,87 @@
+"""The figures as one table for people and as JSON for the next run to be held against."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.bench.operations import SMALL_TREE_TARGET, Comparison
+
+_COLUMNS = (
+    "tree",
+    "operation",
+    "subject",
+    "wall s",
+    "ratio",
+    "target",
+    "",
+    "user s",
+    "sys s",
+    "RSS MB",
+    "size MB",
+    "of",
+)
+_WIDTHS = (8, 22, 19, 8, 6, 6, 4, 7, 7, 7, 8, 5)
+_LEFT = 3
+
+
+def table(comparisons: list[Comparison]) -> str:
+    """A line for each subject; ratios are to the first subject of its operation."""
+    lines = [_line(_COLUMNS)]
+    for comparison in comparisons:
+        lines += [_line(row) for row in _rows(comparison)]
+    return "\n".join(lines)
+
+
+def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    first = next(iter(comparison.series.values()))
+    rows = []
+    for number, (name, series) in enumerate(comparison.series.items()):
+        ratio = series.wall() / first.wall()
+        target = comparison.targets.get(name)
+        if target is not None and comparison.tree == "minbase" and comparison.operation != "build":
+            target = SMALL_TREE_TARGET
+        size_ratio = series.size / first.size if series.size and first.size else None
+        rows.append(
+            (
+                comparison.tree if number == 0 else "",
+                comparison.operation if number == 0 else "",
+                name,
+                f"{series.wall():.2f}",
+                f"{ratio:.2f}" if number else "",
+                "" if target is None else f"{target:.2f}",
+                "" if target is None else "ok" if ratio <= target else "MISS",
+                f"{series.user():.2f}",
+                f"{series.system():.2f}",
+                f"{series.peak_rss() / 1e6:.0f}",
+                "" if series.size is None else f"{series.size / 1e6:.1f}",
+                "" if size_ratio is None or not number else f"{size_ratio:.2f}",
+            )
+        )
+    return rows
+
+
+def _line(cells: Sequence[str]) -> str:
+    padded = [
+        cell.ljust(width) if column < _LEFT else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True))
+    ]
+    return " ".join(padded).rstrip()
+
+
+def write_json(comparisons: list[Comparison], path: Path, conditions: dict[str, object]) -> None:
+    """Every single run, and the machine and programs it was made with."""
+    document = {
+        "conditions": conditions | {"machine": platform.platform(), "umoci": _version("umoci"), "tar": _version("tar")},
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1))
+
+
+def _version(program: str) -> str:
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
