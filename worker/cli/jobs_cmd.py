@@ -20,22 +20,34 @@ if TYPE_CHECKING:
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
+def _use_farm(ctx: click.Context, param: click.Parameter, url: str | None) -> None:
+    if url:
+        ctx.obj = ctx.obj._replace(farm=url)
+
+
+_farm_option = click.option(
+    "--farm",
+    metavar="URL",
+    expose_value=False,
+    callback=_use_farm,
+    help="The Redis of the farm; without it, $LAYERFARM_FARM.",
+)
+
+
 @click.group("jobs", cls=GoStyleGroup, no_args_is_help=True)
-@click.option("--farm", "url", metavar="URL", help="The Redis of the farm; without it, $LAYERFARM_FARM.")
-@click.pass_context
-def command(ctx: click.Context, url: str | None) -> None:
+@_farm_option
+def command() -> None:
     """Lists, shows, follows and cancels the jobs of the farm.
 
     \b
     Examples:
-      layerfarm jobs --farm redis://queue/0 ls
+      layerfarm jobs ls --farm redis://queue/0
       layerfarm jobs watch "$(layerfarm build --detach --rootfs /srv/rootfs --image store:v1)"
     """
-    session: Session = ctx.obj
-    ctx.obj = session._replace(farm=url or session.farm)
 
 
 @command.command("ls")
+@_farm_option
 @_json_option
 @click.pass_obj
 def ls(session: Session, as_json: bool) -> None:
@@ -55,6 +67,7 @@ def ls(session: Session, as_json: bool) -> None:
 
 
 @command.command("show")
+@_farm_option
 @click.argument("job_id", metavar="JOB")
 @_json_option
 @click.pass_obj
@@ -81,6 +94,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
 
 
 @command.command("watch")
+@_farm_option
 @click.argument("job_id", metavar="JOB")
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress.")
 @_json_option
@@ -106,6 +120,7 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
 
 
 @command.command("cancel")
+@_farm_option
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @click.pass_obj
 def cancel(session: Session, job_ids: tuple[str, ...]) -> None:

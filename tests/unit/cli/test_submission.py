@@ -282,6 +282,14 @@ def test_interrupting_the_wait_cancels_the_job(layerfarm: Run, farm: type[FakeFa
     assert farm.cancelled == ["j1"]
 
 
+@pytest.mark.parametrize(
+    "line", [("--farm=redis://f", "jobs", "ls"), ("jobs", "--farm=redis://f", "ls"), ("jobs", "ls", "--farm=redis://f")]
+)
+def test_jobs_take_the_farm_at_every_level(layerfarm: Run, farm: type[FakeFarm], line: tuple[str, ...]) -> None:
+    assert layerfarm(*line).code == 0
+    assert farm.urls == ["redis://f"]
+
+
 def test_jobs_are_listed_newest_first(layerfarm: Run, farm: type[FakeFarm]) -> None:
     done = layerfarm("--farm=redis://f", "jobs", "ls")
     assert done.out.splitlines() == [
