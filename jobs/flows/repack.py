@@ -41,6 +41,8 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     check_refname(request.image.tag)
     store = Layout.open(ctx.policy.check_store(request.image.store))
     base = resolve_walk(store, bundle.walk)
+    for blob in base.blobs:
+        store.claim(blob)  # its tag may be gone already, and a garbage collector on its way
     maps = bundle.meta.map_options
     work_directory(ctx, store.path).create()
     return RepackState(

@@ -36,5 +36,5 @@ def add_layer(
     check_refname(tag)
     codec = Codec(choose_compression(compress, base), level=level, threads=threads)
     image = append_layer(layout, base, pack_layer(layout, tar, codec), history, created)
-    layout.tag(tag, image.path[0])
+    layout.tag(tag, image.path[0], needs=image.blobs)
     return image

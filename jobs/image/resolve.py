@@ -45,6 +45,11 @@ class Resolved:
         """Each layer with its diff_id, lowest first."""
         return list(zip(self.manifest.layers, self.config.rootfs.diff_ids, strict=True))
 
+    @property
+    def blobs(self) -> list[Descriptor]:
+        """Everything that it needs in the store, layers first."""
+        return [*self.manifest.layers, self.manifest.config, *reversed(self.path)]
+
 
 def resolve(layout: Layout, tag: str, platform: str | None = None) -> Resolved:
     """The image that ``tag`` names.

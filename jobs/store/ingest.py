@@ -52,7 +52,7 @@ class Ingest:
                 raise DigestMismatch(f"blob has digest {digest}, not the promised one", where=expected[0])
         target = self._layout / "blobs" / self._hash.name / self._hash.hexdigest()
         with explained("blob cannot be stored", target):
-            if not _refresh(target, self.size):
+            if not refresh(target, self.size):
                 self._publish(target)
         self.abandon()
         return digest, self.size
@@ -79,12 +79,16 @@ class Ingest:
         self.abandon()
 
 
-def _refresh(blob: Path, size: int) -> bool:
-    """True if the blob is there with this size and is now marked as just used."""
+def refresh(blob: Path, size: int) -> bool:
+    """True if the blob is there with this size and is now marked as just used.
+
+    It is looked for once more after the mark: a garbage collector that took it away before saw the old
+    time, one that takes it away afterwards sees the new one and puts it back (:mod:`jobs.store.gc`).
+    """
     try:
         if blob.stat().st_size != size:
             return False
         os.utime(blob)
-    except (FileNotFoundError, PermissionError):
+        return blob.stat().st_size == size
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
-    return True

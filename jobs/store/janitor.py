@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -12,30 +13,61 @@ from jobs.store.layout import PRIVATE_DIRECTORY
 _LEFTOVERS = ("ingest", "work", "unpack")
 
 
-def janitor(layout: Path, max_age: float) -> list[Path]:
+def janitor(layout: Path, max_age: float, *, now: float | None = None, dry_run: bool = False) -> list[Path]:
     """Remove ingest files and work directories that nothing has touched for ``max_age`` seconds.
 
     A job that is alive writes to what it staged, so ``max_age`` need only be longer than the longest
-    pause of a job; a day is safe. Returns what was removed.
+    pause of a job; a day is safe. ``now`` is seconds on the store's clock; by default this machine's is
+    taken for it. Returns what was removed; ``dry_run`` only looks.
     """
     removed = []
-    oldest = time.time() - max_age
+    oldest = (time.time() if now is None else now) - max_age
     for kind in _LEFTOVERS:
         directory = layout / PRIVATE_DIRECTORY / kind
         if not directory.is_dir():
             continue
         for path in sorted(directory.iterdir()):
             try:
-                if _last_touched(path) >= oldest:
+                if _last_touched(path) > oldest:
                     continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                if not dry_run:
+                    _remove(path)
             except FileNotFoundError:
                 continue  # its job, or another janitor, was quicker
             removed.append(path)
     return removed
+
+
+def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> list[Path]:
+    """Remove the temporary directories in which no umoci is at work any more; returns them.
+
+    A umoci that is alive holds a flock on its directory (umoci.md B7). Between making and locking it there
+    is a moment without, hence the age: seconds of the last time that one may have been touched.
+    """
+    removed = []
+    for path in sorted(layout.glob(".umoci-*")):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # no directory of umoci's, or gone
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_mtime <= oldest:
+                if not dry_run:
+                    shutil.rmtree(path)
+                removed.append(path)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+    return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _last_touched(path: Path) -> float:

@@ -10,11 +10,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jobs.errors import BlobNotFound, LayoutExists, LimitExceeded, NotALayout, SizeMismatch, StoreError
+from jobs.errors import (
+    AmbiguousReference,
+    BlobNotFound,
+    LayoutExists,
+    LimitExceeded,
+    NotALayout,
+    SizeMismatch,
+    StoreError,
+    TagNotFound,
+)
 from jobs.store.descriptor import Descriptor, Index, check_digest
 from jobs.store.document import DOCUMENT_LIMIT, Document, encode_document, parse_document
 from jobs.store.durable import exclusive, explained, make_directory, replace_file, sync_directory
-from jobs.store.ingest import Ingest
+from jobs.store.ingest import Ingest, refresh
 from jobs.store.refs import find_tag, tags_of, with_tag, without_tag
 from jobs.store.verify import VerifiedReader, embedded_data, hasher
 
@@ -98,6 +107,10 @@ class Layout:
             return self.blob_path(descriptor.digest).stat().st_size == descriptor.size
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+    def claim(self, descriptor: Descriptor) -> bool:
+        """As :meth:`has`, and the blob counts as just used: a garbage collector leaves it for its grace."""
+        return refresh(self.blob_path(descriptor.digest), descriptor.size)
 
     def ingest(self, algorithm: str = "sha256") -> Ingest:
         """Begin a blob whose bytes come bit by bit."""
@@ -184,13 +197,48 @@ class Layout:
         """Whatever the tag names; usually none or one, but the spec allows several."""
         return find_tag(self.index(), tag)
 
-    def tag(self, name: str, descriptor: Descriptor) -> None:
+    def tag(self, name: str, descriptor: Descriptor, needs: Iterable[Descriptor] = ()) -> None:
         """Let ``name`` be the tag of ``descriptor``, whatever it named before.
+
+        ``needs``: the blobs without which the tag would be good for nothing. They are looked for while the
+        index is locked, as it is during a garbage collection: either that sees the tag and keeps them, or
+        they are gone and no tag is given.
 
         Raises:
             InvalidReference: ``name`` breaks the grammar.
+            BlobNotFound: a blob of ``needs`` is not there.
         """
-        self.update_index(lambda index: with_tag(index, name, descriptor))
+
+        def change(index: Index) -> Index:
+            for blob in needs:
+                if not self.has(blob) and not blob.urls and blob.data is None:
+                    raise BlobNotFound(
+                        "store does not hold the blob any more", where=blob.digest, hint="removed by a gc? try again"
+                    )
+            return with_tag(index, name, descriptor)
+
+        self.update_index(change)
+
+    def copy_tag(self, old: str, new: str) -> Descriptor:
+        """Let ``new`` name what ``old`` names, in one step; returns that.
+
+        Raises:
+            TagNotFound: ``old`` names nothing.
+            AmbiguousReference: it names several.
+            InvalidReference: ``new`` breaks the grammar.
+        """
+        found: list[Descriptor] = []
+
+        def change(index: Index) -> Index:
+            found[:] = find_tag(index, old)
+            if not found:
+                raise TagNotFound("tag not found", where=f"{self.path}:{old}")
+            if len(found) > 1:
+                raise AmbiguousReference(f"tag names {len(found)} images", where=f"{self.path}:{old}")
+            return with_tag(index, new, found[0])
+
+        self.update_index(change)
+        return found[0]
 
     def untag(self, name: str) -> bool:
         """Remove a tag; False if there was none. The blobs stay."""

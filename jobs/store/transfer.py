@@ -17,7 +17,7 @@ def copy_blob(source: Layout, target: Layout, descriptor: Descriptor, advanced: 
         BlobNotFound, DigestMismatch, SizeMismatch: the source is incomplete or corrupt.
         StoreError: the target cannot be written.
     """
-    if target.has(descriptor):
+    if target.claim(descriptor):
         return
     with source.open_blob(descriptor) as stream, target.ingest() as blob:
         while chunk := stream.read(_CHUNK):

@@ -108,5 +108,5 @@ def command(
         clear=clear,
     )
     changed = configure(layout, resolve(layout, image.tag, platform), changes, history.entry("layerfarm config"))
-    layout.tag(tag, changed.path[0])
+    layout.tag(tag, changed.path[0], needs=changed.blobs)
     output.info(f"manifest: {changed.descriptor.digest}")

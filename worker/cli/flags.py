@@ -326,3 +326,23 @@ def _mappings(rows: tuple[tuple[int, int, int], ...]) -> list[IdMapping]:
     from jobs.flows.requests import IdMapping
 
     return [IdMapping(container=container, host=host, size=size) for container, host, size in rows]
+
+
+# --- durations -------------------------------------------------------------------------------------
+
+
+class DurationType(click.ParamType[float]):
+    """A time span as Go writes it, in seconds: ``90s``, ``1h30m``, ``0``."""
+
+    name = "DURATION"
+    _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float | int):
+            return float(value)
+        if value == "0":
+            return 0.0
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", value)
+        if not parts or "".join(number + unit for number, unit in parts) != value:
+            self.fail(f"{value!r} is not a time span like 90s, 15m or 24h", param, ctx)
+        return sum(float(number) * self._UNITS[unit] for number, unit in parts)

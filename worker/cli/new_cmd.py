@@ -27,5 +27,5 @@ def command(image: Image) -> None:
     check_refname(image.tag)
     layout = Layout.open(image.layout)
     made = new_image(layout, created)
-    layout.tag(image.tag, made.path[0])
+    layout.tag(image.tag, made.path[0], needs=made.blobs)
     output.info(f"created new image: {image}")

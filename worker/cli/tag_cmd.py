@@ -19,14 +19,7 @@ def command(image: Image, new_tag: str) -> None:
     Example:
       layerfarm tag --image store:v1 latest
     """
-    from jobs.errors import AmbiguousReference, TagNotFound
     from jobs.store import Layout
 
-    layout = Layout.open(image.layout)
-    found = layout.find(image.tag)
-    if not found:
-        raise TagNotFound("tag not found", where=str(image))
-    if len(found) > 1:
-        raise AmbiguousReference(f"tag names {len(found)} images", where=str(image))
-    layout.tag(new_tag, found[0])
+    Layout.open(image.layout).copy_tag(image.tag, new_tag)
     output.info(f'created new tag: "{new_tag}" -> "{image.tag}"')

@@ -1,0 +1,96 @@
+"""Which blobs of a layout something still leads to: the mark of a garbage collection.
+
+Deliberately generous: whatever in a manifest looks like a descriptor is followed, of formats that layerfarm
+does not read (Docker's, artifacts) too. A blob too many costs space, one too few an image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.errors import MalformedDocument
+from jobs.store.descriptor import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor
+from jobs.store.document import DOCUMENT_LIMIT, explain
+from jobs.store.layout import Layout
+
+MANIFEST_TYPES = frozenset(
+    (
+        MEDIA_TYPE_INDEX,
+        MEDIA_TYPE_MANIFEST,
+        "application/vnd.oci.artifact.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    )
+)
+"""Blobs that lead to others."""
+
+
+def reachable(layout: Layout, roots: Iterable[Descriptor]) -> set[str]:
+    """The digests of the roots and of all that they lead to, through indexes, manifests and subjects.
+
+    Each manifest is read, and verified, once; configs and layers are not read. A ``subject`` that the store
+    does not hold is nothing to follow (manifest.md allows it), every other manifest must be there.
+
+    Raises:
+        StoreError: a manifest is missing or corrupt, or leads to something that is no descriptor.
+        LimitExceeded: a manifest is larger than any registry takes.
+    """
+    found: set[str] = set()
+    followed: set[str] = set()
+    # What index.json names is a manifest, whatever it calls itself.
+    pending = [(root, True) for root in roots]
+    while pending:
+        descriptor, leads_on = pending.pop()
+        found.add(descriptor.digest)
+        if leads_on and descriptor.digest not in followed:
+            followed.add(descriptor.digest)
+            pending += children(_read(layout, descriptor), descriptor.digest, layout.has)
+    return found
+
+
+def children(
+    document: dict[str, Any], where: str, is_held: Callable[[Descriptor], bool]
+) -> Iterator[tuple[Descriptor, bool]]:
+    """Every descriptor in a manifest, and whether it leads on.
+
+    Raises:
+        MalformedDocument: something has a digest and is no descriptor.
+    """
+    pending: list[tuple[str, Any]] = list(document.items())
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, list):
+            pending += [(name, item) for item in value]
+        elif isinstance(value, dict):
+            if "digest" in value and name != "annotations":
+                try:
+                    child = Descriptor.model_validate(value)
+                except ValidationError as error:
+                    raise MalformedDocument(f"not a valid descriptor, {explain(error)}", where=where) from error
+                if name != "subject" or is_held(child):
+                    yield child, name in ("manifests", "subject") or child.media_type in MANIFEST_TYPES
+            else:
+                pending += value.items()
+
+
+def _read(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
+    """A manifest as a JSON object; an entry of an index that is none (a file, an archive) leads nowhere."""
+    known = descriptor.media_type in MANIFEST_TYPES
+    if not known and descriptor.size > DOCUMENT_LIMIT and layout.has(descriptor):
+        return {}
+    raw = layout.read(descriptor)
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        if not known:
+            return {}
+        raise MalformedDocument("manifest is not a JSON document", where=descriptor.digest) from error
+    if isinstance(value, dict):
+        return value
+    if known:
+        raise MalformedDocument("manifest is not a JSON object", where=descriptor.digest)
+    return {}
