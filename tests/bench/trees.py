@@ -86,7 +86,7 @@ TREES = {tree.name: tree for tree in (Tree(f.__name__, f) for f in (minbase, man
 
 def get(name: str, cache: Path) -> Path:
     """The tree of that name, made now if the cache does not hold it."""
-    path = cache / name
+    path = (cache / name).resolve()
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
