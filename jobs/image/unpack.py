@@ -51,6 +51,8 @@ class UnpackOptions:
     keep_dirlinks: bool = False
     volumes: Volumes = "tmpfs"
     """What config.json does with the image's volumes."""
+    content_wanted: Callable[[bytes], bool] | None = None
+    """Told a file's path; where it says no the file stays empty (:func:`extracted` only)."""
     limits: Limits = field(default_factory=Limits)
     advanced: Callable[[int], None] = _nothing
     """Told the number of compressed bytes that were read since the last call; may raise to stop."""
@@ -238,6 +240,7 @@ def _extract_options(options: UnpackOptions) -> ExtractOptions:
         gid_map=options.gid_map,
         rootless=options.rootless,
         keep_dirlinks=options.keep_dirlinks,
+        content_wanted=options.content_wanted,
         limits=options.limits,
         warn=options.warn,
     )

@@ -37,6 +37,8 @@ class ExtractOptions:
     """A directory entry where a link to a directory stands leaves the link as it is (B3.11)."""
     hash_content: bool = True
     """Compute the SHA-256 of every file while writing it, for :meth:`Extractor.entries`."""
+    content_wanted: Callable[[bytes], bool] | None = None
+    """Told a file's path; where it says no the file stays empty. For a caller that needs only a part."""
     limits: Limits = field(default_factory=Limits)
     advanced: Callable[[int], None] | None = None
     """Told the bytes of content written, now and then."""
@@ -69,7 +71,8 @@ class EntryWriter:
 
     def regular(self, member: Member, node: Directory, base: bytes) -> None:
         self.make_room(node, base)
-        self._write_file(member, node, base)
+        wanted = self._options.content_wanted
+        self._write_file(member, node, base, empty=wanted is not None and not wanted(node.path(base)))
 
     def _write_file(self, member: Member, node: Directory, base: bytes, *, empty: bool = False) -> None:
         _, _, mode, uid, gid, size, mtime, _, _, atime, _, _ = member

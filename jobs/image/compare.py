@@ -1,0 +1,40 @@
+"""A bundle's tree in the words of its image, for a comparison with an image or another bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from jobs.image.bundle import BundleIdMapping, MapOptions
+from jobs.layer import IdMap
+from jobs.layer.rootless import NO_OWNER, XATTR_NAME, decode_owner
+from jobs.mtree import Entry
+
+
+def as_in_image(entries: Iterable[Entry], maps: MapOptions) -> Iterator[Entry]:
+    """The entries with the owners that a repack would give them: mapped back, or as rootless unpack noted.
+
+    Raises:
+        UnmappedId: a file belongs to somebody who has no place in the bundle's id map.
+    """
+    uids, gids = id_map(maps.uid_mappings), id_map(maps.gid_mappings)
+    if not (maps.uid_mappings or maps.gid_mappings or maps.rootless):
+        yield from entries
+        return
+    for entry in entries:
+        uid = gid = NO_OWNER
+        xattrs = entry.xattrs
+        if maps.rootless and xattrs:
+            for name, value in xattrs:
+                if name == XATTR_NAME:
+                    uid, gid = decode_owner(value)
+            xattrs = tuple(pair for pair in xattrs if pair[0] != XATTR_NAME)
+        if uid == NO_OWNER:
+            uid = uids.to_container(entry.uid)
+        if gid == NO_OWNER:
+            gid = gids.to_container(entry.gid)
+        yield entry._replace(uid=uid, gid=gid, xattrs=xattrs)
+
+
+def id_map(rows: list[BundleIdMapping] | None) -> IdMap:
+    """A bundle's id map in the layer room's form."""
+    return IdMap.of(*((row.container, row.host, row.size) for row in rows or [] if row.size))

@@ -1,0 +1,104 @@
+"""Deltas between two trees as lines for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+from jobs.errors import RequestError
+from jobs.image.timestamps import timestamp
+from jobs.mtree import Delta, Entry
+from jobs.mtree.vis import decode, encode
+
+_SIGNS = {"extra": "+", "missing": "-", "modified": "~"}
+_FIELDS = {"tar_time": "mtime", "sha256digest": "sha256"}
+_ORDER = ("type", "mode", "uid", "gid", "size", "link", "device", "nlink", "tar_time", "sha256digest")
+
+
+def human_line(delta: Delta) -> str:
+    """``~ path  mode 0644 -> 0755, size 1 -> 2``."""
+    head = f"{_SIGNS[delta.kind]} {shown(delta.path)}"
+    entry = delta.new or delta.old
+    if entry is not None and entry.type == "dir" and entry.path != b".":
+        head += "/"
+    changes = ", ".join(_change(delta, key) for key in _sorted(delta.keys))
+    return f"{head}  {changes}" if changes else head
+
+
+def json_object(delta: Delta) -> str:
+    """``{"kind", "path", "type", "changes": {keyword: {"old", "new"}}}``; see :func:`named` for the path."""
+    entry = delta.new or delta.old
+    found: dict[str, Any] = {"kind": str(delta.kind), **named("path", delta.path)}
+    if entry is not None:
+        found["type"] = entry.type
+    if delta.keys and delta.old is not None and delta.new is not None:
+        found["changes"] = {
+            key: {"old": _plain(delta.old, key), "new": _plain(delta.new, key)} for key in _sorted(delta.keys)
+        }
+    return json.dumps(found, ensure_ascii=False)
+
+
+def named(field: str, name: bytes) -> dict[str, str]:
+    """A name as JSON can hold it: a name that is not UTF-8 gets its exact bytes beside it, in base64."""
+    try:
+        return {field: name.decode()}
+    except UnicodeDecodeError:
+        return {field: name.decode("utf-8", "replace"), f"{field}_base64": b64encode(name).decode("ascii")}
+
+
+def shown(name: bytes) -> str:
+    """A name on one line: as it is if it is plain text, else encoded as in a manifest, so without doubt."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        return encode(name).decode("ascii")
+    return text if text.isprintable() and "\\" not in text else encode(name).decode("ascii")
+
+
+def _sorted(keys: tuple[str, ...]) -> list[str]:
+    return sorted(keys, key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER), key))
+
+
+def _change(delta: Delta, key: str) -> str:
+    old, new = delta.old, delta.new
+    if old is None or new is None:
+        return key
+    if key.startswith("xattr."):
+        is_old, is_new = (_xattr(entry, key) is not None for entry in (old, new))
+        return f"{key} {'changed' if is_old and is_new else 'removed' if is_old else 'added'}"
+    before, after = (_short(entry, key) for entry in (old, new))
+    return f"{_FIELDS.get(key, key)} {before} -> {after}"
+
+
+def _short(entry: Entry, key: str) -> str:
+    if key == "tar_time":
+        seconds = entry.mtime // 1_000_000_000
+        try:
+            return timestamp(seconds)
+        except RequestError:
+            return str(seconds)
+    value = _plain(entry, key)
+    if value is None:
+        return "none"
+    return str(value)[:12] if key == "sha256digest" else str(value)
+
+
+def _plain(entry: Entry, key: str) -> Any:
+    """The value of a keyword, whole, as JSON can hold it."""
+    if key.startswith("xattr."):
+        value = _xattr(entry, key)
+        return None if value is None else b64encode(value).decode("ascii")
+    if key == "mode":
+        return f"{entry.mode:04o}"
+    if key == "tar_time":
+        return entry.mtime // 1_000_000_000
+    if key == "device":
+        return None if entry.device is None else f"{entry.device[0]}:{entry.device[1]}"
+    if key == "link":
+        return None if entry.link is None else shown(entry.link)
+    return getattr(entry, _FIELDS.get(key, key))
+
+
+def _xattr(entry: Entry, key: str) -> bytes | None:
+    return dict(entry.xattrs or ()).get(decode(key.removeprefix("xattr.").encode("ascii")))

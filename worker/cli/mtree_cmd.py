@@ -1,0 +1,47 @@
+"""``layerfarm mtree``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from worker.cli.flags import PathType
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.result_text import json_option, report
+from worker.cli.submission import Where, carry_out, farm_options
+
+
+@click.command("mtree", cls=GoStyleCommand)
+@click.option("-o", "--output", type=PathType(), metavar="FILE", help="Write to FILE; without it, to stdout.")
+@farm_options
+@json_option
+@click.argument("directory", metavar="DIR", type=PathType())
+def command(output: Path | None, where: Where, as_json: bool, directory: Path) -> None:
+    """Writes the mtree manifest of DIR: every entry with type, mode, owner, size, times, SHA-256 and xattrs.
+
+    Full-path lines in a fixed order, nothing left out; the same bytes however many processes hash. To
+    compare with it later, give it to `layerfarm diff`. With a farm, --output is needed, on a disk that the
+    workers share.
+
+    \b
+    Examples:
+      layerfarm mtree /srv/rootfs -o before.mtree
+      layerfarm mtree /srv/rootfs | gzip >rootfs.mtree.gz
+    """
+    from jobs.flows.manifest import ManifestRequest
+    from worker.cli.trees import hashed
+
+    if output is None:
+        if as_json:
+            raise click.UsageError("--json needs --output: stdout takes the manifest")
+        if where.detach:
+            raise click.UsageError("--detach needs --output")
+        with hashed(directory, where) as manifest, manifest.open("rb") as stream:
+            shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
+        return
+    outcome = carry_out(ManifestRequest(rootfs=directory.absolute(), output=output.absolute()), where)
+    lines = [] if outcome is None else [f"mtree: {outcome.result.mtree}", f"entries: {outcome.result.entries}"]
+    report(outcome, lines=lines, as_json=as_json, quiet=True)

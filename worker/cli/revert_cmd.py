@@ -1,0 +1,44 @@
+"""``layerfarm revert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli import output
+from worker.cli.flags import PathType, layout_option
+from worker.cli.parsing import GoStyleCommand
+
+
+@click.command("revert", cls=GoStyleCommand)
+@layout_option
+@click.argument("bundle", type=PathType())
+def command(layout: Path, bundle: Path) -> None:
+    """Puts the root filesystem of BUNDLE back to its image, touching only what differs.
+
+    The image, which the layout holds, is the one that BUNDLE was unpacked from, or last repacked to with
+    --refresh-bundle. Afterwards `layerfarm diff` finds no difference. config.json is left alone.
+    Interrupted, it can be run again. Prints nothing; --verbose says what was done.
+
+    \b
+    Example:
+      layerfarm revert --layout store bundle
+    """
+    from contextlib import ExitStack
+
+    from jobs.flows.manifest import read_tree_file
+    from jobs.image.bundle import Bundle
+    from jobs.image.revert import revert_bundle
+    from jobs.store import Layout
+    from worker.cli.trees import hashed
+
+    store = Layout.open(layout)
+    opened_bundle = Bundle.open(bundle)
+    with ExitStack() as opened:
+        done = revert_bundle(
+            store,
+            opened_bundle,
+            lambda: read_tree_file(opened.enter_context(opened.enter_context(hashed(opened_bundle.rootfs)).open("rb"))),
+        )
+    output.info(f"removed: {done.removed}, restored: {done.restored}, metadata put back: {done.adjusted}")

@@ -1,0 +1,90 @@
+"""The trees that a command is told to compare: directories hashed by all processes, images, mtree files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from jobs.errors import LayerfarmError
+from worker.cli.submission import Where, carry_out
+
+if TYPE_CHECKING:
+    from jobs.mtree import Entry
+
+HERE = Where(farm=None, detach=False, processes=None, shards=None, progress="none")
+"""In this process and others of this machine, in silence."""
+
+
+class Tree(NamedTuple):
+    """One side of a comparison."""
+
+    entries: Iterable[Entry]
+    """In mtree order; good for one reading."""
+    is_image: bool
+    """It holds only what a layer can hold."""
+
+
+@contextmanager
+def hashed(directory: Path, where: Where = HERE) -> Iterator[Path]:
+    """A temporary file with the manifest of ``directory``, as :mod:`jobs.flows.manifest` writes it."""
+    from jobs.flows.manifest import ManifestRequest
+
+    with tempfile.TemporaryDirectory(prefix="layerfarm-") as work:
+        output = Path(work, "manifest")
+        carry_out(ManifestRequest(rootfs=directory.absolute(), output=output), where._replace(farm=None))
+        yield output
+
+
+def open_tree(text: str, opened: ExitStack, where: Where = HERE) -> Tree:
+    """What ``text`` names: a bundle, a directory, an mtree file, or ``PATH:TAG`` of a layout.
+
+    What is there as a path is taken as one; the directory of a layout is its tag ``latest``.
+
+    Raises:
+        LayerfarmError: it names none of these, or cannot be read.
+    """
+    path = Path(text)
+    if text and path.is_file():
+        return Tree(_manifest(path, opened), False)
+    if text and path.is_dir() and not (path / "oci-layout").is_file():
+        return Tree(_directory(path, opened, where), False)
+    layout, _, tag = text.partition(":")
+    if not layout or not Path(layout, "oci-layout").is_file():
+        raise LayerfarmError("neither a bundle, a directory, an mtree file nor PATH:TAG of a layout", where=text)
+    return Tree(_image(Path(layout), tag or "latest"), True)
+
+
+def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
+    from jobs.flows.manifest import HEADER, read_tree_file
+    from jobs.mtree import read_full
+
+    stream = opened.enter_context(path.open("rb"))
+    if stream.read(len(HEADER)) == HEADER:
+        stream.seek(0)
+        return read_tree_file(stream)
+    stream.seek(0)
+    beside = path.with_suffix(".layerfarm")
+    extra = opened.enter_context(beside.open("rb")) if path.suffix == ".mtree" and beside.is_file() else None
+    return read_full(stream, extra)
+
+
+def _directory(path: Path, opened: ExitStack, where: Where) -> Iterable[Entry]:
+    from jobs.flows.manifest import read_tree_file
+    from jobs.image.bundle import META_NAME, Bundle
+    from jobs.image.compare import as_in_image
+
+    bundle = Bundle.open(path) if (path / META_NAME).exists() else None
+    manifest = opened.enter_context(hashed(path if bundle is None else bundle.rootfs, where))
+    entries = read_tree_file(opened.enter_context(manifest.open("rb")))
+    return entries if bundle is None else as_in_image(entries, bundle.meta.map_options)
+
+
+def _image(layout: Path, tag: str) -> Iterable[Entry]:
+    from jobs.image import resolve, tree_of
+    from jobs.store import Layout
+
+    store = Layout.open(layout)
+    return tree_of(store, resolve(store, tag))
