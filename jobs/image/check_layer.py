@@ -1,0 +1,106 @@
+"""Read a layer without unpacking it: is it a tar that can be applied, and what is its diff_id?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
+
+from jobs.errors import LayerfarmError, MalformedLayer, display
+from jobs.layer import Limits, decompress
+from jobs.layer.members import Member, MemberReader
+from jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
+from jobs.layer.worktree import clean
+from jobs.store import Descriptor, Layout
+
+MOST_FAULTS = 20
+"""Of one layer; a layer of millions of them says no more."""
+_KNOWN_TYPES = frozenset(b"0123456")
+_DIRECTORY = 0x35
+_LINKS = frozenset(b"12")
+
+
+@dataclass
+class CheckedLayer:
+    """What reading a layer told."""
+
+    diff_id: str
+    entries: int = 0
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    """Name of the entry, and what no reader can apply of it."""
+
+
+def check_layer(
+    layout: Layout, layer: Descriptor, advanced: Callable[[int], None], limits: Limits | None = None
+) -> CheckedLayer:
+    """Read the blob to its end, verified, through the decompressor and the tar reader.
+
+    Raises:
+        BlobNotFound, DigestMismatch, SizeMismatch: it is not the blob that was promised.
+        LayerError, LimitExceeded: the stream is damaged, or larger than the limits.
+    """
+    limits = limits or Limits()
+    checked = CheckedLayer("")
+    with layout.open_blob(layer) as blob:
+        plain = decompress(cast(BinaryIO, _Counted(blob, advanced)), layer.media_type, limits=limits)
+        with closing(plain):
+            hashed = _Hashed(cast(BinaryIO, plain))
+            reader = MemberReader(cast(BinaryIO, hashed), limits)
+            for member in reader:
+                checked.entries += 1
+                if len(checked.faults) < MOST_FAULTS:
+                    try:
+                        _check_member(member)
+                    except LayerfarmError as error:
+                        checked.faults.append((display(member.name[:200]), error.what))
+            reader.drain()
+    checked.diff_id = f"sha256:{hashed.hash.hexdigest()}"
+    return checked
+
+
+def _check_member(member: Member) -> None:
+    """What the extractor refuses whatever the layers below hold (umoci.md B2.2, B3.9, B4.5)."""
+    if member.type not in _KNOWN_TYPES:
+        raise MalformedLayer(f"tar entry of type {chr(member.type)!r}")
+    parts = clean(member.name)
+    if not parts and member.type != _DIRECTORY:
+        raise MalformedLayer("the root of a layer must be a directory")
+    if member.type in _LINKS:
+        if not member.link or b"\0" in member.link:
+            raise MalformedLayer("link has no target")
+        if member.type == 0x31 and not clean(member.link):
+            raise MalformedLayer("hard link to the root")
+    for part in parts[:-1]:
+        if part.startswith(PREFIX) and not part.startswith(b".wh..wh."):
+            raise MalformedLayer("a directory cannot have a name that starts with .wh.")
+    base = member.name.rstrip(b"/").rpartition(b"/")[2]
+    if base.startswith(PREFIX) and base != OPAQUE:
+        whiteout_target(base)
+
+
+class _Counted:
+    """Passes the blob on, and tells how much."""
+
+    def __init__(self, stream: BinaryIO, advanced: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._advanced = advanced
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._advanced(len(data))
+        return data
+
+
+class _Hashed:
+    """Passes the tar stream on, and knows its digest at the end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.hash.update(data)
+        return data

@@ -1,0 +1,372 @@
+"""Check a layout, an image or a bundle whole, and say everything that is wrong (umoci #361).
+
+Nothing is raised for what is found: a finding is data. An error is what a reader will trip over; a warning
+is what the specs advise against or what only costs space.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import LayerfarmError, RequestError, UnsupportedMediaType
+from jobs.image.check_layer import check_layer
+from jobs.image.documents import ImageConfig, Manifest
+from jobs.image.findings import Report
+from jobs.image.resolve import NESTING_LIMIT
+from jobs.image.timestamps import check_timestamp
+from jobs.layer import compression_of
+from jobs.store import (
+    MEDIA_TYPE_CONFIG,
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    REF_NAME,
+    Descriptor,
+    Index,
+    Layout,
+    check_digest,
+    check_refname,
+    parse_document,
+)
+from jobs.store.reach import MANIFEST_TYPES, children
+from jobs.store.verify import embedded_data
+
+MOST_LAYERS = 127
+"""What Docker's overlay driver mounts."""
+_INDEX = "index.json"
+
+
+def _silent(nbytes: int) -> None:
+    pass
+
+
+def validate_layout(path: Path, advanced: Callable[[int], None] = _silent) -> Report:
+    """Check a whole layout: its files, every tag, every blob whether something leads to it or not.
+
+    ``advanced`` is told the bytes of blobs as they are read.
+    """
+    report = Report()
+    opened = _open(path, report)
+    if opened is not None:
+        layout, index = opened
+        _check_tags(index, report)
+        walker = _Walker(layout, report, advanced)
+        for descriptor in index.manifests:
+            walker.follow(descriptor, _INDEX, 0)
+        walker.check_unreachable()
+    return report
+
+
+def validate_image(path: Path, tag: str, advanced: Callable[[int], None] = _silent) -> Report:
+    """Check all that a tag leads to, every platform."""
+    report = Report()
+    opened = _open(path, report)
+    if opened is not None:
+        layout, index = opened
+        named = [entry for entry in index.manifests if (entry.annotations or {}).get(REF_NAME) == tag]
+        if not named:
+            report.error("tag-missing", tag, "no manifest has this tag")
+        if len(named) > 1:
+            report.error("tag-ambiguous", tag, f"{len(named)} manifests have this tag")
+        walker = _Walker(layout, report, advanced)
+        for descriptor in named:
+            walker.follow(descriptor, _INDEX, 0)
+    return report
+
+
+def _open(path: Path, report: Report) -> tuple[Layout, Index] | None:
+    try:
+        layout = Layout.open(path)
+    except (LayerfarmError, OSError) as error:
+        report.error("layout", "oci-layout", error)
+        return None
+    try:
+        return layout, layout.index()
+    except (LayerfarmError, OSError) as error:
+        report.error("document", _INDEX, error)
+        return None
+
+
+def _check_tags(index: Index, report: Report) -> None:
+    seen: set[str] = set()
+    for descriptor in index.manifests:
+        tag = (descriptor.annotations or {}).get(REF_NAME)
+        if tag is None:
+            continue
+        try:
+            check_refname(tag)
+        except LayerfarmError as error:
+            report.error("tag", tag[:200], error)
+        if tag in seen:
+            report.error("tag-ambiguous", tag[:200], "several manifests have this tag")
+        seen.add(tag)
+
+
+class _Walker:
+    """Follows descriptors, and reads every blob once."""
+
+    def __init__(self, layout: Layout, report: Report, advanced: Callable[[int], None]) -> None:
+        self._layout = layout
+        self._report = report
+        self._advanced = advanced
+        self._seen: set[tuple[str, str, int]] = set()
+        """Digest, media type and size: a blob may be meant in several ways, and each must be right."""
+        self._named: set[str] = set()
+        self._read: set[str] = set()
+        self._diff_ids: dict[tuple[str, str], str | None] = {}
+
+    def follow(self, descriptor: Descriptor, where: str, depth: int) -> None:
+        """Check what an index names: a manifest, a nested index, or what layerfarm knows nothing of."""
+        if not self._first(descriptor):
+            return
+        if depth > NESTING_LIMIT:
+            self._report.error("nesting", descriptor.digest, f"indexes are nested deeper than {NESTING_LIMIT}")
+            return
+        if descriptor.media_type == MEDIA_TYPE_INDEX:
+            self._index(descriptor, where, depth)
+        elif descriptor.media_type == MEDIA_TYPE_MANIFEST:
+            self._manifest(descriptor, where)
+        elif descriptor.media_type in MANIFEST_TYPES:
+            self._foreign(descriptor, where)
+        else:
+            self._blob(descriptor, where)
+
+    def check_unreachable(self) -> None:
+        """Read what nothing leads to: it may be damaged, too, and somebody may be about to tag it."""
+        for algorithm in sorted((self._layout.path / "blobs").iterdir()):
+            if not algorithm.is_dir():
+                self._report.warning("stray", f"blobs/{algorithm.name}", "not a directory of blobs")
+                continue
+            for path in sorted(algorithm.iterdir()):
+                self._unreachable(path, algorithm.name)
+
+    # --- documents -----------------------------------------------------------------------------------
+
+    def _index(self, descriptor: Descriptor, where: str, depth: int) -> None:
+        raw = self._document(descriptor, where)
+        if raw is None:
+            return
+        index = self._parse(Index, raw, descriptor)
+        if index is None:
+            return
+        if not index.manifests:
+            self._report.warning("empty-index", descriptor.digest, "index names no manifest")
+        for child in index.manifests:
+            self.follow(child, descriptor.digest, depth + 1)
+
+    def _manifest(self, descriptor: Descriptor, where: str) -> None:
+        raw = self._document(descriptor, where)
+        if raw is None:
+            return
+        document = self._json(raw, descriptor)
+        if document is None:
+            return
+        config_type = (
+            (document.get("config") or {}).get("mediaType") if isinstance(document.get("config"), dict) else ""
+        )
+        if config_type and config_type != MEDIA_TYPE_CONFIG and isinstance(config_type, str):
+            self._blobs_of(document, descriptor)  # an artifact (manifest.md): only its blobs can be checked
+            return
+        if "schemaVersion" not in document:
+            self._report.error("document", descriptor.digest, "manifest has no schemaVersion")
+        manifest = self._parse(Manifest, raw, descriptor)
+        if manifest is None:
+            return
+        if len(manifest.layers) > MOST_LAYERS:
+            self._report.warning(
+                "layers", descriptor.digest, f"image has {len(manifest.layers)} layers, Docker mounts {MOST_LAYERS}"
+            )
+        config = self._config(manifest, descriptor)
+        diff_ids: list[str | None] = [None] * len(manifest.layers)
+        if config is not None:
+            self._check_config(config, manifest, descriptor)
+            diff_ids[: len(config.rootfs.diff_ids)] = config.rootfs.diff_ids[: len(manifest.layers)]
+        for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
+            self._layer(layer, diff_id, descriptor.digest)
+
+    def _config(self, manifest: Manifest, descriptor: Descriptor) -> ImageConfig | None:
+        raw = self._document(manifest.config, descriptor.digest)
+        self._first(manifest.config)
+        return None if raw is None else self._parse(ImageConfig, raw, manifest.config)
+
+    def _check_config(self, config: ImageConfig, manifest: Manifest, descriptor: Descriptor) -> None:
+        where = manifest.config.digest
+        report = self._report
+        layers, diff_ids = len(manifest.layers), len(config.rootfs.diff_ids)
+        if layers != diff_ids:
+            report.error(
+                "diff-ids", descriptor.digest, f"manifest has {layers} layers but its config {diff_ids} diff_ids"
+            )
+        for name in ("architecture", "os"):
+            if not getattr(config, name):
+                report.error("document", where, f"config has no {name}")
+        filled = sum(not entry.empty_layer for entry in config.history or [])
+        if config.history and filled != layers:
+            report.warning("history", where, f"history tells of {filled} layers, the image has {layers}")
+        for moment in (config.created, *(entry.created for entry in config.history or [])):
+            try:
+                check_timestamp(moment or "1970-01-01")
+            except RequestError as error:
+                report.error("document", where, f"{error.what}: {str(moment)[:40]!r}")
+        platform = descriptor.platform
+        if platform is not None and (platform.os, platform.architecture) != (config.os, config.architecture):
+            report.warning(
+                "platform",
+                descriptor.digest,
+                f"index says {platform.os}/{platform.architecture}, config {config.os}/{config.architecture}",
+            )
+
+    def _foreign(self, descriptor: Descriptor, where: str) -> None:
+        raw = self._document(descriptor, where)
+        document = None if raw is None else self._json(raw, descriptor)
+        if document is not None:
+            self._report.warning(
+                "media-type", descriptor.digest, f"layerfarm does not read {descriptor.media_type}; only blobs checked"
+            )
+            self._blobs_of(document, descriptor)
+
+    def _blobs_of(self, document: dict[str, Any], descriptor: Descriptor) -> None:
+        try:
+            found = list(children(document, descriptor.digest, self._layout.has))
+        except LayerfarmError as error:
+            self._report.error("document", descriptor.digest, error)
+            return
+        for child, _ in found:
+            if self._first(child):
+                self._blob(child, descriptor.digest)
+
+    def _document(self, descriptor: Descriptor, where: str) -> bytes | None:
+        try:
+            raw = self._layout.read(descriptor)
+        except (LayerfarmError, OSError) as error:
+            self._unreadable(descriptor, where, error)
+            return None
+        self._count(descriptor)
+        return raw
+
+    def _json(self, raw: bytes, descriptor: Descriptor) -> dict[str, Any] | None:
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            self._report.error("document", descriptor.digest, f"not a JSON document, {str(error).splitlines()[0]}")
+            return None
+        if not isinstance(value, dict):
+            self._report.error("document", descriptor.digest, "JSON document is not an object")
+            return None
+        return value
+
+    def _parse(self, model: type[Any], raw: bytes, descriptor: Descriptor) -> Any:
+        try:
+            return parse_document(model, raw, descriptor.digest)
+        except LayerfarmError as error:
+            self._report.error("document", descriptor.digest, error)
+            return None
+
+    # --- blobs ---------------------------------------------------------------------------------------
+
+    def _layer(self, layer: Descriptor, diff_id: str | None, where: str) -> None:
+        key = (layer.digest, layer.media_type)
+        if self._first(layer) or key not in self._diff_ids:
+            self._diff_ids[key] = self._layer_stream(layer, where)
+        found = self._diff_ids[key]
+        if found is not None and diff_id is not None and found != diff_id:
+            if diff_id.partition(":")[0] == found.partition(":")[0]:
+                self._report.error("diff-id", layer.digest, f"layer unpacks to {found}, its diff_id is {diff_id}")
+            else:
+                self._report.warning(
+                    "diff-id", layer.digest, f"diff_id is not a sha256 and was not compared: {diff_id}"
+                )
+
+    def _layer_stream(self, layer: Descriptor, where: str) -> str | None:
+        """Read a layer whole; the digest of its tar stream, or None if there is none."""
+        try:
+            compression_of(layer.media_type)
+        except UnsupportedMediaType as error:
+            self._report.error("media-type", layer.digest, error)
+            self._blob(layer, where)
+            return None
+        try:
+            checked = check_layer(self._layout, layer, self._advanced)
+        except (LayerfarmError, OSError) as error:
+            self._unreadable(layer, where, error)
+            return None
+        self._count(layer)
+        for name, message in checked.faults:
+            self._report.error("tar", layer.digest, f"{message}: {name}")
+        return checked.diff_id
+
+    def _blob(self, descriptor: Descriptor, where: str) -> None:
+        try:
+            with self._layout.open_blob(descriptor) as stream:
+                while piece := stream.read(1 << 20):
+                    self._advanced(len(piece))
+        except (LayerfarmError, OSError) as error:
+            self._unreadable(descriptor, where, error)
+        else:
+            self._count(descriptor)
+
+    def _unreadable(self, descriptor: Descriptor, where: str, error: Exception) -> None:
+        path_is_there = _exists(self._layout, descriptor)
+        if not path_is_there and descriptor.urls:
+            self._report.warning("blob-missing", descriptor.digest, f"to be fetched from {descriptor.urls[0][:200]}")
+        elif not path_is_there:
+            self._report.error("blob-missing", descriptor.digest, f"named by {where}, and the store does not hold it")
+        else:
+            self._report.error("blob", descriptor.digest, error)
+
+    def _first(self, descriptor: Descriptor) -> bool:
+        key = (descriptor.digest, descriptor.media_type, descriptor.size)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        self._named.add(descriptor.digest)
+        try:
+            embedded_data(descriptor)
+        except LayerfarmError as error:
+            self._report.error("embedded-data", descriptor.digest, error)
+        return True
+
+    def _count(self, descriptor: Descriptor) -> None:
+        if descriptor.digest not in self._read:
+            self._read.add(descriptor.digest)
+            self._report.reachable += 1
+            self._report.reachable_bytes += descriptor.size
+
+    def _unreachable(self, path: Path, algorithm: str) -> None:
+        where = f"blobs/{algorithm}/{path.name}"
+        digest = f"{algorithm}:{path.name}"
+        if digest in self._named:
+            return
+        try:
+            check_digest(digest)
+            found = path.stat()
+        except ValueError:
+            self._report.warning("stray", where, "not the name of a blob")
+            return
+        except OSError as error:
+            self._report.error("blob", digest, error.strerror)
+            return
+        if not stat.S_ISREG(found.st_mode):
+            self._report.error("blob", digest, "blob is not a regular file")
+            return
+        self._report.unreachable += 1
+        self._report.unreachable_bytes += found.st_size
+        self._report.warning("unreachable", digest, f"nothing leads to this blob of {found.st_size} bytes")
+        descriptor = Descriptor(mediaType="application/octet-stream", digest=digest, size=found.st_size)
+        try:
+            with self._layout.open_blob(descriptor) as stream:
+                while piece := stream.read(1 << 20):
+                    self._advanced(len(piece))
+        except (LayerfarmError, OSError) as error:
+            self._report.error("blob", digest, error)
+
+
+def _exists(layout: Layout, descriptor: Descriptor) -> bool:
+    try:
+        return os.path.lexists(layout.blob_path(descriptor.digest))
+    except LayerfarmError:
+        return False

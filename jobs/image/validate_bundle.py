@@ -1,0 +1,99 @@
+"""Check a bundle: umoci.json, the mtree manifest, the rootfs and config.json."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from jobs.errors import LayerfarmError, display
+from jobs.image.bundle import CONFIG_NAME, META_LIMIT, META_NAME, ROOTFS_NAME, Bundle, BundleMeta
+from jobs.image.findings import Report
+from jobs.image.repack import open_bundle_baseline
+from jobs.mtree import ROOT, mtree_key
+from jobs.store import Document, parse_document
+
+
+class _Root(Document):
+    path: str
+
+
+class _Process(Document):
+    cwd: str
+    args: list[str] = Field(min_length=1)
+    env: list[str] = Field(default_factory=list)
+
+
+class _RuntimeConfig(Document):
+    """As much of runtime-spec config.md as layerfarm writes and every runtime needs."""
+
+    ociVersion: str
+    root: _Root
+    process: _Process
+    mounts: list[dict[str, Any]] = Field(default_factory=list)
+    linux: dict[str, Any] | None = None
+
+
+def validate_bundle(path: Path) -> Report:
+    """Check every part of a bundle, the others too when one is bad.
+
+    The rootfs is not compared with the manifest: that it was changed is what bundles are for.
+    """
+    report = Report()
+    if not path.is_dir():
+        report.error("bundle", ".", "bundle is not a directory")
+        return report
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        report.warning("mode", ".", f"others may enter the bundle (mode {mode:04o}) and use its setuid files")
+    rootfs = path / ROOTFS_NAME
+    if rootfs.is_symlink() or not rootfs.is_dir():
+        report.error("rootfs", ROOTFS_NAME, "rootfs is not a directory")
+    meta = _document(path / META_NAME, BundleMeta, report)
+    if meta is not None:
+        _check_manifest(Bundle(path, meta), report)
+    config = _document(path / CONFIG_NAME, _RuntimeConfig, report)
+    if config is not None:
+        _check_config(config, report)
+    return report
+
+
+def _document(path: Path, model: type[Any], report: Report) -> Any:
+    try:
+        with path.open("rb") as stream:
+            return parse_document(model, stream.read(META_LIMIT + 1), path.name, META_LIMIT)
+    except (LayerfarmError, OSError) as error:
+        report.error("document", path.name, error.strerror if isinstance(error, OSError) else error)
+        return None
+
+
+def _check_manifest(bundle: Bundle, report: Report) -> None:
+    name = bundle.mtree.name
+    last = None
+    try:
+        for entry in open_bundle_baseline(bundle):
+            key = mtree_key(entry.path, entry.type == "dir")
+            if last is None and entry.path != ROOT:
+                report.error("mtree", name, f"manifest does not begin with the root but with {display(entry.path)}")
+            if last is not None and key <= last:
+                report.error("mtree", name, f"not in mtree order, or twice there: {display(entry.path)}")
+                return
+            last = key
+    except (LayerfarmError, OSError) as error:
+        report.error("mtree", name, str(error))
+        return
+    if last is None:
+        report.error("mtree", name, "manifest is empty")
+
+
+def _check_config(config: _RuntimeConfig, report: Report) -> None:
+    if os.path.normpath(config.root.path) != ROOTFS_NAME:
+        report.warning("config", CONFIG_NAME, f"root.path is {config.root.path!r}, not {ROOTFS_NAME!r}")
+    if not config.process.cwd.startswith("/"):
+        report.error("config", CONFIG_NAME, f"process.cwd is not absolute: {config.process.cwd!r}")
+    for variable in config.process.env:
+        if "=" not in variable[1:]:
+            report.error("config", CONFIG_NAME, f"process.env has an entry without a name or value: {variable[:100]!r}")

@@ -1,0 +1,297 @@
+"""Validation says everything that is wrong, and nothing of what is right."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.image import Resolved, unpack_manifest
+from jobs.image.findings import Report, Severity
+from jobs.image.validate import validate_image, validate_layout
+from jobs.image.validate_bundle import validate_bundle
+from jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
+from tests.unit.image.images import image, special, tar
+
+LAYERS = (
+    tar(("etc", None), ("etc/passwd", b"root:x:0:0::/root:/bin/sh\n")),
+    tar(("etc/new", b"x"), ("etc/.wh.old", b"")),
+)
+
+
+def codes(report: Report) -> list[tuple[str, str]]:
+    return sorted((str(finding.severity), finding.code) for finding in report.findings)
+
+
+def plain(descriptor: Descriptor) -> dict[str, Any]:
+    return descriptor.model_dump(by_alias=True, exclude_none=True)
+
+
+def put_json(layout: Layout, document: Any, media_type: str) -> Descriptor:
+    return layout.put(json.dumps(document).encode(), media_type)
+
+
+@pytest.fixture
+def made(layout: Layout) -> Resolved:
+    """A sound image under the tag ``t``, and nothing else in the layout."""
+    found = image(layout, LAYERS)
+    needed = {blob.digest.partition(":")[2] for blob in found.blobs}
+    for path in layout.path.glob("blobs/sha256/*"):
+        if path.name not in needed:
+            path.unlink()
+    return found
+
+
+def rewritten(layout: Layout, made: Resolved, change: Callable[[dict[str, Any]], None]) -> Descriptor:
+    """The image with its manifest changed, under the tag ``t``."""
+    document = json.loads(layout.read(made.descriptor))
+    change(document)
+    descriptor = put_json(layout, document, MEDIA_TYPE_MANIFEST)
+    layout.tag("t", descriptor)
+    return descriptor
+
+
+def reconfigured(layout: Layout, made: Resolved, change: Callable[[dict[str, Any]], None]) -> Descriptor:
+    config = json.loads(layout.read(made.manifest.config))
+    change(config)
+    written = put_json(layout, config, made.manifest.config.media_type)
+    return rewritten(layout, made, lambda manifest: manifest.update(config=plain(written)))
+
+
+def test_a_sound_layout_has_no_findings(layout: Layout, made: Resolved) -> None:
+    seen: list[int] = []
+    report = validate_layout(layout.path, seen.append)
+    assert report.findings == []
+    assert (report.reachable, report.unreachable) == (len(made.blobs), 0)
+    assert report.reachable_bytes == sum(blob.size for blob in made.blobs)
+    assert sum(seen) == sum(layer.size for layer in made.manifest.layers)
+    assert validate_image(layout.path, "t").findings == []
+
+
+def test_what_nothing_leads_to_is_a_warning_and_is_read_all_the_same(layout: Layout, made: Resolved) -> None:
+    layout.put(b"garbage", "a/b")
+    bad = layout.put(b"damaged", "a/b")
+    layout.blob_path(bad.digest).write_bytes(b"DAMAGED")
+    report = validate_layout(layout.path)
+    assert codes(report) == [("error", "blob"), ("warning", "unreachable"), ("warning", "unreachable")]
+    assert (report.unreachable, report.unreachable_bytes) == (2, 14)
+    assert validate_image(layout.path, "t").findings == []
+
+
+def test_every_damaged_blob_is_reported_not_only_the_first(layout: Layout, made: Resolved) -> None:
+    first, second = made.manifest.layers
+    layout.blob_path(first.digest).unlink()
+    content = bytearray(layout.blob_path(second.digest).read_bytes())
+    content[-3] ^= 1
+    layout.blob_path(second.digest).write_bytes(content)
+    layout.blob_path(made.manifest.config.digest).write_bytes(b"{}")
+    report = validate_layout(layout.path)
+    assert codes(report) == [("error", "blob"), ("error", "blob"), ("error", "blob-missing")]
+    assert {finding.where for finding in report.findings} == {first.digest, second.digest, made.manifest.config.digest}
+
+
+def test_a_layer_that_is_no_tar_and_one_with_another_diff_id(layout: Layout) -> None:
+    image(layout, [b"no tar at all" * 100, LAYERS[0]], diff_ids=lambda ids: [ids[0], "sha256:" + "0" * 64])
+    report = validate_image(layout.path, "t")
+    assert codes(report) == [("error", "blob"), ("error", "diff-id")]
+    assert "checksum" in report.findings[0].message
+
+
+def test_entries_that_no_reader_can_apply_are_each_reported(layout: Layout) -> None:
+    members = [
+        special("fifo-is-fine", b"6"),
+        special(".", b"2", "etc"),
+        special("a/.wh.", b"0"),
+        special("odd", b"V"),
+        special("l", b"1", "/"),
+        special(".wh.d/x", b"0"),
+    ]
+    image(layout, [tar(*members)])
+    report = validate_image(layout.path, "t")
+    assert codes(report) == [("error", "tar")] * 5
+    assert "root of a layer" in report.findings[0].message
+
+
+@pytest.mark.parametrize("cut", [lambda raw: gzip.compress(raw)[:-8], lambda raw: gzip.compress(raw) + b"garbage"])
+def test_a_damaged_compressed_stream_is_an_error(layout: Layout, cut: Callable[[bytes], bytes]) -> None:
+    image(layout, LAYERS, compress=cut)
+    assert codes(validate_image(layout.path, "t")) == [("error", "blob")] * 2
+
+
+def test_fewer_and_more_diff_ids_than_layers(layout: Layout) -> None:
+    for diff_ids in (lambda ids: ids[:1], lambda ids: [*ids, ids[0]]):
+        image(layout, LAYERS, diff_ids=diff_ids)
+        assert codes(validate_image(layout.path, "t")) == [("error", "diff-ids")]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda m: m.pop("schemaVersion"), [("error", "document")]),
+        (lambda m: m.update(schemaVersion=1), [("error", "document")]),
+        (lambda m: m.update(manifests=[]), [("error", "document")]),
+        (lambda m: m.update(mediaType=MEDIA_TYPE_INDEX), [("error", "document")]),
+        (lambda m: m["layers"][0].update(digest="sha256:short"), [("error", "document")]),
+        (lambda m: m["layers"][0].update(size=-1), [("error", "document")]),
+        (lambda m: m["layers"][0].update(size=1), [("error", "blob")]),
+        (lambda m: m["layers"][0].update(mediaType="application/vnd.docker.x.tar.gzip"), [("error", "media-type")]),
+        (
+            lambda m: m["layers"][0].update(data=base64.b64encode(b"x").decode()),
+            [("error", "blob"), ("error", "embedded-data")],
+        ),
+        (lambda m: m.update(layers=m["layers"] * 64), [("error", "diff-ids"), ("warning", "layers")]),
+    ],
+)
+def test_faults_of_a_manifest(
+    layout: Layout, made: Resolved, change: Callable[[Any], None], expected: list[tuple[str, str]]
+) -> None:
+    rewritten(layout, made, change)
+    assert codes(validate_image(layout.path, "t")) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda c: c.pop("os"), [("error", "document")]),
+        (lambda c: c.pop("rootfs"), [("error", "document")]),
+        (lambda c: c["rootfs"].update(type="other"), [("error", "document")]),
+        (lambda c: c.update(created="yesterday"), [("error", "document")]),
+        (lambda c: c.update(history=[{"created_by": "x"}]), [("warning", "history")]),
+        (lambda c: c.update(history=[{}, {"empty_layer": True}, {}]), []),
+    ],
+)
+def test_faults_of_a_config(
+    layout: Layout, made: Resolved, change: Callable[[Any], None], expected: list[tuple[str, str]]
+) -> None:
+    reconfigured(layout, made, change)
+    assert codes(validate_image(layout.path, "t")) == expected
+
+
+def test_a_foreign_layer_may_be_absent_if_it_says_where_to_get_it(layout: Layout, made: Resolved) -> None:
+    layer = made.manifest.layers[0]
+    layout.blob_path(layer.digest).unlink()
+    rewritten(layout, made, lambda m: m["layers"][0].update(urls=["https://example.com/layer"]))
+    assert codes(validate_image(layout.path, "t")) == [("warning", "blob-missing")]
+
+
+def test_indexes_are_followed_and_their_platforms_compared(layout: Layout, made: Resolved) -> None:
+    there = plain(made.descriptor) | {"platform": {"os": "linux", "architecture": "s390x"}}
+    absent = plain(made.descriptor) | {"digest": "sha256:" + "a" * 64}
+    inner = put_json(layout, {"schemaVersion": 2, "manifests": [there, absent]}, MEDIA_TYPE_INDEX)
+    layout.tag("t", put_json(layout, {"schemaVersion": 2, "manifests": [plain(inner)]}, MEDIA_TYPE_INDEX))
+    report = validate_layout(layout.path)
+    assert codes(report) == [("error", "blob-missing"), ("warning", "platform")]
+    assert report.reachable == len(made.blobs) + 2
+
+
+def test_indexes_nested_without_end_are_an_error(layout: Layout, made: Resolved) -> None:
+    descriptor = made.descriptor
+    for _ in range(12):
+        descriptor = put_json(layout, {"schemaVersion": 2, "manifests": [plain(descriptor)]}, MEDIA_TYPE_INDEX)
+    layout.tag("t", descriptor)
+    assert codes(validate_image(layout.path, "t")) == [("error", "nesting")]
+
+
+def test_an_artifact_has_its_blobs_checked_and_no_more(layout: Layout) -> None:
+    config = layout.put(b"{}", "application/vnd.oci.empty.v1+json")
+    blob = layout.put(b"chart", "application/x-chart")
+    document = {"schemaVersion": 2, "config": plain(config), "layers": [plain(blob)]}
+    layout.tag("t", put_json(layout, document, MEDIA_TYPE_MANIFEST))
+    report = validate_layout(layout.path)
+    assert (report.findings, report.reachable) == ([], 3)
+    layout.blob_path(blob.digest).unlink()
+    assert codes(validate_layout(layout.path)) == [("error", "blob-missing")]
+
+
+def test_tags_that_break_the_grammar_or_are_given_twice(layout: Layout, made: Resolved) -> None:
+    named = [
+        made.descriptor.model_copy(update={"annotations": {"org.opencontainers.image.ref.name": tag}})
+        for tag in ("not valid", "twice", "twice")
+    ]
+    layout.update_index(lambda index: index.model_copy(update={"manifests": named}))
+    assert codes(validate_layout(layout.path)) == [("error", "tag"), ("error", "tag-ambiguous")]
+    assert codes(validate_image(layout.path, "twice")) == [("error", "tag-ambiguous")]
+    assert codes(validate_image(layout.path, "none")) == [("error", "tag-missing")]
+
+
+def test_what_is_no_layout_is_one_finding(tmp_path: Path, layout: Layout) -> None:
+    assert codes(validate_layout(tmp_path)) == [("error", "layout")]
+    (layout.path / "index.json").write_text("{")
+    assert codes(validate_layout(layout.path)) == [("error", "document")]
+
+
+def test_stray_files_among_the_blobs_are_warnings(layout: Layout) -> None:
+    (layout.path / "blobs" / "README").touch()
+    (layout.path / "blobs" / "sha256" / "upload.part").touch()
+    assert codes(validate_layout(layout.path)) == [("warning", "stray")] * 2
+
+
+# --- bundles -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(layout: Layout, made: Resolved, tmp_path: Path) -> Path:
+    unpack_manifest(layout, tmp_path / "bundle", made)
+    return tmp_path / "bundle"
+
+
+def test_a_sound_bundle_has_no_findings_even_when_its_tree_was_changed(bundle: Path) -> None:
+    (bundle / "rootfs" / "new").touch()
+    assert validate_bundle(bundle).findings == []
+
+
+def test_every_part_of_a_bundle_is_looked_at(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "umoci.json").write_text("{}")
+    (bundle / "config.json").write_text("[]")
+    (bundle / "rootfs").rename(tmp_path / "elsewhere")
+    bundle.chmod(0o755)
+    report = validate_bundle(bundle)
+    assert codes(report) == [("error", "document"), ("error", "document"), ("error", "rootfs"), ("warning", "mode")]
+    assert {finding.where for finding in report.findings} == {"umoci.json", "config.json", "rootfs", "."}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage line\n", b"#mtree\n./a type=file\n", b"#mtree\n. type=dir\n./b type=file\n./a type=file\n"],
+)
+def test_a_manifest_that_cannot_be_used_is_an_error(bundle: Path, content: bytes) -> None:
+    (manifest,) = bundle.glob("*.mtree")
+    manifest.write_bytes(content)
+    assert codes(validate_bundle(bundle)) == [("error", "mtree")]
+
+
+def test_a_missing_manifest_is_an_error(bundle: Path) -> None:
+    (manifest,) = bundle.glob("*.mtree")
+    manifest.unlink()
+    assert codes(validate_bundle(bundle)) == [("error", "mtree")]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda c: c.pop("process"), [("error", "document")]),
+        (lambda c: c["process"].update(args=[]), [("error", "document")]),
+        (lambda c: c["process"].update(cwd="relative"), [("error", "config")]),
+        (lambda c: c["process"].update(env=["A=1", "NONE"]), [("error", "config")]),
+        (lambda c: c["root"].update(path="/"), [("warning", "config")]),
+    ],
+)
+def test_faults_of_a_config_json(bundle: Path, change: Callable[[Any], None], expected: list[tuple[str, str]]) -> None:
+    config = json.loads((bundle / "config.json").read_bytes())
+    change(config)
+    (bundle / "config.json").write_text(json.dumps(config))
+    assert codes(validate_bundle(bundle)) == expected
+
+
+def test_counts_of_a_report() -> None:
+    report = Report()
+    report.error("a", "b", "c")
+    report.warning("a", "b", "c")
+    report.warning("a", "b", "c")
+    assert (report.errors, report.warnings) == (1, 1)
+    assert report.findings[0].severity is Severity.ERROR
