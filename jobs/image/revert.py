@@ -42,6 +42,8 @@ class Plan:
     """Directories and others of which only the metadata differ, or will once the rest is done."""
     linked: dict[bytes, Entry] = field(default_factory=dict)
     """What has several names in the image, if any such group is damaged."""
+    suspects: set[tuple[str | None, int]] = field(default_factory=set)
+    """Digest and size of those of them that differ: which of their likes share their inode is not written down."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -117,7 +119,6 @@ def _plan(
     surplus: list[Delta] = []
     extras: dict[tuple[int, int], int] = {}
     remade: set[bytes] = set()
-    relink = False
     for delta in compare(_without_sockets(expected()), current):
         old, new = delta.old, delta.new
         if new is not None and new.type != "dir" and new.nlink > 1 and delta.kind is DeltaKind.EXTRA:
@@ -127,7 +128,8 @@ def _plan(
             plan.removals.append(delta.path)
         if old is None:
             continue
-        relink |= old.type != "dir" and old.nlink > 1
+        if old.type != "dir" and old.nlink > 1:
+            plan.suspects.add((old.sha256, old.size))
         if old.type == "dir":
             if new is None or new.type != "dir":
                 remade.add(delta.path)
@@ -147,7 +149,7 @@ def _plan(
             plan.files[delta.path] = delta.old
             plan.fixes.pop(delta.path, None)
     plan.removals = _topmost(plan.removals)
-    _add_from_expected(plan, expected(), remade, relink)
+    _add_from_expected(plan, expected(), remade)
     return plan
 
 
@@ -176,8 +178,9 @@ def _parent(path: bytes) -> bytes:
     return path.rpartition(b"/")[0] or ROOT
 
 
-def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes], relink: bool) -> None:
+def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes]) -> None:
     """What the deltas do not tell: all that was in a directory that is gone, and the directories touched."""
+    linked: dict[bytes, Entry] = {}
     touched = {_parent(path) for path in (*plan.removals, *plan.files, *remade) if path != ROOT}
     for entry in expected:
         path = entry.path
@@ -192,8 +195,12 @@ def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes]
             continue
         if lost:
             plan.files[path] = entry
-        if relink and entry.nlink > 1:
-            plan.linked[path] = entry
+        if entry.nlink > 1:
+            linked[path] = entry
+            if lost:
+                plan.suspects.add((entry.sha256, entry.size))
+    if plan.suspects:
+        plan.linked = linked
 
 
 # --- the image's part ----------------------------------------------------------------------------
@@ -248,14 +255,17 @@ def _options(
 
 
 def _wanted(plan: Plan) -> Callable[[bytes], bool]:
-    """The files to be put back, and, as long as it is not known who shares an inode, their likes."""
-    contents = {(entry.sha256, entry.size) for entry in plan.files.values()}
-    likes = {path for path, entry in plan.linked.items() if (entry.sha256, entry.size) in contents}
+    """The files to be put back, and those that may be names of an inode that is to be put back."""
+    likes = _likes(plan)
     return lambda path: path in plan.files or path in likes
 
 
+def _likes(plan: Plan) -> dict[bytes, Entry]:
+    return {path: entry for path, entry in plan.linked.items() if (entry.sha256, entry.size) in plan.suspects}
+
+
 def _mismatches(plan: Plan, known: dict[bytes, Entry]) -> Iterator[bytes]:
-    for path, wanted in plan.files.items():
+    for path, wanted in (plan.files | _likes(plan)).items():
         found = known.get(path)
         # In their portable form both have the size of a link that a layer gives it.
         if found is None or _CONTENT & set(_differing(wanted, found)):
