@@ -101,6 +101,8 @@ class RepackRequest(Request):
     mask_paths: list[str] = []
     mask_volumes: bool = True
     refresh_bundle: bool = False
+    stat_cache: bool = True
+    """Read only the files that were touched since the bundle was made; False: all of them."""
 
 
 class UnpackRequest(Request):
@@ -112,6 +114,8 @@ class UnpackRequest(Request):
     gid_map: list[IdMapping] = []
     rootless: bool = False
     keep_dirlinks: bool = False
+    volumes: Literal["tmpfs", "none"] = "tmpfs"
+    """What config.json mounts over the image's volumes: an empty tmpfs, as umoci does, or nothing."""
     platform: str | None = None
     """``os/arch[/variant]`` where the tag is an index of several."""
 

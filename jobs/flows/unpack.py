@@ -13,6 +13,7 @@ from jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory
 from jobs.flows.layering import id_map, unit_of, work_directory
 from jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
+from jobs.image.runtime_config import Volumes
 from jobs.store import Descriptor, Layout
 
 _PUBLISHED = "published"
@@ -29,6 +30,7 @@ class UnpackState(State):
     gid_map: list[IdMapping]
     rootless: bool
     keep_dirlinks: bool
+    volumes: Volumes
     result: UnpackResult | None = None
 
 
@@ -46,6 +48,7 @@ def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
         gid_map=request.gid_map,
         rootless=request.rootless,
         keep_dirlinks=request.keep_dirlinks,
+        volumes=request.volumes,
     )
 
 
@@ -86,6 +89,7 @@ def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> di
         gid_map=id_map(state.gid_map),
         rootless=state.rootless,
         keep_dirlinks=state.keep_dirlinks,
+        volumes=state.volumes,
         advanced=ctx.observer.advanced,
     )
     unpacked = unpack_manifest(store, staged, resolved, options)

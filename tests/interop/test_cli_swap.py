@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.interop.conftest import Run
+
 LAYERFARM = str(Path(sys.executable).with_name("layerfarm"))
 
 SCRIPT: list[list[str]] = [
@@ -190,3 +192,15 @@ def test_stat_tells_umocis_history_with_umocis_names(tools: tuple[Tool, Tool]) -
         assert [line.split() for line in table.splitlines()] == [
             line.split() for line in umoci("stat", f"--image=s:{tag}").out.splitlines()
         ]
+
+
+def test_volumes_are_hidden_by_a_tmpfs_unless_switched_off(tmp_path: Path, run: Run) -> None:
+    run("layerfarm", "init", "--layout", "store")
+    run("layerfarm", "new", "--image", "store:t")
+    run("layerfarm", "config", "--image", "store:t", "--config.volume", "/data")
+    for name, options in (("hidden", ()), ("shown", ("--volumes=none",))):
+        run("layerfarm", "unpack", *options, "--image", "store:t", name)
+        run("layerfarm", "raw", "runtime-config", *options, "--image", "store:t", f"{name}.json")
+        for file in (f"{name}/config.json", f"{name}.json"):
+            mounts = json.loads((tmp_path / file).read_text())["mounts"]
+            assert [m["type"] for m in mounts if m["destination"] == "/data"] == (["tmpfs"] if name == "hidden" else [])

@@ -114,6 +114,14 @@ tag_option = click.option(
 platform_option = click.option(
     "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image to take where the tag is an index of several."
 )
+volumes_option = click.option(
+    "--volumes",
+    type=click.Choice(("tmpfs", "none")),
+    default="tmpfs",
+    show_default=True,
+    help="What config.json mounts over the image's volumes: an empty tmpfs each, as umoci does, so that what the"
+    " image holds there is hidden and what is written there is lost; or nothing.",
+)
 keep_dirlinks_option = click.option(
     "--keep-dirlinks", is_flag=True, help="Write through symlinks to directories instead of replacing them."
 )

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from worker.cli import output
-from worker.cli.flags import Image, PathType, Remap, image_option, platform_option, remap_options
+from worker.cli.flags import Image, PathType, Remap, image_option, platform_option, remap_options, volumes_option
 from worker.cli.parsing import GoStyleCommand
 
 
 @click.command("runtime-config", cls=GoStyleCommand)
 @image_option()
+@volumes_option
 @platform_option
 @click.option(
     "--rootfs", type=PathType(), metavar="DIR", help="Look up the image's user in this root filesystem's passwd."
 )
 @remap_options
 @click.argument("file", type=PathType())
-def command(image: Image, platform: str | None, rootfs: Path | None, remap: Remap, file: Path) -> None:
+def command(
+    image: Image, volumes: Literal["tmpfs", "none"], platform: str | None, rootfs: Path | None, remap: Remap, file: Path
+) -> None:
     """Writes the runtime configuration of an image to FILE, as `layerfarm unpack` does to config.json.
 
     \b
@@ -47,5 +51,5 @@ def command(image: Image, platform: str | None, rootfs: Path | None, remap: Rema
         [BundleIdMapping.model_validate({"containerID": c, "hostID": h, "size": n}) for c, h, n in rows]
         for rows in (remap.uid, remap.gid)
     )
-    options = RuntimeOptions(uid_map=uid_map, gid_map=gid_map, rootless=remap.rootless)
+    options = RuntimeOptions(uid_map=uid_map, gid_map=gid_map, rootless=remap.rootless, volumes=volumes)
     file.write_bytes(encode_runtime_config(runtime_config(config, user, options)))

@@ -14,6 +14,7 @@ from worker.cli.flags import (
     keep_dirlinks_option,
     platform_option,
     remap_options,
+    volumes_option,
 )
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.result_text import json_option, report
@@ -23,6 +24,7 @@ from worker.cli.submission import Where, carry_out, farm_options
 @click.command("unpack", cls=GoStyleCommand)
 @image_option()
 @keep_dirlinks_option
+@volumes_option
 @platform_option
 @remap_options
 @farm_options
@@ -31,6 +33,7 @@ from worker.cli.submission import Where, carry_out, farm_options
 def command(
     image: Image,
     keep_dirlinks: bool,
+    volumes: str,
     platform: str | None,
     remap: Remap,
     where: Where,
@@ -53,6 +56,7 @@ def command(
             "image": image.ref(),
             "bundle": bundle.absolute(),
             "keep_dirlinks": keep_dirlinks,
+            "volumes": volumes,
             "platform": platform,
             **remap.fields(),
         }
