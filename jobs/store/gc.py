@@ -74,11 +74,14 @@ def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = Fal
         with exclusive(layout.path / PRIVATE_DIRECTORY / "index.lock", layout.path):
             _put_back(layout, trash)
             marked = _mark(layout)
-            swept = _sweep(layout, marked, now - grace, trash, done, dry_run)
+            # A directory of its own: this collection deletes when it holds the lock no more, and another one
+            # may by then have moved a blob of the same name away, to look at it and put it back.
+            own = trash / os.urandom(8).hex()
+            swept = _sweep(layout, marked, now - grace, own, done, dry_run)
             done.trees = _stale_trees(layout, {digest for digest, _ in done.blobs}, now - grace)
         for path in swept:
-            with suppress(FileNotFoundError):
-                path.unlink()
+            path.unlink(missing_ok=True)
+        _remove_empty(own)
         if not dry_run:
             for path in done.trees:
                 path.unlink(missing_ok=True)
@@ -170,12 +173,21 @@ def _move_away(layout: Layout, path: Path, trash: Path, oldest: float) -> Path |
 
 
 def _put_back(layout: Layout, trash: Path) -> None:
-    """What a collection that died had moved away and not deleted: the next mark decides over it anew."""
-    if not trash.is_dir():
-        return
-    for algorithm in trash.iterdir():
-        for path in algorithm.iterdir():
-            _return(path, layout.path / "blobs" / algorithm.name / path.name)
+    """What a collection that died had moved away and not deleted: the next mark decides over it anew.
+
+    One that is alive may still be deleting; what it does not find any more is no matter to it.
+    """
+    for collection in trash.iterdir() if trash.is_dir() else ():
+        for path in collection.glob("*/*"):
+            _return(path, layout.path / "blobs" / path.parent.name / path.name)
+        _remove_empty(collection)
+
+
+def _remove_empty(collection: Path) -> None:
+    with suppress(OSError):
+        for algorithm in collection.iterdir():
+            algorithm.rmdir()
+        collection.rmdir()
 
 
 def _return(away: Path, path: Path) -> None:

@@ -236,7 +236,7 @@ def test_files_that_are_no_blobs_are_left_alone(layout: Layout) -> None:
 
 def test_what_a_dead_collection_had_moved_away_is_put_back_before_the_mark(layout: Layout) -> None:
     made, blobs = manifest(layout, b"one")
-    trash = layout.path / ".layerfarm" / "trash" / "sha256"
+    trash = layout.path / ".layerfarm" / "trash" / "0123" / "sha256"
     trash.mkdir(parents=True)
     for blob in blobs:
         path = layout.blob_path(blob.digest)
@@ -244,7 +244,7 @@ def test_what_a_dead_collection_had_moved_away_is_put_back_before_the_mark(layou
     layout.tag("t", made)
     collect(layout, 0)
     assert held(layout) == digests(*blobs)
-    assert os.listdir(trash) == []
+    assert os.listdir(layout.path / ".layerfarm" / "trash") == []
 
 
 def test_a_blob_used_between_look_and_sweep_is_put_back(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +259,36 @@ def test_a_blob_used_between_look_and_sweep_is_put_back(layout: Layout, monkeypa
 
     monkeypatch.setattr(Path, "rename", used_first)
     assert collect(layout).blobs == []
+    assert layout.has(blob)
+
+
+def test_a_slow_deletion_never_hits_what_another_collection_has_moved(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first deletes when it holds the lock no more: its blob is back by then, used, and moved again."""
+    blob = layout.put(b"x", "a/b")
+    unlink, rename = Path.unlink, Path.rename
+    begun: list[Path] = []
+
+    def used_after_move(self: Path, target: Path) -> Path:
+        if begun and self == layout.blob_path(blob.digest):
+            layout.claim(blob)
+            moved = rename(self, target)
+            unlink(begun[0], missing_ok=True)  # now the first one gets to its deletion
+            return moved
+        return rename(self, target)
+
+    def slow(self: Path, missing_ok: bool = False) -> None:
+        if not begun and "trash" in self.parts:
+            begun.append(self)
+            layout.put(b"x", "a/b")
+            age_all(layout)
+            assert collect(layout).blobs == []
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "rename", used_after_move)
+    monkeypatch.setattr(Path, "unlink", slow)
+    assert collect(layout, 0).bytes == 1
     assert layout.has(blob)
 
 
@@ -365,4 +395,4 @@ def test_a_collection_that_is_killed_leaves_a_whole_layout(layout: Layout) -> No
     process.stdout.close()
     collect(layout, 0)
     assert held(layout) == digests(*blobs)
-    assert list((layout.path / ".layerfarm" / "trash").rglob("*/*")) == []
+    assert os.listdir(layout.path / ".layerfarm" / "trash") == []
