@@ -52,10 +52,18 @@ def main(
 def _roomy(size: int) -> Path:
     """Memory, where the state of a disk does not blur the figures, if there is enough of it."""
     memory = Path("/dev/shm")
-    if memory.is_dir() and shutil.disk_usage(memory).free > _ROOM * size:
+    if memory.is_dir() and min(shutil.disk_usage(memory).free, _available()) > _ROOM * size:
         return memory
     CACHE.mkdir(parents=True, exist_ok=True)
     return CACHE.absolute()
+
+
+def _available() -> int:
+    """Bytes of memory that nobody needs; what a tmpfs says is free may well be taken."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 if __name__ == "__main__":
