@@ -20,7 +20,9 @@ from jobs.mtree.model import Xattrs
 from jobs.rootfs import proc_path
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_HIGHEST_DEVICE: Final = 0xFFFFFFFF
+_HIGHEST_MAJOR: Final = (1 << 12) - 1
+_HIGHEST_MINOR: Final = (1 << 20) - 1
+"""What Linux has (``MINORBITS``); beyond, mknod(2) would take other bits and so make another device."""
 _ZEROS: Final = bytes(1 << 20)
 _EMPTY_SHA256: Final = hashlib.sha256().digest()
 
@@ -154,7 +156,7 @@ class EntryWriter:
 
     def special(self, member: Member, node: Directory, base: bytes) -> None:
         major, minor = member.device
-        if max(major, minor) > _HIGHEST_DEVICE:
+        if major > _HIGHEST_MAJOR or minor > _HIGHEST_MINOR:
             raise MalformedLayer("device number is out of range", where=member.name)
         self.make_room(node, base)
         if member.type == 0x36:

@@ -278,7 +278,12 @@ def test_B3_10_rootless_devices_are_empty_files_with_the_devices_mode_and_one_wa
 
 
 @pytest.mark.parametrize(
-    "layer", [archive(entry("c", "char", device=(4096, 0))), archive(entry("c", "char", device=(0, 1 << 20)))]
+    "layer",
+    [
+        archive(entry("c", "char", device=(4096, 0))),
+        archive(entry("c", "char", device=(0, 1 << 20))),
+        archive(entry("c", "char", device=(1 << 31, 1 << 31)), format=tarfile.GNU_FORMAT),
+    ],
 )
 def test_B3_10_device_numbers_that_linux_does_not_have_are_an_error(root: Path, layer: bytes) -> None:
     with pytest.raises(LayerfarmError):
