@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from hypothesis import given, settings
 
@@ -21,8 +22,17 @@ def test_compared_generated_and_unpacked_any_tree_becomes_any_other(
         lower, upper = tree(place / "lower", old), tree(place / "upper", new)
         deltas = list(simplify(compare(snapshot(lower), snapshot(upper))))
         unpack_layer(lower, io.BytesIO(b"".join(generate_layer(upper, deltas))))
-        assert in_seconds(read_tree(lower)) == in_seconds(read_tree(upper))
-        assert list(compare(snapshot(lower), snapshot(upper))) == []
+        written = {delta.path for delta in deltas}
+        assert _linked_within(written, read_tree(lower)) == _linked_within(written, read_tree(upper))
+        assert [delta for delta in compare(snapshot(lower), snapshot(upper)) if delta.keys != ("nlink",)] == []
+
+
+def _linked_within(written: set[bytes], found: dict[bytes, Node]) -> dict[bytes, Node]:
+    """Hard links as one layer can tell them: a new name of a file that it does not hold is a copy (B1.8)."""
+    return {
+        path: replace(node, group=tuple(sorted(written.intersection(node.group))) if path in written else ())
+        for path, node in in_seconds(found).items()
+    }
 
 
 @settings(CHECKS, max_examples=60)
