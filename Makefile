@@ -14,13 +14,18 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 
-.PHONY: help run test unit lint format packages constraints clean
+# make fuzz: for so many seconds; SEED= a number repeats a run, else one is taken and printed.
+SECONDS ?= 60
+SEED ?=
+
+.PHONY: help run test unit fuzz lint format packages constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run [ROOTFS=DIR] [STORE=DIR] [TAG=NAME]  build an image of DIR on a farm of this machine, unpack it, compare'
 	@echo 'make test                                     lint, types, every test; installs the Debian packages it needs'
 	@echo 'make unit                                     the unit tests only'
+	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
 	@echo 'make clean                                    remove the virtual environment and the caches'
@@ -34,6 +39,9 @@ test: packages lint
 
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests/unit
+
+fuzz: $(VENV)/.installed
+	SECONDS='$(SECONDS)' SEED='$(SEED)' PROCESSES='$(JOBS)' $(BIN)/python -m tests.fuzz
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

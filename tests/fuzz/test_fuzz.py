@@ -1,0 +1,149 @@
+"""The fuzzer: a short run of it, what it found before, and that it finds what there is to find."""
+
+from __future__ import annotations
+
+import gzip
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from jobs.errors import MalformedLayer
+from tests.fuzz import engine, seeds, tar_mutations
+from tests.fuzz.engine import Finding, fuzz, on_alarm, try_once
+from tests.fuzz.sandbox import Place, enter
+from tests.fuzz.targets import TARGETS, Target
+
+CORPUS = Path(__file__).parent / "corpus"
+SHORT = float(os.environ.get("LAYERFARM_FUZZ_SECONDS") or 18)
+
+
+def test_a_short_run_finds_nothing() -> None:
+    report = fuzz(SHORT, seed=20260101)
+    assert {finding.name: finding.what for finding in report.findings.values()} == {}
+    assert report.inputs.keys() == TARGETS.keys()
+    # Mutations that all fail at once would test the first check only.
+    assert report.outcomes["tar ok"] > report.inputs["tar"] / 10
+    assert report.private == (os.geteuid() == 0)
+
+
+def _replay(top: Path, out: Connection) -> None:
+    signal.signal(signal.SIGALRM, on_alarm)
+    engine.import_all()
+    cases = [(path.name.partition("-")[0], path.read_bytes()) for path in sorted(CORPUS.iterdir())]
+    place = enter(top)
+    findings = []
+    for name, data in cases:
+        target = TARGETS[name]
+        for variant in range(target.variants):
+            clean = place.look()
+            outcome, finding = try_once(place, target, data, variant)
+            if place.look() != clean:
+                finding = Finding(name, data, "escape")
+            if finding is not None:
+                findings.append((finding.name, finding.what, outcome))
+    out.send((len(cases), findings))
+
+
+def test_nothing_that_was_ever_found_goes_wrong_again(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_replay, args=(tmp_path, there))
+    process.start()
+    there.close()
+    cases, findings = here.recv()
+    process.join()
+    assert findings == []
+    assert cases == len(list(CORPUS.iterdir())) > 0
+
+
+# --- the fuzzer itself -----------------------------------------------------------------------------
+
+
+def _only(run: object, seconds: float = 1.0) -> engine.Report:
+    return fuzz(seconds, 1, 1, [Target("broken", 1, lambda rng: rng.randbytes(8), run)])  # type: ignore[arg-type]
+
+
+def _the_finding(report: engine.Report) -> str:
+    (finding,) = report.findings.values()
+    assert finding.target == "broken" and finding.data
+    return finding.what
+
+
+def test_an_escape_is_found() -> None:
+    def run(place: Place, data: bytes, variant: int) -> None:
+        if data[0] == 7:
+            (place.work / "../canary/file").write_bytes(b"dead")
+
+    assert "escape: [" in _the_finding(_only(run)) and "canary/file" in _the_finding(_only(run))
+
+
+def test_an_unexpected_exception_is_found_with_its_place() -> None:
+    def run(place: Place, data: bytes, variant: int) -> None:
+        raise ZeroDivisionError("oh")
+
+    assert _the_finding(_only(run)).startswith("ZeroDivisionError: 'oh' at test_fuzz.py:")
+
+
+def test_a_message_that_would_move_the_cursor_is_found() -> None:
+    def run(place: Place, data: bytes, variant: int) -> None:
+        raise MalformedLayer("bad \x1b[2J")
+
+    assert "not one printable line" in _the_finding(_only(run))
+
+
+def test_a_hang_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "HANG", 0.2)
+
+    def run(place: Place, data: bytes, variant: int) -> None:
+        while True:
+            time.sleep(0.01)
+
+    assert _the_finding(_only(run)).startswith("Hang: ")
+
+
+def test_a_process_that_dies_leaves_its_input() -> None:
+    def run(place: Place, data: bytes, variant: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert _the_finding(_only(run)) == "process died with -9"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_same_seed_gives_the_same_mutations(name: str) -> None:
+    target = TARGETS[name]
+    one, two = Random(5), Random(5)
+    assert [target.mutate(one) for _ in range(50)] == [target.mutate(two) for _ in range(50)]
+
+
+@pytest.mark.parametrize("layer", seeds.layers())
+def test_seeds_are_valid_and_survive_being_split(layer: bytes) -> None:
+    parts = [part for member in tar_mutations.split(layer) for part in member]
+    assert layer.startswith(b"".join(parts)) and not layer.removeprefix(b"".join(parts)).strip(b"\0")
+
+
+def _seeds(top: Path, out: Connection) -> None:
+    engine.import_all()
+    place = enter(top)
+    layers = [("tar", layer) for layer in (*seeds.layers(), seeds.base())]
+    documents = [("index", seeds.INDEX), ("manifest", seeds.MANIFEST), ("config", seeds.CONFIG), ("umoci", seeds.UMOCI)]
+    cases = [*layers, *((name, seeds.encoded(document)) for name, document in documents)]
+    cases.append(("gzip", gzip.compress(seeds.LAYER)))
+    signal.signal(signal.SIGALRM, on_alarm)
+    out.send([(name, *try_once(place, TARGETS[name], data, 0)) for name, data in cases])
+
+
+def test_what_the_mutations_start_from_is_accepted(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_seeds, args=(tmp_path, there))
+    process.start()
+    there.close()
+    results = here.recv()
+    process.join()
+    assert [(name, outcome) for name, outcome, _ in results if outcome != "ok"] == []
