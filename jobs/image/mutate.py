@@ -32,16 +32,24 @@ def new_image(layout: Layout, created: str | None = None, platform: Platform | N
     ``created`` is RFC 3339; without it the image has no time of creation, because the same call is to
     give the same image (DESIGN law 1). The platform defaults to this machine's.
     """
-    where = platform or host_platform()
-    config = ImageConfig(
+    return write_image(layout, (), _empty_manifest(), _empty_config(created, platform or host_platform()))
+
+
+def _empty_config(created: str | None, platform: Platform) -> ImageConfig:
+    return ImageConfig(
         created=created,
-        architecture=where.architecture,
-        os=where.os,
-        variant=where.variant,
+        architecture=platform.architecture,
+        os=platform.os,
+        variant=platform.variant,
         config=ConfigSection(),
         rootfs=RootFS(diff_ids=[]),
     )
-    return write_image(layout, (), None, config)
+
+
+def _empty_manifest() -> Manifest:
+    """A manifest whose config is not written yet: :func:`write_image` puts in where it is."""
+    nowhere = Descriptor(mediaType=MEDIA_TYPE_CONFIG, digest=f"sha256:{'0' * 64}", size=0)
+    return Manifest(mediaType=MEDIA_TYPE_MANIFEST, config=nowhere, layers=[])
 
 
 def append_layer(
@@ -57,8 +65,10 @@ def append_layer(
     ``history`` None writes no entry. ``created`` (RFC 3339) becomes that of the image, if given.
     """
     if base is None:
-        base = new_image(layout, created)
-    config = base.config
+        path: Sequence[Descriptor] = ()
+        manifest, config = _empty_manifest(), _empty_config(created, host_platform())
+    else:
+        path, manifest, config = base.path, base.manifest, base.config
     changes: dict[str, object] = {}
     if layer is not None:
         diff_ids = [*config.rootfs.diff_ids, layer.diff_id]
@@ -68,10 +78,9 @@ def append_layer(
     if history is not None:
         entry = history.model_copy(update={"empty_layer": None if layer is not None else True})
         changes["history"] = [*(config.history or []), completed(entry, config)]
-    manifest = base.manifest
     if layer is not None:
         manifest = manifest.model_copy(update={"layers": [*manifest.layers, layer.descriptor]})
-    return write_image(layout, base.path, manifest, config.model_copy(update=changes))
+    return write_image(layout, path, manifest, config.model_copy(update=changes))
 
 
 def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
@@ -87,20 +96,16 @@ def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
 _EPOCH = "1970-01-01T00:00:00Z"
 
 
-def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest | None, config: ImageConfig) -> Resolved:
+def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest, config: ImageConfig) -> Resolved:
     """Store ``config``, the ``manifest`` that names it, and the nested indexes on ``path`` that lead to it.
 
-    An empty ``path`` or no ``manifest``: a new image. ``Resolved.path[0]`` is what a tag is to name.
+    An empty ``path``: a new image. ``Resolved.path[0]`` is what a tag is to name.
 
     Raises:
         MalformedDocument: an index on the path does not name the next descriptor.
     """
-    if manifest is None:
-        written = layout.put_document(config, MEDIA_TYPE_CONFIG)
-        manifest = Manifest(mediaType=MEDIA_TYPE_MANIFEST, config=written, layers=[])
-    else:
-        written = _rewritten(layout.put_document(config, MEDIA_TYPE_CONFIG), manifest.config)
-        manifest = manifest.model_copy(update={"config": written})
+    written = _rewritten(layout.put_document(config, MEDIA_TYPE_CONFIG), manifest.config)
+    manifest = manifest.model_copy(update={"config": written})
     new = layout.put_document(manifest, MEDIA_TYPE_MANIFEST)
     walk = [_rewritten(new, path[-1], config) if path else new]
     for old_parent, old_child in zip(reversed(path[:-1]), reversed(path[1:]), strict=True):

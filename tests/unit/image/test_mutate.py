@@ -80,7 +80,7 @@ def test_B7_variant_unknown_fields_and_key_order_survive(layout: Layout) -> None
         b'"rootfs":{"diff_ids":[],"kind":"k","type":"layers"},"config":{"Shell":["sh"],"User":"u"}}'
     )
     config = parse_document(ImageConfig, text, "test")
-    base = write_image(layout, (), None, config)
+    base = write_image(layout, (), new_image(layout).manifest, config)
     made = append_layer(layout, base, None, None)
     assert layout.read(made.manifest.config) == text
     manifest = layout.read(base.descriptor)[:-1] + b',"x-also":true}'
@@ -204,3 +204,12 @@ def test_documents_survive_a_round_trip(layout: Layout) -> None:
     made = image(layout, [tar(("a", b"x"))], config={"Env": ["A=ü"]})
     assert parse_document(ImageConfig, encode_document(made.config), "x") == made.config
     assert "ü".encode() in encode_document(made.config)
+
+
+def test_an_image_without_a_base_leaves_no_blob_that_nothing_names(layout: Layout) -> None:
+    image = append_layer(layout, None, None, None)
+    layout.tag("t", image.path[0])
+    assert {path.name for path in (layout.path / "blobs/sha256").iterdir()} == {
+        image.descriptor.digest.partition(":")[2],
+        image.manifest.config.digest.partition(":")[2],
+    }
