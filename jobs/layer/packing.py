@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,7 @@ from jobs.errors import LayerError, TreeChanged
 from jobs.layer import rootless
 from jobs.layer.idmap import IdMap
 from jobs.layer.tarformat import (
+    BLOCK,
     BLOCK_DEVICE,
     CHAR,
     DIRECTORY,
@@ -26,9 +27,11 @@ from jobs.layer.tarformat import (
 )
 from jobs.layer.whiteouts import check_real_name
 from jobs.mtree.model import ROOT, Xattrs
-from jobs.rootfs import get_xattrs, open_regular, proc_path
+from jobs.rootfs import get_xattrs, proc_path, stat_regular
 
-_CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 20
+"""Bytes of the pieces that a layer comes in."""
+
 _HOSTS_OWN: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
 _CAPABILITY: Final = b"security.capability"
 _SPECIAL: Final = {stat.S_IFCHR: CHAR, stat.S_IFBLK: BLOCK_DEVICE, stat.S_IFIFO: FIFO}
@@ -51,18 +54,22 @@ class GenerateOptions:
 
 
 class Packer:
-    """Turns entries into tar bytes, gathered into pieces of about 1 MiB."""
+    """Turns entries into tar bytes, in pieces of :data:`CHUNK` bytes, the last one shorter.
+
+    Content is read into the piece itself, and a piece is a block of the compressor: joining what was read
+    into pieces and those into blocks took 0.6 s of CPU for 2.3 GB.
+    """
 
     def __init__(self, options: GenerateOptions) -> None:
         self._options = options
         self._links: dict[tuple[int, int], bytes] = {}
-        self._parts: list[bytes] = []
-        self._held = 0
+        self._piece = memoryview(bytearray(CHUNK))
+        self._used = 0
         self._unreported = 0
 
     def whiteout(self, name: bytes) -> Iterator[bytes]:
         """A whiteout entry: an empty file of nobody and no time (B1.9)."""
-        yield from self._gather(encode_header(Header(name, REGULAR)))
+        yield from self._put(encode_header(Header(name, REGULAR)))
 
     def entry(self, directory: int, base: bytes, found: os.stat_result, name: bytes) -> Iterator[bytes]:
         """The entry ``base`` of an open directory, which lstat found so, under ``name`` in the layer.
@@ -78,7 +85,7 @@ class Packer:
             # umoci then stores one file as a link to another (B1.7).
             first = self._links.setdefault((found.st_dev, found.st_ino), name)
             if first is not name:
-                yield from self._header(found, name, HARDLINK, (), link=first)
+                yield from self._put(self._header(found, name, HARDLINK, (), link=first))
                 return
         if kind == stat.S_IFREG:
             yield from self._regular(directory, base, found, name)
@@ -89,7 +96,7 @@ class Packer:
             finally:
                 os.close(fd)
             # The root's name has no slash (B1.2).
-            yield from self._header(found, name if name == ROOT else name + b"/", DIRECTORY, xattrs)
+            yield from self._put(self._header(found, name if name == ROOT else name + b"/", DIRECTORY, xattrs))
         elif kind == stat.S_IFSOCK:
             # tar cannot hold it and a running program makes its own; Docker and containers/storage
             # leave it out too (B1.13).
@@ -98,43 +105,43 @@ class Packer:
             xattrs = get_xattrs(proc_path(directory, base))
             if kind == stat.S_IFLNK:
                 target = os.readlink(base, dir_fd=directory)
-                yield from self._header(found, name, SYMLINK, xattrs, link=target)
+                header = self._header(found, name, SYMLINK, xattrs, link=target)
             elif kind in _SPECIAL:
                 device = (0, 0) if kind == stat.S_IFIFO else (os.major(found.st_rdev), os.minor(found.st_rdev))
-                yield from self._header(found, name, _SPECIAL[kind], xattrs, device=device)
+                header = self._header(found, name, _SPECIAL[kind], xattrs, device=device)
             else:
                 raise LayerError("entry of a type that no layer can hold", where=name)
+            yield from self._put(header)
 
     def end(self) -> Iterator[bytes]:
         """The trailer and whatever is held."""
-        self._parts.append(TRAILER)
-        yield b"".join(self._parts)
-        self._parts, self._held = [], 0
+        yield from self._put(TRAILER)
+        if self._used:
+            yield self._take()
         if self._options.advanced is not None:
             self._options.advanced(self._unreported)
 
     def _regular(self, directory: int, base: bytes, found: os.stat_result, name: bytes) -> Iterator[bytes]:
-        fd = open_regular(directory, base)
+        fd, opened = stat_regular(directory, base)
         try:
+            _check_same(found, opened, name)
+            yield from self._put(self._header(found, name, REGULAR, get_xattrs(fd), size=found.st_size))
+            left = found.st_size
+            while left:
+                if self._used == CHUNK:
+                    yield self._take()
+                count = os.readv(fd, [self._piece[self._used : self._used + left]])
+                if not count:
+                    raise TreeChanged("file became shorter while it was read", where=name)
+                self._used += count
+                left -= count
+                self._advance(count)
+            # Also sees that it grew: the size is compared.
             _check_same(found, os.fstat(fd), name)
-            yield from self._header(found, name, REGULAR, get_xattrs(fd), size=found.st_size)
-            yield from self._content(fd, found, name)
         finally:
             os.close(fd)
-
-    def _content(self, fd: int, found: os.stat_result, name: bytes) -> Iterator[bytes]:
-        left = found.st_size
-        while left:
-            piece = os.read(fd, min(left, _CHUNK))
-            if not piece:
-                raise TreeChanged("file became shorter while it was read", where=name)
-            left -= len(piece)
-            yield from self._gather(piece)
-            self._advance(len(piece))
-        # Also sees that it grew: the size is compared.
-        _check_same(found, os.fstat(fd), name)
-        if found.st_size % 512:
-            yield from self._gather(padding(found.st_size))
+        if found.st_size % BLOCK:
+            yield from self._put(padding(found.st_size))
 
     def _header(
         self,
@@ -146,7 +153,7 @@ class Packer:
         size: int = 0,
         link: bytes = b"",
         device: tuple[int, int] = (0, 0),
-    ) -> Iterator[bytes]:
+    ) -> bytes:
         options = self._options
         uid, gid = self._owner(found, xattrs)
         if xattrs:
@@ -156,7 +163,7 @@ class Packer:
         if options.source_date_epoch is not None and mtime > options.source_date_epoch:
             mtime = options.source_date_epoch
         mode = stat.S_IMODE(found.st_mode)
-        yield from self._gather(encode_header(Header(name, type_, mode, uid, gid, size, mtime, link, device, xattrs)))
+        return encode_header(Header(name, type_, mode, uid, gid, size, mtime, link, device, xattrs))
 
     def _owner(self, found: os.stat_result, xattrs: Xattrs) -> tuple[int, int]:
         uid = gid = rootless.NO_OWNER
@@ -186,12 +193,28 @@ class Packer:
             kept.append((key, version_2(value) if key == _CAPABILITY else value))
         return tuple(kept)
 
-    def _gather(self, piece: bytes) -> Iterator[bytes]:
-        self._parts.append(piece)
-        self._held += len(piece)
-        if self._held >= _CHUNK:
-            yield b"".join(self._parts)
-            self._parts, self._held = [], 0
+    def _put(self, data: bytes) -> Sequence[bytes]:
+        """Append ``data``; the pieces that this fills."""
+        end = self._used + len(data)
+        if end <= CHUNK:
+            self._piece[self._used : end] = data
+            self._used = end
+            return ()
+        # An xattr may be larger than a piece.
+        filled = []
+        rest = memoryview(data)
+        while rest:
+            part, rest = rest[: CHUNK - self._used], rest[CHUNK - self._used :]
+            self._piece[self._used : self._used + len(part)] = part
+            self._used += len(part)
+            if rest:
+                filled.append(self._take())
+        return filled
+
+    def _take(self) -> bytes:
+        piece = bytes(self._piece[: self._used])
+        self._used = 0
+        return piece
 
     def _advance(self, size: int) -> None:
         self._unreported += size
