@@ -78,6 +78,10 @@ class IncompleteTree(MtreeError):
     """A shard is missing, or two shards hold the same path."""
 
 
+class StaleCache(MtreeError):
+    """A stat cache is missing, damaged, of another version or of another manifest: nothing is known by it."""
+
+
 # --- layers --------------------------------------------------------------------------------------
 
 
@@ -172,6 +176,10 @@ class FarmError(LayerfarmError):
 
 class FarmUnreachable(FarmError):
     """Redis does not answer at the given address."""
+
+
+class FarmFull(FarmError):
+    """As many jobs as the farm allows wait for their beginning already."""
 
 
 class JobNotFound(FarmError):

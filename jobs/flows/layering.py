@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from jobs.errors import display
 from jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDirectory
 from jobs.flows.requests import IdMapping, LayerOptions
+from jobs.flows.survey import Known, Survey, steps_of, survey_tree
 from jobs.image.pack import PackedLayer, pack_layer
 from jobs.image.tree_cache import portable
 from jobs.image.tree_cache import write_tree as write_tree_files
@@ -24,24 +25,25 @@ from jobs.mtree import (
     Entry,
     Shard,
     compare,
+    dropped,
     hash_shard,
     mask,
     merge_fragments,
     plan_shards,
     read_deltas,
     simplify,
-    walk_tree,
+    spliced,
     write_deltas,
 )
 from jobs.store import Layout
 
-WALK = "walk"
 DELTAS = "deltas"
 TREE = "tree"
+EXACT_TREE = "bundle"
 
 
 class Tree(Model):
-    """The manifest of the new tree: what umoci would record of it, and what it has no place for."""
+    """The manifest of a tree: what umoci would record of it, and what it has no place for."""
 
     manifest: FileRef
     extra: FileRef
@@ -51,11 +53,12 @@ class Tree(Model):
 class Changes(Model):
     """The outcome of comparing the old tree with the new one."""
 
-    file: FileRef
-    count: int
-    bytes: int
+    file: FileRef | None = None
+    """None: there are none."""
+    count: int = 0
+    bytes: int = 0
     """Content of the regular files to be packed."""
-    newest_mtime: int | None
+    newest_mtime: int | None = None
     """Seconds; over the Extra and Modified paths."""
 
 
@@ -70,10 +73,19 @@ class LayeringState(State):
     uid_map: list[IdMapping] = []
     gid_map: list[IdMapping] = []
     rootless: bool = False
-    walk: FileRef | None = None
-    walk_entries: int = 0
+    known: Known | None = None
+    """The bundle's own account of the rootfs, if it is one's."""
+    exact: bool = False
+    """Write down the new tree as it lies on disk, too: for the bundle's next repack."""
+    survey: Survey | None = None
     fragments: list[FileRef] = []
     tree: Tree | None = None
+    """The new tree as a layer can hold it; None if it is the old one."""
+    exact_tree: Tree | None = None
+    """None if not wanted, or if it is the old one."""
+    tree_digest: str = ""
+    """``sha256:`` digest of the manifest of the tree as a layer can hold it."""
+    tree_entries: int = 0
     changes: Changes | None = None
     packed: PackedLayer | None = None
     warnings: list[str] = []
@@ -110,10 +122,11 @@ def work_directory(ctx: Context, store: Path) -> WorkDirectory:
 class _SurveyUnit(Model):
     store: Path
     rootfs: Path
+    known: Known | None
 
 
 def _plan_survey(ctx: Context, state: LayeringState) -> list[Unit]:
-    return [unit_of(_SurveyUnit(store=state.store, rootfs=state.rootfs))]
+    return [unit_of(_SurveyUnit(store=state.store, rootfs=state.rootfs, known=state.known))]
 
 
 def _run_survey(ctx: Context, unit: Unit) -> dict[str, Any]:
@@ -121,20 +134,14 @@ def _run_survey(ctx: Context, unit: Unit) -> dict[str, Any]:
     rootfs = ctx.policy.check_root(params.rootfs)
     work = work_directory(ctx, params.store)
     work.create()
-    entries = 0
-
-    def write(path: Path) -> None:
-        nonlocal entries
-        with path.open("w+b") as out:
-            entries = walk_tree(rootfs, out).entries
-
-    return {"walk": work.publish(WALK, write).model_dump(), "entries": entries}
+    if params.known is not None:
+        ctx.policy.check_root(params.known.cache.parent)
+    return survey_tree(rootfs, work, params.known).model_dump(mode="json")
 
 
 def _join_survey(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
     (result,) = results
-    walk = FileRef.model_validate(result["walk"])
-    return state.model_copy(update={"walk": walk, "walk_entries": result["entries"]})
+    return state.model_copy(update={"survey": Survey.model_validate(result)})
 
 
 # --- hash: shards of equal cost, in parallel -----------------------------------------------------
@@ -148,10 +155,11 @@ class _HashUnit(Model):
 
 
 def _plan_hash(ctx: Context, state: LayeringState) -> list[Unit]:
-    assert state.walk is not None
-    walk_file = work_directory(ctx, state.store).open(state.walk)
+    assert state.survey is not None
+    walk = state.survey.to_read
+    walk_file = work_directory(ctx, state.store).open(walk)
     return [
-        unit_of(_HashUnit(store=state.store, rootfs=state.rootfs, walk=state.walk, shard=shard), nbytes=shard.bytes)
+        unit_of(_HashUnit(store=state.store, rootfs=state.rootfs, walk=walk, shard=shard), nbytes=shard.bytes)
         for shard in plan_shards(walk_file, ctx.policy.shards)
     ]
 
@@ -185,44 +193,93 @@ class _Compare(Generic[StateT]):
         self._baseline = baseline
 
     def plan(self, ctx: Context, state: StateT) -> list[Unit]:
-        return [unit_of(state)]
+        assert state.survey is not None
+        return [] if state.survey.untouched else [unit_of(state)]
 
     def run(self, ctx: Context, unit: Unit) -> dict[str, Any]:
         state = self._state_type.model_validate(unit.params)
         work = work_directory(ctx, state.store)
-        warnings: list[str] = []
-        tree = write_tree(work, TREE, portable(new_tree(ctx, state)))
-        new = portable(_warned_of_sockets(new_tree(ctx, state), warnings))
-        differing = compare(self._baseline(ctx, state), new)
-        wanted = simplify(mask(_unclamped(differing, state.options.source_date_epoch), _mask_bytes(state.mask_paths)))
+        survey = state.survey
+        assert survey is not None
+        sockets: list[bytes] = []
+        differing = _Counter()
+        old = self._baseline(ctx, state)
+        if survey.reading is not None:
+            old = dropped(old, steps_of(work, survey.reading))
+        new = portable(_noting_sockets(_as_read(work, state), sockets))
+        found = differing.counted(compare(portable(old), new))
+        wanted = simplify(mask(_unclamped(found, state.options.source_date_epoch), _mask_bytes(state.mask_paths)))
         changes = _write_changes(work, wanted)
-        return {"tree": tree.model_dump(), "changes": changes.model_dump(), "warnings": warnings}
+        tree = exact = None
+        if differing.count or survey.reading is None:
+            tree = write_tree(work, TREE, portable(self._new_tree(ctx, work, state)))
+        if state.exact:
+            exact = write_tree(work, EXACT_TREE, self._new_tree(ctx, work, state))
+        warnings = [f"socket left out, no layer can hold one: {display(path)}" for path in sockets]
+        compared = _Compared(changes=changes, tree=tree, exact_tree=exact, sockets=len(sockets), warnings=warnings)
+        return compared.model_dump(mode="json")
 
     def join(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-        (result,) = results
+        survey = state.survey
+        assert survey is not None
+        compared = _Compared.model_validate(results[0]) if results else _Compared()
+        digest = f"sha256:{compared.tree.manifest.sha256}" if compared.tree else survey.tree
         return state.model_copy(
             update={
-                "tree": Tree.model_validate(result["tree"]),
-                "changes": Changes.model_validate(result["changes"]),
-                "warnings": state.warnings + result["warnings"],
+                "changes": compared.changes,
+                "tree": compared.tree,
+                "exact_tree": compared.exact_tree,
+                "tree_digest": digest,
+                "tree_entries": survey.entries - compared.sockets,
+                "warnings": state.warnings + compared.warnings,
             }
         )
 
+    def _new_tree(self, ctx: Context, work: WorkDirectory, state: StateT) -> Iterator[Entry]:
+        """The whole tree as it is now, in mtree order."""
+        assert state.survey is not None
+        read = _as_read(work, state)
+        if state.survey.reading is None:
+            return read
+        return spliced(self._baseline(ctx, state), read, steps_of(work, state.survey.reading))
 
-def new_tree(ctx: Context, state: LayeringState) -> Iterator[Entry]:
-    """The tree as it was hashed, in mtree order.
+
+class _Compared(Model):
+    """What the compare unit found; as it is by default when nothing was touched."""
+
+    changes: Changes = Changes()
+    tree: Tree | None = None
+    exact_tree: Tree | None = None
+    sockets: int = 0
+    warnings: list[str] = []
+
+
+class _Counter:
+    """Counts what passes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def counted(self, deltas: Iterator[Delta]) -> Iterator[Delta]:
+        for delta in deltas:
+            self.count += 1
+            yield delta
+
+
+def _as_read(work: WorkDirectory, state: LayeringState) -> Iterator[Entry]:
+    """What was hashed, in mtree order: the tree, or its suspects.
 
     Raises:
         IncompleteTree: a shard's fragment is not whole.
     """
-    work = work_directory(ctx, state.store)
-    return merge_fragments([work.open(ref) for ref in state.fragments], state.walk_entries)
+    assert state.survey is not None
+    return merge_fragments([work.open(ref) for ref in state.fragments], state.survey.entries_to_read)
 
 
-def _warned_of_sockets(entries: Iterator[Entry], warnings: list[str]) -> Iterator[Entry]:
+def _noting_sockets(entries: Iterator[Entry], sockets: list[bytes]) -> Iterator[Entry]:
     for entry in entries:
         if entry.type == "socket":
-            warnings.append(f"socket left out, no layer can hold one: {display(entry.path)}")
+            sockets.append(entry.path)
         yield entry
 
 
@@ -292,7 +349,7 @@ class _PackUnit(Model):
 
 def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
     assert state.changes is not None
-    if state.changes.count == 0:
+    if state.changes.count == 0 or state.changes.file is None:
         return []
     params = _PackUnit(
         store=state.store,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.flows.base import Context
 from jobs.flows.layering import LayeringState, work_directory
 from jobs.flows.requests import ImageResult
-from jobs.image import HistoryEntry, Resolved, adopt_tree, append_layer
+from jobs.image import HistoryEntry, Resolved, adopt_tree, append_layer, share_tree
 from jobs.image.timestamps import timestamp
 from jobs.store import Layout
 
@@ -16,14 +16,14 @@ def publish_image(ctx: Context, state: LayeringState, base: Resolved | None, tag
     created = _created(state)
     image = append_layer(layout, base, state.packed, _history(state, created, created_by), created)
     if _tree_is_the_images(state):
-        _remember_tree(ctx, layout, state, image)
+        _remember_tree(ctx, layout, state, base, image)
     layout.tag(tag, image.path[0], needs=image.blobs)
     return image
 
 
 def image_result(state: LayeringState, store_and_tag: str, manifest: str, config: str) -> ImageResult:
     """What the job gives back."""
-    assert state.tree is not None and state.changes is not None
+    assert state.changes is not None
     packed = state.packed
     return ImageResult(
         image=store_and_tag,
@@ -32,8 +32,8 @@ def image_result(state: LayeringState, store_and_tag: str, manifest: str, config
         layer=packed.descriptor.digest if packed else None,
         layer_size=packed.descriptor.size if packed else 0,
         diff_id=packed.diff_id if packed else None,
-        mtree=f"sha256:{state.tree.manifest.sha256}",
-        entries=state.tree.entries,
+        mtree=state.tree_digest,
+        entries=state.tree_entries,
         deltas=state.changes.count,
         warnings=state.warnings,
     )
@@ -78,7 +78,11 @@ def _tree_is_the_images(state: LayeringState) -> bool:
     return not (state.mask_paths or mapped or state.options.source_date_epoch is not None)
 
 
-def _remember_tree(ctx: Context, layout: Layout, state: LayeringState, image: Resolved) -> None:
-    assert state.tree is not None
+def _remember_tree(ctx: Context, layout: Layout, state: LayeringState, base: Resolved | None, image: Resolved) -> None:
+    if state.tree is None:
+        # The old tree, which may be kept or not; to make it now would cost more than all the rest.
+        if base is not None:
+            share_tree(layout, base.descriptor.digest, image.descriptor.digest)
+        return
     work = work_directory(ctx, layout.path)
     adopt_tree(layout, image.descriptor.digest, work.open(state.tree.manifest), work.open(state.tree.extra))

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory
-from jobs.flows.layering import LayeringState, layering_stages, new_tree, unit_of, work_directory, write_tree
+from jobs.flows.layering import LayeringState, layering_stages, unit_of, work_directory
 from jobs.flows.publish import image_result, publish_image
 from jobs.flows.requests import IdMapping, ImageRef, ImageResult, RepackRequest
+from jobs.flows.survey import Known
 from jobs.image import (
     Bundle,
     Resolved,
     choose_compression,
     masked_paths,
-    open_bundle_baseline,
+    open_baseline,
     refresh_bundle,
     resolve_walk,
 )
 from jobs.image.bundle import BundleIdMapping
-from jobs.mtree import Entry
+from jobs.mtree import Entry, Walk, write_stat_cache
 from jobs.store import Descriptor, Layout, check_refname
 
 
@@ -57,6 +58,8 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
         rootless=maps.rootless,
         bundle=bundle.path,
         walk_to_base=bundle.walk,
+        known=Known(manifest=bundle.mtree, extra=bundle.extra, cache=bundle.stat_cache, use_cache=request.stat_cache),
+        exact=request.refresh_bundle,
         refresh=request.refresh_bundle,
     )
 
@@ -67,7 +70,9 @@ def _rows(rows: list[BundleIdMapping] | None) -> list[IdMapping]:
 
 def _base_tree(ctx: Context, state: RepackState) -> Iterator[Entry]:
     """The tree as it was unpacked, from the bundle's own manifest."""
-    return open_bundle_baseline(Bundle.open(ctx.policy.check_root(state.bundle)))
+    ctx.policy.check_root(state.bundle)
+    assert state.known is not None
+    return open_baseline(state.known.manifest, state.known.extra)
 
 
 def _base_of(state: RepackState) -> Resolved:
@@ -82,11 +87,26 @@ def _run_publish(ctx: Context, unit: Unit) -> dict[str, Any]:
     state = RepackState.model_validate(unit.params)
     image = publish_image(ctx, state, _base_of(state), state.image.tag, "layerfarm repack")
     if state.refresh:
-        bundle = Bundle.open(ctx.policy.check_root(state.bundle))
-        work = work_directory(ctx, state.store)
-        tree = write_tree(work, "bundle", new_tree(ctx, state))
-        refresh_bundle(bundle, image, work.open(tree.manifest), work.open(tree.extra))
+        _refresh(ctx, state, image)
     return {"manifest": image.descriptor.digest, "config": image.manifest.config.digest}
+
+
+def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
+    bundle = Bundle.open(ctx.policy.check_root(state.bundle))
+    work = work_directory(ctx, state.store)
+    survey, tree = state.survey, state.exact_tree
+    assert survey is not None
+    if tree is not None:
+        manifest, extra = work.open(tree.manifest), work.open(tree.extra)
+    else:  # nothing was touched: what the bundle says, under whichever name, is still true
+        manifest, extra = bundle.mtree, bundle.extra
+    walk = Walk(survey.entries, 0, survey.untrusted)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            write_stat_cache(out, work.open(survey.walk), walk, manifest, extra, state.tree_digest)
+
+    refresh_bundle(bundle, image, manifest, extra, work.open(work.publish("stat", write)))
 
 
 def _join_publish(ctx: Context, state: RepackState, results: list[dict[str, Any]]) -> RepackState:

@@ -16,8 +16,8 @@ from jobs.image.resolve import Resolved, resolve, resolve_walk
 if TYPE_CHECKING:
     from jobs.image.bundle import ROOTFS_NAME, Bundle
     from jobs.image.pack import PackedLayer, choose_compression, pack_layer
-    from jobs.image.repack import masked_paths, open_bundle_baseline, refresh_bundle
-    from jobs.image.tree_cache import adopt_tree, load_tree, portable, store_tree, tree_digest, tree_of
+    from jobs.image.repack import masked_paths, open_baseline, open_bundle_baseline, refresh_bundle
+    from jobs.image.tree_cache import adopt_tree, load_tree, portable, share_tree, store_tree, tree_digest, tree_of
     from jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
 _LAZY = {
@@ -25,8 +25,8 @@ _LAZY = {
     for module, names in {
         "bundle": ("ROOTFS_NAME", "Bundle"),
         "pack": ("PackedLayer", "choose_compression", "pack_layer"),
-        "repack": ("masked_paths", "open_bundle_baseline", "refresh_bundle"),
-        "tree_cache": ("adopt_tree", "load_tree", "portable", "store_tree", "tree_digest", "tree_of"),
+        "repack": ("masked_paths", "open_baseline", "open_bundle_baseline", "refresh_bundle"),
+        "tree_cache": ("adopt_tree", "load_tree", "portable", "share_tree", "store_tree", "tree_digest", "tree_of"),
         "unpack": ("UnpackOptions", "UnpackedBundle", "unpack_manifest", "unpack_rootfs"),
     }.items()
     for name in names
@@ -50,12 +50,14 @@ __all__ = [
     "load_tree",
     "masked_paths",
     "new_image",
+    "open_baseline",
     "open_bundle_baseline",
     "pack_layer",
     "portable",
     "refresh_bundle",
     "resolve",
     "resolve_walk",
+    "share_tree",
     "store_tree",
     "tree_digest",
     "tree_of",

@@ -74,6 +74,11 @@ def extra_name(digest: str) -> str:
     return f"{digest.replace(':', '_')}.layerfarm"
 
 
+def stat_cache_name(digest: str) -> str:
+    """The name of the stat cache of the rootfs (:mod:`jobs.mtree.statcache`); not known to umoci either."""
+    return f"{digest.replace(':', '_')}.stat"
+
+
 class Bundle:
     """An unpacked image. Made by :meth:`open`, or by :func:`jobs.image.unpack_manifest`."""
 
@@ -124,6 +129,11 @@ class Bundle:
     def extra(self) -> Path:
         """What the mtree manifest could not record; umoci's bundles have none."""
         return self.path / extra_name(self.walk[-1].digest)
+
+    @property
+    def stat_cache(self) -> Path:
+        """The stat cache of the rootfs; only bundles that layerfarm made have one."""
+        return self.path / stat_cache_name(self.walk[-1].digest)
 
     def save(self) -> None:
         """Write umoci.json, in one step."""

@@ -21,12 +21,17 @@ def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:
         BundleError: the bundle's mtree manifest cannot be opened.
         MtreeSyntaxError: while reading, it does not parse.
     """
+    return open_baseline(bundle.mtree, bundle.extra)
+
+
+def open_baseline(mtree: Path, beside: Path) -> Iterator[Entry]:
+    """The same from the manifest and the extra file, which need not exist."""
     with ExitStack() as stack:
         try:
-            manifest = stack.enter_context(bundle.mtree.open("rb"))
-            extra = stack.enter_context(bundle.extra.open("rb")) if bundle.extra.exists() else None
+            manifest = stack.enter_context(mtree.open("rb"))
+            extra = stack.enter_context(beside.open("rb")) if beside.exists() else None
         except OSError as error:
-            raise BundleError(f"mtree manifest cannot be read, {error.strerror}", where=bundle.path) from error
+            raise BundleError(f"mtree manifest cannot be read, {error.strerror}", where=mtree) from error
         # The files stay open until the tree has been read.
         return _closing(read_full(manifest, extra), stack.pop_all())
 
@@ -37,10 +42,13 @@ def masked_paths(config: ImageConfig, given: Sequence[str], mask_volumes: bool =
     return [*given, *(sorted(volumes) if mask_volumes else ())]
 
 
-def refresh_bundle(bundle: Bundle, image: Resolved, manifest: Path, extra: Path) -> Bundle:
+def refresh_bundle(
+    bundle: Bundle, image: Resolved, manifest: Path, extra: Path, stat_cache: Path | None = None
+) -> Bundle:
     """Make the bundle one of ``image``, the image just made from it, so that the next repack starts there.
 
-    ``manifest`` and ``extra`` are the files of the tree as it is now; they are copied.
+    ``manifest`` and ``extra`` are the files of the tree as it is now, and ``stat_cache`` belongs to them;
+    they are copied.
 
     Raises:
         OSError: the bundle cannot be written.
@@ -49,14 +57,16 @@ def refresh_bundle(bundle: Bundle, image: Resolved, manifest: Path, extra: Path)
         bundle.path,
         _moved_to(bundle.meta, image),
     )
-    for source, target in ((manifest, new.mtree), (extra, new.extra)):
+    for source, target in ((manifest, new.mtree), (extra, new.extra), (stat_cache, new.stat_cache)):
+        if source is None:
+            continue
         temporary = target.with_name(f".{target.name}")
         shutil.copyfile(source, temporary)
         temporary.rename(target)
     # umoci.json decides which manifest counts, so it comes between the new ones and the end of the old.
     new.save()
-    for old in (bundle.mtree, bundle.extra):
-        if old not in (new.mtree, new.extra):
+    if new.mtree != bundle.mtree:
+        for old in (bundle.mtree, bundle.extra, bundle.stat_cache):
             old.unlink(missing_ok=True)
     return new
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from jobs.image.bundle import extra_name, mtree_name
 from jobs.image.resolve import Resolved
-from jobs.mtree import Entry, read_full, write_extra, write_manifest
+from jobs.mtree import UNRECORDED_TIME, Entry, read_full, write_extra, write_manifest
 from jobs.store import PRIVATE_DIRECTORY, Layout
 from jobs.store.durable import create_file, explained, make_directory, rename_durably
 
@@ -34,7 +34,9 @@ def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
         kind = entry.type
         if kind == "socket":
             continue
-        mtime = entry.mtime - entry.mtime % 1_000_000_000
+        mtime = entry.mtime
+        if mtime != UNRECORDED_TIME:
+            mtime -= mtime % 1_000_000_000
         if kind == "file" and not entry.xattrs and mtime == entry.mtime:
             yield entry
             continue
@@ -93,6 +95,22 @@ def adopt_tree(layout: Layout, manifest_digest: str, manifest: Path, extra: Path
         for source, target in zip((manifest, extra), targets, strict=True):
             with source.open("rb") as stream:
                 shutil.copyfileobj(stream, target, 1 << 20)
+
+
+def share_tree(layout: Layout, known_digest: str, manifest_digest: str) -> bool:
+    """The same for an image that has the tree of another one; False if that one's is not kept here.
+
+    The files are never changed once they have their names, so both images may share them.
+    """
+    directory = _directory(layout)
+    for name in (mtree_name, extra_name):
+        try:
+            (directory / name(manifest_digest)).hardlink_to(directory / name(known_digest))
+        except FileExistsError:
+            pass
+        except OSError:
+            return False
+    return True
 
 
 def load_tree(layout: Layout, manifest_digest: str) -> Iterator[Entry] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from jobs.errors import BundleError, BundleExists, DigestMismatch
+from jobs.errors import BundleError, BundleExists, DigestMismatch, RootfsError
 from jobs.image.bundle import (
     CONFIG_NAME,
     META_NAME,
@@ -22,6 +22,7 @@ from jobs.image.bundle import (
     MapOptions,
     extra_name,
     mtree_name,
+    stat_cache_name,
 )
 from jobs.image.documents import ConfigSection
 from jobs.image.remove import remove_tree
@@ -32,7 +33,7 @@ from jobs.image.tree_cache import tree_digest, write_tree
 from jobs.image.users import lookup_user
 from jobs.layer import ExtractOptions, Extractor, IdMap, Limits
 from jobs.layer.decompress import decompress
-from jobs.mtree import Entry
+from jobs.mtree import Entry, next_tick, walk_tree, write_stat_cache
 from jobs.store import Descriptor, Layout, encode_document
 from jobs.store.verify import hasher
 
@@ -99,7 +100,7 @@ def unpack_manifest(
         ),
     )
     digest = image.descriptor.digest
-    made = (META_NAME, CONFIG_NAME, mtree_name(digest), extra_name(digest))
+    made = (META_NAME, CONFIG_NAME, mtree_name(digest), extra_name(digest), stat_cache_name(digest), _WALK)
     with (
         _bundle_directory(bundle, made),
         extracted(store, image, bundle / ROOTFS_NAME, options) as extractor,
@@ -112,12 +113,30 @@ def unpack_manifest(
         with _new_file(bundle / mtree_name(digest)) as out, _new_file(bundle / extra_name(digest)) as extra:
             count = write_tree(extractor.entries(), out, extra)
         mtree = tree_digest(extractor.entries())
+        _write_stat_cache(Bundle(bundle, meta), count, mtree)
         with _new_file(bundle / CONFIG_NAME) as out:
             out.write(spec)
         # Last: with it the directory is a bundle.
         with _new_file(bundle / META_NAME) as out:
             out.write(encode_document(meta) + b"\n")
     return UnpackedBundle(Bundle(bundle, meta), len(image.manifest.layers), count, mtree, list(extractor.warnings))
+
+
+_WALK = ".walk"
+
+
+def _write_stat_cache(bundle: Bundle, count: int, tree: str) -> None:
+    """Remember what lstat says of each entry, so that a repack need not read it again."""
+    walk_file = bundle.path / _WALK
+    with _new_file(walk_file) as out:
+        try:
+            walk = walk_tree(bundle.rootfs, out, next_tick(bundle.path))
+        except RootfsError:  # an ordinary user cannot look into every directory that she may own
+            walk = None
+    if walk is not None and walk.entries == count:
+        with _new_file(bundle.stat_cache) as out:
+            write_stat_cache(out, walk_file, walk, bundle.mtree, bundle.extra, tree)
+    walk_file.unlink()
 
 
 def unpack_rootfs(
@@ -230,7 +249,7 @@ def _bundle_directory(bundle: Path, made: tuple[str, ...]) -> Iterator[None]:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    with path.open("xb", buffering=1 << 20) as out:
+    with path.open("x+b", buffering=1 << 20) as out:
         yield out
 
 

@@ -1,5 +1,6 @@
 """Manifests of trees: walk, hash in shards, merge, write and read as mtree, compare into deltas."""
 
+from jobs.mtree.clock import NO_CLOCK, Clock, next_tick, read_clock
 from jobs.mtree.compare import compare, mask, simplify
 from jobs.mtree.deltas import DeltaSummary, read_deltas, write_deltas
 from jobs.mtree.fragments import merge_fragments
@@ -18,34 +19,48 @@ from jobs.mtree.model import (
 from jobs.mtree.read import read_full, read_manifest
 from jobs.mtree.shards import Shard, plan_shards
 from jobs.mtree.snapshot import snapshot
+from jobs.mtree.splice import dropped, read_script, spliced
+from jobs.mtree.statcache import StatCache, Suspects, find_suspects, open_stat_cache, write_stat_cache
 from jobs.mtree.walk import Walk, walk_tree
 from jobs.mtree.write import write_extra, write_manifest
 
 __all__ = [
+    "NO_CLOCK",
     "ROOT",
     "UNRECORDED",
     "UNRECORDED_TIME",
+    "Clock",
     "Delta",
     "DeltaKind",
     "DeltaSummary",
     "Entry",
     "EntryType",
     "Shard",
+    "StatCache",
+    "Suspects",
     "Walk",
     "Xattrs",
     "compare",
+    "dropped",
+    "find_suspects",
     "hash_shard",
     "mask",
     "merge_fragments",
     "mtree_key",
+    "next_tick",
+    "open_stat_cache",
     "plan_shards",
+    "read_clock",
     "read_deltas",
     "read_full",
     "read_manifest",
+    "read_script",
     "simplify",
     "snapshot",
+    "spliced",
     "walk_tree",
     "write_deltas",
     "write_extra",
     "write_manifest",
+    "write_stat_cache",
 ]

@@ -14,7 +14,8 @@ from jobs.mtree import vis
 from jobs.mtree.keywords import BILLION, exact_xattr_keywords
 from jobs.mtree.records import TYPE_OF
 from jobs.mtree.shards import Shard
-from jobs.rootfs import DirectoryCache, Rootfs, get_xattrs, proc_path, stat_regular
+from jobs.rootfs import DirectoryCache, Rootfs, Widened, get_xattrs, proc_path, stat_regular
+from jobs.rootfs.unprivileged import ATTEMPTS
 
 _SMALL = 256 << 10  # a file up to this size is read by one call into a string of its own
 _BUFFER = 1 << 20
@@ -43,7 +44,11 @@ def hash_shard(
         TreeChanged: an entry is not any more what the walk saw.
         MtreeSyntaxError: the walk file is damaged.
     """
-    with Rootfs(root) as opened, DirectoryCache(opened.fd) as directories, walk_file.open("rb") as records:
+    with (
+        Rootfs(root, to_be_read=True) as opened,
+        DirectoryCache(opened.fd) as directories,
+        walk_file.open("rb") as records,
+    ):
         records.seek(shard.offset)
         reader = _Reader(opened.fd, directories, advanced, content)
         left = shard.length
@@ -83,17 +88,20 @@ class _Reader:
 
     def line(self, record: str) -> str:
         try:
-            mode, size, nlink, uid, gid, mtime, ino, _dev, rdev, path = record.split()
+            _ctime, mode, size, nlink, uid, gid, mtime, ino, _dev, rdev, path = record.split()
             bits = int(mode)
             kind = TYPE_OF[bits & 0o170000]
             length, nanoseconds, inode, device = int(size), int(mtime), int(ino), int(rdev)
         except (ValueError, KeyError) as error:
             raise MtreeSyntaxError("not a line of a walk file", where=record[:200]) from error
         try:
-            if kind == "file":
-                rest = self._file(path, length, inode, nanoseconds)
-            else:
-                rest = self._other(path, kind, length, device)
+            try:
+                if kind == "file":
+                    rest = self._file(path, length, inode, nanoseconds)
+                else:
+                    rest = self._other(path, kind, length, device)
+            except PermissionError:
+                rest = self._own(path, kind, length, inode, nanoseconds, device)
         except OSError as error:
             raise _failure(error, path) from error
         except (TreeChanged, UnsafePath) as error:
@@ -103,6 +111,23 @@ class _Reader:
             f"{'.' if path == '.' else './' + path} type={kind} mode=0{bits & 0o7777:o} uid={uid} gid={gid}"
             f" size={size} nlink={int(nlink)} time={seconds}.{nanoseconds:09d}{rest}\n"
         )
+
+    def _own(self, path: str, kind: str, size: int, ino: int, mtime: int, rdev: int) -> str:
+        """What an ordinary user's own mode keeps him from reading; again if another process put it back."""
+        attempts = 0
+        while True:
+            attempts += 1
+            self._directories.close()
+            self._prefix = ""
+            try:
+                if kind != "file":
+                    return self._other(path, kind, size, rdev)
+                directory, name = self._locate(path)
+                with Widened(directory, name):
+                    return self._file(path, size, ino, mtime)
+            except PermissionError:
+                if attempts == ATTEMPTS:
+                    raise
 
     def _file(self, path: str, size: int, ino: int, mtime: int) -> str:
         directory, name = self._locate(path)

@@ -63,7 +63,7 @@ def plan_shards(walk_file: Path, count: int) -> list[Shard]:
 
 def _mode_and_size(line: bytes) -> tuple[int, int]:
     try:
-        mode, size, _ = line.split(b" ", 2)
+        _, mode, size, _ = line.split(b" ", 3)
         return int(mode), int(size)
     except ValueError as error:
         raise MtreeSyntaxError("not a line of a walk file", where=line[:200]) from error

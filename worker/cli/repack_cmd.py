@@ -25,6 +25,7 @@ from worker.cli.submission import Where, carry_out, farm_options
 @click.option("--mask-path", multiple=True, metavar="PATH", help="Ignore changes at and below PATH. Repeatable.")
 @click.option("--no-mask-volumes", is_flag=True, help="Pack changes in the image's volumes too.")
 @click.option("--refresh-bundle", is_flag=True, help="Make the bundle one of the new image.")
+@click.option("--no-stat-cache", is_flag=True, help="Read every file again, not only those touched since.")
 @compress_options
 @history_options
 @farm_options
@@ -35,6 +36,7 @@ def command(
     mask_path: tuple[str, ...],
     no_mask_volumes: bool,
     refresh_bundle: bool,
+    no_stat_cache: bool,
     layering: Layering,
     history: History,
     where: Where,
@@ -60,6 +62,7 @@ def command(
         mask_paths=list(mask_path),
         mask_volumes=not no_mask_volumes,
         refresh_bundle=refresh_bundle,
+        stat_cache=not no_stat_cache,
     )
     outcome = carry_out(request, where)
     lines = [] if outcome is None else image_lines(outcome.job_id, outcome.result)

@@ -180,7 +180,7 @@ def test_everything_is_put_back(layout: Layout, bundle: Bundle, change: Callable
     assert read_tree(bundle.rootfs) == before
     assert revert(layout, bundle) == Reverted(0, 0, 0)
     assert sorted(path.name for path in bundle.path.iterdir()) == sorted(
-        ["rootfs", "config.json", "umoci.json", bundle.mtree.name, bundle.extra.name]
+        ["rootfs", "config.json", "umoci.json", bundle.mtree.name, bundle.extra.name, bundle.stat_cache.name]
     )
 
 

@@ -43,7 +43,7 @@ def test_bundle_holds_everything_umoci_wants(layout: Layout, tmp_path: Path) -> 
     unpacked = unpack_manifest(layout, tmp_path / "b", resolve(layout, "t"))
     stem = made.descriptor.digest.replace(":", "_")
     assert names(tmp_path / "b") == sorted(
-        ["config.json", "rootfs", f"{stem}.layerfarm", f"{stem}.mtree", "umoci.json"]
+        ["config.json", "rootfs", f"{stem}.layerfarm", f"{stem}.mtree", f"{stem}.stat", "umoci.json"]
     )
     found = read_tree(tmp_path / "b/rootfs")
     assert sorted(found) == [b".", b"etc", b"etc/new", b"etc/passwd", b"link"]

@@ -60,8 +60,8 @@ def test_shards_tile_the_walk_file_on_line_boundaries(odd_tree: Path, tmp_path: 
     assert b"".join(text[s.offset : s.offset + s.length] for s in shards) == text
     for shard in shards:
         lines = text[shard.offset : shard.offset + shard.length].splitlines(keepends=True)
-        files = [line.split() for line in lines if int(line.split()[0]) >> 12 == 8]
-        assert (shard.entries, shard.bytes) == (len(lines), sum(int(line[1]) for line in files))
+        files = [line.split() for line in lines if int(line.split()[1]) >> 12 == 8]
+        assert (shard.entries, shard.bytes) == (len(lines), sum(int(line[2]) for line in files))
         assert lines[-1].endswith(b"\n")
 
 

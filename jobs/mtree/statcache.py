@@ -1,0 +1,155 @@
+"""The stat cache: the walk of a tree whose manifest is known, kept beside that manifest.
+
+Who walks the tree again compares records, and reads only the entries whose record is another one. What a
+record leaves out nobody can change without advancing the ctime, with one exception that no stat cache can
+see: writing through a shared mapping that was made before the walk, on a file system that does not stamp
+those writes (tmpfs).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from hashlib import file_digest
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from jobs.errors import StaleCache
+from jobs.mtree.records import UNTRUSTED, key_of_record
+from jobs.mtree.splice import Step, write_script
+from jobs.mtree.walk import Walk
+
+_HEADER = re.compile(
+    rb"#layerfarm stat cache 1 entries=(\d{1,19}) untrusted=(\d{1,19}) walk=([0-9a-f]{64})"
+    rb" manifest=([0-9a-f]{64}) extra=([0-9a-f]{64}) tree=(sha256:[0-9a-f]{64})\n"
+)
+_LONGEST_HEADER = 1024
+
+
+class StatCache(NamedTuple):
+    """A stat cache that belongs to the manifest beside it."""
+
+    path: Path
+    walk: Walk
+    """Of the tree when the manifest was made; its bytes are not recorded."""
+    digest: str
+    """sha256 of the records."""
+    tree: str
+    """What the writer knows the tree by: the ``sha256:`` digest of its portable manifest."""
+
+    def unchanged(self, digest: str) -> bool:
+        """Whether a later walk, whose file has this sha256, says that no entry was touched."""
+        return digest == self.digest and not self.walk.untrusted
+
+
+class Suspects(NamedTuple):
+    """What a walk says against a stat cache."""
+
+    entries: int
+    """To be read: they are new, or not known to be what they were."""
+    dropped: int
+    """Of the old tree: gone, or to be read again."""
+
+
+def write_stat_cache(out: BinaryIO, walk_file: Path, walk: Walk, manifest: Path, extra: Path, tree: str) -> None:
+    """Write the cache for the tree that ``manifest`` and ``extra`` were made of.
+
+    The walk must not be younger than they are in what it says of any entry: an entry that was changed
+    between the walk and its being read is rightly suspected the next time, the reverse is not noticed.
+    """
+    with walk_file.open("rb") as records:
+        header = (
+            f"#layerfarm stat cache 1 entries={walk.entries} untrusted={walk.untrusted} walk={_digest(walk_file)}"
+            f" manifest={_digest(manifest)} extra={_digest(extra)} tree={tree}\n"
+        )
+        out.write(header.encode("ascii"))
+        shutil.copyfileobj(records, out, 1 << 20)
+
+
+def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
+    """The stat cache at ``path``, if it belongs to ``manifest`` and ``extra`` as they are now.
+
+    Raises:
+        StaleCache: it does not, or there is none, or it is of another version.
+    """
+    try:
+        with path.open("rb") as stream:
+            found = _HEADER.fullmatch(stream.readline(_LONGEST_HEADER))
+        if found is None:
+            raise StaleCache("not a stat cache of this version", where=path)
+        entries, untrusted, digest, *others, tree = (group.decode("ascii") for group in found.groups())
+        if others != [_digest(manifest), _digest(extra)]:
+            raise StaleCache("stat cache is that of another manifest", where=path)
+    except OSError as error:
+        raise StaleCache(f"stat cache cannot be read, {error.strerror}", where=path) from error
+    return StatCache(path, Walk(int(entries), 0, int(untrusted)), digest, tree)
+
+
+def find_suspects(cache: StatCache, walk_file: Path, suspects: BinaryIO, script: BinaryIO) -> Suspects:
+    """Compare a new walk with the cached one, record by record.
+
+    Writes the records of the suspects, a walk file of their own, and the script that makes the new tree of
+    the old one and the suspects.
+
+    Raises:
+        StaleCache: the cache is damaged.
+    """
+    join = _Join(suspects)
+    with cache.path.open("rb") as old, walk_file.open("rb") as new:
+        old.readline(_LONGEST_HEADER)
+        start = old.tell()
+        if file_digest(old, "sha256").hexdigest() != cache.digest:
+            raise StaleCache("stat cache is damaged", where=cache.path)
+        old.seek(start)
+        write_script(join.steps(iter(old), iter(new)), script)
+    return Suspects(join.taken, join.dropped)
+
+
+class _Join:
+    """The merge of two walk files in mtree order."""
+
+    def __init__(self, suspects: BinaryIO) -> None:
+        self.taken = 0
+        self.dropped = 0
+        self._suspects = suspects
+
+    def steps(self, olds: Iterator[bytes], news: Iterator[bytes]) -> Iterator[Step]:
+        keep = drop = take = 0
+        write = self._suspects.write
+        old, new = next(olds, b""), next(news, b"")
+        while old and new:
+            if old == new and not old.startswith(UNTRUSTED):
+                # Nine hundred and ninety-nine of a thousand: no field is looked at.
+                if drop or take:
+                    yield self._step(keep, drop, take)
+                    keep = drop = take = 0
+                keep += 1
+                old, new = next(olds, b""), next(news, b"")
+                continue
+            old_key, new_key = key_of_record(old), key_of_record(new)
+            if old_key <= new_key:
+                drop += 1
+                old = next(olds, b"")
+            if new_key <= old_key:
+                take += 1
+                write(new)
+                new = next(news, b"")
+        while old:
+            drop += 1
+            old = next(olds, b"")
+        while new:
+            take += 1
+            write(new)
+            new = next(news, b"")
+        yield self._step(keep, drop, take)
+
+    def _step(self, keep: int, drop: int, take: int) -> Step:
+        self.dropped += drop
+        self.taken += take
+        return Step(keep, drop, take)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
