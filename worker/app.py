@@ -9,6 +9,7 @@ from celery import Celery
 from worker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT
 from worker.keys import BROKER_PREFIX
 from worker.settings import Settings
+from worker.traffic import Turns
 
 _SWEEP = 3
 """Every how many tens of seconds kombu looks for messages whose worker vanished."""
@@ -41,15 +42,15 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_soft_time_limit": settings.unit_time_limit,
         "task_time_limit": settings.unit_time_limit + 60,
-        "task_queues": {name: _queue(name) for name in (settings.control_queue, settings.unit_queue)},
-        "task_default_queue": settings.control_queue,
+        "task_queues": {name: _queue(name) for name in settings.queues},
+        "task_default_queue": settings.queues.control,
         "task_create_missing_queues": False,
         "broker_connection_timeout": CONNECT_TIMEOUT,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
             "visibility_timeout": settings.visibility_timeout,
             "unacked_restore_throttle": _SWEEP,
-            "queue_order_strategy": "priority",
+            "queue_order_strategy": f"{Turns.__module__}:{Turns.__name__}",
             "global_keyprefix": BROKER_PREFIX,
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "socket_timeout": SOCKET_TIMEOUT,

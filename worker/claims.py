@@ -93,6 +93,8 @@ class Pulse(StrEnum):
     ENDING = "ending"
     LOST = "lost"
     GONE = "gone"
+    STOPPING = "stopping"
+    """Said by the worker itself, not by the ledger."""
 
 
 class Recorded(NamedTuple):
@@ -146,9 +148,12 @@ class Claims:
         first, complete, due = self._record(keys=JobKeys.of(piece.job_id), args=args)
         return Recorded(bool(first), bool(complete), bool(due))
 
-    def release(self, claim: Claim) -> bool:
-        """Give the claim back. True: the job is being ended and nobody works on it any more."""
-        args = (claim.piece.name, claim.token)
+    def release(self, claim: Claim, *, counts: bool = True) -> bool:
+        """Give the claim back. True: the job is being ended and nobody works on it any more.
+
+        ``counts``: as one of the deliveries that a piece has before it is taken for poison.
+        """
+        args = (claim.piece.name, claim.token, "" if counts else "1")
         return bool(self._release(keys=JobKeys.of(claim.piece.job_id), args=args))
 
     def _ask(self, piece: Piece, dead: str) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import redis
 from pydantic import ValidationError
 
-from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobTimeout, RequestError
+from jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobTimeout, RequestError, TreeChanged
 from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Request, Result
 from worker.address import Address
@@ -28,6 +28,7 @@ from worker.ledger import Ledger
 from worker.liveness import WorkerInfo, workers
 from worker.progress import JobRecord, JobState, Progress
 from worker.settings import Settings, load_settings
+from worker.traffic import Traffic
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -39,6 +40,8 @@ LARGEST_REQUEST: Final = 64 * 1024
 """Bytes of JSON."""
 _BLOCK: Final = 1.0
 """Seconds that one wait for events lasts."""
+_ROOM: Final = 0.25
+"""Seconds between two looks of a submitter for room in a full queue."""
 _OUTAGE: Final = 60.0
 """Seconds for which a waiting client bears with a Redis that went away."""
 
@@ -80,20 +83,54 @@ class Farm:
     def address(self) -> Address:
         return self._address
 
-    def submit(self, request: Request) -> Job:
+    def submit(
+        self,
+        request: Request,
+        *,
+        traffic: Traffic | None = None,
+        submitter: str | None = None,
+        block: bool = False,
+        timeout: float | None = None,
+    ) -> Job:
         """Queue a job.
+
+        Parameters:
+            traffic: its class; default: ``LAYERFARM_CLASS``, else interactive.
+            submitter: in whose name; default: ``LAYERFARM_SUBMITTER``, else ``user@host``.
+            block: wait until the farm has room, at most ``timeout`` seconds.
 
         Raises:
             RequestError: the request is not valid or too large.
+            FarmFull: ``LAYERFARM_MOST_QUEUED`` jobs wait already.
             FarmUnreachable: Redis went away; the job is not queued.
         """
         flow = flow_of(request)
         text = _checked(request)
+        settings = self._settings
+        if submitter is not None:
+            settings = settings.model_copy(update={"submitter": load_settings(submitter=submitter).submitter})
+        traffic = traffic or settings.traffic
         job_id = secrets.token_hex(6)
+        deadline = None if timeout is None else time.monotonic() + timeout
         with reaching(self._address):
-            self._ledger.submit(job_id, flow.name, text, len(flow.stages))
+            while not self._ledger.submit(
+                job_id,
+                flow.name,
+                text,
+                len(flow.stages),
+                traffic=traffic,
+                submitter=settings.submitter,
+                most_queued=settings.most_queued,
+            ):
+                if not block or (deadline is not None and time.monotonic() >= deadline):
+                    raise FarmFull(
+                        f"{settings.most_queued} jobs wait for their beginning already",
+                        where=self._address.masked,
+                        hint="try again later, or see LAYERFARM_MOST_QUEUED",
+                    )
+                time.sleep(_ROOM)
             try:
-                self.sender.advance(job_id, -1)
+                self.sender.start(job_id, traffic)
             except BaseException:
                 self._ledger.forget(job_id)
                 raise
@@ -217,6 +254,34 @@ class Job:
             if ended.due:
                 self._farm.sender.close(self.id)
         return ended.accepted
+
+    def retry(self, *, anew: bool = False) -> bool:
+        """Let the job, which failed, go on with the units that did not finish; nothing else runs again.
+
+        False: it begins anew, because that is asked for, because its work is not kept any more
+        (``LAYERFARM_RETRY_FOR``), or because the tree changed under it: then its work is of no use.
+
+        Raises:
+            JobNotFound: the record has expired.
+            RequestError: the job has not failed.
+        """
+        from worker.rescue import send_again
+
+        ledger = self._farm.ledger
+        error = self.record().error
+        with reaching(self._farm.address):
+            goes_on = ledger.retry(self.id, anew=anew or (error is not None and error.type == TreeChanged.__name__))
+            # Nobody works on the job, so all that it lacks is to be sent.
+            send_again(self._farm.sender, self.id, ledger.stuck(self.id, -1), ledger.traffic(self.id))
+        return goes_on
+
+    def discard(self) -> bool:
+        """Remove what is kept of the job, which failed, for a retry. False: nothing is."""
+        with reaching(self._farm.address):
+            discarded = self._farm.ledger.discard(self.id)
+            if discarded:
+                self._farm.sender.close(self.id)
+        return discarded
 
 
 class _Watch:

@@ -104,6 +104,7 @@ class EmbeddedFarm:
                 roots=self._roots,
                 stores=self._stores,
                 flows=self._flows,
+                retry_for=0,
             )
             from worker.service import check
 
@@ -151,6 +152,9 @@ class EmbeddedFarm:
             "LAYERFARM_ROOTS": os.pathsep.join(map(str, self._roots)),
             "LAYERFARM_STORES": os.pathsep.join(map(str, self._stores)),
             "LAYERFARM_FLOWS": os.pathsep.join(self._flows),
+            # The farm ends before anybody could retry: what a failed job staged is removed at once.
+            "LAYERFARM_RETRY_FOR": "0",
+            "LAYERFARM_DRAIN": "1",
         }
         # -P: a directory "worker" or "jobs" where the user happens to stand is not ours.
         command = [sys.executable, "-P", "-m", "worker"]

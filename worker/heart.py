@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -24,6 +24,10 @@ INTERVAL: Final = 0.5
 _log = structlog.get_logger()
 
 
+class HandedBack(JobCancelled):
+    """The worker is being stopped: the unit goes back to the farm."""
+
+
 class Watched:
     """The observer of one claimed piece of work."""
 
@@ -35,6 +39,8 @@ class Watched:
 
     def advanced(self, nbytes: int) -> None:
         self._bytes += nbytes
+        if self._stop is Pulse.STOPPING:
+            raise HandedBack("worker is being stopped")
         if self._stop is not None:
             raise JobCancelled("job is being ended" if self._stop is Pulse.ENDING else "another worker took over")
 
@@ -43,14 +49,21 @@ class Watched:
         pulse = claims.beat(self.claim, news)
         self._told += news
         if pulse is not Pulse.OK:
-            self._stop = pulse
+            self.stop(pulse)
+
+    def stop(self, why: Pulse) -> None:
+        self._stop = why
 
 
 class Heart:
-    """One per process; the thread starts with the first piece of work and sleeps between two."""
+    """One per process; the thread starts with the first piece of work and sleeps between two.
 
-    def __init__(self, claims: Claims, interval: float = INTERVAL) -> None:
+    ``stopping``: asked at each beat whether the worker hands its work back.
+    """
+
+    def __init__(self, claims: Claims, interval: float = INTERVAL, stopping: Callable[[], bool] = bool) -> None:
         self._claims = claims
+        self._stopping = stopping
         self._interval = interval
         self._begun = threading.Event()
         self._watched: Watched | None = None
@@ -82,6 +95,8 @@ class Heart:
                 if self._watched is not None:
                     self._begun.set()
                 continue
+            if self._stopping():
+                watched.stop(Pulse.STOPPING)
             try:
                 watched.tell(self._claims)
             except redis.RedisError as error:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import redis
 
-from jobs.errors import JobNotFound
+from jobs.errors import JobNotFound, RequestError
 from jobs.flows.base import State, Unit
-from worker import scripts
+from worker import lifecycle, scripts
 from worker.claims import CLOSE, Claim
-from worker.keys import ACTIVE, JOBS, JobKeys
+from worker.keys import ACTIVE, JOBS, QUEUED, JobKeys
+from worker.owner import Owner
 from worker.progress import JobError, JobRecord, JobState, Progress
+from worker.traffic import Traffic
 
+FORMAT: Final = 1
+"""Version of what a job's record and the messages about it mean. A worker refuses a job of another one."""
 _EVENT_NUMBERS = ("stage_number", "stages", "units_done", "units_total", "bytes_done", "bytes_total")
 
 
@@ -31,6 +35,8 @@ class Position(NamedTuple):
     """The flow's state when that stage was opened, JSON; empty at -1."""
     ending: JobState | None
     """The end has been decided, what the job staged has still to be removed."""
+    traffic: Traffic = Traffic.INTERACTIVE
+    format: int = FORMAT
 
 
 class Ended(NamedTuple):
@@ -64,16 +70,30 @@ class Ledger:
         self._client = client
         self._job_expires = int(job_expires)
         self._result_expires = max(1, int(result_expires))
-        self._scripts = {
-            name: client.register_script(getattr(scripts, name))
-            for name in ("SUBMIT", "OPEN_STAGE", "SENT", "PENDING", "END", "CLOSED", "LOOK")
-        }
+        self._scripts = {name: client.register_script(getattr(scripts, name)) for name in _STAGE_SCRIPTS}
+        self._scripts |= {name: client.register_script(getattr(lifecycle, name)) for name in _LIFE_SCRIPTS}
 
     # --- the life of a job, in order ---------------------------------------------------------------
 
-    def submit(self, job_id: str, kind: str, request: str, stages: int) -> None:
-        keys = (*JobKeys.of(job_id), JOBS)
-        self._scripts["SUBMIT"](keys=keys, args=(job_id, kind, request, stages, self._job_expires))
+    def submit(
+        self,
+        job_id: str,
+        kind: str,
+        request: str,
+        stages: int,
+        *,
+        traffic: Traffic = Traffic.INTERACTIVE,
+        submitter: str = "",
+        most_queued: int = 0,
+        version: int = FORMAT,
+    ) -> bool:
+        """Write the record of a new job. False: ``most_queued`` jobs (0: any number) wait already."""
+        args = (job_id, kind, request, stages, self._job_expires, traffic, submitter, version, most_queued)
+        return bool(self._scripts["SUBMIT"](keys=(*JobKeys.of(job_id), JOBS), args=args))
+
+    def next(self, job_id: str) -> str:
+        """Which job is to begin now that the first message of ``job_id`` has come."""
+        return str(self._scripts["NEXT"](keys=JobKeys.of(job_id), args=(job_id,)))
 
     def forget(self, job_id: str) -> None:
         """Remove a job whose first message could not be sent."""
@@ -81,6 +101,7 @@ class Ledger:
         with self._client.pipeline() as pipe:
             pipe.delete(keys.job, keys.claims, keys.events, keys.units)
             pipe.srem(ACTIVE, job_id)
+            pipe.srem(QUEUED, job_id)
             pipe.zrem(JOBS, job_id)
             pipe.execute()
 
@@ -89,12 +110,25 @@ class Ledger:
         Raises:
             JobNotFound: the record has expired.
         """
-        names = ("kind", "request", "position", "flow_state", "ending")
+        names = ("kind", "request", "position", "flow_state", "ending", "traffic", "format")
         values = cast("list[str | None]", self._client.hmget(JobKeys.of(job_id).job, names))
-        kind, request, position, state, ending = values
+        kind, request, position, state, ending, traffic, version = values
         if kind is None or request is None:
             raise JobNotFound("no job has this id", where=job_id)
-        return Position(kind, request, int(position or -1), state or "", JobState(ending) if ending else None)
+        return Position(
+            kind,
+            request,
+            int(position or -1),
+            state or "",
+            JobState(ending) if ending else None,
+            Traffic(traffic or Traffic.INTERACTIVE),
+            int(version or 1),
+        )
+
+    def traffic(self, job_id: str) -> Traffic:
+        """The class of the job, also of one whose record has expired."""
+        found = cast("str | None", self._client.hget(JobKeys.of(job_id).job, "traffic"))
+        return Traffic(found or Traffic.INTERACTIVE)
 
     def results(self, job_id: str, count: int) -> list[dict[str, Any]]:
         """The results of the current stage, in the units' order; all are there once it is complete."""
@@ -152,12 +186,52 @@ class Ledger:
         args = (claim.token if claim else "", self._result_expires)
         self._scripts["CLOSED"](keys=JobKeys.of(job_id), args=args)
 
+    # --- a failed job that may be retried -----------------------------------------------------------
+
+    def keep(self, job_id: str, claim: Claim, seconds: float) -> bool:
+        """Show that the job failed, and keep what its units did. False: there is nothing worth keeping."""
+        # The record outlives what is kept by far: it is what leads to the files that are to be removed.
+        lifetime = max(self._result_expires, int(2 * seconds) + 24 * 3600)
+        return bool(self._scripts["KEEP"](keys=JobKeys.of(job_id), args=(claim.token, int(seconds), lifetime)))
+
+    def discard(self, job_id: str) -> bool:
+        """Let go of what was kept of a failed job. True: it is to be removed now, by ``close``."""
+        return bool(self._scripts["DISCARD"](keys=JobKeys.of(job_id)))
+
+    def overdue(self) -> list[str]:
+        """Failed jobs that have been kept for long enough, at most 100 at once."""
+        return list(self._scripts["OVERDUE"](keys=JobKeys.of("none")))
+
+    def retry(self, job_id: str, *, anew: bool) -> bool:
+        """Let a failed job go on with the units that did not finish. False: it begins anew.
+
+        Raises:
+            JobNotFound: the record has expired.
+            RequestError: the job has not failed.
+        """
+        answer = self._scripts["RETRY"](keys=JobKeys.of(job_id), args=("1" if anew else "", self._job_expires))
+        match answer:
+            case "gone":
+                raise JobNotFound("no job has this id", where=job_id)
+            case "not failed":
+                raise RequestError("only a job that failed can be retried", where=job_id)
+            case "busy":
+                raise RequestError("what the job left is just being removed", where=job_id, hint="try again")
+        return bool(answer == "on")
+
+    def hand_back(self, job_id: str, owners: Sequence[Owner]) -> list[Stuck]:
+        """Take the claims of ``owners``, which were stopped; what they had begun has to be sent again."""
+        return _stuck(self._scripts["HAND_BACK"](keys=JobKeys.of(job_id), args=[str(owner) for owner in owners]))
+
     # --- looking ------------------------------------------------------------------------------------
 
-    def stuck(self, job_id: str, quiet: float) -> list[Stuck]:
-        """What has to be sent again; ``quiet``: seconds after which a job that nobody works on is stuck."""
-        found = self._scripts["LOOK"](keys=JobKeys.of(job_id), args=(int(quiet * 1000), job_id))
-        return [Stuck(what, -1 if stage == "" else int(stage), int(index or 0)) for what, stage, index in found]
+    def stuck(self, job_id: str, quiet: float, all_queued: bool = False) -> list[Stuck]:
+        """What has to be sent again; ``quiet``: seconds after which a job that nobody works on is stuck.
+
+        ``all_queued``: there is a first message for every job that waits for its beginning.
+        """
+        args = (int(quiet * 1000), job_id, "1" if all_queued else "")
+        return _stuck(self._scripts["LOOK"](keys=JobKeys.of(job_id), args=args))
 
     def active(self) -> list[str]:
         """The ids of the jobs that have not ended."""
@@ -198,6 +272,17 @@ class Ledger:
         answer = cast("Any", self._client.xread({key: after}, count=1000, block=max(1, int(block * 1000))))
         entries = answer[0][1] if answer else []
         return [(event_id, _progress(fields)) for event_id, fields in entries]
+
+
+_STAGE_SCRIPTS: Final = ("OPEN_STAGE", "SENT", "PENDING")
+_LIFE_SCRIPTS: Final = (
+    *("SUBMIT", "NEXT", "END", "CLOSED", "LOOK"),
+    *("KEEP", "DISCARD", "OVERDUE", "RETRY", "HAND_BACK"),
+)
+
+
+def _stuck(found: list[list[str]]) -> list[Stuck]:
+    return [Stuck(what, -1 if stage == "" else int(stage), int(index or 0)) for what, stage, index in found]
 
 
 def _progress(fields: dict[str, str]) -> Progress:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import RequestError
 from worker.settings import Settings
+from worker.traffic import Traffic
 
 ADVANCE: Final = "layerfarm.advance"
 UNIT: Final = "layerfarm.unit"
@@ -45,20 +46,24 @@ class Sender:
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
-        self._control = settings.control_queue
-        self._units = settings.unit_queue
+        self._queues = settings.queues
+
+    def start(self, job_id: str, traffic: Traffic) -> None:
+        """The first message of a job: a job of its class may begin."""
+        self._send(ADVANCE, self._queues.starts_of(traffic), {"job": job_id, "stage": -1})
 
     def advance(self, job_id: str, stage: int) -> None:
-        self._send(ADVANCE, self._control, {"job": job_id, "stage": stage})
+        self._send(ADVANCE, self._queues.control, {"job": job_id, "stage": stage})
 
     def close(self, job_id: str) -> None:
-        self._send(CLOSE, self._control, {"job": job_id})
+        self._send(CLOSE, self._queues.control, {"job": job_id})
 
-    def units(self, job_id: str, stage: int, indexes: Sequence[int]) -> None:
+    def units(self, job_id: str, stage: int, indexes: Sequence[int], traffic: Traffic = Traffic.INTERACTIVE) -> None:
+        queue = self._queues.units_of(traffic)
         with self._app.producer_or_acquire() as producer:
             for index in indexes:
                 message = {"job": job_id, "stage": stage, "index": index}
-                self._app.send_task(UNIT, kwargs=message, queue=self._units, producer=producer, retry=False)
+                self._app.send_task(UNIT, kwargs=message, queue=queue, producer=producer, retry=False)
 
     def _send(self, task: str, queue: str, message: dict[str, Any]) -> None:
         self._app.send_task(task, kwargs=message, queue=queue, retry=False)

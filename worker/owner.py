@@ -31,7 +31,11 @@ class Owner(NamedTuple):
 
 
 def this_process() -> Owner:
-    pid = os.getpid()
+    return owner_of(os.getpid())
+
+
+def owner_of(pid: int) -> Owner:
+    """A process that this one can see."""
     return Owner(_place(), pid, _start_time(pid) or 0)
 
 

@@ -65,6 +65,9 @@ class JobRecord(BaseModel):
     id: str
     kind: str
     """Name of the flow."""
+    traffic: str = "interactive"
+    """Its class, ``interactive`` or ``bulk``."""
+    submitter: str = ""
     request: dict[str, Any]
     state: JobState
     ending: JobState | None = None
@@ -80,6 +83,9 @@ class JobRecord(BaseModel):
     """Seconds since the epoch by the clock of Redis, as the two below."""
     started: float | None = None
     ended: float | None = None
+    retries: int = 0
+    kept: float | None = None
+    """The time until which the work of a failed job is kept for a retry."""
     error: JobError | None = None
     result: dict[str, Any] | None = None
 
@@ -87,6 +93,8 @@ class JobRecord(BaseModel):
     def parse(cls, job_id: str, fields: Mapping[str, str]) -> JobRecord:
         """From the Redis hash of a job; fields that are the runner's own business are left out."""
         values: dict[str, Any] = {name: fields[name] for name in _PLAIN if fields.get(name)}
+        if fields.get("kept"):
+            values["kept"] = int(fields["kept"]) / 1000
         for name in ("result", "error"):
             if fields.get(name):
                 values[name] = json.loads(fields[name])
@@ -130,4 +138,7 @@ _PLAIN = (
     "submitted",
     "started",
     "ended",
+    "traffic",
+    "submitter",
+    "retries",
 )

@@ -7,15 +7,17 @@ on. Every worker looks for such jobs in turn, and so does every client that wait
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import redis
 import structlog
 
-from worker.keys import BROKER_PREFIX, LOOKING
-from worker.ledger import Ledger
+from worker.keys import BROKER_PREFIX, LOOKING, QUEUED
+from worker.ledger import Ledger, Stuck
 from worker.messages import Sender
 from worker.settings import Settings
+from worker.traffic import Traffic
 
 _BUSY_QUIET: Final = 300.0
 """Seconds of silence after which a job is taken for stuck although messages, perhaps its own, are waiting."""
@@ -30,39 +32,54 @@ class Rescue:
         self._client = client
         self._ledger = ledger
         self._sender = sender
-        self._queues = [BROKER_PREFIX + settings.control_queue, BROKER_PREFIX + settings.unit_queue]
+        self._queues = settings.queues
         self._every = settings.look_every
 
     def look_at_all(self) -> None:
         """Look at every job, unless another worker did so just now."""
         if not self._client.set(LOOKING, "1", nx=True, px=int(self._every * 900)):
             return
-        quiet = self._quiet()
+        quiet, started = self._quiet(), self._all_have_messages()
         for job_id in self._ledger.active():
-            self._look(job_id, quiet)
+            self._look(job_id, quiet, started)
+        for job_id in self._ledger.overdue():
+            self._sender.close(job_id)
 
     def look_at(self, job_id: str) -> None:
         """Look at one job."""
-        self._look(job_id, self._quiet())
+        self._look(job_id, self._quiet(), self._all_have_messages())
 
     def _quiet(self) -> float:
         """With empty queues a job that nobody works on cannot be waiting for its turn."""
-        waiting = sum(int(self._client.llen(queue)) for queue in self._queues)
-        return _BUSY_QUIET if waiting else self._every
+        return _BUSY_QUIET if self._waiting(*self._queues) else self._every
 
-    def _look(self, job_id: str, quiet: float) -> None:
-        found = self._ledger.stuck(job_id, quiet)
+    def _all_have_messages(self) -> bool:
+        """Whether no job waits in vain for its beginning; a long queue is no reason to send its messages again."""
+        return self._waiting(self._queues.start, self._queues.bulk_start) >= int(self._client.scard(QUEUED))
+
+    def _waiting(self, *queues: str) -> int:
+        return sum(int(self._client.llen(BROKER_PREFIX + queue)) for queue in queues)
+
+    def _look(self, job_id: str, quiet: float, started: bool) -> None:
+        found = self._ledger.stuck(job_id, quiet, started)
         if not found:
             return
         first = found[0]
         _log.warning(
             "job was stuck, sending again", job=job_id, what=first.what, stage=first.stage, messages=len(found)
         )
-        for stuck in found:
-            match stuck.what:
-                case "unit":
-                    self._sender.units(job_id, stuck.stage, [stuck.index])
-                case "advance":
-                    self._sender.advance(job_id, stuck.stage)
-                case "close":
-                    self._sender.close(job_id)
+        send_again(self._sender, job_id, found, self._ledger.traffic(job_id))
+
+
+def send_again(sender: Sender, job_id: str, found: Sequence[Stuck], traffic: Traffic) -> None:
+    """Send the messages that were lost, or whose work was handed back."""
+    for stuck in found:
+        match stuck.what:
+            case "unit":
+                sender.units(job_id, stuck.stage, [stuck.index], traffic)
+            case "advance" if stuck.stage < 0:
+                sender.start(job_id, traffic)
+            case "advance":
+                sender.advance(job_id, stuck.stage)
+            case "close":
+                sender.close(job_id)

@@ -17,6 +17,7 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
+from structlog.contextvars import bind_contextvars
 
 from jobs.errors import (
     FarmError,
@@ -30,10 +31,11 @@ from jobs.errors import (
 from jobs.flows import FLOWS
 from jobs.flows.base import Context, Flow, Policy, Request, State
 from worker.claims import Claim, Claims, Piece, Refusal, Refused
-from worker.heart import Heart
-from worker.ledger import Ledger, Position
+from worker.heart import HandedBack, Heart
+from worker.ledger import FORMAT, Ledger, Position, Stuck
 from worker.messages import Sender
 from worker.progress import JobError, JobState
+from worker.rescue import send_again
 
 _OUTAGE = (redis.RedisError, OperationalError)
 """Redis is away. That is no fault of the job: the claim runs out and the piece is sent again."""
@@ -44,17 +46,24 @@ _log = structlog.get_logger()
 class CeleryRunner:
     """The work of one worker process."""
 
-    def __init__(self, ledger: Ledger, claims: Claims, heart: Heart, sender: Sender, policy: Policy) -> None:
+    def __init__(
+        self, ledger: Ledger, claims: Claims, heart: Heart, sender: Sender, policy: Policy, retry_for: float = 0
+    ) -> None:
         self._ledger = ledger
         self._claims = claims
         self._heart = heart
         self._sender = sender
         self._policy = policy
+        self._retry_for = retry_for
 
     # --- the three messages -------------------------------------------------------------------------
 
     def advance(self, job_id: str, stage: int) -> None:
-        """Join stage ``stage`` of the job, or begin it if that is -1, and open the next."""
+        """Join stage ``stage`` of the job, or begin one if that is -1, and open the next."""
+        if stage < 0:
+            # Not always the one that the message names: submitters take turns.
+            job_id = self._ledger.next(job_id)
+            bind_contextvars(job=job_id)
         claim = self._claimed(Piece.advance(job_id, stage))
         if claim is None:
             return
@@ -96,6 +105,9 @@ class CeleryRunner:
             return
         try:
             position = self._ledger.position(job_id)
+            if self._retry_for and self._ledger.keep(job_id, claim, self._retry_for):
+                _log.info("job ended", state=JobState.FAILED, kept_for=self._retry_for)
+                return
             with self._heart.watching(claim) as observer:
                 self._clean(position, Context(job_id, self._policy, observer))
             self._ledger.closed(job_id, claim)
@@ -148,7 +160,10 @@ class CeleryRunner:
             self._sender.close(job_id)
 
     def _join(self, flow: Flow[Any], position: Position, context: Context) -> State:
-        before = flow.state.model_validate_json(position.state)
+        try:
+            before = flow.state.model_validate_json(position.state)
+        except ValidationError:
+            raise RequestError("job was begun by another version of layerfarm", hint="submit it again") from None
         results = self._ledger.results(context.job_id, self._ledger.units_total(context.job_id))
         joined: State = flow.stages[position.stage].join(context, before, results)
         return joined
@@ -156,15 +171,20 @@ class CeleryRunner:
     def _send_units(self, claim: Claim) -> None:
         job_id = claim.piece.job_id
         position, indexes = self._ledger.pending(job_id)
-        self._sender.units(job_id, position, indexes)
+        self._sender.units(job_id, position, indexes, self._ledger.traffic(job_id))
         self._ledger.sent(claim, position)
 
     def _flow(self, position: Position) -> tuple[Flow[Any], Request]:
         """The flow and the request of a job, both checked: the record may come from anyone.
 
         Raises:
-            RequestError: this worker does not know the kind, or the request is not valid.
+            RequestError: this worker does not know the kind or the format, or the request is not valid.
         """
+        if position.format != FORMAT:
+            raise RequestError(
+                f"job has format {position.format}, this worker reads {FORMAT}",
+                hint="client and workers have to be of one version",
+            )
         flow = FLOWS.get(position.kind)
         if flow is None:
             raise RequestError("this worker does not know the kind of job", where=position.kind)
@@ -178,7 +198,9 @@ class CeleryRunner:
     def _fail(self, claim: Claim, error: Exception) -> None:
         """The job ends with ``error``, unless it is ending already: then that was told to stop."""
         job_id = claim.piece.job_id
-        if isinstance(error, JobCancelled | JobNotFound):
+        if isinstance(error, HandedBack):
+            self._hand_back(claim)
+        elif isinstance(error, JobCancelled | JobNotFound):
             self._give_back(claim)
         else:
             self._end(job_id, error, claim)
@@ -194,6 +216,16 @@ class CeleryRunner:
     def _give_back(self, claim: Claim) -> None:
         if self._claims.release(claim):
             self._sender.close(claim.piece.job_id)
+
+    def _hand_back(self, claim: Claim) -> None:
+        piece = claim.piece
+        due = self._claims.release(claim, counts=False)
+        _log.info("handed back", piece=piece.name)
+        if due:
+            self._sender.close(piece.job_id)
+        else:
+            stuck = Stuck("advance" if piece.index is None else "unit", piece.stage, piece.index or 0)
+            send_again(self._sender, piece.job_id, [stuck], self._ledger.traffic(piece.job_id))
 
     def _clean(self, position: Position, context: Context) -> None:
         try:

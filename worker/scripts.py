@@ -1,4 +1,4 @@
-"""The Lua scripts by which a job changes in Redis: each one step that happens whole or not at all.
+"""The Lua scripts by which the work on a job is done: each one step that happens whole or not at all.
 
 Every script gets the keys of one job in the same order (``worker.keys.JobKeys``):
 ``KEYS[1]`` the job's hash, ``[2]`` its claims, ``[3]`` its events, ``[4]`` the units of its current
@@ -6,13 +6,21 @@ stage, ``[5]`` the set of jobs that have not ended.
 
 A claim is one field, ``<name>``: ``<token> <expiry in ms> <owner>``; its name is ``unit:<stage>:<index>``,
 ``advance:<stage>`` or ``close``. Times are those of the Redis server: workers' clocks may differ.
+
+``worker.lifecycle`` has those by which a job begins, ends, is kept and is looked after.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-_PRELUDE: Final = """
+from worker.keys import KEPT, PREFIX, QUEUED, TURNS, WAITING
+
+PRELUDE: Final = (
+    f"""
+local PREFIX, QUEUED, TURNS, WAITING, KEPT = '{PREFIX}', '{QUEUED}', '{TURNS}', '{WAITING}', '{KEPT}'
+"""
+    + """
 local job, claims, events, units, active = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -60,37 +68,28 @@ local function keep(seconds)
   for i = 1, 4 do redis.call('EXPIRE', KEYS[i], seconds) end
 end
 local function finish(state, seconds)
-  redis.call('HSET', job, 'state', state, 'ended', stamp())
-  redis.call('HDEL', job, 'ending', 'fence', 'touched', 'flow_state', 'sent')
+  -- A job that failed and was kept for a retry has ended when it failed, not when it is removed.
+  if get('kept') == '' then redis.call('HSET', job, 'state', state, 'ended', stamp()) end
+  redis.call('HDEL', job, 'ending', 'fence', 'touched', 'flow_state', 'sent', 'kept')
   redis.call('DEL', claims, units)
   redis.call('SREM', active, get('id'))
+  redis.call('SREM', QUEUED, get('id'))
+  redis.call('ZREM', KEPT, get('id'))
   event()
   keep(seconds)
 end
 """
-
-SUBMIT: Final = (
-    _PRELUDE
-    + """
--- id, kind, request, stages, all jobs' zset, lifetime in seconds
-redis.call('HSET', job, 'id', ARGV[1], 'kind', ARGV[2], 'request', ARGV[3], 'state', 'queued',
-  'stages', ARGV[4], 'submitted', stamp(), 'position', -1, 'sent', -1)
-redis.call('SADD', active, ARGV[1])
-redis.call('ZADD', KEYS[6], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 2000 * ARGV[5])
-touch()
-event()
-keep(ARGV[5])
-"""
 )
 
 CLAIM: Final = (
-    _PRELUDE
+    PRELUDE
     + """
 -- name, stage, index ('' if not a unit), owner, lease ms, most deliveries, owner known to be dead
 local name, stage, index, owner, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 if redis.call('EXISTS', job) == 0 then return {'gone'} end
-if final() then return {'over', 0} end
+-- What was kept of a failed job is removed under the claim to close it.
+local removes = name == 'close' and get('kept') ~= '' and tonumber(get('kept')) <= now
+if final() and not removes then return {'over', 0} end
 local token, expires, holder = read_claim(name)
 local taken = token and expires > now and holder ~= ARGV[7]
 local ending = get('ending')
@@ -99,7 +98,7 @@ if ending ~= '' and name ~= 'close' then
   return {'over', live() == 0 and 1 or 0}
 end
 -- A stray copy of the message must not take away what a running job has staged.
-if name == 'close' and ending == '' then return {'stale'} end
+if name == 'close' and ending == '' and not removes then return {'stale'} end
 if index ~= '' then
   if stage ~= num('position') then return {'stale'} end
   if redis.call('HEXISTS', units, 'result:' .. index) == 1 then
@@ -133,7 +132,7 @@ return {'ok', token, redis.call('HGET', units, 'unit:' .. index)}
 )
 
 BEAT: Final = (
-    _PRELUDE
+    PRELUDE
     + """
 -- name, index ('' if not a unit), token, lease ms, bytes since the last beat
 if redis.call('EXISTS', job) == 0 then return 'gone' end
@@ -151,9 +150,12 @@ return 'ok'
 )
 
 RELEASE: Final = (
-    _PRELUDE
+    PRELUDE
     + """
--- name, token -> 1: close now
+-- name, token, '1': the try does not count -> 1: close now
+if ARGV[3] == '1' and read_claim(ARGV[1]) == tonumber(ARGV[2]) then
+  redis.call('HINCRBY', units, 'deliveries:' .. ARGV[1], -1)
+end
 release(ARGV[1], tonumber(ARGV[2]))
 if redis.call('EXISTS', job) == 0 or get('ending') == '' then return 0 end
 return live() == 0 and 1 or 0
@@ -161,7 +163,7 @@ return live() == 0 and 1 or 0
 )
 
 RECORD: Final = (
-    _PRELUDE
+    PRELUDE
     + """
 -- name, stage, index, token, result, cost in bytes -> {recorded now, stage complete, close now}
 local index = ARGV[3]
@@ -181,7 +183,7 @@ return {first, num('units_done') == num('units_total') and 1 or 0, 0}
 )
 
 OPEN_STAGE: Final = (
-    _PRELUDE
+    PRELUDE
     + """
 -- advance claim, token, position, name, flow state, bytes in all, lifetime, then each unit
 if read_claim(ARGV[1]) ~= tonumber(ARGV[2]) then return 'lost' end
@@ -199,7 +201,7 @@ return 'ok'
 )
 
 SENT: Final = (
-    _PRELUDE
+    PRELUDE
     + """
 -- claim, token, position whose units are on the queue
 release(ARGV[1], tonumber(ARGV[2]))
@@ -211,7 +213,7 @@ end
 )
 
 PENDING: Final = (
-    _PRELUDE
+    PRELUDE
     + """
 -- -> position, then the indexes of the units that are neither done nor being done
 local out = {num('position')}
@@ -221,79 +223,6 @@ for i = 0, num('units_total') - 1 do
     out[#out + 1] = i
   end
 end
-return out
-"""
-)
-
-END: Final = (
-    _PRELUDE
-    + """
--- ending, error or '', result or '', claim to release or '', its token, lifetime -> {accepted, close now}
-if redis.call('EXISTS', job) == 0 then return {-1, 0} end
-if ARGV[4] ~= '' then release(ARGV[4], tonumber(ARGV[5])) end
-if final() then return {0, 0} end
-if get('ending') ~= '' then return {0, live() == 0 and 1 or 0} end
-if ARGV[2] ~= '' then redis.call('HSET', job, 'error', ARGV[2]) end
-if ARGV[3] ~= '' then redis.call('HSET', job, 'result', ARGV[3]) end
-if get('state') == 'queued' then
-  -- Nothing of it ever ran, so there is nothing to remove and no need for a worker.
-  finish(ARGV[1], ARGV[6])
-  return {1, 0}
-end
-redis.call('HSET', job, 'ending', ARGV[1])
-touch()
-event()
-return {1, live() == 0 and 1 or 0}
-"""
-)
-
-CLOSED: Final = (
-    _PRELUDE
-    + """
--- token of the claim 'close' or '' to close without one, lifetime
-if redis.call('EXISTS', job) == 0 or final() or get('ending') == '' then return 0 end
-if ARGV[1] ~= '' and read_claim('close') ~= tonumber(ARGV[1]) then return 0 end
-finish(get('ending'), ARGV[2])
-return 1
-"""
-)
-
-LOOK: Final = (
-    _PRELUDE
-    + """
--- quiet ms after which a job without a claim is stuck -> lists {what, stage, index}
-local out = {}
-if redis.call('EXISTS', job) == 0 or final() then
-  redis.call('SREM', active, ARGV[2])
-  return out
-end
-local lively = 0
-for _, name in ipairs(redis.call('HKEYS', claims)) do
-  local _, expires = read_claim(name)
-  if expires > now then
-    lively = lively + 1
-  else
-    local what, stage, index = string.match(name, '^(%a+):?(%-?%d*):?(%d*)$')
-    if get('ending') == '' then out[#out + 1] = {what, stage, index} end
-    redis.call('HDEL', claims, name)
-  end
-end
-local quiet = now - num('touched') > tonumber(ARGV[1])
-if lively == 0 and #out == 0 and quiet then
-  local position, sent = num('position'), num('sent')
-  if get('ending') ~= '' then
-    out[1] = {'close', '', ''}
-  elseif position < 0 or (sent >= position and num('units_done') == num('units_total')) then
-    out[1] = {'advance', position, ''}
-  elseif sent < position then
-    out[1] = {'advance', position - 1, ''}
-  else
-    for i = 0, num('units_total') - 1 do
-      if redis.call('HEXISTS', units, 'result:' .. i) == 0 then out[#out + 1] = {'unit', position, i} end
-    end
-  end
-end
-if #out > 0 then touch() end
 return out
 """
 )

@@ -8,8 +8,9 @@ import signal
 import warnings
 from typing import Any
 
+import redis
 import structlog
-from celery import Celery, signals
+from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from jobs.errors import RequestError
@@ -17,6 +18,7 @@ from jobs.flows import FLOWS
 from worker import transport
 from worker.app import make_app
 from worker.connection import client_of, connect
+from worker.drain import Drain, Stopping
 from worker.ledger import Ledger
 from worker.liveness import Voice, WorkerInfo, ticking
 from worker.logs import configure_logs
@@ -30,7 +32,9 @@ _log = structlog.get_logger()
 
 
 def run_worker(settings: Settings) -> int:
-    """Work for the farm until SIGTERM or Ctrl-C, then finish what is running; returns the exit code.
+    """Work for the farm until SIGTERM or Ctrl-C; returns the exit code.
+
+    What runs then may end within ``settings.drain`` seconds, and is handed back to the farm after that.
 
     Raises:
         RequestError: the settings allow no store or no root, or name a module that cannot be imported.
@@ -46,8 +50,12 @@ def run_worker(settings: Settings) -> int:
     _import_flows(settings)
     transport.use_in_this_process()
     app = make_app(settings)
-    Tasks(app, settings)
-    voice = _voice(app, settings)
+    stopping = Stopping()
+    Tasks(app, settings, stopping.__bool__)
+    client = client_of(settings.address)
+    ledger = Ledger(client, settings.job_expires, settings.result_expires)
+    sender = Sender(app, settings)
+    voice = _voice(client, Rescue(client, ledger, sender, settings), settings)
     app.steps["consumer"].add(ticking(voice))
     main = os.getpid()
 
@@ -66,12 +74,14 @@ def run_worker(settings: Settings) -> int:
         hostname=f"layerfarm@{voice.name}",
         pool="prefork",
         concurrency=settings.concurrency,
-        queues=[settings.control_queue, settings.unit_queue],
+        queues=list(settings.queues),
         optimization="fair",
         without_gossip=True,
         without_mingle=True,
         quiet=True,
     )
+    drain = Drain(settings.drain, stopping, ledger, sender, lambda: worker.pool.info["processes"])
+    signals.worker_shutting_down.connect(drain.begin)
     _log.info("worker starts", farm=settings.address.masked, concurrency=settings.concurrency, kinds=sorted(FLOWS))
     try:
         worker.start()
@@ -101,10 +111,7 @@ def _import_flows(settings: Settings) -> None:
             raise RequestError(f"module of flows cannot be imported: {error}", where=name) from error
 
 
-def _voice(app: Celery, settings: Settings) -> Voice:
-    client = client_of(settings.address)
-    ledger = Ledger(client, settings.job_expires, settings.result_expires)
-    rescue = Rescue(client, ledger, Sender(app, settings), settings)
+def _voice(client: redis.Redis, rescue: Rescue, settings: Settings) -> Voice:
     info = WorkerInfo.of_this_process(
         concurrency=settings.concurrency, roots=settings.roots, stores=settings.stores, kinds=tuple(sorted(FLOWS))
     )

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import RequestError
 from jobs.flows.base import Policy
 from worker.address import Address
+from worker.traffic import Queues, Traffic
+
+
+def _this_user() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"[:100]
 
 
 class Settings(BaseSettings):
@@ -20,7 +31,7 @@ class Settings(BaseSettings):
     Lists are separated by ``:`` as in PATH.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LAYERFARM_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="LAYERFARM_", extra="forbid", frozen=True, populate_by_name=True)
 
     farm: SecretStr | None = None
     """Address of the farm's Redis; secret because it may hold a password."""
@@ -35,7 +46,13 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=256)
     """Threads of one unit; default: the machine's processors."""
     queue: str = Field(default="layerfarm", pattern=r"^[A-Za-z0-9_-]+$")
-    """Prefix of the two queues of the farm."""
+    """Prefix of the queues of the farm."""
+    traffic: Traffic = Field(default=Traffic.INTERACTIVE, validation_alias=AliasChoices("traffic", "LAYERFARM_CLASS"))
+    """Class of the jobs that are submitted (``LAYERFARM_CLASS``)."""
+    submitter: str = Field(default_factory=_this_user, pattern=r"^[\w.@+/-]{1,100}$")
+    """In whose name jobs are submitted; those that wait begin in turns of their submitters."""
+    most_queued: int = Field(default=10_000, ge=0)
+    """Jobs that may wait for their beginning; one more is refused, or waits outside. 0: any number."""
     unit_time_limit: float = Field(default=3600, gt=0)
     """Seconds after which a unit is ended with an error."""
     lease: float = Field(default=30, gt=0)
@@ -44,6 +61,10 @@ class Settings(BaseSettings):
     """How often a unit is tried whose process dies each time."""
     look_every: float = Field(default=5, gt=0)
     """Seconds between two looks for jobs that are stuck."""
+    drain: float = Field(default=60, ge=0)
+    """Seconds for which a worker that was asked to stop lets its units go on; then it hands them back."""
+    retry_for: float = Field(default=3600, ge=0)
+    """Seconds for which the finished units of a failed job, and the files they staged, are kept for a retry."""
     result_expires: float = Field(default=24 * 3600, gt=0)
     """Seconds for which the record of an ended job is kept."""
     job_expires: float = Field(default=7 * 24 * 3600, gt=0)
@@ -93,13 +114,8 @@ class Settings(BaseSettings):
         )
 
     @property
-    def control_queue(self) -> str:
-        """The queue of the short messages that move jobs on; served before units."""
-        return f"{self.queue}.control"
-
-    @property
-    def unit_queue(self) -> str:
-        return f"{self.queue}.units"
+    def queues(self) -> Queues:
+        return Queues.of(self.queue)
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -24,9 +25,10 @@ _log = structlog.get_logger()
 class Tasks:
     """The three tasks, and what one process needs for them: made at its first task, so after the fork."""
 
-    def __init__(self, app: Celery, settings: Settings) -> None:
+    def __init__(self, app: Celery, settings: Settings, stopping: Callable[[], bool] = bool) -> None:
         self._app = app
         self._settings = settings
+        self._stopping = stopping
         for name, body in ((ADVANCE, self._advance), (UNIT, self._unit), (CLOSE, self._close)):
             app.task(_refusing(body), name=name)
 
@@ -50,9 +52,10 @@ class Tasks:
         return CeleryRunner(
             ledger=Ledger(client, settings.job_expires, settings.result_expires),
             claims=claims,
-            heart=Heart(claims),
+            heart=Heart(claims, stopping=self._stopping),
             sender=Sender(self._app, settings),
             policy=settings.policy,
+            retry_for=settings.retry_for,
         )
 
 

@@ -53,6 +53,8 @@ class Ground:
             "LAYERFARM_STORES": str(self.allowed),
             "LAYERFARM_FLOWS": "toy_flow",
             "LAYERFARM_CONCURRENCY": "2",
+            # A failed job is cleaned up at once, as most tests expect; those of retry say otherwise.
+            "LAYERFARM_RETRY_FOR": "0",
             "PYTHONPATH": os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", ""))),
         }
         environment |= {f"LAYERFARM_{name.upper()}": str(value) for name, value in values.items()}

@@ -87,7 +87,7 @@ def test_unit_running_twice_at_once_has_one_effect(ground: Ground) -> None:
 def test_lost_messages_are_sent_again(ground: Ground) -> None:
     farm = ground.farm(look_every=0.5)
     job = farm.submit(ToyRequest(directory=ground.allowed))
-    assert farm.ledger._client.delete(BROKER_PREFIX + "layerfarm.control") == 1
+    assert farm.ledger._client.delete(BROKER_PREFIX + "layerfarm.start") == 1
     ground.start_worker(look_every=0.5)
     assert job.result(20) == ToyResult(total=18)
 

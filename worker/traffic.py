@@ -1,0 +1,82 @@
+"""Two classes of traffic: what somebody waits for overtakes what has time, and neither starves.
+
+Overtaking happens between two units: a worker that becomes free takes its next message from the queues in
+the order that :class:`Turns` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class Traffic(StrEnum):
+    """The class of a job."""
+
+    INTERACTIVE = "interactive"
+    """Somebody waits for it."""
+    BULK = "bulk"
+    """It has time, until nothing interactive is to be done; one message in eight is its own."""
+
+
+class Queues(NamedTuple):
+    """The names of the queues of one farm.
+
+    A job's first message has a queue of its own, served after the units of the jobs that have begun: a
+    hundred queued jobs have not a hundred trees half done.
+    """
+
+    control: str
+    """What moves a job on or ends it, whatever its class: short, and it frees what the job holds."""
+    units: str
+    start: str
+    bulk_units: str
+    bulk_start: str
+
+    @classmethod
+    def of(cls, prefix: str) -> Queues:
+        return cls(*(f"{prefix}.{name}" for name in _NAMES))
+
+    def starts_of(self, traffic: Traffic) -> str:
+        return self.bulk_start if traffic is Traffic.BULK else self.start
+
+    def units_of(self, traffic: Traffic) -> str:
+        return self.bulk_units if traffic is Traffic.BULK else self.units
+
+
+_NAMES: Final = ("control", "units", "start", "bulk-units", "bulk-start")
+_USUAL: Final = ("control", "units", "start", "bulk-units", "bulk-start")
+_NEW_FIRST: Final = ("control", "start", "units", "bulk-units", "bulk-start")
+_BULK_FIRST: Final = ("control", "bulk-units", "bulk-start", "units", "start")
+_ROUND: Final = (_NEW_FIRST, _USUAL, _USUAL, _USUAL, _NEW_FIRST, _USUAL, _USUAL, _BULK_FIRST)
+"""A small interactive job does not wait for a large one to end (twice in eight), nor bulk for ever (once)."""
+
+
+class Turns:
+    """In which order a worker looks at the queues for its next message; a cycle in kombu's sense.
+
+    Counts the messages taken, those of the control queue left out, and goes through a round of eight.
+    """
+
+    def __init__(self, items: Iterable[str] | None = None) -> None:
+        self._queues = list(items or ())
+        self._taken = 0
+
+    def update(self, items: Iterable[str]) -> None:
+        self._queues = list(items)
+
+    def consume(self, count: int) -> list[str]:
+        order = _ROUND[self._taken % len(_ROUND)]
+        return sorted(self._queues, key=lambda queue: order.index(_role(queue)))[:count]
+
+    def rotate(self, last_used: str) -> str:
+        if _role(last_used) != "control":
+            self._taken += 1
+        return last_used
+
+
+def _role(queue: str) -> str:
+    """What a queue is for; others (Celery's own, for remote control) are as urgent as control."""
+    role = queue.rpartition(".")[2]
+    return role if role in _NAMES else "control"
