@@ -34,7 +34,7 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
         UnmappedId: an owner has no place in the id maps.
     """
     keys = sorted({_key(delta) for delta in deltas})
-    with Rootfs(root) as rootfs, DirectoryCache(rootfs.fd) as directories:
+    with Rootfs(root, to_be_read=True) as rootfs, DirectoryCache(rootfs.fd) as directories:
         packer = Packer(options or GenerateOptions())
         for position, key in enumerate(keys):
             # A path is needed once: a million of them are 100 MB.
@@ -42,7 +42,8 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
             path, is_whiteout = _path(key)
             try:
                 directory, base = directories.parent(path)
-                found = _lstat(directory, base)
+                # The root by what it was: its mode may be widened now.
+                found = rootfs.found if path == ROOT else _lstat(directory, base)
             except UnsafePath as error:
                 if is_whiteout:
                     continue

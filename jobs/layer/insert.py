@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from jobs.errors import RequestError, RootfsError, RootfsNotFound, TreeChanged
@@ -12,7 +13,8 @@ from jobs.layer.packing import GenerateOptions, Packer
 from jobs.layer.whiteouts import OPAQUE, check_real_name, whiteout_name
 from jobs.layer.worktree import clean
 from jobs.mtree.model import ROOT
-from jobs.rootfs import DirectoryCache
+from jobs.rootfs import DirectoryCache, Widened
+from jobs.rootfs.unprivileged import is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -49,11 +51,12 @@ def insert_layer(
                 raise RequestError("only a directory can be inserted at the root", where=source)
             yield from packer.entry(above, name, found, base)
         else:
-            top = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-            try:
-                yield from _tree(top, base, opaque, packer)
-            finally:
-                os.close(top)
+            with ExitStack() as opened:
+                if is_locked(found):
+                    opened.enter_context(Widened(above, name))
+                top = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+                opened.callback(os.close, top)
+                yield from _tree(top, found, base, opaque, packer)
     except FileNotFoundError as error:
         raise RootfsNotFound("source does not exist, or something in it has vanished", where=source) from error
     except OSError as error:
@@ -80,9 +83,9 @@ def whiteout_layer(target: bytes) -> Iterator[bytes]:
     yield from packer.end()
 
 
-def _tree(top: int, base: bytes, opaque: bool, packer: Packer) -> Iterator[bytes]:
+def _tree(top: int, found: os.stat_result, base: bytes, opaque: bool, packer: Packer) -> Iterator[bytes]:
     """A directory and everything below it, in the order of :func:`jobs.layer.generate_layer`."""
-    yield from packer.entry(top, b".", os.fstat(top), base or ROOT)
+    yield from packer.entry(top, b".", found, base or ROOT)
     if opaque:
         yield from packer.whiteout(base + b"/" + OPAQUE if base else OPAQUE)
     with DirectoryCache(top) as directories:

@@ -27,7 +27,7 @@ from jobs.layer.tarformat import (
 )
 from jobs.layer.whiteouts import check_real_name
 from jobs.mtree.model import ROOT, Xattrs
-from jobs.rootfs import get_xattrs, proc_path, stat_regular
+from jobs.rootfs import Widened, get_xattrs, proc_path, stat_regular
 
 CHUNK: Final = 1 << 20
 """Bytes of the pieces that a layer comes in."""
@@ -90,11 +90,11 @@ class Packer:
         if kind == stat.S_IFREG:
             yield from self._regular(directory, base, found, name)
         elif kind == stat.S_IFDIR:
-            fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
             try:
-                xattrs = get_xattrs(fd)
-            finally:
-                os.close(fd)
+                xattrs = _directory_xattrs(directory, base)
+            except PermissionError:
+                with Widened(directory, base):
+                    xattrs = _directory_xattrs(directory, base)
             # The root's name has no slash (B1.2).
             yield from self._put(self._header(found, name if name == ROOT else name + b"/", DIRECTORY, xattrs))
         elif kind == stat.S_IFSOCK:
@@ -122,9 +122,10 @@ class Packer:
             self._options.advanced(self._unreported)
 
     def _regular(self, directory: int, base: bytes, found: os.stat_result, name: bytes) -> Iterator[bytes]:
-        fd, opened = stat_regular(directory, base)
+        fd, opened, widened = _open_own(directory, base)
         try:
-            _check_same(found, opened, name)
+            # Widening the mode of a file changes its ctime.
+            _check_same(found, opened if widened is None else widened.found, name)
             yield from self._put(self._header(found, name, REGULAR, get_xattrs(fd), size=found.st_size))
             left = found.st_size
             while left:
@@ -137,9 +138,11 @@ class Packer:
                 left -= count
                 self._advance(count)
             # Also sees that it grew: the size is compared.
-            _check_same(found, os.fstat(fd), name)
+            _check_same(opened, os.fstat(fd), name)
         finally:
             os.close(fd)
+            if widened is not None:
+                widened.restore()
         if found.st_size % BLOCK:
             yield from self._put(padding(found.st_size))
 
@@ -237,6 +240,27 @@ def version_2(capability: bytes) -> bytes:
     if len(capability) == 24 and magic >> 24 == 3:
         return (magic & 0xFFFFFF | 2 << 24).to_bytes(4, "little") + capability[4:20]
     return capability
+
+
+def _open_own(directory: int, name: bytes) -> tuple[int, os.stat_result, Widened | None]:
+    """Open a file, against its mode where an ordinary user's own has one that forbids it."""
+    try:
+        return *stat_regular(directory, name), None
+    except PermissionError:
+        widened = Widened(directory, name)
+    try:
+        return *stat_regular(directory, name), widened
+    except BaseException:
+        widened.restore()
+        raise
+
+
+def _directory_xattrs(parent: int, name: bytes) -> Xattrs:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        return get_xattrs(fd)
+    finally:
+        os.close(fd)
 
 
 def _check_same(then: os.stat_result, now: os.stat_result, name: bytes) -> None:

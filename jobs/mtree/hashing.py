@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from time import sleep
 from typing import BinaryIO
 
 from jobs.errors import MtreeSyntaxError, RootfsError, TreeChanged, UnsafePath
@@ -50,7 +51,7 @@ def hash_shard(
         walk_file.open("rb") as records,
     ):
         records.seek(shard.offset)
-        reader = _Reader(opened.fd, directories, advanced, content)
+        reader = _Reader(opened, directories, advanced, content)
         left = shard.length
         lines: list[str] = []
         for record in records:
@@ -71,14 +72,17 @@ def hash_shard(
 class _Reader:
     """Turns walk records into fragment lines."""
 
-    def __init__(self, root: int, directories: DirectoryCache, advanced: Callable[[int], None], content: bool) -> None:
-        self._root = root
+    def __init__(
+        self, rootfs: Rootfs, directories: DirectoryCache, advanced: Callable[[int], None], content: bool
+    ) -> None:
+        self._rootfs = rootfs
+        self._root = rootfs.fd
         self._directories = directories
         self._advanced = advanced
         self._content = content
         self._done = 0
         self._prefix = ""
-        self._parent = root
+        self._parent = rootfs.fd
         self._buffer = memoryview(bytearray(_BUFFER))
 
     def report(self) -> None:
@@ -117,8 +121,6 @@ class _Reader:
         attempts = 0
         while True:
             attempts += 1
-            self._directories.close()
-            self._prefix = ""
             try:
                 if kind != "file":
                     return self._other(path, kind, size, rdev)
@@ -128,6 +130,10 @@ class _Reader:
             except PermissionError:
                 if attempts == ATTEMPTS:
                     raise
+                self._directories.close()
+                self._prefix = ""
+                self._rootfs.regain()
+                sleep(attempts / 1000)
 
     def _file(self, path: str, size: int, ino: int, mtime: int) -> str:
         directory, name = self._locate(path)

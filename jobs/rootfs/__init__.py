@@ -2,11 +2,13 @@
 
 from jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular
 from jobs.rootfs.resolve import open_beneath, open_in_root
+from jobs.rootfs.unprivileged import Widened
 from jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
 
 __all__ = [
     "DirectoryCache",
     "Rootfs",
+    "Widened",
     "clear_xattrs",
     "get_xattrs",
     "open_beneath",

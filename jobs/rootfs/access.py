@@ -11,6 +11,7 @@ from types import TracebackType
 
 from jobs.errors import LimitExceeded, RootfsError, RootfsNotFound, TreeChanged, UnsafePath
 from jobs.rootfs.resolve import open_beneath, open_in_root
+from jobs.rootfs.unprivileged import Widened, is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: never hang on a fifo; O_NOCTTY: never take a terminal. Whatever is opened so is then
@@ -26,10 +27,20 @@ class Rootfs:
         RootfsNotFound: the path does not exist or is not a directory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, to_be_read: bool = False) -> None:
+        """``to_be_read``: an ordinary user's own root that its mode keeps him out of is widened until the end."""
         self.path = path
+        self._widened: Widened | None = None
         try:
-            self.fd = os.open(path, _DIRECTORY)
+            handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.found = os.fstat(handle)
+                """The root itself, as it was before."""
+                if to_be_read and is_locked(self.found):
+                    self._widened = Widened.of_handle(handle)
+                self.fd = os.open(b".", _DIRECTORY, dir_fd=handle)
+            finally:
+                os.close(handle)
         except FileNotFoundError as error:
             raise RootfsNotFound("root filesystem does not exist", where=path) from error
         except NotADirectoryError as error:
@@ -37,10 +48,20 @@ class Rootfs:
         except OSError as error:
             raise RootfsError(f"root filesystem cannot be opened, {error.strerror}", where=path) from error
 
+    def regain(self) -> None:
+        """Widen the root again, if another process that had widened it has put its mode back."""
+        if self._widened is None and is_locked(os.fstat(self.fd)):
+            self._widened = Widened.of_handle(self.fd)
+        elif self._widened is not None:
+            self._widened.again()
+
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        if self._widened is not None:
+            self._widened.restore()
+            self._widened = None
 
     def __enter__(self) -> Rootfs:
         return self
@@ -52,13 +73,15 @@ class Rootfs:
 class DirectoryCache:
     """Descriptors of directories below a root, opened *beneath* (no link followed) and kept for reuse.
 
-    Sorted access opens each directory once. At most ``limit`` stay open.
+    Sorted access opens each directory once. At most ``limit`` stay open. A directory whose mode keeps an
+    ordinary user out of what is his own is widened for as long as it is open.
     """
 
     def __init__(self, root: int, limit: int = 64) -> None:
         self._root = root
         self._limit = limit
         self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._widened: dict[int, Widened] = {}
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """The descriptor of the directory that holds ``path``, and the last component of ``path``.
@@ -78,15 +101,60 @@ class DirectoryCache:
         if fd is not None:
             self._open.move_to_end(path)
             return fd
-        fd = open_beneath(self._root, path, _DIRECTORY)
-        self._open[path] = fd
-        if len(self._open) > self._limit:
-            os.close(self._open.popitem(last=False)[1])
-        return fd
+        fd = self._unlocked(self._root, path)
+        return self._step_by_step(path) if fd is None else self._keep(path, fd)
 
     def close(self) -> None:
+        """Close all; each is opened anew when it is asked for."""
         while self._open:
-            os.close(self._open.popitem()[1])
+            self._release(self._open.popitem()[1])
+
+    def _keep(self, path: bytes, fd: int) -> int:
+        self._open[path] = fd
+        if len(self._open) > self._limit:
+            self._release(self._open.popitem(last=False)[1])
+        return fd
+
+    def _release(self, fd: int) -> None:
+        os.close(fd)
+        if fd in self._widened:
+            self._widened.pop(fd).restore()
+
+    @staticmethod
+    def _unlocked(parent: int, path: bytes) -> int | None:
+        """A descriptor, unless it or something on the way is locked for its owner."""
+        try:
+            fd = open_beneath(parent, path, _DIRECTORY)
+        except PermissionError:
+            return None
+        if is_locked(os.fstat(fd)):
+            os.close(fd)
+            return None
+        return fd
+
+    def _step_by_step(self, path: bytes) -> int:
+        """Open a directory that some mode on the way to it keeps an ordinary user out of."""
+        here, known = self._root, b""
+        for name in path.split(b"/"):
+            known = known + b"/" + name if known else name
+            held = self._open.get(known)
+            if held is not None:
+                self._open.move_to_end(known)
+                here = held
+                continue
+            fd = self._unlocked(here, name)
+            here = self._widen(here, name, known) if fd is None else self._keep(known, fd)
+        return here
+
+    def _widen(self, parent: int, name: bytes, path: bytes) -> int:
+        widened = Widened(parent, name)
+        try:
+            fd = open_beneath(parent, name, _DIRECTORY)
+        except BaseException:
+            widened.restore()
+            raise
+        self._widened[fd] = widened
+        return self._keep(path, fd)
 
     def __enter__(self) -> DirectoryCache:
         return self
@@ -141,7 +209,12 @@ def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
         if found.st_size > limit:
             raise LimitExceeded(f"file is larger than {limit} bytes", where=path)
         # Through /proc/self/fd the very inode that was checked is opened, not its name again.
-        fd = os.open(b"/proc/self/fd/%d" % handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        again = b"/proc/self/fd/%d" % handle
+        try:
+            fd = os.open(again, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        except PermissionError:
+            with Widened.of_handle(handle):
+                fd = os.open(again, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except PermissionError as error:
         raise RootfsError("file cannot be read", where=path) from error
     finally:

@@ -1,0 +1,82 @@
+"""Reading what its mode forbids even to its owner, for a process without root's rights.
+
+A rootless unpack leaves files and directories of mode 000 that belong to the user, who then cannot read
+them back. The mode is widened for as long as they are read and put back afterwards, also after an error
+(umoci does so in pkg/unpriv). Nobody comes here before the kernel has said EACCES, so root never does.
+
+Two processes may read one tree: the one that widens a mode also puts it back, perhaps while the other
+still counts on it. Who is refused in the middle tries again, :data:`ATTEMPTS` times at most, a little later each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from types import TracebackType
+from typing import Final
+
+ATTEMPTS: Final = 50
+_LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_RIGHTS: Final = {stat.S_IFDIR: 0o700, stat.S_IFREG: 0o400}
+
+
+class Widened:
+    """The entry ``name`` of an open directory, readable for its owner until :meth:`restore`; a context manager.
+
+    Raises:
+        PermissionError: it is not ours, or neither a file nor a directory, so nothing can be done.
+        OSError: as open(2).
+    """
+
+    def __init__(self, directory: int, name: bytes | str) -> None:
+        self._take(os.open(name, _LOOK, dir_fd=directory))
+
+    @classmethod
+    def of_handle(cls, handle: int) -> Widened:
+        """The same for what an O_PATH descriptor stands for; the descriptor stays the caller's."""
+        made = cls.__new__(cls)
+        made._take(os.dup(handle))
+        return made
+
+    def _take(self, handle: int) -> None:
+        self._handle = handle
+        self.found = os.fstat(handle)
+        """As it was before."""
+        mode = self.found.st_mode
+        rights = _RIGHTS.get(stat.S_IFMT(mode))
+        if rights is None or self.found.st_uid != os.geteuid():
+            os.close(handle)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._changed = mode & rights != rights
+        if self._changed:
+            self._chmod(stat.S_IMODE(mode) | rights)
+
+    def again(self) -> None:
+        """Widen once more what another process has put back."""
+        if self._changed:
+            self._chmod(stat.S_IMODE(self.found.st_mode) | _RIGHTS[stat.S_IFMT(self.found.st_mode)])
+
+    def restore(self) -> None:
+        """Put the mode back."""
+        try:
+            if self._changed:
+                self._chmod(stat.S_IMODE(self.found.st_mode))
+        finally:
+            os.close(self._handle)
+
+    def _chmod(self, mode: int) -> None:
+        # fchmod(2) takes no O_PATH descriptor; by its name in /proc it is this inode all the same, whatever
+        # has been put under the entry's own name meanwhile.
+        os.chmod(b"/proc/self/fd/%d" % self._handle, mode)
+
+    def __enter__(self) -> Widened:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.restore()
+
+
+def is_locked(directory: os.stat_result) -> bool:
+    """Whether this is an ordinary user's own directory that he cannot list, or cannot look into."""
+    return directory.st_mode & 0o500 != 0o500 and directory.st_uid == os.geteuid() != 0
