@@ -130,4 +130,5 @@ def load_settings(**overrides: Any) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ")
-        raise RequestError(f"setting {name!r} is wrong: {message}", hint=f"or LAYERFARM_{name.upper()}") from None
+        variable = "CLASS" if name == "traffic" else name.upper().removeprefix("LAYERFARM_")
+        raise RequestError(f"setting {name!r} is wrong: {message}", hint=f"or LAYERFARM_{variable}") from None

@@ -8,11 +8,24 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.errors import JobCancelled, RequestError
+from jobs.errors import JobCancelled, RequestError, TreeChanged
 from jobs.flows import FLOWS
 from jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit
 
-Trouble = Literal["none", "error", "bug", "crash-once", "crash", "begin-error", "finish-bug", "clean-bug"]
+Trouble = Literal[
+    "none",
+    "error",
+    "error-until-mended",
+    "changed-until-mended",
+    "bug",
+    "crash-once",
+    "crash",
+    "crash-until-mended",
+    "begin-error",
+    "finish-bug",
+    "clean-bug",
+]
+"""``…-until-mended``: until there is a file ``mended`` in the directory."""
 
 
 class ToyRequest(Request):
@@ -83,6 +96,13 @@ def _work(ctx: Context, request: ToyRequest) -> None:
 def _misbehave(request: ToyRequest, directory: Path) -> None:
     if request.trouble == "error":
         raise RequestError("number one is odd", where="unit 1")
+    mended = (directory / "mended").exists()
+    if request.trouble == "error-until-mended" and not mended:
+        raise RequestError("number one is not mended", where="unit 1")
+    if request.trouble == "changed-until-mended" and not mended:
+        raise TreeChanged("number one has changed", where="unit 1")
+    if request.trouble == "crash-until-mended" and not mended:
+        os.kill(os.getpid(), signal.SIGKILL)
     if request.trouble == "bug":
         raise ZeroDivisionError("secret detail")
     if request.trouble == "crash" or (request.trouble == "crash-once" and _first(directory)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs.errors import display
 from worker.cli.parsing import GoStyleGroup
 from worker.cli.progress_view import MODES, ProgressView, megabytes
 from worker.cli.result_text import image_lines
@@ -37,7 +38,7 @@ _farm_option = click.option(
 @click.group("jobs", cls=GoStyleGroup, no_args_is_help=True)
 @_farm_option
 def command() -> None:
-    """Lists, shows, follows and cancels the jobs of the farm.
+    """Lists, shows, follows, cancels and retries the jobs of the farm.
 
     \b
     Examples:
@@ -57,9 +58,12 @@ def ls(session: Session, as_json: bool) -> None:
         for record in records:
             click.echo(record.model_dump_json())
         return
-    rows = [("JOB", "KIND", "STATE", "STAGE", "DONE", "SUBMITTED")]
+    rows = [("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "SUBMITTED", "BY")]
     rows += [
-        (record.id, record.kind, str(record.state), _stage(record), _done(record), _time(record.submitted))
+        (
+            *(record.id, record.kind, record.traffic, str(record.state), _stage(record), _done(record)),
+            *(_time(record.submitted), display(record.submitter) or "-"),
+        )
         for record in records
     ]
     for line in columns(rows):
@@ -80,12 +84,16 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
     click.echo(f"job: {record.id}")
     click.echo(f"kind: {record.kind}")
     click.echo(f"state: {record.state}")
+    click.echo(f"class: {record.traffic}")
+    click.echo(f"submitter: {display(record.submitter) or '-'}")
     if record.stage:
         click.echo(f"stage: {_stage(record)} ({_done(record)})")
-    for name in ("submitted", "started", "ended"):
+    for name in ("submitted", "started", "ended", "kept"):
         moment = getattr(record, name)
         if moment is not None:
-            click.echo(f"{name}: {_time(moment)}")
+            click.echo(f"{'kept for a retry until' if name == 'kept' else name}: {_time(moment)}")
+    if record.retries:
+        click.echo(f"retries: {record.retries}")
     if record.error is not None:
         click.echo(f"error: {record.error.message}")
     for title, fields in (("request", record.request), ("result", record.result or {})):
@@ -128,6 +136,34 @@ def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
     farm = _farm(session)
     for job_id in job_ids:
         farm.job(job_id).cancel()
+
+
+@command.command("retry")
+@_farm_option
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.option("--anew", is_flag=True, help="Begin at the beginning, also where finished units are kept.")
+@click.pass_obj
+def retry(session: Session, job_ids: tuple[str, ...], anew: bool) -> None:
+    """Runs failed jobs again; of each, only the units that did not finish.
+
+    What a failed job's units did is kept for $LAYERFARM_RETRY_FOR of its workers (1 h). After that, or if its
+    tree has changed, the job begins anew.
+    """
+    farm = _farm(session)
+    for job_id in job_ids:
+        goes_on = farm.job(job_id).retry(anew=anew)
+        click.echo(f"job: {job_id} {'goes on' if goes_on else 'begins anew'}")
+
+
+@command.command("clean")
+@_farm_option
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.pass_obj
+def clean(session: Session, job_ids: tuple[str, ...]) -> None:
+    """Removes what is kept of failed jobs for a retry, before its time is over."""
+    farm = _farm(session)
+    for job_id in job_ids:
+        farm.job(job_id).discard()
 
 
 def _farm(session: Session) -> Farm:

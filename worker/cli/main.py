@@ -57,7 +57,7 @@ COMMANDS = {
     "validate": Listed("layout", "checks an image, a layout or a bundle, and reports every fault", "validate_cmd"),
     "up": Listed("farm", "runs a Redis and a worker for this machine until interrupted", "up_cmd"),
     "worker": Listed("farm", "runs a worker of the farm on this machine", "worker_cmd"),
-    "jobs": Listed("farm", "lists, shows, follows and cancels the jobs of the farm", "jobs_cmd"),
+    "jobs": Listed("farm", "lists, shows, follows, cancels and retries the jobs of the farm", "jobs_cmd"),
     "demo": Listed("farm", "builds and unpacks an image on a farm of its own, and compares", "demo_cmd"),
     "raw": Listed("other", "the single steps of unpack and repack, for other tools", "raw_cmd"),
     "completion": Listed("other", "prints the completion script for bash, zsh or fish", "completion_cmd"),

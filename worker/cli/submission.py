@@ -32,6 +32,10 @@ class Where(NamedTuple):
     processes: int | None
     shards: int | None
     progress: str
+    traffic: str | None = None
+    """Class of the job, ``interactive`` or ``bulk``; None: as the environment says."""
+    if_full: str = "wait"
+    """``wait`` or ``fail``."""
 
 
 class Outcome(NamedTuple):
@@ -52,6 +56,19 @@ def farm_options(command: CommandT) -> CommandT:
         help="Run as a job of the farm at this Redis; empty: here, whatever $LAYERFARM_FARM says.",
     )
     @click.option("--detach", is_flag=True, help="With a farm: print the job's id and leave; see `layerfarm jobs`.")
+    @click.option(
+        "--class",
+        "traffic",
+        type=click.Choice(("interactive", "bulk")),
+        help="With a farm: bulk jobs let interactive ones overtake them. Default: $LAYERFARM_CLASS, else interactive.",
+    )
+    @click.option(
+        "--if-full",
+        type=click.Choice(("wait", "fail")),
+        default="wait",
+        show_default=True,
+        help="With a farm that has as many jobs waiting as it takes: wait for room, or fail at once.",
+    )
     @click.option(
         "--processes", metavar="N", type=click.IntRange(1, 1024), help="Without a farm: use N processes, not all."
     )
@@ -76,13 +93,16 @@ def farm_options(command: CommandT) -> CommandT:
         processes: int | None,
         shards: int | None,
         progress: str,
+        traffic: str | None,
+        if_full: str,
         **others: Any,
     ) -> Any:
         session: Session = click.get_current_context().obj
         farm = (session.farm if farm_url is None else farm_url) or None
         if farm is None and detach:
             raise click.UsageError("--detach needs a farm: give --farm or set LAYERFARM_FARM")
-        return command(*args, where=Where(farm, detach, processes, shards, progress), **others)
+        where = Where(farm, detach, processes, shards, progress, traffic, if_full)
+        return command(*args, where=where, **others)
 
     return with_where  # type: ignore[return-value]
 
@@ -115,9 +135,19 @@ def _here(request: Request, where: Where) -> Outcome:
 
 
 def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
+    from jobs.errors import FarmFull
     from worker.client import Farm
+    from worker.traffic import Traffic
 
-    job = Farm(url).submit(request)
+    farm = Farm(url)
+    traffic = Traffic(where.traffic) if where.traffic else None
+    try:
+        job = farm.submit(request, traffic=traffic)
+    except FarmFull as full:
+        if where.if_full == "fail":
+            raise
+        output.notice(f"{full.what}, waiting for room")
+        job = farm.submit(request, traffic=traffic, block=True)
     if where.detach:
         click.echo(job.id)
         return None

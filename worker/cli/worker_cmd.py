@@ -39,7 +39,8 @@ def command(
     """Runs a worker of the farm on this machine, until SIGTERM or Ctrl-C.
 
     It does nothing outside the directories named by --root and --store. The first signal lets running units
-    end; a second one stops at once, and another worker does them again.
+    end, for at most $LAYERFARM_DRAIN seconds (60), then hands them back to the farm; a second one stops at
+    once, and another worker does them again.
 
     \b
     Example:

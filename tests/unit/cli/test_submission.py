@@ -11,7 +11,7 @@ import pytest
 
 import worker.client
 import worker.runner_local
-from jobs.errors import JobFailed
+from jobs.errors import FarmFull, JobFailed
 from jobs.flows.base import Policy, Request
 from jobs.flows.requests import (
     BuildRequest,
@@ -26,6 +26,7 @@ from jobs.flows.requests import (
 )
 from tests.unit.cli.conftest import Ran, Run
 from worker.progress import JobError, JobRecord, JobState, Progress
+from worker.traffic import Traffic
 
 LAYER, DIFF_ID, MANIFEST = (f"sha256:{digit * 64}" for digit in "123")
 BUILT = ImageResult(
@@ -48,7 +49,10 @@ class FakeFarm:
 
     urls: list[str] = []
     submitted: list[Request] = []
+    classes: list[Traffic | None] = []
     cancelled: list[str] = []
+    retried: list[tuple[str, bool]] = []
+    discarded: list[str] = []
     steps: list[Progress] = []
     outcome: Any = BUILT
 
@@ -57,8 +61,13 @@ class FakeFarm:
     def __init__(self, url: str) -> None:
         self.urls.append(url)
 
-    def submit(self, request: Request) -> FakeFarm:
+    full = False
+
+    def submit(self, request: Request, *, traffic: Traffic | None = None, block: bool = False) -> FakeFarm:
+        if self.full and not block:
+            raise FarmFull("3 jobs wait for their beginning already", hint="try again later")
         self.submitted.append(request)
+        self.classes.append(traffic)
         return self
 
     def job(self, job_id: str) -> FakeFarm:
@@ -82,11 +91,22 @@ class FakeFarm:
     def cancel(self) -> None:
         self.cancelled.append(self.id)
 
+    def retry(self, *, anew: bool) -> bool:
+        self.retried.append((self.id, anew))
+        return not anew
+
+    def discard(self) -> None:
+        self.discarded.append(self.id)
+
 
 def record(job_id: str, submitted: float) -> JobRecord:
     return JobRecord(
         id=job_id,
         kind="build",
+        traffic="bulk",
+        submitter="ci@build-7",
+        retries=1,
+        kept=submitted + 3600,
         request={"rootfs": "/r"},
         state=JobState.FAILED,
         stage="hash",
@@ -102,7 +122,7 @@ def record(job_id: str, submitted: float) -> JobRecord:
 
 @pytest.fixture
 def farm(monkeypatch: pytest.MonkeyPatch) -> type[FakeFarm]:
-    for name in ("urls", "submitted", "cancelled", "steps"):
+    for name in ("urls", "submitted", "classes", "cancelled", "retried", "discarded", "steps"):
         monkeypatch.setattr(FakeFarm, name, [])
     monkeypatch.setattr(FakeFarm, "outcome", BUILT)
     monkeypatch.setattr(worker.client, "Farm", FakeFarm)
@@ -293,9 +313,9 @@ def test_jobs_take_the_farm_at_every_level(layerfarm: Run, farm: type[FakeFarm],
 def test_jobs_are_listed_newest_first(layerfarm: Run, farm: type[FakeFarm]) -> None:
     done = layerfarm("--farm=redis://f", "jobs", "ls")
     assert done.out.splitlines() == [
-        "JOB  KIND   STATE   STAGE     DONE              SUBMITTED",
-        "new  build  failed  2/4 hash  2.0 MB of 2.0 MB  1970-01-01T00:00:20Z",
-        "old  build  failed  2/4 hash  2.0 MB of 2.0 MB  1970-01-01T00:00:10Z",
+        "JOB  KIND   CLASS  STATE   STAGE     DONE              SUBMITTED             BY",
+        "new  build  bulk   failed  2/4 hash  2.0 MB of 2.0 MB  1970-01-01T00:00:20Z  ci@build-7",
+        "old  build  bulk   failed  2/4 hash  2.0 MB of 2.0 MB  1970-01-01T00:00:10Z  ci@build-7",
     ]
     lines = layerfarm("jobs", "--farm=redis://f", "ls", "--json").out.splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["new", "old"]
@@ -307,9 +327,13 @@ def test_a_job_is_shown_with_its_error(layerfarm: Run, farm: type[FakeFarm]) -> 
         "job: j1",
         "kind: build",
         "state: failed",
+        "class: bulk",
+        "submitter: ci@build-7",
         "stage: 2/4 hash (2.0 MB of 2.0 MB)",
         "submitted: 1970-01-02T00:00:00Z",
         "started: 1970-01-02T00:00:01Z",
+        "kept for a retry until: 1970-01-02T01:00:00Z",
+        "retries: 1",
         "error: it moved",
         "request.rootfs: /r",
     ]
@@ -358,3 +382,31 @@ def test_a_redis_that_does_not_answer_is_named(layerfarm: Run) -> None:
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert "127.0.0.1:1" in done.err
     assert "secret" not in done.err
+
+
+def test_jobs_are_retried_and_what_is_kept_of_them_removed(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    assert layerfarm("--farm=redis://f", "jobs", "retry", "j1").out == "job: j1 goes on\n"
+    assert layerfarm("--farm=redis://f", "jobs", "retry", "--anew", "j1").out == "job: j1 begins anew\n"
+    assert farm.retried == [("j1", False), ("j1", True)]
+    assert layerfarm("--farm=redis://f", "jobs", "clean", "j1") == Ran(0, "", "")
+    assert farm.discarded == ["j1"]
+
+
+def test_class_of_a_job_is_a_flag(layerfarm: Run, farm: type[FakeFarm], tmp_path: Path) -> None:
+    build = ("--farm=redis://f", "build", f"--rootfs={tmp_path}", "--image=s:v")
+    assert layerfarm(*build, "--class=bulk").code == 0
+    assert layerfarm(*build).code == 0
+    assert farm.classes == [Traffic.BULK, None]
+    assert layerfarm(*build, "--class=urgent").code == 2
+
+
+def test_full_farm_is_waited_for_or_an_error(
+    layerfarm: Run, farm: type[FakeFarm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farm, "full", True)
+    build = ("--farm=redis://f", "build", f"--rootfs={tmp_path}", "--image=s:v")
+    done = layerfarm(*build)
+    assert (done.code, done.err) == (0, "layerfarm: 3 jobs wait for their beginning already, waiting for room\n")
+    done = layerfarm(*build, "--if-full=fail")
+    assert (done.code, done.err) == (1, "layerfarm: 3 jobs wait for their beginning already (try again later)\n")
+    assert len(farm.submitted) == 1
