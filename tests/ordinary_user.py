@@ -60,11 +60,13 @@ class OrdinaryUser:
             pickle.dump(answer, out)
         return 0
 
-    def run(self, *command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a program as him, in his home."""
+    def run(
+        self, *command: str | Path, check: bool = True, within: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as him, in his home; ``within`` a program that root runs around it."""
         variables = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "HOME": str(self.home), "TMPDIR": str(self.home)}
         done = subprocess.run(
-            ["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups", *map(str, command)],
+            [*within, "setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups", *map(str, command)],
             cwd=self.home,
             env=variables | {"XDG_RUNTIME_DIR": str(self.home)},
             stdin=subprocess.DEVNULL,

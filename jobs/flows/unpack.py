@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jobs.flows.layering import id_map, unit_of, work_directory
 from jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
 from jobs.image.runtime_config import Volumes
+from jobs.image.remove import remove_tree
 from jobs.store import Descriptor, Layout
 
 _PUBLISHED = "published"
@@ -78,7 +79,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
         _write_down(work, staged, result)
         _move(staged, bundle)
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        remove_tree(staged)
     return result
 
 
@@ -169,7 +170,9 @@ def _finish(ctx: Context, state: UnpackState) -> UnpackResult:
 
 
 def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
-    shutil.rmtree(_staging(request.bundle, ctx.job_id), ignore_errors=True)
+    # Not shutil.rmtree: in an ordinary user's own directory of mode 000 that removes nothing.
+    with suppress(OSError):
+        remove_tree(_staging(request.bundle, ctx.job_id))
     WorkDirectory(request.image.store, ctx.job_id).remove()
 
 
