@@ -13,8 +13,8 @@ from jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory
 from jobs.flows.layering import id_map, unit_of, work_directory
 from jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
-from jobs.image.runtime_config import Volumes
 from jobs.image.remove import remove_tree
+from jobs.image.runtime_config import Volumes
 from jobs.store import Descriptor, Layout
 
 _PUBLISHED = "published"
