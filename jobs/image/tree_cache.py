@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from jobs.image.bundle import extra_name, mtree_name
 from jobs.image.resolve import Resolved
-from jobs.mtree import UNRECORDED_TIME, Entry, read_full, write_extra, write_manifest
+from jobs.mtree import UNRECORDED_TIME, Entry, read_full, write_extra, write_manifest, write_twins
 from jobs.store import PRIVATE_DIRECTORY, Layout
 from jobs.store.durable import create_file, explained, make_directory, rename_durably
 
@@ -30,25 +30,27 @@ def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
     Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
     no sockets; no xattrs that belong to the host or that are empty.
     """
-    for entry in entries:
-        kind = entry.type
-        if kind == "socket":
-            continue
-        mtime = entry.mtime
-        if mtime != UNRECORDED_TIME:
-            mtime -= mtime % 1_000_000_000
-        if kind == "file" and not entry.xattrs and mtime == entry.mtime:
-            yield entry
-            continue
-        size, nlink = entry.size, entry.nlink
-        if kind == "dir":
-            size, nlink = 0, 1
-        elif kind == "link":
-            size = len(entry.link or b"")
-        xattrs = entry.xattrs
-        if xattrs:
-            xattrs = tuple(pair for pair in xattrs if pair[1] and pair[0] not in _NEVER_PACKED)
-        yield entry._replace(size=size, nlink=nlink, mtime=mtime, xattrs=xattrs)
+    return (entry for entry in map(_portable, entries) if entry is not None)
+
+
+def _portable(entry: Entry) -> Entry | None:
+    """One of :func:`portable`: the same object where nothing is different; None for a socket."""
+    kind = entry.type
+    if kind == "socket":
+        return None
+    mtime = entry.mtime
+    if mtime != UNRECORDED_TIME:
+        mtime -= mtime % 1_000_000_000
+    size, nlink, xattrs = entry.size, entry.nlink, entry.xattrs
+    if kind == "dir":
+        size, nlink = 0, 1
+    elif kind == "link":
+        size = len(entry.link or b"")
+    if xattrs:
+        xattrs = tuple(pair for pair in xattrs if pair[1] and pair[0] not in _NEVER_PACKED)
+    if (mtime, size, nlink, xattrs) == (entry.mtime, entry.size, entry.nlink, entry.xattrs):
+        return entry
+    return entry._replace(size=size, nlink=nlink, mtime=mtime, xattrs=xattrs)
 
 
 def tree_digest(entries: Iterable[Entry]) -> str:
@@ -61,22 +63,30 @@ def tree_digest(entries: Iterable[Entry]) -> str:
 def write_tree(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> int:
     """Write a tree as its mtree manifest and as the file of what that cannot hold; returns the entries.
 
-    One pass, and no more in memory than a batch of the entries that may need the second file, whose
-    lines are stateless and so can be written bit by bit.
+    One pass, and no more in memory than a batch of the entries that may need the second file.
     """
+    return write_manifest(_leaving_extra(entries, extra), manifest)
 
-    def passing() -> Iterator[Entry]:
-        batch: list[Entry] = []
-        for entry in entries:
-            if entry.device is not None or entry.xattrs:
-                batch.append(entry)
-                if len(batch) == _BATCH:
-                    write_extra(batch, extra)
-                    batch.clear()
-            yield entry
-        write_extra(batch, extra)
 
-    return write_manifest(passing(), manifest)
+def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
+    """:func:`write_tree` and :func:`tree_digest` in one pass, which formats most entries once."""
+    sink = _Digest()
+    pairs = ((entry, _portable(entry)) for entry in _leaving_extra(entries, extra))
+    count = write_twins(pairs, manifest, cast(BinaryIO, sink))
+    return count, f"sha256:{sink.hash.hexdigest()}"
+
+
+def _leaving_extra(entries: Iterable[Entry], extra: BinaryIO) -> Iterator[Entry]:
+    """Pass the entries on; those that may need it go to the extra file, whose lines are stateless, in batches."""
+    batch: list[Entry] = []
+    for entry in entries:
+        if entry.device is not None or entry.xattrs:
+            batch.append(entry)
+            if len(batch) == _BATCH:
+                write_extra(batch, extra)
+                batch.clear()
+        yield entry
+    write_extra(batch, extra)
 
 
 def store_tree(layout: Layout, manifest_digest: str, entries: Iterable[Entry]) -> None:

@@ -29,7 +29,7 @@ from jobs.image.remove import remove_tree
 from jobs.image.repack import open_bundle_baseline
 from jobs.image.resolve import Resolved, resolve_walk
 from jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
-from jobs.image.tree_cache import tree_digest, write_tree
+from jobs.image.tree_cache import write_tree_and_digest
 from jobs.image.users import lookup_user
 from jobs.layer import ExtractOptions, Extractor, IdMap, Limits
 from jobs.layer.decompress import decompress
@@ -111,8 +111,7 @@ def unpack_manifest(
         runtime = RuntimeOptions(maps.uid_mappings or [], maps.gid_mappings or [], options.rootless, options.volumes)
         spec = encode_runtime_config(runtime_config(image.config, user, runtime))
         with _new_file(bundle / mtree_name(digest)) as out, _new_file(bundle / extra_name(digest)) as extra:
-            count = write_tree(extractor.entries(), out, extra)
-        mtree = tree_digest(extractor.entries())
+            count, mtree = write_tree_and_digest(extractor.entries(), out, extra)
         _write_stat_cache(Bundle(bundle, meta), count, mtree)
         with _new_file(bundle / CONFIG_NAME) as out:
             out.write(spec)
@@ -181,13 +180,21 @@ def _apply(store: Layout, extractor: Extractor, descriptor: Descriptor, diff_id:
 
     The diff_id is over the whole stream, whatever follows the end of the tar included (umoci.md B6).
     """
+    digest = hasher(diff_id)
     with store.open_blob(descriptor) as blob:
         counted = _Counted(blob)
-        plain = decompress(cast(BinaryIO, counted), descriptor.media_type, limits=options.limits, ahead=True)
+        # Both digests are computed in the thread that decompresses: writing the tree is the longer half.
+        plain = decompress(
+            cast(BinaryIO, counted), descriptor.media_type, limits=options.limits, ahead=True, seen=digest.update
+        )
         with closing(plain):
-            hashed = _Hashed(plain, diff_id, lambda: options.advanced(counted.take()))
-            extractor.apply(cast(BinaryIO, hashed))
-            hashed.finish(descriptor)
+            watched = _Watched(plain, lambda: options.advanced(counted.take()))
+            extractor.apply(cast(BinaryIO, watched))
+            while watched.read(1 << 20):  # what follows the end of the tar
+                pass
+    found = f"{digest.name}:{digest.hexdigest()}"
+    if found != diff_id:
+        raise DigestMismatch(f"layer unpacks to {found}, its diff_id is {diff_id}", where=descriptor.digest)
 
 
 def _make_rootfs(rootfs: Path, options: UnpackOptions) -> None:
@@ -289,35 +296,17 @@ class _Counted:
         return fresh
 
 
-class _Hashed(io.RawIOBase):
-    """Passes the tar stream on, and checks at its end that it is the one the config names.
+class _Watched(io.RawIOBase):
+    """Passes the tar stream on, and calls ``progressed`` in the reader's own thread, where it may raise."""
 
-    ``progressed`` is called in the reader's own thread, so it may raise to stop the job.
-    """
-
-    def __init__(self, stream: io.RawIOBase, diff_id: str, progressed: Callable[[], None]) -> None:
+    def __init__(self, stream: io.RawIOBase, progressed: Callable[[], None]) -> None:
         self._stream = stream
-        self._diff_id = diff_id
         self._progressed = progressed
-        self._hash = hasher(diff_id)
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = self._stream.read(-1 if size is None else size) or b""
-        self._hash.update(data)
         self._progressed()
         return data
-
-    def finish(self, layer: Descriptor) -> None:
-        """Read what follows the end of the tar, then compare.
-
-        Raises:
-            DigestMismatch: the stream does not have the diff_id.
-        """
-        while self.read(1 << 20):
-            pass
-        found = f"{self._hash.name}:{self._hash.hexdigest()}"
-        if found != self._diff_id:
-            raise DigestMismatch(f"layer unpacks to {found}, its diff_id is {self._diff_id}", where=layer.digest)

@@ -20,13 +20,19 @@ _AHEAD: Final = 4
 
 
 def decompress(
-    stream: BinaryIO, compression: Compression | str, *, limits: Limits | None = None, ahead: bool = False
+    stream: BinaryIO,
+    compression: Compression | str,
+    *,
+    limits: Limits | None = None,
+    ahead: bool = False,
+    seen: Callable[[bytes], None] | None = None,
 ) -> PieceReader:
     """The uncompressed bytes of ``stream``, whose compression or layer media type is given.
 
     Several gzip members or zstd frames may follow one another, zero bytes may follow the last gzip
     member. ``ahead``: decompress in a thread of its own, a few MiB ahead of the reader; the reader has to
-    be closed then. ``stream`` stays the caller's to close.
+    be closed then. ``seen`` is given every piece of the result, in that thread, before the reader gets it: a
+    digest computed there costs the reader no time. ``stream`` stays the caller's to close.
 
     Reading raises:
         TruncatedStream: the stream ends before its trailer.
@@ -38,6 +44,8 @@ def decompress(
     """
     known = compression if isinstance(compression, Compression) else compression_of(compression)
     pieces = _bounded(_PIECES[known], stream, limits or Limits())
+    if seen is not None:
+        pieces = _shown(pieces, seen)
     return PieceReader(_AheadPieces(pieces) if ahead else pieces)
 
 
@@ -79,6 +87,12 @@ def _bounded(pieces: Callable[[_Counted], Iterator[bytes]], stream: BinaryIO, li
             raise LimitExceeded(f"layer unpacks to more than {limits.stream_bytes} bytes")
         if total > limits.ratio_floor and total > limits.ratio * source.count:
             raise LimitExceeded(f"layer unpacks to more than {limits.ratio} times its size")
+        yield piece
+
+
+def _shown(pieces: Iterator[bytes], seen: Callable[[bytes], None]) -> Iterator[bytes]:
+    for piece in pieces:
+        seen(piece)
         yield piece
 
 

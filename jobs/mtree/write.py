@@ -36,42 +36,75 @@ def write_manifest(entries: Iterable[Entry], out: BinaryIO) -> int:
     Raises:
         MtreeError: an entry does not follow its directory.
     """
-    writer = _Indented()
-    lines = writer.lines
-    lines.append(_HEADER)
+    return _write(((entry, None) for entry in entries), (out,))
+
+
+def write_twins(pairs: Iterable[tuple[Entry, Entry | None]], out: BinaryIO, other: BinaryIO) -> int:
+    """Write two manifests of one tree at once. Returns the number of entries of the first.
+
+    The second holds the second entry of each pair, which has the path, the type and the owner of the first,
+    or nothing for it if that is None. Where both are the same object, as nearly all are, the line is
+    formatted once.
+
+    Raises:
+        MtreeError: as :func:`write_manifest`.
+    """
+    return _write(pairs, (out, other))
+
+
+def _write(pairs: Iterable[tuple[Entry, Entry | None]], outs: tuple[BinaryIO, ...]) -> int:
+    writer = _Indented(len(outs))
+    writer.all(_HEADER)
     count = 0
-    for entry in entries:
-        writer.entry(entry)
+    for entry, twin in pairs:
+        writer.entry(entry, twin)
         count += 1
-        if len(lines) > _FLUSH_LINES:
-            out.write("".join(lines).encode("utf-8", "surrogateescape"))
-            lines.clear()
+        if len(writer.lines[0]) > _FLUSH_LINES:
+            writer.flush(outs)
     writer.close_directories(0)
-    out.write("".join(lines).encode("utf-8", "surrogateescape"))
+    writer.flush(outs)
     return count
 
 
 class _Indented:
     """The state of the indented form: the open directories and what /set says."""
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+    def __init__(self, outputs: int) -> None:
+        self.lines: tuple[list[str], ...] = tuple([] for _ in range(outputs))
+        """Of each output; they differ in the lines of some entries only."""
         self._open: list[bytes] = []
         self._directory = b""
         self._uid = -1
         self._gid = -1
 
-    def entry(self, entry: Entry) -> None:
-        path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, _ = entry
+    def all(self, line: str) -> None:
+        for lines in self.lines:
+            lines.append(line)
+
+    def flush(self, outs: tuple[BinaryIO, ...]) -> None:
+        for lines, out in zip(self.lines, outs, strict=True):
+            out.write("".join(lines).encode("utf-8", "surrogateescape"))
+            lines.clear()
+
+    def entry(self, entry: Entry, twin: Entry | None) -> None:
+        path = entry.path
         head, _, name = path.rpartition(b"/")
-        indent = "    "
-        if kind == "dir":
-            indent = ""
-            self._enter(path, head, uid, gid)
-        elif head != self._directory or not self._open:
-            self._return_to(head, path)
+        if entry.type == "dir":
+            self._enter(path, head, entry.uid, entry.gid)
+            encoded = vis.encode(name).decode("ascii")
+        else:
+            if head != self._directory or not self._open:
+                self._return_to(head, path)
+            encoded = "    " + vis.encode(name).decode("ascii")
+        line = self._line(encoded, entry)
+        self.lines[0].append(line)
+        if twin is not None:
+            self.lines[1].append(line if twin is entry else self._line(encoded, twin))
+
+    def _line(self, name: str, entry: Entry) -> str:
+        _, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, _ = entry
         line = (
-            f"{indent}{vis.encode(name).decode('ascii')} size={size}{'' if kind == 'file' else ' type=' + kind}"
+            f"{name} size={size}{'' if kind == 'file' else ' type=' + kind}"
             f"{'' if uid == self._uid else f' uid={uid}'}{'' if gid == self._gid else f' gid={gid}'}"
             f"{'' if mode == 0o664 else f' mode=0{mode:o}' if mode else ' mode=0'}"
             f"{'' if link is None else ' link=' + vis.encode(link).decode('ascii')}"
@@ -80,7 +113,7 @@ class _Indented:
         )
         if xattrs and (kind == "file" or kind == "dir"):
             line += _recordable(xattrs)
-        self.lines.append(line + "\n")
+        return line + "\n"
 
     def _enter(self, path: bytes, head: bytes, uid: int, gid: int) -> None:
         if path == ROOT:
@@ -91,10 +124,10 @@ class _Indented:
             self._return_to(head, path)
             self._directory = path
         self._open.append(path)
-        self.lines.append(f"\n# {_comment(path)}\n")
+        self.all(f"\n# {_comment(path)}\n")
         if uid != self._uid or gid != self._gid:
             self._uid, self._gid = uid, gid
-            self.lines.append(f"/set type=file nlink=1 mode=0664 uid={uid} gid={gid}\n")
+            self.all(f"/set type=file nlink=1 mode=0664 uid={uid} gid={gid}\n")
 
     def _return_to(self, head: bytes, path: bytes) -> None:
         """Close directories until ``head`` is the current one."""
@@ -108,7 +141,8 @@ class _Indented:
 
     def close_directories(self, depth: int) -> None:
         """Write the ``..`` of every open directory below ``depth``."""
-        self.lines.extend(["..\n"] * (len(self._open) - depth))
+        for lines in self.lines:
+            lines.extend(["..\n"] * (len(self._open) - depth))
         del self._open[depth:]
 
 

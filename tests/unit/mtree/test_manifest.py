@@ -22,6 +22,7 @@ from jobs.mtree import (
     snapshot,
     write_extra,
     write_manifest,
+    write_twins,
 )
 from tests.unit.mtree.entries import SECOND, entry, manifest, through_files, tree, trees
 
@@ -350,3 +351,26 @@ def test_bsdtar_manifests_are_read(odd_tree: Path, program: Callable[[str], str]
             want.sha256,
             want.device,
         )
+
+
+def test_two_manifests_written_at_once_are_those_written_one_by_one() -> None:
+    whole = [
+        entry(ROOT, "dir", size=80, nlink=4),
+        entry(b"a", size=3),
+        entry(b"s", "socket"),
+        entry(b"d", "dir", uid=7, size=60),
+        entry(b"d/l", "link", link=b"x y", mtime=5 * SECOND + 1),
+        entry(b"d/x", xattrs=((b"user.a", b"1"),)),
+    ]
+    other = [
+        whole[0]._replace(size=0, nlink=1),
+        whole[1],
+        None,
+        whole[3]._replace(size=0),
+        whole[4]._replace(size=3),
+        whole[5]._replace(xattrs=()),
+    ]
+    one, two = io.BytesIO(), io.BytesIO()
+    assert write_twins(zip(whole, other, strict=True), one, two) == len(whole)
+    assert one.getvalue() == manifest(whole)
+    assert two.getvalue() == manifest([found for found in other if found is not None])
