@@ -29,8 +29,10 @@ def test_compared_generated_and_unpacked_any_tree_becomes_any_other(
 
 def _linked_within(written: set[bytes], found: dict[bytes, Node]) -> dict[bytes, Node]:
     """Hard links as one layer can tell them: a new name of a file that it does not hold is a copy (B1.8)."""
+    linked = {path: tuple(sorted(written.intersection(node.group))) for path, node in found.items() if path in written}
     return {
-        path: replace(node, group=tuple(sorted(written.intersection(node.group))) if path in written else ())
+        # Alone in its layer it has no other name that this layer could tell of.
+        path: replace(node, group=linked[path] if len(linked.get(path, ())) > 1 else ())
         for path, node in in_seconds(found).items()
     }
 
