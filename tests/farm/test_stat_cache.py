@@ -1,0 +1,586 @@
+"""A repack with the stat cache gives what a repack without it gives, whatever was done to the tree."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import socket
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import TreeChanged
+from jobs.flows import layering
+from jobs.flows.base import Policy
+from jobs.flows.requests import BuildRequest, ImageRef, ImageResult, RepackRequest, UnpackRequest
+from jobs.image.bundle import Bundle
+from jobs.mtree import Delta, next_tick
+from jobs.store import Layout
+from tests.interop.changes import change
+from tests.trees import Node, char, directory, fifo, file, hardlink, read_tree, symlink, tree
+from worker import runner_local
+
+SPEC: dict[bytes, Node] = {
+    b".": directory(),
+    b"a": file(b"content of a", mode=0o4755),
+    b"b": file(b"content of b", xattrs={"user.small": b"1", "user.big": b"x" * 3000}),
+    b"same-size": file(b"AAAA"),
+    b"twin": file(b"linked"),
+    b"twin-2": hardlink(b"twin"),
+    b"link": symlink(b"a"),
+    b"null": char(1, 3),
+    b"pipe": fifo(),
+    b"odd \xff\nname": file(b"odd"),
+    b"d": directory(uid=7, gid=8, mode=0o1777),
+    b"d/f": file(b"f", uid=7, gid=8),
+    b"d/g": file(b"g"),
+    b"d/sub": directory(),
+    b"d/sub/deep": file(b"deep"),
+    b"d/z": directory(xattrs={"user.on-directory": b"1"}),
+    b"e": directory(),
+    b"e/h": file(b"h"),
+}
+
+
+class Ground:
+    """A store with an image, and a bundle of it."""
+
+    def __init__(self, path: Path, spec: dict[bytes, Node]) -> None:
+        self.path = path
+        self.store = Layout.create(path / "store").path
+        source = tree(path / "source", spec)
+        self.run(BuildRequest(rootfs=source, image=self.image("base")))
+        self.bundle = path / "bundle"
+        self.run(UnpackRequest(image=self.image("base"), bundle=self.bundle))
+        self.rootfs = self.bundle / "rootfs"
+
+    def image(self, tag: str) -> ImageRef:
+        return ImageRef(store=self.store, tag=tag)
+
+    def run(self, request: BuildRequest | RepackRequest | UnpackRequest, shards: int = 2) -> ImageResult:
+        return runner_local.run(request, Policy(shards=shards, threads=2), processes=1)  # type: ignore[return-value]
+
+    def repack(self, *, cache: bool = True, refresh: bool = False, shards: int = 2, **more: object) -> ImageResult:
+        return self.run(
+            RepackRequest(
+                bundle=self.bundle,
+                image=self.image("new"),
+                stat_cache=cache,
+                refresh_bundle=refresh,
+                **more,  # type: ignore[arg-type]
+            ),
+            shards,
+        )
+
+    def both(self, **more: object) -> ImageResult:
+        """The result of a repack, the same with and without the cache and on any number of shards."""
+        without = self.repack(cache=False, **more)
+        for shards in (1, 2, 7):
+            assert self.repack(shards=shards, **more) == without
+        return without
+
+    @property
+    def cache(self) -> Path:
+        return Bundle.open(self.bundle).stat_cache
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    return Ground(tmp_path, SPEC)
+
+
+class Seen:
+    """What the stages of a job did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hashed: list[str] = []
+        self.deltas: list[list[Delta]] = []
+        hash_shard, generate_layer = layering.hash_shard, layering.generate_layer
+
+        def hashing(rootfs: Path, walk: Path, shard: object, *rest: object) -> None:
+            with walk.open("rb") as stream:
+                stream.seek(shard.offset)  # type: ignore[attr-defined]
+                text = stream.read(shard.length)  # type: ignore[attr-defined]
+            self.hashed += [line.split()[10].decode() for line in text.splitlines()]
+            hash_shard(rootfs, walk, shard, *rest)  # type: ignore[arg-type]
+
+        def generating(rootfs: Path, deltas: object, options: object) -> object:
+            found = list(deltas)  # type: ignore[call-overload]
+            self.deltas.append(found)
+            return generate_layer(rootfs, found, options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(layering, "hash_shard", hashing)
+        monkeypatch.setattr(layering, "generate_layer", generating)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    # One shard runs in this very process.
+    return Seen(monkeypatch)
+
+
+# --- what is read -----------------------------------------------------------------------------------
+
+
+def test_only_what_was_touched_is_read(ground: Ground, seen: Seen) -> None:
+    (ground.rootfs / "d/f").write_bytes(b"F")
+    (ground.rootfs / "e/new").touch()
+    found = ground.repack(shards=1)
+    assert seen.hashed == ["d/f", "e", "e/new"]
+    assert found.deltas == 3
+
+
+# --- one change of each kind ------------------------------------------------------------------------
+
+
+def keep_times(path: Path) -> Callable[[], None]:
+    found = path.lstat()
+    return lambda: os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
+
+
+def edit_in_place(root: Path) -> None:
+    (root / "same-size").write_bytes(b"BBBB")
+
+
+def edit_and_restore_mtime(root: Path) -> None:
+    restore = keep_times(root / "same-size")
+    edit_in_place(root)
+    restore()
+
+
+def replace_by_equal_size_and_mtime(root: Path) -> None:
+    found, parent = (root / "same-size").stat(), keep_times(root)
+    other = root.parent / "other"
+    other.write_bytes(b"BBBB")
+    other.chmod(found.st_mode & 0o7777)
+    os.utime(other, ns=(found.st_atime_ns, found.st_mtime_ns))
+    other.rename(root / "same-size")
+    parent()
+
+
+def chmod_and_back(root: Path) -> None:
+    mode = (root / "a").stat().st_mode & 0o7777
+    (root / "a").chmod(0o600)
+    (root / "a").chmod(mode)
+
+
+def chmod(root: Path) -> None:
+    (root / "a").chmod(0o600)
+
+
+def chown_directory(root: Path) -> None:
+    os.chown(root / "d", 70, 80)
+
+
+def set_xattr(root: Path) -> None:
+    os.setxattr(root / "b", "user.big", b"y" * 3000)
+
+
+def remove_xattr(root: Path) -> None:
+    os.removexattr(root / "d/z", "user.on-directory")
+
+
+def set_xattr_of_link(root: Path) -> None:
+    os.setxattr(root / "link", "trusted.new", b"1", follow_symlinks=False)
+
+
+def device_number(root: Path) -> None:
+    found, parent = (root / "null").stat(), keep_times(root)
+    (root / "null").unlink()
+    os.mknod(root / "null", found.st_mode, os.makedev(1, 5))
+    os.utime(root / "null", ns=(found.st_atime_ns, found.st_mtime_ns))
+    parent()
+
+
+def add_hardlink(root: Path) -> None:
+    os.link(root / "a", root / "d/another-a")
+
+
+def break_hardlink(root: Path) -> None:
+    shutil.copy2(root / "twin", root / "copy")
+    (root / "copy").rename(root / "twin")
+
+
+def lose_hardlink_to_the_outside(root: Path) -> None:
+    parent = keep_times(root)
+    (root / "twin-2").rename(root.parent / "outside")
+    parent()
+
+
+def exchange_hardlinks(root: Path) -> None:
+    """Same names, contents, counts: another file is behind them."""
+    for name in ("x", "y"):
+        (root / name).write_bytes((root / "twin").read_bytes())
+    os.link(root / "x", root / "x-2")
+    for name in ("twin", "twin-2"):
+        (root / name).unlink()
+        os.link(root / "y", root / name)
+
+
+def retarget_link(root: Path) -> None:
+    restore = keep_times(root / "link")
+    (root / "link").unlink()
+    (root / "link").symlink_to("b")
+    restore()
+
+
+def replace_directory(root: Path) -> None:
+    shutil.copytree(root / "d", root.parent / "copy", symlinks=True)
+    shutil.rmtree(root / "d")
+    (root.parent / "copy").rename(root / "d")
+
+
+def directory_to_file(root: Path) -> None:
+    shutil.rmtree(root / "d")
+    (root / "d").write_bytes(b"was a directory")
+
+
+def directory_to_link(root: Path) -> None:
+    (root / "d").rename(root / "moved")
+    (root / "d").symlink_to("moved")
+
+
+def file_to_directory(root: Path) -> None:
+    (root / "a").unlink()
+    (root / "a").mkdir()
+    (root / "a/below").touch()
+
+
+def move_in_with_old_times(root: Path) -> None:
+    parent = keep_times(root / "e")
+    (root / "d/g").rename(root / "e/g")
+    outside = root.parent / "outside"
+    outside.write_bytes(b"from elsewhere")
+    os.utime(outside, (0, 0))
+    outside.rename(root / "e/h")
+    parent()
+
+
+def exchange_directories(root: Path) -> None:
+    (root / "d").rename(root / "swap")
+    (root / "e").rename(root / "d")
+    (root / "swap").rename(root / "e")
+
+
+def delete_files(root: Path) -> None:
+    (root / "a").unlink()
+    shutil.rmtree(root / "d/sub")
+
+
+def delete_all(root: Path) -> None:
+    for path in root.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def add_socket(root: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(root / "s"))
+
+
+def rename_odd_name(root: Path) -> None:
+    os.rename(os.fsencode(root) + b"/odd \xff\nname", os.fsencode(root) + b"/d/odd \xfe\nname")
+
+
+def new_first_and_last(root: Path) -> None:
+    (root / "!first").touch()
+    (root / "zz").mkdir()
+
+
+CHANGES = [
+    (edit_in_place, {b"same-size"}),
+    (edit_and_restore_mtime, {b"same-size"}),
+    (replace_by_equal_size_and_mtime, {b"same-size"}),
+    (chmod_and_back, set()),
+    (chmod, {b"a"}),
+    (chown_directory, {b"d"}),
+    (set_xattr, {b"b"}),
+    (remove_xattr, {b"d/z"}),
+    (set_xattr_of_link, {b"link"}),
+    (device_number, {b"null"}),
+    (add_hardlink, {b"a", b"d", b"d/another-a"}),
+    (break_hardlink, {b".", b"twin", b"twin-2"}),
+    (lose_hardlink_to_the_outside, {b"twin", b"twin-2"}),
+    (exchange_hardlinks, {b".", b"twin", b"twin-2", b"x", b"x-2", b"y"}),
+    (retarget_link, {b".", b"link"}),
+    (replace_directory, None),
+    (directory_to_file, {b".", b"d"}),
+    (directory_to_link, None),
+    (file_to_directory, {b".", b"a", b"a/below"}),
+    (move_in_with_old_times, {b"d", b"d/g", b"e/g", b"e/h"}),
+    (exchange_directories, None),
+    (delete_files, {b".", b"a", b"d", b"d/sub"}),
+    (delete_all, None),
+    (add_socket, {b"."}),
+    (rename_odd_name, {b".", b"d", b"odd \xff\nname", b"d/odd \xfe\nname"}),
+    (new_first_and_last, {b".", b"!first", b"zz"}),
+]
+
+
+@pytest.mark.parametrize(("change", "paths"), CHANGES, ids=lambda value: getattr(value, "__name__", ""))
+def test_the_result_is_that_of_reading_everything(
+    ground: Ground, seen: Seen, change: Callable[[Path], None], paths: set[bytes] | None
+) -> None:
+    change(ground.rootfs)
+    found = ground.both()
+    assert found.deltas or paths == set()
+    assert all(deltas == seen.deltas[0] for deltas in seen.deltas)
+    if paths:
+        assert {delta.path for delta in seen.deltas[0]} == paths
+    # And so is what a refreshed bundle says of itself, and what is then made of the next change.
+    copy = ground.path / "copy"
+    subprocess.run(["cp", "-a", ground.bundle, copy], check=True)
+    known = _files_after_refresh(ground, cache=True)
+    ground.bundle = copy
+    assert _files_after_refresh(ground, cache=False) == known
+    assert ground.repack().deltas == ground.repack(cache=False).deltas == 0
+
+
+def _files_after_refresh(ground: Ground, *, cache: bool) -> dict[str, bytes]:
+    """The manifest and the extra file of the bundle after a repack with a refresh."""
+    ground.repack(cache=cache, refresh=True)
+    bundle = Bundle.open(ground.bundle)
+    return {path.name: path.read_bytes() for path in (bundle.mtree, bundle.extra)}
+
+
+def _in_seconds(root: Path) -> dict[bytes, Node]:
+    from tests.trees import in_seconds
+
+    return {path: node for path, node in in_seconds(read_tree(root)).items() if node.type != "socket"}
+
+
+# --- the clock ---------------------------------------------------------------------------------------
+
+
+def test_an_edit_within_the_tick_of_the_snapshot_is_seen(ground: Ground) -> None:
+    """Many times over: some of them fall into one tick of the clock, before the walk and after."""
+    path = ground.rootfs / "same-size"
+    ticks = set()
+    for number in range(30):
+        path.write_bytes(b"%04d" % number)
+        keep_times(path)()
+        before = path.stat().st_ctime_ns
+        first = ground.repack(refresh=True)
+        restore = keep_times(path)
+        path.write_bytes(b"x%03d" % number)
+        restore()
+        ticks.add(path.stat().st_ctime_ns == before)
+        second = ground.repack()
+        assert second.mtree != first.mtree and second.deltas == 1, number
+
+
+def test_an_edit_with_the_very_ctime_of_the_snapshot_is_seen(
+    ground: Ground, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The racily clean entry, without luck: the clock stands still from before the edit to after the walk."""
+    next_tick(ground.bundle)
+    (ground.rootfs / "same-size").write_bytes(b"BBBB")
+    now = (ground.rootfs / "same-size").stat().st_ctime_ns
+    clock = next_tick(ground.bundle)._replace(now=now)
+    with monkeypatch.context() as frozen:
+        frozen.setattr("jobs.flows.survey.read_clock", lambda directory: clock)
+        ground.repack(refresh=True)
+    seen.hashed.clear()
+    ground.repack(shards=1)
+    assert seen.hashed == ["same-size"]
+
+
+def test_a_ctime_of_the_future_is_not_believed(ground: Ground, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was put back: what lies after it may come again."""
+    long_ago = next_tick(ground.bundle)._replace(now=10**9)
+    monkeypatch.setattr("jobs.flows.survey.read_clock", lambda directory: long_ago)
+    assert ground.repack(shards=1).deltas == 0
+    assert len(seen.hashed) == len(SPEC)
+
+
+def test_a_file_that_changes_while_it_is_read_ends_the_job(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ground.rootfs / "same-size").write_bytes(b"BBBB")
+    hash_shard = layering.hash_shard
+
+    def meanwhile(*arguments: object) -> None:
+        (ground.rootfs / "same-size").write_bytes(b"longer than it was")
+        hash_shard(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(layering, "hash_shard", meanwhile)
+    with pytest.raises(TreeChanged, match="same-size"):
+        ground.repack(shards=1)
+    monkeypatch.undo()
+    assert ground.both().deltas == 1
+
+
+def test_a_file_that_changes_after_it_was_read_is_suspected_the_next_time(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ground.rootfs / "a").write_bytes(b"one")
+    hash_shard = layering.hash_shard
+
+    def meanwhile(*arguments: object) -> None:
+        hash_shard(*arguments)  # type: ignore[arg-type]
+        (ground.rootfs / "d/f").write_bytes(b"F")  # believed to be clean when the walk passed it
+
+    monkeypatch.setattr(layering, "hash_shard", meanwhile)
+    assert ground.repack(shards=1, refresh=True).deltas == 1
+    monkeypatch.undo()
+    assert ground.both().deltas == 1
+
+
+# --- when there is no cache to use --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda g: g.cache.unlink(), id="absent"),
+        pytest.param(lambda g: g.cache.write_bytes(b"nonsense"), id="nonsense"),
+        pytest.param(lambda g: g.cache.write_bytes(g.cache.read_bytes()[:-40]), id="truncated"),
+        pytest.param(lambda g: g.cache.write_bytes(g.cache.read_bytes().replace(b"cache 1", b"cache 9")), id="version"),
+        pytest.param(lambda g: Bundle.open(g.bundle).extra.open("ab").write(b"# more\n"), id="another-extra"),
+        pytest.param(lambda g: Bundle.open(g.bundle).mtree.open("ab").write(b"# more\n"), id="another-manifest"),
+    ],
+)
+def test_everything_is_read_where_the_cache_is_of_no_use(
+    ground: Ground, seen: Seen, caplog: pytest.LogCaptureFixture, damage: Callable[[Ground], object]
+) -> None:
+    (ground.rootfs / "d/f").write_bytes(b"F")
+    expected = ground.repack(cache=False)
+    damage(ground)
+    seen.hashed.clear()
+    with caplog.at_level(logging.INFO):
+        assert ground.repack(shards=1) == expected
+    assert len(seen.hashed) == len(SPEC)
+    assert [record.message for record in caplog.records if "every file is read again" in record.message]
+    # The next refresh heals it.
+    ground.repack(refresh=True)
+    seen.hashed.clear()
+    ground.repack(shards=1)
+    assert set(seen.hashed) <= {"d/f"}
+
+
+def test_an_untouched_tree_with_damaged_records_needs_none_of_them(ground: Ground, seen: Seen) -> None:
+    ground.cache.write_bytes(ground.cache.read_bytes()[:-40])
+    assert ground.repack(shards=1).deltas == 0 and seen.hashed == []
+
+
+def test_a_copied_bundle_is_read_again_with_the_same_result(ground: Ground, seen: Seen) -> None:
+    (ground.rootfs / "d/f").write_bytes(b"F")
+    expected = ground.repack(cache=False)
+    copy = ground.path / "copy"
+    subprocess.run(["cp", "-a", ground.bundle, copy], check=True)
+    ground.bundle = copy
+    seen.hashed.clear()
+    assert ground.repack(shards=1) == expected
+    assert len(seen.hashed) == len(SPEC)
+
+
+def test_a_moved_bundle_is_still_known(ground: Ground, seen: Seen) -> None:
+    ground.bundle = ground.bundle.rename(ground.path / "moved")
+    assert ground.repack(shards=1).deltas == 0 and seen.hashed == []
+
+
+def test_a_bundle_in_a_directory_that_was_there_before_is_known_but_for_its_root(ground: Ground, seen: Seen) -> None:
+    ground.bundle = ground.path / "mine"
+    ground.bundle.mkdir()
+    (ground.bundle / "notes").touch()
+    ground.run(UnpackRequest(image=ground.image("base"), bundle=ground.bundle))
+    seen.hashed.clear()
+    assert ground.repack(shards=1).deltas == 0
+    assert set(seen.hashed) <= {"."}
+
+
+def test_where_no_clock_can_be_read_everything_is_read(
+    ground: Ground, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.mtree import NO_CLOCK
+
+    monkeypatch.setattr("jobs.flows.survey.read_clock", lambda directory: NO_CLOCK)
+    assert ground.repack(shards=1).deltas == 0
+    assert len(seen.hashed) == len(SPEC)
+
+
+# --- what is told besides -----------------------------------------------------------------------------
+
+
+def test_a_socket_is_told_of_each_time(ground: Ground) -> None:
+    add_socket(ground.rootfs)
+    for _ in range(2):
+        assert ground.both().warnings == ["socket left out, no layer can hold one: s"]
+        found = ground.repack(refresh=True)
+        assert len(found.warnings) == 1 and found.entries == len(SPEC)
+    assert ground.both().deltas == 0
+
+
+def test_masks_and_clamps_apply_to_what_was_read(ground: Ground) -> None:
+    (ground.rootfs / "d/f").write_bytes(b"F")
+    (ground.rootfs / "e/h").write_bytes(b"H")
+    assert ground.both(mask_paths=["/d"]).deltas == 1
+    assert ground.both(mask_paths=["/"]).deltas == 0
+
+
+def test_an_image_without_changes_shares_the_tree_of_its_base(ground: Ground) -> None:
+    trees = ground.store / ".layerfarm/trees"
+    unchanged = ground.repack()
+    names = [trees / (unchanged.manifest.replace(":", "_") + end) for end in (".mtree", ".layerfarm")]
+    base = [trees / (Bundle.open(ground.bundle).walk[-1].digest.replace(":", "_") + path.suffix) for path in names]
+    assert [path.stat().st_ino for path in names] == [path.stat().st_ino for path in base]
+    # Not kept any more: nothing is made, and nothing goes wrong.
+    for path in (*names, *base):
+        path.unlink()
+    assert ground.repack() == unchanged
+    assert not any(path.exists() for path in names)
+    (ground.rootfs / "d/f").write_bytes(b"F")
+    changed = ground.repack()
+    assert (trees / (changed.manifest.replace(":", "_") + ".mtree")).exists()
+
+
+def test_the_digest_of_the_tree_is_that_of_a_fresh_copy(ground: Ground) -> None:
+    (ground.rootfs / "d/f").write_bytes(b"F")
+    found = ground.repack()
+    unpacked = ground.run(UnpackRequest(image=ground.image("new"), bundle=ground.path / "fresh"))
+    assert unpacked.mtree == found.mtree and unpacked.entries == found.entries
+
+
+def test_the_cache_holds_the_files_of_the_bundle_and_leaves_nothing_else(ground: Ground) -> None:
+    for _ in range(3):
+        (ground.rootfs / "d/f").write_bytes(os.urandom(8))
+        ground.repack(refresh=True)
+        bundle = Bundle.open(ground.bundle)
+        names = {"rootfs", "config.json", "umoci.json", bundle.mtree.name, bundle.extra.name, bundle.stat_cache.name}
+        assert set(os.listdir(ground.bundle)) == names
+        assert stat.S_ISREG(bundle.stat_cache.stat().st_mode)
+    assert os.listdir(ground.store / ".layerfarm/work") == []
+
+
+def _layers(ground: Ground, tag: str) -> list[str]:
+    raw = subprocess.run(
+        ["skopeo", "inspect", "--raw", f"oci:{ground.image(tag)}"], check=True, capture_output=True
+    ).stdout
+    return [layer["digest"] for layer in json.loads(raw)["layers"]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_hundred_random_changes_give_the_same_with_and_without(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    spec = SPEC | {
+        b"many%02d%s" % (n // 20, b"" if n % 20 == 0 else b"/f%03d" % n): (
+            directory(mtime=n * 10**9)
+            if n % 20 == 0
+            else symlink(b"x%d" % n)
+            if n % 13 == 0
+            else file(rng.randbytes(rng.randrange(2000)), uid=n % 3)
+        )
+        for n in range(600)
+    }
+    ground = Ground(tmp_path, spec)
+    for more in range(2):
+        change(ground.rootfs, seed=seed * 10 + more)
+        found = ground.both()
+        assert found.deltas >= 50
+        ground.repack(refresh=True)
+        assert ground.both().deltas == 0
+        ground.run(UnpackRequest(image=ground.image("new"), bundle=tmp_path / f"again-{more}"))
+        assert _in_seconds(tmp_path / f"again-{more}/rootfs") == _in_seconds(ground.rootfs)
