@@ -18,7 +18,7 @@ REQUIRE_ALL ?=
 SECONDS ?= 60
 SEED ?=
 
-.PHONY: help run test unit fuzz lint format packages constraints clean
+.PHONY: help run test unit fuzz torture lint format packages constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make test                                     lint, types, every test; installs the Debian packages it needs'
 	@echo 'make unit                                     the unit tests only'
 	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
+	@echo 'make torture [SECONDS=300] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
 	@echo 'make clean                                    remove the virtual environment and the caches'
@@ -42,6 +43,13 @@ unit: $(VENV)/.installed
 
 fuzz: $(VENV)/.installed
 	SECONDS='$(SECONDS)' SEED='$(SEED)' PROCESSES='$(JOBS)' $(BIN)/python -m tests.fuzz
+
+# One round of all faults takes some 150 s on 2 processors.
+torture: SECONDS := $(if $(filter command environment,$(origin SECONDS)),$(SECONDS),300)
+torture: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" SECONDS='$(SECONDS)' SEED='$(SEED)' $(BIN)/python -m tests.farm.torture
+	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_STRANGE_MESSAGES=10000 SEED='$(SEED)' \
+	    $(BIN)/python -m pytest -q tests/farm/test_strangers.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,0 +1,202 @@
+"""Who is kept out: strangers on the wire, strangers' messages, and what a user of Redis may see and do."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import redis
+from ground import Ground, stop, until
+from toy_flow import ToyRequest, ToyResult
+
+from jobs.errors import FarmUnreachable
+from worker.client import Farm
+from worker.keys import BROKER_PREFIX, REFUSED
+
+pytestmark = pytest.mark.timeout(180)
+
+ACL = (
+    "~layerfarm:* &* -@all +@read +@write +@connection +@scripting +@pubsub +@transaction +info +time -@dangerous +keys"
+)
+"""What deploy/redis/redis.conf gives a user of the farm."""
+
+
+class Guarded(NamedTuple):
+    """A Redis with TLS, a user with few rights, and nothing without a password."""
+
+    url: str
+    authority: Path
+    directory: Path
+    server: subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    authority = _certificates(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    configuration = tmp_path / "redis.conf"
+    configuration.write_text(
+        f'port 0\ntls-port {port}\nbind 127.0.0.1\nsave ""\ndir {tmp_path}\n'
+        f"tls-cert-file {tmp_path}/server.crt\ntls-key-file {tmp_path}/server.key\ntls-ca-cert-file {authority}\n"
+        f"tls-auth-clients no\nuser default off\nuser farm on >s3cret-w0rd {ACL}\n"
+    )
+    server = subprocess.Popen([_redis_with_tls(), configuration], stdout=(tmp_path / "redis.log").open("wb"))
+    url = f"rediss://farm:s3cret-w0rd@127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={authority}"
+    try:
+        until(lambda: "Ready to accept connections" in (tmp_path / "redis.log").read_text())
+        yield Guarded(url, authority, tmp_path, server)
+    finally:
+        stop(server)
+
+
+def _redis_with_tls() -> Path:
+    """The first redis-server on PATH that was built with TLS; a wheel's is not."""
+    for directory in os.environ["PATH"].split(os.pathsep):
+        server = Path(directory) / "redis-server"
+        if server.is_file() and b"tls-auth-clients" in server.read_bytes():
+            return server
+    raise AssertionError("no redis-server with TLS on PATH: install Debian's")
+
+
+def test_farm_works_through_tls_with_a_user_of_few_rights(guarded: Guarded) -> None:
+    allowed = guarded.directory / "allowed"
+    allowed.mkdir()
+    environment = {
+        "LAYERFARM_FARM": guarded.url,
+        "LAYERFARM_ROOTS": str(allowed),
+        "LAYERFARM_STORES": str(allowed),
+        "LAYERFARM_FLOWS": "toy_flow",
+        "LAYERFARM_CONCURRENCY": "2",
+        "LAYERFARM_LOG_LEVEL": "debug",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    log = guarded.directory / "worker.log"
+    with ExitStack() as stack:
+        worker = subprocess.Popen(
+            [sys.executable, "-P", "-m", "worker"],
+            env=os.environ | environment,
+            stdout=log.open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+        stack.callback(stop, worker)
+        farm = stack.enter_context(Farm(guarded.url))
+        until(lambda: worker.poll() is not None or farm.workers())
+        assert worker.poll() is None, log.read_text()
+        job = farm.submit(ToyRequest(directory=allowed, numbers=6))
+        assert job.result(40) == ToyResult(total=45)
+        failed = farm.submit(ToyRequest(directory=allowed, trouble="bug"))
+        until(lambda: failed.record().state.final)
+        processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+        shown = [" ".join(process.cmdline()) for process in processes]
+        seen = json.dumps([record.model_dump(mode="json") for record in farm.jobs()]) + repr(farm.workers())
+    assert "s3cret" not in "".join([*shown, seen, log.read_text()])
+
+
+def test_farm_user_can_do_nothing_but_the_farms_work(guarded: Guarded) -> None:
+    with redis.Redis.from_url(guarded.url) as client:
+        for command in (("CONFIG", "GET", "*"), ("FLUSHALL",), ("SHUTDOWN",), ("ACL", "LIST"), ("SET", "other", "1")):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command)
+
+
+@pytest.mark.parametrize("wrong", ["password", "nobody", "authority", "plain"])
+def test_stranger_is_refused_and_no_password_is_shown(guarded: Guarded, wrong: str, tmp_path: Path) -> None:
+    url = guarded.url
+    if wrong == "password":
+        url = url.replace("s3cret-w0rd", "gu3ssed-w0rd")
+    elif wrong == "nobody":
+        url = url.replace("farm:s3cret-w0rd@", "")
+    elif wrong == "authority":
+        other = tmp_path / "other"
+        other.mkdir()
+        url = url.replace(str(guarded.authority), str(_certificates(other)))
+    else:
+        url = url.replace("rediss://", "redis://").partition("?")[0]
+    with pytest.raises(FarmUnreachable) as caught:
+        Farm(url)
+    assert "w0rd" not in str(caught.value)
+
+
+# --- a queue full of strangers' messages -------------------------------------------------------------
+
+COUNT = int(os.environ.get("LAYERFARM_STRANGE_MESSAGES", "400"))
+"""``make torture`` sends 10,000."""
+
+
+def test_strangers_messages_reach_no_task_and_kill_no_worker(ground: Ground) -> None:
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
+    rng = random.Random(seed)
+    worker = ground.start_worker()
+    pool = {process.pid for process in psutil.Process(worker.pid).children()}
+    farm = ground.farm()
+    # A real one, to mutate: what a job of ours looks like on the wire.
+    stopped = ground.farm(queue="nobody-listens")
+    stopped.submit(ToyRequest(directory=ground.allowed)).cancel()
+    client = redis.Redis.from_url(f"unix://{ground.directory}/redis.sock")
+    original = client.lrange(BROKER_PREFIX + "nobody-listens.start", 0, 0)[0]
+    client.delete(BROKER_PREFIX + "nobody-listens.start")
+    queues = [BROKER_PREFIX + name for name in farm._settings.queues]
+    for number in range(COUNT):
+        client.lpush(rng.choice(queues), _strange(rng, json.loads(original), number))
+    until(lambda: not any(client.llen(queue) for queue in queues), timeout=120)
+
+    # Each is counted, none did anything, and who works is who worked before.
+    until(lambda: int(client.get(REFUSED) or 0) == COUNT, timeout=30)
+    assert worker.poll() is None, f"SEED={seed}"
+    assert {process.pid for process in psutil.Process(worker.pid).children()} == pool, f"SEED={seed}"
+    assert farm.submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
+    assert ground.marks("begin") == 1
+    assert client.hlen(BROKER_PREFIX + "unacked") == 0
+
+
+def _strange(rng: random.Random, message: dict[str, Any], number: int) -> bytes:
+    """Something that no client of ours sends."""
+    match rng.randrange(6):
+        case 0:
+            return rng.randbytes(rng.randrange(200))
+        case 1:
+            return json.dumps(rng.choice([None, 1, [], {}, "x", {"body": 1}, {"headers": {}}])).encode()
+        case 2:
+            message["headers"]["task"] = rng.choice(["os.system", "layerfarm.unheard", "", None, "celery.chord"])
+        case 3:
+            strange = rng.choice([{}, {"job": "../../x"}, {"job": 1, "stage": 0}, {"job": "aa", "stage": "0"}])
+            message["body"] = _body([[], strange, {}])
+        case 4:
+            message["content-type"] = rng.choice(["application/x-python-serialize", "application/x-yaml", "x", None])
+        case _:
+            message["body"] = rng.choice(
+                [_body([[1, 2], {}, {}]), _body("x"), "%%%", base64.b64encode(b"\xff").decode()]
+            )
+    return json.dumps(message).encode()
+
+
+def _body(value: Any) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+def _certificates(directory: Path) -> Path:
+    """An authority of one's own, and the server's key and certificate, signed by it; returns the authority's."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl(*new, "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
+    openssl(*new, "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr")
+    (directory / "names").write_text("subjectAltName=IP:127.0.0.1")
+    signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
+    openssl("x509", "-req", "-in", "server.csr", "-out", "server.crt", *signed)
+    return directory / "ca.crt"

@@ -1,0 +1,222 @@
+"""One trial of the torture: a farm of its own, real jobs on it, and the verdict afterwards."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# The workers import the toy flow by this name.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ground import Ground, until
+
+from jobs.errors import FarmError, JobCancelled, JobFailed, LayerfarmError
+from jobs.flows.base import Policy, Request
+from jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
+from jobs.mtree import snapshot
+from jobs.store import Layout, janitor
+from jobs.store.reach import reachable
+from worker import runner_local
+from worker.client import Job
+from worker.equal import WORKS
+from worker.keys import ACTIVE, KEPT, QUEUED
+from worker.progress import JobState
+
+SETTINGS = {"lease": 2, "look_every": 0.5, "deliveries": 3, "drain": 0.5, "visibility_timeout": 60}
+PATIENCE = 90.0
+"""Seconds for three jobs that take one; only a job that is lost needs them."""
+
+
+@dataclass
+class Counts:
+    """What came of the trials of one fault."""
+
+    trials: int = 0
+    right: int = 0
+    failed: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    missing: int = 0
+    leftovers: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return (self.trials, self.right, self.failed, self.lost, self.duplicates, self.missing, self.leftovers)
+
+    @property
+    def clean(self) -> bool:
+        return not any(self.numbers[3:])
+
+    def add(self, other: Counts) -> None:
+        self.trials += other.trials
+        self.right += other.right
+        self.failed += other.failed
+        self.lost += other.lost
+        self.duplicates += other.duplicates
+        self.missing += other.missing
+        self.leftovers += other.leftovers
+        self.notes += other.notes
+
+
+class Trial:
+    """One farm, its jobs, and what the fault needs to do its harm."""
+
+    def __init__(self, directory: Path, stack: ExitStack, rng: random.Random) -> None:
+        self.rng = rng
+        self.ground = Ground(directory, stack, durable=True)
+        self.tree = self.ground.allowed / "tree"
+        make_tree(self.tree)
+        self.disk = self.ground.allowed / "disk"
+        stack.enter_context(small_disk(self.disk))
+        self.store = self.disk / "store"
+        Layout.create(self.store)
+        self.bundle = self.ground.allowed / "old"
+        policy = Policy(shards=2, threads=2)
+        runner_local.run(BuildRequest(rootfs=self.tree, image=ImageRef(store=self.store, tag="base")), policy)
+        base = ImageRef(store=self.store, tag="base")
+        runner_local.run(UnpackRequest(image=base, bundle=self.bundle), policy)
+        (self.bundle / "rootfs" / "changed").write_bytes(b"changed")
+        (self.tree / "more").write_bytes(b"more" * 1000)
+        os.utime(self.tree / "more", (1, 1))
+        os.utime(self.bundle / "rootfs" / "changed", (1, 1))
+        self.requests: list[Request] = [
+            BuildRequest(rootfs=self.tree, base=base, image=ImageRef(store=self.store, tag="built")),
+            UnpackRequest(image=base, bundle=self.ground.allowed / "new"),
+            RepackRequest(bundle=self.bundle, image=ImageRef(store=self.store, tag="repacked")),
+        ]
+        self.expected = self._undisturbed(policy)
+        self.jobs: list[Job] = []
+
+    def submit(self) -> None:
+        farm = self.ground.farm(**client_settings())
+        self.jobs = [farm.submit(request) for request in self.requests]
+
+    def start_worker(self, **values: object) -> subprocess.Popen[bytes]:
+        return self.ground.start_worker(**(SETTINGS | values))
+
+    def settle(self, counts: Counts, may_fail: str | None = None) -> None:
+        """Wait for the jobs and judge them. ``may_fail``: a part of the error that the fault may cause."""
+        self.wait(counts, may_fail)
+        self.judge(counts)
+
+    def wait(self, counts: Counts, may_fail: str | None = None) -> None:
+        deadline = time.monotonic() + PATIENCE
+        for job, request in zip(self.jobs, self.requests, strict=True):
+            try:
+                job.result(max(1.0, deadline - time.monotonic()))
+            except (JobFailed, JobCancelled) as error:
+                if may_fail is not None and may_fail in str(error):
+                    counts.failed += 1
+                else:
+                    counts.lost += 1
+                    counts.notes.append(f"{type(request).__name__}: {error}")
+                continue
+            except FarmError as error:
+                counts.lost += 1
+                counts.notes.append(f"{type(request).__name__}: {error}; {job.record().model_dump()}")
+                continue
+            counts.right += 1
+
+    def judge(self, counts: Counts) -> None:
+        self._compare(counts)
+        self._look_for_leftovers(counts)
+
+    # --- what has to hold afterwards ------------------------------------------------------------------
+
+    def _undisturbed(self, policy: Policy) -> dict[str, str]:
+        """What the tags and the bundle are when nothing goes wrong; from a copy of the store."""
+        other = self.ground.directory / "undisturbed"
+        shutil.copytree(self.store, other / "store", symlinks=True)
+        for tag, request in (("built", self.requests[0]), ("repacked", self.requests[2])):
+            moved = request.model_copy(update={"image": ImageRef(store=other / "store", tag=tag)})
+            if isinstance(moved, BuildRequest):
+                moved = moved.model_copy(update={"base": ImageRef(store=other / "store", tag="base")})
+            runner_local.run(moved, policy)
+        layout = Layout.open(other / "store")
+        return {tag: layout.find(tag)[0].digest for tag in layout.tags()}
+
+    def _compare(self, counts: Counts) -> None:
+        layout = Layout.open(self.store)
+        for tag in layout.tags():
+            for descriptor in layout.find(tag):
+                if descriptor.digest != self.expected[tag]:
+                    counts.missing += 1
+                    counts.notes.append(f"tag {tag} has other bytes")
+        try:
+            for digest in reachable(layout, layout.index().manifests):
+                if not layout.blob_path(digest).is_file():
+                    counts.missing += 1
+                    counts.notes.append(f"blob {digest} is gone")
+        except LayerfarmError as error:
+            counts.missing += 1
+            counts.notes.append(str(error))
+        if "base" not in layout.tags():
+            counts.missing += 1
+        for job, tag in ((self.jobs[0], "built"), (self.jobs[2], "repacked")):
+            if (job.record().state is JobState.SUCCEEDED) != (tag in layout.tags()):
+                counts.missing += 1
+                counts.notes.append(f"tag {tag} does not go with its job")
+        new = self.ground.allowed / "new"
+        if (self.jobs[1].record().state is JobState.SUCCEEDED) != new.exists():
+            counts.missing += 1
+            counts.notes.append("bundle does not go with its job")
+        elif new.exists():
+            there = {e.path: e.sha256 for e in snapshot(new / "rootfs")}
+            wanted = {e.path: e.sha256 for e in snapshot(self.bundle / "rootfs") if e.path != b"changed"}
+            if there != wanted:
+                counts.missing += 1
+                counts.notes.append("bundle has another content")
+        for job in self.jobs:
+            record = job.record()
+            if record.units_done > record.units_total or record.bytes_done > max(record.bytes_total, 0):
+                counts.duplicates += 1
+                counts.notes.append(f"counted twice: {record.model_dump()}")
+
+    def _look_for_leftovers(self, counts: Counts) -> None:
+        farm = self.ground.farm(**client_settings())
+        client = farm.ledger._client
+        try:
+            until(lambda: not client.exists(ACTIVE, QUEUED, KEPT, WORKS), timeout=30)
+        except AssertionError:
+            counts.notes.append(f"Redis does not settle: {farm.ledger.active()}")
+        janitor(self.store, 0, now=time.time() + 10)
+        left = [path for kind in ("ingest", "work", "unpack") for path in (self.store / ".layerfarm" / kind).glob("*")]
+        left += [path for path in self.ground.allowed.iterdir() if path.name.startswith(".")]
+        allowed = {ACTIVE, QUEUED, KEPT, WORKS, *(f"layerfarm:job:{job.id}" for job in self.jobs)}
+        keys = [*client.scan_iter("layerfarm:job:*"), *client.scan_iter("layerfarm:work:*:waiting")]
+        stray = [key for key in keys if key not in allowed and not key.endswith(":events")]
+        if left or stray or client.exists(ACTIVE, QUEUED, KEPT, WORKS):
+            counts.leftovers += 1
+            counts.notes.append(f"left: {[str(path) for path in left]} {stray}")
+
+
+def client_settings() -> dict[str, object]:
+    return {name: SETTINGS[name] for name in ("lease", "look_every", "visibility_timeout")}
+
+
+def make_tree(tree: Path) -> None:
+    rng = random.Random(7)
+    for directory in range(6):
+        (tree / f"d{directory}").mkdir(parents=True)
+        for number in range(12):
+            (tree / f"d{directory}" / f"f{number}").write_bytes(rng.randbytes(20_000))
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "torture", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
