@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from jobs.errors import display
 from jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDirectory
+from jobs.flows.newtree import NewTree, Tree
 from jobs.flows.requests import IdMapping, LayerOptions
-from jobs.flows.survey import Known, Survey, steps_of, survey_tree
+from jobs.flows.survey import Known, Survey, survey_tree
 from jobs.image.pack import PackedLayer, pack_layer
 from jobs.image.tree_cache import portable
-from jobs.image.tree_cache import write_tree as write_tree_files
 from jobs.layer import Codec, Compression, GenerateOptions, IdMap, generate_layer
 from jobs.mtree import (
     Delta,
@@ -25,14 +25,11 @@ from jobs.mtree import (
     Entry,
     Shard,
     compare,
-    dropped,
     hash_shard,
     mask,
-    merge_fragments,
     plan_shards,
     read_deltas,
     simplify,
-    spliced,
     write_deltas,
 )
 from jobs.store import Layout
@@ -40,14 +37,6 @@ from jobs.store import Layout
 DELTAS = "deltas"
 TREE = "tree"
 EXACT_TREE = "bundle"
-
-
-class Tree(Model):
-    """The manifest of a tree: what umoci would record of it, and what it has no place for."""
-
-    manifest: FileRef
-    extra: FileRef
-    entries: int
 
 
 class Changes(Model):
@@ -198,27 +187,24 @@ class _Compare(Generic[StateT]):
 
     def run(self, ctx: Context, unit: Unit) -> dict[str, Any]:
         state = self._state_type.model_validate(unit.params)
-        work = work_directory(ctx, state.store)
         survey = state.survey
         assert survey is not None
+        work = work_directory(ctx, state.store)
+        tree = NewTree(work, survey, state.fragments, state.known)
         sockets: list[bytes] = []
         differing = _Counter()
-        old = self._baseline(ctx, state)
-        if survey.reading is not None:
-            old = dropped(old, steps_of(work, survey.reading))
-        new = portable(_noting_sockets(_as_read(work, state), sockets))
-        found = differing.counted(compare(portable(old), new))
+        old = tree.replaced(lambda: self._baseline(ctx, state))
+        new = _noting_sockets(tree.read(), sockets)
+        found = differing.counted(compare(portable(old), portable(new)))
         wanted = simplify(mask(_unclamped(found, state.options.source_date_epoch), _mask_bytes(state.mask_paths)))
         changes = _write_changes(work, wanted)
         for _ in found:  # what is masked out is not read above, but makes the tree another one all the same
             pass
-        tree = exact = None
-        if differing.count or survey.reading is None:
-            tree = write_tree(work, TREE, portable(self._new_tree(ctx, work, state)))
-        if state.exact:
-            exact = write_tree(work, EXACT_TREE, self._new_tree(ctx, work, state))
+        # Where nothing differs the tree as a layer can hold it is the old one, whatever was suspected.
+        packed = tree.write(TREE) if differing.count or survey.reading is None else None
+        exact = tree.write(EXACT_TREE, exact=True) if state.exact else None
         warnings = [f"socket left out, no layer can hold one: {display(path)}" for path in sockets]
-        compared = _Compared(changes=changes, tree=tree, exact_tree=exact, sockets=len(sockets), warnings=warnings)
+        compared = _Compared(changes=changes, tree=packed, exact_tree=exact, sockets=len(sockets), warnings=warnings)
         return compared.model_dump(mode="json")
 
     def join(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
@@ -236,14 +222,6 @@ class _Compare(Generic[StateT]):
                 "warnings": state.warnings + compared.warnings,
             }
         )
-
-    def _new_tree(self, ctx: Context, work: WorkDirectory, state: StateT) -> Iterator[Entry]:
-        """The whole tree as it is now, in mtree order."""
-        assert state.survey is not None
-        read = _as_read(work, state)
-        if state.survey.reading is None:
-            return read
-        return spliced(self._baseline(ctx, state), read, steps_of(work, state.survey.reading))
 
 
 class _Compared(Model):
@@ -268,39 +246,11 @@ class _Counter:
             yield delta
 
 
-def _as_read(work: WorkDirectory, state: LayeringState) -> Iterator[Entry]:
-    """What was hashed, in mtree order: the tree, or its suspects.
-
-    Raises:
-        IncompleteTree: a shard's fragment is not whole.
-    """
-    assert state.survey is not None
-    return merge_fragments([work.open(ref) for ref in state.fragments], state.survey.entries_to_read)
-
-
 def _noting_sockets(entries: Iterator[Entry], sockets: list[bytes]) -> Iterator[Entry]:
     for entry in entries:
         if entry.type == "socket":
             sockets.append(entry.path)
         yield entry
-
-
-def write_tree(work: WorkDirectory, name: str, entries: Iterator[Entry]) -> Tree:
-    """Write a tree into the work directory: its manifest, and what that cannot hold, in one pass."""
-    count = 0
-    extra: FileRef
-
-    def write_manifest(manifest: Path) -> None:
-        def write_both(rest: Path) -> None:
-            nonlocal count
-            with manifest.open("wb") as out, rest.open("wb") as beside:
-                count = write_tree_files(entries, out, beside)
-
-        nonlocal extra
-        extra = work.publish(f"{name}.extra", write_both)
-
-    manifest = work.publish(f"{name}.mtree", write_manifest)
-    return Tree(manifest=manifest, extra=extra, entries=count)
 
 
 def _unclamped(deltas: Iterator[Delta], epoch: int | None) -> Iterator[Delta]:

@@ -5,6 +5,7 @@ from jobs.mtree.compare import compare, mask, simplify
 from jobs.mtree.deltas import DeltaSummary, read_deltas, write_deltas
 from jobs.mtree.fragments import merge_fragments
 from jobs.mtree.hashing import hash_shard
+from jobs.mtree.known import KnownTree
 from jobs.mtree.model import (
     ROOT,
     UNRECORDED,
@@ -19,7 +20,7 @@ from jobs.mtree.model import (
 from jobs.mtree.read import read_full, read_manifest
 from jobs.mtree.shards import Shard, plan_shards
 from jobs.mtree.snapshot import snapshot
-from jobs.mtree.splice import dropped, read_script, spliced
+from jobs.mtree.splice import Step, read_script
 from jobs.mtree.statcache import StatCache, Suspects, find_suspects, open_stat_cache, write_stat_cache
 from jobs.mtree.walk import Walk, walk_tree
 from jobs.mtree.write import write_extra, write_manifest, write_twins
@@ -35,13 +36,14 @@ __all__ = [
     "DeltaSummary",
     "Entry",
     "EntryType",
+    "KnownTree",
     "Shard",
     "StatCache",
+    "Step",
     "Suspects",
     "Walk",
     "Xattrs",
     "compare",
-    "dropped",
     "find_suspects",
     "hash_shard",
     "mask",
@@ -57,7 +59,6 @@ __all__ = [
     "read_script",
     "simplify",
     "snapshot",
-    "spliced",
     "walk_tree",
     "write_deltas",
     "write_extra",

@@ -23,6 +23,11 @@ _UMOCI_FILE = re.compile(
     rb"    ([!-\[\]-~]+) size=(\d{1,19})(?: uid=(\d{1,10}))?(?: gid=(\d{1,10}))?(?: mode=([0-7]{1,5}))?"
     rb"(?: nlink=(\d{1,10}))? tar_time=(-?\d{1,20})\.0{9} sha256digest=([0-9a-f]{64})"
 )
+# A directory without xattrs, of which every tenth line is one.
+_UMOCI_DIRECTORY = re.compile(
+    rb"([!-.0-\[\]-~]+) size=(\d{1,19}) type=dir(?: uid=(\d{1,10}))?(?: gid=(\d{1,10}))?(?: mode=([0-7]{1,5}))?"
+    rb"(?: nlink=(\d{1,10}))? tar_time=(-?\d{1,20})\.0{9}"
+)
 
 
 def read_manifest(stream: BinaryIO) -> Iterator[Entry]:
@@ -36,7 +41,7 @@ def read_manifest(stream: BinaryIO) -> Iterator[Entry]:
         MtreeSyntaxError: a line does not parse; the message has its number.
     """
     lines = LineSource(stream)
-    reader = _Reader(lines)
+    reader = LineReader(lines)
     try:
         for line in lines:
             entry = reader.line(line)
@@ -76,7 +81,7 @@ def _join(entries: Iterator[Entry], extras: Iterator[Entry]) -> Iterator[Entry]:
         raise MtreeError("the extra file belongs to another manifest", where=extra.path)
 
 
-class _Reader:
+class LineReader:
     """The state between the lines: the current directory and what /set says."""
 
     def __init__(self, lines: LineSource) -> None:
@@ -90,10 +95,26 @@ class _Reader:
         """uid, gid, mode and nlink as /set says; None: a file's line cannot be read at once."""
 
     def line(self, line: bytes) -> Entry | None:
-        found = _UMOCI_FILE.fullmatch(line) if self._defaults is not None else None
-        if found is not None:
-            return self._umoci_file(found)
+        """The entry of a line, if it is one of an entry."""
+        if not line:
+            return None
+        if self._defaults is not None:
+            found = _UMOCI_FILE.fullmatch(line)
+            if found is not None:
+                return self._umoci_file(found)
+            found = _UMOCI_DIRECTORY.fullmatch(line)
+            if found is not None and self._directory is not None and found[1] not in (b".", b".."):
+                return self._umoci_directory(found)
         return self._any_line(line)
+
+    def plain_file(self, line: bytes) -> tuple[bytes, int, int] | None:
+        """Path and default uid and gid of a line that says in umoci's way all there is to say of a file."""
+        if self._defaults is None:
+            return None
+        found = _UMOCI_FILE.fullmatch(line)
+        if found is None or b"/" in found[1] or found[1] == b"..":
+            return None
+        return self._prefix + found[1], self._defaults[0], self._defaults[1]
 
     def _umoci_file(self, found: re.Match[bytes]) -> Entry:
         name, size, uid, gid, mode, nlink, seconds, digest = found.groups()
@@ -117,6 +138,23 @@ class _Reader:
                 (),
                 None,
             ),
+        )
+
+    def _umoci_directory(self, found: re.Match[bytes]) -> Entry:
+        name, size, uid, gid, mode, nlink, seconds = found.groups()
+        assert self._defaults is not None
+        default_uid, default_gid, default_mode, default_nlink = self._defaults
+        path = self._prefix + name
+        self._enter(path)
+        return Entry(
+            path,
+            "dir",
+            default_mode if mode is None else int(mode, 8),
+            default_uid if uid is None else int(uid),
+            default_gid if gid is None else int(gid),
+            int(size),
+            default_nlink if nlink is None else int(nlink),
+            int(seconds) * BILLION,
         )
 
     def _any_line(self, line: bytes) -> Entry | None:

@@ -53,40 +53,33 @@ def write_twins(pairs: Iterable[tuple[Entry, Entry | None]], out: BinaryIO, othe
 
 
 def _write(pairs: Iterable[tuple[Entry, Entry | None]], outs: tuple[BinaryIO, ...]) -> int:
-    writer = _Indented(len(outs))
-    writer.all(_HEADER)
+    writer = ManifestWriter(*outs)
     count = 0
     for entry, twin in pairs:
         writer.entry(entry, twin)
         count += 1
-        if len(writer.lines[0]) > _FLUSH_LINES:
-            writer.flush(outs)
-    writer.close_directories(0)
-    writer.flush(outs)
+    writer.finish()
     return count
 
 
-class _Indented:
+class ManifestWriter:
     """The state of the indented form: the open directories and what /set says."""
 
-    def __init__(self, outputs: int) -> None:
-        self.lines: tuple[list[str], ...] = tuple([] for _ in range(outputs))
+    def __init__(self, *outs: BinaryIO) -> None:
+        self._outs = outs
+        self._lines: tuple[list[str], ...] = tuple([_HEADER] for _ in outs)
         """Of each output; they differ in the lines of some entries only."""
         self._open: list[bytes] = []
         self._directory = b""
         self._uid = -1
         self._gid = -1
 
-    def all(self, line: str) -> None:
-        for lines in self.lines:
-            lines.append(line)
+    def entry(self, entry: Entry, twin: Entry | None = None) -> None:
+        """Write one entry; they come in mtree order, the root first. ``twin`` is for the second output.
 
-    def flush(self, outs: tuple[BinaryIO, ...]) -> None:
-        for lines, out in zip(self.lines, outs, strict=True):
-            out.write("".join(lines).encode("utf-8", "surrogateescape"))
-            lines.clear()
-
-    def entry(self, entry: Entry, twin: Entry | None) -> None:
+        Raises:
+            MtreeError: it does not follow its directory.
+        """
         path = entry.path
         head, _, name = path.rpartition(b"/")
         if entry.type == "dir":
@@ -97,9 +90,37 @@ class _Indented:
                 self._return_to(head, path)
             encoded = "    " + vis.encode(name).decode("ascii")
         line = self._line(encoded, entry)
-        self.lines[0].append(line)
+        self._lines[0].append(line)
         if twin is not None:
-            self.lines[1].append(line if twin is entry else self._line(encoded, twin))
+            self._lines[1].append(line if twin is entry else self._line(encoded, twin))
+        if len(self._lines[0]) > _FLUSH_LINES:
+            self._flush()
+
+    def same(self, line: bytes, uid: int, gid: int) -> bool:
+        """Write a non-directory's line of another manifest, where /set says this uid and gid.
+
+        False, and nothing is written, if the line would mean something else here.
+        """
+        if uid != self._uid or gid != self._gid:
+            return False
+        self._all(line.decode("ascii") + "\n")
+        if len(self._lines[0]) > _FLUSH_LINES:
+            self._flush()
+        return True
+
+    def finish(self) -> None:
+        """Write what ends the manifest; the files stay open."""
+        self._close_directories(0)
+        self._flush()
+
+    def _all(self, line: str) -> None:
+        for lines in self._lines:
+            lines.append(line)
+
+    def _flush(self) -> None:
+        for lines, out in zip(self._lines, self._outs, strict=True):
+            out.write("".join(lines).encode("utf-8", "surrogateescape"))
+            lines.clear()
 
     def _line(self, name: str, entry: Entry) -> str:
         _, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, _ = entry
@@ -124,10 +145,10 @@ class _Indented:
             self._return_to(head, path)
             self._directory = path
         self._open.append(path)
-        self.all(f"\n# {_comment(path)}\n")
+        self._all(f"\n# {_comment(path)}\n")
         if uid != self._uid or gid != self._gid:
             self._uid, self._gid = uid, gid
-            self.all(f"/set type=file nlink=1 mode=0664 uid={uid} gid={gid}\n")
+            self._all(f"/set type=file nlink=1 mode=0664 uid={uid} gid={gid}\n")
 
     def _return_to(self, head: bytes, path: bytes) -> None:
         """Close directories until ``head`` is the current one."""
@@ -136,12 +157,12 @@ class _Indented:
             depth -= 1
         if not depth:
             raise MtreeError("entry does not follow its directory", where=path)
-        self.close_directories(depth)
+        self._close_directories(depth)
         self._directory = head
 
-    def close_directories(self, depth: int) -> None:
+    def _close_directories(self, depth: int) -> None:
         """Write the ``..`` of every open directory below ``depth``."""
-        for lines in self.lines:
+        for lines in self._lines:
             lines.extend(["..\n"] * (len(self._open) - depth))
         del self._open[depth:]
 

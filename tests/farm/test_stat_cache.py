@@ -95,6 +95,12 @@ def ground(tmp_path: Path) -> Ground:
     return Ground(tmp_path, SPEC)
 
 
+@pytest.fixture
+def umoci_ground(tmp_path: Path) -> Ground:
+    """Without xattrs over 1 KiB, which umoci does not record."""
+    return Ground(tmp_path, SPEC | {b"b": file(b"content of b")})
+
+
 class Seen:
     """What the stages of a job did."""
 
@@ -126,6 +132,18 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 
 # --- what is read -----------------------------------------------------------------------------------
+
+
+def test_nothing_is_read_of_an_untouched_bundle(ground: Ground, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ground.repack(cache=False, shards=1)
+    assert len(seen.hashed) == len(SPEC)
+    seen.hashed.clear()
+    # Not even the old manifest.
+    monkeypatch.setattr("jobs.flows.repack.open_baseline", lambda *paths: pytest.fail("manifest was read"))
+    monkeypatch.setattr("jobs.flows.newtree.KnownTree", lambda *paths: pytest.fail("manifest was read"))
+    after = ground.repack(shards=1)
+    assert after == before and after.deltas == 0 and after.layer is None
+    assert seen.hashed == []
 
 
 def test_only_what_was_touched_is_read(ground: Ground, seen: Seen) -> None:
@@ -348,6 +366,34 @@ def _files_after_refresh(ground: Ground, *, cache: bool) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (bundle.mtree, bundle.extra)}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_two_hundred_random_changes_give_the_same_with_and_without(tmp_path: Path, seed: int, seen: Seen) -> None:
+    rng = random.Random(seed)
+    spec = SPEC | {
+        b"many%02d%s" % (n // 20, b"" if n % 20 == 0 else b"/f%03d" % n): (
+            directory(mtime=n * 10**9)
+            if n % 20 == 0
+            else symlink(b"x%d" % n)
+            if n % 13 == 0
+            else file(rng.randbytes(rng.randrange(2000)), uid=n % 3)
+        )
+        for n in range(600)
+    }
+    ground = Ground(tmp_path, spec)
+    seen.deltas.clear()
+    for more in range(2):
+        change(ground.rootfs, seed=seed * 10 + more)
+        found = ground.both()
+        assert found.deltas >= 50
+        assert all(deltas == seen.deltas[0] for deltas in seen.deltas)
+        seen.deltas.clear()
+        ground.repack(refresh=True)
+        seen.deltas.clear()
+        assert ground.both().deltas == 0
+        ground.run(UnpackRequest(image=ground.image("new"), bundle=tmp_path / f"again-{more}"))
+        assert _in_seconds(tmp_path / f"again-{more}/rootfs") == _in_seconds(ground.rootfs)
+
+
 def _in_seconds(root: Path) -> dict[bytes, Node]:
     from tests.trees import in_seconds
 
@@ -555,32 +601,34 @@ def test_the_cache_holds_the_files_of_the_bundle_and_leaves_nothing_else(ground:
     assert os.listdir(ground.store / ".layerfarm/work") == []
 
 
+def test_umoci_goes_on_with_the_bundle(umoci_ground: Ground) -> None:
+    """It sees no change in it, takes no notice of the cache, and what it leaves is not taken for ours."""
+    ground = umoci_ground
+    subprocess.run(["umoci", "repack", "--image", str(ground.image("u")), ground.bundle], check=True)
+    assert _layers(ground, "u") == _layers(ground, "base")
+    (ground.rootfs / "d/f").write_bytes(b"F")
+    umoci = ["umoci", "repack", "--refresh-bundle", "--image", str(ground.image("u")), str(ground.bundle)]
+    subprocess.run(umoci, check=True)
+    assert not ground.cache.exists()
+    assert ground.both().deltas == 0
+    (ground.rootfs / "d/f").write_bytes(b"G")
+    assert ground.both().deltas == 1
+
+
+def test_a_bundle_of_umocis_is_repacked_and_known_after_a_refresh(umoci_ground: Ground, seen: Seen) -> None:
+    ground = umoci_ground
+    ground.bundle = ground.path / "theirs"
+    subprocess.run(["umoci", "unpack", "--image", str(ground.image("base")), ground.bundle], check=True)
+    assert ground.both().deltas == 0
+    ground.repack(refresh=True)
+    seen.hashed.clear()
+    next_tick(ground.bundle)
+    assert ground.repack(shards=1).deltas == 0
+    assert seen.hashed == []
+
+
 def _layers(ground: Ground, tag: str) -> list[str]:
     raw = subprocess.run(
         ["skopeo", "inspect", "--raw", f"oci:{ground.image(tag)}"], check=True, capture_output=True
     ).stdout
     return [layer["digest"] for layer in json.loads(raw)["layers"]]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_two_hundred_random_changes_give_the_same_with_and_without(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    spec = SPEC | {
-        b"many%02d%s" % (n // 20, b"" if n % 20 == 0 else b"/f%03d" % n): (
-            directory(mtime=n * 10**9)
-            if n % 20 == 0
-            else symlink(b"x%d" % n)
-            if n % 13 == 0
-            else file(rng.randbytes(rng.randrange(2000)), uid=n % 3)
-        )
-        for n in range(600)
-    }
-    ground = Ground(tmp_path, spec)
-    for more in range(2):
-        change(ground.rootfs, seed=seed * 10 + more)
-        found = ground.both()
-        assert found.deltas >= 50
-        ground.repack(refresh=True)
-        assert ground.both().deltas == 0
-        ground.run(UnpackRequest(image=ground.image("new"), bundle=tmp_path / f"again-{more}"))
-        assert _in_seconds(tmp_path / f"again-{more}/rootfs") == _in_seconds(ground.rootfs)
