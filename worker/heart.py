@@ -17,6 +17,7 @@ import structlog
 
 from jobs.errors import JobCancelled
 from worker.claims import Claim, Claims, Pulse
+from worker.steps import reached
 
 INTERVAL: Final = 0.5
 """Seconds between two beats: how late a unit learns at most that it should stop."""
@@ -36,8 +37,14 @@ class Watched:
         self._bytes = 0
         self._told = 0
         self._stop: Pulse | None = None
+        self._kept: Callable[[], object] | None = None
+
+    def keeps(self, beat: Callable[[], object] | None) -> None:
+        """Call ``beat`` at every beat, too: something else is held for as long as this work lasts."""
+        self._kept = beat
 
     def advanced(self, nbytes: int) -> None:
+        reached("unit.working")
         self._bytes += nbytes
         if self._stop is Pulse.STOPPING:
             raise HandedBack("worker is being stopped")
@@ -48,6 +55,9 @@ class Watched:
         news = self._bytes - self._told
         pulse = claims.beat(self.claim, news)
         self._told += news
+        kept = self._kept
+        if kept is not None:
+            kept()
         if pulse is not Pulse.OK:
             self.stop(pulse)
 

@@ -15,6 +15,7 @@ from worker.traffic import Traffic
 ADVANCE: Final = "layerfarm.advance"
 UNIT: Final = "layerfarm.unit"
 CLOSE: Final = "layerfarm.close"
+TASKS: Final = (ADVANCE, UNIT, CLOSE)
 
 _JobId = Annotated[str, Field(pattern=r"^[0-9a-z][0-9a-z-]{0,62}$")]
 _Position = Annotated[int, Field(ge=-1, le=1_000_000)]

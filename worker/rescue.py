@@ -7,12 +7,13 @@ on. Every worker looks for such jobs in turn, and so does every client that wait
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import redis
 import structlog
 
+from worker.equal import Subscriber, Works
 from worker.keys import BROKER_PREFIX, LOOKING, QUEUED
 from worker.ledger import Ledger, Stuck
 from worker.messages import Sender
@@ -32,6 +33,7 @@ class Rescue:
         self._client = client
         self._ledger = ledger
         self._sender = sender
+        self._works = Works(client, settings.lease, settings.result_expires)
         self._queues = settings.queues
         self._every = settings.look_every
 
@@ -44,6 +46,7 @@ class Rescue:
             self._look(job_id, quiet, started)
         for job_id in self._ledger.overdue():
             self._sender.close(job_id)
+        wake(self._sender, self._ledger, self._works.abandoned())
 
     def look_at(self, job_id: str) -> None:
         """Look at one job."""
@@ -69,6 +72,12 @@ class Rescue:
             "job was stuck, sending again", job=job_id, what=first.what, stage=first.stage, messages=len(found)
         )
         send_again(self._sender, job_id, found, self._ledger.traffic(job_id))
+
+
+def wake(sender: Sender, ledger: Ledger, waiting: Iterable[Subscriber]) -> None:
+    """Send the units that waited for equal work."""
+    for unit in waiting:
+        sender.units(unit.job_id, unit.stage, [unit.index], ledger.traffic(unit.job_id))
 
 
 def send_again(sender: Sender, job_id: str, found: Sequence[Stuck], traffic: Traffic) -> None:

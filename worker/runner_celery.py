@@ -27,15 +27,18 @@ from jobs.errors import (
     LimitExceeded,
     OutsideAllowedRoots,
     RequestError,
+    display,
 )
 from jobs.flows import FLOWS
-from jobs.flows.base import Context, Flow, Policy, Request, State
+from jobs.flows.base import Context, Flow, Policy, Request, Stage, State
 from worker.claims import Claim, Claims, Piece, Refusal, Refused
-from worker.heart import HandedBack, Heart
+from worker.equal import Known, Subscriber, Works
+from worker.heart import HandedBack, Heart, Watched
 from worker.ledger import FORMAT, Ledger, Position, Stuck
 from worker.messages import Sender
 from worker.progress import JobError, JobState
-from worker.rescue import send_again
+from worker.rescue import send_again, wake
+from worker.steps import reached
 
 _OUTAGE = (redis.RedisError, OperationalError)
 """Redis is away. That is no fault of the job: the claim runs out and the piece is sent again."""
@@ -47,10 +50,18 @@ class CeleryRunner:
     """The work of one worker process."""
 
     def __init__(
-        self, ledger: Ledger, claims: Claims, heart: Heart, sender: Sender, policy: Policy, retry_for: float = 0
+        self,
+        ledger: Ledger,
+        claims: Claims,
+        works: Works,
+        heart: Heart,
+        sender: Sender,
+        policy: Policy,
+        retry_for: float = 0,
     ) -> None:
         self._ledger = ledger
         self._claims = claims
+        self._works = works
         self._heart = heart
         self._sender = sender
         self._policy = policy
@@ -67,6 +78,7 @@ class CeleryRunner:
         claim = self._claimed(Piece.advance(job_id, stage))
         if claim is None:
             return
+        reached("advance.claimed")
         try:
             with self._heart.watching(claim) as observer:
                 self._move_on(claim, Context(job_id, self._policy, observer))
@@ -77,19 +89,25 @@ class CeleryRunner:
 
     def unit(self, job_id: str, stage: int, index: int) -> None:
         """Do one unit and record its result; whoever completes the stage sends for the join."""
+        reached("unit.taken")
         claim = self._claimed(Piece.unit(job_id, stage, index))
         if claim is None or claim.unit is None:
             return
+        reached("unit.claimed")
         try:
             flow, _ = self._flow(self._ledger.position(job_id))
             with self._heart.watching(claim) as observer:
-                result = flow.stages[stage].run(Context(job_id, self._policy, observer), claim.unit)
+                result = self._result(flow.stages[stage], Context(job_id, self._policy, observer), claim, observer)
+            if result is None:
+                return
+            reached("unit.done")
             recorded = self._claims.record(claim, result)
         except _OUTAGE:
             raise
         except Exception as error:
             self._fail(claim, error)
             return
+        reached("unit.recorded")
         if recorded.complete:
             self._sender.advance(job_id, stage)
         if recorded.due:
@@ -103,6 +121,7 @@ class CeleryRunner:
                 _log.error("gave up removing what the job staged")
                 self._ledger.closed(job_id, None)
             return
+        reached("close.claimed")
         try:
             position = self._ledger.position(job_id)
             if self._retry_for and self._ledger.keep(job_id, claim, self._retry_for):
@@ -110,10 +129,57 @@ class CeleryRunner:
                 return
             with self._heart.watching(claim) as observer:
                 self._clean(position, Context(job_id, self._policy, observer))
+            reached("close.cleaned")
             self._ledger.closed(job_id, claim)
         except JobNotFound:
             return
+        reached("close.closed")
         _log.info("job ended", state=position.ending)
+
+    # --- equal work of different jobs -----------------------------------------------------------------
+
+    def _result(self, stage: Stage[Any], context: Context, claim: Claim, observer: Watched) -> dict[str, Any] | None:
+        """What the unit gives, or gave when equal work was done before. None: another process is at it."""
+        unit = claim.unit
+        assert unit is not None
+        name = stage.equal.name(context, unit) if stage.equal else None
+        if stage.equal is None or name is None:
+            return stage.run(context, unit)
+        taken = self._works.take(name)
+        while isinstance(taken, Known):
+            if stage.equal.holds(context, unit, taken.result):
+                _log.info("equal work is done already", work=name[:12])
+                return taken.result
+            self._works.forget(taken)
+            taken = self._works.take(name)
+        if taken is None:
+            self._subscribe(name, claim)
+            return None
+        waiting: list[Subscriber] = []
+        work = taken
+        observer.keeps(lambda: self._works.beat(work))
+        reached("work.taken")
+        try:
+            result = stage.run(context, unit)
+            waiting = self._works.done(work, result)
+            reached("work.done")
+        except BaseException:
+            waiting = self._works.give_up(work)
+            raise
+        finally:
+            observer.keeps(None)
+            wake(self._sender, self._ledger, waiting)
+        return result
+
+    def _subscribe(self, name: str, claim: Claim) -> None:
+        # The unit first: whoever does the work may be done before the next line, and send for it.
+        piece = claim.piece
+        if self._claims.release(claim, counts=False):
+            self._sender.close(piece.job_id)
+            return
+        _log.info("equal work is being done, waiting for it", work=name[:12])
+        if not self._works.subscribe(name, Subscriber.of(piece)):
+            wake(self._sender, self._ledger, [Subscriber.of(piece)])
 
     # --- claims, and what a refused one asks for ------------------------------------------------------
 
@@ -145,18 +211,22 @@ class CeleryRunner:
             state = flow.begin(context, request)
         else:
             state = self._join(flow, position, context)
+            reached("advance.joined")
         for number in range(position.stage + 1, len(flow.stages)):
             stage = flow.stages[number]
             units = stage.plan(context, state)
             if units:
                 if self._ledger.open_stage(claim, number, stage.name, state, units):
+                    reached("stage.opened")
                     self._send_units(claim)
                 else:
                     self._give_back(claim)
                 return
             state = stage.join(context, state, [])
         result = flow.finish(context, state).model_dump_json()
-        if self._ledger.end(job_id, JobState.SUCCEEDED, result=result, claim=claim).due:
+        ended = self._ledger.end(job_id, JobState.SUCCEEDED, result=result, claim=claim)
+        reached("job.decided")
+        if ended.due:
             self._sender.close(job_id)
 
     def _join(self, flow: Flow[Any], position: Position, context: Context) -> State:
@@ -172,6 +242,7 @@ class CeleryRunner:
         job_id = claim.piece.job_id
         position, indexes = self._ledger.pending(job_id)
         self._sender.units(job_id, position, indexes, self._ledger.traffic(job_id))
+        reached("units.sent")
         self._ledger.sent(claim, position)
 
     def _flow(self, position: Position) -> tuple[Flow[Any], Request]:
@@ -255,6 +326,11 @@ def describe(error: Exception) -> JobError:
     if isinstance(error, LayerfarmError):
         _log.warning("job failed", error=str(error), type=type(error).__name__)
         return JobError(type=type(error).__name__, message=str(error))
+    if isinstance(error, OSError) and error.strerror:
+        # The system's own word (disk full, no permission) is what the user needs; where is no secret either.
+        _log.warning("job failed", exc_info=error)
+        where = "" if error.filename is None else f": {display(error.filename)}"
+        return JobError(type=type(error).__name__, message=f"{error.strerror}{where}")
     _log.error("job failed by an unexpected error", exc_info=error)
     return JobError(type=type(error).__name__, message=f"internal error ({type(error).__name__}), see the worker's log")
 

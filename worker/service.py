@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -19,6 +20,7 @@ from worker import transport
 from worker.app import make_app
 from worker.connection import client_of, connect
 from worker.drain import Drain, Stopping
+from worker.keys import REFUSED
 from worker.ledger import Ledger
 from worker.liveness import Voice, WorkerInfo, ticking
 from worker.logs import configure_logs
@@ -48,11 +50,11 @@ def run_worker(settings: Settings) -> int:
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     configure_logs(settings.log_level)
     _import_flows(settings)
-    transport.use_in_this_process()
+    client = client_of(settings.address)
+    transport.use_in_this_process(settings.queues, lambda why: _count_refused(client, why))
     app = make_app(settings)
     stopping = Stopping()
     Tasks(app, settings, stopping.__bool__)
-    client = client_of(settings.address)
     ledger = Ledger(client, settings.job_expires, settings.result_expires)
     sender = Sender(app, settings)
     voice = _voice(client, Rescue(client, ledger, sender, settings), settings)
@@ -88,6 +90,12 @@ def run_worker(settings: Settings) -> int:
     finally:
         voice.stop()
     return int(worker.exitcode or 0)
+
+
+def _count_refused(client: redis.Redis, why: str) -> None:
+    _log.warning("message refused", error=why)
+    with suppress(redis.RedisError):
+        client.incr(REFUSED)
 
 
 def check(settings: Settings) -> None:

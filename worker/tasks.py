@@ -13,6 +13,7 @@ from structlog.contextvars import bound_contextvars
 from jobs.errors import RequestError
 from worker.claims import Claims
 from worker.connection import client_of
+from worker.equal import Works
 from worker.heart import Heart
 from worker.ledger import Ledger
 from worker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
@@ -52,6 +53,7 @@ class Tasks:
         return CeleryRunner(
             ledger=Ledger(client, settings.job_expires, settings.result_expires),
             claims=claims,
+            works=Works(client, settings.lease, settings.result_expires),
             heart=Heart(claims, stopping=self._stopping),
             sender=Sender(self._app, settings),
             policy=settings.policy,

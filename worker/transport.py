@@ -1,4 +1,4 @@
-"""kombu's Redis transport, with a lost connection that is reported as one.
+"""kombu's Redis transport, with a lost connection that is reported as one, and strangers' messages left out.
 
 kombu 5.7 closes the channels of a broken connection after it has forgotten the connection's
 parameters; giving back or acknowledging a message then ends in an AttributeError, which Celery takes
@@ -7,11 +7,16 @@ for a bug: the whole worker stops instead of connecting again (kombu #582 is an 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from queue import Empty
 from typing import Any
 
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+
+from jobs.errors import RequestError
+from worker.incoming import our_message
 
 
 class Channel(kombu_redis.Channel):
@@ -22,14 +27,40 @@ class Channel(kombu_redis.Channel):
             raise redis.ConnectionError("the connection to Redis is closed")
         return super()._connparams(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, RecursionError) as error:
+            # Bytes that are no JSON at all would end the worker; they are off the queue by now.
+            _refused(f"not JSON: {type(error).__name__}")
+            raise Empty from None
+
 
 class Transport(kombu_redis.Transport):
-    """The transport that uses it."""
+    """The transport that uses it. Delivers on our queues only what a client of ours sends."""
 
     Channel = Channel
 
+    def _deliver(self, message: Any, queue: str) -> Any:
+        if queue in _guarded:
+            try:
+                message = our_message(message, queue)
+            except RequestError as error:
+                _refused(str(error))
+                return None
+        return super()._deliver(message, queue)  # type: ignore[no-untyped-call]
 
-def use_in_this_process() -> None:
-    """Let every Redis connection of this process have it: for a worker, whose process is its own."""
+
+_guarded: frozenset[str] = frozenset()
+_refused: Callable[[str], None] = print
+
+
+def use_in_this_process(queues: Iterable[str], refused: Callable[[str], None]) -> None:
+    """Let every Redis connection of this process have it: for a worker, whose process is its own.
+
+    ``refused`` is called with the reason for each message on ``queues`` that is none of ours.
+    """
+    global _guarded, _refused
+    _guarded, _refused = frozenset(queues), refused
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"

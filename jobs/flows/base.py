@@ -9,6 +9,7 @@ that grows with the image is a file in the job's work directory beside the store
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -128,6 +129,17 @@ StateT = TypeVar("StateT", bound=State)
 
 
 @dataclass(frozen=True)
+class Equal:
+    """How equal work of different jobs is told, so that a farm does it once (DESIGN law 2)."""
+
+    name: Callable[[Context, Unit], str | None]
+    """A digest of the operation, its inputs, its parameters and its codec's version: units of one name have
+    one result, whichever jobs they belong to. None: this one is like no other."""
+    holds: Callable[[Context, Unit, dict[str, Any]], bool]
+    """Whether an earlier result can be used: what it speaks of is in the store, and counts as just used."""
+
+
+@dataclass(frozen=True)
 class Stage(Generic[StateT]):
     """One step of a flow.
 
@@ -141,6 +153,7 @@ class Stage(Generic[StateT]):
     plan: Callable[[Context, StateT], Sequence[Unit]]
     run: Callable[[Context, Unit], dict[str, Any]]
     join: Callable[[Context, StateT, list[dict[str, Any]]], StateT]
+    equal: Equal | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +217,12 @@ class WorkDirectory:
         if size != ref.size:
             raise TreeChanged(f"a work file of the job has {size} bytes, not {ref.size}", where=path)
         return path
+
+
+def name_of_work(*parts: Any) -> str:
+    """A digest of JSON values: the name for :class:`Equal`."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

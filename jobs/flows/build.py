@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import RootfsNotFound
-from jobs.flows.base import Context, Flow, Model, Stage, Unit, WorkDirectory
+from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, WorkDirectory, name_of_work
 from jobs.flows.layering import LayeringState, layering_stages, unit_of, work_directory
 from jobs.flows.publish import image_result, publish_image
 from jobs.flows.requests import BuildRequest, ImageRef, ImageResult
@@ -85,6 +85,16 @@ def _run_import(ctx: Context, unit: Unit) -> dict[str, Any]:
     return {}
 
 
+def _name_of_import(ctx: Context, unit: Unit) -> str:
+    params = _ImportUnit.model_validate(unit.params)
+    return name_of_work("import", str(params.target), params.blob.digest, params.blob.size)
+
+
+def _is_imported(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _ImportUnit.model_validate(unit.params)
+    return Layout.open(ctx.policy.check_store(params.target)).claim(params.blob)
+
+
 def _join_import(ctx: Context, state: BuildState, results: list[dict[str, Any]]) -> BuildState:
     return state
 
@@ -129,7 +139,7 @@ BUILD = Flow(
     request=BuildRequest,
     state=BuildState,
     stages=(
-        Stage("import", _plan_import, _run_import, _join_import),
+        Stage("import", _plan_import, _run_import, _join_import, Equal(_name_of_import, _is_imported)),
         *layering_stages(BuildState, _base_tree),
         Stage("publish", _plan_publish, _run_publish, _join_publish),
     ),

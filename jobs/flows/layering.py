@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jobs.errors import display
-from jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDirectory
+from jobs.flows.base import Context, Equal, FileRef, Model, Stage, State, Unit, WorkDirectory, name_of_work
 from jobs.flows.newtree import NewTree, Tree
 from jobs.flows.requests import IdMapping, LayerOptions
 from jobs.flows.survey import Known, Survey, survey_tree
 from jobs.image.pack import PackedLayer, pack_layer
 from jobs.image.tree_cache import portable
-from jobs.layer import Codec, Compression, GenerateOptions, IdMap, generate_layer
+from jobs.layer import Codec, Compression, GenerateOptions, IdMap, codec_id, generate_layer
 from jobs.mtree import (
     Delta,
     DeltaSummary,
@@ -92,7 +92,7 @@ def layering_stages(state_type: type[StateT], baseline: Baseline[StateT]) -> tup
         Stage("survey", _plan_survey, _run_survey, _join_survey),
         Stage("hash", _plan_hash, _run_hash, _join_hash),
         Stage("compare", compare_stage.plan, compare_stage.run, compare_stage.join),
-        Stage("pack", _plan_pack, _run_pack, _join_pack),
+        Stage("pack", _plan_pack, _run_pack, _join_pack, Equal(_name_of_pack, _is_packed)),
     )
 
 
@@ -291,6 +291,9 @@ class _PackUnit(Model):
     store: Path
     rootfs: Path
     changes: FileRef
+    tree: str
+    """Digest of what was found and read of the tree, inodes and times too: so two trees that are equal but
+    for how their hard links go are not taken for one."""
     compression: Compression
     level: int | None
     source_date_epoch: int | None
@@ -307,6 +310,7 @@ def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
         store=state.store,
         rootfs=state.rootfs,
         changes=state.changes.file,
+        tree=_tree_as_read(state),
         compression=state.compression,
         level=state.options.level,
         source_date_epoch=state.options.source_date_epoch,
@@ -335,6 +339,23 @@ def _run_pack(ctx: Context, unit: Unit) -> dict[str, Any]:
         layer = generate_layer(rootfs, read_deltas(stream), options)
         packed = pack_layer(Layout.open(params.store), layer, codec)
     return {"packed": packed.model_dump(by_alias=True), "warnings": warnings}
+
+
+def _tree_as_read(state: LayeringState) -> str:
+    assert state.survey is not None
+    return name_of_work("tree", state.survey.walk.sha256, state.survey.tree, [ref.sha256 for ref in state.fragments])
+
+
+def _name_of_pack(ctx: Context, unit: Unit) -> str:
+    params = _PackUnit.model_validate(unit.params)
+    codec = codec_id(Codec(params.compression, level=params.level))
+    return name_of_work("pack", codec, params.model_dump(mode="json"))
+
+
+def _is_packed(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _PackUnit.model_validate(unit.params)
+    packed = PackedLayer.model_validate(result["packed"])
+    return Layout.open(ctx.policy.check_store(params.store)).claim(packed.descriptor)
 
 
 def _join_pack(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import redis
+
+from worker.address import Address
 from worker.client import Farm, Job
+from worker.connection import client_of
 from worker.embedded import redis_server
 from worker.parents import die_with_parent
 from worker.progress import JobState
@@ -23,19 +27,25 @@ HERE = Path(__file__).parent
 class Ground:
     """One Redis, as many workers as asked for, one allowed directory."""
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, stack: ExitStack, *, durable: bool = False) -> None:
         self.directory = directory
         self.allowed = directory / "allowed"
         self.allowed.mkdir()
         self.url = f"unix://{directory}/redis.sock"
+        self._durable = durable
         self._stack = stack
         self._logs = 0
         self.redis = self.start_redis()
 
     def start_redis(self) -> subprocess.Popen[bytes]:
         command = [str(redis_server(os.environ["PATH"])), "--port", "0", "--save", "", "--dir", str(self.directory)]
-        process = self._start([*command, "--unixsocket", str(self.directory / "redis.sock")], {}, "redis.log")
-        until(lambda: (self.directory / "redis.sock").exists())
+        if self._durable:
+            command += ["--appendonly", "yes", "--appendfsync", "everysec"]
+        socket = self.directory / "redis.sock"
+        # One that was killed leaves it behind.
+        socket.unlink(missing_ok=True)
+        process = self._start([*command, "--unixsocket", str(socket)], {}, "redis.log")
+        until(lambda: socket.exists() and _answers(self.url))
         return process
 
     def settings(self, **values: object) -> Settings:
@@ -93,6 +103,14 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
+
+
+def _answers(url: str) -> bool:
+    with client_of(Address(url)) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
 
 
 def until(condition: Callable[[], object], timeout: float = 20.0) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jobs.errors import JobCancelled, RequestError, TreeChanged
 from jobs.flows import FLOWS
-from jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit
+from jobs.flows.base import Context, Equal, Flow, Request, Result, Stage, State, Unit, name_of_work
 
 Trouble = Literal[
     "none",
@@ -41,6 +41,10 @@ class ToyRequest(Request):
     deaf: float = 0.0
     """Seconds that each unit takes without a word."""
     unit_bytes: int = 0
+    shared: str = ""
+    """Units of the first stage are equal in all jobs of the same, not empty, word."""
+    marks: Path | None = None
+    """Where executions of units are marked, instead of ``directory``: to count those of several jobs."""
 
 
 class ToyState(State):
@@ -74,7 +78,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     request = ToyRequest.model_validate(unit.params["request"])
     directory = ctx.policy.check_root(request.directory)
     number = unit.params["number"]
-    _mark(directory, f"run-{number}")
+    _mark(request.marks or directory, f"run-{number}")
     if number == 1 or request.numbers == 1:
         _misbehave(request, directory)
     try:
@@ -83,6 +87,15 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
         _mark(directory, "stopped")
         raise
     return {"value": number}
+
+
+def _name(ctx: Context, unit: Unit) -> str | None:
+    request = ToyRequest.model_validate(unit.params["request"])
+    return name_of_work("toy", request.shared, unit.params["number"]) if request.shared else None
+
+
+def _holds(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    return not (ToyRequest.model_validate(unit.params["request"]).directory / "lost").exists()
 
 
 def _work(ctx: Context, request: ToyRequest) -> None:
@@ -150,7 +163,7 @@ TOY: Flow[ToyState] = Flow(
     request=ToyRequest,
     state=ToyState,
     stages=(
-        Stage("first", _plan, _run, _join),
+        Stage("first", _plan, _run, _join, Equal(_name, _holds)),
         Stage("second", _plan_later(1), _run, _join),
         Stage("third", _plan_later(2), _run, _join),
     ),
