@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from jobs.errors import BundleError, LimitExceeded, MalformedDocument
+from jobs.limits import limits
 from jobs.store import Descriptor, Document, encode_document, parse_document
 
 ROOTFS_NAME = "rootfs"
 CONFIG_NAME = "config.json"
 META_NAME = "umoci.json"
-META_LIMIT = 4 * 1024 * 1024
-"""Bytes of umoci.json."""
 
 
 def _null_if_empty(value: Any) -> Any:
@@ -95,13 +94,13 @@ class Bundle:
         """
         try:
             with (path / META_NAME).open("rb") as stream:
-                raw = stream.read(META_LIMIT + 1)
+                raw = stream.read(limits().document_bytes + 1)
         except OSError as error:
             raise BundleError(
                 f"not a bundle, {META_NAME} cannot be read, {error.strerror}", where=path, hint="made by unpack?"
             ) from error
         try:
-            meta = parse_document(BundleMeta, raw, META_NAME, META_LIMIT)
+            meta = parse_document(BundleMeta, raw, META_NAME)
         except (MalformedDocument, LimitExceeded) as error:
             raise BundleError(str(error), where=path) from error
         bundle = cls(path, meta)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from jobs.errors import LayerfarmError, MalformedLayer, display
-from jobs.layer import Limits, decompress
+from jobs.layer import decompress
 from jobs.layer.members import Member, MemberReader
 from jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
 from jobs.layer.worktree import clean
+from jobs.limits import Limits
+from jobs.limits import limits as process_limits
 from jobs.store import Descriptor, Layout
 
 MOST_FAULTS = 20
@@ -41,7 +43,7 @@ def check_layer(
         BlobNotFound, DigestMismatch, SizeMismatch: it is not the blob that was promised.
         LayerError, LimitExceeded: the stream is damaged, or larger than the limits.
     """
-    limits = limits or Limits()
+    limits = limits or process_limits()
     checked = CheckedLayer("")
     with layout.open_blob(layer) as blob:
         plain = decompress(cast(BinaryIO, _Counted(blob, advanced)), layer.media_type, limits=limits)

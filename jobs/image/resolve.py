@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.errors import AmbiguousReference, LimitExceeded, MalformedDocument, TagNotFound, UnsupportedMediaType
+from jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound, UnsupportedMediaType
 from jobs.image.documents import ImageConfig, Manifest
+from jobs.limits import limits
 from jobs.store import (
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
@@ -17,11 +18,6 @@ from jobs.store import (
     check_refname,
     parse_document,
 )
-
-NESTING_LIMIT = 8
-"""Indexes inside indexes."""
-MANIFESTS_LIMIT = 1000
-"""Manifests and indexes that one tag may lead to."""
 
 Walk = tuple[Descriptor, ...]
 
@@ -115,16 +111,17 @@ def _walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
     """Every walk from the tagged descriptors to something that is no index; depth first, in order."""
     pending: list[Walk] = [(descriptor,) for descriptor in reversed(named)]
     seen = 0
+    bounds = limits()
     while pending:
         walk = pending.pop()
         seen += 1
-        if seen > MANIFESTS_LIMIT:
-            raise LimitExceeded(f"tag leads to more than {MANIFESTS_LIMIT} manifests", where=layout.path)
+        if seen > bounds.manifests:
+            raise bounds.exceeded("manifests", "tag leads to more than {} manifests", layout.path)
         if walk[-1].media_type != MEDIA_TYPE_INDEX:
             yield walk
             continue
-        if len(walk) > NESTING_LIMIT:
-            raise LimitExceeded(f"indexes are nested deeper than {NESTING_LIMIT}", where=walk[-1].digest)
+        if len(walk) > bounds.index_depth:
+            raise bounds.exceeded("index_depth", "indexes are nested deeper than {}", walk[-1].digest)
         pending += [(*walk, child) for child in reversed(read_index(layout, walk[-1]).manifests)]
 
 

@@ -31,8 +31,10 @@ from jobs.image.resolve import Resolved, resolve_walk
 from jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
 from jobs.image.tree_cache import write_tree_and_digest
 from jobs.image.users import lookup_user
-from jobs.layer import ExtractOptions, Extractor, IdMap, Limits
+from jobs.layer import ExtractOptions, Extractor, IdMap
 from jobs.layer.decompress import decompress
+from jobs.limits import Limits
+from jobs.limits import limits as process_limits
 from jobs.mtree import Entry, next_tick, walk_tree, write_stat_cache
 from jobs.store import Descriptor, Layout, encode_document
 from jobs.store.verify import hasher
@@ -54,7 +56,7 @@ class UnpackOptions:
     """What config.json does with the image's volumes."""
     content_wanted: Callable[[bytes], bool] | None = None
     """Told a file's path; where it says no the file stays empty (:func:`extracted` only)."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=process_limits)
     advanced: Callable[[int], None] = _nothing
     """Told the number of compressed bytes that were read since the last call; may raise to stop."""
     warn: Callable[[str], None] = _nothing

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.errors import ImageConfigError
+from jobs.errors import ImageConfigError, LimitExceeded
+from jobs.limits import limits
 from jobs.rootfs import Rootfs, read_regular
 
-PASSWD_LIMIT = 16 * 1024 * 1024
-"""Bytes of etc/passwd and of etc/group: some 300,000 users."""
 _MAX_ID = 2**31 - 1
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -52,15 +51,22 @@ def lookup_user(rootfs: Path | None, spec: str) -> User:
 
     Raises:
         ImageConfigError: an unknown name, or an id out of range.
-        LimitExceeded: one of the files is larger than :data:`PASSWD_LIMIT`.
+        LimitExceeded: one of the files is larger than limit ``passwd_bytes``.
         RootfsNotFound: there is no rootfs.
     """
     if rootfs is None:
         return _lookup(spec, [], [])
     with Rootfs(rootfs) as root:
-        passwd = read_regular(root.fd, b"etc/passwd", PASSWD_LIMIT) or b""
-        group = read_regular(root.fd, b"etc/group", PASSWD_LIMIT) or b""
+        passwd, group = (_read(root.fd, path) for path in (b"etc/passwd", b"etc/group"))
     return _lookup(spec, list(_accounts(passwd)), list(_groups(group)))
+
+
+def _read(root: int, path: bytes) -> bytes:
+    bounds = limits()
+    try:
+        return read_regular(root, path, bounds.passwd_bytes) or b""
+    except LimitExceeded as error:
+        raise bounds.exceeded("passwd_bytes", error.what, path) from error
 
 
 def _lookup(spec: str, accounts: list[_Account], groups: list[_Group]) -> User:

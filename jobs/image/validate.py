@@ -17,9 +17,9 @@ from jobs.errors import LayerfarmError, RequestError, UnsupportedMediaType
 from jobs.image.check_layer import check_layer
 from jobs.image.documents import ImageConfig, Manifest
 from jobs.image.findings import Report
-from jobs.image.resolve import NESTING_LIMIT
 from jobs.image.timestamps import check_timestamp
 from jobs.layer import compression_of
+from jobs.limits import limits
 from jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
@@ -123,8 +123,8 @@ class _Walker:
         """Check what an index names: a manifest, a nested index, or what layerfarm knows nothing of."""
         if not self._first(descriptor):
             return
-        if depth > NESTING_LIMIT:
-            self._report.error("nesting", descriptor.digest, f"indexes are nested deeper than {NESTING_LIMIT}")
+        if depth > (most := limits().index_depth):
+            self._report.error("nesting", descriptor.digest, f"indexes are nested deeper than {most}")
             return
         if descriptor.media_type == MEDIA_TYPE_INDEX:
             self._index(descriptor, where, depth)

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import Field
 
 from jobs.errors import LayerfarmError, display
-from jobs.image.bundle import CONFIG_NAME, META_LIMIT, META_NAME, ROOTFS_NAME, Bundle, BundleMeta
+from jobs.image.bundle import CONFIG_NAME, META_NAME, ROOTFS_NAME, Bundle, BundleMeta
 from jobs.image.findings import Report
 from jobs.image.repack import open_bundle_baseline
+from jobs.limits import limits
 from jobs.mtree import ROOT, mtree_key
 from jobs.store import Document, parse_document
 
@@ -64,7 +65,7 @@ def validate_bundle(path: Path) -> Report:
 def _document(path: Path, model: type[Any], report: Report) -> Any:
     try:
         with path.open("rb") as stream:
-            return parse_document(model, stream.read(META_LIMIT + 1), path.name, META_LIMIT)
+            return parse_document(model, stream.read(limits().document_bytes + 1), path.name)
     except (LayerfarmError, OSError) as error:
         report.error("document", path.name, error.strerror if isinstance(error, OSError) else error)
         return None

@@ -6,7 +6,7 @@ from jobs.layer.extract import ExtractOptions, Extractor, unpack_layer
 from jobs.layer.generate import GenerateOptions, generate_layer
 from jobs.layer.idmap import IdMap, IdRange
 from jobs.layer.insert import insert_layer, whiteout_layer
-from jobs.layer.limits import Limits
+from jobs.limits import Limits
 
 __all__ = [
     "Codec",

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, cast
 
-from jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, TruncatedStream
+from jobs.errors import LayerfarmError, MalformedLayer, TruncatedStream
 from jobs.layer.codecs import Compression, compression_of
-from jobs.layer.limits import Limits
 from jobs.layer.zstd_frames import ZstdFrames
+from jobs.limits import Limits
+from jobs.limits import limits as process_limits
 
 _INPUT: Final = 256 * 1024
 _OUTPUT: Final = 1 << 20
@@ -43,7 +44,7 @@ def decompress(
         UnsupportedMediaType: the media type is not a layer's.
     """
     known = compression if isinstance(compression, Compression) else compression_of(compression)
-    pieces = _bounded(_PIECES[known], stream, limits or Limits())
+    pieces = _bounded(_PIECES[known], stream, limits or process_limits())
     if seen is not None:
         pieces = _shown(pieces, seen)
     return PieceReader(_AheadPieces(pieces) if ahead else pieces)
@@ -84,9 +85,9 @@ def _bounded(pieces: Callable[[_Counted], Iterator[bytes]], stream: BinaryIO, li
     for piece in pieces(source):
         total += len(piece)
         if total > limits.stream_bytes:
-            raise LimitExceeded(f"layer unpacks to more than {limits.stream_bytes} bytes")
+            raise limits.exceeded("stream_bytes", "layer unpacks to more than {} bytes")
         if total > limits.ratio_floor and total > limits.ratio * source.count:
-            raise LimitExceeded(f"layer unpacks to more than {limits.ratio} times its size")
+            raise limits.exceeded("ratio", "layer unpacks to more than {} times its size")
         yield piece
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
 from zlib import adler32
 
-from jobs.errors import LimitExceeded, MalformedLayer, TruncatedStream
-from jobs.layer.limits import Limits
+from jobs.errors import MalformedLayer, TruncatedStream
 from jobs.layer.pax import XATTR, decode_records, parse_number, parse_time
 from jobs.layer.sparse import Holes, old_gnu_map, pax_map
 from jobs.layer.tarformat import BLOCK, ZERO_BLOCK
+from jobs.limits import Limits
 
 _CHUNK: Final = 1 << 20
 _GLOBAL: Final = b"g"
@@ -85,7 +85,7 @@ class MemberReader:
                 return
             entries += 1
             if entries > self._limits.entries:
-                raise LimitExceeded(f"layer has more than {self._limits.entries} entries")
+                raise self._limits.exceeded("entries", "layer has more than {} entries")
             flag = block[156:157]
             if flag in _LOCAL:
                 for key, value in decode_records(self._extended(block)):
@@ -191,7 +191,7 @@ class MemberReader:
     def _count(self, size: int) -> None:
         self._total += size
         if self._total > self._limits.stream_bytes:
-            raise LimitExceeded(f"layer is larger than {self._limits.stream_bytes} bytes")
+            raise self._limits.exceeded("stream_bytes", "layer is larger than {} bytes")
 
     def _skip(self) -> None:
         """Go to the next header. The padding of the last member may be missing, as its readers allow."""
@@ -208,7 +208,7 @@ class MemberReader:
     def _extended(self, block: bytes) -> bytes:
         size = self._number(block[124:136])
         if size > self._limits.pax_bytes:
-            raise LimitExceeded(f"extended tar header is larger than {self._limits.pax_bytes} bytes")
+            raise self._limits.exceeded("pax_bytes", "extended tar header is larger than {} bytes")
         body = self._take(size)
         self._take(-size % BLOCK, short=True)
         return body
@@ -217,7 +217,7 @@ class MemberReader:
         """Add global records; those that mean nothing to us are not kept, a hostile layer may hold millions."""
         known.update((key, value) for key, value in records if key in _GLOBAL_KEYS or key.startswith(XATTR))
         if sum(len(key) + len(value) for key, value in known.items()) > self._limits.xattr_bytes:
-            raise LimitExceeded(f"global PAX headers hold more than {self._limits.xattr_bytes} bytes")
+            raise self._limits.exceeded("xattr_bytes", "global PAX headers hold more than {} bytes")
 
     # --- fields --------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class MemberReader:
         self._content, self._padding = stored, -stored % BLOCK
         limit = self._limits.path_bytes
         if len(name) > limit or len(link) > limit:
-            raise LimitExceeded(f"path in the layer is longer than {limit} bytes", where=name[:100])
+            raise self._limits.exceeded("path_bytes", "path in the layer is longer than {} bytes", name[:100])
         if not name:
             raise MalformedLayer("tar entry has no name")
         return Member(name, flag, mode & 0o7777, uid, gid, size, mtime, link, device, atime, xattrs, holes)
@@ -298,7 +298,7 @@ class MemberReader:
         if not found:
             return ()
         if sum(len(key) + len(value) for key, value in found) > self._limits.xattr_bytes:
-            raise LimitExceeded(f"xattrs of one entry hold more than {self._limits.xattr_bytes} bytes")
+            raise self._limits.exceeded("xattr_bytes", "xattrs of one entry hold more than {} bytes")
         if any(not key for key, _ in found):
             raise MalformedLayer("xattr has no name")
         return tuple(sorted(found))

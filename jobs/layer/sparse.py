@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from jobs.errors import LimitExceeded, MalformedLayer
-from jobs.layer.limits import Limits
+from jobs.errors import MalformedLayer
 from jobs.layer.pax import parse_number
 from jobs.layer.tarformat import BLOCK
+from jobs.limits import Limits
 
 _FIELD: Final = 12
 _DIGITS: Final = 20
@@ -35,7 +35,7 @@ def old_gnu_map(
     more = block[482]
     while more:
         if len(parts) > limits.sparse_parts:
-            raise LimitExceeded(f"sparse file has more than {limits.sparse_parts} areas")
+            raise limits.exceeded("sparse_parts", "sparse file has more than {} areas")
         extension = take(BLOCK)
         parts += [_pair(extension, at, number) for at in range(0, 504, 2 * _FIELD)]
         more = extension[504]
@@ -92,7 +92,7 @@ def _inline_map(stored: int, take: Callable[[int], bytes], limits: Limits) -> tu
         numbers.append(parse_number(b"sparse map", line))
         if wanted == 1:
             if numbers[0] > limits.sparse_parts:
-                raise LimitExceeded(f"sparse file has more than {limits.sparse_parts} areas")
+                raise limits.exceeded("sparse_parts", "sparse file has more than {} areas")
             wanted = 1 + 2 * numbers[0]
     return list(zip(numbers[1::2], numbers[2::2], strict=True)), used
 
@@ -113,5 +113,5 @@ def _checked(size: int, parts: Iterable[tuple[int, int]], stored: int, limits: L
     if data != stored or size > _HIGHEST_OFFSET:
         raise MalformedLayer("sparse map does not fit the stored content")
     if size - data > limits.hole_bytes:
-        raise LimitExceeded(f"sparse file has holes of more than {limits.hole_bytes} bytes")
+        raise limits.exceeded("hole_bytes", "sparse file has holes of more than {} bytes")
     return Holes(size, tuple(kept))

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from jobs.errors import LimitExceeded, MalformedLayer, UnsafePath
-from jobs.layer.limits import Limits
+from jobs.errors import MalformedLayer, UnsafePath
 from jobs.layer.remove import open_directory, remove
 from jobs.layer.tree import Child, Directory, Inode, Metadata, Name, in_layer, layer_of, leaf_of, link_target
+from jobs.limits import Limits
 from jobs.rootfs import clear_xattrs
 
 KEPT_XATTRS: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
@@ -144,7 +144,7 @@ class WorkTree:
         """A new directory, with the metadata of an implied one until its own entry comes."""
         self._made += 1
         if self._made > self._limits.entries:
-            raise LimitExceeded(f"layer makes more than {self._limits.entries} directories")
+            raise self._limits.exceeded("entries", "layer makes more than {} directories")
         parent = self.fd(node)
         os.mkdir(name, 0o700, dir_fd=parent)
         below = Directory(name, node)

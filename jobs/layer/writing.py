@@ -11,11 +11,12 @@ from typing import Final
 
 from jobs.errors import MalformedLayer
 from jobs.layer.idmap import IdMap
-from jobs.layer.limits import Limits
 from jobs.layer.members import Member, MemberReader
 from jobs.layer.metadata import Dresser, Warnings, in_range, in_user_namespace, is_safe_time
 from jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Directory, Inode, Name, device_tail, pack_leaf
 from jobs.layer.worktree import WorkTree
+from jobs.limits import Limits
+from jobs.limits import limits as process_limits
 from jobs.mtree.model import Xattrs
 from jobs.rootfs import proc_path
 
@@ -41,7 +42,7 @@ class ExtractOptions:
     """Compute the SHA-256 of every file while writing it, for :meth:`Extractor.entries`."""
     content_wanted: Callable[[bytes], bool] | None = None
     """Told a file's path; where it says no the file stays empty. For a caller that needs only a part."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=process_limits)
     advanced: Callable[[int], None] | None = None
     """Told the bytes of content written, now and then."""
     warn: Callable[[str], None] | None = None
@@ -62,6 +63,8 @@ class EntryWriter:
         """Who owns a new file before any chown; learnt from the first one."""
         self._umask = _umask()
         self._unreported = 0
+        self._unpacked = 0
+        """Bytes of the files of all layers."""
 
     def make_room(self, node: Directory, base: bytes) -> None:
         """Remove what stands at the place of a new non-directory, so that other names keep the old inode."""
@@ -72,6 +75,9 @@ class EntryWriter:
         node.touch(self._tree.layer)
 
     def regular(self, member: Member, node: Directory, base: bytes) -> None:
+        self._unpacked += member.size
+        if self._unpacked > self._options.limits.unpacked_bytes:
+            raise self._options.limits.exceeded("unpacked_bytes", "image unpacks to more than {} bytes")
         self.make_room(node, base)
         wanted = self._options.content_wanted
         self._write_file(member, node, base, empty=wanted is not None and not wanted(node.path(base)))

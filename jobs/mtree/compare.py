@@ -129,7 +129,11 @@ def _skip_children(entries: Iterator[tuple[bytes, Entry | None]], path: bytes) -
 
 
 def _retyped(before: Entry | None, after: Entry | None) -> Delta:
-    assert before is not None and after is not None
+    if before is None or after is None:
+        # What was held back is of the same tree.
+        only = before or after
+        where = None if only is None else only.path
+        raise MtreeError("a tree holds a path both as a directory and as something else", where=where)
     return Delta(DeltaKind.MODIFIED, after.path, before, after, differing_keys(before, after))
 
 

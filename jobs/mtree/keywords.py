@@ -41,6 +41,8 @@ def parse_device(text: bytes) -> tuple[int, int]:
             raise ValueError(f"not a device format: {kind!r}")
         return int(major, 0), int(minor, 0)
     number = int(text, 0)
+    if not 0 <= number < 1 << 64:
+        raise ValueError("not a device number")
     return os.major(number), os.minor(number)
 
 

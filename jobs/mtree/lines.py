@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from jobs.errors import LimitExceeded, MtreeSyntaxError
+from jobs.errors import MtreeSyntaxError
+from jobs.limits import limits
 from jobs.mtree import vis
 
 _CHUNK = 1 << 20
-_LONGEST = 1 << 28
-"""A line may be long (go-mtree's reader ends at 64 KiB), but not eat all memory."""
 _LONGEST_COMMENT = 64
 """Line breaks in the path of one directory."""
 
@@ -20,7 +19,7 @@ class LineSource:
     """Iterates over the lines of a stream, without their line ends.
 
     Raises:
-        LimitExceeded: a line is longer than 256 MiB.
+        LimitExceeded: a line is longer than the limit ``mtree_line_bytes`` (go-mtree's reader ends at 64 KiB).
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -96,12 +95,13 @@ class LineSource:
 def _split(stream: BinaryIO) -> Iterator[list[bytes]]:
     rest: list[bytes] = []
     held = 0
+    bounds = limits()
     while chunk := stream.read(_CHUNK):
         lines = chunk.split(b"\n")
         rest.append(lines[0])
         held += len(lines[0])
-        if held > _LONGEST:
-            raise LimitExceeded(f"a line of the manifest is longer than {_LONGEST} bytes")
+        if held > bounds.mtree_line_bytes:
+            raise bounds.exceeded("mtree_line_bytes", "a line of the manifest is longer than {} bytes")
         if len(lines) > 1:
             lines[0] = b"".join(rest)
             rest = [lines.pop()]

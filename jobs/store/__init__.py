@@ -11,7 +11,7 @@ from jobs.store.descriptor import (
     Platform,
     check_digest,
 )
-from jobs.store.document import DOCUMENT_LIMIT, Document, encode_document, parse_document
+from jobs.store.document import Document, encode_document, parse_document
 from jobs.store.ingest import Ingest
 from jobs.store.janitor import janitor
 from jobs.store.layout import PRIVATE_DIRECTORY, Layout
@@ -19,7 +19,6 @@ from jobs.store.refname import check_refname
 from jobs.store.verify import VerifiedReader
 
 __all__ = [
-    "DOCUMENT_LIMIT",
     "MEDIA_TYPE_CONFIG",
     "MEDIA_TYPE_INDEX",
     "MEDIA_TYPE_LAYER",

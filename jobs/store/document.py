@@ -7,10 +7,8 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
-from jobs.errors import LimitExceeded, MalformedDocument
-
-DOCUMENT_LIMIT = 4 * 1024 * 1024
-"""Bytes of a manifest, nested index or config. Registries refuse manifests above 4 MiB, too."""
+from jobs.errors import MalformedDocument
+from jobs.limits import limits
 
 
 class Document(BaseModel):
@@ -43,17 +41,19 @@ class Document(BaseModel):
 DocumentT = TypeVar("DocumentT", bound=Document)
 
 
-def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: int = DOCUMENT_LIMIT) -> DocumentT:
+def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: str = "document_bytes") -> DocumentT:
     """``raw`` as a ``model``; ``where`` (a digest, a file name) goes into the error.
 
     Raises:
         MalformedDocument: not JSON, or not by the model's schema.
-        LimitExceeded: longer than ``limit`` bytes.
+        LimitExceeded: longer than the limit of that name.
     """
-    if len(raw) > limit:
-        raise LimitExceeded(f"document is larger than {limit} bytes", where=where)
+    bounds = limits()
+    if len(raw) > getattr(bounds, limit):
+        raise bounds.exceeded(limit, "document is larger than {} bytes", where)
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant)
+        # Decoded here: json would also guess at UTF-16 and UTF-32, which no document may be (RFC 8259 8.1).
+        value = json.loads(raw.decode(), parse_constant=_refuse_constant)
         if b"\\u" in raw:
             # An escaped lone surrogate is a str that no UTF-8 document can hold again.
             json.dumps(value, ensure_ascii=False).encode()
@@ -61,10 +61,24 @@ def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: int = 
         raise MalformedDocument(f"not a JSON document, {_first_line(error)}", where=where) from error
     if not isinstance(value, dict):
         raise MalformedDocument("JSON document is not an object", where=where)
+    if raw.count(b"[") + raw.count(b"{") > bounds.document_depth and _depth(value) > bounds.document_depth:
+        raise bounds.exceeded("document_depth", "document is nested deeper than {}", where)
     try:
         return model.model_validate(value)
     except (ValidationError, RecursionError) as error:
         raise MalformedDocument(f"not a valid {model.__name__}, {explain(error)}", where=where) from error
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie inside each other. What we do not know is passed on, also to pydantic's
+    serializer, which gives up at some depth."""
+    level = [value]
+    depth = 0
+    while level:
+        depth += 1
+        below = [item for holder in level for item in (holder.values() if isinstance(holder, dict) else holder)]
+        level = [item for item in below if isinstance(item, dict | list)]
+    return depth
 
 
 def encode_document(document: Document) -> bytes:

@@ -14,14 +14,14 @@ from jobs.errors import (
     AmbiguousReference,
     BlobNotFound,
     LayoutExists,
-    LimitExceeded,
     NotALayout,
     SizeMismatch,
     StoreError,
     TagNotFound,
 )
+from jobs.limits import limits
 from jobs.store.descriptor import Descriptor, Index, check_digest
-from jobs.store.document import DOCUMENT_LIMIT, Document, encode_document, parse_document
+from jobs.store.document import Document, encode_document, parse_document
 from jobs.store.durable import exclusive, explained, make_directory, replace_file, sync_directory
 from jobs.store.ingest import Ingest, refresh
 from jobs.store.refs import find_tag, tags_of, with_tag, without_tag
@@ -29,8 +29,6 @@ from jobs.store.verify import VerifiedReader, embedded_data, hasher
 
 PRIVATE_DIRECTORY = ".layerfarm"
 """What layerfarm keeps in a layout beside the specified files; other tools ignore it."""
-INDEX_LIMIT = 64 * 1024 * 1024
-"""Bytes of index.json: some 200,000 tags."""
 _LAYOUT_VERSION = "1.0.0"
 
 
@@ -86,7 +84,7 @@ class Layout:
             if not is_there(path / name):
                 raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
         marker = path / "oci-layout"
-        version = parse_document(_LayoutFile, _read_file(marker, DOCUMENT_LIMIT), str(marker)).imageLayoutVersion
+        version = parse_document(_LayoutFile, _read_file(marker, "document_bytes"), str(marker)).imageLayoutVersion
         if version != _LAYOUT_VERSION:
             raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
         return cls(path)
@@ -156,15 +154,16 @@ class Layout:
             raise SizeMismatch(f"blob has {found.st_size} bytes, not {descriptor.size}", where=descriptor.digest)
         return VerifiedReader(fd, descriptor)
 
-    def read(self, descriptor: Descriptor, limit: int = DOCUMENT_LIMIT) -> bytes:
-        """A small blob whole, verified.
+    def read(self, descriptor: Descriptor) -> bytes:
+        """A document whole, verified.
 
         Raises:
-            LimitExceeded: the descriptor says that it is larger than ``limit`` bytes.
+            LimitExceeded: the descriptor says that it is larger than the limit ``document_bytes``.
             BlobNotFound, SizeMismatch, DigestMismatch: as :meth:`open_blob`, and reading it.
         """
-        if descriptor.size > limit:
-            raise LimitExceeded(f"blob is larger than {limit} bytes", where=descriptor.digest)
+        bounds = limits()
+        if descriptor.size > bounds.document_bytes:
+            raise bounds.exceeded("document_bytes", "blob is larger than {} bytes", descriptor.digest)
         with self.open_blob(descriptor) as stream:
             return stream.read()
 
@@ -173,7 +172,7 @@ class Layout:
     def index(self) -> Index:
         """``index.json`` as it is now. Raises MalformedDocument if it does not parse."""
         path = self.path / "index.json"
-        return parse_document(Index, _read_file(path, INDEX_LIMIT), str(path), INDEX_LIMIT)
+        return parse_document(Index, _read_file(path, "index_bytes"), str(path), "index_bytes")
 
     def update_index(self, change: Callable[[Index], Index]) -> Index:
         """Replace ``index.json`` by ``change`` of it. No concurrent update is lost (umoci #146).
@@ -269,9 +268,11 @@ class _LayoutFile(Document):
     imageLayoutVersion: str
 
 
-def _read_file(path: Path, limit: int) -> bytes:
+def _read_file(path: Path, limit: str) -> bytes:
+    bounds = limits()
+    most: int = getattr(bounds, limit)
     with explained("file cannot be read", path), path.open("rb") as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise LimitExceeded(f"file is larger than {limit} bytes", where=path)
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise bounds.exceeded(limit, "file is larger than {} bytes", path)
     return content

@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.errors import MalformedDocument
+from jobs.limits import limits
 from jobs.store.descriptor import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor
-from jobs.store.document import DOCUMENT_LIMIT, explain
+from jobs.store.document import explain
 from jobs.store.layout import Layout
 
 MANIFEST_TYPES = frozenset(
@@ -80,7 +81,7 @@ def children(
 def _read(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
     """A manifest as a JSON object; an entry of an index that is none (a file, an archive) leads nowhere."""
     known = descriptor.media_type in MANIFEST_TYPES
-    if not known and descriptor.size > DOCUMENT_LIMIT and layout.has(descriptor):
+    if not known and descriptor.size > limits().document_bytes and layout.has(descriptor):
         return {}
     raw = layout.read(descriptor)
     try:

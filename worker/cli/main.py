@@ -17,6 +17,7 @@ from typing import NamedTuple
 import click
 
 from jobs.errors import LayerfarmError, display
+from jobs.limits import set_limit
 from worker.cli import output
 from worker.cli.parsing import GoStyleGroup
 from worker.cli.session import Session
@@ -128,6 +129,14 @@ The commands and flags of umoci 0.6 work here too: put `layerfarm` where a scrip
     help="Run build, unpack and repack as jobs of the farm at this Redis. The store is a disk that this machine"
     " shares with the workers: all other commands act on it directly.",
 )
+@click.option(
+    "--limit",
+    "limits",
+    metavar="NAME=N",
+    multiple=True,
+    help="Raise or lower what an input may ask of this process and those that it starts, for example"
+    " entries=20M. See docs/limits.md.",
+)
 @click.option("--cpu-profile", metavar="FILE", type=click.Path(dir_okay=False), hidden=True)
 @click.option(
     "--version",
@@ -139,7 +148,14 @@ The commands and flags of umoci 0.6 work here too: put `layerfarm` where a scrip
     help="Show the version.",
 )
 @click.pass_context
-def cli(ctx: click.Context, verbose: bool, level: str | None, farm: str | None, cpu_profile: str | None) -> None:
+def cli(
+    ctx: click.Context,
+    verbose: bool,
+    level: str | None,
+    farm: str | None,
+    limits: tuple[str, ...],
+    cpu_profile: str | None,
+) -> None:
     """Turns root filesystems into OCI image layers and OCI images into runnable bundles.
 
     Runs in this shell, or as jobs of a farm of workers. The bytes that come out are the same.
@@ -148,6 +164,8 @@ def cli(ctx: click.Context, verbose: bool, level: str | None, farm: str | None, 
         raise click.UsageError("--verbose is --log=info: give one of the two")
     level = level or ("info" if verbose else None)
     output.set_level(level or "warn")
+    for text in limits:
+        set_limit(text)
     ctx.obj = Session(farm=farm or None, level=level)
     if cpu_profile is not None:
         _profile(ctx, cpu_profile)

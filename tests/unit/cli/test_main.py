@@ -205,3 +205,16 @@ def test_completion_offers_commands_and_options(store: Path) -> None:
     assert completed("layerfarm", "unp") == ["plain,unpack"]
     assert "plain,--config.env" in completed("layerfarm", "config", "--config.e")
     assert completed("layerfarm", "unpack", "--image", "sto") == ["dir,sto"]
+
+
+def test_a_limit_is_set_for_one_command_and_a_wrong_one_is_told(
+    layerfarm: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERFARM_LIMIT_INDEX_BYTES", "1M")
+    done = layerfarm("--limit", "index-bytes=1", "ls", "--layout", "store")
+    assert (done.code, len(done.err.splitlines())) == (1, 1)
+    assert "file is larger than 1 bytes" in done.err and "--limit index_bytes=N" in done.err
+    done = layerfarm("--limit", "index_bytes=1K", "ls", "--layout", "store")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    done = layerfarm("--limit", "indexes=1K", "ls", "--layout", "store")
+    assert done.code == 1 and "there is no limit 'indexes'" in done.err

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import MalformedLayer
 from jobs.layer.whiteouts import check_real_name, whiteout_name, whiteout_target
-from tests.trees import directory, file, read_tree, tree
-from tests.unit.layer.archives import apply, archive, entry
+from tests.trees import char, directory, file, read_tree, tree
+from tests.unit.layer.archives import apply, archive, entry, extra, generate, members
 
 
 @pytest.fixture
@@ -164,3 +165,15 @@ def test_names_of_whiteouts() -> None:
     assert whiteout_name(b"a/b") == b"a/.wh.b"
     assert whiteout_target(b".wh.x") == b"x"
     check_real_name(b"x.wh.y/z")
+
+
+def test_B1_19_a_device_0_0_is_packed_as_a_device(root: Path) -> None:
+    """overlayfs' own whiteouts mean nothing in a tree that is no overlay's upper directory."""
+    tree(root, {"gone": char(0, 0), "d": directory(xattrs={"trusted.overlay.opaque": b"y"})})
+    layer = generate(root, extra("d", "gone"))
+    assert [(info.name, info.type) for info in members(layer)] == [("d", tarfile.DIRTYPE), ("gone", tarfile.CHRTYPE)]
+
+
+def test_B4_7_a_device_0_0_is_unpacked_as_a_device(root: Path) -> None:
+    apply(root, archive(entry("f", content=b"lower")), archive(entry("f", "char", device=(0, 0)), entry(".wh.none")))
+    assert read_tree(root)[b"f"].device == (0, 0)

@@ -262,3 +262,12 @@ def test_summary_of_deltas_counts_content_to_pack_and_the_newest_time() -> None:
 def test_damaged_deltas_file_is_refused(text: bytes) -> None:
     with pytest.raises(MtreeSyntaxError):
         list(read_deltas(io.BytesIO(text)))
+
+
+def test_a_tree_that_holds_a_path_as_a_file_and_as_a_directory_is_refused() -> None:
+    """Found by the fuzzer: the file was held back for the directory, and taken for the other tree's."""
+    twice = tree(entry(b"x"), entry(b"x", "dir"))
+    other = tree(entry(b"w", "dir"))  # what it is held back for: a directory may still follow
+    for old, new in ((twice, other), (other, twice)):
+        with pytest.raises(MtreeError, match="both as a directory and as something else: x"):
+            list(compare(old, new))

@@ -374,3 +374,9 @@ def test_two_manifests_written_at_once_are_those_written_one_by_one() -> None:
     assert write_twins(zip(whole, other, strict=True), one, two) == len(whole)
     assert one.getvalue() == manifest(whole)
     assert two.getvalue() == manifest([found for found in other if found is not None])
+
+
+@pytest.mark.parametrize("device", [b"1" * 40, b"-1", b"native,1", b"1:2:3", b"pdp11,1,2"])
+def test_device_numbers_that_are_none_are_refused(device: bytes) -> None:
+    with pytest.raises(MtreeSyntaxError, match="line 1 "):
+        list(read_manifest(io.BytesIO(b"./d type=char device=" + device)))

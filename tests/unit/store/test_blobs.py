@@ -206,11 +206,13 @@ def test_B2_8_embedded_data_is_verified_and_used_when_the_blob_is_missing(layout
             layout.read(describe(b"hello", data=data))
 
 
-def test_read_is_limited(layout: Layout) -> None:
+def test_read_is_limited(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     descriptor = layout.put(b"hello", TYPE)
-    assert layout.read(descriptor, limit=5) == b"hello"
-    with pytest.raises(LimitExceeded):
-        layout.read(descriptor, limit=4)
+    monkeypatch.setenv("LAYERFARM_LIMIT_DOCUMENT_BYTES", "5")
+    assert layout.read(descriptor) == b"hello"
+    monkeypatch.setenv("LAYERFARM_LIMIT_DOCUMENT_BYTES", "4")
+    with pytest.raises(LimitExceeded, match="larger than 4 bytes"):
+        layout.read(descriptor)
 
 
 def test_unknown_algorithm_is_refused(layout: Layout) -> None:

@@ -1,0 +1,109 @@
+"""How much an input may ask of us (DESIGN law 9): every limit, its default, and how it is set.
+
+Limits belong to the process, like its memory, not to a request: whoever sends hostile work must not
+choose them, and nobody who reads an input can forget to pass them on. They come from the environment,
+``LAYERFARM_LIMIT_<NAME>``, where the command's ``--limit NAME=N`` puts them too, so that the processes
+that it starts have the same. The table for users is docs/limits.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import MutableMapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from jobs.errors import LimitExceeded, RequestError
+
+PREFIX: Final = "LAYERFARM_LIMIT_"
+_VALUE: Final = re.compile(r"([0-9]{1,19})([KMGT]?)", re.IGNORECASE)
+_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The defaults pass every real image; exceeding one raises LimitExceeded."""
+
+    entries: int = 10_000_000
+    """Tar entries of one layer; as many directories, implied ones included, may one image make."""
+    path_bytes: int = 8 * 1024
+    """Bytes of a path or of a link's target. Linux takes 4,095 in one call; deeper trees exist."""
+    pax_bytes: int = 4 * 1024 * 1024
+    """Bytes of one PAX or GNU extended header."""
+    xattr_bytes: int = 1024 * 1024
+    """Bytes of all names and values of one entry's xattrs; Linux takes 65,536 per value."""
+    stream_bytes: int = 1 << 40
+    """Bytes of one layer's uncompressed stream (1 TiB)."""
+    unpacked_bytes: int = 4 << 40
+    """Bytes of all files that the layers of one image write, replaced ones included (4 TiB)."""
+    hole_bytes: int = 16 << 30
+    """Bytes of holes in one sparse file, which cost no input but have to be hashed (16 GiB: about 9 s)."""
+    sparse_parts: int = 1_000_000
+    """Data areas of one sparse file."""
+    ratio: int = 5_000
+    """Uncompressed bytes per compressed byte. Deflate cannot exceed 1,032; zstd packs zeros to 20,000."""
+    ratio_floor: int = 4 << 30
+    """Uncompressed bytes below which ``ratio`` is not looked at (4 GiB)."""
+    document_bytes: int = 4 * 1024 * 1024
+    """Bytes of a manifest, image config, nested index or umoci.json. Registries refuse larger manifests, too."""
+    document_depth: int = 64
+    """Lists and objects inside each other in any of these or in index.json; real ones have 6."""
+    index_bytes: int = 64 * 1024 * 1024
+    """Bytes of index.json: some 200,000 tags."""
+    index_depth: int = 8
+    """Indexes inside indexes."""
+    manifests: int = 1_000
+    """Manifests and indexes that one tag may lead to."""
+    passwd_bytes: int = 16 * 1024 * 1024
+    """Bytes of etc/passwd and of etc/group: some 300,000 users."""
+    mtree_line_bytes: int = 1 << 28
+    """Bytes of one line of an mtree manifest (256 MiB), which holds all xattrs of an entry."""
+
+    def exceeded(self, name: str, what: str, where: str | bytes | Path | None = None) -> LimitExceeded:
+        """The error for the limit ``name``; ``{}`` in ``what`` is its value."""
+        hint = f"limit {name!r}; raise it with --limit {name}=N or {PREFIX}{name.upper()}"
+        return LimitExceeded(what.format(getattr(self, name)), where=where, hint=hint)
+
+
+NAMES: Final = tuple(field.name for field in fields(Limits))
+
+
+def limits() -> Limits:
+    """The limits of this process.
+
+    Raises:
+        RequestError: the environment sets one that does not exist, or not to a number.
+    """
+    return _parsed(tuple((key, value) for key, value in os.environ.items() if key.startswith(PREFIX)))
+
+
+def set_limit(text: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """``NAME=N`` for this process and those that it starts. ``N`` may end in K, M, G or T (powers of 1024).
+
+    Raises:
+        RequestError: there is no such limit, or the number is none.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise RequestError("a limit is set by NAME=N", where=text[:100])
+    key = PREFIX + name.upper().replace("-", "_")
+    _parsed(((key, value),))
+    environment[key] = value
+
+
+@lru_cache(maxsize=4)
+def _parsed(variables: tuple[tuple[str, str], ...]) -> Limits:
+    values: dict[str, int] = {}
+    for key, value in variables:
+        name = key.removeprefix(PREFIX).lower()
+        if name not in NAMES:
+            raise RequestError(f"there is no limit {name[:100]!r}", hint=f"there are {', '.join(NAMES)}")
+        found = _VALUE.fullmatch(value)
+        number = int(found[1]) << _UNITS[found[2].upper()] if found else 0
+        if not number:
+            raise RequestError(f"limit {name!r} is not a number above 0", where=value[:100], hint="512, 64K, 2G")
+        values[name] = number
+    return Limits(**values)
