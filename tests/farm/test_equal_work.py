@@ -61,11 +61,13 @@ def test_units_that_are_not_equal_are_all_done(ground: Ground) -> None:
 
 def test_waiting_for_equal_work_keeps_no_process_from_other_work(ground: Ground) -> None:
     ground.start_worker(concurrency=2)
-    jobs = submitted(ground, 6, numbers=1, sleep=4)
+    jobs = submitted(ground, 6, numbers=1, trouble="wait-until-mended")
     until(lambda: ground.marks("run-0"))
-    # One process is at it; were the other one waiting, this would not end first.
+    # One process is at it, and waits for us; were the other one waiting for it, this would never end.
     assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(30) == ToyResult(total=18)
     assert not any(job.record().state.final for job in jobs)
+    for job in jobs:
+        (Path(job.record().request["directory"]) / "mended").touch()
     for job in jobs:
         job.result(30)
     assert executions(ground) == [1]

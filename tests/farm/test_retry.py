@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(90)
 
 
 def failed(ground: Ground, **fields: object) -> Job:
-    """A job of which unit 1 of the first stage failed, and units 0, 2 and 3 did not."""
+    """A job of which unit 1 of the first stage failed, after unit 0, as in a worker of one process."""
     request = ToyRequest(directory=ground.allowed, trouble="error-until-mended", **fields)  # type: ignore[arg-type]
     job = ground.farm().submit(request)
     with pytest.raises(JobFailed):
@@ -35,7 +35,7 @@ def runs(ground: Ground) -> list[int]:
 
 def test_only_units_that_did_not_finish_run_again(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600)
-    # With one process units run in their order; 0 is done when 1 fails, 2 and 3 have not begun.
+    # 2 and 3 have not begun when 1 fails.
     job = failed(ground)
     assert runs(ground) == [1, 1, 0, 0]
     record = job.record()
@@ -80,7 +80,7 @@ def test_poison_unit_is_tried_as_often_once_more(ground: Ground) -> None:
 
 
 def test_what_is_kept_is_removed_when_its_time_is_over(ground: Ground) -> None:
-    ground.start_worker(retry_for=2, look_every=0.5)
+    ground.start_worker(concurrency=1, retry_for=2, look_every=0.5)
     job = failed(ground)
     until(lambda: ground.marks("clean-False"), timeout=40)
     until(lambda: job.record().kept is None)
@@ -97,7 +97,7 @@ def test_what_is_kept_is_removed_when_its_time_is_over(ground: Ground) -> None:
 
 
 def test_what_is_kept_is_removed_at_once_when_asked(ground: Ground) -> None:
-    ground.start_worker(retry_for=600)
+    ground.start_worker(concurrency=1, retry_for=600)
     job = failed(ground)
     assert job.discard()
     until(lambda: ground.marks("clean-False"))

@@ -17,6 +17,7 @@ Trouble = Literal[
     "error",
     "error-until-mended",
     "changed-until-mended",
+    "wait-until-mended",
     "bug",
     "crash-once",
     "crash",
@@ -114,6 +115,8 @@ def _misbehave(request: ToyRequest, directory: Path) -> None:
         raise RequestError("number one is not mended", where="unit 1")
     if request.trouble == "changed-until-mended" and not mended:
         raise TreeChanged("number one has changed", where="unit 1")
+    while request.trouble == "wait-until-mended" and not (directory / "mended").exists():
+        time.sleep(0.02)
     if request.trouble == "crash-until-mended" and not mended:
         os.kill(os.getpid(), signal.SIGKILL)
     if request.trouble == "bug":
