@@ -1,20 +1,45 @@
-"""The settings of a worker and of a client, from ``LAYERFARM_*`` in the environment or from options."""
+"""The settings of a worker and of a client: from options, ``LAYERFARM_*`` in the environment, or the settings file.
+
+The first of these that names a setting decides it. What none of them can mean is an error, so that a setting
+misspelt is not a default in silence.
+"""
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import RequestError
 from jobs.flows.base import Policy
+from jobs.limits import NAMES, limits
+from jobs.limits import PREFIX as LIMIT_PREFIX
 from worker.address import Address
+from worker.configuration import VARIABLE, SettingsFile, settings_file
 from worker.traffic import Queues, Traffic
+
+PREFIX: Final = "LAYERFARM_"
+_NOT_SETTINGS: Final = frozenset(
+    (
+        VARIABLE,
+        "LAYERFARM_GC_GRACE",
+        # Of the tests and of the process that runs them.
+        "LAYERFARM_FUZZ_SECONDS",
+        "LAYERFARM_KILL_AT",
+        "LAYERFARM_KILL_ONCE",
+        "LAYERFARM_REQUIRE_ALL",
+        "LAYERFARM_STRANGE_MESSAGES",
+    )
+)
+"""Variables that others read: the default of a command's option, and what only tests set."""
 
 
 def _this_user() -> str:
@@ -26,12 +51,13 @@ def _this_user() -> str:
 
 
 class Settings(BaseSettings):
-    """Each field is also an environment variable: ``LAYERFARM_CONCURRENCY``, ``LAYERFARM_ROOTS``…
+    """Each field is also an environment variable, ``LAYERFARM_CONCURRENCY``, and a key of the settings file,
+    ``concurrency``.
 
-    Lists are separated by ``:`` as in PATH.
+    Lists are lists in the file; in the environment they are separated by ``:`` as in PATH.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LAYERFARM_", extra="forbid", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True)
 
     farm: SecretStr | None = None
     """Address of the farm's Redis; secret because it may hold a password."""
@@ -47,8 +73,8 @@ class Settings(BaseSettings):
     """Threads of one unit; default: the machine's processors."""
     queue: str = Field(default="layerfarm", pattern=r"^[A-Za-z0-9_-]+$")
     """Prefix of the queues of the farm."""
-    traffic: Traffic = Field(default=Traffic.INTERACTIVE, validation_alias=AliasChoices("traffic", "LAYERFARM_CLASS"))
-    """Class of the jobs that are submitted (``LAYERFARM_CLASS``)."""
+    traffic: Traffic = Field(default=Traffic.INTERACTIVE, validation_alias="LAYERFARM_CLASS")
+    """Class of the jobs that are submitted (``LAYERFARM_CLASS``, in the file ``class``)."""
     submitter: str = Field(default_factory=_this_user, pattern=r"^[\w.@+/-]{1,100}$")
     """In whose name jobs are submitted; those that wait begin in turns of their submitters."""
     most_queued: int = Field(default=10_000, ge=0)
@@ -74,6 +100,18 @@ class Settings(BaseSettings):
     flows: Annotated[tuple[str, ...], NoDecode] = ()
     """Python modules that add flows to ``jobs.flows.FLOWS`` when the worker imports them."""
     log_level: str = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order of the sources."""
+        return init_settings, env_settings, _FileSource(settings_cls)
 
     @field_validator("roots", "stores", mode="before")
     @classmethod
@@ -118,17 +156,106 @@ class Settings(BaseSettings):
         return Queues.of(self.queue)
 
 
+class Origin(NamedTuple):
+    """A setting and where its value came from."""
+
+    name: str
+    """As in the settings file."""
+    value: str
+    """As people read it; a password is masked."""
+    source: str
+    """``default``, the name of a variable, or the path of the settings file."""
+
+
 def load_settings(**overrides: Any) -> Settings:
-    """The settings from the environment, with those that are not None replaced.
+    """The settings, with those of ``overrides`` that are not None put before all others.
 
     Raises:
-        RequestError: one of them is out of range; the message names it and never its value if secret.
+        RequestError: one of them is unknown or out of range; the message names it and never its value if secret.
     """
+    return _load(settings_file(), overrides)
+
+
+def origins() -> list[Origin]:
+    """Every setting of this process, sorted by name, with where it came from.
+
+    Raises:
+        RequestError: as :func:`load_settings`.
+    """
+    file = settings_file()
+    settings = _load(file, {})
+    return [Origin(key, _shown(getattr(settings, _FIELDS[key])), _source(key, file)) for key in sorted(_FIELDS)]
+
+
+def limit_origins(of_file: frozenset[str] = frozenset()) -> list[Origin]:
+    """The same for the limits; ``of_file`` are those that the settings file set (``apply_limits``)."""
+    file = settings_file()
+    rows = []
+    for name in sorted(NAMES):
+        variable = LIMIT_PREFIX + name.upper()
+        source = variable if variable in os.environ else "default"
+        if file is not None and name in of_file:
+            source = str(file.path)
+        rows.append(Origin(f"limits.{name}", str(getattr(limits(), name)), source))
+    return rows
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """The settings file, as pydantic-settings asks for it."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError("the whole file is read at once")
+
+    def __call__(self) -> dict[str, Any]:
+        file = settings_file()
+        return {} if file is None else {_FIELDS[key]: value for key, value in file.values.items()}
+
+
+_KEYS: Final = {field: "class" if field == "traffic" else field for field in Settings.model_fields}
+"""The key of each field in the settings file; in the environment it is the same in capitals."""
+_FIELDS: Final = {key: field for field, key in _KEYS.items()}
+
+
+def _load(file: SettingsFile | None, overrides: Mapping[str, Any]) -> Settings:
+    variables = {_variable(key) for key in _FIELDS} | _NOT_SETTINGS
+    given = (name for name in os.environ if name.startswith(PREFIX) and not name.startswith(LIMIT_PREFIX))
+    _refuse_unknown(given, variables, None)
+    if file is not None:
+        _refuse_unknown(file.values, _FIELDS, file.path)
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1])
+        name = str(first["loc"][0]).lower().removeprefix(PREFIX.lower())
+        key = _KEYS.get(name, name)
         message = first["msg"].removeprefix("Value error, ")
-        variable = "CLASS" if name == "traffic" else name.upper().removeprefix("LAYERFARM_")
-        raise RequestError(f"setting {name!r} is wrong: {message}", hint=f"or LAYERFARM_{variable}") from None
+        from_file = file is not None and key in file.values and _variable(key) not in os.environ
+        where, hint = (file.path, None) if file is not None and from_file else (None, f"or {_variable(key)}")
+        raise RequestError(f"setting {key!r} is wrong: {message}", where=where, hint=hint) from None
+
+
+def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: Path | None) -> None:
+    known = sorted(known)
+    for name in sorted(given):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"do you mean {close[0]}?" if close else "`layerfarm config show` lists them"
+            raise RequestError(f"there is no setting {name[:100]!r}", where=where, hint=hint)
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.upper()
+
+
+def _source(key: str, file: SettingsFile | None) -> str:
+    if _variable(key) in os.environ:
+        return _variable(key)
+    return str(file.path) if file is not None and key in file.values else "default"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return Address(value.get_secret_value()).masked if value.get_secret_value() else ""
+    if isinstance(value, tuple):
+        return os.pathsep.join(map(str, value))
+    return "" if value is None else str(value)

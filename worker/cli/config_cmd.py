@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from worker.cli import output
@@ -28,7 +30,20 @@ CLEARABLE = (
 )
 
 
-@click.command("config", cls=GoStyleCommand)
+class _ConfigCommand(GoStyleCommand):
+    """umoci's ``config``, which has no positionals, and ``config show`` beside it."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == ["show"]:
+            from worker.cli.config_show_cmd import command as show
+
+            return show.make_context("config show", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command("config", cls=_ConfigCommand)
 @image_option(help="The image; its tag is replaced unless --tag names another.")
 @tag_option
 @platform_option
@@ -75,7 +90,8 @@ def command(
 ) -> None:
     """Changes the configuration of an image. What no flag names stays, fields unknown to layerfarm too.
 
-    Options of lists may be repeated.
+    Options of lists may be repeated. `layerfarm config show` is something else: it lists the settings of
+    layerfarm itself, and where each comes from.
 
     \b
     Examples:

@@ -21,6 +21,7 @@ from jobs.limits import set_limit
 from worker.cli import output
 from worker.cli.parsing import GoStyleGroup
 from worker.cli.session import Session
+from worker.configuration import apply_limits, settings_file
 
 COMPLETION_VARIABLE = "_LAYERFARM_COMPLETE"
 
@@ -44,7 +45,7 @@ COMMANDS = {
     "unpack": Listed("image", "unpacks an image into a runtime bundle", "unpack_cmd"),
     "repack": Listed("image", "turns the changes in a bundle into a layer and a new tag", "repack_cmd"),
     "insert": Listed("image", "inserts a file or directory, or a deletion, as a new layer", "insert_cmd"),
-    "config": Listed("image", "changes the configuration of an image", "config_cmd"),
+    "config": Listed("image", "changes the configuration of an image; `config show`: layerfarm's own", "config_cmd"),
     "new": Listed("image", "creates an empty image under a tag", "new_cmd"),
     "stat": Listed("image", "shows the manifest, configuration and history of an image", "stat_cmd"),
     "tag": Listed("image", "gives an image another tag", "tag_cmd"),
@@ -126,8 +127,9 @@ The commands and flags of umoci 0.6 work here too: put `layerfarm` where a scrip
     metavar="URL",
     envvar="LAYERFARM_FARM",
     show_envvar=True,
-    help="Run build, unpack and repack as jobs of the farm at this Redis. The store is a disk that this machine"
-    " shares with the workers: all other commands act on it directly.",
+    help="Run build, unpack and repack as jobs of the farm at this Redis; without it, as the settings file says"
+    " (see `layerfarm config show`). The store is a disk that this machine shares with the workers: all other"
+    " commands act on it directly.",
 )
 @click.option(
     "--limit",
@@ -166,7 +168,10 @@ def cli(
     output.set_level(level or "warn")
     for text in limits:
         set_limit(text)
-    ctx.obj = Session(farm=farm or None, level=level)
+    file = settings_file()
+    if file is not None and farm is None and isinstance(file.values.get("farm"), str):
+        farm = file.values["farm"]
+    ctx.obj = Session(farm or None, level, frozenset() if file is None else apply_limits(file))
     if cpu_profile is not None:
         _profile(ctx, cpu_profile)
     if ctx.invoked_subcommand is None:

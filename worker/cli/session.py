@@ -12,3 +12,5 @@ class Session(NamedTuple):
     """Redis URL of the farm, or None: run in this process."""
     level: str | None = None
     """What ``--log`` or ``--verbose`` asked for; None: neither was given."""
+    limits_of_file: frozenset[str] = frozenset()
+    """The limits that the settings file set."""

@@ -243,6 +243,18 @@ def test_a_farm_is_named_globally_or_by_the_command(layerfarm: Run, farm: type[F
     assert farm.urls == ["redis://f"]
 
 
+def test_the_settings_file_names_a_farm_and_an_empty_option_takes_it_back(
+    layerfarm: Run, here: list[Any], farm: type[FakeFarm], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "c.toml").write_text('farm = "redis://f"')
+    monkeypatch.setenv("LAYERFARM_CONFIG", "c.toml")
+    farm.outcome = UNPACKED
+    assert layerfarm("unpack", "--image=s", "b").code == 0
+    assert (farm.urls, here) == (["redis://f"], [])
+    assert layerfarm("unpack", "--farm=", "--image=s", "b").code == 0
+    assert (farm.urls, len(here)) == (["redis://f"], 1)
+
+
 def test_the_environment_names_a_farm_and_an_empty_option_takes_it_back(
     layerfarm: Run, farm: type[FakeFarm], here: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

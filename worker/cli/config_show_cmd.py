@@ -1,0 +1,37 @@
+"""``layerfarm config show``."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.session import Session
+
+
+@click.command("show", cls=GoStyleCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Lists the settings and limits of layerfarm on this machine, and where each value came from.
+
+    A setting NAME is taken from an option, else from $LAYERFARM_NAME, else from the settings file:
+    $LAYERFARM_CONFIG, ~/.config/layerfarm/layerfarm.toml or /etc/layerfarm/layerfarm.toml, the first that exists.
+
+    \b
+    Examples:
+      layerfarm config show
+      LAYERFARM_CONFIG=farm.toml layerfarm config show --json
+    """
+    import json
+
+    from worker.settings import limit_origins, origins
+
+    session: Session = ctx.obj
+    rows = origins() + limit_origins(session.limits_of_file)
+    if as_json:
+        click.echo(json.dumps([row._asdict() for row in rows], indent=2))
+        return
+    width = max(len(row.name) for row in rows)
+    longest = max(len(row.value) for row in rows)
+    for row in rows:
+        click.echo(f"{row.name:{width}}  {row.value:{longest}}  {row.source}".rstrip())

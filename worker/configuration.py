@@ -1,0 +1,83 @@
+"""The settings file: one TOML document with the names of ``worker.settings.Settings`` and a table of limits.
+
+Which one: ``$LAYERFARM_CONFIG``, else the user's own, else the machine's; the first that exists, and no other.
+Kept free of pydantic, because every command looks here for the farm and the limits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from jobs.errors import RequestError
+from jobs.limits import PREFIX as LIMIT_PREFIX
+from jobs.limits import set_limit
+
+VARIABLE: Final = "LAYERFARM_CONFIG"
+SYSTEM: Final = Path("/etc/layerfarm/layerfarm.toml")
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """What the file says."""
+
+    path: Path
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """By the name of the setting; not validated yet."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """Its table ``[limits]``: numbers, or texts such as ``20M``."""
+
+
+def settings_file(environment: Mapping[str, str] = os.environ) -> SettingsFile | None:
+    """The settings file of this process, or None if there is none.
+
+    Raises:
+        RequestError: it cannot be read, is no TOML, or is the one that ``$LAYERFARM_CONFIG`` names and missing.
+    """
+    path = _path(environment)
+    if path is None:
+        return None
+    # Imported here: it costs 5 ms that commands without a file need not pay.
+    import tomllib
+
+    try:
+        values = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise RequestError(f"settings file cannot be read, {error.strerror}", where=path) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"settings file is not TOML: {error}", where=path) from None
+    limits = values.pop("limits", {})
+    if not isinstance(limits, dict):
+        raise RequestError("settings file: limits is not a table", where=path, hint="write [limits]")
+    return SettingsFile(path, values, limits)
+
+
+def apply_limits(file: SettingsFile, environment: MutableMapping[str, str] = os.environ) -> frozenset[str]:
+    """Set the limits of the file for this process and those that it starts, except those that are set already.
+
+    Returns the names of those that were set.
+
+    Raises:
+        RequestError: there is no such limit, or it is not a number.
+    """
+    taken = set()
+    for name, value in file.limits.items():
+        overridden = LIMIT_PREFIX + name.upper() in environment
+        try:
+            set_limit(f"{name}={value}", {} if overridden else environment)
+        except RequestError as error:
+            raise RequestError(error.what, where=file.path, hint=error.hint) from None
+        if not overridden:
+            taken.add(name)
+    return frozenset(taken)
+
+
+def _path(environment: Mapping[str, str]) -> Path | None:
+    named = environment.get(VARIABLE)
+    if named:
+        return Path(named)
+    home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or "/nonexistent") / ".config"
+    return next((path for path in (Path(home) / "layerfarm/layerfarm.toml", SYSTEM) if path.is_file()), None)
