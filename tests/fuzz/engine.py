@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from jobs.errors import LayerfarmError
 from tests.fuzz.sandbox import Look, Place, enter
@@ -64,6 +65,8 @@ class Report:
     seconds: float = 0.0
     cpu: float = 0.0
     """Seconds of processor time of all processes."""
+    slowest: float = 0.0
+    """Seconds that the longest of all inputs took."""
     private: bool = False
 
     def add(self, other: Report) -> None:
@@ -72,6 +75,7 @@ class Report:
         self.findings |= other.findings
         self.cpu += other.cpu
         self.seconds = max(self.seconds, other.seconds)
+        self.slowest = max(self.slowest, other.slowest)
         self.private = self.private or other.private
 
     def found(self, finding: Finding, key: str) -> None:
@@ -79,12 +83,28 @@ class Report:
             self.findings.setdefault(key, finding)
 
 
+class _Bounds(NamedTuple):
+    """When a process ends: whichever comes first."""
+
+    seconds: float
+    mutations: int | None
+
+
 class Hang(BaseException):
     """One input took too long. No Exception, so that nothing below takes it for an error to be explained."""
 
 
-def fuzz(seconds: float, seed: int, processes: int = 2, targets: Sequence[Target] = tuple(TARGETS.values())) -> Report:
-    """Mutate for ``seconds`` in so many processes. The same seed gives each the same sequence of inputs."""
+def fuzz(
+    seconds: float,
+    seed: int,
+    processes: int = 2,
+    targets: Sequence[Target] = tuple(TARGETS.values()),
+    mutations: int | None = None,
+) -> Report:
+    """Mutate for ``seconds`` in so many processes, or until ``mutations`` are done if that is earlier.
+
+    The same seed gives each process the same sequence of inputs.
+    """
     total = Report()
     context = multiprocessing.get_context("fork")
     workers = []
@@ -92,7 +112,8 @@ def fuzz(seconds: float, seed: int, processes: int = 2, targets: Sequence[Target
         for number, top in enumerate(places):
             here, there = context.Pipe(duplex=False)
             current = mmap.mmap(-1, _CURRENT.size + _LARGEST)
-            arguments = (top, seconds, f"{seed}/{number}", targets, current, there)
+            count = None if mutations is None else mutations // processes + (number < mutations % processes)
+            arguments = (top, _Bounds(seconds, count), f"{seed}/{number}", targets, current, there)
             process = context.Process(target=_work, args=arguments)
             process.start()
             there.close()
@@ -130,7 +151,9 @@ def on_alarm(*_: object) -> None:
 # --- inside a process ----------------------------------------------------------------------------
 
 
-def _work(top: Path, seconds: float, seed: str, targets: Sequence[Target], current: mmap.mmap, out: Connection) -> None:
+def _work(
+    top: Path, bounds: _Bounds, seed: str, targets: Sequence[Target], current: mmap.mmap, out: Connection
+) -> None:
     signal.signal(signal.SIGALRM, on_alarm)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
@@ -142,24 +165,29 @@ def _work(top: Path, seconds: float, seed: str, targets: Sequence[Target], curre
     gc.freeze()
     chosen = [target for target in targets for _ in range(target.weight)]
     clean = place.look()
-    begin = time.monotonic()
-    while time.monotonic() - begin < seconds:
+    begin = now = time.monotonic()
+    done = 0
+    while now - begin < bounds.seconds and done != bounds.mutations:
         batch: list[tuple[Target, bytes]] = []
-        for _ in range(_BATCH):
+        for _ in range(_BATCH if bounds.mutations is None else min(_BATCH, bounds.mutations - done)):
             target = rng.choice(chosen)
             data = target.mutate(rng)
             batch.append((target, data))
             _note(current, target, data)
+            before = time.monotonic()
             outcome, finding = try_once(place, target, data, target.variant(data))
+            now = time.monotonic()
+            report.slowest = max(report.slowest, now - before)
             report.inputs[target.name] += 1
             report.outcomes[f"{target.name} {outcome}"] += 1
             if finding is not None:
                 report.found(finding, finding.what)
-            if time.monotonic() - begin >= seconds:
+            if now - begin >= bounds.seconds:
                 break
+        done += len(batch)
         if place.look() != clean:
             clean = _blame(place, batch, report)
-    report.seconds, report.cpu = time.monotonic() - begin, time.process_time()
+    report.seconds, report.cpu = now - begin, time.process_time()
     out.send(report)
     out.close()
 

@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from jobs.errors import MalformedLayer
+from tests.fuzz import __main__ as command
 from tests.fuzz import engine, seeds, tar_mutations
 from tests.fuzz.engine import Finding, fuzz, on_alarm, try_once
 from tests.fuzz.sandbox import Place, enter
@@ -73,6 +74,28 @@ def _the_finding(report: engine.Report) -> str:
     (finding,) = report.findings.values()
     assert finding.target == "broken" and finding.data
     return finding.what
+
+
+def test_a_counted_run_does_exactly_so_many_and_the_same_ones_each_time() -> None:
+    seen = [fuzz(600, seed=4, processes=2, mutations=301) for _ in range(2)]
+    assert [sum(report.inputs.values()) for report in seen] == [301, 301]
+    assert seen[0].outcomes == seen[1].outcomes
+    assert 0 < seen[0].slowest < seen[0].seconds < 600
+
+
+def test_make_fuzz_fails_when_time_is_up_before_all_are_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"MUTATIONS": "1000000", "SECONDS": "0.3", "SEED": "9", "TARGETS": "tar gzip"}.items():
+        monkeypatch.setenv(name, value)
+    assert command.main() == 1
+    said = capsys.readouterr().out
+    assert "fuzzing tar gzip for 1000000 mutations, at most 0.3 s, in 2 processes, SEED=9" in said
+    assert "\n0 findings (SEED=9)\ntime is up: " in said
+    monkeypatch.setenv("SECONDS", "600")
+    monkeypatch.setenv("MUTATIONS", "64")
+    assert command.main() == 0
+    assert "\n64 mutations in " in capsys.readouterr().out
 
 
 def test_an_escape_is_found() -> None:
