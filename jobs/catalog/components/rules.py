@@ -1,0 +1,21 @@
+"""The operator's own components, which come before all others."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from jobs.catalog.components.imagetree import ImageTree
+from jobs.catalog.components.model import Claim, Component, Rule
+
+
+def claims(tree: ImageTree, rules: Sequence[Rule]) -> Iterator[Claim]:
+    """Of each rule in turn the paths that match it."""
+    for rule in rules:
+        pattern = re.compile(fnmatch.translate(rule.pattern.removeprefix("/")))
+        yield Claim(
+            Component("rule", rule.name),
+            [path for path in tree.entries if pattern.match(os.fsdecode(path)) is not None],
+        )
