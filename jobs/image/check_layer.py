@@ -11,8 +11,8 @@ from typing import BinaryIO, cast
 from jobs.errors import LayerfarmError, MalformedLayer, display
 from jobs.layer import decompress
 from jobs.layer.members import Member, MemberReader
+from jobs.layer.modeltree import clean
 from jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
-from jobs.layer.worktree import clean
 from jobs.limits import Limits
 from jobs.limits import limits as process_limits
 from jobs.store import Descriptor, Layout

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jobs.errors import RequestError, RootfsError, RootfsNotFound, TreeChanged
+from jobs.layer.modeltree import clean
 from jobs.layer.packing import GenerateOptions, Packer
 from jobs.layer.whiteouts import OPAQUE, check_real_name, whiteout_name
-from jobs.layer.worktree import clean
 from jobs.mtree.model import ROOT
 from jobs.rootfs import DirectoryCache, Widened
 from jobs.rootfs.unprivileged import is_locked

@@ -1,8 +1,7 @@
-"""The tree under extraction: what is known of it, and the few ways to look at it and change it.
+"""The tree under extraction: the model of it (:mod:`jobs.layer.modeltree`), and the directory on disk.
 
-A path of the layer is resolved component by component in the model, in which symbolic links lead as if
-the root were ``/`` (umoci.md B2.1, B3.12); what the model says is then opened with O_NOFOLLOW from the
-descriptor of its parent, so a wrong model, or somebody who changes the tree meanwhile, cannot lead out.
+What the model says is opened with O_NOFOLLOW from the descriptor of its parent, so a wrong model, or
+somebody who changes the tree meanwhile, cannot lead out.
 """
 
 from __future__ import annotations
@@ -10,39 +9,27 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import Final
 
-from jobs.errors import MalformedLayer, UnsafePath
+from jobs.layer.modeltree import ModelTree
 from jobs.layer.remove import open_directory, remove
-from jobs.layer.tree import Child, Directory, Inode, Metadata, Name, in_layer, layer_of, leaf_of, link_target
+from jobs.layer.tree import Child, Directory, Inode, Metadata, Name, leaf_of, link_target
 from jobs.limits import Limits
 from jobs.rootfs import clear_xattrs
 
 KEPT_XATTRS: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
 """The host's own: never cleared, never taken from a layer (B5)."""
 
-_MAX_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
-_MAX_STEPS: Final = 8192
-"""Components that the links of one path may add up to; real trees need a dozen."""
 _OPEN_DIRECTORIES: Final = 128
-_NAMES_CACHED: Final = 4096
-_Maker = Callable[[Directory, bytes], Directory]
 
 
-class WorkTree:
+class WorkTree(ModelTree):
     """Directories and entries below an open root; writes no metadata but what keeps it accessible."""
 
     def __init__(self, root: int, implied: Metadata, limits: Limits) -> None:
-        self.root = Directory(b"", None, found=os.fstat(root))
+        super().__init__(Directory(b"", None, found=os.fstat(root)), implied, limits)
         self.root.fd = root
-        self.layer = 0
-        self._implied = implied
-        self._limits = limits
-        self._made = 0
         self._open: deque[Directory] = deque()
-        self._parents: dict[bytes, Directory] = {}
-        """Directory part of a name, as written, to its directory; forgotten whenever one is removed."""
         self._privileged = os.geteuid() == 0
         self._look_at_found(self.root)
 
@@ -76,7 +63,6 @@ class WorkTree:
         return node.fd
 
     def child(self, node: Directory, name: bytes) -> Child | None:
-        """What stands in the directory under this name."""
         if node.children is not None:
             known = node.children.get(name)
             if known is not None:
@@ -94,8 +80,13 @@ class WorkTree:
         self._look_at_found(below)
         return below
 
+    def names(self, node: Directory) -> list[bytes]:
+        names = super().names(node)
+        if not node.complete:
+            names += set(map(os.fsencode, os.listdir(self.fd(node)))).difference(names)
+        return names
+
     def target(self, node: Directory, name: bytes, child: Child) -> bytes | None:
-        """Where a symbolic link points; None: it is no link."""
         if isinstance(child, Directory):
             return None
         if leaf_of(child) is not None:
@@ -105,114 +96,29 @@ class WorkTree:
         except OSError:
             return None
 
-    def place(self, name: bytes) -> tuple[Directory, bytes] | None:
-        """Where an entry of this name is to be written; None for the root. Missing parents are made."""
-        head, _, base = name.rstrip(b"/").rpartition(b"/")
-        parent = self._parents.get(head)
-        if parent is not None and base not in (b"", b".", b".."):
-            return parent, base
-        parts = clean(name)
-        if not parts:
-            return None
-        base = parts.pop()
-        parent = self._make_way(parts)
-        if base == name.rstrip(b"/").rpartition(b"/")[2]:
-            if len(self._parents) >= _NAMES_CACHED:
-                self._parents.clear()
-            self._parents[head] = parent
-        return parent, base
-
-    def find(self, name: bytes, *, through_own_links: bool) -> tuple[Directory, bytes] | None:
-        """Where ``name`` is, its parents resolved; None if they do not exist or ``name`` is the root.
-
-        ``through_own_links``: also through links that the current layer has made.
-        """
-        parts = clean(name)
-        if not parts:
-            return None
-        base = parts.pop()
-        parent = self._follow(self.root, parts, [0], own=through_own_links, missing=None)
-        return None if parent is None else (parent, base)
-
-    def leads_to_directory(self, node: Directory, target: bytes) -> bool:
-        start, parts = self._start(node, target)
-        return self._follow(start, parts, [0], own=True, missing=None) is not None
-
     # --- changing ------------------------------------------------------------------------------------
 
     def make_directory(self, node: Directory, name: bytes) -> Directory:
-        """A new directory, with the metadata of an implied one until its own entry comes."""
-        self._made += 1
-        if self._made > self._limits.entries:
-            raise self._limits.exceeded("entries", "layer makes more than {} directories")
-        parent = self.fd(node)
-        os.mkdir(name, 0o700, dir_fd=parent)
-        below = Directory(name, node)
-        below.metadata = self._implied
+        below = super().make_directory(node, name)
+        os.mkdir(name, 0o700, dir_fd=self.fd(node))
         if not node.plain:
             # A default ACL or setgid above has left its mark; it must not spread further down.
             fd = self.fd(below)
             clear_xattrs(fd, KEPT_XATTRS)
             os.fchmod(fd, 0o700)
-        node.put(name, below)
-        node.changed = True
-        below.touch(self.layer)
         return below
 
     def remove(self, node: Directory, name: bytes, child: Child) -> None:
-        """Remove what stands there, whatever layer it is of."""
         if isinstance(child, Directory):
             self.close()
-            self._parents.clear()
             remove(self.fd(node), name)
         else:
-            if leaf_of(child) is None or link_target(child) is not None:
+            if leaf_of(child) is None:
                 self._parents.clear()
             os.unlink(name, dir_fd=self.fd(node))
-        if node.children is not None:
-            node.children.pop(name, None)
-        node.changed = True
-
-    def hide(self, node: Directory, name: bytes) -> None:
-        """Apply a whiteout: remove the entry as lower layers left it, keep what this layer has written.
-
-        The result is that of whiteouts that come first, in whatever order they come (B4.1, B4.2): a
-        directory that survives only because something below it is new is an implied one again.
-        """
-        child = self.child(node, name)
-        if isinstance(child, Directory) and child.touched == self.layer:
-            self.hide_all(child)
-            self._reset(child)
-        elif child is not None and (isinstance(child, Directory) or layer_of(child) != self.layer):
-            self.remove(node, name, child)
-
-    def hide_all(self, node: Directory) -> None:
-        """Apply an opaque whiteout: hide every child (B4.3)."""
-        pending = [node]
-        while pending:
-            here = pending.pop()
-            names = list(here.children or ())
-            if not here.complete:
-                names += set(map(os.fsencode, os.listdir(self.fd(here)))).difference(names)
-            for name in names:
-                child = self.child(here, name)
-                if isinstance(child, Directory) and child.touched == self.layer:
-                    self._reset(child)
-                    pending.append(child)
-                elif child is not None and (isinstance(child, Directory) or layer_of(child) != self.layer):
-                    self.remove(here, name, child)
-
-    def keep(self, node: Directory, name: bytes, child: Child) -> None:
-        """Note that the current layer has an entry for what stands there already."""
-        node.touch(self.layer)
-        if not isinstance(child, Directory):
-            node.put(name, in_layer(child, self.layer))
+        super().remove(node, name, child)
 
     # --- inside --------------------------------------------------------------------------------------
-
-    def _reset(self, node: Directory) -> None:
-        if node.named != self.layer:
-            node.metadata = self._implied
 
     def _look_at_found(self, node: Directory) -> None:
         assert node.found is not None
@@ -226,101 +132,3 @@ class WorkTree:
         except OSError:
             has_default_acl = False
         node.plain = not has_default_acl and not node.found.st_mode & stat.S_ISGID
-
-    def _make_way(self, parts: Sequence[bytes]) -> Directory:
-        made = self._follow(self.root, parts, [0], own=True, missing=self.make_directory)
-        assert made is not None
-        return made
-
-    def _follow(
-        self,
-        node: Directory,
-        parts: Sequence[bytes],
-        steps: list[int],
-        *,
-        own: bool,
-        missing: _Maker | None,
-    ) -> Directory | None:
-        """Walk ``parts`` from a directory, links resolved in the root. ``missing`` makes what is not there.
-
-        Without ``missing``: None where the way ends. With it, a component that is no directory and
-        leads to none (a file, a loop, a link to a file) is replaced by a directory (B3.3): the link
-        itself, not what it points to, which this entry does not name.
-        """
-        pending = list(reversed(parts))
-        links = 0
-        while pending:
-            part = pending.pop()
-            steps[0] += links > 0
-            if steps[0] > _MAX_STEPS:
-                raise UnsafePath("symbolic links lead through too many directories", where=node.path(part))
-            if part == b"..":
-                node = node.parent or node
-                continue
-            child = self.child(node, part)
-            if isinstance(child, Directory):
-                node = child
-                continue
-            if child is not None:
-                target = self.target(node, part, child)
-                if target is not None and (own or layer_of(child) != self.layer):
-                    links += 1
-                    start, further = self._start(node, target)
-                    if links <= _MAX_LINKS and (missing is None or self._passable(start, further, steps)):
-                        node = start
-                        pending += reversed(further)
-                        continue
-            if missing is None:
-                return None
-            if child is not None:
-                self.remove(node, part, child)
-            node = missing(node, part)
-        return node
-
-    def _start(self, node: Directory, target: bytes) -> tuple[Directory, list[bytes]]:
-        parts = [part for part in target.split(b"/") if part not in (b"", b".")]
-        return (self.root if target.startswith(b"/") else node), parts
-
-    def _passable(self, node: Directory, parts: Sequence[bytes], steps: list[int]) -> bool:
-        """A link with this target leads to a directory, or to where one can be made."""
-        pending = list(reversed(parts))
-        links = 0
-        while pending:
-            part = pending.pop()
-            steps[0] += 1
-            if steps[0] > _MAX_STEPS:
-                raise UnsafePath("symbolic links lead through too many directories", where=node.path(part))
-            if part == b"..":
-                node = node.parent or node
-                continue
-            child = self.child(node, part)
-            if child is None:
-                return True
-            if isinstance(child, Directory):
-                node = child
-                continue
-            target = self.target(node, part, child)
-            links += 1
-            if target is None or links > _MAX_LINKS:
-                return False
-            node, further = self._start(node, target)
-            pending += reversed(further)
-        return True
-
-
-def clean(name: bytes) -> list[bytes]:
-    """The components of a name, ``.`` and ``..`` resolved lexically: ``/../../x`` is ``x`` (B2.1).
-
-    Raises:
-        MalformedLayer: it holds a NUL.
-    """
-    if b"\0" in name:
-        raise MalformedLayer("tar entry has a NUL in its name", where=name)
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            if parts:
-                parts.pop()
-        elif part and part != b".":
-            parts.append(part)
-    return parts

@@ -13,7 +13,7 @@ from jobs.errors import MalformedLayer
 from jobs.layer.idmap import IdMap
 from jobs.layer.members import Member, MemberReader
 from jobs.layer.metadata import Dresser, Warnings, in_range, in_user_namespace, is_safe_time
-from jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Directory, Inode, Name, device_tail, pack_leaf
+from jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Directory, Inode, Metadata, Name, device_tail, pack_leaf
 from jobs.layer.worktree import WorkTree
 from jobs.limits import Limits
 from jobs.limits import limits as process_limits
@@ -182,6 +182,20 @@ class EntryWriter:
                 return
         self._warnings.once("device", "devices cannot be made without privileges, empty files stand for them")
         self._write_file(member, node, base, empty=True)
+
+    def hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
+        held = os.dup(self._tree.fd(source))
+        try:
+            self.make_room(node, base)
+            # The last component is not followed: a link to a symbolic link is one more name of it (B2.3).
+            os.link(name, base, src_dir_fd=held, dst_dir_fd=self._tree.fd(node), follow_symlinks=False)
+        finally:
+            os.close(held)
+
+    def metadata(self, member: Member) -> Metadata:
+        atime = member.mtime if member.atime is None else member.atime
+        owner = self._dresser.owner(member.uid, member.gid)
+        return Metadata(member.mode, *owner, member.mtime, atime, self._dresser.xattrs(member))
 
     def _dress_name(
         self, member: Member, node: Directory, base: bytes, type_: int, mode: int | None, size: int, tail: bytes
