@@ -167,6 +167,21 @@ class ImageConfigError(LayerfarmError):
     """An image configuration cannot be turned into a runtime configuration."""
 
 
+# --- re-layering ---------------------------------------------------------------------------------
+
+
+class TransformError(LayerfarmError):
+    """An image cannot be made over as asked."""
+
+
+class NotEquivalent(TransformError):
+    """A new image is not what it was to be: the tree differs from the old one's. Nothing is published."""
+
+
+class UnsafeRebase(TransformError):
+    """A rebase would break the image, or somebody has to look at it first; the message says what was found."""
+
+
 # --- the farm ------------------------------------------------------------------------------------
 
 

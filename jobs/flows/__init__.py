@@ -8,10 +8,11 @@ from jobs.errors import RequestError
 from jobs.flows.base import Flow, Request
 from jobs.flows.build import BUILD
 from jobs.flows.manifest import MANIFEST
+from jobs.flows.recompress import RECOMPRESS
 from jobs.flows.repack import REPACK
 from jobs.flows.unpack import UNPACK
 
-FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in (BUILD, MANIFEST, REPACK, UNPACK)}
+FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in (BUILD, MANIFEST, RECOMPRESS, REPACK, UNPACK)}
 """By name, the ``kind`` of a job."""
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import RootfsNotFound
-from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, WorkDirectory, name_of_work
+from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory
+from jobs.flows.importing import Import, import_stage
 from jobs.flows.layering import LayeringState, layering_stages, unit_of, work_directory
 from jobs.flows.publish import image_result, publish_image
 from jobs.flows.requests import BuildRequest, ImageRef, ImageResult
 from jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
 from jobs.mtree import Entry
 from jobs.store import Descriptor, Layout, check_refname
-from jobs.store.transfer import copy_blob
 
 
 class BuildState(LayeringState):
@@ -61,42 +61,11 @@ def _without_annotations(descriptor: Descriptor) -> Descriptor:
 # --- base: its blobs in the image's own store, its tree known ------------------------------------
 
 
-class _ImportUnit(Model):
-    source: Path
-    target: Path
-    blob: Descriptor
-
-
-def _plan_import(ctx: Context, state: BuildState) -> list[Unit]:
-    if state.base is None or state.base_store is None or state.base_store == state.store:
-        return []
+def _wanted(ctx: Context, state: BuildState) -> Import | None:
+    if state.base is None or state.base_store is None:
+        return None
     base = resolve_walk(Layout.open(state.base_store), [state.base])
-    return [
-        unit_of(_ImportUnit(source=state.base_store, target=state.store, blob=blob), nbytes=blob.size)
-        for blob in (*base.manifest.layers, base.manifest.config, state.base)
-    ]
-
-
-def _run_import(ctx: Context, unit: Unit) -> dict[str, Any]:
-    params = _ImportUnit.model_validate(unit.params)
-    source = Layout.open(ctx.policy.check_store(params.source))
-    target = Layout.open(ctx.policy.check_store(params.target))
-    copy_blob(source, target, params.blob, ctx.observer.advanced)
-    return {}
-
-
-def _name_of_import(ctx: Context, unit: Unit) -> str:
-    params = _ImportUnit.model_validate(unit.params)
-    return name_of_work("import", str(params.target), params.blob.digest, params.blob.size)
-
-
-def _is_imported(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
-    params = _ImportUnit.model_validate(unit.params)
-    return Layout.open(ctx.policy.check_store(params.target)).claim(params.blob)
-
-
-def _join_import(ctx: Context, state: BuildState, results: list[dict[str, Any]]) -> BuildState:
-    return state
+    return Import(state.base_store, state.store, [*base.manifest.layers, base.manifest.config, state.base])
 
 
 def _base_of(state: BuildState) -> Resolved | None:
@@ -139,7 +108,7 @@ BUILD = Flow(
     request=BuildRequest,
     state=BuildState,
     stages=(
-        Stage("import", _plan_import, _run_import, _join_import, Equal(_name_of_import, _is_imported)),
+        import_stage(_wanted),
         *layering_stages(BuildState, _base_tree),
         Stage("publish", _plan_publish, _run_publish, _join_publish),
     ),

@@ -104,13 +104,19 @@ def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest, 
     Raises:
         MalformedDocument: an index on the path does not name the next descriptor.
     """
-    written = _rewritten(layout.put_document(config, MEDIA_TYPE_CONFIG), manifest.config)
+    written = rewritten(layout.put_document(config, MEDIA_TYPE_CONFIG), manifest.config)
     manifest = manifest.model_copy(update={"config": written})
     new = layout.put_document(manifest, MEDIA_TYPE_MANIFEST)
-    walk = [_rewritten(new, path[-1], config) if path else new]
+    walk = [rewritten(new, path[-1], config) if path else new]
     for old_parent, old_child in zip(reversed(path[:-1]), reversed(path[1:]), strict=True):
         walk.insert(0, _replace_child(layout, old_parent, old_child, walk[0]))
     return Resolved(tuple(walk), manifest, config)
+
+
+def with_manifest(layout: Layout, image: Resolved, manifest: Manifest) -> Resolved:
+    """``image`` with another manifest for the same config, whose blob stays as it is; no index is written."""
+    new = rewritten(layout.put_document(manifest, MEDIA_TYPE_MANIFEST), image.descriptor)
+    return Resolved((*image.path[:-1], new), manifest, image.config)
 
 
 def _replace_child(layout: Layout, parent: Descriptor, old: Descriptor, new: Descriptor) -> Descriptor:
@@ -121,11 +127,11 @@ def _replace_child(layout: Layout, parent: Descriptor, old: Descriptor, new: Des
         raise MalformedDocument(f"index does not name {old.digest}", where=parent.digest)
     manifests = [new if child in same else child for child in index.manifests]
     written = layout.put_document(index.model_copy(update={"manifests": manifests}), MEDIA_TYPE_INDEX)
-    return _rewritten(written, parent)
+    return rewritten(written, parent)
 
 
-def _rewritten(new: Descriptor, old: Descriptor, config: ImageConfig | None = None) -> Descriptor:
-    """``old`` pointing to the new blob. Embedded data and mirrors' urls are those of the old blob."""
+def rewritten(new: Descriptor, old: Descriptor, config: ImageConfig | None = None) -> Descriptor:
+    """``old`` as it points to the new blob. Embedded data and mirrors' urls are those of the old blob."""
     update: dict[str, object] = {"digest": new.digest, "size": new.size, "data": None, "urls": None}
     if config is not None and old.platform is not None:
         named = {"os": config.os, "architecture": config.architecture, "variant": config.variant}

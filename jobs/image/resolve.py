@@ -63,7 +63,7 @@ def resolve(layout: Layout, tag: str, platform: str | None = None) -> Resolved:
     if not named:
         check_refname(tag)
         raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
-    return resolve_walk(layout, _choose(layout, tag, _walks(layout, named), platform))
+    return resolve_walk(layout, _choose(layout, tag, walks(layout, named), platform))
 
 
 def resolve_walk(layout: Layout, walk: Sequence[Descriptor]) -> Resolved:
@@ -107,8 +107,13 @@ def read_index(layout: Layout, descriptor: Descriptor) -> Index:
     return parse_document(Index, layout.read(descriptor), descriptor.digest)
 
 
-def _walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
-    """Every walk from the tagged descriptors to something that is no index; depth first, in order."""
+def walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
+    """Every walk from the tagged descriptors to something that is no index; depth first, in order.
+
+    Raises:
+        LimitExceeded: they are too many, or indexes are nested too deep.
+        MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading the indexes.
+    """
     pending: list[Walk] = [(descriptor,) for descriptor in reversed(named)]
     seen = 0
     bounds = limits()
@@ -152,6 +157,11 @@ def _platform(layout: Layout, walk: Walk) -> str:
     if platform is None:
         manifest = read_manifest(layout, walk[-1])
         platform = parse_document(ImageConfig, layout.read(manifest.config), manifest.config.digest)
+    return platform_text(platform)
+
+
+def platform_text(platform: Platform | ImageConfig) -> str:
+    """``os/arch[/variant]`` as people write it."""
     parts = [platform.os or "unknown", platform.architecture or "unknown", platform.variant or ""]
     return "/".join(part for part in parts if part)
 

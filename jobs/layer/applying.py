@@ -8,7 +8,7 @@ without its BUGs.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final, Protocol
 
 from jobs.errors import LayerError, LayerfarmError, MalformedLayer, RootfsError, UnsupportedEntry
@@ -75,6 +75,11 @@ class Applier:
             RootfsError: the tree cannot be written, or a path would lead out of it.
             LimitExceeded: the layer exceeds the limits.
         """
+        reader = self._writer.reader = MemberReader(stream, self._limits)
+        self.apply_members(_to_the_end(reader))
+
+    def apply_members(self, members: Iterable[Member]) -> None:
+        """The same for the members of one layer. Raises as :meth:`apply`."""
         if self._finished:
             raise LayerError("no layer can be applied to a finished tree")
         tree = self._tree
@@ -82,12 +87,10 @@ class Applier:
             raise LayerError(f"more than {_MOST_LAYERS} layers")
         tree.layer += 1
         self._deferred.clear()
-        reader = self._writer.reader = MemberReader(stream, self._limits)
         member: Member | None = None
         try:
-            for member in reader:
+            for member in members:
                 self._apply(member)
-            reader.drain()
             member = None
             self._link_deferred()
         except OSError as error:
@@ -212,6 +215,11 @@ class Applier:
             if len(missing) == len(waiting):
                 raise MalformedLayer("hard link to a file that does not exist", where=missing[0].name)
             waiting = missing
+
+
+def _to_the_end(reader: MemberReader) -> Iterator[Member]:
+    yield from reader
+    reader.drain()
 
 
 def explained(error: OSError, where: bytes | None) -> LayerfarmError:

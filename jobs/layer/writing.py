@@ -153,17 +153,14 @@ class EntryWriter:
         return digest.digest()
 
     def symlink(self, member: Member, node: Directory, base: bytes) -> None:
-        if not member.link or b"\0" in member.link:
-            raise MalformedLayer("symbolic link has no target", where=member.name)
+        check_link(member)
         self.make_room(node, base)
         directory = self._tree.fd(node)
         os.symlink(member.link, base, dir_fd=directory)
         self._dress_name(member, node, base, LINK, None, len(member.link), member.link)
 
     def special(self, member: Member, node: Directory, base: bytes) -> None:
-        major, minor = member.device
-        if major > _HIGHEST_MAJOR or minor > _HIGHEST_MINOR:
-            raise MalformedLayer("device number is out of range", where=member.name)
+        major, minor = check_device(member)
         self.make_room(node, base)
         if member.type == 0x36:
             os.mkfifo(base, 0o600, dir_fd=self._tree.fd(node))
@@ -219,6 +216,20 @@ class EntryWriter:
         if self._options.advanced is not None and (self._unreported >= 4 << 20 or (not size and self._unreported)):
             self._options.advanced(self._unreported)
             self._unreported = 0
+
+
+def check_link(member: Member) -> None:
+    """Raises MalformedLayer for a symbolic link that no filesystem holds."""
+    if not member.link or b"\0" in member.link:
+        raise MalformedLayer("symbolic link has no target", where=member.name)
+
+
+def check_device(member: Member) -> tuple[int, int]:
+    """Major and minor. Raises MalformedLayer for what Linux has not."""
+    major, minor = member.device
+    if major > _HIGHEST_MAJOR or minor > _HIGHEST_MINOR:
+        raise MalformedLayer("device number is out of range", where=member.name)
+    return major, minor
 
 
 def _write(fd: int, piece: memoryview) -> None:

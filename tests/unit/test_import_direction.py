@@ -21,7 +21,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs.layer": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
     "jobs.store": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
     "jobs.image": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
-    "jobs.catalog": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
+    "jobs.catalog": {
+        "jobs.image",
+        "jobs.layer",
+        "jobs.store",
+        "jobs.mtree",
+        "jobs.rootfs",
+        "jobs.limits",
+        "jobs.errors",
+    },
     "jobs.flows": {
         "jobs.catalog",
         "jobs.image",

@@ -39,7 +39,7 @@ class Listed(NamedTuple):
     attribute: str = "command"
 
 
-SECTIONS = ("image", "layout", "farm", "other")
+SECTIONS = ("image", "re-layer", "layout", "farm", "other")
 COMMANDS = {
     "build": Listed("image", "makes an image of a directory, on top of a base image if one is given", "build_cmd"),
     "unpack": Listed("image", "unpacks an image into a runtime bundle", "unpack_cmd"),
@@ -53,6 +53,7 @@ COMMANDS = {
     "diff": Listed("image", "shows how two images, bundles, directories or mtree files differ", "diff_cmd"),
     "revert": Listed("image", "puts a changed bundle back to its image", "revert_cmd"),
     "mtree": Listed("image", "writes the mtree manifest of a directory", "mtree_cmd"),
+    "recompress": Listed("re-layer", "compresses the layers of an image anew", "recompress_cmd"),
     "init": Listed("layout", "creates an OCI layout", "init_cmd"),
     "list": Listed("layout", "lists the tags of a layout (alias: ls)", "list_cmd"),
     "gc": Listed("layout", "removes the blobs that no tag leads to", "gc_cmd"),

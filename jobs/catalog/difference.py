@@ -1,0 +1,162 @@
+"""Whether two trees are the same, entry by entry, and what a policy allows to be different."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from jobs.errors import display
+from jobs.layer.stack import Placed, Stack
+from jobs.mtree.model import ROOT, mtree_key
+
+_NS = 10**9
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The differences that a policy names. By default none: the trees have to be the same to the nanosecond."""
+
+    clamp: int | None = None
+    """Seconds: an mtime newer than it has become it."""
+    whole_seconds: bool = False
+    """Parts of a second are gone from mtimes, as in every layer that is packed from a tree on disk."""
+    removed: tuple[str, ...] = ()
+    """Patterns (:func:`matcher`): what they match is gone, with all that is below."""
+    without_xattrs: tuple[str, ...] = ()
+    """Names of xattrs that are gone, because no unpacker gives them to a tree on disk."""
+
+
+EXACT: Final = Allowed()
+"""Nothing may differ."""
+
+
+class Facts(NamedTuple):
+    """All that is compared of one path."""
+
+    path: bytes
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    """Nanoseconds."""
+    link: bytes | None
+    sha256: str | None
+    device: tuple[int, int] | None
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    names: tuple[bytes, ...]
+    """Every path of the inode where it has several."""
+
+
+class Difference(NamedTuple):
+    """One path that is not the same."""
+
+    path: bytes
+    what: str
+
+    def __str__(self) -> str:
+        return f"{display(self.path)}: {self.what}"
+
+
+def facts_of(stack: Stack, allowed: Allowed = EXACT) -> Iterator[Facts]:
+    """The facts of a tree in mtree order, as they are to be once the allowed has been done to it."""
+    gone = matcher(allowed.removed)
+    names = {
+        source: left
+        for source, paths in stack.names().items()
+        if len(left := tuple(path for path in paths if not gone(path))) > 1
+    }
+    dropped = frozenset(os.fsencode(name) for name in allowed.without_xattrs)
+    for placed in stack.placed():
+        if not gone(placed.entry.path):
+            yield _facts(placed, allowed, dropped, () if placed.source is None else names.get(placed.source, ()))
+
+
+def _facts(placed: Placed, allowed: Allowed, dropped: frozenset[bytes], names: tuple[bytes, ...]) -> Facts:
+    entry = placed.entry
+    mtime = entry.mtime
+    if allowed.clamp is not None and mtime > allowed.clamp * _NS:
+        mtime = allowed.clamp * _NS
+    if allowed.whole_seconds:
+        mtime -= mtime % _NS
+    xattrs = tuple(pair for pair in entry.xattrs or () if pair[0] not in dropped)
+    path, kind, mode, uid, gid, size, _, _, link, sha256, _, device = entry
+    return Facts(path, kind, mode, uid, gid, size, mtime, link, sha256, device, xattrs, names)
+
+
+def differences(expected: Iterable[Facts], found: Iterable[Facts]) -> Iterator[Difference]:
+    """Every path that is not the same; both sides in mtree order."""
+    olds, news = iter(expected), iter(found)
+    old, new = next(olds, None), next(news, None)
+    while old is not None or new is not None:
+        if old == new:
+            old, new = next(olds, None), next(news, None)
+        elif new is None or (old is not None and _key(old) < _key(new)):
+            assert old is not None
+            yield Difference(old.path, f"the {old.type} is missing")
+            old = next(olds, None)
+        elif old is None or _key(new) < _key(old):
+            yield Difference(new.path, f"this {new.type} is not in the old image")
+            new = next(news, None)
+        else:
+            yield Difference(old.path, _what_differs(old, new))
+            old, new = next(olds, None), next(news, None)
+
+
+def digest_of(facts: Iterable[Facts]) -> tuple[str, int]:
+    """A ``sha256:`` digest over all facts of a tree, and how many paths it has.
+
+    Over the lines of ``repr``: of integers, bytes, strings and tuples, which Python writes one way only.
+    """
+    digest = hashlib.sha256()
+    count = 0
+    for fact in facts:
+        digest.update(repr(tuple(fact)).encode() + b"\n")
+        count += 1
+    return f"sha256:{digest.hexdigest()}", count
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[bytes], bool]:
+    """Whether a path of an image, or a directory above it, matches one of the patterns.
+
+    As those of a shell, from the root of the image: ``*`` and ``?`` match the slash too, ``[a-z]`` one
+    byte of a class. ``usr/share/doc`` is the directory with all that is in it.
+    """
+    if not patterns:
+        return lambda path: False
+    wanted = [fnmatch.translate(pattern.strip("/")) for pattern in patterns]
+    found = re.compile(b"|".join(_or_below(os.fsencode(pattern)) for pattern in wanted)).match
+    return lambda path: path != ROOT and found(path) is not None
+
+
+def _or_below(pattern: bytes) -> bytes:
+    # fnmatch ends a pattern by \Z, which is to be an end, or the slash before what is in the directory.
+    return pattern.removesuffix(rb"\Z") + rb"(?:\Z|/)"
+
+
+def _key(facts: Facts) -> bytes:
+    return mtree_key(facts.path, facts.type == "dir")
+
+
+def _what_differs(old: Facts, new: Facts) -> str:
+    pairs = zip(Facts._fields[1:], old[1:], new[1:], strict=True)
+    return "; ".join(_change(name, before, after) for name, before, after in pairs if before != after)
+
+
+def _change(name: str, before: object, after: object) -> str:
+    if isinstance(before, tuple) and isinstance(after, tuple) and name in ("xattrs", "names"):
+        changed = sorted({pair[0] if name == "xattrs" else pair for pair in {*before} ^ {*after}})
+        return f"{name} differ in {' '.join(map(display, changed[:3]))}{' …' if len(changed) > 3 else ''}"
+    return f"{name} is {_shown(name, after)}, was {_shown(name, before)}"
+
+
+def _shown(name: str, value: object) -> str:
+    if name == "mode":
+        return f"{value:04o}"
+    return display(value) if isinstance(value, bytes) else str(value)

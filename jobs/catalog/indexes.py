@@ -1,0 +1,144 @@
+"""All that one tag leads to: the images, what lies beside them in the index, and how it is all written anew.
+
+An index holds more than images. BuildKit puts an attestation beside each image, a manifest for the platform
+``unknown/unknown`` that names the image in an annotation; others put artifacts there. A transform makes new
+images of the images and has to say what becomes of the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from jobs.errors import AmbiguousReference, TagNotFound
+from jobs.image import Resolved, resolve_walk
+from jobs.image.mutate import rewritten
+from jobs.image.resolve import platform_text, read_index, walks
+from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, check_refname
+from jobs.store.reach import children
+from jobs.store.transfer import copy_blob
+
+REFERENCE_TYPE: Final = "vnd.docker.reference.type"
+REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
+"""BuildKit's annotations on an attestation: what it is, and of which image of the same index."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What one tag leads to."""
+
+    top: Descriptor
+    """As it stands in index.json."""
+    images: tuple[Resolved, ...]
+    """Each image once, in the order of the index."""
+    beside: tuple[Descriptor, ...]
+    """Manifests in the index that are no images: attestations, artifacts."""
+
+
+def read_images(layout: Layout, tag: str) -> ImageSet:
+    """All that ``tag`` leads to.
+
+    Raises:
+        InvalidReference, TagNotFound, AmbiguousReference: it names nothing, or several things.
+        UnsupportedMediaType, MalformedDocument, LimitExceeded: something in it is no OCI image.
+        BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
+    """
+    named = layout.find(tag)
+    if not named:
+        check_refname(tag)
+        raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
+    if len(named) > 1:
+        raise AmbiguousReference(f"tag {tag!r} names {len(named)} images", where=layout.path)
+    return follow(layout, named[0])
+
+
+def follow(layout: Layout, top: Descriptor) -> ImageSet:
+    """The same from a descriptor that was found before. Raises as :func:`read_images`."""
+    images: dict[str, Resolved] = {}
+    beside: dict[str, Descriptor] = {}
+    for walk in walks(layout, [top]):
+        leaf = walk[-1]
+        if leaf.digest in images or leaf.digest in beside:
+            continue
+        if _is_beside(layout, leaf):
+            beside[leaf.digest] = leaf
+        else:
+            images[leaf.digest] = resolve_walk(layout, walk)
+    if not images:
+        raise TagNotFound("there is no image behind this tag", where=top.digest)
+    return ImageSet(top, tuple(images.values()), tuple(beside.values()))
+
+
+def platform_of(image: Resolved) -> str:
+    """``os/arch[/variant]`` of an image, from its config."""
+    return platform_text(image.config)
+
+
+def rewrite(
+    layout: Layout,
+    source: Layout,
+    top: Descriptor,
+    replaced: Mapping[str, Descriptor],
+    keep: Callable[[Descriptor, str | None], Descriptor | None],
+) -> Descriptor:
+    """Write the indexes of ``top`` anew into ``layout``, with the manifests of ``replaced`` instead of the old.
+
+    ``keep`` is asked for each manifest beside the images, and given the digest of the new image that it
+    speaks of, if it does of one: it returns the entry to write, or None to leave it out. Where nothing
+    changes the old index stays, byte for byte. Returns what stands for ``top`` now.
+    """
+    if top.digest in replaced:
+        return rewritten(replaced[top.digest], top)
+    if top.media_type != MEDIA_TYPE_INDEX:
+        return top
+    index = read_index(source, top)
+    entries = []
+    for child in index.manifests:
+        if child.media_type == MEDIA_TYPE_INDEX or child.digest in replaced:
+            entries.append(rewrite(layout, source, child, replaced, keep))
+        elif _is_beside(source, child):
+            subject = replaced.get((child.annotations or {}).get(REFERENCE_DIGEST, ""))
+            kept = keep(child, subject.digest if subject else None)
+            if kept is not None:
+                entries.append(kept)
+        else:
+            entries.append(child)
+    if entries == index.manifests:
+        copy_blob(source, layout, top, _unheard)
+        return top
+    written = layout.put_document(index.model_copy(update={"manifests": entries}), MEDIA_TYPE_INDEX)
+    return rewritten(written, top)
+
+
+def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> None:
+    """Copy a manifest with all the blobs that it names, but its subject.
+
+    Raises:
+        StoreError: something of it is missing or corrupt.
+    """
+    if source.path == target.path:
+        return
+    document = json.loads(source.read(descriptor))
+    document.pop("subject", None)
+    for child, _ in children(document, descriptor.digest, source.has):
+        if not child.urls or source.has(child):
+            copy_blob(source, target, child, _unheard)
+    copy_blob(source, target, descriptor, _unheard)
+
+
+def _unheard(nbytes: int) -> None:
+    pass
+
+
+def _is_beside(layout: Layout, descriptor: Descriptor) -> bool:
+    """True for a manifest that is not that of an image. One of another format is for its reader to refuse."""
+    if (descriptor.annotations or {}).get(REFERENCE_TYPE):
+        return True
+    if descriptor.media_type != MEDIA_TYPE_MANIFEST:
+        return False
+    document: Any = json.loads(layout.read(descriptor))
+    config = document.get("config") if isinstance(document, dict) else None
+    kind = config.get("mediaType") if isinstance(config, dict) else None
+    return isinstance(kind, str) and kind not in ("", MEDIA_TYPE_CONFIG)

@@ -1,0 +1,64 @@
+"""The stage that brings blobs from one store into another, each a unit of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from jobs.flows.base import Context, Equal, Model, Stage, State, Unit, name_of_work
+from jobs.flows.layering import unit_of
+from jobs.store import Descriptor, Layout
+from jobs.store.transfer import copy_blob
+
+StateT = TypeVar("StateT", bound=State)
+
+
+class Import(NamedTuple):
+    """Blobs that are to be in ``target``."""
+
+    source: Path
+    target: Path
+    blobs: Sequence[Descriptor]
+
+
+class _ImportUnit(Model):
+    source: Path
+    target: Path
+    blob: Descriptor
+
+
+def import_stage(wanted: Callable[[Context, StateT], Import | None]) -> Stage[StateT]:
+    """A stage ``import`` that copies what ``wanted`` says; nothing where that is None or both stores are one."""
+
+    def plan(ctx: Context, state: StateT) -> list[Unit]:
+        asked = wanted(ctx, state)
+        if asked is None or asked.source == asked.target:
+            return []
+        return [
+            unit_of(_ImportUnit(source=asked.source, target=asked.target, blob=blob), nbytes=blob.size)
+            for blob in {blob.digest: blob for blob in asked.blobs}.values()
+        ]
+
+    def join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+        return state
+
+    return Stage("import", plan, _run, join, Equal(_name, _is_there))
+
+
+def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _ImportUnit.model_validate(unit.params)
+    source = Layout.open(ctx.policy.check_store(params.source))
+    target = Layout.open(ctx.policy.check_store(params.target))
+    copy_blob(source, target, params.blob, ctx.observer.advanced)
+    return {}
+
+
+def _name(ctx: Context, unit: Unit) -> str:
+    params = _ImportUnit.model_validate(unit.params)
+    return name_of_work("import", str(params.target), params.blob.digest, params.blob.size)
+
+
+def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _ImportUnit.model_validate(unit.params)
+    return Layout.open(ctx.policy.check_store(params.target)).claim(params.blob)

@@ -1,0 +1,189 @@
+"""The flow ``recompress``: every layer of an image in another compression, each layer done once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.catalog.indexes import ImageSet
+from jobs.catalog.proof import prove
+from jobs.catalog.recompress import is_wanted, recompress_layer, replacing
+from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work
+from jobs.flows.importing import Import, import_stage
+from jobs.flows.layering import unit_of
+from jobs.flows.transforming import (
+    NewImage,
+    TransformState,
+    begin,
+    clean,
+    closing_stages,
+    finish,
+    image_set,
+    source_of,
+    target_of,
+)
+from jobs.flows.transforms import RecompressRequest, TransformResult
+from jobs.image import PackedLayer, Resolved
+from jobs.image.mutate import with_manifest
+from jobs.layer import Codec, Compression, codec_id
+from jobs.store import Descriptor, Layout
+
+
+class Recompressed(Model):
+    """A layer that was compressed anew."""
+
+    digest: str
+    """Of the old blob."""
+    diff_id: str
+    packed: PackedLayer
+
+
+class RecompressState(TransformState):
+    """What a recompression knows between two stages."""
+
+    compression: Compression
+    level: int | None
+    keep: int
+    recompressed: list[Recompressed] = []
+
+
+def _begin(ctx: Context, request: RecompressRequest) -> RecompressState:
+    Codec(Compression(request.compress), level=request.level)  # refuses a level that is none
+    _, fields = begin(ctx, request)
+    return RecompressState(compression=Compression(request.compress), level=request.level, keep=request.keep, **fields)
+
+
+def _codec(state: RecompressState, threads: int = 1) -> Codec:
+    return Codec(state.compression, level=state.level, threads=threads)
+
+
+def _wanted(images: ImageSet, state: RecompressState) -> dict[tuple[str, str], Descriptor]:
+    """The layers to be compressed anew, each once, by digest and diff_id."""
+    codec = _codec(state)
+    return {
+        (layer.digest, diff_id): layer
+        for image in images.images
+        for layer, diff_id in image.layers[state.keep :]
+        if is_wanted(layer, codec, any_level=state.level is None)
+    }
+
+
+def _kept(ctx: Context, state: RecompressState) -> Import:
+    """The layers that stay as they are have to be in the target's store, too."""
+    images = image_set(ctx, state)
+    source = source_of(ctx, state)
+    wanted = _wanted(images, state)
+    kept = [
+        layer
+        for image in images.images
+        for layer, diff_id in image.layers
+        if (layer.digest, diff_id) not in wanted and (not layer.urls or source.has(layer))
+    ]
+    return Import(state.source, state.target.store, kept)
+
+
+# --- layers: each distinct one a unit, shared by all jobs of the farm ------------------------------
+
+
+class _LayerUnit(Model):
+    source: Path
+    target: Path
+    layer: Descriptor
+    diff_id: str
+    compression: Compression
+    level: int | None
+
+
+def _plan_layers(ctx: Context, state: RecompressState) -> list[Unit]:
+    return [
+        unit_of(
+            _LayerUnit(
+                source=state.source,
+                target=state.target.store,
+                layer=Descriptor(mediaType=layer.media_type, digest=layer.digest, size=layer.size, data=layer.data),
+                diff_id=diff_id,
+                compression=state.compression,
+                level=state.level,
+            ),
+            nbytes=layer.size,
+        )
+        for (_, diff_id), layer in _wanted(image_set(ctx, state), state).items()
+    ]
+
+
+def _run_layer(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _LayerUnit.model_validate(unit.params)
+    source = Layout.open(ctx.policy.check_store(params.source))
+    target = Layout.open(ctx.policy.check_store(params.target))
+    codec = Codec(params.compression, level=params.level, threads=ctx.policy.threads)
+    packed = recompress_layer(source, target, params.layer, params.diff_id, codec, ctx.observer.advanced)
+    return packed.model_dump(mode="json", by_alias=True)
+
+
+def _name_of_layer(ctx: Context, unit: Unit) -> str:
+    """The blob counts, too, not the diff_id alone: an image that lies about that is found out."""
+    params = _LayerUnit.model_validate(unit.params)
+    codec = codec_id(Codec(params.compression, level=params.level))
+    return name_of_work("recompress", codec, str(params.target), params.layer.digest, params.diff_id)
+
+
+def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _LayerUnit.model_validate(unit.params)
+    packed = PackedLayer.model_validate(result)
+    return Layout.open(ctx.policy.check_store(params.target)).claim(packed.descriptor)
+
+
+def _join_layers(ctx: Context, state: RecompressState, results: list[dict[str, Any]]) -> RecompressState:
+    keys = _wanted(image_set(ctx, state), state)
+    done = [
+        Recompressed(digest=digest, diff_id=diff_id, packed=PackedLayer.model_validate(result))
+        for (digest, diff_id), result in zip(keys, results, strict=True)
+    ]
+    return state.model_copy(update={"recompressed": done})
+
+
+# --- prove ---------------------------------------------------------------------------------------
+
+
+def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
+    done = {(each.digest, each.diff_id): each.packed for each in state.recompressed}
+    layers: list[Descriptor] = []
+    lost: set[str] = set()
+    for number, (layer, diff_id) in enumerate(old.layers):
+        packed = done.get((layer.digest, diff_id)) if number >= state.keep else None
+        if packed is None:
+            layers.append(layer)
+            continue
+        new, gone = replacing(layer, packed)
+        layers.append(new)
+        lost.update(gone)
+    if layers == old.manifest.layers:
+        return NewImage(old, None)
+    target = target_of(ctx, state)
+    image = with_manifest(target, old, old.manifest.model_copy(update={"layers": layers}))
+    proof = prove(
+        source_of(ctx, state),
+        old,
+        target,
+        image,
+        operation="recompress",
+        parameters={"codec": codec_id(_codec(state)), "keep": state.keep},
+    )
+    warnings = [f"annotation {key!r} spoke of a layer's old bytes and is gone" for key in sorted(lost)]
+    return NewImage(image, proof, warnings)
+
+
+RECOMPRESS = Flow(
+    name="recompress",
+    request=RecompressRequest,
+    state=RecompressState,
+    stages=(
+        import_stage(_kept),
+        Stage("layers", _plan_layers, _run_layer, _join_layers, Equal(_name_of_layer, _is_there)),
+        *closing_stages(RecompressState, _make),
+    ),
+    begin=_begin,
+    finish=finish,
+    clean=clean,
+    result=TransformResult,
+)

@@ -1,0 +1,215 @@
+"""What every transform of an image begins and ends with: pin it, and prove, publish and tag what was made.
+
+A flow puts its own stages between :func:`begin` and :func:`closing_stages`. Nothing is tagged before every
+image of the set is proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from jobs.catalog.carrying import Carrier
+from jobs.catalog.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
+from jobs.catalog.proof import Proof, attach_proof
+from jobs.flows.base import Context, Model, Stage, State, Unit, WorkDirectory
+from jobs.flows.layering import unit_of, work_directory
+from jobs.flows.requests import ImageRef
+from jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
+from jobs.image import Resolved
+from jobs.store import Descriptor, Layout, check_refname
+from jobs.store.transfer import copy_blob
+
+
+class Made(Model):
+    """One image of the set, made over and proved."""
+
+    old: Descriptor
+    new: Descriptor
+    change: ImageChange
+    proof: Proof | None = None
+    """None: it is the old one."""
+    warnings: list[str] = []
+
+
+class TransformState(State):
+    """What every transform knows; the flows' own states extend it."""
+
+    source: Path
+    target: ImageRef
+    top: Descriptor
+    """What the tag named when the job began."""
+    made: list[Made] = []
+    warnings: list[str] = []
+    result: TransformResult | None = None
+
+
+StateT = TypeVar("StateT", bound=TransformState)
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """What a flow made of one image; its blobs are in the target's store, but for those it shares with the old."""
+
+    image: Resolved
+    proof: Proof | None
+    """None: nothing had to be done, and ``image`` is the old one."""
+    warnings: list[str] = field(default_factory=list)
+
+
+Make = Callable[[Context, StateT, Resolved], NewImage]
+
+
+def begin(ctx: Context, request: TransformRequest) -> tuple[ImageSet, dict[str, Any]]:
+    """Pin the image: the set, and the fields of the first state. Its blobs count as just used from now on.
+
+    Raises:
+        OutsideAllowedRoots: a store is not allowed; TagNotFound and others: the image cannot be read.
+    """
+    source = Layout.open(ctx.policy.check_store(request.image.store))
+    target = Layout.open(ctx.policy.check_store(request.target.store))
+    check_refname(request.target.tag)
+    images = read_images(source, request.image.tag)
+    for blob in {blob.digest: blob for image in images.images for blob in image.blobs}.values():
+        source.claim(blob)
+    work_directory(ctx, target.path).create()
+    return images, {
+        "source": source.path,
+        "target": request.target.model_copy(update={"store": target.path}),
+        "top": images.top,
+    }
+
+
+def image_set(ctx: Context, state: TransformState) -> ImageSet:
+    """The images as they were when the job began."""
+    return follow(source_of(ctx, state), state.top)
+
+
+def source_of(ctx: Context, state: TransformState) -> Layout:
+    return Layout.open(ctx.policy.check_store(state.source))
+
+
+def target_of(ctx: Context, state: TransformState) -> Layout:
+    return Layout.open(ctx.policy.check_store(state.target.store))
+
+
+def finish(ctx: Context, state: TransformState) -> TransformResult:
+    """What the job gives back."""
+    assert state.result is not None
+    return state.result
+
+
+def clean(ctx: Context, request: TransformRequest, succeeded: bool) -> None:
+    """Remove what the job staged."""
+    WorkDirectory(request.target.store, ctx.job_id).remove()
+
+
+def closing_stages(state_type: type[StateT], make: Make[StateT]) -> tuple[Stage[StateT], Stage[StateT]]:
+    """``prove``, a unit for each image of the set, in which ``make`` writes its documents; and ``publish``."""
+    closing: _Closing[StateT] = _Closing(state_type, make)
+    return (
+        Stage("prove", closing.plan_prove, closing.prove, closing.join_prove),
+        Stage("publish", closing.plan_publish, closing.publish, closing.join_publish),
+    )
+
+
+class _Closing(Generic[StateT]):
+    def __init__(self, state_type: type[StateT], make: Make[StateT]) -> None:
+        self._state_type = state_type
+        self._make = make
+
+    # --- prove ---------------------------------------------------------------------------------------
+
+    def plan_prove(self, ctx: Context, state: StateT) -> list[Unit]:
+        return [
+            Unit(params={"state": state.model_dump(mode="json"), "image": image.descriptor.digest})
+            for image in image_set(ctx, state).images
+        ]
+
+    def prove(self, ctx: Context, unit: Unit) -> dict[str, Any]:
+        state = self._state_type.model_validate(unit.params["state"])
+        images = image_set(ctx, state).images
+        (old,) = (image for image in images if image.descriptor.digest == unit.params["image"])
+        target = target_of(ctx, state)
+        new = self._make(ctx, state, old)
+        copy_blob(source_of(ctx, state), target, new.image.manifest.config, _unheard)
+        made = Made(
+            old=old.descriptor,
+            new=new.image.descriptor,
+            change=_change(old, new.image),
+            proof=new.proof,
+            warnings=new.warnings,
+        )
+        return made.model_dump(mode="json")
+
+    def join_prove(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+        return state.model_copy(update={"made": [Made.model_validate(result) for result in results]})
+
+    # --- publish -------------------------------------------------------------------------------------
+
+    def plan_publish(self, ctx: Context, state: StateT) -> list[Unit]:
+        return [unit_of(state)]
+
+    def publish(self, ctx: Context, unit: Unit) -> dict[str, Any]:
+        state = self._state_type.model_validate(unit.params)
+        source, target = source_of(ctx, state), target_of(ctx, state)
+        return _publish(source, target, state, image_set(ctx, state)).model_dump()
+
+    def join_publish(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+        (result,) = results
+        return state.model_copy(update={"result": TransformResult.model_validate(result)})
+
+
+def _publish(source: Layout, target: Layout, state: TransformState, images: ImageSet) -> TransformResult:
+    """Indexes, proofs, what speaks of the images, and at last the tag. Doing it twice changes nothing."""
+    replaced = {made.old.digest: made.new for made in state.made if made.new.digest != made.old.digest}
+    for image in images.images:
+        if image.descriptor.digest not in replaced:
+            copy_manifest(source, target, image.descriptor)
+    same = all(made.proof is None or made.proof.same_tree for made in state.made)
+    carrier = Carrier(source, target, same_tree=same)
+    top = rewrite(target, source, images.top, replaced, carrier.beside)
+    changes = []
+    for made in state.made:
+        proof = None
+        if made.proof is not None:
+            proof = attach_proof(target, made.proof, made.new).digest
+        carrier.referrers(made.old, made.new)
+        changes.append(made.change.model_copy(update={"proof": proof}))
+    if top.digest not in {made.new.digest for made in state.made}:
+        carrier.referrers(images.top, top)
+    new = follow(target, top).images
+    target.tag(state.target.tag, top, needs=[blob for image in new for blob in image.blobs])
+    return TransformResult(
+        image=str(state.target),
+        old=images.top.digest,
+        new=top.digest,
+        images=changes,
+        bytes_before=_bytes(images.images),
+        bytes_after=_bytes(new),
+        referrers=carrier.carried,
+        unchanged=top.digest == images.top.digest,
+        warnings=[*state.warnings, *(text for made in state.made for text in made.warnings), *carrier.warnings],
+    )
+
+
+def _change(old: Resolved, new: Resolved) -> ImageChange:
+    return ImageChange(
+        platform=platform_of(old),
+        old=old.descriptor.digest,
+        new=new.descriptor.digest,
+        layers_before=len(old.manifest.layers),
+        layers_after=len(new.manifest.layers),
+        bytes_before=sum(layer.size for layer in old.manifest.layers),
+        bytes_after=sum(layer.size for layer in new.manifest.layers),
+    )
+
+
+def _bytes(images: Iterable[Resolved]) -> int:
+    return sum({layer.digest: layer.size for image in images for layer in image.manifest.layers}.values())
+
+
+def _unheard(nbytes: int) -> None:
+    pass

@@ -1,0 +1,67 @@
+"""What can be asked of an image that exists already, and what comes back: requests and results of re-layering.
+
+Each acts on all that the tag leads to: one image, or every platform of an index.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.flows.base import Model, Request, Result
+from jobs.flows.requests import ImageRef
+
+
+class TransformRequest(Request):
+    """Make an image over. The old one stays as it is unless ``target`` is its own tag."""
+
+    image: ImageRef
+    target: ImageRef
+    """Where the new one goes: this store or another one, this tag or another one."""
+
+
+class RecompressRequest(TransformRequest):
+    """Compress the layers anew. The tars, their diff_ids and the config stay the same."""
+
+    compress: Literal["gzip", "zstd", "none"]
+    level: int | None = None
+    """None: layerfarm's default, and a layer that is so compressed already stays as it is, whoever wrote it."""
+    keep: int = Field(default=0, ge=0)
+    """So many of the lowest layers stay as they are: recompressed, a base would not be shared with others any more."""
+
+
+class ImageChange(Model):
+    """What became of one image."""
+
+    platform: str
+    old: str
+    """Digest of its manifest."""
+    new: str
+    """The same where nothing had to be done."""
+    layers_before: int
+    layers_after: int
+    bytes_before: int
+    """Compressed bytes of its layers."""
+    bytes_after: int
+    proof: str | None = None
+    """Digest of the proof's manifest, a referrer of the new image; None where nothing was done."""
+
+
+class TransformResult(Result):
+    """What a transform made."""
+
+    image: str
+    """Store and tag of the new image."""
+    old: str
+    """Digest of what the tag of the old one names: a manifest or an index."""
+    new: str
+    images: list[ImageChange]
+    bytes_before: int
+    """Compressed bytes of all layers, each counted once."""
+    bytes_after: int
+    referrers: int = 0
+    """Manifests beside the images (attestations, SBOMs …) that were carried over to the new ones."""
+    unchanged: bool
+    """There was nothing to do; the tag names the old image."""
+    warnings: list[str] = []

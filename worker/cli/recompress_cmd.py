@@ -1,0 +1,58 @@
+"""``layerfarm recompress``."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli.flags import Image
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.submission import Where
+from worker.cli.transforming import transform, transform_options
+
+
+@click.command("recompress", cls=GoStyleCommand)
+@click.option(
+    "--compress",
+    type=click.Choice(["gzip", "zstd", "none"]),
+    required=True,
+    help="How to compress the layers.",
+)
+@click.option(
+    "--compress-level",
+    metavar="N",
+    type=int,
+    help="Level; with it layers that are so compressed already, at another level or by another tool, are done anew.",
+)
+@click.option(
+    "--keep",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave the N lowest layers as they are, so that they stay those of a public base.",
+)
+@transform_options
+def command(
+    compress: str, compress_level: int | None, keep: int, image: Image, target: Image, where: Where, as_json: bool
+) -> None:
+    """Compresses the layers of an image anew, of every platform. The tars and the config stay the same.
+
+    A layer that many images of a farm share is done once. Each new layer is read back, and the proof that
+    nothing else changed is kept beside the new image.
+
+    \b
+    Examples:
+      layerfarm recompress --image store:v1 --target store:v1-zstd --compress zstd
+      layerfarm recompress --image store:v1 --compress zstd --compress-level 19 --keep 1
+    """
+    from jobs.flows.transforms import RecompressRequest
+
+    request = RecompressRequest.model_validate(
+        {
+            "image": image.ref(),
+            "target": target.ref(),
+            "compress": compress,
+            "level": compress_level,
+            "keep": keep,
+        }
+    )
+    transform(request, where, as_json)

@@ -1,0 +1,58 @@
+"""What the commands that make an image over share: the source, the target, and what is said at the end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from worker.cli.flags import Image, ImageType, image_option
+from worker.cli.result_text import json_option, report
+from worker.cli.submission import Where, carry_out, farm_options
+
+if TYPE_CHECKING:
+    from jobs.flows.base import Request
+    from jobs.flows.transforms import TransformResult
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def transform_options(command: CommandT) -> CommandT:
+    """``--image`` and ``--target``, given as ``image`` and ``target``; ``where`` and ``as_json``."""
+
+    @image_option(help="The image to make over: a layout and a tag, of one image or of several platforms.")
+    @click.option(
+        "--target",
+        type=ImageType(),
+        metavar="PATH[:TAG]",
+        help="Where the new image goes, also in another layout; without it, the tag of --image is replaced.",
+    )
+    @farm_options
+    @json_option
+    @functools.wraps(command)
+    def with_target(*args: Any, image: Image, target: Image | None, **others: Any) -> Any:
+        return command(*args, image=image, target=target or image, **others)
+
+    return with_target  # type: ignore[return-value]
+
+
+def transform(request: Request, where: Where, as_json: bool) -> None:
+    """Carry the request out, and say what came of it."""
+    outcome = carry_out(request, where)
+    report(outcome, lines=[] if outcome is None else transform_lines(outcome.result), as_json=as_json, quiet=False)
+
+
+def transform_lines(result: TransformResult) -> list[str]:
+    """One line for each image, and one for all."""
+    lines = []
+    for image in result.images:
+        what = "unchanged" if image.new == image.old else f"{image.old} -> {image.new}"
+        lines.append(f"{image.platform}: {what}")
+        if image.new != image.old:
+            lines.append(f"  layers: {image.layers_before} -> {image.layers_after}")
+            lines.append(f"  bytes: {image.bytes_before} -> {image.bytes_after}")
+            lines.append(f"  proof: {image.proof}")
+    lines.append(f"image: {result.image} {result.new}")
+    return lines
