@@ -216,3 +216,26 @@ class JobCancelled(FarmError):
 
 class JobTimeout(FarmError):
     """A job did not end within the time that the caller was ready to wait."""
+
+
+# --- catalogs ------------------------------------------------------------------------------------
+
+
+class CatalogError(LayerfarmError):
+    """A catalog cannot be worked on."""
+
+
+class CatalogFileError(CatalogError):
+    """A catalog file is not YAML, or not a catalog; ``where`` ends in line and column."""
+
+    def __str__(self) -> str:
+        # The way compilers say it: editors jump to the place.
+        return self.what if self.where is None else f"{self.where}: {self.what}"
+
+
+class RegistryError(CatalogError):
+    """A registry, or skopeo, refuses; trying again would change nothing."""
+
+
+class RegistryBusy(RegistryError):
+    """A registry is away, throttles, or dropped the connection: tried as often as the catalog allows."""

@@ -1,0 +1,170 @@
+"""Bring images into the catalog's store and out of it; each blob is fetched, and lies there, once.
+
+skopeo writes into a layout of its own beside the store, in which what the store holds already is linked; it
+fetches the rest. Then the new blobs are verified and moved over, and the tag is given: so that nobody but
+``jobs.store`` writes into the store, and two pulls cannot lose each other's tags (skopeo #1018).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jobs.catalog.registry import Skopeo
+from jobs.errors import MalformedDocument, TagNotFound
+from jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
+from jobs.store.adopt import adopt_blob
+from jobs.store.document import Document
+from jobs.store.reach import MANIFEST_TYPES, children
+from jobs.store.transfer import copy_blob
+
+_TAG: Final = "image"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What an origin holds under a reference right now."""
+
+    digest: str
+    """Of its manifest or index as the origin has it; Docker's formats get another one when they become OCI's."""
+    blobs: tuple[Descriptor, ...]
+    """Everything that it leads to but the manifests themselves."""
+
+
+def look(skopeo: Skopeo, reference: str) -> Offer:
+    """What ``docker://HOST/REPOSITORY:TAG`` names.
+
+    Raises:
+        RegistryError, RegistryBusy: as :class:`~jobs.catalog.registry.Skopeo`.
+        MalformedDocument: it is no manifest.
+    """
+    raw = skopeo.raw_manifest(reference)
+    blobs: dict[str, Descriptor] = {}
+    pending = [raw]
+    repository = reference.rpartition(":")[0]
+    while pending:
+        document = _parsed(pending.pop(), reference)
+        for child, leads_on in children(document, reference, lambda _: False):
+            if leads_on:
+                pending.append(skopeo.raw_manifest(f"{repository}@{child.digest}"))
+            else:
+                blobs[child.digest] = child
+    return Offer(f"sha256:{hashlib.sha256(raw).hexdigest()}", tuple(blobs.values()))
+
+
+def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str) -> Descriptor:
+    """Bring the image into ``store`` as ``tag``; returns what the tag names then.
+
+    Raises:
+        RegistryError, RegistryBusy: the registry does not give it.
+        StoreError: it is not whole, or the store cannot be written; the tag is as before.
+    """
+    with _staging(store) as staging:
+        for blob in offer.blobs:
+            _link(store, staging, blob)
+        skopeo.pull(reference, staging.path, _TAG)
+        (top,) = staging.find(_TAG)
+        top = top.model_copy(update={"annotations": None})
+        blobs = reachable_blobs(staging, top)
+        for blob in blobs:
+            adopt_blob(store, staging.blob_path(blob.digest), blob)
+        store.tag(tag, top, needs=blobs)
+    return top
+
+
+def copy_in(source: Layout, tag: str, store: Layout, new_tag: str) -> Descriptor:
+    """Bring an image of another layout into ``store``; returns what the tag names then.
+
+    Raises:
+        TagNotFound: the layout has no such tag.
+        StoreError: the image is not whole.
+    """
+    top = named(source, tag)
+    blobs = reachable_blobs(source, top)
+    for blob in blobs:
+        copy_blob(source, store, blob, lambda _: None)
+    store.tag(new_tag, top, needs=blobs)
+    return top
+
+
+def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str) -> None:
+    """Copy what the descriptor leads to from ``store`` to a registry, digests unchanged.
+
+    Raises:
+        RegistryError, RegistryBusy: the registry does not take it.
+    """
+    with _staging(store) as staging:
+        staging.tag(_TAG, descriptor.model_copy(update={"annotations": None}))
+        skopeo.push(staging.path, _TAG, store.path / "blobs", reference)
+
+
+def named(layout: Layout, tag: str) -> Descriptor:
+    """The one thing that the tag names, without what the index says of it."""
+    found = layout.find(tag)
+    if not found:
+        raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
+    return found[0].model_copy(update={"annotations": None})
+
+
+def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
+    """All that a manifest or index leads to, itself last; each blob after those that it names.
+
+    Raises:
+        StoreError: a manifest is missing, corrupt, or names what is no descriptor.
+    """
+    found: dict[str, Descriptor] = {}
+
+    def visit(descriptor: Descriptor) -> None:
+        if descriptor.digest in found:
+            return
+        if descriptor.media_type in MANIFEST_TYPES:
+            document = _parsed(layout.read(descriptor), descriptor.digest)
+            for child, leads_on in children(document, descriptor.digest, layout.has):
+                if leads_on:
+                    visit(child)
+                else:
+                    found.setdefault(child.digest, child)
+        found[descriptor.digest] = descriptor
+
+    visit(top)
+    return list(found.values())
+
+
+class _Any(Document):
+    """A JSON object of whatever kind."""
+
+
+def _parsed(raw: bytes, where: str) -> dict[str, Any]:
+    document = parse_document(_Any, raw, where).model_dump(by_alias=True)
+    if "schemaVersion" not in document or document.get("schemaVersion") == 1:
+        raise MalformedDocument("not an image manifest that layerfarm reads (Docker's schema 1?)", where=where)
+    return document
+
+
+@contextmanager
+def _staging(store: Layout) -> Iterator[Layout]:
+    """An empty layout on the store's filesystem, among the things that the janitor knows."""
+    path = store.path / PRIVATE_DIRECTORY / "work" / f"transfer-{os.getpid()}-{os.urandom(6).hex()}"
+    layout = Layout.create(path)
+    try:
+        yield layout
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _link(store: Layout, staging: Layout, blob: Descriptor) -> None:
+    """What the store holds need not be fetched."""
+    if store.claim(blob):
+        target = staging.blob_path(blob.digest)
+        Path(target.parent).mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(store.blob_path(blob.digest), target)
+        except OSError:
+            # Gone a moment ago, or a filesystem without links: then it is fetched again.
+            return

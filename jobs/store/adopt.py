@@ -1,0 +1,64 @@
+"""Take over a blob that another program wrote beside the layout, without copying its bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from jobs.errors import DigestMismatch, SizeMismatch, StoreError
+from jobs.store.descriptor import Descriptor
+from jobs.store.durable import explained, give_to_owner, make_directory, rename_durably
+from jobs.store.layout import Layout
+from jobs.store.verify import hasher
+
+_CHUNK = 1 << 20
+
+
+def adopt_blob(layout: Layout, path: Path, descriptor: Descriptor) -> bool:
+    """Move the file at ``path``, on the layout's filesystem, into the layout as the blob ``descriptor``.
+
+    Its bytes are read and verified first. Nobody may write to it any more. If the layout holds the blob, the
+    file is removed and its content not looked at. Returns whether the layout got a new blob.
+
+    Raises:
+        DigestMismatch, SizeMismatch: it is not the promised blob; the file stays where it is.
+        StoreError: it is not there, not a regular file, or cannot be moved.
+    """
+    if layout.claim(descriptor):
+        path.unlink(missing_ok=True)
+        return False
+    target = layout.blob_path(descriptor.digest)
+    with explained("blob cannot be taken over", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            _verify(fd, path, descriptor)
+            os.fchmod(fd, 0o666 & ~_umask())
+            give_to_owner(fd, layout.path)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        make_directory(target.parent, layout.path)
+        rename_durably(path, target)
+    return True
+
+
+def _verify(fd: int, path: Path, descriptor: Descriptor) -> None:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError("blob is not a regular file", where=path)
+    if found.st_size != descriptor.size:
+        raise SizeMismatch(f"blob has {found.st_size} bytes, not {descriptor.size}", where=descriptor.digest)
+    digest = hasher(descriptor.digest)
+    while chunk := os.read(fd, _CHUNK):
+        digest.update(chunk)
+    if digest.hexdigest() != descriptor.digest.partition(":")[2]:
+        raise DigestMismatch("blob does not have the promised digest", where=descriptor.digest)
+
+
+def _umask() -> int:
+    """This process's umask; the only way to read it without setting it (proc(5))."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022

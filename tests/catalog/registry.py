@@ -1,0 +1,150 @@
+"""Debian's docker-registry on loopback, and a gate before it that can be made to behave badly."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+_CONFIGURATION = """\
+version: 0.1
+log: {{level: warn}}
+storage:
+  filesystem: {{rootdirectory: "{root}"}}
+  delete: {{enabled: true}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+class Registry:
+    """A registry whose content is in ``directory``; a context manager, and may be killed and started again."""
+
+    def __init__(self, directory: Path, program: str) -> None:
+        self.directory = directory
+        self._program = program
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Registry:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        configuration = self.directory / "config.yml"
+        configuration.write_text(_CONFIGURATION.format(root=self.directory / "data", port=self.port))
+        log = (self.directory / "log").open("ab")
+        self._process = subprocess.Popen(
+            [self._program, "serve", str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            assert self._process.poll() is None, (self.directory / "log").read_text()
+            assert time.monotonic() < deadline, "the registry does not answer"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def put(self, layout: Path, tag: str, name: str) -> None:
+        """Push an image of a layout as ``name``, ``repository:tag``."""
+        command = ["skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"]
+        done = subprocess.run(
+            [*command, f"oci:{layout}:{tag}", f"docker://{self.host}/{name}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def blob_bytes(self) -> int:
+        """Bytes of all blobs that it stores."""
+        return sum(path.stat().st_size for path in (self.directory / "data").rglob("blobs/sha256/*/*/data"))
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.host}/v2/", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+Verdict = Callable[[str, str], int | None]
+"""Of a request's method and path: None lets it pass, 0 drops the connection, anything else is the status."""
+
+
+class Gate:
+    """Passes requests on to a registry, as long as ``verdict`` lets it."""
+
+    def __init__(self, registry: Registry, verdict: Verdict) -> None:
+        self.requests: list[tuple[str, str]] = []
+        gate = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _pass(self) -> None:
+                gate.requests.append((self.command, self.path))
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status = verdict(self.command, self.path)
+                if status == 0:
+                    self.close_connection = True
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                if status is not None:
+                    self._answer(status, {}, b"")
+                    return
+                upstream = http.client.HTTPConnection("127.0.0.1", registry.port, timeout=30)
+                upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():  # several of one name, Accept above all
+                    upstream.putheader(name, value)
+                upstream.endheaders(body or None)
+                answer = upstream.getresponse()
+                self._answer(answer.status, dict(answer.getheaders()), answer.read())
+                upstream.close()
+
+            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response_only(status)
+                for name, value in headers.items():
+                    if name not in ("Connection", "Transfer-Encoding"):
+                        self.send_header(name, value)
+                if "Content-Length" not in headers:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_HEAD = _pass
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Gate:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

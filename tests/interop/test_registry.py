@@ -1,0 +1,222 @@
+"""Pulls and pushes through skopeo, with Debian's docker-registry on the other side, and with one that misbehaves."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.catalog.document import Access
+from jobs.catalog.pull import copy_in, look, pull, push, reachable_blobs
+from jobs.catalog.registry import Pace, Skopeo
+from jobs.errors import DigestMismatch, MalformedDocument, RegistryBusy, RegistryError, StoreError, TagNotFound
+from jobs.image import resolve
+from jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
+from jobs.store.adopt import adopt_blob
+from tests.catalog.registry import Gate, Registry
+from tests.unit.image.images import image, tar
+
+Program = Callable[[str], str]
+LARGE = os.urandom(300_000)
+BASE = tar(("base", LARGE))
+
+
+@pytest.fixture(scope="module")
+def registry(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that holds team/app:1 and :2, on one base, and team/many:1, an index of two platforms."""
+    program("skopeo")
+    directory = tmp_path_factory.mktemp("registry")
+    layout = Layout.create(directory / "images")
+    image(layout, [BASE, tar(("app", b"1"))], tag="1")
+    image(layout, [BASE, tar(("app", b"2"))], tag="2")
+    both = [image(layout, [BASE, tar(("arch", a.encode()))], tag=a, architecture=a) for a in ("amd64", "arm64")]
+    manifests = [
+        one.descriptor.model_copy(update={"platform": {"os": "linux", "architecture": one.config.architecture}})
+        for one in both
+    ]
+    top = layout.put_document(Index(mediaType=MEDIA_TYPE_INDEX, manifests=manifests), MEDIA_TYPE_INDEX)
+    layout.tag("many", top)
+    with Registry(directory / "registry", program("docker-registry")) as running:
+        running.put(layout.path, "1", "team/app:1")
+        running.put(layout.path, "2", "team/app:2")
+        running.put(layout.path, "many", "team/many:1")
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Layout:
+    return Layout.create(tmp_path / "store")
+
+
+def skopeo(**access: object) -> Skopeo:
+    return Skopeo(Access.model_validate({"tls-verify": False} | access), first_wait=0.01)
+
+
+def fetch(host: str, name: str, store: Layout, client: Skopeo | None = None) -> Descriptor:
+    client = client or skopeo()
+    reference = f"docker://{host}/{name}"
+    return pull(client, reference, look(client, reference), store, name)
+
+
+def test_tags_are_listed(registry: Registry) -> None:
+    assert skopeo().tags(f"docker://{registry.host}/team/app") == ["1", "2"]
+
+
+def test_a_pulled_image_is_the_very_one_and_nothing_is_left_beside(registry: Registry, store: Layout) -> None:
+    top = fetch(registry.host, "team/app:1", store)
+    assert top.digest == look(skopeo(), f"docker://{registry.host}/team/app:1").digest
+    found = resolve(store, "team/app:1")
+    assert found.descriptor.digest == top.digest
+    assert all(store.open_blob(blob).read() is not None for blob in found.blobs)
+    assert list((store.path / ".layerfarm" / "work").iterdir()) == []
+    modes = {path.stat().st_mode & 0o777 for path in (store.path / "blobs" / "sha256").iterdir()}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {0o666 & ~umask}
+
+
+def test_a_blob_that_the_store_holds_is_not_fetched_again(registry: Registry, store: Layout) -> None:
+    with Gate(registry, lambda method, path: None) as gate:
+        fetch(gate.host, "team/app:1", store)
+        fetch(gate.host, "team/app:2", store)
+        fetch(gate.host, "team/many:1", store)
+    base = resolve(store, "team/app:1").manifest.layers[0].digest
+    assert sum(method == "GET" and base in path for method, path in gate.requests) == 1
+
+
+def test_every_platform_of_an_index_comes(registry: Registry, store: Layout) -> None:
+    top = fetch(registry.host, "team/many:1", store)
+    assert top.media_type == MEDIA_TYPE_INDEX
+    for platform in ("linux/amd64", "linux/arm64"):
+        assert resolve(store, "team/many:1", platform).config.architecture == platform.split("/")[1]
+
+
+def test_a_pushed_image_keeps_its_digest(registry: Registry, store: Layout) -> None:
+    for name in ("team/app:1", "team/many:1"):
+        top = fetch(registry.host, name, store)
+        push(skopeo(), store, top, f"docker://{registry.host}/copy/{name}")
+        assert look(skopeo(), f"docker://{registry.host}/copy/{name}").digest == top.digest
+
+
+def test_an_image_comes_from_another_layout(store: Layout, tmp_path: Path) -> None:
+    other = Layout.create(tmp_path / "other")
+    made = image(other, [tar(("a", b"1"))])
+    copy_in(other, "t", store, "team/a:1")
+    assert resolve(store, "team/a:1").descriptor.digest == made.descriptor.digest
+    with pytest.raises(TagNotFound):
+        copy_in(other, "none", store, "x")
+
+
+# --- registries that misbehave -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0, 500, 503])
+def test_what_may_pass_is_tried_again_until_it_has(registry: Registry, store: Layout, status: int) -> None:
+    turns = itertools.count()
+    with Gate(registry, lambda method, path: status if next(turns) < 3 else None) as gate:
+        retries: list[str] = []
+        client = skopeo()
+        client.on_retry = retries.append
+        fetch(gate.host, "team/app:1", store, client)
+    assert retries
+    assert "trying again" in retries[0]
+    assert resolve(store, "team/app:1")
+
+
+def test_a_registry_that_throttles_is_waited_for(registry: Registry, store: Layout) -> None:
+    """skopeo waits itself, 2 s at first."""
+    turns = itertools.count()
+    with Gate(registry, lambda method, path: 429 if next(turns) == 2 else None) as gate:
+        fetch(gate.host, "team/app:1", store)
+    assert resolve(store, "team/app:1")
+
+
+def test_a_registry_that_stays_away_is_an_error_after_so_many_attempts(store: Layout) -> None:
+    with pytest.raises(RegistryBusy, match="connection refused"):
+        fetch("127.0.0.1:1", "team/app:1", store, skopeo(attempts=2))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "unauthorized|401|authentication"), (403, "denied|403"), (404, "unknown|404|not found")]
+)
+def test_a_refusal_is_an_error_at_once(registry: Registry, store: Layout, status: int, words: str) -> None:
+    def verdict(method: str, path: str) -> int | None:
+        return status if "manifests" in path else None
+
+    with Gate(registry, verdict) as gate, pytest.raises(RegistryError, match=f"(?i){words}") as caught:
+        fetch(gate.host, "team/app:1", store)
+    assert not isinstance(caught.value, RegistryBusy)
+    assert sum("manifests" in path for _, path in gate.requests) == 1
+    assert store.tags() == []
+
+
+def test_a_connection_dropped_in_the_middle_of_a_layer_leaves_no_tag(registry: Registry, store: Layout) -> None:
+    def verdict(method: str, path: str) -> int | None:
+        return 0 if re.search("blobs/sha256", path) else None
+
+    with Gate(registry, verdict) as gate, pytest.raises(RegistryBusy):
+        fetch(gate.host, "team/app:1", store, skopeo(attempts=2))
+    assert store.tags() == []
+    assert list((store.path / "blobs" / "sha256").iterdir()) == []
+
+
+def test_without_skopeo_the_error_says_what_to_install(store: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(RegistryError, match="apt install skopeo"):
+        skopeo().tags("docker://127.0.0.1:1/a")
+
+
+def test_transfers_are_begun_at_the_pace_that_is_asked_for() -> None:
+    pace = Pace(per_minute=1200)
+    begun = time.monotonic()
+    for _ in range(5):
+        pace.wait()
+    assert time.monotonic() - begun >= 4 * 60 / 1200
+
+
+# --- what is taken over --------------------------------------------------------------------------
+
+
+def test_only_what_has_the_promised_bytes_is_taken_over(store: Layout, tmp_path: Path) -> None:
+    right = store.put(b"content", "text/plain")
+    store.blob_path(right.digest).unlink()
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(b"CONTENT")
+    with pytest.raises(DigestMismatch):
+        adopt_blob(store, wrong, right)
+    assert wrong.exists()
+    assert not store.has(right)
+    wrong.write_bytes(b"content")
+    assert adopt_blob(store, wrong, right)
+    assert store.has(right)
+    assert not wrong.exists()
+
+
+def test_links_and_pipes_are_not_taken_over(store: Layout, tmp_path: Path) -> None:
+    right = store.put(b"content", "text/plain")
+    store.blob_path(right.digest).unlink()
+    (tmp_path / "content").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("content")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "none"):
+        with pytest.raises(StoreError):
+            adopt_blob(store, tmp_path / name, right)
+    assert not store.has(right)
+
+
+def test_each_blob_comes_after_those_that_it_names(store: Layout) -> None:
+    made = image(store, [BASE])
+    order = [blob.digest for blob in reachable_blobs(store, made.descriptor)]
+    assert order[-1] == made.descriptor.digest
+    assert set(order) == {blob.digest for blob in made.blobs}
+
+
+def test_dockers_first_schema_is_refused(store: Layout) -> None:
+    top = store.put(b'{"schemaVersion": 1, "fsLayers": []}', "application/vnd.oci.image.manifest.v1+json")
+    with pytest.raises(MalformedDocument, match="schema 1"):
+        reachable_blobs(store, top)

@@ -1,0 +1,66 @@
+"""Which images a catalog holds, what they are called, and in which order they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.catalog.document import CatalogFile, parse_catalog
+from jobs.catalog.sources import Listing, in_order, origins, select
+from jobs.errors import CatalogError, InvalidReference
+
+
+def catalog(sources: str, policies: str = "[{match: '*', do: {transform: keep}}]") -> CatalogFile:
+    return parse_catalog(f"store: s\nsources: {sources}\npolicies: {policies}\n".encode(), Path("/c/catalog.yaml"))
+
+
+def names(found: CatalogFile, *tags: list[str]) -> list[str]:
+    listings = [Listing(source, name, tags[at]) for at, (source, name, _) in enumerate(origins(found))]
+    return [image.name for image in select(found, listings)]
+
+
+def test_images_are_named_by_path_and_tag_without_the_host() -> None:
+    found = catalog("[{registry: 'docker://host:5000/team', repositories: [web, api]}]")
+    assert [where for _, _, where in origins(found)] == ["docker://host:5000/team/web", "docker://host:5000/team/api"]
+    assert names(found, ["1.0"], ["2.0"]) == ["team/api:2.0", "team/web:1.0"]
+
+
+def test_patterns_pick_and_leave_out_and_the_newest_are_last_by_their_numbers() -> None:
+    found = catalog("[{registry: 'docker://h', repositories: [a], tags: ['1.*'], exclude: ['*-rc*'], newest: 2}]")
+    assert names(found, ["1.9", "1.10", "1.8", "1.11-rc1", "2.0", "latest"]) == ["a:1.9", "a:1.10"]
+
+
+def test_newest_counts_for_each_repository_of_a_layout() -> None:
+    found = catalog("[{layout: images, newest: 1, prefix: old/}]")
+    assert names(found, ["a:1", "a:2", "b:1"]) == ["old/a:2", "old/b:1"]
+
+
+def test_the_first_policy_that_matches_counts_and_without_one_the_image_is_left_out() -> None:
+    policies = "[{match: 'a:1*', do: {transform: keep}}, {match: 'a:*', do: {transform: recompress, compress: zstd}}]"
+    found = catalog("[{layout: images}]", policies)
+    (source, _, _) = origins(found)[0]
+    images = select(found, [Listing(source, "", ["a:1", "a:2", "b:1"])])
+    assert [(image.name, image.policy.do.transform) for image in images] == [("a:1", "keep"), ("a:2", "recompress")]
+
+
+def test_two_images_of_one_name_are_an_error_that_names_both() -> None:
+    found = catalog("[{layout: one}, {layout: two}]")
+    with pytest.raises(CatalogError, match="/c/one:a:1 and /c/two:a:1"):
+        names(found, ["a:1"], ["a:1"])
+
+
+def test_a_name_that_cannot_be_a_tag_is_an_error() -> None:
+    with pytest.raises(InvalidReference):
+        names(catalog("[{registry: 'docker://h/x..y', repositories: [a]}]"), ["1"])
+
+
+def test_tags_follow_each_other_by_time_of_creation_or_by_name() -> None:
+    created = {
+        "a:1": "2024-01-03T00:00:00Z",
+        "a:2": "2024-01-01T00:00:00Z",
+        "a:10": "2024-01-02T00:00:00Z",
+        "b:1": None,
+    }
+    assert in_order(created, created, "created") == {"a": ["a:2", "a:10", "a:1"], "b": ["b:1"]}
+    assert in_order(created, created, "name") == {"a": ["a:1", "a:2", "a:10"], "b": ["b:1"]}
