@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from jobs.errors import RequestError
 from jobs.flows.base import Model, Request, Result
+from jobs.image.masks import names_root
 
 
 def _absolute(path: Path) -> Path:
@@ -19,7 +20,14 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _below_root(path: str) -> str:
+    if names_root(path):
+        raise ValueError("path to be masked is empty or the root, and nothing would be left to pack")
+    return path
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+MaskPath = Annotated[str, AfterValidator(_below_root)]
 CompressionChoice = Literal["auto", "gzip", "zstd", "none"]
 
 
@@ -88,7 +96,7 @@ class BuildRequest(Request):
     image: ImageRef
     base: ImageRef | None = None
     layer: LayerOptions = LayerOptions()
-    mask_paths: list[str] = []
+    mask_paths: list[MaskPath] = []
     """Absolute paths inside the rootfs whose changes are left out."""
 
 
@@ -98,7 +106,7 @@ class RepackRequest(Request):
     bundle: AbsolutePath
     image: ImageRef
     layer: LayerOptions = LayerOptions()
-    mask_paths: list[str] = []
+    mask_paths: list[MaskPath] = []
     mask_volumes: bool = True
     refresh_bundle: bool = False
     stat_cache: bool = True

@@ -15,8 +15,9 @@ from jobs.image.resolve import Resolved, resolve, resolve_walk
 
 if TYPE_CHECKING:
     from jobs.image.bundle import ROOTFS_NAME, Bundle
+    from jobs.image.masks import masked_paths
     from jobs.image.pack import PackedLayer, choose_compression, pack_layer
-    from jobs.image.repack import masked_paths, open_baseline, open_bundle_baseline, refresh_bundle
+    from jobs.image.repack import open_baseline, open_bundle_baseline, refresh_bundle
     from jobs.image.tree_cache import adopt_tree, load_tree, portable, share_tree, store_tree, tree_digest, tree_of
     from jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
@@ -25,7 +26,8 @@ _LAZY = {
     for module, names in {
         "bundle": ("ROOTFS_NAME", "Bundle"),
         "pack": ("PackedLayer", "choose_compression", "pack_layer"),
-        "repack": ("masked_paths", "open_baseline", "open_bundle_baseline", "refresh_bundle"),
+        "masks": ("masked_paths",),
+        "repack": ("open_baseline", "open_bundle_baseline", "refresh_bundle"),
         "tree_cache": ("adopt_tree", "load_tree", "portable", "share_tree", "store_tree", "tree_digest", "tree_of"),
         "unpack": ("UnpackOptions", "UnpackedBundle", "unpack_manifest", "unpack_rootfs"),
     }.items()

@@ -87,9 +87,16 @@ def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
     """``entry`` with the image's author where it names none, and with a time: the image's, else the epoch.
 
     The image-spec calls the time optional, but ``umoci stat`` up to 0.4.7 panics on an entry without one.
+    What is given empty is to be absent (``--history.author=``), as umoci has it.
     """
+    author = entry.author if entry.author is not None else config.author
     return entry.model_copy(
-        update={"created": entry.created or config.created or _EPOCH, "author": entry.author or config.author}
+        update={
+            "created": entry.created or config.created or _EPOCH,
+            "author": author or None,
+            "comment": entry.comment or None,
+            "created_by": entry.created_by or None,
+        }
     )
 
 

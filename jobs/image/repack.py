@@ -1,15 +1,14 @@
-"""The parts of a repack that the flow puts together: the old tree, what is masked, the refresh."""
+"""The parts of a repack that the flow puts together: the old tree and the refresh."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from jobs.errors import BundleError
 from jobs.image.bundle import Bundle, BundleMeta, DescriptorPath
-from jobs.image.documents import ConfigSection, ImageConfig
 from jobs.image.resolve import Resolved
 from jobs.mtree import Entry, read_full
 
@@ -34,12 +33,6 @@ def open_baseline(mtree: Path, beside: Path) -> Iterator[Entry]:
             raise BundleError(f"mtree manifest cannot be read, {error.strerror}", where=mtree) from error
         # The files stay open until the tree has been read.
         return _closing(read_full(manifest, extra), stack.pop_all())
-
-
-def masked_paths(config: ImageConfig, given: Sequence[str], mask_volumes: bool = True) -> list[str]:
-    """The paths whose changes a repack leaves out: those given, and the image's volumes unless switched off."""
-    volumes = (config.config or ConfigSection()).volumes or {}
-    return [*given, *(sorted(volumes) if mask_volumes else ())]
 
 
 def refresh_bundle(

@@ -14,6 +14,7 @@ from worker.cli.flags import (
     compress_options,
     history_options,
     image_option,
+    mask_path_option,
 )
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.result_text import image_lines, json_option, report
@@ -24,9 +25,7 @@ from worker.cli.submission import Where, carry_out, farm_options
 @click.option("--rootfs", type=PathType(), required=True, metavar="DIR", help="The directory to make an image of.")
 @image_option(help="Where the image goes: a layout and a tag.")
 @image_option("--base", required=False, help="The image below: only what differs from it becomes a layer.")
-@click.option(
-    "--mask-path", multiple=True, metavar="PATH", help="Leave out changes at and below PATH in the rootfs. Repeatable."
-)
+@mask_path_option("Leave out changes at and below PATH in the rootfs. Repeatable.")
 @compress_options
 @history_options
 @farm_options

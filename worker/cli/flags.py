@@ -111,6 +111,23 @@ layout_option = click.option(
 tag_option = click.option(
     "--tag", "new_tag", metavar="TAG", help="Where the new image goes; without it, the tag of --image is replaced."
 )
+
+
+def mask_path_option(help: str) -> Callable[[CommandT], CommandT]:
+    """``--mask-path PATH``, repeatable, given as ``mask_path``."""
+    return click.option("--mask-path", multiple=True, metavar="PATH", callback=_below_root, help=help)
+
+
+def _below_root(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    from jobs.image.masks import names_root
+
+    for value in values:
+        if names_root(value):
+            # An empty variable of a script, most likely; what was changed would be lost without a word.
+            raise click.BadParameter(f"{value!r} is the root, and nothing would be left to pack")
+    return values
+
+
 platform_option = click.option(
     "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image to take where the tag is an index of several."
 )
@@ -155,7 +172,10 @@ class History(NamedTuple):
         if self.omit:
             return None
         return HistoryEntry(
-            created=self.moment(), created_by=self.created_by or created_by, author=self.author, comment=self.comment
+            created=self.moment(),
+            created_by=self.created_by if self.created_by is not None else created_by,
+            author=self.author,
+            comment=self.comment,
         )
 
 

@@ -14,6 +14,7 @@ from worker.cli.flags import (
     compress_options,
     history_options,
     image_option,
+    mask_path_option,
 )
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.result_text import image_lines, json_option, report
@@ -22,7 +23,7 @@ from worker.cli.submission import Where, carry_out, farm_options
 
 @click.command("repack", cls=GoStyleCommand)
 @image_option(help="Where the new image goes: the layout that the bundle came from, and a tag.")
-@click.option("--mask-path", multiple=True, metavar="PATH", help="Ignore changes at and below PATH. Repeatable.")
+@mask_path_option("Ignore changes at and below PATH. Repeatable.")
 @click.option("--no-mask-volumes", is_flag=True, help="Pack changes in the image's volumes too.")
 @click.option("--refresh-bundle", is_flag=True, help="Make the bundle one of the new image.")
 @click.option("--no-stat-cache", is_flag=True, help="Read every file again, not only those touched since.")

@@ -92,6 +92,8 @@ def test_the_version_names_the_specifications(layerfarm: Run, flag: str) -> None
         (["unpack", "--image", "x", "--gid-map", "0:0:0", "b"], "Invalid value for '--gid-map': '0:0:0' leaves the"),
         (["unpack", "--image", "x", "--gid-map", "0:4294967295:2", "b"], "Invalid value for '--gid-map'"),
         (["repack", "--image", "x", "--compress=lzma", "b"], "Invalid value for '--compress'"),
+        (["repack", "--image", "x", "--mask-path", "", "b"], "Invalid value for '--mask-path': '' is the root"),
+        (["build", "--rootfs", "r", "--image", "x", "--mask-path=/a/.."], "Invalid value for '--mask-path': '/a/..'"),
         (
             ["repack", "--image", "x", "--no-history", "--history.author=me", "b"],
             "--no-history and --history.* exclude",

@@ -94,6 +94,15 @@ def test_what_cannot_be_done_is_one_line_and_changes_nothing(
     assert (store / "index.json").read_bytes() == before
 
 
+def test_an_empty_history_flag_leaves_its_field_out_as_umoci(layerfarm: Run, image: str) -> None:
+    layerfarm("config", "--image", image, "--author=Ann", "--history.comment=", "--history.created_by=")
+    layerfarm("config", "--image", image, "--history.author=")
+    assert [
+        {name: entry[name] for name in ("created_by", "author", "comment") if name in entry}
+        for entry in stat(layerfarm, image)["config"]["blob"]["history"]
+    ] == [{"author": "Ann"}, {"created_by": "layerfarm config"}]
+
+
 def test_new_is_the_same_image_every_time(layerfarm: Run, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = stat(layerfarm, image)
     layerfarm("new", "--image", "store:again")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import worker.client
 import worker.runner_local
@@ -179,6 +180,12 @@ def test_repack_prints_nothing_as_umoci(layerfarm: Run, here: list[Any], tmp_pat
         mask_volumes=False,
         refresh_bundle=True,
     )
+
+
+@pytest.mark.parametrize("path", ["", "/", "a/.."])
+def test_a_request_that_masks_the_root_is_none(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValidationError, match="nothing would be left to pack"):
+        RepackRequest(bundle=tmp_path, image=ImageRef(store=tmp_path), mask_paths=[path])
 
 
 def test_verbose_and_json_show_the_digests_of_a_repack(layerfarm: Run, here: list[Any]) -> None:

@@ -81,6 +81,15 @@ def test_volumes_are_masked_unless_switched_off(layout: Layout, bundle: Bundle) 
     assert masked_paths(config.model_copy(update={"config": None}), []) == []
 
 
+@pytest.mark.parametrize("root", ["/", "", ".", "//", "/./", "v/..", "../"])
+def test_a_volume_at_the_root_does_not_mask_every_change(layout: Layout, bundle: Bundle, root: str) -> None:
+    config = resolve(layout, "t").config
+    assert config.config is not None
+    volumes = {"/v": {}, root: {}}
+    changed = config.model_copy(update={"config": config.config.model_copy(update={"volumes": volumes})})
+    assert masked_paths(changed, []) == ["/v"]
+
+
 def test_refreshed_bundle_starts_from_the_new_image(layout: Layout, bundle: Bundle, tmp_path: Path) -> None:
     (bundle.rootfs / "b").write_bytes(b"new")
     entries = list(snapshot(bundle.rootfs))
