@@ -60,7 +60,8 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_enable_remote_control": True,
-        "worker_send_task_events": False,
+        "worker_send_task_events": settings.events,
+        "task_send_sent_event": settings.events,
     }
 
 

@@ -23,6 +23,7 @@ from jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobT
 from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Request, Result
 from worker.address import Address
+from worker.census import Census, census
 from worker.connection import connect, reaching, reason
 from worker.ledger import Ledger
 from worker.liveness import WorkerInfo, workers
@@ -82,6 +83,11 @@ class Farm:
     @property
     def address(self) -> Address:
         return self._address
+
+    def census(self) -> Census:
+        """What the farm is doing now: queues, workers, jobs that have not ended."""
+        with reaching(self._address):
+            return census(self._client, self._settings.queues)
 
     def submit(
         self,

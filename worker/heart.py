@@ -18,6 +18,7 @@ import structlog
 from jobs.errors import JobCancelled
 from worker.claims import Claim, Claims, Pulse
 from worker.steps import reached
+from worker.witness import Outcome
 
 INTERVAL: Final = 0.5
 """Seconds between two beats: how late a unit learns at most that it should stop."""
@@ -38,6 +39,11 @@ class Watched:
         self._told = 0
         self._stop: Pulse | None = None
         self._kept: Callable[[], object] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What has been done so far."""
+        return self._bytes
 
     def keeps(self, beat: Callable[[], object] | None) -> None:
         """Call ``beat`` at every beat, too: something else is held for as long as this work lasts."""
@@ -80,8 +86,8 @@ class Heart:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def watching(self, claim: Claim) -> Iterator[Watched]:
-        """Keep ``claim`` alive inside the block."""
+    def watching(self, claim: Claim, outcome: Outcome | None = None) -> Iterator[Watched]:
+        """Keep ``claim`` alive inside the block; afterwards ``outcome`` knows how many bytes were done."""
         watched = Watched(claim)
         self._watched = watched
         if self._thread is None:
@@ -93,6 +99,8 @@ class Heart:
             yield watched
         finally:
             self._watched = None
+            if outcome is not None:
+                outcome.nbytes = watched.nbytes
 
     def _beat(self) -> None:
         while True:

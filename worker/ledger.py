@@ -180,11 +180,14 @@ class Ledger:
             raise JobNotFound("no job has this id", where=job_id)
         return Ended(bool(accepted), bool(due))
 
-    def closed(self, job_id: str, claim: Claim | None) -> None:
-        """What the job staged is gone: show its final state. Without a claim: it was tried often enough."""
+    def closed(self, job_id: str, claim: Claim | None) -> bool:
+        """What the job staged is gone: show its final state. Without a claim: it was tried often enough.
+
+        False: it was shown before, or the claim is not held any more.
+        """
         assert claim is None or claim.piece.name == CLOSE
         args = (claim.token if claim else "", self._result_expires)
-        self._scripts["CLOSED"](keys=JobKeys.of(job_id), args=args)
+        return bool(self._scripts["CLOSED"](keys=JobKeys.of(job_id), args=args))
 
     # --- a failed job that may be retried -----------------------------------------------------------
 

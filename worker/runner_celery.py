@@ -39,6 +39,7 @@ from worker.messages import Sender
 from worker.progress import JobError, JobState
 from worker.rescue import send_again, wake
 from worker.steps import reached
+from worker.witness import Task, Witnesses
 
 _OUTAGE = (redis.RedisError, OperationalError)
 """Redis is away. That is no fault of the job: the claim runs out and the piece is sent again."""
@@ -58,6 +59,7 @@ class CeleryRunner:
         sender: Sender,
         policy: Policy,
         retry_for: float = 0,
+        witnesses: Witnesses | None = None,
     ) -> None:
         self._ledger = ledger
         self._claims = claims
@@ -66,6 +68,7 @@ class CeleryRunner:
         self._sender = sender
         self._policy = policy
         self._retry_for = retry_for
+        self._witnesses = witnesses or Witnesses()
 
     # --- the three messages -------------------------------------------------------------------------
 
@@ -96,10 +99,12 @@ class CeleryRunner:
         reached("unit.claimed")
         try:
             flow, _ = self._flow(self._ledger.position(job_id))
-            with self._heart.watching(claim) as observer:
+            task = Task(job_id, flow.name, flow.stages[stage].name, index)
+            with self._witnesses.working(task) as seen, self._heart.watching(claim, seen) as observer:
                 result = self._result(flow.stages[stage], Context(job_id, self._policy, observer), claim, observer)
-            if result is None:
-                return
+                if result is None:
+                    seen.how = "stopped"
+                    return
             reached("unit.done")
             recorded = self._claims.record(claim, result)
         except _OUTAGE:
@@ -126,11 +131,13 @@ class CeleryRunner:
             position = self._ledger.position(job_id)
             if self._retry_for and self._ledger.keep(job_id, claim, self._retry_for):
                 _log.info("job ended", state=JobState.FAILED, kept_for=self._retry_for)
+                self._witnesses.ended(lambda: self._ledger.record(job_id))
                 return
             with self._heart.watching(claim) as observer:
                 self._clean(position, Context(job_id, self._policy, observer))
             reached("close.cleaned")
-            self._ledger.closed(job_id, claim)
+            if self._ledger.closed(job_id, claim):
+                self._witnesses.ended(lambda: self._ledger.record(job_id))
         except JobNotFound:
             return
         reached("close.closed")
@@ -149,6 +156,7 @@ class CeleryRunner:
         while isinstance(taken, Known):
             if stage.equal.holds(context, unit, taken.result):
                 _log.info("equal work is done already", work=name[:12])
+                self._witnesses.equal("known")
                 return taken.result
             self._works.forget(taken)
             taken = self._works.take(name)
@@ -158,6 +166,7 @@ class CeleryRunner:
         waiting: list[Subscriber] = []
         work = taken
         observer.keeps(lambda: self._works.beat(work))
+        self._witnesses.equal("executed")
         reached("work.taken")
         try:
             result = stage.run(context, unit)
@@ -178,6 +187,7 @@ class CeleryRunner:
             self._sender.close(piece.job_id)
             return
         _log.info("equal work is being done, waiting for it", work=name[:12])
+        self._witnesses.equal("waited")
         if not self._works.subscribe(name, Subscriber.of(piece)):
             wake(self._sender, self._ledger, [Subscriber.of(piece)])
 
@@ -185,6 +195,7 @@ class CeleryRunner:
 
     def _claimed(self, piece: Piece) -> Claim | None:
         claim = self._claims.claim(piece)
+        self._witnesses.claimed("won" if isinstance(claim, Claim) else claim.why)
         if isinstance(claim, Claim):
             return claim
         _log.debug("not claimed", piece=piece.name, why=claim.why)
@@ -207,6 +218,12 @@ class CeleryRunner:
             self._send_units(claim)
             return
         flow, request = self._flow(position)
+        name = "begin" if position.stage < 0 else flow.stages[position.stage].name
+        with self._witnesses.working(Task(job_id, flow.name, name)):
+            self._open_next(claim, context, position, flow, request)
+
+    def _open_next(self, claim: Claim, context: Context, position: Position, flow: Flow[Any], request: Request) -> None:
+        job_id = context.job_id
         if position.stage < 0:
             state = flow.begin(context, request)
         else:

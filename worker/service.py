@@ -6,7 +6,8 @@ import importlib
 import os
 import signal
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import redis
@@ -18,6 +19,7 @@ from jobs.errors import RequestError
 from jobs.flows import FLOWS
 from worker import transport
 from worker.app import make_app
+from worker.census import census
 from worker.connection import client_of, connect
 from worker.drain import Drain, Stopping
 from worker.keys import REFUSED
@@ -29,6 +31,7 @@ from worker.parents import die_with_parent
 from worker.rescue import Rescue
 from worker.settings import Settings
 from worker.tasks import Tasks
+from worker.witness import Witness, Witnesses
 
 _log = structlog.get_logger()
 
@@ -52,9 +55,25 @@ def run_worker(settings: Settings) -> int:
     _import_flows(settings)
     client = client_of(settings.address)
     transport.use_in_this_process(settings.queues, lambda why: _count_refused(client, why))
+    with ExitStack() as stack:
+        return _work(settings, client, Witnesses(_witnesses(settings, client, stack)))
+
+
+def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Iterator[Witness]:
+    if settings.metrics:
+        from worker.metrics import served
+
+        yield stack.enter_context(served(settings.metrics, lambda: census(client, settings.queues)))
+    if settings.traces:
+        from worker.traces import Traces
+
+        yield Traces()
+
+
+def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses) -> int:
     app = make_app(settings)
     stopping = Stopping()
-    Tasks(app, settings, stopping.__bool__)
+    Tasks(app, settings, stopping.__bool__, witnesses)
     ledger = Ledger(client, settings.job_expires, settings.result_expires)
     sender = Sender(app, settings)
     voice = _voice(client, Rescue(client, ledger, sender, settings), settings)

@@ -100,6 +100,12 @@ class Settings(BaseSettings):
     flows: Annotated[tuple[str, ...], NoDecode] = ()
     """Python modules that add flows to ``jobs.flows.FLOWS`` when the worker imports them."""
     log_level: str = "info"
+    events: bool = False
+    """Send Celery's events, which Flower shows: three small messages for each task."""
+    metrics: str | None = None
+    """``HOST:PORT`` at which a worker serves its metrics for Prometheus; none without it."""
+    traces: bool = False
+    """Send traces by OTLP, to where ``OTEL_EXPORTER_OTLP_ENDPOINT`` says; needs ``layerfarm[traces]``."""
 
     @classmethod
     def settings_customise_sources(

@@ -19,6 +19,7 @@ from worker.ledger import Ledger
 from worker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
 from worker.runner_celery import CeleryRunner
 from worker.settings import Settings
+from worker.witness import Witnesses
 
 _log = structlog.get_logger()
 
@@ -26,10 +27,17 @@ _log = structlog.get_logger()
 class Tasks:
     """The three tasks, and what one process needs for them: made at its first task, so after the fork."""
 
-    def __init__(self, app: Celery, settings: Settings, stopping: Callable[[], bool] = bool) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        settings: Settings,
+        stopping: Callable[[], bool] = bool,
+        witnesses: Witnesses | None = None,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._stopping = stopping
+        self._witnesses = witnesses
         for name, body in ((ADVANCE, self._advance), (UNIT, self._unit), (CLOSE, self._close)):
             app.task(_refusing(body), name=name)
 
@@ -58,6 +66,7 @@ class Tasks:
             sender=Sender(self._app, settings),
             policy=settings.policy,
             retry_for=settings.retry_for,
+            witnesses=self._witnesses,
         )
 
 

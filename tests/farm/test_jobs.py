@@ -73,11 +73,10 @@ def test_error_of_a_unit_is_the_error_of_the_job(shared: Ground, allowed: Path) 
 
 
 def test_failed_unit_stops_the_others(shared: Ground, allowed: Path) -> None:
-    job = shared.farm().submit(ToyRequest(directory=allowed, numbers=2, trouble="error", sleep=15))
-    begun = time.monotonic()
+    job = shared.farm().submit(ToyRequest(directory=allowed, numbers=2, trouble="error", sleep=120))
+    # Long before the other unit would have ended by itself; a busy machine may take its time.
     with pytest.raises(JobFailed):
-        job.result(10)
-    assert time.monotonic() - begun < 3
+        job.result(60)
     assert marks(allowed, "stopped") == 1
 
 

@@ -26,7 +26,7 @@ def _use_farm(ctx: click.Context, param: click.Parameter, url: str | None) -> No
         ctx.obj = ctx.obj._replace(farm=url)
 
 
-_farm_option = click.option(
+farm_option = click.option(
     "--farm",
     metavar="URL",
     expose_value=False,
@@ -36,7 +36,7 @@ _farm_option = click.option(
 
 
 @click.group("jobs", cls=GoStyleGroup, no_args_is_help=True)
-@_farm_option
+@farm_option
 def command() -> None:
     """Lists, shows, follows, cancels and retries the jobs of the farm.
 
@@ -48,12 +48,12 @@ def command() -> None:
 
 
 @command.command("ls")
-@_farm_option
+@farm_option
 @_json_option
 @click.pass_obj
 def ls(session: Session, as_json: bool) -> None:
     """Lists the jobs that the farm remembers, the newest first. With --json, one record a line."""
-    records = sorted(_farm(session).jobs(), key=lambda record: record.submitted, reverse=True)
+    records = sorted(farm_of(session).jobs(), key=lambda record: record.submitted, reverse=True)
     if as_json:
         for record in records:
             click.echo(record.model_dump_json())
@@ -61,7 +61,7 @@ def ls(session: Session, as_json: bool) -> None:
     rows = [("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "SUBMITTED", "BY")]
     rows += [
         (
-            *(record.id, record.kind, record.traffic, str(record.state), _stage(record), _done(record)),
+            *(record.id, record.kind, record.traffic, str(record.state), stage_text(record), done_text(record)),
             *(_time(record.submitted), display(record.submitter) or "-"),
         )
         for record in records
@@ -71,13 +71,13 @@ def ls(session: Session, as_json: bool) -> None:
 
 
 @command.command("show")
-@_farm_option
+@farm_option
 @click.argument("job_id", metavar="JOB")
 @_json_option
 @click.pass_obj
 def show(session: Session, job_id: str, as_json: bool) -> None:
     """Shows one job: how far it is, what it was asked, and what came of it."""
-    record = _farm(session).job(job_id).record()
+    record = farm_of(session).job(job_id).record()
     if as_json:
         click.echo(record.model_dump_json())
         return
@@ -87,7 +87,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
     click.echo(f"class: {record.traffic}")
     click.echo(f"submitter: {display(record.submitter) or '-'}")
     if record.stage:
-        click.echo(f"stage: {_stage(record)} ({_done(record)})")
+        click.echo(f"stage: {stage_text(record)} ({done_text(record)})")
     for name in ("submitted", "started", "ended", "kept"):
         moment = getattr(record, name)
         if moment is not None:
@@ -102,7 +102,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
 
 
 @command.command("watch")
-@_farm_option
+@farm_option
 @click.argument("job_id", metavar="JOB")
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress.")
 @_json_option
@@ -114,7 +114,7 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
     """
     from jobs.flows.requests import ImageResult
 
-    job = _farm(session).job(job_id)
+    job = farm_of(session).job(job_id)
     with ProgressView(progress) as view:
         for step in job.watch():
             view.show(step)
@@ -128,18 +128,18 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
 
 
 @command.command("cancel")
-@_farm_option
+@farm_option
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @click.pass_obj
 def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
     """Cancels jobs. What they have staged is removed; a job that has ended stays as it is."""
-    farm = _farm(session)
+    farm = farm_of(session)
     for job_id in job_ids:
         farm.job(job_id).cancel()
 
 
 @command.command("retry")
-@_farm_option
+@farm_option
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @click.option("--anew", is_flag=True, help="Begin at the beginning, also where finished units are kept.")
 @click.pass_obj
@@ -149,24 +149,24 @@ def retry(session: Session, job_ids: tuple[str, ...], anew: bool) -> None:
     What a failed job's units did is kept for $LAYERFARM_RETRY_FOR of its workers (1 h). After that, or if its
     tree has changed, the job begins anew.
     """
-    farm = _farm(session)
+    farm = farm_of(session)
     for job_id in job_ids:
         goes_on = farm.job(job_id).retry(anew=anew)
         click.echo(f"job: {job_id} {'goes on' if goes_on else 'begins anew'}")
 
 
 @command.command("clean")
-@_farm_option
+@farm_option
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @click.pass_obj
 def clean(session: Session, job_ids: tuple[str, ...]) -> None:
     """Removes what is kept of failed jobs for a retry, before its time is over."""
-    farm = _farm(session)
+    farm = farm_of(session)
     for job_id in job_ids:
         farm.job(job_id).discard()
 
 
-def _farm(session: Session) -> Farm:
+def farm_of(session: Session) -> Farm:
     from worker.client import Farm
 
     if session.farm is None:
@@ -180,11 +180,11 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _stage(record: JobRecord) -> str:
+def stage_text(record: JobRecord) -> str:
     return f"{record.stage_number}/{record.stages} {record.stage}" if record.stage else "-"
 
 
-def _done(record: JobRecord) -> str:
+def done_text(record: JobRecord) -> str:
     if record.bytes_total:
         return f"{megabytes(min(record.bytes_done, record.bytes_total))} of {megabytes(record.bytes_total)}"
     return f"{record.units_done} of {record.units_total}" if record.units_total else "-"

@@ -32,9 +32,15 @@ _PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
     help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, $LAYERFARM_STORES.",
 )
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes; without it, one per CPU.")
+@click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there; 127.0.0.1:9464, say.")
 @click.pass_context
 def command(
-    ctx: click.Context, url: str | None, roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int | None
+    ctx: click.Context,
+    url: str | None,
+    roots: tuple[Path, ...],
+    stores: tuple[Path, ...],
+    concurrency: int | None,
+    metrics: str | None,
 ) -> None:
     """Runs a worker of the farm on this machine, until SIGTERM or Ctrl-C.
 
@@ -55,6 +61,7 @@ def command(
         roots=_absolute(roots),
         stores=_absolute(stores),
         concurrency=concurrency,
+        metrics=metrics,
         log_level=_PYTHON_LEVELS.get(session.level or "", session.level),
     )
     ctx.exit(run_worker(settings))

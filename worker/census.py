@@ -1,0 +1,78 @@
+"""One look at a farm: its queues, its workers, its jobs that have not ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import redis
+
+from worker.keys import ACTIVE, BROKER_PREFIX, KEPT, REFUSED, JobKeys
+from worker.liveness import WorkerInfo, workers
+from worker.progress import JobState
+from worker.traffic import Queues
+
+_FIELDS = ("kind", "state", "traffic", "submitted")
+
+
+@dataclass(frozen=True)
+class Census:
+    """What was there; counts."""
+
+    jobs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Jobs that have not ended, by kind, state and class."""
+    queues: dict[str, int] = field(default_factory=dict)
+    """Messages that wait, by the name of their queue; ``unacked``: those that a worker has."""
+    oldest: dict[str, float] = field(default_factory=dict)
+    """Seconds for which the oldest job of each class has been waiting to begin."""
+    workers: list[WorkerInfo] = field(default_factory=list)
+    kept: int = 0
+    """Failed jobs whose work is kept for a retry."""
+    refused: int = 0
+    """Messages that no client of ours can have sent."""
+    redis_bytes: int | None = None
+    """Memory that Redis uses; None: this user may not ask."""
+
+
+def census(client: redis.Redis, queues: Queues) -> Census:
+    """Look at the farm, in five round trips whatever it holds."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.smembers(ACTIVE)
+        for name in queues:
+            pipe.llen(BROKER_PREFIX + name)
+        pipe.hlen(f"{BROKER_PREFIX}unacked")
+        pipe.zcard(KEPT)
+        pipe.get(REFUSED)
+        pipe.time()
+        ids, *depths, unacked, kept, refused, (seconds, micros) = pipe.execute()
+    records = _records(client, sorted(ids))
+    waiting = [(traffic, submitted) for _, state, traffic, submitted in records if state == JobState.QUEUED]
+    now = seconds + micros / 1e6
+    return Census(
+        jobs=Counter(record[:3] for record in records),
+        queues={**dict(zip(queues, depths, strict=True)), "unacked": unacked},
+        oldest={
+            traffic: max(0.0, max(now - submitted for each, submitted in waiting if each == traffic))
+            for traffic in sorted({traffic for traffic, _ in waiting})
+        },
+        workers=workers(client),
+        kept=kept,
+        refused=int(refused or 0),
+        redis_bytes=_memory(client),
+    )
+
+
+def _memory(client: redis.Redis) -> int | None:
+    try:
+        return int(client.info("memory")["used_memory"])
+    except redis.exceptions.NoPermissionError:
+        return None
+
+
+def _records(client: redis.Redis, ids: list[str]) -> list[tuple[str, str, str, float]]:
+    with client.pipeline(transaction=False) as pipe:
+        for job_id in ids:
+            pipe.hmget(JobKeys.of(job_id).job, _FIELDS)
+        rows = cast("list[list[Any]]", pipe.execute())
+    return [(kind, state, traffic or "interactive", float(at or 0)) for kind, state, traffic, at in rows if kind]

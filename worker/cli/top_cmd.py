@@ -1,0 +1,160 @@
+"""``layerfarm top``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.errors import FarmUnreachable, display
+from worker.cli.jobs_cmd import done_text, farm_of, farm_option, stage_text
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.progress_view import megabytes
+from worker.cli.session import Session
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from worker.census import Census
+    from worker.client import Farm
+    from worker.progress import JobRecord
+
+_ENDED = 600.0
+"""Seconds for which a job that has ended is still shown."""
+
+
+@click.command("top", cls=GoStyleCommand)
+@farm_option
+@click.option("--every", metavar="SECONDS", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True)
+@click.option("--once", is_flag=True, help="Print one look and leave; so it is, too, when stdout is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one look as JSON, for programs.")
+@click.option("--jobs", "most", metavar="N", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.pass_obj
+def command(session: Session, every: float, once: bool, as_json: bool, most: int) -> None:
+    """Shows the queues, the workers and the newest jobs of a farm, again and again, until Ctrl-C.
+
+    \b
+    Examples:
+      layerfarm top --farm redis://queue/0
+      layerfarm top --json | jq .oldest
+    """
+    farm = farm_of(session)
+    if as_json:
+        click.echo(_json(farm.census(), farm.jobs(most)))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if once or not sys.stdout.isatty():
+        console.print(_view(farm, most))
+        return
+    from rich.live import Live
+
+    with Live(_view(farm, most), console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(every)
+            live.update(_look(farm, most), refresh=True)
+
+
+def _look(farm: Farm, most: int) -> RenderableType:
+    """The farm, or that Redis is away: it may come back while somebody watches."""
+    try:
+        return _view(farm, most)
+    except FarmUnreachable as error:
+        from rich.text import Text
+
+        return Text(str(error), "bold red")
+
+
+def _view(farm: Farm, most: int) -> RenderableType:
+    from rich.console import Group
+
+    found, records = farm.census(), farm.jobs(1000)
+    now = time.time()
+    shown = [record for record in records if record.ended is None or now - record.ended < _ENDED]
+    shown.sort(key=lambda record: (record.state.final, -record.submitted))
+    return Group(_headline(farm, found), _queues(found), _workers(found), _jobs(shown[:most], now))
+
+
+def _headline(farm: Farm, found: Census) -> RenderableType:
+    from rich.text import Text
+
+    parts = [f"farm {farm.address}"]
+    if found.redis_bytes is not None:
+        parts.append(f"Redis {megabytes(found.redis_bytes)}")
+    if found.kept:
+        parts.append(f"{found.kept} kept for a retry")
+    if found.refused:
+        parts.append(f"{found.refused} messages refused")
+    return Text(", ".join(parts), "bold")
+
+
+def _queues(found: Census) -> RenderableType:
+    table = _table("QUEUE", "MESSAGES")
+    for name, messages in found.queues.items():
+        table.add_row(name, str(messages))
+    for traffic, seconds in found.oldest.items():
+        table.add_row(f"oldest {traffic} job waits", f"{seconds:.0f} s")
+    return table
+
+
+def _workers(found: Census) -> RenderableType:
+    from rich.text import Text
+
+    if not found.workers:
+        return Text("no worker is listening", "bold red")
+    table = _table("WORKER", "PROCESSES", "ROOTS", "STORES")
+    for worker in found.workers:
+        paths = (":".join(display(path) for path in paths) for paths in (worker.roots, worker.stores))
+        table.add_row(worker.name, str(worker.concurrency), *paths)
+    return table
+
+
+def _jobs(records: list[JobRecord], now: float) -> RenderableType:
+    from rich.text import Text
+
+    table = _table("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "AGE", "BY")
+    for record in records:
+        table.add_row(
+            record.id,
+            display(record.kind),
+            record.traffic,
+            Text(record.state, _STYLES.get(record.state, "")),
+            display(stage_text(record)),
+            done_text(record),
+            f"{(record.ended or now) - record.submitted:.0f} s",
+            display(record.submitter) or "-",
+        )
+    return table
+
+
+_STYLES = {"running": "green", "failed": "red", "cancelled": "yellow"}
+
+
+def _table(*headings: str) -> Table:
+    from rich import box, table
+
+    return table.Table(*headings, box=box.SIMPLE, pad_edge=False)
+
+
+def _json(found: Census, records: list[JobRecord]) -> str:
+    import json
+
+    return json.dumps(
+        {
+            "jobs": [
+                {"kind": kind, "state": state, "class": traffic, "count": count}
+                for (kind, state, traffic), count in sorted(found.jobs.items())
+            ],
+            "queues": found.queues,
+            "oldest": found.oldest,
+            "workers": [worker.model_dump(mode="json") for worker in found.workers],
+            "kept": found.kept,
+            "refused": found.refused,
+            "redis_bytes": found.redis_bytes,
+            "newest": [record.model_dump(mode="json") for record in records],
+        }
+    )
