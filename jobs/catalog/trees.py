@@ -32,10 +32,12 @@ def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> S
     return Stack.of(read_layer(layout, layer, diff_id, advanced) for layer, diff_id in image.layers)
 
 
-def read_layer(layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard) -> Iterator[Read]:
-    """The members of one layer with the digests of their content. Raises as :func:`stack_of`."""
+def read_layer(
+    layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard, *, hash_content: bool = True
+) -> Iterator[Read]:
+    """The members of one layer, with the digests of their content if wanted. Raises as :func:`stack_of`."""
     with opened_layer(layout, layer, diff_id, advanced) as stream:
-        yield from read_members(stream)
+        yield from read_members(stream, hash_content=hash_content)
 
 
 @contextmanager

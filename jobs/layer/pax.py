@@ -59,6 +59,14 @@ def decode_records(body: bytes) -> list[tuple[bytes, bytes]]:
     return records
 
 
+def encode_time(seconds: int, nanoseconds: int) -> bytes:
+    """A PAX time; ``nanoseconds`` are counted from the second on, before 1970 too."""
+    total = seconds * 10**9 + nanoseconds
+    whole, fraction = divmod(abs(total), 10**9)
+    text = b"%d.%09d" % (whole, fraction) if fraction else b"%d" % whole
+    return (b"-" if total < 0 else b"") + (text.rstrip(b"0") if fraction else text)
+
+
 def parse_time(value: bytes) -> int:
     """A PAX time as nanoseconds, digits beyond the ninth cut off towards the past.
 

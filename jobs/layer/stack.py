@@ -23,7 +23,7 @@ from jobs.mtree.model import ROOT, Entry, EntryType
 
 REGULAR: Final = 0x30
 SYMLINK: Final = 0x32
-_IMPLIED: Final = Metadata(0o755, 0, 0, mtime=0, atime=0)
+IMPLIED: Final = Metadata(0o755, 0, 0, mtime=0, atime=0)
 """What extraction gives the root, and the parents that no entry names (umoci.md B3.2)."""
 _TYPES: Final[dict[int, tuple[EntryType, int]]] = {
     REGULAR: ("file", FILE),
@@ -60,15 +60,15 @@ class Source(Inode):
         """The position of the member in its layer, from 0."""
 
 
-def read_members(stream: BinaryIO, limits: Limits | None = None) -> Iterator[Read]:
-    """Every member of a raw tar with the digest of its content. The stream is read to its end.
+def read_members(stream: BinaryIO, limits: Limits | None = None, *, hash_content: bool = True) -> Iterator[Read]:
+    """Every member of a raw tar, with the digest of its content if wanted. The stream is read to its end.
 
     Raises (while iterating):
         LayerError, LimitExceeded: the stream is damaged or larger than the limits.
     """
     reader = MemberReader(stream, limits or process_limits())
     for member in reader:
-        yield Read(member, content_digest(reader, member) if member.type == REGULAR else None)
+        yield Read(member, content_digest(reader, member) if hash_content and member.type == REGULAR else None)
     reader.drain()
 
 
@@ -122,8 +122,8 @@ class Stack(Applier):
     def __init__(self, limits: Limits | None = None) -> None:
         limits = limits or process_limits()
         root = Directory(b"", None)
-        root.metadata = _IMPLIED
-        self._recorder = _Recorder(ModelTree(root, _IMPLIED, limits), limits)
+        root.metadata = IMPLIED
+        self._recorder = _Recorder(ModelTree(root, IMPLIED, limits), limits)
         super().__init__(self._recorder.tree, self._recorder, limits)
 
     @classmethod
@@ -133,6 +133,11 @@ class Stack(Applier):
         for reads in layers:
             stack.apply_read(reads)
         return stack
+
+    @property
+    def root(self) -> Directory:
+        """The root of the tree."""
+        return self._tree.root
 
     def apply_read(self, reads: Iterable[Read]) -> None:
         """Apply one layer.
@@ -239,7 +244,7 @@ def source_of(child: Child) -> Source:
 def _directory(path: bytes, node: Directory) -> Placed:
     assert node.metadata is not None
     mode, uid, gid, mtime, _, xattrs = node.metadata
-    layer = 0 if node.metadata is _IMPLIED else node.named
+    layer = 0 if node.metadata is IMPLIED else node.named
     return Placed(Entry(path, "dir", mode, uid, gid, 0, 1, mtime, xattrs=xattrs), layer, None)
 
 

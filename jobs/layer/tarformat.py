@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zlib import adler32
 
-from jobs.layer.pax import XATTR, encode_records
+from jobs.layer.pax import XATTR, encode_records, encode_time
 
 BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)
@@ -41,6 +41,8 @@ class Header(NamedTuple):
     link: bytes = b""
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    nanoseconds: int = 0
+    """Of the mtime, beyond its seconds; only layers that are made of layers have any (B1.3)."""
 
 
 def encode_header(header: Header) -> bytes:
@@ -48,7 +50,7 @@ def encode_header(header: Header) -> bytes:
 
     uname and gname stay empty and there is no atime or ctime (B1.3): nothing of this host gets in.
     """
-    name, type_, mode, uid, gid, size, mtime, link, device, xattrs = header
+    name, type_, mode, uid, gid, size, mtime, link, device, xattrs, nanoseconds = header
     records: list[tuple[bytes, bytes]] = []
     prefix = b""
     if len(name) > 100 or not name.isascii():
@@ -70,9 +72,9 @@ def encode_header(header: Header) -> bytes:
     if size > _MOST_SIZE:
         records.append((b"size", b"%d" % size))
         size = 0
-    if not 0 <= mtime <= _MOST_TIME:
-        records.append((b"mtime", b"%d" % mtime))
-        mtime = 0
+    if nanoseconds or not 0 <= mtime <= _MOST_TIME:
+        records.append((b"mtime", encode_time(mtime, nanoseconds)))
+        mtime = mtime if 0 <= mtime <= _MOST_TIME else 0
     for key, value in xattrs:
         records.append((XATTR + key, value))
     block = _ustar(name, type_, _attributes(mode, uid, gid), size, mtime, link, prefix, device)

@@ -1,0 +1,244 @@
+"""Layers made of layers: the tar that turns one stack's tree into another's. Nothing is unpacked.
+
+The trees say which members survive (:mod:`jobs.layer.stack`); their content is then copied from the layers
+that hold it, each read once more and in its own order. So memory holds headers only, and disk nothing.
+
+The layer stands on its own: it has an entry for every directory above what it holds, and every name of a
+file that has several, for unpackers that see one layer at a time (a hard link to a lower layer fails there,
+and a parent that is not named gets whatever mode they like).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+from jobs.layer.members import MemberReader
+from jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, expanded, source_of
+from jobs.layer.tarformat import DIRECTORY, HARDLINK, TRAILER, Header, encode_header, padding
+from jobs.layer.tarformat import REGULAR as FILE
+from jobs.layer.tree import Child, Directory, Metadata
+from jobs.layer.whiteouts import whiteout_name
+from jobs.limits import limits
+from jobs.mtree.model import ROOT
+
+CHUNK: Final = 1 << 20
+"""Bytes of the pieces that a layer comes in."""
+_NS: Final = 10**9
+
+OpenLayer = Callable[[int], AbstractContextManager[BinaryIO]]
+"""Opens the raw tar of a layer by its number in the stack, 1 for the lowest."""
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How the layer is written."""
+
+    source_date_epoch: int | None = None
+    """Seconds; mtimes newer than it become it."""
+    gone: Callable[[bytes], bool] = field(default=lambda path: False)
+    """Paths for which this says yes are in neither tree, with all below them."""
+
+
+def merge_layers(
+    old: Stack | None, new: Stack, open_layer: OpenLayer, options: MergeOptions | None = None
+) -> Iterator[bytes]:
+    """The raw tar of a layer that turns the tree of ``old``, by default an empty one, into that of ``new``.
+
+    First come directories and whiteouts, depth first; then what has no content, by name; then files in the
+    order of the layers that they are copied from. The same stacks give the same bytes.
+
+    Raises (while iterating):
+        LayerError, LimitExceeded: as reading the layers.
+    """
+    options = options or MergeOptions()
+    plan = _Plan(old or Stack(), new, options.gone)
+    pieces = _Pieces()
+    for block in _written(plan, open_layer, _Encoder(options.source_date_epoch)):
+        yield from pieces.put(block)
+    yield from pieces.put(TRAILER)
+    yield from pieces.rest()
+
+
+def _written(plan: _Plan, open_layer: OpenLayer, encoder: _Encoder) -> Iterator[bytes | memoryview]:
+    for path in plan.heads():
+        directory = plan.directories.get(path)
+        if directory is None:
+            yield encode_header(Header(whiteout_name(path), FILE))
+        else:
+            yield encoder.directory(path, directory)
+    by_layer: dict[int, dict[int, Source]] = {}
+    for source in sorted(plan.sources, key=lambda source: plan.sources[source][0]):
+        if source.member.type == REGULAR and source.member.size:
+            by_layer.setdefault(source.layer, {})[source.ordinal] = source
+        else:
+            yield encoder.source(source, plan.sources[source][0])
+            yield from encoder.links(source, plan.sources[source])
+    for layer, wanted in sorted(by_layer.items()):
+        with open_layer(layer) as stream:
+            reader = MemberReader(stream, limits())
+            for ordinal, member in enumerate(reader):
+                found = wanted.get(ordinal)
+                if found is not None:
+                    names = plan.sources[found]
+                    yield encoder.source(found, names[0])
+                    yield from expanded(reader, member)
+                    yield padding(member.size)
+                    yield from encoder.links(found, names)
+
+
+class _Plan:
+    """What the layer has to hold."""
+
+    def __init__(self, old: Stack, new: Stack, gone: Callable[[bytes], bool]) -> None:
+        self._gone = gone
+        self.directories: dict[bytes, Directory] = {}
+        """Those that get an entry, by path."""
+        self.whiteouts: list[bytes] = []
+        self.sources: dict[Source, tuple[bytes, ...]] = {}
+        """Each inode that is written, and its paths, sorted."""
+        self._everywhere: dict[bytes, Directory] = {}
+        single: dict[Source, bytes] = {}
+        changed: list[bytes] = []
+        for path, before, after in self._pairs(old, new):
+            if isinstance(after, Directory):
+                self._everywhere[path] = after
+                if not isinstance(before, Directory) or _differ(before, after):
+                    changed.append(path)
+            elif after is None:
+                self.whiteouts.append(path)
+            elif before is None or isinstance(before, Directory) or not _is_same(source_of(before), source_of(after)):
+                single[source_of(after)] = path
+        names = new.names()
+        for source, path in single.items():
+            paths = tuple(name for name in names.get(source, ()) if not gone(name))
+            self.sources[source] = paths or (path,)
+        # An empty stack's root is implied like any other that nothing names.
+        for path in changed:
+            self.directories[path] = self._everywhere[path]
+        for path in [*changed, *self.whiteouts, *(path for paths in self.sources.values() for path in paths)]:
+            self._add_parents(path)
+
+    def heads(self) -> list[bytes]:
+        """Directories and whiteouts, depth first, the whiteouts of a directory before its sub-directories."""
+        keys = [(_depth_first(path), path) for path in self.directories]
+        for path in self.whiteouts:
+            head, _, name = path.rpartition(b"/")
+            # A NUL before the name: it sorts before every sibling.
+            keys.append((_depth_first(head) + (b"\0\0" if head else b"\0") + name, path))
+        return [path for _, path in sorted(keys)]
+
+    def _pairs(self, old: Stack, new: Stack) -> Iterator[tuple[bytes, Child | None, Child | None]]:
+        """What stands at each path of the new tree, and what stood there; with None what is to be deleted."""
+        pending: list[tuple[bytes, Directory | None, Directory]] = [(ROOT, old.root, new.root)]
+        while pending:
+            path, before, after = pending.pop()
+            yield path, before, after
+            prefix = b"" if path == ROOT else path + b"/"
+            olds = before.children or {} if before is not None else {}
+            news = after.children or {}
+            for name in olds.keys() - news.keys():
+                if not self._gone(prefix + name):
+                    yield prefix + name, olds[name], None
+            for name, child in news.items():
+                below = prefix + name
+                if self._gone(below):
+                    continue
+                known = olds.get(name)
+                if isinstance(child, Directory):
+                    pending.append((below, known if isinstance(known, Directory) else None, child))
+                else:
+                    yield below, known, child
+
+    def _add_parents(self, path: bytes) -> None:
+        head = path.rpartition(b"/")[0]
+        while head and head not in self.directories:
+            self.directories[head] = self._everywhere[head]
+            head = head.rpartition(b"/")[0]
+
+
+class _Encoder:
+    """Entries as tar bytes."""
+
+    def __init__(self, epoch: int | None) -> None:
+        self._epoch = epoch
+
+    def directory(self, path: bytes, node: Directory) -> bytes:
+        metadata = node.metadata
+        assert metadata is not None
+        seconds, nanoseconds = self._time(metadata.mtime)
+        name = path if path == ROOT else path + b"/"
+        return encode_header(
+            Header(
+                name,
+                DIRECTORY,
+                metadata.mode,
+                metadata.uid,
+                metadata.gid,
+                mtime=seconds,
+                xattrs=metadata.xattrs,
+                nanoseconds=nanoseconds,
+            )
+        )
+
+    def source(self, source: Source, path: bytes) -> bytes:
+        member = source.member
+        header = self._common(source, path)
+        link = member.link if member.type == SYMLINK else b""
+        return encode_header(header._replace(size=member.size, link=link, device=member.device, xattrs=member.xattrs))
+
+    def links(self, source: Source, paths: tuple[bytes, ...]) -> Iterator[bytes]:
+        """The further names of an inode whose first one has just been written.
+
+        With its metadata, because Docker gives that of a link's entry to what it leads to.
+        """
+        for path in paths[1:]:
+            yield encode_header(self._common(source, path)._replace(type=HARDLINK, link=paths[0]))
+
+    def _common(self, source: Source, path: bytes) -> Header:
+        member = source.member
+        seconds, nanoseconds = self._time(member.mtime)
+        kind = bytes((member.type,))
+        return Header(path, kind, member.mode, member.uid, member.gid, mtime=seconds, nanoseconds=nanoseconds)
+
+    def _time(self, mtime: int) -> tuple[int, int]:
+        if self._epoch is not None and mtime > self._epoch * _NS:
+            return self._epoch, 0
+        return divmod(mtime, _NS)
+
+
+class _Pieces:
+    """Joins blocks into pieces of about :data:`CHUNK` bytes."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def put(self, block: bytes | memoryview) -> Iterator[bytes]:
+        self._held += block
+        if len(self._held) >= CHUNK:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[bytes]:
+        yield bytes(self._held)
+        self._held.clear()
+
+
+def _differ(before: Directory, after: Directory) -> bool:
+    return _facts(before.metadata) != _facts(after.metadata)
+
+
+def _facts(metadata: Metadata | None) -> tuple[object, ...]:
+    assert metadata is not None
+    return metadata.mode, metadata.uid, metadata.gid, metadata.mtime, metadata.xattrs
+
+
+def _is_same(before: Source, after: Source) -> bool:
+    """Whether two stacks of the same lower layers mean the same member of the same layer."""
+    return (before.layer, before.ordinal) == (after.layer, after.ordinal)
+
+
+def _depth_first(path: bytes) -> bytes:
+    """A key that puts a directory before what is below it, names bytewise."""
+    return b"" if path == ROOT else b"\0" + path.replace(b"/", b"\0")

@@ -1,0 +1,123 @@
+"""The tree that exists in memory only is the one that extraction makes; a merged layer makes it again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import BinaryIO
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import LayerfarmError
+from jobs.layer import Extractor
+from jobs.layer.merge import merge_layers
+from jobs.layer.stack import Stack, read_members
+from jobs.mtree import Entry
+from tests.trees import Node, directory, read_tree, tree
+from tests.unit.catalog.layers import Layer, stacks, tars
+from tests.unit.layer.archives import archive, entry
+from tests.unit.layer.test_properties import CHECKS, workspace
+
+
+def unpacked(layers: list[bytes]) -> tuple[dict[bytes, Node], list[Entry]]:
+    """What extraction makes of them, on disk and by its own account."""
+    with workspace() as place:
+        root = tree(place / "root", {".": directory(mtime=0)})
+        with Extractor(root) as extractor:
+            for raw in layers:
+                extractor.apply(io.BytesIO(raw))
+            extractor.finish()
+            entries = list(extractor.entries())
+        return read_tree(root), entries
+
+
+def stacked(layers: list[bytes]) -> Stack:
+    return Stack.of(read_members(io.BytesIO(raw)) for raw in layers)
+
+
+def opener(layers: list[bytes]) -> Callable[[int], AbstractContextManager[BinaryIO]]:
+    return lambda number: nullcontext(io.BytesIO(layers[number - 1]))
+
+
+def attempt(action: Callable[[], object]) -> object:
+    """The outcome, an error as what it says."""
+    try:
+        return action()
+    except LayerfarmError as error:
+        return type(error).__name__, error.what
+
+
+def portable(entry: Entry) -> Entry:
+    """Sizes and link counts of directories are the filesystem's affair."""
+    return entry._replace(size=0, nlink=1) if entry.type == "dir" else entry
+
+
+@settings(CHECKS, max_examples=300)
+@given(stacks)
+@example([[entry("a/b", "file", b"x"), entry("c", "hardlink", link="a/b")], [entry("a", "link", link="c")]])
+def test_stack_is_the_tree_that_extraction_makes(layers: list[Layer]) -> None:
+    raw = tars(layers)
+    there = attempt(lambda: unpacked(raw))
+    here = attempt(lambda: stacked(raw))
+    if not isinstance(here, Stack):
+        assert here == there
+        return
+    assert isinstance(there, tuple) and isinstance(there[0], dict), there
+    disk, entries = there
+    assert list(here.entries()) == [portable(each) for each in entries]
+    groups = {path: names for names in here.names().values() for path in names}
+    assert groups == {path: node.group for path, node in disk.items() if node.group}
+
+
+@settings(CHECKS, max_examples=300)
+@given(stacks, st.integers(0, 3))
+def test_a_merged_layer_is_worth_the_layers_that_it_is_made_of(layers: list[Layer], keep: int) -> None:
+    raw = tars(layers)
+    keep = min(keep, len(raw) - 1)
+    try:
+        wanted, _ = unpacked(raw)
+    except LayerfarmError:
+        assume(False)
+    merged = b"".join(merge_layers(stacked(raw[:keep]), stacked(raw), opener(raw)))
+    assert unpacked([*raw[:keep], merged])[0] == wanted
+    assert b"".join(merge_layers(stacked(raw[:keep]), stacked(raw), opener(raw))) == merged
+    # Its links and parents are its own: it can be unpacked where no other layer is.
+    alone, _ = unpacked([merged])
+    for path, node in alone.items():
+        if path in wanted and path != b".":
+            assert node == wanted[path]
+
+
+def test_whiteouts_come_first_and_parents_are_named() -> None:
+    low = archive(entry("a", "dir", mode=0o750), entry("a/gone"), entry("a/stays"), entry("b/x"))
+    high = archive(entry("a/new", "file", b"1"), entry("a/.wh.gone"), entry(".wh.b"))
+    merged = b"".join(merge_layers(stacked([low]), stacked([low, high]), opener([low, high])))
+    members = [read.member for read in read_members(io.BytesIO(merged))]
+    assert [member.name for member in members] == [b".wh.b", b"a/", b"a/.wh.gone", b"a/new"]
+    assert members[1].mode == 0o750
+
+
+def test_nanoseconds_and_xattrs_of_any_bytes_survive_a_merge() -> None:
+    low = archive(entry("f", "file", b"x", mtime=1.5, xattrs={"user.a": b"\xff\x01="}, pax={"mtime": "12.000000007"}))
+    merged = b"".join(merge_layers(None, stacked([low]), opener([low])))
+    (read,) = read_members(io.BytesIO(merged))
+    assert (read.member.mtime, read.member.xattrs) == (12_000_000_007, ((b"user.a", b"\xff\x01="),))
+
+
+def test_a_file_of_several_names_is_written_once_with_all_of_them() -> None:
+    low = archive(entry("a", "file", b"content" * 99), entry("b", "hardlink", link="a"))
+    high = archive(entry("c", "hardlink", link="b"), entry(".wh.a"))
+    merged = b"".join(merge_layers(stacked([low]), stacked([low, high]), opener([low, high])))
+    members = [(read.member.name, chr(read.member.type), read.member.link) for read in read_members(io.BytesIO(merged))]
+    assert members == [(b".wh.a", "0", b""), (b"b", "0", b""), (b"c", "1", b"b")]
+
+
+def test_an_epoch_clamps_what_is_newer() -> None:
+    from jobs.layer.merge import MergeOptions
+
+    low = archive(entry("new", mtime=2000.5), entry("old", mtime=10), entry("d/", "dir", mtime=3000))
+    merged = b"".join(merge_layers(None, stacked([low]), opener([low]), MergeOptions(source_date_epoch=1000)))
+    times = {read.member.name: read.member.mtime for read in read_members(io.BytesIO(merged))}
+    assert times == {b"d/": 1000 * 10**9, b"new": 1000 * 10**9, b"old": 10 * 10**9}
