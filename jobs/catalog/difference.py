@@ -22,13 +22,13 @@ class Allowed:
     """The differences that a policy names. By default none: the trees have to be the same to the nanosecond."""
 
     clamp: int | None = None
-    """Seconds: an mtime newer than it has become it."""
+    """Seconds: mtimes newer than it may have become it."""
     whole_seconds: bool = False
-    """Parts of a second are gone from mtimes, as in every layer that is packed from a tree on disk."""
+    """Parts of a second may be gone from mtimes, as in every layer that is packed from a tree on disk."""
     removed: tuple[str, ...] = ()
     """Patterns (:func:`matcher`): what they match is gone, with all that is below."""
     without_xattrs: tuple[str, ...] = ()
-    """Names of xattrs that are gone, because no unpacker gives them to a tree on disk."""
+    """Names of xattrs that may be gone, because no unpacker gives them to a tree on disk."""
 
 
 EXACT: Final = Allowed()

@@ -10,9 +10,11 @@ from jobs.flows.build import BUILD
 from jobs.flows.manifest import MANIFEST
 from jobs.flows.recompress import RECOMPRESS
 from jobs.flows.repack import REPACK
+from jobs.flows.squash import SQUASH
+from jobs.flows.strip import STRIP
 from jobs.flows.unpack import UNPACK
 
-FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in (BUILD, MANIFEST, RECOMPRESS, REPACK, UNPACK)}
+FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in (BUILD, MANIFEST, RECOMPRESS, REPACK, SQUASH, STRIP, UNPACK)}
 """By name, the ``kind`` of a job."""
 
 

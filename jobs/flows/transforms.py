@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from jobs.flows.base import Model, Request, Result
-from jobs.flows.requests import ImageRef
+from jobs.flows.requests import CompressionChoice, ImageRef
 
 
 class TransformRequest(Request):
@@ -29,6 +29,36 @@ class RecompressRequest(TransformRequest):
     """None: layerfarm's default, and a layer that is so compressed already stays as it is, whoever wrote it."""
     keep: int = Field(default=0, ge=0)
     """So many of the lowest layers stay as they are: recompressed, a base would not be shared with others any more."""
+
+
+class RewriteRequest(TransformRequest):
+    """A transform that writes layers of its own."""
+
+    compress: CompressionChoice = "auto"
+    """``auto``: as the newest compressed layer of the image, else gzip."""
+    level: int | None = None
+    source_date_epoch: int | None = None
+    """Seconds; newer mtimes are clamped to it, and it is the time of what is written into the config."""
+
+
+class SquashRequest(RewriteRequest):
+    """Merge layers into one: all, or those above some of the lowest, up to some layer."""
+
+    keep: int = Field(default=0, ge=0)
+    """So many of the lowest layers stay, with their digests."""
+    base: ImageRef | None = None
+    """The layers of this image stay: it has to be what the image was built on."""
+    upto: int | None = Field(default=None, ge=1)
+    """The number, from 1, of the highest layer to be merged; those above stay. None: the topmost."""
+
+
+class StripRequest(TransformRequest):
+    """Take paths out of an image, and out of each of its layers."""
+
+    paths: list[str] = Field(min_length=1)
+    """Patterns as a shell's, from the root; ``*`` matches slashes too, and a directory goes with all in it."""
+    level: int | None = None
+    source_date_epoch: int | None = None
 
 
 class ImageChange(Model):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,9 @@ from typing import Any
 from jobs.flows.base import Policy
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforms import TransformRequest, TransformResult
-from jobs.image import Resolved
+from jobs.image import Resolved, resolve, unpack_rootfs
 from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout
+from tests.trees import Node, read_tree
 from tests.unit.image.images import image
 from worker import runner_local
 
@@ -58,7 +62,6 @@ def two_platforms(layout: Layout, layers: Sequence[bytes], tag: str, *more: Desc
 
 def manifest(layout: Layout, kind: str, content: bytes, subject: Descriptor | None = None, **fields: Any) -> Descriptor:
     """The manifest of an artifact with one blob."""
-    import json
 
     def plain(descriptor: Descriptor) -> dict[str, Any]:
         return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size}
@@ -77,8 +80,6 @@ def manifest(layout: Layout, kind: str, content: bytes, subject: Descriptor | No
 
 def attestation(layout: Layout, made: Resolved) -> Descriptor:
     """What BuildKit puts beside an image in its index."""
-    import json
-
     statement = json.dumps({"subject": [{"digest": made.descriptor.digest}]}).encode()
     document = {
         "schemaVersion": 2,
@@ -115,3 +116,13 @@ def enter(layout: Layout, descriptor: Descriptor) -> None:
 
 def without(path: Path, digest: str) -> None:
     Layout.open(path).blob_path(digest).unlink()
+
+
+def tree_of(layout: Layout, tag: str, platform: str | None = None) -> dict[bytes, Node]:
+    """What unpacking gives."""
+    place = Path(tempfile.mkdtemp(prefix="layerfarm-test-"))
+    try:
+        unpack_rootfs(layout, place / "rootfs", resolve(layout, tag, platform))
+        return read_tree(place / "rootfs")
+    finally:
+        shutil.rmtree(place)

@@ -1,0 +1,188 @@
+"""The flow ``squash``: several layers of an image become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.catalog.difference import Allowed
+from jobs.catalog.proof import prove
+from jobs.catalog.squash import check_range, layers_of_base, linux_only, squash_layers, squashed_config
+from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work
+from jobs.flows.importing import Import, import_stage
+from jobs.flows.layering import unit_of
+from jobs.flows.transforming import (
+    NewImage,
+    TransformState,
+    begin,
+    clean,
+    closing_stages,
+    finish,
+    image_set,
+    source_of,
+    target_of,
+)
+from jobs.flows.transforms import SquashRequest, TransformResult
+from jobs.image import PackedLayer, Resolved, choose_compression, resolve, resolve_walk, write_image
+from jobs.image.resolve import platform_text
+from jobs.layer import Codec, Compression, codec_id
+from jobs.store import Descriptor, Layout
+
+
+class Range(Model):
+    """Which layers of one image are merged, and how the result is compressed."""
+
+    image: str
+    """Digest of the manifest."""
+    keep: int
+    upto: int
+    compression: Compression
+
+    @property
+    def is_one(self) -> bool:
+        """There is nothing to be merged."""
+        return self.upto - self.keep < 2
+
+
+class SquashState(TransformState):
+    """What a squash knows between two stages."""
+
+    level: int | None
+    epoch: int | None
+    ranges: list[Range]
+    squashed: list[PackedLayer | None] = []
+    """For each range; None where nothing had to be done."""
+
+
+def _begin(ctx: Context, request: SquashRequest) -> SquashState:
+    images, fields = begin(ctx, request)
+    ranges = []
+    for image in images.images:
+        linux_only(image)
+        keep = request.keep
+        if request.base is not None:
+            base_store = Layout.open(ctx.policy.check_store(request.base.store))
+            base = resolve(base_store, request.base.tag, platform_text(image.config))
+            keep = max(keep, layers_of_base(image, base))
+        compression = choose_compression(request.compress, image)
+        Codec(compression, level=request.level)  # refuses a level that is none
+        upto = check_range(image, keep, request.upto)
+        ranges.append(Range(image=image.descriptor.digest, keep=keep, upto=upto, compression=compression))
+    return SquashState(level=request.level, epoch=request.source_date_epoch, ranges=ranges, **fields)
+
+
+def _kept(ctx: Context, state: SquashState) -> Import:
+    images = image_set(ctx, state)
+    kept = []
+    for image, each in zip(images.images, state.ranges, strict=True):
+        layers = image.manifest.layers
+        kept += layers if each.is_one else [*layers[: each.keep], *layers[each.upto :]]
+    source = source_of(ctx, state)
+    return Import(state.source, state.target.store, [layer for layer in kept if not layer.urls or source.has(layer)])
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+class _SquashUnit(Model):
+    source: Path
+    target: Path
+    image: Descriptor
+    keep: int
+    upto: int
+    compression: Compression
+    level: int | None
+    epoch: int | None
+
+
+def _plan_layers(ctx: Context, state: SquashState) -> list[Unit]:
+    units = []
+    for image, each in zip(image_set(ctx, state).images, state.ranges, strict=True):
+        if not each.is_one:
+            params = _SquashUnit(
+                source=state.source,
+                target=state.target.store,
+                image=image.descriptor,
+                keep=each.keep,
+                upto=each.upto,
+                compression=each.compression,
+                level=state.level,
+                epoch=state.epoch,
+            )
+            # Each layer is read to know its entries, and once more for its content.
+            units.append(unit_of(params, nbytes=2 * sum(layer.size for layer in image.manifest.layers[: each.upto])))
+    return units
+
+
+def _run_layers(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _SquashUnit.model_validate(unit.params)
+    source = Layout.open(ctx.policy.check_store(params.source))
+    target = Layout.open(ctx.policy.check_store(params.target))
+    image = resolve_walk(source, [params.image])
+    codec = Codec(params.compression, level=params.level, threads=ctx.policy.threads)
+    packed = squash_layers(source, target, image, params.keep, params.upto, codec, params.epoch, ctx.observer.advanced)
+    return packed.model_dump(mode="json", by_alias=True)
+
+
+def _name_of_layers(ctx: Context, unit: Unit) -> str:
+    """By the layers: images that differ in their config only have the same ones."""
+    params = _SquashUnit.model_validate(unit.params)
+    image = resolve_walk(Layout.open(ctx.policy.check_store(params.source)), [params.image])
+    layers = [(layer.digest, diff_id) for layer, diff_id in image.layers[: params.upto]]
+    codec = codec_id(Codec(params.compression, level=params.level))
+    return name_of_work("squash", codec, str(params.target), layers, params.keep, params.epoch)
+
+
+def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _SquashUnit.model_validate(unit.params)
+    packed = PackedLayer.model_validate(result)
+    return Layout.open(ctx.policy.check_store(params.target)).claim(packed.descriptor)
+
+
+def _join_layers(ctx: Context, state: SquashState, results: list[dict[str, Any]]) -> SquashState:
+    done = iter(results)
+    squashed = [None if each.is_one else PackedLayer.model_validate(next(done)) for each in state.ranges]
+    return state.model_copy(update={"squashed": squashed})
+
+
+# --- prove ---------------------------------------------------------------------------------------
+
+
+def _make(ctx: Context, state: SquashState, old: Resolved) -> NewImage:
+    ((each, packed),) = (
+        pair for pair in zip(state.ranges, state.squashed, strict=True) if pair[0].image == old.descriptor.digest
+    )
+    if packed is None:
+        return NewImage(old, None)
+    layers = old.manifest.layers
+    layers = [*layers[: each.keep], packed.descriptor, *layers[each.upto :]]
+    config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, old.descriptor.digest, state.epoch)
+    target = target_of(ctx, state)
+    image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": layers}), config)
+    proof = prove(
+        source_of(ctx, state),
+        old,
+        target,
+        image,
+        Allowed(clamp=state.epoch),
+        operation="squash",
+        parameters={"keep": each.keep, "upto": each.upto},
+        advanced=ctx.observer.advanced,
+    )
+    return NewImage(image, proof)
+
+
+SQUASH = Flow(
+    name="squash",
+    request=SquashRequest,
+    state=SquashState,
+    stages=(
+        import_stage(_kept),
+        Stage("layers", _plan_layers, _run_layers, _join_layers, Equal(_name_of_layers, _is_there)),
+        *closing_stages(SquashState, _make),
+    ),
+    begin=_begin,
+    finish=finish,
+    clean=clean,
+    result=TransformResult,
+)

@@ -1,0 +1,170 @@
+"""The flow ``strip``: paths out of an image, layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.catalog.difference import Allowed
+from jobs.catalog.proof import prove
+from jobs.catalog.squash import linux_only
+from jobs.catalog.strip import strip_layers, stripped_config
+from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work
+from jobs.flows.importing import Import, import_stage
+from jobs.flows.layering import unit_of
+from jobs.flows.transforming import (
+    NewImage,
+    TransformState,
+    begin,
+    clean,
+    closing_stages,
+    finish,
+    image_set,
+    source_of,
+    target_of,
+)
+from jobs.flows.transforms import StripRequest, TransformResult
+from jobs.image import PackedLayer, Resolved, resolve_walk, write_image
+from jobs.layer import Codec, Compression, codec_id
+from jobs.store import Descriptor, Layout
+
+
+class Stripped(Model):
+    """The new layers of one image, by their position from 0."""
+
+    image: str
+    """Digest of the manifest."""
+    layers: dict[int, PackedLayer]
+
+
+class StripState(TransformState):
+    """What a strip knows between two stages."""
+
+    paths: list[str]
+    level: int | None
+    epoch: int | None
+    stripped: list[Stripped] = []
+
+
+def _begin(ctx: Context, request: StripRequest) -> StripState:
+    images, fields = begin(ctx, request)
+    for image in images.images:
+        linux_only(image)
+    return StripState(paths=request.paths, level=request.level, epoch=request.source_date_epoch, **fields)
+
+
+# --- layers: all of one image a unit, for each is told apart by those below ------------------------
+
+
+class _StripUnit(Model):
+    source: Path
+    target: Path
+    image: Descriptor
+    paths: list[str]
+    level: int | None
+    epoch: int | None
+
+
+def _plan_layers(ctx: Context, state: StripState) -> list[Unit]:
+    return [
+        unit_of(
+            _StripUnit(
+                source=state.source,
+                target=state.target.store,
+                image=image.descriptor,
+                paths=state.paths,
+                level=state.level,
+                epoch=state.epoch,
+            ),
+            nbytes=sum(layer.size for layer in image.manifest.layers),
+        )
+        for image in image_set(ctx, state).images
+    ]
+
+
+def _run_layers(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _StripUnit.model_validate(unit.params)
+    source = Layout.open(ctx.policy.check_store(params.source))
+    target = Layout.open(ctx.policy.check_store(params.target))
+    image = resolve_walk(source, [params.image])
+    done = strip_layers(
+        source, target, image, params.paths, params.level, ctx.policy.threads, params.epoch, ctx.observer.advanced
+    )
+    return Stripped(image=params.image.digest, layers=done).model_dump(mode="json", by_alias=True)
+
+
+def _name_of_layers(ctx: Context, unit: Unit) -> str:
+    """By the layers: images that differ in their config only have the same ones."""
+    params = _StripUnit.model_validate(unit.params)
+    image = resolve_walk(Layout.open(ctx.policy.check_store(params.source)), [params.image])
+    layers = [(layer.digest, diff_id) for layer, diff_id in image.layers]
+    codecs = [codec_id(Codec(kind)) for kind in (Compression.GZIP, Compression.ZSTD)]
+    return name_of_work("strip", codecs, params.level, str(params.target), layers, params.paths, params.epoch)
+
+
+def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _StripUnit.model_validate(unit.params)
+    target = Layout.open(ctx.policy.check_store(params.target))
+    return all(target.claim(packed.descriptor) for packed in Stripped.model_validate(result).layers.values())
+
+
+def _join_layers(ctx: Context, state: StripState, results: list[dict[str, Any]]) -> StripState:
+    images = image_set(ctx, state).images
+    # An equal unit of another job may have been of an image with the same layers and another config.
+    done = [
+        Stripped(image=image.descriptor.digest, layers=Stripped.model_validate(result).layers)
+        for image, result in zip(images, results, strict=True)
+    ]
+    return state.model_copy(update={"stripped": done})
+
+
+def _kept(ctx: Context, state: StripState) -> Import:
+    """The layers that nothing was taken from."""
+    source = source_of(ctx, state)
+    kept = [
+        layer
+        for image, done in zip(image_set(ctx, state).images, state.stripped, strict=True)
+        for position, layer in enumerate(image.manifest.layers)
+        if position not in done.layers and (not layer.urls or source.has(layer))
+    ]
+    return Import(state.source, state.target.store, kept)
+
+
+# --- prove ---------------------------------------------------------------------------------------
+
+
+def _make(ctx: Context, state: StripState, old: Resolved) -> NewImage:
+    (done,) = (each.layers for each in state.stripped if each.image == old.descriptor.digest)
+    if not done:
+        return NewImage(old, None, ["nothing in the image matches"])
+    layers = [done[at].descriptor if at in done else layer for at, layer in enumerate(old.manifest.layers)]
+    config = stripped_config(old.config, done, state.paths, state.epoch)
+    target = target_of(ctx, state)
+    image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": layers}), config)
+    proof = prove(
+        source_of(ctx, state),
+        old,
+        target,
+        image,
+        Allowed(clamp=state.epoch, removed=tuple(state.paths)),
+        operation="strip",
+        parameters={"paths": state.paths},
+        advanced=ctx.observer.advanced,
+    )
+    return NewImage(image, proof)
+
+
+STRIP = Flow(
+    name="strip",
+    request=StripRequest,
+    state=StripState,
+    stages=(
+        Stage("layers", _plan_layers, _run_layers, _join_layers, Equal(_name_of_layers, _is_there)),
+        import_stage(_kept),
+        *closing_stages(StripState, _make),
+    ),
+    begin=_begin,
+    finish=finish,
+    clean=clean,
+    result=TransformResult,
+)
