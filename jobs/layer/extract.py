@@ -51,6 +51,7 @@ class Extractor(Applier):
     """
 
     _tree: WorkTree
+    _writer: EntryWriter
 
     def __init__(self, root: Path, options: ExtractOptions | None = None) -> None:
         self._options = options or ExtractOptions()
@@ -117,6 +118,7 @@ class Extractor(Applier):
         return entries_of(self._tree.root)
 
     def close(self) -> None:
+        self._writer.close()
         self._tree.close()
         self._rootfs.close()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from jobs.errors import MalformedLayer
+from jobs.layer.beside import Beside
 from jobs.layer.idmap import IdMap
 from jobs.layer.members import Member, MemberReader
 from jobs.layer.metadata import Dresser, Warnings, in_range, in_user_namespace, is_safe_time
@@ -26,6 +27,8 @@ _HIGHEST_MINOR: Final = (1 << 20) - 1
 """What Linux has (``MINORBITS``); beyond, mknod(2) would take other bits and so make another device."""
 _ZEROS: Final = bytes(1 << 20)
 _EMPTY_SHA256: Final = hashlib.sha256().digest()
+_HASHED_BESIDE: Final = 256 * 1024
+"""Bytes of a file from which on it is hashed in a thread while it is written."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class EntryWriter:
         self._unreported = 0
         self._unpacked = 0
         """Bytes of the files of all layers."""
+        self._beside = Beside()
+
+    def close(self) -> None:
+        """End the thread that hashes beside."""
+        self._beside.close()
 
     def make_room(self, node: Directory, base: bytes) -> None:
         """Remove what stands at the place of a new non-directory, so that other names keep the old inode."""
@@ -116,18 +124,29 @@ class EntryWriter:
         """Write a member's content; its SHA-256, or nothing if none is wanted."""
         if member.holes is not None:
             return self._write_sparse(member, fd)
+        hash_content = self._options.hash_content
+        if hash_content and member.size >= _HASHED_BESIDE:
+            return self._write_hashing_beside(fd)
         whole = self.reader.whole(member.size)
         if whole is not None:
             _write(fd, whole)
             self.report(len(whole))
-            return hashlib.sha256(whole).digest() if self._options.hash_content else b""
+            return hashlib.sha256(whole).digest() if hash_content else b""
         digest = hashlib.sha256()
-        update = digest.update if self._options.hash_content else None
         for piece in self.reader.content():
             _write(fd, piece)
-            if update is not None:
-                update(piece)
+            if hash_content:
+                digest.update(piece)
             self.report(len(piece))
+        return digest.digest()
+
+    def _write_hashing_beside(self, fd: int) -> bytes:
+        digest = hashlib.sha256()
+        for piece in self.reader.content():
+            self._beside.put(digest.update, piece)
+            _write(fd, piece)
+            self.report(len(piece))
+        self._beside.wait()
         return digest.digest()
 
     def _write_sparse(self, member: Member, fd: int) -> bytes:
