@@ -60,11 +60,6 @@ class Source(_Section):
         return self
 
 
-class _Layering(_Section):
-    compress: CompressionChoice = "auto"
-    level: int | None = None
-
-
 class Rule(_Section):
     """Files that are to be a component of their own, whatever a package database says."""
 
@@ -73,49 +68,49 @@ class Rule(_Section):
     """Patterns of :mod:`fnmatch` on paths without their first slash; ``*`` matches slashes too."""
 
 
-class Rechunk(_Layering):
+class _Keeping(_Section):
+    level: int | None = None
+    """Of the compression."""
+    keep: int = Field(default=0, ge=0)
+    """So many of the lowest layers stay as they are."""
+
+
+class _Writing(_Section):
+    source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
+    """Seconds; newer times of files become this one, which the proof then allows."""
+
+
+class Rechunk(_Keeping, _Writing):
     """Split into layers by content, together with all other images of this kind."""
 
     transform: Literal["rechunk"]
+    compress: CompressionChoice = "auto"
     budget: int = Field(default=64, ge=2, le=120)
     """Layers of one image at most."""
-    keep_base: int = Field(default=0, ge=0, alias="keep-base")
-    """So many of the lowest layers stay as they are."""
-    clamp: int | None = None
-    """Seconds since the epoch: newer times of files become this one, in the image and in its proof."""
     components: tuple[Rule, ...] = Field(default=(), strict=False)
 
 
-class Recompress(_Layering):
+class Recompress(_Keeping):
     """The same layers, compressed in another way."""
 
     transform: Literal["recompress"]
     compress: Literal["gzip", "zstd", "none"]
 
 
-class Squash(_Layering):
-    """One layer, or one above those that are kept."""
+class Squash(_Keeping, _Writing):
+    """One layer, above those that are kept."""
 
     transform: Literal["squash"]
-    keep_base: int = Field(default=0, ge=0, alias="keep-base")
-    clamp: int | None = None
+    compress: CompressionChoice = "auto"
 
 
-class Rebase(_Layering):
-    """The layers above an old base, put on a new one. Both are images ``LAYOUT:TAG``."""
-
-    transform: Literal["rebase"]
-    old: str
-    new: str
-    review: Literal["accept", "refuse"] = "refuse"
-    """What becomes of an image whose check says that somebody should look at it."""
-
-
-class Strip(_Layering):
-    """Without some paths."""
+class Strip(_Writing):
+    """Without some paths, in any layer."""
 
     transform: Literal["strip"]
+    level: int | None = None
     paths: tuple[str, ...] = Field(min_length=1, strict=False)
+    """Patterns as a shell's, from the root; a directory goes with all in it."""
 
 
 class Keep(_Section):
@@ -124,7 +119,7 @@ class Keep(_Section):
     transform: Literal["keep"]
 
 
-Transform = Annotated[Rechunk | Recompress | Squash | Rebase | Strip | Keep, Field(discriminator="transform")]
+Transform = Annotated[Rechunk | Recompress | Squash | Strip | Keep, Field(discriminator="transform")]
 
 
 class Policy(_Section):

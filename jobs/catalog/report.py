@@ -9,14 +9,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from jobs.catalog.sources import repository_of
 
 Blobs = Mapping[str, int]
-"""The blobs of one image: digest, or what stands for one in a plan, and bytes."""
+"""Blobs of one image: digest, or what stands for one in a plan, and bytes."""
+
+
+class Holding(NamedTuple):
+    """What one image consists of, all platforms of an index together."""
+
+    layers: Blobs
+    configs: Blobs = {}
+
+    @property
+    def blobs(self) -> dict[str, int]:
+        return {**self.layers, **self.configs}
+
+
 LONGEST_LIST: Final = 40
 """Rows of the lists of what is shared by whom, and of duplicates."""
 
@@ -98,25 +111,28 @@ class Report(_Row):
         return sum(image.state == "failed" for image in self.images)
 
 
-def totals(images: Mapping[str, Blobs], series: Iterable[Sequence[str]]) -> Totals:
+def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> Totals:
     """The costs of images whose repositories have the tags of ``series``, in order of time."""
+    layers: dict[str, int] = {}
     blobs: dict[str, int] = {}
     for held in images.values():
-        blobs.update(held)
+        layers |= held.layers
+        blobs |= held.blobs
     costs = [cost for cost in pulls(images, series).values() if cost is not None]
     return Totals(
-        images=len(images), layers=len(blobs), stored=sum(blobs.values()), pulled=sum(costs), pulls=len(costs)
+        images=len(images), layers=len(layers), stored=sum(blobs.values()), pulled=sum(costs), pulls=len(costs)
     )
 
 
-def pulls(images: Mapping[str, Blobs], series: Iterable[Sequence[str]]) -> dict[str, int | None]:
+def pulls(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> dict[str, int | None]:
     """By image, the bytes of its pull for a host that has the preceding tag; None for the first one."""
     costs: dict[str, int | None] = {}
     for repository in series:
-        known = [name for name in repository if name in images]
-        for number, name in enumerate(known):
-            there: Blobs = images[known[number - 1]] if number else {}
-            costs[name] = missing(images[name], there) if number else None
+        before: Holding | None = None
+        for name in repository:
+            if name in images:
+                costs[name] = None if before is None else missing(images[name].blobs, before.blobs)
+                before = images[name]
     return costs
 
 
@@ -125,12 +141,12 @@ def missing(wanted: Blobs, there: Blobs) -> int:
     return sum(size for digest, size in wanted.items() if digest not in there)
 
 
-def shared(images: Mapping[str, Blobs]) -> tuple[SharedRow, ...]:
+def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
     """Which bytes are shared by whom: the layers by the exact set of images that have them, most bytes first."""
     holders: defaultdict[str, list[str]] = defaultdict(list)
     sizes: dict[str, int] = {}
     for name in sorted(images):
-        for digest, size in images[name].items():
+        for digest, size in images[name].layers.items():
             holders[digest].append(name)
             sizes[digest] = size
     groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)

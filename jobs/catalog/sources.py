@@ -88,10 +88,15 @@ def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
     for repository in series.values():
         for tag in repository[-source.newest :] if source.newest else repository:
             name = source.prefix + (f"{_path(source)}{listing.repository}:{tag}" if source.registry else tag)
-            policy = next((p for p in catalog.policies if _matches(name, p.match)), None)
+            policy = policy_for(catalog, name)
             if policy is not None:
                 origin = _origin(source, listing.repository, tag)
                 yield CatalogImage(check_refname(name), origin, source.registry is not None, policy)
+
+
+def policy_for(catalog: CatalogFile, name: str) -> Policy | None:
+    """The policy of the image ``REPOSITORY:TAG``; None: it is left out."""
+    return next((policy for policy in catalog.policies if _matches(name, policy.match)), None)
 
 
 def _wanted(source: Source, tag: str) -> bool:

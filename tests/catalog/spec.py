@@ -58,7 +58,7 @@ SMALL = Spec(
 
 FULL = Spec(
     name="full",
-    days=6,
+    days=5,
     repositories=(
         Repository("web/front", "bookworm", ("nginx-light", "ca-certificates")),
         Repository(
@@ -71,16 +71,14 @@ FULL = Spec(
                 ("requests==2.32.3", "flask==3.0.1", "sqlalchemy==2.0.25"),
                 ("requests==2.32.3", "flask==3.0.3", "sqlalchemy==2.0.25"),
                 ("requests==2.32.3", "flask==3.0.3", "sqlalchemy==2.0.30"),
-                ("requests==2.32.3", "flask==3.0.3", "sqlalchemy==2.0.31"),
             ),
         ),
         Repository("web/shop", "bookworm", ("php8.2-fpm", "php8.2-xml", "php8.2-pgsql", "ca-certificates")),
         Repository("web/chat", "bookworm", ("nodejs", "ca-certificates")),
         Repository("data/postgres", "bookworm", ("postgresql-15",)),
-        Repository("data/media", "bookworm", ("imagemagick", "ghostscript", "libxml2-utils")),
         Repository("ci/git", "bullseye", ("git", "curl", "openssh-client", "rsync", "ca-certificates")),
         Repository("ci/legacy", "bullseye", ("apache2", "python3", "php7.4-cli")),
     ),
     foreign_days=3,
 )
-"""48 images of Debian packages, 3 with an apk database and 3 with an rpm database."""
+"""35 images of Debian packages, 3 with an apk database and 3 with an rpm database."""

@@ -1,0 +1,265 @@
+"""``layerfarm catalog`` on this machine, with registries on both ends: what is done, skipped, reported, and fails."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.catalog.document import Access
+from jobs.catalog.pull import look
+from jobs.catalog.registry import Skopeo
+from jobs.image import resolve
+from jobs.store import Layout
+from tests.catalog.registry import Gate, Registry
+from tests.unit.image.images import image, tar
+from worker.cli.main import main
+
+Program = Callable[[str], str]
+Layerfarm = Callable[..., tuple[int, str, str]]
+BASE = tar(("base", b"base\n" * 50_000))
+CREATED = "2024-01-0{}T00:00:00Z"
+
+
+@pytest.fixture(scope="module")
+def program_paths(program: Program) -> str:
+    program("skopeo")
+    return program("docker-registry")
+
+
+@pytest.fixture
+def registry(program_paths: str, tmp_path: Path) -> Iterator[Registry]:
+    """A registry with team/app:1.0, 1.1 and 1.2 and team/other:1.0, all on one base."""
+    layout = Layout.create(tmp_path / "origin")
+    with Registry(tmp_path / "registry", program_paths) as running:
+        for number in range(3):
+            image(
+                layout,
+                [BASE, tar(("app", os.urandom(1000 + number)))],
+                tag="t",
+                created=CREATED.format(number + 1),
+                history=[{"created_by": "base"}, {"created_by": "app"}],
+            )
+            running.put(layout.path, "t", f"team/app:1.{number}")
+        image(layout, [BASE, tar(("other", os.urandom(500)))], tag="t", created=CREATED.format(1))
+        running.put(layout.path, "t", "team/other:1.0")
+        yield running
+
+
+@pytest.fixture
+def layerfarm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Layerfarm:
+    """Run the command line here; its exit code, stdout and stderr."""
+    for name in [name for name in os.environ if name.startswith("LAYERFARM_")]:
+        monkeypatch.delenv(name)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def write(directory: Path, host: str, *, destination: str = "", policy: str = "", more: str = "") -> Path:
+    path = directory / "team.yaml"
+    path.write_text(
+        f"store: store\nsources:\n  - registry: docker://{host}/team\n    repositories: [app, other]\n"
+        f"policies:\n  - match: '*'\n    do: {policy or '{transform: recompress, compress: zstd}'}\n"
+        f"{destination}access: {{tls-verify: false, attempts: 2}}\n{more}"
+    )
+    return path
+
+
+def test_a_run_fetches_makes_over_proves_and_pushes_and_a_second_one_does_nothing(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    path = write(tmp_path, registry.host, destination=f"destination: {{registry: 'docker://{registry.host}/new'}}\n")
+    code, out, err = layerfarm("catalog", "run", path, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert [row["name"] for row in report["images"]] == [
+        "team/app:1.0",
+        "team/app:1.1",
+        "team/app:1.2",
+        "team/other:1.0",
+    ]
+    assert {row["state"] for row in report["images"]} == {"done"}
+    assert all(row["proof"].startswith("sha256:") for row in report["images"])
+    store = Layout.open(tmp_path / "store")
+    for name in ("team/app:1.0", "team/other:1.0"):
+        old, new = resolve(store, name), resolve(store, f"new/{name}")
+        assert new.config.rootfs.diff_ids == old.config.rootfs.diff_ids
+        assert {layer.media_type.partition("+")[2] for layer in new.manifest.layers} == {"zstd"}
+        there = look(Skopeo(Access.model_validate({"tls-verify": False})), f"docker://{registry.host}/new/{name}")
+        assert there.digest == new.descriptor.digest
+
+    with Gate(registry, lambda method, path: None) as gate:
+        write(tmp_path, gate.host, destination=f"destination: {{registry: 'docker://{registry.host}/new'}}\n")
+        code, out, err = layerfarm("catalog", "run", path, "--progress", "plain")
+        assert code == 0, err
+        assert "make over: 0 images" in err
+        assert "push: 0 images" in err
+        assert gate.requests
+        assert not [where for _, where in gate.requests if "/blobs/" in where]
+        code, out, err = layerfarm("catalog", "run", path, "--dry-run")
+        assert (code, {line.rpartition(": ")[2] for line in out.splitlines()}) == (0, {"nothing"}), out
+
+
+def test_an_image_that_fails_does_not_stop_the_others_and_is_tried_again(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    path = write(tmp_path, registry.host)
+    refuse = True
+    with Gate(registry, lambda method, where: 403 if refuse and "/app/manifests/1.1" in where else None) as gate:
+        write(tmp_path, gate.host)
+        code, out, err = layerfarm("catalog", "run", path, "--json")
+        assert code == 1
+        rows = {row["name"]: row for row in json.loads(out)["images"]}
+        assert {name: row["state"] for name, row in rows.items()} == {
+            "team/app:1.0": "done",
+            "team/app:1.1": "failed",
+            "team/app:1.2": "done",
+            "team/other:1.0": "done",
+        }
+        assert "denied" in rows["team/app:1.1"]["error"] or "403" in rows["team/app:1.1"]["error"]
+        refuse = False
+        code, out, err = layerfarm("catalog", "run", path, "--progress", "plain")
+    assert code == 0, err
+    assert "make over: 1 images" in err
+
+
+def test_a_broken_image_is_told_and_the_rest_is_done(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
+    layout = Layout.open(tmp_path / "origin")
+    image(layout, [b"this is no tar" * 100], tag="t")
+    registry.put(layout.path, "t", "team/app:0.1")
+    image(layout, [BASE], diff_ids=lambda ids: ["sha256:" + "0" * 64], tag="t")
+    registry.put(layout.path, "t", "team/app:0.2")
+    image(layout, [BASE], tag="t", os="windows")
+    registry.put(layout.path, "t", "team/app:0.3")
+    code, out, _ = layerfarm("catalog", "run", write(tmp_path, registry.host), "--json")
+    rows = {row["name"]: row for row in json.loads(out)["images"]}
+    assert code == 1
+    assert rows["team/app:0.2"]["state"] == "failed"
+    assert "windows/amd64" in rows["team/app:0.3"]["error"]
+    assert rows["team/app:1.0"]["state"] == rows["team/other:1.0"]["state"] == "done"
+    tags = Layout.open(tmp_path / "store").tags()
+    assert "new/team/app:0.2" not in tags
+    assert "new/team/app:0.3" not in tags
+
+
+def test_a_policy_that_changes_makes_the_images_over_again(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    path = write(tmp_path, registry.host)
+    layerfarm("catalog", "run", path)
+    first = resolve(Layout.open(tmp_path / "store"), "new/team/app:1.0").descriptor.digest
+    write(tmp_path, registry.host, policy="{transform: recompress, compress: none}")
+    code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
+    assert code == 0
+    assert "make over: 4 images" in err
+    assert resolve(Layout.open(tmp_path / "store"), "new/team/app:1.0").descriptor.digest != first
+
+
+def test_a_tag_that_moved_is_fetched_and_made_over_and_the_others_are_not(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    path = write(tmp_path, registry.host)
+    layerfarm("catalog", "run", path)
+    layout = Layout.open(tmp_path / "origin")
+    image(layout, [BASE, tar(("app", b"moved"))], tag="t")
+    registry.put(layout.path, "t", "team/app:1.1")
+    code, out, err = layerfarm("catalog", "run", path, "--dry-run")
+    assert (code, out.splitlines()[1]) == (0, "team/app:1.1: fetch, recompress")
+    code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
+    assert code == 0
+    assert "make over: 1 images" in err
+
+
+def test_kept_images_go_to_the_destination_as_they_are(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    path = write(tmp_path, registry.host, policy="{transform: keep}", destination="destination: {layout: out}\n")
+    code, _, err = layerfarm("catalog", "run", path)
+    assert code == 0, err
+    store, out = Layout.open(tmp_path / "store"), Layout.open(tmp_path / "out")
+    assert (
+        sorted(out.tags()) == sorted(store.tags()) == ["team/app:1.0", "team/app:1.1", "team/app:1.2", "team/other:1.0"]
+    )
+    for name in out.tags():
+        assert resolve(out, name).descriptor.digest == resolve(store, name).descriptor.digest
+
+
+def test_plan_makes_nothing_and_says_what_is_pulled(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
+    code, out, err = layerfarm("catalog", "plan", write(tmp_path, registry.host), "--html", tmp_path / "plan.html")
+    assert code == 0, err
+    assert "catalog: team, 4 images" in out
+    assert "<title>team: " in (tmp_path / "plan.html").read_text()
+    assert not [tag for tag in Layout.open(tmp_path / "store").tags() if tag.startswith("new/")]
+
+
+def test_the_report_needs_no_registry(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
+    path = write(tmp_path, registry.host)
+    _, ran, _ = layerfarm("catalog", "run", path, "--json")
+    registry.kill()
+    code, out, err = layerfarm("catalog", "report", path, "--json")
+    assert (code, json.loads(out)) == (0, json.loads(ran)), err
+
+
+def test_two_runs_of_one_catalog_do_not_mix(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
+    from worker.catalog.state import States
+
+    path = write(tmp_path, registry.host)
+    layerfarm("catalog", "run", path)
+    pid = os.fork()
+    if pid == 0:  # a lock of another process
+        import signal
+
+        with States(Layout.open(tmp_path / "store"), "team").locked():
+            (tmp_path / "locked").touch()
+            signal.pause()
+        os._exit(0)
+    try:
+        while not (tmp_path / "locked").exists():
+            pass
+        code, _, err = layerfarm("catalog", "run", path)
+        assert code == 1
+        assert "another run is at work" in err
+        assert layerfarm("catalog", "report", path)[0] == 0
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def test_a_mistake_in_the_file_is_one_line_with_its_place(tmp_path: Path, layerfarm: Layerfarm) -> None:
+    path = write(tmp_path, "127.0.0.1:1", policy="{transform: recompress, compress: lzma}")
+    code, out, err = layerfarm("catalog", "run", path)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"layerfarm: {path}:7:33: policies.0.do.compress: "), err
+
+
+def test_a_registry_that_is_not_there_is_one_line(tmp_path: Path, layerfarm: Layerfarm) -> None:
+    code, out, err = layerfarm("catalog", "run", write(tmp_path, "127.0.0.1:1"))
+    assert (code, out) == (1, "")
+    assert "connection refused" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("policy", "layers"),
+    [
+        ("{transform: squash}", 1),
+        ("{transform: squash, keep: 1, compress: zstd}", 2),
+        ("{transform: strip, paths: [/base]}", 2),
+        ("{transform: recompress, compress: none, keep: 1}", 2),
+    ],
+)
+def test_every_transform_is_a_policy(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm, policy: str, layers: int
+) -> None:
+    code, out, err = layerfarm("catalog", "run", write(tmp_path, registry.host, policy=policy), "--json")
+    assert code == 0, err
+    assert {(row["state"], row["layers_after"]) for row in json.loads(out)["images"]} == {("done", layers)}

@@ -1,0 +1,139 @@
+"""Where the jobs of a catalog run: one after the other on this machine, or many at once on a farm."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobNotFound, LayerfarmError
+from jobs.flows.base import Policy, Request
+from worker import runner_local
+from worker.client import Farm, Job
+from worker.progress import JobState, Progress
+from worker.traffic import Traffic
+
+AT_ONCE: Final = 16
+"""Jobs that a catalog has on a farm at a time; bulk, so that whoever waits for something overtakes them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job to be."""
+
+    name: str
+    """What the user calls it."""
+    request: Request
+    job: str | None = None
+    """Id of a job that was submitted for the same in an earlier run."""
+
+
+Ended = Callable[[Task, Any, LayerfarmError | None], None]
+"""Told of each task its result, or its error. Always called in the thread that called ``run``."""
+
+
+class Watcher(Protocol):
+    """Told what happens meanwhile, from any thread."""
+
+    def submitted(self, task: Task, job: str) -> None: ...
+
+    def progress(self, task: Task, progress: Progress) -> None: ...
+
+
+class Backend(Protocol):
+    """Runs tasks. One that fails does not stop the others."""
+
+    def run(self, tasks: Iterable[Task], ended: Ended, watcher: Watcher) -> None:
+        """Run all to their end.
+
+        Raises:
+            FarmUnreachable: nothing can be run any more; what was not told as ended has not.
+        """
+
+
+class Local:
+    """In this process and those that it starts."""
+
+    def __init__(self, policy: Policy, processes: int) -> None:
+        self._policy = policy
+        self._processes = processes
+
+    def run(self, tasks: Iterable[Task], ended: Ended, watcher: Watcher) -> None:
+        for task in tasks:
+            try:
+                result = runner_local.run(task.request, self._policy, self._processes, partial(watcher.progress, task))
+            except LayerfarmError as error:
+                ended(task, None, error)
+            else:
+                ended(task, result, None)
+
+
+class OnFarm:
+    """As bulk jobs of a farm, :data:`AT_ONCE` of them. Interrupted, the jobs are cancelled."""
+
+    def __init__(self, farm: Farm, at_once: int = AT_ONCE) -> None:
+        self._farm = farm
+        self._at_once = at_once
+        self._submitting = threading.Lock()
+        self._stopped = threading.Event()
+
+    def run(self, tasks: Iterable[Task], ended: Ended, watcher: Watcher) -> None:
+        waiting = iter(tasks)
+        jobs: dict[Future[Any], Task] = {}
+        self._stopped.clear()
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="catalog")
+        try:
+            while True:
+                while len(jobs) < self._at_once and (task := next(waiting, None)) is not None:
+                    jobs[pool.submit(self._one, task, watcher)] = task
+                if not jobs:
+                    return
+                for future in wait(jobs, return_when=FIRST_COMPLETED).done:
+                    self._tell(jobs.pop(future), future, ended)
+        except BaseException:
+            self._stopped.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _tell(self, task: Task, future: Future[Any], ended: Ended) -> None:
+        error = future.exception()
+        if isinstance(error, FarmUnreachable):
+            raise error
+        if error is not None and not isinstance(error, LayerfarmError):
+            raise error
+        ended(task, None if error else future.result(), error)
+
+    def _one(self, task: Task, watcher: Watcher) -> Any:
+        job = self._earlier(task) or self._submit(task)
+        watcher.submitted(task, job.id)
+        for progress in job.watch():
+            watcher.progress(task, progress)
+            if self._stopped.is_set():
+                with suppress(LayerfarmError):
+                    job.cancel()
+                raise JobCancelled("the catalog's run was interrupted", where=task.name)
+        return job.result(0.0)
+
+    def _submit(self, task: Task) -> Job:
+        with self._submitting:
+            return self._farm.submit(task.request, traffic=Traffic.BULK, block=True)
+
+    def _earlier(self, task: Task) -> Job | None:
+        """The job of an earlier run that was killed: it may have gone on, and may be done."""
+        if task.job is None:
+            return None
+        with suppress(JobNotFound):
+            job = self._farm.job(task.job)
+            if job.record().state not in (JobState.FAILED, JobState.CANCELLED):
+                return job
+        return None
+
+
+def explain(error: LayerfarmError) -> str:
+    """The error of a task in one line."""
+    return str(error) if not isinstance(error, JobFailed) else error.what

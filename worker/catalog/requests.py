@@ -1,0 +1,46 @@
+"""From a policy of the catalog file to the request of a flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.catalog.document import Keep, Rechunk, Recompress, Squash, Strip, Transform
+from jobs.errors import CatalogError
+from jobs.flows.base import name_of_work
+from jobs.flows.requests import ImageRef
+from jobs.flows.transforms import RecompressRequest, SquashRequest, StripRequest, TransformRequest
+
+NEW: str = "new/"
+"""Before the names of new images that stay in the catalog's own store, where the old ones have them."""
+
+
+def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
+    """Where the new image ``name`` goes: the destination's layout, else the catalog's store."""
+    if destination is not None:
+        return ImageRef(store=Path(destination), tag=name)
+    return ImageRef(store=store, tag=f"{NEW}{name}")
+
+
+def request_for(policy: Transform, image: ImageRef, target: ImageRef) -> TransformRequest | None:
+    """What the policy asks of one image; None: that it stays as it is.
+
+    Raises:
+        CatalogError: nothing does what the policy asks for.
+    """
+    fields = policy.model_dump(mode="json", exclude={"transform"}) | {"image": image, "target": target}
+    match policy:
+        case Keep():
+            return None
+        case Recompress():
+            return RecompressRequest.model_validate(fields)
+        case Squash():
+            return SquashRequest.model_validate(fields)
+        case Strip():
+            return StripRequest.model_validate(fields)
+        case Rechunk():
+            raise CatalogError("rechunk is not part of this version yet", where=image.tag)
+
+
+def fingerprint(old: str, policy: Transform, target: ImageRef, *more: str) -> str:
+    """A digest of all that the new image follows from: when it is the same, nothing is to be done."""
+    return name_of_work("catalog", old, policy.model_dump(mode="json"), str(target), *more)

@@ -1,0 +1,116 @@
+"""What is known of a catalog between two runs: a small file for each image, beside the store.
+
+Each is replaced as a whole, so that a run may be killed at any moment; one for each image, because what a run
+writes must not grow with the square of the catalog.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jobs.errors import CatalogError
+from jobs.flows.transforms import TransformResult
+from jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
+from jobs.store.durable import explained, make_directory, replace_file
+
+
+class ImageState(BaseModel):
+    """One image of a catalog. It is changed by making another one."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    origin: str = ""
+    offer: str | None = None
+    """Digest of what the origin held when it was fetched."""
+    old: Descriptor | None = None
+    """What was fetched, as the store has it."""
+    created: str | None = None
+    work: str | None = None
+    """Digest of all that ``new`` follows from: the old image, the policy, the plan."""
+    new: Descriptor | None = None
+    result: TransformResult | None = None
+    pushed: str | None = None
+    """Digest of what was pushed last, and where to."""
+    job: str | None = None
+    """Id of the job on a farm that works on ``job_work`` now, or did."""
+    job_work: str | None = None
+    error: str | None = None
+    """Why it is not done; None: it is, or nobody has tried."""
+
+    def but(self, **changes: object) -> ImageState:
+        return self.model_copy(update=changes)
+
+
+class States:
+    """The states of one catalog, ``<store>/.layerfarm/catalog/<name>/``."""
+
+    def __init__(self, store: Layout, name: str) -> None:
+        self._store = store
+        self.directory = store.path / PRIVATE_DIRECTORY / "catalog" / name
+        self._known: dict[str, ImageState] = {}
+        with explained("catalog state cannot be kept", self.directory):
+            make_directory(self.directory / "images", store.path)
+            make_directory(self.directory / "staging", store.path)
+        for path in (self.directory / "images").glob("*.json"):
+            try:
+                state = ImageState.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError):
+                # Nothing is lost but time: the image is looked at as if it were new.
+                continue
+            self._known[state.name] = state
+
+    def __getitem__(self, name: str) -> ImageState:
+        return self._known.get(name) or ImageState(name=name)
+
+    def all(self) -> list[ImageState]:
+        """Every image that was ever seen and not forgotten, by name."""
+        return [self._known[name] for name in sorted(self._known)]
+
+    def forget_others(self, names: Iterable[str]) -> None:
+        """Forget the images that the catalog does not hold any more. Their tags stay in the store."""
+        for name in self._known.keys() - set(names):
+            (self.directory / "images" / f"{_file_name(name)}.json").unlink(missing_ok=True)
+            del self._known[name]
+
+    def put(self, state: ImageState) -> ImageState:
+        """Remember, durably. Different threads may put different images."""
+        if self._known.get(state.name) != state:
+            self.write(Path("images") / f"{_file_name(state.name)}.json", state.model_dump_json().encode())
+            self._known[state.name] = state
+        return state
+
+    def write(self, name: Path | str, content: bytes) -> Path:
+        """A file of the catalog's own, replaced as a whole."""
+        path = self.directory / name
+        with explained("catalog state cannot be written", path):
+            replace_file(path, content, self.directory / "staging", self._store.path)
+        return path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one run of a catalog at a time.
+
+        Raises:
+            CatalogError: there is another one.
+        """
+        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise CatalogError("another run is at work on this catalog", where=self.directory) from error
+            yield
+        finally:
+            os.close(fd)
+
+
+def _file_name(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:40]

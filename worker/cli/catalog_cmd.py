@@ -1,0 +1,189 @@
+"""``layerfarm catalog``: re-layer many images together."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from worker.cli.flags import PathType
+from worker.cli.parsing import GoStyleCommand, GoStyleGroup
+from worker.cli.progress_view import MODES
+from worker.cli.session import Session
+
+if TYPE_CHECKING:
+    from jobs.catalog.report import Report
+    from worker.catalog.work import Work
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+class How(NamedTuple):
+    """The values of the flags that say where and how a catalog is worked on."""
+
+    farm: str | None
+    at_once: int
+    processes: int | None
+    progress: str
+
+
+@click.group("catalog", cls=GoStyleGroup, no_args_is_help=True)
+def command() -> None:
+    """Re-layers many images together, by a YAML file that says which, how, and where they go.
+
+    docs/catalogs.md describes the file.
+
+    \b
+    Examples:
+      layerfarm catalog plan web.yaml
+      layerfarm catalog run web.yaml --farm redis://queue/0
+      layerfarm catalog report web.yaml --html report.html
+    """
+
+
+_file = click.argument("file", type=PathType())
+
+
+def _how(command: CommandT) -> CommandT:
+    """The flags of :class:`How`, given as ``how``."""
+
+    @click.option("--farm", "farm_url", metavar="URL", help="Run the jobs on the farm at this Redis; empty: here.")
+    @click.option(
+        "--at-once",
+        metavar="N",
+        type=click.IntRange(1, 1000),
+        default=16,
+        show_default=True,
+        help="With a farm: jobs that are queued at a time. They are of the class bulk.",
+    )
+    @click.option(
+        "--processes", metavar="N", type=click.IntRange(1, 1024), help="Without a farm: use N processes, not all."
+    )
+    @click.option(
+        "--progress",
+        type=click.Choice(MODES),
+        default="auto",
+        show_default=True,
+        help="How to show progress on stderr; auto: a live table if that is a terminal.",
+    )
+    @functools.wraps(command)
+    def with_how(
+        *args: Any, farm_url: str | None, at_once: int, processes: int | None, progress: str, **others: Any
+    ) -> Any:
+        session: Session = click.get_current_context().obj
+        farm = (session.farm if farm_url is None else farm_url) or None
+        return command(*args, how=How(farm, at_once, processes, progress), **others)
+
+    return with_how  # type: ignore[return-value]
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+_html = click.option("--html", type=PathType(), metavar="FILE", help="Write the report as one HTML page, too.")
+_images = click.option("--images", "each", is_flag=True, help="Print a line for each image, too.")
+
+
+@command.command("plan", cls=GoStyleCommand)
+@_file
+@_how
+@_json
+@_html
+@_images
+def plan(file: Path, how: How, as_json: bool, html: Path | None, each: bool) -> None:
+    """Says what a run would come to: layers, bytes stored and pulled, before and after. A dry run.
+
+    The images are fetched and analyzed, for nobody can tell otherwise; nothing is made of them.
+    """
+    from worker.catalog.reporting import report_of
+
+    with _working(file, how) as work:
+        images = work.fetch()
+        report = report_of(work, images)
+    _say(report, as_json, html, each)
+
+
+@command.command("run", cls=GoStyleCommand)
+@_file
+@_how
+@click.option("--dry-run", is_flag=True, help="Print what would be fetched, made and pushed; do nothing.")
+@_json
+@_html
+@_images
+def run(file: Path, how: How, dry_run: bool, as_json: bool, html: Path | None, each: bool) -> None:
+    """Makes all images of the catalog over, proves each, and publishes it.
+
+    What is done already is skipped; what was interrupted goes on. An image that fails does not stop the
+    others; the exit code is 1 then.
+    """
+    from worker.catalog.reporting import report_of
+
+    with _working(file, how) as work:
+        if dry_run:
+            for name, what in work.outlook():
+                click.echo(f"{name}: {what}")
+            return
+        images = work.fetch()
+        work.make_over(images)
+        work.push(images)
+        report = report_of(work, images)
+    _say(report, as_json, html, each)
+    if report.failed:
+        raise click.exceptions.Exit(1)
+
+
+@command.command("report", cls=GoStyleCommand)
+@_file
+@_json
+@_html
+@_images
+def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
+    """Prints what the last run came to, predicted against actual. Asks no registry."""
+    from worker.catalog.reporting import report_of
+
+    with _working(file, How(None, 1, None, "none"), lock=False) as work:
+        found = report_of(work, work.known())
+    _say(found, as_json, html, each)
+
+
+@contextmanager
+def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
+    from contextlib import ExitStack
+
+    from jobs.catalog.document import read_catalog
+    from jobs.flows.base import Policy
+    from worker.catalog.backends import Backend, Local, OnFarm
+    from worker.catalog.work import Work
+    from worker.cli.catalog_view import CatalogView
+    from worker.client import Farm
+
+    catalog = read_catalog(file)
+    with ExitStack() as stack:
+        backend: Backend
+        if how.farm is None:
+            processors = len(os.sched_getaffinity(0))
+            processes = how.processes or processors
+            backend = Local(Policy(shards=processes, threads=processors), processes)
+        else:
+            backend = OnFarm(stack.enter_context(Farm(how.farm)), how.at_once)
+        view = stack.enter_context(CatalogView(how.progress))
+        work = Work.begin(file.stem, catalog, backend, view)
+        if lock:
+            stack.enter_context(work.states.locked())
+        yield work
+
+
+def _say(report: Report, as_json: bool, html: Path | None, each: bool) -> None:
+    from jobs.catalog.report_page import page
+    from worker.cli.catalog_text import image_lines, report_lines
+
+    if html is not None:
+        html.write_text(page(report), encoding="utf-8")
+    if as_json:
+        click.echo(report.model_dump_json(indent=1))
+        return
+    for line in report_lines(report) + (["", *image_lines(report)] if each else []):
+        click.echo(line)

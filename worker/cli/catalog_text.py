@@ -1,0 +1,76 @@
+"""A catalog's report as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobs.catalog.report import ImageRow, Report, Totals, by_repository, percent, size_text
+from jobs.errors import display
+
+_SHARED = 10
+"""Rows of what is shared by whom; the page and JSON have more."""
+
+
+def report_lines(report: Report) -> list[str]:
+    """The report, to be printed."""
+    lines = [f"catalog: {report.catalog}, {report.before.images} images", ""]
+    lines += _table(_totals(report))
+    lines += ["", *_table(_repositories(report))]
+    if report.shared_after:
+        lines += ["", "shared by whom, now:", *_shared(report)]
+    failed = [image for image in report.images if image.state == "failed"]
+    if failed:
+        lines += ["", f"failed: {len(failed)}", *(f"  {image.name}: {display(image.error or '')}" for image in failed)]
+    return lines
+
+
+def image_lines(report: Report) -> list[str]:
+    """One line for each image."""
+    rows: list[tuple[str, ...]] = [("IMAGE", "POLICY", "STATE", "LAYERS", "BYTES", "PULL", "PREDICTED", "NOW")]
+    for image in report.images:
+        layers = image.layers_after if image.layers_after is not None else image.layers_planned
+        change = f"{image.layers_before} -> {layers}" if layers is not None else str(image.layers_before)
+        costs = (image.pull_before, image.pull_planned, image.pull_after)
+        sizes = (size_text(image.bytes_before), *(size_text(cost) for cost in costs))
+        rows.append((image.name, image.policy, image.state, change, *sizes))
+    return _table(rows)
+
+
+def _totals(report: Report) -> list[tuple[str, ...]]:
+    known: list[tuple[str, Totals]] = [("before", report.before)]
+    known += [("predicted", report.planned)] if report.planned else []
+    known += [("now", report.after)] if report.after else []
+    rows: list[tuple[str, ...]] = [("", "STORED", "", "PULLED TO NEXT TAG", "", "LAYERS")]
+    for name, totals in known:
+        stored, pulled = percent(totals.stored, report.before.stored), percent(totals.pulled, report.before.pulled)
+        rows.append((name, size_text(totals.stored), stored, size_text(totals.pulled), pulled, str(totals.layers)))
+    return rows
+
+
+def _repositories(report: Report) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("REPOSITORY", "TAGS", "FAILED", "PULLS BEFORE", "PREDICTED", "NOW")]
+    for repository, images in by_repository(report.images).items():
+        failed = sum(image.state == "failed" for image in images)
+        pulls = [_sum(images, field) for field in ("pull_before", "pull_planned", "pull_after")]
+        rows.append((repository or "-", str(len(images)), str(failed), *(size_text(cost) for cost in pulls)))
+    return rows
+
+
+def _sum(images: Sequence[ImageRow], field: str) -> int | None:
+    known = [value for image in images if (value := getattr(image, field)) is not None]
+    return sum(known) if known else None
+
+
+def _shared(report: Report) -> list[str]:
+    rows = []
+    for row in report.shared_after[:_SHARED]:
+        what = (
+            row.images[0] if len(row.images) == 1 else f"{len(row.images)} images, {row.images[0]} to {row.images[-1]}"
+        )
+        rows.append(("", size_text(row.bytes), f"{row.layers} layers", what))
+    return _table(rows)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
