@@ -95,7 +95,9 @@ class Restorer:
     def dress(self, entry: Entry) -> None:
         """Give an entry in place the owner, xattrs, mode and mtime it should have; what it has is not written."""
         if entry.type == "dir":
-            self._dress_fd(self._root if entry.path == ROOT else self._here.directory(entry.path), entry)
+            fd = self._root if entry.path == ROOT else self._here.directory(entry.path)
+            self._dress_fd(fd, entry)
+            self._here.settle(fd)
             return
         directory, name = self._here.parent(entry.path)
         if entry.type == "file":

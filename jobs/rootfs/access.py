@@ -104,6 +104,11 @@ class DirectoryCache:
         fd = self._unlocked(self._root, path)
         return self._step_by_step(path) if fd is None else self._keep(path, fd)
 
+    def settle(self, fd: int) -> None:
+        """The directory behind one of our descriptors has been given its mode: do not put the old one back."""
+        if fd in self._widened:
+            self._widened.pop(fd).leave()
+
     def close(self) -> None:
         """Close all; each is opened anew when it is asked for."""
         while self._open:

@@ -65,6 +65,10 @@ class Widened:
         finally:
             os.close(self._handle)
 
+    def leave(self) -> None:
+        """Let the mode be what it is now: somebody has given the entry another one, to stay."""
+        os.close(self._handle)
+
     def _chmod(self, mode: int) -> None:
         # fchmod(2) takes no O_PATH descriptor; by its name in /proc it is this inode all the same, whatever
         # has been put under the entry's own name meanwhile.

@@ -22,6 +22,7 @@ from jobs.image.unpack import UnpackOptions
 from jobs.layer import IdMap, generate_layer
 from jobs.mtree import Delta, DeltaKind, compare, snapshot
 from jobs.store import Layout
+from tests.ordinary_user import GID, UID, ordinary_user
 from tests.trees import block, char, directory, fifo, file, hardlink, read_tree, symlink, tree
 from tests.unit.image.images import image, special, tar
 
@@ -382,3 +383,49 @@ def test_a_directory_that_is_a_link_now_is_not_followed_out(layout: Layout, bund
     revert(layout, bundle)
     assert read_tree(bundle.rootfs) == before
     assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("passwd", "mine")]
+
+
+LOCKED = {
+    "open/f": file(b"f", mode=0o640),
+    "locked": directory(mode=0o000),
+    "locked/f": file(b"locked", mode=0o000),
+    "locked/deep": directory(mode=0o111),
+    "locked/deep/g": file(b"g" * 9000, mode=0o400),
+    "locked/owned": file(b"of another", mode=0o400, uid=7, gid=8),
+    "locked/link": symlink("f"),
+}
+
+
+def _damaged(rootfs: Path) -> None:
+    os.chmod(rootfs / "locked", 0o700)
+    os.chmod(rootfs / "locked/deep", 0o700)
+    os.chmod(rootfs / "locked/f", 0o600)
+    (rootfs / "locked/f").write_bytes(b"other")
+    (rootfs / "locked/deep/g").unlink()
+    (rootfs / "locked/owned").unlink()
+    (rootfs / "locked/link").unlink()
+    (rootfs / "locked/new").write_bytes(b"new")
+    (rootfs / "open/f").chmod(0o600)
+    os.chmod(rootfs / "locked/deep", 0o000)
+    os.chmod(rootfs / "locked", 0o000)
+
+
+def test_an_ordinary_user_reverts_what_is_in_directories_of_mode_000(tmp_path: Path) -> None:
+    raw = layer_of(tree(tmp_path / "source", LOCKED))
+    with ordinary_user() as user:
+        layout = Layout.create(user.home / "store")
+        made = image(layout, [raw])
+        user.own(layout.path)
+        options = UnpackOptions(uid_map=IdMap.of((0, UID, 1)), gid_map=IdMap.of((0, GID, 1)), rootless=True)
+        user.call(lambda: unpack_manifest(layout, user.home / "bundle", made, options) and None)
+        before = read_tree(user.home / "bundle/rootfs")
+
+        def damage_and_revert() -> list[int]:
+            bundle = Bundle.open(user.home / "bundle")
+            _damaged(bundle.rootfs)
+            both = [revert_bundle(layout, bundle, lambda: snapshot(bundle.rootfs)) for _ in range(2)]
+            return [one.removed + one.restored + one.adjusted for one in both]
+
+        first, second = user.call(damage_and_revert)
+        assert first > 0 and second == 0
+        assert read_tree(user.home / "bundle/rootfs") == before

@@ -295,3 +295,57 @@ def test_counts_of_a_report() -> None:
     report.warning("a", "b", "c")
     assert (report.errors, report.warnings) == (1, 1)
     assert report.findings[0].severity is Severity.ERROR
+
+
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def _named_in_index(layout: Layout, *descriptors: Descriptor, tag: str = "t") -> None:
+    document = {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": [plain(d) for d in descriptors]}
+    layout.tag(tag, put_json(layout, document, MEDIA_TYPE_INDEX))
+
+
+def test_a_manifest_of_docker_has_its_blobs_checked_and_no_more(layout: Layout) -> None:
+    blob = layout.put(b"a layer", "application/vnd.docker.image.rootfs.diff.tar.gzip")
+    lost = plain(blob) | {"digest": f"sha256:{'0' * 64}"}
+    for layers, expected in (
+        ([plain(blob)], [("warning", "media-type")]),
+        ([plain(blob), lost], [("error", "blob-missing"), ("warning", "media-type")]),
+        ([{"digest": 5}], [("error", "document"), ("warning", "media-type")]),
+    ):
+        document = {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": plain(blob), "layers": layers}
+        _named_in_index(layout, put_json(layout, document, DOCKER_MANIFEST))
+        assert codes(validate_image(layout.path, "t")) == expected
+
+
+@pytest.mark.parametrize("media_type", [MEDIA_TYPE_MANIFEST, MEDIA_TYPE_INDEX, DOCKER_MANIFEST])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 5000], ids=repr)
+def test_a_document_that_is_none_is_one_error(layout: Layout, media_type: str, content: bytes) -> None:
+    _named_in_index(layout, layout.put(content, media_type))
+    report = validate_image(layout.path, "t")
+    assert [(code, severity) for severity, code in codes(report)] == [("document", "error")]
+    assert all(finding.message.isprintable() for finding in report.findings)
+
+
+def test_a_document_that_is_missing_is_one_error(layout: Layout, made: Resolved) -> None:
+    for media_type in (MEDIA_TYPE_MANIFEST, MEDIA_TYPE_INDEX, DOCKER_MANIFEST):
+        gone = layout.put(media_type.encode(), media_type)
+        (layout.path / "blobs" / gone.digest.replace(":", "/")).unlink()
+        _named_in_index(layout, made.descriptor, gone, tag="holes")
+        assert codes(validate_image(layout.path, "holes")) == [("error", "blob-missing")]
+
+
+def test_an_index_that_names_nothing_and_a_blob_in_the_place_of_a_manifest(layout: Layout) -> None:
+    _named_in_index(layout)
+    assert codes(validate_image(layout.path, "t")) == [("warning", "empty-index")]
+    _named_in_index(layout, layout.put(b"whatever", "text/plain"))
+    report = validate_image(layout.path, "t")
+    assert (codes(report), report.reachable) == ([], 2)
+
+
+def test_a_tag_that_is_not_there_or_there_twice(layout: Layout, made: Resolved) -> None:
+    assert codes(validate_image(layout.path, "none")) == [("error", "tag-missing")]
+    index = json.loads((layout.path / "index.json").read_bytes())
+    index["manifests"] *= 2
+    (layout.path / "index.json").write_text(json.dumps(index))
+    assert codes(validate_image(layout.path, "t")) == [("error", "tag-ambiguous")]
