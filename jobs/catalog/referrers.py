@@ -4,7 +4,8 @@ Where they lie: distribution-spec lists referrers at an API that a layout has no
 both are read here: the ``sha256-HEX`` tag of the spec's fallback (regclient), and entries of index.json
 without a tag (oras). Ours are written the second way. A tag would be one more name in ``layerfarm ls`` and
 in every script that lists tags, and adding to the index behind it means rewriting that; an entry is
-appended. Who pushes to a registry without the API makes the tag from them (:func:`fallback_index`).
+appended, and a garbage collection lets it live as long as its subject (:mod:`jobs.store.orphans`). Who
+pushes to a registry without the API makes the tag from them (:func:`fallback_index`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from pydantic import Field
 
 from jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Document, Index, Layout
 from jobs.store import parse_document as parse
+from jobs.store.orphans import SUBJECT, subject_of
 
-SUBJECT: Final = "dev.layerfarm.subject"
-"""On an entry of index.json: the digest that the manifest speaks of, so that nobody has to read it to know."""
 MEDIA_TYPE_EMPTY: Final = "application/vnd.oci.empty.v1+json"
 
 
@@ -58,7 +58,7 @@ def attach(layout: Layout, descriptor: Descriptor, subject: str) -> Descriptor:
     entry = descriptor.model_copy(update={"annotations": annotations})
 
     def change(index: Index) -> Index:
-        if any(other.digest == entry.digest and _subject(other) == subject for other in index.manifests):
+        if any(other.digest == entry.digest and subject_of(other) == subject for other in index.manifests):
             return index
         return index.model_copy(update={"manifests": [*index.manifests, entry]})
 
@@ -110,11 +110,7 @@ def _candidates(layout: Layout, index: Index, subject: str) -> Iterator[Descript
     """Entries that may refer to ``subject``: those that say so, or say nothing, and those of the fallback."""
     for entry in index.manifests:
         named = (entry.annotations or {}).get(REF_NAME)
-        if named is None and _subject(entry) in (None, subject):
+        if named is None and subject_of(entry) in (None, subject):
             yield entry
         elif named == fallback_tag(subject) and entry.media_type == MEDIA_TYPE_INDEX:
             yield from parse(Index, layout.read(entry), entry.digest).manifests
-
-
-def _subject(entry: Descriptor) -> str | None:
-    return (entry.annotations or {}).get(SUBJECT)

@@ -30,6 +30,8 @@ class RuntimeOptions:
     gid_map: Sequence[BundleIdMapping] = ()
     rootless: bool = False
     volumes: Volumes = "tmpfs"
+    root: str = ROOTFS_NAME
+    """``root.path``, from the directory of config.json."""
 
 
 def runtime_config(config: ImageConfig, user: User, options: RuntimeOptions = RuntimeOptions()) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def runtime_config(config: ImageConfig, user: User, options: RuntimeOptions = Ru
     spec: dict[str, Any] = {
         "ociVersion": SPEC_VERSION,
         "process": _process(section, user),
-        "root": {"path": ROOTFS_NAME},
+        "root": {"path": options.root},
         "hostname": "layerfarm",
         "mounts": [*(dict(mount) for mount in MOUNTS), *_volume_mounts(section, options.volumes)],
         "annotations": _annotations(config, section),

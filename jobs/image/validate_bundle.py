@@ -28,7 +28,7 @@ class _Process(Document):
     env: list[str] = Field(default_factory=list)
 
 
-class _RuntimeConfig(Document):
+class RuntimeConfig(Document):
     """As much of runtime-spec config.md as layerfarm writes and every runtime needs."""
 
     ociVersion: str
@@ -56,7 +56,7 @@ def validate_bundle(path: Path) -> Report:
     meta = _document(path / META_NAME, BundleMeta, report)
     if meta is not None:
         _check_manifest(Bundle(path, meta), report)
-    config = _document(path / CONFIG_NAME, _RuntimeConfig, report)
+    config = _document(path / CONFIG_NAME, RuntimeConfig, report)
     if config is not None:
         _check_config(config, report)
     return report
@@ -90,7 +90,7 @@ def _check_manifest(bundle: Bundle, report: Report) -> None:
         report.error("mtree", name, "manifest is empty")
 
 
-def _check_config(config: _RuntimeConfig, report: Report) -> None:
+def _check_config(config: RuntimeConfig, report: Report) -> None:
     if os.path.normpath(config.root.path) != ROOTFS_NAME:
         report.warning("config", CONFIG_NAME, f"root.path is {config.root.path!r}, not {ROOTFS_NAME!r}")
     if not config.process.cwd.startswith("/"):

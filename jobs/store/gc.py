@@ -18,17 +18,21 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.errors import LayerfarmError, StoreError
 from jobs.store.descriptor import check_digest
 from jobs.store.durable import create_file, exclusive, explained, make_directory
 from jobs.store.janitor import janitor, umoci_leftovers
 from jobs.store.layout import PRIVATE_DIRECTORY, Layout
+from jobs.store.orphans import drop_orphans, living
 from jobs.store.reach import reachable
+
+ResultT = TypeVar("ResultT")
 
 DEFAULT_GRACE = 24 * 3600.0
 """Seconds: longer than any job waits between its first blob and its tag."""
@@ -71,6 +75,8 @@ def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = Fal
         make_directory(layout.path / PRIVATE_DIRECTORY / "ingest", layout.path)
         now = _store_time(layout.path)
         done = Collected()
+        if not dry_run:
+            _explaining(lambda: drop_orphans(layout, now - grace))
         with exclusive(layout.path / PRIVATE_DIRECTORY / "index.lock", layout.path):
             _put_back(layout, trash)
             marked = _mark(layout)
@@ -113,8 +119,13 @@ def _store_time(layout: Path) -> float:
 
 
 def _mark(layout: Layout) -> set[str]:
+    return _explaining(lambda: reachable(layout, living(layout, layout.index().manifests)))
+
+
+def _explaining(look: Callable[[], ResultT]) -> ResultT:
+    """What ``look`` finds in the manifests; an error says that nothing was removed for it."""
     try:
-        return reachable(layout, layout.index().manifests)
+        return look()
     except LayerfarmError as error:
         raise StoreError(
             f"nothing was removed, because a manifest cannot be read: {error.what}",

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from tests.interop.conftest import Run
-
-LAYERFARM = str(Path(sys.executable).with_name("layerfarm"))
+from tests.interop.tools import LAYERFARM, Tool, comparable, image
 
 SCRIPT: list[list[str]] = [
     ["init", "--layout", "s"],
@@ -51,34 +48,6 @@ USAGE: list[list[str]] = [
 ]
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class Tool:
-    """umoci or layerfarm, in a directory of its own."""
-
-    def __init__(self, program: str, directory: Path) -> None:
-        self.program = program
-        self.directory = directory
-        directory.mkdir()
-
-    def __call__(self, *args: str) -> Ran:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LAYERFARM_")}
-        done = subprocess.run(
-            [self.program, *args],
-            cwd=self.directory,
-            env=environment | {"SOURCE_DATE_EPOCH": "1600000000"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.fixture
 def tools(tmp_path: Path, program: Callable[[str], str]) -> tuple[Tool, Tool]:
     """Both tools, each beside the same input."""
@@ -93,38 +62,6 @@ def tools(tmp_path: Path, program: Callable[[str], str]) -> tuple[Tool, Tool]:
             ["tar", "--sort=name", "--mtime=@1000", "-cf", "extra.tar", "tree"], cwd=tool.directory, check=True
         )
     return pair
-
-
-def image(tool: Tool, tag: str) -> dict[str, Any]:
-    """What the store of ``tool`` holds under ``tag``, as layerfarm's stat tells it."""
-    reader = Tool.__new__(Tool)
-    reader.program, reader.directory = LAYERFARM, tool.directory
-    done = reader("stat", "--json", f"--image=s:{tag}")
-    assert done.code == 0, done.err
-    found: dict[str, Any] = json.loads(done.out)
-    return found
-
-
-def comparable(found: dict[str, Any]) -> dict[str, Any]:
-    """Without what the tools mean to do differently: the clock, compression, and who did it.
-
-    layerfarm never reads the clock; umoci 0.4.7 knows no SOURCE_DATE_EPOCH.
-    """
-    config = found["config"]["blob"]
-    config.pop("created", None)
-    return {
-        "config": config["config"],
-        "rest": {name: config[name] for name in config if name not in ("config", "rootfs", "history")},
-        "diff_ids": len(config["rootfs"]["diff_ids"]),
-        "history": [
-            {
-                name: value.replace("layerfarm", "umoci") if name == "created_by" else value
-                for name, value in entry.items()
-                if name in ("created_by", "comment", "author", "empty_layer")
-            }
-            for entry in found["history"]
-        ],
-    }
 
 
 def paths(root: Path) -> list[str]:

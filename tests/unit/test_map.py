@@ -30,6 +30,13 @@ def test_every_pattern_finds_a_test_and_every_path_is_there() -> None:
     assert [text for text in paths if not (TESTS / text).exists() and text != "/"] == []
 
 
+def test_every_test_that_the_list_of_differences_from_umoci_names_is_there() -> None:
+    text = (TESTS.parent / "docs/umoci-differences.md").read_text()
+    patterns = re.findall(r"`(test_[^`]+)`", text)
+    assert len(patterns) > 20
+    assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in NAMES)] == []
+
+
 def test_every_test_that_is_named_after_an_item_is_in_the_table() -> None:
     patterns = re.findall(r"`(test_[^`]+)`", TEXT)
     named = {name for name in NAMES if re.match(r"test_(B[1-7]_|C_|D_)", name)}

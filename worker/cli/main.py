@@ -56,6 +56,7 @@ COMMANDS = {
     "recompress": Listed("re-layer", "compresses the layers of an image anew", "recompress_cmd"),
     "squash": Listed("re-layer", "merges layers of an image into one", "squash_cmd"),
     "strip": Listed("re-layer", "takes paths out of an image and all of its layers", "strip_cmd"),
+    "verify": Listed("re-layer", "checks the proofs of an image again", "verify_cmd"),
     "init": Listed("layout", "creates an OCI layout", "init_cmd"),
     "list": Listed("layout", "lists the tags of a layout (alias: ls)", "list_cmd"),
     "gc": Listed("layout", "removes the blobs that no tag leads to", "gc_cmd"),

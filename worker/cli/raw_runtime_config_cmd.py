@@ -51,5 +51,7 @@ def command(
         [BundleIdMapping.model_validate({"containerID": c, "hostID": h, "size": n}) for c, h, n in rows]
         for rows in (remap.uid, remap.gid)
     )
-    options = RuntimeOptions(uid_map=uid_map, gid_map=gid_map, rootless=remap.rootless, volumes=volumes)
+    # umoci's root.path: the last part of --rootfs, to which the user puts the file beside.
+    root = "." if rootfs is None else rootfs.name or str(rootfs)
+    options = RuntimeOptions(root=root, uid_map=uid_map, gid_map=gid_map, rootless=remap.rootless, volumes=volumes)
     file.write_bytes(encode_runtime_config(runtime_config(config, user, options)))

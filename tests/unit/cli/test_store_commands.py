@@ -246,6 +246,26 @@ def test_raw_runtime_config_without_a_rootfs_takes_root_with_a_warning(
     assert json.loads((tmp_path / "config.json").read_bytes())["process"]["user"] == {"uid": 7, "gid": 8}
 
 
+@pytest.mark.parametrize(
+    ("flags", "root"),
+    [
+        ([], "."),
+        (["--rootfs=tree"], "tree"),
+        (["--rootfs", "sub/tree/"], "tree"),
+        (["--rootfs=."], "."),
+        (["--rootfs=/"], "/"),
+    ],
+    ids=str,
+)
+def test_C_root_path_of_raw_runtime_config_is_the_last_part_of_the_rootfs_as_umocis(
+    layerfarm: Run, image: str, tmp_path: Path, flags: list[str], root: str
+) -> None:
+    for name in ("tree", "sub/tree"):
+        (tmp_path / name).mkdir(parents=True)
+    assert layerfarm("raw", "runtime-config", "--image", image, *flags, "config.json") == NOTHING
+    assert json.loads((tmp_path / "config.json").read_bytes())["root"] == {"path": root}
+
+
 def test_raw_unpack_gives_the_tree_alone(layerfarm: Run, image: str, tmp_path: Path) -> None:
     (tmp_path / "src").write_text("hello")
     layerfarm("insert", "--image", image, "src", "/a/b")

@@ -1,0 +1,71 @@
+"""Entries of index.json that live as long as what they speak of.
+
+A proof is entered there without a tag (:mod:`jobs.catalog.referrers`), and says in an annotation whose it is.
+Were it a root like the others, no image that has one would ever be collected: a manifest leads to its subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from jobs.store.descriptor import Descriptor, Index
+from jobs.store.layout import Layout
+from jobs.store.reach import reachable
+
+SUBJECT: Final = "dev.layerfarm.subject"
+"""On an entry of index.json: the digest that the manifest speaks of, so that nobody has to read it to know."""
+
+
+def subject_of(entry: Descriptor) -> str | None:
+    """The digest that the entry says its manifest speaks of."""
+    return (entry.annotations or {}).get(SUBJECT)
+
+
+def living(layout: Layout, entries: Iterable[Descriptor]) -> list[Descriptor]:
+    """The entries without those whose subject nothing else leads to.
+
+    Raises:
+        StoreError: a manifest is missing or corrupt.
+    """
+    kept: list[Descriptor] = []
+    waiting: list[Descriptor] = []
+    for entry in entries:
+        (kept if subject_of(entry) is None else waiting).append(entry)
+    if not waiting:
+        return kept
+    reached = reachable(layout, kept)
+    while True:
+        # One of them may speak of another one.
+        alive = [entry for entry in waiting if subject_of(entry) in reached]
+        if not alive:
+            return kept
+        kept += alive
+        waiting = [entry for entry in waiting if entry not in alive]
+        reached |= reachable(layout, alive)
+
+
+def drop_orphans(layout: Layout, oldest: float) -> None:
+    """Remove the entries of index.json whose subject is gone, if their manifest was last used before ``oldest``.
+
+    ``oldest``: seconds on the store's clock. A proof is entered before its image gets the tag.
+
+    Raises:
+        StoreError: a manifest is missing or corrupt; nothing is removed then.
+    """
+
+    def change(index: Index) -> Index:
+        if not any(map(subject_of, index.manifests)):
+            return index
+        alive = {entry.digest for entry in living(layout, index.manifests)}
+        kept = [entry for entry in index.manifests if entry.digest in alive or _is_young(layout, entry, oldest)]
+        return index.model_copy(update={"manifests": kept})
+
+    layout.update_index(change)
+
+
+def _is_young(layout: Layout, entry: Descriptor, oldest: float) -> bool:
+    try:
+        return layout.blob_path(entry.digest).stat().st_mtime > oldest
+    except FileNotFoundError:
+        return False
