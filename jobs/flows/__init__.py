@@ -13,8 +13,11 @@ from jobs.flows.repack import REPACK
 from jobs.flows.squash import SQUASH
 from jobs.flows.strip import STRIP
 from jobs.flows.unpack import UNPACK
+from jobs.flows.verify import VERIFY
 
-FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in (BUILD, MANIFEST, RECOMPRESS, REPACK, SQUASH, STRIP, UNPACK)}
+FLOWS: dict[str, Flow[Any]] = {
+    flow.name: flow for flow in (BUILD, MANIFEST, RECOMPRESS, REPACK, SQUASH, STRIP, UNPACK, VERIFY)
+}
 """By name, the ``kind`` of a job."""
 
 

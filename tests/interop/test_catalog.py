@@ -13,7 +13,7 @@ from jobs.catalog.document import Access
 from jobs.catalog.pull import look
 from jobs.catalog.registry import Skopeo
 from jobs.image import resolve
-from jobs.store import Layout
+from jobs.store import Descriptor, Layout
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
 from worker.cli.main import main
@@ -263,3 +263,25 @@ def test_every_transform_is_a_policy(
     code, out, err = layerfarm("catalog", "run", write(tmp_path, registry.host, policy=policy), "--json")
     assert code == 0, err
     assert {(row["state"], row["layers_after"]) for row in json.loads(out)["images"]} == {("done", layers)}
+
+
+def test_verify_reads_everything_again_and_finds_what_is_not_so_any_more(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    path = write(tmp_path, registry.host, policy="{transform: squash}")
+    layerfarm("catalog", "run", path)
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "4 images, 0 faults\n")
+    store = Layout.open(tmp_path / "store")
+    layer = store.blob_path(resolve(store, "new/team/app:1.1").manifest.layers[0].digest)
+    content = bytearray(layer.read_bytes())
+    content[len(content) // 2] ^= 1
+    layer.write_bytes(content)
+    store.update_index(lambda index: index.model_copy(update={"manifests": [m for m in index.manifests if _tag(m)]}))
+    code, out, _ = layerfarm("catalog", "verify", path)
+    assert code == 1
+    assert "team/app:1.1: " in out
+    assert out.count("has no proof any more") == 4
+
+
+def _tag(descriptor: Descriptor) -> str | None:
+    return (descriptor.annotations or {}).get("org.opencontainers.image.ref.name")

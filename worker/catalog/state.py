@@ -45,6 +45,11 @@ class ImageState(BaseModel):
     error: str | None = None
     """Why it is not done; None: it is, or nobody has tried."""
 
+    @property
+    def is_changed(self) -> bool:
+        """True if the new image is another one than the old."""
+        return self.old is not None and self.new is not None and self.old.digest != self.new.digest
+
     def but(self, **changes: object) -> ImageState:
         return self.model_copy(update=changes)
 

@@ -15,6 +15,7 @@ from jobs.catalog.sources import CatalogImage, policy_for
 from jobs.errors import LayerfarmError
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforms import TransformRequest, TransformResult
+from jobs.flows.verify import VerifyRequest
 from jobs.store import Layout
 from worker.catalog.backends import Backend, Task, explain
 from worker.catalog.fetching import Fetcher, discover
@@ -108,6 +109,23 @@ class Work:
         self.view.step("push", len(due))
         with ThreadPoolExecutor(self.catalog.access.parallel, thread_name_prefix="push") as pool:
             list(pool.map(self._push, due))
+
+    def verify(self, images: Sequence[CatalogImage]) -> list[tuple[str, str]]:
+        """Check the proofs of all images that are done again; returns the faults, by image."""
+        done = [image for image in images if self.is_made(image) and image.policy.do.transform != "keep"]
+        self.view.step("verify", len(done))
+        faults: list[tuple[str, str]] = []
+
+        def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
+            found = [explain(error)] if error is not None else list(result.errors)
+            if error is None and not result.proofs and self.states[task.name].is_changed:
+                found.append("the image has no proof any more")
+            faults.extend((task.name, fault) for fault in found)
+            self.view.ended(task.name, "; ".join(found) or None, 0 if error else result.bytes_read)
+
+        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in done]
+        self.backend.run(tasks, ended, _Shower(self.view))
+        return faults
 
     def outlook(self) -> list[tuple[str, str]]:
         """By image, what a run would do with it. Asks the registries, and fetches nothing."""
@@ -206,23 +224,34 @@ class Work:
             self._end(state.but(pushed=self._pushed(state)), nbytes)
 
 
-class _Watcher:
-    """Remembers which job works on what, so that a run that is killed finds it again; and shows it."""
+class _Shower:
+    """Shows what jobs do."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def submitted(self, task: Task, job: str) -> None:
+        self._view.working(task.name, "queued")
+
+    def progress(self, task: Task, progress: Progress) -> None:
+        if progress.notice:
+            self._view.notice(progress.notice)
+        if progress.stage:
+            self._view.working(task.name, f"{progress.stage} {progress.units_done}/{progress.units_total}")
+
+
+class _Watcher(_Shower):
+    """Also remembers which job works on what, so that a run that is killed finds it again."""
 
     def __init__(self, work: Work, images: dict[str, CatalogImage]) -> None:
+        super().__init__(work.view)
         self._work = work
         self._images = images
 
     def submitted(self, task: Task, job: str) -> None:
         state = self._work.states[task.name]
         self._work.states.put(state.but(job=job, job_work=self._work.work_of(self._images[task.name])))
-        self._work.view.working(task.name, "queued")
-
-    def progress(self, task: Task, progress: Progress) -> None:
-        if progress.notice:
-            self._work.view.notice(progress.notice)
-        if progress.stage:
-            self._work.view.working(task.name, f"{progress.stage} {progress.units_done}/{progress.units_total}")
+        super().submitted(task, job)
 
 
 def layout_at(path: Path) -> Layout:

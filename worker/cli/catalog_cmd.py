@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from jobs.errors import display
 from worker.cli.flags import PathType
 from worker.cli.parsing import GoStyleCommand, GoStyleGroup
 from worker.cli.progress_view import MODES
@@ -43,6 +44,7 @@ def command() -> None:
       layerfarm catalog plan web.yaml
       layerfarm catalog run web.yaml --farm redis://queue/0
       layerfarm catalog report web.yaml --html report.html
+      layerfarm catalog verify web.yaml
     """
 
 
@@ -147,6 +149,21 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
     with _working(file, How(None, 1, None, "none"), lock=False) as work:
         found = report_of(work, work.known())
     _say(found, as_json, html, each)
+
+
+@command.command("verify", cls=GoStyleCommand)
+@_file
+@_how
+def verify(file: Path, how: How) -> None:
+    """Checks the proofs of all images that are done, every layer read again. Exit code 1 if one does not hold."""
+    with _working(file, how) as work:
+        faults = work.verify(work.known())
+        count = sum(work.is_made(image) for image in work.known())
+    for name, fault in faults:
+        click.echo(f"{name}: {display(fault)}")
+    click.echo(f"{count} images, {len(faults)} faults")
+    if faults:
+        raise click.exceptions.Exit(1)
 
 
 @contextmanager
