@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Final
 import redis
 from pydantic import ValidationError
 
-from jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobTimeout, RequestError, TreeChanged
+from jobs.errors import (
+    FarmFull,
+    FarmUnreachable,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    JobTimeout,
+    RequestError,
+    TreeChanged,
+)
 from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Request, Result
 from worker.address import Address
@@ -43,8 +52,8 @@ _BLOCK: Final = 1.0
 """Seconds that one wait for events lasts."""
 _ROOM: Final = 0.25
 """Seconds between two looks of a submitter for room in a full queue."""
-_OUTAGE: Final = 60.0
-"""Seconds for which a waiting client bears with a Redis that went away."""
+_OUTAGE: Final = 120.0
+"""Seconds for which a waiting client bears with a Redis that went away: longer than a restart or a failover takes."""
 
 
 class Farm:
@@ -169,6 +178,11 @@ class Farm:
             self._client.ping()
         return time.monotonic() - begun
 
+    @property
+    def client(self) -> redis.Redis:
+        """The connection to the farm's Redis."""
+        return self._client
+
     # --- what the jobs of this farm use; Celery is imported only when a message is to be sent ---------
 
     @property
@@ -224,7 +238,7 @@ class Job:
 
         Raises:
             JobNotFound: the record has expired.
-            FarmUnreachable: Redis was away for a minute.
+            FarmUnreachable: Redis was away for two minutes.
         """
         return _Watch(self._farm, self.id, None).run()
 
@@ -306,6 +320,13 @@ class _Watch:
             after = self._farm.ledger.last_event(self._job_id)
             last = self._farm.ledger.record(self._job_id).progress()
         yield last
+        try:
+            yield from self._follow(after, last)
+        except JobNotFound:
+            hint = "Redis was restarted without its data, or the record has expired; submit it again"
+            raise JobNotFound("the farm has no record of the job any more", where=self._job_id, hint=hint) from None
+
+    def _follow(self, after: str, last: Progress) -> Iterator[Progress]:
         while not last.state.final:
             try:
                 events = self._farm.ledger.events(self._job_id, after, self._block())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -29,9 +30,36 @@ def client_of(address: Address, socket_timeout: float = SOCKET_TIMEOUT) -> redis
         socket_timeout=socket_timeout,
         socket_connect_timeout=CONNECT_TIMEOUT,
         health_check_interval=30,
-        # Once, for a connection that Redis closed meanwhile. Scripts may run twice without harm.
-        retry=Retry(NoBackoff(), 1),
+        retry=retry_once(),
     )
+
+
+class _Once(Retry):
+    """Once more by a new connection: Redis closed the old one, or it leads to what was the primary before a failover.
+
+    Scripts may run twice without harm.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), 1, (redis.ConnectionError, redis.TimeoutError, redis.ResponseError))
+
+    def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, with_failure_count: bool = False) -> Any:
+        return super().call_with_retry(do, fail, is_retryable or _is_of_the_connection, with_failure_count)
+
+
+def retry_once() -> Retry:
+    """What every connection to Redis tries again, and how often."""
+    return _Once()
+
+
+def is_read_only(error: Exception) -> bool:
+    """Whether a replica refused a write. Before Redis 7 a script's error holds the code only somewhere in its text."""
+    cause = error.__cause__ or error
+    return isinstance(cause, redis.ReadOnlyError) or "-READONLY " in str(cause)
+
+
+def _is_of_the_connection(error: Exception) -> bool:
+    return not isinstance(error, redis.ResponseError) or is_read_only(error)
 
 
 def connect(address: Address) -> redis.Redis:

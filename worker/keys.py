@@ -26,6 +26,8 @@ REFUSED: Final = PREFIX + "refused"
 """How many messages workers have refused because no client of theirs can have sent them."""
 LOOKING: Final = PREFIX + "looking"
 """Held by the worker that looks for stuck jobs."""
+PROBE: Final = PREFIX + "probe"
+"""What ``layerfarm doctor`` asks the workers; with ``:<name>`` their answers."""
 BROKER_PREFIX: Final = PREFIX + "broker:"
 """What Celery keeps: queues, bindings, unacknowledged messages."""
 

@@ -247,7 +247,8 @@ class Ledger:
         """
         fields = cast("dict[str, str]", self._client.hgetall(JobKeys.of(job_id).job))
         if not fields:
-            raise JobNotFound("no job has this id, or its record has expired", where=job_id)
+            hint = "or Redis was restarted without its data; then submit it again"
+            raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
         return JobRecord.parse(job_id, fields)
 
     def records(self, limit: int) -> Iterator[JobRecord]:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,6 +17,7 @@ from celery import bootsteps
 from pydantic import BaseModel, ConfigDict
 
 from worker.keys import WORKERS, worker_key
+from worker.ledger import FORMAT
 
 _SAY_EVERY: Final = 2.0
 """Seconds between two words of a worker."""
@@ -40,12 +42,27 @@ class WorkerInfo(BaseModel):
     stores: tuple[Path, ...]
     kinds: tuple[str, ...]
     """The kinds of jobs it knows."""
+    version: str = ""
+    """Of layerfarm."""
+    format: int = 0
+    """Of the jobs that it reads (``worker.ledger.FORMAT``)."""
+    clock: float = 0.0
+    """Seconds by which its clock is ahead of that of Redis."""
+    missing: tuple[Path, ...] = ()
+    """Roots and stores that are no directories there."""
 
     @classmethod
     def of_this_process(cls, **said: Any) -> WorkerInfo:
         host = socket.gethostname()
         # A container's pid is often the same on every host, hence the random end.
-        return cls(name=f"{host}-{os.getpid()}-{os.urandom(2).hex()}", host=host, pid=os.getpid(), **said)
+        name = f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
+        return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **said)
+
+    def now(self, client: redis.Redis) -> WorkerInfo:
+        """With what may change while the worker runs."""
+        seconds, micros = client.time()
+        missing = tuple(path for path in (*self.roots, *self.stores) if not path.is_dir())
+        return self.model_copy(update={"clock": time.time() - (seconds + micros / 1e6), "missing": missing})
 
 
 def workers(client: redis.Redis) -> list[WorkerInfo]:
@@ -63,13 +80,21 @@ def workers(client: redis.Redis) -> list[WorkerInfo]:
 class Voice:
     """The thread in a worker's main process that speaks for it, and calls ``look`` from time to time.
 
-    It speaks only while ``tick`` is called: that is the consumer's event loop, which stands still
-    when the worker hangs and stops when the connection to Redis is lost.
+    ``answer`` is called whenever it speaks. It speaks only while ``tick`` is called: that is the consumer's
+    event loop, which stands still when the worker hangs and stops when the connection to Redis is lost.
     """
 
-    def __init__(self, client: redis.Redis, info: WorkerInfo, look: Callable[[], None], look_every: float) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        info: WorkerInfo,
+        look: Callable[[], None],
+        look_every: float,
+        answer: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._info = info
+        self._answer = answer
         self._look = look
         self._look_every = look_every
         self._ticked = 0.0
@@ -100,6 +125,7 @@ class Voice:
             try:
                 if time.monotonic() - self._ticked < 2 * _SAY_EVERY:
                     self._say()
+                    self._answer()
                 if time.monotonic() - looked >= self._look_every:
                     looked = time.monotonic()
                     self._look()
@@ -109,10 +135,11 @@ class Voice:
             self._over.wait(_SAY_EVERY)
 
     def _say(self) -> None:
+        word = self._info.now(self._client).model_dump_json()
         with self._client.pipeline() as pipe:
             pipe.zadd(WORKERS, {self._info.name: 0})
             pipe.expire(WORKERS, 24 * 3600)
-            pipe.set(worker_key(self._info.name), self._info.model_dump_json(), ex=_EXPIRES)
+            pipe.set(worker_key(self._info.name), word, ex=_EXPIRES)
             pipe.execute()
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
+import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import RequestError
+from worker.connection import is_read_only
 from worker.settings import Settings
 from worker.traffic import Traffic
 
@@ -60,11 +63,17 @@ class Sender:
         self._send(CLOSE, self._queues.control, {"job": job_id})
 
     def units(self, job_id: str, stage: int, indexes: Sequence[int], traffic: Traffic = Traffic.INTERACTIVE) -> None:
-        queue = self._queues.units_of(traffic)
-        with self._app.producer_or_acquire() as producer:
-            for index in indexes:
-                message = {"job": job_id, "stage": stage, "index": index}
-                self._app.send_task(UNIT, kwargs=message, queue=queue, producer=producer, retry=False)
+        messages = [{"job": job_id, "stage": stage, "index": index} for index in indexes]
+        self._send(UNIT, self._queues.units_of(traffic), *messages)
 
-    def _send(self, task: str, queue: str, message: dict[str, Any]) -> None:
-        self._app.send_task(task, kwargs=message, queue=queue, retry=False)
+    def _send(self, task: str, queue: str, *messages: dict[str, Any]) -> None:
+        with self._app.producer_or_acquire() as producer:
+            for message in messages:
+                try:
+                    self._app.send_task(task, kwargs=message, queue=queue, producer=producer, retry=False)
+                except (redis.RedisError, OperationalError) as error:
+                    if not is_read_only(error):
+                        raise
+                    # After a failover the connection leads to what is a replica now: by a new one, once more.
+                    producer.channel.pool.disconnect()
+                    self._app.send_task(task, kwargs=message, queue=queue, producer=producer, retry=False)

@@ -21,6 +21,7 @@ from worker import transport
 from worker.app import make_app
 from worker.census import census
 from worker.connection import client_of, connect
+from worker.doctor.views import Views
 from worker.drain import Drain, Stopping
 from worker.keys import REFUSED
 from worker.ledger import Ledger
@@ -142,4 +143,5 @@ def _voice(client: redis.Redis, rescue: Rescue, settings: Settings) -> Voice:
     info = WorkerInfo.of_this_process(
         concurrency=settings.concurrency, roots=settings.roots, stores=settings.stores, kinds=tuple(sorted(FLOWS))
     )
-    return Voice(client, info, rescue.look_at_all, settings.look_every)
+    views = Views(client, info.name, settings.policy)
+    return Voice(client, info, rescue.look_at_all, settings.look_every, views.answer)

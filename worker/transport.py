@@ -1,5 +1,8 @@
 """kombu's Redis transport, with a lost connection that is reported as one, and strangers' messages left out.
 
+What a Redis says that cannot take a message (a replica after a failover, one whose memory is full) counts as a lost
+connection, too: Celery then connects again, to wherever the address leads by now, instead of ending the worker.
+
 kombu 5.7 closes the channels of a broken connection after it has forgotten the connection's
 parameters; giving back or acknowledging a message then ends in an AttributeError, which Celery takes
 for a bug: the whole worker stops instead of connecting again (kombu #582 is an older case of it).
@@ -14,8 +17,10 @@ from typing import Any
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from redis.exceptions import ExecAbortError
 
 from jobs.errors import RequestError
+from worker.connection import retry_once
 from worker.incoming import our_message
 
 
@@ -25,7 +30,7 @@ class Channel(kombu_redis.Channel):
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("the connection to Redis is closed")
-        return super()._connparams(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return super()._connparams(*args, **kwargs) | {"retry": retry_once()}  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -34,12 +39,25 @@ class Channel(kombu_redis.Channel):
             # Bytes that are no JSON at all would end the worker; they are off the queue by now.
             _refused(f"not JSON: {type(error).__name__}")
             raise Empty from None
+        except redis.ResponseError as error:
+            # What a Redis says to who waits for a message when it becomes a replica.
+            if str(error).startswith("UNBLOCKED"):
+                raise redis.ConnectionError(str(error)) from error
+            raise
 
 
 class Transport(kombu_redis.Transport):
     """The transport that uses it. Delivers on our queues only what a client of ours sends."""
 
     Channel = Channel
+
+    # Celery asks the class, kombu's channels ask the instance; both find this.
+    connection_errors = (
+        *kombu_redis.Transport.connection_errors,
+        redis.ReadOnlyError,
+        redis.OutOfMemoryError,
+        ExecAbortError,
+    )
 
     def _deliver(self, message: Any, queue: str) -> Any:
         if queue in _guarded:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,25 +27,32 @@ HERE = Path(__file__).parent
 class Ground:
     """One Redis, as many workers as asked for, one allowed directory."""
 
-    def __init__(self, directory: Path, stack: ExitStack, *, durable: bool = False) -> None:
+    def __init__(
+        self, directory: Path, stack: ExitStack, *, durable: bool = False, redis_at: Sequence[str] = ()
+    ) -> None:
+        """``redis_at``: the prefix of Redis' command, which then listens on port 6379 too."""
         self.directory = directory
         self.allowed = directory / "allowed"
         self.allowed.mkdir()
         self.url = f"unix://{directory}/redis.sock"
         self._durable = durable
+        self._redis_at = tuple(redis_at)
         self._stack = stack
         self._logs = 0
         self.redis = self.start_redis()
 
-    def start_redis(self) -> subprocess.Popen[bytes]:
-        command = [str(redis_server(os.environ["PATH"])), "--port", "0", "--save", "", "--dir", str(self.directory)]
+    def start_redis(self, name: str = "redis", port: int = 6379) -> subprocess.Popen[bytes]:
+        """A server at the socket ``<name>.sock``, with its data, if they are kept, in a directory of that name."""
+        data, socket = self.directory / name, self.directory / f"{name}.sock"
+        data.mkdir(exist_ok=True)
+        command = [*self._redis_at, str(redis_server(os.environ["PATH"])), "--save", "", "--dir", str(data)]
+        command += ["--port", str(port), "--protected-mode", "no"] if self._redis_at else ["--port", "0"]
         if self._durable:
             command += ["--appendonly", "yes", "--appendfsync", "everysec"]
-        socket = self.directory / "redis.sock"
         # One that was killed leaves it behind.
         socket.unlink(missing_ok=True)
-        process = self._start([*command, "--unixsocket", str(socket)], {}, "redis.log")
-        until(lambda: socket.exists() and _answers(self.url))
+        process = self._start([*command, "--unixsocket", str(socket)], {}, f"{name}.log")
+        until(lambda: socket.exists() and _answers(f"unix://{socket}"))
         return process
 
     def settings(self, **values: object) -> Settings:
@@ -54,8 +61,10 @@ class Ground:
     def farm(self, **values: object) -> Farm:
         return self._stack.enter_context(Farm(settings=self.settings(**values)))
 
-    def start_worker(self, **values: object) -> subprocess.Popen[bytes]:
-        """A worker, once it listens; ``values`` are its settings."""
+    def start_worker(
+        self, *, at: Sequence[str] = (), extra: Mapping[str, str] | None = None, **values: object
+    ) -> subprocess.Popen[bytes]:
+        """A worker, once it listens; ``values`` are its settings, ``at`` is the prefix of its command."""
         self._logs += 1
         environment = {
             "LAYERFARM_FARM": self.url,
@@ -68,8 +77,9 @@ class Ground:
             "PYTHONPATH": os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", ""))),
         }
         environment |= {f"LAYERFARM_{name.upper()}": str(value) for name, value in values.items()}
+        environment |= extra or {}
         known = {info.pid for info in self.farm().workers()}
-        process = self._start([sys.executable, "-P", "-m", "worker"], environment, f"worker-{self._logs}.log")
+        process = self._start([*at, sys.executable, "-P", "-m", "worker"], environment, f"worker-{self._logs}.log")
         until(lambda: process.poll() is not None or {info.pid for info in self.farm().workers()} - known)
         assert process.poll() is None, self.log()
         return process

@@ -8,16 +8,20 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
 from ground import Ground, running, until
+from hosts import Host
 from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobNotFound, RequestError
+from worker.address import Address
 from worker.client import Farm
+from worker.connection import client_of
 from worker.keys import BROKER_PREFIX
 from worker.progress import JobState
 from worker.service import run_worker
@@ -164,7 +168,7 @@ def test_restarted_redis_without_persistence_is_said_to_the_waiting_client(groun
     assert away.notice == f"Redis does not answer at {ground.url}, waiting for it"
 
     ground.start_redis()
-    with pytest.raises(JobNotFound):
+    with pytest.raises(JobNotFound, match=r"no record of the job any more: .*Redis was restarted without its data"):
         list(watch)
     # The worker has come back and takes new jobs.
     assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
@@ -178,6 +182,43 @@ def test_paused_redis_delays_a_job_and_does_no_harm(ground: Ground) -> None:
     time.sleep(2)
     os.kill(ground.redis.pid, signal.SIGCONT)
     assert job.result(30) == ToyResult(total=3 * 28)
+
+
+def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
+    """The old primary lives on as a replica of the new one: what still leads there is refused, and goes elsewhere."""
+    with ExitStack() as stack:
+        ground = Ground(tmp_path, stack, redis_at=Host(stack).enter)
+        worker = ground.start_worker()
+        farm = ground.farm()
+        assert farm.submit(ToyRequest(directory=ground.allowed)).result(30) == ToyResult(total=18)
+        ground.start_redis("second", port=6380)
+        with client_of(Address(f"unix://{tmp_path}/second.sock")) as second, client_of(Address(ground.url)) as first:
+            second.replicaof("127.0.0.1", 6379)  # type: ignore[no-untyped-call]
+            until(lambda: second.info("replication").get("master_link_status") == "up")
+            second.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+            first.replicaof("127.0.0.1", 6380)  # type: ignore[no-untyped-call]
+        # Until the address leads to the new primary, nothing is taken, and the reason is said.
+        with pytest.raises(FarmUnreachable, match="read only replica"):
+            farm.submit(ToyRequest(directory=ground.allowed))
+        (tmp_path / "redis.sock").unlink()
+        (tmp_path / "redis.sock").symlink_to("second.sock")
+        assert farm.submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
+        assert worker.poll() is None
+
+
+def test_full_redis_refuses_jobs_and_goes_on_when_there_is_room(ground: Ground) -> None:
+    worker = ground.start_worker(lease=2, look_every=0.5)
+    farm = ground.farm(look_every=0.5)
+    job = farm.submit(ToyRequest(directory=ground.allowed, numbers=8, sleep=0.3))
+    running(job)
+    with client_of(Address(ground.url)) as client:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(FarmUnreachable, match="maxmemory"):
+            farm.submit(ToyRequest(directory=ground.allowed))
+        time.sleep(1)
+        client.config_set("maxmemory", 0)
+    assert job.result(60) == ToyResult(total=3 * 28)
+    assert worker.poll() is None
 
 
 # --- Redis that cannot be reached at all -----------------------------------------------------------

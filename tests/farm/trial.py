@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ground import Ground, until
+from hosts import Host
 
-from jobs.errors import FarmError, JobCancelled, JobFailed, LayerfarmError
+from jobs.errors import FarmError, JobCancelled, JobFailed, JobNotFound, LayerfarmError
 from jobs.flows.base import Policy, Request
 from jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
 from jobs.mtree import snapshot
@@ -70,9 +71,14 @@ class Counts:
 class Trial:
     """One farm, its jobs, and what the fault needs to do its harm."""
 
-    def __init__(self, directory: Path, stack: ExitStack, rng: random.Random) -> None:
+    def __init__(
+        self, directory: Path, stack: ExitStack, rng: random.Random, *, durable: bool = True, hub: Host | None = None
+    ) -> None:
+        """``hub``: the host that Redis runs on; None: this one."""
         self.rng = rng
-        self.ground = Ground(directory, stack, durable=True)
+        self.stack = stack
+        self.hub = hub
+        self.ground = Ground(directory, stack, durable=durable, redis_at=hub.enter if hub else ())
         self.tree = self.ground.allowed / "tree"
         make_tree(self.tree)
         self.disk = self.ground.allowed / "disk"
@@ -100,8 +106,20 @@ class Trial:
         farm = self.ground.farm(**client_settings())
         self.jobs = [farm.submit(request) for request in self.requests]
 
-    def start_worker(self, **values: object) -> subprocess.Popen[bytes]:
-        return self.ground.start_worker(**(SETTINGS | values))
+    def start_worker(
+        self, *, at: Sequence[str] = (), extra: Mapping[str, str] | None = None, **values: object
+    ) -> subprocess.Popen[bytes]:
+        return self.ground.start_worker(at=at, extra=extra, **(SETTINGS | values))
+
+    def must_live(self, worker: subprocess.Popen[bytes], counts: Counts) -> None:
+        """Nothing that was done may have ended the worker."""
+        if worker.poll() is not None:
+            counts.notes.append("the worker did not outlive it")
+            counts.lost += 1
+
+    def withdraw_bundle(self) -> None:
+        """A job that nobody remembers may have given the bundle its place."""
+        shutil.rmtree(self.ground.allowed / "new", ignore_errors=True)
 
     def settle(self, counts: Counts, may_fail: str | None = None) -> None:
         """Wait for the jobs and judge them. ``may_fail``: a part of the error that the fault may cause."""
@@ -113,7 +131,7 @@ class Trial:
         for job, request in zip(self.jobs, self.requests, strict=True):
             try:
                 job.result(max(1.0, deadline - time.monotonic()))
-            except (JobFailed, JobCancelled) as error:
+            except (JobFailed, JobCancelled, JobNotFound) as error:
                 if may_fail is not None and may_fail in str(error):
                     counts.failed += 1
                 else:

@@ -66,6 +66,7 @@ COMMANDS = {
     "worker": Listed("farm", "runs a worker of the farm on this machine", "worker_cmd"),
     "jobs": Listed("farm", "lists, shows, follows, cancels and retries the jobs of the farm", "jobs_cmd"),
     "top": Listed("farm", "shows the queues, workers and jobs of the farm as they change", "top_cmd"),
+    "doctor": Listed("farm", "says what of a farm is not as it should be, and what to do about it", "doctor_cmd"),
     "demo": Listed("farm", "builds and unpacks an image on a farm of its own, and compares", "demo_cmd"),
     "raw": Listed("other", "the single steps of unpack and repack, for other tools", "raw_cmd"),
     "completion": Listed("other", "prints the completion script for bash, zsh or fish", "completion_cmd"),

@@ -1,0 +1,143 @@
+"""Whether a filesystem does what a shared layout asks of it: locks, renames, durability, room.
+
+Works on a file of a few bytes in a directory of its own below ``.layerfarm``; blobs and index are left alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jobs.store.durable import create_file, make_directory, write_all
+from jobs.store.layout import PRIVATE_DIRECTORY
+
+_RENAMES: Final = 200
+_SIZE: Final = 64
+"""Bytes: of the files that are renamed, and of what another host is to see."""
+_TRY_LOCK: Final = (
+    "import fcntl, sys\n"
+    "try: fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+    "except BlockingIOError: sys.exit(3)\n"
+)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is free, in bytes and inodes, for whom asks, and of how much."""
+
+    bytes: int
+    bytes_of: int
+    inodes: int
+    inodes_of: int
+    """0: the filesystem does not count them."""
+
+
+@contextmanager
+def probe_file(store: Path) -> Iterator[Path]:
+    """A file in the store that holds ``_SIZE`` random bytes; removed afterwards.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+    directory = store / PRIVATE_DIRECTORY / "doctor"
+    make_directory(directory, store)
+    fd, path = create_file(directory, store)
+    try:
+        try:
+            write_all(fd, os.urandom(_SIZE))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            directory.rmdir()
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock of a file against other processes."""
+    with path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def locks_exclude(path: Path) -> bool:
+    """Whether a second process is kept out while one holds the lock, and let in afterwards."""
+    with held(path):
+        kept_out = _second_process(path) == 3
+    return kept_out and _second_process(path) == 0
+
+
+def _second_process(path: Path) -> int:
+    return subprocess.run([sys.executable, "-I", "-c", _TRY_LOCK, path], check=False, capture_output=True).returncode
+
+
+def renames_are_atomic(path: Path) -> bool:
+    """Whether a reader sees one whole file or the other while ``path`` is replaced again and again."""
+    torn: list[bytes] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                # NFS: the file that was open is gone; the reader opens it again, as all of ours do.
+                content = b"" if error.errno != errno.ESTALE else b"a" * _SIZE
+            if len(content) != _SIZE or len(set(content)) != 1:
+                torn.append(content)
+
+    path.write_bytes(b"a" * _SIZE)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(_RENAMES):
+            other = path.with_suffix(".new")
+            other.write_bytes((b"a", b"b")[number % 2] * _SIZE)
+            other.rename(path)
+    finally:
+        over.set()
+        reader.join()
+    return not torn
+
+
+def sync_seconds(path: Path) -> float:
+    """What it takes to make a file and its directory durable.
+
+    Raises:
+        OSError: one of them cannot be.
+    """
+    begun = time.monotonic()
+    with path.open("r+b") as file:
+        file.write(b"durable")
+        file.flush()
+        os.fsync(file.fileno())
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return time.monotonic() - begun
+
+
+def clock_offset(path: Path) -> float:
+    """Seconds by which the store's clock is ahead of this machine's."""
+    os.utime(path)
+    return path.stat().st_mtime - time.time()
+
+
+def room(store: Path) -> Room:
+    found = os.statvfs(store)
+    return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, found.f_favail, found.f_files)

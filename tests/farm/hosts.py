@@ -1,0 +1,66 @@
+"""Hosts with a network of their own, on one machine: network namespaces, each with a cable to the one of Redis.
+
+A namespace lives as long as the process that holds it open, so nothing is left of one whatever happens to the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import ExitStack
+
+from ground import until
+
+from worker.parents import die_with_parent
+
+
+class Host:
+    """One network namespace."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        parent = os.getpid()
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sleep", "infinity"], preexec_fn=lambda: die_with_parent(parent)
+        )
+        stack.callback(self._end)
+        own = os.readlink("/proc/self/ns/net")
+        until(lambda: os.readlink(f"/proc/{self.pid}/ns/net") != own)
+        self.run("ip", "link", "set", "lo", "up")
+
+    @property
+    def pid(self) -> int:
+        return self._holder.pid
+
+    @property
+    def enter(self) -> list[str]:
+        """What a command is prefixed with to run on this host."""
+        return ["nsenter", "--target", str(self.pid), "--net"]
+
+    def run(self, *command: str) -> None:
+        subprocess.run([*self.enter, *command], check=True)
+
+    def _end(self) -> None:
+        self._holder.kill()
+        self._holder.wait()
+
+
+class Cable:
+    """The connection of a host to the one of Redis, which is ``hub``."""
+
+    def __init__(self, hub: Host, host: Host, number: int) -> None:
+        self._hub = hub
+        self._name = f"port{number}"
+        self.address = f"10.77.{number}.1"
+        """The address of the hub as the host sees it."""
+        ends = ("name", self._name, "netns", str(hub.pid)), ("name", "eth0", "netns", str(host.pid))
+        subprocess.run(["ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1]], check=True)
+        for end, name, address in ((hub, self._name, self.address), (host, "eth0", f"10.77.{number}.2")):
+            end.run("ip", "address", "add", f"{address}/24", "dev", name)
+            end.run("ip", "link", "set", name, "up")
+
+    def cut(self) -> None:
+        """Nothing comes through any more, and nobody is told."""
+        self._hub.run("ip", "link", "set", self._name, "down")
+
+    def mend(self) -> None:
+        self._hub.run("ip", "link", "set", self._name, "up")

@@ -1,0 +1,73 @@
+"""``layerfarm doctor``."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.flags import PathType
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.session import Session
+
+if TYPE_CHECKING:
+    from worker.doctor import Finding
+
+
+@click.command("doctor", cls=GoStyleCommand)
+@click.option("--farm", "url", metavar="URL", help="The Redis of the farm; without it, $LAYERFARM_FARM.")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=PathType(),
+    metavar="DIR",
+    help="Look at this store, too. May be repeated; without it, at those of the workers that are on this machine.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
+@click.pass_context
+def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_json: bool) -> None:
+    """Says what of a farm is not as it should be, and what to do about it.
+
+    Looks at Redis (version, memory, persistence, latency), at the workers (versions, roots, stores, clocks), and at
+    the stores (locks, durability, room, whether a rename is one step, and whether all hosts see the same disk).
+    Each line is ok, warn or fail. Without a farm it looks at the stores alone.
+
+    The exit code is 0 if nothing failed, else 1.
+
+    \b
+    Examples:
+      layerfarm --farm redis://queue/0 doctor
+      layerfarm doctor --store /srv/oci --json
+    """
+    import json
+
+    from worker.client import Farm
+    from worker.connection import reaching
+    from worker.doctor import Level, examine, worst
+
+    session: Session = ctx.obj
+    address = url or session.farm
+    if address is None and not stores:
+        raise click.UsageError("nothing to look at: give --farm or --store")
+    found: list[Finding] = []
+    with ExitStack() as stack:
+        farm = stack.enter_context(Farm(address)) if address else None
+        if farm is not None:
+            stack.enter_context(reaching(farm.address))
+        for finding in examine(farm, [store.absolute() for store in stores]):
+            found.append(finding)
+            if not as_json:
+                _show(finding)
+    if as_json:
+        click.echo(json.dumps([finding.model_dump(mode="json") for finding in found], indent=2))
+    ctx.exit(1 if worst(found) is Level.FAIL else 0)
+
+
+def _show(finding: Finding) -> None:
+    from jobs.errors import display
+
+    advice = "" if finding.advice is None else f"\n      {finding.advice}"
+    click.echo(f"{finding.level:<5} {display(finding.topic)}: {display(finding.what)}{advice}")

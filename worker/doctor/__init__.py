@@ -1,0 +1,41 @@
+"""``layerfarm doctor``: what of a farm is as it should be, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from worker.client import Farm
+from worker.doctor.finding import Finding, Level
+from worker.doctor.redis_checks import examine_redis
+from worker.doctor.store_checks import examine_store
+from worker.doctor.views import examine_views
+from worker.doctor.worker_checks import examine_workers
+
+__all__ = ["Finding", "Level", "examine", "worst"]
+
+
+def examine(farm: Farm | None, stores: Sequence[Path]) -> Iterator[Finding]:
+    """Look at a farm, and at stores from this machine.
+
+    Without ``stores``, those of the workers that are there on this machine are looked at. All that is written
+    is a file of a few bytes below ``<store>/.layerfarm/doctor``, removed again, and keys in Redis that expire.
+
+    Raises:
+        FarmUnreachable: Redis went away meanwhile.
+    """
+    workers = []
+    if farm is not None:
+        yield from examine_redis(farm.client, farm.address)
+        workers = farm.workers()
+        yield from examine_workers(workers)
+        stores = stores or sorted({store for worker in workers for store in worker.stores if store.is_dir()})
+    for store in stores:
+        yield from examine_store(store)
+        if farm is not None and workers:
+            yield from examine_views(farm.client, store, workers)
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """The gravest level among them."""
+    return max((finding.level for finding in findings), default=Level.OK, key=list(Level).index)

@@ -1,0 +1,125 @@
+"""Whether the farm's Redis is one that loses no job. Needs no right that the farm's own user has not."""
+
+from __future__ import annotations
+
+import ipaddress
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import redis
+
+from worker.address import Address
+from worker.doctor.finding import Finding, fail, ok, warn
+from worker.keys import REFUSED
+
+_TOPIC: Final = "redis"
+_OLDEST: Final = (6, 2)
+"""The oldest version that the tests have run with."""
+_PINGS: Final = 9
+_SLOW: Final = 0.010
+"""Seconds for one answer: a unit asks some ten times."""
+_FULL: Final = 0.8
+"""Part of ``maxmemory``."""
+_CLOCK: Final = 60.0
+"""Seconds by which the clocks of two hosts may differ without a word."""
+
+
+def examine_redis(client: redis.Redis, address: Address) -> Iterator[Finding]:
+    """
+    Raises:
+        redis.RedisError: it went away.
+    """
+    info = client.info()
+    yield _version(info)
+    yield _latency(client)
+    yield from _memory(info)
+    yield from _persistence(info)
+    if info.get("role") == "slave":
+        yield fail(_TOPIC, "is a replica, and takes no writes", "let the address lead to the primary")
+    yield _transport(address)
+    yield _clock(client)
+    refused = int(cast("Any", client.get(REFUSED)) or 0)
+    if refused:
+        yield warn(
+            _TOPIC,
+            f"{refused} messages that no client of ours sends were refused",
+            "somebody else writes to this Redis: see 'message refused' in the workers' logs",
+        )
+
+
+def _version(info: dict[str, Any]) -> Finding:
+    text = str(info.get("redis_version", "0"))
+    numbers = tuple(int(part) if part.isdigit() else 0 for part in text.split("."))
+    if numbers < _OLDEST:
+        return fail(_TOPIC, f"version {text}", f"bring in {'.'.join(map(str, _OLDEST))} or newer")
+    return ok(_TOPIC, f"version {text}")
+
+
+def _latency(client: redis.Redis) -> Finding:
+    seconds = []
+    for _ in range(_PINGS):
+        begun = time.monotonic()
+        client.ping()
+        seconds.append(time.monotonic() - begun)
+    typical = statistics.median(seconds)
+    what = f"answers in {typical * 1000:.1f} ms"
+    if typical > _SLOW:
+        return warn(_TOPIC, what, "small units will wait for it more than they work: bring it nearer to the workers")
+    return ok(_TOPIC, what)
+
+
+def _memory(info: dict[str, Any]) -> Iterator[Finding]:
+    policy, most, used = info.get("maxmemory_policy"), int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if policy != "noeviction":
+        yield fail(_TOPIC, f"maxmemory-policy is {policy}", "set maxmemory-policy noeviction, or queued jobs vanish")
+    else:
+        yield ok(_TOPIC, "maxmemory-policy is noeviction")
+    if not most:
+        yield warn(
+            _TOPIC, "maxmemory is not set", "set it below the machine's memory: Redis then refuses, and survives"
+        )
+    elif used > _FULL * most:
+        yield warn(
+            _TOPIC, f"{used * 100 // most} % of maxmemory are used", "raise maxmemory; when it is full, all stops"
+        )
+    else:
+        yield ok(_TOPIC, f"{used >> 20} of {most >> 20} MiB are used")
+
+
+def _persistence(info: dict[str, Any]) -> Iterator[Finding]:
+    if not info.get("aof_enabled"):
+        yield warn(_TOPIC, "keeps no append-only file", "set appendonly yes, or a restart forgets all jobs")
+    elif info.get("aof_last_write_status") != "ok":
+        yield fail(_TOPIC, "cannot write its append-only file", "look at its disk: a restart would forget jobs")
+    else:
+        yield ok(_TOPIC, "keeps an append-only file")
+
+
+def _transport(address: Address) -> Finding:
+    parts = urlsplit(address.url)
+    if address.is_socket:
+        return ok(_TOPIC, "is reached by a socket of this machine")
+    if parts.scheme == "rediss":
+        return ok(_TOPIC, "is reached through TLS")
+    if _is_loopback(parts.hostname or ""):
+        return ok(_TOPIC, "is reached on this machine")
+    return warn(_TOPIC, "password and jobs travel in the clear", "use rediss://, see deploy/README.md")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _clock(client: redis.Redis) -> Finding:
+    seconds, micros = client.time()
+    off = time.time() - (seconds + micros / 1e6)
+    what = f"this machine's clock and that of Redis differ by {abs(off):.1f} s"
+    if abs(off) > _CLOCK:
+        return warn(_TOPIC, what, "set the clocks by NTP; the farm itself goes by that of Redis alone")
+    return ok(_TOPIC, what)

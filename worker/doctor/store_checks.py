@@ -1,0 +1,92 @@
+"""Whether a store, seen from this machine, is one that many writers can share."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from jobs.errors import StoreError
+from jobs.store import Layout
+from jobs.store.probe import clock_offset, locks_exclude, probe_file, renames_are_atomic, room, sync_seconds
+from worker.doctor.finding import Finding, fail, ok, warn
+
+_LITTLE: Final = 0.05
+"""Part of the filesystem that should be free."""
+_SLOW: Final = 0.2
+"""Seconds to make one small file durable; a layer waits for it a few times."""
+_CLOCK: Final = 60.0
+"""Seconds."""
+
+
+def examine_store(store: Path) -> Iterator[Finding]:
+    topic = f"store {store}"
+    try:
+        Layout.open(store)
+        yield ok(topic, "is an OCI layout")
+    except StoreError as error:
+        if not store.is_dir():
+            yield fail(topic, "is not a directory here", "mount it at the path at which the workers have it")
+            return
+        yield ok(topic, f"is a directory for layouts ({error.what})")
+    yield from _room(store, topic)
+    try:
+        with probe_file(store) as probe:
+            yield _locks(probe, topic)
+            yield _renames(probe, topic)
+            yield _syncs(probe, topic)
+            yield _clock(probe, topic)
+    except OSError as error:
+        yield fail(
+            topic, f"cannot be written, {error.strerror}", "mount it read-write, and let the worker's user write to it"
+        )
+
+
+def _room(store: Path, topic: str) -> Iterator[Finding]:
+    found = room(store)
+    what = f"{found.bytes >> 20} of {found.bytes_of >> 20} MiB are free"
+    if found.bytes < _LITTLE * found.bytes_of:
+        yield warn(topic, what, "make room: layerfarm gc, or a larger disk")
+    else:
+        yield ok(topic, what)
+    if found.inodes_of and found.inodes < _LITTLE * found.inodes_of:
+        yield warn(topic, f"{found.inodes} of {found.inodes_of} inodes are free", "make room: layerfarm gc")
+
+
+def _locks(probe: Path, topic: str) -> Finding:
+    try:
+        if locks_exclude(probe):
+            return ok(topic, "fcntl locks work between processes")
+        seen = "an fcntl lock keeps nobody out"
+    except OSError as error:
+        seen = f"fcntl locks do not work, {error.strerror}"
+    return fail(topic, seen, "mount NFS as version 4, or with its lock daemon; without locks tags are lost")
+
+
+def _renames(probe: Path, topic: str) -> Finding:
+    if renames_are_atomic(probe):
+        return ok(topic, "a rename replaces a file in one step")
+    return fail(
+        topic, "a reader saw a file that was being replaced", "use another filesystem: index.json would be torn"
+    )
+
+
+def _syncs(probe: Path, topic: str) -> Finding:
+    try:
+        seconds = sync_seconds(probe)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTSUP):
+            advice = "after a crash of the server the last tags may be missing"
+            return warn(topic, "directories cannot be made durable by fsync", advice)
+        return fail(topic, f"fsync fails, {error.strerror}", "look at the disk")
+    what = f"a file is durable in {seconds * 1000:.1f} ms"
+    return ok(topic, what) if seconds < _SLOW else warn(topic, what, "jobs will wait for this disk")
+
+
+def _clock(probe: Path, topic: str) -> Finding:
+    off = clock_offset(probe)
+    what = f"its clock and this machine's differ by {abs(off):.1f} s"
+    if abs(off) > _CLOCK:
+        return warn(topic, what, "set the clocks by NTP; gc itself goes by that of the store")
+    return ok(topic, what)

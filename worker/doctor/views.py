@@ -1,0 +1,145 @@
+"""What the workers see of a store: whether it is the same one as this machine's, and whether locks hold there.
+
+The doctor leaves a file in the store, holds its lock and asks in Redis; each worker answers for itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import redis
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.errors import RequestError
+from jobs.flows.base import Policy
+from jobs.store.layout import PRIVATE_DIRECTORY
+from jobs.store.probe import held, probe_file
+from worker.doctor.finding import Finding, fail, ok, warn
+from worker.keys import PROBE
+from worker.liveness import WorkerInfo
+
+_EXPIRES: Final = 30
+"""Seconds for which a question stands."""
+_PATIENCE: Final = 8.0
+"""Seconds for the answers: workers look for questions every 2 s."""
+_LARGEST: Final = 4096
+"""Bytes of a question."""
+_NAME: Final = re.compile(r"[0-9a-f]{32}")
+
+View = Literal["same", "unlocked", "absent", "other", "forbidden"]
+"""``same``: that file, and its lock is held. ``forbidden``: the worker does not allow this store."""
+
+
+class Question(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str = Field(pattern=_NAME.pattern)
+    """Of the file; also that of the question."""
+    store: str = Field(max_length=4096)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of its content. A worker tells only whether it found that, so nothing can be read by asking."""
+
+
+def examine_views(client: redis.Redis, store: Path, workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
+    """Ask all workers about a store."""
+    topic = f"store {store}"
+    try:
+        with probe_file(store) as probe:
+            # Read before it is locked: a process that closes a file gives up all its locks on it (fcntl(2)).
+            digest = hashlib.sha256(probe.read_bytes()).hexdigest()
+            question = Question(name=probe.name, store=str(store), sha256=digest)
+            with held(probe):
+                client.set(PROBE, question.model_dump_json(), ex=_EXPIRES)
+                views = _answers(client, question, {worker.name for worker in workers})
+    except OSError:
+        return  # said already, of the store itself
+    for worker in workers:
+        yield _finding(topic, worker, views.get(worker.name))
+
+
+def _answers(client: redis.Redis, question: Question, names: set[str]) -> dict[str, str]:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        found = cast("dict[str, str]", client.hgetall(_key(question)))
+        if names <= set(found) or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.1)
+
+
+def _finding(topic: str, worker: WorkerInfo, view: str | None) -> Finding:
+    match view:
+        case "same":
+            return ok(topic, f"is the same at worker {worker.name}, locks included")
+        case "unlocked":
+            advice = "mount it so that fcntl locks reach all hosts (NFSv4); without them tags are lost"
+            return fail(topic, f"a lock taken here does not hold at worker {worker.name}", advice)
+        case "forbidden":
+            return warn(
+                topic, f"is not allowed by worker {worker.name}", "start it with the same --store as the others"
+            )
+        case "absent" | "other":
+            advice = "mount the same disk at the same path on all hosts"
+            return fail(topic, f"is not the same disk at worker {worker.name}", advice)
+    return warn(topic, f"worker {worker.name} did not say how it sees it", "is it of an older version, or stuck?")
+
+
+# --- the worker's side -------------------------------------------------------------------------------
+
+
+class Views:
+    """Answers the doctor's questions for one worker."""
+
+    def __init__(self, client: redis.Redis, name: str, policy: Policy) -> None:
+        self._client = client
+        self._name = name
+        self._policy = policy
+        self._answered = ""
+
+    def answer(self) -> None:
+        """Answer the question that stands in Redis, if it is a new one."""
+        text = cast("str | None", self._client.get(PROBE))
+        if text is None or len(text) > _LARGEST or text == self._answered:
+            return
+        self._answered = text
+        question = Question.model_validate_json(text)
+        with self._client.pipeline() as pipe:
+            pipe.hset(_key(question), self._name, view_of(question, self._policy))
+            pipe.expire(_key(question), _EXPIRES)
+            pipe.execute()
+
+
+def view_of(question: Question, policy: Policy) -> View:
+    """How this process sees what the question names."""
+    try:
+        store = policy.check_store(Path(question.store))
+    except RequestError:
+        return "forbidden"
+    path = store / PRIVATE_DIRECTORY / "doctor" / question.name
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return "absent"
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return "other"
+        if hashlib.sha256(os.read(fd, _LARGEST)).hexdigest() != question.sha256:
+            return "other"
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return "same"
+        return "unlocked"
+    finally:
+        os.close(fd)
+
+
+def _key(question: Question) -> Any:
+    return f"{PROBE}:{question.name}"

@@ -1,0 +1,54 @@
+"""Whether there are workers, and whether they are like each other: any of them may get any unit of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import Final
+
+from worker.doctor.finding import Finding, fail, ok, warn
+from worker.ledger import FORMAT
+from worker.liveness import WorkerInfo
+
+_CLOCK: Final = 60.0
+"""Seconds."""
+
+
+def examine_workers(workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
+    if not workers:
+        yield fail("workers", "none is listening", "start one: layerfarm worker --farm … --root DIR --store DIR")
+        return
+    processes = sum(worker.concurrency for worker in workers)
+    yield ok("workers", f"{len(workers)} with {processes} processes, on {len({w.host for w in workers})} hosts")
+    for worker in workers:
+        yield from _one(worker)
+    for name, told in (("roots", "--root"), ("stores", "--store"), ("kinds", "LAYERFARM_FLOWS")):
+        if len({tuple(sorted(getattr(worker, name))) for worker in workers}) > 1:
+            advice = (
+                f"start all with the same {told}: a unit goes to whichever worker is free, and fails on the wrong one"
+            )
+            yield warn("workers", f"differ in their {name}", advice)
+
+
+def _one(worker: WorkerInfo) -> Iterator[Finding]:
+    topic, ours = f"worker {worker.name}", version("layerfarm")
+    if worker.format != FORMAT:
+        yield fail(
+            topic, f"reads jobs of format {worker.format}, this machine writes {FORMAT}", "bring all to one version"
+        )
+    elif worker.version != ours:
+        yield warn(topic, f"is version {worker.version or 'unknown'}, this is {ours}", "bring all to one version")
+    else:
+        yield ok(topic, f"version {worker.version}, {worker.concurrency} processes, {_listed(worker)}")
+    if abs(worker.clock) > _CLOCK:
+        yield warn(
+            topic,
+            f"its clock differs from that of Redis by {worker.clock:+.0f} s",
+            "set it by NTP: times in its logs are wrong",
+        )
+    for path in worker.missing:
+        yield fail(topic, f"has no directory {path}", "mount it there, or take it out of its --root and --store")
+
+
+def _listed(worker: WorkerInfo) -> str:
+    return f"roots {':'.join(map(str, worker.roots))}, stores {':'.join(map(str, worker.stores))}"
