@@ -31,7 +31,7 @@ help:
 	@echo 'make coverage                                 how much of jobs/ the tests run: 95 % of lines and 90 % of branches at least'
 	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
 	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes'
-	@echo 'make torture [SECONDS=300] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
+	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
 	@echo 'make clean                                    remove the virtual environment and the caches'
@@ -61,8 +61,8 @@ fuzz: $(VENV)/.installed
 	SECONDS='$(SECONDS)' MUTATIONS='$(MUTATIONS)' TARGETS='$(TARGETS)' SEED='$(SEED)' PROCESSES='$(JOBS)' \
 	    $(BIN)/python -m tests.fuzz
 
-# One round of all faults takes some 150 s on 2 processors.
-torture: SECONDS := $(if $(filter command environment,$(origin SECONDS)),$(SECONDS),300)
+# One round of all faults takes some 350 s on 2 processors.
+torture: SECONDS := $(if $(filter command environment,$(origin SECONDS)),$(SECONDS),600)
 torture: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" SECONDS='$(SECONDS)' SEED='$(SEED)' $(BIN)/python -m tests.farm.torture
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_STRANGE_MESSAGES=10000 SEED='$(SEED)' \

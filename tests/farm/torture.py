@@ -50,7 +50,7 @@ def run_trial(name: str, directory: Path, seed: int) -> Counts:
 
 
 def main() -> int:
-    seconds = float(os.environ.get("SECONDS") or 300)
+    seconds = float(os.environ.get("SECONDS") or 600)
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
     names = [name.strip() for name in os.environ.get("FAULTS", "").split(",") if name.strip()] or list(FAULTS)
     print(f"torture for {seconds:g} s, SEED={seed}", flush=True)
