@@ -108,8 +108,21 @@ def image_option(
 layout_option = click.option(
     "--layout", type=LayoutType(), required=True, metavar="PATH", help="The directory of the OCI layout."
 )
+
+
+def _tag(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value == "":
+        # An empty variable of a script, which did not mean to have the source's own tag replaced.
+        raise click.BadParameter("tag is empty")
+    return value
+
+
 tag_option = click.option(
-    "--tag", "new_tag", metavar="TAG", help="Where the new image goes; without it, the tag of --image is replaced."
+    "--tag",
+    "new_tag",
+    metavar="TAG",
+    callback=_tag,
+    help="Where the new image goes; without it, the tag of --image is replaced.",
 )
 
 

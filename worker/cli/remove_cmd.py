@@ -19,7 +19,8 @@ def command(image: Image) -> None:
       layerfarm remove --image store:v1
       layerfarm rm --image store:v1
     """
-    from jobs.store import Layout
+    from jobs.store import Layout, check_refname
 
+    check_refname(image.tag)
     removed = Layout.open(image.layout).untag(image.tag)
     output.info(f"removed tag: {image.tag}" if removed else f"no such tag: {image.tag}")

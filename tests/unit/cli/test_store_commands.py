@@ -69,6 +69,7 @@ def test_verbose_says_what_was_done_on_stderr(layerfarm: Run, image: str) -> Non
     [
         (["tag", "--image", "store:v1", "b d"], "b d"),
         (["new", "--image", "store:-x"], "-x"),
+        (["rm", "--image", "store:b d"], "b d"),
         (["tag", "--image", "store:gone", "b"], "tag not found: store:gone"),
         (["stat", "--image", "store:gone"], "gone"),
         (["stat", "--image", "store"], "latest"),
@@ -78,6 +79,9 @@ def test_verbose_says_what_was_done_on_stderr(layerfarm: Run, image: str) -> Non
         (["ls", "--layout", "nowhere"], "no OCI image layout here: nowhere"),
         (["insert", "--image", "store:v1", "no-such-file", "/x"], "no-such-file"),
         (["raw", "add-layer", "--image", "store:v1", "no-such-file"], "No such file or directory: no-such-file"),
+        (["unpack", "--image", "store:v1", "no/such/b"], "the directory that is to hold the bundle does not exist"),
+        (["raw", "unpack", "--image", "store:v1", "no/such/r"], "No such file or directory: no/such/r"),
+        (["raw", "runtime-config", "--rootfs=nope", "--image", "store:v1", "x.json"], "nope"),
         (["raw", "runtime-config", "--image", "store:v1", "no/such/dir"], "No such file or directory: no/such/dir"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
