@@ -37,6 +37,15 @@ FAILING: list[list[str]] = [
     ["unpack", "--image=s:v1", "bundle"],
     ["config", "--image=s:v1", "--config.env=A"],
     ["ls", "--layout=nowhere"],
+    ["gc", "--layout=tree"],
+    ["rm", "--image=s:not a tag"],
+    ["new", "--image=s:a//b"],
+    ["insert", "--image=s:v1", "no-such-file", "/x"],
+    ["insert", "--image=s:v1", "tree/gone", "/.wh.x"],
+    ["raw", "add-layer", "--image=s:v1", "--tag", "not a tag", "extra.tar"],
+    ["repack", "--image=s:new", "tree"],
+    ["repack", "--image=s:new", "no-such-bundle"],
+    ["config", "--image=s:v1", "--config.label=A"],
 ]
 USAGE: list[list[str]] = [
     ["stat"],
@@ -45,6 +54,13 @@ USAGE: list[list[str]] = [
     ["tag", "--image=s:v1"],
     ["unpack", "--image=s:v1", "--uid-map=x", "b2"],
     ["ls", "--layout", ""],
+    ["config", "--image=s:v1", "--tag", ""],
+    ["config", "--image=s:v1", "--clear=rootfs.diffids"],
+    ["insert", "--image=s:v1", "tree"],
+    ["insert", "--image=s:v1", "--whiteout", "a", "b"],
+    ["repack", "--image=s:new", "--no-history", "--history.author=a", "bundle"],
+    ["--log=loud", "ls", "--layout=s"],
+    ["--verbose", "--log=info", "ls", "--layout=s"],
 ]
 
 
