@@ -40,6 +40,10 @@ class OutsideAllowedRoots(RequestError):
     """A request names a path that the worker's operator did not allow (DESIGN law 7)."""
 
 
+class Untrusted(RequestError):
+    """A request is not signed by a submitter that the worker knows, was altered, replayed or signed too long ago."""
+
+
 class LimitExceeded(LayerfarmError):
     """An input is larger than a configured limit (DESIGN law 9)."""
 

@@ -34,10 +34,11 @@ from jobs.flows.base import Request, Result
 from worker.address import Address
 from worker.census import Census, census
 from worker.connection import connect, reaching, reason
-from worker.ledger import Ledger
+from worker.ledger import FORMAT, Ledger
 from worker.liveness import WorkerInfo, workers
 from worker.progress import JobRecord, JobState, Progress
 from worker.settings import Settings, load_settings
+from worker.signing import Signed, read_keys, sign
 from worker.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Farm:
             block: wait until the farm has room, at most ``timeout`` seconds.
 
         Raises:
-            RequestError: the request is not valid or too large.
+            RequestError: the request is not valid or too large, or the key to sign it with cannot be used.
             FarmFull: ``LAYERFARM_MOST_QUEUED`` jobs wait already.
             FarmUnreachable: Redis went away; the job is not queued.
         """
@@ -128,6 +129,7 @@ class Farm:
         job_id = secrets.token_hex(6)
         deadline = None if timeout is None else time.monotonic() + timeout
         with reaching(self._address):
+            signature = self._sign(job_id, flow.name, text, traffic, settings.submitter)
             while not self._ledger.submit(
                 job_id,
                 flow.name,
@@ -136,6 +138,7 @@ class Farm:
                 traffic=traffic,
                 submitter=settings.submitter,
                 most_queued=settings.most_queued,
+                signature=signature,
             ):
                 if not block or (deadline is not None and time.monotonic() >= deadline):
                     raise FarmFull(
@@ -150,6 +153,21 @@ class Farm:
                 self._ledger.forget(job_id)
                 raise
         return Job(self, job_id)
+
+    def sign_again(self, job_id: str) -> None:
+        """Let a job that this submitter signed begin once more; one of another submitter is left as it is."""
+        position = self._ledger.position(job_id)
+        if position.submitter == self._settings.submitter:
+            signature = self._sign(job_id, position.kind, position.request, position.traffic, position.submitter)
+            if signature:
+                self._ledger.sign(job_id, signature)
+
+    def _sign(self, job_id: str, kind: str, request: str, traffic: Traffic, submitter: str) -> str:
+        if self._settings.key_file is None:
+            return ""
+        signed = Signed(job_id, kind, traffic, submitter, FORMAT, request)
+        expires = self._ledger.now() + int(self._settings.signature_valid * 1000)
+        return sign(read_keys(self._settings.key_file)[0], signed, expires)
 
     def job(self, job_id: str) -> Job:
         """A job that was submitted earlier, by whomever.
@@ -290,6 +308,7 @@ class Job:
         ledger = self._farm.ledger
         error = self.record().error
         with reaching(self._farm.address):
+            self._farm.sign_again(self.id)
             goes_on = ledger.retry(self.id, anew=anew or (error is not None and error.type == TreeChanged.__name__))
             # Nobody works on the job, so all that it lacks is to be sent.
             send_again(self._farm.sender, self.id, ledger.stuck(self.id, -1), ledger.traffic(self.id))

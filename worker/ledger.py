@@ -37,6 +37,9 @@ class Position(NamedTuple):
     """The end has been decided, what the job staged has still to be removed."""
     traffic: Traffic = Traffic.INTERACTIVE
     format: int = FORMAT
+    submitter: str = ""
+    signature: str = ""
+    """See ``worker.signing``; empty: the request is not signed."""
 
 
 class Ended(NamedTuple):
@@ -86,14 +89,29 @@ class Ledger:
         submitter: str = "",
         most_queued: int = 0,
         version: int = FORMAT,
+        signature: str = "",
     ) -> bool:
         """Write the record of a new job. False: ``most_queued`` jobs (0: any number) wait already."""
-        args = (job_id, kind, request, stages, self._job_expires, traffic, submitter, version, most_queued)
+        args = (job_id, kind, request, stages, self._job_expires, traffic, submitter, version, most_queued, signature)
         return bool(self._scripts["SUBMIT"](keys=(*JobKeys.of(job_id), JOBS), args=args))
 
     def next(self, job_id: str) -> str:
         """Which job is to begin now that the first message of ``job_id`` has come."""
         return str(self._scripts["NEXT"](keys=JobKeys.of(job_id), args=(job_id,)))
+
+    def now(self) -> int:
+        """Milliseconds since the epoch by the clock of Redis."""
+        seconds, micros = self._client.time()
+        return int(seconds * 1000 + micros // 1000)
+
+    def admit(self, job_id: str) -> tuple[int, bool]:
+        """The time (ms by the clock of Redis), and whether the job's signature has not opened a job before."""
+        now, fresh = self._scripts["ADMIT"](keys=JobKeys.of(job_id), args=(job_id,))
+        return int(now), bool(fresh)
+
+    def sign(self, job_id: str, signature: str) -> None:
+        """Give a job another signature of its submitter: it is to begin anew."""
+        self._client.hset(JobKeys.of(job_id).job, "signature", signature)
 
     def forget(self, job_id: str) -> None:
         """Remove a job whose first message could not be sent."""
@@ -110,9 +128,9 @@ class Ledger:
         Raises:
             JobNotFound: the record has expired.
         """
-        names = ("kind", "request", "position", "flow_state", "ending", "traffic", "format")
+        names = ("kind", "request", "position", "flow_state", "ending", "traffic", "format", "submitter", "signature")
         values = cast("list[str | None]", self._client.hmget(JobKeys.of(job_id).job, names))
-        kind, request, position, state, ending, traffic, version = values
+        kind, request, position, state, ending, traffic, version, submitter, signature = values
         if kind is None or request is None:
             raise JobNotFound("no job has this id", where=job_id)
         return Position(
@@ -123,6 +141,8 @@ class Ledger:
             JobState(ending) if ending else None,
             Traffic(traffic or Traffic.INTERACTIVE),
             int(version or 1),
+            submitter or "",
+            signature or "",
         )
 
     def traffic(self, job_id: str) -> Traffic:
@@ -280,7 +300,7 @@ class Ledger:
 
 _STAGE_SCRIPTS: Final = ("OPEN_STAGE", "SENT", "PENDING")
 _LIFE_SCRIPTS: Final = (
-    *("SUBMIT", "NEXT", "END", "CLOSED", "LOOK"),
+    *("SUBMIT", "NEXT", "ADMIT", "END", "CLOSED", "LOOK"),
     *("KEEP", "DISCARD", "OVERDUE", "RETRY", "HAND_BACK"),
 )
 

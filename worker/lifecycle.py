@@ -13,12 +13,13 @@ SUBMIT: Final = (
     PRELUDE
     + """
 -- id, kind, request, stages, lifetime in seconds, traffic class, submitter, format, most queued (0: any
--- number) -> 1, or 0 if the queue is full; KEYS[6]: the sorted set of all jobs
+-- number), signature or '' -> 1, or 0 if the queue is full; KEYS[6]: the sorted set of all jobs
 local most = tonumber(ARGV[9])
 if most > 0 and redis.call('SCARD', QUEUED) >= most then return 0 end
 redis.call('HSET', job, 'id', ARGV[1], 'kind', ARGV[2], 'request', ARGV[3], 'state', 'queued',
   'stages', ARGV[4], 'submitted', stamp(), 'position', -1, 'sent', -1,
   'traffic', ARGV[6], 'submitter', ARGV[7], 'format', ARGV[8])
+if ARGV[10] ~= '' then redis.call('HSET', job, 'signature', ARGV[10]) end
 redis.call('SADD', active, ARGV[1])
 redis.call('SADD', QUEUED, ARGV[1])
 local line = WAITING .. ARGV[6] .. ':' .. ARGV[7]
@@ -58,6 +59,17 @@ return ARGV[1]
 """
 )
 
+ADMIT: Final = (
+    PRELUDE
+    + """
+-- id -> {now in ms, 1: the signature has not opened a job before}
+local nonce, rest = nonce_and_rest()
+if not nonce or rest <= 0 then return {now, 1} end
+redis.call('SET', nonce, ARGV[1], 'NX', 'PX', string.format('%d', rest))
+return {now, redis.call('GET', nonce) == ARGV[1] and 1 or 0}
+"""
+)
+
 END: Final = (
     PRELUDE
     + """
@@ -66,6 +78,7 @@ if redis.call('EXISTS', job) == 0 then return {-1, 0} end
 if ARGV[4] ~= '' then release(ARGV[4], tonumber(ARGV[5])) end
 if final() then return {0, 0} end
 if get('ending') ~= '' then return {0, live() == 0 and 1 or 0} end
+spend()
 if ARGV[2] ~= '' then redis.call('HSET', job, 'error', ARGV[2]) end
 if ARGV[3] ~= '' then redis.call('HSET', job, 'result', ARGV[3]) end
 if get('state') == 'queued' then

@@ -27,6 +27,7 @@ from jobs.errors import (
     LimitExceeded,
     OutsideAllowedRoots,
     RequestError,
+    Untrusted,
     display,
 )
 from jobs.flows import FLOWS
@@ -38,6 +39,7 @@ from worker.ledger import FORMAT, Ledger, Position, Stuck
 from worker.messages import Sender
 from worker.progress import JobError, JobState
 from worker.rescue import send_again, wake
+from worker.signing import Keyring, Signed
 from worker.steps import reached
 from worker.witness import Task, Witnesses
 
@@ -59,6 +61,7 @@ class CeleryRunner:
         sender: Sender,
         policy: Policy,
         retry_for: float = 0,
+        keyring: Keyring | None = None,
         witnesses: Witnesses | None = None,
     ) -> None:
         self._ledger = ledger
@@ -68,6 +71,7 @@ class CeleryRunner:
         self._sender = sender
         self._policy = policy
         self._retry_for = retry_for
+        self._keyring = keyring
         self._witnesses = witnesses or Witnesses()
 
     # --- the three messages -------------------------------------------------------------------------
@@ -98,7 +102,7 @@ class CeleryRunner:
             return
         reached("unit.claimed")
         try:
-            flow, _ = self._flow(self._ledger.position(job_id))
+            flow, _ = self._flow(job_id, self._ledger.position(job_id))
             task = Task(job_id, flow.name, flow.stages[stage].name, index)
             with self._witnesses.working(task) as seen, self._heart.watching(claim, seen) as observer:
                 result = self._result(flow.stages[stage], Context(job_id, self._policy, observer), claim, observer)
@@ -217,7 +221,9 @@ class CeleryRunner:
             # An earlier copy opened the stage and died before all its units were sent.
             self._send_units(claim)
             return
-        flow, request = self._flow(position)
+        flow, request = self._flow(job_id, position)
+        if position.stage < 0:
+            self._admit(job_id, position)
         name = "begin" if position.stage < 0 else flow.stages[position.stage].name
         with self._witnesses.working(Task(job_id, flow.name, name)):
             self._open_next(claim, context, position, flow, request)
@@ -262,17 +268,34 @@ class CeleryRunner:
         reached("units.sent")
         self._ledger.sent(claim, position)
 
-    def _flow(self, position: Position) -> tuple[Flow[Any], Request]:
+    def _admit(self, job_id: str, position: Position) -> None:
+        """
+        Raises:
+            Untrusted: requests have to be signed, and the signature is out of date or was used before.
+        """
+        if self._keyring is None:
+            return
+        now, fresh = self._ledger.admit(job_id)
+        self._keyring.check_time(position.signature, now)
+        if not fresh:
+            raise Untrusted("signature of the request was used before", hint="submit it again")
+
+    def _flow(self, job_id: str, position: Position) -> tuple[Flow[Any], Request]:
         """The flow and the request of a job, both checked: the record may come from anyone.
 
         Raises:
             RequestError: this worker does not know the kind or the format, or the request is not valid.
+            Untrusted: requests have to be signed, and this one is not, or was altered.
         """
         if position.format != FORMAT:
             raise RequestError(
                 f"job has format {position.format}, this worker reads {FORMAT}",
                 hint="client and workers have to be of one version",
             )
+        if self._keyring is not None:
+            traffic, submitter = position.traffic, position.submitter
+            signed = Signed(job_id, position.kind, traffic, submitter, position.format, position.request)
+            self._keyring.check(signed, position.signature)
         flow = FLOWS.get(position.kind)
         if flow is None:
             raise RequestError("this worker does not know the kind of job", where=position.kind)
@@ -317,7 +340,7 @@ class CeleryRunner:
 
     def _clean(self, position: Position, context: Context) -> None:
         try:
-            flow, request = self._flow(position)
+            flow, request = self._flow(context.job_id, position)
         except RequestError:
             # Such a job was refused before it staged anything.
             return

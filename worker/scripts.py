@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from worker.keys import KEPT, PREFIX, QUEUED, TURNS, WAITING
+from worker.keys import KEPT, NONCE, PREFIX, QUEUED, TURNS, WAITING
 
 PRELUDE: Final = (
     f"""
 local PREFIX, QUEUED, TURNS, WAITING, KEPT = '{PREFIX}', '{QUEUED}', '{TURNS}', '{WAITING}', '{KEPT}'
+local NONCE = '{NONCE}'
 """
     + """
 local job, claims, events, units, active = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -28,6 +29,16 @@ local function get(field) return redis.call('HGET', job, field) or '' end
 local function num(field) return tonumber(redis.call('HGET', job, field) or '0') end
 local function stamp() return string.format('%d.%03d', math.floor(now / 1000), now % 1000) end
 local function touch() redis.call('HSET', job, 'touched', now) end
+local function nonce_and_rest()
+  local expires, nonce = string.match(get('signature'), '^1:(%d+):(%x+):')
+  if not nonce then return nil, 0 end
+  return NONCE .. nonce, tonumber(expires) - now
+end
+local function spend()
+  -- A signature opens one job, once.
+  local nonce, rest = nonce_and_rest()
+  if nonce and rest > 0 then redis.call('SET', nonce, 'spent', 'PX', string.format('%d', rest)) end
+end
 local function final()
   local state = get('state')
   return state == 'succeeded' or state == 'failed' or state == 'cancelled'
@@ -189,6 +200,7 @@ OPEN_STAGE: Final = (
 if read_claim(ARGV[1]) ~= tonumber(ARGV[2]) then return 'lost' end
 if get('ending') ~= '' then return 'ending' end
 if num('position') >= tonumber(ARGV[3]) then return 'stale' end
+if num('position') < 0 then spend() end
 redis.call('DEL', units)
 redis.call('HSET', job, 'position', ARGV[3], 'stage', ARGV[4], 'stage_number', ARGV[3] + 1,
   'flow_state', ARGV[5], 'units_done', 0, 'units_total', #ARGV - 7, 'bytes_done', 0, 'bytes_total', ARGV[6])

@@ -31,8 +31,12 @@ from worker.messages import Sender
 from worker.parents import die_with_parent
 from worker.rescue import Rescue
 from worker.settings import Settings
+from worker.signing import Keyring
 from worker.tasks import Tasks
 from worker.witness import Witness, Witnesses
+
+_LENIENCE = 60_000
+"""Milliseconds by which a signature may be valid for longer than our setting says: the same setting has to do."""
 
 _log = structlog.get_logger()
 
@@ -74,7 +78,7 @@ def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Ite
 def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses) -> int:
     app = make_app(settings)
     stopping = Stopping()
-    Tasks(app, settings, stopping.__bool__, witnesses)
+    Tasks(app, settings, stopping.__bool__, witnesses, _keyring(settings))
     ledger = Ledger(client, settings.job_expires, settings.result_expires)
     sender = Sender(app, settings)
     voice = _voice(client, Rescue(client, ledger, sender, settings), settings)
@@ -116,6 +120,15 @@ def _count_refused(client: redis.Redis, why: str) -> None:
     _log.warning("message refused", error=why)
     with suppress(redis.RedisError):
         client.incr(REFUSED)
+
+
+def _keyring(settings: Settings) -> Keyring | None:
+    """Read once, before the fork: those who do the work need no right to the files."""
+    if settings.keys is None:
+        return None
+    keyring = Keyring.load(settings.keys, int(settings.signature_valid * 1000) + _LENIENCE)
+    _log.info("requests have to be signed", keys=str(settings.keys))
+    return keyring
 
 
 def check(settings: Settings) -> None:

@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     """Seconds after which a job that does not advance is forgotten."""
     visibility_timeout: int = Field(default=900, gt=0)
     """Seconds after which Redis hands a message out again whose worker vanished; equal for all of a farm."""
+    key_file: Path | None = None
+    """File with the key by which this submitter signs; without one, requests are not signed."""
+    keys: Path | None = None
+    """Directory with a file of keys for each submitter. A worker that has one takes signed requests only."""
+    signature_valid: float = Field(default=24 * 3600, gt=0, le=7 * 24 * 3600)
+    """Seconds for which a signature is good: longer than a job waits for its beginning. Workers take no longer one."""
     flows: Annotated[tuple[str, ...], NoDecode] = ()
     """Python modules that add flows to ``jobs.flows.FLOWS`` when the worker imports them."""
     log_level: str = "info"

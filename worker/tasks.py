@@ -19,6 +19,7 @@ from worker.ledger import Ledger
 from worker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
 from worker.runner_celery import CeleryRunner
 from worker.settings import Settings
+from worker.signing import Keyring
 from worker.witness import Witnesses
 
 _log = structlog.get_logger()
@@ -33,11 +34,13 @@ class Tasks:
         settings: Settings,
         stopping: Callable[[], bool] = bool,
         witnesses: Witnesses | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._stopping = stopping
         self._witnesses = witnesses
+        self._keyring = keyring
         for name, body in ((ADVANCE, self._advance), (UNIT, self._unit), (CLOSE, self._close)):
             app.task(_refusing(body), name=name)
 
@@ -66,6 +69,7 @@ class Tasks:
             sender=Sender(self._app, settings),
             policy=settings.policy,
             retry_for=settings.retry_for,
+            keyring=self._keyring,
             witnesses=self._witnesses,
         )
 
