@@ -8,6 +8,7 @@ from jobs.errors import RequestError
 from jobs.flows.base import Flow, Request
 from jobs.flows.build import BUILD
 from jobs.flows.manifest import MANIFEST
+from jobs.flows.rebase import REBASE, REBASE_CHECK
 from jobs.flows.recompress import RECOMPRESS
 from jobs.flows.repack import REPACK
 from jobs.flows.squash import SQUASH
@@ -15,9 +16,20 @@ from jobs.flows.strip import STRIP
 from jobs.flows.unpack import UNPACK
 from jobs.flows.verify import VERIFY
 
-FLOWS: dict[str, Flow[Any]] = {
-    flow.name: flow for flow in (BUILD, MANIFEST, RECOMPRESS, REPACK, SQUASH, STRIP, UNPACK, VERIFY)
-}
+_ALL: tuple[Flow[Any], ...] = (
+    BUILD,
+    MANIFEST,
+    REBASE,
+    REBASE_CHECK,
+    RECOMPRESS,
+    REPACK,
+    SQUASH,
+    STRIP,
+    UNPACK,
+    VERIFY,
+)
+
+FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in _ALL}
 """By name, the ``kind`` of a job."""
 
 

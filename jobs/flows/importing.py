@@ -28,8 +28,8 @@ class _ImportUnit(Model):
     blob: Descriptor
 
 
-def import_stage(wanted: Callable[[Context, StateT], Import | None]) -> Stage[StateT]:
-    """A stage ``import`` that copies what ``wanted`` says; nothing where that is None or both stores are one."""
+def import_stage(wanted: Callable[[Context, StateT], Import | None], name: str = "import") -> Stage[StateT]:
+    """A stage that copies what ``wanted`` says; nothing where that is None or both stores are one."""
 
     def plan(ctx: Context, state: StateT) -> list[Unit]:
         asked = wanted(ctx, state)
@@ -43,7 +43,7 @@ def import_stage(wanted: Callable[[Context, StateT], Import | None]) -> Stage[St
     def join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
         return state
 
-    return Stage("import", plan, _run, join, Equal(_name, _is_there))
+    return Stage(name, plan, _run, join, Equal(_name, _is_there))
 
 
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:

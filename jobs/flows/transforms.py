@@ -61,6 +61,28 @@ class StripRequest(TransformRequest):
     source_date_epoch: int | None = None
 
 
+VerdictName = Literal["safe", "review", "refuse"]
+
+
+class RebaseCheckRequest(Request):
+    """Look for what speaks against putting an image on another base; nothing is written."""
+
+    image: ImageRef
+    old_base: ImageRef
+    """What the image was built on, exactly."""
+    new_base: ImageRef
+
+
+class RebaseRequest(TransformRequest):
+    """Put an image on another base: the layers of the old one go, those of the new one come."""
+
+    old_base: ImageRef
+    new_base: ImageRef
+    accept: VerdictName = "safe"
+    """The worst verdict with which it is done all the same."""
+    source_date_epoch: int | None = None
+
+
 class ImageChange(Model):
     """What became of one image."""
 
@@ -95,3 +117,33 @@ class TransformResult(Result):
     unchanged: bool
     """There was nothing to do; the tag names the old image."""
     warnings: list[str] = []
+
+
+class RebaseVerdict(Model):
+    """What was found for one image."""
+
+    platform: str
+    verdict: VerdictName
+    concerns: list[str] = []
+    """What speaks against it, the worst first."""
+    concerns_total: int = 0
+    packages: list[str] = []
+    """Packages of the base that change, as ``name old -> new``."""
+    packages_total: int = 0
+
+
+class RebaseCheckResult(Result):
+    """What speaks against a rebase, for each image."""
+
+    image: str
+    verdict: VerdictName
+    """The worst of all."""
+    images: list[RebaseVerdict]
+    warnings: list[str] = []
+
+
+class RebaseResult(TransformResult):
+    """What a rebase made, and with which evidence."""
+
+    verdict: VerdictName = "safe"
+    verdicts: list[RebaseVerdict] = []

@@ -32,6 +32,7 @@ _TYPES: Final[dict[int, tuple[EntryType, int]]] = {
     0x34: ("block", BLOCK),
     0x36: ("fifo", FIFO),
 }
+_MOST_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
 _ZEROS: Final = bytes(1 << 20)
 
 
@@ -138,6 +139,20 @@ class Stack(Applier):
     def root(self) -> Directory:
         """The root of the tree."""
         return self._tree.root
+
+    def look_up(self, path: bytes) -> Source | None:
+        """The file that a program inside finds at ``path``, links followed; None: there is none, or a directory."""
+        for _ in range(_MOST_LINKS):
+            found = self._tree.find(path, through_own_links=True)
+            child = None if found is None else self._tree.child(*found)
+            if found is None or child is None or isinstance(child, Directory):
+                return None
+            source = source_of(child)
+            if source.member.type != SYMLINK:
+                return source
+            target = source.member.link
+            path = target if target.startswith(b"/") else found[0].path(target)
+        return None
 
     def apply_read(self, reads: Iterable[Read]) -> None:
         """Apply one layer.

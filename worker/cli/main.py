@@ -55,6 +55,7 @@ COMMANDS = {
     "mtree": Listed("image", "writes the mtree manifest of a directory", "mtree_cmd"),
     "recompress": Listed("re-layer", "compresses the layers of an image anew", "recompress_cmd"),
     "squash": Listed("re-layer", "merges layers of an image into one", "squash_cmd"),
+    "rebase": Listed("re-layer", "puts an image on another base, after a look at what it needs", "rebase_cmd"),
     "strip": Listed("re-layer", "takes paths out of an image and all of its layers", "strip_cmd"),
     "verify": Listed("re-layer", "checks the proofs of an image again", "verify_cmd"),
     "init": Listed("layout", "creates an OCI layout", "init_cmd"),

@@ -1,0 +1,268 @@
+"""The flows ``rebase`` and ``rebase-check``: an image on another base, and what speaks against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.catalog.indexes import ImageSet, platform_of, read_images
+from jobs.catalog.proof import prove_rebase
+from jobs.catalog.rebase import rebased_config, rebased_manifest
+from jobs.catalog.rebase_check import examine
+from jobs.catalog.rebase_evidence import Verdict
+from jobs.catalog.squash import layers_of_base, linux_only
+from jobs.errors import UnsafeRebase
+from jobs.flows.base import Context, Flow, Model, Request, Stage, State, Unit
+from jobs.flows.importing import Import, import_stage
+from jobs.flows.layering import unit_of
+from jobs.flows.requests import ImageRef
+from jobs.flows.transforming import (
+    NewImage,
+    TransformState,
+    begin,
+    clean,
+    closing_stages,
+    finish,
+    image_set,
+    source_of,
+    target_of,
+)
+from jobs.flows.transforms import (
+    RebaseCheckRequest,
+    RebaseCheckResult,
+    RebaseRequest,
+    RebaseResult,
+    RebaseVerdict,
+    VerdictName,
+)
+from jobs.image import Resolved, resolve, resolve_walk, write_image
+from jobs.store import Descriptor, Layout
+
+_MOST_SHOWN = 50
+"""Concerns, and packages, that a result names; it goes through Redis."""
+
+
+class Bases(Model):
+    """The bases of one image, pinned."""
+
+    image: Descriptor
+    below: int
+    """Layers of the old base."""
+    old: Descriptor
+    new: Descriptor
+
+
+class Plan(Model):
+    """What both flows know of every image."""
+
+    source: Path
+    old_store: Path
+    new_store: Path
+    bases: list[Bases]
+
+
+def _pin(ctx: Context, images: ImageSet, source: Layout, request: RebaseCheckRequest | RebaseRequest) -> Plan:
+    """The bases of each image's own platform, claimed.
+
+    Raises:
+        TransformError: an image is not on the old base, or not for Linux.
+        TagNotFound: a base has no image for the platform.
+    """
+    stores = [Layout.open(ctx.policy.check_store(ref.store)) for ref in (request.old_base, request.new_base)]
+    bases = []
+    for image in images.images:
+        linux_only(image)
+        old, new = (
+            resolve(store, ref.tag, platform_of(image))
+            for store, ref in zip(stores, (request.old_base, request.new_base), strict=True)
+        )
+        for store, base in zip(stores, (old, new), strict=True):
+            for blob in base.blobs:
+                store.claim(blob)
+        below = layers_of_base(image, old)
+        bases.append(Bases(image=image.descriptor, below=below, old=old.descriptor, new=new.descriptor))
+    return Plan(source=source.path, old_store=stores[0].path, new_store=stores[1].path, bases=bases)
+
+
+# --- examine: one image a unit -------------------------------------------------------------------
+
+
+class _ExamineUnit(Model):
+    source: Path
+    new_store: Path
+    bases: Bases
+
+
+def _plan_examine(plan: Plan) -> list[Unit]:
+    source, new_store = Layout.open(plan.source), Layout.open(plan.new_store)
+    units = []
+    for bases in plan.bases:
+        read = [
+            *resolve_walk(source, [bases.image]).manifest.layers,
+            *resolve_walk(new_store, [bases.new]).manifest.layers,
+        ]
+        params = _ExamineUnit(source=plan.source, new_store=plan.new_store, bases=bases)
+        units.append(unit_of(params, nbytes=sum(layer.size for layer in read)))
+    return units
+
+
+def _run_examine(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _ExamineUnit.model_validate(unit.params)
+    source = Layout.open(ctx.policy.check_store(params.source))
+    new_store = Layout.open(ctx.policy.check_store(params.new_store))
+    image = resolve_walk(source, [params.bases.image])
+    new_base = resolve_walk(new_store, [params.bases.new])
+    found = examine(source, image, params.bases.below, new_store, new_base, ctx.observer.advanced)
+    return RebaseVerdict(
+        platform=platform_of(image),
+        verdict=found.verdict.value,
+        concerns=[str(concern) for concern in found.concerns[:_MOST_SHOWN]],
+        concerns_total=len(found.concerns),
+        packages=found.packages[:_MOST_SHOWN],
+        packages_total=len(found.packages),
+    ).model_dump()
+
+
+def _worst(verdicts: list[RebaseVerdict]) -> VerdictName:
+    return max((Verdict(each.verdict) for each in verdicts), key=lambda verdict: verdict.rank).value
+
+
+# --- rebase --------------------------------------------------------------------------------------
+
+
+class RebaseState(TransformState):
+    """What a rebase knows between two stages."""
+
+    plan: Plan
+    accept: VerdictName
+    epoch: int | None
+    verdicts: list[RebaseVerdict] = []
+
+
+def _begin(ctx: Context, request: RebaseRequest) -> RebaseState:
+    images, fields = begin(ctx, request)
+    plan = _pin(ctx, images, Layout.open(fields["source"]), request)
+    return RebaseState(plan=plan, accept=request.accept, epoch=request.source_date_epoch, **fields)
+
+
+def _join_examine(ctx: Context, state: RebaseState, results: list[dict[str, Any]]) -> RebaseState:
+    verdicts = [RebaseVerdict.model_validate(result) for result in results]
+    worst = _worst(verdicts)
+    if Verdict(worst).rank > Verdict(state.accept).rank:
+        named = [f"{each.platform}: {concern}" for each in verdicts for concern in each.concerns[:3]]
+        total = sum(each.concerns_total for each in verdicts)
+        raise UnsafeRebase(
+            f"the verdict on this rebase is {worst!r}, {total} things speak against it: {'; '.join(named[:5])}",
+            where=str(state.target),
+            hint="see all with layerfarm rebase --check; do it all the same with --accept",
+        )
+    return state.model_copy(update={"verdicts": verdicts})
+
+
+def _from_old(ctx: Context, state: RebaseState) -> Import:
+    images = image_set(ctx, state)
+    source = source_of(ctx, state)
+    own = [
+        layer
+        for image, bases in zip(images.images, state.plan.bases, strict=True)
+        for layer in image.manifest.layers[bases.below :]
+        if not layer.urls or source.has(layer)
+    ]
+    return Import(state.source, state.target.store, own)
+
+
+def _from_new_base(ctx: Context, state: RebaseState) -> Import:
+    new_store = Layout.open(ctx.policy.check_store(state.plan.new_store))
+    layers = [
+        layer
+        for bases in state.plan.bases
+        for layer in resolve_walk(new_store, [bases.new]).manifest.layers
+        if not layer.urls or new_store.has(layer)
+    ]
+    return Import(state.plan.new_store, state.target.store, layers)
+
+
+def _make(ctx: Context, state: RebaseState, old: Resolved) -> NewImage:
+    ((bases, found),) = (
+        pair
+        for pair in zip(state.plan.bases, state.verdicts, strict=True)
+        if pair[0].image.digest == old.descriptor.digest
+    )
+    if bases.old.digest == bases.new.digest:
+        return NewImage(old, None)
+    old_base = resolve_walk(Layout.open(ctx.policy.check_store(state.plan.old_store)), [bases.old])
+    new_base = resolve_walk(Layout.open(ctx.policy.check_store(state.plan.new_store)), [bases.new])
+    config, conflicts = rebased_config(old, old_base, new_base, state.epoch)
+    manifest = rebased_manifest(old, bases.below, new_base)
+    image = write_image(target_of(ctx, state), old.path[-1:], manifest, config)
+    parameters = {"verdict": found.verdict, "concerns": found.concerns_total}
+    proof = prove_rebase(old, old_base, new_base, image, parameters=parameters)
+    warnings = [f"set by the image and changed by the base, the image's stays: {name}" for name in conflicts]
+    return NewImage(image, proof, [*warnings, *found.concerns])
+
+
+def _finish(ctx: Context, state: RebaseState) -> RebaseResult:
+    return RebaseResult(
+        verdict=_worst(state.verdicts), verdicts=state.verdicts, **finish(ctx, state).model_dump(mode="python")
+    )
+
+
+REBASE = Flow(
+    name="rebase",
+    request=RebaseRequest,
+    state=RebaseState,
+    stages=(
+        Stage("examine", lambda ctx, state: _plan_examine(state.plan), _run_examine, _join_examine),
+        import_stage(_from_old),
+        import_stage(_from_new_base, "import-base"),
+        *closing_stages(RebaseState, _make),
+    ),
+    begin=_begin,
+    finish=_finish,
+    clean=clean,
+    result=RebaseResult,
+)
+
+
+# --- rebase-check --------------------------------------------------------------------------------
+
+
+class CheckState(State):
+    """What a check knows between its stages."""
+
+    image: ImageRef
+    plan: Plan
+    verdicts: list[RebaseVerdict] = []
+
+
+def _begin_check(ctx: Context, request: RebaseCheckRequest) -> CheckState:
+    source = Layout.open(ctx.policy.check_store(request.image.store))
+    images = read_images(source, request.image.tag)
+    for image in images.images:
+        for blob in image.blobs:
+            source.claim(blob)
+    return CheckState(image=request.image, plan=_pin(ctx, images, source, request))
+
+
+def _join_check(ctx: Context, state: CheckState, results: list[dict[str, Any]]) -> CheckState:
+    return state.model_copy(update={"verdicts": [RebaseVerdict.model_validate(result) for result in results]})
+
+
+def _finish_check(ctx: Context, state: CheckState) -> RebaseCheckResult:
+    return RebaseCheckResult(image=str(state.image), verdict=_worst(state.verdicts), images=state.verdicts)
+
+
+def _clean_check(ctx: Context, request: Request, succeeded: bool) -> None:
+    """Nothing was staged."""
+
+
+REBASE_CHECK = Flow(
+    name="rebase-check",
+    request=RebaseCheckRequest,
+    state=CheckState,
+    stages=(Stage("examine", lambda ctx, state: _plan_examine(state.plan), _run_examine, _join_check),),
+    begin=_begin_check,
+    finish=_finish_check,
+    clean=_clean_check,
+    result=RebaseCheckResult,
+)

@@ -1,0 +1,95 @@
+"""``layerfarm rebase``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.flags import Image, ImageType, source_date_epoch
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.result_text import report
+from worker.cli.submission import Where, carry_out
+from worker.cli.transforming import transform_lines, transform_options
+
+if TYPE_CHECKING:
+    from jobs.flows.transforms import RebaseCheckResult, RebaseResult, RebaseVerdict
+
+EXIT_UNSAFE = 3
+"""Of ``--check``: the verdict is worse than ``--accept`` takes."""
+
+
+@click.command("rebase", cls=GoStyleCommand)
+@click.option(
+    "--old-base",
+    type=ImageType(),
+    required=True,
+    metavar="PATH[:TAG]",
+    help="The base that the image was built on, in exactly that version.",
+)
+@click.option("--new-base", type=ImageType(), required=True, metavar="PATH[:TAG]", help="The base to put it on.")
+@click.option(
+    "--accept",
+    type=click.Choice(("safe", "review", "refuse")),
+    default="safe",
+    show_default=True,
+    help="Do it with a verdict as bad as this.",
+)
+@click.option("--check", is_flag=True, help="Only look, write nothing; exit code 3 where --accept would not take it.")
+@transform_options
+def command(
+    old_base: Image,
+    new_base: Image,
+    accept: str,
+    check: bool,
+    image: Image,
+    target: Image,
+    where: Where,
+    as_json: bool,
+) -> None:
+    """Puts an image on another base without building it again, on every platform, if the files say that it fits.
+
+    Looked at are both bases' trees, what the image itself wrote and deleted, and what its programs need:
+    libraries with their symbol versions, interpreters, dpkg's packages. The verdict is safe, review or
+    refuse, with reasons. Settings that the image took from its old base become those of the new one.
+
+    \b
+    Examples:
+      layerfarm rebase --image store:app --old-base store:debian-12.1 --new-base store:debian-12.2 --check
+      layerfarm rebase --image store:app --old-base store:debian-12.1 --new-base store:debian-12.2 \\
+          --target store:app-rebased --accept review
+    """
+    from jobs.flows.transforms import RebaseCheckRequest, RebaseRequest
+
+    bases = {"image": image.ref(), "old_base": old_base.ref(), "new_base": new_base.ref()}
+    if check:
+        outcome = carry_out(RebaseCheckRequest.model_validate(bases), where)
+        report(outcome, lines=[] if outcome is None else _check_lines(outcome.result), as_json=as_json, quiet=False)
+        order = ("safe", "review", "refuse")
+        if outcome is not None and order.index(outcome.result.verdict) > order.index(accept):
+            raise click.exceptions.Exit(EXIT_UNSAFE)
+        return
+    request = RebaseRequest.model_validate(
+        bases | {"target": target.ref(), "accept": accept, "source_date_epoch": source_date_epoch()}
+    )
+    outcome = carry_out(request, where)
+    report(outcome, lines=[] if outcome is None else _lines(outcome.result), as_json=as_json, quiet=False)
+
+
+def _check_lines(result: RebaseCheckResult) -> list[str]:
+    return [line for image in result.images for line in _verdict_lines(image)]
+
+
+def _lines(result: RebaseResult) -> list[str]:
+    # The concerns are among the warnings, and said already.
+    return [*transform_lines(result), f"verdict: {result.verdict}"]
+
+
+def _verdict_lines(found: RebaseVerdict) -> list[str]:
+    lines = [f"{found.platform}: {found.verdict}", *(f"  {concern}" for concern in found.concerns)]
+    if found.concerns_total > len(found.concerns):
+        lines.append(f"  and {found.concerns_total - len(found.concerns)} more")
+    if found.packages:
+        more = f" and {found.packages_total - 10} more" if found.packages_total > 10 else ""
+        lines.append(f"  packages: {', '.join(found.packages[:10])}{more}")
+    return lines
