@@ -19,6 +19,7 @@ from typing import Final
 from jobs.errors import LimitExceeded, RequestError
 
 PREFIX: Final = "LAYERFARM_LIMIT_"
+_PREFIX_BYTES: Final = PREFIX.encode()
 _VALUE: Final = re.compile(r"([0-9]{1,19})([KMGT]?)", re.IGNORECASE)
 _UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -77,7 +78,9 @@ def limits() -> Limits:
     Raises:
         RequestError: the environment sets one that does not exist, or not to a number.
     """
-    return _parsed(tuple((key, value) for key, value in os.environ.items() if key.startswith(PREFIX)))
+    # Asked for each small document, so without decoding the whole environment each time.
+    names = [name for name in os.environb if name.startswith(_PREFIX_BYTES)]
+    return _parsed(tuple((os.fsdecode(name), os.fsdecode(os.environb[name])) for name in names))
 
 
 def set_limit(text: str, environment: MutableMapping[str, str] = os.environ) -> None:

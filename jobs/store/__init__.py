@@ -12,9 +12,10 @@ from jobs.store.descriptor import (
     check_digest,
 )
 from jobs.store.document import Document, encode_document, parse_document
+from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.ingest import Ingest
 from jobs.store.janitor import janitor
-from jobs.store.layout import PRIVATE_DIRECTORY, Layout
+from jobs.store.layout import Layout
 from jobs.store.refname import check_refname
 from jobs.store.verify import VerifiedReader
 

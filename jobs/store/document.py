@@ -89,6 +89,17 @@ def encode_document(document: Document) -> bytes:
     return json.dumps(_plain(document), separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def encode_around(document: Document, field: str) -> tuple[bytes, bytes]:
+    """What :func:`encode_document` writes before and after the items of the list ``field``."""
+    plain = _plain(document)
+    names = list(plain)
+    place = names.index(field)
+    before, after = ({name: plain[name] for name in part} for part in (names[:place], names[place + 1 :]))
+    start, end = (json.dumps(part, separators=(",", ":"), ensure_ascii=False)[1:-1] for part in (before, after))
+    head = "{" + (start + "," if start else "") + json.dumps(field) + ":["
+    return head.encode(), ("]" + ("," + end if end else "") + "}").encode()
+
+
 def explain(error: Exception) -> str:
     """A validation error as one line: the place of the first fault and what is wrong there."""
     if not isinstance(error, ValidationError):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from jobs.errors import StoreError
 
@@ -51,6 +50,7 @@ def make_directory(path: Path, owner_of: Path) -> None:
         if not path.is_dir():
             raise
         return
+    sync_directory(path.parent)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         give_to_owner(fd, owner_of)
@@ -75,8 +75,17 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Rename, and make the rename itself survive a crash."""
-    os.rename(source, target)
+    """Rename, and make the rename itself survive a crash.
+
+    An NFS client whose server's answer was lost asks once more, and is told that there is no such file any
+    more; then the target says whether the rename was done (relayer.md 4.2, point 2).
+    """
+    ours = source.lstat()
+    try:
+        os.rename(source, target)
+    except FileNotFoundError:
+        if not (target.exists() and os.path.samestat(ours, target.lstat())):
+            raise
     sync_directory(target.parent)
 
 
@@ -89,6 +98,35 @@ def sync_directory(path: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def store_time(file: Path) -> float:
+    """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6).
+
+    ``file`` is touched. An update without a time of our own is dated by the server where there is one.
+    """
+    os.utime(file)
+    return file.stat().st_mtime
+
+
+def read_unmoved(path: Path, most: int) -> bytes:
+    """At most ``most`` bytes of a file that others replace meanwhile.
+
+    One that is replaced on another host while it is read here gives ESTALE on NFS, not its old content; whoever
+    opens it again has the new one.
+    """
+    for _ in range(_STALE_READS):
+        try:
+            with path.open("rb") as stream:
+                return stream.read(most)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            stale = error
+    raise stale
+
+
+_STALE_READS: Final = 10
 
 
 def replace_file(path: Path, content: bytes, staging: Path, owner_of: Path) -> None:
@@ -105,29 +143,3 @@ def replace_file(path: Path, content: bytes, staging: Path, owner_of: Path) -> N
         with suppress(OSError):
             temporary.unlink()
         raise
-
-
-_thread_locks: dict[str, threading.Lock] = {}
-_thread_locks_guard = threading.Lock()
-# A child forked while another thread holds a lock would wait for ever for a thread it has not got.
-os.register_at_fork(after_in_child=_thread_locks.clear)
-
-
-@contextmanager
-def exclusive(lock_file: Path, owner_of: Path) -> Iterator[None]:
-    """Hold the lock named by ``lock_file`` against other threads, processes and hosts.
-
-    An fcntl lock works on NFSv4, where flock may not. It belongs to the process, so threads are kept
-    apart by a lock of their own. The file is never removed: a waiter could hold a lock on a file that
-    no longer has the name, while a third process locks a new one.
-    """
-    with _thread_locks_guard:
-        threads = _thread_locks.setdefault(os.path.realpath(lock_file), threading.Lock())
-    with threads:
-        fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            give_to_owner(fd, owner_of)
-            fcntl.lockf(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)  # releases the lock

@@ -26,9 +26,11 @@ from typing import TypeVar
 
 from jobs.errors import LayerfarmError, StoreError
 from jobs.store.descriptor import check_digest
-from jobs.store.durable import create_file, exclusive, explained, make_directory
+from jobs.store.durable import create_file, explained, make_directory
+from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.janitor import janitor, umoci_leftovers
-from jobs.store.layout import PRIVATE_DIRECTORY, Layout
+from jobs.store.layout import Layout
+from jobs.store.locks import exclusive
 from jobs.store.orphans import drop_orphans, living
 from jobs.store.reach import reachable
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from jobs.store.layout import PRIVATE_DIRECTORY
+from jobs.store.indexfile import PRIVATE_DIRECTORY
 
 _LEFTOVERS = ("ingest", "work", "unpack")
 

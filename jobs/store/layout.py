@@ -22,13 +22,14 @@ from jobs.errors import (
 from jobs.limits import limits
 from jobs.store.descriptor import Descriptor, Index, check_digest
 from jobs.store.document import Document, encode_document, parse_document
-from jobs.store.durable import exclusive, explained, make_directory, replace_file, sync_directory
+from jobs.store.durable import explained, make_directory, replace_file, sync_directory
+from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
+from jobs.store.indextext import IndexText
 from jobs.store.ingest import Ingest, refresh
-from jobs.store.refs import find_tag, tags_of, with_tag, without_tag
+from jobs.store.refs import named
+from jobs.store.tagging import Tagging, Wish
 from jobs.store.verify import VerifiedReader, embedded_data, hasher
 
-PRIVATE_DIRECTORY = ".layerfarm"
-"""What layerfarm keeps in a layout beside the specified files; other tools ignore it."""
 _LAYOUT_VERSION = "1.0.0"
 
 
@@ -37,6 +38,7 @@ class Layout:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._index = IndexFile(path)
 
     @classmethod
     def create(cls, path: Path) -> Layout:
@@ -84,7 +86,7 @@ class Layout:
             if not is_there(path / name):
                 raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
         marker = path / "oci-layout"
-        version = parse_document(_LayoutFile, _read_file(marker, "document_bytes"), str(marker)).imageLayoutVersion
+        version = parse_document(_LayoutFile, read_file(marker, "document_bytes"), str(marker)).imageLayoutVersion
         if version != _LAYOUT_VERSION:
             raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
         return cls(path)
@@ -171,30 +173,27 @@ class Layout:
 
     def index(self) -> Index:
         """``index.json`` as it is now. Raises MalformedDocument if it does not parse."""
-        path = self.path / "index.json"
-        return parse_document(Index, _read_file(path, "index_bytes"), str(path), "index_bytes")
+        return parse_document(Index, self._index.raw(), str(self._index.path), "index_bytes")
 
     def update_index(self, change: Callable[[Index], Index]) -> Index:
         """Replace ``index.json`` by ``change`` of it. No concurrent update is lost (umoci #146).
 
-        ``change`` is called under the layout's lock and must be quick.
+        ``change`` is called under the layout's lock and must be quick. For a tag :meth:`tag` is quicker.
         """
-        with explained("index.json cannot be updated", self.path):
-            make_directory(self._private(), self.path)
-            with exclusive(self._private("index.lock"), self.path):
-                old = self.index()
-                new = change(old)
-                if new != old:
-                    self._replace("index.json", encode_document(new))
+        with self._index.locked():
+            old = self.index()
+            new = change(old)
+            if new != old:
+                self._index.replace(lambda _: IndexText.of(new))
         return new
 
     def tags(self) -> list[str]:
         """Every tag, in the order of the index, each once."""
-        return tags_of(self.index())
+        return list(self._index.read().places)
 
     def find(self, tag: str) -> list[Descriptor]:
         """Whatever the tag names; usually none or one, but the spec allows several."""
-        return find_tag(self.index(), tag)
+        return self._index.read().find(tag)
 
     def tag(self, name: str, descriptor: Descriptor, needs: Iterable[Descriptor] = ()) -> None:
         """Let ``name`` be the tag of ``descriptor``, whatever it named before.
@@ -203,20 +202,14 @@ class Layout:
         index is locked, as it is during a garbage collection: either that sees the tag and keeps them, or
         they are gone and no tag is given.
 
+        Many may do so at once, see :mod:`jobs.store.tagging`.
+
         Raises:
             InvalidReference: ``name`` breaks the grammar.
             BlobNotFound: a blob of ``needs`` is not there.
         """
-
-        def change(index: Index) -> Index:
-            for blob in needs:
-                if not self.has(blob) and not blob.urls and blob.data is None:
-                    raise BlobNotFound(
-                        "store does not hold the blob any more", where=blob.digest, hint="removed by a gc? try again"
-                    )
-            return with_tag(index, name, descriptor)
-
-        self.update_index(change)
+        wish = Wish(tag=name, descriptor=descriptor, needs=list(needs))
+        Tagging(self.path, self._index, self.has).give(wish)
 
     def copy_tag(self, old: str, new: str) -> Descriptor:
         """Let ``new`` name what ``old`` names, in one step; returns that.
@@ -228,27 +221,27 @@ class Layout:
         """
         found: list[Descriptor] = []
 
-        def change(index: Index) -> Index:
-            found[:] = find_tag(index, old)
+        def change(index: IndexText) -> IndexText:
+            found[:] = index.find(old)
             if not found:
                 raise TagNotFound("tag not found", where=f"{self.path}:{old}")
             if len(found) > 1:
                 raise AmbiguousReference(f"tag names {len(found)} images", where=f"{self.path}:{old}")
-            return with_tag(index, new, found[0])
+            return index.change({new: named(found[0], new)})
 
-        self.update_index(change)
+        self._index.update(change)
         return found[0]
 
     def untag(self, name: str) -> bool:
         """Remove a tag; False if there was none. The blobs stay."""
         removed = False
 
-        def change(index: Index) -> Index:
+        def change(index: IndexText) -> IndexText:
             nonlocal removed
-            removed = bool(find_tag(index, name))
-            return without_tag(index, name)
+            removed = name in index.places
+            return index.change({name: None})
 
-        self.update_index(change)
+        self._index.update(change)
         return removed
 
     # --- inside --------------------------------------------------------------------------------
@@ -266,13 +259,3 @@ class _LayoutFile(Document):
     """The ``oci-layout`` file (image-layout.md "oci-layout file")."""
 
     imageLayoutVersion: str
-
-
-def _read_file(path: Path, limit: str) -> bytes:
-    bounds = limits()
-    most: int = getattr(bounds, limit)
-    with explained("file cannot be read", path), path.open("rb") as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise bounds.exceeded(limit, "file is larger than {} bytes", path)
-    return content

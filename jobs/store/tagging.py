@@ -1,0 +1,226 @@
+"""Give many tags at once: whoever gets the lock writes the index for all who wait for it.
+
+The index is one file, and a tag is given when it is in there, durably. Were each tag a new ``index.json``,
+64 writers of 1,000 tags would write 64,000 of them, 450 GB. So who finds the index locked leaves its wish in
+``.layerfarm/tagging/``, as a file; the holder of the lock collects the wishes, puts all into one new index, and
+only then writes into each wish that it is granted, or which blob is missing. The answer stands in the file that
+its writer made, because opening a file that one knows asks the server also on NFS, where a new name may stay
+unseen for a minute.
+
+A wish is granted while its writer lives and looks after it, or not at all: one that nobody has touched for
+``PATIENCE`` is dropped, so that the wish of a writer that died does not come true a day later, on top of newer
+ones. A holder that dies between the index and the answers leaves wishes that the next one grants once more,
+oldest first, to the same effect.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jobs.errors import BlobNotFound, LayerfarmError
+from jobs.store.descriptor import Descriptor
+from jobs.store.document import Document, encode_document, parse_document
+from jobs.store.durable import create_file, make_directory, store_time, write_all
+from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile
+from jobs.store.indextext import IndexText
+from jobs.store.locks import pauses
+from jobs.store.refs import named
+
+PATIENCE: Final = 60.0
+"""Seconds on the store's clock after which a wish that nobody touches is one of the dead."""
+TOUCH: Final = 5.0
+"""Seconds between two touches by the writer that waits."""
+_MOST: Final = 512
+"""Wishes that are granted at once; as many files are open then."""
+_GRANTED: Final = b"granted"
+_REFUSED: Final = b"refused "
+_LARGEST: Final = 1 << 20
+"""Bytes of a wish: far more than an image of the most layers needs."""
+
+
+class Wish(Document):
+    """``tag`` is to name ``descriptor``, for which the blobs of ``needs`` have to be there."""
+
+    tag: str
+    descriptor: Descriptor
+    needs: list[Descriptor] = []
+
+    @property
+    def entry(self) -> Descriptor:
+        """The entry of the index. Raises InvalidReference: ``tag`` breaks the grammar."""
+        return named(self.descriptor, self.tag)
+
+
+@dataclass
+class _Left:
+    """The wish of somebody, open for the answer."""
+
+    fd: int
+    wish: Wish
+
+
+class Tagging:
+    """The tags of one layout being given. ``has``: whether the layout holds a blob."""
+
+    def __init__(self, layout: Path, index: IndexFile, has: Callable[[Descriptor], bool]) -> None:
+        self._layout = layout
+        self._index = index
+        self._has = has
+        self._directory = layout / PRIVATE_DIRECTORY / "tagging"
+
+    def give(self, wish: Wish) -> None:
+        """Return when the tag is in the index, durably.
+
+        Raises:
+            InvalidReference: the tag breaks the grammar.
+            BlobNotFound: a blob of ``needs`` is not there.
+        """
+        _ = wish.entry
+        with self._index.lock() as lock:
+            if lock.take_if_free():
+                self._grant(wish)
+                return
+            with self._waiting(wish) as path:
+                touched = time.monotonic()
+                for pause in pauses():
+                    time.sleep(pause)
+                    if _is_granted(path):
+                        return
+                    if lock.take_if_free():
+                        self._settle(path, wish)
+                        return
+                    if time.monotonic() - touched > TOUCH:
+                        touched = time.monotonic()
+                        with suppress(FileNotFoundError):
+                            os.utime(path)
+
+    # --- who waits ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _waiting(self, wish: Wish) -> Iterator[Path]:
+        """The wish as a file that others find whole or not at all."""
+        staging = self._layout / PRIVATE_DIRECTORY / "ingest"
+        for directory in (staging, self._directory):
+            make_directory(directory, self._layout)
+        fd, temporary = create_file(staging, self._layout)
+        # Their order in time is that of their names; a touch does not change it.
+        path = self._directory / f"{os.fstat(fd).st_mtime_ns:020d}-{temporary.name}"
+        try:
+            try:
+                write_all(fd, encode_document(wish))
+            finally:
+                os.close(fd)
+            temporary.rename(path)
+            yield path
+        finally:
+            for name in (temporary, path):
+                with suppress(FileNotFoundError):
+                    name.unlink()
+
+    def _settle(self, path: Path, wish: Wish) -> None:
+        """Grant the own wish, now that nobody else can: unless it was, it was dropped or not come to yet."""
+        if not _is_granted(path):
+            path.unlink(missing_ok=True)
+            self._grant(wish)
+
+    # --- who holds the lock ------------------------------------------------------------------------
+
+    def _grant(self, own: Wish) -> None:
+        """Put all that is wished for into the index. The own wish is the newest."""
+        with ExitStack() as stack:
+            left = self._collect(stack)
+            seen: dict[tuple[str, int], bool] = {}
+            granted: dict[str, Descriptor] = {}
+            answers = []
+            for each in (*(one.wish for one in left), own):
+                missing = self._missing(each, seen)
+                answers.append(missing)
+                if missing is None:
+                    granted.pop(each.tag, None)
+                    granted[each.tag] = each.entry
+
+            def change(index: IndexText) -> IndexText:
+                return index.change(granted)
+
+            self._index.replace(change)
+            for one, missing in zip(left, answers, strict=False):
+                answer = _GRANTED if missing is None else _REFUSED + missing.encode()
+                os.pwrite(one.fd, answer + b"\n", 0)
+        if answers[-1] is not None:
+            raise _gone(answers[-1])
+
+    def _collect(self, stack: ExitStack) -> list[_Left]:
+        """The wishes of those who wait, oldest first; those of the dead are removed."""
+        try:
+            names = sorted(os.listdir(self._directory))
+        except FileNotFoundError:
+            return []
+        if not names:
+            return []
+        oldest = store_time(self._layout / PRIVATE_DIRECTORY / "index.lock") - PATIENCE
+        found = []
+        for name in names[:_MOST]:
+            path = self._directory / name
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime < oldest:
+                    path.unlink()
+                elif (one := _opened(path, stack)) is not None:
+                    found.append(one)
+        return found
+
+    def _missing(self, wish: Wish, seen: dict[tuple[str, int], bool]) -> str | None:
+        """The digest of a blob that the wish needs and the layout does not hold."""
+        for blob in wish.needs:
+            key = (blob.digest, blob.size)
+            if key not in seen:
+                seen[key] = bool(blob.urls or blob.data is not None or self._has(blob))
+            if not seen[key]:
+                return blob.digest
+        return None
+
+
+def _opened(path: Path, stack: ExitStack) -> _Left | None:
+    """None: answered already, or not to be answered by us; its writer sees to it itself."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except PermissionError:
+        return None
+    stack.callback(os.close, fd)
+    raw = os.read(fd, _LARGEST)
+    if not raw.startswith(b"{"):
+        return None
+    try:
+        wish = parse_document(Wish, raw, path.name)
+        _ = wish.entry
+    except LayerfarmError:
+        return None
+    return _Left(fd, wish)
+
+
+def _is_granted(path: Path) -> bool:
+    """False: not answered, or dropped.
+
+    Raises:
+        BlobNotFound: it was refused.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        answer = os.read(fd, 300).partition(b"\n")[0]
+    finally:
+        os.close(fd)
+    if answer.startswith(_REFUSED):
+        raise _gone(answer[len(_REFUSED) :].decode())
+    return answer == _GRANTED
+
+
+def _gone(digest: str) -> BlobNotFound:
+    return BlobNotFound("store does not hold the blob any more", where=digest, hint="removed by a gc? try again")

@@ -1,0 +1,77 @@
+"""The lock keeps threads and processes apart, and dies with its holder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.store.locks import Lock, exclusive
+
+
+def is_free(path: Path) -> bool:
+    with Lock(path, path.parent) as lock:
+        return lock.take_if_free()
+
+
+def test_threads_are_apart_whatever_they_call_the_file(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "same").hardlink_to(tmp_path / "lock")
+    with exclusive(tmp_path / "lock", tmp_path):
+        found: list[bool] = []
+        thread = threading.Thread(target=lambda: found.append(is_free(tmp_path / "same")))
+        thread.start()
+        thread.join()
+        assert found == [False]
+        # Opened and closed by somebody else in the process: with a lock of the process it would be lost now.
+        (tmp_path / "lock").read_bytes()
+        assert not is_free(tmp_path / "lock")
+    assert is_free(tmp_path / "lock")
+
+
+def test_a_child_forked_while_it_was_held_does_not_keep_it(tmp_path: Path) -> None:
+    holder = os.fork()
+    if holder == 0:
+        with exclusive(tmp_path / "lock", tmp_path):
+            if os.fork() == 0:
+                time.sleep(60)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(holder, 0)
+    assert is_free(tmp_path / "lock")
+
+
+def test_a_child_does_not_free_what_its_parent_holds(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "lock", tmp_path) as _:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert not is_free(tmp_path / "lock")
+
+
+def test_who_waits_gets_it_when_it_is_free(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def wait() -> None:
+        with exclusive(tmp_path / "lock", tmp_path):
+            order.append("waiter")
+
+    thread = threading.Thread(target=wait)
+    with exclusive(tmp_path / "lock", tmp_path):
+        thread.start()
+        time.sleep(0.05)
+        order.append("holder")
+    thread.join(20)
+    assert order == ["holder", "waiter"]
+
+
+def test_a_file_that_cannot_be_opened_leaves_none_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError), exclusive(tmp_path / "missing" / "lock", tmp_path):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == len(before)

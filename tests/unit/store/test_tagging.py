@@ -1,0 +1,228 @@
+"""Tags given by many at once: the index as text, and the wishes of those who wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.errors import BlobNotFound, LayerfarmError, LimitExceeded
+from jobs.store import REF_NAME, Descriptor, Index, Layout, encode_document, parse_document
+from jobs.store.indextext import IndexText
+from jobs.store.locks import exclusive
+from jobs.store.refs import named
+from jobs.store.tagging import PATIENCE, Wish
+
+A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
+B = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "b" * 64, "size": 2})
+
+plain_entries = st.fixed_dictionaries(
+    {"mediaType": st.sampled_from(["a/b", "ü"]), "digest": st.just(A.digest), "size": st.integers(0, 9)},
+    optional={
+        "annotations": st.dictionaries(st.sampled_from([REF_NAME, "k"]), st.sampled_from(["t", "u", "v", '"]}'])),
+        "urls": st.lists(st.just("x")),
+        "future": st.sampled_from([{"manifests": []}, None, 1]),
+    },
+)
+indexes = st.fixed_dictionaries(
+    {"schemaVersion": st.just(2), "manifests": st.lists(plain_entries, max_size=4)},
+    optional={"annotations": st.just({"manifests": "]}"}), "zz": st.just({"manifests": []})},
+)
+
+
+def compact(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@given(indexes, st.lists(plain_entries, max_size=3))
+def test_a_text_that_goes_on_is_read_as_if_it_were_read_whole(document: dict[str, Any], more: list[Any]) -> None:
+    known = IndexText.parse(compact(document), "x")
+    raw = compact(document | {"manifests": document["manifests"] + more})
+    whole = IndexText.parse(raw, "x")
+    read = known.goes_on(raw, "x")
+    if more and whole.raw is None and known.raw is None:
+        assert read is not None
+    if read is not None:
+        assert (read.encode(), read.entries, read.names, read.places) == (raw, whole.entries, whole.names, whole.places)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        b'],"more":[{}',
+        b',{"mediaType":"a/b"}',
+        b',{"mediaType":"a/b","digest":"sha256:short","size":1}',
+        b',{"mediaType":"a/b","digest":"%s","size":-1}' % A.digest.encode(),
+        b',{"mediaType":"a/b","digest":"%s","size":true}' % A.digest.encode(),
+        b',{"mediaType":"a/b","digest":"%s","size":1,"annotations":{"a":1}}' % A.digest.encode(),
+        b',{"mediaType":"a/b","digest":"%s","size":1},' % A.digest.encode(),
+        b',{"mediaType":"a/b","digest":"%s","size":1}' % A.digest.encode() + b" ",
+        b',{"size":0,"size":1,"mediaType":"a/b","digest":"%s"}' % A.digest.encode(),
+        b',{"mediaType":"\xff","digest":"%s","size":1}' % A.digest.encode(),
+        b"," + b"[" * 100_000,
+        b" ",
+        b",",
+    ],
+)
+def test_what_is_not_just_more_entries_is_left_to_who_reads_all(added: bytes) -> None:
+    index = Index.model_validate({"manifests": [json.loads(encode_document(named(A, "t")))]})
+    known = IndexText.of(index)
+    assert known.goes_on(known.body + added + known.tail, "x") is None
+
+
+@given(
+    st.lists(st.sampled_from("tuvw-"), max_size=6),
+    st.dictionaries(st.sampled_from("tuvxyz"), st.sampled_from([A, B, None]), max_size=4),
+)
+def test_a_change_of_the_text_is_that_of_the_documents(names: list[str], tags: dict[str, Descriptor | None]) -> None:
+    before = [A if name == "-" else named(A, name) for name in names]
+    index = Index.model_validate({"manifests": [json.loads(encode_document(entry)) for entry in before]})
+    wanted = list(before)
+    for tag, descriptor in tags.items():
+        places = [n for n, entry in enumerate(wanted) if (entry.annotations or {}).get(REF_NAME) == tag]
+        if descriptor is None or not places:
+            wanted = [entry for n, entry in enumerate(wanted) if n not in places]
+        else:
+            wanted[places[0]] = named(descriptor, tag)
+            wanted = [entry for n, entry in enumerate(wanted) if n not in places[1:]]
+    wanted += [named(d, tag) for tag, d in tags.items() if d is not None and tag not in names]
+    text = IndexText.of(index).change({tag: None if d is None else named(d, tag) for tag, d in tags.items()})
+    assert parse_document(Index, text.encode(), "x").manifests == wanted
+    assert text.places == IndexText.parse(text.encode(), "x").places
+
+
+def test_an_index_of_another_tool_is_changed_in_our_form_and_read_again(layout: Layout) -> None:
+    text = json.dumps({"manifests": [json.loads(encode_document(named(A, "theirs")))], "schemaVersion": 2}, indent=2)
+    path = layout.path / "index.json"
+    path.write_text(text)
+    assert layout.tags() == ["theirs"]
+    layout.tag("theirs", named(A, "theirs"))
+    layout.tag("ours", B)
+    assert path.read_bytes().startswith(b'{"manifests":[{"mediaType"')
+    path.write_text(text.replace("theirs", "again"))
+    assert layout.tags() == ["again"]
+
+
+def test_an_index_never_grows_beyond_what_can_be_read(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout.tag("one", A)
+    size = (layout.path / "index.json").stat().st_size
+    monkeypatch.setenv("LAYERFARM_LIMIT_INDEX_BYTES", str(size + 10))
+    with pytest.raises(LimitExceeded, match="index_bytes"):
+        layout.tag("two", A)
+    assert layout.tags() == ["one"]
+
+
+# --- wishes ---------------------------------------------------------------------------------------
+
+
+def wish_of_another(layout: Layout, wish: Wish | bytes, age: float = 0) -> Path:
+    """As another process leaves it."""
+    directory = layout.path / ".layerfarm" / "tagging"
+    directory.mkdir(exist_ok=True)
+    path = directory / f"{len(os.listdir(directory)):020d}-x"
+    path.write_bytes(wish if isinstance(wish, bytes) else encode_document(wish))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_whoever_gives_a_tag_gives_those_of_all_who_wait(layout: Layout) -> None:
+    blob = layout.put(b"x", "a/b")
+    absent = blob.model_copy(update={"digest": A.digest})
+    granted = wish_of_another(layout, Wish(tag="theirs", descriptor=A, needs=[blob]))
+    refused = wish_of_another(layout, Wish(tag="incomplete", descriptor=A, needs=[blob, absent]))
+    layout.tag("ours", B)
+    assert layout.tags() == ["theirs", "ours"]
+    assert granted.read_bytes().startswith(b"granted\n")
+    assert refused.read_bytes().startswith(b"refused " + A.digest.encode() + b"\n")
+
+
+def test_of_wishes_for_one_tag_the_newest_holds(layout: Layout) -> None:
+    wish_of_another(layout, Wish(tag="t", descriptor=A))
+    wish_of_another(layout, Wish(tag="t", descriptor=B))
+    layout.tag("other", A)
+    assert layout.find("t") == [named(B, "t")]
+    layout.tag("t", A)
+    assert layout.find("t") == [named(A, "t")]
+
+
+def test_the_wish_of_a_dead_writer_does_not_come_true_later(layout: Layout) -> None:
+    path = wish_of_another(layout, Wish(tag="late", descriptor=A), age=PATIENCE + 5)
+    layout.tag("ours", B)
+    assert layout.tags() == ["ours"]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"tag":"not valid","descriptor":{}}', b"\0" * 5000])
+def test_a_wish_that_is_none_hinders_nobody(layout: Layout, raw: bytes) -> None:
+    wish_of_another(layout, raw)
+    layout.tag("ours", B)
+    assert layout.tags() == ["ours"]
+
+
+def test_a_wish_that_is_a_link_is_not_followed(layout: Layout, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(encode_document(Wish(tag="t", descriptor=A)))
+    directory = layout.path / ".layerfarm" / "tagging"
+    directory.mkdir()
+    (directory / "0").symlink_to(precious)
+    before = precious.read_bytes()
+    with pytest.raises(LayerfarmError):
+        layout.tag("ours", B)
+    assert precious.read_bytes() == before
+
+
+def given_while_locked(layout: Layout, answer: Any, **wish: Any) -> list[BaseException | None]:
+    """Give the tag ``t`` while the index is locked, and let ``answer`` do what it wants with the wish first."""
+    ends: list[BaseException | None] = []
+
+    def give() -> None:
+        try:
+            layout.tag("t", A, **wish)
+            ends.append(None)
+        except LayerfarmError as error:
+            ends.append(error)
+
+    directory = layout.path / ".layerfarm" / "tagging"
+    thread = threading.Thread(target=give)
+    with exclusive(layout.path / ".layerfarm" / "index.lock", layout.path):
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not directory.is_dir() or not os.listdir(directory):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        answer(directory / os.listdir(directory)[0])
+    thread.join(20)
+    assert os.listdir(directory) == []
+    assert os.listdir(layout.path / ".layerfarm" / "ingest") == []
+    return ends
+
+
+def test_who_waits_is_content_when_another_one_grants(layout: Layout) -> None:
+    # Granted, it is said, so nobody writes it again.
+    assert given_while_locked(layout, lambda path: path.write_bytes(b"granted\n")) == [None]
+    assert layout.tags() == []
+
+
+def test_who_waits_is_told_what_is_missing(layout: Layout) -> None:
+    (error,) = given_while_locked(layout, lambda path: path.write_bytes(b"refused %s\n" % B.digest.encode()))
+    assert isinstance(error, BlobNotFound)
+    assert B.digest in str(error)
+
+
+@pytest.mark.parametrize("answer", [lambda path: None, Path.unlink, lambda path: path.write_bytes(b"gra")])
+def test_who_is_not_answered_or_dropped_gives_the_tag_himself(layout: Layout, answer: Any) -> None:
+    assert given_while_locked(layout, answer) == [None]
+    assert layout.tags() == ["t"]
+
+
+def test_blobs_are_looked_for_by_whoever_grants(layout: Layout) -> None:
+    (error,) = given_while_locked(layout, lambda path: None, needs=[A])
+    assert isinstance(error, BlobNotFound)
+    assert layout.tags() == []
