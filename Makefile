@@ -21,7 +21,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz torture lint format packages constraints clean
+.PHONY: help run test unit coverage fuzz torture torture-store lint format packages constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
 	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes'
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
+	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store under many writers, gc and readers; what was lost (0)'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
 	@echo 'make clean                                    remove the virtual environment and the caches'
@@ -67,6 +68,13 @@ torture: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" SECONDS='$(SECONDS)' SEED='$(SEED)' $(BIN)/python -m tests.farm.torture
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_STRANGE_MESSAGES=10000 SEED='$(SEED)' \
 	    $(BIN)/python -m pytest -q tests/farm/test_strangers.py
+
+# One store under many: first from one host, then from four.
+torture-store: WRITERS ?= 64
+torture-store: TAGS ?= 1000
+torture-store: $(VENV)/.installed
+	for hosts in 1 4; do PATH="$(abspath $(BIN)):$$PATH" WRITERS='$(WRITERS)' TAGS='$(TAGS)' HOSTS=$$hosts \
+	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
