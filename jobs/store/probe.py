@@ -6,7 +6,6 @@ Works on a file of a few bytes in a directory of its own below ``.layerfarm``; b
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import subprocess
 import sys
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from jobs.store.durable import create_file, make_directory, write_all
-from jobs.store.layout import PRIVATE_DIRECTORY
+from jobs.store.indexfile import PRIVATE_DIRECTORY
+from jobs.store.locks import exclusive
 
 _RENAMES: Final = 200
 _SIZE: Final = 64
@@ -68,8 +68,7 @@ def probe_file(store: Path) -> Iterator[Path]:
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Hold the lock of a file against other processes."""
-    with path.open("r+b") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+    with exclusive(path, path.parent):
         yield
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.errors import RequestError
 from jobs.flows.base import Policy
-from jobs.store.layout import PRIVATE_DIRECTORY
+from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.probe import held, probe_file
 from worker.doctor.finding import Finding, fail, ok, warn
 from worker.keys import PROBE
