@@ -25,6 +25,7 @@ from jobs.image.bundle import (
     stat_cache_name,
 )
 from jobs.image.documents import ConfigSection
+from jobs.image.foreseeing import foreseen
 from jobs.image.remove import remove_tree
 from jobs.image.repack import open_bundle_baseline
 from jobs.image.resolve import Resolved, resolve_walk
@@ -33,6 +34,7 @@ from jobs.image.tree_cache import write_tree_and_digest
 from jobs.image.users import lookup_user
 from jobs.layer import ExtractOptions, Extractor, IdMap
 from jobs.layer.decompress import decompress
+from jobs.layer.foresight import Foresight
 from jobs.limits import Limits
 from jobs.limits import limits as process_limits
 from jobs.mtree import Entry, next_tick, walk_tree, write_stat_cache
@@ -174,9 +176,14 @@ def extracted(
     """
     _make_rootfs(rootfs, options)
     try:
-        with Extractor(rootfs, _extract_options(options, hash_content)) as extractor:
+        with (
+            foreseen(store, image, options.limits) as foresight,
+            Extractor(rootfs, _extract_options(options, hash_content, foresight)) as extractor,
+        ):
             for descriptor, diff_id in image.layers:
                 _apply(store, extractor, descriptor, diff_id, options)
+            for number in extractor.left_out():
+                _write_left_out(store, extractor, number, image.manifest.layers[number - 1], options)
             extractor.finish()
             yield extractor
     except BaseException:
@@ -205,6 +212,18 @@ def _apply(store: Layout, extractor: Extractor, descriptor: Descriptor, diff_id:
     found = f"{digest.name}:{digest.hexdigest()}"
     if found != diff_id:
         raise DigestMismatch(f"layer unpacks to {found}, its diff_id is {diff_id}", where=descriptor.digest)
+
+
+def _write_left_out(
+    store: Layout, extractor: Extractor, number: int, descriptor: Descriptor, options: UnpackOptions
+) -> None:
+    """Once more through a layer, for files that its upper layers seemed to replace and did not."""
+    with (
+        store.open_blob(descriptor) as blob,
+        closing(decompress(blob, descriptor.media_type, limits=options.limits, ahead=True)) as plain,
+    ):
+        watched = _Watched(plain, lambda: options.advanced(0))
+        extractor.write_left_out(number, cast(BinaryIO, watched))
 
 
 def _make_rootfs(rootfs: Path, options: UnpackOptions) -> None:
@@ -270,7 +289,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         yield out
 
 
-def _extract_options(options: UnpackOptions, hash_content: bool) -> ExtractOptions:
+def _extract_options(options: UnpackOptions, hash_content: bool, foresight: Foresight | None) -> ExtractOptions:
     return ExtractOptions(
         uid_map=options.uid_map,
         gid_map=options.gid_map,
@@ -278,6 +297,7 @@ def _extract_options(options: UnpackOptions, hash_content: bool) -> ExtractOptio
         keep_dirlinks=options.keep_dirlinks,
         hash_content=hash_content,
         content_wanted=options.content_wanted,
+        doomed=None if foresight is None else foresight.dooms,
         limits=options.limits,
         warn=options.warn,
     )

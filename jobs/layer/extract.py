@@ -15,8 +15,10 @@ from typing import BinaryIO
 
 from jobs.errors import LayerError, RootfsError
 from jobs.layer.applying import Applier, explained
+from jobs.layer.members import MemberReader
 from jobs.layer.metadata import Dresser, Warnings, is_safe_time
 from jobs.layer.tree import Directory, Metadata, entries_of, remember_stat
+from jobs.layer.unwritten import find_unwritten
 from jobs.layer.worktree import KEPT_XATTRS, WorkTree
 from jobs.layer.writing import EntryWriter, ExtractOptions
 from jobs.mtree.model import Entry
@@ -70,6 +72,8 @@ class Extractor(Applier):
             implied = Metadata(0o755, *self._dresser.owner(0, 0), mtime=0, atime=0)
             tree = WorkTree(self._rootfs.fd, implied, self._options.limits)
             tree.root.complete = self._was_empty
+            if self._options.doomed is not None and not self._was_empty:
+                raise LayerError("only of a tree that begins empty is it known what will be left of it")
         except BaseException:
             self._rootfs.close()
             raise
@@ -81,14 +85,37 @@ class Extractor(Applier):
         """What went otherwise than the layers asked, each kind once."""
         return self._warnings.texts
 
+    def left_out(self) -> list[int]:
+        """The layers, 1 for the lowest, with files that were left out and are in the tree all the same.
+
+        Once all layers are applied each of these has to be given to :meth:`write_left_out`.
+        """
+        return sorted(find_unwritten(self._tree.root)) if self._options.doomed is not None else []
+
+    def write_left_out(self, layer: int, stream: BinaryIO) -> None:
+        """Write what was left out of this layer and is in the tree. Raises as :meth:`apply`."""
+        wanted = find_unwritten(self._tree.root).get(layer, {})
+        reader = self._writer.reader = MemberReader(stream, self._limits)
+        for member in reader:
+            places = wanted.get(reader.ordinal)
+            if places is not None:
+                try:
+                    self._writer.write_left_out(member, places)
+                except OSError as error:
+                    raise explained(error, member.name) from error
+        reader.drain()
+
     def finish(self) -> None:
         """Give every directory its metadata, deepest first. Nothing can be applied afterwards.
 
         Raises:
+            LayerError: some of :meth:`left_out` are not written.
             RootfsError: metadata cannot be set.
         """
         if self._finished:
             return
+        if self.left_out():
+            raise LayerError("files of the tree are left out")
         self._finished = True
         order: list[Directory] = []
         pending = [self._tree.root]

@@ -60,6 +60,8 @@ class MemberReader:
     """
 
     def __init__(self, stream: BinaryIO, limits: Limits) -> None:
+        self.ordinal = -1
+        """The position of the current member in the stream, from 0."""
         self._read = stream.read
         self._limits = limits
         self._buffer = memoryview(b"")
@@ -105,6 +107,7 @@ class MemberReader:
             member = self._member(
                 block, {**global_records, **records} if global_records else records, sparse, long_name, long_link
             )
+            self.ordinal += 1
             yield member
             self._skip()
             if records:

@@ -14,6 +14,7 @@ from typing import Final
 from jobs.layer.modeltree import ModelTree
 from jobs.layer.remove import open_directory, remove
 from jobs.layer.tree import Child, Directory, Inode, Metadata, Name, leaf_of, link_target
+from jobs.layer.unwritten import is_unwritten
 from jobs.limits import Limits
 from jobs.rootfs import clear_xattrs
 
@@ -115,7 +116,8 @@ class WorkTree(ModelTree):
         else:
             if leaf_of(child) is None:
                 self._parents.clear()
-            os.unlink(name, dir_fd=self.fd(node))
+            if not is_unwritten(child):
+                os.unlink(name, dir_fd=self.fd(node))
         super().remove(node, name, child)
 
     # --- inside --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from jobs.layer.idmap import IdMap
 from jobs.layer.members import Member, MemberReader
 from jobs.layer.metadata import Dresser, Warnings, in_range, in_user_namespace, is_safe_time
 from jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Directory, Inode, Metadata, Name, device_tail, pack_leaf
+from jobs.layer.unwritten import Place, Unwritten, is_unwritten
 from jobs.layer.worktree import WorkTree
 from jobs.limits import Limits
 from jobs.limits import limits as process_limits
@@ -27,6 +28,7 @@ _HIGHEST_MINOR: Final = (1 << 20) - 1
 """What Linux has (``MINORBITS``); beyond, mknod(2) would take other bits and so make another device."""
 _ZEROS: Final = bytes(1 << 20)
 _EMPTY_SHA256: Final = hashlib.sha256().digest()
+_LONGEST_NAME: Final = 255
 _HASHED_BESIDE: Final = 256 * 1024
 """Bytes of a file from which on it is hashed in a thread while it is written."""
 
@@ -45,6 +47,9 @@ class ExtractOptions:
     """Compute the SHA-256 of every file while writing it, for :meth:`Extractor.entries`."""
     content_wanted: Callable[[bytes], bool] | None = None
     """Told a file's path; where it says no the file stays empty. For a caller that needs only a part."""
+    doomed: Callable[[bytes, int], bool] | None = None
+    """Told a file's path and its layer, 1 for the lowest; where it says yes the file is left out for now, because it
+    will not outlive the layers above. Whoever asks for this has to see to :meth:`Extractor.left_out`."""
     limits: Limits = field(default_factory=process_limits)
     advanced: Callable[[int], None] | None = None
     """Told the bytes of content written, now and then."""
@@ -87,8 +92,35 @@ class EntryWriter:
         if self._unpacked > self._options.limits.unpacked_bytes:
             raise self._options.limits.exceeded("unpacked_bytes", "image unpacks to more than {} bytes")
         self.make_room(node, base)
+        doomed = self._options.doomed
+        if doomed is not None and doomed(node.path(base), self._tree.layer) and self._says_nothing(member, base):
+            layer = self._tree.layer
+            node.put(base, Name(layer, Unwritten(layer, self.reader.ordinal)))
+            return
+        self._write_file(member, node, base, empty=self._stays_empty(node, base))
+
+    def write_left_out(self, member: Member, places: Sequence[Place]) -> None:
+        """Write a file that was left out and is in the tree all the same, under all its names."""
+        (node, base), *others = places
+        self._write_file(member, node, base, empty=self._stays_empty(node, base))
+        if others:
+            assert node.children is not None
+            first = node.children[base]
+            assert not isinstance(first, Directory)
+            inode = Inode(first) if isinstance(first, bytes) else first.inode
+            node.put(base, Name(self._tree.layer, inode))
+            for other, name in others:
+                self.hardlink(node, base, other, name)
+                other.put(name, Name(self._tree.layer, inode))
+
+    def _stays_empty(self, node: Directory, base: bytes) -> bool:
         wanted = self._options.content_wanted
-        self._write_file(member, node, base, empty=wanted is not None and not wanted(node.path(base)))
+        return wanted is not None and not wanted(node.path(base))
+
+    def _says_nothing(self, member: Member, base: bytes) -> bool:
+        """Writing this file would give no error and no warning of its own, but for a full disk."""
+        self._dresser.owner(member.uid, member.gid)
+        return len(base) <= _LONGEST_NAME and is_safe_time(member.mtime) and not self._dresser.xattrs(member)
 
     def _write_file(self, member: Member, node: Directory, base: bytes, *, empty: bool = False) -> None:
         _, _, mode, uid, gid, size, mtime, _, _, atime, _, _ = member
@@ -200,6 +232,9 @@ class EntryWriter:
         self._write_file(member, node, base, empty=True)
 
     def hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
+        if is_unwritten(self._tree.child(source, name)):
+            self.make_room(node, base)
+            return
         held = os.dup(self._tree.fd(source))
         try:
             self.make_room(node, base)
