@@ -151,7 +151,7 @@ def test_locks_that_keep_nobody_out_are_found(tmp_path: Path, monkeypatch: pytes
     with probe_file(tmp_path) as probe:
         assert locks_exclude(probe)
         # As on an NFS mount with local locks, seen from another host: our own lock is not there.
-        monkeypatch.setattr(fcntl, "lockf", lambda *args: None)
+        monkeypatch.setattr(fcntl, "fcntl", lambda *args: b"")
         assert not locks_exclude(probe)
 
 
