@@ -7,6 +7,7 @@ from typing import Any
 from jobs.errors import RequestError
 from jobs.flows.base import Flow, Request
 from jobs.flows.build import BUILD
+from jobs.flows.flatten import FLATTEN
 from jobs.flows.manifest import MANIFEST
 from jobs.flows.rebase import REBASE, REBASE_CHECK
 from jobs.flows.recompress import RECOMPRESS
@@ -18,6 +19,7 @@ from jobs.flows.verify import VERIFY
 
 _ALL: tuple[Flow[Any], ...] = (
     BUILD,
+    FLATTEN,
     MANIFEST,
     REBASE,
     REBASE_CHECK,

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from jobs.flows.base import Model, Request, Result
-from jobs.flows.requests import CompressionChoice, ImageRef
+from jobs.flows.requests import AbsolutePath, CompressionChoice, ImageRef
 
 
 class TransformRequest(Request):
@@ -59,6 +59,22 @@ class StripRequest(TransformRequest):
     """Patterns as a shell's, from the root; ``*`` matches slashes too, and a directory goes with all in it."""
     level: int | None = None
     source_date_epoch: int | None = None
+
+
+class FlattenRequest(Request):
+    """Write the tree of an image as a directory or as one plain tar."""
+
+    image: ImageRef
+    output: AbsolutePath
+    """Must not exist yet. Where the tag leads to several images and no platform is named: a directory that gets
+    one tree for each, ``linux_amd64`` or ``linux_amd64.tar``."""
+    form: Literal["directory", "tar"] = "directory"
+    platform: str | None = None
+    """``os/arch[/variant]``."""
+    rootless: bool = False
+    """As an ordinary user: owners of a directory's entries go into ``user.rootlesscontainers``."""
+    source_date_epoch: int | None = None
+    """Seconds; newer mtimes in a tar are clamped to it."""
 
 
 VerdictName = Literal["safe", "review", "refuse"]
@@ -147,3 +163,21 @@ class RebaseResult(TransformResult):
 
     verdict: VerdictName = "safe"
     verdicts: list[RebaseVerdict] = []
+
+
+class FlatTree(Model):
+    """One tree that was written."""
+
+    platform: str
+    output: str
+    manifest: str
+    """Digest of the image's manifest."""
+    mtree: str
+    """``sha256:`` digest of the tree's mtree manifest."""
+
+
+class FlattenResult(Result):
+    """The trees that were written."""
+
+    trees: list[FlatTree]
+    warnings: list[str] = []

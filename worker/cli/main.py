@@ -57,6 +57,7 @@ COMMANDS = {
     "squash": Listed("re-layer", "merges layers of an image into one", "squash_cmd"),
     "rebase": Listed("re-layer", "puts an image on another base, after a look at what it needs", "rebase_cmd"),
     "strip": Listed("re-layer", "takes paths out of an image and all of its layers", "strip_cmd"),
+    "flatten": Listed("re-layer", "writes the tree of an image as a directory or a tar", "flatten_cmd"),
     "verify": Listed("re-layer", "checks the proofs of an image again", "verify_cmd"),
     "init": Listed("layout", "creates an OCI layout", "init_cmd"),
     "list": Listed("layout", "lists the tags of a layout (alias: ls)", "list_cmd"),

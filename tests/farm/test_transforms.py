@@ -1,0 +1,101 @@
+"""Transforms on a farm: what images share is done once, and the bytes are those of the local runner."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from ground import Ground, until
+
+from jobs.flows.base import Policy
+from jobs.flows.requests import ImageRef
+from jobs.flows.transforms import RecompressRequest, SquashRequest, StripRequest, TransformResult
+from jobs.image import resolve
+from jobs.store import Layout
+from tests.unit.image.images import image, tar
+from worker import runner_local
+from worker.keys import PREFIX
+
+pytestmark = pytest.mark.timeout(240)
+
+IMAGES = 16
+SHARED = 5
+
+
+@pytest.fixture
+def layout(ground: Ground) -> Layout:
+    """Images that share their lowest layers, in sets that differ, and have a config of their own each."""
+    layout = Layout.create(ground.allowed / "store")
+    rng = random.Random(6)
+    layers = [tar((f"layer-{number}", rng.randbytes(300_000)), ("a", b"%d" % number)) for number in range(SHARED)]
+    for number in range(IMAGES):
+        image(layout, layers[: 2 + number % (SHARED - 1)], config={"Env": [f"N={number}"]}, tag=f"v{number}")
+    return layout
+
+
+def ref(layout: Layout, tag: str) -> ImageRef:
+    return ImageRef(store=layout.path, tag=tag)
+
+
+def begun(ground: Ground) -> list[int]:
+    """How often each distinct piece of work was begun."""
+    client = ground.farm().ledger._client
+    return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(PREFIX + "work:*", _type="hash")]
+
+
+def test_layers_that_images_share_are_recompressed_once(ground: Ground, layout: Layout) -> None:
+    ground.start_worker()
+    ground.start_worker()
+    farm = ground.farm()
+    jobs = [
+        farm.submit(
+            RecompressRequest(image=ref(layout, f"v{n}"), target=ref(layout, f"z{n}"), compress="zstd", level=12)
+        )
+        for n in range(IMAGES)
+    ]
+    results = [job.result(120) for job in jobs]
+    assert begun(ground) == [1] * SHARED
+    assert len({result.new for result in results}) == IMAGES  # type: ignore[attr-defined]
+    distinct = {layer.digest for n in range(IMAGES) for layer in resolve(layout, f"z{n}").manifest.layers}
+    assert len(distinct) == SHARED
+
+
+def test_a_killed_worker_costs_a_takeover_and_changes_nothing(ground: Ground, layout: Layout) -> None:
+    workers = [ground.start_worker(concurrency=1, lease=4, look_every=0.5) for _ in range(3)]
+    farm = ground.farm()
+    jobs = [
+        farm.submit(
+            RecompressRequest(image=ref(layout, f"v{n}"), target=ref(layout, f"z{n}"), compress="zstd", level=19)
+        )
+        for n in range(8)
+    ]
+    until(lambda: sum(begun(ground)) >= 2)
+    workers[0].kill()
+    results = [job.result(120) for job in jobs]
+    # One more for what the killed one was at.
+    assert SHARED <= sum(begun(ground)) <= SHARED + 1
+    other = Layout.create(ground.allowed / "other")
+    for n in (0, 7):
+        request = RecompressRequest(image=ref(layout, f"v{n}"), target=ref(other, f"z{n}"), compress="zstd", level=19)
+        assert _local(request).new == results[n].new  # type: ignore[attr-defined]
+
+
+def test_the_farm_gives_the_bytes_of_the_local_runner(ground: Ground, layout: Layout, tmp_path: Path) -> None:
+    ground.start_worker()
+    farm = ground.farm()
+    other = Layout.create(tmp_path / "other")
+    for make in (
+        lambda target: SquashRequest(image=ref(layout, "v3"), target=target, keep=1),
+        lambda target: StripRequest(image=ref(layout, "v3"), target=target, paths=["layer-1"]),
+    ):
+        done = farm.submit(make(ref(layout, "farm"))).result(60)
+        local = _local(make(ref(other, "local")))
+        assert (done.new, done.images) == (local.new, local.images)  # type: ignore[attr-defined]
+        assert not done.unchanged  # type: ignore[attr-defined]
+    assert not os.listdir(layout.path / ".layerfarm" / "work")
+
+
+def _local(request: RecompressRequest | SquashRequest | StripRequest) -> TransformResult:
+    return runner_local.run(request, Policy(shards=2, threads=2), 2)  # type: ignore[return-value]

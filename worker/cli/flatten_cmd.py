@@ -1,0 +1,48 @@
+"""``layerfarm flatten``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli.flags import Image, PathType, image_option, platform_option, source_date_epoch
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.result_text import json_option, report
+from worker.cli.submission import Where, carry_out, farm_options
+
+
+@click.command("flatten", cls=GoStyleCommand)
+@image_option()
+@platform_option
+@click.option("--tar", "as_tar", is_flag=True, help="Write one plain tar; without it, a directory.")
+@click.option("--rootless", is_flag=True, help="Without root: owners go into user.rootlesscontainers.")
+@farm_options
+@json_option
+@click.argument("output", type=PathType())
+def command(
+    image: Image, platform: str | None, as_tar: bool, rootless: bool, where: Where, as_json: bool, output: Path
+) -> None:
+    """Writes the tree of an image to OUTPUT, which must not exist: as a directory, or as one tar.
+
+    A tar is made from the layers without unpacking them, and read back and held against them. Of an index
+    of several platforms OUTPUT becomes a directory with a tree for each, unless --platform picks one.
+
+    \b
+    Examples:
+      layerfarm flatten --image store:v1 rootfs
+      layerfarm flatten --image store:v1 --platform linux/arm64 --tar v1-arm64.tar
+    """
+    from jobs.flows.transforms import FlattenRequest
+
+    request = FlattenRequest(
+        image=image.ref(),
+        output=output.absolute(),
+        form="tar" if as_tar else "directory",
+        platform=platform,
+        rootless=rootless,
+        source_date_epoch=source_date_epoch(),
+    )
+    outcome = carry_out(request, where)
+    lines = [] if outcome is None else [f"{tree.platform}: {tree.output} {tree.mtree}" for tree in outcome.result.trees]
+    report(outcome, lines=lines, as_json=as_json, quiet=False)
