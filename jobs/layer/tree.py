@@ -125,6 +125,15 @@ class Directory:
             node = node.parent
         return b"/".join(reversed(parts)) or ROOT
 
+    def stands(self) -> bool:
+        """It is part of the tree still: neither it nor a directory above was removed."""
+        node: Directory = self
+        while node.parent is not None:
+            if (node.parent.children or {}).get(node.name) is not node:
+                return False
+            node = node.parent
+        return True
+
     def put(self, name: bytes, child: Child) -> None:
         if self.children is None:
             self.children = {}

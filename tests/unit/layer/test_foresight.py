@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import LayerError, LayerfarmError
+from jobs.errors import LayerError, LayerfarmError, RootfsError
 from jobs.layer import ExtractOptions, Extractor, Limits
 from jobs.layer.foresight import Foresight
 from jobs.mtree.model import Entry
@@ -70,7 +70,7 @@ def foresight_of(stack: list[bytes]) -> Foresight:
     return foresight
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=150)
 @given(layers, st.booleans())
 def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(stack: list[bytes], keep: bool) -> None:
     with workspace() as place:
@@ -78,7 +78,7 @@ def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(st
         assert outcome(place / "fast", stack, foresight_of(stack).dooms, keep_dirlinks=keep) == plain
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=150)
 @given(layers, st.sets(st.tuples(paths, st.integers(1, 4))))
 def test_a_wrong_guess_changes_nothing(stack: list[bytes], guesses: set[tuple[str, int]]) -> None:
     with workspace() as place:
@@ -139,6 +139,13 @@ def test_a_file_that_is_left_out_and_linked_to_is_written_under_the_names_that_s
     b, c = ((tmp_path / "fast" / name).stat() for name in "bc")
     assert b.st_ino == c.st_ino and b.st_mode & 0o7777 == 0o4755
     assert (tmp_path / "fast/b").read_bytes() == b"one"
+
+
+def test_a_link_in_place_of_the_directory_that_its_target_is_in_is_an_error_either_way(tmp_path: Path) -> None:
+    stack = [archive(entry("d/a", content=b"one")), archive(entry("d", "hardlink", link="d/a"))]
+    plain = outcome(tmp_path / "plain", stack)
+    assert plain[0] is RootfsError
+    assert outcome(tmp_path / "fast", stack, lambda path, layer: True) == plain
 
 
 def test_a_tree_with_files_left_out_is_never_finished(tmp_path: Path) -> None:
