@@ -186,6 +186,10 @@ class UnsafeRebase(TransformError):
     """A rebase would break the image, or somebody has to look at it first; the message says what was found."""
 
 
+class MalformedPlan(TransformError):
+    """A plan does not parse, is of another version, or gives a component to two groups."""
+
+
 # --- the farm ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,178 @@
+"""What a plan is: which components share a layer, for a whole catalog. Pure data; JSON when written down."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from jobs.errors import MalformedPlan
+
+DEFAULT_BUDGET = 64
+MOST_LAYERS = 120
+"""Docker's overlay2 fails at 122 to 127 layers (relayer.md 2.7)."""
+VERSION = 1
+
+
+class Part(NamedTuple):
+    """One component as one image holds it."""
+
+    key: str
+    source: str
+    """Components of one source change together; empty: the key itself."""
+    digest: str
+    """Over paths, metadata, content and links: equal parts give equal bytes in a layer."""
+    size: int
+    """Bytes of content."""
+    packed: int
+    """Bytes that it will take in a layer, compressed: an estimate."""
+    files: int = 1
+    kind: str = ""
+    version: str = ""
+
+
+class Snapshot(NamedTuple):
+    """One image of the catalog: what a repository held under a tag, at a time."""
+
+    line: str
+    """What is pulled again and again: the repository (and the platform)."""
+    when: int
+    """Position in the line's history; the next tag is the next higher one."""
+    tag: str
+    parts: tuple[Part, ...]
+    room: int
+    """Layers that its parts may be spread over."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Group(_Model):
+    """Components that share a layer, wherever an image holds any of them."""
+
+    name: str
+    components: tuple[str, ...]
+    """Keys, sorted."""
+
+
+class Prediction(_Model):
+    """What a plan costs over the images that it was made from; compressed bytes, by estimate."""
+
+    images: int
+    layers_most: int
+    stored: int
+    """Every different layer once."""
+    pulled: int
+    """Summed over every tag and the next one of its line: the layers that a host with the one lacks."""
+    components: int
+    """If every component of every version were stored once: less is not possible."""
+
+
+class Plan(_Model):
+    """A partition of components, the same for all images of the catalog."""
+
+    version: Literal[1] = 1
+    groups: tuple[Group, ...]
+    spare: int = 4
+    """Layers of an image for components that the plan does not know."""
+    prediction: Prediction | None = None
+
+    @model_validator(mode="after")
+    def _is_partition(self) -> Plan:
+        keys = [key for group in self.groups for key in group.components]
+        if len(set(keys)) != len(keys):
+            raise ValueError("a component is in two groups")
+        if len({group.name for group in self.groups}) != len(self.groups):
+            raise ValueError("two groups have one name")
+        return self
+
+    def encode(self) -> bytes:
+        """As it is written to a file; equal plans give equal bytes."""
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` digest of the partition alone."""
+        rows = "\n".join(f"{group.name}\0{chr(0).join(group.components)}" for group in self.groups)
+        return f"sha256:{hashlib.sha256(rows.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def parse_plan(content: bytes, where: str) -> Plan:
+    """A plan from its file.
+
+    Raises:
+        MalformedPlan: it does not parse, is of another version, or is no partition.
+    """
+    try:
+        return Plan.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "plan"
+        raise MalformedPlan(f"{place}: {first['msg']}", where=where) from error
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One layer to be: a group as one image holds it."""
+
+    name: str
+    parts: tuple[Part, ...]
+    """Sorted by key."""
+
+    @property
+    def digest(self) -> str:
+        """Over its parts' digests: equal chunks become equal layers."""
+        return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
+
+    @property
+    def packed(self) -> int:
+        return sum(part.packed for part in self.parts)
+
+
+def divide(plan: Plan, parts: Sequence[Part], room: int) -> list[Chunk]:
+    """The layers of one image: every part in exactly one, at most ``room`` of them, in a fixed order.
+
+    What the plan does not know goes to spare layers of its own, by its name, so that nothing else moves. An
+    image that the plan was not made for may have parts of more groups than it has room: its smallest ones
+    are then joined.
+    """
+    assert room >= 1
+    group_of = {key: number for number, group in enumerate(plan.groups) for key in group.components}
+    known: dict[int, list[Part]] = {}
+    strange: list[Part] = []
+    for part in parts:
+        number = group_of.get(part.key)
+        if number is None:
+            strange.append(part)
+        else:
+            known.setdefault(number, []).append(part)
+    chunks = [_chunk(plan.groups[number].name, members) for number, members in sorted(known.items())]
+    slots = max(1, min(plan.spare, room - len(chunks)))
+    spare: dict[int, list[Part]] = {}
+    for part in strange:
+        spare.setdefault(_slot(part.source or part.key, slots), []).append(part)
+    chunks += [_chunk(f"new {slot + 1}", members) for slot, members in sorted(spare.items())]
+    while len(chunks) > room:
+        chunks = _joined(chunks)
+    return chunks
+
+
+def _chunk(name: str, parts: Iterable[Part]) -> Chunk:
+    return Chunk(name, tuple(sorted(parts)))
+
+
+def _slot(name: str, slots: int) -> int:
+    """Rendezvous hashing: with one slot less only what was in it moves."""
+    return max(
+        range(slots), key=lambda slot: hashlib.sha256(f"{slot}\0{name}".encode("utf-8", "surrogatepass")).digest()
+    )
+
+
+def _joined(chunks: list[Chunk]) -> list[Chunk]:
+    first, second = sorted(sorted(range(len(chunks)), key=lambda at: (chunks[at].packed, at))[:2])
+    merged = _chunk(chunks[first].name, (*chunks[first].parts, *chunks[second].parts))
+    return [merged if at == first else chunk for at, chunk in enumerate(chunks) if at != second]
