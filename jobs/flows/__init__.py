@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.errors import RequestError
+from jobs.flows.analyze import ANALYZE
 from jobs.flows.base import Flow, Request
 from jobs.flows.build import BUILD
 from jobs.flows.flatten import FLATTEN
 from jobs.flows.manifest import MANIFEST
 from jobs.flows.rebase import REBASE, REBASE_CHECK
+from jobs.flows.rechunk import RECHUNK
 from jobs.flows.recompress import RECOMPRESS
 from jobs.flows.repack import REPACK
 from jobs.flows.squash import SQUASH
@@ -18,11 +20,13 @@ from jobs.flows.unpack import UNPACK
 from jobs.flows.verify import VERIFY
 
 _ALL: tuple[Flow[Any], ...] = (
+    ANALYZE,
     BUILD,
     FLATTEN,
     MANIFEST,
     REBASE,
     REBASE_CHECK,
+    RECHUNK,
     RECOMPRESS,
     REPACK,
     SQUASH,

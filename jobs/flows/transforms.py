@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from jobs.catalog.plan import DEFAULT_BUDGET, MOST_LAYERS
 from jobs.flows.base import Model, Request, Result
 from jobs.flows.requests import AbsolutePath, CompressionChoice, ImageRef
 
@@ -97,6 +98,61 @@ class RebaseRequest(TransformRequest):
     accept: VerdictName = "safe"
     """The worst verdict with which it is done all the same."""
     source_date_epoch: int | None = None
+
+
+class ComponentRule(Model):
+    """A component of the operator's own, which comes before what package databases say."""
+
+    name: str = Field(min_length=1)
+    paths: list[str] = Field(min_length=1)
+    """Patterns as a shell's, from the root; ``*`` matches slashes too."""
+
+
+class RechunkRequest(RewriteRequest):
+    """Lay an image out in layers by content: what changes together, and what images share, in one."""
+
+    budget: int = Field(default=DEFAULT_BUDGET, ge=2, le=MOST_LAYERS)
+    """Layers at most, kept ones included."""
+    plan: str | None = None
+    """Digest of a plan in the target's store (:func:`jobs.catalog.rechunk.put_plan`); None: for this image alone."""
+    keep: int = Field(default=0, ge=0)
+    """So many of the lowest layers stay, with their digests."""
+    base: ImageRef | None = None
+    """The layers of this image stay: it has to be what the image was built on."""
+    components: list[ComponentRule] = []
+
+
+class AnalyzeRequest(Request):
+    """Take an image apart, and keep what was found beside the store."""
+
+    image: ImageRef
+    keep: int = Field(default=0, ge=0)
+    base: ImageRef | None = None
+    source_date_epoch: int | None = None
+    components: list[ComponentRule] = []
+
+
+class ImageParts(Model):
+    """What one image was found to consist of."""
+
+    platform: str
+    image: str
+    """Digest of the manifest."""
+    keep: int
+    components: int
+    files: int
+    bytes: int
+    """Of content."""
+
+
+class AnalyzeResult(Result):
+    """What an analysis found; the components themselves are in :func:`jobs.catalog.rechunk.kept_analysis`."""
+
+    image: str
+    top: str
+    """Digest of what the tag names."""
+    images: list[ImageParts]
+    warnings: list[str] = []
 
 
 class ImageChange(Model):

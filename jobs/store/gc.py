@@ -29,8 +29,9 @@ from jobs.store.descriptor import check_digest
 from jobs.store.durable import create_file, explained, make_directory
 from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.janitor import janitor, umoci_leftovers
-from jobs.store.layout import Layout
+from jobs.store.layout import PRIVATE_DIRECTORY, Layout
 from jobs.store.locks import exclusive
+from jobs.store.notes import stale_notes
 from jobs.store.orphans import drop_orphans, living
 from jobs.store.reach import reachable
 
@@ -53,7 +54,7 @@ class Collected:
     """Unreferenced blobs that were left because they are younger than the grace."""
     young_bytes: int = 0
     trees: list[Path] = field(default_factory=list)
-    """Files of kept trees whose image is gone."""
+    """Files of kept trees whose image is gone, and notes that nobody has read for long."""
     leftovers: list[Path] = field(default_factory=list)
     """What crashed jobs, of layerfarm or umoci, had staged."""
 
@@ -87,6 +88,7 @@ def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = Fal
             own = trash / os.urandom(8).hex()
             swept = _sweep(layout, marked, now - grace, own, done, dry_run)
             done.trees = _stale_trees(layout, {digest for digest, _ in done.blobs}, now - grace)
+            done.trees += stale_notes(layout, now)
         for path in swept:
             path.unlink(missing_ok=True)
         _remove_empty(own)

@@ -54,6 +54,7 @@ COMMANDS = {
     "revert": Listed("image", "puts a changed bundle back to its image", "revert_cmd"),
     "mtree": Listed("image", "writes the mtree manifest of a directory", "mtree_cmd"),
     "recompress": Listed("re-layer", "compresses the layers of an image anew", "recompress_cmd"),
+    "rechunk": Listed("re-layer", "splits an image into layers by content", "rechunk_cmd"),
     "squash": Listed("re-layer", "merges layers of an image into one", "squash_cmd"),
     "rebase": Listed("re-layer", "puts an image on another base, after a look at what it needs", "rebase_cmd"),
     "strip": Listed("re-layer", "takes paths out of an image and all of its layers", "strip_cmd"),

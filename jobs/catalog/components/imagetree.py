@@ -4,43 +4,31 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jobs.errors import LayerfarmError
-from jobs.mtree import ROOT, Entry
-from jobs.rootfs import DirectoryCache, Rootfs, read_regular
+from jobs.mtree import Entry
 
 _MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
 _DATABASE_BYTES = 512 << 20
 """Bytes of a package database; that of a large desktop is 200 MB."""
 
 Links = dict[bytes, tuple[bytes, ...]]
+"""Each path that is one of several names of an inode, to all of these, sorted."""
 
 
 class ImageTree:
-    """An unpacked image and the list of its entries. A context manager: the root is held open.
+    """The entries of an image, and the content of the few files among them that say who owns the others."""
 
-    Raises:
-        RootfsNotFound: there is no directory at ``rootfs``.
-    """
-
-    def __init__(self, rootfs: Path, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry], links: Links, content: Callable[[bytes], bytes]) -> None:
+        """``content`` is asked for whole regular files, by path."""
         self.entries = {entry.path: entry for entry in entries}
         """By path, in the order given."""
-        self.rootfs = rootfs
+        self.links = links
+        self._content = content
         self._names: defaultdict[bytes, list[bytes]] | None = None
         self._real: dict[bytes, bytes | None] = {}
-        self._root = Rootfs(rootfs)
-
-    def close(self) -> None:
-        self._root.close()
-
-    def __enter__(self) -> ImageTree:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def real(self, path: bytes) -> bytes | None:
         """Where what a database calls ``path`` lies, its parents' links resolved; None: nothing is there.
@@ -70,13 +58,14 @@ class ImageTree:
         """The content of a small regular file; None: there is none, or a directory, link or device is there.
 
         Raises:
-            LimitExceeded: it is larger than ``limit`` bytes.
+            BrokenDatabase: it is larger than ``limit`` bytes.
         """
         real = self.real(path)
-        entry = None if real is None else self.entries[real]
-        if real is None or entry is None or entry.type != "file":
+        if real is None or self.entries[real].type != "file":
             return None
-        return read_regular(self._root.fd, real, limit)
+        if self.entries[real].size > limit:
+            raise BrokenDatabase(f"file is larger than {limit} bytes", where=real)
+        return self._content(real)
 
     def copy(self, path: bytes, target: Path) -> bool:
         """Copy a regular file of the tree; False: there is none."""
@@ -85,17 +74,6 @@ class ImageTree:
             return False
         target.write_bytes(content)
         return True
-
-    def hard_links(self) -> Links:
-        """Each path that is one of several names of an inode, to all of these, sorted."""
-        groups: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
-        with DirectoryCache(self._root.fd) as directories:
-            for path, entry in self.entries.items():
-                if entry.nlink > 1 and entry.type != "dir":
-                    directory, name = directories.parent(path)
-                    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                    groups[found.st_dev, found.st_ino].append(path)
-        return {path: tuple(sorted(group)) for group in groups.values() if len(group) > 1 for path in group}
 
     def _directory(self, path: bytes) -> bytes | None:
         """The directory that ``path`` leads to, the root as the empty string; None: it leads to none."""
@@ -131,6 +109,3 @@ class ImageTree:
 
 class BrokenDatabase(LayerfarmError):
     """A package database of an image does not parse: its files are then owned by nobody."""
-
-
-__all__ = ["ROOT", "BrokenDatabase", "ImageTree", "Links"]

@@ -33,11 +33,11 @@ class Claim(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """An operator's own component: the paths that match a pattern."""
+    """An operator's own component: the paths that match one of the patterns."""
 
-    pattern: str
-    """As :func:`fnmatch.fnmatch` on the path without its first slash: ``*`` matches slashes, too."""
     name: str
+    patterns: tuple[str, ...]
+    """As :func:`fnmatch.fnmatch` on the path without its first slash: ``*`` matches slashes, too."""
 
 
 def text(name: bytes) -> str:

@@ -10,8 +10,7 @@ from jobs.catalog.components import apk, dpkg, gems, jars, npm, pacman, python, 
 from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree, Links
 from jobs.catalog.components.model import Claim, Component, Rule
 from jobs.catalog.components.unowned import component_of
-from jobs.errors import LimitExceeded
-from jobs.mtree import UNRECORDED_TIME, Entry
+from jobs.mtree import UNRECORDED_TIME
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +39,6 @@ class Ownership:
 
     owners: dict[bytes, Component]
     """The component of each path; all names of one inode have the same."""
-    links: Links
-    """Each path that has further names, to all of them."""
     warnings: list[str]
     """Databases that could not be read; what they own is then owned by place."""
 
@@ -64,9 +61,8 @@ def find_owners(tree: ImageTree, custom: Sequence[Rule] = ()) -> Ownership:
         for claim in database(tree):
             found.grant(claim)
     found.grant_rest()
-    links = tree.hard_links()
-    found.unite(links)
-    return Ownership(found.owners, links, found.warnings)
+    found.unite(tree.links)
+    return Ownership(found.owners, found.warnings)
 
 
 class _Finder:
@@ -92,7 +88,7 @@ class _Finder:
         """All claims of a database, or none: half of a broken one would be a guess."""
         try:
             claims = [Claim(claim.component, list(claim.paths)) for claim in source(self._tree)]
-        except (BrokenDatabase, LimitExceeded) as error:
+        except BrokenDatabase as error:
             self.warnings.append(f"{name} database cannot be used, its files are taken by place: {error}")
             return
         for claim in claims:
@@ -117,11 +113,12 @@ class _Finder:
                 self.owners[path] = late
 
     def grant_rest(self) -> None:
-        for path, entry in self._tree.entries.items():
-            if entry.type != "dir" and path not in self.owners:
-                self.owners[path] = self._byte_code(path, entry) or component_of(path, entry.size)
+        rest = [path for path, entry in self._tree.entries.items() if entry.type != "dir" and path not in self.owners]
+        # Byte code last: its source may be of nobody, too.
+        for path in sorted(rest, key=lambda path: (_CACHE in path, path)):
+            self.owners[path] = self._byte_code(path) or component_of(path, self._tree.entries[path].size)
 
-    def _byte_code(self, path: bytes, entry: Entry) -> Component | None:
+    def _byte_code(self, path: bytes) -> Component | None:
         """The generated part of the component whose source this was compiled from."""
         if _CACHE not in path or not path.endswith(b".pyc"):
             return None

@@ -14,8 +14,7 @@ from jobs.catalog.components.model import Claim, Component, Rule
 def claims(tree: ImageTree, rules: Sequence[Rule]) -> Iterator[Claim]:
     """Of each rule in turn the paths that match it."""
     for rule in rules:
-        pattern = re.compile(fnmatch.translate(rule.pattern.removeprefix("/")))
-        yield Claim(
-            Component("rule", rule.name),
-            [path for path in tree.entries if pattern.match(os.fsdecode(path)) is not None],
-        )
+        translated = (fnmatch.translate(pattern.removeprefix("/")) for pattern in rule.patterns)
+        matches = re.compile("|".join(translated)).match
+        paths = [path for path in tree.entries if matches(os.fsdecode(path)) is not None]
+        yield Claim(Component("rule", rule.name), paths)

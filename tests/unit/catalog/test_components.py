@@ -267,7 +267,9 @@ def test_the_operators_rules_come_first(tmp_path: Path) -> None:
             "var/lib/dpkg/info/tool.list": file(b"/usr/bin/tool\n"),
         },
     )
-    found = keys(root, [Rule("/srv/models/*", "models"), Rule("srv/*", "service"), Rule("*/tool", "mine")])
+    found = keys(
+        root, [Rule("models", ("/srv/models/*", "no/such")), Rule("service", ("srv/*",)), Rule("mine", ("*/tool",))]
+    )
     assert found["srv/models/large"] == found["srv/models/deep/down/small"] == "rule:models"
     assert found["srv/app"] == "rule:service"
     assert found["usr/bin/tool"] == "rule:mine"
@@ -288,7 +290,6 @@ def test_the_names_of_an_inode_are_never_parted(tmp_path: Path) -> None:
     found = ownership(root)
     group = (b"opt/copy", b"usr/bin/perl", b"usr/bin/perl5.36")
     assert len({found.owners[path] for path in group}) == 1
-    assert found.links == dict.fromkeys(group, group)
 
 
 def test_links_that_lead_nowhere_round_in_circles_or_out_of_the_root_own_nothing(tmp_path: Path) -> None:

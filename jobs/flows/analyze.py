@@ -1,0 +1,145 @@
+"""The flow ``analyze``: what an image consists of, kept beside the store for plans and for ``rechunk``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jobs.catalog.analysis import Analysis, analyze
+from jobs.catalog.indexes import follow, platform_of, read_images
+from jobs.catalog.reading import Difference, Spool, read_image
+from jobs.catalog.rechunk import keep_analysis, kept_analysis
+from jobs.flows.base import Context, Equal, Flow, Model, Stage, State, Unit, WorkDirectory, name_of_work
+from jobs.flows.layering import unit_of, work_directory
+from jobs.flows.rechunk import analysis_options, kept_layers
+from jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
+from jobs.image import Resolved, resolve_walk
+from jobs.store import Descriptor, Layout
+
+
+class AnalyzeState(State):
+    """What an analysis knows between its stages."""
+
+    image: str
+    store: Path
+    top: Descriptor
+    keep: list[int]
+    """Of each image of the set."""
+    epoch: int | None
+    components: list[ComponentRule]
+    found: list[ImageParts] = []
+    warnings: list[str] = []
+
+
+class _Unit(Model):
+    store: Path
+    image: Descriptor
+    keep: int
+    epoch: int | None
+    components: list[ComponentRule]
+
+
+def _begin(ctx: Context, request: AnalyzeRequest) -> AnalyzeState:
+    store = Layout.open(ctx.policy.check_store(request.image.store))
+    images = read_images(store, request.image.tag)
+    work_directory(ctx, store.path).create()
+    return AnalyzeState(
+        image=str(request.image),
+        store=store.path,
+        top=images.top,
+        keep=[kept_layers(ctx, image, request.keep, request.base) for image in images.images],
+        epoch=request.source_date_epoch,
+        components=request.components,
+    )
+
+
+def _plan(ctx: Context, state: AnalyzeState) -> list[Unit]:
+    images = follow(Layout.open(ctx.policy.check_store(state.store)), state.top).images
+    return [
+        unit_of(
+            _Unit(
+                store=state.store,
+                image=image.descriptor,
+                keep=keep,
+                epoch=state.epoch,
+                components=state.components,
+            ),
+            nbytes=sum(layer.size for layer in image.manifest.layers),
+        )
+        for image, keep in zip(images, state.keep, strict=True)
+    ]
+
+
+def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
+    params = _Unit.model_validate(unit.params)
+    layout = Layout.open(ctx.policy.check_store(params.store))
+    image = resolve_walk(layout, [params.image])
+    options = analysis_options(params.keep, params.epoch, params.components)
+    analysis = kept_analysis(layout, params.image.digest, options)
+    if analysis is None:
+        analysis = _analyzed(ctx, layout, image, params)
+        keep_analysis(layout, analysis, options)
+    found = ImageParts(
+        platform=platform_of(image),
+        image=params.image.digest,
+        keep=params.keep,
+        components=len(analysis.parts),
+        files=sum(part.files for part in analysis.parts),
+        bytes=sum(part.size for part in analysis.parts),
+    )
+    return {"found": found.model_dump(mode="json"), "warnings": list(analysis.warnings)}
+
+
+def _analyzed(ctx: Context, layout: Layout, image: Resolved, params: _Unit) -> Analysis:
+    content: Difference
+    work = work_directory(ctx, layout.path)
+    work.create()
+
+    def fill(path: Path) -> None:
+        nonlocal content
+        content = read_image(layout, image, params.keep, path, ctx.observer.advanced)
+
+    spool_file = work.publish(f"spool-{params.image.digest.partition(':')[2][:32]}", fill)
+    with Spool(work.open(spool_file)) as spool:
+        options = analysis_options(params.keep, params.epoch, params.components)
+        return analyze(image.descriptor.digest, content, spool, options).analysis
+
+
+def _name(ctx: Context, unit: Unit) -> str:
+    return name_of_work("analyze", unit.params)
+
+
+def _is_kept(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _Unit.model_validate(unit.params)
+    layout = Layout.open(ctx.policy.check_store(params.store))
+    options = analysis_options(params.keep, params.epoch, params.components)
+    return kept_analysis(layout, params.image.digest, options) is not None
+
+
+def _join(ctx: Context, state: AnalyzeState, results: list[dict[str, Any]]) -> AnalyzeState:
+    return state.model_copy(
+        update={
+            "found": [ImageParts.model_validate(result["found"]) for result in results],
+            "warnings": [text for result in results for text in result["warnings"]],
+        }
+    )
+
+
+def _finish(ctx: Context, state: AnalyzeState) -> AnalyzeResult:
+    return AnalyzeResult(image=state.image, top=state.top.digest, images=state.found, warnings=state.warnings)
+
+
+def _clean(ctx: Context, request: AnalyzeRequest, succeeded: bool) -> None:
+    WorkDirectory(request.image.store, ctx.job_id).remove()
+
+
+ANALYZE = Flow(
+    name="analyze",
+    request=AnalyzeRequest,
+    state=AnalyzeState,
+    stages=(Stage("analyze", _plan, _run, _join, Equal(_name, _is_kept)),),
+    begin=_begin,
+    finish=_finish,
+    clean=_clean,
+    result=AnalyzeResult,
+)

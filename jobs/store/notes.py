@@ -1,0 +1,58 @@
+"""Small results kept beside the store, so that the next job need not compute them again.
+
+A note is a cache: whoever finds none, or one that does not parse, computes what it would say. Those that
+nobody has read for a month go with the next garbage collection.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from jobs.errors import StoreError
+from jobs.store.durable import explained, make_directory, replace_file
+from jobs.store.layout import PRIVATE_DIRECTORY, Layout
+
+UNREAD = 30 * 24 * 3600.0
+"""Seconds for which a note stays unread before it goes."""
+
+
+def read_note(layout: Layout, kind: str, name: str) -> bytes | None:
+    """What was noted; None: nothing, or it cannot be read. The note counts as just used."""
+    path = _directory(layout) / kind / name
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    with suppress(OSError):
+        os.utime(path)
+    return content
+
+
+def write_note(layout: Layout, kind: str, name: str, content: bytes) -> bool:
+    """Keep ``content``, in one step. False: it cannot be written (a store that may only be read, a full disk)."""
+    directory = _directory(layout) / kind
+    staging = layout.path / PRIVATE_DIRECTORY / "ingest"
+    try:
+        with explained("note cannot be kept", directory):
+            make_directory(directory, layout.path)
+            make_directory(staging, layout.path)
+            replace_file(directory / name, content, staging, layout.path)
+    except StoreError:
+        return False
+    return True
+
+
+def stale_notes(layout: Layout, now: float) -> list[Path]:
+    """The notes that have not been read for :data:`UNREAD` seconds."""
+    found = []
+    for path in sorted(_directory(layout).glob("*/*")):
+        with suppress(FileNotFoundError):
+            if path.lstat().st_mtime <= now - UNREAD:
+                found.append(path)
+    return found
+
+
+def _directory(layout: Layout) -> Path:
+    return layout.path / PRIVATE_DIRECTORY / "notes"

@@ -1,0 +1,103 @@
+"""``layerfarm rechunk``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli.flags import Image, ImageType, Layering, PathType, compress_options, source_date_epoch
+from worker.cli.parsing import GoStyleCommand
+from worker.cli.submission import Where
+from worker.cli.transforming import transform, transform_options
+
+
+@click.command("rechunk", cls=GoStyleCommand)
+@click.option(
+    "--budget", metavar="N", type=click.IntRange(2, 120), default=64, show_default=True, help="Layers at most."
+)
+@click.option(
+    "--plan",
+    type=PathType(),
+    metavar="FILE",
+    help="Which components share a layer, as `layerfarm catalog plan` writes it; without it, planned for this image.",
+)
+@click.option(
+    "--keep-base", type=ImageType(), metavar="PATH[:TAG]", help="Leave the layers of this image, on which it was built."
+)
+@click.option("--keep", metavar="N", type=click.IntRange(0), default=0, help="Leave the N lowest layers as they are.")
+@click.option(
+    "--component",
+    "components",
+    metavar="NAME=PATTERN",
+    multiple=True,
+    help="Paths that are a component of their own, whatever a package database says. Repeatable.",
+)
+@compress_options
+@transform_options
+def command(
+    budget: int,
+    plan: Path | None,
+    keep_base: Image | None,
+    keep: int,
+    components: tuple[str, ...],
+    layering: Layering,
+    image: Image,
+    target: Image,
+    where: Where,
+    as_json: bool,
+) -> None:
+    """Splits an image into layers by content, on every platform: by packages, and by what changes together.
+
+    Who owns a file is read from the image: dpkg, apk, rpm, pacman, Python, npm, gems, jars. Equal content
+    gives equal layers in all images, whatever the times of its directories; the last layer gives them
+    theirs. What unpacks is the same to the nanosecond, and proved to be before the new image gets its tag.
+    $SOURCE_DATE_EPOCH clamps mtimes.
+
+    \b
+    Examples:
+      layerfarm rechunk --image store:v1 --target store:v1-chunks
+      layerfarm rechunk --image store:v1 --keep-base store:debian --budget 40
+      layerfarm rechunk --image store:v1 --plan plan.json --component 'models=/srv/models/*'
+    """
+    from jobs.catalog.plan import parse_plan
+    from jobs.catalog.rechunk import put_plan
+    from jobs.flows.transforms import RechunkRequest
+    from jobs.store import Layout
+
+    digest = None
+    if plan is not None:
+        digest = put_plan(Layout.open(target.ref().store), parse_plan(_content(plan), str(plan)))
+    request = RechunkRequest.model_validate(
+        {
+            "image": image.ref(),
+            "target": target.ref(),
+            "budget": budget,
+            "plan": digest,
+            "base": None if keep_base is None else keep_base.ref(),
+            "keep": keep,
+            "components": _rules(components),
+            "compress": layering.compress,
+            "level": layering.level,
+            "source_date_epoch": source_date_epoch(),
+        }
+    )
+    transform(request, where, as_json)
+
+
+def _content(plan: Path) -> bytes:
+    try:
+        return plan.read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"--plan: {plan} cannot be read, {error.strerror}") from error
+
+
+def _rules(components: tuple[str, ...]) -> list[dict[str, object]]:
+    """The patterns of each name together, in the order in which the names first come."""
+    rules: dict[str, list[str]] = {}
+    for text in components:
+        name, equals, pattern = text.partition("=")
+        if not (name and equals and pattern):
+            raise click.UsageError(f"--component: {text!r} is not NAME=PATTERN")
+        rules.setdefault(name, []).append(pattern)
+    return [{"name": name, "paths": paths} for name, paths in rules.items()]
