@@ -29,7 +29,7 @@ from jobs.store.descriptor import check_digest
 from jobs.store.durable import create_file, explained, make_directory
 from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.janitor import janitor, umoci_leftovers
-from jobs.store.layout import PRIVATE_DIRECTORY, Layout
+from jobs.store.layout import Layout
 from jobs.store.locks import exclusive
 from jobs.store.notes import stale_notes
 from jobs.store.orphans import drop_orphans, living

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from jobs.errors import StoreError
 from jobs.store.durable import explained, make_directory, replace_file
-from jobs.store.layout import PRIVATE_DIRECTORY, Layout
+from jobs.store.indexfile import PRIVATE_DIRECTORY
+from jobs.store.layout import Layout
 
 UNREAD = 30 * 24 * 3600.0
 """Seconds for which a note stays unread before it goes."""
