@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from jobs.errors import BundleError, BundleExists, DigestMismatch, RootfsError
+from jobs.errors import BundleError, BundleExists, DigestMismatch
 from jobs.image.bundle import (
     CONFIG_NAME,
     META_NAME,
@@ -37,7 +37,8 @@ from jobs.layer.decompress import decompress
 from jobs.layer.foresight import Foresight
 from jobs.limits import Limits
 from jobs.limits import limits as process_limits
-from jobs.mtree import Entry, next_tick, walk_tree, write_stat_cache
+from jobs.mtree import Entry, Walk, next_tick, write_stat_cache
+from jobs.mtree.walk_beside import walked_beside
 from jobs.store import Descriptor, Layout, encode_document
 from jobs.store.verify import hasher
 
@@ -114,9 +115,11 @@ def unpack_manifest(
         maps = meta.map_options
         runtime = RuntimeOptions(maps.uid_mappings or [], maps.gid_mappings or [], options.rootless, options.volumes)
         spec = encode_runtime_config(runtime_config(image.config, user, runtime))
-        with _new_file(bundle / mtree_name(digest)) as out, _new_file(bundle / extra_name(digest)) as extra:
-            count, mtree = write_tree_and_digest(extractor.entries(), out, extra)
-        _write_stat_cache(Bundle(bundle, meta), count, mtree)
+        rootfs, clock = bundle / ROOTFS_NAME, next_tick(bundle)
+        with walked_beside(rootfs, bundle / _WALK, clock, entries=extractor.count) as walk:
+            with _new_file(bundle / mtree_name(digest)) as out, _new_file(bundle / extra_name(digest)) as extra:
+                count, mtree = write_tree_and_digest(extractor.entries(), out, extra)
+            _write_stat_cache(Bundle(bundle, meta), walk(), count, mtree)
         with _new_file(bundle / CONFIG_NAME) as out:
             out.write(spec)
         # Last: with it the directory is a bundle.
@@ -128,14 +131,12 @@ def unpack_manifest(
 _WALK = ".walk"
 
 
-def _write_stat_cache(bundle: Bundle, count: int, tree: str) -> None:
-    """Remember what lstat says of each entry, so that a repack need not read it again."""
+def _write_stat_cache(bundle: Bundle, walk: Walk | None, count: int, tree: str) -> None:
+    """Remember what lstat says of each entry, so that a repack need not read it again.
+
+    There is no ``walk`` where an ordinary user cannot look into every directory that she may own.
+    """
     walk_file = bundle.path / _WALK
-    with _new_file(walk_file) as out:
-        try:
-            walk = walk_tree(bundle.rootfs, out, next_tick(bundle.path))
-        except RootfsError:  # an ordinary user cannot look into every directory that she may own
-            walk = None
     if walk is not None and walk.entries == count:
         with _new_file(bundle.stat_cache) as out:
             write_stat_cache(out, walk_file, walk, bundle.mtree, bundle.extra, tree)

@@ -78,6 +78,8 @@ class Extractor(Applier):
             self._rootfs.close()
             raise
         writer = EntryWriter(tree, self._dresser, self._warnings, self._options)
+        self.count = 1
+        """Entries of the tree, the root included; known when it is finished."""
         super().__init__(tree, writer, self._options.limits, keep_dirlinks=self._options.keep_dirlinks)
 
     @property
@@ -122,6 +124,7 @@ class Extractor(Applier):
         while pending:
             node = pending.pop()
             order.append(node)
+            self.count += len(node.children or {})
             pending += [child for child in (node.children or {}).values() if isinstance(child, Directory)]
         # Parents come before their children in this order, so children before their parents from its end.
         while order:

@@ -25,7 +25,7 @@ from jobs.errors import (
 from jobs.image import UnpackOptions, resolve, tree_digest, unpack_manifest, unpack_rootfs
 from jobs.image.bundle import Bundle
 from jobs.layer import IdMap
-from jobs.mtree import snapshot
+from jobs.mtree import snapshot, walk_beside
 from jobs.store import Descriptor, Layout
 from tests.trees import read_tree
 from tests.unit.image.images import image, special, tar
@@ -61,6 +61,21 @@ def test_recorded_tree_is_the_one_on_disk(layout: Layout, tmp_path: Path) -> Non
     on_disk = list(snapshot(tmp_path / "b/rootfs"))
     assert list(unpacked.entries()) == on_disk
     assert unpacked.mtree == tree_digest(on_disk)
+
+
+def test_the_stat_cache_is_the_same_whoever_walks(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image(layout, [LOWER, UPPER])
+    bundles = []
+    for name, worth_it in (("here", 1000), ("beside", 0)):
+        monkeypatch.setattr(walk_beside, "WORTH_IT", worth_it)
+        bundle = unpack_manifest(layout, tmp_path / name, resolve(layout, "t")).bundle
+        # The records hold inode numbers and times of change, the first line is about the files beside.
+        bundles.append([line.split()[1:7] for line in bundle.stat_cache.read_bytes().splitlines()[1:]])
+        assert not (bundle.path / ".walk").exists()
+    assert bundles[0] == bundles[1]
+    assert len(bundles[0]) == 5
 
 
 def test_manifest_descriptor_is_enough(layout: Layout, tmp_path: Path) -> None:
