@@ -7,16 +7,25 @@ images of the images and has to say what becomes of the rest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from jobs.errors import AmbiguousReference, TagNotFound
+from jobs.catalog.referrers import Artifact
+from jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound
 from jobs.image import Resolved, resolve_walk
 from jobs.image.mutate import rewritten
 from jobs.image.resolve import platform_text, read_index, walks
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, check_refname
+from jobs.store import (
+    MEDIA_TYPE_CONFIG,
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    Document,
+    Layout,
+    check_refname,
+    parse_document,
+)
 from jobs.store.reach import children
 from jobs.store.transfer import copy_blob
 
@@ -120,9 +129,9 @@ def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> Non
     """
     if source.path == target.path:
         return
-    document = json.loads(source.read(descriptor))
-    document.pop("subject", None)
-    for child, _ in children(document, descriptor.digest, source.has):
+    document = parse_document(Document, source.read(descriptor), descriptor.digest).model_extra or {}
+    named = {name: value for name, value in document.items() if name != "subject"}
+    for child, _ in children(named, descriptor.digest, source.has):
         if not child.urls or source.has(child):
             copy_blob(source, target, child, _unheard)
     copy_blob(source, target, descriptor, _unheard)
@@ -138,7 +147,8 @@ def _is_beside(layout: Layout, descriptor: Descriptor) -> bool:
         return True
     if descriptor.media_type != MEDIA_TYPE_MANIFEST:
         return False
-    document: Any = json.loads(layout.read(descriptor))
-    config = document.get("config") if isinstance(document, dict) else None
-    kind = config.get("mediaType") if isinstance(config, dict) else None
-    return isinstance(kind, str) and kind not in ("", MEDIA_TYPE_CONFIG)
+    try:
+        kind = parse_document(Artifact, layout.read(descriptor), descriptor.digest).config.media_type
+    except MalformedDocument:
+        return False  # for whoever reads it as an image to complain of
+    return kind not in ("", MEDIA_TYPE_CONFIG)

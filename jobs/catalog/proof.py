@@ -16,7 +16,7 @@ from pydantic import Field
 
 from jobs.catalog.difference import EXACT, Allowed, differences, digest_of, facts_of
 from jobs.catalog.referrers import MEDIA_TYPE_EMPTY, Artifact, attach, put_artifact, read_artifact, referrers
-from jobs.catalog.trees import Advanced, stack_of, unheard
+from jobs.catalog.trees import Advanced, stacks_of, unheard
 from jobs.errors import MalformedDocument, NotEquivalent
 from jobs.image import Resolved, tree_digest
 from jobs.image.documents import ANNOTATION_CODEC
@@ -130,8 +130,8 @@ def prove(
     }
     if allowed == EXACT and old.config.rootfs.diff_ids == new.config.rootfs.diff_ids:
         return Proof(method="layers", diff_ids=list(new.config.rootfs.diff_ids), **known)
-    stack = stack_of(layout_new, new, advanced)
-    compare(stack_of(layout_old, old, advanced), stack, allowed, new.descriptor.digest)
+    before, stack = stacks_of(layout_old, old, layout_new, new, advanced)
+    compare(before, stack, allowed, new.descriptor.digest)
     tree, entries = digest_of(facts_of(stack))
     return Proof(method="tree", tree=tree, mtree=tree_digest(stack.entries()), entries=entries, **known)
 

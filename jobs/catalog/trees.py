@@ -32,6 +32,28 @@ def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> S
     return Stack.of(read_layer(layout, layer, diff_id, advanced) for layer, diff_id in image.layers)
 
 
+def stacks_of(
+    layout_old: Layout, old: Resolved, layout_new: Layout, new: Resolved, advanced: Advanced = unheard
+) -> tuple[Stack, Stack]:
+    """The trees of two images, of which the lowest layers may be the same: those are read once.
+
+    Raises as :func:`stack_of`.
+    """
+    before, after = Stack(), Stack()
+    common = 0
+    for layer_old, layer_new in zip(old.layers, new.layers, strict=False):
+        if (layer_old[0].digest, layer_old[1]) != (layer_new[0].digest, layer_new[1]):
+            break
+        reads = list(read_layer(layout_new, *layer_new, advanced))
+        before.apply_read(reads)
+        after.apply_read(reads)
+        common += 1
+    for stack, layout, image in ((before, layout_old, old), (after, layout_new, new)):
+        for layer, diff_id in image.layers[common:]:
+            stack.apply_read(read_layer(layout, layer, diff_id, advanced))
+    return before, after
+
+
 def read_layer(
     layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard, *, hash_content: bool = True
 ) -> Iterator[Read]:

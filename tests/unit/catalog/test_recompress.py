@@ -9,7 +9,7 @@ import pytest
 
 from jobs.catalog.proof import proofs_of
 from jobs.catalog.referrers import fallback_index, fallback_tag, referrers
-from jobs.errors import DigestMismatch, RequestError, TagNotFound, UnsupportedMediaType
+from jobs.errors import DigestMismatch, MalformedDocument, RequestError, TagNotFound, UnsupportedMediaType
 from jobs.flows.transforms import RecompressRequest
 from jobs.image import resolve, resolve_walk, write_image
 from jobs.image.resolve import read_index
@@ -227,6 +227,14 @@ def test_what_is_no_oci_image_is_refused(layout: Layout) -> None:
         run(request(layout))
     index(layout, [entry(image(layout, [LOW], tag="ok")), docker], "t")
     with pytest.raises(UnsupportedMediaType):
+        run(request(layout))
+
+
+@pytest.mark.parametrize("raw", [b"[" * 100_000, b"{}", b"\xff", b'{"config": 5}', b'{"config": {"mediaType": "a"}}'])
+def test_hostile_documents_in_an_index_are_a_clear_error(layout: Layout, raw: bytes) -> None:
+    bad = layout.put(raw, "application/vnd.oci.image.manifest.v1+json")
+    index(layout, [entry(image(layout, [LOW], tag="ok")), bad], "t")
+    with pytest.raises(MalformedDocument):
         run(request(layout))
 
 
