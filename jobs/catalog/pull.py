@@ -93,15 +93,15 @@ def copy_in(source: Layout, tag: str, store: Layout, new_tag: str) -> Descriptor
     return top
 
 
-def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str) -> None:
-    """Copy what the descriptor leads to from ``store`` to a registry, digests unchanged.
+def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str, *, exact: bool = True) -> None:
+    """Copy what the descriptor leads to from ``store`` to a registry, digests unchanged if ``exact``.
 
     Raises:
         RegistryError, RegistryBusy: the registry does not take it.
     """
     with _staging(store) as staging:
         staging.tag(_TAG, descriptor.model_copy(update={"annotations": None}))
-        skopeo.push(staging.path, _TAG, store.path / "blobs", reference)
+        skopeo.push(staging.path, _TAG, store.path / "blobs", reference, exact=exact)
 
 
 def named(layout: Layout, tag: str) -> Descriptor:

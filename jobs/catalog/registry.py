@@ -89,9 +89,18 @@ class Skopeo:
         flags = ["--all", *self._flags("src-")]
         self._transfer(["copy", *flags, reference, f"oci:{layout}:{tag}"], reference)
 
-    def push(self, layout: Path, tag: str, blobs: Path, reference: str) -> None:
-        """Copy an image, all its platforms, digests unchanged, to a registry. Raises as :meth:`tags`."""
-        flags = ["--all", "--preserve-digests", *self._flags("dest-"), "--src-shared-blob-dir", str(blobs)]
+    def push(self, layout: Path, tag: str, blobs: Path, reference: str, *, exact: bool = True) -> None:
+        """Copy an image, all its platforms, to a registry; ``exact``: or fail, if it cannot keep the digest.
+
+        Raises as :meth:`tags`.
+        """
+        flags = [
+            "--all",
+            *(["--preserve-digests"] if exact else []),
+            *self._flags("dest-"),
+            "--src-shared-blob-dir",
+            str(blobs),
+        ]
         self._transfer(["copy", *flags, f"oci:{layout}:{tag}", reference], reference)
 
     def _flags(self, side: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,15 @@ class Archive:
     def repository(self, day: int) -> Path:
         """An apt repository that holds one version of each package."""
         return self.directory / f"day-{day}"
+
+    def dependencies(self) -> dict[str, list[str]]:
+        """By package, the packages that it depends on, the first of alternatives."""
+        found = {}
+        for name, versions in self._held.items():
+            stanza = versions.get("new") or versions["old"]
+            text = ", ".join(filter(None, (stanza.get("Pre-Depends"), stanza.get("Depends"))))
+            found[name] = [re.split(r"[ :(|]", item.strip(), maxsplit=1)[0] for item in text.split(",") if item.strip()]
+        return found
 
     def _sources(self) -> dict[str, str]:
         def line(path: str, suite: str) -> str:

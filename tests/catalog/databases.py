@@ -12,13 +12,16 @@ from pathlib import Path
 _PACKAGES = ("base", "libc", "shell", "crypto", "tls", "web", "language", "data", "tools", "zones")
 
 
+_BUILT = 1_700_000_000
+
+
 def _version(name: str, day: int) -> str:
     """A package in three changes from one day to the next."""
     changes = random.Random(name)
     return f"1.{sum(changes.random() < 0.3 for _ in range(day))}"
 
 
-def _files(name: str, version: str) -> dict[str, bytes]:
+def apk_files(name: str, version: str) -> dict[str, bytes]:
     """The files of one version: some 300 kB of text and code."""
     made = random.Random(f"{name} {version}")
     files = {f"usr/lib/{name}/lib{name}-{number}.so": _code(made) for number in range(4)}
@@ -32,12 +35,15 @@ def _code(made: random.Random) -> bytes:
     return b"".join(made.choice(words) for _ in range(6000))
 
 
-def apk_tree(root: Path, day: int) -> None:
-    """A tree whose packages are listed in ``lib/apk/db/installed`` as apk-tools writes it (apk-installed(5))."""
+def apk_tree(root: Path, day: int, *, own: tuple[str, ...] = (), owner: str = "") -> None:
+    """A tree whose packages are listed in ``lib/apk/db/installed`` as apk-tools writes it.
+
+    The packages of ``own`` are such as only the images of ``owner`` have.
+    """
     stanzas = []
-    for name in _PACKAGES:
+    for name in (f"{owner}-{name}" if name in own else name for name in _PACKAGES):
         version = _version(name, day)
-        files = _files(name, version)
+        files = apk_files(name, version)
         stanzas.append(_apk_stanza(name, version, files))
         _write(root, files)
     _write(root, {"lib/apk/db/installed": "\n".join(stanzas).encode() + b"\n", "etc/apk/world": b"base\n"})
@@ -85,7 +91,7 @@ def rpm_tree(root: Path, day: int) -> None:
 
 
 def _rpm(work: Path, name: str, version: str) -> Path:
-    files = _files(name, version)
+    files = apk_files(name, version)
     _write(work / "root", files)
     (work / "package.spec").write_text(
         _SPEC.format(name=name, version=version, files="\n".join(f"/{path}" for path in files))
@@ -105,6 +111,8 @@ def _write(root: Path, files: dict[str, bytes]) -> None:
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+        # As packages carry it; a directory has the time of its last change.
+        os.utime(target, (_BUILT, _BUILT))
         if path.startswith("usr/bin/"):
             target.chmod(0o755)
 

@@ -76,9 +76,8 @@ FULL = Spec(
         Repository("web/shop", "bookworm", ("php8.2-fpm", "php8.2-xml", "php8.2-pgsql", "ca-certificates")),
         Repository("web/chat", "bookworm", ("nodejs", "ca-certificates")),
         Repository("data/postgres", "bookworm", ("postgresql-15",)),
-        Repository("ci/git", "bullseye", ("git", "curl", "openssh-client", "rsync", "ca-certificates")),
-        Repository("ci/legacy", "bullseye", ("apache2", "python3", "php7.4-cli")),
+        Repository("ci/legacy", "bullseye", ("apache2", "python3", "git", "curl")),
     ),
-    foreign_days=3,
+    foreign_days=5,
 )
-"""35 images of Debian packages, 3 with an apk database and 3 with an rpm database."""
+"""30 images of Debian packages of two releases, 5 with an apk database and 5 with an rpm database."""

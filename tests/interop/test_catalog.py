@@ -79,8 +79,8 @@ def test_a_run_fetches_makes_over_proves_and_pushes_and_a_second_one_does_nothin
 ) -> None:
     path = write(tmp_path, registry.host, destination=f"destination: {{registry: 'docker://{registry.host}/new'}}\n")
     code, out, err = layerfarm("catalog", "run", path, "--json")
-    assert code == 0, err
     report = json.loads(out)
+    assert (code, {row["error"] for row in report["images"]}) == (0, {None}), err
     assert [row["name"] for row in report["images"]] == [
         "team/app:1.0",
         "team/app:1.1",
@@ -96,6 +96,13 @@ def test_a_run_fetches_makes_over_proves_and_pushes_and_a_second_one_does_nothin
         assert {layer.media_type.partition("+")[2] for layer in new.manifest.layers} == {"zstd"}
         there = look(Skopeo(Access.model_validate({"tls-verify": False})), f"docker://{registry.host}/new/{name}")
         assert there.digest == new.descriptor.digest
+        repository = f"docker://{registry.host}/new/{name.partition(':')[0]}"
+        client = Skopeo(Access.model_validate({"tls-verify": False}))
+        referrers = json.loads(client.raw_manifest(f"{repository}:{new.descriptor.digest.replace(':', '-')}"))
+        (entry,) = referrers["manifests"]
+        proof = json.loads(client.raw_manifest(f"{repository}@{entry['digest']}"))
+        assert proof["artifactType"] == "application/vnd.layerfarm.proof.v1+json"
+        assert proof["subject"]["digest"] == new.descriptor.digest
 
     with Gate(registry, lambda method, path: None) as gate:
         write(tmp_path, gate.host, destination=f"destination: {{registry: 'docker://{registry.host}/new'}}\n")

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from jobs.catalog.indexes import follow
-from jobs.catalog.report import DuplicateRow, Holding, ImageRow, Report, pulls, shared, totals
+from jobs.catalog.report import Holding, ImageRow, Report, pulls, shared, totals
 from jobs.catalog.sources import CatalogImage, in_order
 from jobs.store import Descriptor, Layout
 from worker.catalog.state import ImageState
 from worker.catalog.work import Work
 
 
-def report_of(
-    work: Work,
-    images: Sequence[CatalogImage],
-    planned: Mapping[str, Holding] | None = None,
-    duplicates: Iterable[DuplicateRow] = (),
-) -> Report:
-    """The costs of the images that were fetched; an image that is not made yet counts as it was.
+def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
+    """The costs of the images that were fetched; one that is not made yet, or not planned, counts as it was.
 
     Raises:
         StoreError: the store has lost something of them.
     """
+    planned = work.joint.holdings() if work.joint else {}
     states = {image.name: work.states[image.name] for image in images}
     fetched = {name: state for name, state in states.items() if state.old is not None}
     series = list(in_order(fetched, _created(fetched), work.catalog.order).values())
@@ -54,7 +50,7 @@ def report_of(
         images=tuple(rows),
         shared_before=shared(before),
         shared_after=shared(after) if any_made else (),
-        duplicates=tuple(duplicates),
+        duplicates=tuple(work.joint.duplicates()) if work.joint else (),
     )
 
 

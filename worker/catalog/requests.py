@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.catalog.document import Keep, Rechunk, Recompress, Squash, Strip, Transform
-from jobs.errors import CatalogError
 from jobs.flows.base import name_of_work
 from jobs.flows.requests import ImageRef
-from jobs.flows.transforms import RecompressRequest, SquashRequest, StripRequest, TransformRequest
+from jobs.flows.transforms import (
+    AnalyzeRequest,
+    RechunkRequest,
+    RecompressRequest,
+    SquashRequest,
+    StripRequest,
+    TransformRequest,
+)
 
 NEW: str = "new/"
 """Before the names of new images that stay in the catalog's own store, where the old ones have them."""
@@ -21,12 +27,8 @@ def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
     return ImageRef(store=store, tag=f"{NEW}{name}")
 
 
-def request_for(policy: Transform, image: ImageRef, target: ImageRef) -> TransformRequest | None:
-    """What the policy asks of one image; None: that it stays as it is.
-
-    Raises:
-        CatalogError: nothing does what the policy asks for.
-    """
+def request_for(policy: Transform, image: ImageRef, target: ImageRef, plan: str | None) -> TransformRequest | None:
+    """What the policy asks of one image; None: that it stays as it is. ``plan`` is the digest of the joint one."""
     fields = policy.model_dump(mode="json", exclude={"transform"}) | {"image": image, "target": target}
     match policy:
         case Keep():
@@ -38,7 +40,13 @@ def request_for(policy: Transform, image: ImageRef, target: ImageRef) -> Transfo
         case Strip():
             return StripRequest.model_validate(fields)
         case Rechunk():
-            raise CatalogError("rechunk is not part of this version yet", where=image.tag)
+            return RechunkRequest.model_validate(fields | {"plan": plan})
+
+
+def analysis_for(policy: Rechunk, image: ImageRef) -> AnalyzeRequest:
+    """How the image is to be taken apart."""
+    fields = policy.model_dump(mode="json", include={"keep", "source_date_epoch", "components"})
+    return AnalyzeRequest.model_validate(fields | {"image": image})
 
 
 def fingerprint(old: str, policy: Transform, target: ImageRef, *more: str) -> str:

@@ -34,7 +34,9 @@ class ImageState(BaseModel):
     """What was fetched, as the store has it."""
     created: str | None = None
     work: str | None = None
-    """Digest of all that ``new`` follows from: the old image, the policy, the plan."""
+    """Digest of all that ``new`` follows from but the plan: the old image, the policy."""
+    layout: str | None = None
+    """Of an image that was rechunked: digest of what the plan gave it for layers."""
     new: Descriptor | None = None
     result: TransformResult | None = None
     pushed: str | None = None

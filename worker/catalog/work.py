@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobs.catalog.document import DOCKER, CatalogFile
+from jobs.catalog.document import DOCKER, CatalogFile, Rechunk
+from jobs.catalog.indexes import follow
 from jobs.catalog.pull import copy_in, named, push, reachable_blobs
+from jobs.catalog.rechunk import put_plan
+from jobs.catalog.referrers import fallback_index, fallback_tag
 from jobs.catalog.registry import Skopeo
 from jobs.catalog.sources import CatalogImage, policy_for
 from jobs.errors import LayerfarmError
 from jobs.flows.requests import ImageRef
-from jobs.flows.transforms import TransformRequest, TransformResult
+from jobs.flows.transforms import TransformResult
 from jobs.flows.verify import VerifyRequest
-from jobs.store import Layout
+from jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
 from worker.catalog.backends import Backend, Task, explain
 from worker.catalog.fetching import Fetcher, discover
-from worker.catalog.requests import fingerprint, request_for, target_of
+from worker.catalog.planning import PLAN, Joint, members_of, plan_together, previous_plan
+from worker.catalog.requests import analysis_for, fingerprint, request_for, target_of
 from worker.catalog.state import ImageState, States
 from worker.progress import Progress
 
@@ -40,7 +44,7 @@ class View(Protocol):
         """Something the user should know."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """A catalog being worked on."""
 
@@ -51,6 +55,10 @@ class Work:
     skopeo: Skopeo
     backend: Backend
     view: View
+    joint: Joint | None = None
+    """The plan of the images that are rechunked, once :meth:`plan` has been called."""
+    _layouts: dict[str, str] = field(default_factory=dict)
+    """By the name of such an image, a digest of the layers that it is to have."""
 
     @classmethod
     def begin(cls, name: str, catalog: CatalogFile, backend: Backend, view: View) -> Work:
@@ -79,22 +87,67 @@ class Work:
         )
         return images
 
+    def plan(self, images: Sequence[CatalogImage], *, anew: bool = False, keep: bool = True) -> None:
+        """Analyze the images that are to be rechunked, and plan them together.
+
+        Nothing of the last run's plan moves, unless it is to be planned ``anew``. With ``keep`` the plan is
+        that of the next run. An image that cannot be analyzed has an error.
+        """
+        images = [image for image in images if self.states[image.name].error is None]
+        _, unknown = members_of(self.store, self.states, images)
+        if unknown:
+            self._analyze(unknown)
+        members, failed = members_of(self.store, self.states, images)
+        for image in failed:
+            if self.states[image.name].error is None:
+                self.states.put(
+                    self.states[image.name].but(error="the analysis is not kept: can the store be written?")
+                )
+        if not members:
+            return
+        created = {image.name: self.states[image.name].created for image in images}
+        previous = None if anew else previous_plan(self.states)
+        self.joint = plan_together(members, created, self.catalog.order, previous)
+        self._layouts = self.joint.layouts()
+        if keep:
+            self.states.write(PLAN, self.joint.plan.encode())
+
+    def plan_again(self) -> None:
+        """The plan of the last run, for those of its images whose analysis is kept; nothing is analyzed."""
+        plan = previous_plan(self.states)
+        if plan is not None:
+            members, _ = members_of(self.store, self.states, self.known())
+            self.joint = Joint(plan, tuple(members)) if members else None
+
+    def _analyze(self, images: Sequence[CatalogImage]) -> None:
+        self.view.step("analyze", len(images))
+
+        def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
+            if error is not None:
+                self.states.put(self.states[task.name].but(error=explain(error)))
+            self.view.ended(
+                task.name, self.states[task.name].error, 0 if error else sum(each.bytes for each in result.images)
+            )
+
+        tasks = []
+        for image in images:
+            assert isinstance(image.policy.do, Rechunk)
+            tasks.append(Task(image.name, analysis_for(image.policy.do, self.source(image))))
+        self.backend.run(tasks, ended, _Shower(self.view))
+
     def make_over(self, images: Sequence[CatalogImage]) -> None:
-        """Make every image over that is not yet, as one job each; prove it and tag it."""
+        """Make every image over that is not yet, as one job each; prove it and tag it. To be called after ``plan``."""
         due = [image for image in images if self.states[image.name].error is None and not self.is_made(image)]
         self.view.step("make over", len(due))
+        plan = self._put_plan() if any(image.name in self._layouts for image in due) else None
         tasks = []
         for image in due:
-            state = self.states[image.name]
-            try:
-                request = self.request(image)
-            except LayerfarmError as error:
-                self._end(state.but(error=str(error)), 0)
-                continue
+            request = request_for(image.policy.do, self.source(image), self.target(image), plan)
             if request is None:
                 self._keep(image)
                 continue
-            job = state.job if state.job_work == self.work_of(image) else None
+            state = self.states[image.name]
+            job = state.job if state.job_work == self.job_work(image) else None
             tasks.append(Task(image.name, request, job))
         by_name = {image.name: image for image in due}
         self.backend.run(
@@ -156,24 +209,35 @@ class Work:
     def target(self, image: CatalogImage) -> ImageRef:
         return target_of(self.store.path, self.catalog.destination.layout, image.name)
 
-    def request(self, image: CatalogImage) -> TransformRequest | None:
-        """What is to be asked for the image, None where it stays as it is."""
-        return request_for(image.policy.do, ImageRef(store=self.store.path, tag=image.name), self.target(image))
+    def source(self, image: CatalogImage) -> ImageRef:
+        """Where the image lies that was fetched."""
+        return ImageRef(store=self.store.path, tag=image.name)
 
     def work_of(self, image: CatalogImage) -> str:
-        """What the new image follows from; see :attr:`ImageState.work`."""
+        """What the new image follows from, but for the plan; see :attr:`ImageState.work`."""
         old = self.states[image.name].old
         assert old is not None
         return fingerprint(old.digest, image.policy.do, self.target(image))
 
     def is_made(self, image: CatalogImage) -> bool:
-        """True if the new image is there, made of the old one as it is now, by the policy as it is now."""
+        """True if the new image is there, made of the old one, by the policy and the plan, as they are now."""
         state = self.states[image.name]
         if state.old is None or state.new is None or state.work != self.work_of(image):
+            return False
+        if state.layout != self._layouts.get(image.name, state.layout):
             return False
         target = self.target(image)
         found = Layout.open(target.store).find(target.tag)
         return len(found) == 1 and found[0].digest == state.new.digest
+
+    def _put_plan(self) -> str:
+        """The plan for the jobs, in the store that the new images go to."""
+        assert self.joint is not None
+        return put_plan(Layout.open(Path(self.catalog.destination.layout or self.store.path)), self.joint.plan)
+
+    def job_work(self, image: CatalogImage) -> str:
+        """What a job that works on the image now is to make."""
+        return f"{self.work_of(image)} {self._layouts.get(image.name, '')}"
 
     def _keep(self, image: CatalogImage) -> None:
         state = self.states[image.name]
@@ -183,7 +247,7 @@ class Work:
         except LayerfarmError as error:
             self._end(state.but(error=str(error)), 0)
         else:
-            self._end(state.but(new=top, work=self.work_of(image), result=None), top.size)
+            self._end(state.but(new=top, work=self.work_of(image), layout=None, result=None), top.size)
 
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:
         state = self.states[image.name].but(job=None, job_work=None)
@@ -193,7 +257,8 @@ class Work:
         assert isinstance(result, TransformResult)
         target = self.target(image)
         new = named(Layout.open(target.store), target.tag)
-        self._end(state.but(new=new, work=self.work_of(image), result=result), result.bytes_after)
+        layout = self._layouts.get(image.name)
+        self._end(state.but(new=new, work=self.work_of(image), layout=layout, result=result), result.bytes_after)
 
     def _end(self, state: ImageState, nbytes: int) -> None:
         self.states.put(state)
@@ -217,11 +282,24 @@ class Work:
         self.view.working(image.name, "push")
         try:
             push(self.skopeo, layout, state.new, self._reference(image.name))
+            self._push_referrers(layout, image.name, state.new)
             nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))
         except LayerfarmError as error:
             self._end(state.but(error=str(error)), 0)
         else:
             self._end(state.but(pushed=self._pushed(state)), nbytes)
+
+    def _push_referrers(self, layout: Layout, name: str, new: Descriptor) -> None:
+        """The proofs, and what else refers to the image, under the tags where registries without the referrers API
+        are asked for them (distribution-spec "Referrers Tag Schema")."""
+        subjects = {new.digest, *(image.descriptor.digest for image in follow(layout, new).images)}
+        for subject in sorted(subjects):
+            index = fallback_index(layout, subject)
+            if index is not None:
+                stored = layout.put_document(index, MEDIA_TYPE_INDEX)
+                repository = self._reference(name).rpartition(":")[0]
+                # An index whose digest nobody knows; older skopeos drop what they do not know of it.
+                push(self.skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
 
 
 class _Shower:
@@ -250,7 +328,7 @@ class _Watcher(_Shower):
 
     def submitted(self, task: Task, job: str) -> None:
         state = self._work.states[task.name]
-        self._work.states.put(state.but(job=job, job_work=self._work.work_of(self._images[task.name])))
+        self._work.states.put(state.but(job=job, job_work=self._work.job_work(self._images[task.name])))
         super().submitted(task, job)
 
 

@@ -84,6 +84,9 @@ def _how(command: CommandT) -> CommandT:
     return with_how  # type: ignore[return-value]
 
 
+_replan = click.option(
+    "--replan", is_flag=True, help="Plan from scratch: layers that the last run's plan would keep may move."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 _html = click.option("--html", type=PathType(), metavar="FILE", help="Write the report as one HTML page, too.")
 _images = click.option("--images", "each", is_flag=True, help="Print a line for each image, too.")
@@ -92,10 +95,11 @@ _images = click.option("--images", "each", is_flag=True, help="Print a line for 
 @command.command("plan", cls=GoStyleCommand)
 @_file
 @_how
+@_replan
 @_json
 @_html
 @_images
-def plan(file: Path, how: How, as_json: bool, html: Path | None, each: bool) -> None:
+def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, each: bool) -> None:
     """Says what a run would come to: layers, bytes stored and pulled, before and after. A dry run.
 
     The images are fetched and analyzed, for nobody can tell otherwise; nothing is made of them.
@@ -104,6 +108,7 @@ def plan(file: Path, how: How, as_json: bool, html: Path | None, each: bool) -> 
 
     with _working(file, how) as work:
         images = work.fetch()
+        work.plan(images, anew=replan, keep=False)
         report = report_of(work, images)
     _say(report, as_json, html, each)
 
@@ -112,10 +117,11 @@ def plan(file: Path, how: How, as_json: bool, html: Path | None, each: bool) -> 
 @_file
 @_how
 @click.option("--dry-run", is_flag=True, help="Print what would be fetched, made and pushed; do nothing.")
+@_replan
 @_json
 @_html
 @_images
-def run(file: Path, how: How, dry_run: bool, as_json: bool, html: Path | None, each: bool) -> None:
+def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: Path | None, each: bool) -> None:
     """Makes all images of the catalog over, proves each, and publishes it.
 
     What is done already is skipped; what was interrupted goes on. An image that fails does not stop the
@@ -129,6 +135,7 @@ def run(file: Path, how: How, dry_run: bool, as_json: bool, html: Path | None, e
                 click.echo(f"{name}: {what}")
             return
         images = work.fetch()
+        work.plan(images, anew=replan)
         work.make_over(images)
         work.push(images)
         report = report_of(work, images)
@@ -147,6 +154,7 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
     from worker.catalog.reporting import report_of
 
     with _working(file, How(None, 1, None, "none"), lock=False) as work:
+        work.plan_again()
         found = report_of(work, work.known())
     _say(found, as_json, html, each)
 

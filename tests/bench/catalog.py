@@ -1,0 +1,252 @@
+"""``make bench-catalog``: a catalog of 40 images and more, laid out in every way, on tags held out from planning.
+
+The images come from a registry on loopback and are made over on a farm of this machine. Ours is planned from the
+first tags of each repository; then the later ones come. Every image that is made is proved by the run itself, and
+again by ``umoci unpack`` of the old and of the new one and a comparison of the two trees that shares no code with
+layerfarm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from jobs.catalog.analysis import AnalysisOptions
+from jobs.catalog.plan import Snapshot
+from jobs.catalog.rechunk import kept_analysis
+
+from jobs.catalog.indexes import read_images
+from jobs.store import Layout
+from tests.bench import planners
+from tests.catalog.archive import Archive
+from tests.catalog.images import CACHE, catalog, images_of
+from tests.catalog.registry import Registry
+from tests.catalog.spec import FULL, SMALL, Spec
+from tests.trees import read_tree
+from worker.embedded import EmbeddedFarm
+
+BUDGET = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to lay out the catalog. Bytes are compressed; pulls are those of held-out tags."""
+
+    name: str
+    stored: int
+    pulled: int
+    estimated: bool
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where it happens."""
+
+    spec: Spec
+    place: Path
+    host: str
+    farm: str
+    planned_days: int
+
+    def tags(self, days: int) -> list[str]:
+        return [f"{day + 1}.0" for day in range(days)]
+
+    def held_out(self, name: str) -> bool:
+        """Whether it is the pull of a tag that no plan was made from."""
+        return int(name.rpartition(":")[2].partition(".")[0]) > self.planned_days
+
+    def run(self, name: str, policy: str, days: int) -> tuple[dict[str, Any], float]:
+        """``layerfarm catalog run``; the report, and seconds."""
+        path = self.place / f"{name}.yaml"
+        repositories = sorted({image.rpartition(":")[0] for image in images_of(self.spec)})
+        path.write_text(
+            f"store: {name}\nsources: [{{registry: 'docker://{self.host}', repositories: {json.dumps(repositories)},\n"
+            f"  tags: {json.dumps(self.tags(days))}}}]\n"
+            f"policies: [{{match: '*', do: {{{policy}}}}}]\naccess: {{tls-verify: false}}\n"
+        )
+        begin = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli.main", "catalog", "run", path, "--json", "--farm", self.farm],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        seconds = time.monotonic() - begin
+        report: dict[str, Any] = json.loads(done.stdout)
+        assert done.returncode == 0, [row for row in report["images"] if row["error"]]
+        return report, seconds
+
+    def row(self, name: str, report: Mapping[str, Any], field: str, seconds: float | None = None) -> Row:
+        pulled = sum(row[f"pull_{field}"] or 0 for row in report["images"] if self.held_out(row["name"]))
+        return Row(name, report[field]["stored"], pulled, field == "planned", seconds)
+
+
+def measure(ground: Ground, *, everything: bool) -> list[Row]:
+    """All rows of the table."""
+    days = ground.spec.days
+    _say(f"ours: planning from {ground.planned_days} tags of each repository")
+    ground.run("ours", f"transform: rechunk, budget: {BUDGET}", ground.planned_days)
+    _say("ours: the held-out tags")
+    report, seconds = ground.run("ours", f"transform: rechunk, budget: {BUDGET}", days)
+    _, again = ground.run("ours", f"transform: rechunk, budget: {BUDGET}", days)
+    _say(f"ours: held-out tags in {seconds:.0f} s, a run with nothing to do in {again:.1f} s")
+    rows = [ground.row("original layers", report, "before")]
+    for name, policy in (("recompress", "transform: recompress, compress: zstd"), ("squash", "transform: squash")):
+        if everything:
+            _say(name)
+            other, took = ground.run(name, policy, days)
+            rows.append(ground.row(name, other, "after", took))
+            shutil.rmtree(ground.place / name)
+    rows += _others(ground)
+    rows.append(ground.row("ours, predicted", report, "planned"))
+    rows.append(ground.row("ours", report, "after"))
+    return rows
+
+
+def _others(ground: Ground) -> list[Row]:
+    """The plans of others, by the same estimates as our prediction."""
+    layout = Layout.open(ground.place / "ours" if (ground.place / "ours").exists() else ground.place)
+    snapshots = _snapshots(ground, layout)
+    stability = _stability(ground, snapshots)
+    ways: dict[str, planners.Planner] = {
+        "squash": planners.squashed,
+        "chunkah-style": planners.chunkah(stability),
+        "nix-auto-style": planners.nix_auto(_dependencies(ground.spec)),
+    }
+    rows = []
+    for name, plan in ways.items():
+        stored: dict[str, int] = {}
+        pulled = 0
+        before: dict[str, dict[str, int]] = {}
+        for image in snapshots:
+            sizes = {chunk.digest: chunk.packed for chunk in plan(image)}
+            stored |= sizes
+            if image.line in before and ground.held_out(f"{image.line}:{image.tag}"):
+                pulled += sum(size for digest, size in sizes.items() if digest not in before[image.line])
+            before[image.line] = sizes
+        rows.append(Row(name, sum(stored.values()), pulled, True))
+    return rows
+
+
+def _snapshots(ground: Ground, layout: Layout) -> list[Snapshot]:
+    found = []
+    for name in images_of(ground.spec):
+        repository, _, tag = name.rpartition(":")
+        (image,) = read_images(layout, name).images
+        analysis = kept_analysis(layout, image.descriptor.digest, AnalysisOptions())
+        assert analysis is not None, name
+        found.append(analysis.snapshot(repository, int(tag.partition(".")[0]), tag, BUDGET))
+    return found
+
+
+def _stability(ground: Ground, snapshots: Sequence[Snapshot]) -> dict[str, float]:
+    """By component, in how many of the steps between the planned tags it stayed as it was."""
+    last: dict[tuple[str, str], str] = {}
+    steps: defaultdict[str, list[bool]] = defaultdict(list)
+    for image in snapshots:
+        if ground.held_out(f"{image.line}:{image.tag}"):
+            continue
+        for part in image.parts:
+            if (image.line, part.key) in last:
+                steps[part.key].append(last[image.line, part.key] == part.digest)
+            last[image.line, part.key] = part.digest
+    return {key: sum(same) / len(same) for key, same in steps.items()}
+
+
+def _dependencies(spec: Spec) -> dict[str, list[str]]:
+    """What Debian's packages depend on, by component key."""
+    found: dict[str, list[str]] = {}
+    for suite in spec.suites:
+        for name, depends in Archive(CACHE / spec.name / suite, suite, spec.days).dependencies().items():
+            found.setdefault(f"dpkg:{name}", []).extend(f"dpkg:{other}" for other in depends)
+    return found
+
+
+# --- proof by others -----------------------------------------------------------------------------
+
+
+def unpacked_alike(ground: Ground) -> int:
+    """How many images ``umoci unpack`` makes the same tree of, old and new; the others are an AssertionError."""
+    store = ground.place / "ours"
+    for number, name in enumerate(images_of(ground.spec), 1):
+        trees = []
+        for tag in (name, f"new/{name}"):
+            bundle = ground.place / "bundle"
+            subprocess.run(["umoci", "unpack", "--image", f"{store}:{tag}", bundle], check=True, capture_output=True)
+            trees.append(read_tree(bundle / "rootfs"))
+            shutil.rmtree(bundle)
+        assert trees[0] == trees[1], f"{name}: {_first_difference(*trees)}"
+        _say(f"umoci unpacks the same {len(trees[0])} entries of {name} ({number}/{len(images_of(ground.spec))})")
+    return len(images_of(ground.spec))
+
+
+def _first_difference(old: Mapping[bytes, Any], new: Mapping[bytes, Any]) -> object:
+    path = min(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+    return path, old.get(path), new.get(path)
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    lines = ["| layout | stored | | pulled, held-out tags | | |", "|---|---:|---:|---:|---:|---|"]
+    for row in rows:
+        stored, pulled = 100 * row.stored / first.stored, 100 * row.pulled / first.pulled
+        how = "estimated" if row.estimated else "measured"
+        lines.append(
+            f"| {row.name} | {row.stored / 1e6:,.1f} MB | {stored:.1f} % | {row.pulled / 1e6:,.1f} MB"
+            f" | {pulled:.1f} % | {how} |"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--small", is_flag=True, help="The images of `make test`, to see that it works.")
+@click.option("--everything/--ours", default=True, help="Make the images over in the other ways too, not only in ours.")
+@click.option("--umoci/--no-umoci", default=True, help="Unpack every image twice with umoci, and compare.")
+@click.option("--keep", type=click.Path(path_type=Path), help="A directory to work in and leave behind.")
+def main(small: bool, everything: bool, umoci: bool, keep: Path | None) -> None:
+    spec = SMALL if small else FULL
+    images = catalog(spec)
+    program = shutil.which("docker-registry")
+    assert program is not None, "docker-registry is not installed: make packages"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as temporary:
+        place = (keep or Path(temporary)).absolute()
+        place.mkdir(exist_ok=True)
+        with Registry(place / "registry", program) as registry:
+            for name in images_of(spec):
+                registry.put(images, name, name)
+            _say(f"{len(images_of(spec))} images in the registry, {registry.blob_bytes() / 1e6:,.0f} MB")
+            with EmbeddedFarm(roots=[place], stores=[place], concurrency=os.cpu_count() or 2) as farm:
+                ground = Ground(spec, place, registry.host, farm.url, max(1, spec.days - 2))
+                rows = measure(ground, everything=everything)
+            if umoci:
+                _say(f"all {unpacked_alike(ground)} images are the same to umoci")
+        page = place / "report.html"
+        subprocess.run(
+            [sys.executable, "-m", "worker.cli.main", "catalog", "report", place / "ours.yaml", "--html", page],
+            check=True,
+        )
+    click.echo(table(rows))
+
+
+def _say(text: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
+
+
+if __name__ == "__main__":
+    main()

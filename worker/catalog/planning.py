@@ -1,0 +1,160 @@
+"""The joint plan of all images of a catalog that are rechunked: analyze each, plan together, tell each its layers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jobs.catalog.analysis import Analysis, AnalysisOptions
+from jobs.catalog.components import Rule
+from jobs.catalog.document import Rechunk
+from jobs.catalog.indexes import follow, platform_of
+from jobs.catalog.plan import Part, Plan, Snapshot, parse_plan
+from jobs.catalog.planner import make_plan
+from jobs.catalog.rechunk import LayerToBe, kept_analysis, layers_to_be
+from jobs.catalog.report import LONGEST_LIST, DuplicateRow, Holding
+from jobs.catalog.sources import CatalogImage, in_order
+from jobs.errors import LayerfarmError, MalformedPlan
+from jobs.flows.base import name_of_work
+from jobs.image import Resolved
+from jobs.store import Layout
+from worker.catalog.state import States
+
+PLAN: Final = "plan.json"
+_SMALL: Final = 20_000
+"""Bytes of the layer that gives directories their metadata, about; nobody knows before it is written."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of the plan: of an index, one platform."""
+
+    name: str
+    """Of the catalog's image that it belongs to."""
+    image: Resolved
+    analysis: Analysis
+    budget: int
+
+    def layers(self, plan: Plan) -> list[LayerToBe]:
+        """Its layers to be, above the kept ones."""
+        return layers_to_be(self.analysis, plan, self.budget)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The plan of a catalog, and the images that it is for."""
+
+    plan: Plan
+    members: tuple[Member, ...]
+
+    def layouts(self) -> dict[str, str]:
+        """By image, a digest of its layers to be: if that is the same, so is the image, whatever else is planned."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for member in self.members:
+            found[member.name] += [layer.digest for layer in member.layers(self.plan)]
+        return {name: name_of_work("layout", digests) for name, digests in found.items()}
+
+    def holdings(self) -> dict[str, Holding]:
+        """By image, what it is predicted to consist of."""
+        layers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        configs: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for member in self.members:
+            packed = {part.key: part.packed for part in member.analysis.parts}
+            kept = member.image.manifest.layers[: member.analysis.keep]
+            layers[member.name] |= {layer.digest: layer.size for layer in kept}
+            layers[member.name] |= {
+                layer.digest: sum(packed[key] for key in layer.keys) or _SMALL for layer in member.layers(self.plan)
+            }
+            config = member.image.manifest.config
+            configs[member.name][f"of {config.digest}"] = config.size
+        return {name: Holding(layers[name], configs[name]) for name in layers}
+
+    def duplicates(self) -> list[DuplicateRow]:
+        """The components that lie in the most layers, by the bytes that this wastes."""
+        before: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        after: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        parts: dict[tuple[str, str], Part] = {}
+        for member in self.members:
+            homes = {key: layer.digest for layer in member.layers(self.plan) for key in layer.keys}
+            for part in member.analysis.parts:
+                which = (part.key, part.digest)
+                parts[which] = part
+                before[which].add(member.image.manifest.layers[part.layer].digest)
+                after[which].add(homes[part.key])
+        wasted = sorted(parts, key=lambda which: (-(len(before[which]) - 1) * parts[which].size, which))
+        return [
+            DuplicateRow(
+                what=f"{which[0]} {parts[which].version}".strip(),
+                bytes=parts[which].size,
+                before=len(before[which]),
+                after=len(after[which]),
+            )
+            for which in wasted[:LONGEST_LIST]
+            if len(before[which]) > 1
+        ]
+
+
+def options_of(policy: Rechunk) -> AnalysisOptions:
+    """How the images of this policy are taken apart."""
+    rules = tuple(Rule(rule.name, rule.paths) for rule in policy.components)
+    return AnalysisOptions(policy.keep, policy.source_date_epoch, rules)
+
+
+def members_of(
+    store: Layout, states: States, images: Iterable[CatalogImage]
+) -> tuple[list[Member], list[CatalogImage]]:
+    """The images that are to be rechunked and were analyzed, and those that were not."""
+    known: list[Member] = []
+    unknown: list[CatalogImage] = []
+    for image in images:
+        policy, old = image.policy.do, states[image.name].old
+        if not isinstance(policy, Rechunk) or old is None:
+            continue
+        options = options_of(policy)
+        found = [(each, kept_analysis(store, each.descriptor.digest, options)) for each in follow(store, old).images]
+        members = [Member(image.name, each, kept, policy.budget) for each, kept in found if kept is not None]
+        if len(members) == len(found):
+            known += members
+        else:
+            unknown.append(image)
+    return known, unknown
+
+
+def plan_together(
+    members: Sequence[Member], created: Mapping[str, str | None], order: str, previous: Plan | None
+) -> Joint:
+    """Plan the layers of all members; of a ``previous`` plan nothing moves."""
+    position = {
+        name: when
+        for repository in in_order({member.name for member in members}, created, order).values()
+        for when, name in enumerate(repository)
+    }
+    return Joint(make_plan((_snapshot(member, position) for member in members), previous=previous), tuple(members))
+
+
+def _snapshot(member: Member, position: Mapping[str, int]) -> Snapshot:
+    repository, _, tag = member.name.rpartition(":")
+    line = f"{repository} {platform_of(member.image)}"
+    return member.analysis.snapshot(line, position[member.name], tag, member.budget)
+
+
+def previous_plan(states: States) -> Plan | None:
+    """The plan of the last run, or None.
+
+    Raises:
+        MalformedPlan: there is one, and it cannot be read: to plan anew would move every layer.
+    """
+    path = states.directory / PLAN
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LayerfarmError(f"the plan of the last run cannot be read, {error.strerror}", where=path) from error
+    try:
+        return parse_plan(content, str(path))
+    except MalformedPlan as error:
+        error.hint = "plan anew with --replan"
+        raise
