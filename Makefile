@@ -21,7 +21,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz torture torture-store lint format packages constraints bench-catalog clean
+.PHONY: help run test unit coverage fuzz torture torture-store bench-catalog lint format packages constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,8 +33,7 @@ help:
 	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes'
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store under many writers, gc and readers; what was lost (0)'
-	@echo 'make torture [SECONDS=300] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
-	@echo 'make bench-catalog                            40 images re-layered together, and in the ways of others: a table'
+	@echo 'make bench-catalog                             40 images re-layered together, and in the ways of others: a table'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
 	@echo 'make clean                                    remove the virtual environment and the caches'
@@ -77,6 +76,7 @@ torture-store: TAGS ?= 1000
 torture-store: $(VENV)/.installed
 	for hosts in 1 4; do PATH="$(abspath $(BIN)):$$PATH" WRITERS='$(WRITERS)' TAGS='$(TAGS)' HOSTS=$$hosts \
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
+
 # The images are made once, of some 700 MB of Debian packages, and kept in .cache.
 bench-catalog: packages $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.catalog

@@ -132,6 +132,7 @@ def _part(
         files=len(written),
         kind=component.kind,
         version=component.version,
+        layer=min(each.layer for each in written),
     )
 
 

@@ -32,6 +32,8 @@ class Part(NamedTuple):
     files: int = 1
     kind: str = ""
     version: str = ""
+    layer: int = 0
+    """Number, from 1, of the lowest layer of the image as it was that holds something of it; 0: unknown."""
 
 
 class Snapshot(NamedTuple):

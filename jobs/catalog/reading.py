@@ -33,6 +33,8 @@ class Written:
     """Every path of the inode where it has several, sorted."""
     offset: int
     """Where a regular file's content begins in the spool; -1: not a regular file."""
+    layer: int = 0
+    """Number, from 1, of the image's layer that holds it."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _written(placed: Placed, path: bytes, names: tuple[bytes, ...], offsets: dic
     source = placed.source
     assert source is not None
     offset = offsets.get((source.layer, source.ordinal), -1)
-    return Written(placed.entry._replace(path=path), names, offset)
+    return Written(placed.entry._replace(path=path), names, offset, source.layer)
 
 
 def _is_kept(below: Stack, placed: Placed) -> bool:

@@ -81,7 +81,7 @@ class Joint:
             for part in member.analysis.parts:
                 which = (part.key, part.digest)
                 parts[which] = part
-                before[which].add(member.image.manifest.layers[part.layer].digest)
+                before[which].add(member.image.manifest.layers[part.layer - 1].digest)
                 after[which].add(homes[part.key])
         wasted = sorted(parts, key=lambda which: (-(len(before[which]) - 1) * parts[which].size, which))
         return [
