@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from jobs.catalog.analysis import AnalysisOptions
+from jobs.catalog.indexes import read_images
 from jobs.catalog.plan import Snapshot
 from jobs.catalog.rechunk import kept_analysis
-
-from jobs.catalog.indexes import read_images
 from jobs.store import Layout
 from tests.bench import planners
 from tests.catalog.archive import Archive
