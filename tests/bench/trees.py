@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sysconfig
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = (
     "/usr/share",
     "/usr/include",
-    sysconfig.get_path("stdlib"),
     "/usr/lib/x86_64-linux-gnu",
+    "/usr/bin",
     "/usr/lib/gcc",
-    "/usr/lib/node_modules",
+    "/usr/lib/python3",
     "/usr/lib/jvm",
     "/var/lib",
+    "/usr/lib",
 )
+PYTHON_PACKAGES = ("botocore", "sympy", "django", "pandas", "scipy", "babel", "plotly", "sphinx", "matplotlib", "networkx")
+NODE_PACKAGES = ("@mui/icons-material@6", "date-fns@4", "rxjs@7", "typescript@5", "lodash@4", "core-js@3")
 MANY_ENTRIES = 120_000
 MANY_BYTES = 2 << 30
 LARGE_FILES = 20
@@ -41,20 +44,51 @@ def minbase(path: Path) -> None:
 
 
 def many(path: Path) -> None:
-    """At least 120,000 mostly small files, 2 GiB: this machine's own, repeated until they suffice."""
+    """At least 120,000 mostly small files, 2 GiB: what this Debian, PyPI and npm have, again until it suffices."""
     path.mkdir()
     entries = size = 0
-    for turn in range(10):
-        for source in SOURCES:
-            if not Path(source).is_dir():
-                continue
-            copy = path / f"{turn}{source.replace('/', '-')}"
-            subprocess.run(["cp", "-a", "--one-file-system", source, str(copy)], check=True)
-            count, nbytes = census(copy)
+    for add in (_python_packages, _node_packages, *(_copies_of_this_machine(turn) for turn in range(10))):
+        for part in add(path):
+            count, nbytes = census(part)
             entries += count
             size += nbytes
             if entries >= MANY_ENTRIES and size >= MANY_BYTES:
                 return
+
+
+def _python_packages(path: Path) -> Iterator[Path]:
+    target = path / "site-packages"
+    quiet_pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    _installed([*quiet_pip, "--no-compile", "--target", target, *PYTHON_PACKAGES], "PyPI")
+    if target.is_dir():
+        yield target
+
+
+def _node_packages(path: Path) -> Iterator[Path]:
+    target = path / "node"
+    quiet_npm = ["npm", "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
+    _installed([*quiet_npm, "--prefix", target, *NODE_PACKAGES], "npm")
+    if target.is_dir():
+        yield target
+
+
+def _installed(command: Sequence[str | Path], registry: str) -> None:
+    """Say so where a registry gives nothing: the tree is then made of the rest, and its figures are others."""
+    try:
+        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"bench: NO PACKAGES FROM {registry} IN THE TREE: {error}", file=sys.stderr)
+
+
+def _copies_of_this_machine(turn: int) -> Callable[[Path], Iterator[Path]]:
+    def add(path: Path) -> Iterator[Path]:
+        for source in SOURCES:
+            if Path(source).is_dir():
+                copy = path / f"{turn}{source.replace('/', '-')}"
+                subprocess.run(["cp", "-a", "--one-file-system", source, str(copy)], check=True)
+                yield copy
+
+    return add
 
 
 def large(path: Path) -> None:
