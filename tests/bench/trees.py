@@ -21,7 +21,18 @@ SOURCES = (
     "/var/lib",
     "/usr/lib",
 )
-PYTHON_PACKAGES = ("botocore", "sympy", "django", "pandas", "scipy", "babel", "plotly", "sphinx", "matplotlib", "networkx")
+PYTHON_PACKAGES = (
+    "botocore",
+    "sympy",
+    "django",
+    "pandas",
+    "scipy",
+    "babel",
+    "plotly",
+    "sphinx",
+    "matplotlib",
+    "networkx",
+)
 NODE_PACKAGES = ("@mui/icons-material@6", "date-fns@4", "rxjs@7", "typescript@5", "lodash@4", "core-js@3")
 MANY_ENTRIES = 120_000
 MANY_BYTES = 2 << 30
