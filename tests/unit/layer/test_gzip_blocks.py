@@ -66,7 +66,7 @@ def test_B1_20_threads_change_no_byte_of_a_layer_of_many_blocks_and_jobs(compres
     assert len({hashlib.sha256(blob(data, Codec(compression, threads=n))).digest() for n in (1, 2, 7)}) == 1
 
 
-@pytest.mark.parametrize(("content", "most"), [(TEXT, 1.05), (NOISE, 1.001), (CODE, 1.10)])
+@pytest.mark.parametrize(("content", "most"), [(TEXT, 1.05), (NOISE, 1.001), (CODE, 1.12)])
 def test_each_kind_of_content_is_about_as_small_as_zlib_makes_it(content: bytes, most: float) -> None:
     assert len(blob(content, Codec())) <= most * len(zlib.compress(content, 6))
 
