@@ -5,6 +5,7 @@ Every mistake is said with its line and column, all of them at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -113,13 +114,32 @@ class Strip(_Writing):
     """Patterns as a shell's, from the root; a directory goes with all in it."""
 
 
+class Rebase(_Section):
+    """On another base. Both bases are images, ``LAYOUT:TAG``."""
+
+    transform: Literal["rebase"]
+    old_base: str = Field(alias="old-base")
+    new_base: str = Field(alias="new-base")
+    accept: Literal["safe", "review", "refuse"] = "safe"
+    """The worst verdict with which it is done all the same."""
+    source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
+
+    @field_validator("old_base", "new_base")
+    @classmethod
+    def _is_image(cls, value: str) -> str:
+        path, _, tag = value.partition(":")
+        if not path or not tag:
+            raise ValueError("is written LAYOUT:TAG")
+        return value
+
+
 class Keep(_Section):
     """As it is; only copied to the destination."""
 
     transform: Literal["keep"]
 
 
-Transform = Annotated[Rechunk | Recompress | Squash | Strip | Keep, Field(discriminator="transform")]
+Transform = Annotated[Rechunk | Recompress | Squash | Rebase | Strip | Keep, Field(discriminator="transform")]
 
 
 class Policy(_Section):
@@ -264,12 +284,22 @@ def _absolute(catalog: CatalogFile, base: Path) -> CatalogFile:
         source if source.layout is None else source.model_copy(update={"layout": path(source.layout)})
         for source in catalog.sources
     )
-    changes: dict[str, Any] = {"store": path(catalog.store), "sources": sources}
+    policies = tuple(
+        policy.model_copy(update={"do": policy.do.model_copy(update=_bases(policy.do, path))})
+        for policy in catalog.policies
+    )
+    changes: dict[str, Any] = {"store": path(catalog.store), "sources": sources, "policies": policies}
     if catalog.destination.layout is not None:
         changes["destination"] = Destination(layout=path(catalog.destination.layout))
     if catalog.access.auth_file is not None:
         changes["access"] = catalog.access.model_copy(update={"auth_file": path(catalog.access.auth_file)})
     return catalog.model_copy(update=changes)
+
+
+def _bases(policy: Transform, path: Callable[[str], str]) -> dict[str, str]:
+    if not isinstance(policy, Rebase):
+        return {}
+    return {name: path(getattr(policy, name)) for name in ("old_base", "new_base")}
 
 
 def _first_line(error: Exception) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.catalog.document import Keep, Rechunk, Recompress, Squash, Strip, Transform
+from jobs.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from jobs.flows.base import name_of_work
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforms import (
     AnalyzeRequest,
+    RebaseRequest,
     RechunkRequest,
     RecompressRequest,
     SquashRequest,
@@ -35,6 +36,9 @@ def request_for(policy: Transform, image: ImageRef, target: ImageRef, plan: str 
             return None
         case Recompress():
             return RecompressRequest.model_validate(fields)
+        case Rebase():
+            bases = {name: ImageRef.parse(fields[name]) for name in ("old_base", "new_base")}
+            return RebaseRequest.model_validate(fields | bases)
         case Squash():
             return SquashRequest.model_validate(fields)
         case Strip():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.document import CatalogFile, Rechunk, Recompress, parse_catalog, read_catalog
+from jobs.catalog.document import CatalogFile, Rebase, Rechunk, Recompress, parse_catalog, read_catalog
 from jobs.errors import CatalogFileError, LimitExceeded
 
 GOOD = """\
@@ -84,6 +84,13 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (GOOD.replace("parallel: 2", "paralell: 2"), ":19:10", "paralell"),
         (GOOD.replace('tags: ["1.*"]', "tags: [1.10]"), ":5:12", "valid string"),
         (GOOD.replace("store: work\n", ""), ":1:1", "store"),
+        (
+            GOOD.replace(
+                "{transform: recompress, compress: zstd, level: 19}", "{transform: rebase, old-base: a, new-base: b:1}"
+            ),
+            ":10:29",
+            "LAYOUT:TAG",
+        ),
     ],
 )
 def test_mistakes_are_said_with_line_and_column(text: str, place: str, words: str) -> None:
@@ -91,6 +98,13 @@ def test_mistakes_are_said_with_line_and_column(text: str, place: str, words: st
         parse(text)
     assert place in str(caught.value).split(" ")[0], str(caught.value)
     assert words in str(caught.value)
+
+
+def test_bases_are_relative_to_the_file_too() -> None:
+    policy = "{transform: rebase, old-base: bases:1, new-base: /srv/bases:2, accept: review}"
+    (first, _) = parse(GOOD.replace("{transform: recompress, compress: zstd, level: 19}", policy)).policies
+    assert isinstance(first.do, Rebase)
+    assert (first.do.old_base, first.do.new_base) == ("/etc/catalogs/bases:1", "/srv/bases:2")
 
 
 def test_all_mistakes_are_said_at_once() -> None:
