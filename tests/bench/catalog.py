@@ -109,15 +109,15 @@ def measure(ground: Ground, *, everything: bool) -> list[Row]:
             other, took = ground.run(name, policy, days)
             rows.append(ground.row(name, other, "after", took))
             shutil.rmtree(ground.place / name)
-    rows += _others(ground)
+    rows += _others(ground, {row.name for row in rows})
     rows.append(ground.row("ours, predicted", report, "planned"))
     rows.append(ground.row("ours", report, "after"))
     return rows
 
 
-def _others(ground: Ground) -> list[Row]:
+def _others(ground: Ground, measured: set[str]) -> list[Row]:
     """The plans of others, by the same estimates as our prediction."""
-    layout = Layout.open(ground.place / "ours" if (ground.place / "ours").exists() else ground.place)
+    layout = Layout.open(ground.place / "ours")
     snapshots = _snapshots(ground, layout)
     stability = _stability(ground, snapshots)
     ways: dict[str, planners.Planner] = {
@@ -127,6 +127,8 @@ def _others(ground: Ground) -> list[Row]:
     }
     rows = []
     for name, plan in ways.items():
+        if name in measured:
+            continue
         stored: dict[str, int] = {}
         pulled = 0
         before: dict[str, dict[str, int]] = {}
@@ -179,17 +181,23 @@ def _dependencies(spec: Spec) -> dict[str, list[str]]:
 
 def unpacked_alike(ground: Ground) -> int:
     """How many images ``umoci unpack`` makes the same tree of, old and new; the others are an AssertionError."""
-    store = ground.place / "ours"
-    for number, name in enumerate(images_of(ground.spec), 1):
-        trees = []
-        for tag in (name, f"new/{name}"):
-            bundle = ground.place / "bundle"
-            subprocess.run(["umoci", "unpack", "--image", f"{store}:{tag}", bundle], check=True, capture_output=True)
-            trees.append(read_tree(bundle / "rootfs"))
-            shutil.rmtree(bundle)
-        assert trees[0] == trees[1], f"{name}: {_first_difference(*trees)}"
-        _say(f"umoci unpacks the same {len(trees[0])} entries of {name} ({number}/{len(images_of(ground.spec))})")
-    return len(images_of(ground.spec))
+    names = images_of(ground.spec)
+    for number, name in enumerate(names, 1):
+        entries = compare_unpacked(ground.place, name)
+        _say(f"umoci unpacks the same {entries} entries of {name} ({number}/{len(names)})")
+    return len(names)
+
+
+def compare_unpacked(place: Path, name: str) -> int:
+    """Unpack an image of ``ours`` as it was and as it is with umoci, and compare; returns the entries."""
+    trees = []
+    for tag in (name, f"new/{name}"):
+        bundle = place / "bundle"
+        subprocess.run(["umoci", "unpack", "--image", f"{place}/ours:{tag}", bundle], check=True, capture_output=True)
+        trees.append(read_tree(bundle / "rootfs"))
+        shutil.rmtree(bundle)
+    assert trees[0] == trees[1], f"{name}: {_first_difference(*trees)}"
+    return len(trees[0])
 
 
 def _first_difference(old: Mapping[bytes, Any], new: Mapping[bytes, Any]) -> object:
