@@ -17,8 +17,12 @@ from jobs.catalog.plan import Snapshot
 Columns = int
 """A set of images."""
 
-_UNSEEN = 0.5
-"""Of an update that was never seen, how many are taken to have been (Jeffreys' prior)."""
+_PRIOR = 2.0
+"""Tags for which what is usual in the catalog counts."""
+_USUAL = 0.05
+"""Updates per source and tag where no tag has a predecessor to learn from."""
+_LEAST = 0.01
+"""The same at least, where it has: that nothing changed in a few tags does not mean that nothing will."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,29 @@ def _cluster(catalog: Catalog, key: str, source: str, held: dict[str, list[int]]
         same |= (columns << 1) & columns  # the image before has the same, if it is of the same line
     before = (owners << 1) | owners
     changed = before & ~same & catalog.followers
-    return Cluster((key,), owners, changed, tuple(variants), frozenset((source,)), _rate(catalog, owners))
+    return Cluster((key,), owners, changed, tuple(variants), frozenset((source,)), 0.0)
 
 
-def _rate(catalog: Catalog, owners: Columns) -> float:
-    """What is to be expected of a component beyond what was seen: half an update in all the tags that there were."""
-    seen = (owners & catalog.followers).bit_count() / max(1, (owners & catalog.last).bit_count() or 1)
-    return -math.log1p(-_UNSEEN / (seen + 1.0))
+def update_rates(catalog: Catalog, clusters: Iterable[Cluster]) -> dict[str, float]:
+    """For each source the updates to be expected per tag, besides those that were observed.
+
+    How often sources change at all is learnt from the whole catalog, and weighs as much as :data:`_PRIOR` tags:
+    the longer a source has been watched, the less is expected of it that was not seen.
+    """
+    seen: dict[str, float] = {}
+    updates: dict[str, float] = {}
+    for cluster in clusters:
+        lines = max(1, (cluster.owners & catalog.last).bit_count())
+        steps = (cluster.owners & catalog.followers).bit_count() / lines
+        changes = (cluster.owners & cluster.changed).bit_count() / lines
+        for source in cluster.sources:
+            seen[source] = max(seen.get(source, 0.0), steps)
+            updates[source] = max(updates.get(source, 0.0), changes)
+    # What is generated anew in every image says nothing about how often packages are updated.
+    steady = [source for source in sorted(seen) if seen[source] and updates[source] < seen[source]]
+    watched = sum(seen[source] for source in steady)
+    usual = max(_LEAST, sum(updates[source] for source in steady) / watched) if watched else _USUAL
+    return {source: -math.log1p(-usual * _PRIOR / (steps + _PRIOR)) for source, steps in seen.items()}
 
 
 def lowest_possible(catalog: Catalog) -> int:

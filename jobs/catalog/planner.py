@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.catalog.columns import Catalog, Cluster, clusters_of, lowest_possible
+from jobs.catalog.columns import Catalog, Cluster, clusters_of, lowest_possible, update_rates
 from jobs.catalog.costs import Costs, bits, merged
 from jobs.catalog.merging import Merger
 from jobs.catalog.plan import Chunk, Group, Plan, Prediction, Snapshot, divide
@@ -23,7 +23,7 @@ from jobs.catalog.plan import Chunk, Group, Plan, Prediction, Snapshot, divide
 class PlanOptions:
     """What is asked of a plan."""
 
-    pulls: float = 1.0
+    pulls: float = 3.0
     """Pulls of each tag by hosts that have the one before, for each time that it is stored."""
     spare: int = 4
     """Layers of each image that are kept free for components that come later."""
@@ -38,20 +38,22 @@ def make_plan(images: Iterable[Snapshot], options: PlanOptions = PlanOptions(), 
     """
     catalog = Catalog.of(images)
     clusters = clusters_of(catalog)
-    rates: dict[str, float] = {}
-    for cluster in clusters:
-        for source in cluster.sources:
-            rates[source] = max(rates.get(source, 0.0), cluster.rate)
+    rates = update_rates(catalog, clusters)
     clusters = [replace(cluster, rate=sum(rates[source] for source in cluster.sources)) for cluster in clusters]
     kept: dict[str, Group] = {}
     if previous is not None:
         clusters, kept = _locked(clusters, previous, rates)
     merger = Merger(Costs(catalog, options.pulls), clusters, rates)
     merger.merge_for_free()
-    spare = options.spare if previous is None else 1
-    merger.fit([max(1, image.room - spare) for image in catalog.images])
+    merger.fit([_room(image, options, previous) for image in catalog.images])
     plan = Plan(groups=_groups(merger.clusters(), kept, previous), spare=options.spare)
     return plan.model_copy(update={"prediction": predict(plan, catalog.images)})
+
+
+def _room(image: Snapshot, options: PlanOptions, previous: Plan | None) -> int:
+    """The layers of an image that are given away now: some stay free, fewer where there are few."""
+    spare = min(options.spare, max(1, image.room // 12)) if previous is None else 1
+    return max(1, image.room - min(spare, options.spare))
 
 
 def predict(plan: Plan, images: Sequence[Snapshot]) -> Prediction:
