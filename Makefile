@@ -102,13 +102,17 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# deploy/requirements.txt is the part of constraints.txt that runs; pip-compile starts from the pins it finds there.
+PIN = .cache/pip-tools/bin/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host \
+    --no-emit-find-links --no-header --no-annotate --strip-extras --allow-unsafe --all-build-deps
 constraints:
 	$(PYTHON) -m venv .cache/pip-tools
 	.cache/pip-tools/bin/python -m pip install --quiet pip-tools
-	{ sed -n '/^#/p' constraints.txt; .cache/pip-tools/bin/pip-compile --quiet --upgrade --generate-hashes \
-	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header --no-annotate --strip-extras \
-	    --allow-unsafe --all-build-deps --extra test -o - pyproject.toml | sed '/^#/d'; } >.cache/constraints.txt
-	mv .cache/constraints.txt constraints.txt
+	$(PIN) --upgrade --extra test -o .cache/constraints.txt pyproject.toml
+	cp .cache/constraints.txt .cache/requirements.txt
+	$(PIN) --extra flower -o .cache/requirements.txt pyproject.toml
+	for pair in constraints.txt deploy/requirements.txt; do \
+	    { sed -n '/^#/p' $$pair; sed '/^#/d' .cache/$${pair##*/}; } >.cache/pinned && cp .cache/pinned $$pair; done
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

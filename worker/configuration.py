@@ -1,6 +1,7 @@
 """The settings file: one TOML document with the names of ``worker.settings.Settings`` and a table of limits.
 
-Which one: ``$LAYERFARM_CONFIG``, else the user's own, else the machine's; the first that exists, and no other.
+Which one: ``$LAYERFARM_CONFIG``, else the user's own, else the machine's; the first that this user can read, and
+no other.
 Kept free of pydantic, because every command looks here for the farm and the limits.
 """
 
@@ -80,4 +81,5 @@ def _path(environment: Mapping[str, str]) -> Path | None:
     if named:
         return Path(named)
     home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or "/nonexistent") / ".config"
-    return next((path for path in (Path(home) / "layerfarm/layerfarm.toml", SYSTEM) if path.is_file()), None)
+    # One that this user may not read is another's: /etc/layerfarm may hold a worker's password, $HOME be root's.
+    return next((path for path in (Path(home) / "layerfarm/layerfarm.toml", SYSTEM) if os.access(path, os.R_OK)), None)

@@ -68,6 +68,7 @@ COMMANDS = {
     "up": Listed("farm", "runs a Redis and a worker for this machine until interrupted", "up_cmd"),
     "worker": Listed("farm", "runs a worker of the farm on this machine", "worker_cmd"),
     "jobs": Listed("farm", "lists, shows, follows, cancels and retries the jobs of the farm", "jobs_cmd"),
+    "ping": Listed("farm", "says whether workers of the farm take messages, for health checks", "ping_cmd"),
     "top": Listed("farm", "shows the queues, workers and jobs of the farm as they change", "top_cmd"),
     "doctor": Listed("farm", "says what of a farm is not as it should be, and what to do about it", "doctor_cmd"),
     "demo": Listed("farm", "builds and unpacks an image on a farm of its own, and compares", "demo_cmd"),

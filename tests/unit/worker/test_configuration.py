@@ -8,6 +8,7 @@ import pytest
 
 from jobs.errors import RequestError
 from jobs.limits import limits
+from tests.ordinary_user import ordinary_user
 from worker.configuration import apply_limits, settings_file
 from worker.settings import limit_origins, load_settings, origins
 
@@ -51,6 +52,15 @@ def test_no_file_is_no_error_unless_it_was_named(tmp_path: Path) -> None:
     assert settings_file({"HOME": str(tmp_path)}) is None
     with pytest.raises(RequestError, match="settings file cannot be read, No such file or directory"):
         settings_file({"LAYERFARM_CONFIG": str(tmp_path / "none")})
+
+
+def test_a_file_that_this_user_may_not_read_is_anothers(tmp_path: Path) -> None:
+    users = tmp_path / ".config/layerfarm/layerfarm.toml"
+    users.parent.mkdir(parents=True)
+    users.write_text("lease = 1")
+    users.parent.chmod(0o700)
+    with ordinary_user() as user:
+        assert user.call(lambda: settings_file({"HOME": str(tmp_path)})) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""deploy/Dockerfile: a linter has nothing to say, its steps can be carried out, and what they make works."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.image_steps import build
+
+PINNED = re.compile(r"^(\S+==\S+) \\\n((?:    --hash=\S+(?: \\)?\n?)+)", re.MULTILINE)
+
+
+def test_the_linter_has_nothing_to_say(deploy: Path) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, deploy / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_image_is_made_of_what_the_tests_ran_with(deploy: Path) -> None:
+    runs = dict(PINNED.findall((deploy / "requirements.txt").read_text()))
+    tested = dict(PINNED.findall((deploy.parent / "constraints.txt").read_text()))
+    assert len(runs) > 20 and runs.items() <= tested.items()
+
+
+def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
+    deploy: Path, debian: Path, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with ExitStack() as stack:
+        image = build(deploy / "Dockerfile", deploy.parent, debian, tmp_path, stack)
+        assert image.user == "10001:10001"
+        assert image.run(["id", "-u"]).strip() == "10001"
+        assert image.run([*image.entrypoint, "--version"]).startswith("layerfarm version ")
+        assert image.run(["skopeo", "--version"]).startswith("skopeo version")
+        assert "--this-host" in image.run([*image.health, "--help"])
+        assert "--store" in image.run([*image.entrypoint, *image.command, "--help"])
+        image.env["LAYERFARM_FARM"] = "redis://127.0.0.1:1/0"
+        assert "Web based tool" in image.run(["celery", "--app", "worker.celery_app", "flower", "--help"])
+        del image.env["LAYERFARM_FARM"]
+        shown = image.run([*image.entrypoint, "demo", "--rootfs", "/etc/apt", "--store", "/var/lib/layerfarm/store"])
+        assert "manifests agree" in shown
+        size = int(subprocess.check_output(["du", "-sbx", tmp_path / "last/upper"]).split()[0])
+        assert size < 250_000_000
