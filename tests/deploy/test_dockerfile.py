@@ -44,7 +44,13 @@ def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
         image.env["LAYERFARM_FARM"] = "redis://127.0.0.1:1/0"
         assert "Web based tool" in image.run(["celery", "--app", "worker.celery_app", "flower", "--help"])
         del image.env["LAYERFARM_FARM"]
-        shown = image.run([*image.entrypoint, "demo", "--rootfs", "/etc/apt", "--store", "/var/lib/layerfarm/store"])
-        assert "manifests agree" in shown
-        size = int(subprocess.check_output(["du", "-sbx", tmp_path / "last/upper"]).split()[0])
-        assert size < 250_000_000
+        store = "/var/lib/layerfarm/store"
+        image.run(["layerfarm", "init", "--layout", store])
+        image.run(["layerfarm", "build", "--rootfs", "/etc/apt", "--image", f"{store}:a"])
+        image.run(["layerfarm", "unpack", "--rootless", "--image", f"{store}:a", "/var/lib/layerfarm/bundle"])
+        # As compose.yaml runs it, with an embedded Redis.
+        image.user = "0:0"
+        assert "manifests agree" in image.run(["layerfarm", "demo", "--rootfs", "/etc/apt", "--store", store])
+        # What the steps add, but for the archives that Docker's Debian does not keep.
+        added = subprocess.check_output(["du", "-scb", *(tmp_path / "last/upper" / each for each in ("usr", "opt"))])
+        assert int(added.split()[-2]) < 250_000_000
