@@ -1,0 +1,47 @@
+"""Notes beside the store: kept in one step, dropped when nobody reads them, never an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.store import Layout
+from jobs.store.gc import collect
+from jobs.store.notes import UNREAD, read_note, write_note
+
+
+def note(layout: Layout) -> Path:
+    return layout.path / ".layerfarm" / "notes" / "kind" / "name"
+
+
+def test_a_note_is_read_back_and_replaced(layout: Layout) -> None:
+    assert read_note(layout, "kind", "name") is None
+    assert write_note(layout, "kind", "name", b"one")
+    assert write_note(layout, "kind", "name", b"two")
+    assert read_note(layout, "kind", "name") == b"two"
+    assert read_note(layout, "other", "name") is None
+    assert os.listdir(note(layout).parent) == ["name"]
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jobs.store.notes.replace_file", full)
+    assert not write_note(layout, "kind", "name", b"one")
+    assert read_note(layout, "kind", "name") is None
+
+
+def test_a_collection_drops_what_was_not_read_for_a_month(layout: Layout) -> None:
+    write_note(layout, "kind", "name", b"one")
+    old = note(layout).stat().st_mtime - UNREAD - 60
+    os.utime(note(layout), (old, old))
+    assert collect(layout, grace=0, dry_run=True).trees == [note(layout)]
+    assert note(layout).exists()
+    assert read_note(layout, "kind", "name") == b"one"  # counts as used
+    assert collect(layout, grace=0).trees == []
+    os.utime(note(layout), (old, old))
+    assert collect(layout, grace=0).trees == [note(layout)]
+    assert read_note(layout, "kind", "name") is None
