@@ -21,7 +21,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz torture torture-store bench-catalog lint format packages constraints clean
+.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling lint format packages constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +33,9 @@ help:
 	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes'
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store under many writers, gc and readers; what was lost (0)'
+	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm beside umoci, tar, sha256sum, cp: a table with targets'
+	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
+	@echo 'make scaling                                   measure how it scales, and write tests/bench/SCALING.md'
 	@echo 'make bench-catalog                             40 images re-layered together, and in the ways of others: a table'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
@@ -76,6 +79,19 @@ torture-store: TAGS ?= 1000
 torture-store: $(VENV)/.installed
 	for hosts in 1 4; do PATH="$(abspath $(BIN)):$$PATH" WRITERS='$(WRITERS)' TAGS='$(TAGS)' HOSTS=$$hosts \
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
+
+# TREE and OPERATION take several names; the trees large (20 files of 500 MB) and million are measured only when named.
+TIMES ?= 5
+bench: packages $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench --times $(TIMES) $(if $(QUICK),--quick) \
+	    $(if $(COLD),--cold) $(addprefix --tree=,$(TREE)) $(addprefix --operation=,$(OPERATION))
+
+profile: packages $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.profile $(addprefix --tree=,$(TREE)) \
+	    $(addprefix --operation=,$(OPERATION))
+
+scaling: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.scaling
 
 # The images are made once, of some 700 MB of Debian packages, and kept in .cache.
 bench-catalog: packages $(VENV)/.installed

@@ -80,13 +80,43 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def alternate(subjects: Mapping[str, Callable[[], Run]], times: int) -> dict[str, Series]:
-    """Run every subject ``times`` times, in turns, so that a slow minute of the machine hits all alike."""
+def alternate(
+    subjects: Mapping[str, Callable[[], Run]], times: int, before: Callable[[], object] | None = None
+) -> dict[str, Series]:
+    """Run every subject ``times`` times, in turns, so that a slow minute of the machine hits all alike.
+
+    ``before`` is called before each run.
+    """
     series = {name: Series() for name in subjects}
     for _ in range(times):
         for name, subject in subjects.items():
+            if before is not None:
+                before()
             series[name].runs.append(subject())
     return series
+
+
+def largest_below(pid: int) -> int:
+    """The most memory in bytes that any one process below ``pid`` has ever had, of those that still live."""
+    children: dict[int, list[int]] = {}
+    peak: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            status = Path(f"/proc/{name}/status").read_text()
+        except OSError:
+            continue
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        children.setdefault(int(fields["PPid"]), []).append(int(name))
+        peak[int(name)] = int(fields.get("VmHWM", "0 kB").split()[0]) * 1024
+    below: list[int] = []
+    pending = [pid]
+    while pending:
+        found = children.get(pending.pop(), [])
+        below += found
+        pending += found
+    return max((peak[child] for child in below), default=0)
 
 
 class _Sampler:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.bench.measure import Run, Series, run
+from tests.bench.measure import Run, Series, largest_below, run
 from tests.bench.place import Place, quiet
 from worker.embedded import EmbeddedFarm
 
@@ -23,6 +25,10 @@ class Comparison:
     """For each subject with a target: the ratio of its wall time to the first subject's."""
     size_targets: dict[str, float] = field(default_factory=dict)
     """The same for the size of what it makes."""
+    most_seconds: dict[str, float] = field(default_factory=dict)
+    """For each subject with such a target: its wall time."""
+    most_memory: dict[str, float] = field(default_factory=dict)
+    """For each subject with such a target: bytes of its largest process."""
 
 
 def hash_to_manifest(place: Place) -> Comparison:
@@ -172,21 +178,48 @@ def collect_garbage(place: Place) -> Comparison:
 
 def through_the_farm(place: Place) -> Comparison:
     """The same build typed in a shell, and queued on a warm farm of one and of two processes."""
-    layout = place.layout()
+    layout = place.fresh("farm-layout")
     build = ["layerfarm", "build", "--rootfs", place.root, "--image", f"{layout}:farm", "--progress", "none"]
+
+    def subject(farm: EmbeddedFarm | None) -> Callable[[], Run]:
+        def build_anew() -> Run:
+            # A job equal to an earlier one would find its layer done.
+            shutil.rmtree(layout, ignore_errors=True)
+            quiet("layerfarm", "init", "--layout", layout)
+            found = run(build if farm is None else [*build, "--farm", farm.url])
+            return found if farm is None else replace(found, peak_rss=largest_below(os.getpid()))
+
+        return build_anew
+
     with ExitStack() as stack:
-        farms = {
-            count: stack.enter_context(
+        subjects = {"local": subject(None)}
+        for count in (1, 2):
+            farm = stack.enter_context(
                 EmbeddedFarm(concurrency=count, roots=[place.root], stores=[layout], state_dir=place.scratch)
             )
-            for count in (1, 2)
-        }
-        subjects: dict[str, Callable[[], Run]] = {"local": lambda: run(build)}
-        for count, farm in farms.items():
-            subjects[f"farm of {count}"] = lambda url=farm.url: run([*build, "--farm", url])  # type: ignore[misc]
+            subjects[f"farm of {count}"] = subject(farm)
         series = place.measure(subjects)
+    place.fresh("farm-layout")
     local = series["local"].wall()
-    return Comparison("build", place.tree, series, {"farm of 2": (1.10 * local + 0.3) / local})
+    return Comparison(
+        "build",
+        place.tree,
+        series,
+        {"farm of 2": (1.10 * local + 0.3) / local},
+        most_memory={"farm of 1": MOST_MEMORY, "farm of 2": MOST_MEMORY},
+    )
+
+
+def start_up(place: Place) -> Comparison:
+    """What a script waits for: commands that do next to nothing, on a layout of a few images."""
+    layout = place.layout()
+    image = f"{layout}:gzip"
+    commands = {"stat": ["stat", "--image", image], "tag": ["tag", "--image", image, "again"]}
+    commands["ls"] = ["ls", "--layout", str(layout)]
+    subjects: dict[str, Callable[[], Run]] = {"umoci ls": lambda: run(["umoci", "ls", "--layout", layout])}
+    for name, command in commands.items():
+        subjects[name] = lambda command=command: run(["layerfarm", *command])  # type: ignore[misc]
+    return Comparison("start-up", place.tree, place.measure(subjects), most_seconds=dict.fromkeys(commands, 0.15))
 
 
 OPERATIONS: dict[str, Callable[[Place], Comparison]] = {
@@ -199,6 +232,9 @@ OPERATIONS: dict[str, Callable[[Place], Comparison]] = {
     "insert": insert,
     "gc": collect_garbage,
     "farm": through_the_farm,
+    "startup": start_up,
 }
+MOST_MEMORY = 400e6
+"""Bytes of one process of a worker, for a tree of any size."""
 SMALL_TREE_TARGET = 0.6
 """Of umoci's wall, process start included, for every operation on a small image."""

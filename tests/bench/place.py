@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench.measure import Run, Series, alternate, run
+from tests.bench.measure import Run, Series, alternate, drop_caches, run
 
 TOUCHED = 1000
 Command = Sequence[str | Path]
@@ -18,16 +18,18 @@ Command = Sequence[str | Path]
 class Place:
     """Scratch space for one tree. Images and bundles of it are made once, when first asked for."""
 
-    def __init__(self, tree: str, root: Path, scratch: Path, times: int) -> None:
+    def __init__(self, tree: str, root: Path, scratch: Path, times: int, *, cold: bool = False) -> None:
+        """``cold``: the kernel forgets before each run what it has cached of the disk."""
         self.tree = tree
         self.root = root
         self.scratch = scratch
         self.times = times
+        self._before = drop_caches if cold else None
         self._made: dict[str, Path] = {}
 
     def measure(self, subjects: dict[str, Callable[[], Run]]) -> dict[str, Series]:
         """Every subject as often as this place asks for, in turns."""
-        return alternate(subjects, self.times)
+        return alternate(subjects, self.times, self._before)
 
     def fresh(self, name: str) -> Path:
         """A path in the scratch space where nothing is."""

@@ -104,18 +104,28 @@ def _copies_of_this_machine(turn: int) -> Callable[[Path], Iterator[Path]]:
 
 def large(path: Path) -> None:
     """20 files of 500 MB: text, machine code and noise in turn, so that some compress and some do not."""
+    large_files(path, LARGE_FILES, LARGE_BYTES)
+
+
+def large_files(path: Path, count: int, size: int) -> None:
+    """``count`` files of ``size`` bytes, as those of :func:`large`."""
     path.mkdir()
     kinds = [_content(_text()), _content(_code()), _content(_noise())]
-    for number in range(LARGE_FILES):
+    for number in range(count):
         content = kinds[number % len(kinds)]
         with (path / f"large-{number:02}").open("wb") as out:
-            while (left := LARGE_BYTES - out.tell()) > 0:
+            while (left := size - out.tell()) > 0:
                 out.write(next(content)[:left])
 
 
 def million(path: Path) -> None:
     """1,000,000 files of a few bytes, 1,000 to a directory."""
-    for directory in range(MILLION // 1000):
+    tiny_files(path, MILLION)
+
+
+def tiny_files(path: Path, count: int) -> None:
+    """``count`` files, a multiple of 1,000, as those of :func:`million`."""
+    for directory in range(count // 1000):
         here = path / f"{directory // 100:02}" / f"{directory:04}"
         here.mkdir(parents=True)
         fd = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
