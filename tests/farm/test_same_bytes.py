@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from jobs.flows.base import Policy
 from jobs.flows.requests import BuildRequest, ImageRef, ImageResult, LayerOptions, RepackRequest, UnpackRequest
+from jobs.image import Bundle
 from jobs.store import Layout
 from tests.trees import Node, char, directory, fifo, file, hardlink, symlink, tree
 from worker import runner_local
@@ -44,9 +47,10 @@ def test_any_number_of_shards_threads_and_processes_gives_the_same_bytes(
     rootfs: Path, tmp_path: Path, compress: str
 ) -> None:
     seen = set()
-    for shards in SHARDS:
-        policy = Policy(shards=shards, threads=shards)
-        seen.add(_digests(_local(policy, shards), _fresh(tmp_path / f"store-{shards}"), rootfs, compress))
+    for shards, stat_cache in product(SHARDS, (True, False)):
+        run = _local(Policy(shards=shards, threads=shards), shards)
+        store = _fresh(tmp_path / f"store-{shards}-{stat_cache}")
+        seen.add(_digests(run, store, rootfs, compress, stat_cache=stat_cache))
     again = Policy(shards=2, threads=2)
     seen.add(_digests(_local(again, 2), _fresh(tmp_path / "again"), rootfs, compress))
     assert len(seen) == 1
@@ -65,20 +69,28 @@ def test_the_farm_gives_the_bytes_of_the_local_runner(rootfs: Path, tmp_path: Pa
         assert _digests(on_farm, _fresh(tmp_path / "farm"), rootfs, "gzip") == local
 
 
-def _digests(run: Callable[..., ImageResult], store: Path, rootfs: Path, compress: str) -> tuple[str | None, ...]:
-    """What a build, and a repack on top of it, come to."""
+def _digests(
+    run: Callable[..., ImageResult], store: Path, rootfs: Path, compress: str, *, stat_cache: bool = True
+) -> tuple[str | None, ...]:
+    """What a build, an unpack of it, and a repack on top come to, and what that leaves beside the bundle."""
     layer = LayerOptions(compress=compress)  # type: ignore[arg-type]
     built = run(BuildRequest(rootfs=rootfs, image=ImageRef(store=store, tag="built"), layer=layer))
     bundle = store.parent / f"{store.name}-bundle"
-    run(UnpackRequest(image=ImageRef(store=store, tag="built"), bundle=bundle))
+    unpacked = run(UnpackRequest(image=ImageRef(store=store, tag="built"), bundle=bundle))
     for path in ("d01/f01", "large"):
         (bundle / "rootfs" / path).write_bytes(b"changed")
         os.utime(bundle / "rootfs" / path, ns=(0, 1_600_000_000 * 10**9))
     (bundle / "rootfs/d02/f02").unlink()
     os.utime(bundle / "rootfs/d02", ns=(0, 1_600_000_000 * 10**9))
-    repacked = run(RepackRequest(bundle=bundle, image=ImageRef(store=store, tag="next"), layer=layer))
+    target = ImageRef(store=store, tag="next")
+    repacked = run(RepackRequest(bundle=bundle, image=target, layer=layer, stat_cache=stat_cache, refresh_bundle=True))
     assert repacked.deltas == 4
-    return tuple(value for r in (built, repacked) for value in (r.layer, r.diff_id, r.manifest, r.config, r.mtree))
+    refreshed = sha256(Bundle.open(bundle).mtree.read_bytes()).hexdigest()
+    return (
+        unpacked.mtree,
+        refreshed,
+        *(value for r in (built, repacked) for value in (r.layer, r.diff_id, r.manifest, r.config, r.mtree)),
+    )
 
 
 def _local(policy: Policy, processes: int) -> Callable[..., ImageResult]:
