@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jobs.catalog.trees import Advanced, opened_layer
 from jobs.errors import display
@@ -14,6 +14,9 @@ from jobs.layer.members import MemberReader
 from jobs.layer.stack import Source, Stack, expanded
 from jobs.limits import limits
 from jobs.store import Descriptor, Layout
+
+LARGEST: Final = 256 << 20
+"""Bytes of a file that is looked into: it is held in memory."""
 
 
 class Verdict(StrEnum):
@@ -68,7 +71,7 @@ class Trees:
 
 
 class Contents:
-    """Reads files out of the layers of the image and of the rebased one."""
+    """Reads files out of the layers of the image and of the rebased one, those of at most :data:`LARGEST` bytes."""
 
     def __init__(
         self,
@@ -100,5 +103,5 @@ class Contents:
             with opened_layer(*layers[number - 1], self._advanced) as stream:
                 reader = MemberReader(stream, limits())
                 for ordinal, member in enumerate(reader):
-                    if ordinal in members:
+                    if ordinal in members and member.size <= LARGEST:
                         yield members[ordinal], b"".join(expanded(reader, member))

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from jobs.catalog.rebase_evidence import Concern, Contents, Trees, Verdict
+from jobs.catalog.rebase_evidence import LARGEST, Concern, Contents, Trees, Verdict
 from jobs.catalog.rebase_needs import Needs, needs_of, provided_versions
 from jobs.errors import display
 from jobs.layer.stack import REGULAR, Source, Stack
 
-_LARGEST_PROGRAM: Final = 256 << 20
-"""Bytes of a file that is looked into."""
 _PATH: Final = (b"/usr/local/sbin/", b"/usr/local/bin/", b"/usr/sbin/", b"/usr/bin/", b"/sbin/", b"/bin/")
 
 
@@ -24,7 +22,7 @@ def unmet_needs(trees: Trees, contents: Contents) -> Iterator[Concern]:
             continue
         if not (entry.mode & 0o111 or b".so" in entry.path):
             continue
-        if entry.size > _LARGEST_PROGRAM:
+        if entry.size > LARGEST:
             yield Concern(Verdict.REVIEW, entry.path, "too large to be looked into for what it needs")
         else:
             programs[source] = entry.path

@@ -8,9 +8,9 @@ from typing import Any
 from jobs.catalog.indexes import ImageSet
 from jobs.catalog.proof import prove
 from jobs.catalog.recompress import is_wanted, recompress_layer, replacing
-from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work
+from jobs.flows.base import Context, Equal, FileRef, Flow, Model, Stage, Unit, name_of_work
 from jobs.flows.importing import Import, import_stage
-from jobs.flows.layering import unit_of
+from jobs.flows.layering import unit_of, work_directory
 from jobs.flows.transforming import (
     NewImage,
     TransformState,
@@ -38,13 +38,19 @@ class Recompressed(Model):
     packed: PackedLayer
 
 
+class _Recompressed(Model):
+    """All of them: a file of the job, because an index of many platforms may have a thousand (DESIGN law 3)."""
+
+    layers: list[Recompressed]
+
+
 class RecompressState(TransformState):
     """What a recompression knows between two stages."""
 
     compression: Compression
     level: int | None
     keep: int
-    recompressed: list[Recompressed] = []
+    recompressed: FileRef | None = None
 
 
 def _begin(ctx: Context, request: RecompressRequest) -> RecompressState:
@@ -139,14 +145,23 @@ def _join_layers(ctx: Context, state: RecompressState, results: list[dict[str, A
         Recompressed(digest=digest, diff_id=diff_id, packed=PackedLayer.model_validate(result))
         for (digest, diff_id), result in zip(keys, results, strict=True)
     ]
-    return state.model_copy(update={"recompressed": done})
+    text = _Recompressed(layers=done).model_dump_json(by_alias=True)
+    file = work_directory(ctx, state.target.store).publish("recompressed", lambda path: _write(path, text))
+    return state.model_copy(update={"recompressed": file})
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 # --- prove ---------------------------------------------------------------------------------------
 
 
 def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
-    done = {(each.digest, each.diff_id): each.packed for each in state.recompressed}
+    assert state.recompressed is not None
+    file = work_directory(ctx, state.target.store).open(state.recompressed)
+    known = _Recompressed.model_validate_json(file.read_text())
+    done = {(each.digest, each.diff_id): each.packed for each in known.layers}
     layers: list[Descriptor] = []
     lost: set[str] = set()
     for number, (layer, diff_id) in enumerate(old.layers):

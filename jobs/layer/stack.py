@@ -128,9 +128,9 @@ class Stack(Applier):
         super().__init__(self._recorder.tree, self._recorder, limits)
 
     @classmethod
-    def of(cls, layers: Iterable[Iterable[Read]]) -> Stack:
+    def of(cls, layers: Iterable[Iterable[Read]], limits: Limits | None = None) -> Stack:
         """The tree of these layers, lowest first. Raises LayerError as applying them does."""
-        stack = cls()
+        stack = cls(limits)
         for reads in layers:
             stack.apply_read(reads)
         return stack

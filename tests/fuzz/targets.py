@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ from zlib import crc32
 
 import zstandard
 
+from jobs.catalog.difference import differences, facts_of
 from jobs.flows import FLOWS
 from jobs.flows.base import Context
 from jobs.flows.requests import ImageRef, RepackRequest
@@ -25,6 +27,8 @@ from jobs.image import open_bundle_baseline, resolve, unpack_manifest
 from jobs.image.bundle import Bundle, mtree_name
 from jobs.image.stat import stat_json, stat_text
 from jobs.layer import Compression, ExtractOptions, Extractor, IdMap, Limits, decompress, generate_layer
+from jobs.layer.merge import merge_layers
+from jobs.layer.stack import Stack, read_members
 from jobs.mtree import Entry, compare, read_deltas, read_full, simplify, snapshot, write_deltas
 from jobs.store import MEDIA_TYPE_CONFIG, Layout, encode_document
 from tests.fuzz import bytes_mutations, json_mutations, mtree_mutations, seeds, tar_mutations
@@ -100,6 +104,32 @@ def extract(place: Place, data: bytes, variant: int) -> None:
             if told != there:
                 differing = [pair for pair in zip(told, there, strict=False) if pair[0] != pair[1]][:1]
                 raise AssertionError(f"entries are not those on disk: {differing or (len(told), len(there))}")
+
+
+def merge(place: Place, data: bytes, variant: int) -> None:
+    """Stack the layer on another one in memory, and write both as one layer: the tree is the same.
+
+    In one of four cases extraction has to make that tree, too, or refuse for the same reason.
+    """
+    layers = [_BASE, data] if variant & 1 else [data]
+    stack = Stack.of((read_members(io.BytesIO(layer), LIMITS) for layer in layers), LIMITS)
+    merged = b"".join(merge_layers(None, stack, lambda number: nullcontext(io.BytesIO(layers[number - 1]))))
+    again = Stack.of([read_members(io.BytesIO(merged))])
+    found = next(differences(facts_of(stack), facts_of(again)), None)
+    if found is not None:
+        raise AssertionError(f"the merged layer makes another tree: {found}")
+    if not crc32(data) & 3:
+        root = place.work / "root"
+        root.mkdir()
+        os.utime(root, (0, 0))
+        with Extractor(root, _DEFAULT) as extractor:
+            for layer in layers:
+                extractor.apply(io.BytesIO(layer))
+            extractor.finish()
+            told = [entry._replace(size=0, nlink=1) if entry.type == "dir" else entry for entry in extractor.entries()]
+        # A warning says that the host, or its filesystem, did not take all that the layer asks for.
+        if told != list(stack.entries()) and not extractor.warnings:
+            raise AssertionError("the stack is not the tree that extraction makes")
 
 
 def _found_tree(root: Path) -> None:
@@ -268,6 +298,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("tar", 600, _mutated_layer, extract, len(_VARIANTS)),
+        Target("merge", 120, _mutated_layer, merge, 2),
         Target("gzip", 80, _mutated_gzip, _extract_compressed(Compression.GZIP)),
         Target("zstd", 80, _mutated_zstd, _extract_compressed(Compression.ZSTD)),
         Target("mtree", 120, _mutated_mtree, run_mtree, 8),
