@@ -22,14 +22,15 @@ from tests.unit.image.images import image, tar
 IMAGES = 8
 
 
-@pytest.fixture
-def registry(program: Callable[[str], str], tmp_path: Path) -> Iterator[Registry]:
+@pytest.fixture(scope="module")
+def registry(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """Eight images of three layers, on two bases."""
     program("skopeo")
     rng = random.Random(1)
     bases = [tar((f"base{number}", rng.randbytes(200_000) * 10)) for number in range(2)]
-    layout = Layout.create(tmp_path / "origin")
-    with Registry(tmp_path / "registry", program("docker-registry")) as running:
+    directory = tmp_path_factory.mktemp("registry")
+    layout = Layout.create(directory / "origin")
+    with Registry(directory / "registry", program("docker-registry")) as running:
         for number in range(IMAGES):
             layers = [bases[number % 2], tar(("app", rng.randbytes(100_000) * 5)), tar((f"v{number}", b"x"))]
             image(layout, layers, tag="t", created=f"2024-01-0{number + 1}T00:00:00Z")
@@ -37,12 +38,16 @@ def registry(program: Callable[[str], str], tmp_path: Path) -> Iterator[Registry
         yield running
 
 
-def write(directory: Path, host: str) -> Path:
+RECOMPRESS = "{transform: recompress, compress: zstd}"
+RECHUNK = "{transform: rechunk, budget: 20}"
+
+
+def write(directory: Path, host: str, policy: str = RECOMPRESS) -> Path:
     directory.mkdir(exist_ok=True)
     path = directory / "team.yaml"
     path.write_text(
         f"store: store\nsources: [{{registry: 'docker://{host}', repositories: [team/app]}}]\n"
-        "policies: [{match: '*', do: {transform: recompress, compress: zstd}}]\n"
+        f"policies: [{{match: '*', do: {policy}}}]\n"
         f"destination: {{registry: 'docker://{host}/new'}}\n"
         "access: {tls-verify: false, attempts: 8, parallel: 2}\n"
     )
@@ -70,18 +75,19 @@ def ended(run: subprocess.Popen[str]) -> dict[str, str]:
     return {row["name"]: row["new"] for row in rows}
 
 
-@pytest.fixture
-def undisturbed(registry: Registry, tmp_path: Path) -> dict[str, str]:
+def undisturbed(registry: Registry, directory: Path, policy: str = RECOMPRESS) -> dict[str, str]:
     """What comes of the catalog on this machine, without a farm."""
-    return ended(start(write(tmp_path / "local", registry.host)))
+    return ended(start(write(directory, registry.host, policy)))
 
 
+@pytest.mark.parametrize("policy", [RECOMPRESS, RECHUNK])
 def test_workers_and_the_registry_are_killed_at_random_and_the_run_ends_the_same(
-    ground: Ground, registry: Registry, undisturbed: dict[str, str]
+    ground: Ground, registry: Registry, tmp_path: Path, policy: str
 ) -> None:
+    expected = undisturbed(registry, tmp_path / "local", policy)
     rng = random.Random(int(os.environ.get("SEED", "7")))
     worker = ground.start_worker(lease=2, look_every=0.5)
-    run = start(write(ground.allowed, registry.host), f"--farm={ground.url}")
+    run = start(write(ground.allowed, registry.host, policy), f"--farm={ground.url}")
     for _ in range(4):
         time.sleep(rng.uniform(0.3, 1.2))
         if run.poll() is not None:
@@ -93,13 +99,12 @@ def test_workers_and_the_registry_are_killed_at_random_and_the_run_ends_the_same
         registry.kill()
         time.sleep(rng.uniform(0.1, 0.5))
         registry.start()
-    assert ended(run) == undisturbed
-    assert len(undisturbed) == IMAGES
+    assert ended(run) == expected
+    assert len(expected) == IMAGES
 
 
-def test_a_run_that_was_killed_goes_on_where_it_was(
-    ground: Ground, registry: Registry, undisturbed: dict[str, str]
-) -> None:
+def test_a_run_that_was_killed_goes_on_where_it_was(ground: Ground, registry: Registry, tmp_path: Path) -> None:
+    expected = undisturbed(registry, tmp_path / "local")
     ground.start_worker()
     path = write(ground.allowed, registry.host)
     states = ground.allowed / "store/.layerfarm/catalog/team/images"
@@ -111,7 +116,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
     again = start(path, f"--farm={ground.url}")
     out, err = again.communicate(timeout=200)
     assert again.returncode == 0, err
-    assert {row["name"]: row["new"] for row in json.loads(out)["images"]} == undisturbed
+    assert {row["name"]: row["new"] for row in json.loads(out)["images"]} == expected
     (line,) = [line for line in err.splitlines() if "make over:" in line]
     assert int(line.split()[-2]) <= IMAGES - done
 
