@@ -49,7 +49,7 @@ def test_the_live_table_shows_how_many_are_done_the_rate_what_failed_and_what_is
         assert "make over" in shown
         assert "2/4" in shown
         assert "5.0 MB" in shown
-        assert re.search(r"MB/s, 1 failed", shown)
+        assert re.search(r"B/s, 1 failed", shown)
         assert "left" in shown
         assert re.search(r"web/api:1.0 +pack 3/60", shown)
         view.step("push", 1)
