@@ -13,13 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.catalog.difference import differences, facts_of
 from jobs.catalog.trees import opened_layer, stack_of
+from jobs.errors import LayerfarmError
 from jobs.image import resolve
 from jobs.store import Layout
 from tests.bench import trees
+from tests.unit.image.images import image
+from tests.unit.layer.archives import archive, entry
 
 CACHE = Path(".cache").absolute()
 VERSION = "docker-squash==1.2.2"
@@ -76,6 +80,82 @@ def main() -> None:
         print("|---|---|---|")
         for name, tag in (("docker-squash", "theirs"), ("layerfarm squash", "flat")):
             print(f"| {name} | {min(times[name]):.1f} | {_differing(Layout.open(store), tag)} |")
+        print("\n| small images | docker-squash | layerfarm squash |\n|---|---|---|")
+        for number, (what, layers) in enumerate(CASES.items()):
+            print(f"| {what} | {' | '.join(_case(layers, place / str(number), python))} |")
+
+
+def _case(layers: list[bytes], place: Path, python: Path) -> Iterator[str]:
+    """What becomes of one small image, by both."""
+    place.mkdir()
+    layout = Layout.create(place / "store")
+    image(layout, layers, tag="app", history=[{"created_by": "x"}] * len(layers))
+    theirs = place / "squashed.tar"
+    for tag, commands in (
+        (
+            "theirs",
+            [
+                (python, "-c", STAND_IN, _saved(layout, place), theirs),
+                ("skopeo", "copy", "-q", f"docker-archive:{theirs}", f"oci:{layout.path}:theirs"),
+            ],
+        ),
+        ("flat", [("layerfarm", "squash", "--image", f"{layout.path}:app", "--target", f"{layout.path}:flat")]),
+    ):
+        try:
+            for command in commands:
+                _run(*command)
+            differing = _differing(layout, tag)
+        except (SystemExit, LayerfarmError) as error:
+            yield f"fails: {str(error).splitlines()[-1][:80]}"
+        else:
+            yield "the same" if not differing else f"{differing} paths differ"
+
+
+CASES = {
+    "a file deleted and made again": [
+        archive(entry("d/f", content=b"1")),
+        archive(entry("d/.wh.f")),
+        archive(entry("d/f", content=b"2")),
+    ],
+    "a hard link whose first name is deleted": [
+        archive(entry("a", content=b"x"), entry("b", "hardlink", link="a")),
+        archive(entry(".wh.a")),
+    ],
+    "a hard link to a lower layer": [
+        archive(entry("a", content=b"x")),
+        archive(entry("b", "hardlink", link="a")),
+    ],
+    "a name of two replaced": [
+        archive(entry("a", content=b"x"), entry("b", "hardlink", link="a")),
+        archive(entry("a", content=b"y")),
+    ],
+    "an opaque directory": [
+        archive(entry("d/old", content=b"x"), entry("d/sub/old")),
+        archive(entry("d/", "dir"), entry("d/.wh..wh..opq"), entry("d/new")),
+    ],
+    "a directory that became a link": [
+        archive(entry("lib/", "dir"), entry("lib/a"), entry("usr/lib/b")),
+        archive(entry("lib", "link", link="usr/lib")),
+    ],
+    "a file written through a link": [
+        archive(entry("usr/lib/a"), entry("lib", "link", link="usr/lib")),
+        archive(entry("lib/b", content=b"b")),
+    ],
+    "metadata of a directory changed": [
+        archive(entry("d/", "dir", mode=0o755), entry("d/f")),
+        archive(entry("d/", "dir", mode=0o700, uid=5, mtime=77)),
+    ],
+    "nanoseconds and xattrs": [
+        archive(entry("f", pax={"mtime": "12.000000007"}, xattrs={"user.a": b"\xff"})),
+        archive(entry("g")),
+    ],
+    "a directory replaced by a file, and back": [
+        archive(entry("d/", "dir"), entry("d/f")),
+        archive(entry("d", content=b"file")),
+        archive(entry("d/", "dir", mode=0o711), entry("d/g")),
+    ],
+}
+"""What layers can do to each other, each in an image of its own."""
 
 
 def _image(root: Path, place: Path) -> Path:
@@ -98,12 +178,12 @@ def _image(root: Path, place: Path) -> Path:
 
 def _saved(layout: Layout, place: Path) -> Path:
     """The image as ``docker save`` writes it: a directory for each layer, plain tars in them."""
-    image = resolve(layout, "app")
+    found = resolve(layout, "app")
     saved = place / "saved"
     saved.mkdir()
-    config = f"{image.manifest.config.digest[7:]}.json"
-    (saved / config).write_bytes(layout.read(image.manifest.config))
-    for layer, diff_id in image.layers:
+    config = f"{found.manifest.config.digest[7:]}.json"
+    (saved / config).write_bytes(layout.read(found.manifest.config))
+    for layer, diff_id in found.layers:
         directory = saved / diff_id[7:]
         directory.mkdir()
         (directory / "VERSION").write_text("1.0")
@@ -112,7 +192,7 @@ def _saved(layout: Layout, place: Path) -> Path:
         )
         with opened_layer(layout, layer, diff_id) as stream, (directory / "layer.tar").open("wb") as out:
             shutil.copyfileobj(stream, out, 1 << 20)
-    layers = [f"{diff_id[7:]}/layer.tar" for _, diff_id in image.layers]
+    layers = [f"{diff_id[7:]}/layer.tar" for _, diff_id in found.layers]
     manifest = [{"Config": config, "RepoTags": ["app:latest"], "Layers": layers}]
     (saved / "manifest.json").write_text(json.dumps(manifest))
     archive = place / "saved.tar"

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs.store import Layout
 from tests.interop.changes import change
 from tests.interop.conftest import Run
 from tests.trees import Node, read_tree
+from tests.unit.catalog.images import attestation, two_platforms
+from tests.unit.image.images import image, tar
 
 Trees = Callable[[str], dict[bytes, Node]]
 PARTS = ("bin", "sbin", "lib", "lib64", "etc", "usr/bin", "usr/sbin", "usr/lib", "var/lib/dpkg")
@@ -133,6 +136,25 @@ def test_a_real_debian_can_be_rebased(store: Path, tmp_path: Path, trees: Trees,
     assert new[b"etc/debian_version"].content == b"12.99\n"
     differ = {path for path in old.keys() | new.keys() if old.get(path) != new.get(path)}
     assert differ <= {b".", b"etc", b"etc/debian_version", b"var/lib/dpkg", b"var/lib/dpkg/status"}
+
+
+def test_skopeo_copies_an_index_that_was_made_over_with_its_attestation(tmp_path: Path, run: Run) -> None:
+    layout = Layout.create(tmp_path / "index")
+    layers = [tar((name, name.encode() * 999)) for name in ("low", "middle", "high")]
+    amd = image(layout, layers, tag="alone")
+    two_platforms(layout, layers, "t", attestation(layout, amd))
+    run("layerfarm", "squash", "--image", f"{layout.path}:t", "--target", f"{layout.path}:s")
+    run("layerfarm", "recompress", "--image", f"{layout.path}:s", "--compress", "zstd", "--target", f"{layout.path}:z")
+    other = Layout.create(tmp_path / "other")
+    for tag in ("s", "z"):
+        run("skopeo", "copy", "--all", f"oci:{layout.path}:{tag}", f"oci:{other.path}:{tag}")
+        before, after = (
+            json.loads(run("skopeo", "inspect", "--raw", f"oci:{at.path}:{tag}")) for at in (layout, other)
+        )
+        assert before == after
+        said = before["manifests"][2]["annotations"]
+        assert said["vnd.docker.reference.digest"] == before["manifests"][0]["digest"]
+        assert "proofs: 2, errors: 0" in run("layerfarm", "verify", "--image", f"{layout.path}:{tag}")
 
 
 def _manifest(store: Path, tag: str, run: Run) -> dict[str, object]:
