@@ -11,6 +11,9 @@ from jobs.catalog.components.model import Claim, Component, text
 
 _SPECIFICATION = re.compile(rb"(?:(.*)/)?specifications/((.+?)-(\d[^/]*))\.gemspec", re.DOTALL)
 
+_PLACES = frozenset((b"gems", b"doc", b"build_info", b"specifications", b"cache", b"extensions"))
+"""The directories of a gem home."""
+
 
 def claims(tree: ImageTree) -> Iterator[Claim]:
     """Each gem with its files, extensions, documentation and archive."""
@@ -24,11 +27,14 @@ def claims(tree: ImageTree) -> Iterator[Claim]:
             homes.add(home)
     owned: defaultdict[tuple[bytes, bytes], list[bytes]] = defaultdict(list)
     for path in tree.entries if gems else ():
-        for home in homes:
-            if path.startswith(home + b"/" if home else home):
-                full = _gem_of(path[len(home) :].lstrip(b"/").split(b"/"))
+        parts = path.split(b"/")
+        for depth, part in enumerate(parts):
+            home = b"/".join(parts[:depth]) if part in _PLACES else None
+            if home in homes:
+                full = _gem_of(parts[depth:])
                 if full is not None and (home, full) in gems:
                     owned[home, full].append(path)
+                break
     for key, component in gems.items():
         yield Claim(component, owned[key])
 

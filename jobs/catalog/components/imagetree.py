@@ -13,6 +13,8 @@ from jobs.mtree import Entry
 _MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
 _DATABASE_BYTES = 512 << 20
 """Bytes of a package database; that of a large desktop is 200 MB."""
+_MOST_READ = 2 << 30
+"""Bytes of all databases of one image: a hostile one may name the same large file a million times."""
 
 Links = dict[bytes, tuple[bytes, ...]]
 """Each path that is one of several names of an inode, to all of these, sorted."""
@@ -27,6 +29,7 @@ class ImageTree:
         """By path, in the order given."""
         self.links = links
         self._content = content
+        self._left = _MOST_READ
         self._names: defaultdict[bytes, list[bytes]] | None = None
         self._real: dict[bytes, bytes | None] = {}
 
@@ -58,13 +61,17 @@ class ImageTree:
         """The content of a small regular file; None: there is none, or a directory, link or device is there.
 
         Raises:
-            BrokenDatabase: it is larger than ``limit`` bytes.
+            BrokenDatabase: it is larger than ``limit`` bytes, or all that was read by now is too much.
         """
         real = self.real(path)
         if real is None or self.entries[real].type != "file":
             return None
-        if self.entries[real].size > limit:
+        size = self.entries[real].size
+        if size > limit:
             raise BrokenDatabase(f"file is larger than {limit} bytes", where=real)
+        self._left -= size
+        if self._left < 0:
+            raise BrokenDatabase(f"databases of the image are larger than {_MOST_READ} bytes", where=real)
         return self._content(real)
 
     def copy(self, path: bytes, target: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from jobs.errors import display
+
 
 class Component(NamedTuple):
     """A part of an image that is made, and changes, as one."""
@@ -40,6 +42,6 @@ class Rule(NamedTuple):
     """As :func:`fnmatch.fnmatch` on the path without its first slash: ``*`` matches slashes, too."""
 
 
-def text(name: bytes) -> str:
-    """A name of the image as it is shown and written into a plan."""
-    return name.decode("utf-8", "backslashreplace")
+def text(name: bytes | str) -> str:
+    """A name of the image as it is shown and written into a plan: one printable line, whatever it holds."""
+    return display(name)

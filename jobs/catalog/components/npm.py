@@ -22,8 +22,9 @@ def claims(tree: ImageTree) -> Iterator[Claim]:
             if package is not None:
                 packages[package].append(path)
     for package, paths in packages.items():
-        manifest = tree.read(package + b"/package.json", _PACKAGE_JSON_BYTES)
-        if manifest is not None:
+        place = package + b"/package.json"
+        if tree.real(place) is not None:
+            manifest = tree.read(place, _PACKAGE_JSON_BYTES) or b""
             yield Claim(Component("npm", text(package), _version(manifest)), paths)
 
 
@@ -47,4 +48,4 @@ def _version(manifest: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     version = found.get("version", "") if isinstance(found, dict) else ""
-    return version[:100] if isinstance(version, str) else ""
+    return text(version[:100]) if isinstance(version, str) else ""

@@ -36,7 +36,7 @@ def _recorded(tree: ImageTree, record: bytes) -> list[bytes]:
         rows = csv.reader(content.decode("utf-8", "surrogateescape").splitlines(), strict=True)
         return [row[0].encode("utf-8", "surrogateescape") for row in rows if row and row[0]]
     except csv.Error as error:
-        raise BrokenDatabase(f"record is no CSV, {error}", where=record) from error
+        raise BrokenDatabase(f"record is no CSV, {text(str(error))}", where=record) from error
 
 
 def _clean(prefix: bytes, path: bytes) -> bytes:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
-from jobs.catalog.components.model import Claim, Component
+from jobs.catalog.components.model import Claim, Component, text
 from jobs.limits import limits
 
 _DIRECTORIES: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
@@ -63,7 +63,8 @@ def _packages(headers: Iterator[bytes], where: bytes) -> Iterator[Claim]:
         name, evr, source, paths = _read_header(header, where)
         if name != "gpg-pubkey":
             owned = [path.encode("utf-8", "surrogateescape").removeprefix(b"/") for path in paths]
-            yield Claim(Component("rpm", name, evr, f"rpm:{_without_version(source) if source else name}"), owned)
+            built_from = _without_version(source) if source else name
+            yield Claim(Component("rpm", text(name), text(evr), f"rpm:{text(built_from)}"), owned)
 
 
 def _read_header(header: bytes, where: bytes) -> tuple[str, str, str | None, list[str]]:
@@ -79,7 +80,7 @@ def _read_header(header: bytes, where: bytes) -> tuple[str, str, str | None, lis
     except BaseException as error:  # of a damaged header: its own errors, or a Rust panic, which is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        raise BrokenDatabase(f"header of a package does not parse, {error}", where=where) from error
+        raise BrokenDatabase(f"header of a package does not parse, {text(str(error))}", where=where) from error
 
 
 def _without_version(source_rpm: str) -> str:
@@ -103,7 +104,9 @@ def _sqlite_headers(tree: ImageTree, directory: bytes) -> Iterator[bytes]:
             finally:
                 connection.close()
         except sqlite3.Error as error:
-            raise BrokenDatabase(f"rpm database cannot be read, {error}", where=directory + b"/" + _SQLITE) from error
+            raise BrokenDatabase(
+                f"rpm database cannot be read, {text(str(error))}", where=directory + b"/" + _SQLITE
+            ) from error
 
 
 def _ndb_headers(content: bytes, directory: bytes) -> Iterator[bytes]:

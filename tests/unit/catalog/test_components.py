@@ -7,8 +7,11 @@ import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jobs.catalog.components import Rule
+from jobs.catalog.components import ImageTree, Rule, find_owners
+from jobs.mtree import Entry
 from tests.trees import MTIME, Node, directory, file, hardlink, symlink, tree
 from tests.unit.catalog.owned import keys, ownership, versions
 
@@ -320,3 +323,66 @@ def test_every_path_but_directories_is_owned_exactly_once_whatever_its_name(tmp_
     found = ownership(root)
     assert set(found.owners) == {b"odd/\xff\n", b"odd/link", b"top"}
     assert found.warnings == []
+
+
+DATABASES = {
+    b"var/lib/dpkg/status": b"Package: a\nArchitecture: amd64\nVersion: 1\n\nPackage: b\nSource: a (2)\n",
+    b"var/lib/dpkg/info/a.list": b"/.\n/etc\n/etc/f\n/x/../etc/f\n",
+    b"var/lib/dpkg/diversions": b"/etc/f\n/etc/g\na\n",
+    b"var/lib/dpkg/status.d/c": b"Package: c\n",
+    b"var/lib/dpkg/status.d/c.md5sums": b"0" * 32 + b"  etc/f\n",
+    b"lib/apk/db/installed": APK,
+    b"var/lib/pacman/local/a-1/desc": b"%NAME%\na\n\n%VERSION%\n1\n",
+    b"var/lib/pacman/local/a-1/files": b"%FILES%\netc/\netc/f\n",
+    b"var/lib/rpm/Packages.db": struct.pack("<4sIII", b"RpmP", 0, 1, 1).ljust(32, b"\0")
+    + struct.pack("<4sIII", b"Slot", 1, 256, 4)
+    + struct.pack("<4sIII", b"Slot", 0, 0, 0) * 253
+    + struct.pack("<4sIII", b"BlbS", 1, 1, 24)
+    + struct.pack(">II", 0, 16)
+    + bytes(16),
+    b"usr/lib/a-1.dist-info/RECORD": b'a.py,sha256=x,1\n../../../etc/f,,\n"q""q",,\n',
+    b"srv/node_modules/a/package.json": b'{"version": "1"}',
+    b"gems/specifications/a-1.gemspec": b"",
+    b"gems/gems/a-1/a.rb": b"",
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_a_database_holds_the_rest_is_owned(data: st.DataObject) -> None:
+    """Every path but directories has one owner, and no error gets out."""
+    files = dict(DATABASES) | {b"etc/f": b"f"}
+    for path in data.draw(st.lists(st.sampled_from(sorted(DATABASES)), min_size=1, max_size=3)):
+        content = bytearray(files[path])
+        for _ in range(data.draw(st.integers(1, 4))):
+            at = data.draw(st.integers(0, len(content)))
+            content[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+        files[path] = bytes(content)
+    entries = {path: Entry(path, "file", 0o644, 0, 0, len(content), 1, 0) for path, content in files.items()}
+    for path in files:
+        while path := path.rpartition(b"/")[0]:
+            entries[path] = Entry(path, "dir", 0o755, 0, 0, 0, 1, 0)
+    entries[b"etc/loop"] = Entry(b"etc/loop", "link", 0o777, 0, 0, 4, 1, 0, link=b"loop")
+    found = find_owners(ImageTree(entries.values(), {}, files.__getitem__))
+    assert set(found.owners) == {*files, b"etc/loop"}
+    assert all(warning.isprintable() for warning in found.warnings)
+    assert all(owner.key.isprintable() and owner.version.isprintable() for owner in found.owners.values())
+
+
+def test_a_database_that_leads_to_one_large_file_again_and_again_is_given_up() -> None:
+    names = [b"p%d" % number for number in range(100)]
+    paths = [b"var/lib/dpkg/info/%b.list" % name for name in names]
+    entries = [Entry(path, "file", 0o644, 0, 0, 1 << 28, 100, 0) for path in paths]
+    status = b"".join(b"Package: %b\n\n" % name for name in names)
+    entries.append(Entry(b"var/lib/dpkg/status", "file", 0o644, 0, 0, len(status), 1, 0))
+    for path in (b"var", b"var/lib", b"var/lib/dpkg", b"var/lib/dpkg/info"):
+        entries.append(Entry(path, "dir", 0o755, 0, 0, 0, 1, 0))
+    read: list[bytes] = []
+
+    def content(path: bytes) -> bytes:
+        read.append(path)
+        return status if path.endswith(b"status") else b"/etc/f\n"
+
+    (warning,) = find_owners(ImageTree(entries, {}, content)).warnings
+    assert "databases of the image are larger than" in warning
+    assert len(read) < 10
