@@ -49,8 +49,8 @@ class Analysis(BaseModel):
     keep: int
     parts: tuple[Part, ...]
     """Sorted by key."""
-    directories: str
-    """Digest of the layer that gives directories their metadata."""
+    directories: str | None
+    """Digest of the layer that gives directories their metadata; None: the kept layers do already."""
     deletions: str | None = None
     """Digest of the layer that deletes from the kept ones; None: nothing is deleted."""
     warnings: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Analysis(BaseModel):
 
     def room(self, budget: int) -> int:
         """Layers that the parts may be spread over, of an image of ``budget`` layers at most."""
-        return budget - self.keep - 1 - (self.deletions is not None)
+        return budget - self.keep - (self.directories is not None) - (self.deletions is not None)
 
     def snapshot(self, line: str, when: int, tag: str, budget: int) -> Snapshot:
         """The image as the planner wants it. ``room`` is at least 1, though the budget may then be exceeded."""
@@ -98,7 +98,7 @@ def analyze(manifest: str, content: Difference, spool: Spool, options: AnalysisO
         image=manifest,
         keep=options.keep,
         parts=parts,
-        directories=digest_of_directories(content, options.epoch),
+        directories=digest_of_directories(content, options.epoch) if restored_directories(content) else None,
         deletions=digest_of_deletions(content) if content.deleted else None,
         warnings=tuple(ownership.warnings),
     )

@@ -80,7 +80,7 @@ def layers_to_be(analysis: Analysis, plan: Plan | None, budget: int) -> list[Lay
     Raises:
         TransformError: with the layers that are kept the budget leaves no room.
     """
-    if analysis.room(budget) < 1:
+    if analysis.parts and analysis.room(budget) < 1:
         raise TransformError(
             f"{analysis.keep} kept layers leave no room in a budget of {budget}",
             where=analysis.image,
@@ -91,7 +91,9 @@ def layers_to_be(analysis: Analysis, plan: Plan | None, budget: int) -> list[Lay
     layers = [LayerToBe(chunk.name, chunk.digest, tuple(part.key for part in chunk.parts)) for chunk in chunks]
     if analysis.deletions is not None:
         layers.insert(0, LayerToBe(DELETIONS, analysis.deletions))
-    return [*layers, LayerToBe(DIRECTORIES, analysis.directories)]
+    if analysis.directories is not None:
+        layers.append(LayerToBe(DIRECTORIES, analysis.directories))
+    return layers
 
 
 def rechunked_config(

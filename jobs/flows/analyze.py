@@ -7,11 +7,12 @@ from typing import Any
 
 from jobs.catalog.analysis import Analysis, analyze
 from jobs.catalog.indexes import follow, platform_of, read_images
-from jobs.catalog.reading import Difference, Spool, read_image
+from jobs.catalog.reading import Spool
 from jobs.catalog.rechunk import keep_analysis, kept_analysis
 from jobs.flows.base import Context, Equal, Flow, Model, Stage, State, Unit, WorkDirectory, name_of_work
+from jobs.flows.dissect import analysis_options, spooled
 from jobs.flows.layering import unit_of, work_directory
-from jobs.flows.rechunk import analysis_options, kept_layers
+from jobs.flows.rechunk import kept_layers
 from jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
 from jobs.image import Resolved, resolve_walk
 from jobs.store import Descriptor, Layout
@@ -91,15 +92,9 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
 
 
 def _analyzed(ctx: Context, layout: Layout, image: Resolved, params: _Unit) -> Analysis:
-    content: Difference
     work = work_directory(ctx, layout.path)
     work.create()
-
-    def fill(path: Path) -> None:
-        nonlocal content
-        content = read_image(layout, image, params.keep, path, ctx.observer.advanced)
-
-    spool_file = work.publish(f"spool-{params.image.digest.partition(':')[2][:32]}", fill)
+    content, spool_file = spooled(ctx, work, layout, image, params.keep)
     with Spool(work.open(spool_file)) as spool:
         options = analysis_options(params.keep, params.epoch, params.components)
         return analyze(image.descriptor.digest, content, spool, options).analysis

@@ -148,6 +148,11 @@ def test_the_layers_of_a_base_stay_and_what_is_gone_of_them_is_deleted_first(lay
     assert "usr/lib/b.so" not in held
 
 
+def test_where_all_layers_are_kept_there_is_nothing_to_do(layout: Layout) -> None:
+    image(layout, [packages(1), packages(2)])
+    assert run(request(layout, keep=2, budget=2)).unchanged
+
+
 def test_a_base_is_named_by_its_tag(layout: Layout) -> None:
     image(layout, [packages(1)], tag="base")
     old = image(layout, [packages(1), archive(member("opt/new", content=b"n"))])
@@ -207,7 +212,7 @@ def test_the_same_image_twice_is_read_once_and_written_once(layout: Layout, monk
     second = run(request(layout, "two"))
     assert done == []
     assert resolve(layout, "one-re").manifest.layers == resolve(layout, "two-re").manifest.layers
-    monkeypatch.setattr("jobs.flows.rechunk.read_image", lambda *args: done.append("read"))
+    monkeypatch.setattr("jobs.flows.dissect.read_image", lambda *args: done.append("read"))
     again = run(request(layout, "one"))
     assert done == [] and again.new == first.new != second.new
 
@@ -297,7 +302,7 @@ def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytes
     by_key = {part.key: part for part in kept.parts}
     assert (by_key["dpkg:a"].size, by_key["dpkg:a"].files, by_key["dpkg:a"].version) == (8000, 2, "1")
     assert 0 < by_key["dpkg:a"].packed < 4000
-    monkeypatch.setattr("jobs.flows.analyze.read_image", None)
+    monkeypatch.setattr("jobs.flows.dissect.read_image", lambda *args: pytest.fail("read again"))
     assert runner_local.run(analyze, Policy(shards=1, threads=1), 1) == result
     assert kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1)) is None
 

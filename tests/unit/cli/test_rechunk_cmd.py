@@ -16,7 +16,7 @@ from tests.unit.image.images import image, tar
 @pytest.fixture
 def layout(store: Path) -> Layout:
     layout = Layout.open(store)
-    image(layout, [tar(("etc/f", b"f" * 9000), ("srv/app/x", b"x" * 9000))])
+    image(layout, [tar(("etc/f", b"f" * 9000)), tar(("srv/app/x", b"x" * 9000))])
     return layout
 
 
@@ -31,7 +31,7 @@ def test_the_plan_of_a_file_is_followed(layerfarm: Run, layout: Layout, tmp_path
         "rechunk", "--image", "store:t", "--target", "store:u", "--plan", "plan.json", "--component", "app=/srv/*"
     )
     assert (done.code, done.err) == (0, "")
-    assert "layers: 1 -> 3" in done.out and "proof: sha256:" in done.out
+    assert "layers: 2 -> 3" in done.out and "proof: sha256:" in done.out
     assert names(layout, "u") == ["one", "two", "directories"]
     assert layerfarm("verify", "--image", "store:u").code == 0
 
@@ -45,7 +45,7 @@ def test_the_plan_of_a_file_is_followed(layerfarm: Run, layout: Layout, tmp_path
         (["--component", "=x"], 2, "is not NAME=PATTERN"),
         (["--plan", "missing.json"], 2, "cannot be read"),
         (["--plan", "store/oci-layout"], 1, "oci-layout"),
-        (["--keep", "2"], 1, "the image has 1 layers, not 2"),
+        (["--keep", "3"], 1, "the image has 2 layers, not 3"),
         (["--keep-base", "store:nothing"], 1, "not found"),
         (["--keep", "1", "--budget", "2"], 1, "leave no room in a budget of 2"),
     ],
