@@ -138,9 +138,9 @@ The commands and flags of umoci 0.6 work here too: put `layerfarm` where a scrip
     metavar="URL",
     envvar="LAYERFARM_FARM",
     show_envvar=True,
-    help="Run build, unpack and repack as jobs of the farm at this Redis; without it, as the settings file says"
-    " (see `layerfarm config show`). The store is a disk that this machine shares with the workers: all other"
-    " commands act on it directly.",
+    help="Run build, unpack, repack and the commands that re-layer as jobs of the farm at this Redis; without it, as"
+    " the settings file says (see `layerfarm config show`). The store is a disk that this machine shares with the"
+    " workers: all other commands act on it directly.",
 )
 @click.option(
     "--limit",
