@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from jobs.errors import display
+from worker.cli import output
 from worker.cli.flags import PathType
 from worker.cli.parsing import GoStyleCommand, GoStyleGroup
 from worker.cli.progress_view import MODES
@@ -193,6 +194,7 @@ def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
             processes = how.processes or processors
             backend = Local(Policy(shards=processes, threads=processors), processes)
         else:
+            output.take_logs()
             backend = OnFarm(stack.enter_context(Farm(how.farm)), how.at_once)
         view = stack.enter_context(CatalogView(how.progress))
         work = Work.begin(file.stem, catalog, backend, view)

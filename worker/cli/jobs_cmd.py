@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.errors import display
+from worker.cli import output
 from worker.cli.parsing import GoStyleGroup
 from worker.cli.progress_view import MODES, ProgressView, megabytes
 from worker.cli.result_text import image_lines
@@ -171,6 +172,7 @@ def farm_of(session: Session) -> Farm:
 
     if session.farm is None:
         raise click.UsageError("no farm: give --farm or set LAYERFARM_FARM")
+    output.take_logs()
     return Farm(session.farm)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from collections.abc import MutableMapping
+from typing import Any, Final
 
 LEVELS: Final = ("debug", "info", "warn", "error", "fatal")
 
@@ -47,6 +48,24 @@ def traceback() -> None:
         import traceback as python_traceback
 
         python_traceback.print_exc()
+
+
+def take_logs() -> None:
+    """Say what the farm's client logs as lines of ours. structlog's default is stdout, where the results go."""
+    import structlog
+
+    structlog.configure(processors=[_say_event])
+
+
+def _say_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    import structlog
+
+    text = " ".join([str(event.pop("event", "")), *(f"{name}={value}" for name, value in sorted(event.items()))])
+    if method in ("debug", "info"):
+        info(text)
+    else:
+        warning(text)
+    raise structlog.DropEvent
 
 
 def _line(text: str) -> None:

@@ -139,6 +139,7 @@ def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
     from worker.client import Farm
     from worker.traffic import Traffic
 
+    output.take_logs()
     farm = Farm(url)
     traffic = Traffic(where.traffic) if where.traffic else None
     try:
