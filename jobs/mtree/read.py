@@ -264,7 +264,8 @@ class LineReader:
         )
 
     def _xattrs(self, tokens: list[bytes], kind: bytes) -> Xattrs | None:
-        found = [parse_xattr(token[6:]) for token in tokens if token.startswith(b"xattr.")]
+        # Not the first: a file may be called xattr.user.x=.
+        found = [parse_xattr(token[6:]) for token in tokens[1:] if token.startswith(b"xattr.")]
         if found:
             return tuple(sorted(found))
         return () if self._records_xattrs and kind in (b"file", b"dir") else None

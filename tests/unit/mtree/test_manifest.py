@@ -111,6 +111,12 @@ def test_directory_with_a_line_break_in_its_name_makes_no_phantom_entry() -> Non
     assert [e.path for e in read(text)] == [b".", b"a\n..", b"a\n../f"]
 
 
+@pytest.mark.parametrize("name", [b"xattr.", b"xattr.user.x=QQ=="])
+def test_file_may_be_called_as_a_keyword(name: bytes) -> None:
+    old = tree(entry(name, xattrs=((b"user.a", b""),)))
+    assert read(manifest(old)) == old
+
+
 def test_phantom_lines_below_umocis_raw_comments_are_not_entries() -> None:
     text = (
         b"#      keywords: size,type,uid,gid,mode,link,nlink,tar_time,sha256digest,xattr\n\n# .\n"
