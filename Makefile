@@ -21,7 +21,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling lint format packages constraints clean
+.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling docs lint format packages constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
 	@echo 'make scaling                                   measure how it scales, and write tests/bench/SCALING.md'
 	@echo 'make bench-catalog                             40 images re-layered together, and in the ways of others: a table'
+	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
 	@echo 'make clean                                    remove the virtual environment and the caches'
@@ -96,6 +97,9 @@ scaling: $(VENV)/.installed
 # The images are made once, of some 700 MB of Debian packages, and kept in .cache.
 bench-catalog: packages $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.catalog
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
