@@ -10,7 +10,6 @@ print(job.result().manifest)
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -216,13 +215,7 @@ class Farm:
 
     @cached_property
     def rescue(self) -> Rescue:
-        import structlog
-
         from worker.rescue import Rescue
-
-        # What it logs of stuck jobs is no part of what a program prints; structlog's own default is stdout.
-        if not structlog.is_configured():
-            structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
         return Rescue(self._client, self._ledger, self.sender, self._settings)
 
