@@ -48,6 +48,8 @@ class WorkerInfo(BaseModel):
     """Of the jobs that it reads (``worker.ledger.FORMAT``)."""
     clock: float = 0.0
     """Seconds by which its clock is ahead of that of Redis."""
+    confined: bool = False
+    """Its units run in a sandbox (``worker.sandbox``)."""
     missing: tuple[Path, ...] = ()
     """Roots and stores that are no directories there."""
 

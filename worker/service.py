@@ -30,6 +30,7 @@ from worker.logs import configure_logs
 from worker.messages import Sender
 from worker.parents import die_with_parent
 from worker.rescue import Rescue
+from worker.sandbox import Sandbox, sandbox
 from worker.settings import Settings
 from worker.signing import Keyring
 from worker.tasks import Tasks
@@ -61,7 +62,8 @@ def run_worker(settings: Settings) -> int:
     client = client_of(settings.address)
     transport.use_in_this_process(settings.queues, lambda why: _count_refused(client, why))
     with ExitStack() as stack:
-        return _work(settings, client, Witnesses(_witnesses(settings, client, stack)))
+        witnesses = Witnesses(_witnesses(settings, client, stack))
+        return _work(settings, client, witnesses, stack.enter_context(sandbox(settings)))
 
 
 def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Iterator[Witness]:
@@ -75,19 +77,21 @@ def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Ite
         yield Traces()
 
 
-def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses) -> int:
+def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: Sandbox) -> int:
     app = make_app(settings)
     stopping = Stopping()
     Tasks(app, settings, stopping.__bool__, witnesses, _keyring(settings))
     ledger = Ledger(client, settings.job_expires, settings.result_expires)
     sender = Sender(app, settings)
-    voice = _voice(client, Rescue(client, ledger, sender, settings), settings)
+    voice = _voice(client, Rescue(client, ledger, sender, settings), settings, place)
     app.steps["consumer"].add(ticking(voice))
     main = os.getpid()
 
     # Strong references: Celery's signals hold weak ones.
     def in_child(**_: Any) -> None:
-        # Without its main process a child would never learn that its work was given to another.
+        place.enter()
+        # Without its main process a child would never learn that its work was given to another. After the sandbox,
+        # because becoming another user takes this back.
         die_with_parent(main, signal.SIGKILL)
         configure_logs(settings.log_level)
 
@@ -152,9 +156,13 @@ def _import_flows(settings: Settings) -> None:
             raise RequestError(f"module of flows cannot be imported: {error}", where=name) from error
 
 
-def _voice(client: redis.Redis, rescue: Rescue, settings: Settings) -> Voice:
+def _voice(client: redis.Redis, rescue: Rescue, settings: Settings, place: Sandbox) -> Voice:
     info = WorkerInfo.of_this_process(
-        concurrency=settings.concurrency, roots=settings.roots, stores=settings.stores, kinds=tuple(sorted(FLOWS))
+        concurrency=settings.concurrency,
+        roots=settings.roots,
+        stores=settings.stores,
+        kinds=tuple(sorted(FLOWS)),
+        confined=place.confined,
     )
     views = Views(client, info.name, settings.policy)
     return Voice(client, info, rescue.look_at_all, settings.look_every, views.answer)

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     """Seconds after which a job that does not advance is forgotten."""
     visibility_timeout: int = Field(default=900, gt=0)
     """Seconds after which Redis hands a message out again whose worker vanished; equal for all of a farm."""
+    sandbox: Literal["auto", "require", "off"] = "auto"
+    """Whether units may use nothing but the roots, the stores and Redis; ``auto``: where the kernel has Landlock."""
+    user: str | None = None
+    """Whom the worker's processes become before they work; without one they stay who the worker is."""
     key_file: Path | None = None
     """File with the key by which this submitter signs; without one, requests are not signed."""
     keys: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ Trouble = Literal[
     "error-until-mended",
     "changed-until-mended",
     "wait-until-mended",
+    "escape",
+    "connect",
     "bug",
     "crash-once",
     "crash",
@@ -26,7 +29,8 @@ Trouble = Literal[
     "finish-bug",
     "clean-bug",
 ]
-"""``…-until-mended``: until there is a file ``mended`` in the directory."""
+"""``…-until-mended``: until there is a file ``mended`` in the directory. ``escape``: a directory becomes a link to
+``outside`` between its check and its use. ``connect``: to the port that is named in a file of ``outside``."""
 
 
 class ToyRequest(Request):
@@ -44,6 +48,8 @@ class ToyRequest(Request):
     unit_bytes: int = 0
     shared: str = ""
     """Units of the first stage are equal in all jobs of the same, not empty, word."""
+    outside: Path | None = None
+    """A directory that the worker does not allow, or of which it knows nothing."""
     marks: Path | None = None
     """Where executions of units are marked, instead of ``directory``: to count those of several jobs."""
 
@@ -121,8 +127,20 @@ def _misbehave(request: ToyRequest, directory: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if request.trouble == "bug":
         raise ZeroDivisionError("secret detail")
+    if request.trouble == "escape":
+        _escape(request, directory)
+    if request.trouble == "connect":
+        assert request.outside is not None
+        socket.create_connection(("127.0.0.1", int(request.outside.name))).close()
     if request.trouble == "crash" or (request.trouble == "crash-once" and _first(directory)):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _escape(request: ToyRequest, directory: Path) -> None:
+    """What somebody with write access to an allowed root does in the moment after the worker's look."""
+    assert request.outside is not None
+    (directory / "inner").symlink_to(request.outside)
+    (directory / "inner" / "escaped").write_text((directory / "inner" / "secret").read_text())
 
 
 def _join(ctx: Context, state: ToyState, results: list[dict[str, Any]]) -> ToyState:

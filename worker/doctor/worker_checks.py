@@ -40,6 +40,11 @@ def _one(worker: WorkerInfo) -> Iterator[Finding]:
         yield warn(topic, f"is version {worker.version or 'unknown'}, this is {ours}", "bring all to one version")
     else:
         yield ok(topic, f"version {worker.version}, {worker.concurrency} processes, {_listed(worker)}")
+    if worker.confined:
+        yield ok(topic, "its units run in a sandbox")
+    else:
+        advice = "bring in Linux 5.13 or newer with Landlock, and leave LAYERFARM_SANDBOX at auto; see SECURITY.md"
+        yield warn(topic, "its units run without a sandbox", advice)
     if abs(worker.clock) > _CLOCK:
         yield warn(
             topic,

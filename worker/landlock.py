@@ -1,0 +1,103 @@
+"""Landlock (landlock(7)): a process gives up, for ever, what it may do with files and TCP outside what it names.
+
+The kernel checks the file that is opened, not the name it was opened by, so no exchange of a directory for a
+symbolic link between a check and its use leads out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION: Final = 1
+_PATH_BENEATH, _NET_PORT = 1, 2
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << bit for bit in range(4))
+_TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
+_OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
+"""The rights that a rule about one file can give; all others are those of directories."""
+_BITS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+"""How many rights over files each version knows; later ones know no more."""
+_TCP: Final = 0b11
+"""To bind and to connect."""
+_CONNECT_TCP: Final = 0b10
+_ABSTRACT_SOCKETS: Final = 0b1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+class _NetPort(ctypes.Structure):
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
+
+
+def version() -> int:
+    """Of this kernel's Landlock; 0: it has none, or may not be used."""
+    return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
+
+
+def restrict(read: Iterable[Path], write: Iterable[Path], ports: Iterable[int]) -> None:
+    """Restrict this thread, and the threads and processes that it starts from now on.
+
+    Parameters:
+        read: files, and directories with all below, that may be read and executed.
+        write: those with which anything may be done.
+        ports: TCP ports that may be connected to, from version 4 on; nothing may be bound.
+
+    What does not exist cannot be used, even should it appear later.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    known = version()
+    rights = (1 << _BITS[min(known, 5)]) - 1
+    attributes = _Ruleset(rights, _TCP if known >= 4 else 0, _ABSTRACT_SOCKETS if known >= 6 else 0)
+    size = 24 if known >= 6 else 16 if known >= 4 else 8
+    ruleset = _call(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0)
+    try:
+        for path in read:
+            _allow(ruleset, path, rights & (_EXECUTE | _READ_FILE | _READ_DIR))
+        for path in write:
+            _allow(ruleset, path, rights)
+        for port in ports if known >= 4 else ():
+            _call(_ADD_RULE, ruleset, _NET_PORT, ctypes.byref(_NetPort(_CONNECT_TCP, port)), 0)
+        if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "no_new_privs")
+        _call(_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def _allow(ruleset: int, path: Path, rights: int) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            rights &= _OF_FILES
+        _call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(_PathBeneath(rights, fd)), 0)
+    finally:
+        os.close(fd)
+
+
+def _call(number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(number, *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"Landlock: {os.strerror(code)}")
+    return result

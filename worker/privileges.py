@@ -1,0 +1,97 @@
+"""What a process of the pool gives up before it does anybody's work: root's other powers, or root itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+from typing import Final
+
+from jobs.errors import RequestError
+
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_VERSION_3: Final = 0x20080522
+_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
+_LAST: Final = 40
+"""CAP_CHECKPOINT_RESTORE, the last capability of Linux 6."""
+_KEPT: Final = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_FSETID": 4,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_MKNOD": 27,
+    "CAP_SETFCAP": 31,
+}
+"""What layers are made of: owners, modes, devices, capabilities of files; trusted.* xattrs ask for SYS_ADMIN.
+Not CAP_DAC_READ_SEARCH: it opens files by handles, past all directories."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def user_of(name: str) -> pwd.struct_passwd:
+    """
+    Raises:
+        RequestError: there is no such user, or this process may not become him.
+    """
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise RequestError("there is no such user", where=name, hint="see LAYERFARM_USER") from None
+    if os.geteuid() not in (0, user.pw_uid):
+        raise RequestError("only root can become another user", where=name, hint="see LAYERFARM_USER")
+    return user
+
+
+def give_up(user: pwd.struct_passwd | None) -> None:
+    """Become ``user``; without one, root keeps only what layers are made of. No program can give it back.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "no_new_privs")
+    if os.geteuid() != 0:
+        return
+    kept = frozenset(_KEPT.values()) if user is None else frozenset()
+    for number in range(_LAST + 1):
+        if number not in kept:
+            # Refused of numbers that an older kernel does not know.
+            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    if user is not None:
+        # With the last uid of 0 go all capabilities (capabilities(7)).
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    else:
+        _keep(kept)
+
+
+def _keep(kept: frozenset[int]) -> None:
+    machine = os.uname().machine
+    if machine not in _CAPSET:
+        return  # the bounding set still holds for what is executed
+    header, data = _Header(_VERSION_3, 0), (_Data * 2)()
+    mine = _effective()
+    for number in kept & mine:
+        data[number // 32].effective |= 1 << number % 32
+        data[number // 32].permitted |= 1 << number % 32
+    if _libc.syscall(_CAPSET[machine], ctypes.byref(header), ctypes.byref(data)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"capset: {os.strerror(code)}")
+
+
+def _effective() -> frozenset[int]:
+    """What this process has: a container may have taken some away."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        mask = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return frozenset(number for number in range(64) if mask >> number & 1)
