@@ -58,7 +58,7 @@ coverage: packages $(VENV)/.installed
 	rm -rf .cache/coverage
 	mkdir -p .cache
 	mkdir -m 1777 .cache/coverage
-	PATH="$(abspath $(BIN)):$$PATH" COVERAGE_FILE='$(abspath .cache/coverage/data)' \
+	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_SANDBOX=off COVERAGE_FILE='$(abspath .cache/coverage/data)' \
 	    $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/fuzz --cov --cov-report=term \
 	    --cov-report=json:.cache/coverage/report.json $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.coverage_floors .cache/coverage/report.json
@@ -71,8 +71,8 @@ fuzz: $(VENV)/.installed
 torture: SECONDS := $(if $(filter command environment,$(origin SECONDS)),$(SECONDS),600)
 torture: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" SECONDS='$(SECONDS)' SEED='$(SEED)' $(BIN)/python -m tests.farm.torture
-	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_STRANGE_MESSAGES=10000 SEED='$(SEED)' \
-	    $(BIN)/python -m pytest -q tests/farm/test_strangers.py
+	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_STRANGE_MESSAGES=10000 LAYERFARM_LOAD_JOBS=1000 SEED='$(SEED)' \
+	    $(BIN)/python -m pytest -q tests/farm/test_strangers.py tests/farm/test_load.py
 
 # One store under many: first from one host, then from four.
 torture-store: WRITERS ?= 64

@@ -97,6 +97,18 @@ def set_limit(text: str, environment: MutableMapping[str, str] = os.environ) -> 
     environment[key] = value
 
 
+def parse_number(text: str) -> int:
+    """A whole number that may end in K, M, G or T.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _VALUE.fullmatch(text)
+    if found is None:
+        raise ValueError("not a whole number, or one that ends in K, M, G or T")
+    return int(found[1]) << _UNITS[found[2].upper()]
+
+
 @lru_cache(maxsize=4)
 def _parsed(variables: tuple[tuple[str, str], ...]) -> Limits:
     values: dict[str, int] = {}
@@ -104,8 +116,10 @@ def _parsed(variables: tuple[tuple[str, str], ...]) -> Limits:
         name = key.removeprefix(PREFIX).lower()
         if name not in NAMES:
             raise RequestError(f"there is no limit {name[:100]!r}", hint=f"there are {', '.join(NAMES)}")
-        found = _VALUE.fullmatch(value)
-        number = int(found[1]) << _UNITS[found[2].upper()] if found else 0
+        try:
+            number = parse_number(value)
+        except ValueError:
+            number = 0
         if not number:
             raise RequestError(f"limit {name!r} is not a number above 0", where=value[:100], hint="512, 64K, 2G")
         values[name] = number

@@ -40,6 +40,8 @@ class Position(NamedTuple):
     submitter: str = ""
     signature: str = ""
     """See ``worker.signing``; empty: the request is not signed."""
+    planned: int = 0
+    """Bytes of all units of the stages that were opened."""
 
 
 class Ended(NamedTuple):
@@ -56,7 +58,7 @@ class Stuck:
     """A message that has to be sent again."""
 
     what: str
-    """``unit``, ``advance`` or ``close``."""
+    """``unit``, ``advance`` or ``close``; or ``overtime``: the job is to be ended."""
     stage: int
     index: int
 
@@ -128,9 +130,10 @@ class Ledger:
         Raises:
             JobNotFound: the record has expired.
         """
-        names = ("kind", "request", "position", "flow_state", "ending", "traffic", "format", "submitter", "signature")
+        plain = ("kind", "request", "position", "flow_state", "ending", "traffic", "format")
+        names = (*plain, "submitter", "signature", "bytes_planned")
         values = cast("list[str | None]", self._client.hmget(JobKeys.of(job_id).job, names))
-        kind, request, position, state, ending, traffic, version, submitter, signature = values
+        kind, request, position, state, ending, traffic, version, submitter, signature, planned = values
         if kind is None or request is None:
             raise JobNotFound("no job has this id", where=job_id)
         return Position(
@@ -143,6 +146,7 @@ class Ledger:
             int(version or 1),
             submitter or "",
             signature or "",
+            int(planned or 0),
         )
 
     def traffic(self, job_id: str) -> Traffic:
@@ -248,13 +252,24 @@ class Ledger:
 
     # --- looking ------------------------------------------------------------------------------------
 
-    def stuck(self, job_id: str, quiet: float, all_queued: bool = False) -> list[Stuck]:
+    def stuck(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> list[Stuck]:
         """What has to be sent again; ``quiet``: seconds after which a job that nobody works on is stuck.
 
-        ``all_queued``: there is a first message for every job that waits for its beginning.
+        ``all_queued``: there is a first message for every job that waits for its beginning. ``longest``: seconds
+        that a job may take (0: any number); one that has taken more is ``overtime``, and nothing of it is sent.
         """
-        args = (int(quiet * 1000), job_id, "1" if all_queued else "")
+        args = (int(quiet * 1000), job_id, "1" if all_queued else "", int(longest * 1000))
         return _stuck(self._scripts["LOOK"](keys=JobKeys.of(job_id), args=args))
+
+    def prune(self) -> None:
+        """Leave jobs out of the list whose records have expired: some of the oldest ones at a time."""
+        oldest = cast("list[str]", self._client.zrange(JOBS, 0, 199))
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in oldest:
+                pipe.exists(JobKeys.of(job_id).job)
+            gone = [job_id for job_id, there in zip(oldest, pipe.execute(), strict=True) if not there]
+        if gone:
+            self._client.zrem(JOBS, *gone)
 
     def active(self) -> list[str]:
         """The ids of the jobs that have not ended."""

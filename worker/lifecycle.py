@@ -29,7 +29,7 @@ redis.call('EXPIRE', TURNS .. ARGV[6], ARGV[5])
 redis.call('ZADD', KEYS[6], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 2000 * ARGV[5])
 touch()
-event()
+-- No event: the record says that it waits, and a stream takes 4 KiB from its first one on.
 keep(ARGV[5])
 return 1
 """
@@ -164,15 +164,15 @@ redis.call('DEL', claims)
 if anew then
   redis.call('DEL', units)
   redis.call('HSET', job, 'position', -1, 'sent', -1)
-  redis.call('HDEL', job, 'flow_state', 'stage', 'stage_number', 'units_done', 'units_total', 'bytes_done',
-    'bytes_total')
+  redis.call('HDEL', job, 'flow_state', 'bytes_planned', 'stage', 'stage_number', 'units_done', 'units_total',
+    'bytes_done', 'bytes_total')
 else
   -- A unit that killed its processes is tried as often once more.
   for _, field in ipairs(redis.call('HKEYS', units)) do
     if string.sub(field, 1, 11) == 'deliveries:' then redis.call('HDEL', units, field) end
   end
 end
-redis.call('HSET', job, 'state', 'running')
+redis.call('HSET', job, 'state', 'running', 'started', stamp())
 redis.call('HINCRBY', job, 'retries', 1)
 redis.call('SADD', active, get('id'))
 touch()
@@ -204,8 +204,8 @@ return out
 LOOK: Final = (
     PRELUDE
     + """
--- quiet ms after which a job without a claim is stuck, id, '1': every waiting job has its message
--- -> lists {what, stage, index}
+-- quiet ms after which a job without a claim is stuck, id, '1': every waiting job has its message, ms that a job
+-- may take or 0 -> lists {what, stage, index}
 local out = {}
 if redis.call('EXISTS', job) == 0 or final() then
   redis.call('SREM', active, ARGV[2])
@@ -213,6 +213,10 @@ if redis.call('EXISTS', job) == 0 or final() then
   return out
 end
 if ARGV[3] == '1' and redis.call('SISMEMBER', QUEUED, ARGV[2]) == 1 then return out end
+local longest, started = tonumber(ARGV[4]), tonumber(get('started'))
+if longest > 0 and started and get('ending') == '' and now - started * 1000 > longest then
+  return {{'overtime', '', ''}}
+end
 local lively = 0
 for _, name in ipairs(redis.call('HKEYS', claims)) do
   local _, expires = read_claim(name)

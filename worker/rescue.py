@@ -13,10 +13,12 @@ from typing import Final
 import redis
 import structlog
 
+from jobs.errors import JobNotFound, LimitExceeded
 from worker.equal import Subscriber, Works
 from worker.keys import BROKER_PREFIX, LOOKING, QUEUED
 from worker.ledger import Ledger, Stuck
 from worker.messages import Sender
+from worker.progress import JobError, JobState
 from worker.settings import Settings
 from worker.traffic import Traffic
 
@@ -36,6 +38,7 @@ class Rescue:
         self._works = Works(client, settings.lease, settings.result_expires)
         self._queues = settings.queues
         self._every = settings.look_every
+        self._longest = settings.job_time_limit
 
     def look_at_all(self) -> None:
         """Look at every job, unless another worker did so just now."""
@@ -47,6 +50,7 @@ class Rescue:
         for job_id in self._ledger.overdue():
             self._sender.close(job_id)
         wake(self._sender, self._ledger, self._works.abandoned())
+        self._ledger.prune()
 
     def look_at(self, job_id: str) -> None:
         """Look at one job."""
@@ -64,14 +68,28 @@ class Rescue:
         return sum(int(self._client.llen(BROKER_PREFIX + queue)) for queue in queues)
 
     def _look(self, job_id: str, quiet: float, started: bool) -> None:
-        found = self._ledger.stuck(job_id, quiet, started)
+        found = self._ledger.stuck(job_id, quiet, started, self._longest)
         if not found:
             return
         first = found[0]
+        if first.what == "overtime":
+            self._end(job_id)
+            return
         _log.warning(
             "job was stuck, sending again", job=job_id, what=first.what, stage=first.stage, messages=len(found)
         )
         send_again(self._sender, job_id, found, self._ledger.traffic(job_id))
+
+    def _end(self, job_id: str) -> None:
+        error = LimitExceeded(f"job took longer than {self._longest:g} s", hint="see LAYERFARM_JOB_TIME_LIMIT")
+        _log.warning("job failed", job=job_id, error=str(error))
+        told = JobError(type=type(error).__name__, message=str(error))
+        try:
+            ended = self._ledger.end(job_id, JobState.FAILED, error=told)
+        except JobNotFound:
+            return
+        if ended.due:
+            self._sender.close(job_id)
 
 
 def wake(sender: Sender, ledger: Ledger, waiting: Iterable[Subscriber]) -> None:

@@ -10,6 +10,8 @@ script, and only then sends the next message. Should that be lost, ``worker.resc
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -31,7 +33,7 @@ from jobs.errors import (
     display,
 )
 from jobs.flows import FLOWS
-from jobs.flows.base import Context, Flow, Policy, Request, Stage, State
+from jobs.flows.base import Context, Flow, Policy, Request, Stage, State, Unit
 from worker.claims import Claim, Claims, Piece, Refusal, Refused
 from worker.equal import Known, Subscriber, Works
 from worker.heart import HandedBack, Heart, Watched
@@ -62,6 +64,7 @@ class CeleryRunner:
         policy: Policy,
         retry_for: float = 0,
         keyring: Keyring | None = None,
+        job_bytes: int = 0,
         witnesses: Witnesses | None = None,
     ) -> None:
         self._ledger = ledger
@@ -72,6 +75,7 @@ class CeleryRunner:
         self._policy = policy
         self._retry_for = retry_for
         self._keyring = keyring
+        self._job_bytes = job_bytes
         self._witnesses = witnesses or Witnesses()
 
     # --- the three messages -------------------------------------------------------------------------
@@ -239,6 +243,7 @@ class CeleryRunner:
             stage = flow.stages[number]
             units = stage.plan(context, state)
             if units:
+                self._check_bytes(position, units)
                 if self._ledger.open_stage(claim, number, stage.name, state, units):
                     reached("stage.opened")
                     self._send_units(claim)
@@ -251,6 +256,12 @@ class CeleryRunner:
         reached("job.decided")
         if ended.due:
             self._sender.close(job_id)
+
+    def _check_bytes(self, position: Position, units: Sequence[Unit]) -> None:
+        planned = position.planned + sum(unit.bytes for unit in units)
+        if self._job_bytes and planned > self._job_bytes:
+            hint = "see LAYERFARM_JOB_BYTES_LIMIT"
+            raise LimitExceeded(f"job would read and write {planned} bytes, more than {self._job_bytes}", hint=hint)
 
     def _join(self, flow: Flow[Any], position: Position, context: Context) -> State:
         try:
@@ -309,6 +320,9 @@ class CeleryRunner:
     def _fail(self, claim: Claim, error: Exception) -> None:
         """The job ends with ``error``, unless it is ending already: then that was told to stop."""
         job_id = claim.piece.job_id
+        if isinstance(error, MemoryError):
+            # What the unit had is what is needed to say so.
+            traceback.clear_frames(error.__traceback__)
         if isinstance(error, HandedBack):
             self._hand_back(claim)
         elif isinstance(error, JobCancelled | JobNotFound):
@@ -363,6 +377,8 @@ def describe(error: Exception) -> JobError:
     """What the record says of ``error``; only layerfarm's own errors are written to be read by users."""
     if isinstance(error, SoftTimeLimitExceeded):
         error = LimitExceeded("unit took longer than a unit may", hint="see LAYERFARM_UNIT_TIME_LIMIT")
+    if isinstance(error, MemoryError):
+        error = LimitExceeded("unit needs more memory than there is", hint="see LAYERFARM_UNIT_MEMORY_LIMIT")
     if isinstance(error, LayerfarmError):
         _log.warning("job failed", error=str(error), type=type(error).__name__)
         return JobError(type=type(error).__name__, message=str(error))

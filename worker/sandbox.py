@@ -8,6 +8,7 @@ keeps of root's powers what layers are made of, or becomes another user (``worke
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -64,6 +65,8 @@ class Sandbox:
         """
         settings = self.settings
         tempfile.tempdir = str(self.temporary)
+        if settings.unit_memory_limit:
+            resource.setrlimit(resource.RLIMIT_DATA, (settings.unit_memory_limit, settings.unit_memory_limit))
         privileges.give_up(privileges.user_of(settings.user) if settings.user else None)
         if self.confined:
             writable = [*settings.roots, *settings.stores, self.temporary, *map(Path, _DEVICES), *_metrics()]

@@ -81,7 +81,7 @@ end
 local function finish(state, seconds)
   -- A job that failed and was kept for a retry has ended when it failed, not when it is removed.
   if get('kept') == '' then redis.call('HSET', job, 'state', state, 'ended', stamp()) end
-  redis.call('HDEL', job, 'ending', 'fence', 'touched', 'flow_state', 'sent', 'kept')
+  redis.call('HDEL', job, 'ending', 'fence', 'touched', 'flow_state', 'sent', 'kept', 'bytes_planned')
   redis.call('DEL', claims, units)
   redis.call('SREM', active, get('id'))
   redis.call('SREM', QUEUED, get('id'))
@@ -201,6 +201,7 @@ if read_claim(ARGV[1]) ~= tonumber(ARGV[2]) then return 'lost' end
 if get('ending') ~= '' then return 'ending' end
 if num('position') >= tonumber(ARGV[3]) then return 'stale' end
 if num('position') < 0 then spend() end
+redis.call('HINCRBY', job, 'bytes_planned', ARGV[6])
 redis.call('DEL', units)
 redis.call('HSET', job, 'position', ARGV[3], 'stage', ARGV[4], 'stage_number', ARGV[3] + 1,
   'flow_state', ARGV[5], 'units_done', 0, 'units_total', #ARGV - 7, 'bytes_done', 0, 'bytes_total', ARGV[6])

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from jobs.errors import RequestError
 from jobs.flows.base import Policy
-from jobs.limits import NAMES, limits
+from jobs.limits import NAMES, limits, parse_number
 from jobs.limits import PREFIX as LIMIT_PREFIX
 from worker.address import Address
 from worker.configuration import VARIABLE, SettingsFile, settings_file
@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     """Jobs that may wait for their beginning; one more is refused, or waits outside. 0: any number."""
     unit_time_limit: float = Field(default=3600, gt=0)
     """Seconds after which a unit is ended with an error."""
+    job_time_limit: float = Field(default=24 * 3600, ge=0)
+    """Seconds after its beginning at which a job is ended with an error. 0: never."""
+    job_bytes_limit: int = Field(default=0, ge=0)
+    """Bytes that all units of a job may have to read or write, as planned; ``2T`` for powers of 1024. 0: any number."""
+    unit_memory_limit: int = Field(default=0, ge=0)
+    """Bytes of memory of one process, its own and the unit's (``RLIMIT_DATA``); ``2G``. 0: any number."""
     lease: float = Field(default=30, gt=0)
     """Seconds after which a unit whose worker says nothing more is taken over."""
     deliveries: int = Field(default=3, ge=1)
@@ -140,6 +146,11 @@ class Settings(BaseSettings):
             if not Path(item).is_absolute():
                 raise ValueError(f"path must be absolute: {item}")
         return tuple(items)
+
+    @field_validator("job_bytes_limit", "unit_memory_limit", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        return parse_number(value) if isinstance(value, str) else value
 
     @field_validator("flows", mode="before")
     @classmethod

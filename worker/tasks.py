@@ -70,6 +70,7 @@ class Tasks:
             policy=settings.policy,
             retry_for=settings.retry_for,
             keyring=self._keyring,
+            job_bytes=settings.job_bytes_limit,
             witnesses=self._witnesses,
         )
 

@@ -20,6 +20,7 @@ Trouble = Literal[
     "changed-until-mended",
     "wait-until-mended",
     "escape",
+    "greedy",
     "connect",
     "bug",
     "crash-once",
@@ -89,6 +90,8 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     if number == 1 or request.numbers == 1:
         _misbehave(request, directory)
     try:
+        if request.trouble == "wait-until-mended" and number == min(1, request.numbers - 1):
+            _wait(ctx, directory)
         _work(ctx, request)
     except JobCancelled:
         _mark(directory, "stopped")
@@ -116,24 +119,34 @@ def _work(ctx: Context, request: ToyRequest) -> None:
 def _misbehave(request: ToyRequest, directory: Path) -> None:
     if request.trouble == "error":
         raise RequestError("number one is odd", where="unit 1")
-    mended = (directory / "mended").exists()
+    mended = _mended(directory)
     if request.trouble == "error-until-mended" and not mended:
         raise RequestError("number one is not mended", where="unit 1")
     if request.trouble == "changed-until-mended" and not mended:
         raise TreeChanged("number one has changed", where="unit 1")
-    while request.trouble == "wait-until-mended" and not (directory / "mended").exists():
-        time.sleep(0.02)
     if request.trouble == "crash-until-mended" and not mended:
         os.kill(os.getpid(), signal.SIGKILL)
     if request.trouble == "bug":
         raise ZeroDivisionError("secret detail")
     if request.trouble == "escape":
         _escape(request, directory)
+    if request.trouble == "greedy":
+        _ = [bytes(1 << 20) for _ in range(2000)]
     if request.trouble == "connect":
         assert request.outside is not None
         socket.create_connection(("127.0.0.1", int(request.outside.name))).close()
     if request.trouble == "crash" or (request.trouble == "crash-once" and _first(directory)):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait(ctx: Context, directory: Path) -> None:
+    while not _mended(directory):
+        time.sleep(0.02)
+        ctx.observer.advanced(0)
+
+
+def _mended(directory: Path) -> bool:
+    return (directory / "mended").exists()
 
 
 def _escape(request: ToyRequest, directory: Path) -> None:
