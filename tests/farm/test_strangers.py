@@ -22,12 +22,13 @@ from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmUnreachable
 from worker.client import Farm
+from worker.doctor import Level, examine
 from worker.keys import BROKER_PREFIX, REFUSED
 
 pytestmark = pytest.mark.timeout(180)
 
 ACL = (
-    "~layerfarm:* &* -@all +@read +@write +@connection +@scripting +@pubsub +@transaction +info +time -@dangerous +keys"
+    "~layerfarm:* &* -@all +@read +@write +@connection +@scripting +@pubsub +@transaction +time -@dangerous +keys +info"
 )
 """What deploy/redis/redis.conf gives a user of the farm."""
 
@@ -99,6 +100,10 @@ def test_farm_works_through_tls_with_a_user_of_few_rights(guarded: Guarded) -> N
         assert job.result(40) == ToyResult(total=45)
         failed = farm.submit(ToyRequest(directory=allowed, trouble="bug"))
         until(lambda: failed.record().state.final)
+        # The doctor looks through the same user's eyes.
+        found = list(examine(farm, ()))
+        assert "is reached through TLS" in [finding.what for finding in found if finding.level is Level.OK]
+        assert [finding.what for finding in found if finding.level is Level.FAIL] == []
         processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
         shown = [" ".join(process.cmdline()) for process in processes]
         seen = json.dumps([record.model_dump(mode="json") for record in farm.jobs()]) + repr(farm.workers())
