@@ -90,9 +90,34 @@ def sandbox(settings: Settings) -> Iterator[Sandbox]:
     try:
         if user is not None and os.geteuid() == 0:
             os.chown(temporary, user.pw_uid, user.pw_gid)
-        yield Sandbox(settings, temporary, confined)
+        place = Sandbox(settings, temporary, confined)
+        _try(place)
+        yield place
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _try(place: Sandbox) -> None:
+    """Enter it once, in a process of its own, before there is work: what does not work is said at the start.
+
+    Raises:
+        RequestError: it cannot be entered.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            place.enter()
+        except BaseException as error:
+            os.write(writer, str(error).encode()[:1000])
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        told = stream.read().decode(errors="replace")
+    os.waitpid(child, 0)
+    if told:
+        hint = "see LAYERFARM_SANDBOX and LAYERFARM_USER"
+        raise RequestError(f"the sandbox for units cannot be entered: {told}", hint=hint)
 
 
 def _readable(settings: Settings) -> list[Path]:

@@ -89,7 +89,12 @@ def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: 
 
     # Strong references: Celery's signals hold weak ones.
     def in_child(**_: Any) -> None:
-        place.enter()
+        try:
+            place.enter()
+        except Exception:
+            # Celery would log that, and let the process work outside.
+            _log.exception("the sandbox could not be entered")
+            os._exit(1)
         # Without its main process a child would never learn that its work was given to another. After the sandbox,
         # because becoming another user takes this back.
         die_with_parent(main, signal.SIGKILL)

@@ -118,6 +118,18 @@ def test_sandbox_that_is_required_and_is_not_there_is_said(ground: Ground, monke
     assert not place.temporary.exists()
 
 
+def test_sandbox_that_cannot_be_entered_stops_the_worker_at_its_start(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise PermissionError(1, "Landlock: Operation not permitted")
+
+    monkeypatch.setattr(landlock, "restrict", refuses)
+    monkeypatch.setattr(landlock, "version", lambda: 4)
+    with pytest.raises(RequestError, match=r"cannot be entered: .*Operation not permitted"):
+        run_worker(ground.settings())
+
+
 def test_workers_say_whether_their_units_are_confined(confined: None, ground: Ground) -> None:
     ground.start_worker()
     ground.start_worker(sandbox="off")
