@@ -202,3 +202,31 @@ def test_a_thousand_images_are_planned_within_their_budget() -> None:
     assert plan.prediction is not None
     assert (plan.prediction.images, plan.prediction.layers_most <= 62) == (1000, True)
     assert plan.prediction.components <= plan.prediction.stored < 1.02 * plan.prediction.components
+
+
+def test_an_image_of_a_thousand_components_fits_and_keeps_what_changes_apart() -> None:
+    """More than are compared pair by pair: the lightest are first merged with their like."""
+    rng = random.Random(3)
+    sizes = [rng.randrange(1 << 20) for _ in range(1000)]
+    images = [
+        snapshot("a", when, [part(f"p{n}", when if n % 10 == 0 else 0, size) for n, size in enumerate(sizes)], room=30)
+        for when in range(3)
+    ]
+    plan = make_plan(images)
+    assert plan.prediction is not None
+    assert plan.prediction.layers_most <= 30
+    assert plan.prediction.stored < 1.002 * plan.prediction.components
+    assert make_plan(images[::-1]).encode() == plan.encode()
+
+
+def test_what_changes_with_every_tag_of_many_is_counted_right() -> None:
+    images = [
+        snapshot(line, when, [part("x", f"{line}{when}"), part("y", f"{line}{when // 2}"), part("z")], room=2)
+        for line in "ab"
+        for when in range(12)
+    ]
+    plan = make_plan(images, PlanOptions(spare=0))
+    # With x, y would be stored and pulled as often as x is; with z, only z is, as often as y.
+    assert {group.components for group in plan.groups} == {("x",), ("y", "z")}
+    found = predict(plan, images)
+    assert (found.stored, found.pulled) == ((24 + 12 * 2) * MB, (22 + 10 * 2) * MB)
