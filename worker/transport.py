@@ -24,8 +24,27 @@ from worker.connection import retry_once
 from worker.incoming import our_message
 
 
+class QoS(kombu_redis.QoS):
+    """What a worker has been given and has not acknowledged."""
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge, also to a Redis that cannot write it down now.
+
+        Celery logs that and goes on, but a message that stays on the list takes the place of another: after as
+        many as there are processes, the worker would wait for ever. Redis hands such a message out once more
+        after the visibility timeout, which does no harm.
+        """
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except Transport.connection_errors:
+            self._quick_ack(delivery_tag)
+            raise
+
+
 class Channel(kombu_redis.Channel):
     """Raises an error of the connection, which Celery's consumer answers by connecting again."""
+
+    QoS = QoS
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         if self.connection is None or self.connection.client is None:
