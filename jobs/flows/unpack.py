@@ -72,14 +72,16 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     if done is not None:
         return done
     _refuse_existing(bundle)
-    staged = _staging(bundle, ctx.job_id) / os.urandom(4).hex()
-    staged.parent.mkdir(mode=0o700, exist_ok=True)
+    staged = _staged(bundle, ctx.job_id)
     try:
         result = _unpack(ctx, store, staged, state)
         _write_down(work, staged, result)
         _move(staged, bundle)
     finally:
         remove_tree(staged)
+        # Of a job that Redis has forgotten nobody else would; another copy of this unit keeps what it uses.
+        with suppress(OSError):
+            staged.parent.rmdir()
     return result
 
 
@@ -102,6 +104,19 @@ def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> di
         mtree=unpacked.mtree,
         warnings=list(unpacked.warnings),
     ).model_dump()
+
+
+def _staged(bundle: Path, job_id: str) -> Path:
+    """A new directory below the job's own; a copy of this unit that ends just now may take the latter away."""
+    parent = _staging(bundle, job_id)
+    while True:
+        parent.mkdir(mode=0o700, exist_ok=True)
+        staged = parent / os.urandom(4).hex()
+        try:
+            staged.mkdir(mode=0o700)
+        except FileNotFoundError:
+            continue
+        return staged
 
 
 def _staging(bundle: Path, job_id: str) -> Path:

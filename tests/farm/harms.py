@@ -44,7 +44,7 @@ def kill_at(step: str) -> Function:
     """A process of the worker dies at a step, once."""
 
     def fault(trial: Trial, counts: Counts) -> None:
-        once = trial.ground.directory / "killed"
+        once = trial.ground.allowed / "killed"
         trial.start_worker(kill_at=step, kill_once=once)
         trial.submit()
         trial.settle(counts)
@@ -126,6 +126,10 @@ def forget_redis(trial: Trial, counts: Counts) -> None:
     trial.ground.redis = trial.ground.start_redis()
     trial.wait(counts, may_fail="Redis was restarted without its data")
     trial.must_live(worker, counts)
+    # What still runs of the forgotten jobs ends with its process at the latest.
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(60)
+    trial.start_worker()
     trial.withdraw_bundle()
     trial.submit()
     trial.settle(counts)

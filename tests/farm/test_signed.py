@@ -107,7 +107,7 @@ def test_request_that_is_altered_while_its_job_runs_ends_it(ground: Ground, keys
 
 def test_signed_job_goes_on_after_a_crash_at_its_beginning(ground: Ground, keys: Keys) -> None:
     """The nonce is spent when the first stage is open, and not before: whoever begins again may do so."""
-    once = ground.directory / "once"
+    once = ground.allowed / "once"
     ground.start_worker(keys=keys.directory, kill_at="advance.claimed", kill_once=once)
     job = keys.farm(ground, "ci").submit(ToyRequest(directory=ground.allowed))
     assert job.result(60) == ToyResult(total=18)
