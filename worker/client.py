@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ from jobs.errors import (
 )
 from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Request, Result
+from jobs.flows.inputs import lease_inputs, release
 from worker.address import Address
 from worker.census import Census, census
 from worker.connection import connect, reaching, reason
@@ -128,7 +130,7 @@ class Farm:
         traffic = traffic or settings.traffic
         job_id = secrets.token_hex(6)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with reaching(self._address):
+        with reaching(self._address), _leased(job_id, request, settings.job_expires):
             signature = self._sign(job_id, flow.name, text, traffic, settings.submitter)
             while not self._ledger.submit(
                 job_id,
@@ -291,7 +293,17 @@ class Job:
             ended = self._farm.ledger.end(self.id, JobState.CANCELLED)
             if ended.due:
                 self._farm.sender.close(self.id)
+            elif ended.accepted and self._farm.ledger.record(self.id).state.final:
+                # It never began, so no worker will come to what was held for it.
+                self._release()
         return ended.accepted
+
+    def _release(self) -> None:
+        position = self._farm.ledger.position(self.id)
+        flow = FLOWS.get(position.kind)
+        if flow is not None:
+            with suppress(ValidationError):
+                release(self.id, flow.request.model_validate_json(position.request))
 
     def retry(self, *, anew: bool = False) -> bool:
         """Let the job, which failed, go on with the units that did not finish; nothing else runs again.
@@ -388,6 +400,17 @@ class _Watch:
         if time.monotonic() - self._looked >= self._farm.look_every:
             self._looked = time.monotonic()
             self._farm.rescue.look_at(self._job_id)
+
+
+@contextmanager
+def _leased(job_id: str, request: Request, seconds: float) -> Iterator[None]:
+    """What the job reads is held from before it is queued; if it is not queued after all, no more."""
+    lease_inputs(job_id, request, seconds)
+    try:
+        yield
+    except BaseException:
+        release(job_id, request)
+        raise
 
 
 def _checked(request: Request) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import redis
@@ -34,6 +35,8 @@ from jobs.errors import (
 )
 from jobs.flows import FLOWS
 from jobs.flows.base import Context, Flow, Policy, Request, Stage, State, Unit
+from jobs.flows.inputs import release, stores_of
+from jobs.store.leases import LOCAL, holding
 from worker.claims import Claim, Claims, Piece, Refusal, Refused
 from worker.equal import Known, Subscriber, Works
 from worker.heart import HandedBack, Heart, Watched
@@ -63,6 +66,7 @@ class CeleryRunner:
         sender: Sender,
         policy: Policy,
         retry_for: float = 0,
+        lease_for: float = LOCAL,
         keyring: Keyring | None = None,
         job_bytes: int = 0,
         witnesses: Witnesses | None = None,
@@ -74,6 +78,7 @@ class CeleryRunner:
         self._sender = sender
         self._policy = policy
         self._retry_for = retry_for
+        self._lease_for = lease_for
         self._keyring = keyring
         self._job_bytes = job_bytes
         self._witnesses = witnesses or Witnesses()
@@ -106,9 +111,13 @@ class CeleryRunner:
             return
         reached("unit.claimed")
         try:
-            flow, _ = self._flow(job_id, self._ledger.position(job_id))
+            flow, request = self._flow(job_id, self._ledger.position(job_id))
             task = Task(job_id, flow.name, flow.stages[stage].name, index)
-            with self._witnesses.working(task) as seen, self._heart.watching(claim, seen) as observer:
+            with (
+                self._witnesses.working(task) as seen,
+                self._heart.watching(claim, seen) as observer,
+                self._holding(job_id, request),
+            ):
                 result = self._result(flow.stages[stage], Context(job_id, self._policy, observer), claim, observer)
                 if result is None:
                     seen.how = "stopped"
@@ -199,6 +208,10 @@ class CeleryRunner:
         if not self._works.subscribe(name, Subscriber.of(piece)):
             wake(self._sender, self._ledger, [Subscriber.of(piece)])
 
+    def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
+        """What is done inside is done under the job's lease of the blobs that it counts on or makes."""
+        return holding(job_id, self._lease_for, stores_of(request, self._policy))
+
     # --- claims, and what a refused one asks for ------------------------------------------------------
 
     def _claimed(self, piece: Piece) -> Claim | None:
@@ -229,7 +242,7 @@ class CeleryRunner:
         if position.stage < 0:
             self._admit(job_id, position)
         name = "begin" if position.stage < 0 else flow.stages[position.stage].name
-        with self._witnesses.working(Task(job_id, flow.name, name)):
+        with self._witnesses.working(Task(job_id, flow.name, name)), self._holding(job_id, request):
             self._open_next(claim, context, position, flow, request)
 
     def _open_next(self, claim: Claim, context: Context, position: Position, flow: Flow[Any], request: Request) -> None:
@@ -366,6 +379,8 @@ class CeleryRunner:
         except Exception:
             # The job's outcome stands; the janitor removes what is left.
             _log.exception("could not remove what the job staged")
+        finally:
+            release(context.job_id, request, self._policy)
 
 
 def _poisonous(piece: Piece) -> FarmError:

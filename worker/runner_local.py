@@ -16,6 +16,8 @@ from typing import Any
 from jobs.errors import FarmError, JobCancelled
 from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Context, Flow, Policy, Request, Result, Unit
+from jobs.flows.inputs import release, stores_of
+from jobs.store.leases import LOCAL, holding
 from worker.parents import die_with_parent
 from worker.progress import JobState, Progress
 from worker.signals import terminable
@@ -56,13 +58,18 @@ class _Run:
 
     def to_end(self) -> Result:
         succeeded = False
+        job_id, request = self._context.job_id, self._request
         try:
-            result = self._stages()
+            with holding(job_id, LOCAL, stores_of(request, self._context.policy)):
+                result = self._stages()
             succeeded = True
         finally:
             if not succeeded:
                 self._pool.stop()
-            self._flow.clean(self._context, self._request, succeeded)
+            try:
+                self._flow.clean(self._context, request, succeeded)
+            finally:
+                release(job_id, request, self._context.policy)
         self._report(Progress(JobState.SUCCEEDED, self._flow.name, stages=len(self._flow.stages)))
         return result
 
@@ -232,4 +239,5 @@ def _enter_pool(kind: str, policy: Policy, done: Synchronized[int], stop: Any, p
 def _run_unit(job_id: str, number: int, unit: Unit) -> dict[str, Any]:
     assert _in_pool is not None
     _in_pool.advanced(0)
-    return _in_pool.flow.stages[number].run(Context(job_id, _in_pool.policy, _in_pool), unit)
+    with holding(job_id, LOCAL):
+        return _in_pool.flow.stages[number].run(Context(job_id, _in_pool.policy, _in_pool), unit)

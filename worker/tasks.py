@@ -69,6 +69,7 @@ class Tasks:
             sender=Sender(self._app, settings),
             policy=settings.policy,
             retry_for=settings.retry_for,
+            lease_for=settings.job_expires,
             keyring=self._keyring,
             job_bytes=settings.job_bytes_limit,
             witnesses=self._witnesses,

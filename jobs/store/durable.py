@@ -21,13 +21,15 @@ def explained(what: str, where: Path) -> Iterator[None]:
         raise StoreError(f"{what}, {error.strerror or error}", where=where) from error
 
 
-def create_file(directory: Path, owner_of: Path) -> tuple[int, Path]:
+def create_file(directory: Path, owner_of: Path, whose: str = "") -> tuple[int, Path]:
     """A new file with a random name: mode by the umask, owner that of ``owner_of`` when we are root.
+
+    ``whose``: what the name begins with, before a dot.
 
     tempfile would make it 0600, and a blob or index of that mode is unreadable for the other users
     of a shared layout (umoci.md B7). Returns a descriptor open for writing, and the path.
     """
-    path = directory / os.urandom(16).hex()
+    path = directory / ((f"{whose}." if whose else "") + os.urandom(16).hex())
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         give_to_owner(fd, owner_of)

@@ -1,45 +1,52 @@
-"""Remove the blobs that no tag leads to any more, while others go on writing (relayer.md 4.2).
+"""Remove the blobs that nothing needs any more, while others go on writing (relayer.md 4.2).
 
-Why nothing is lost that somebody is about to tag:
+What is needed: whatever the index leads to, and whatever a lease names (:mod:`jobs.store.leases`), so all that a
+queued or running job of layerfarm counts on or has made. Beyond that:
 
 * The index is locked from before the mark until the sweep has moved the last blob out of ``blobs/``. A tag
   is given before, and its blobs are marked, or after, and then whoever gives it looks for its blobs first
-  (:meth:`jobs.store.Layout.tag`, ``needs``).
-* A blob younger than the grace stays: its writer may not have come to the tag yet. Who finds a blob in
-  place and uses it again refreshes its time, and looks whether it is still there
-  (:func:`jobs.store.ingest.refresh`).
-* The sweep first moves a blob away, then looks at its time once more, and puts it back if that was
-  refreshed meanwhile. What is moved is deleted at the very end; a collection that died in between leaves it
-  to the next one, which puts it back before it marks.
+  (:meth:`jobs.store.Layout.tag`, ``needs``). What can be read before the lock is: under it only what is new.
+* A blob younger than the grace stays. That is for those who take no lease: another tool that copies an image into
+  the layout, and comes to its tag last. Who finds a blob in place and uses it again refreshes its time, and looks
+  whether it is still there (:func:`jobs.store.ingest.refresh`).
+* The sweep first moves a blob away, then looks at its time and at the leases once more, and puts it back if somebody
+  came for it meanwhile.
+* What it moves goes into the trash, for as long as the grace. A reader that misses a blob takes it from there, and so
+  does the mark of the next collection when a tag leads to it by then: so also a collector that slept in the middle of
+  its sweep, for so long that the server gave its lock away, takes nothing for good.
 * The clock is the store's: the time that its file system gives to a new file.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from jobs.errors import LayerfarmError, StoreError
-from jobs.store.descriptor import check_digest
-from jobs.store.durable import create_file, explained, make_directory
+from jobs.store.descriptor import Descriptor, check_digest
+from jobs.store.document import parse_document
+from jobs.store.durable import explained, make_directory
 from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.janitor import janitor, umoci_leftovers
 from jobs.store.layout import Layout
-from jobs.store.locks import exclusive
+from jobs.store.leases import Leases
 from jobs.store.notes import stale_notes
 from jobs.store.orphans import drop_orphans, living
-from jobs.store.reach import reachable
+from jobs.store.reach import Read, reachable
+from jobs.store.trash import Trash
 
 ResultT = TypeVar("ResultT")
 
-DEFAULT_GRACE = 24 * 3600.0
-"""Seconds: longer than any job waits between its first blob and its tag."""
-STAGING_GRACE = 3600.0
+DEFAULT_GRACE: Final = 2 * 3600.0
+"""Seconds. Our own jobs hold leases; this is for other tools, between their first blob of an image and its tag. One
+that takes longer, up to twice as long, finds its blobs restored from the trash by the next collection."""
+STAGING_GRACE: Final = 3600.0
 """Seconds for which files that a job stages are left at least, whatever the grace: they are no garbage while
 it runs, and unlike umoci's directories they hold no lock that would tell."""
 
@@ -49,55 +56,205 @@ class Collected:
     """What a collection removed, or would remove."""
 
     blobs: list[tuple[str, int]] = field(default_factory=list)
-    """Digest and bytes of each unreferenced blob."""
+    """Digest and bytes of each unreferenced blob that was taken out of the layout, into the trash unless the grace
+    is 0."""
+    deleted: list[tuple[str, int]] = field(default_factory=list)
+    """Those that were deleted for good: they had been in the trash for the grace."""
+    restored: list[str] = field(default_factory=list)
+    """Digests that something needs again and that came back from the trash."""
+    trash_bytes: int = 0
+    """What lies in the trash afterwards."""
     young: int = 0
     """Unreferenced blobs that were left because they are younger than the grace."""
     young_bytes: int = 0
+    leased: int = 0
+    """Unreferenced blobs that were left because a job has a lease of them."""
+    leased_bytes: int = 0
     trees: list[Path] = field(default_factory=list)
     """Files of kept trees whose image is gone, and notes that nobody has read for long."""
     leftovers: list[Path] = field(default_factory=list)
-    """What crashed jobs, of layerfarm or umoci, had staged."""
+    """What crashed jobs, of layerfarm or umoci, had staged, and leases that ran out."""
 
     @property
     def bytes(self) -> int:
         return sum(size for _, size in self.blobs)
 
+    @property
+    def freed(self) -> int:
+        """Bytes that the disk has back."""
+        return sum(size for _, size in self.deleted)
+
 
 def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = False) -> Collected:
-    """Remove what nothing leads to and nobody has touched for ``grace`` seconds.
+    """Remove what nothing needs and nobody has touched for ``grace`` seconds.
 
-    A grace of 0 is umoci's way: right only where nobody else writes to the layout meanwhile.
+    A grace of 0 is umoci's way: what goes is deleted at once, and other tools that write meanwhile lose what they have
+    not tagged yet. Jobs of layerfarm do not.
 
     Raises:
         StoreError: a manifest that a tag leads to is missing or corrupt, or ``blobs`` is shared with other
             layouts by a link; nothing has been removed then.
     """
     _refuse_shared(layout.path / "blobs")
-    trash = layout.path / PRIVATE_DIRECTORY / "trash"
     with explained("garbage collection failed", layout.path):
-        make_directory(layout.path / PRIVATE_DIRECTORY / "ingest", layout.path)
-        now = _store_time(layout.path)
-        done = Collected()
-        if not dry_run:
-            _explaining(lambda: drop_orphans(layout, now - grace))
-        with exclusive(layout.path / PRIVATE_DIRECTORY / "index.lock", layout.path):
-            _put_back(layout, trash)
-            marked = _mark(layout)
-            # A directory of its own: this collection deletes when it holds the lock no more, and another one
-            # may by then have moved a blob of the same name away, to look at it and put it back.
-            own = trash / os.urandom(8).hex()
-            swept = _sweep(layout, marked, now - grace, own, done, dry_run)
-            done.trees = _stale_trees(layout, {digest for digest, _ in done.blobs}, now - grace)
-            done.trees += stale_notes(layout, now)
-        for path in swept:
-            path.unlink(missing_ok=True)
-        _remove_empty(own)
-        if not dry_run:
+        return _Collection(layout, grace, dry_run).run()
+
+
+class Mark:
+    """What is needed, looked for twice: at leisure, then under the lock, where most of it is known."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._read = Read()
+        self._entries: dict[bytes, Descriptor] = {}
+
+    def referenced(self) -> set[str]:
+        """The digests that the index leads to.
+
+        Raises:
+            StoreError: a manifest is missing or corrupt.
+        """
+        text = self._layout.index_text()
+        where = str(self._layout.path / "index.json")
+        known, self._entries = self._entries, {}
+        for entry in text.entries:
+            self._entries[entry] = known.get(entry) or parse_document(Descriptor, entry, where)
+        roots = list(self._entries.values())
+        return reachable(self._layout, living(self._layout, roots, self._read), self._read)
+
+
+class _Collection:
+    """One run."""
+
+    def __init__(self, layout: Layout, grace: float, dry_run: bool) -> None:
+        self._layout = layout
+        self._grace = grace
+        self._dry_run = dry_run
+        self._leases = Leases(layout.path)
+        self._trash = Trash(layout.path)
+        self._now = layout.now()
+        self._oldest = self._now - grace
+        self._done = Collected()
+
+    def run(self) -> Collected:
+        layout, done = self._layout, self._done
+        mark = Mark(layout)
+        _explaining(mark.referenced)
+        if not self._dry_run:
+            _explaining(lambda: drop_orphans(layout, self._oldest))
+        # What is in here is found by nobody any more. One that a dead collection left is the janitor's.
+        doomed = layout.path / PRIVATE_DIRECTORY / "doomed" / os.urandom(8).hex()
+        with layout.locked():
+            # Before the mark: who lets a lease go has given the tag, or needs no blob any more.
+            leases = self._leases.live(self._now)
+            leased = frozenset[str]().union(*(lease.digests for lease in leases))
+            referenced = _explaining(mark.referenced)
+            self._empty_trash(referenced | leased, doomed)
+            self._sweep(referenced, leased, doomed)
+            done.trees = self._stale_trees() + stale_notes(layout, self._now)
+            if not self._dry_run:
+                self._trash.tidy()
+        if not self._dry_run:
+            shutil.rmtree(doomed, ignore_errors=True)
             for path in done.trees:
                 path.unlink(missing_ok=True)
-        done.leftovers = janitor(layout.path, max(grace, STAGING_GRACE), now=now, dry_run=dry_run)
-        done.leftovers += umoci_leftovers(layout.path, now - grace, dry_run=dry_run)
-    return done
+        holders = {lease.holder for lease in leases}
+        done.leftovers = janitor(
+            layout.path, max(self._grace, STAGING_GRACE), now=self._now, dry_run=self._dry_run, holders=holders
+        )
+        done.leftovers += umoci_leftovers(layout.path, self._oldest, dry_run=self._dry_run)
+        done.leftovers += self._leases.sweep(self._now, dry_run=self._dry_run)
+        return done
+
+    # --- blobs -------------------------------------------------------------------------------------
+
+    def _empty_trash(self, needed: set[str], doomed: Path) -> None:
+        """Put back what is needed again; let go of what has lain there for the grace."""
+        done = self._done
+        for blob in list(self._trash.blobs()):
+            held = self._layout.blob_path(blob.digest).is_file()
+            if blob.digest in needed and not held:
+                if self._dry_run or self._trash.restore(blob.digest):
+                    done.restored.append(blob.digest)
+            elif held or blob.since <= self._oldest:
+                if not self._dry_run:
+                    self._doom(blob.path, doomed)
+                done.deleted.append((blob.digest, blob.size))
+            else:
+                done.trash_bytes += blob.size
+
+    def _sweep(self, referenced: set[str], leased: frozenset[str], doomed: Path) -> None:
+        """Move what is to go out of ``blobs``."""
+        done = self._done
+        away = self._trash.new(self._now)
+        for digest, path, found in list(_blobs(self._layout)):
+            if digest in referenced:
+                continue
+            if digest in leased:
+                done.leased += 1
+                done.leased_bytes += found.st_size
+            elif found.st_mtime > self._oldest:
+                done.young += 1
+                done.young_bytes += found.st_size
+            elif self._dry_run or self._move(path, away):
+                done.blobs.append((digest, found.st_size))
+        if not self._dry_run:
+            self._return_leased()
+        done.blobs.sort()
+        if self._grace:
+            done.trash_bytes += done.bytes
+        else:
+            done.deleted += done.blobs
+            for blob in list(self._trash.blobs()) if not self._dry_run else ():
+                if blob.path.is_relative_to(away):
+                    self._doom(blob.path, doomed)
+
+    def _move(self, path: Path, away: Path) -> bool:
+        """False if somebody was quicker, to take it away or to use it again."""
+        directory = away / path.parent.name
+        make_directory(directory, self._layout.path)
+        trashed = directory / path.name
+        try:
+            path.rename(trashed)
+            if trashed.lstat().st_mtime <= self._oldest:
+                return True
+        except FileNotFoundError:  # gone, or back already because somebody missed it
+            return False
+        self._trash.restore(f"{path.parent.name}:{path.name}")
+        return False
+
+    def _return_leased(self) -> None:
+        """Put back what came under a lease since the leases were read: whoever took it may have seen the blob."""
+        leased = frozenset[str]().union(*(lease.digests for lease in self._leases.live(self._now)))
+        for blob in self._done.blobs[:]:
+            if blob[0] in leased and self._trash.restore(blob[0]):
+                self._done.blobs.remove(blob)
+
+    def _doom(self, path: Path, doomed: Path) -> None:
+        """Take it where no reader looks, to be deleted when the lock is free: large files take their time."""
+        make_directory(doomed, self._layout.path)
+        with suppress(FileNotFoundError):
+            path.rename(doomed / os.urandom(8).hex())
+
+    # --- trees -------------------------------------------------------------------------------------
+
+    def _stale_trees(self) -> list[Path]:
+        """Files of kept trees whose manifest is not in the store, and those that never got their name."""
+        directory = self._layout.path / PRIVATE_DIRECTORY / "trees"
+        swept = {digest for digest, _ in self._done.blobs}
+        stale = []
+        for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+            digest = path.stem.replace("_", ":", 1)
+            try:
+                check_digest(digest)
+            except ValueError:
+                with suppress(FileNotFoundError):
+                    if path.lstat().st_mtime <= self._oldest:
+                        stale.append(path)
+                continue
+            if digest in swept or not self._layout.blob_path(digest).exists():
+                stale.append(path)
+        return stale
 
 
 def _refuse_shared(blobs: Path) -> None:
@@ -108,22 +265,6 @@ def _refuse_shared(blobs: Path) -> None:
                 where=path,
                 hint="collect where the blobs are",
             )
-
-
-def _store_time(layout: Path) -> float:
-    """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
-    fd, path = create_file(layout / PRIVATE_DIRECTORY / "ingest", layout)
-    try:
-        os.write(fd, b"\n")
-        os.fsync(fd)
-        return os.fstat(fd).st_mtime
-    finally:
-        os.close(fd)
-        path.unlink(missing_ok=True)
-
-
-def _mark(layout: Layout) -> set[str]:
-    return _explaining(lambda: reachable(layout, living(layout, layout.index().manifests)))
 
 
 def _explaining(look: Callable[[], ResultT]) -> ResultT:
@@ -150,82 +291,3 @@ def _blobs(layout: Layout) -> Iterator[tuple[str, Path, os.stat_result]]:
                     found = entry.stat(follow_symlinks=False)
                     if not stat.S_ISDIR(found.st_mode):
                         yield check_digest(digest), algorithm / entry.name, found
-
-
-def _sweep(layout: Layout, marked: set[str], oldest: float, trash: Path, done: Collected, dry_run: bool) -> list[Path]:
-    """Move what is to go into the trash, and return where it lies there."""
-    moved = []
-    for digest, path, found in list(_blobs(layout)):
-        if digest in marked:
-            continue
-        if found.st_mtime > oldest:
-            done.young += 1
-            done.young_bytes += found.st_size
-            continue
-        if not dry_run:
-            away = _move_away(layout, path, trash, oldest)
-            if away is None:
-                continue
-            moved.append(away)
-        done.blobs.append((digest, found.st_size))
-    done.blobs.sort()
-    return moved
-
-
-def _move_away(layout: Layout, path: Path, trash: Path, oldest: float) -> Path | None:
-    """The blob's place in the trash; None if somebody was quicker, to take it away or to use it again."""
-    directory = trash / path.parent.name
-    make_directory(directory, layout.path)
-    away = directory / path.name
-    try:
-        path.rename(away)
-    except FileNotFoundError:
-        return None
-    if away.lstat().st_mtime > oldest:
-        _return(away, path)
-        return None
-    return away
-
-
-def _put_back(layout: Layout, trash: Path) -> None:
-    """What a collection that died had moved away and not deleted: the next mark decides over it anew.
-
-    One that is alive may still be deleting; what it does not find any more is no matter to it.
-    """
-    for collection in trash.iterdir() if trash.is_dir() else ():
-        for path in collection.glob("*/*"):
-            _return(path, layout.path / "blobs" / path.parent.name / path.name)
-        _remove_empty(collection)
-
-
-def _remove_empty(collection: Path) -> None:
-    with suppress(OSError):
-        for algorithm in collection.iterdir():
-            algorithm.rmdir()
-        collection.rmdir()
-
-
-def _return(away: Path, path: Path) -> None:
-    with suppress(FileNotFoundError):
-        if path.exists():  # stored again meanwhile
-            away.unlink()
-        else:
-            away.rename(path)
-
-
-def _stale_trees(layout: Layout, swept: set[str], oldest: float) -> list[Path]:
-    """Files of kept trees whose manifest is not in the store, and those that never got their name."""
-    directory = layout.path / PRIVATE_DIRECTORY / "trees"
-    stale = []
-    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-        digest = path.stem.replace("_", ":", 1)
-        try:
-            check_digest(digest)
-        except ValueError:
-            with suppress(FileNotFoundError):
-                if path.lstat().st_mtime <= oldest:
-                    stale.append(path)
-            continue
-        if digest in swept or not layout.blob_path(digest).exists():
-            stale.append(path)
-    return stale

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from jobs.limits import limits
-from jobs.store.durable import explained, make_directory, read_unmoved, replace_file
+from jobs.store.durable import explained, make_directory, read_unmoved, replace_file, store_time
 from jobs.store.indextext import IndexText
 from jobs.store.locks import Lock
 
@@ -67,8 +67,14 @@ class IndexFile:
     def write(self, raw: bytes) -> None:
         """Give the file new content, whole and durably."""
         staging = self._layout / PRIVATE_DIRECTORY / "ingest"
-        make_directory(staging, self._layout)
-        replace_file(self.path, raw, staging, self._layout)
+        with explained("index.json cannot be updated", self._layout):
+            make_directory(staging, self._layout)
+            replace_file(self.path, raw, staging, self._layout)
+
+    def now(self) -> float:
+        """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
+        with self.lock():
+            return store_time(self._lock)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -80,10 +86,11 @@ class IndexFile:
     @contextmanager
     def lock(self) -> Iterator[Lock]:
         """The lock that writers of the index hold."""
-        with explained("index.json cannot be updated", self._layout):
+        with explained("index.json cannot be locked", self._layout):
             make_directory(self._lock.parent, self._layout)
-            with Lock(self._lock, self._layout) as lock:
-                yield lock
+            lock = Lock(self._lock, self._layout)
+        with lock:
+            yield lock
 
 
 def read_file(path: Path, limit: str) -> bytes:

@@ -68,6 +68,10 @@ class IndexText:
     def encode(self) -> bytes:
         return self.body + self.tail
 
+    def mentions(self, text: str) -> bool:
+        """Whether ``text`` stands anywhere in it."""
+        return text.encode() in (self.raw or self.encode())
+
     def is_of(self, raw: bytes) -> bool:
         """Whether this is what ``raw`` says."""
         if self.raw is not None:

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from jobs.errors import DigestMismatch, SizeMismatch, StoreError
 from jobs.store.durable import create_file, explained, make_directory, rename_durably, write_all
+from jobs.store.leases import at_work, cover
 
 
 class Ingest:
@@ -22,7 +23,8 @@ class Ingest:
         """Bytes written so far."""
         with explained("blob cannot be staged", staging):
             make_directory(staging, layout)
-            self._fd, self._path = create_file(staging, layout)
+            # By its name the janitor sees whose it is, should it stay untouched for long.
+            self._fd, self._path = create_file(staging, layout, at_work())
 
     def write(self, data: bytes | memoryview) -> int:
         """Append ``data``. Raises StoreError when the disk is full."""
@@ -50,6 +52,7 @@ class Ingest:
                 raise SizeMismatch(f"blob has {self.size} bytes, not {expected[1]}", where=expected[0])
             if expected[0] != digest:
                 raise DigestMismatch(f"blob has digest {digest}, not the promised one", where=expected[0])
+        cover(self._layout, digest)
         target = self._layout / "blobs" / self._hash.name / self._hash.hexdigest()
         with explained("blob cannot be stored", target):
             if not refresh(target, self.size):

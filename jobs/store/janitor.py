@@ -6,19 +6,27 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from jobs.store.indexfile import PRIVATE_DIRECTORY
 
-_LEFTOVERS = ("ingest", "work", "unpack")
+_LEFTOVERS = ("ingest", "work", "unpack", "doomed")
 
 
-def janitor(layout: Path, max_age: float, *, now: float | None = None, dry_run: bool = False) -> list[Path]:
+def janitor(
+    layout: Path,
+    max_age: float,
+    *,
+    now: float | None = None,
+    dry_run: bool = False,
+    holders: Collection[str] = (),
+) -> list[Path]:
     """Remove ingest files and work directories that nothing has touched for ``max_age`` seconds.
 
-    A job that is alive writes to what it staged, so ``max_age`` need only be longer than the longest
-    pause of a job; a day is safe. ``now`` is seconds on the store's clock; by default this machine's is
-    taken for it. Returns what was removed; ``dry_run`` only looks.
+    Those of ``holders``, jobs that have a lease, are left: they may wait for their turn for any time. ``now`` is
+    seconds on the store's clock; by default this machine's is taken for it. Returns what was removed; ``dry_run``
+    only looks.
     """
     removed = []
     oldest = (time.time() if now is None else now) - max_age
@@ -27,6 +35,8 @@ def janitor(layout: Path, max_age: float, *, now: float | None = None, dry_run: 
         if not directory.is_dir():
             continue
         for path in sorted(directory.iterdir()):
+            if path.name.partition(".")[0] in holders:
+                continue
             try:
                 if _last_touched(path) > oldest:
                     continue

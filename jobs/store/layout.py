@@ -6,7 +6,9 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,10 +28,14 @@ from jobs.store.durable import explained, make_directory, replace_file, sync_dir
 from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
 from jobs.store.indextext import IndexText
 from jobs.store.ingest import Ingest, refresh
+from jobs.store.leases import cover
+from jobs.store.network import late_pauses
 from jobs.store.refs import named
 from jobs.store.tagging import Tagging, Wish
+from jobs.store.trash import Trash
 from jobs.store.verify import VerifiedReader, embedded_data, hasher
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _LAYOUT_VERSION = "1.0.0"
 
 
@@ -39,6 +45,7 @@ class Layout:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._index = IndexFile(path)
+        self._trash = Trash(path)
 
     @classmethod
     def create(cls, path: Path) -> Layout:
@@ -103,14 +110,25 @@ class Layout:
 
     def has(self, descriptor: Descriptor) -> bool:
         """True if the blob is there with the promised size; its content is not read."""
+        return self._has(descriptor) or (self._trash.restore(descriptor.digest) and self._has(descriptor))
+
+    def _has(self, descriptor: Descriptor) -> bool:
         try:
             return self.blob_path(descriptor.digest).stat().st_size == descriptor.size
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def claim(self, descriptor: Descriptor) -> bool:
-        """As :meth:`has`, and the blob counts as just used: a garbage collector leaves it for its grace."""
-        return refresh(self.blob_path(descriptor.digest), descriptor.size)
+        """As :meth:`has`, and a garbage collector leaves the blob.
+
+        It is added to the lease of the job that is worked for (:mod:`jobs.store.leases`) before this says that it
+        is there, and counts as just used.
+        """
+        path = self.blob_path(descriptor.digest)
+        cover(self.path, descriptor.digest)
+        if refresh(path, descriptor.size):
+            return True
+        return self._trash.restore(descriptor.digest) and refresh(path, descriptor.size)
 
     def ingest(self, algorithm: str = "sha256") -> Ingest:
         """Begin a blob whose bytes come bit by bit."""
@@ -140,7 +158,7 @@ class Layout:
         path = self.blob_path(descriptor.digest)
         hasher(descriptor.digest)  # an unknown algorithm is refused before anything is opened
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            fd = self._open(descriptor.digest, path)
         except (FileNotFoundError, NotADirectoryError) as error:
             if embedded is not None:
                 return io.BytesIO(embedded)
@@ -155,6 +173,22 @@ class Layout:
             os.close(fd)
             raise SizeMismatch(f"blob has {found.st_size} bytes, not {descriptor.size}", where=descriptor.digest)
         return VerifiedReader(fd, descriptor)
+
+    def _open(self, digest: str, path: Path) -> int:
+        """The file of a blob that somebody counts on: looked for in the trash too, and again where it may be late."""
+        for pause in (*late_pauses(self.path), None):
+            try:
+                return os.open(path, _READ)
+            except (FileNotFoundError, NotADirectoryError):
+                if self._trash.restore(digest):
+                    continue
+                trashed = self._trash.find(digest)
+                if trashed is not None:  # who may not write may read it there
+                    return os.open(trashed, _READ)
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        return os.open(path, _READ)
 
     def read(self, descriptor: Descriptor) -> bytes:
         """A document whole, verified.
@@ -174,6 +208,20 @@ class Layout:
     def index(self) -> Index:
         """``index.json`` as it is now. Raises MalformedDocument if it does not parse."""
         return parse_document(Index, self._index.raw(), str(self._index.path), "index_bytes")
+
+    def index_text(self) -> IndexText:
+        """The same, cut into its entries and not read further: what changes little is not read again."""
+        return self._index.read()
+
+    def now(self) -> float:
+        """Seconds on the store's clock, which other machines' may differ from."""
+        return self._index.now()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let nobody give or take a tag meanwhile."""
+        with self._index.locked():
+            yield
 
     def update_index(self, change: Callable[[Index], Index]) -> Index:
         """Replace ``index.json`` by ``change`` of it. No concurrent update is lost (umoci #146).

@@ -11,7 +11,7 @@ from typing import Final
 
 from jobs.store.descriptor import Descriptor, Index
 from jobs.store.layout import Layout
-from jobs.store.reach import reachable
+from jobs.store.reach import Read, reachable
 
 SUBJECT: Final = "dev.layerfarm.subject"
 """On an entry of index.json: the digest that the manifest speaks of, so that nobody has to read it to know."""
@@ -22,8 +22,8 @@ def subject_of(entry: Descriptor) -> str | None:
     return (entry.annotations or {}).get(SUBJECT)
 
 
-def living(layout: Layout, entries: Iterable[Descriptor]) -> list[Descriptor]:
-    """The entries without those whose subject nothing else leads to.
+def living(layout: Layout, entries: Iterable[Descriptor], known: Read | None = None) -> list[Descriptor]:
+    """The entries without those whose subject nothing else leads to. ``known``: as :func:`reachable`.
 
     Raises:
         StoreError: a manifest is missing or corrupt.
@@ -34,7 +34,7 @@ def living(layout: Layout, entries: Iterable[Descriptor]) -> list[Descriptor]:
         (kept if subject_of(entry) is None else waiting).append(entry)
     if not waiting:
         return kept
-    reached = reachable(layout, kept)
+    reached = reachable(layout, kept, known)
     while True:
         # One of them may speak of another one.
         alive = [entry for entry in waiting if subject_of(entry) in reached]
@@ -42,7 +42,7 @@ def living(layout: Layout, entries: Iterable[Descriptor]) -> list[Descriptor]:
             return kept
         kept += alive
         waiting = [entry for entry in waiting if entry not in alive]
-        reached |= reachable(layout, alive)
+        reached |= reachable(layout, alive, known)
 
 
 def drop_orphans(layout: Layout, oldest: float) -> None:
@@ -54,9 +54,10 @@ def drop_orphans(layout: Layout, oldest: float) -> None:
         StoreError: a manifest is missing or corrupt; nothing is removed then.
     """
 
+    if not layout.index_text().mentions(SUBJECT):
+        return
+
     def change(index: Index) -> Index:
-        if not any(map(subject_of, index.manifests)):
-            return index
         alive = {entry.digest for entry in living(layout, index.manifests)}
         kept = [entry for entry in index.manifests if entry.digest in alive or _is_young(layout, entry, oldest)]
         return index.model_copy(update={"manifests": kept})

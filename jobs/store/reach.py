@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,16 +31,37 @@ MANIFEST_TYPES = frozenset(
 """Blobs that lead to others."""
 
 
-def reachable(layout: Layout, roots: Iterable[Descriptor]) -> set[str]:
+@dataclass
+class Read:
+    """What was read of manifests already: they are named by their content, so it stays true."""
+
+    leads_to: dict[str, list[tuple[Descriptor, bool]]] = field(default_factory=dict)
+    """For each manifest that has no subject, which may come or go, what it names."""
+
+    def below(self, layout: Layout, descriptor: Descriptor) -> list[tuple[Descriptor, bool]]:
+        """What the manifest names, and whether that leads on. Raises StoreError: it is missing or corrupt."""
+        found = self.leads_to.get(descriptor.digest)
+        if found is None:
+            document = _read(layout, descriptor)
+            found = list(children(document, descriptor.digest, layout.has))
+            if "subject" not in document:
+                self.leads_to[descriptor.digest] = found
+        return found
+
+
+def reachable(layout: Layout, roots: Iterable[Descriptor], known: Read | None = None) -> set[str]:
     """The digests of the roots and of all that they lead to, through indexes, manifests and subjects.
 
     Each manifest is read, and verified, once; configs and layers are not read. A ``subject`` that the store
     does not hold is nothing to follow (manifest.md allows it), every other manifest must be there.
 
+    ``known``: what an earlier call read, and this one adds to.
+
     Raises:
         StoreError: a manifest is missing or corrupt, or leads to something that is no descriptor.
         LimitExceeded: a manifest is larger than any registry takes.
     """
+    known = known or Read()
     found: set[str] = set()
     followed: set[str] = set()
     # What index.json names is a manifest, whatever it calls itself.
@@ -49,7 +71,7 @@ def reachable(layout: Layout, roots: Iterable[Descriptor]) -> set[str]:
         found.add(descriptor.digest)
         if leads_on and descriptor.digest not in followed:
             followed.add(descriptor.digest)
-            pending += children(_read(layout, descriptor), descriptor.digest, layout.has)
+            pending += known.below(layout, descriptor)
     return found
 
 

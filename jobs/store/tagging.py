@@ -26,7 +26,7 @@ from typing import Final
 from jobs.errors import BlobNotFound, LayerfarmError
 from jobs.store.descriptor import Descriptor
 from jobs.store.document import Document, encode_document, parse_document
-from jobs.store.durable import create_file, make_directory, store_time, write_all
+from jobs.store.durable import create_file, explained, make_directory, write_all
 from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile
 from jobs.store.indextext import IndexText
 from jobs.store.locks import pauses
@@ -82,7 +82,7 @@ class Tagging:
             BlobNotFound: a blob of ``needs`` is not there.
         """
         _ = wish.entry
-        with self._index.lock() as lock:
+        with explained("tag cannot be given", self._layout), self._index.lock() as lock:
             if lock.take_if_free():
                 self._grant(wish)
                 return
@@ -163,7 +163,7 @@ class Tagging:
             return []
         if not names:
             return []
-        oldest = store_time(self._layout / PRIVATE_DIRECTORY / "index.lock") - PATIENCE
+        oldest = self._index.now() - PATIENCE
         found = []
         for name in names[:_MOST]:
             path = self._directory / name

@@ -207,7 +207,11 @@ class Trial:
         except AssertionError:
             counts.notes.append(f"Redis does not settle: {farm.ledger.active()}")
         janitor(self.store, 0, now=time.time() + 10)
-        left = [path for kind in ("ingest", "work", "unpack") for path in (self.store / ".layerfarm" / kind).glob("*")]
+        left = [
+            path
+            for kind in ("ingest", "work", "unpack", "leases")
+            for path in (self.store / ".layerfarm" / kind).glob("*")
+        ]
         left += [path for path in self.ground.allowed.iterdir() if path.name.startswith(".")]
         allowed = {ACTIVE, QUEUED, KEPT, WORKS, *(f"layerfarm:job:{job.id}" for job in self.jobs)}
         keys = [*client.scan_iter("layerfarm:job:*"), *client.scan_iter("layerfarm:work:*:waiting")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,46 +11,99 @@ from worker.cli import output
 from worker.cli.flags import DurationType, layout_option
 from worker.cli.parsing import GoStyleCommand
 
+if TYPE_CHECKING:
+    from jobs.store import Layout
+
 
 @click.command("gc", cls=GoStyleCommand)
 @layout_option
 @click.option(
     "--grace",
     type=DurationType(),
-    default="24h",
+    default="2h",
     show_default=True,
     metavar="DURATION",
     envvar="LAYERFARM_GC_GRACE",
     show_envvar=True,
-    help="Leave blobs that were stored or used in this time: their tag may be yet to come. 0s: as umoci.",
+    help="Leave blobs that were stored or used in this time: another tool may be yet to tag them. 0s: as umoci.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
-def command(layout: Path, grace: float, dry_run: bool) -> None:
-    """Removes the blobs that no tag leads to, and what crashed jobs left in the layout.
+@click.option("--dry-run", is_flag=True, help="Print what would be removed and how many bytes, and remove nothing.")
+@click.option("--why", metavar="DIGEST", help="Say why a blob is kept, or that it is not; remove nothing.")
+def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
+    """Removes the blobs that nothing needs any more, and what crashed jobs left in the layout.
 
-    Safe while others build into the layout. umoci's gc removes everything at once and assumes that it is
-    alone: --grace=0s does the same, for a layout that nobody else writes to. Nothing is removed if any
-    manifest that a tag leads to cannot be read. Prints nothing, as umoci, unless --dry-run or --verbose is given.
+    Kept is what a tag leads to, what a queued or running job holds a lease of, and what is younger than the grace.
+    The rest goes into a trash, and is deleted by a later gc when it has lain there for the grace; until then it comes
+    back when a tag or a reader asks for it. So it is safe while others build into the layout or copy into it.
+    umoci's gc removes everything at once and assumes that it is alone: --grace=0s does that, but for what jobs hold.
+    Nothing is removed if any manifest that a tag leads to cannot be read. Prints nothing, as umoci, unless --dry-run
+    or --verbose is given.
 
     \b
     Examples:
       layerfarm gc --layout store
       layerfarm gc --layout store --dry-run
       layerfarm gc --layout store --grace=0s
+      layerfarm gc --layout store --why sha256:5f0e…
     """
-    from jobs.errors import display
     from jobs.store import Layout
+
+    if why is not None:
+        _explain(Layout.open(layout), why, grace)
+    else:
+        _collect(Layout.open(layout), grace, dry_run)
+
+
+def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
+    from jobs.errors import display
     from jobs.store.gc import collect
 
-    done = collect(Layout.open(layout), grace, dry_run=dry_run)
+    done = collect(layout, grace, dry_run=dry_run)
     say, verb = (click.echo, "would remove") if dry_run else (output.info, "removed")
     for digest, size in done.blobs:
         say(f"{verb} {digest} {size}")
     for path in (*done.trees, *done.leftovers):
-        say(f"{verb} {display(path.relative_to(layout))}")
+        say(f"{verb} {display(path.relative_to(layout.path))}")
+    for digest in done.restored:
+        say(f"{'would restore' if dry_run else 'restored'} {digest} from the trash")
+    if done.leased:
+        say(f"held by jobs: {done.leased} blobs, {done.leased_bytes} bytes")
+    if grace and (done.deleted or done.trash_bytes):
+        say(f"{'would free' if dry_run else 'freed'} {done.freed} bytes; {done.trash_bytes} bytes in the trash")
     say(f"{verb} {len(done.blobs)} blobs, {done.bytes} bytes")
     if done.young:
         output.warning(
             f"left {done.young} unreferenced blobs of {done.young_bytes} bytes that are younger than the grace;"
             " if nobody else writes to this layout, --grace=0s removes them"
         )
+
+
+def _explain(layout: Layout, digest: str, grace: float) -> None:
+    from jobs.store.why import reasons
+
+    found = reasons(layout, digest)
+    lines = []
+    for reference in found.references:
+        via = "".join(f" via {each}" for each in reference.via)
+        name = f"tag {reference.tag}" if reference.tag is not None else "an entry of the index without a tag"
+        lines.append(f"{name}{via}" + (f", as long as {reference.subject}" if reference.subject else ""))
+    if found.more:
+        lines.append(f"{found.more} tags more")
+    lines += [f"lease of job {job}, for {_time(seconds)} unless renewed" for job, seconds in found.leases.items()]
+    if found.age < grace and found.trashed is None:
+        lines.append(f"younger than the grace: stored or used {_time(found.age)} ago, grace {_time(grace)}")
+    if found.trashed is not None:
+        click.echo(f"{digest} {found.size} in the trash for {_time(found.trashed)}")
+        click.echo("  " + ("restored by the next gc:" if lines else "deleted by a gc after the grace"))
+    else:
+        click.echo(f"{digest} {found.size} " + ("kept:" if lines else "not kept: the next gc removes it"))
+    for line in lines:
+        click.echo(f"  {line}")
+
+
+def _time(seconds: float) -> str:
+    """In its largest unit."""
+    for name, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {name}"
+    return f"{seconds:.0f} s"

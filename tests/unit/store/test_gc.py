@@ -6,6 +6,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -267,29 +268,21 @@ def test_a_slow_deletion_never_hits_what_another_collection_has_moved(
 ) -> None:
     """The first deletes when it holds the lock no more: its blob is back by then, used, and moved again."""
     blob = layout.put(b"x", "a/b")
-    unlink, rename = Path.unlink, Path.rename
-    begun: list[Path] = []
+    rmtree = shutil.rmtree
+    begun: list[str] = []
 
-    def used_after_move(self: Path, target: Path) -> Path:
-        if begun and self == layout.blob_path(blob.digest):
-            layout.claim(blob)
-            moved = rename(self, target)
-            unlink(begun[0], missing_ok=True)  # now the first one gets to its deletion
-            return moved
-        return rename(self, target)
-
-    def slow(self: Path, missing_ok: bool = False) -> None:
-        if not begun and "trash" in self.parts:
-            begun.append(self)
+    def slow(path: Path, ignore_errors: bool = False) -> None:
+        if not begun and "doomed" in path.parts:
+            begun.extend(os.listdir(path))
             layout.put(b"x", "a/b")
             age_all(layout)
-            assert collect(layout).blobs == []
-        unlink(self, missing_ok=missing_ok)
+            assert [digest for digest, _ in collect(layout).blobs] == [blob.digest]
+        rmtree(path, ignore_errors=ignore_errors)
 
-    monkeypatch.setattr(Path, "rename", used_after_move)
-    monkeypatch.setattr(Path, "unlink", slow)
+    monkeypatch.setattr(shutil, "rmtree", slow)
     assert collect(layout, 0).bytes == 1
-    assert layout.has(blob)
+    assert len(begun) == 1
+    assert layout.read(blob) == b"x"
 
 
 def test_now_is_the_stores_clock_not_the_machines(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,74 @@
+"""What a request reads, told from the request alone: taken under a lease before any worker has seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from jobs.errors import LayerfarmError
+from jobs.flows.base import Policy, Request
+from jobs.flows.requests import ImageRef, RepackRequest
+from jobs.image import Bundle
+from jobs.store import Descriptor, Layout
+from jobs.store.leases import Leases
+from jobs.store.reach import reachable
+
+
+def images_of(request: Request) -> Iterator[ImageRef]:
+    """Every image that the request names, to be read or to be written."""
+    pending: list[Any] = [request]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, ImageRef):
+            yield value
+        elif isinstance(value, BaseModel):
+            pending += [getattr(value, name) for name in type(value).model_fields]
+        elif isinstance(value, list | tuple):
+            pending += value
+        elif isinstance(value, dict):
+            pending += value.values()
+
+
+def stores_of(request: Request, policy: Policy | None = None) -> list[Path]:
+    """The layouts that the request names; with a policy, those that it allows."""
+    found = set()
+    for image in images_of(request):
+        with suppress(LayerfarmError):
+            found.add(policy.check_store(image.store) if policy is not None else image.store)
+    return sorted(found)
+
+
+def lease_inputs(job_id: str, request: Request, seconds: float) -> None:
+    """Let the job hold all that the images of its request lead to now, for ``seconds``.
+
+    A job takes what a tag names when it begins, so an image that gets another tag meanwhile is held in vain, and no
+    harm done. The base of a repack, which only the bundle knows of, is what may have no tag at all.
+
+    What cannot be seen or written from here (the client of a farm need not have the store) is left to the worker,
+    which holds it from the beginning of the job, or says what is wrong.
+    """
+    for image in images_of(request):
+        with suppress(LayerfarmError, OSError):
+            layout = Layout.open(image.store)
+            held = reachable(layout, [*layout.find(image.tag), *_base_of(request, image)])
+            if held:
+                Leases(layout.path).add(job_id, seconds, held)
+
+
+def release(job_id: str, request: Request, policy: Policy | None = None) -> None:
+    """The job has ended: what it held is held no more, where it can be reached."""
+    for store in stores_of(request, policy):
+        with suppress(LayerfarmError, OSError):
+            Leases(store).release(job_id)
+
+
+def _base_of(request: Request, image: ImageRef) -> list[Descriptor]:
+    if not isinstance(request, RepackRequest) or image != request.image:
+        return []
+    with suppress(LayerfarmError, OSError):
+        return [*Bundle.open(request.bundle).walk[-1:]]
+    return []
