@@ -25,7 +25,9 @@ from typing import Any
 from jobs.errors import LayerfarmError
 from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from jobs.store.gc import collect
+from jobs.store.leases import LOCAL, Leases, holding
 from jobs.store.reach import reachable
+from worker.parents import die_with_parent
 
 AN_IMAGE_EVERY = 10
 """Tags that one image gets, after one another; the images in between are garbage for the collector."""
@@ -88,7 +90,8 @@ def _start_host(store: Path, host: int, writers: int, tags: int, apart: bool, se
     if apart:
         script = f'hostname host{host} && exec "$@"'
         command = ["unshare", "--net", "--uts", "--ipc", "sh", "-c", script, "sh", *command]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    parent = os.getpid()
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: die_with_parent(parent))
 
 
 def _host(store: Path, host: int, writers: int, tags: int, seed: int) -> Seen:
@@ -105,7 +108,12 @@ def _write(store: Path, writer: int, tags: int, seed: int) -> Seen:
     image: list[Descriptor] = []
     for number in range(tags):
         if number % AN_IMAGE_EVERY == 0:
-            image = _image(layout, writer, number)
+            # As a job: its blobs may wait longer for their tag than the grace.
+            job = f"job-{writer}-{number}"
+            with holding(job, LOCAL):
+                image = _image(layout, writer, number)
+            layout.tag(tag_of(writer, number), image[-1], needs=image)
+            Leases(store).release(job)
             seen.images += 1
             if rng.random() < 0.3:
                 _image(layout, writer, -number)  # nobody tags it
@@ -236,7 +244,10 @@ def _together(work: list[tuple[Callable[..., Seen], tuple[Any, ...]]]) -> Callab
     """Start each in a process of its own; what is returned waits for them."""
     out = _FORK.SimpleQueue()
 
+    parent = os.getpid()
+
     def run(body: Callable[..., Seen], args: tuple[Any, ...]) -> None:
+        die_with_parent(parent)
         try:
             out.put(body(*args))
         except BaseException as error:
