@@ -2,8 +2,7 @@
 
 64,000 tags are 14 MB of JSON: 2 s to read into documents, and 1 s to write them out again. Tags are given one
 after another, so most of that is the same as it was a moment ago. Here the bytes of each entry are kept, a
-change makes only the entries that it is about, and a text that goes on where a known one ended is read from
-there on: 10 ms.
+change makes only the entries that it is about, and a text is read from the first entry on that is not known yet.
 """
 
 from __future__ import annotations
@@ -79,17 +78,34 @@ class IndexText:
         return len(raw) == len(self.body) + len(self.tail) and raw.startswith(self.body) and raw.endswith(self.tail)
 
     def goes_on(self, raw: bytes, where: str) -> IndexText | None:
-        """``raw`` read from where this one ends; None if it is not this one with more entries after its last."""
-        if self.raw is not None or not (raw.startswith(self.body) and raw.endswith(self.tail)):
+        """``raw`` read from the first entry that is not here; None if it is not this index with other entries."""
+        if self.raw is not None or not (raw.startswith(self.head) and raw.endswith(self.tail)):
             return None
-        more = raw[len(self.body) : len(raw) - len(self.tail)]
-        if self.entries:
-            if not more.startswith(b","):
-                return None
-            more = more[1:]
+        if len(raw) < len(self.head) + len(self.tail):
+            return None
+        if self.entries and len(raw) > len(self.body) and raw.startswith(self.body) and raw[len(self.body)] == _COMMA:
+            known, place = self, len(self.body) + 1
+        else:
+            count, place = self._common(raw)
+            known = IndexText(self.head, self.tail, self.entries[:count], self.names[:count])
+        more = raw[place : len(raw) - len(self.tail)]
         read = _read_entries(more, where)
-        # The same bytes, so nothing but entries stands between the last one and the tail.
-        return self._with(*read) if read is not None and read[0] and b",".join(read[0]) == more else None
+        # The same bytes, so nothing but entries stands between the last known one and the tail.
+        if read is None or not read[0] or b",".join(read[0]) != more:
+            return None
+        return known._with(*read)
+
+    def _common(self, raw: bytes) -> tuple[int, int]:
+        """How many entries ``raw`` begins with as this does, each with a comma, and where in ``raw`` they end."""
+        place, low, high = len(self.head), 0, len(self.entries)
+        while low < high:
+            middle = (low + high + 1) // 2
+            part = b",".join(self.entries[low:middle]) + b","
+            if raw.startswith(part, place):
+                low, place = middle, place + len(part)
+            else:
+                high = middle - 1
+        return low, place
 
     def find(self, tag: str) -> list[Descriptor]:
         """The descriptors with this tag."""
@@ -138,6 +154,7 @@ class IndexText:
         return new
 
 
+_COMMA: Final = ord(",")
 _PLAIN: Final = frozenset(("mediaType", "digest", "size", "annotations"))
 
 
