@@ -21,8 +21,8 @@ _ZSTD_WINDOW_LOG: Final = 25
 _ZSTD_JOB: Final = 16 << 20
 """zstd finds what repeats within 32 MiB, as the best level of the Go tools' encoder does, so that all of them read
 it. With long-distance matching level 2 then makes 0.83 times umoci's gzip blob of 137,000 files of a Debian machine;
-level 3 with its own window of 2 MiB makes 0.86 of it, in 5 % more CPU time. Smaller jobs than four windows, which
-is libzstd's choice, keep 2 threads busy and memory at 150 MB."""
+level 3 with its own window of 2 MiB makes 0.86 of it. Jobs of less than four windows, which is libzstd's choice, keep
+2 threads busy and memory lower."""
 
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"

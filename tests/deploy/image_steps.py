@@ -94,8 +94,8 @@ class Stage:
         stack.callback(subprocess.run, ["umount", "--lazy", target], check=True)
 
 
-def build(dockerfile: Path, context: Path, base: Path, directory: Path, stack: ExitStack) -> Stage:
-    """Carry out the Dockerfile; the last stage. Every FROM is taken to be ``base``."""
+def build(dockerfile: Path, context: Path, base: Path, directory: Path, stack: ExitStack) -> dict[str, Stage]:
+    """Carry out the Dockerfile; its stages by name, ``last`` the one without. Every FROM is taken to be ``base``."""
     ignored = dockerfile.with_name(dockerfile.name + ".dockerignore").read_text().split()
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     stages: dict[str, Stage] = {}
@@ -133,8 +133,7 @@ def build(dockerfile: Path, context: Path, base: Path, directory: Path, stack: E
             stage.health = json.loads(value.partition(" CMD ")[2])
         else:
             raise AssertionError(f"not a step that this can carry out: {what}")
-    assert stage is not None
-    return stage
+    return stages
 
 
 def _copy(words: list[str], stage: Stage, stages: dict[str, Stage], context: Path, allowed: set[str]) -> None:

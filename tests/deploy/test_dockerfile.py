@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.image_steps import build
+from tests.deploy.image_steps import Stage, build
 
 PINNED = re.compile(r"^(\S+==\S+) \\\n((?:    --hash=\S+(?: \\)?\n?)+)", re.MULTILINE)
 
@@ -34,7 +35,9 @@ def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
     if os.geteuid() != 0:
         pytest.skip("needs root")
     with ExitStack() as stack:
-        image = build(deploy / "Dockerfile", deploy.parent, debian, tmp_path, stack)
+        stages = build(deploy / "Dockerfile", deploy.parent, debian, tmp_path, stack)
+        _every_pin_suits_its_python(stages["build"], deploy.parent)
+        image = stages["last"]
         assert image.user == "10001:10001"
         assert image.run(["id", "-u"]).strip() == "10001"
         assert image.run([*image.entrypoint, "--version"]).startswith("layerfarm version ")
@@ -54,3 +57,11 @@ def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
         # What the steps add, but for the archives that Docker's Debian does not keep.
         added = subprocess.check_output(["du", "-scb", *(tmp_path / "last/upper" / each for each in ("usr", "opt"))])
         assert int(added.split()[-2]) < 250_000_000
+
+
+def _every_pin_suits_its_python(stage: Stage, root: Path) -> None:
+    """Pins are made by a newer Python 3.11 than Debian 12's: `make run` has to install them there, too."""
+    shutil.copy(root / "constraints.txt", stage.root / "src")
+    stage.run(["python3", "-m", "venv", "/pins"])
+    pip = ["/pins/bin/pip", "install", "--dry-run", "--require-hashes", "-r", "constraints.txt"]
+    assert "Would install" in stage.run(pip)
