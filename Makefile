@@ -21,7 +21,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling docs newcomer lint format packages constraints clean
+.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling docs man newcomer lint format packages constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo 'make scaling                                   measure how it scales, and write tests/bench/SCALING.md'
 	@echo 'make bench-catalog                             40 images re-layered together, and in the ways of others: a table'
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
+	@echo 'make man                                      the man pages in docs/man, of what --help says'
 	@echo 'make newcomer                                 the README followed in a Debian that has nothing, as root; its time'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make constraints                              pin the newest allowed dependencies again'
@@ -49,6 +50,10 @@ run: $(VENV)/.installed
 test: packages lint
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) \
 	    $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests
+
+# The man pages, one for each command; committed, and part of the wheel.
+man: $(VENV)/.installed
+	$(BIN)/python -m tests.man
 
 # What the README promises, in a Debian that has nothing; root only.
 newcomer: $(VENV)/.installed

@@ -1,0 +1,43 @@
+"""``make man``: the man pages, one for each command, made of what ``--help`` says; into docs/man."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from click_man.core import write_man_pages
+
+from worker.cli.main import cli
+
+PAGES = Path(__file__).resolve().parents[1] / "docs/man"
+DATE = "1970-01-01"
+"""The same pages on every day."""
+
+
+def write(target: Path) -> None:
+    """Write all pages into ``target``, a directory."""
+    write_man_pages("layerfarm", _eager(cli), version=version("layerfarm"), target_dir=str(target), date=DATE)
+
+
+def _eager(group: click.Group) -> click.Group:
+    """``group`` with all its commands imported, which is how click-man wants them."""
+    with click.Context(group) as context:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            group.add_command(_eager(command) if isinstance(command, click.Group) else command, name)
+    return group
+
+
+def main() -> int:
+    shutil.rmtree(PAGES, ignore_errors=True)
+    PAGES.mkdir(parents=True)
+    write(PAGES)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What is given to people: the wheel and the sdist, and the man pages in them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests import man
+from worker.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as git has it, so that what a build leaves behind is left there."""
+    copy = tmp_path_factory.mktemp("source") / "layerfarm"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, copy], check=True)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", target, source]
+    subprocess.run(command, check=True)
+    (made,) = target.iterdir()
+    return made
+
+
+def test_the_wheel_holds_the_packages_and_the_man_pages_and_no_test(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    packages = {name.partition("/")[0] for name in names}
+    name = f"layerfarm-{version('layerfarm')}"
+    assert packages == {"jobs", "worker", f"{name}.dist-info", f"{name}.data"}
+    assert {f"{name}.data/data/share/man/man1/{page.name}" for page in man.PAGES.iterdir()} <= set(names)
+    assert f"{name}.dist-info/licenses/LICENSE" in names
+    modules = {str(path.relative_to(ROOT)) for top in ("jobs", "worker") for path in (ROOT / top).rglob("*.py")}
+    assert modules <= set(names)
+
+
+def test_the_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    build = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path]
+    subprocess.run([*command, unpacked], check=True)
+    (again,) = tmp_path.glob("*.whl")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [tmp_path / "venv/bin/pip", "install", "-q"]
+    subprocess.run([*pip, "--require-hashes", "-r", ROOT / "deploy/requirements.txt"], check=True)
+    subprocess.run([*pip, "--no-deps", wheel], check=True)
+    assert (tmp_path / "venv/share/man/man1/layerfarm.1").is_file()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LAYERFARM_", "PYTHON"))}
+
+    def layerfarm(*args: str | Path) -> str:
+        command = [tmp_path / "venv/bin/layerfarm", *args]
+        return subprocess.run(command, cwd=tmp_path, env=clean, check=True, capture_output=True, text=True).stdout
+
+    assert layerfarm("--version").startswith(f"layerfarm version {version('layerfarm')}\n")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("content")
+    layerfarm("init", "--layout", "store")
+    assert "manifest: sha256:" in layerfarm("build", "--rootfs", "tree", "--image", "store:a")
+    layerfarm("unpack", "--rootless", "--image", "store:a", "bundle")
+    assert (tmp_path / "bundle/rootfs/file").read_text() == "content"
+
+
+def test_man_pages_are_those_of_the_commands(tmp_path: Path) -> None:
+    man.write(tmp_path)
+    made = {page.name: page.read_text() for page in tmp_path.iterdir()}
+    assert made == {page.name: page.read_text() for page in man.PAGES.iterdir()}, "run `make man`"
+
+
+# As man(1) does, by way of preconv(1).
+def test_groff_has_nothing_to_say_of_the_man_pages(program: Callable[[str], str]) -> None:
+    pages = sorted(man.PAGES.iterdir())
+    done = subprocess.run([program("groff"), "-k", "-man", "-ww", "-z", *pages], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_of_every_command_shows_an_example(name: str) -> None:
+    assert "Example" in (man.PAGES / f"layerfarm-{name}.1").read_text()
