@@ -32,7 +32,7 @@ from jobs.errors import (
 )
 from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Request, Result
-from jobs.flows.inputs import lease_inputs, release
+from jobs.flows.inputs import lease_inputs, release, stores_of
 from worker.address import Address
 from worker.census import Census, census
 from worker.connection import connect, reaching, reason
@@ -303,7 +303,7 @@ class Job:
         flow = FLOWS.get(position.kind)
         if flow is not None:
             with suppress(ValidationError):
-                release(self.id, flow.request.model_validate_json(position.request))
+                release(self.id, stores_of(flow.request.model_validate_json(position.request)))
 
     def retry(self, *, anew: bool = False) -> bool:
         """Let the job, which failed, go on with the units that did not finish; nothing else runs again.
@@ -409,7 +409,7 @@ def _leased(job_id: str, request: Request, seconds: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        release(job_id, request)
+        release(job_id, stores_of(request))
         raise
 
 

@@ -35,7 +35,7 @@ from jobs.errors import (
 )
 from jobs.flows import FLOWS
 from jobs.flows.base import Context, Flow, Policy, Request, Stage, State, Unit
-from jobs.flows.inputs import release, stores_of
+from jobs.flows.inputs import release, stores_in, stores_of
 from jobs.store.leases import LOCAL, holding
 from worker.claims import Claim, Claims, Piece, Refusal, Refused
 from worker.equal import Known, Subscriber, Works
@@ -369,7 +369,8 @@ class CeleryRunner:
         try:
             flow, request = self._flow(context.job_id, position)
         except RequestError:
-            # Such a job was refused before it staged anything.
+            # Such a job was refused before it staged anything; its client may have taken a lease for it.
+            release(context.job_id, stores_in(position.request, self._policy))
             return
         try:
             flow.clean(context, request, position.ending is JobState.SUCCEEDED)
@@ -380,7 +381,7 @@ class CeleryRunner:
             # The job's outcome stands; the janitor removes what is left.
             _log.exception("could not remove what the job staged")
         finally:
-            release(context.job_id, request, self._policy)
+            release(context.job_id, stores_of(request, self._policy))
 
 
 def _poisonous(piece: Piece) -> FarmError:

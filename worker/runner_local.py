@@ -69,7 +69,7 @@ class _Run:
             try:
                 self._flow.clean(self._context, request, succeeded)
             finally:
-                release(job_id, request, self._context.policy)
+                release(job_id, stores_of(request, self._context.policy))
         self._report(Progress(JobState.SUCCEEDED, self._flow.name, stages=len(self._flow.stages)))
         return result
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,29 @@ def stores_of(request: Request, policy: Policy | None = None) -> list[Path]:
     return sorted(found)
 
 
+def stores_in(request: str, policy: Policy) -> list[Path]:
+    """The layouts that a request names which cannot be read as one: of another version, or of a stranger.
+
+    Only those that the policy allows: whatever else the text holds leads nowhere.
+    """
+    found = set()
+    try:
+        pending: list[Any] = [json.loads(request)]
+    except (ValueError, RecursionError):
+        return []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            store = value.get("store")
+            if isinstance(store, str) and "\0" not in store:
+                with suppress(LayerfarmError, OSError):
+                    found.add(policy.check_store(Path(store)))
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return sorted(found)
+
+
 def lease_inputs(job_id: str, request: Request, seconds: float) -> None:
     """Let the job hold all that the images of its request lead to now, for ``seconds``.
 
@@ -59,9 +83,9 @@ def lease_inputs(job_id: str, request: Request, seconds: float) -> None:
                 Leases(layout.path).add(job_id, seconds, held)
 
 
-def release(job_id: str, request: Request, policy: Policy | None = None) -> None:
-    """The job has ended: what it held is held no more, where it can be reached."""
-    for store in stores_of(request, policy):
+def release(job_id: str, stores: Iterable[Path]) -> None:
+    """The job has ended: what it held in these layouts is held no more, where it can be reached."""
+    for store in stores:
         with suppress(LayerfarmError, OSError):
             Leases(store).release(job_id)
 

@@ -36,7 +36,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         ground = Ground(tmp_path_factory.mktemp("farm"), stack, durable=True)
         Layout.create(ground.allowed / "store")
         ground.farm().client.config_set("maxmemory", "256mb")
-        ground.start_worker(stores=ground.allowed / "store")
+        ground.start_worker(stores=ground.allowed / "store", sandbox="auto")
         yield ground
 
 

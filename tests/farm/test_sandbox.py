@@ -127,11 +127,11 @@ def test_sandbox_that_cannot_be_entered_stops_the_worker_at_its_start(
     monkeypatch.setattr(landlock, "restrict", refuses)
     monkeypatch.setattr(landlock, "version", lambda: 4)
     with pytest.raises(RequestError, match=r"cannot be entered: .*Operation not permitted"):
-        run_worker(ground.settings())
+        run_worker(ground.settings(sandbox="require"))
 
 
 def test_workers_say_whether_their_units_are_confined(confined: None, ground: Ground) -> None:
-    ground.start_worker()
+    ground.start_worker(sandbox="auto")
     ground.start_worker(sandbox="off")
     assert sorted(worker.confined for worker in ground.farm().workers()) == [False, True]
     assert "units run without a sandbox" in ground.log()
