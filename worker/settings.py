@@ -32,7 +32,6 @@ _NOT_SETTINGS: Final = frozenset(
         VARIABLE,
         "LAYERFARM_GC_GRACE",
         # Of the tests and of the process that runs them.
-        "LAYERFARM_FUZZ_SECONDS",
         "LAYERFARM_KILL_AT",
         "LAYERFARM_KILL_ONCE",
         "LAYERFARM_REQUIRE_ALL",

@@ -11,6 +11,7 @@ from typing import Final
 
 from jobs.errors import MalformedLayer, UnsafePath
 from jobs.layer.tree import Child, Directory, Metadata, in_layer, layer_of, link_target
+from jobs.layer.whiteouts import PREFIX
 from jobs.limits import Limits
 
 _MAX_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
@@ -83,7 +84,13 @@ class ModelTree:
     # --- changing ------------------------------------------------------------------------------------
 
     def make_directory(self, node: Directory, name: bytes) -> Directory:
-        """A new directory, with the metadata of an implied one until its own entry comes."""
+        """A new directory, with the metadata of an implied one until its own entry comes.
+
+        Raises:
+            MalformedLayer: a link leads an entry into a directory that no layer could hold (B4.6).
+        """
+        if name.startswith(PREFIX):
+            raise MalformedLayer("a directory cannot have a name that starts with .wh.", where=node.path(name))
         self._made += 1
         if self._made > self._limits.entries:
             raise self._limits.exceeded("entries", "layer makes more than {} directories")

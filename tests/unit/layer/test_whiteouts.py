@@ -136,6 +136,13 @@ def test_B4_6_aufs_metadata_does_nothing(root: Path) -> None:
     assert paths(root) == {b"d", b"d/a", b"d/s", b"d/s/b", b"d/t", b"d/t/u", b"f"}
 
 
+@pytest.mark.parametrize("name", [".wh..wh..opq", ".wh..wh.aufs", ".wh.x"])
+def test_B4_6_a_link_leads_nothing_into_a_directory_that_no_layer_could_hold(root: Path, name: str) -> None:
+    with pytest.raises(MalformedLayer, match="a directory cannot have a name that starts with .wh.") as caught:
+        apply(root, archive(entry("s", "link", link=f"d/{name}"), entry("s/file")))
+    assert caught.value.where == f"d/{name}"
+
+
 def test_whiteouts_reach_every_lower_layer_and_none_above(root: Path) -> None:
     layers = [archive(entry("a/x")), archive(entry("a/y")), archive(entry(".wh.a")), archive(entry("a/z"))]
     apply(root, *layers)
