@@ -81,7 +81,7 @@ fuzz: $(VENV)/.installed
 torture: SECONDS := $(if $(filter command environment,$(origin SECONDS)),$(SECONDS),600)
 torture: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" SECONDS='$(SECONDS)' SEED='$(SEED)' $(BIN)/python -m tests.farm.torture
-	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_STRANGE_MESSAGES=10000 LAYERFARM_LOAD_JOBS=1000 SEED='$(SEED)' \
+	PATH="$(abspath $(BIN)):$$PATH" STRANGE_MESSAGES=10000 LOAD_JOBS=1000 SEED='$(SEED)' \
 	    $(BIN)/python -m pytest -q tests/farm/test_strangers.py tests/farm/test_load.py
 
 # One store under many: first from one host, then from four.

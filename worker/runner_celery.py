@@ -304,14 +304,14 @@ class CeleryRunner:
         if not fresh:
             raise Untrusted("signature of the request was used before", hint="submit it again")
 
-    def _flow(self, job_id: str, position: Position) -> tuple[Flow[Any], Request]:
+    def _flow(self, job_id: str, position: Position, *, of_any_format: bool = False) -> tuple[Flow[Any], Request]:
         """The flow and the request of a job, both checked: the record may come from anyone.
 
         Raises:
             RequestError: this worker does not know the kind or the format, or the request is not valid.
             Untrusted: requests have to be signed, and this one is not, or was altered.
         """
-        if position.format != FORMAT:
+        if position.format != FORMAT and not of_any_format:
             raise RequestError(
                 f"job has format {position.format}, this worker reads {FORMAT}",
                 hint="client and workers have to be of one version",
@@ -367,7 +367,8 @@ class CeleryRunner:
 
     def _clean(self, position: Position, context: Context) -> None:
         try:
-            flow, request = self._flow(context.job_id, position)
+            # Also of a job that was begun by another version: what it staged lies where the request says.
+            flow, request = self._flow(context.job_id, position, of_any_format=True)
         except RequestError:
             # Such a job was refused before it staged anything; its client may have taken a lease for it.
             release(context.job_id, stores_in(position.request, self._policy))

@@ -35,7 +35,6 @@ _NOT_SETTINGS: Final = frozenset(
         "LAYERFARM_KILL_AT",
         "LAYERFARM_KILL_ONCE",
         "LAYERFARM_REQUIRE_ALL",
-        "LAYERFARM_STRANGE_MESSAGES",
     )
 )
 """Variables that others read: the default of a command's option, and what only tests set."""

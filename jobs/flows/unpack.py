@@ -75,7 +75,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     staged = _staged(bundle, ctx.job_id)
     try:
         result = _unpack(ctx, store, staged, state)
-        _write_down(work, staged, result)
+        _write_down(work, staged, bundle, result)
         _move(staged, bundle)
     finally:
         remove_tree(staged)
@@ -123,8 +123,13 @@ def _staging(bundle: Path, job_id: str) -> Path:
     return bundle.parent / f".{bundle.name}.layerfarm-{job_id}"
 
 
-def _write_down(work: WorkDirectory, staged: Path, result: dict[str, Any]) -> None:
-    record = {"inode": _identity(staged), "result": result}
+def _write_down(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, Any]) -> None:
+    record = {
+        "inode": _identity(staged),
+        "result": result,
+        "names": sorted(os.listdir(staged)),
+        "existed": bundle.exists(),
+    }
 
     def write(path: Path) -> None:
         path.write_text(json.dumps(record))
@@ -134,15 +139,42 @@ def _write_down(work: WorkDirectory, staged: Path, result: dict[str, Any]) -> No
 
 def _published(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
     """The result of an earlier copy of this unit, if the bundle in place is the one it made."""
+    record = _record_of(work, bundle)
+    if record is None:
+        return None
+    result: dict[str, Any] = record["result"]
+    return result
+
+
+def _withdraw(work: WorkDirectory, bundle: Path) -> None:
+    """Remove the bundle, if it is the job's own: the job ended otherwise than well after it was in place.
+
+    The rootfs goes last, because the bundle is known by it should this be interrupted.
+    """
+    record = _record_of(work, bundle)
+    if record is None:
+        return
+    for name in sorted(record["names"], key=lambda name: name == ROOTFS_NAME):
+        path = bundle / Path(name).name
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not record["existed"]:
+        with suppress(OSError):
+            bundle.rmdir()
+
+
+def _record_of(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
+    """What a unit wrote down of the bundle in place; None: no unit of this job made it."""
     try:
         identity = _identity(bundle)
     except FileNotFoundError:
         return None
     for path in work.path.glob(f"{_PUBLISHED}-*"):
-        record = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text())
         if record["inode"] == identity:
-            result: dict[str, Any] = record["result"]
-            return result
+            return record
     return None
 
 
@@ -188,7 +220,10 @@ def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
     # Not shutil.rmtree: in an ordinary user's own directory of mode 000 that removes nothing.
     with suppress(OSError):
         remove_tree(_staging(request.bundle, ctx.job_id))
-    WorkDirectory(request.image.store, ctx.job_id).remove()
+    work = WorkDirectory(request.image.store, ctx.job_id)
+    if not succeeded:
+        _withdraw(work, ctx.policy.check_root(request.bundle))
+    work.remove()
 
 
 UNPACK = Flow(

@@ -257,7 +257,7 @@ def break_disk(calls: str, error: int) -> Function:
         shim = Shim(trial.ground.directory)
         worker = trial.start_worker(extra=shim.failing(trial.store, calls, error))
         trial.submit()
-        time.sleep(trial.rng.uniform(0, 0.7))
+        time.sleep(trial.rng.uniform(0, 0.3))
         shim.during.touch()
         trial.wait(counts, may_fail=os.strerror(error))
         shim.during.unlink()
@@ -302,10 +302,11 @@ def deploy(change: Callable[[Path], object], may_fail: str | None) -> Function:
         change(new)
         old = trial.start_worker()
         trial.submit()
-        time.sleep(trial.rng.uniform(0, 1))
+        # Before the jobs can have ended, so that the new version meets what the old one has begun.
+        time.sleep(trial.rng.uniform(0, 0.3))
+        old.send_signal(signal.SIGTERM)
         path = os.pathsep.join((str(new), str(Path(__file__).parent)))
         trial.start_worker(extra={"PYTHONPATH": path})
-        old.send_signal(signal.SIGTERM)
         trial.settle(counts, may_fail)
         if old.wait(60) != 0:
             counts.notes.append("the old worker left with an error")

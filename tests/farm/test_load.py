@@ -1,6 +1,6 @@
 """Many jobs of mixed sizes on two processes: each done once, memory bounded, nobody starved, all forgotten in the end.
 
-``make torture`` runs it with 1,000 jobs (``LAYERFARM_LOAD_JOBS``) and shows the figures.
+``make torture`` runs it with 1,000 jobs (``LOAD_JOBS``) and shows the figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.traffic import Traffic
 
 pytestmark = pytest.mark.timeout(900)
 
-COUNT = int(os.environ.get("LAYERFARM_LOAD_JOBS", "100"))
+COUNT = int(os.environ.get("LOAD_JOBS", "100"))
 MOST_QUEUED_BYTES = 4 * 1024
 """Of Redis' memory, for one job that waits: its record, its first event, its message, its place in line."""
 MOST_LEFT = 512 << 10

@@ -137,7 +137,7 @@ def test_stranger_is_refused_and_no_password_is_shown(guarded: Guarded, wrong: s
 
 # --- a queue full of strangers' messages -------------------------------------------------------------
 
-COUNT = int(os.environ.get("LAYERFARM_STRANGE_MESSAGES", "400"))
+COUNT = int(os.environ.get("STRANGE_MESSAGES", "400"))
 """``make torture`` sends 10,000."""
 
 

@@ -138,7 +138,7 @@ def test_B4_6_aufs_metadata_does_nothing(root: Path) -> None:
 
 @pytest.mark.parametrize("name", [".wh..wh..opq", ".wh..wh.aufs", ".wh.x"])
 def test_B4_6_a_link_leads_nothing_into_a_directory_that_no_layer_could_hold(root: Path, name: str) -> None:
-    with pytest.raises(MalformedLayer, match="a directory cannot have a name that starts with .wh.") as caught:
+    with pytest.raises(MalformedLayer, match="name that starts with") as caught:
         apply(root, archive(entry("s", "link", link=f"d/{name}"), entry("s/file")))
     assert caught.value.where == f"d/{name}"
 
