@@ -22,7 +22,7 @@ from tests.fuzz.targets import TARGETS, Target
 
 CORPUS = Path(__file__).parent / "corpus"
 SHORT = 60_000
-"""Mutations; a count, not a time, so that the test of one tree is the same test each time (`make fuzz` looks further)."""
+"""Mutations: a count, not a time, so that one tree gives one result. ``make fuzz`` looks further."""
 
 
 def test_a_short_run_finds_nothing() -> None:
