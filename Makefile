@@ -77,12 +77,18 @@ fuzz: $(VENV)/.installed
 	SECONDS='$(SECONDS)' MUTATIONS='$(MUTATIONS)' TARGETS='$(TARGETS)' SEED='$(SEED)' PROCESSES='$(JOBS)' \
 	    $(BIN)/python -m tests.fuzz
 
-# One round of all faults takes some 350 s on 2 processors.
+# One round of all faults takes some 350 s on 2 processors. Then strangers' messages, 1,000 jobs, and IMAGES that share
+# LAYERS on WORKERS that are killed.
+torture: IMAGES ?= 200
+torture: LAYERS ?= 10
+torture: WORKERS ?= 4
 torture: SECONDS := $(if $(filter command environment,$(origin SECONDS)),$(SECONDS),600)
 torture: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" SECONDS='$(SECONDS)' SEED='$(SEED)' $(BIN)/python -m tests.farm.torture
 	PATH="$(abspath $(BIN)):$$PATH" STRANGE_MESSAGES=10000 LOAD_JOBS=1000 SEED='$(SEED)' \
 	    $(BIN)/python -m pytest -q tests/farm/test_strangers.py tests/farm/test_load.py
+	PATH="$(abspath $(BIN)):$$PATH" IMAGES='$(IMAGES)' LAYERS='$(LAYERS)' WORKERS='$(WORKERS)' SEED='$(SEED)' \
+	    $(BIN)/python -m tests.farm.shared_layers
 
 # One store under many: first from one host, then from four.
 torture-store: WRITERS ?= 64

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from ground import Ground, until
+from ground import Ground
 
 from jobs.flows.base import Policy
 from jobs.flows.requests import ImageRef
@@ -60,26 +60,6 @@ def test_layers_that_images_share_are_recompressed_once(ground: Ground, layout: 
     assert len({result.new for result in results}) == IMAGES  # type: ignore[attr-defined]
     distinct = {layer.digest for n in range(IMAGES) for layer in resolve(layout, f"z{n}").manifest.layers}
     assert len(distinct) == SHARED
-
-
-def test_a_killed_worker_costs_a_takeover_and_changes_nothing(ground: Ground, layout: Layout) -> None:
-    workers = [ground.start_worker(concurrency=1, lease=4, look_every=0.5) for _ in range(3)]
-    farm = ground.farm()
-    jobs = [
-        farm.submit(
-            RecompressRequest(image=ref(layout, f"v{n}"), target=ref(layout, f"z{n}"), compress="zstd", level=19)
-        )
-        for n in range(8)
-    ]
-    until(lambda: sum(begun(ground)) >= 2)
-    workers[0].kill()
-    results = [job.result(120) for job in jobs]
-    # One more for what the killed one was at.
-    assert SHARED <= sum(begun(ground)) <= SHARED + 1
-    other = Layout.create(ground.allowed / "other")
-    for n in (0, 7):
-        request = RecompressRequest(image=ref(layout, f"v{n}"), target=ref(other, f"z{n}"), compress="zstd", level=19)
-        assert _local(request).new == results[n].new  # type: ignore[attr-defined]
 
 
 def test_the_farm_gives_the_bytes_of_the_local_runner(ground: Ground, layout: Layout, tmp_path: Path) -> None:
