@@ -297,7 +297,8 @@ class Work:
             index = fallback_index(layout, subject)
             if index is not None:
                 stored = layout.put_document(index, MEDIA_TYPE_INDEX)
-                repository = self._reference(name).rpartition(":")[0]
+                # A name from a layout may have no tag; the colon before the port is none.
+                repository = self._reference(name.partition(":")[0])
                 # An index whose digest nobody knows; older skopeos drop what they do not know of it.
                 push(self.skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
 
