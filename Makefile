@@ -37,6 +37,7 @@ help:
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
 	@echo 'make scaling                                   measure how it scales, and write tests/bench/SCALING.md'
 	@echo 'make bench-catalog                             40 images re-layered together, and in the ways of others: a table'
+	@echo 'make bench-catalog KILLS=1 [SEED=N]            … while workers and registry are killed; equal at the end'
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
 	@echo 'make man                                      the man pages in docs/man, of what --help says'
 	@echo 'make newcomer                                 the README followed in a Debian that has nothing, as root; its time'
@@ -110,9 +111,11 @@ profile: packages $(VENV)/.installed
 scaling: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.scaling
 
-# The images are made once, of some 700 MB of Debian packages, and kept in .cache.
+# The images are made once, of some 700 MB of Debian packages, and kept in .cache. KILLS=1 [SEED=N]: instead of the
+# table, workers, registry and run are killed at random meanwhile.
 bench-catalog: packages $(VENV)/.installed
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.catalog
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.catalog \
+	    $(if $(KILLS),--kills $(addprefix --seed=,$(SEED)))
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

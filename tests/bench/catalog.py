@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from jobs.catalog.plan import Snapshot
 from jobs.catalog.rechunk import kept_analysis
 from jobs.store import Layout
 from tests.bench import planners
+from tests.bench.catalog_kills import killed_and_equal
 from tests.catalog.archive import Archive
 from tests.catalog.images import CACHE, catalog, images_of
 from tests.catalog.registry import Registry
@@ -37,6 +39,11 @@ from tests.trees import read_tree
 from worker.embedded import EmbeddedFarm
 
 BUDGET = 64
+OURS = f"transform: rechunk, budget: {BUDGET}"
+
+
+def repositories_of(spec: Spec) -> list[str]:
+    return sorted({image.rpartition(":")[0] for image in images_of(spec)})
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,9 @@ class Ground:
     def run(self, name: str, policy: str, days: int) -> tuple[dict[str, Any], float]:
         """``layerfarm catalog run``; the report, and seconds."""
         path = self.place / f"{name}.yaml"
-        repositories = sorted({image.rpartition(":")[0] for image in images_of(self.spec)})
         path.write_text(
-            f"store: {name}\nsources: [{{registry: 'docker://{self.host}', repositories: {json.dumps(repositories)},\n"
+            f"store: {name}\nsources: [{{registry: 'docker://{self.host}',\n"
+            f"  repositories: {json.dumps(repositories_of(self.spec))},\n"
             f"  tags: {json.dumps(self.tags(days))}}}]\n"
             f"policies: [{{match: '*', do: {{{policy}}}}}]\naccess: {{tls-verify: false}}\n"
         )
@@ -97,10 +104,10 @@ def measure(ground: Ground, *, everything: bool) -> list[Row]:
     """All rows of the table."""
     days = ground.spec.days
     _say(f"ours: planning from {ground.planned_days} tags of each repository")
-    ground.run("ours", f"transform: rechunk, budget: {BUDGET}", ground.planned_days)
+    ground.run("ours", OURS, ground.planned_days)
     _say("ours: the held-out tags")
-    report, seconds = ground.run("ours", f"transform: rechunk, budget: {BUDGET}", days)
-    _, again = ground.run("ours", f"transform: rechunk, budget: {BUDGET}", days)
+    report, seconds = ground.run("ours", OURS, days)
+    _, again = ground.run("ours", OURS, days)
     _say(f"ours: held-out tags in {seconds:.0f} s, a run with nothing to do in {again:.1f} s")
     rows = [ground.row("original layers", report, "before")]
     for name, policy in (("recompress", "transform: recompress, compress: zstd"), ("squash", "transform: squash")):
@@ -179,13 +186,17 @@ def _dependencies(spec: Spec) -> dict[str, list[str]]:
 # --- proof by others -----------------------------------------------------------------------------
 
 
-def unpacked_alike(ground: Ground) -> int:
-    """How many images ``umoci unpack`` makes the same tree of, old and new; the others are an AssertionError."""
-    names = images_of(ground.spec)
+def unpacked_alike(place: Path, spec: Spec) -> None:
+    """See that ``umoci unpack`` makes the same tree of each image, old and new.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    names = images_of(spec)
     for number, name in enumerate(names, 1):
-        entries = compare_unpacked(ground.place, name)
+        entries = compare_unpacked(place, name)
         _say(f"umoci unpacks the same {entries} entries of {name} ({number}/{len(names)})")
-    return len(names)
+    _say(f"all {len(names)} images are the same to umoci")
 
 
 def compare_unpacked(place: Path, name: str) -> int:
@@ -225,8 +236,10 @@ def table(rows: Sequence[Row]) -> str:
 @click.option("--small", is_flag=True, help="The images of `make test`, to see that it works.")
 @click.option("--everything/--ours", default=True, help="Make the images over in the other ways too, not only in ours.")
 @click.option("--umoci/--no-umoci", default=True, help="Unpack every image twice with umoci, and compare.")
+@click.option("--kills", is_flag=True, help="No table: kill workers and registry at random; it ends equal.")
+@click.option("--seed", type=int, help="Of the kills; else one is taken and printed.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A directory to work in and leave behind.")
-def main(small: bool, everything: bool, umoci: bool, keep: Path | None) -> None:
+def main(small: bool, everything: bool, umoci: bool, kills: bool, seed: int | None, keep: Path | None) -> None:
     spec = SMALL if small else FULL
     images = catalog(spec)
     program = shutil.which("docker-registry")
@@ -239,11 +252,18 @@ def main(small: bool, everything: bool, umoci: bool, keep: Path | None) -> None:
             for name in images_of(spec):
                 registry.put(images, name, name)
             _say(f"{len(images_of(spec))} images in the registry, {registry.blob_bytes() / 1e6:,.0f} MB")
+            if kills:
+                seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+                seen = killed_and_equal(place, registry, OURS, repositories_of(spec), seed, _say)
+                if umoci:
+                    unpacked_alike(place / "allowed", spec)
+                click.echo(f"{seen}; SEED={seed}")
+                return
             with EmbeddedFarm(roots=[place], stores=[place], concurrency=os.cpu_count() or 2) as farm:
                 ground = Ground(spec, place, registry.host, farm.url, max(1, spec.days - 2))
                 rows = measure(ground, everything=everything)
             if umoci:
-                _say(f"all {unpacked_alike(ground)} images are the same to umoci")
+                unpacked_alike(place, spec)
         page = place / "report.html"
         subprocess.run(
             [sys.executable, "-m", "worker.cli.main", "catalog", "report", place / "ours.yaml", "--html", page],
