@@ -249,5 +249,9 @@ class RegistryError(CatalogError):
     """A registry, or skopeo, refuses; trying again would change nothing."""
 
 
+class NotInRegistry(RegistryError):
+    """A registry has no such repository, tag or manifest."""
+
+
 class RegistryBusy(RegistryError):
     """A registry is away, throttles, or dropped the connection: tried as often as the catalog allows."""

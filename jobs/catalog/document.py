@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from jobs.catalog.carrying import Choice
 from jobs.errors import CatalogFileError
 from jobs.limits import limits
 
@@ -69,14 +70,19 @@ class Rule(_Section):
     """Patterns of :mod:`fnmatch` on paths without their first slash; ``*`` matches slashes too."""
 
 
-class _Keeping(_Section):
+class _Remaking(_Section):
+    referrers: Choice = "leave"
+    """Whether SBOMs and other artifacts of the old image are to refer to the new one, where they stay true of it."""
+
+
+class _Keeping(_Remaking):
     level: int | None = None
     """Of the compression."""
     keep: int = Field(default=0, ge=0)
     """So many of the lowest layers stay as they are."""
 
 
-class _Writing(_Section):
+class _Writing(_Remaking):
     source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
     """Seconds; newer times of files become this one, which the proof then allows."""
 
@@ -114,7 +120,7 @@ class Strip(_Writing):
     """Patterns as a shell's, from the root; a directory goes with all in it."""
 
 
-class Rebase(_Section):
+class Rebase(_Writing):
     """On another base. Both bases are images, ``LAYOUT:TAG``."""
 
     transform: Literal["rebase"]
@@ -122,7 +128,6 @@ class Rebase(_Section):
     new_base: str = Field(alias="new-base")
     accept: Literal["safe", "review", "refuse"] = "safe"
     """The worst verdict with which it is done all the same."""
-    source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
 
     @field_validator("old_base", "new_base")
     @classmethod

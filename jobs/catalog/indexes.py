@@ -7,7 +7,7 @@ images of the images and has to say what becomes of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,6 +44,13 @@ class ImageSet:
     """Each image once, in the order of the index."""
     beside: tuple[Descriptor, ...]
     """Manifests in the index that are no images: attestations, artifacts."""
+    indexes: tuple[Descriptor, ...]
+    """The indexes that lead to them, the top one first; none where the tag names one image."""
+
+    @property
+    def manifests(self) -> tuple[Descriptor, ...]:
+        """Everything that can be spoken of: all of the above."""
+        return (*self.indexes, *(image.descriptor for image in self.images), *self.beside)
 
 
 def read_images(layout: Layout, tag: str) -> ImageSet:
@@ -67,8 +74,10 @@ def follow(layout: Layout, top: Descriptor) -> ImageSet:
     """The same from a descriptor that was found before. Raises as :func:`read_images`."""
     images: dict[str, Resolved] = {}
     beside: dict[str, Descriptor] = {}
+    indexes: dict[str, Descriptor] = {}
     for walk in walks(layout, [top]):
         leaf = walk[-1]
+        indexes |= {index.digest: index for index in walk[:-1]}
         if leaf.digest in images or leaf.digest in beside:
             continue
         if _is_beside(layout, leaf):
@@ -77,7 +86,7 @@ def follow(layout: Layout, top: Descriptor) -> ImageSet:
             images[leaf.digest] = resolve_walk(layout, walk)
     if not images:
         raise TagNotFound("there is no image behind this tag", where=top.digest)
-    return ImageSet(top, tuple(images.values()), tuple(beside.values()))
+    return ImageSet(top, tuple(images.values()), tuple(beside.values()), tuple(indexes.values()))
 
 
 def platform_of(image: Resolved) -> str:
@@ -89,11 +98,12 @@ def rewrite(
     layout: Layout,
     source: Layout,
     top: Descriptor,
-    replaced: Mapping[str, Descriptor],
+    replaced: dict[str, Descriptor],
     keep: Callable[[Descriptor, str | None], Descriptor | None],
 ) -> Descriptor:
     """Write the indexes of ``top`` anew into ``layout``, with the manifests of ``replaced`` instead of the old.
 
+    ``replaced`` has the new of each by the old one's digest, and the indexes too when this is done.
     ``keep`` is asked for each manifest beside the images, and given the digest of the new image that it
     speaks of, if it does of one: it returns the entry to write, or None to leave it out. Where nothing
     changes the old index stays, byte for byte. Returns what stands for ``top`` now.
@@ -118,7 +128,8 @@ def rewrite(
         copy_blob(source, layout, top, _unheard)
         return top
     written = layout.put_document(index.model_copy(update={"manifests": entries}), MEDIA_TYPE_INDEX)
-    return rewritten(written, top)
+    replaced[top.digest] = rewritten(written, top)
+    return replaced[top.digest]
 
 
 def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> None:

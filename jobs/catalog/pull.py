@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from jobs.catalog.carrying import Carrier
 from jobs.catalog.registry import Skopeo
 from jobs.errors import MalformedDocument, TagNotFound
 from jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
@@ -33,6 +34,8 @@ class Offer:
 
     digest: str
     """Of its manifest or index as the origin has it; Docker's formats get another one when they become OCI's."""
+    manifests: tuple[str, ...]
+    """Digests of that and of all manifests below it."""
     blobs: tuple[Descriptor, ...]
     """Everything that it leads to but the manifests themselves."""
 
@@ -45,6 +48,8 @@ def look(skopeo: Skopeo, reference: str) -> Offer:
         MalformedDocument: it is no manifest.
     """
     raw = skopeo.raw_manifest(reference)
+    top = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    manifests = {top: None}
     blobs: dict[str, Descriptor] = {}
     pending = [raw]
     repository = reference.rpartition(":")[0]
@@ -52,10 +57,23 @@ def look(skopeo: Skopeo, reference: str) -> Offer:
         document = _parsed(pending.pop(), reference)
         for child, leads_on in children(document, reference, lambda _: False):
             if leads_on:
+                manifests[child.digest] = None
                 pending.append(skopeo.raw_manifest(f"{repository}@{child.digest}"))
             else:
                 blobs[child.digest] = child
-    return Offer(f"sha256:{hashlib.sha256(raw).hexdigest()}", tuple(blobs.values()))
+    return Offer(top, tuple(manifests), tuple(blobs.values()))
+
+
+def look_in(layout: Layout, tag: str) -> Offer:
+    """What a tag of a layout names.
+
+    Raises:
+        TagNotFound: the layout has no such tag.
+        StoreError: a manifest is not whole.
+    """
+    top = named(layout, tag)
+    below = [blob.digest for blob in reachable_blobs(layout, top) if blob.media_type in MANIFEST_TYPES]
+    return Offer(top.digest, tuple(below), ())
 
 
 def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str) -> Descriptor:
@@ -65,7 +83,7 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str) 
         RegistryError, RegistryBusy: the registry does not give it.
         StoreError: it is not whole, or the store cannot be written; the tag is as before.
     """
-    with _staging(store) as staging:
+    with staging_beside(store) as staging:
         for blob in offer.blobs:
             _link(store, staging, blob)
         skopeo.pull(reference, staging.path, _TAG)
@@ -79,16 +97,20 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str) 
 
 
 def copy_in(source: Layout, tag: str, store: Layout, new_tag: str) -> Descriptor:
-    """Bring an image of another layout into ``store``; returns what the tag names then.
+    """Bring an image of another layout into ``store``, with all that speaks of it; returns what the tag names then.
 
     Raises:
         TagNotFound: the layout has no such tag.
-        StoreError: the image is not whole.
+        StoreError: the image, or what speaks of it, is not whole.
     """
     top = named(source, tag)
     blobs = reachable_blobs(source, top)
     for blob in blobs:
         copy_blob(source, store, blob, lambda _: None)
+    carrier = Carrier(source, store, same_tree=True, choice="carry")
+    for blob in blobs:
+        if blob.media_type in MANIFEST_TYPES:
+            carrier.referrers(blob, blob)
     store.tag(new_tag, top, needs=blobs)
     return top
 
@@ -99,7 +121,7 @@ def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str, 
     Raises:
         RegistryError, RegistryBusy: the registry does not take it.
     """
-    with _staging(store) as staging:
+    with staging_beside(store) as staging:
         staging.tag(_TAG, descriptor.model_copy(update={"annotations": None}))
         skopeo.push(staging.path, _TAG, store.path / "blobs", reference, exact=exact)
 
@@ -136,6 +158,17 @@ def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
     return list(found.values())
 
 
+@contextmanager
+def staging_beside(store: Layout) -> Iterator[Layout]:
+    """An empty layout on the store's filesystem, among the things that the janitor knows."""
+    path = store.path / PRIVATE_DIRECTORY / "work" / f"transfer-{os.getpid()}-{os.urandom(6).hex()}"
+    layout = Layout.create(path)
+    try:
+        yield layout
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class _Any(Document):
     """A JSON object of whatever kind."""
 
@@ -145,17 +178,6 @@ def _parsed(raw: bytes, where: str) -> dict[str, Any]:
     if "schemaVersion" not in document or document.get("schemaVersion") == 1:
         raise MalformedDocument("not an image manifest that layerfarm reads (Docker's schema 1?)", where=where)
     return document
-
-
-@contextmanager
-def _staging(store: Layout) -> Iterator[Layout]:
-    """An empty layout on the store's filesystem, among the things that the janitor knows."""
-    path = store.path / PRIVATE_DIRECTORY / "work" / f"transfer-{os.getpid()}-{os.urandom(6).hex()}"
-    layout = Layout.create(path)
-    try:
-        yield layout
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _link(store: Layout, staging: Layout, blob: Descriptor) -> None:

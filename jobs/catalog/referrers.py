@@ -10,7 +10,11 @@ pushes to a registry without the API makes the tag from them (:func:`fallback_in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pydantic import Field
@@ -20,6 +24,8 @@ from jobs.store import parse_document as parse
 from jobs.store.orphans import SUBJECT, subject_of
 
 MEDIA_TYPE_EMPTY: Final = "application/vnd.oci.empty.v1+json"
+_NO_TAG: Final = re.compile("[^A-Za-z0-9._-]")
+_SPEAKS: Final = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\..+)?")
 
 
 class Artifact(Document):
@@ -39,13 +45,20 @@ class Artifact(Document):
         return self.artifact_type or self.config.media_type
 
 
+class _Subject(Document):
+    """What can be said of any manifest."""
+
+    subject: Descriptor | None = None
+
+
 def referrers(layout: Layout, subject: str) -> list[Descriptor]:
-    """The manifests of the layout that have this digest as their subject, each once.
+    """The manifests of the layout that have this digest as their subject, each once, with their types.
 
     Raises:
         MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: one cannot be read.
     """
-    return [entry for entry, _ in _found(layout, layout.index(), subject)]
+    found = _found(layout, layout.index(), subject)
+    return [entry.model_copy(update={"artifact_type": artifact.kind}) for entry, artifact in found]
 
 
 def attach(layout: Layout, descriptor: Descriptor, subject: str) -> Descriptor:
@@ -78,7 +91,51 @@ def read_artifact(layout: Layout, descriptor: Descriptor) -> Artifact:
 
 def fallback_tag(subject: str) -> str:
     """The tag under which registries without a referrers API have them (distribution-spec "Referrers Tag Schema")."""
-    return subject.replace(":", "-", 1)[:128]
+    algorithm, _, encoded = subject.partition(":")
+    return f"{_NO_TAG.sub('-', algorithm)[:32]}-{encoded[:64]}"
+
+
+def speaks_of_another(tag: str) -> bool:
+    """True for a tag that is no image's: the fallback's, or one with an ending, as cosign's ``sha256-HEX.sig``.
+
+    Behind such an ending is one manifest, which speaks of the subject without naming it.
+    """
+    return _SPEAKS.fullmatch(tag) is not None
+
+
+def tags_beside(tags: Sequence[str], subject: str) -> list[str]:
+    """Those of ``tags``, which are sorted, that hang an ending on the fallback tag of ``subject``."""
+    begin = f"{fallback_tag(subject)}."
+    return list(itertools.takewhile(lambda tag: tag.startswith(begin), tags[bisect_left(tags, begin) :]))
+
+
+def spoken(layout: Layout) -> dict[str, list[str]]:
+    """All that speaks of others in a layout: digests, by the fallback tag of what they speak of.
+
+    Raises:
+        MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: something cannot be read.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for entry in layout.index().manifests:
+        tag = (entry.annotations or {}).get(REF_NAME)
+        if tag is None:
+            subject = subject_of(entry) or _subject(layout, entry)
+            if subject is not None:
+                found[fallback_tag(subject)].append(entry.digest)
+        elif speaks_of_another(tag):
+            fallback, _, ending = tag.partition(".")
+            if ending or entry.media_type != MEDIA_TYPE_INDEX:
+                found[fallback].append(entry.digest)
+            else:
+                found[fallback] += (child.digest for child in parse(Index, layout.read(entry), tag).manifests)
+    return found
+
+
+def _subject(layout: Layout, entry: Descriptor) -> str | None:
+    if entry.media_type != MEDIA_TYPE_MANIFEST:
+        return None
+    subject = parse(_Subject, layout.read(entry), entry.digest).subject
+    return None if subject is None else subject.digest
 
 
 def fallback_index(layout: Layout, subject: str) -> Index | None:
@@ -94,6 +151,17 @@ def fallback_index(layout: Layout, subject: str) -> Index | None:
         for entry in found
     ]
     return Index(mediaType=MEDIA_TYPE_INDEX, manifests=entries)
+
+
+def unread_referrers(layout: Layout, subject: str) -> list[Descriptor]:
+    """What the fallback tag lists for ``subject`` that is no OCI manifest, and no referrer that layerfarm can read."""
+    return [
+        entry
+        for tagged in layout.find(fallback_tag(subject))
+        if tagged.media_type == MEDIA_TYPE_INDEX
+        for entry in parse(Index, layout.read(tagged), tagged.digest).manifests
+        if entry.media_type != MEDIA_TYPE_MANIFEST
+    ]
 
 
 def _found(layout: Layout, index: Index, subject: str) -> Iterator[tuple[Descriptor, Artifact]]:

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from jobs.catalog.document import Access
-from jobs.errors import RegistryBusy, RegistryError
+from jobs.errors import NotInRegistry, RegistryBusy, RegistryError
 
 _PASSING: Final = re.compile(
     r"toomanyrequests|too many requests|\b(?:408|425|429|500|502|503|504)\b|connection (?:refused|reset)|broken pipe"
@@ -29,6 +29,7 @@ _PASSING: Final = re.compile(
     re.IGNORECASE,
 )
 """What skopeo says of failures that may pass. It has no other way to tell them."""
+_ABSENT: Final = re.compile(r"\b(?:manifest|name|repository name) (?:is )?(?:unknown|not found)|\b404\b", re.IGNORECASE)
 _LONGEST_WAIT: Final = 60.0
 _ANSWER: Final = 120.0
 """Seconds in which a registry has to answer a question; a transfer takes as long as it takes."""
@@ -71,7 +72,8 @@ class Skopeo:
         """The tags of ``docker://HOST/REPOSITORY``.
 
         Raises:
-            RegistryError: there is no such repository, or it may not be seen.
+            NotInRegistry: there is no such repository.
+            RegistryError: it may not be seen.
             RegistryBusy: the registry does not answer.
         """
         listed = json.loads(self._ask(["list-tags", *self._flags(""), repository], repository))
@@ -150,6 +152,8 @@ def _run(arguments: Sequence[str], where: str, timeout: float | None) -> bytes:
     reason = _reason(done.stderr.decode(errors="replace"))
     if _PASSING.search(reason):
         raise RegistryBusy(f"registry cannot serve now, {reason}", where=where)
+    if _ABSENT.search(reason):
+        raise NotInRegistry(f"registry has it not, {reason}", where=where)
     raise RegistryError(f"registry refuses, {reason}", where=where)
 
 

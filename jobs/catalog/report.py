@@ -60,6 +60,7 @@ class ImageRow(_Row):
     pull_planned: int | None = None
     pull_after: int | None = None
     warnings: tuple[str, ...] = ()
+    """What speaks of the old image and was not carried over, and why; what an analysis found broken."""
 
 
 class SharedRow(_Row):
@@ -109,6 +110,11 @@ class Report(_Row):
     @property
     def failed(self) -> int:
         return sum(image.state == "failed" for image in self.images)
+
+    @property
+    def warned(self) -> int:
+        """How many warnings there are."""
+        return sum(len(image.warnings) for image in self.images)
 
 
 def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> Totals:

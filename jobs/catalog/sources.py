@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from jobs.catalog.document import DOCKER, CatalogFile, Policy, Source
+from jobs.catalog.referrers import speaks_of_another
 from jobs.errors import CatalogError
 from jobs.store import check_refname
 
@@ -26,6 +27,8 @@ class CatalogImage:
     """``docker://…`` or ``LAYOUT:TAG``."""
     registry: bool
     policy: Policy
+    beside: tuple[str, ...] = ()
+    """Tags of its repository that name no image but what speaks of one, sorted; of a registry only."""
 
     @property
     def repository(self) -> str:
@@ -81,7 +84,8 @@ def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogIma
 
 def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
     source = listing.source
-    tags = sorted((tag for tag in listing.tags if _wanted(source, tag)), key=natural)
+    beside = tuple(sorted(filter(speaks_of_another, listing.tags)))
+    tags = sorted((tag for tag in set(listing.tags).difference(beside) if _wanted(source, tag)), key=natural)
     series: dict[str, list[str]] = {}
     for tag in tags:
         series.setdefault(repository_of(tag) if source.layout else "", []).append(tag)
@@ -91,7 +95,7 @@ def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
             policy = policy_for(catalog, name)
             if policy is not None:
                 origin = _origin(source, listing.repository, tag)
-                yield CatalogImage(check_refname(name), origin, source.registry is not None, policy)
+                yield CatalogImage(check_refname(name), origin, source.registry is not None, policy, beside)
 
 
 def policy_for(catalog: CatalogFile, name: str) -> Policy | None:

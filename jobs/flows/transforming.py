@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from jobs.catalog.carrying import Carrier
+from jobs.catalog.carrying import Carrier, Choice
 from jobs.catalog.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
 from jobs.catalog.proof import Proof, attach_proof
 from jobs.flows.base import Context, Model, Stage, State, Unit, WorkDirectory
@@ -41,6 +41,7 @@ class TransformState(State):
     target: ImageRef
     top: Descriptor
     """What the tag named when the job began."""
+    referrers: Choice
     made: list[Made] = []
     warnings: list[str] = []
     result: TransformResult | None = None
@@ -79,6 +80,7 @@ def begin(ctx: Context, request: TransformRequest) -> tuple[ImageSet, dict[str, 
         "source": source.path,
         "target": request.target.model_copy(update={"store": target.path}),
         "top": images.top,
+        "referrers": request.referrers,
     }
 
 
@@ -169,17 +171,16 @@ def _publish(source: Layout, target: Layout, state: TransformState, images: Imag
         if image.descriptor.digest not in replaced:
             copy_manifest(source, target, image.descriptor)
     same = all(made.proof is None or made.proof.same_tree for made in state.made)
-    carrier = Carrier(source, target, same_tree=same)
+    carrier = Carrier(source, target, same_tree=same, choice=state.referrers)
     top = rewrite(target, source, images.top, replaced, carrier.beside)
     changes = []
     for made in state.made:
         proof = None
         if made.proof is not None:
             proof = attach_proof(target, made.proof, made.new).digest
-        carrier.referrers(made.old, made.new)
         changes.append(made.change.model_copy(update={"proof": proof}))
-    if top.digest not in {made.new.digest for made in state.made}:
-        carrier.referrers(images.top, top)
+    for old in (*images.indexes, *(image.descriptor for image in images.images)):
+        carrier.referrers(old, replaced.get(old.digest, old))
     new = follow(target, top).images
     target.tag(state.target.tag, top, needs=[blob for image in new for blob in image.blobs])
     return TransformResult(

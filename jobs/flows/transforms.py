@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from jobs.catalog.carrying import Choice
 from jobs.catalog.plan import DEFAULT_BUDGET, MOST_LAYERS
 from jobs.flows.base import Model, Request, Result
 from jobs.flows.requests import AbsolutePath, CompressionChoice, ImageRef
@@ -20,6 +21,9 @@ class TransformRequest(Request):
     image: ImageRef
     target: ImageRef
     """Where the new one goes: this store or another one, this tag or another one."""
+    referrers: Choice = "leave"
+    """Of SBOMs and other artifacts that refer to the old image and stay true of the new one: whether copies refer to
+    that. What is left is among the warnings of the result."""
 
 
 class RecompressRequest(TransformRequest):

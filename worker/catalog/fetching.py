@@ -9,9 +9,11 @@ from pathlib import Path
 
 from jobs.catalog.document import CatalogFile, Source
 from jobs.catalog.indexes import follow, platform_of
-from jobs.catalog.pull import Offer, copy_in, look, named, pull
+from jobs.catalog.pull import Offer, copy_in, look, look_in, pull
+from jobs.catalog.referrers import spoken
 from jobs.catalog.registry import Skopeo
 from jobs.catalog.sources import CatalogImage, Listing, origins, select
+from jobs.catalog.statements import Statement, bring, in_layout, in_registry
 from jobs.errors import LayerfarmError, UnsupportedImage
 from jobs.store import Descriptor, Layout
 from worker.catalog.state import ImageState, States
@@ -41,6 +43,8 @@ class Fetcher:
         self._store = store
         self._states = states
         self._skopeo = skopeo
+        self._spoken: dict[str, dict[str, list[str]]] = {}
+        """Of the layouts that images come from, what speaks of others there."""
         self._changed = threading.Condition()
         self._coming: set[str] = set()
         """Digests of the blobs that are being fetched."""
@@ -55,17 +59,20 @@ class Fetcher:
     def is_current(self, image: CatalogImage) -> bool:
         """True if what the origin holds now is in the store."""
         offer = self._offer(image)
-        return self._is_held(self._states[image.name], offer)
+        return self._is_held(self._states[image.name], offer, self._said(image, offer))
 
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
             offer = self._offer(image)
-            if self._is_held(state, offer):
+            said = self._said(image, offer)
+            if self._is_held(state, offer, said):
                 return self._states.put(state.but(origin=image.origin, error=None)), 0
-            fetched = 0
+            fetched, left = 0, []
             if image.registry:
                 top, fetched = self._pull(image, offer)
+                held = [each.digest for each in follow(self._store, top).manifests]
+                left = bring(self._skopeo, image.origin.rpartition(":")[0], said, held, self._store)
             else:
                 layout, _, tag = image.origin.partition(":")
                 top = copy_in(Layout.open(Path(layout)), tag, self._store, image.name)
@@ -74,17 +81,34 @@ class Fetcher:
             return self._states.put(state.but(origin=image.origin, error=str(error))), 0
         if state.old is None or state.old.digest != top.digest:
             state = ImageState(name=image.name, new=state.new, pushed=state.pushed)
-        new = state.but(origin=image.origin, offer=offer.digest, old=top, created=created, error=None)
+        new = state.but(
+            origin=image.origin,
+            offer=offer.digest,
+            old=top,
+            said=tuple(map(str, said)),
+            left=tuple(left),
+            created=created,
+            error=None,
+        )
         return self._states.put(new), fetched
 
     def _offer(self, image: CatalogImage) -> Offer:
         if image.registry:
             return look(self._skopeo, image.origin)
         layout, _, tag = image.origin.partition(":")
-        return Offer(named(Layout.open(Path(layout)), tag).digest, ())
+        return look_in(Layout.open(Path(layout)), tag)
 
-    def _is_held(self, state: ImageState, offer: Offer) -> bool:
-        if state.old is None or state.offer != offer.digest:
+    def _said(self, image: CatalogImage, offer: Offer) -> list[Statement]:
+        """What speaks of the image at its origin."""
+        if image.registry:
+            return in_registry(self._skopeo, image.origin.rpartition(":")[0], image.beside, offer.manifests)
+        layout = image.origin.partition(":")[0]
+        if layout not in self._spoken:  # by two threads at once at worst
+            self._spoken[layout] = spoken(Layout.open(Path(layout)))
+        return in_layout(self._spoken[layout], offer.manifests)
+
+    def _is_held(self, state: ImageState, offer: Offer, said: Sequence[Statement]) -> bool:
+        if state.old is None or state.offer != offer.digest or state.said != tuple(map(str, said)):
             return False
         tagged = self._store.find(state.name)
         return (

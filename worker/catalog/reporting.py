@@ -94,7 +94,7 @@ def _row(state: ImageState, policy: str, before: Holding, planned: Holding | Non
         layers_after=None if made is None else len(made.layers),
         bytes_before=sum(before.blobs.values()),
         bytes_after=None if made is None else sum(made.blobs.values()),
-        warnings=tuple(state.result.warnings) if state.result else (),
+        warnings=(*state.left, *(state.result.warnings if state.result else ())),
     )
 
 

@@ -32,6 +32,10 @@ class ImageState(BaseModel):
     """Digest of what the origin held when it was fetched."""
     old: Descriptor | None = None
     """What was fetched, as the store has it."""
+    said: tuple[str, ...] = ()
+    """What spoke of it at its origin then."""
+    left: tuple[str, ...] = ()
+    """What of that could not be brought along, and why."""
     created: str | None = None
     work: str | None = None
     """Digest of all that ``new`` follows from but the plan: the old image, the policy."""

@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jobs.catalog.document import DOCKER, CatalogFile, Rechunk
-from jobs.catalog.indexes import follow
-from jobs.catalog.pull import copy_in, named, push, reachable_blobs
+from jobs.catalog.pull import copy_in, named
 from jobs.catalog.rechunk import put_plan
-from jobs.catalog.referrers import fallback_index, fallback_tag
 from jobs.catalog.registry import Skopeo
 from jobs.catalog.sources import CatalogImage, policy_for
 from jobs.errors import LayerfarmError
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforms import TransformResult
 from jobs.flows.verify import VerifyRequest
-from jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
+from jobs.store import Layout
 from worker.catalog.backends import Backend, Task, explain
 from worker.catalog.fetching import Fetcher, discover
 from worker.catalog.planning import PLAN, Joint, members_of, plan_together, previous_plan
+from worker.catalog.pushing import Pusher, is_to_push
 from worker.catalog.requests import analysis_for, fingerprint, request_for, target_of
 from worker.catalog.state import ImageState, States
 from worker.progress import Progress
@@ -156,12 +155,19 @@ class Work:
 
     def push(self, images: Sequence[CatalogImage]) -> None:
         """Bring what is new to the destination's registry, if there is one, with the proofs."""
-        if self.catalog.destination.registry is None:
+        registry = self.catalog.destination.registry
+        if registry is None:
             return
-        due = [image for image in images if self._is_to_push(self.states[image.name])]
+        due = [image for image in images if is_to_push(self.states[image.name], registry)]
         self.view.step("push", len(due))
+        pusher = Pusher(self.skopeo, registry, self.view.notice)
+
+        def push(image: CatalogImage) -> None:
+            self.view.working(image.name, "push")
+            self._end(*pusher.push(self.states[image.name], Layout.open(self.target(image).store)))
+
         with ThreadPoolExecutor(self.catalog.access.parallel, thread_name_prefix="push") as pool:
-            list(pool.map(self._push, due))
+            list(pool.map(push, due))
 
     def verify(self, images: Sequence[CatalogImage]) -> list[tuple[str, str]]:
         """Check the proofs of all images that are done again; returns the faults, by image."""
@@ -191,7 +197,8 @@ class Work:
                 steps.append("fetch")
             if steps or not self.is_made(image):
                 steps.append(image.policy.do.transform)
-            if self.catalog.destination.registry and (steps or self._is_to_push(state)):
+            registry = self.catalog.destination.registry
+            if registry is not None and (steps or is_to_push(state, registry)):
                 steps.append("push")
             found.append((image.name, ", ".join(steps) or "nothing"))
         return found
@@ -215,9 +222,9 @@ class Work:
 
     def work_of(self, image: CatalogImage) -> str:
         """What the new image follows from, but for the plan; see :attr:`ImageState.work`."""
-        old = self.states[image.name].old
-        assert old is not None
-        return fingerprint(old.digest, image.policy.do, self.target(image))
+        state = self.states[image.name]
+        assert state.old is not None
+        return fingerprint(state.old.digest, image.policy.do, self.target(image), *state.said)
 
     def is_made(self, image: CatalogImage) -> bool:
         """True if the new image is there, made of the old one, by the policy and the plan, as they are now."""
@@ -263,44 +270,6 @@ class Work:
     def _end(self, state: ImageState, nbytes: int) -> None:
         self.states.put(state)
         self.view.ended(state.name, state.error, nbytes)
-
-    def _is_to_push(self, state: ImageState) -> bool:
-        return state.error is None and state.new is not None and state.pushed != self._pushed(state)
-
-    def _pushed(self, state: ImageState) -> str:
-        assert state.new is not None
-        return f"{state.new.digest} {self._reference(state.name)}"
-
-    def _reference(self, name: str) -> str:
-        assert self.catalog.destination.registry is not None
-        return f"{self.catalog.destination.registry.rstrip('/')}/{name}"
-
-    def _push(self, image: CatalogImage) -> None:
-        state = self.states[image.name]
-        assert state.new is not None
-        layout = Layout.open(self.target(image).store)
-        self.view.working(image.name, "push")
-        try:
-            push(self.skopeo, layout, state.new, self._reference(image.name))
-            self._push_referrers(layout, image.name, state.new)
-            nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))
-        except LayerfarmError as error:
-            self._end(state.but(error=str(error)), 0)
-        else:
-            self._end(state.but(pushed=self._pushed(state)), nbytes)
-
-    def _push_referrers(self, layout: Layout, name: str, new: Descriptor) -> None:
-        """The proofs, and what else refers to the image, under the tags where registries without the referrers API
-        are asked for them (distribution-spec "Referrers Tag Schema")."""
-        subjects = {new.digest, *(image.descriptor.digest for image in follow(layout, new).images)}
-        for subject in sorted(subjects):
-            index = fallback_index(layout, subject)
-            if index is not None:
-                stored = layout.put_document(index, MEDIA_TYPE_INDEX)
-                # A name from a layout may have no tag; the colon before the port is none.
-                repository = self._reference(name.partition(":")[0])
-                # An index whose digest nobody knows; older skopeos drop what they do not know of it.
-                push(self.skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
 
 
 class _Shower:

@@ -9,6 +9,8 @@ from jobs.errors import display
 
 _SHARED = 10
 """Rows of what is shared by whom; the page and JSON have more."""
+_WARNINGS = 30
+"""The same of warnings."""
 
 
 def report_lines(report: Report) -> list[str]:
@@ -21,6 +23,8 @@ def report_lines(report: Report) -> list[str]:
     failed = [image for image in report.images if image.state == "failed"]
     if failed:
         lines += ["", f"failed: {len(failed)}", *(f"  {image.name}: {display(image.error or '')}" for image in failed)]
+    if report.warned:
+        lines += ["", f"warnings: {report.warned}", *_warnings(report)]
     return lines
 
 
@@ -54,6 +58,12 @@ def _repositories(report: Report) -> list[tuple[str, ...]]:
         pulls = [_sum(images, field) for field in ("pull_before", "pull_planned", "pull_after")]
         rows.append((repository or "-", str(len(images)), str(failed), *(size_text(cost) for cost in pulls)))
     return rows
+
+
+def _warnings(report: Report) -> list[str]:
+    lines = [f"  {image.name}: {display(text)}" for image in report.images for text in image.warnings]
+    more = [f"  and {len(lines) - _WARNINGS} more, with --json"] if len(lines) > _WARNINGS else []
+    return lines[:_WARNINGS] + more
 
 
 def _sum(images: Sequence[ImageRow], field: str) -> int | None:

@@ -10,7 +10,7 @@ from worker.cli.flags import Image, ImageType, source_date_epoch
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.result_text import report
 from worker.cli.submission import Where, carry_out
-from worker.cli.transforming import transform_lines, transform_options
+from worker.cli.transforming import Making, transform_lines, transform_options
 
 if TYPE_CHECKING:
     from jobs.flows.transforms import RebaseCheckResult, RebaseResult, RebaseVerdict
@@ -42,8 +42,7 @@ def command(
     new_base: Image,
     accept: str,
     check: bool,
-    image: Image,
-    target: Image,
+    making: Making,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -61,7 +60,7 @@ def command(
     """
     from jobs.flows.transforms import RebaseCheckRequest, RebaseRequest
 
-    bases = {"image": image.ref(), "old_base": old_base.ref(), "new_base": new_base.ref()}
+    bases = {"image": making["image"], "old_base": old_base.ref(), "new_base": new_base.ref()}
     if check:
         outcome = carry_out(RebaseCheckRequest.model_validate(bases), where)
         report(outcome, lines=[] if outcome is None else _check_lines(outcome.result), as_json=as_json, quiet=False)
@@ -70,7 +69,7 @@ def command(
             raise click.exceptions.Exit(EXIT_UNSAFE)
         return
     request = RebaseRequest.model_validate(
-        bases | {"target": target.ref(), "accept": accept, "source_date_epoch": source_date_epoch()}
+        making | bases | {"accept": accept, "source_date_epoch": source_date_epoch()}
     )
     outcome = carry_out(request, where)
     report(outcome, lines=[] if outcome is None else _lines(outcome.result), as_json=as_json, quiet=False)

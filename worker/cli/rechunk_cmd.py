@@ -9,7 +9,7 @@ import click
 from worker.cli.flags import Image, ImageType, Layering, PathType, compress_options, source_date_epoch
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.submission import Where
-from worker.cli.transforming import transform, transform_options
+from worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("rechunk", cls=GoStyleCommand)
@@ -42,8 +42,7 @@ def command(
     keep: int,
     components: tuple[str, ...],
     layering: Layering,
-    image: Image,
-    target: Image,
+    making: Making,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -67,11 +66,10 @@ def command(
 
     digest = None
     if plan is not None:
-        digest = put_plan(Layout.open(target.ref().store), parse_plan(_content(plan), str(plan)))
+        digest = put_plan(Layout.open(making["target"].store), parse_plan(_content(plan), str(plan)))
     request = RechunkRequest.model_validate(
-        {
-            "image": image.ref(),
-            "target": target.ref(),
+        making
+        | {
             "budget": budget,
             "plan": digest,
             "base": None if keep_base is None else keep_base.ref(),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.flags import Image
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.submission import Where
-from worker.cli.transforming import transform, transform_options
+from worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("recompress", cls=GoStyleCommand)
@@ -31,9 +30,7 @@ from worker.cli.transforming import transform, transform_options
     help="Leave the N lowest layers as they are, so that they stay those of a public base.",
 )
 @transform_options
-def command(
-    compress: str, compress_level: int | None, keep: int, image: Image, target: Image, where: Where, as_json: bool
-) -> None:
+def command(compress: str, compress_level: int | None, keep: int, making: Making, where: Where, as_json: bool) -> None:
     """Compresses the layers of an image anew, of every platform. The tars and the config stay the same.
 
     A layer that many images of a farm share is done once. Each new layer is read back, and the proof that
@@ -47,9 +44,8 @@ def command(
     from jobs.flows.transforms import RecompressRequest
 
     request = RecompressRequest.model_validate(
-        {
-            "image": image.ref(),
-            "target": target.ref(),
+        making
+        | {
             "compress": compress,
             "level": compress_level,
             "keep": keep,

@@ -7,7 +7,7 @@ import click
 from worker.cli.flags import Image, ImageType, Layering, compress_options, source_date_epoch
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.submission import Where
-from worker.cli.transforming import transform, transform_options
+from worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("squash", cls=GoStyleCommand)
@@ -25,8 +25,7 @@ def command(
     keep: int,
     upto: int | None,
     layering: Layering,
-    image: Image,
-    target: Image,
+    making: Making,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -44,9 +43,8 @@ def command(
     from jobs.flows.transforms import SquashRequest
 
     request = SquashRequest.model_validate(
-        {
-            "image": image.ref(),
-            "target": target.ref(),
+        making
+        | {
             "base": None if base is None else base.ref(),
             "keep": keep,
             "upto": upto,

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.flags import Image, source_date_epoch
+from worker.cli.flags import source_date_epoch
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.submission import Where
-from worker.cli.transforming import transform, transform_options
+from worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("strip", cls=GoStyleCommand)
 @click.option("--compress-level", metavar="N", type=int, help="Level of the layers that are written anew.")
 @transform_options
 @click.argument("patterns", metavar="PATTERN", nargs=-1, required=True)
-def command(
-    compress_level: int | None, image: Image, target: Image, where: Where, as_json: bool, patterns: tuple[str, ...]
-) -> None:
+def command(compress_level: int | None, making: Making, where: Where, as_json: bool, patterns: tuple[str, ...]) -> None:
     """Takes what matches PATTERN out of an image, on every platform, and out of each layer that holds it.
 
     A layer on top would only hide it. PATTERN is from the root of the image, as in a shell, but `*` matches
@@ -30,11 +28,7 @@ def command(
     """
     from jobs.flows.transforms import StripRequest
 
-    request = StripRequest(
-        image=image.ref(),
-        target=target.ref(),
-        paths=list(patterns),
-        level=compress_level,
-        source_date_epoch=source_date_epoch(),
+    request = StripRequest.model_validate(
+        making | {"paths": list(patterns), "level": compress_level, "source_date_epoch": source_date_epoch()}
     )
     transform(request, where, as_json)

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from jobs.flows.base import Request
     from jobs.flows.transforms import TransformResult
 
+Making = dict[str, Any]
+"""The fields of the request that every transform has."""
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def transform_options(command: CommandT) -> CommandT:
-    """``--image`` and ``--target``, given as ``image`` and ``target``; ``where`` and ``as_json``."""
+    """``--image``, ``--target`` and ``--referrers``, given as ``making``; ``where`` and ``as_json``."""
 
     @image_option(help="The image to make over: a layout and a tag, of one image or of several platforms.")
     @click.option(
@@ -29,11 +31,20 @@ def transform_options(command: CommandT) -> CommandT:
         metavar="PATH[:TAG]",
         help="Where the new image goes, also in another layout; without it, the tag of --image is replaced.",
     )
+    @click.option(
+        "--referrers",
+        type=click.Choice(["leave", "carry"]),
+        default="leave",
+        show_default=True,
+        help="SBOMs and other artifacts that refer to the old image: leave them, or let copies refer to the new one"
+        " where they stay true of it. Signatures never do.",
+    )
     @farm_options
     @json_option
     @functools.wraps(command)
-    def with_target(*args: Any, image: Image, target: Image | None, **others: Any) -> Any:
-        return command(*args, image=image, target=target or image, **others)
+    def with_target(*args: Any, image: Image, target: Image | None, referrers: str, **others: Any) -> Any:
+        making = {"image": image.ref(), "target": (target or image).ref(), "referrers": referrers}
+        return command(*args, making=making, **others)
 
     return with_target  # type: ignore[return-value]
 

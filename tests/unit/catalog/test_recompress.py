@@ -16,7 +16,6 @@ from jobs.image.resolve import read_index
 from jobs.store import Descriptor, Layout
 from tests.unit.catalog.images import (
     attestation,
-    enter,
     entry,
     index,
     manifest,
@@ -151,29 +150,6 @@ def test_every_platform_of_an_index_and_all_that_lies_in_it(layout: Layout, tmp_
         assert len(shared) == 1
         assert result.bytes_before == sum(layer.size for layer in amd.manifest.layers)
     assert arm.config.architecture == "arm64"
-
-
-def test_an_sbom_is_re_pointed_and_a_signature_is_not(layout: Layout) -> None:
-    old = image(layout, [LOW])
-    enter(layout, manifest(layout, "application/spdx+json", b'{"sbom":1}', old.descriptor, annotations={"by": "us"}))
-    signature = manifest(layout, "application/vnd.cncf.notary.signature", b"sig", old.descriptor)
-    enter(layout, signature)
-    layout.tag(f"{old.descriptor.digest.replace(':', '-')}.sig", manifest(layout, "x/y", b"cosign"))
-    result = run(request(layout))
-    found = {entry.artifact_type: entry for entry in referrers(layout, result.new)}
-    assert set(found) == {"application/spdx+json", "application/vnd.layerfarm.proof.v1+json"}
-    assert (found["application/spdx+json"].annotations or {})["by"] == "us"
-    assert result.referrers == 1
-    assert len(result.warnings) == 2 and all("not carried over" in text for text in result.warnings)
-    assert any(signature.digest in text for text in result.warnings)
-    assert len(referrers(layout, old.descriptor.digest)) == 2
-
-
-def test_referrers_under_the_fallback_tag_are_found(layout: Layout) -> None:
-    old = image(layout, [LOW])
-    sbom = manifest(layout, "application/spdx+json", b"{}", old.descriptor)
-    index(layout, [sbom], fallback_tag(old.descriptor.digest))
-    assert run(request(layout)).referrers == 1
 
 
 def test_annotations_that_speak_of_the_old_bytes_go_with_a_warning(layout: Layout) -> None:

@@ -31,6 +31,14 @@ def test_patterns_pick_and_leave_out_and_the_newest_are_last_by_their_numbers() 
     assert names(found, ["1.9", "1.10", "1.8", "1.11-rc1", "2.0", "latest"]) == ["a:1.9", "a:1.10"]
 
 
+def test_tags_of_what_speaks_of_an_image_are_no_images() -> None:
+    found = catalog("[{registry: 'docker://h', repositories: [a], newest: 1}]")
+    of = "sha256-" + "a" * 64
+    listing = Listing(found.sources[0], "a", ["1", "2", "sha256-notes", of, f"{of}.sig", f"{of}.sbom"])
+    (image,) = select(found, [listing])
+    assert (image.name, image.beside) == ("a:sha256-notes", (of, f"{of}.sbom", f"{of}.sig"))
+
+
 def test_newest_counts_for_each_repository_of_a_layout() -> None:
     found = catalog("[{layout: images, newest: 1, prefix: old/}]")
     assert names(found, ["a:1", "a:2", "b:1"]) == ["old/a:2", "old/b:1"]

@@ -157,5 +157,5 @@ def test_referrers_of_the_index_itself_are_carried(layout: Layout) -> None:
     one = image(layout, LAYERS, tag="alone")
     top = index(layout, [entry(one)], "t")
     enter(layout, manifest(layout, "application/spdx+json", b"{}", top))
-    result = run(request(layout))
+    result = run(request(layout, referrers="carry"))
     assert [found.artifact_type for found in referrers(layout, result.new)] == ["application/spdx+json"]
