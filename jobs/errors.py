@@ -209,6 +209,10 @@ class JobNotFound(FarmError):
     """No job has this id: it never existed, or its record has expired."""
 
 
+class RecordDamaged(FarmError):
+    """What Redis holds of a job makes no sense: somebody edited it."""
+
+
 class JobFailed(FarmError):
     """A job ended with an error; the message is the error of the unit that failed."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import redis
 
@@ -74,5 +74,12 @@ def _records(client: redis.Redis, ids: list[str]) -> list[tuple[str, str, str, f
     with client.pipeline(transaction=False) as pipe:
         for job_id in ids:
             pipe.hmget(JobKeys.of(job_id).job, _FIELDS)
-        rows = cast("list[list[Any]]", pipe.execute())
-    return [(kind, state, traffic or "interactive", float(at or 0)) for kind, state, traffic, at in rows if kind]
+        rows = pipe.execute(raise_on_error=False)
+    found = []
+    for row in rows:
+        # A record that somebody edited is not counted.
+        with suppress(TypeError, ValueError):
+            kind, state, traffic, at = row
+            if kind:
+                found.append((kind, state, traffic or "interactive", float(at or 0)))
+    return found

@@ -15,7 +15,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import redis
+from pydantic import ValidationError
 
+from jobs.errors import RecordDamaged
 from jobs.flows.base import Unit
 from worker import scripts
 from worker.keys import JobKeys
@@ -124,13 +126,16 @@ class Claims:
         return str(self._owner or this_process())
 
     def claim(self, piece: Piece) -> Claim | Refused:
-        """Claim ``piece``, also from an owner that this process can see is dead."""
+        """Claim ``piece``, also from an owner that this process can see is dead.
+
+        Raises:
+            RecordDamaged: what Redis holds of the unit is none.
+        """
         answer = self._ask(piece, "")
         if answer[0] == Refusal.BUSY and Owner.parse(answer[1]).is_known_dead:
             answer = self._ask(piece, answer[1])
         if answer[0] == "ok":
-            unit = Unit.model_validate_json(answer[2]) if piece.index is not None else None
-            return Claim(piece, int(answer[1]), unit)
+            return Claim(piece, int(answer[1]), _unit(answer[2]) if piece.index is not None else None)
         why = Refusal(answer[0])
         return Refused(why, why in (Refusal.OVER, Refusal.DONE) and bool(answer[1]))
 
@@ -160,3 +165,10 @@ class Claims:
         args = (piece.name, piece.stage, piece.index_text, self._me, self._lease, self._deliveries, dead)
         answer: list[Any] = self._claim(keys=JobKeys.of(piece.job_id), args=args)
         return answer
+
+
+def _unit(text: str | None) -> Unit:
+    try:
+        return Unit.model_validate_json(text or "")
+    except ValidationError as error:
+        raise RecordDamaged("what Redis holds of the unit makes no sense") from error

@@ -15,6 +15,7 @@ import redis
 import structlog
 
 from worker.ledger import Ledger
+from worker.mending import mending
 from worker.messages import Sender
 from worker.owner import Owner, owner_of
 from worker.rescue import send_again
@@ -83,7 +84,8 @@ class Drain:
 
     def _hand_back(self, owners: Sequence[Owner]) -> None:
         for job_id in self._ledger.active():
-            found = self._ledger.hand_back(job_id, owners)
-            if found:
-                _log.warning("handed back", job=job_id, pieces=len(found))
-                send_again(self._sender, job_id, found, self._ledger.traffic(job_id))
+            with mending(self._ledger, self._sender, job_id):
+                found = self._ledger.hand_back(job_id, owners)
+                if found:
+                    _log.warning("handed back", job=job_id, pieces=len(found))
+                    send_again(self._sender, job_id, found, self._ledger.traffic(job_id))

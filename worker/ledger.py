@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, cast
 
 import redis
 
-from jobs.errors import JobNotFound, RequestError
+from jobs.errors import JobNotFound, RecordDamaged, RequestError
 from jobs.flows.base import State, Unit
 from worker import lifecycle, scripts
 from worker.claims import CLOSE, Claim
 from worker.keys import ACTIVE, JOBS, QUEUED, JobKeys
 from worker.owner import Owner
-from worker.progress import JobError, JobRecord, JobState, Progress
+from worker.progress import Ending, JobError, JobRecord, JobState, Progress
 from worker.traffic import Traffic
 
 FORMAT: Final = 1
@@ -42,6 +43,7 @@ class Position(NamedTuple):
     """See ``worker.signing``; empty: the request is not signed."""
     planned: int = 0
     """Bytes of all units of the stages that were opened."""
+    retries: int = 0
 
 
 class Ended(NamedTuple):
@@ -129,39 +131,54 @@ class Ledger:
         """
         Raises:
             JobNotFound: the record has expired.
+            RecordDamaged: somebody edited it.
         """
         plain = ("kind", "request", "position", "flow_state", "ending", "traffic", "format")
-        names = (*plain, "submitter", "signature", "bytes_planned")
+        names = (*plain, "submitter", "signature", "bytes_planned", "retries")
         values = cast("list[str | None]", self._client.hmget(JobKeys.of(job_id).job, names))
-        kind, request, position, state, ending, traffic, version, submitter, signature, planned = values
+        kind, request, position, state, ending, traffic, version, submitter, signature, planned, retries = values
         if kind is None or request is None:
             raise JobNotFound("no job has this id", where=job_id)
-        return Position(
-            kind,
-            request,
-            int(position or -1),
-            state or "",
-            JobState(ending) if ending else None,
-            Traffic(traffic or Traffic.INTERACTIVE),
-            int(version or 1),
-            submitter or "",
-            signature or "",
-            int(planned or 0),
-        )
+        with _sense(job_id):
+            return Position(
+                kind,
+                request,
+                int(position or -1),
+                state or "",
+                JobState(ending) if ending else None,
+                Traffic(traffic or Traffic.INTERACTIVE),
+                int(version or 1),
+                submitter or "",
+                signature or "",
+                int(planned or 0),
+                int(retries or 0),
+            )
+
+    def ending(self, job_id: str) -> Ending | None:
+        """How a job is about to end; None: that is not decided."""
+        names = ("ending", "result", "error", "retries")
+        state, result, error, retries = cast("list[str | None]", self._client.hmget(JobKeys.of(job_id).job, names))
+        if not state:
+            return None
+        with _sense(job_id):
+            why = JobError.model_validate_json(error) if error else None
+            return Ending(state=JobState(state), result=result or "", error=why, retries=int(retries or 0))
 
     def traffic(self, job_id: str) -> Traffic:
         """The class of the job, also of one whose record has expired."""
         found = cast("str | None", self._client.hget(JobKeys.of(job_id).job, "traffic"))
-        return Traffic(found or Traffic.INTERACTIVE)
+        return Traffic.BULK if found == Traffic.BULK else Traffic.INTERACTIVE
 
     def results(self, job_id: str, count: int) -> list[dict[str, Any]]:
         """The results of the current stage, in the units' order; all are there once it is complete."""
         fields = [f"result:{index}" for index in range(count)]
         values = cast("list[str]", self._client.hmget(JobKeys.of(job_id).units, fields)) if fields else []
-        return [json.loads(value) for value in values]
+        with _sense(job_id):
+            return [json.loads(value) for value in values]
 
     def units_total(self, job_id: str) -> int:
-        return int(cast("str | None", self._client.hget(JobKeys.of(job_id).job, "units_total")) or 0)
+        with _sense(job_id):
+            return int(cast("str | None", self._client.hget(JobKeys.of(job_id).job, "units_total")) or 0)
 
     def open_stage(self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit]) -> bool:
         """Make stage ``position`` the current one. False: another process did, or the job is being ended."""
@@ -203,6 +220,11 @@ class Ledger:
         if accepted < 0:
             raise JobNotFound("no job has this id", where=job_id)
         return Ended(bool(accepted), bool(due))
+
+    def condemn(self, job_id: str, error: JobError) -> bool:
+        """The record makes no sense: leave of it what the job's end needs, with ``error``. True: it is to be closed."""
+        args = (job_id, error.model_dump_json(), FORMAT, self._job_expires)
+        return bool(self._scripts["CONDEMN"](keys=JobKeys.of(job_id), args=args))
 
     def closed(self, job_id: str, claim: Claim | None) -> bool:
         """What the job staged is gone: show its final state. Without a claim: it was tried often enough.
@@ -279,26 +301,30 @@ class Ledger:
         """
         Raises:
             JobNotFound: there never was such a job, or its record has expired.
+            RecordDamaged: somebody edited it.
         """
-        fields = cast("dict[str, str]", self._client.hgetall(JobKeys.of(job_id).job))
+        with _sense(job_id):
+            fields = cast("dict[str, str]", self._client.hgetall(JobKeys.of(job_id).job))
         if not fields:
             hint = "or Redis was restarted without its data; then submit it again"
             raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
-        return JobRecord.parse(job_id, fields)
+        with _sense(job_id):
+            return JobRecord.parse(job_id, fields)
 
     def records(self, limit: int) -> Iterator[JobRecord]:
-        """The newest ``limit`` jobs, newest first."""
+        """The newest ``limit`` jobs, newest first, without those whose record makes no sense."""
         ids = cast("list[str]", self._client.zrevrange(JOBS, 0, limit - 1))
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(JobKeys.of(job_id).job)
-            found = pipe.execute()
+            found = pipe.execute(raise_on_error=False)
         gone = [job_id for job_id, fields in zip(ids, found, strict=True) if not fields]
         if gone:
             self._client.zrem(JOBS, *gone)
         for job_id, fields in zip(ids, found, strict=True):
-            if fields:
-                yield JobRecord.parse(job_id, fields)
+            if isinstance(fields, dict) and fields:
+                with suppress(RecordDamaged), _sense(job_id):
+                    yield JobRecord.parse(job_id, fields)
 
     def last_event(self, job_id: str) -> str:
         """The id of the newest event, to follow from there."""
@@ -310,13 +336,13 @@ class Ledger:
         key = JobKeys.of(job_id).events
         answer = cast("Any", self._client.xread({key: after}, count=1000, block=max(1, int(block * 1000))))
         entries = answer[0][1] if answer else []
-        return [(event_id, _progress(fields)) for event_id, fields in entries]
+        return [(event_id, progress) for event_id, fields in entries if (progress := _progress(fields)) is not None]
 
 
 _STAGE_SCRIPTS: Final = ("OPEN_STAGE", "SENT", "PENDING")
 _LIFE_SCRIPTS: Final = (
     *("SUBMIT", "NEXT", "ADMIT", "END", "CLOSED", "LOOK"),
-    *("KEEP", "DISCARD", "OVERDUE", "RETRY", "HAND_BACK"),
+    *("KEEP", "DISCARD", "OVERDUE", "RETRY", "HAND_BACK", "CONDEMN"),
 )
 
 
@@ -324,7 +350,21 @@ def _stuck(found: list[list[str]]) -> list[Stuck]:
     return [Stuck(what, -1 if stage == "" else int(stage), int(index or 0)) for what, stage, index in found]
 
 
-def _progress(fields: dict[str, str]) -> Progress:
-    numbers = {name: int(fields[name] or 0) for name in _EVENT_NUMBERS}
-    progress = Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"])
-    return replace(progress, **cast("Any", numbers))
+def _progress(fields: dict[str, str]) -> Progress | None:
+    """What an event says; None: nothing that makes sense."""
+    with suppress(ValueError, KeyError):
+        numbers = {name: int(fields[name] or 0) for name in _EVENT_NUMBERS}
+        progress = Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"])
+        return replace(progress, **cast("Any", numbers))
+    return None
+
+
+@contextmanager
+def _sense(job_id: str) -> Iterator[None]:
+    """Inside, what Redis holds of a job is read."""
+    try:
+        yield
+    except (ValueError, TypeError, redis.ResponseError) as error:
+        if isinstance(error, redis.ResponseError) and not str(error).startswith("WRONGTYPE"):
+            raise
+        raise RecordDamaged("what Redis holds of the job makes no sense", where=job_id) from error

@@ -247,3 +247,32 @@ if #out > 0 then touch() end
 return out
 """
 )
+
+CONDEMN: Final = (
+    PRELUDE
+    + """
+-- id, error, format, lifetime -> 1: what makes no sense is gone, and the job is to be closed as one that failed
+local was_kept = redis.call('ZSCORE', KEPT, ARGV[1])
+if redis.call('SISMEMBER', active, ARGV[1]) == 0 and not was_kept then return 0 end
+local old = {}
+if redis.call('TYPE', job).ok == 'hash' then
+  for _, name in ipairs({'kind', 'request', 'traffic', 'submitter', 'signature', 'format', 'retries'}) do
+    old[name] = redis.call('HGET', job, name)
+  end
+end
+if redis.call('TYPE', events).ok ~= 'stream' then redis.call('DEL', events) end
+redis.call('DEL', job, claims, units)
+redis.call('HSET', job, 'id', ARGV[1], 'kind', old.kind or 'unknown', 'request', old.request or '{}',
+  'traffic', old.traffic == 'bulk' and 'bulk' or 'interactive', 'submitter', old.submitter or '',
+  'signature', old.signature or '', 'format', tonumber(old.format) and old.format or ARGV[3],
+  'retries', tonumber(old.retries) and old.retries or 0, 'state', 'running', 'ending', 'failed', 'error', ARGV[2],
+  'submitted', stamp(), 'started', stamp(), 'position', -1, 'sent', -1, 'fence', string.format('%d', now))
+redis.call('ZREM', KEPT, ARGV[1])
+redis.call('SADD', active, ARGV[1])
+redis.call('SREM', QUEUED, ARGV[1])
+touch()
+event()
+keep(ARGV[4])
+return 1
+"""
+)

@@ -57,6 +57,19 @@ class JobError(BaseModel):
     message: str
 
 
+class Ending(BaseModel):
+    """How one try of a job ends."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: JobState
+    result: str = ""
+    """JSON."""
+    error: JobError | None = None
+    retries: int = 0
+    """How often the job had been retried by then."""
+
+
 class JobRecord(BaseModel):
     """What the farm remembers of one job, until it expires."""
 

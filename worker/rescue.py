@@ -17,6 +17,7 @@ from jobs.errors import JobNotFound, LimitExceeded
 from worker.equal import Subscriber, Works
 from worker.keys import BROKER_PREFIX, LOOKING, QUEUED
 from worker.ledger import Ledger, Stuck
+from worker.mending import mending
 from worker.messages import Sender
 from worker.progress import JobError, JobState
 from worker.settings import Settings
@@ -68,6 +69,10 @@ class Rescue:
         return sum(int(self._client.llen(BROKER_PREFIX + queue)) for queue in queues)
 
     def _look(self, job_id: str, quiet: float, started: bool) -> None:
+        with mending(self._ledger, self._sender, job_id):
+            self._send_what_is_lost(job_id, quiet, started)
+
+    def _send_what_is_lost(self, job_id: str, quiet: float, started: bool) -> None:
         found = self._ledger.stuck(job_id, quiet, started, self._longest)
         if not found:
             return

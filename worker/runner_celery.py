@@ -29,6 +29,7 @@ from jobs.errors import (
     LayerfarmError,
     LimitExceeded,
     OutsideAllowedRoots,
+    RecordDamaged,
     RequestError,
     Untrusted,
     display,
@@ -38,9 +39,11 @@ from jobs.flows.base import Context, Flow, Policy, Request, Stage, State, Unit
 from jobs.flows.inputs import release, stores_in, stores_of
 from jobs.store.leases import LOCAL, holding
 from worker.claims import Claim, Claims, Piece, Refusal, Refused
+from worker.endings import Endings
 from worker.equal import Known, Subscriber, Works
 from worker.heart import HandedBack, Heart, Watched
 from worker.ledger import FORMAT, Ledger, Position, Stuck
+from worker.mending import mending
 from worker.messages import Sender
 from worker.progress import JobError, JobState
 from worker.rescue import send_again, wake
@@ -82,6 +85,7 @@ class CeleryRunner:
         self._keyring = keyring
         self._job_bytes = job_bytes
         self._witnesses = witnesses or Witnesses()
+        self._endings = Endings(policy)
 
     # --- the three messages -------------------------------------------------------------------------
 
@@ -91,6 +95,10 @@ class CeleryRunner:
             # Not always the one that the message names: submitters take turns.
             job_id = self._ledger.next(job_id)
             bind_contextvars(job=job_id)
+        with mending(self._ledger, self._sender, job_id):
+            self._advance(job_id, stage)
+
+    def _advance(self, job_id: str, stage: int) -> None:
         claim = self._claimed(Piece.advance(job_id, stage))
         if claim is None:
             return
@@ -98,13 +106,17 @@ class CeleryRunner:
         try:
             with self._heart.watching(claim) as observer:
                 self._move_on(claim, Context(job_id, self._policy, observer))
-        except _OUTAGE:
+        except (*_OUTAGE, RecordDamaged):
             raise
         except Exception as error:
             self._fail(claim, error)
 
     def unit(self, job_id: str, stage: int, index: int) -> None:
         """Do one unit and record its result; whoever completes the stage sends for the join."""
+        with mending(self._ledger, self._sender, job_id):
+            self._unit(job_id, stage, index)
+
+    def _unit(self, job_id: str, stage: int, index: int) -> None:
         reached("unit.taken")
         claim = self._claimed(Piece.unit(job_id, stage, index))
         if claim is None or claim.unit is None:
@@ -124,7 +136,7 @@ class CeleryRunner:
                     return
             reached("unit.done")
             recorded = self._claims.record(claim, result)
-        except _OUTAGE:
+        except (*_OUTAGE, RecordDamaged):
             raise
         except Exception as error:
             self._fail(claim, error)
@@ -137,6 +149,10 @@ class CeleryRunner:
 
     def close(self, job_id: str) -> None:
         """Remove what the job staged, then show how it ended."""
+        with mending(self._ledger, self._sender, job_id):
+            self._close(job_id)
+
+    def _close(self, job_id: str) -> None:
         claim = self._claims.claim(Piece.close(job_id))
         if isinstance(claim, Refused):
             if claim.why is Refusal.POISON:
@@ -248,6 +264,8 @@ class CeleryRunner:
     def _open_next(self, claim: Claim, context: Context, position: Position, flow: Flow[Any], request: Request) -> None:
         job_id = context.job_id
         if position.stage < 0:
+            if self._ended_before(claim, request):
+                return
             state = flow.begin(context, request)
         else:
             state = self._join(flow, position, context)
@@ -340,8 +358,29 @@ class CeleryRunner:
             self._hand_back(claim)
         elif isinstance(error, JobCancelled | JobNotFound):
             self._give_back(claim)
-        else:
+        elif not self._ended_before(claim):
             self._end(job_id, error, claim)
+
+    def _ended_before(self, claim: Claim, request: Request | None = None) -> bool:
+        """End the job as it ended before, if it did: Redis has forgotten that, and what the job staged is gone.
+
+        So it is looked for when a job begins, and when something goes wrong in it.
+        """
+        job_id = claim.piece.job_id
+        try:
+            position = self._ledger.position(job_id)
+            if request is None:
+                _, request = self._flow(job_id, position)
+            ending = self._endings.recall(job_id, request, position.retries)
+        except LayerfarmError:
+            return False
+        if ending is None:
+            return False
+        _log.warning("job had ended before, Redis has forgotten it", state=ending.state)
+        ended = self._ledger.end(job_id, ending.state, error=ending.error, result=ending.result, claim=claim)
+        if ended.due:
+            self._sender.close(job_id)
+        return True
 
     def _end(self, job_id: str, error: Exception, claim: Claim | None = None) -> None:
         try:
@@ -373,6 +412,9 @@ class CeleryRunner:
             # Such a job was refused before it staged anything; its client may have taken a lease for it.
             release(context.job_id, stores_in(position.request, self._policy))
             return
+        ending = self._ledger.ending(context.job_id)
+        if ending is not None:
+            self._endings.remember(context.job_id, request, ending)
         try:
             flow.clean(context, request, position.ending is JobState.SUCCEEDED)
         except OutsideAllowedRoots:

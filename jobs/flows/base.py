@@ -20,6 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged
+from jobs.store.durable import make_directory
 
 
 class Model(BaseModel):
@@ -181,10 +182,15 @@ class WorkDirectory:
     def __init__(self, store: Path, job_id: str) -> None:
         if not job_id or not all(c.isalnum() or c in "-_" for c in job_id):
             raise RequestError("not a job id", where=job_id)
+        self._store = store
         self.path = store / ".layerfarm" / "work" / job_id
 
     def create(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        """
+        Raises:
+            FileNotFoundError: the store is not there.
+        """
+        make_directory(self.path, self._store)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -74,6 +74,9 @@ class _Beside(WorkDirectory):
         super().__init__(output.parent, job_id)
         self.path = output.with_name(f".{output.name}.layerfarm-{job_id}")
 
+    def create(self) -> None:
+        self.path.mkdir(exist_ok=True)
+
 
 def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:
     rootfs = ctx.policy.check_root(request.rootfs)

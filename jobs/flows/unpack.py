@@ -38,7 +38,9 @@ class UnpackState(State):
 def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     bundle = ctx.policy.check_root(request.bundle)
-    _refuse_existing(bundle)
+    # A job that begins once more, because Redis forgot that it had, may find the bundle that it made.
+    if _published(work_directory(ctx, store.path), bundle) is None:
+        _refuse_existing(bundle)
     resolved = resolve(store, request.image.tag, request.platform)
     work_directory(ctx, store.path).create()
     return UnpackState(

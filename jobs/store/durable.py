@@ -11,6 +11,9 @@ from typing import Final
 
 from jobs.errors import StoreError
 
+_BLOBS: Final = "blobs"
+"""What every layout has, and a new one has first."""
+
 
 @contextmanager
 def explained(what: str, where: Path) -> Iterator[None]:
@@ -41,9 +44,16 @@ def create_file(directory: Path, owner_of: Path, whose: str = "") -> tuple[int, 
 
 
 def make_directory(path: Path, owner_of: Path) -> None:
-    """``path`` and its missing parents, owned like ``owner_of``; fine if they exist."""
+    """``path`` and its missing parents in the layout ``owner_of``, owned like that; fine if they exist.
+
+    Raises:
+        FileNotFoundError: the layout is not there. Its disk may just not be mounted, and what came into being in its
+            place would lie beneath it, seen by nobody.
+    """
     if path.is_dir():
         return
+    if path == owner_of or (path.parent == owner_of and path.name != _BLOBS and not (owner_of / _BLOBS).is_dir()):
+        raise FileNotFoundError(errno.ENOENT, "there is no layout here any more", str(owner_of))
     if not path.parent.is_dir():
         make_directory(path.parent, owner_of)
     try:

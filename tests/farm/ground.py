@@ -28,12 +28,21 @@ class Ground:
     """One Redis, as many workers as asked for, one allowed directory."""
 
     def __init__(
-        self, directory: Path, stack: ExitStack, *, durable: bool = False, redis_at: Sequence[str] = ()
+        self,
+        directory: Path,
+        stack: ExitStack,
+        *,
+        durable: bool = False,
+        redis_at: Sequence[str] = (),
+        allowed: Path | None = None,
     ) -> None:
-        """``redis_at``: the prefix of Redis' command, which then listens on port 6379 too."""
+        """``redis_at``: the prefix of Redis' command, which then listens on port 6379 too.
+
+        ``allowed``: that of another farm, which is then shared.
+        """
         self.directory = directory
-        self.allowed = directory / "allowed"
-        self.allowed.mkdir()
+        self.allowed = allowed or directory / "allowed"
+        self.allowed.mkdir(exist_ok=True)
         self.url = f"unix://{directory}/redis.sock"
         self._durable = durable
         self._redis_at = tuple(redis_at)

@@ -2,17 +2,20 @@
  *
  * SHIM_BELOW    directory; calls on files below it are concerned
  * SHIM_WHILE    file; they are as long as it exists
- * SHIM_CALLS    letters: r(ead), w(rite), s(ync)
+ * SHIM_CALLS    letters: r(ead), w(rite), s(ync), n(ame: make a file or directory, rename)
  * SHIM_ERRNO    they fail with this number; without it they take SHIM_SLOW microseconds more
- * SHIM_CLOCK    seconds by which the time of day is wrong
+ * SHIM_CLOCK    seconds by which the time of day is wrong; with SHIM_WHILE as long as that file exists
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -20,18 +23,13 @@
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-/* Whether the call fails; errno is set then. */
-static int troubled(char call, int fd)
+/* Whether a call on this path fails; errno is set then. */
+static int troubled_path(char call, const char *path)
 {
 	const char *below = getenv("SHIM_BELOW"), *during = getenv("SHIM_WHILE"), *calls = getenv("SHIM_CALLS");
-	char link[32], path[PATH_MAX];
-	ssize_t length;
 
-	if (!below || !during || !calls || !strchr(calls, call) || access(during, F_OK) != 0)
-		return 0;
-	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-	length = readlink(link, path, sizeof path - 1);
-	if (length < 0 || (size_t)length < strlen(below) || strncmp(path, below, strlen(below)) != 0)
+	if (!below || !during || !calls || !strchr(calls, call) || strncmp(path, below, strlen(below)) != 0
+	    || access(during, F_OK) != 0)
 		return 0;
 	if (!getenv("SHIM_ERRNO")) {
 		usleep(atoi(getenv("SHIM_SLOW")));
@@ -39,6 +37,21 @@ static int troubled(char call, int fd)
 	}
 	errno = atoi(getenv("SHIM_ERRNO"));
 	return 1;
+}
+
+static int troubled(char call, int fd)
+{
+	char link[32], path[PATH_MAX];
+	ssize_t length;
+
+	if (!getenv("SHIM_BELOW"))
+		return 0;
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	length = readlink(link, path, sizeof path - 1);
+	if (length < 0)
+		return 0;
+	path[length] = 0;
+	return troubled_path(call, path);
 }
 
 ssize_t write(int fd, const void *buffer, size_t size)
@@ -71,11 +84,32 @@ int fsync(int fd)
 	return troubled('s', fd) ? -1 : REAL(fsync)(fd);
 }
 
+int open64(const char *path, int flags, ...)
+{
+	va_list more;
+	mode_t mode;
+
+	va_start(more, flags);
+	mode = va_arg(more, mode_t);
+	va_end(more);
+	return flags & O_CREAT && troubled_path('n', path) ? -1 : REAL(open64)(path, flags, mode);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+	return troubled_path('n', path) ? -1 : REAL(mkdir)(path, mode);
+}
+
+int rename(const char *old, const char *new)
+{
+	return troubled_path('n', new) ? -1 : REAL(rename)(old, new);
+}
+
 static time_t offset(void)
 {
-	const char *seconds = getenv("SHIM_CLOCK");
+	const char *seconds = getenv("SHIM_CLOCK"), *during = getenv("SHIM_WHILE");
 
-	return seconds ? atol(seconds) : 0;
+	return seconds && (!during || access(during, F_OK) == 0) ? atol(seconds) : 0;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now)

@@ -19,7 +19,7 @@ class Shim:
         subprocess.run(command, check=True)
 
     def failing(self, below: Path, calls: str, error: int) -> dict[str, str]:
-        """``calls`` on files below a directory fail: letters of r(ead), w(rite) and s(ync)."""
+        """``calls`` on files below a directory fail: letters of r(ead), w(rite), s(ync), n(ame)."""
         return self._disk(below, calls) | {"SHIM_ERRNO": str(error)}
 
     def slow(self, below: Path, calls: str, microseconds: int) -> dict[str, str]:
@@ -28,6 +28,10 @@ class Shim:
     def clock(self, seconds: int) -> dict[str, str]:
         """The time of day is wrong by so much."""
         return {"LD_PRELOAD": str(self._library), "SHIM_CLOCK": str(seconds)}
+
+    def jumping(self, seconds: int) -> dict[str, str]:
+        """It is wrong by so much as long as ``during`` is there."""
+        return self.clock(seconds) | {"SHIM_WHILE": str(self.during)}
 
     def _disk(self, below: Path, calls: str) -> dict[str, str]:
         return {

@@ -17,6 +17,7 @@ SHORT = (
     "SIGKILL at stage.opened",
     "SIGKILL at work.done",
     "redis restarted",
+    "redis restarted without its last second",
     "redis restarted empty",
     "host cut off",
     "store full",

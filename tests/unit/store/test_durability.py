@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import MalformedDocument, StoreError
+from jobs.flows.base import WorkDirectory
 from jobs.store import Descriptor, Document, Layout, encode_document, janitor, parse_document
+from jobs.store.leases import Leases
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
 
@@ -39,6 +41,24 @@ def test_full_disk_is_one_clear_error_and_leaves_nothing(
     assert staged(layout) == []
     assert list((layout.path / "blobs/sha256").iterdir()) == []
     assert layout.tags() == []
+
+
+@pytest.mark.parametrize("left", ["nothing", "its mount point"])
+def test_where_the_store_was_nothing_comes_into_being(layout: Layout, left: str) -> None:
+    """Its disk is not mounted any more: what is written there now would lie beneath it, seen by nobody."""
+    layout.path.rename(layout.path.with_name("elsewhere"))
+    if left != "nothing":
+        layout.path.mkdir()
+    for write in (
+        lambda: layout.put(b"hello", "a/b"),
+        lambda: layout.tag("t", A),
+        lambda: Leases(layout.path).add("job", 10, [A.digest]),
+        lambda: WorkDirectory(layout.path, "job").create(),
+    ):
+        with pytest.raises((StoreError, FileNotFoundError), match="there is no layout here any more"):
+            write()
+    assert layout.path.exists() == (left != "nothing")
+    assert left == "nothing" or os.listdir(layout.path) == []
 
 
 def test_blob_is_synced_before_it_gets_its_name_and_its_directory_after(

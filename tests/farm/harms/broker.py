@@ -1,0 +1,223 @@
+"""Redis and what it holds: gone, late, full, forgetful, in the wrong hands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+
+import redis
+from ground import until
+from toy_flow import ToyRequest
+from trial import Counts, Trial, client_settings
+
+from jobs.errors import FarmUnreachable, LayerfarmError
+from worker.address import Address
+from worker.connection import client_of
+from worker.keys import BROKER_PREFIX, JobKeys
+
+from .fault import Function
+
+
+def pause_redis(shortest: float, longest: float) -> Function:
+    """Redis stands still for a while, and nobody is told."""
+
+    def fault(trial: Trial, counts: Counts) -> None:
+        trial.start_worker()
+        trial.submit()
+        time.sleep(trial.rng.uniform(0, 1))
+        os.kill(trial.ground.redis.pid, signal.SIGSTOP)
+        time.sleep(trial.rng.uniform(shortest, longest))
+        os.kill(trial.ground.redis.pid, signal.SIGCONT)
+        trial.settle(counts)
+
+    return fault
+
+
+def restart_redis(trial: Trial, counts: Counts) -> None:
+    """Redis is killed, and comes back with what its append-only file holds."""
+    trial.start_worker()
+    trial.submit()
+    time.sleep(trial.rng.uniform(0, 1))
+    trial.ground.redis.kill()
+    trial.ground.redis.wait()
+    trial.ground.redis = trial.ground.start_redis()
+    trial.settle(counts)
+
+
+def forget_redis(trial: Trial, counts: Counts) -> None:
+    """Redis is killed, and comes back with nothing: who waits is told, and can ask again."""
+    worker = trial.start_worker()
+    trial.submit()
+    time.sleep(trial.rng.uniform(0, 1))
+    trial.ground.redis.kill()
+    trial.ground.redis.wait()
+    trial.ground.redis = trial.ground.start_redis()
+    trial.wait(counts, may_fail="Redis was restarted without its data")
+    trial.must_live(worker, counts)
+    # What still runs of the forgotten jobs ends with its process at the latest.
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(60)
+    trial.start_worker()
+    trial.withdraw_bundle()
+    trial.submit()
+    trial.settle(counts)
+
+
+def fill_redis(trial: Trial, counts: Counts) -> None:
+    """Redis has no memory left for a while: it refuses what is new, and what is there goes on afterwards."""
+    worker = trial.start_worker()
+    trial.submit()
+    time.sleep(trial.rng.uniform(0, 1))
+    with client_of(Address(trial.ground.url)) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            trial.ground.farm(**client_settings()).submit(trial.requests[0])
+            counts.notes.append("a full Redis took a job")
+            counts.lost += 1
+        except FarmUnreachable as error:
+            if "maxmemory" not in str(error):
+                counts.notes.append(f"the cause is not named: {error}")
+                counts.lost += 1
+        time.sleep(trial.rng.uniform(1, 4))
+        client.config_set("maxmemory", 0)
+    trial.settle(counts)
+    trial.must_live(worker, counts)
+
+
+def fail_over(trial: Trial, counts: Counts) -> None:
+    """Its replica is promoted, and the address leads there; the old one is dead, or still there and read-only."""
+    worker = trial.start_worker()
+    second = trial.ground.start_redis("second", port=6380)
+    with client_of(Address(f"unix://{trial.ground.directory}/second.sock")) as replica:
+        replica.replicaof("127.0.0.1", 6379)
+        until(lambda: replica.info("replication").get("master_link_status") == "up")
+        trial.submit()
+        time.sleep(trial.rng.uniform(0, 1))
+        first, dies = trial.ground.redis, trial.rng.random() < 0.5
+        address = trial.ground.directory / "redis.sock"
+        old = client_of(Address(trial.ground.url))
+        old.ping()
+        address.unlink()
+        if dies:
+            first.kill()
+            first.wait()
+        replica.replicaof("NO", "ONE")
+        if not dies:
+            old.replicaof("127.0.0.1", 6380)
+        address.symlink_to("second.sock")
+    trial.ground.redis = second
+    trial.settle(counts)
+    trial.must_live(worker, counts)
+
+
+def deliver_twice(trial: Trial, counts: Counts) -> None:
+    """Every message is doubled, before two workers take them."""
+    trial.start_worker()
+    trial.start_worker()
+    trial.submit()
+    farm = trial.ground.farm(**client_settings())
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline and farm.ledger.active():
+        for job_id in farm.ledger.active():
+            record = farm.job(job_id).record()
+            stage = record.stage_number - 1
+            farm.sender.advance(job_id, stage)
+            farm.sender.units(job_id, stage, range(record.units_total))
+        time.sleep(0.1)
+    trial.settle(counts)
+
+
+def short_visibility(trial: Trial, counts: Counts) -> None:
+    """Redis hands messages out again while they are being worked on."""
+    trial.start_worker(visibility_timeout=1)
+    trial.start_worker(visibility_timeout=1)
+    trial.submit()
+    trial.settle(counts)
+
+
+def lose_a_second(trial: Trial, counts: Counts) -> None:
+    """The power fails: Redis comes back with what its file held up to a second before."""
+    trial.start_worker()
+    trial.submit()
+    time.sleep(trial.rng.uniform(0, 1.2))
+    data, kept = trial.ground.directory / "redis", trial.ground.directory / "kept"
+    shutil.copytree(data, kept)
+    time.sleep(trial.rng.uniform(0, 1))
+    trial.ground.redis.kill()
+    trial.ground.redis.wait()
+    shutil.rmtree(data)
+    kept.rename(data)
+    trial.ground.redis = trial.ground.start_redis()
+    trial.settle(counts)
+
+
+def drop_connections(trial: Trial, counts: Counts) -> None:
+    """All connections to Redis are closed again and again, whatever is under way; answers get lost."""
+    worker = trial.start_worker()
+    trial.submit()
+    deadline = time.monotonic() + 3
+    with client_of(Address(trial.ground.url)) as client:
+        while time.monotonic() < deadline:
+            client.client_kill_filter(_type="normal", skipme=True)
+            time.sleep(trial.rng.uniform(0.01, 0.3))
+    trial.settle(counts)
+    trial.must_live(worker, counts)
+
+
+def lose_messages(trial: Trial, counts: Counts) -> None:
+    """What waits in the queues is gone, again and again."""
+    trial.start_worker()
+    trial.submit()
+    deadline = time.monotonic() + 2
+    with client_of(Address(trial.ground.url)) as client:
+        while time.monotonic() < deadline:
+            client.delete(*(BROKER_PREFIX + name for name in trial.ground.settings().queues))
+            client.delete(BROKER_PREFIX + "unacked", BROKER_PREFIX + "unacked_index")
+            time.sleep(trial.rng.uniform(0.02, 0.2))
+    trial.settle(counts)
+
+
+def edit_record(trial: Trial, counts: Counts) -> None:
+    """Somebody edits what Redis holds of a job. That one may end as it likes, but it ends; the others do not notice."""
+    worker = trial.start_worker()
+    place = trial.ground.allowed / "toy"
+    place.mkdir()
+    edited = trial.ground.farm(**client_settings()).submit(ToyRequest(directory=place, numbers=8, sleep=0.3))
+    trial.submit()
+    time.sleep(trial.rng.uniform(0, 2))
+    with client_of(Address(trial.ground.url)) as client:
+        for _ in range(trial.rng.randint(1, 4)):
+            _edit(trial, client, JobKeys.of(edited.id))
+    try:
+        edited.result(60)
+    except LayerfarmError as error:
+        if "has not ended in time" in str(error):
+            counts.lost += 1
+            counts.notes.append(f"the edited job does not end: {client.hgetall(JobKeys.of(edited.id).job)}")
+    with client_of(Address(trial.ground.url)) as client:
+        trial.known.add(edited.id)
+    trial.settle(counts)
+    trial.must_live(worker, counts)
+    shutil.rmtree(place)
+
+
+GARBAGE = ("", "x", "-1", "999999", "1e99", "{", "null", "[]", "\0", "succeeded", "é" * 100)
+
+
+def _edit(trial: Trial, client: redis.Redis, keys: JobKeys) -> None:
+    rng = trial.rng
+    key = rng.choice(keys[:4])
+    match rng.randrange(6):
+        case 0:
+            client.delete(key)
+        case 1:
+            client.delete(key)
+            client.rpush(key, "x")
+        case _ if client.type(key) == "hash" and (fields := sorted(client.hkeys(key))):
+            for field in rng.sample(fields, min(len(fields), rng.randint(1, 3))):
+                if rng.random() < 0.3:
+                    client.hdel(key, field)
+                else:
+                    client.hset(key, field, rng.choice(GARBAGE))

@@ -1,0 +1,108 @@
+"""What Redis holds of a job is edited, or is older than what happened: the job ends, and no other one notices."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from ground import Ground, running, until
+from toy_flow import ToyRequest, ToyResult
+
+from jobs.errors import JobFailed, LayerfarmError, RecordDamaged
+from jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
+from jobs.store import Layout
+from worker import runner_local
+from worker.keys import ACTIVE, JobKeys
+from worker.progress import JobError
+
+pytestmark = pytest.mark.timeout(120)
+
+EDITS = (
+    ("HSET", "job", "position", "x"),
+    ("HSET", "job", "units_total", "many"),
+    ("HSET", "job", "traffic", "x", "flow_state", "{", "touched", "1"),
+    ("HSET", "job", "fence", "x"),
+    ("HSET", "job", "ending", "perhaps"),
+    ("HSET", "claims", "unit:0:0", "garbage"),
+    ("HSET", "units", "deliveries:unit:0:3", "x"),
+    ("HSET", "units", "unit:3", "{"),
+    ("DEL", "units"),
+    ("list", "job"),
+    ("list", "claims"),
+    ("list", "units"),
+)
+
+
+def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Ground) -> None:
+    worker = ground.start_worker(concurrency=4, lease=2, look_every=0.5)
+    farm = ground.farm(look_every=0.5)
+    client = farm.client
+    edited = []
+    for edit in EDITS:
+        place = ground.allowed / os.urandom(4).hex()
+        place.mkdir()
+        job = farm.submit(ToyRequest(directory=place, numbers=4, rounds=2, sleep=0.1))
+        running(job)
+        keys = JobKeys.of(job.id)._asdict()
+        if edit[0] == "list":
+            client.delete(keys[edit[1]])
+            client.rpush(keys[edit[1]], "x")
+        else:
+            client.execute_command(edit[0], keys[edit[1]], *edit[2:])
+        edited.append((edit, job, place))
+    assert farm.submit(ToyRequest(directory=ground.allowed)).result(60) == ToyResult(total=18)
+    until(lambda: not client.exists(ACTIVE), timeout=60)
+    for edit, job, place in edited:
+        assert job.record().state.final, edit
+        # Whatever came of it, what it staged is gone, if anything is left that says where.
+        assert not (place / "staged").exists() or edit == ("list", "job"), edit
+        if edit == ("list", "job"):
+            assert (job.record().error or JobError(type="", message="")).type == RecordDamaged.__name__
+    assert len(farm.jobs()) == len(EDITS) + 1
+    assert worker.poll() is None
+
+
+def test_record_that_is_edited_when_its_job_has_ended_is_said_to_make_no_sense(ground: Ground) -> None:
+    ground.start_worker()
+    farm = ground.farm()
+    job, other = (farm.submit(ToyRequest(directory=ground.allowed)) for _ in range(2))
+    for each in (job, other):
+        each.result(30)
+    farm.client.hset(JobKeys.of(job.id).job, "state", "over")
+    for look in (job.record, job.result):
+        with pytest.raises(LayerfarmError, match="makes no sense"):
+            look()
+    assert [record.id for record in farm.jobs()] == [other.id]
+    assert farm.census().jobs == {}
+
+
+def test_job_whose_end_redis_has_forgotten_ends_as_it_did(ground: Ground) -> None:
+    """Its bundle is in place, what it staged is gone: done once more it would find that in its way."""
+    tree = ground.allowed / "tree"
+    tree.mkdir()
+    (tree / "file").write_text("content")
+    image = ImageRef(store=Layout.create(ground.allowed / "store").path, tag="v1")
+    runner_local.run(BuildRequest(rootfs=tree, image=image))
+    ground.start_worker(look_every=0.5)
+    farm = ground.farm(look_every=0.5)
+    bundle = ground.allowed / "bundle"
+    request = UnpackRequest(image=image, bundle=bundle, rootless=os.geteuid() != 0)
+    job = farm.submit(request)
+    before = job.result(60)
+    inode = (bundle / "rootfs").stat().st_ino
+    forget_the_end(ground, job.id)
+    assert job.result(60) == before
+    assert (bundle / "rootfs").stat().st_ino == inode
+    assert "Redis has forgotten it" in ground.log()
+    # It is the job's own end, not its name's: another one finds the bundle in its way, as does this one anew.
+    with pytest.raises(JobFailed, match="already holds a"):
+        farm.submit(request).result(60)
+
+
+def forget_the_end(ground: Ground, job_id: str) -> None:
+    """As a Redis does that lost its newest writes: the job was just begun."""
+    client = ground.farm().client
+    keys = JobKeys.of(job_id)
+    client.hdel(keys.job, "result", "ended", "stage")
+    client.hset(keys.job, mapping={"state": "running", "position": -1, "sent": -1, "touched": 1})
+    client.sadd(ACTIVE, job_id)
