@@ -48,9 +48,9 @@ def kept_analysis(layout: Layout, manifest: str, options: AnalysisOptions) -> An
     return None if content is None else decode_analysis(content)
 
 
-def keep_analysis(layout: Layout, analysis: Analysis, options: AnalysisOptions) -> None:
-    """Keep an analysis for :func:`kept_analysis`; a store that may only be read goes without."""
-    write_note(layout, _ANALYSES, note_of(analysis.image, options), analysis.encode())
+def keep_analysis(layout: Layout, analysis: Analysis, options: AnalysisOptions) -> bool:
+    """Keep an analysis for :func:`kept_analysis`. False: it cannot be written, because the store may only be read."""
+    return write_note(layout, _ANALYSES, note_of(analysis.image, options), analysis.encode())
 
 
 def put_plan(layout: Layout, plan: Plan) -> str:

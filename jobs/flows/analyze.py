@@ -9,6 +9,7 @@ from jobs.catalog.analysis import Analysis, analyze
 from jobs.catalog.indexes import follow, platform_of, read_images
 from jobs.catalog.reading import Spool
 from jobs.catalog.rechunk import keep_analysis, kept_analysis
+from jobs.errors import StoreError
 from jobs.flows.base import Context, Equal, Flow, Model, Stage, State, Unit, WorkDirectory, name_of_work
 from jobs.flows.dissect import analysis_options, spooled
 from jobs.flows.layering import unit_of, work_directory
@@ -16,6 +17,7 @@ from jobs.flows.rechunk import kept_layers
 from jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
 from jobs.image import Resolved, resolve_walk
 from jobs.store import Descriptor, Layout
+from jobs.store.usercache import cache_path, may_write, user_cache
 
 
 class AnalyzeState(State):
@@ -23,6 +25,8 @@ class AnalyzeState(State):
 
     image: str
     store: Path
+    place: Path
+    """The layout beside which it is worked, and the analysis kept."""
     top: Descriptor
     keep: list[int]
     """Of each image of the set."""
@@ -34,6 +38,7 @@ class AnalyzeState(State):
 
 class _Unit(Model):
     store: Path
+    place: Path
     image: Descriptor
     keep: int
     epoch: int | None
@@ -43,15 +48,34 @@ class _Unit(Model):
 def _begin(ctx: Context, request: AnalyzeRequest) -> AnalyzeState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     images = read_images(store, request.image.tag)
-    work_directory(ctx, store.path).create()
+    place = _place(ctx, store)
+    work_directory(ctx, place.path).create()
     return AnalyzeState(
         image=str(request.image),
         store=store.path,
+        place=place.path,
         top=images.top,
         keep=[kept_layers(ctx, image, request.keep, request.base) for image in images.images],
         epoch=request.source_date_epoch,
         components=request.components,
     )
+
+
+def _place(ctx: Context, store: Layout) -> Layout:
+    """The store itself or, if it may only be read, the user's cache: on a farm that is none of the operator's stores.
+
+    Raises:
+        StoreError: there is no place.
+    """
+    if may_write(store):
+        return store
+    if ctx.policy.stores is not None:
+        raise StoreError(
+            "store may only be read, and an analysis is kept beside it",
+            where=store.path,
+            hint="copy the image into another store of the farm",
+        )
+    return user_cache()
 
 
 def _plan(ctx: Context, state: AnalyzeState) -> list[Unit]:
@@ -60,6 +84,7 @@ def _plan(ctx: Context, state: AnalyzeState) -> list[Unit]:
         unit_of(
             _Unit(
                 store=state.store,
+                place=state.place,
                 image=image.descriptor,
                 keep=keep,
                 epoch=state.epoch,
@@ -76,10 +101,11 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     layout = Layout.open(ctx.policy.check_store(params.store))
     image = resolve_walk(layout, [params.image])
     options = analysis_options(params.keep, params.epoch, params.components)
-    analysis = kept_analysis(layout, params.image.digest, options)
+    place = Layout.open(ctx.policy.check_store(params.place))
+    analysis = kept_analysis(place, params.image.digest, options)
     if analysis is None:
         analysis = _analyzed(ctx, layout, image, params)
-        keep_analysis(layout, analysis, options)
+        keep_analysis(place, analysis, options)
     found = ImageParts(
         platform=platform_of(image),
         image=params.image.digest,
@@ -92,7 +118,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
 
 
 def _analyzed(ctx: Context, layout: Layout, image: Resolved, params: _Unit) -> Analysis:
-    work = work_directory(ctx, layout.path)
+    work = work_directory(ctx, params.place)
     work.create()
     content, spool_file = spooled(ctx, work, layout, image, params.keep)
     with Spool(work.open(spool_file)) as spool:
@@ -106,9 +132,9 @@ def _name(ctx: Context, unit: Unit) -> str:
 
 def _is_kept(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
     params = _Unit.model_validate(unit.params)
-    layout = Layout.open(ctx.policy.check_store(params.store))
+    place = Layout.open(ctx.policy.check_store(params.place))
     options = analysis_options(params.keep, params.epoch, params.components)
-    return kept_analysis(layout, params.image.digest, options) is not None
+    return kept_analysis(place, params.image.digest, options) is not None
 
 
 def _join(ctx: Context, state: AnalyzeState, results: list[dict[str, Any]]) -> AnalyzeState:
@@ -121,11 +147,18 @@ def _join(ctx: Context, state: AnalyzeState, results: list[dict[str, Any]]) -> A
 
 
 def _finish(ctx: Context, state: AnalyzeState) -> AnalyzeResult:
-    return AnalyzeResult(image=state.image, top=state.top.digest, images=state.found, warnings=state.warnings)
+    return AnalyzeResult(
+        image=state.image,
+        top=state.top.digest,
+        images=state.found,
+        kept_in=str(state.place),
+        warnings=state.warnings,
+    )
 
 
 def _clean(ctx: Context, request: AnalyzeRequest, succeeded: bool) -> None:
-    WorkDirectory(request.image.store, ctx.job_id).remove()
+    for place in (request.image.store, cache_path()):
+        WorkDirectory(place, ctx.job_id).remove()
 
 
 ANALYZE = Flow(

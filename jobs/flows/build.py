@@ -39,7 +39,7 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
         base_store = Layout.open(ctx.policy.check_store(request.base.store))
         base = resolve(base_store, request.base.tag)
         for blob in base.blobs:
-            base_store.claim(blob)  # its tag may go away while the job runs
+            base_store.pin(blob)  # its tag may go away while the job runs
     work_directory(ctx, store.path).create()
     return BuildState(
         store=store.path,

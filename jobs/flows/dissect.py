@@ -92,7 +92,8 @@ def run_read(ctx: Context, unit: Unit) -> dict[str, Any]:
     work.create()
     plan = None if params.plan is None else read_plan(target, params.plan)
     options = params.options()
-    analysis = kept_analysis(source, params.task.image.digest, options)
+    digest = params.task.image.digest
+    analysis = kept_analysis(source, digest, options) or kept_analysis(target, digest, options)
     if analysis is not None:
         layers = [_known(target, layer, params) for layer in layers_to_be(analysis, plan, params.budget)]
         if all(layer.packed is not None for layer in layers):
@@ -114,7 +115,8 @@ def _read(
     content, spool_file = spooled(ctx, work, source, image, params.task.keep)
     with Spool(work.open(spool_file)) as spool:
         analyzed = analyze(image.descriptor.digest, content, spool, options)
-    keep_analysis(source, analyzed.analysis, options)
+    if not keep_analysis(source, analyzed.analysis, options):
+        keep_analysis(target, analyzed.analysis, options)
     layers = []
     for layer in layers_to_be(analyzed.analysis, plan, params.budget):
         known = _known(target, layer, params)

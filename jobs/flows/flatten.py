@@ -49,7 +49,7 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
     for image in images:
         linux_only(image)
         for blob in image.blobs:
-            store.claim(blob)
+            store.pin(blob)
     if len(images) > 1:
         _make(output)
     end = ".tar" if request.form == "tar" else ""

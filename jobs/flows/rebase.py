@@ -78,7 +78,7 @@ def _pin(ctx: Context, images: ImageSet, source: Layout, request: RebaseCheckReq
         )
         for store, base in zip(stores, (old, new), strict=True):
             for blob in base.blobs:
-                store.claim(blob)
+                store.pin(blob)
         below = layers_of_base(image, old)
         bases.append(Bases(image=image.descriptor, below=below, old=old.descriptor, new=new.descriptor))
     return Plan(source=source.path, old_store=stores[0].path, new_store=stores[1].path, bases=bases)
@@ -240,7 +240,7 @@ def _begin_check(ctx: Context, request: RebaseCheckRequest) -> CheckState:
     images = read_images(source, request.image.tag)
     for image in images.images:
         for blob in image.blobs:
-            source.claim(blob)
+            source.pin(blob)
     return CheckState(image=request.image, plan=_pin(ctx, images, source, request))
 
 

@@ -74,7 +74,7 @@ def begin(ctx: Context, request: TransformRequest) -> tuple[ImageSet, dict[str, 
     check_refname(request.target.tag)
     images = read_images(source, request.image.tag)
     for blob in {blob.digest: blob for image in images.images for blob in image.blobs}.values():
-        source.claim(blob)
+        source.pin(blob)
     work_directory(ctx, target.path).create()
     return images, {
         "source": source.path,

@@ -127,7 +127,7 @@ class RechunkRequest(RewriteRequest):
 
 
 class AnalyzeRequest(Request):
-    """Take an image apart, and keep what was found beside the store."""
+    """Take an image apart, and keep what was found beside the store; if that may only be read, in the user's cache."""
 
     image: ImageRef
     keep: int = Field(default=0, ge=0)
@@ -156,6 +156,8 @@ class AnalyzeResult(Result):
     top: str
     """Digest of what the tag names."""
     images: list[ImageParts]
+    kept_in: str
+    """The layout beside which they are kept: the image's own, or that in the user's cache directory."""
     warnings: list[str] = []
 
 

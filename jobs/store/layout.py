@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -36,6 +37,7 @@ from jobs.store.trash import Trash
 from jobs.store.verify import VerifiedReader, embedded_data, hasher
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LAYOUT_VERSION = "1.0.0"
 
 
@@ -129,6 +131,14 @@ class Layout:
         if refresh(path, descriptor.size):
             return True
         return self._trash.restore(descriptor.digest) and refresh(path, descriptor.size)
+
+    def pin(self, descriptor: Descriptor) -> None:
+        """:meth:`claim` a blob that is only read. Where nothing can be written it lies as safe as its owner lets it."""
+        try:
+            self.claim(descriptor)
+        except StoreError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _READ_ONLY:
+                raise
 
     def ingest(self, algorithm: str = "sha256") -> Ingest:
         """Begin a blob whose bytes come bit by bit."""

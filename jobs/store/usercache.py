@@ -1,0 +1,51 @@
+"""What cannot be kept beside a store, because that may only be read: kept in the user's cache directory instead."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from jobs.errors import LayoutExists, StoreError
+from jobs.store.indexfile import PRIVATE_DIRECTORY
+from jobs.store.janitor import janitor
+from jobs.store.layout import Layout
+from jobs.store.notes import stale_notes
+
+_ABANDONED: Final = 24 * 3600.0
+"""Seconds after which the work of a job that was killed goes."""
+
+
+def may_write(layout: Layout) -> bool:
+    """False: this process cannot write into the layout, for want of a right or because its filesystem is read-only."""
+    private = layout.path / PRIVATE_DIRECTORY
+    return os.access(private if private.exists() else layout.path, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def cache_path() -> Path:
+    """``$XDG_CACHE_HOME/layerfarm``, by default ``~/.cache/layerfarm`` (XDG Base Directory Specification)."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "layerfarm"
+
+
+def user_cache() -> Layout:
+    """The layout there, made if there is none; it holds notes and work of jobs, and no blobs. Old ones go now.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    path = cache_path()
+    try:
+        with suppress(LayoutExists):
+            Layout.create(path)
+        layout = Layout.open(path)
+    except StoreError as error:
+        error.hint = "let $XDG_CACHE_HOME name a directory that can be written"
+        raise
+    janitor(path, _ABANDONED)
+    for note in stale_notes(layout, time.time()):
+        with suppress(OSError):
+            note.unlink()
+    return layout
