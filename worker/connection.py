@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
 from redis.retry import Retry
 
 from jobs.errors import FarmUnreachable
@@ -20,6 +21,17 @@ SOCKET_TIMEOUT = 10.0
 """Seconds for one answer; longer than any blocking read."""
 _PATIENCE = 4.5
 """Seconds for the first answer with everything that comes before it, the name's resolution too."""
+
+# A Redis whose disk is full, or that misses its replicas, refuses what a replica refuses, and is to be borne as one;
+# redis-py has no class for it.
+for _code in ("MISCONF", "NOREPLICAS"):
+    DefaultParser.EXCEPTION_CLASSES.setdefault(_code, redis.ReadOnlyError)
+
+# redis-py asks a connection that it gives up for its host and port. One by a socket has none, and the AttributeError
+# would stand in the place of what Redis said.
+for _name in ("host", "port"):
+    if not hasattr(redis.UnixDomainSocketConnection, _name):
+        setattr(redis.UnixDomainSocketConnection, _name, None)
 
 
 def client_of(address: Address, socket_timeout: float = SOCKET_TIMEOUT) -> redis.Redis:

@@ -101,7 +101,7 @@ class Ledger:
 
     def next(self, job_id: str) -> str:
         """Which job is to begin now that the first message of ``job_id`` has come."""
-        return str(self._scripts["NEXT"](keys=JobKeys.of(job_id), args=(job_id,)))
+        return str(self._scripts["NEXT"](keys=JobKeys.of(job_id), args=(job_id, self._job_expires)))
 
     def now(self) -> int:
         """Milliseconds since the epoch by the clock of Redis."""
@@ -138,6 +138,8 @@ class Ledger:
         values = cast("list[str | None]", self._client.hmget(JobKeys.of(job_id).job, names))
         kind, request, position, state, ending, traffic, version, submitter, signature, planned, retries = values
         if kind is None or request is None:
+            if position is not None:
+                raise RecordDamaged("what Redis holds of the job makes no sense", where=job_id)
             raise JobNotFound("no job has this id", where=job_id)
         with _sense(job_id):
             return Position(

@@ -38,7 +38,7 @@ return 1
 NEXT: Final = (
     PRELUDE
     + """
--- id of the job whose message this is -> id of the job to begin
+-- id of the job whose message this is, lifetime in seconds -> id of the job to begin
 --
 -- As many messages as jobs wait for their beginning, and each begins the one whose submitter has the turn.
 -- A job that waits no more was taken by a process that died before it began: it begins by its own message.
@@ -49,7 +49,10 @@ while true do
   if not who then break end
   local line = WAITING .. traffic .. ':' .. who
   local id = redis.call('LPOP', line)
-  if redis.call('LLEN', line) > 0 then redis.call('RPUSH', TURNS .. traffic, who) end
+  if redis.call('LLEN', line) > 0 then
+    redis.call('RPUSH', TURNS .. traffic, who)
+    redis.call('EXPIRE', TURNS .. traffic, ARGV[2])
+  end
   if id and redis.call('SREM', QUEUED, id) == 1 and redis.call('EXISTS', PREFIX .. 'job:' .. id) == 1 then
     return id
   end

@@ -17,13 +17,11 @@ from typing import Any
 
 import redis
 import structlog
-from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from structlog.contextvars import bind_contextvars
 
 from jobs.errors import (
-    FarmError,
     JobCancelled,
     JobNotFound,
     LayerfarmError,
@@ -32,7 +30,6 @@ from jobs.errors import (
     RecordDamaged,
     RequestError,
     Untrusted,
-    display,
 )
 from jobs.flows import FLOWS
 from jobs.flows.base import Context, Flow, Policy, Request, Stage, State, Unit
@@ -45,7 +42,8 @@ from worker.heart import HandedBack, Heart, Watched
 from worker.ledger import FORMAT, Ledger, Position, Stuck
 from worker.mending import mending
 from worker.messages import Sender
-from worker.progress import JobError, JobState
+from worker.progress import JobState
+from worker.reasons import describe, invalid_request, poisonous
 from worker.rescue import send_again, wake
 from worker.signing import Keyring, Signed
 from worker.steps import reached
@@ -242,7 +240,7 @@ class CeleryRunner:
             # Whoever recorded the last result may have died before sending this.
             self._sender.advance(piece.job_id, piece.stage)
         elif claim.why is Refusal.POISON:
-            self._end(piece.job_id, _poisonous(piece))
+            self._end(piece.job_id, poisonous(piece))
         return None
 
     # --- from stage to stage --------------------------------------------------------------------------
@@ -425,33 +423,3 @@ class CeleryRunner:
             _log.exception("could not remove what the job staged")
         finally:
             release(context.job_id, stores_of(request, self._policy))
-
-
-def _poisonous(piece: Piece) -> FarmError:
-    what = "joining" if piece.index is None else f"unit {piece.index} of"
-    return FarmError(f"{what} stage {piece.stage + 1} killed its worker process each time it was tried")
-
-
-def describe(error: Exception) -> JobError:
-    """What the record says of ``error``; only layerfarm's own errors are written to be read by users."""
-    if isinstance(error, SoftTimeLimitExceeded):
-        error = LimitExceeded("unit took longer than a unit may", hint="see LAYERFARM_UNIT_TIME_LIMIT")
-    if isinstance(error, MemoryError):
-        error = LimitExceeded("unit needs more memory than there is", hint="see LAYERFARM_UNIT_MEMORY_LIMIT")
-    if isinstance(error, LayerfarmError):
-        _log.warning("job failed", error=str(error), type=type(error).__name__)
-        return JobError(type=type(error).__name__, message=str(error))
-    if isinstance(error, OSError) and error.strerror:
-        # The system's own word (disk full, no permission) is what the user needs; where is no secret either.
-        _log.warning("job failed", exc_info=error)
-        where = "" if error.filename is None else f": {display(error.filename)}"
-        return JobError(type=type(error).__name__, message=f"{error.strerror}{where}")
-    _log.error("job failed by an unexpected error", exc_info=error)
-    return JobError(type=type(error).__name__, message=f"internal error ({type(error).__name__}), see the worker's log")
-
-
-def invalid_request(kind: str, error: ValidationError) -> RequestError:
-    """One line of what pydantic found."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "request"
-    return RequestError(f"not a valid {kind} request: {field}: {first['msg'].removeprefix('Value error, ')}")

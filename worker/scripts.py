@@ -197,7 +197,7 @@ OPEN_STAGE: Final = (
     PRELUDE
     + """
 -- advance claim, token, position, name, flow state, bytes in all, lifetime, then each unit
-if read_claim(ARGV[1]) ~= tonumber(ARGV[2]) then return 'lost' end
+if redis.call('EXISTS', job) == 0 or read_claim(ARGV[1]) ~= tonumber(ARGV[2]) then return 'lost' end
 if get('ending') ~= '' then return 'ending' end
 if num('position') >= tonumber(ARGV[3]) then return 'stale' end
 if num('position') < 0 then spend() end

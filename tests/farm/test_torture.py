@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,9 @@ def test_nothing_is_lost_or_left_by(fault: str, tmp_path: Path) -> None:
 
 def test_every_step_is_tortured() -> None:
     assert {f"SIGKILL at {step}" for step in STEPS} <= set(FAULTS)
+
+
+def test_of_every_fault_the_documentation_says_what_is_promised() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    said = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert sorted(said) == sorted({re.sub("^SIGKILL at .*", "SIGKILL at …", name) for name in FAULTS})

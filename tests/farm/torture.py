@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,6 +47,10 @@ def run_trial(name: str, directory: Path, seed: int) -> Counts:
         except AssertionError as error:
             counts.lost += 1
             counts.notes.append(str(error))
+        except Exception as error:
+            # Whatever else: the other faults are still to be tried, and the table to be shown.
+            counts.lost += 1
+            counts.notes.append("".join(traceback.format_exception(error)))
     return counts
 
 

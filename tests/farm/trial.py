@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,7 +132,9 @@ class Trial:
         """Leave ``room`` bytes on the disk of the store, or on another; returns what takes up the rest."""
         disk = os.statvfs(place or self.disk)
         ballast = (place or self.disk) / "ballast"
-        ballast.write_bytes(b"\1" * max(0, disk.f_bavail * disk.f_frsize - room))
+        # Others may have written meanwhile: then there is less room than that.
+        with suppress(OSError):
+            ballast.write_bytes(b"\1" * max(0, disk.f_bavail * disk.f_frsize - room))
         return ballast
 
     def withdraw_bundle(self) -> None:
@@ -225,6 +227,7 @@ class Trial:
         except AssertionError:
             counts.notes.append(f"Redis does not settle: {farm.ledger.active()}")
         janitor(self.store, 0, now=time.time() + 10)
+        Leases(self.store).sweep(time.time())
         self._let_forgotten_leases_run_out()
         left = [
             path

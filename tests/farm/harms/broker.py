@@ -10,7 +10,7 @@ import time
 import redis
 from ground import until
 from toy_flow import ToyRequest
-from trial import Counts, Trial, client_settings
+from trial import Counts, Trial, client_settings, small_disk
 
 from jobs.errors import FarmUnreachable, LayerfarmError
 from worker.address import Address
@@ -82,6 +82,57 @@ def fill_redis(trial: Trial, counts: Counts) -> None:
                 counts.lost += 1
         time.sleep(trial.rng.uniform(1, 4))
         client.config_set("maxmemory", 0)
+    trial.settle(counts)
+    trial.must_live(worker, counts)
+
+
+def fill_redis_disk(trial: Trial, counts: Counts) -> None:
+    """Redis cannot write its append-only file for a while, and refuses every change meanwhile."""
+    ground = trial.ground
+    ground.redis.kill()
+    ground.redis.wait()
+    shutil.rmtree(ground.directory / "redis")
+    data = trial.stack.enter_context(small_disk(ground.directory / "redis"))
+    ground.redis = ground.start_redis()
+    worker = trial.start_worker()
+    trial.submit()
+    time.sleep(trial.rng.uniform(0, 1))
+    ballast = trial.fill_disk(0, data)
+    with client_of(Address(ground.url)) as client:
+        until(lambda: refuses(client))
+        try:
+            ground.farm(**client_settings()).submit(trial.requests[0])
+            counts.notes.append("a Redis that cannot write took a job")
+            counts.lost += 1
+        except FarmUnreachable as error:
+            if "AOF" not in str(error):
+                counts.notes.append(f"the cause is not named: {error}")
+                counts.lost += 1
+        time.sleep(trial.rng.uniform(1, 4))
+        ballast.unlink()
+    trial.settle(counts)
+    trial.must_live(worker, counts)
+
+
+def refuses(client: redis.Redis) -> bool:
+    """Whether Redis refuses what would fill its file further."""
+    try:
+        client.set("layerfarm:filler", b"x" * 100_000, ex=60)
+    except redis.ResponseError:
+        return True
+    return False
+
+
+def refuse_connections(trial: Trial, counts: Counts) -> None:
+    """Redis has as many connections as it takes, and none for those that it has just closed."""
+    worker = trial.start_worker()
+    trial.submit()
+    time.sleep(trial.rng.uniform(0, 1))
+    with client_of(Address(trial.ground.url)) as client:
+        client.config_set("maxclients", 1)
+        client.client_kill_filter(_type="normal", skipme=True)
+        time.sleep(trial.rng.uniform(1, 4))
+        client.config_set("maxclients", 1000)
     trial.settle(counts)
     trial.must_live(worker, counts)
 

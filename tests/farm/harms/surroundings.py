@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +72,7 @@ def deploy(change: Callable[[Path], object], may_fail: str | None) -> Function:
         # Before the jobs can have ended, so that the new version meets what the old one has begun.
         time.sleep(trial.rng.uniform(0, 0.3))
         old.send_signal(signal.SIGTERM)
-        path = os.pathsep.join((str(new), str(Path(__file__).parent)))
+        path = os.pathsep.join((str(new), str(Path(__file__).parents[1])))
         trial.start_worker(extra={"PYTHONPATH": path})
         trial.settle(counts, may_fail)
         if old.wait(60) != 0:
@@ -146,6 +148,34 @@ def collect_all_along(trial: Trial, counts: Counts) -> None:
         trial.start_worker()
         trial.wait(counts)
     trial.judge(counts)
+
+
+COLLECTOR = """
+import sys
+from pathlib import Path
+from jobs.store import Layout
+from jobs.store.gc import collect
+while True:
+    collect(Layout(Path(sys.argv[1])), float(sys.argv[2]))
+"""
+
+
+def kill_collectors(trial: Trial, counts: Counts) -> None:
+    """Collections of garbage die in the middle, one after another, as long as there are jobs."""
+    trial.start_worker()
+    ledger = trial.ground.farm(**client_settings()).ledger
+    trial.submit()
+    deadline = time.monotonic() + 8
+    while ledger.active() and time.monotonic() < deadline:
+        command = [sys.executable, "-c", COLLECTOR, str(trial.store), trial.rng.choice(("0", "0.2"))]
+        collector = subprocess.Popen(command, cwd=ROOT)
+        time.sleep(trial.rng.uniform(0.3, 1))
+        if collector.poll() is not None:
+            counts.lost += 1
+            counts.notes.append(f"the collector ended by itself: {collector.returncode}")
+        collector.kill()
+        collector.wait()
+    trial.settle(counts)
 
 
 def collect_past_the_lease(trial: Trial, counts: Counts) -> None:
