@@ -11,7 +11,7 @@ from typing import Final
 
 from jobs.errors import StoreError
 
-_BLOBS: Final = "blobs"
+BLOBS: Final = "blobs"
 """What every layout has, and a new one has first."""
 
 
@@ -52,7 +52,7 @@ def make_directory(path: Path, owner_of: Path) -> None:
     """
     if path.is_dir():
         return
-    if path == owner_of or (path.parent == owner_of and path.name != _BLOBS and not (owner_of / _BLOBS).is_dir()):
+    if path == owner_of or (path.parent == owner_of and path.name != BLOBS and not (owner_of / BLOBS).is_dir()):
         raise FileNotFoundError(errno.ENOENT, "there is no layout here any more", str(owner_of))
     if not path.parent.is_dir():
         make_directory(path.parent, owner_of)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jobs.store.durable import create_file, make_directory, write_all
+from jobs.store.durable import BLOBS, create_file, make_directory, write_all
 from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.locks import exclusive
 
@@ -44,13 +44,20 @@ class Room:
 
 @contextmanager
 def probe_file(store: Path) -> Iterator[Path]:
-    """A file in the store that holds ``_SIZE`` random bytes; removed afterwards.
+    """A file in the store that holds ``_SIZE`` random bytes; removed afterwards, with its directories.
+
+    ``store``: a layout, or a directory for layouts, in which nobody else makes a private directory.
 
     Raises:
-        OSError: the store cannot be written.
+        OSError: the store cannot be written, or is not there.
     """
     directory = store / PRIVATE_DIRECTORY / "doctor"
-    make_directory(directory, store)
+    is_layout = (store / BLOBS).is_dir()
+    if is_layout:
+        make_directory(directory, store)
+    else:
+        for path in (directory.parent, directory):
+            path.mkdir(exist_ok=True)
     fd, path = create_file(directory, store)
     try:
         try:
@@ -63,6 +70,8 @@ def probe_file(store: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
         with suppress(OSError):
             directory.rmdir()
+            if not is_layout:
+                directory.parent.rmdir()
 
 
 @contextmanager

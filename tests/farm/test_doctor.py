@@ -64,6 +64,11 @@ def test_healthy_farm_is_all_ok(healthy: Ground) -> None:
     assert not (healthy.allowed / "store" / ".layerfarm" / "doctor").exists()
 
 
+def test_a_directory_for_layouts_is_as_good_as_a_layout_and_stays_empty(tmp_path: Path) -> None:
+    assert worst(list(examine_store(tmp_path))) is not Level.FAIL
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_command_prints_each_line_with_what_to_do_and_fails_if_something_failed(healthy: Ground) -> None:
     command = [sys.executable, "-m", "worker.cli.main", "doctor", "--farm", healthy.url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
