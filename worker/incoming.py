@@ -73,6 +73,9 @@ def our_message(raw: Any, queue: str) -> dict[str, Any]:
             "expires": None,
             "retries": 0,
             "redelivered": redelivered,
+            # What events, and so Flower, show of the task: the job that it is of.
+            "argsrepr": "()",
+            "kwargsrepr": repr(message.model_dump(exclude_none=True)),
         },
         "properties": {
             "correlation_id": found.headers.id,

@@ -1,5 +1,7 @@
 """Hosts with a network of their own, on one machine: network namespaces, each with a cable to the one of Redis.
 
+A host may have a name and mounts of its own, too.
+
 A namespace lives as long as the process that holds it open, so nothing is left of one whatever happens to the tests.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 from contextlib import ExitStack
+from pathlib import Path
 
 from ground import until
 
@@ -15,17 +18,20 @@ from worker.parents import die_with_parent
 
 
 class Host:
-    """One network namespace."""
+    """One network namespace; with a ``name`` also one of names and one of mounts."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, name: str = "") -> None:
+        self._kinds = ["--net", "--uts", "--mount"] if name else ["--net"]
         parent = os.getpid()
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sleep", "infinity"], preexec_fn=lambda: die_with_parent(parent)
+            ["unshare", *self._kinds, "sleep", "infinity"], preexec_fn=lambda: die_with_parent(parent)
         )
         stack.callback(self._end)
-        own = os.readlink("/proc/self/ns/net")
-        until(lambda: os.readlink(f"/proc/{self.pid}/ns/net") != own)
+        # Only then is what is mounted there its own affair.
+        until(lambda: Path(f"/proc/{self.pid}/comm").read_text() == "sleep\n")
         self.run("ip", "link", "set", "lo", "up")
+        if name:
+            self.run("hostname", name)
 
     @property
     def pid(self) -> int:
@@ -34,7 +40,7 @@ class Host:
     @property
     def enter(self) -> list[str]:
         """What a command is prefixed with to run on this host."""
-        return ["nsenter", "--target", str(self.pid), "--net"]
+        return ["nsenter", "--target", str(self.pid), *self._kinds]
 
     def run(self, *command: str) -> None:
         subprocess.run([*self.enter, *command], check=True)
