@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -79,6 +80,36 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) 
     assert "manifest: sha256:" in layerfarm("build", "--rootfs", "tree", "--image", "store:a")
     layerfarm("unpack", "--rootless", "--image", "store:a", "bundle")
     assert (tmp_path / "bundle/rootfs/file").read_text() == "content"
+
+
+def newest_python() -> str:
+    """The newest Python of this machine that runs, this one at least: PATH's, or one that pyenv has built."""
+    for minor in range(30, sys.version_info.minor, -1):
+        name = f"python3.{minor}"
+        built = Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/{name}")
+        for found in [*filter(None, [shutil.which(name)]), *map(str, sorted(built))]:
+            if subprocess.run([found, "-c", "import ssl, venv"], capture_output=True).returncode == 0:
+                return found
+    return sys.executable
+
+
+def test_pipx_installs_the_wheel_for_the_newest_python(wheel: Path, tmp_path: Path) -> None:
+    # Of the versions that are tested; a constraint cannot have a hash.
+    pins = [line for line in (ROOT / "deploy/requirements.txt").read_text().splitlines() if "==" in line]
+    (tmp_path / "pins").write_text("\n".join(line.split()[0] for line in pins))
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("LAYERFARM_", "PYTHON"))},
+        "PIPX_HOME": str(tmp_path / "home"),
+        "PIPX_BIN_DIR": str(tmp_path / "bin"),
+        "PIPX_MAN_DIR": str(tmp_path / "man"),
+        "PIP_CONSTRAINT": str(tmp_path / "pins"),
+    }
+    pipx = [sys.executable, "-m", "pipx", "install", "--quiet", "--python", newest_python(), wheel]
+    done = subprocess.run(pipx, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = subprocess.run([tmp_path / "bin/layerfarm", "--version"], env=environment, capture_output=True, text=True)
+    assert said.stdout.startswith(f"layerfarm version {version('layerfarm')}\n")
+    assert (tmp_path / "man/man1/layerfarm.1").is_file()
 
 
 def test_man_pages_are_those_of_the_commands(tmp_path: Path) -> None:
