@@ -65,7 +65,7 @@ class Limits:
 
     def exceeded(self, name: str, what: str, where: str | bytes | Path | None = None) -> LimitExceeded:
         """The error for the limit ``name``; ``{}`` in ``what`` is its value."""
-        hint = f"limit {name!r}; raise it with --limit {name}=N or {PREFIX}{name.upper()}"
+        hint = f"limit {name!r}; raise it with --limit {name}=N or {PREFIX}{name.upper()}, see docs/limits.md"
         return LimitExceeded(what.format(getattr(self, name)), where=where, hint=hint)
 
 

@@ -22,7 +22,6 @@ from pydantic import ValidationError
 
 from jobs.errors import (
     FarmFull,
-    FarmUnreachable,
     JobCancelled,
     JobFailed,
     JobNotFound,
@@ -35,7 +34,7 @@ from jobs.flows.base import Request, Result
 from jobs.flows.inputs import lease_inputs, release, stores_of
 from worker.address import Address
 from worker.census import Census, census
-from worker.connection import connect, reaching, reason
+from worker.connection import connect, reaching, reason, unreachable
 from worker.ledger import FORMAT, Ledger
 from worker.liveness import WorkerInfo, workers
 from worker.progress import JobRecord, JobState, Progress
@@ -146,7 +145,7 @@ class Farm:
                     raise FarmFull(
                         f"{settings.most_queued} jobs wait for their beginning already",
                         where=self._address.masked,
-                        hint="try again later, or see LAYERFARM_MOST_QUEUED",
+                        hint="try again later, or see docs/operating.md#who-comes-first",
                     )
                 time.sleep(_ROOM)
             try:
@@ -388,7 +387,7 @@ class _Watch:
         now = time.monotonic()
         self._away_since = self._away_since or now
         if now - self._away_since > _OUTAGE:
-            raise FarmUnreachable(f"Redis does not answer ({reason(error)})", where=self._farm.address.masked) from None
+            raise unreachable(self._farm.address, reason(error)) from None
         return f"Redis does not answer at {self._farm.address}, waiting for it"
 
     def _changed(self, notice: str | None) -> bool:

@@ -95,9 +95,9 @@ def connect(address: Address) -> redis.Redis:
     thread.start()
     thread.join(_PATIENCE)
     if not outcome:
-        raise _unreachable(address, f"no answer within {_PATIENCE:.0f} s")
+        raise unreachable(address, f"no answer within {_PATIENCE:.0f} s")
     if outcome[0] is not None:
-        raise _unreachable(address, reason(outcome[0])) from None
+        raise unreachable(address, reason(outcome[0])) from None
     return client
 
 
@@ -109,7 +109,7 @@ def reaching(address: Address) -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OperationalError, OSError) as error:
-        raise _unreachable(address, reason(error)) from None
+        raise unreachable(address, reason(error)) from None
 
 
 def reason(error: BaseException) -> str:
@@ -120,5 +120,8 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _unreachable(address: Address, why: str) -> FarmUnreachable:
-    return FarmUnreachable(f"Redis does not answer ({why})", where=address.masked)
+def unreachable(address: Address, why: str) -> FarmUnreachable:
+    """The error of one who cannot go on without Redis."""
+    return FarmUnreachable(
+        f"Redis does not answer ({why})", where=address.masked, hint="see docs/operating.md#when-redis-fails"
+    )

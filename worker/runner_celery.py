@@ -330,7 +330,7 @@ class CeleryRunner:
         if position.format != FORMAT and not of_any_format:
             raise RequestError(
                 f"job has format {position.format}, this worker reads {FORMAT}",
-                hint="client and workers have to be of one version",
+                hint="client and workers have to be of one version, see docs/operating.md#upgrades",
             )
         if self._keyring is not None:
             traffic, submitter = position.traffic, position.submitter

@@ -264,7 +264,11 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: Path | No
     for name in sorted(given):
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            hint = f"do you mean {close[0]}?" if close else "`layerfarm config show` lists them"
+            hint = (
+                f"do you mean {close[0]}?"
+                if close
+                else "`layerfarm config show` lists them, docs/operating.md#settings says more"
+            )
             raise RequestError(f"there is no setting {name[:100]!r}", where=where, hint=hint)
 
 

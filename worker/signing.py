@@ -112,7 +112,7 @@ class Keyring:
         """
         found = _SIGNATURE.fullmatch(signature)
         if found is None:
-            hint = "this farm takes signed requests only, see LAYERFARM_KEY_FILE"
+            hint = "this farm takes signed requests only, see docs/operating.md#signed-requests"
             raise Untrusted("request is not signed", hint=hint)
         keys = self._keys.get(signed.submitter, ())
         if not any(hmac.compare_digest(key.hmac(signed, int(found[1]), found[2]), found[3]) for key in keys):

@@ -154,7 +154,7 @@ def _join_examine(ctx: Context, state: RebaseState, results: list[dict[str, Any]
         raise UnsafeRebase(
             f"the verdict on this rebase is {worst!r}, {total} things speak against it: {'; '.join(named[:5])}",
             where=str(state.target),
-            hint="see all with layerfarm rebase --check; do it all the same with --accept",
+            hint="see all with layerfarm rebase --check; do it all the same with --accept; docs/transforms.md#rebase",
         )
     return state.model_copy(update={"verdicts": verdicts})
 

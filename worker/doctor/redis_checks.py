@@ -106,7 +106,7 @@ def _transport(address: Address) -> Finding:
         return ok(_TOPIC, "is reached through TLS")
     if _is_loopback(parts.hostname or ""):
         return ok(_TOPIC, "is reached on this machine")
-    return warn(_TOPIC, "password and jobs travel in the clear", "use rediss://, see docs/operating.md")
+    return warn(_TOPIC, "password and jobs travel in the clear", "use rediss://, see docs/operating.md#redis-over-tls")
 
 
 def _is_loopback(host: str) -> bool:

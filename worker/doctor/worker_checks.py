@@ -43,7 +43,9 @@ def _one(worker: WorkerInfo) -> Iterator[Finding]:
     if worker.confined:
         yield ok(topic, "its units run in a sandbox")
     else:
-        advice = "bring in Linux 5.13 or newer with Landlock, and leave LAYERFARM_SANDBOX at auto; see SECURITY.md"
+        advice = (
+            "bring in Linux 5.13 or newer with Landlock, leave LAYERFARM_SANDBOX at auto; see SECURITY.md#the-sandbox"
+        )
         yield warn(topic, "its units run without a sandbox", advice)
     if abs(worker.clock) > _CLOCK:
         yield warn(

@@ -1,0 +1,58 @@
+"""What the command prints, and what the files of deploy/ say, leads to pages and headings that exist."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from markdown.extensions.toc import slugify, unique
+from markdown_it import MarkdownIt
+from ruamel.yaml import YAML
+
+from tests.docs.blocks import ROOT
+
+_LINK = re.compile(r"\b((?:docs/[\w-]+|SECURITY|README|CHANGELOG)\.md)(?:#([\w-]+))?")
+_SOURCES = [
+    path
+    for place in ("jobs", "worker", "deploy")
+    for path in sorted((ROOT / place).rglob("*"))
+    if path.is_file() and "__pycache__" not in path.parts
+]
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as MkDocs makes them."""
+    tokens = MarkdownIt().parse(page.read_text())
+    used: set[str] = set()
+    for opening, inline in itertools.pairwise(tokens):
+        if opening.type == "heading_open":
+            text = "".join(child.content for child in inline.children or ())
+            unique(slugify(text, "-"), used)
+    return used
+
+
+def links() -> set[tuple[str, str, str]]:
+    return {
+        (str(path.relative_to(ROOT)), page, anchor)
+        for path in _SOURCES
+        for page, anchor in _LINK.findall(path.read_text(errors="replace"))
+    }
+
+
+@pytest.mark.parametrize(("source", "page", "anchor"), sorted(links()))
+def test_a_page_that_is_named_is_there(source: str, page: str, anchor: str) -> None:
+    assert (ROOT / page).is_file()
+    assert not anchor or anchor in headings(ROOT / page), f"{page} has no heading #{anchor}"
+
+
+def test_errors_do_lead_to_pages() -> None:
+    named = {page for source, page, _ in links() if source.startswith(("jobs", "worker"))}
+    assert named >= {"docs/limits.md", "docs/operating.md", "docs/catalogs.md", "docs/transforms.md", "SECURITY.md"}
+
+
+def test_every_alert_has_a_section_that_says_what_to_do() -> None:
+    rules = YAML(typ="safe").load((ROOT / "deploy/monitoring/rules.yml").read_text())
+    alerts = {rule["alert"].lower() for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
+    assert alerts and alerts <= headings(ROOT / "docs/operating.md")
