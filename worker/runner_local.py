@@ -103,10 +103,12 @@ class _Run:
             )
 
         report(0, 0)
-        if len(units) <= 1:
+        if min(len(units), self._pool.processes) <= 1:
             # A process would only add its start and the way of the data there and back.
-            observer = _Counting(report)
-            results = [stage.run(Context(self._context.job_id, self._context.policy, observer), u) for u in units]
+            results: list[dict[str, Any]] = []
+            context = Context(self._context.job_id, self._context.policy, _Counting(results, report))
+            for unit in units:
+                results.append(stage.run(context, unit))
         else:
             results = self._pool.run(self._context.job_id, number, units, report)
         report(len(units), nbytes)
@@ -114,15 +116,17 @@ class _Run:
 
 
 class _Counting:
-    """The observer of a unit that runs in the calling process."""
+    """The observer of units that run in the calling process, one after the other."""
 
-    def __init__(self, report: Callable[[int, int], None]) -> None:
+    def __init__(self, results: Sequence[object], report: Callable[[int, int], None]) -> None:
+        """``results``: of the units that are done."""
+        self._results = results
         self._report = report
         self._bytes = 0
 
     def advanced(self, nbytes: int) -> None:
         self._bytes += nbytes
-        self._report(0, self._bytes)
+        self._report(len(self._results), self._bytes)
 
 
 def _ignore(progress: Progress) -> None:
@@ -140,7 +144,7 @@ class _Pool:
         self._fork = multiprocessing.get_context("fork")
         self._flow = flow
         self._policy = policy
-        self._processes = processes
+        self.processes = processes
         self._executor: ProcessPoolExecutor | None = None
         self._futures: list[Future[dict[str, Any]]] = []
         self._children: set[Any] = set()
@@ -189,7 +193,7 @@ class _Pool:
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
-                self._processes,
+                self.processes,
                 mp_context=self._fork,
                 initializer=_enter_pool,
                 initargs=(self._flow.name, self._policy, self._bytes, self._stop, os.getpid()),

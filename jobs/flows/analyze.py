@@ -10,9 +10,20 @@ from jobs.catalog.indexes import follow, platform_of, read_images
 from jobs.catalog.reading import Spool
 from jobs.catalog.rechunk import keep_analysis, kept_analysis
 from jobs.errors import StoreError
-from jobs.flows.base import Context, Equal, Flow, Model, Stage, State, Unit, WorkDirectory, name_of_work
+from jobs.flows.base import (
+    Context,
+    Equal,
+    Flow,
+    Model,
+    Stage,
+    State,
+    Unit,
+    WorkDirectory,
+    name_of_work,
+    unit_of,
+    work_directory,
+)
 from jobs.flows.dissect import analysis_options, spooled
-from jobs.flows.layering import unit_of, work_directory
 from jobs.flows.rechunk import kept_layers
 from jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
 from jobs.image import Resolved, resolve_walk

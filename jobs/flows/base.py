@@ -225,6 +225,20 @@ class WorkDirectory:
         return path
 
 
+def work_directory(ctx: Context, store: Path) -> WorkDirectory:
+    """The job's work directory in a store that this worker may use.
+
+    Raises:
+        OutsideAllowedRoots: the operator does not allow the store.
+    """
+    return WorkDirectory(ctx.policy.check_store(store), ctx.job_id)
+
+
+def unit_of(params: Model, nbytes: int = 0) -> Unit:
+    """A unit that is given ``params`` and reads or writes about ``nbytes``."""
+    return Unit(params=params.model_dump(mode="json"), bytes=nbytes)
+
+
 def name_of_work(*parts: Any) -> str:
     """A digest of JSON values: the name for :class:`Equal`."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

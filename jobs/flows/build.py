@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import RootfsNotFound
-from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory
+from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory, unit_of, work_directory
 from jobs.flows.importing import Import, import_stage
-from jobs.flows.layering import LayeringState, layering_stages, unit_of, work_directory
+from jobs.flows.layer_state import LayeringState
+from jobs.flows.layering import layering_stages
 from jobs.flows.publish import image_result, publish_image
 from jobs.flows.requests import BuildRequest, ImageRef, ImageResult
 from jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of

@@ -13,8 +13,7 @@ from jobs.catalog.plan import Plan
 from jobs.catalog.reading import Difference, Spool, read_image
 from jobs.catalog.rechunk import LayerToBe, keep_analysis, kept_analysis, layers_to_be, read_plan
 from jobs.catalog.recipes import recipe_of_deletions, recipe_of_directories, recipe_of_files
-from jobs.flows.base import Context, FileRef, Model, Unit, WorkDirectory, name_of_work
-from jobs.flows.layering import work_directory
+from jobs.flows.base import Context, FileRef, Model, Unit, WorkDirectory, name_of_work, work_directory
 from jobs.flows.transforms import ComponentRule
 from jobs.image import PackedLayer, Resolved, resolve_walk
 from jobs.layer import Codec, Compression, codec_id

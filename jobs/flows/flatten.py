@@ -11,8 +11,7 @@ from jobs.catalog.flatten import flatten
 from jobs.catalog.indexes import platform_of, read_images
 from jobs.catalog.squash import linux_only
 from jobs.errors import RequestError
-from jobs.flows.base import Context, Flow, Model, Stage, State, Unit
-from jobs.flows.layering import unit_of
+from jobs.flows.base import Context, Flow, Model, Stage, State, Unit, unit_of
 from jobs.flows.transforms import FlattenRequest, FlattenResult, FlatTree
 from jobs.image import resolve, resolve_walk
 from jobs.image.remove import remove_tree

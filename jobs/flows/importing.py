@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from jobs.flows.base import Context, Equal, Model, Stage, State, Unit, name_of_work
-from jobs.flows.layering import unit_of
+from jobs.flows.base import Context, Equal, Model, Stage, State, Unit, name_of_work, unit_of
 from jobs.store import Descriptor, Layout
 from jobs.store.transfer import copy_blob
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jobs.errors import MtreeError, MtreeSyntaxError, RequestError, RootfsNotFound
-from jobs.flows.base import Context, FileRef, Flow, Model, Request, Result, Stage, State, Unit, WorkDirectory
-from jobs.flows.layering import unit_of
+from jobs.flows.base import Context, FileRef, Flow, Model, Request, Result, Stage, State, Unit, WorkDirectory, unit_of
 from jobs.flows.requests import AbsolutePath
 from jobs.mtree import Entry, Shard, hash_shard, plan_shards, walk_tree
 from jobs.mtree.fragments import read_fragment

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.flows.base import Context
-from jobs.flows.layering import LayeringState, work_directory
+from jobs.flows.base import Context, work_directory
+from jobs.flows.layer_state import LayeringState
 from jobs.flows.requests import ImageResult
 from jobs.image import HistoryEntry, Resolved, adopt_tree, append_layer, share_tree
 from jobs.image.timestamps import timestamp

@@ -12,9 +12,8 @@ from jobs.catalog.rebase_check import examine
 from jobs.catalog.rebase_evidence import Verdict
 from jobs.catalog.squash import layers_of_base, linux_only
 from jobs.errors import UnsafeRebase
-from jobs.flows.base import Context, Flow, Model, Request, Stage, State, Unit
+from jobs.flows.base import Context, Flow, Model, Request, Stage, State, Unit, unit_of
 from jobs.flows.importing import Import, import_stage
-from jobs.flows.layering import unit_of
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforming import (
     NewImage,

@@ -12,7 +12,7 @@ from jobs.catalog.reading import Spool
 from jobs.catalog.rechunk import read_plan, rechunked_config
 from jobs.catalog.recipes import write_layer
 from jobs.catalog.squash import check_range, layers_of_base, linux_only
-from jobs.flows.base import Context, Equal, FileRef, Flow, Model, Stage, Unit, name_of_work
+from jobs.flows.base import Context, Equal, FileRef, Flow, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from jobs.flows.dissect import (
     Laid,
     Listed,
@@ -25,7 +25,6 @@ from jobs.flows.dissect import (
     run_read,
 )
 from jobs.flows.importing import Import, import_stage
-from jobs.flows.layering import unit_of, work_directory
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforming import (
     NewImage,

@@ -8,9 +8,8 @@ from typing import Any
 from jobs.catalog.indexes import ImageSet
 from jobs.catalog.proof import prove
 from jobs.catalog.recompress import is_wanted, recompress_layer, replacing
-from jobs.flows.base import Context, Equal, FileRef, Flow, Model, Stage, Unit, name_of_work
+from jobs.flows.base import Context, Equal, FileRef, Flow, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from jobs.flows.importing import Import, import_stage
-from jobs.flows.layering import unit_of, work_directory
 from jobs.flows.transforming import (
     NewImage,
     TransformState,

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory
-from jobs.flows.layering import LayeringState, layering_stages, unit_of, work_directory
+from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory, unit_of, work_directory
+from jobs.flows.layer_state import LayeringState
+from jobs.flows.layering import layering_stages
 from jobs.flows.publish import image_result, publish_image
 from jobs.flows.requests import IdMapping, ImageRef, ImageResult, RepackRequest
 from jobs.flows.survey import Known

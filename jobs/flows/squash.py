@@ -8,9 +8,8 @@ from typing import Any
 from jobs.catalog.difference import Allowed
 from jobs.catalog.proof import prove
 from jobs.catalog.squash import check_range, layers_of_base, linux_only, squash_layers, squashed_config
-from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work
+from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work, unit_of
 from jobs.flows.importing import Import, import_stage
-from jobs.flows.layering import unit_of
 from jobs.flows.transforming import (
     NewImage,
     TransformState,

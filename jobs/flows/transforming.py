@@ -14,8 +14,7 @@ from typing import Any, Generic, TypeVar
 from jobs.catalog.carrying import Carrier, Choice
 from jobs.catalog.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
 from jobs.catalog.proof import Proof, attach_proof
-from jobs.flows.base import Context, Model, Stage, State, Unit, WorkDirectory
-from jobs.flows.layering import unit_of, work_directory
+from jobs.flows.base import Context, Model, Stage, State, Unit, WorkDirectory, unit_of, work_directory
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from jobs.image import Resolved

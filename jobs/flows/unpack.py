@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import BundleExists
-from jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory
-from jobs.flows.layering import id_map, unit_of, work_directory
+from jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory, unit_of, work_directory
+from jobs.flows.layer_state import id_map
 from jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
 from jobs.image.remove import remove_tree

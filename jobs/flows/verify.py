@@ -7,8 +7,7 @@ from typing import Any
 
 from jobs.catalog.verify import verify_image
 from jobs.errors import display
-from jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit
-from jobs.flows.layering import unit_of
+from jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit, unit_of
 from jobs.flows.requests import ImageRef
 from jobs.store import Layout
 

@@ -178,7 +178,10 @@ def collect_garbage(place: Place) -> Comparison:
 
 def through_the_farm(place: Place) -> Comparison:
     """The same build typed in a shell, and queued on a warm farm of one and of two processes."""
-    layout = place.fresh("farm-layout")
+    # The sandbox of a worker holds on to the directory that it was allowed, not to its name.
+    stores = place.fresh("farm-stores")
+    stores.mkdir()
+    layout = stores / "layout"
     build = ["layerfarm", "build", "--rootfs", place.root, "--image", f"{layout}:farm", "--progress", "none"]
 
     def subject(farm: EmbeddedFarm | None) -> Callable[[], Run]:
@@ -195,11 +198,11 @@ def through_the_farm(place: Place) -> Comparison:
         subjects = {"local": subject(None)}
         for count in (1, 2):
             farm = stack.enter_context(
-                EmbeddedFarm(concurrency=count, roots=[place.root], stores=[layout], state_dir=place.scratch)
+                EmbeddedFarm(concurrency=count, roots=[place.root], stores=[stores], state_dir=place.scratch)
             )
             subjects[f"farm of {count}"] = subject(farm)
         series = place.measure(subjects)
-    place.fresh("farm-layout")
+    place.fresh("farm-stores")
     local = series["local"].wall()
     return Comparison(
         "build",

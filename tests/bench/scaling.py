@@ -34,11 +34,11 @@ STAGES = {
     " order of the walk file is that of the tree. Sub-trees could be walked apart and joined; at 5 µs an entry it has"
     " not paid.",
     "hash": "Parallel. Shards of equal cost, a process each; nothing is shared.",
-    "compare": "Serial. One process merges the shards and holds them against the old tree in tree order; a line of the"
-    " manifest depends on the directory and the `/set` above it.",
+    "compare": "Serial. One process merges the shards and holds them against the old tree, both in tree order.",
     "pack": "Partly parallel. One thread reads the files into the tar stream, one computes the diff_id, a SHA-256 over"
     " all of it; the blocks are compressed by as many threads as there are processors, and the digest of the blob is"
-    " again one SHA-256.",
+    " again one SHA-256. Beside all that another process writes the new manifest, of which each line depends on the"
+    " directory and the `/set` above it.",
     "publish": "Serial, and the same for any tree: three small documents and the lock of the index.",
 }
 
