@@ -176,7 +176,8 @@ def compare(old: Stack, new: Stack, allowed: Allowed, where: str) -> None:
             first.append(str(difference))
     if count:
         more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
-        raise NotEquivalent(f"the new image's tree is not the old one's: {'; '.join(first)}{more}", where=where)
+        what = f"the new image's tree is not the old one's: {'; '.join(first)}{more}"
+        raise NotEquivalent(what, where=where, hint="see docs/transforms.md#the-proof")
 
 
 def attach_proof(layout: Layout, proof: Proof, subject: Descriptor) -> Descriptor:

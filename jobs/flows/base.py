@@ -113,7 +113,9 @@ class Policy:
         # The last component may not exist yet (a bundle to be made): its parent decides.
         resolved = Path(os.path.realpath(path))
         if allowed is not None and not any(resolved.is_relative_to(os.path.realpath(root)) for root in allowed):
-            raise OutsideAllowedRoots(what, where=path, hint=f"allow it with {option} when starting the worker")
+            raise OutsideAllowedRoots(
+                what, where=path, hint=f"allow it with {option} when starting the worker, see docs/operating.md"
+            )
         return resolved
 
 

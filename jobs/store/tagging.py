@@ -223,4 +223,8 @@ def _is_granted(path: Path) -> bool:
 
 
 def _gone(digest: str) -> BlobNotFound:
-    return BlobNotFound("store does not hold the blob any more", where=digest, hint="removed by a gc? try again")
+    return BlobNotFound(
+        "store does not hold the blob any more",
+        where=digest,
+        hint="removed by a gc? try again; see docs/store.md#leases",
+    )

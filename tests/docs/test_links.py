@@ -56,3 +56,10 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
     rules = YAML(typ="safe").load((ROOT / "deploy/monitoring/rules.yml").read_text())
     alerts = {rule["alert"].lower() for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
     assert alerts and alerts <= headings(ROOT / "docs/operating.md")
+
+
+def test_what_is_made_in_a_store_is_documented() -> None:
+    sources = [path.read_text() for path in _SOURCES if path.suffix == ".py"]
+    made = {name for text in sources for name in re.findall(r'PRIVATE_DIRECTORY / "([\w.]+)"', text)}
+    page = (ROOT / "docs/store.md").read_text()
+    assert len(made) > 10 and {name for name in made if f"`.layerfarm/{name}" not in page} == set()
