@@ -46,10 +46,10 @@ layerfarm config --image store:app --tag app-arm64 --architecture arm64
 """A Debian of two versions, and on the older one an application of several layers; in the layout ``store``."""
 
 TREES = """
-mkdir -p {srv}/rootfs/app/etc {srv}/oci; echo app >{srv}/rootfs/app/etc/app
-cp -a {srv}/rootfs/app {srv}/rootfs/debian; cp -a {srv}/rootfs/app {srv}/rootfs/alpine
-layerfarm init --layout {srv}/oci/.made; mv {srv}/oci/.made/* {srv}/oci; rm -r {srv}/oci/.made
-layerfarm build --rootfs {srv}/rootfs/debian --image {srv}/oci:debian
+mkdir -p rootfs/app/etc; echo app >rootfs/app/etc/app
+cp -a rootfs/app rootfs/debian; cp -a rootfs/app rootfs/alpine
+layerfarm init --layout oci
+layerfarm build --rootfs rootfs/debian --image oci:debian
 """
 """What the disk of a farm has: root filesystems, a store with a base."""
 
@@ -63,7 +63,7 @@ class Stages:
         self._program = program
         self._url = ""
         self._registry: Registry | None = None
-        self._images: Path | None = None
+        self._made: dict[str, Path] = {}
 
     def run(self, page: str, stage: str, blocks: Sequence[Block]) -> None:
         """Run blocks of a page; an assertion fails with the block whose command failed or printed something else."""
@@ -71,10 +71,9 @@ class Stages:
         directory.mkdir()
         stands_for = {name: f"{directory}{name}" for name in ("/srv", "/etc/layerfarm")}
         environment = {"PATH": f"{_BIN}:{os.environ['PATH']}", "HOME": str(directory), "LC_ALL": "C.UTF-8"}
-        before = TREES.format(srv=directory / "srv")
+        before = f"cp -a {self._disk()} {directory}/srv"
         if stage in ("farm", "gitlab", "github"):
             environment["LAYERFARM_FARM"] = self._farm()
-            before = before.replace("layerfarm build", "layerfarm --farm= build")
         if stage == "redis":
             stands_for["redis://queue/0"] = self._farm()
         if stage == "catalog":
@@ -82,7 +81,7 @@ class Stages:
             (directory / ".config/containers").mkdir(parents=True)
             configuration = f'[[registry]]\nlocation = "{self._host()}"\ninsecure = true\n'
             (directory / ".config/containers/registries.conf").write_text(configuration)
-            before += f"mkdir -p {directory}/srv/oci/images; cp -a {self._store()}/. {directory}/srv/oci/images\n"
+            before += f"\nmkdir -p {directory}/srv/oci/images; cp -a {self._store()}/. {directory}/srv/oci/images\n"
             before += f"layerfarm tag --image {directory}/srv/oci/images:deb1 base/debian\n"
         script = _Script(directory, lambda text: _replaced(text, stands_for))
         script.quietly(before)
@@ -99,11 +98,18 @@ class Stages:
         return self._url
 
     def _store(self) -> Path:
-        if self._images is None:
-            self._images = self._directory / "images"
-            self._images.mkdir()
-            shell(IMAGES, self._images)
-        return self._images / "store"
+        return self._once("images", IMAGES) / "store"
+
+    def _disk(self) -> Path:
+        return self._once("disk", TREES)
+
+    def _once(self, name: str, script: str) -> Path:
+        """The directory in which ``script`` has made something."""
+        if name not in self._made:
+            self._made[name] = self._directory / name
+            self._made[name].mkdir()
+            shell(script, self._made[name])
+        return self._made[name]
 
     def _host(self) -> str:
         if self._registry is None:
