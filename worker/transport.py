@@ -17,7 +17,9 @@ from typing import Any
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ExecAbortError
+from redis.retry import Retry
 
 from jobs.errors import RequestError
 from worker.connection import retry_once
@@ -50,6 +52,16 @@ class Channel(kombu_redis.Channel):
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("the connection to Redis is closed")
         return super()._connparams(*args, **kwargs) | {"retry": retry_once()}  # type: ignore[no-untyped-call]
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read what was published; an error if the connection is lost.
+
+        redis-py would connect again in here, and wait for the next thing to be published: where Redis is back at once,
+        the worker's event loop would stand still for ever.
+        """
+        if c.connection is not None:
+            c.connection.retry = Retry(NoBackoff(), 0)
+        return super()._receive_one(c)  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

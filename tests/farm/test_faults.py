@@ -206,6 +206,17 @@ def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
         assert worker.poll() is None
 
 
+def test_worker_follows_a_redis_that_is_elsewhere_at_once(ground: Ground) -> None:
+    """No moment without an answer: what connects again gets through, and must not wait for what nobody sends there."""
+    worker = ground.start_worker()
+    ground.start_redis("second")
+    (ground.directory / "new").symlink_to("second.sock")
+    (ground.directory / "new").rename(ground.directory / "redis.sock")
+    ground.redis.kill()
+    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
+    assert worker.poll() is None
+
+
 def test_full_redis_refuses_jobs_and_goes_on_when_there_is_room(ground: Ground) -> None:
     worker = ground.start_worker(lease=2, look_every=0.5)
     farm = ground.farm(look_every=0.5)

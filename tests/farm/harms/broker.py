@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import redis
 from ground import until
@@ -150,17 +151,28 @@ def fail_over(trial: Trial, counts: Counts) -> None:
         address = trial.ground.directory / "redis.sock"
         old = client_of(Address(trial.ground.url))
         old.ping()
-        address.unlink()
+        at_once = trial.rng.random() < 0.5
+        if not at_once:
+            address.unlink()
+        replica.replicaof("NO", "ONE")
+        if at_once:
+            lead(address, "second.sock")
         if dies:
             first.kill()
             first.wait()
-        replica.replicaof("NO", "ONE")
-        if not dies:
+        else:
             old.replicaof("127.0.0.1", 6380)
-        address.symlink_to("second.sock")
+        lead(address, "second.sock")
     trial.ground.redis = second
     trial.settle(counts)
     trial.must_live(worker, counts)
+
+
+def lead(address: Path, to: str) -> None:
+    """Let the address lead there, from one moment to the next."""
+    new = address.with_name("new-address")
+    new.symlink_to(to)
+    new.rename(address)
 
 
 def deliver_twice(trial: Trial, counts: Counts) -> None:
