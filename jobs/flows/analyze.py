@@ -24,7 +24,7 @@ from jobs.flows.base import (
     work_directory,
 )
 from jobs.flows.dissect import analysis_options, spooled
-from jobs.flows.rechunk import kept_layers
+from jobs.flows.transforming import kept_layers
 from jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
 from jobs.image import Resolved, resolve_walk
 from jobs.store import Descriptor, Layout

@@ -19,12 +19,11 @@ from jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    clean,
-    closing_stages,
     finish,
     image_set,
-    source_of,
+    importing,
     target_of,
+    transform_flow,
 )
 from jobs.flows.transforms import (
     RebaseCheckRequest,
@@ -159,15 +158,13 @@ def _join_examine(ctx: Context, state: RebaseState, results: list[dict[str, Any]
 
 
 def _from_old(ctx: Context, state: RebaseState) -> Import:
-    images = image_set(ctx, state)
-    source = source_of(ctx, state)
+    images = image_set(ctx, state).images
     own = [
         layer
-        for image, bases in zip(images.images, state.plan.bases, strict=True)
+        for image, bases in zip(images, state.plan.bases, strict=True)
         for layer in image.manifest.layers[bases.below :]
-        if not layer.urls or source.has(layer)
     ]
-    return Import(state.source, state.target.store, own)
+    return importing(ctx, state, own)
 
 
 def _from_new_base(ctx: Context, state: RebaseState) -> Import:
@@ -206,19 +203,18 @@ def _finish(ctx: Context, state: RebaseState) -> RebaseResult:
     )
 
 
-REBASE = Flow(
-    name="rebase",
-    request=RebaseRequest,
-    state=RebaseState,
-    stages=(
+REBASE = transform_flow(
+    "rebase",
+    RebaseRequest,
+    RebaseState,
+    _begin,
+    (
         Stage("examine", lambda ctx, state: _plan_examine(state.plan), _run_examine, _join_examine),
         import_stage(_from_old),
         import_stage(_from_new_base, "import-base"),
-        *closing_stages(RebaseState, _make),
     ),
-    begin=_begin,
+    _make,
     finish=_finish,
-    clean=clean,
     result=RebaseResult,
 )
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.catalog.difference import Allowed
-from jobs.catalog.proof import prove
 from jobs.catalog.reading import Spool
 from jobs.catalog.rechunk import read_plan, rechunked_config
 from jobs.catalog.recipes import write_layer
-from jobs.catalog.squash import check_range, layers_of_base, linux_only
-from jobs.flows.base import Context, Equal, FileRef, Flow, Model, Stage, Unit, name_of_work, unit_of, work_directory
+from jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from jobs.flows.dissect import (
     Laid,
     Listed,
@@ -25,21 +23,19 @@ from jobs.flows.dissect import (
     run_read,
 )
 from jobs.flows.importing import Import, import_stage
-from jobs.flows.requests import ImageRef
 from jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    clean,
-    closing_stages,
-    finish,
     image_set,
-    source_of,
-    target_of,
+    importing,
+    kept_layers,
+    layer_is_there,
+    transform_flow,
+    written,
 )
-from jobs.flows.transforms import ComponentRule, RechunkRequest, TransformResult
-from jobs.image import PackedLayer, Resolved, choose_compression, pack_layer, resolve, write_image
-from jobs.image.resolve import platform_text
+from jobs.flows.transforms import ComponentRule, RechunkRequest
+from jobs.image import PackedLayer, Resolved, choose_compression, pack_layer
 from jobs.layer import Codec, Compression
 from jobs.store import Descriptor, Layout
 
@@ -79,28 +75,13 @@ def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
     )
 
 
-def kept_layers(ctx: Context, image: Resolved, keep: int, base: ImageRef | None) -> int:
-    """How many of the lowest layers are to stay.
-
-    Raises:
-        TransformError: the image has not so many, is not on that base, or not for Linux.
-    """
-    linux_only(image)
-    if base is not None:
-        base_store = Layout.open(ctx.policy.check_store(base.store))
-        keep = max(keep, layers_of_base(image, resolve(base_store, base.tag, platform_text(image.config))))
-    check_range(image, keep, None)
-    return keep
-
-
 def _kept(ctx: Context, state: RechunkState) -> Import:
-    source = source_of(ctx, state)
     kept = [
         layer
         for image, task in zip(image_set(ctx, state).images, state.tasks, strict=True)
         for layer in image.manifest.layers[: task.keep]
     ]
-    return Import(state.source, state.target.store, [layer for layer in kept if not layer.urls or source.has(layer)])
+    return importing(ctx, state, kept)
 
 
 # --- read ----------------------------------------------------------------------------------------
@@ -194,12 +175,6 @@ def _name_of_pack(ctx: Context, unit: Unit) -> str:
     return name_of_work(str(params.target), name_of_layer(params.digest, params.compression, params.level))
 
 
-def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
-    params = _PackUnit.model_validate(unit.params)
-    packed = PackedLayer.model_validate(result)
-    return Layout.open(ctx.policy.check_store(params.target)).claim(packed.descriptor)
-
-
 def _join_pack(ctx: Context, state: RechunkState, results: list[dict[str, Any]]) -> RechunkState:
     packed = {
         name: PackedLayer.model_validate(result) for name, result in zip(_wanted(ctx, state), results, strict=True)
@@ -224,19 +199,8 @@ def _make(ctx: Context, state: RechunkState, old: Resolved) -> NewImage:
         return NewImage(old, None, warnings)
     names = [layer.name for layer in listed]
     config = rechunked_config(old.config, task.keep, names, [each.diff_id for each in packed], digest, state.epoch)
-    target = target_of(ctx, state)
-    image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": layers}), config)
-    proof = prove(
-        source_of(ctx, state),
-        old,
-        target,
-        image,
-        Allowed(clamp=state.epoch),
-        operation="rechunk",
-        parameters={"budget": state.budget, "keep": task.keep, "plan": state.plan},
-        advanced=ctx.observer.advanced,
-    )
-    return NewImage(image, proof, warnings)
+    parameters = {"budget": state.budget, "keep": task.keep, "plan": state.plan}
+    return written(ctx, state, old, layers, config, Allowed(clamp=state.epoch), "rechunk", parameters, warnings)
 
 
 def _in_order(layer: Descriptor) -> Descriptor:
@@ -251,18 +215,15 @@ def _in_order(layer: Descriptor) -> Descriptor:
     )
 
 
-RECHUNK = Flow(
-    name="rechunk",
-    request=RechunkRequest,
-    state=RechunkState,
-    stages=(
+RECHUNK = transform_flow(
+    "rechunk",
+    RechunkRequest,
+    RechunkState,
+    _begin,
+    (
         import_stage(_kept),
         Stage("read", _plan_read, run_read, _join_read),
-        Stage("pack", _plan_pack, _run_pack, _join_pack, Equal(_name_of_pack, _is_there)),
-        *closing_stages(RechunkState, _make),
+        Stage("pack", _plan_pack, _run_pack, _join_pack, Equal(_name_of_pack, layer_is_there)),
     ),
-    begin=_begin,
-    finish=finish,
-    clean=clean,
-    result=TransformResult,
+    _make,
 )

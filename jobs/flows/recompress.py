@@ -8,20 +8,20 @@ from typing import Any
 from jobs.catalog.indexes import ImageSet
 from jobs.catalog.proof import prove
 from jobs.catalog.recompress import is_wanted, recompress_layer, replacing
-from jobs.flows.base import Context, Equal, FileRef, Flow, Model, Stage, Unit, name_of_work, unit_of, work_directory
+from jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from jobs.flows.importing import Import, import_stage
 from jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    clean,
-    closing_stages,
-    finish,
     image_set,
+    importing,
+    layer_is_there,
     source_of,
     target_of,
+    transform_flow,
 )
-from jobs.flows.transforms import RecompressRequest, TransformResult
+from jobs.flows.transforms import RecompressRequest
 from jobs.image import PackedLayer, Resolved
 from jobs.image.mutate import with_manifest
 from jobs.layer import Codec, Compression, codec_id
@@ -76,15 +76,9 @@ def _wanted(images: ImageSet, state: RecompressState) -> dict[tuple[str, str], D
 def _kept(ctx: Context, state: RecompressState) -> Import:
     """The layers that stay as they are have to be in the target's store, too."""
     images = image_set(ctx, state)
-    source = source_of(ctx, state)
     wanted = _wanted(images, state)
-    kept = [
-        layer
-        for image in images.images
-        for layer, diff_id in image.layers
-        if (layer.digest, diff_id) not in wanted and (not layer.urls or source.has(layer))
-    ]
-    return Import(state.source, state.target.store, kept)
+    layers = (pair for image in images.images for pair in image.layers)
+    return importing(ctx, state, [layer for layer, diff_id in layers if (layer.digest, diff_id) not in wanted])
 
 
 # --- layers: each distinct one a unit, shared by all jobs of the farm ------------------------------
@@ -130,12 +124,6 @@ def _name_of_layer(ctx: Context, unit: Unit) -> str:
     params = _LayerUnit.model_validate(unit.params)
     codec = codec_id(Codec(params.compression, level=params.level))
     return name_of_work("recompress", codec, str(params.target), params.layer.digest, params.diff_id)
-
-
-def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
-    params = _LayerUnit.model_validate(unit.params)
-    packed = PackedLayer.model_validate(result)
-    return Layout.open(ctx.policy.check_store(params.target)).claim(packed.descriptor)
 
 
 def _join_layers(ctx: Context, state: RecompressState, results: list[dict[str, Any]]) -> RecompressState:
@@ -187,17 +175,14 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
     return NewImage(image, proof, warnings)
 
 
-RECOMPRESS = Flow(
-    name="recompress",
-    request=RecompressRequest,
-    state=RecompressState,
-    stages=(
+RECOMPRESS = transform_flow(
+    "recompress",
+    RecompressRequest,
+    RecompressState,
+    _begin,
+    (
         import_stage(_kept),
-        Stage("layers", _plan_layers, _run_layer, _join_layers, Equal(_name_of_layer, _is_there)),
-        *closing_stages(RecompressState, _make),
+        Stage("layers", _plan_layers, _run_layer, _join_layers, Equal(_name_of_layer, layer_is_there)),
     ),
-    begin=_begin,
-    finish=finish,
-    clean=clean,
-    result=TransformResult,
+    _make,
 )

@@ -6,24 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from jobs.catalog.difference import Allowed
-from jobs.catalog.proof import prove
-from jobs.catalog.squash import check_range, layers_of_base, linux_only, squash_layers, squashed_config
-from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work, unit_of
+from jobs.catalog.squash import check_range, squash_layers, squashed_config
+from jobs.flows.base import Context, Equal, Model, Stage, Unit, name_of_work, unit_of
 from jobs.flows.importing import Import, import_stage
 from jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    clean,
-    closing_stages,
-    finish,
     image_set,
-    source_of,
-    target_of,
+    importing,
+    kept_layers,
+    layer_is_there,
+    transform_flow,
+    written,
 )
-from jobs.flows.transforms import SquashRequest, TransformResult
-from jobs.image import PackedLayer, Resolved, choose_compression, resolve, resolve_walk, write_image
-from jobs.image.resolve import platform_text
+from jobs.flows.transforms import SquashRequest
+from jobs.image import PackedLayer, Resolved, choose_compression, resolve_walk
 from jobs.layer import Codec, Compression, codec_id
 from jobs.store import Descriptor, Layout
 
@@ -57,12 +55,7 @@ def _begin(ctx: Context, request: SquashRequest) -> SquashState:
     images, fields = begin(ctx, request)
     ranges = []
     for image in images.images:
-        linux_only(image)
-        keep = request.keep
-        if request.base is not None:
-            base_store = Layout.open(ctx.policy.check_store(request.base.store))
-            base = resolve(base_store, request.base.tag, platform_text(image.config))
-            keep = max(keep, layers_of_base(image, base))
+        keep = kept_layers(ctx, image, request.keep, request.base)
         compression = choose_compression(request.compress, image)
         Codec(compression, level=request.level)  # refuses a level that is none
         upto = check_range(image, keep, request.upto)
@@ -76,8 +69,7 @@ def _kept(ctx: Context, state: SquashState) -> Import:
     for image, each in zip(images.images, state.ranges, strict=True):
         layers = image.manifest.layers
         kept += layers if each.is_one else [*layers[: each.keep], *layers[each.upto :]]
-    source = source_of(ctx, state)
-    return Import(state.source, state.target.store, [layer for layer in kept if not layer.urls or source.has(layer)])
+    return importing(ctx, state, kept)
 
 
 # --- layers --------------------------------------------------------------------------------------
@@ -132,12 +124,6 @@ def _name_of_layers(ctx: Context, unit: Unit) -> str:
     return name_of_work("squash", codec, str(params.target), layers, params.keep, params.epoch)
 
 
-def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
-    params = _SquashUnit.model_validate(unit.params)
-    packed = PackedLayer.model_validate(result)
-    return Layout.open(ctx.policy.check_store(params.target)).claim(packed.descriptor)
-
-
 def _join_layers(ctx: Context, state: SquashState, results: list[dict[str, Any]]) -> SquashState:
     done = iter(results)
     squashed = [None if each.is_one else PackedLayer.model_validate(next(done)) for each in state.ranges]
@@ -156,32 +142,18 @@ def _make(ctx: Context, state: SquashState, old: Resolved) -> NewImage:
     layers = old.manifest.layers
     layers = [*layers[: each.keep], packed.descriptor, *layers[each.upto :]]
     config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, old.descriptor.digest, state.epoch)
-    target = target_of(ctx, state)
-    image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": layers}), config)
-    proof = prove(
-        source_of(ctx, state),
-        old,
-        target,
-        image,
-        Allowed(clamp=state.epoch),
-        operation="squash",
-        parameters={"keep": each.keep, "upto": each.upto},
-        advanced=ctx.observer.advanced,
-    )
-    return NewImage(image, proof)
+    parameters = {"keep": each.keep, "upto": each.upto}
+    return written(ctx, state, old, layers, config, Allowed(clamp=state.epoch), "squash", parameters)
 
 
-SQUASH = Flow(
-    name="squash",
-    request=SquashRequest,
-    state=SquashState,
-    stages=(
+SQUASH = transform_flow(
+    "squash",
+    SquashRequest,
+    SquashState,
+    _begin,
+    (
         import_stage(_kept),
-        Stage("layers", _plan_layers, _run_layers, _join_layers, Equal(_name_of_layers, _is_there)),
-        *closing_stages(SquashState, _make),
+        Stage("layers", _plan_layers, _run_layers, _join_layers, Equal(_name_of_layers, layer_is_there)),
     ),
-    begin=_begin,
-    finish=finish,
-    clean=clean,
-    result=TransformResult,
+    _make,
 )

@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from jobs.catalog.difference import Allowed
-from jobs.catalog.proof import prove
 from jobs.catalog.squash import linux_only
 from jobs.catalog.strip import strip_layers, stripped_config
-from jobs.flows.base import Context, Equal, Flow, Model, Stage, Unit, name_of_work, unit_of
+from jobs.flows.base import Context, Equal, Model, Stage, Unit, name_of_work, unit_of
 from jobs.flows.importing import Import, import_stage
 from jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    clean,
-    closing_stages,
-    finish,
     image_set,
-    source_of,
-    target_of,
+    importing,
+    transform_flow,
+    written,
 )
-from jobs.flows.transforms import StripRequest, TransformResult
-from jobs.image import PackedLayer, Resolved, resolve_walk, write_image
+from jobs.flows.transforms import StripRequest
+from jobs.image import PackedLayer, Resolved, resolve_walk
 from jobs.layer import Codec, Compression, codec_id
 from jobs.store import Descriptor, Layout
 
@@ -119,14 +116,13 @@ def _join_layers(ctx: Context, state: StripState, results: list[dict[str, Any]])
 
 def _kept(ctx: Context, state: StripState) -> Import:
     """The layers that nothing was taken from."""
-    source = source_of(ctx, state)
     kept = [
         layer
         for image, done in zip(image_set(ctx, state).images, state.stripped, strict=True)
         for position, layer in enumerate(image.manifest.layers)
-        if position not in done.layers and (not layer.urls or source.has(layer))
+        if position not in done.layers
     ]
-    return Import(state.source, state.target.store, kept)
+    return importing(ctx, state, kept)
 
 
 # --- prove ---------------------------------------------------------------------------------------
@@ -138,32 +134,18 @@ def _make(ctx: Context, state: StripState, old: Resolved) -> NewImage:
         return NewImage(old, None, ["nothing in the image matches"])
     layers = [done[at].descriptor if at in done else layer for at, layer in enumerate(old.manifest.layers)]
     config = stripped_config(old.config, done, state.paths, state.epoch)
-    target = target_of(ctx, state)
-    image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": layers}), config)
-    proof = prove(
-        source_of(ctx, state),
-        old,
-        target,
-        image,
-        Allowed(clamp=state.epoch, removed=tuple(state.paths)),
-        operation="strip",
-        parameters={"paths": state.paths},
-        advanced=ctx.observer.advanced,
-    )
-    return NewImage(image, proof)
+    allowed = Allowed(clamp=state.epoch, removed=tuple(state.paths))
+    return written(ctx, state, old, layers, config, allowed, "strip", {"paths": state.paths})
 
 
-STRIP = Flow(
-    name="strip",
-    request=StripRequest,
-    state=StripState,
-    stages=(
+STRIP = transform_flow(
+    "strip",
+    StripRequest,
+    StripState,
+    _begin,
+    (
         Stage("layers", _plan_layers, _run_layers, _join_layers, Equal(_name_of_layers, _is_there)),
         import_stage(_kept),
-        *closing_stages(StripState, _make),
     ),
-    begin=_begin,
-    finish=finish,
-    clean=clean,
-    result=TransformResult,
+    _make,
 )

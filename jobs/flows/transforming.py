@@ -1,23 +1,26 @@
 """What every transform of an image begins and ends with: pin it, and prove, publish and tag what was made.
 
-A flow puts its own stages between :func:`begin` and :func:`closing_stages`. Nothing is tagged before every
-image of the set is proved.
+A flow puts its own stages between :func:`begin` and those that :func:`transform_flow` adds. Nothing is tagged
+before every image of the set is proved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jobs.catalog.carrying import Carrier, Choice
+from jobs.catalog.difference import Allowed
 from jobs.catalog.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
-from jobs.catalog.proof import Proof, attach_proof
-from jobs.flows.base import Context, Model, Stage, State, Unit, WorkDirectory, unit_of, work_directory
+from jobs.catalog.proof import Proof, attach_proof, prove
+from jobs.catalog.squash import check_range, layers_of_base, linux_only
+from jobs.flows.base import Context, Flow, Model, Stage, State, Unit, WorkDirectory, unit_of, work_directory
+from jobs.flows.importing import Import
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
-from jobs.image import Resolved
+from jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
 from jobs.store import Descriptor, Layout, check_refname
 from jobs.store.transfer import copy_blob
 
@@ -107,13 +110,94 @@ def clean(ctx: Context, request: TransformRequest, succeeded: bool) -> None:
     WorkDirectory(request.target.store, ctx.job_id).remove()
 
 
-def closing_stages(state_type: type[StateT], make: Make[StateT]) -> tuple[Stage[StateT], Stage[StateT]]:
-    """``prove``, a unit for each image of the set, in which ``make`` writes its documents; and ``publish``."""
-    closing: _Closing[StateT] = _Closing(state_type, make)
-    return (
-        Stage("prove", closing.plan_prove, closing.prove, closing.join_prove),
-        Stage("publish", closing.plan_publish, closing.publish, closing.join_publish),
+def transform_flow(
+    name: str,
+    request: type[TransformRequest],
+    state: type[StateT],
+    begin: Callable[[Context, Any], StateT],
+    stages: Sequence[Stage[StateT]],
+    make: Make[StateT],
+    **others: Any,
+) -> Flow[StateT]:
+    """The flow of a transform: its own ``stages``, then two that all have.
+
+    ``prove`` is a unit for each image of the set, in which ``make`` writes its documents; and ``publish``.
+    ``others`` are fields of :class:`Flow` that are not those of every transform.
+    """
+    closing: _Closing[StateT] = _Closing(state, make)
+    fields: dict[str, Any] = {"finish": finish, "clean": clean, "result": TransformResult}
+    return Flow(
+        name=name,
+        request=request,
+        state=state,
+        stages=(
+            *stages,
+            Stage("prove", closing.plan_prove, closing.prove, closing.join_prove),
+            Stage("publish", closing.plan_publish, closing.publish, closing.join_publish),
+        ),
+        begin=begin,
+        **(fields | others),
     )
+
+
+# --- what several transforms do -------------------------------------------------------------------
+
+
+def kept_layers(ctx: Context, image: Resolved, keep: int, base: ImageRef | None) -> int:
+    """How many of the lowest layers are to stay: ``keep``, or those of the ``base``, if they are more.
+
+    Raises:
+        TransformError: the image has not so many, is not on that base, or not for Linux.
+    """
+    linux_only(image)
+    if base is not None:
+        base_store = Layout.open(ctx.policy.check_store(base.store))
+        keep = max(keep, layers_of_base(image, resolve(base_store, base.tag, platform_of(image))))
+    check_range(image, keep, None)
+    return keep
+
+
+def importing(ctx: Context, state: TransformState, layers: Iterable[Descriptor]) -> Import:
+    """Layers of the old image that the new one has too; what is fetched from elsewhere need not be in the store."""
+    source = source_of(ctx, state)
+    return Import(state.source, state.target.store, [layer for layer in layers if not layer.urls or source.has(layer)])
+
+
+def layer_is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    """Of a unit that gives a layer for the layout ``target``: whether that still holds it (:class:`Equal`)."""
+    packed = PackedLayer.model_validate(result)
+    return Layout.open(ctx.policy.check_store(Path(unit.params["target"]))).claim(packed.descriptor)
+
+
+def written(
+    ctx: Context,
+    state: TransformState,
+    old: Resolved,
+    layers: Sequence[Descriptor],
+    config: ImageConfig,
+    allowed: Allowed,
+    operation: str,
+    parameters: dict[str, Any],
+    warnings: Sequence[str] = (),
+) -> NewImage:
+    """Write the image of these layers and this config, and prove it to be the old one but for what is allowed.
+
+    Raises:
+        NotEquivalent: it is not.
+    """
+    target = target_of(ctx, state)
+    image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": list(layers)}), config)
+    proof = prove(
+        source_of(ctx, state),
+        old,
+        target,
+        image,
+        allowed,
+        operation=operation,
+        parameters=parameters,
+        advanced=ctx.observer.advanced,
+    )
+    return NewImage(image, proof, list(warnings))
 
 
 class _Closing(Generic[StateT]):
