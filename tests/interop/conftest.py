@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.cli.main import main
+
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 SUITE = "bookworm"
 
@@ -63,5 +65,23 @@ def run(tmp_path: Path) -> Run:
         )
         assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    return call
+
+
+Layerfarm = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def layerfarm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Layerfarm:
+    """Run the command line in this process, without any farm configured; its exit code, stdout and stderr."""
+    for name in [name for name in os.environ if name.startswith("LAYERFARM_")]:
+        monkeypatch.delenv(name)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
 
     return call

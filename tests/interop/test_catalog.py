@@ -16,7 +16,6 @@ from jobs.image import resolve
 from jobs.store import Descriptor, Layout
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
-from worker.cli.main import main
 
 Program = Callable[[str], str]
 Layerfarm = Callable[..., tuple[int, str, str]]
@@ -47,21 +46,6 @@ def registry(program_paths: str, tmp_path: Path) -> Iterator[Registry]:
         image(layout, [BASE, tar(("other", os.urandom(500)))], tag="t", created=CREATED.format(1))
         running.put(layout.path, "t", "team/other:1.0")
         yield running
-
-
-@pytest.fixture
-def layerfarm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Layerfarm:
-    """Run the command line here; its exit code, stdout and stderr."""
-    for name in [name for name in os.environ if name.startswith("LAYERFARM_")]:
-        monkeypatch.delenv(name)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def write(directory: Path, host: str, *, destination: str = "", policy: str = "", more: str = "") -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,23 +20,8 @@ from tests.catalog.registry import Registry
 from tests.catalog.spec import SMALL
 from tests.trees import read_tree
 from worker import runner_local
-from worker.cli.main import main
 
 Layerfarm = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def layerfarm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Layerfarm:
-    for name in [name for name in os.environ if name.startswith("LAYERFARM_")]:
-        monkeypatch.delenv(name)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 # --- real images, from a registry ----------------------------------------------------------------

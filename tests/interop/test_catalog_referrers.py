@@ -19,7 +19,6 @@ from jobs.store import Descriptor, Layout
 from tests.catalog.registry import Gate, Registry
 from tests.unit.catalog.images import enter, index, manifest
 from tests.unit.image.images import image, tar
-from worker.cli.main import main
 
 Program = Callable[[str], str]
 Layerfarm = Callable[..., tuple[int, str, str]]
@@ -56,20 +55,6 @@ def origin(program: Program, tmp_path: Path) -> Iterator[Origin]:
     program("skopeo")
     with Registry(tmp_path / "registry", program("docker-registry")) as running:
         yield Origin(running, Layout.create(tmp_path / "origin"))
-
-
-@pytest.fixture
-def layerfarm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Layerfarm:
-    for name in [name for name in os.environ if name.startswith("LAYERFARM_")]:
-        monkeypatch.delenv(name)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def write(directory: Path, host: str, policy: str, source: str = "", destination: str = "") -> Path:
