@@ -211,6 +211,7 @@ LOOK: Final = (
 -- may take or 0 -> lists {what, stage, index}
 local out = {}
 if redis.call('EXISTS', job) == 0 or final() then
+  if redis.call('EXISTS', job) == 0 then redis.call('DEL', claims, events, units) end
   redis.call('SREM', active, ARGV[2])
   redis.call('SREM', QUEUED, ARGV[2])
   return out

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import redis
@@ -138,12 +138,24 @@ class CeleryRunner:
             raise
         except Exception as error:
             self._fail(claim, error)
+            if isinstance(error, JobCancelled):
+                self._let_go(job_id)
             return
         reached("unit.recorded")
+        if not recorded.first:
+            self._let_go(job_id)
         if recorded.complete:
             self._sender.advance(job_id, stage)
         if recorded.due:
             self._sender.close(job_id)
+
+    def _let_go(self, job_id: str) -> None:
+        """A copy of a unit that outlived its job may have put something under the lease that the job's end released."""
+        with suppress(LayerfarmError):
+            record = self._ledger.record(job_id)
+            if record.state.final and record.kept is None:
+                _, request = self._flow(job_id, self._ledger.position(job_id), of_any_format=True)
+                release(job_id, stores_of(request, self._policy))
 
     def close(self, job_id: str) -> None:
         """Remove what the job staged, then show how it ended."""
