@@ -72,7 +72,7 @@ def status(process: psutil.Process) -> dict[str, str]:
 
 
 def test_root_keeps_only_what_layers_are_made_of(ground: Ground) -> None:
-    worker = ground.start_worker()
+    worker = ground.start_worker(sandbox="auto")
     for process in psutil.Process(worker.pid).children():
         found = status(process)
         names = {0: "chown", 1: "dac_override", 3: "fowner", 4: "fsetid", 21: "sys_admin", 27: "mknod", 31: "setfcap"}
