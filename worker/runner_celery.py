@@ -42,7 +42,7 @@ from worker.heart import HandedBack, Heart, Watched
 from worker.ledger import FORMAT, Ledger, Position, Stuck
 from worker.mending import mending
 from worker.messages import Sender
-from worker.progress import JobState
+from worker.progress import JobError, JobState
 from worker.reasons import describe, invalid_request, poisonous
 from worker.rescue import send_again, wake
 from worker.signing import Keyring, Signed
@@ -293,10 +293,7 @@ class CeleryRunner:
                 return
             state = stage.join(context, state, [])
         result = flow.finish(context, state).model_dump_json()
-        ended = self._ledger.end(job_id, JobState.SUCCEEDED, result=result, claim=claim)
-        reached("job.decided")
-        if ended.due:
-            self._sender.close(job_id)
+        self._decide(job_id, JobState.SUCCEEDED, claim, result=result)
 
     def _check_bytes(self, position: Position, units: Sequence[Unit]) -> None:
         planned = position.planned + sum(unit.bytes for unit in units)
@@ -387,16 +384,28 @@ class CeleryRunner:
         if ending is None:
             return False
         _log.warning("job had ended before, Redis has forgotten it", state=ending.state)
-        ended = self._ledger.end(job_id, ending.state, error=ending.error, result=ending.result, claim=claim)
-        if ended.due:
-            self._sender.close(job_id)
+        self._decide(job_id, ending.state, claim, error=ending.error, result=ending.result)
         return True
 
     def _end(self, job_id: str, error: Exception, claim: Claim | None = None) -> None:
-        try:
-            ended = self._ledger.end(job_id, JobState.FAILED, error=describe(error), claim=claim)
-        except JobNotFound:
-            return
+        with suppress(JobNotFound):
+            self._decide(job_id, JobState.FAILED, claim, error=describe(error))
+
+    def _decide(
+        self,
+        job_id: str,
+        state: JobState,
+        claim: Claim | None,
+        *,
+        error: JobError | None = None,
+        result: str = "",
+    ) -> None:
+        """
+        Raises:
+            JobNotFound: it was deleted.
+        """
+        ended = self._ledger.end(job_id, state, error=error, result=result, claim=claim)
+        reached("job.decided")
         if ended.due:
             self._sender.close(job_id)
 

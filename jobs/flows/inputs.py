@@ -21,12 +21,16 @@ from jobs.store.reach import reachable
 
 def images_of(request: Request) -> Iterator[ImageRef]:
     """Every image that the request names, to be read or to be written."""
-    pending: list[Any] = [request]
+    return (value for value in _within(request) if isinstance(value, ImageRef))
+
+
+def _within(whole: Any) -> Iterator[Any]:
+    """The value, and each that stands in it at whatever depth, of models or of parsed JSON."""
+    pending = [whole]
     while pending:
         value = pending.pop()
-        if isinstance(value, ImageRef):
-            yield value
-        elif isinstance(value, BaseModel):
+        yield value
+        if isinstance(value, BaseModel):
             pending += [getattr(value, name) for name in type(value).model_fields]
         elif isinstance(value, list | tuple):
             pending += value
@@ -48,21 +52,16 @@ def stores_in(request: str, policy: Policy) -> list[Path]:
 
     Only those that the policy allows: whatever else the text holds leads nowhere.
     """
-    found = set()
     try:
-        pending: list[Any] = [json.loads(request)]
+        parsed = json.loads(request)
     except (ValueError, RecursionError):
         return []
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            store = value.get("store")
-            if isinstance(store, str) and "\0" not in store:
-                with suppress(LayerfarmError, OSError):
-                    found.add(policy.check_store(Path(store)))
-            pending += value.values()
-        elif isinstance(value, list):
-            pending += value
+    found = set()
+    for value in _within(parsed):
+        store = value.get("store") if isinstance(value, dict) else None
+        if isinstance(store, str) and "\0" not in store:
+            with suppress(LayerfarmError, OSError):
+                found.add(policy.check_store(Path(store)))
     return sorted(found)
 
 
