@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .spec import day_of
 
-MIRROR = "http://deb.debian.org"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _ARCHITECTURE = subprocess.run(
     ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
@@ -57,11 +56,12 @@ class Archive:
         return found
 
     def _sources(self) -> dict[str, str]:
-        def line(path: str, suite: str) -> str:
-            return f"deb [signed-by={KEYRING}] {MIRROR}/{path} {suite} main\n"
+        def line(site: str, suite: str) -> str:
+            return f"deb [signed-by={KEYRING}] {site} {suite} main\n"
 
-        old = line("debian", self.suite)
-        return {"old": old, "new": old + line("debian-security", f"{self.suite}-security")}
+        main, security = _sites()
+        old = line(main, self.suite)
+        return {"old": old, "new": old + line(security, f"{self.suite}-security")}
 
     @cached_property
     def _held(self) -> dict[str, dict[str, Stanza]]:
@@ -136,6 +136,15 @@ class _Apt:
             for text in done.stdout.split("\n\n"):
                 if text.strip():
                     yield _stanza(text)
+
+
+def _sites() -> tuple[str, str]:
+    """Where this machine has Debian from, and its security updates."""
+    command = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    sites = {release.endswith("-security"): site for site, release in map(str.split, reversed(lines))}
+    assert False in sites, "apt knows no archive of Debian on this machine"
+    return sites[False], sites.get(True, f"{sites[False]}-security")
 
 
 def _essential(stanzas: Iterator[Stanza]) -> list[str]:

@@ -110,7 +110,7 @@ def _base(layout: Path, archive: Archive, day: int, place: Path) -> str:
                 if path.name not in ("copyright", "locale.alias"):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         _tidy(rootfs)
-        (rootfs / "etc/apt/sources.list").write_text(f"deb http://deb.debian.org/debian {archive.suite} main\n")
+        (rootfs / "etc/apt/sources.list").write_text(f"deb http://archive.example/debian {archive.suite} main\n")
         _from_tree(layout, rootfs, tag, day)
     return tag
 

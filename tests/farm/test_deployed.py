@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import certificates
 from dockerfile_parse import DockerfileParser
 from ground import stop, until
 from hosts import Cable, Host
@@ -113,7 +114,7 @@ class Deployed:
         self.shared = directory / "disk"
         (self.shared / "rootfs").mkdir(parents=True)
         (self.shared / "oci").mkdir()
-        _certificates(directory)
+        certificates(directory, "redis", "queue.internal", "DNS:queue.internal")
         self.queue, self.one, self.two, self.client = (
             Machine(name, directory, stack) for name in ("queue", "one", "two", "client")
         )
@@ -314,17 +315,3 @@ def _variables(text: str) -> dict[str, str]:
 
 def _is_list(step: Mapping[str, str]) -> bool:
     return step["instruction"] in ("ENTRYPOINT", "CMD")
-
-
-def _certificates(directory: Path) -> None:
-    """An authority, and Redis' certificate by it, for its name."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
-    openssl(*new, "-subj", "/CN=queue.internal", "-keyout", "redis.key", "-out", "redis.csr")
-    (directory / "names").write_text("subjectAltName=DNS:queue.internal")
-    signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
-    openssl("x509", "-req", "-in", "redis.csr", "-out", "redis.crt", *signed)

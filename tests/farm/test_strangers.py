@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 import redis
+from certificates import certificates
 from ground import Ground, stop, until
 from toy_flow import ToyRequest, ToyResult
 
@@ -44,7 +45,7 @@ class Guarded(NamedTuple):
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Guarded]:
-    authority = _certificates(tmp_path)
+    authority = certificates(tmp_path, "server", "127.0.0.1", "IP:127.0.0.1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -127,7 +128,7 @@ def test_stranger_is_refused_and_no_password_is_shown(guarded: Guarded, wrong: s
     elif wrong == "authority":
         other = tmp_path / "other"
         other.mkdir()
-        url = url.replace(str(guarded.authority), str(_certificates(other)))
+        url = url.replace(str(guarded.authority), str(certificates(other, "server", "127.0.0.1", "IP:127.0.0.1")))
     else:
         url = url.replace("rediss://", "redis://").partition("?")[0]
     with pytest.raises(FarmUnreachable) as caught:
@@ -191,18 +192,3 @@ def _strange(rng: random.Random, message: dict[str, Any], number: int) -> bytes:
 
 def _body(value: Any) -> str:
     return base64.b64encode(json.dumps(value).encode()).decode()
-
-
-def _certificates(directory: Path) -> Path:
-    """An authority of one's own, and the server's key and certificate, signed by it; returns the authority's."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
-    openssl(*new, "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr")
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1")
-    signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
-    openssl("x509", "-req", "-in", "server.csr", "-out", "server.crt", *signed)
-    return directory / "ca.crt"

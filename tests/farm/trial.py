@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -137,9 +138,17 @@ class Trial:
             ballast.write_bytes(b"\1" * max(0, disk.f_bavail * disk.f_frsize - room))
         return ballast
 
-    def withdraw_bundle(self) -> None:
-        """A job that nobody remembers may have given the bundle its place."""
+    def begin_anew(self, worker: subprocess.Popen[bytes], counts: Counts) -> None:
+        """Submit the jobs once more, because the farm has forgotten them, to another worker than theirs."""
+        self.must_live(worker, counts)
+        # What still runs of the forgotten jobs ends with its process at the latest.
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(60)
+        self.start_worker()
+        # A job that nobody remembers may have given the bundle its place.
         shutil.rmtree(self.new, ignore_errors=True)
+        self.submit()
+        self.settle(counts)
 
     def settle(self, counts: Counts, may_fail: str | None = None) -> None:
         """Wait for the jobs and judge them. ``may_fail``: a pattern of the error that the fault may cause."""

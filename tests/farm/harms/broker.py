@@ -56,14 +56,7 @@ def forget_redis(trial: Trial, counts: Counts) -> None:
     trial.ground.redis.wait()
     trial.ground.redis = trial.ground.start_redis()
     trial.wait(counts, may_fail="Redis was restarted without its data")
-    trial.must_live(worker, counts)
-    # What still runs of the forgotten jobs ends with its process at the latest.
-    worker.send_signal(signal.SIGTERM)
-    worker.wait(60)
-    trial.start_worker()
-    trial.withdraw_bundle()
-    trial.submit()
-    trial.settle(counts)
+    trial.begin_anew(worker, counts)
 
 
 def fill_redis(trial: Trial, counts: Counts) -> None:
@@ -73,14 +66,7 @@ def fill_redis(trial: Trial, counts: Counts) -> None:
     time.sleep(trial.rng.uniform(0, 1))
     with client_of(Address(trial.ground.url)) as client:
         client.config_set("maxmemory", 1)
-        try:
-            trial.ground.farm(**client_settings()).submit(trial.requests[0])
-            counts.notes.append("a full Redis took a job")
-            counts.lost += 1
-        except FarmUnreachable as error:
-            if "maxmemory" not in str(error):
-                counts.notes.append(f"the cause is not named: {error}")
-                counts.lost += 1
+        must_refuse(trial, counts, "maxmemory")
         time.sleep(trial.rng.uniform(1, 4))
         client.config_set("maxmemory", 0)
     trial.settle(counts)
@@ -101,18 +87,23 @@ def fill_redis_disk(trial: Trial, counts: Counts) -> None:
     ballast = trial.fill_disk(0, data)
     with client_of(Address(ground.url)) as client:
         until(lambda: refuses(client))
-        try:
-            ground.farm(**client_settings()).submit(trial.requests[0])
-            counts.notes.append("a Redis that cannot write took a job")
-            counts.lost += 1
-        except FarmUnreachable as error:
-            if "AOF" not in str(error):
-                counts.notes.append(f"the cause is not named: {error}")
-                counts.lost += 1
+        must_refuse(trial, counts, "AOF")
         time.sleep(trial.rng.uniform(1, 4))
         ballast.unlink()
     trial.settle(counts)
     trial.must_live(worker, counts)
+
+
+def must_refuse(trial: Trial, counts: Counts, cause: str) -> None:
+    """Redis takes no job now, and the client says why."""
+    try:
+        trial.ground.farm(**client_settings()).submit(trial.requests[0])
+        counts.notes.append(f"a Redis that refuses changes took a job: {cause}")
+        counts.lost += 1
+    except FarmUnreachable as error:
+        if cause not in str(error):
+            counts.notes.append(f"the cause is not named: {error}")
+            counts.lost += 1
 
 
 def refuses(client: redis.Redis) -> bool:

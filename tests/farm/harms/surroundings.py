@@ -190,13 +190,7 @@ def collect_past_the_lease(trial: Trial, counts: Counts) -> None:
     with suspended(worker), collecting(trial.store):
         time.sleep(4)
     trial.wait(counts, may_fail="no record of the job any more|its record has expired")
-    trial.must_live(worker, counts)
-    worker.send_signal(signal.SIGTERM)
-    worker.wait(60)
-    trial.start_worker()
-    trial.withdraw_bundle()
-    trial.submit()
-    trial.settle(counts)
+    trial.begin_anew(worker, counts)
 
 
 def two_farms(trial: Trial, counts: Counts) -> None:
