@@ -144,7 +144,10 @@ class CeleryRunner:
         reached("unit.recorded")
         if not recorded.first:
             self._let_go(job_id)
-        if recorded.complete:
+        if recorded.complete and stage == len(flow.stages) - 1:
+            # The job's effects are there: by a message it could come to a worker of another version, which refuses it.
+            self._advance(job_id, stage)
+        elif recorded.complete:
             self._sender.advance(job_id, stage)
         if recorded.due:
             self._sender.close(job_id)

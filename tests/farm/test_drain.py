@@ -10,6 +10,7 @@ from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import JobFailed
 from worker.ledger import FORMAT
+from worker.progress import JobState
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -35,6 +36,19 @@ def test_job_of_a_worker_that_was_stopped_is_finished_by_another(ground: Ground)
     assert worker.wait(30) == 0
     assert job.result(60) == ToyResult(total=6)
     assert ground.marks("clean-True") == 1
+
+
+def test_who_does_the_last_unit_decides_how_the_job_ends(ground: Ground) -> None:
+    """Else a worker of another version may come by the job when its tag is given, and refuse it."""
+    worker = ground.start_worker()
+    job = ground.farm().submit(ToyRequest(directory=ground.allowed, numbers=1, rounds=3, sleep=1))
+    until(lambda: ground.marks("run-0") == 3)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    ending = ground.farm().ledger.ending(job.id)
+    assert ending is not None and ending.state is JobState.SUCCEEDED
+    ground.start_worker()
+    assert job.result(30) == ToyResult(total=0)
 
 
 def test_unit_that_does_not_listen_is_killed_and_handed_back(ground: Ground) -> None:
