@@ -9,8 +9,11 @@ ROOTFS ?= /usr/share
 STORE ?= .cache/store
 TAG ?= demo
 
-# make test: JOBS processes; REQUIRE_ALL=1 fails when a test could not run for want of a package or right.
-JOBS ?= 2
+# make test: JOBS processes, of which one or the other waits for a farm; the files of tests begin in order, the slow ones
+# of real images and tools before the many short ones. REQUIRE_ALL=1 fails when a test could not run for want of a
+# package or right.
+JOBS ?= 3
+XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 
@@ -50,7 +53,7 @@ run: $(VENV)/.installed
 
 test: packages lint
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) \
-	    $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests
+	    $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests
 
 # The man pages, one for each command; committed, and part of the wheel.
 man: $(VENV)/.installed
@@ -61,7 +64,7 @@ newcomer: $(VENV)/.installed
 	$(BIN)/python -m tests.newcomer
 
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS) tests/unit
+	$(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests/unit
 
 # The processes that tests start write what they saw beside each other, ordinary users' ones too. Those of the
 # fuzzer cannot: they are in a chroot.
@@ -70,7 +73,7 @@ coverage: packages $(VENV)/.installed
 	mkdir -p .cache
 	mkdir -m 1777 .cache/coverage
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_SANDBOX=off COVERAGE_FILE='$(abspath .cache/coverage/data)' \
-	    $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/fuzz --cov --cov-report=term \
+	    $(BIN)/python -m pytest $(XDIST) --ignore tests/fuzz --cov --cov-report=term \
 	    --cov-report=json:.cache/coverage/report.json $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.coverage_floors .cache/coverage/report.json
 

@@ -246,7 +246,7 @@ def test_flower_sees_the_workers_and_their_tasks(ground: Ground, tmp_path: Path)
             found = json.loads(_fetch(port, "/api/tasks") or "{}")
             return sorted(task["name"] for task in found.values() if task["state"] == "SUCCESS")
 
-        wanted = ["layerfarm.advance"] * 4 + ["layerfarm.close"] + ["layerfarm.unit"] * 12
+        wanted = ["layerfarm.advance"] * 3 + ["layerfarm.close"] + ["layerfarm.unit"] * 12
         until(lambda: tasks() == wanted, timeout=60)
         until(lambda: len(json.loads(_fetch(port, "/api/workers?refresh=1") or "{}")) == 1, timeout=60)
     finally:
