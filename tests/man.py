@@ -33,9 +33,11 @@ def _eager(group: click.Group) -> click.Group:
 
 
 def main() -> int:
-    shutil.rmtree(PAGES, ignore_errors=True)
-    PAGES.mkdir(parents=True)
-    write(PAGES)
+    """Write all pages anew, into the directory that is named or else into ``docs/man``."""
+    target = Path(sys.argv[1]) if sys.argv[1:] else PAGES
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    write(target)
     return 0
 
 
