@@ -154,6 +154,7 @@ def check(settings: Settings) -> None:
 
 
 def _import_flows(settings: Settings) -> None:
+    FLOWS.import_all()
     for name in settings.flows:
         try:
             importlib.import_module(name)

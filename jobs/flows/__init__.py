@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Final
 
 from jobs.errors import RequestError
-from jobs.flows.analyze import ANALYZE
 from jobs.flows.base import Flow, Request
-from jobs.flows.build import BUILD
-from jobs.flows.flatten import FLATTEN
-from jobs.flows.manifest import MANIFEST
-from jobs.flows.rebase import REBASE, REBASE_CHECK
-from jobs.flows.rechunk import RECHUNK
-from jobs.flows.recompress import RECOMPRESS
-from jobs.flows.repack import REPACK
-from jobs.flows.squash import SQUASH
-from jobs.flows.strip import STRIP
-from jobs.flows.unpack import UNPACK
-from jobs.flows.verify import VERIFY
 
-_ALL: tuple[Flow[Any], ...] = (
-    ANALYZE,
-    BUILD,
-    FLATTEN,
-    MANIFEST,
-    REBASE,
-    REBASE_CHECK,
-    RECHUNK,
-    RECOMPRESS,
-    REPACK,
-    SQUASH,
-    STRIP,
-    UNPACK,
-    VERIFY,
-)
+_OWN: Final = {
+    "analyze": "analyze.ANALYZE",
+    "build": "build.BUILD",
+    "flatten": "flatten.FLATTEN",
+    "manifest": "manifest.MANIFEST",
+    "rebase": "rebase.REBASE",
+    "rebase-check": "rebase.REBASE_CHECK",
+    "rechunk": "rechunk.RECHUNK",
+    "recompress": "recompress.RECOMPRESS",
+    "repack": "repack.REPACK",
+    "squash": "squash.SQUASH",
+    "strip": "strip.STRIP",
+    "unpack": "unpack.UNPACK",
+    "verify": "verify.VERIFY",
+}
+"""The module and the name in it of each flow of layerfarm."""
 
-FLOWS: dict[str, Flow[Any]] = {flow.name: flow for flow in _ALL}
+
+class Flows(MutableMapping[str, Flow[Any]]):
+    """Flows by name, each imported when it is asked for: a command typed in a shell waits for the one that it runs."""
+
+    def __init__(self) -> None:
+        self._flows: dict[str, Flow[Any] | None] = dict.fromkeys(_OWN)
+
+    def __getitem__(self, name: str) -> Flow[Any]:
+        flow = self._flows[name]
+        if flow is None:
+            module, _, attribute = _OWN[name].partition(".")
+            flow = getattr(importlib.import_module(f"jobs.flows.{module}"), attribute)
+            self._flows[name] = flow
+        return flow
+
+    def __setitem__(self, name: str, flow: Flow[Any]) -> None:
+        self._flows[name] = flow
+
+    def __delitem__(self, name: str) -> None:
+        del self._flows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._flows)
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def import_all(self) -> None:
+        """Before a fork, or before this process may no longer read its own modules."""
+        for name in self:
+            self[name]
+
+
+FLOWS = Flows()
 """By name, the ``kind`` of a job."""
 
 
@@ -45,7 +69,7 @@ def flow_of(request: Request) -> Flow[Any]:
     Raises:
         RequestError: no flow does.
     """
-    for flow in FLOWS.values():
-        if flow.request is type(request):
-            return flow
-    raise RequestError("no flow serves a request of this type", where=type(request).__name__)
+    flow = FLOWS.get(request.kind)
+    if flow is None or flow.request is not type(request):
+        raise RequestError("no flow serves a request of this type", where=type(request).__name__)
+    return flow

@@ -173,7 +173,6 @@ def _clean(ctx: Context, request: AnalyzeRequest, succeeded: bool) -> None:
 
 
 ANALYZE = Flow(
-    name="analyze",
     request=AnalyzeRequest,
     state=AnalyzeState,
     stages=(Stage("analyze", _plan, _run, _join, Equal(_name, _is_kept)),),

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,6 +31,9 @@ class Model(BaseModel):
 
 class Request(Model):
     """What a user asks for. Subclasses are the public request types."""
+
+    kind: ClassVar[str] = ""
+    """Of the job, and the name of the flow that serves it."""
 
 
 class Result(Model):
@@ -163,7 +166,6 @@ class Stage(Generic[StateT]):
 class Flow(Generic[StateT]):
     """A kind of job."""
 
-    name: str
     request: type[Request]
     state: type[StateT]
     stages: tuple[Stage[StateT], ...]
@@ -176,6 +178,11 @@ class Flow(Generic[StateT]):
     the job ends, in whatever way, and again if that was interrupted; never raises for what is gone."""
     result: type[Result] = Result
     """What ``finish`` returns: a client reads the record of the job back as this."""
+
+    @property
+    def name(self) -> str:
+        """The kind of job that it does."""
+        return self.request.kind
 
 
 class WorkDirectory:

@@ -105,7 +105,6 @@ def _clean(ctx: Context, request: BuildRequest, succeeded: bool) -> None:
 
 
 BUILD = Flow(
-    name="build",
     request=BuildRequest,
     state=BuildState,
     stages=(

@@ -130,7 +130,6 @@ def _clean(ctx: Context, request: FlattenRequest, succeeded: bool) -> None:
 
 
 FLATTEN = Flow(
-    name="flatten",
     request=FlattenRequest,
     state=FlattenState,
     stages=(Stage("flatten", _plan, _run, _join),),

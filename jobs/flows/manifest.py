@@ -28,6 +28,8 @@ class ManifestRequest(Request):
     shards. bsdtar, go-mtree and layerfarm read them; nothing is left out, as umoci's form does.
     """
 
+    kind = "manifest"
+
     rootfs: AbsolutePath
     output: AbsolutePath
 
@@ -200,7 +202,6 @@ def _checked(ctx: Context, rootfs: Path, output: Path) -> tuple[Path, WorkDirect
 
 
 MANIFEST = Flow(
-    name="manifest",
     request=ManifestRequest,
     state=ManifestState,
     stages=(

@@ -204,7 +204,6 @@ def _finish(ctx: Context, state: RebaseState) -> RebaseResult:
 
 
 REBASE = transform_flow(
-    "rebase",
     RebaseRequest,
     RebaseState,
     _begin,
@@ -252,7 +251,6 @@ def _clean_check(ctx: Context, request: Request, succeeded: bool) -> None:
 
 
 REBASE_CHECK = Flow(
-    name="rebase-check",
     request=RebaseCheckRequest,
     state=CheckState,
     stages=(Stage("examine", lambda ctx, state: _plan_examine(state.plan), _run_examine, _join_check),),

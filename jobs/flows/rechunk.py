@@ -216,7 +216,6 @@ def _in_order(layer: Descriptor) -> Descriptor:
 
 
 RECHUNK = transform_flow(
-    "rechunk",
     RechunkRequest,
     RechunkState,
     _begin,

@@ -176,7 +176,6 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
 
 
 RECOMPRESS = transform_flow(
-    "recompress",
     RecompressRequest,
     RecompressState,
     _begin,

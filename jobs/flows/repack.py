@@ -124,7 +124,6 @@ def _clean(ctx: Context, request: RepackRequest, succeeded: bool) -> None:
 
 
 REPACK = Flow(
-    name="repack",
     request=RepackRequest,
     state=RepackState,
     stages=(

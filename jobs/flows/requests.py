@@ -92,6 +92,8 @@ class LayerOptions(Model):
 class BuildRequest(Request):
     """Make an image of a directory, on top of a base image if one is given."""
 
+    kind = "build"
+
     rootfs: AbsolutePath
     image: ImageRef
     base: ImageRef | None = None
@@ -102,6 +104,8 @@ class BuildRequest(Request):
 
 class RepackRequest(Request):
     """Turn what changed in a bundle into a layer and a new tag."""
+
+    kind = "repack"
 
     bundle: AbsolutePath
     image: ImageRef
@@ -115,6 +119,8 @@ class RepackRequest(Request):
 
 class UnpackRequest(Request):
     """Turn an image into a runtime bundle."""
+
+    kind = "unpack"
 
     image: ImageRef
     bundle: AbsolutePath

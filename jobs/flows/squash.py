@@ -147,7 +147,6 @@ def _make(ctx: Context, state: SquashState, old: Resolved) -> NewImage:
 
 
 SQUASH = transform_flow(
-    "squash",
     SquashRequest,
     SquashState,
     _begin,

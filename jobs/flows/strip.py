@@ -139,7 +139,6 @@ def _make(ctx: Context, state: StripState, old: Resolved) -> NewImage:
 
 
 STRIP = transform_flow(
-    "strip",
     StripRequest,
     StripState,
     _begin,

@@ -111,7 +111,6 @@ def clean(ctx: Context, request: TransformRequest, succeeded: bool) -> None:
 
 
 def transform_flow(
-    name: str,
     request: type[TransformRequest],
     state: type[StateT],
     begin: Callable[[Context, Any], StateT],
@@ -127,7 +126,6 @@ def transform_flow(
     closing: _Closing[StateT] = _Closing(state, make)
     fields: dict[str, Any] = {"finish": finish, "clean": clean, "result": TransformResult}
     return Flow(
-        name=name,
         request=request,
         state=state,
         stages=(

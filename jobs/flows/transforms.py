@@ -29,6 +29,8 @@ class TransformRequest(Request):
 class RecompressRequest(TransformRequest):
     """Compress the layers anew. The tars, their diff_ids and the config stay the same."""
 
+    kind = "recompress"
+
     compress: Literal["gzip", "zstd", "none"]
     level: int | None = None
     """None: layerfarm's default, and a layer that is so compressed already stays as it is, whoever wrote it."""
@@ -49,6 +51,8 @@ class RewriteRequest(TransformRequest):
 class SquashRequest(RewriteRequest):
     """Merge layers into one: all, or those above some of the lowest, up to some layer."""
 
+    kind = "squash"
+
     keep: int = Field(default=0, ge=0)
     """So many of the lowest layers stay, with their digests."""
     base: ImageRef | None = None
@@ -60,6 +64,8 @@ class SquashRequest(RewriteRequest):
 class StripRequest(TransformRequest):
     """Take paths out of an image, and out of each of its layers."""
 
+    kind = "strip"
+
     paths: list[str] = Field(min_length=1)
     """Patterns as a shell's, from the root; ``*`` matches slashes too, and a directory goes with all in it."""
     level: int | None = None
@@ -68,6 +74,8 @@ class StripRequest(TransformRequest):
 
 class FlattenRequest(Request):
     """Write the tree of an image as a directory or as one plain tar."""
+
+    kind = "flatten"
 
     image: ImageRef
     output: AbsolutePath
@@ -88,6 +96,8 @@ VerdictName = Literal["safe", "review", "refuse"]
 class RebaseCheckRequest(Request):
     """Look for what speaks against putting an image on another base; nothing is written."""
 
+    kind = "rebase-check"
+
     image: ImageRef
     old_base: ImageRef
     """What the image was built on, exactly."""
@@ -96,6 +106,8 @@ class RebaseCheckRequest(Request):
 
 class RebaseRequest(TransformRequest):
     """Put an image on another base: the layers of the old one go, those of the new one come."""
+
+    kind = "rebase"
 
     old_base: ImageRef
     new_base: ImageRef
@@ -115,6 +127,8 @@ class ComponentRule(Model):
 class RechunkRequest(RewriteRequest):
     """Lay an image out in layers by content: what changes together, and what images share, in one."""
 
+    kind = "rechunk"
+
     budget: int = Field(default=DEFAULT_BUDGET, ge=2, le=MOST_LAYERS)
     """Layers at most, kept ones included."""
     plan: str | None = None
@@ -128,6 +142,8 @@ class RechunkRequest(RewriteRequest):
 
 class AnalyzeRequest(Request):
     """Take an image apart, and keep what was found beside the store; if that may only be read, in the user's cache."""
+
+    kind = "analyze"
 
     image: ImageRef
     keep: int = Field(default=0, ge=0)

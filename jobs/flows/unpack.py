@@ -229,7 +229,6 @@ def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
 
 
 UNPACK = Flow(
-    name="unpack",
     request=UnpackRequest,
     state=UnpackState,
     stages=(Stage("unpack", _plan, _run, _join),),

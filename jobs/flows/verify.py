@@ -18,6 +18,8 @@ _MOST = 20
 class VerifyRequest(Request):
     """Check every proof of all that the tag leads to."""
 
+    kind = "verify"
+
     image: ImageRef
 
 
@@ -82,7 +84,6 @@ def _clean(ctx: Context, request: VerifyRequest, succeeded: bool) -> None:
 
 
 VERIFY = Flow(
-    name="verify",
     request=VerifyRequest,
     state=VerifyState,
     stages=(Stage("verify", _plan, _run, _join),),

@@ -37,6 +37,8 @@ Trouble = Literal[
 class ToyRequest(Request):
     """Sum the numbers below ``numbers``, ``times`` stages after one another."""
 
+    kind = "toy"
+
     directory: Path
     """Where executions leave their marks; has to lie in an allowed root."""
     numbers: int = 4
@@ -193,7 +195,6 @@ def _first(directory: Path) -> bool:
 
 
 TOY: Flow[ToyState] = Flow(
-    name="toy",
     request=ToyRequest,
     state=ToyState,
     stages=(

@@ -126,15 +126,28 @@ HEAVY = ("celery", "redis", "rich", "structlog", "pydantic_settings", "zstandard
     ids=" ".join,
 )
 def test_the_small_commands_import_no_heavy_library(args: list[str], tmp_path: Path) -> None:
-    def run(code: str) -> str:
-        setting = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-        command = [sys.executable, "-c", f"import sys\nfrom worker.cli.main import main\n{code}"]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=setting, capture_output=True, text=True, check=True, timeout=60
-        )
-        assert done.stderr == ""
-        return done.stdout
+    _run("main(['init', '--layout=store'])\nmain(['new', '--image=store:tag'])", tmp_path)
+    assert _imported(HEAVY, args, tmp_path) == "[]"
 
-    run("main(['init', '--layout=store'])\nmain(['new', '--image=store:tag'])")
-    out = run(f"assert main({args!r}) == 0\nprint([name for name in {HEAVY!r} if name in sys.modules])")
-    assert out.splitlines()[-1] == "[]"
+
+def test_a_build_imports_its_own_flow_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "rootfs").mkdir()
+    _run("main(['init', '--layout=store'])", tmp_path)
+    command = ["build", "--rootfs=rootfs", "--image=store:tag"]
+    assert (
+        _imported(("celery", "redis", "jobs.catalog", "jobs.flows.build"), command, tmp_path) == "['jobs.flows.build']"
+    )
+
+
+def _imported(names: tuple[str, ...], command: list[str], place: Path) -> str:
+    """Which of ``names`` a command imports, as Python writes a list."""
+    out = _run(f"assert main({command!r}) == 0\nprint([name for name in {names!r} if name in sys.modules])", place)
+    return out.splitlines()[-1]
+
+
+def _run(code: str, place: Path) -> str:
+    setting = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", f"import sys\nfrom worker.cli.main import main\n{code}"]
+    done = subprocess.run(command, cwd=place, env=setting, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    return done.stdout

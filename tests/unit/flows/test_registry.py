@@ -1,0 +1,40 @@
+"""Where both runners look flows up: by the kind of job, and by the type of request."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.errors import RequestError
+from jobs.flows import FLOWS, Flows, flow_of
+from jobs.flows.base import Request
+from jobs.flows.manifest import MANIFEST, ManifestRequest
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_a_flow_has_the_name_that_it_is_found_by_and_serves_its_requests(name: str) -> None:
+    flow = FLOWS[name]
+    assert flow.name == name
+    assert flow_of(flow.request.model_construct()) is flow
+
+
+def test_a_request_that_no_flow_serves_is_refused() -> None:
+    class Unheard(Request):
+        kind = "unheard"
+
+    class Pretender(ManifestRequest):
+        """Of another flow's kind."""
+
+    for request in (Unheard(), Pretender.model_construct()):
+        with pytest.raises(RequestError, match="no flow serves"):
+            flow_of(request)
+
+
+def test_flows_are_added_and_removed_and_imported_when_asked_for() -> None:
+    flows = Flows()
+    assert len(flows) == len(FLOWS)
+    del flows["manifest"]
+    assert "manifest" not in flows
+    flows["other"] = MANIFEST
+    assert flows["other"] is MANIFEST
+    flows.import_all()
+    assert set(flows) == set(FLOWS) - {"manifest"} | {"other"}
