@@ -196,6 +196,9 @@ class Applier:
             # A link to itself says that the file is there; it is.
             tree.keep(node, base, target)
             return True
+        replaced = tree.child(node, base)
+        if isinstance(replaced, Directory) and source.lies_in(replaced):
+            raise MalformedLayer("hard link takes the place of a directory that its target is in", where=member.name)
         if isinstance(target, bytes):
             target = Name(target[0] | target[1] << 8, Inode(target))
             source.put(name, target)

@@ -125,14 +125,12 @@ class Directory:
             node = node.parent
         return b"/".join(reversed(parts)) or ROOT
 
-    def stands(self) -> bool:
-        """It is part of the tree still: neither it nor a directory above was removed."""
-        node: Directory = self
-        while node.parent is not None:
-            if (node.parent.children or {}).get(node.name) is not node:
-                return False
+    def lies_in(self, other: Directory) -> bool:
+        """It is ``other``, or below it."""
+        node: Directory | None = self
+        while node is not None and node is not other:
             node = node.parent
-        return True
+        return node is other
 
     def put(self, name: bytes, child: Child) -> None:
         if self.children is None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import LayerError, LayerfarmError, RootfsError
+from jobs.errors import LayerError, LayerfarmError, MalformedLayer
 from jobs.layer import ExtractOptions, Extractor, Limits
 from jobs.layer.foresight import Foresight
 from jobs.mtree.model import Entry
@@ -144,7 +144,7 @@ def test_a_file_that_is_left_out_and_linked_to_is_written_under_the_names_that_s
 def test_a_link_in_place_of_the_directory_that_its_target_is_in_is_an_error_either_way(tmp_path: Path) -> None:
     stack = [archive(entry("d/a", content=b"one")), archive(entry("d", "hardlink", link="d/a"))]
     plain = outcome(tmp_path / "plain", stack)
-    assert plain[0] is RootfsError
+    assert plain[0] is MalformedLayer
     assert outcome(tmp_path / "fast", stack, lambda path, layer: True) == plain
 
 

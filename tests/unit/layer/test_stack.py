@@ -57,6 +57,7 @@ def portable(entry: Entry) -> Entry:
 @settings(CHECKS, max_examples=300)
 @given(stacks)
 @example([[entry("a/b", "file", b"x"), entry("c", "hardlink", link="a/b")], [entry("a", "link", link="c")]])
+@example([[entry("a/b/c", "link", link="x"), entry("a", "hardlink", link="a/b/c")]])
 def test_stack_is_the_tree_that_extraction_makes(layers: list[Layer]) -> None:
     raw = tars(layers)
     there = attempt(lambda: unpacked(raw))
