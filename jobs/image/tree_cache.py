@@ -35,17 +35,22 @@ def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 def _portable(entry: Entry) -> Entry | None:
     """One of :func:`portable`: the same object where nothing is different; None for a socket."""
-    kind = entry.type
+    path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = entry
+    if kind == "file" and not xattrs:
+        # The usual case first.
+        fraction = mtime % 1_000_000_000
+        if not fraction or mtime == UNRECORDED_TIME:
+            return entry
+        fields = (path, kind, mode, uid, gid, size, nlink, mtime - fraction, link, sha256, xattrs, device)
+        return tuple.__new__(Entry, fields)
     if kind == "socket":
         return None
-    mtime = entry.mtime
     if mtime != UNRECORDED_TIME:
         mtime -= mtime % 1_000_000_000
-    size, nlink, xattrs = entry.size, entry.nlink, entry.xattrs
     if kind == "dir":
         size, nlink = 0, 1
     elif kind == "link":
-        size = len(entry.link or b"")
+        size = len(link or b"")
     if xattrs:
         xattrs = tuple(pair for pair in xattrs if pair[1] and pair[0] not in _NEVER_PACKED)
     if (mtime, size, nlink, xattrs) == (entry.mtime, entry.size, entry.nlink, entry.xattrs):

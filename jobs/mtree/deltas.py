@@ -13,6 +13,7 @@ from jobs.mtree.model import Delta, DeltaKind
 
 _FLUSH_LINES = 1024
 _KINDS = {kind.value.encode("ascii"): kind for kind in DeltaKind}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def write_deltas(deltas: Iterable[Delta], out: BinaryIO) -> DeltaSummary:
                 size += new.size
             if newest is None or new.mtime > newest:
                 newest = new.mtime
-        lines.append(b"%b %b\n" % (kind.value.encode("ascii"), vis.encode(path)))
+        lines.append(b"%b %b\n" % (_NAMES[kind], vis.encode(path)))
         if len(lines) >= _FLUSH_LINES:
             out.write(b"".join(lines))
             lines.clear()
