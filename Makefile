@@ -142,6 +142,8 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	# As pip does with a wheel: without it every start would compile, where PYTHONDONTWRITEBYTECODE is set.
+	$(BIN)/python -m compileall -q jobs worker
 	@touch $@
 
 # deploy/requirements.txt is the part of constraints.txt that runs; pip-compile starts from the pins it finds there.
