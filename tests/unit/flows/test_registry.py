@@ -31,10 +31,11 @@ def test_a_request_that_no_flow_serves_is_refused() -> None:
 
 def test_flows_are_added_and_removed_and_imported_when_asked_for() -> None:
     flows = Flows()
-    assert len(flows) == len(FLOWS)
+    names = set(flows)
+    assert len(flows) == len(names) > 10
     del flows["manifest"]
     assert "manifest" not in flows
     flows["other"] = MANIFEST
     assert flows["other"] is MANIFEST
     flows.import_all()
-    assert set(flows) == set(FLOWS) - {"manifest"} | {"other"}
+    assert set(flows) == names - {"manifest"} | {"other"}
