@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +14,6 @@ from worker.cli.main import cli
 PAGES = Path(__file__).resolve().parents[1] / "docs/man"
 DATE = "1970-01-01"
 """The same pages on every day."""
-
-
-def write(target: Path) -> None:
-    """Write all pages into ``target``, a directory."""
-    write_man_pages("layerfarm", _eager(cli), version=version("layerfarm"), target_dir=str(target), date=DATE)
 
 
 def _eager(group: click.Group) -> click.Group:
@@ -35,9 +29,10 @@ def _eager(group: click.Group) -> click.Group:
 def main() -> int:
     """Write all pages anew, into the directory that is named or else into ``docs/man``."""
     target = Path(sys.argv[1]) if sys.argv[1:] else PAGES
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    write(target)
+    target.mkdir(parents=True, exist_ok=True)
+    for page in target.glob("*.1"):
+        page.unlink()
+    write_man_pages("layerfarm", _eager(cli), version=version("layerfarm"), target_dir=str(target), date=DATE)
     return 0
 
 

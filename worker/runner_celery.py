@@ -110,7 +110,7 @@ class CeleryRunner:
             self._fail(claim, error)
 
     def unit(self, job_id: str, stage: int, index: int) -> None:
-        """Do one unit and record its result; whoever completes the stage sends for the join."""
+        """Do one unit and record its result; whoever completes the stage sends for the join, or does the last one."""
         with mending(self._ledger, self._sender, job_id):
             self._unit(job_id, stage, index)
 

@@ -36,13 +36,6 @@ def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
 def _portable(entry: Entry) -> Entry | None:
     """One of :func:`portable`: the same object where nothing is different; None for a socket."""
     path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = entry
-    if kind == "file" and not xattrs:
-        # The usual case first.
-        fraction = mtime % 1_000_000_000
-        if not fraction or mtime == UNRECORDED_TIME:
-            return entry
-        fields = (path, kind, mode, uid, gid, size, nlink, mtime - fraction, link, sha256, xattrs, device)
-        return tuple.__new__(Entry, fields)
     if kind == "socket":
         return None
     if mtime != UNRECORDED_TIME:
@@ -53,9 +46,10 @@ def _portable(entry: Entry) -> Entry | None:
         size = len(link or b"")
     if xattrs:
         xattrs = tuple(pair for pair in xattrs if pair[1] and pair[0] not in _NEVER_PACKED)
-    if (mtime, size, nlink, xattrs) == (entry.mtime, entry.size, entry.nlink, entry.xattrs):
-        return entry
-    return entry._replace(size=size, nlink=nlink, mtime=mtime, xattrs=xattrs)
+    fields = path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device
+    # As where fragments are read: a tree has a million of these.
+    made: Entry = tuple.__new__(Entry, fields)
+    return entry if made == entry else made
 
 
 def tree_digest(entries: Iterable[Entry]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 
 from jobs.errors import MtreeError
@@ -52,7 +51,7 @@ def _merge(old: Iterable[Entry], new: Iterable[Entry], held: Held) -> Iterator[D
             # Most of a new tree comes after all of the old one: nothing of the rest can be another entry's counterpart.
             for _, entry in chain(((new_key, after),), news):
                 assert entry is not None
-                yield _delta((DeltaKind.EXTRA, entry.path, None, entry, ()))
+                yield tuple.__new__(Delta, (DeltaKind.EXTRA, entry.path, None, entry, ()))
             return
         if old_key == new_key:
             assert before is not None and after is not None
@@ -95,8 +94,6 @@ def _merge(old: Iterable[Entry], new: Iterable[Entry], held: Held) -> Iterator[D
             new_key, after = next(news, _END)
 
 
-_delta = partial(tuple.__new__, Delta)
-"""A Delta of a tuple of its fields: the class' own way takes three times as long."""
 _AFTER_ALL = b"\xff"
 """Greater than any mtree key: those begin with 0 or 1."""
 _END: tuple[bytes, Entry | None] = (_AFTER_ALL, None)

@@ -63,7 +63,6 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=None if environment is None else {**os.environ, **environment},
-        start_new_session=True,
     )
     sampler = _Sampler(process.pid)
     _, stderr = process.communicate()
