@@ -94,9 +94,12 @@ Verdict = Callable[[str, str], int | None]
 
 
 class Gate:
-    """Passes requests on to a registry, as long as ``verdict`` lets it."""
+    """Passes requests on to a registry, as long as ``verdict`` lets it; ``refusal`` is what it answers else.
 
-    def __init__(self, registry: Registry, verdict: Verdict) -> None:
+    Blobs cannot be uploaded through it, manifests can.
+    """
+
+    def __init__(self, registry: Registry, verdict: Verdict, *, refusal: bytes = b"") -> None:
         self.requests: list[tuple[str, str]] = []
         gate = self
 
@@ -112,7 +115,7 @@ class Gate:
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 if status is not None:
-                    self._answer(status, {}, b"")
+                    self._answer(status, {}, refusal)
                     return
                 upstream = http.client.HTTPConnection("127.0.0.1", registry.port, timeout=30)
                 upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -133,7 +136,7 @@ class Gate:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_HEAD = _pass
+            do_GET = do_HEAD = do_PUT = _pass
 
             def log_message(self, *_: object) -> None:
                 pass
