@@ -51,8 +51,8 @@ def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Grou
         running(job)
         keys = JobKeys.of(job.id)._asdict()
         if edit[0] == "list":
-            client.delete(keys[edit[1]])
-            client.rpush(keys[edit[1]], "x")
+            # At once: between the two a worker may write the key anew.
+            client.pipeline().delete(keys[edit[1]]).rpush(keys[edit[1]], "x").execute()
         else:
             client.execute_command(edit[0], keys[edit[1]], *edit[2:])
         edited.append((edit, job, place))
