@@ -209,14 +209,23 @@ class WorkDirectory:
 
         Two copies of one unit write two temporary files; the renames leave one whole file.
         """
-        temporary = self.path / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
-        try:
-            write(temporary)
-            ref = FileRef(path=name, size=temporary.stat().st_size, sha256=_digest(temporary))
-            temporary.rename(self.path / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        (ref,) = self.publish_all((name,), lambda paths: write(paths[0]))
         return ref
+
+    def publish_all(self, names: Sequence[str], write: Callable[[list[Path]], None]) -> list[FileRef]:
+        """:meth:`publish` of several files that are written together."""
+        unique = f"{os.getpid()}.{os.urandom(4).hex()}"
+        temporaries = [self.path / f".{name}.{unique}" for name in names]
+        try:
+            write(temporaries)
+            refs = []
+            for name, temporary in zip(names, temporaries, strict=True):
+                refs.append(FileRef(path=name, size=temporary.stat().st_size, sha256=_digest(temporary)))
+                temporary.rename(self.path / name)
+        finally:
+            for temporary in temporaries:
+                temporary.unlink(missing_ok=True)
+        return refs
 
     def open(self, ref: FileRef) -> Path:
         """The path of a published file, its size checked.

@@ -17,6 +17,7 @@ from jobs.flows.layer_state import Changes, LayeringState, StateT
 from jobs.flows.newtree import NewTree
 from jobs.flows.pack_stage import pack_stage
 from jobs.flows.survey import Known, Survey, survey_tree
+from jobs.flows.tree_unit import is_tree_unit, plan_beside_comparing, run_tree_unit, split_results
 from jobs.image.tree_cache import portable
 from jobs.mtree import (
     Delta,
@@ -126,9 +127,11 @@ class _Compare(Generic[StateT]):
 
     def plan(self, ctx: Context, state: StateT) -> list[Unit]:
         assert state.survey is not None
-        return [] if state.survey.untouched else [unit_of(state)]
+        return [] if state.survey.untouched else [unit_of(state), *plan_beside_comparing(state)]
 
     def run(self, ctx: Context, unit: Unit) -> dict[str, Any]:
+        if is_tree_unit(unit):
+            return run_tree_unit(ctx, unit)
         state = self._state_type.model_validate(unit.params)
         survey = state.survey
         assert survey is not None
@@ -150,9 +153,12 @@ class _Compare(Generic[StateT]):
     def join(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
         survey = state.survey
         assert survey is not None
-        compared = _Compared.model_validate(results[0]) if results else _Compared()
+        found, trees = split_results(results)
+        compared = _Compared.model_validate(found[0]) if found else _Compared()
         return state.model_copy(
             update={
+                "tree_digest": survey.tree or "",
+                **trees,
                 "changes": compared.changes,
                 "differing": compared.differing,
                 "tree_entries": survey.entries - compared.sockets,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from jobs.flows.base import FileRef, Model, WorkDirectory
 from jobs.flows.survey import Known, Survey, steps_of
-from jobs.image.tree_cache import portable, write_tree
-from jobs.mtree import Entry, KnownTree, merge_fragments
+from jobs.image.tree_cache import as_it_is, as_packed
+from jobs.mtree import Entry, KnownTree, Output, merge_fragments, write_tree
 
 
 class Tree(Model):
@@ -17,7 +18,6 @@ class Tree(Model):
 
     manifest: FileRef
     extra: FileRef
-    entries: int
 
 
 class NewTree:
@@ -50,34 +50,31 @@ class NewTree:
         with self._manifest() as manifest, self._extra() as extra:
             yield from KnownTree(manifest, extra).dropped(steps_of(self._work, self._survey.reading))
 
-    def write(self, name: str, *, exact: bool = False) -> Tree:
-        """Write all of it into the work directory, as a layer can hold it, or exactly as it lies on disk.
+    def write(self, *, packed: bool, exact: bool) -> tuple[Tree | None, Tree | None]:
+        """Write all of it into the work directory: as a layer can hold it, exactly as it lies on disk, or both.
 
         Raises:
             MtreeError: the known tree is not that of the survey.
         """
-        count = 0
-        extra: FileRef
+        # The exact form first: the other one leaves some of its entries out.
+        forms = [form for form, is_wanted in ((_EXACT, exact), (_PACKED, packed)) if is_wanted]
 
-        def write_manifest(manifest: Path) -> None:
-            def write_both(rest: Path) -> None:
-                nonlocal count
-                with manifest.open("wb") as out, rest.open("wb") as beside:
-                    count = self._write(out, beside, exact)
+        def write(paths: list[Path]) -> None:
+            with ExitStack() as stack:
+                streams = (stack.enter_context(path.open("wb")) for path in paths)
+                self._write([Output(adapt, next(streams), next(streams)) for _, adapt in forms])
 
-            nonlocal extra
-            extra = self._work.publish(f"{name}.extra", write_both)
+        names = [f"{name}.{suffix}" for name, _ in forms for suffix in ("mtree", "extra")]
+        refs = self._work.publish_all(names, write)
+        trees = [Tree(manifest=manifest, extra=extra) for manifest, extra in zip(refs[::2], refs[1::2], strict=True)]
+        return trees[-1] if packed else None, trees[0] if exact else None
 
-        manifest = self._work.publish(f"{name}.mtree", write_manifest)
-        return Tree(manifest=manifest, extra=extra, entries=count)
-
-    def _write(self, out: BinaryIO, beside: BinaryIO, exact: bool) -> int:
+    def _write(self, outputs: list[Output]) -> None:
         if self._survey.reading is None:
-            return write_tree(self.read() if exact else portable(self.read()), out, beside)
-        steps = steps_of(self._work, self._survey.reading)
+            write_tree(self.read(), *outputs)
+            return
         with self._manifest() as manifest, self._extra() as extra:
-            known = KnownTree(manifest, extra)
-            return known.splice(steps, self.read(), _unaltered if exact else _as_packed, out, beside)
+            KnownTree(manifest, extra).splice(steps_of(self._work, self._survey.reading), self.read(), *outputs)
 
     def _manifest(self) -> BinaryIO:
         assert self._known is not None
@@ -88,9 +85,6 @@ class NewTree:
         return self._known.extra.open("rb")
 
 
-def _unaltered(entry: Entry) -> Entry:
-    return entry
-
-
-def _as_packed(entry: Entry) -> Entry | None:
-    return next(portable((entry,)), None)
+_EXACT: Final = ("bundle", as_it_is)
+_PACKED: Final = ("tree", as_packed)
+"""How the files of each form are called, and what it makes of an entry."""

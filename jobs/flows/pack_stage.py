@@ -1,23 +1,19 @@
-"""The stage that writes: the changed paths as one layer in the store, and beside it the new tree's manifest."""
+"""The stage that writes the changed paths as one layer into the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, work_directory
+from jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from jobs.flows.layer_state import LayeringState, StateT, id_map
-from jobs.flows.newtree import NewTree, Tree
 from jobs.flows.requests import IdMapping
-from jobs.flows.survey import Known, Survey
+from jobs.flows.tree_unit import is_tree_unit, plan_beside_layer, run_tree_unit, split_results
 from jobs.image.pack import PackedLayer, pack_layer
 from jobs.layer import Codec, Compression, GenerateOptions, codec_id, generate_layer
 from jobs.mtree import read_deltas
 from jobs.store import Layout
-
-_TREE_NAME: Final = "tree"
-_EXACT_TREE_NAME: Final = "bundle"
 
 
 def pack_stage() -> Stage[StateT]:
@@ -40,31 +36,8 @@ class _PackUnit(Model):
     rootless: bool
 
 
-class _TreeUnit(Model):
-    store: Path
-    survey: Survey
-    fragments: list[FileRef]
-    known: Known | None
-    packed: bool
-    """Write the tree as a layer can hold it."""
-    exact: bool
-    """Write it as it lies on disk."""
-
-
-class _Trees(Model):
-    """What a tree unit wrote."""
-
-    tree: Tree | None = None
-    exact_tree: Tree | None = None
-
-
-_LAYER: Final = "layer"
-_TREES: Final = "trees"
-"""What the units of the stage make; a unit's parameters are below the one of its kind."""
-
-
 def _plan(ctx: Context, state: LayeringState) -> list[Unit]:
-    return [*_plan_layer(state), *_plan_trees(state)]
+    return [*_plan_layer(state), *plan_beside_layer(state)]
 
 
 def _plan_layer(state: LayeringState) -> Iterator[Unit]:
@@ -83,47 +56,15 @@ def _plan_layer(state: LayeringState) -> Iterator[Unit]:
         gid_map=state.gid_map,
         rootless=state.rootless,
     )
-    yield Unit(params={_LAYER: params.model_dump(mode="json")}, bytes=state.changes.bytes)
-
-
-def _plan_trees(state: LayeringState) -> Iterator[Unit]:
-    """Beside the layer, which leaves a processor idle now and then: 0.7 s for each tree of 137,000 entries."""
-    survey = state.survey
-    assert survey is not None
-    if survey.untouched:
-        return
-    # Where nothing differs the tree as a layer can hold it is the old one, whatever was suspected.
-    packed = bool(state.differing) or survey.reading is None
-    if packed or state.exact:
-        params = _TreeUnit(
-            store=state.store,
-            survey=survey,
-            fragments=state.fragments,
-            known=state.known,
-            packed=packed,
-            exact=state.exact,
-        )
-        yield Unit(params={_TREES: params.model_dump(mode="json")})
+    yield unit_of(params, nbytes=state.changes.bytes)
 
 
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
-    return _run_layer(ctx, unit) if _LAYER in unit.params else _run_trees(ctx, unit)
-
-
-def _run_trees(ctx: Context, unit: Unit) -> dict[str, Any]:
-    params = _TreeUnit.model_validate(unit.params[_TREES])
-    if params.known is not None:
-        ctx.policy.check_root(params.known.manifest.parent)
-    tree = NewTree(work_directory(ctx, params.store), params.survey, params.fragments, params.known)
-    written = _Trees(
-        tree=tree.write(_TREE_NAME) if params.packed else None,
-        exact_tree=tree.write(_EXACT_TREE_NAME, exact=True) if params.exact else None,
-    )
-    return {_TREES: written.model_dump(mode="json")}
+    return run_tree_unit(ctx, unit) if is_tree_unit(unit) else _run_layer(ctx, unit)
 
 
 def _run_layer(ctx: Context, unit: Unit) -> dict[str, Any]:
-    params = _PackUnit.model_validate(unit.params[_LAYER])
+    params = _PackUnit.model_validate(unit.params)
     rootfs = ctx.policy.check_root(params.rootfs)
     work = work_directory(ctx, params.store)
     warnings: list[str] = []
@@ -148,30 +89,22 @@ def _tree_as_read(state: LayeringState) -> str:
 
 
 def _name(ctx: Context, unit: Unit) -> str | None:
-    if _LAYER not in unit.params:
+    if is_tree_unit(unit):
         return None
-    params = _PackUnit.model_validate(unit.params[_LAYER])
+    params = _PackUnit.model_validate(unit.params)
     codec = codec_id(Codec(params.compression, level=params.level))
     return name_of_work("pack", codec, params.model_dump(mode="json"))
 
 
 def _is_packed(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
-    params = _PackUnit.model_validate(unit.params[_LAYER])
+    params = _PackUnit.model_validate(unit.params)
     packed = PackedLayer.model_validate(result["packed"])
     return Layout.open(ctx.policy.check_store(params.store)).claim(packed.descriptor)
 
 
 def _join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-    survey = state.survey
-    assert survey is not None
-    update: dict[str, Any] = {"tree_digest": survey.tree}
-    for result in results:
-        if _TREES in result:
-            trees = _Trees.model_validate(result[_TREES])
-            update |= {"tree": trees.tree, "exact_tree": trees.exact_tree}
-            if trees.tree is not None:
-                update["tree_digest"] = f"sha256:{trees.tree.manifest.sha256}"
-        else:
-            update["packed"] = PackedLayer.model_validate(result["packed"])
-            update["warnings"] = state.warnings + result["warnings"]
+    layers, update = split_results(results)
+    for layer in layers:
+        update["packed"] = PackedLayer.model_validate(layer["packed"])
+        update["warnings"] = state.warnings + layer["warnings"]
     return state.model_copy(update=update)

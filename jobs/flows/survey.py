@@ -118,16 +118,12 @@ def _reading(cache: StatCache, work: WorkDirectory, walk: FileRef) -> Reading:
     else:
         walk_file = work.open(walk)
 
-        def write(path: Path) -> None:
-            def write_both(beside: Path) -> None:
-                nonlocal found
-                with path.open("wb") as out, beside.open("wb") as steps:
-                    found = find_suspects(cache, walk_file, out, steps)
+        def write(paths: list[Path]) -> None:
+            nonlocal found
+            with paths[0].open("wb") as out, paths[1].open("wb") as steps:
+                found = find_suspects(cache, walk_file, out, steps)
 
-            nonlocal script
-            script = work.publish(_SCRIPT, write_both)
-
-        suspects = work.publish(_SUSPECTS, write)
+        suspects, script = work.publish_all((_SUSPECTS, _SCRIPT), write)
     return Reading(suspects=suspects, script=script, entries=found.entries, dropped=found.dropped)
 
 

@@ -16,11 +16,10 @@ from typing import BinaryIO, cast
 
 from jobs.image.bundle import extra_name, mtree_name
 from jobs.image.resolve import Resolved
-from jobs.mtree import UNRECORDED_TIME, Entry, read_full, write_extra, write_manifest, write_twins
+from jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
 from jobs.store import PRIVATE_DIRECTORY, Layout
 from jobs.store.durable import create_file, explained, make_directory, rename_durably
 
-_BATCH = 4096
 _NEVER_PACKED = frozenset((b"security.selinux", b"system.nfs4_acl"))
 
 
@@ -30,10 +29,10 @@ def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
     Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
     no sockets; no xattrs that belong to the host or that are empty.
     """
-    return (entry for entry in map(_portable, entries) if entry is not None)
+    return (entry for entry in map(as_packed, entries) if entry is not None)
 
 
-def _portable(entry: Entry) -> Entry | None:
+def as_packed(entry: Entry) -> Entry | None:
     """One of :func:`portable`: the same object where nothing is different; None for a socket."""
     path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = entry
     if kind == "socket":
@@ -55,37 +54,20 @@ def _portable(entry: Entry) -> Entry | None:
 def tree_digest(entries: Iterable[Entry]) -> str:
     """``sha256:`` digest of the mtree manifest of :func:`portable` entries, without writing it anywhere."""
     sink = _Digest()
-    write_manifest(portable(entries), cast(BinaryIO, sink))
+    write_tree(entries, Output(as_packed, cast(BinaryIO, sink)))
     return f"sha256:{sink.hash.hexdigest()}"
 
 
-def write_tree(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> int:
-    """Write a tree as its mtree manifest and as the file of what that cannot hold; returns the entries.
-
-    One pass, and no more in memory than a batch of the entries that may need the second file.
-    """
-    return write_manifest(_leaving_extra(entries, extra), manifest)
+def as_it_is(entry: Entry) -> Entry:
+    """How a bundle's manifest has an entry; :func:`as_packed` is how a layer can hold it."""
+    return entry
 
 
 def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
-    """:func:`write_tree` and :func:`tree_digest` in one pass, which formats most entries once."""
+    """Write a tree as it lies on disk, and take its :func:`tree_digest`, in one pass; the entries, and the digest."""
     sink = _Digest()
-    pairs = ((entry, _portable(entry)) for entry in _leaving_extra(entries, extra))
-    count = write_twins(pairs, manifest, cast(BinaryIO, sink))
+    count = write_tree(entries, Output(as_it_is, manifest, extra), Output(as_packed, cast(BinaryIO, sink)))
     return count, f"sha256:{sink.hash.hexdigest()}"
-
-
-def _leaving_extra(entries: Iterable[Entry], extra: BinaryIO) -> Iterator[Entry]:
-    """Pass the entries on; those that may need it go to the extra file, whose lines are stateless, in batches."""
-    batch: list[Entry] = []
-    for entry in entries:
-        if entry.device is not None or entry.xattrs:
-            batch.append(entry)
-            if len(batch) == _BATCH:
-                write_extra(batch, extra)
-                batch.clear()
-        yield entry
-    write_extra(batch, extra)
 
 
 def store_tree(layout: Layout, manifest_digest: str, entries: Iterable[Entry]) -> None:
@@ -95,7 +77,7 @@ def store_tree(layout: Layout, manifest_digest: str, entries: Iterable[Entry]) -
         StoreError: the files cannot be written.
     """
     with _replacing(layout, manifest_digest) as (manifest, extra):
-        write_tree(portable(entries), manifest, extra)
+        write_tree(entries, Output(as_packed, manifest, extra))
 
 
 def adopt_tree(layout: Layout, manifest_digest: str, manifest: Path, extra: Path) -> None:

@@ -17,13 +17,14 @@ from jobs.mtree.model import (
     Xattrs,
     mtree_key,
 )
+from jobs.mtree.outputs import Output, write_tree
 from jobs.mtree.read import read_full, read_manifest
 from jobs.mtree.shards import Shard, plan_shards
 from jobs.mtree.snapshot import snapshot
 from jobs.mtree.splice import Step, read_script
 from jobs.mtree.statcache import StatCache, Suspects, find_suspects, open_stat_cache, write_stat_cache
 from jobs.mtree.walk import Walk, walk_tree
-from jobs.mtree.write import write_extra, write_manifest, write_twins
+from jobs.mtree.write import write_extra, write_manifest
 
 __all__ = [
     "NO_CLOCK",
@@ -37,6 +38,7 @@ __all__ = [
     "Entry",
     "EntryType",
     "KnownTree",
+    "Output",
     "Shard",
     "StatCache",
     "Step",
@@ -63,6 +65,6 @@ __all__ = [
     "write_deltas",
     "write_extra",
     "write_manifest",
-    "write_twins",
     "write_stat_cache",
+    "write_tree",
 ]

@@ -7,18 +7,15 @@ a quarter of the time that reading and writing them all takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from jobs.errors import MtreeError, MtreeSyntaxError
 from jobs.mtree.lines import LineSource
 from jobs.mtree.model import Entry
+from jobs.mtree.outputs import Output, TreeWriter
 from jobs.mtree.read import LineReader, read_manifest
 from jobs.mtree.splice import Step
-from jobs.mtree.write import ManifestWriter, write_extra
-
-Adapt = Callable[[Entry], Entry | None]
-"""An entry as it is to be written; None: not at all."""
 
 
 class KnownTree:
@@ -45,27 +42,24 @@ class KnownTree:
                 yield self._next()
         self._end()
 
-    def splice(
-        self, steps: Iterable[Step], fresh: Iterator[Entry], adapt: Adapt, manifest: BinaryIO, extra: BinaryIO
-    ) -> int:
-        """Write the new tree, of what stays and of the ``fresh`` entries, all of them as ``adapt`` has them.
+    def splice(self, steps: Iterable[Step], fresh: Iterator[Entry], first: Output, second: Output | None = None) -> int:
+        """Write the new tree, of what stays and of the ``fresh`` entries. Returns the entries of the first output.
 
-        ``adapt`` must leave a file without xattrs as it is, but for the fraction of its mtime's second.
-        Returns the number of entries.
+        Outputs must leave a file without xattrs as it is, but for the fraction of its mtime's second.
 
         Raises:
             MtreeError: the script is that of other trees.
         """
-        sink = _Sink(adapt, manifest, extra)
+        writer = TreeWriter(first, second)
         for keep, drop, take in steps:
-            self._copy(keep, sink)
+            self._copy(keep, writer)
             self._skip(drop)
             for _ in range(take):
-                sink.entry(_another(fresh))
+                writer.entry(_another(fresh))
         self._end()
         if next(fresh, None) is not None:
             raise MtreeError("more entries were read than the script says")
-        return sink.close()
+        return writer.close()
 
     def _skip(self, count: int) -> None:
         if not count:
@@ -77,10 +71,10 @@ class KnownTree:
                 return
         raise MtreeError(_TOO_FEW)
 
-    def _copy(self, count: int, sink: _Sink) -> None:
+    def _copy(self, count: int, writer: TreeWriter) -> None:
         if not count:
             return
-        plain_file, write, large = self._reader.plain_file, sink.line, self._large_files
+        plain_file, write, large = self._reader.plain_file, writer.line, self._large_files
         for line in self._lines:
             plain = plain_file(line)
             if plain is not None and plain[0] not in large and write(line, plain[1], plain[2]):
@@ -89,7 +83,7 @@ class KnownTree:
                 entry = self._other(line)
                 if entry is not None:
                     count -= 1
-                    sink.entry(self._whole(entry))
+                    writer.entry(self._whole(entry))
             if not count:
                 return
         raise MtreeError(_TOO_FEW)
@@ -123,40 +117,6 @@ class KnownTree:
         return entry if entry.xattrs is not None else entry._replace(xattrs=())
 
 
-class _Sink:
-    """The files of the new tree."""
-
-    def __init__(self, adapt: Adapt, manifest: BinaryIO, extra: BinaryIO) -> None:
-        self._adapt = adapt
-        self._out = ManifestWriter(manifest)
-        self._extra = extra
-        self._beside: list[Entry] = []
-        self._count = 0
-
-    def entry(self, entry: Entry) -> None:
-        adapted = self._adapt(entry)
-        if adapted is not None:
-            self._count += 1
-            self._out.entry(adapted)
-            if adapted.device is not None or adapted.xattrs:
-                self._beside.append(adapted)
-                if len(self._beside) == _BATCH:
-                    write_extra(self._beside, self._extra)
-                    self._beside.clear()
-
-    def line(self, line: bytes, uid: int, gid: int) -> bool:
-        """:meth:`ManifestWriter.same`, counted."""
-        written = self._out.same(line, uid, gid)
-        self._count += written
-        return written
-
-    def close(self) -> int:
-        self._out.finish()
-        write_extra(self._beside, self._extra)
-        return self._count
-
-
-_BATCH = 4096
 _TOO_FEW = "the known tree has fewer entries than the script says"
 
 

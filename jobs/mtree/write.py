@@ -36,27 +36,10 @@ def write_manifest(entries: Iterable[Entry], out: BinaryIO) -> int:
     Raises:
         MtreeError: an entry does not follow its directory.
     """
-    return _write(((entry, None) for entry in entries), (out,))
-
-
-def write_twins(pairs: Iterable[tuple[Entry, Entry | None]], out: BinaryIO, other: BinaryIO) -> int:
-    """Write two manifests of one tree at once. Returns the number of entries of the first.
-
-    The second holds the second entry of each pair, which has the path, the type and the owner of the first,
-    or nothing for it if that is None. Where both are the same object, as nearly all are, the line is
-    formatted once.
-
-    Raises:
-        MtreeError: as :func:`write_manifest`.
-    """
-    return _write(pairs, (out, other))
-
-
-def _write(pairs: Iterable[tuple[Entry, Entry | None]], outs: tuple[BinaryIO, ...]) -> int:
-    writer = ManifestWriter(*outs)
+    writer = ManifestWriter(out)
     count = 0
-    for entry, twin in pairs:
-        writer.entry(entry, twin)
+    for entry in entries:
+        writer.entry(entry)
         count += 1
     writer.finish()
     return count
@@ -75,7 +58,9 @@ class ManifestWriter:
         self._gid = -1
 
     def entry(self, entry: Entry, twin: Entry | None = None) -> None:
-        """Write one entry; they come in mtree order, the root first. ``twin`` is for the second output.
+        """Write one entry; they come in mtree order, the root first.
+
+        ``twin`` goes to the second output: the same entry, or one with its path, type and owner; None: no line there.
 
         Raises:
             MtreeError: it does not follow its directory.

@@ -46,7 +46,7 @@ def test_tree_that_nobody_stored(layout: Layout) -> None:
 
 
 def test_many_entries_that_need_the_extra_file_are_all_kept(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.image.tree_cache._BATCH", 3)
+    monkeypatch.setattr("jobs.mtree.outputs._BATCH", 3)
     entries = [Entry(b".", "dir", 0o755, 0, 0, 0, 1, 0)]
     entries += [Entry(b"%02d" % n, "char", 0o600, 0, 0, 0, 1, 0, device=(1, n)) for n in range(10)]
     store_tree(layout, DIGEST, iter(entries))

@@ -16,13 +16,14 @@ from jobs.mtree import (
     UNRECORDED,
     UNRECORDED_TIME,
     Entry,
+    Output,
     compare,
     read_full,
     read_manifest,
     snapshot,
     write_extra,
     write_manifest,
-    write_twins,
+    write_tree,
 )
 from tests.unit.mtree.entries import SECOND, entry, manifest, through_files, tree, trees
 
@@ -376,10 +377,14 @@ def test_two_manifests_written_at_once_are_those_written_one_by_one() -> None:
         whole[4]._replace(size=3),
         whole[5]._replace(xattrs=()),
     ]
-    one, two = io.BytesIO(), io.BytesIO()
-    assert write_twins(zip(whole, other, strict=True), one, two) == len(whole)
-    assert one.getvalue() == manifest(whole)
-    assert two.getvalue() == manifest([found for found in other if found is not None])
+    twin = dict(zip(whole, other, strict=True))
+    one, two, extra, other_extra = (io.BytesIO() for _ in range(4))
+    assert write_tree(whole, Output(lambda e: e, one, extra), Output(twin.get, two, other_extra)) == len(whole)
+    for form, written, beside in ((whole, one, extra), (other, two, other_extra)):
+        alone = [found for found in form if found is not None]
+        assert written.getvalue() == manifest(alone)
+        write_extra(alone, expected := io.BytesIO())
+        assert beside.getvalue() == expected.getvalue()
 
 
 @pytest.mark.parametrize("device", [b"1" * 40, b"-1", b"native,1", b"1:2:3", b"pdp11,1,2"])

@@ -17,6 +17,7 @@ from jobs.mtree import (
     Clock,
     Entry,
     KnownTree,
+    Output,
     StatCache,
     Step,
     Suspects,
@@ -252,7 +253,7 @@ def known(entries: list[Entry]) -> KnownTree:
 
 def spliced(old: list[Entry], steps: list[Step], fresh: list[Entry]) -> tuple[bytes, bytes, int]:
     out, extra = io.BytesIO(), io.BytesIO()
-    count = known(old).splice(steps, iter(fresh), lambda e: e, out, extra)
+    count = known(old).splice(steps, iter(fresh), Output(lambda e: e, out, extra))
     return out.getvalue(), extra.getvalue(), count
 
 

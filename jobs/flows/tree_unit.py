@@ -1,0 +1,102 @@
+"""The unit that writes down the new tree, beside one that leaves a processor idle.
+
+Where all of a tree was read, that is the comparison: it takes one processor, and as long. Where only suspects were, the
+comparison is short, and says what there is to write: then it is the layer, which waits for its reader now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from jobs.flows.base import Context, FileRef, Model, Unit, work_directory
+from jobs.flows.layer_state import LayeringState
+from jobs.flows.newtree import NewTree, Tree
+from jobs.flows.survey import Known, Survey
+
+_KEY: Final = "trees"
+"""Of the unit's parameters and of its result: it stands among units of another kind."""
+
+
+class _TreeUnit(Model):
+    store: Path
+    survey: Survey
+    fragments: list[FileRef]
+    known: Known | None
+    packed: bool
+    """Write the tree as a layer can hold it."""
+    exact: bool
+    """Write it as it lies on disk."""
+
+
+class _Trees(Model):
+    """What the unit wrote."""
+
+    tree: Tree | None = None
+    exact_tree: Tree | None = None
+
+
+def plan_beside_comparing(state: LayeringState) -> list[Unit]:
+    """The unit, where all of the tree was read."""
+    assert state.survey is not None
+    return [_unit(state, packed=True)] if state.survey.reading is None else []
+
+
+def plan_beside_layer(state: LayeringState) -> list[Unit]:
+    """The unit, where only suspects were read, once they are compared."""
+    survey = state.survey
+    assert survey is not None
+    if survey.reading is None or survey.untouched:
+        return []
+    # Where nothing differs the tree as a layer can hold it is the old one, whatever was suspected.
+    packed = bool(state.differing)
+    return [_unit(state, packed=packed)] if packed or state.exact else []
+
+
+def _unit(state: LayeringState, *, packed: bool) -> Unit:
+    assert state.survey is not None
+    params = _TreeUnit(
+        store=state.store,
+        survey=state.survey,
+        fragments=state.fragments,
+        known=state.known,
+        packed=packed,
+        exact=state.exact,
+    )
+    return Unit(params={_KEY: params.model_dump(mode="json")})
+
+
+def is_tree_unit(unit: Unit) -> bool:
+    """Whether a unit is such a one, and so for :func:`run_tree_unit`."""
+    return _KEY in unit.params
+
+
+def run_tree_unit(ctx: Context, unit: Unit) -> dict[str, Any]:
+    """Write the trees into the job's work directory.
+
+    Raises:
+        OutsideAllowedRoots: the operator does not allow the store or the bundle.
+        IncompleteTree, MtreeError: what was read of the tree, or known of it, is not whole.
+    """
+    params = _TreeUnit.model_validate(unit.params[_KEY])
+    if params.known is not None:
+        ctx.policy.check_root(params.known.manifest.parent)
+    new = NewTree(work_directory(ctx, params.store), params.survey, params.fragments, params.known)
+    packed, exact = new.write(packed=params.packed, exact=params.exact)
+    return {_KEY: _Trees(tree=packed, exact_tree=exact).model_dump(mode="json")}
+
+
+def split_results(results: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The results of a stage's other units, and what this one's changes of the state."""
+    others: list[dict[str, Any]] = []
+    update: dict[str, Any] = {}
+    for result in results:
+        if _KEY not in result:
+            others.append(result)
+            continue
+        written = _Trees.model_validate(result[_KEY])
+        update = {"tree": written.tree, "exact_tree": written.exact_tree}
+        if written.tree is not None:
+            update["tree_digest"] = f"sha256:{written.tree.manifest.sha256}"
+    return others, update
