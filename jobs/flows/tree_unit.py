@@ -1,6 +1,6 @@
 """The unit that writes down the new tree, beside one that leaves a processor idle.
 
-Where all of a tree was read, that is the comparison: it takes one processor, and as long. Where only suspects were, the
+Where most of a tree was read, that is the comparison: it takes one processor, and as long. Where few suspects were, the
 comparison is short, and says what there is to write: then it is the layer, which waits for its reader now and then.
 """
 
@@ -38,20 +38,24 @@ class _Trees(Model):
 
 
 def plan_beside_comparing(state: LayeringState) -> list[Unit]:
-    """The unit, where all of the tree was read."""
-    assert state.survey is not None
-    return [_unit(state, packed=True)] if state.survey.reading is None else []
+    """The unit, where most of the tree was read."""
+    return [_unit(state, packed=True)] if _most_was_read(state) else []
 
 
 def plan_beside_layer(state: LayeringState) -> list[Unit]:
-    """The unit, where only suspects were read, once they are compared."""
-    survey = state.survey
-    assert survey is not None
-    if survey.reading is None or survey.untouched:
+    """The unit, where little was read, once that is compared."""
+    assert state.survey is not None
+    if state.survey.untouched or _most_was_read(state):
         return []
     # Where nothing differs the tree as a layer can hold it is the old one, whatever was suspected.
     packed = bool(state.differing)
     return [_unit(state, packed=packed)] if packed or state.exact else []
+
+
+def _most_was_read(state: LayeringState) -> bool:
+    survey = state.survey
+    assert survey is not None
+    return 2 * survey.entries_to_read > survey.entries
 
 
 def _unit(state: LayeringState, *, packed: bool) -> Unit:
