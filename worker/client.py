@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -24,8 +23,6 @@ from jobs.errors import (
     FarmFull,
     JobCancelled,
     JobFailed,
-    JobNotFound,
-    JobTimeout,
     RequestError,
     TreeChanged,
 )
@@ -34,13 +31,14 @@ from jobs.flows.base import Request, Result
 from jobs.flows.inputs import lease_inputs, release, stores_of
 from worker.address import Address
 from worker.census import Census, census
-from worker.connection import connect, reaching, reason, unreachable
+from worker.connection import connect, reaching
 from worker.ledger import FORMAT, Ledger
 from worker.liveness import WorkerInfo, workers
 from worker.progress import JobRecord, JobState, Progress
 from worker.settings import Settings, load_settings
 from worker.signing import Signed, read_keys, sign
 from worker.traffic import Traffic
+from worker.watching import Watch
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -50,12 +48,8 @@ if TYPE_CHECKING:
 
 LARGEST_REQUEST: Final = 64 * 1024
 """Bytes of JSON."""
-_BLOCK: Final = 1.0
-"""Seconds that one wait for events lasts."""
 _ROOM: Final = 0.25
 """Seconds between two looks of a submitter for room in a full queue."""
-_OUTAGE: Final = 120.0
-"""Seconds for which a waiting client bears with a Redis that went away: longer than a restart or a failover takes."""
 
 
 class Farm:
@@ -259,7 +253,7 @@ class Job:
             JobNotFound: the record has expired.
             FarmUnreachable: Redis was away for two minutes.
         """
-        return _Watch(self._farm, self.id, None).run()
+        return Watch(self._farm, self.id, None).run()
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the end of the job, at most ``timeout`` seconds.
@@ -270,7 +264,7 @@ class Job:
             JobTimeout: it has not ended yet; it goes on.
             JobNotFound: the record has expired.
         """
-        for _ in _Watch(self._farm, self.id, timeout).run():
+        for _ in Watch(self._farm, self.id, timeout).run():
             pass
         record = self.record()
         if record.state is JobState.CANCELLED:
@@ -332,73 +326,6 @@ class Job:
             if discarded:
                 self._farm.sender.close(self.id)
         return discarded
-
-
-class _Watch:
-    """One follower of a job's events; also the second look of a client that waits."""
-
-    def __init__(self, farm: Farm, job_id: str, timeout: float | None) -> None:
-        self._farm = farm
-        self._job_id = job_id
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._looked = time.monotonic()
-        self._away_since: float | None = None
-        self._notice: str | None = None
-
-    def run(self) -> Iterator[Progress]:
-        with reaching(self._farm.address):
-            after = self._farm.ledger.last_event(self._job_id)
-            last = self._farm.ledger.record(self._job_id).progress()
-        yield last
-        try:
-            yield from self._follow(after, last)
-        except JobNotFound:
-            hint = "Redis was restarted without its data, or the record has expired; submit it again"
-            raise JobNotFound("the farm has no record of the job any more", where=self._job_id, hint=hint) from None
-
-    def _follow(self, after: str, last: Progress) -> Iterator[Progress]:
-        while not last.state.final:
-            try:
-                events = self._farm.ledger.events(self._job_id, after, self._block())
-                for _, last in events:
-                    yield last
-                if events:
-                    after = events[-1][0]
-                else:
-                    last = self._farm.ledger.record(self._job_id).progress()
-                    if self._changed(self._see_workers()) or last.state.final:
-                        yield replace(last, notice=self._notice)
-                self._look()
-                self._away_since = None
-            except redis.RedisError as error:
-                if self._changed(self._bear(error)):
-                    yield replace(last, notice=self._notice)
-                time.sleep(min(1.0, self._block()))
-            if not last.state.final and self._deadline is not None and time.monotonic() >= self._deadline:
-                raise JobTimeout("job has not ended in time", where=self._job_id, hint="it goes on")
-
-    def _block(self) -> float:
-        return _BLOCK if self._deadline is None else max(0.001, min(_BLOCK, self._deadline - time.monotonic()))
-
-    def _see_workers(self) -> str | None:
-        return None if self._farm.workers() else f"no worker is listening at {self._farm.address}"
-
-    def _bear(self, error: redis.RedisError) -> str:
-        now = time.monotonic()
-        self._away_since = self._away_since or now
-        if now - self._away_since > _OUTAGE:
-            raise unreachable(self._farm.address, reason(error)) from None
-        return f"Redis does not answer at {self._farm.address}, waiting for it"
-
-    def _changed(self, notice: str | None) -> bool:
-        changed = notice != self._notice
-        self._notice = notice
-        return changed
-
-    def _look(self) -> None:
-        if time.monotonic() - self._looked >= self._farm.look_every:
-            self._looked = time.monotonic()
-            self._farm.rescue.look_at(self._job_id)
 
 
 @contextmanager

@@ -32,19 +32,20 @@ from jobs.errors import (
     Untrusted,
 )
 from jobs.flows import FLOWS
-from jobs.flows.base import Context, Flow, Policy, Request, Stage, State, Unit
+from jobs.flows.base import Context, Flow, Policy, Request, State, Unit
 from jobs.flows.inputs import release, stores_in, stores_of
 from jobs.store.leases import LOCAL, holding
 from worker.claims import Claim, Claims, Piece, Refusal, Refused
 from worker.endings import Endings
-from worker.equal import Known, Subscriber, Works
-from worker.heart import HandedBack, Heart, Watched
+from worker.equal import Works
+from worker.equal_units import EqualUnits
+from worker.heart import HandedBack, Heart
 from worker.ledger import FORMAT, Ledger, Position, Stuck
 from worker.mending import mending
 from worker.messages import Sender
 from worker.progress import JobError, JobState
 from worker.reasons import describe, invalid_request, poisonous
-from worker.rescue import send_again, wake
+from worker.rescue import send_again
 from worker.signing import Keyring, Signed
 from worker.steps import reached
 from worker.witness import Task, Witnesses
@@ -74,7 +75,6 @@ class CeleryRunner:
     ) -> None:
         self._ledger = ledger
         self._claims = claims
-        self._works = works
         self._heart = heart
         self._sender = sender
         self._policy = policy
@@ -83,6 +83,7 @@ class CeleryRunner:
         self._keyring = keyring
         self._job_bytes = job_bytes
         self._witnesses = witnesses or Witnesses()
+        self._equal = EqualUnits(ledger, claims, works, sender, self._witnesses)
         self._endings = Endings(policy)
 
     # --- the three messages -------------------------------------------------------------------------
@@ -128,7 +129,8 @@ class CeleryRunner:
                 self._heart.watching(claim, seen) as observer,
                 self._holding(job_id, request),
             ):
-                result = self._result(flow.stages[stage], Context(job_id, self._policy, observer), claim, observer)
+                context = Context(job_id, self._policy, observer)
+                result = self._equal.result(flow.stages[stage], context, claim, observer)
                 if result is None:
                     seen.how = "stopped"
                     return
@@ -188,54 +190,6 @@ class CeleryRunner:
             return
         reached("close.closed")
         _log.info("job ended", state=position.ending)
-
-    # --- equal work of different jobs -----------------------------------------------------------------
-
-    def _result(self, stage: Stage[Any], context: Context, claim: Claim, observer: Watched) -> dict[str, Any] | None:
-        """What the unit gives, or gave when equal work was done before. None: another process is at it."""
-        unit = claim.unit
-        assert unit is not None
-        name = stage.equal.name(context, unit) if stage.equal else None
-        if stage.equal is None or name is None:
-            return stage.run(context, unit)
-        taken = self._works.take(name)
-        while isinstance(taken, Known):
-            if stage.equal.holds(context, unit, taken.result):
-                _log.info("equal work is done already", work=name[:12])
-                self._witnesses.equal("known")
-                return taken.result
-            self._works.forget(taken)
-            taken = self._works.take(name)
-        if taken is None:
-            self._subscribe(name, claim)
-            return None
-        waiting: list[Subscriber] = []
-        work = taken
-        observer.keeps(lambda: self._works.beat(work))
-        self._witnesses.equal("executed")
-        reached("work.taken")
-        try:
-            result = stage.run(context, unit)
-            waiting = self._works.done(work, result)
-            reached("work.done")
-        except BaseException:
-            waiting = self._works.give_up(work)
-            raise
-        finally:
-            observer.keeps(None)
-            wake(self._sender, self._ledger, waiting)
-        return result
-
-    def _subscribe(self, name: str, claim: Claim) -> None:
-        # The unit first: whoever does the work may be done before the next line, and send for it.
-        piece = claim.piece
-        if self._claims.release(claim, counts=False):
-            self._sender.close(piece.job_id)
-            return
-        _log.info("equal work is being done, waiting for it", work=name[:12])
-        self._witnesses.equal("waited")
-        if not self._works.subscribe(name, Subscriber.of(piece)):
-            wake(self._sender, self._ledger, [Subscriber.of(piece)])
 
     def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
         """What is done inside is done under the job's lease of the blobs that it counts on or makes."""

@@ -1,0 +1,99 @@
+"""Follow a job from outside: its events, and what is to be said when none come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import redis
+
+from jobs.errors import JobNotFound, JobTimeout
+from worker.connection import reaching, reason, unreachable
+from worker.progress import Progress
+
+if TYPE_CHECKING:
+    from worker.client import Farm
+
+_BLOCK: Final = 1.0
+"""Seconds that one wait for events lasts."""
+_OUTAGE: Final = 120.0
+"""Seconds for which a waiting client bears with a Redis that went away: longer than a restart or a failover takes."""
+
+
+class Watch:
+    """One follower of a job's events; also the second look of a client that waits.
+
+    ``timeout``: seconds after which it gives up; None: never.
+    """
+
+    def __init__(self, farm: Farm, job_id: str, timeout: float | None) -> None:
+        self._farm = farm
+        self._job_id = job_id
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._looked = time.monotonic()
+        self._away_since: float | None = None
+        self._notice: str | None = None
+
+    def run(self) -> Iterator[Progress]:
+        """The job's progress as it happens, to its final state; see :meth:`worker.client.Job.watch`.
+
+        Raises:
+            JobNotFound: the record has expired.
+            JobTimeout: the job has not ended in time.
+            FarmUnreachable: Redis was away for two minutes.
+        """
+        with reaching(self._farm.address):
+            after = self._farm.ledger.last_event(self._job_id)
+            last = self._farm.ledger.record(self._job_id).progress()
+        yield last
+        try:
+            yield from self._follow(after, last)
+        except JobNotFound:
+            hint = "Redis was restarted without its data, or the record has expired; submit it again"
+            raise JobNotFound("the farm has no record of the job any more", where=self._job_id, hint=hint) from None
+
+    def _follow(self, after: str, last: Progress) -> Iterator[Progress]:
+        while not last.state.final:
+            try:
+                events = self._farm.ledger.events(self._job_id, after, self._block())
+                for _, last in events:
+                    yield last
+                if events:
+                    after = events[-1][0]
+                else:
+                    last = self._farm.ledger.record(self._job_id).progress()
+                    if self._changed(self._see_workers()) or last.state.final:
+                        yield replace(last, notice=self._notice)
+                self._look()
+                self._away_since = None
+            except redis.RedisError as error:
+                if self._changed(self._bear(error)):
+                    yield replace(last, notice=self._notice)
+                time.sleep(min(1.0, self._block()))
+            if not last.state.final and self._deadline is not None and time.monotonic() >= self._deadline:
+                raise JobTimeout("job has not ended in time", where=self._job_id, hint="it goes on")
+
+    def _block(self) -> float:
+        return _BLOCK if self._deadline is None else max(0.001, min(_BLOCK, self._deadline - time.monotonic()))
+
+    def _see_workers(self) -> str | None:
+        return None if self._farm.workers() else f"no worker is listening at {self._farm.address}"
+
+    def _bear(self, error: redis.RedisError) -> str:
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if now - self._away_since > _OUTAGE:
+            raise unreachable(self._farm.address, reason(error)) from None
+        return f"Redis does not answer at {self._farm.address}, waiting for it"
+
+    def _changed(self, notice: str | None) -> bool:
+        changed = notice != self._notice
+        self._notice = notice
+        return changed
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked >= self._farm.look_every:
+            self._looked = time.monotonic()
+            self._farm.rescue.look_at(self._job_id)
