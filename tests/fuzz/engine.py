@@ -24,6 +24,7 @@ from random import Random
 from typing import NamedTuple
 
 from jobs.errors import LayerfarmError
+from jobs.flows import FLOWS
 from tests.fuzz.sandbox import Look, Place, enter
 from tests.fuzz.targets import TARGETS, Target
 
@@ -199,6 +200,7 @@ def import_all() -> None:
 
     for name in ("deflate", "isal.isal_zlib", "zstandard", "_strptime"):
         importlib.import_module(name)
+    FLOWS.import_all()
     "\n".encode("unicode_escape")
     "a".encode("idna")
     assert concurrent.futures.thread
