@@ -43,7 +43,7 @@ class LayeringState(State):
     survey: Survey | None = None
     fragments: list[FileRef] = []
     tree: Tree | None = None
-    """The new tree as a layer can hold it; None if it is the old one."""
+    """The new tree as a layer can hold it; None if it is known to be the old one."""
     exact_tree: Tree | None = None
     """None if not wanted, or if it is the old one."""
     tree_digest: str = ""

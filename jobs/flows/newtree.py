@@ -9,8 +9,8 @@ from typing import BinaryIO, Final
 
 from jobs.flows.base import FileRef, Model, WorkDirectory
 from jobs.flows.survey import Known, Survey, steps_of
-from jobs.image.tree_cache import as_it_is, as_packed
-from jobs.mtree import Entry, KnownTree, Output, merge_fragments, write_tree
+from jobs.image.tree_cache import as_packed
+from jobs.mtree import Entry, KnownTree, Output, as_it_is, merge_fragments, write_tree
 
 
 class Tree(Model):
@@ -62,7 +62,7 @@ class NewTree:
         def write(paths: list[Path]) -> None:
             with ExitStack() as stack:
                 streams = (stack.enter_context(path.open("wb")) for path in paths)
-                self._write([Output(adapt, next(streams), next(streams)) for _, adapt in forms])
+                self._write([Output(next(streams), next(streams), adapt) for _, adapt in forms])
 
         names = [f"{name}.{suffix}" for name, _ in forms for suffix in ("mtree", "extra")]
         refs = self._work.publish_all(names, write)

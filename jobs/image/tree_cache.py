@@ -54,19 +54,14 @@ def as_packed(entry: Entry) -> Entry | None:
 def tree_digest(entries: Iterable[Entry]) -> str:
     """``sha256:`` digest of the mtree manifest of :func:`portable` entries, without writing it anywhere."""
     sink = _Digest()
-    write_tree(entries, Output(as_packed, cast(BinaryIO, sink)))
+    write_tree(entries, Output(cast(BinaryIO, sink), adapt=as_packed))
     return f"sha256:{sink.hash.hexdigest()}"
-
-
-def as_it_is(entry: Entry) -> Entry:
-    """How a bundle's manifest has an entry; :func:`as_packed` is how a layer can hold it."""
-    return entry
 
 
 def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
     """Write a tree as it lies on disk, and take its :func:`tree_digest`, in one pass; the entries, and the digest."""
     sink = _Digest()
-    count = write_tree(entries, Output(as_it_is, manifest, extra), Output(as_packed, cast(BinaryIO, sink)))
+    count = write_tree(entries, Output(manifest, extra), Output(cast(BinaryIO, sink), adapt=as_packed))
     return count, f"sha256:{sink.hash.hexdigest()}"
 
 
@@ -77,7 +72,7 @@ def store_tree(layout: Layout, manifest_digest: str, entries: Iterable[Entry]) -
         StoreError: the files cannot be written.
     """
     with _replacing(layout, manifest_digest) as (manifest, extra):
-        write_tree(entries, Output(as_packed, manifest, extra))
+        write_tree(entries, Output(manifest, extra, as_packed))
 
 
 def adopt_tree(layout: Layout, manifest_digest: str, manifest: Path, extra: Path) -> None:

@@ -4,8 +4,7 @@ By default a block goes to the compressor that spends its time best. isal is two
 and its members are larger: not at all where content is noise, by 5 to 10 % in code and text, by 20 to 30 % in tables
 of symbols and addresses (it finds no match of three bytes). A sample of 16 KiB is compressed by both: where isal makes
 it more than 8 % larger, the block is libdeflate's. How well a sample compresses says much less: a choice by that takes
-14 to 33 % more time for the same size.
-Of 137,000 files of a Debian machine, 2.4 GB of tar, measured on one core:
+14 to 33 % more time for the same size. Of 137,000 files of a Debian machine, 2.4 GB of tar, measured on one core:
 
 ====================================  ========  =====================
 compressor                            MB/s      blob, umoci's is 1

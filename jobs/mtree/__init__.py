@@ -17,14 +17,14 @@ from jobs.mtree.model import (
     Xattrs,
     mtree_key,
 )
-from jobs.mtree.outputs import Output, write_tree
+from jobs.mtree.outputs import Output, as_it_is, write_tree
 from jobs.mtree.read import read_full, read_manifest
 from jobs.mtree.shards import Shard, plan_shards
 from jobs.mtree.snapshot import snapshot
 from jobs.mtree.splice import Step, read_script
 from jobs.mtree.statcache import StatCache, Suspects, find_suspects, open_stat_cache, write_stat_cache
 from jobs.mtree.walk import Walk, walk_tree
-from jobs.mtree.write import write_extra, write_manifest
+from jobs.mtree.write import write_extra
 
 __all__ = [
     "NO_CLOCK",
@@ -45,6 +45,7 @@ __all__ = [
     "Suspects",
     "Walk",
     "Xattrs",
+    "as_it_is",
     "compare",
     "find_suspects",
     "hash_shard",
@@ -64,7 +65,6 @@ __all__ = [
     "walk_tree",
     "write_deltas",
     "write_extra",
-    "write_manifest",
     "write_stat_cache",
     "write_tree",
 ]

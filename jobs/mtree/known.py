@@ -19,7 +19,7 @@ from jobs.mtree.splice import Step
 
 
 class KnownTree:
-    """A manifest in the form of :func:`jobs.mtree.write_manifest`, and the extra file that belongs to it."""
+    """A manifest in the form of :func:`jobs.mtree.write_tree`, and the extra file that belongs to it."""
 
     def __init__(self, manifest: BinaryIO, extra: BinaryIO) -> None:
         lines = LineSource(manifest)

@@ -14,13 +14,18 @@ Adapt = Callable[[Entry], Entry | None]
 _BATCH: Final = 4096
 
 
+def as_it_is(entry: Entry) -> Entry:
+    """The form of a tree as it lies on disk."""
+    return entry
+
+
 class Output(NamedTuple):
     """Where one form of a tree goes."""
 
-    adapt: Adapt
     manifest: BinaryIO
     extra: BinaryIO | None = None
     """Takes what the manifest has no place for; None: nobody wants to know."""
+    adapt: Adapt = as_it_is
 
 
 class TreeWriter:

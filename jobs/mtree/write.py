@@ -26,27 +26,13 @@ _LONGEST_XATTRS = 64_000  # leaves room for the name, of 255 bytes at most, and 
 _FLUSH_LINES = 1024
 
 
-def write_manifest(entries: Iterable[Entry], out: BinaryIO) -> int:
-    """Write the indented form; ``entries`` come in mtree order, the root first. Returns their number.
+class ManifestWriter:
+    """The state of the indented form: the open directories and what /set says.
 
     Byte for byte what umoci writes, but for the header comments, the order of an entry's xattrs (sorted;
     umoci takes the file system's) and the comment above a directory with a line break in its path, which
     umoci does not encode so that its own reader takes the rest of it for an entry.
-
-    Raises:
-        MtreeError: an entry does not follow its directory.
     """
-    writer = ManifestWriter(out)
-    count = 0
-    for entry in entries:
-        writer.entry(entry)
-        count += 1
-    writer.finish()
-    return count
-
-
-class ManifestWriter:
-    """The state of the indented form: the open directories and what /set says."""
 
     def __init__(self, *outs: BinaryIO) -> None:
         self._outs = outs

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.image.bundle import BundleMeta
 from jobs.image.documents import ImageConfig, Manifest
-from jobs.mtree import Entry, write_manifest
+from jobs.mtree import Entry, Output, write_tree
 from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST
 from jobs.store.descriptor import MEDIA_TYPE_INDEX, REF_NAME, Index
 from tests.unit.layer.archives import archive, entry
@@ -191,7 +191,7 @@ BundleMeta.model_validate(UMOCI)
 def manifests(entries: list[Entry]) -> list[bytes]:
     """mtree manifests: as umoci writes them, and by full paths."""
     out = io.BytesIO()
-    write_manifest(entries, out)
+    write_tree(entries, Output(out))
     full = b"#mtree v2.0\n" + b"".join(
         b"./%s type=%s mode=0644 uid=0 gid=0 size=%d time=%d.5 nlink=%d\n"
         % (e.path, e.type.encode(), e.size, e.mtime // 10**9, e.nlink)

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.mtree import Entry, compare, read_full, snapshot, write_extra, write_manifest
+from jobs.mtree import Entry, Output, compare, read_full, snapshot, write_extra, write_tree
 from tests.trees import file, symlink, tree
 
 Run = Callable[..., str]
@@ -90,7 +90,7 @@ def manifest_of(bundle: Path) -> Path:
 
 def written(rootfs: Path) -> bytes:
     out = io.BytesIO()
-    write_manifest(snapshot(rootfs), out)
+    write_tree(snapshot(rootfs), Output(out))
     return out.getvalue()
 
 
@@ -141,7 +141,7 @@ def test_our_manifest_and_extra_file_show_no_difference_at_all(tmp_path: Path) -
     odd_tree(tmp_path / "tree")
     entries: list[Entry] = list(snapshot(tmp_path / "tree"))
     manifest, extra = io.BytesIO(), io.BytesIO()
-    write_manifest(entries, manifest)
+    write_tree(entries, Output(manifest))
     write_extra(entries, extra)
     manifest.seek(0)
     extra.seek(0)
@@ -181,7 +181,7 @@ def test_D_limit_10_bsdtar_knows_our_manifests_for_mtree(tmp_path: Path, program
     """It refuses umoci's, which lack the first line; tar_time is a keyword that it passes over with a warning."""
     root = tree(tmp_path / "root", {"f": file(b"x"), "l": symlink("f"), "d/e": file(mode=0o4755)})
     with (tmp_path / "manifest").open("wb") as out:
-        write_manifest(snapshot(root), out)
+        write_tree(snapshot(root), Output(out))
     command = [program("bsdtar"), "-tf", str(tmp_path / "manifest")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.split() == [".", "f", "l", "d", "d/e"]

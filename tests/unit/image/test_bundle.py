@@ -9,7 +9,7 @@ import pytest
 from jobs.errors import BundleError
 from jobs.image import masked_paths, open_bundle_baseline, refresh_bundle, resolve, unpack_manifest
 from jobs.image.bundle import Bundle, extra_name, mtree_name
-from jobs.mtree import snapshot, write_extra, write_manifest
+from jobs.mtree import Output, snapshot, write_extra, write_tree
 from jobs.store import Layout
 from tests.unit.image.images import image, tar
 
@@ -94,7 +94,7 @@ def test_refreshed_bundle_starts_from_the_new_image(layout: Layout, bundle: Bund
     (bundle.rootfs / "b").write_bytes(b"new")
     entries = list(snapshot(bundle.rootfs))
     with (tmp_path / "m").open("wb") as manifest, (tmp_path / "e").open("wb") as extra:
-        write_manifest(entries, manifest)
+        write_tree(entries, Output(manifest))
         write_extra(entries, extra)
     made = image(layout, [tar(("a", b"x")), tar(("b", b"new"))], tag="n")
     old = (bundle.mtree, bundle.extra)

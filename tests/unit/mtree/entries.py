@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from jobs.mtree import ROOT, Entry, mtree_key, read_full, write_extra, write_manifest
+from jobs.mtree import ROOT, Entry, Output, mtree_key, read_full, write_extra, write_tree
 
 SECOND = 10**9
 
@@ -28,7 +28,7 @@ def tree(*entries: Entry) -> list[Entry]:
 
 def manifest(entries: list[Entry]) -> bytes:
     out = io.BytesIO()
-    assert write_manifest(entries, out) == len(entries)
+    assert write_tree(entries, Output(out)) == len(entries)
     return out.getvalue()
 
 

@@ -11,6 +11,7 @@ import pytest
 from jobs.errors import IncompleteTree, MtreeSyntaxError, RootfsNotFound, TreeChanged
 from jobs.mtree import (
     Entry,
+    Output,
     Shard,
     hash_shard,
     hashing,
@@ -21,7 +22,7 @@ from jobs.mtree import (
     snapshot,
     walk_tree,
     write_extra,
-    write_manifest,
+    write_tree,
 )
 from tests.unit.mtree.conftest import Build
 
@@ -87,7 +88,7 @@ def test_merged_manifest_is_byte_identical_for_every_number_of_shards(odd_tree: 
     for count in (1, 2, 7, 50):
         paths, entries = fragments(odd_tree, tmp_path, count)
         manifest, extra = io.BytesIO(), io.BytesIO()
-        assert write_manifest(merge_fragments(paths[::-1], entries), manifest) == entries
+        assert write_tree(merge_fragments(paths[::-1], entries), Output(manifest)) == entries
         write_extra(merge_fragments(paths, entries), extra)
         results.add((manifest.getvalue(), extra.getvalue()))
     assert len(results) == 1

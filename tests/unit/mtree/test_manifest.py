@@ -22,7 +22,6 @@ from jobs.mtree import (
     read_manifest,
     snapshot,
     write_extra,
-    write_manifest,
     write_tree,
 )
 from tests.unit.mtree.entries import SECOND, entry, manifest, through_files, tree, trees
@@ -314,7 +313,7 @@ def test_without_extra_file_what_umoci_cannot_record_is_unknown() -> None:
 )
 def test_entries_out_of_order_are_not_written(entries: list[Entry]) -> None:
     with pytest.raises(MtreeError):
-        write_manifest(entries, io.BytesIO())
+        write_tree(entries, Output(io.BytesIO()))
 
 
 def _names(entries: list[Entry]) -> set[tuple[bytes, str]]:
@@ -379,7 +378,7 @@ def test_two_manifests_written_at_once_are_those_written_one_by_one() -> None:
     ]
     twin = dict(zip(whole, other, strict=True))
     one, two, extra, other_extra = (io.BytesIO() for _ in range(4))
-    assert write_tree(whole, Output(lambda e: e, one, extra), Output(twin.get, two, other_extra)) == len(whole)
+    assert write_tree(whole, Output(one, extra), Output(two, other_extra, twin.get)) == len(whole)
     for form, written, beside in ((whole, one, extra), (other, two, other_extra)):
         alone = [found for found in form if found is not None]
         assert written.getvalue() == manifest(alone)

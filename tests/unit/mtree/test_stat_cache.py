@@ -253,7 +253,7 @@ def known(entries: list[Entry]) -> KnownTree:
 
 def spliced(old: list[Entry], steps: list[Step], fresh: list[Entry]) -> tuple[bytes, bytes, int]:
     out, extra = io.BytesIO(), io.BytesIO()
-    count = known(old).splice(steps, iter(fresh), Output(lambda e: e, out, extra))
+    count = known(old).splice(steps, iter(fresh), Output(out, extra))
     return out.getvalue(), extra.getvalue(), count
 
 
