@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# make run: the tree to build, the store (an OCI layout) to build into, and the tag to give.
-ROOTFS ?= /usr/share
+# make run: the tree to build (default: the environment's own Python library), the store (an OCI layout) to build into,
+# and the tag to give.
+ROOTFS ?=
 STORE ?= .cache/store
 TAG ?= demo
 
@@ -24,12 +25,13 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling docs man newcomer lint format packages constraints clean
+.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling docs man newcomer lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run [ROOTFS=DIR] [STORE=DIR] [TAG=NAME]  build an image of DIR on a farm of this machine, unpack it, compare'
-	@echo 'make test                                     lint, types, every test; installs the Debian packages it needs'
+	@echo 'make test                                     lint, types, every test, the unit tests on every Python that is here;'
+	@echo '                                              installs the Debian packages it needs'
 	@echo 'make unit                                     the unit tests only'
 	@echo 'make coverage                                 how much of jobs/ the tests run: 95 % of lines and 90 % of branches at least'
 	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
@@ -43,32 +45,34 @@ help:
 	@echo 'make bench-catalog KILLS=1 [SEED=N]            … while workers and registry are killed; equal at the end'
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
 	@echo 'make man                                      the man pages in docs/man, of what --help says'
-	@echo 'make newcomer                                 the README followed in a Debian that has nothing, as root; its time'
+	@echo 'make newcomer [SUITES=trixie] [USERS=root]     the README followed in bare Debians, as root and as a user: a table'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
-	@echo 'make constraints                              pin the newest allowed dependencies again'
+	@echo 'make locks                                    pin the newest allowed dependencies again'
 	@echo 'make clean                                    remove the virtual environment and the caches'
 
-run: $(VENV)/.installed
-	@$(BIN)/layerfarm demo --rootfs '$(ROOTFS)' --store '$(STORE)' --tag '$(TAG)'
+run: core
+	@$(BIN)/layerfarm demo $(if $(ROOTFS),--rootfs '$(ROOTFS)') --store '$(STORE)' --tag '$(TAG)'
 
 test: packages lint
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) \
 	    $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests
+	$(BIN)/python -m tests.pythons $(XDIST) $(PYTEST_ARGS)
 
 # The man pages, one for each command; committed, and part of the wheel.
-man: $(VENV)/.installed
+man: environment
 	$(BIN)/python -m tests.man
 
-# What the README promises, in a Debian that has nothing; root only.
-newcomer: $(VENV)/.installed
-	$(BIN)/python -m tests.newcomer
+# What the README promises, in Debians that have nothing; root only, with debootstrap. SUITES, USERS and ONLY choose.
+newcomer:
+	@$(PYTHON) -m tests.newcomer $(if $(SUITES),--suites $(SUITES)) $(if $(USERS),--users $(USERS)) \
+	    $(if $(ONLY),--targets $(ONLY))
 
-unit: $(VENV)/.installed
+unit: environment
 	$(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests/unit
 
 # The processes that tests start write what they saw beside each other, ordinary users' ones too. Those of the
 # fuzzer cannot: they are in a chroot.
-coverage: packages $(VENV)/.installed
+coverage: packages environment
 	rm -rf .cache/coverage
 	mkdir -p .cache
 	mkdir -m 1777 .cache/coverage
@@ -77,7 +81,7 @@ coverage: packages $(VENV)/.installed
 	    --cov-report=json:.cache/coverage/report.json $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.coverage_floors .cache/coverage/report.json
 
-fuzz: $(VENV)/.installed
+fuzz: environment
 	SECONDS='$(SECONDS)' MUTATIONS='$(MUTATIONS)' TARGETS='$(TARGETS)' SEED='$(SEED)' PROCESSES='$(JOBS)' \
 	    $(BIN)/python -m tests.fuzz
 
@@ -87,7 +91,7 @@ torture: IMAGES ?= 200
 torture: LAYERS ?= 10
 torture: WORKERS ?= 4
 torture: SECONDS := $(if $(filter command environment,$(origin SECONDS)),$(SECONDS),600)
-torture: $(VENV)/.installed
+torture: environment
 	PATH="$(abspath $(BIN)):$$PATH" SECONDS='$(SECONDS)' SEED='$(SEED)' $(BIN)/python -m tests.farm.torture
 	PATH="$(abspath $(BIN)):$$PATH" STRANGE_MESSAGES=10000 LOAD_JOBS=1000 SEED='$(SEED)' \
 	    $(BIN)/python -m pytest -q tests/farm/test_strangers.py tests/farm/test_load.py
@@ -97,38 +101,38 @@ torture: $(VENV)/.installed
 # One store under many: first from one host, then from four.
 torture-store: WRITERS ?= 64
 torture-store: TAGS ?= 1000
-torture-store: $(VENV)/.installed
+torture-store: environment
 	for hosts in 1 4; do PATH="$(abspath $(BIN)):$$PATH" WRITERS='$(WRITERS)' TAGS='$(TAGS)' HOSTS=$$hosts \
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
 
 # TREE and OPERATION take several names; the trees large (20 files of 500 MB) and million are measured only when named.
 TIMES ?= 5
-bench: packages $(VENV)/.installed
+bench: packages environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench --times $(TIMES) $(if $(QUICK),--quick) \
 	    $(if $(COLD),--cold) $(addprefix --tree=,$(TREE)) $(addprefix --operation=,$(OPERATION))
 
-profile: packages $(VENV)/.installed
+profile: packages environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.profile $(addprefix --tree=,$(TREE)) \
 	    $(addprefix --operation=,$(OPERATION))
 
-scaling: $(VENV)/.installed
+scaling: environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.scaling
 
 # The images are made once, of some 700 MB of Debian packages, and kept in .cache. KILLS=1 [SEED=N]: instead of the
 # table, workers, registry and run are killed at random meanwhile.
-bench-catalog: packages $(VENV)/.installed
+bench-catalog: packages environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.catalog \
 	    $(if $(KILLS),--kills $(addprefix --seed=,$(SEED)))
 
-docs: $(VENV)/.installed
+docs: environment
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lint: $(VENV)/.installed
+lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed
+format: environment
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -137,26 +141,17 @@ format: $(VENV)/.installed
 packages:
 	@sh tests/install-packages
 
-$(VENV)/.installed: constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "layerfarm needs Python 3.11 or newer; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	# As pip does with a wheel: without it every start would compile, where PYTHONDONTWRITEBYTECODE is set.
-	$(BIN)/python -m compileall -q jobs worker
-	@touch $@
+# What `make run` needs, and what everything else needs. Each is brought up to date when something has changed.
+CORE_LOCKS := deploy/requirements.txt
+ALL_LOCKS := $(CORE_LOCKS) deploy/requirements-extras.txt tests/requirements.txt
+core:
+	@$(PYTHON) deploy/environment.py $(VENV) $(CORE_LOCKS)
 
-# deploy/requirements.txt is the part of constraints.txt that runs; pip-compile starts from the pins it finds there.
-PIN = .cache/pip-tools/bin/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host \
-    --no-emit-find-links --no-header --no-annotate --strip-extras --allow-unsafe --all-build-deps
-constraints:
-	$(PYTHON) -m venv .cache/pip-tools
-	.cache/pip-tools/bin/python -m pip install --quiet pip-tools
-	$(PIN) --upgrade --extra test -o .cache/constraints.txt pyproject.toml
-	cp .cache/constraints.txt .cache/requirements.txt
-	$(PIN) --extra flower -o .cache/requirements.txt pyproject.toml
-	for pair in constraints.txt deploy/requirements.txt; do \
-	    { sed -n '/^#/p' $$pair; sed '/^#/d' .cache/$${pair##*/}; } >.cache/pinned && cp .cache/pinned $$pair; done
+environment:
+	@$(PYTHON) deploy/environment.py $(VENV) $(ALL_LOCKS)
+
+locks: environment
+	$(BIN)/python -m tests.locks
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

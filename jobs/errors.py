@@ -44,6 +44,10 @@ class Untrusted(RequestError):
     """A request is not signed by a submitter that the worker knows, was altered, replayed or signed too long ago."""
 
 
+class MissingExtra(LayerfarmError):
+    """A package is needed that only an extra of layerfarm installs (``pip install 'layerfarm[EXTRA]'``)."""
+
+
 class LimitExceeded(LayerfarmError):
     """An input is larger than a configured limit (DESIGN law 9)."""
 

@@ -16,6 +16,7 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from jobs.errors import RequestError
+from jobs.extras import require
 from jobs.flows import FLOWS
 from worker import transport
 from worker.app import make_app
@@ -72,6 +73,7 @@ def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Ite
 
         yield stack.enter_context(served(settings.metrics, lambda: census(client, settings.queues)))
     if settings.traces:
+        require("traces", "LAYERFARM_TRACES")
         from worker.traces import Traces
 
         yield Traces()

@@ -12,21 +12,16 @@ from functools import cached_property
 from typing import Any
 
 from celery import signals
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from jobs.errors import RequestError
 from worker.progress import JobRecord, JobState
 from worker.witness import Outcome, Task
-
-try:
-    from opentelemetry import trace
-    from opentelemetry.context import Context
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-except ImportError as error:
-    raise RequestError(f"traces need {error.name}", hint="pip install 'layerfarm[traces]'") from None
 
 _DELAY = 1000
 """Milliseconds for which spans are gathered before they are sent."""

@@ -18,6 +18,7 @@ from jobs.image.remove import remove_tree
 from jobs.image.unpack import UnpackOptions, extracted
 from jobs.layer.merge import MergeOptions, merge_layers
 from jobs.layer.stack import Stack, read_members
+from jobs.paths import is_directory
 from jobs.store import Layout
 
 Form = Literal["directory", "tar"]
@@ -51,7 +52,7 @@ def flatten(
         return done
     if os.path.lexists(output):
         raise RequestError("something is here already", where=output)
-    if not output.parent.is_dir():
+    if not is_directory(output.parent):
         raise RequestError("the directory that is to hold it does not exist", where=output.parent)
     # Not even the group may reach setuid files or devices in there.
     staging.mkdir(mode=0o700, exist_ok=True)

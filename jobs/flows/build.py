@@ -15,6 +15,7 @@ from jobs.flows.publish import image_result, publish_image
 from jobs.flows.requests import BuildRequest, ImageRef, ImageResult
 from jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
 from jobs.mtree import Entry
+from jobs.paths import is_directory
 from jobs.store import Descriptor, Layout, check_refname
 
 
@@ -31,7 +32,7 @@ class BuildState(LayeringState):
 
 def _begin(ctx: Context, request: BuildRequest) -> BuildState:
     rootfs = ctx.policy.check_root(request.rootfs)
-    if not rootfs.is_dir():
+    if not is_directory(rootfs):
         raise RootfsNotFound("root filesystem does not exist or is not a directory", where=request.rootfs)
     check_refname(request.image.tag)
     store = Layout.open(ctx.policy.check_store(request.image.store))

@@ -13,6 +13,7 @@ from jobs.flows.base import Context, FileRef, Flow, Model, Request, Result, Stag
 from jobs.flows.requests import AbsolutePath
 from jobs.mtree import Entry, Shard, hash_shard, plan_shards, walk_tree
 from jobs.mtree.fragments import read_fragment
+from jobs.paths import is_directory
 
 HEADER = (
     b"#mtree\n#          tool: layerfarm\n"
@@ -82,11 +83,11 @@ class _Beside(WorkDirectory):
 def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:
     rootfs = ctx.policy.check_root(request.rootfs)
     output = ctx.policy.check_root(request.output)
-    if not rootfs.is_dir():
+    if not is_directory(rootfs):
         raise RootfsNotFound("directory does not exist or is not one", where=request.rootfs)
     if output.is_relative_to(rootfs):
         raise RequestError("the manifest would lie in the directory that it is of", where=request.output)
-    if output.is_dir() or not output.parent.is_dir():
+    if is_directory(output) or not is_directory(output.parent):
         raise RequestError("the manifest cannot be written here", where=request.output)
     _Beside(output, ctx.job_id).create()
     return ManifestState(rootfs=rootfs, output=output)

@@ -8,10 +8,10 @@ from typing import Any
 from jobs.catalog.indexes import ImageSet, platform_of, read_images
 from jobs.catalog.proof import prove_rebase
 from jobs.catalog.rebase import rebased_config, rebased_manifest
-from jobs.catalog.rebase_check import examine
 from jobs.catalog.rebase_evidence import Verdict
 from jobs.catalog.squash import layers_of_base, linux_only
 from jobs.errors import UnsafeRebase
+from jobs.extras import require
 from jobs.flows.base import Context, Flow, Model, Request, Stage, State, Unit, unit_of
 from jobs.flows.importing import Import, import_stage
 from jobs.flows.requests import ImageRef
@@ -63,9 +63,11 @@ def _pin(ctx: Context, images: ImageSet, source: Layout, request: RebaseCheckReq
     """The bases of each image's own platform, claimed.
 
     Raises:
+        MissingExtra: ``layerfarm[rebase]`` is not installed, without which no program can be examined.
         TransformError: an image is not on the old base, or not for Linux.
         TagNotFound: a base has no image for the platform.
     """
+    require("rebase", "a rebase")
     stores = [Layout.open(ctx.policy.check_store(ref.store)) for ref in (request.old_base, request.new_base)]
     bases = []
     for image in images.images:
@@ -105,6 +107,9 @@ def _plan_examine(plan: Plan) -> list[Unit]:
 
 
 def _run_examine(ctx: Context, unit: Unit) -> dict[str, Any]:
+    require("rebase", "a rebase")
+    from jobs.catalog.rebase_check import examine
+
     params = _ExamineUnit.model_validate(unit.params)
     source = Layout.open(ctx.policy.check_store(params.source))
     new_store = Layout.open(ctx.policy.check_store(params.new_store))

@@ -15,6 +15,7 @@ from jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
 from jobs.image.remove import remove_tree
 from jobs.image.runtime_config import Volumes
+from jobs.paths import is_directory
 from jobs.store import Descriptor, Layout
 
 _PUBLISHED = "published"
@@ -204,7 +205,7 @@ def _refuse_existing(bundle: Path) -> None:
     for name in (ROOTFS_NAME, "config.json"):
         if os.path.lexists(bundle / name):
             raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
-    if not bundle.parent.is_dir():
+    if not is_directory(bundle.parent):
         raise BundleExists("the directory that is to hold the bundle does not exist", where=bundle.parent)
 
 

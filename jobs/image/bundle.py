@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jobs.errors import BundleError, LimitExceeded, MalformedDocument
 from jobs.limits import limits
+from jobs.paths import is_directory
 from jobs.store import Descriptor, Document, encode_document, parse_document
 
 ROOTFS_NAME = "rootfs"
@@ -104,7 +105,7 @@ class Bundle:
         except (MalformedDocument, LimitExceeded) as error:
             raise BundleError(str(error), where=path) from error
         bundle = cls(path, meta)
-        if not bundle.rootfs.is_dir():
+        if not is_directory(bundle.rootfs):
             raise BundleError(f"bundle has no {ROOTFS_NAME}", where=path)
         if not bundle.mtree.is_file():
             raise BundleError(f"bundle has no {bundle.mtree.name}", where=path, hint="unpack the image again")

@@ -39,6 +39,7 @@ from jobs.limits import Limits
 from jobs.limits import limits as process_limits
 from jobs.mtree import Entry, Walk, next_tick, write_stat_cache
 from jobs.mtree.walk_beside import walked_beside
+from jobs.paths import is_directory
 from jobs.store import Descriptor, Layout, encode_document
 from jobs.store.verify import hasher
 
@@ -260,7 +261,7 @@ def _bundle_directory(bundle: Path, made: tuple[str, ...]) -> Iterator[None]:
         bundle.mkdir(mode=0o700)
         found = None
     except FileExistsError:
-        if not bundle.is_dir():
+        if not is_directory(bundle):
             raise BundleExists("something that is no directory is here already", where=bundle) from None
         found = bundle.stat()
     except OSError as error:

@@ -15,6 +15,7 @@ from jobs.image.findings import Report
 from jobs.image.repack import open_bundle_baseline
 from jobs.limits import limits
 from jobs.mtree import ROOT, mtree_key
+from jobs.paths import is_directory
 from jobs.store import Document, parse_document
 
 
@@ -44,14 +45,14 @@ def validate_bundle(path: Path) -> Report:
     The rootfs is not compared with the manifest: that it was changed is what bundles are for.
     """
     report = Report()
-    if not path.is_dir():
+    if not is_directory(path):
         report.error("bundle", ".", "bundle is not a directory")
         return report
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         report.warning("mode", ".", f"others may enter the bundle (mode {mode:04o}) and use its setuid files")
     rootfs = path / ROOTFS_NAME
-    if rootfs.is_symlink() or not rootfs.is_dir():
+    if rootfs.is_symlink() or not is_directory(rootfs):
         report.error("rootfs", ROOTFS_NAME, "rootfs is not a directory")
     meta = _document(path / META_NAME, BundleMeta, report)
     if meta is not None:

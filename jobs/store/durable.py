@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from jobs.errors import StoreError
+from jobs.paths import is_directory
 
 BLOBS: Final = "blobs"
 """What every layout has, and a new one has first."""
@@ -50,16 +51,16 @@ def make_directory(path: Path, owner_of: Path) -> None:
         FileNotFoundError: the layout is not there. Its disk may just not be mounted, and what came into being in its
             place would lie beneath it, seen by nobody.
     """
-    if path.is_dir():
+    if is_directory(path):
         return
     if path == owner_of or (path.parent == owner_of and path.name != BLOBS and not (owner_of / BLOBS).is_dir()):
         raise FileNotFoundError(errno.ENOENT, "there is no layout here any more", str(owner_of))
-    if not path.parent.is_dir():
+    if not is_directory(path.parent):
         make_directory(path.parent, owner_of)
     try:
         path.mkdir()
     except FileExistsError:
-        if not path.is_dir():
+        if not is_directory(path):
             raise
         return
     sync_directory(path.parent)

@@ -23,6 +23,7 @@ from jobs.errors import (
     TagNotFound,
 )
 from jobs.limits import limits
+from jobs.paths import is_directory
 from jobs.store.descriptor import Descriptor, Index, check_digest
 from jobs.store.document import Document, encode_document, parse_document
 from jobs.store.durable import explained, make_directory, replace_file, sync_directory
@@ -85,7 +86,7 @@ class Layout:
             NotALayout: there is none, or one of another version.
             MalformedDocument: ``oci-layout`` does not parse.
         """
-        if not path.is_dir():
+        if not is_directory(path):
             raise NotALayout("no OCI image layout here", where=path, hint="make one with: layerfarm init --layout PATH")
         for name, is_there in (
             ("oci-layout", Path.is_file),

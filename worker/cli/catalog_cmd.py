@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from jobs.errors import display
+from jobs.extras import require
 from worker.cli import output
 from worker.cli.flags import PathType
 from worker.cli.parsing import GoStyleCommand, GoStyleGroup
@@ -49,7 +50,12 @@ def command() -> None:
     """
 
 
-_file = click.argument("file", type=PathType())
+def _read_by_extra(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    require("catalog", "layerfarm catalog")
+    return value
+
+
+_file = click.argument("file", type=PathType(), callback=_read_by_extra)
 
 
 def _how(command: CommandT) -> CommandT:

@@ -14,6 +14,7 @@ from typing import Final
 
 from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
 from jobs.catalog.components.model import Claim, Component, text
+from jobs.extras import require
 from jobs.limits import limits
 
 _DIRECTORIES: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
@@ -38,6 +39,7 @@ def claims(tree: ImageTree) -> Iterator[Claim]:
 
     Raises:
         BrokenDatabase: the database does not parse, or is of a kind that is not read.
+        MissingExtra: an rpm database is there, and ``layerfarm[catalog]`` is not installed.
     """
     for directory in _DIRECTORIES:
         there = set(tree.names(directory))
@@ -59,6 +61,7 @@ def database(tree: ImageTree) -> Iterator[Claim]:
 
 
 def _packages(headers: Iterator[bytes], where: bytes) -> Iterator[Claim]:
+    require("catalog", "reading an rpm database")
     for header in headers:
         name, evr, source, paths = _read_header(header, where)
         if name != "gpg-pubkey":

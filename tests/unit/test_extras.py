@@ -1,0 +1,62 @@
+"""Everything works without the packages of the extras, but for what asks for them by the extra's name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import MissingExtra
+from jobs.extras import _PACKAGES, Extra, require
+
+ROOT = Path(__file__).parents[2]
+
+WITHOUT = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"jinja2", "rpm_rs", "ruamel", "elftools", "opentelemetry", "tornado", "flower"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Nothing())
+import click
+from jobs.flows import FLOWS
+from worker.cli.main import COMMANDS, cli
+FLOWS.import_all()
+for name in COMMANDS:
+    assert cli.get_command(click.Context(cli), name) is not None
+import worker.client, worker.embedded, worker.service
+from jobs.errors import MissingExtra
+from jobs.extras import require
+for extra in sys.argv[1:]:
+    try:
+        require(extra, "this")
+    except MissingExtra as error:
+        print(error)
+"""
+
+
+def test_all_flows_and_commands_are_imported_without_any_extra() -> None:
+    command = [sys.executable, "-c", WITHOUT, *_PACKAGES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "this needs the package jinja2 (pip install 'layerfarm[catalog]')",
+        "this needs the package elftools (pip install 'layerfarm[rebase]')",
+        "this needs the package opentelemetry (pip install 'layerfarm[traces]')",
+    ]
+
+
+@pytest.mark.parametrize("extra", _PACKAGES)
+def test_an_extra_that_is_installed_is_no_hindrance(extra: Extra) -> None:
+    require(extra, "this")
+
+
+@pytest.mark.parametrize("extra", _PACKAGES)
+def test_one_package_that_is_missing_is_enough(extra: Extra, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = _PACKAGES[extra][-1]
+    found = {name: object() for name in _PACKAGES[extra] if name != last}
+    monkeypatch.setattr("importlib.util.find_spec", found.get)
+    with pytest.raises(MissingExtra, match=rf"needs the package {last.partition('.')[0]} \(pip install"):
+        require(extra, "this")
