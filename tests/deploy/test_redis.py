@@ -6,21 +6,26 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
 
+from tests import redis_server
+
 
 @pytest.fixture
-def server(deploy: Path, tmp_path: Path, program: Callable[[str], str]) -> Iterator[str]:
+def server(deploy: Path, tmp_path: Path) -> Iterator[str]:
     """A server as an operator starts it, on a private socket; the URL of the farm's user."""
     (tmp_path / "users.acl").write_text((deploy / "redis/users.acl").read_text().replace("CHANGE-ME", "s3cret"))
-    overrides = ["--port", "0", "--unixsocket", str(tmp_path / "s"), "--dir", str(tmp_path)]
+    # The directory is entered as soon as its line is read, whatever an option behind it says.
+    configuration = (deploy / "redis/redis.conf").read_text().replace("dir /var/lib/redis\n", f"dir {tmp_path}\n")
+    (tmp_path / "redis.conf").write_text(configuration)
+    overrides = ["--port", "0", "--unixsocket", str(tmp_path / "s")]
     process = subprocess.Popen(
-        [program("redis-server"), deploy / "redis/redis.conf", *overrides, "--aclfile", tmp_path / "users.acl"],
+        [redis_server.server(), tmp_path / "redis.conf", *overrides, "--aclfile", tmp_path / "users.acl"],
         stdout=(tmp_path / "log").open("wb"),
     )
     url = f"unix://layerfarm:s3cret@{tmp_path}/s"

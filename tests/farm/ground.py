@@ -1,4 +1,4 @@
-"""What the farm's tests stand on: a real redis-server on a private unix socket and real prefork workers."""
+"""What the farm's tests stand on: a real Redis server on a private unix socket and real prefork workers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import redis
 
+from tests.redis_server import server
 from worker.address import Address
 from worker.client import Farm, Job
 from worker.connection import client_of
-from worker.embedded import redis_server
 from worker.parents import die_with_parent
 from worker.progress import JobState
 from worker.settings import Settings, load_settings
@@ -54,7 +54,7 @@ class Ground:
         """A server at the socket ``<name>.sock``, with its data, if they are kept, in a directory of that name."""
         data, socket = self.directory / name, self.directory / f"{name}.sock"
         data.mkdir(exist_ok=True)
-        command = [*self._redis_at, str(redis_server(os.environ["PATH"])), "--save", "", "--dir", str(data)]
+        command = [*self._redis_at, str(server()), "--save", "", "--dir", str(data)]
         command += ["--port", str(port), "--protected-mode", "no"] if self._redis_at else ["--port", "0"]
         if self._durable:
             command += ["--appendonly", "yes", "--appendfsync", "everysec"]

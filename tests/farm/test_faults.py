@@ -19,6 +19,7 @@ from hosts import Host
 from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobNotFound, RequestError
+from tests.redis_server import server
 from worker.address import Address
 from worker.client import Farm
 from worker.connection import client_of
@@ -280,8 +281,8 @@ def test_redis_that_goes_away_is_said_by_every_call(ground: Ground) -> None:
 
 def test_wrong_password_is_said_and_not_shown(tmp_path: Path) -> None:
     ground_socket = tmp_path / "redis.sock"
-    server = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", str(ground_socket), "--requirepass", "right", "--save", ""],
+    started = subprocess.Popen(
+        [server(), "--port", "0", "--unixsocket", str(ground_socket), "--requirepass", "right", "--save", ""],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -291,8 +292,8 @@ def test_wrong_password_is_said_and_not_shown(tmp_path: Path) -> None:
         assert "hunter2" not in str(caught.value)
         assert Farm(f"unix://:right@{ground_socket}").ping() < 5
     finally:
-        server.kill()
-        server.wait()
+        started.kill()
+        started.wait()
 
 
 def test_worker_says_that_redis_is_unreachable(tmp_path: Path) -> None:
@@ -315,8 +316,8 @@ def test_password_is_in_no_log_and_no_process_list(tmp_path: Path) -> None:
     import sys
 
     redis_socket = tmp_path / "redis.sock"
-    server = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", str(redis_socket), "--requirepass", "hunter2", "--save", ""],
+    started = subprocess.Popen(
+        [server(), "--port", "0", "--unixsocket", str(redis_socket), "--requirepass", "hunter2", "--save", ""],
         stdout=subprocess.DEVNULL,
     )
     url = f"unix://:hunter2@{redis_socket}"
@@ -335,8 +336,8 @@ def test_password_is_in_no_log_and_no_process_list(tmp_path: Path) -> None:
             worker.terminate()
             worker.wait(20)
     finally:
-        server.kill()
-        server.wait()
+        started.kill()
+        started.wait()
     assert "worker starts" in log.read_text()
     assert "hunter2" not in log.read_text()
 

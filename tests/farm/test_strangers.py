@@ -22,6 +22,7 @@ from ground import Ground, stop, until
 from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmUnreachable
+from tests.redis_server import server_with_tls
 from worker.client import Farm
 from worker.doctor import Level, examine
 from worker.keys import BROKER_PREFIX, REFUSED
@@ -55,22 +56,13 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
         f"tls-cert-file {tmp_path}/server.crt\ntls-key-file {tmp_path}/server.key\ntls-ca-cert-file {authority}\n"
         f"tls-auth-clients no\nuser default off\nuser farm on >s3cret-w0rd {ACL}\n"
     )
-    server = subprocess.Popen([_redis_with_tls(), configuration], stdout=(tmp_path / "redis.log").open("wb"))
+    server = subprocess.Popen([server_with_tls(), configuration], stdout=(tmp_path / "redis.log").open("wb"))
     url = f"rediss://farm:s3cret-w0rd@127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={authority}"
     try:
         until(lambda: "Ready to accept connections" in (tmp_path / "redis.log").read_text())
         yield Guarded(url, authority, tmp_path, server)
     finally:
         stop(server)
-
-
-def _redis_with_tls() -> Path:
-    """The first redis-server on PATH that was built with TLS; a wheel's is not."""
-    for directory in os.environ["PATH"].split(os.pathsep):
-        server = Path(directory) / "redis-server"
-        if server.is_file() and b"tls-auth-clients" in server.read_bytes():
-            return server
-    raise AssertionError("no redis-server with TLS on PATH: install Debian's")
 
 
 def test_farm_works_through_tls_with_a_user_of_few_rights(guarded: Guarded) -> None:

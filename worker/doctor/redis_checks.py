@@ -102,7 +102,7 @@ def _transport(address: Address) -> Finding:
     parts = urlsplit(address.url)
     if address.is_socket:
         return ok(_TOPIC, "is reached by a socket of this machine")
-    if parts.scheme == "rediss":
+    if address.is_tls:
         return ok(_TOPIC, "is reached through TLS")
     if _is_loopback(parts.hostname or ""):
         return ok(_TOPIC, "is reached on this machine")

@@ -96,4 +96,8 @@ def test_socket_has_the_scheme_that_each_library_wants() -> None:
     for url in ("unix:///run/a.sock", "redis+socket:///run/a.sock"):
         assert Address(url).for_redis == "unix:///run/a.sock"
         assert Address(url).for_celery == "redis+socket:///run/a.sock"
+    for ours, theirs in (("valkey://h/1", "redis://h/1"), ("valkeys://u:p@h:1/2?x=y", "rediss://u:p@h:1/2?x=y")):
+        assert Address(ours).for_celery == Address(ours).for_redis == theirs
+        assert Address(ours).is_tls == Address(theirs).is_tls == (theirs[:6] == "rediss")
+        assert not Address(ours).is_socket
     assert Address("rediss://h").for_celery == Address("rediss://h").for_redis == "rediss://h"
