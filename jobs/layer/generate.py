@@ -5,16 +5,15 @@ The mirror of :mod:`jobs.layer.extract`. Every rule is one of umoci.md B1, witho
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from jobs.errors import LayerError, RootfsError, TreeChanged, UnsafePath
+from jobs.errors import LayerError, TreeChanged, UnsafePath
 from jobs.layer.packing import GenerateOptions, Packer
 from jobs.layer.whiteouts import check_real_name, whiteout_name
 from jobs.mtree.model import ROOT, Delta, DeltaKind
-from jobs.rootfs import DirectoryCache, Rootfs
+from jobs.rootfs import DirectoryCache, Rootfs, unreadable
 
 __all__ = ["GenerateOptions", "generate_layer"]
 
@@ -55,7 +54,7 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
                     continue
                 raise TreeChanged("entry has vanished since the trees were compared", where=path) from error
             except OSError as error:
-                raise _unreadable(error, path) from error
+                raise unreadable(error, path) from error
             if is_whiteout:
                 if found is not None:
                     raise TreeChanged("entry has appeared since the trees were compared", where=path)
@@ -69,7 +68,7 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
             except FileNotFoundError as error:
                 raise TreeChanged("entry has vanished while the layer was written", where=path) from error
             except OSError as error:
-                raise _unreadable(error, path) from error
+                raise unreadable(error, path) from error
         yield from packer.end()
 
 
@@ -111,8 +110,3 @@ def _lstat(directory: int, base: bytes) -> os.stat_result | None:
         return os.stat(base, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-
-
-def _unreadable(error: OSError, path: bytes) -> RootfsError:
-    hint = "run as root" if error.errno in (errno.EACCES, errno.EPERM) else None
-    return RootfsError(f"entry cannot be read, {error.strerror}", where=path, hint=hint)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from jobs.errors import RequestError, RootfsError, RootfsNotFound, TreeChanged
+from jobs.errors import RequestError, RootfsNotFound, TreeChanged
 from jobs.layer.modeltree import clean
 from jobs.layer.packing import GenerateOptions, Packer
 from jobs.layer.whiteouts import OPAQUE, check_real_name, whiteout_name
 from jobs.mtree.model import ROOT
-from jobs.rootfs import DirectoryCache, Widened
+from jobs.rootfs import DirectoryCache, Widened, unreadable
 from jobs.rootfs.unprivileged import is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -60,7 +60,7 @@ def insert_layer(
     except FileNotFoundError as error:
         raise RootfsNotFound("source does not exist, or something in it has vanished", where=source) from error
     except OSError as error:
-        raise RootfsError(f"source cannot be read, {error.strerror}", where=source) from error
+        raise unreadable(error, source) from error
     finally:
         os.close(above)
     yield from packer.end()

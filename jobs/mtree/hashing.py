@@ -15,7 +15,7 @@ from jobs.mtree import vis
 from jobs.mtree.keywords import BILLION, exact_xattr_keywords
 from jobs.mtree.records import TYPE_OF
 from jobs.mtree.shards import Shard
-from jobs.rootfs import DirectoryCache, Rootfs, Widened, get_xattrs, proc_path, stat_regular
+from jobs.rootfs import DirectoryCache, Rootfs, Widened, get_xattrs, proc_path, stat_regular, unreadable
 from jobs.rootfs.unprivileged import ATTEMPTS
 
 _SMALL = 256 << 10  # a file up to this size is read by one call into a string of its own
@@ -211,4 +211,4 @@ def _failure(error: OSError, path: str) -> RootfsError:
     where = vis.decode(path.encode("ascii"))
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL):
         return TreeChanged("entry went away since the walk", where=where)
-    return RootfsError(f"entry cannot be read, {error.strerror}", where=where)
+    return unreadable(error, where)

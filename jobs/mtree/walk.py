@@ -10,7 +10,7 @@ from jobs.errors import RootfsError, TreeChanged
 from jobs.mtree import vis
 from jobs.mtree.clock import NO_CLOCK, Clock
 from jobs.mtree.records import NLINK_DIGITS, format_linked_record, format_record
-from jobs.rootfs import Rootfs, Widened
+from jobs.rootfs import Rootfs, Widened, unreadable
 from jobs.rootfs.unprivileged import is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -244,11 +244,9 @@ def _sorted_names(fd: int, prefix: str) -> tuple[list[str], list[str]]:
 
 def _failure(error: OSError, path: str) -> RootfsError:
     where = _decoded(path)
-    if isinstance(error, PermissionError):
-        return RootfsError("directory cannot be read, permission denied", where=where)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return TreeChanged("entry went away during the walk", where=where)
-    return RootfsError(f"entry cannot be read, {error.strerror}", where=where)
+    return unreadable(error, where)
 
 
 def _decoded(path: str) -> bytes:

@@ -1,6 +1,6 @@
 """The one way into a root filesystem: relative to a directory descriptor, never followed out of it."""
 
-from jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular
+from jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular, unreadable
 from jobs.rootfs.resolve import open_beneath, open_in_root
 from jobs.rootfs.unprivileged import Widened
 from jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
@@ -18,4 +18,5 @@ __all__ = [
     "read_regular",
     "set_xattr",
     "stat_regular",
+    "unreadable",
 ]

@@ -20,6 +20,12 @@ _REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOE
 _S_IFREG_BITS = stat.S_IFREG >> 12
 
 
+def unreadable(error: OSError, where: bytes | Path) -> RootfsError:
+    """The error to raise for an entry that cannot be read; without the right to, the hint says what to do."""
+    hint = "run as root, or make it readable" if error.errno in (errno.EACCES, errno.EPERM) else None
+    return RootfsError(f"entry cannot be read, {error.strerror}", where=where, hint=hint)
+
+
 class Rootfs:
     """A root filesystem held open by its descriptor; a context manager.
 

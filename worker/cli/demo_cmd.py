@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 import click
 
 from worker.cli import output
-from worker.cli.flags import PathType
+from worker.cli.flags import PathType, Remap
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.result_text import image_lines
 from worker.cli.submission import Outcome, Where, carry_out
 
 
 @click.command("demo", cls=GoStyleCommand)
-@click.option("--rootfs", type=PathType(), default="/usr/share", show_default=True, metavar="DIR", help="The tree.")
+@click.option(
+    "--rootfs",
+    type=PathType(),
+    default=lambda: Path(sysconfig.get_path("purelib")),
+    show_default="the Python library that layerfarm is installed in",
+    metavar="DIR",
+    help="The tree.",
+)
 @click.option("--store", type=PathType(), default="store", show_default=True, metavar="DIR", help="The layout to use.")
 @click.option("--tag", default="demo", show_default=True, help="The tag to give.")
 @click.option("--concurrency", default=2, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
@@ -27,11 +38,10 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
 
     \b
     Example:
-      layerfarm demo --rootfs /usr/share --store store --tag demo
+      layerfarm demo --rootfs /usr/share/doc --store store --tag demo
     """
     import tempfile
 
-    from jobs.errors import MtreeError
     from jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
     from jobs.store import Layout, check_refname
     from worker.embedded import EmbeddedFarm
@@ -50,14 +60,66 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
         for line in image_lines(built.job_id, built.result):
             click.echo(line)
         bundle = Path(directory) / "bundle"
-        unpacked = _done(carry_out(UnpackRequest(image=image, bundle=bundle), where))
-        if unpacked.result.mtree != built.result.mtree:
-            raise MtreeError(
-                f"manifests differ: {built.result.mtree} was built, {unpacked.result.mtree} was unpacked", where=rootfs
-            )
+        remap = Remap.of_this_user()
+        unpacked = _done(carry_out(UnpackRequest(image=image, bundle=bundle, **remap.fields()), where))
         click.echo(f"job: {unpacked.job_id} succeeded: {unpacked.result.entries} entries unpacked")
-        click.echo(f"manifests agree: {unpacked.result.mtree}")
+        _compare(rootfs, bundle, owners=not remap.rootless)
+        click.echo(f"trees agree: {rootfs} and the unpacked bundle")
         output.notice("stopping redis and worker")
+    for line in _next_steps(store, tag):
+        click.echo(line)
+
+
+def _compare(rootfs: Path, bundle: Path, *, owners: bool) -> None:
+    """Read both trees, and hold every entry of one against the other; without ``owners``, all but whose it is.
+
+    Raises:
+        MtreeError: they differ; the message has the first difference.
+    """
+    from contextlib import ExitStack
+
+    from jobs.errors import MtreeError
+    from jobs.image.tree_cache import portable
+    from jobs.mtree import compare
+    from worker.cli.delta_text import human_line
+    from worker.cli.trees import open_tree
+
+    with ExitStack() as opened:
+        sides = [portable(open_tree(str(tree), opened).entries) for tree in (rootfs, bundle)]
+        if not owners:
+            sides = [(entry._replace(uid=0, gid=0) for entry in side) for side in sides]
+        for delta in compare(*sides):
+            raise MtreeError(
+                f"the unpacked tree differs from the one that was built, {human_line(delta)}", where=rootfs
+            )
+
+
+def _next_steps(store: Path, tag: str) -> list[str]:
+    """What to type next, as it works in this directory."""
+    program = shlex.quote(_program())
+    image = shlex.quote(f"{_short(store)}:{tag}")
+    return [
+        "next:",
+        f"  {program} build --rootfs DIR --image {shlex.quote(_short(store))}:mine   # your own tree",
+        f"  {program} stat --image {image}   # look into the image",
+        f"  {program} worker --help   # the farm on several machines: docs/farm.md",
+    ]
+
+
+def _program() -> str:
+    """The command that is running, as short as it can be typed here."""
+    found = shutil.which("layerfarm")
+    if found is not None and os.path.realpath(found) == os.path.realpath(sys.argv[0]):
+        return "layerfarm"
+    return _short(Path(sys.argv[0]))
+
+
+def _short(path: Path) -> str:
+    """Relative where it lies below this directory."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def _done(outcome: Outcome | None) -> Outcome:

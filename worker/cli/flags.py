@@ -305,12 +305,25 @@ def epoch_time() -> str | None:
 # --- --uid-map, --gid-map, --rootless --------------------------------------------------------------
 
 
+_Rows = tuple[tuple[int, int, int], ...]
+
+
 class Remap(NamedTuple):
     """The values of the id map flags: rows of (container, host, size)."""
 
-    uid: tuple[tuple[int, int, int], ...]
-    gid: tuple[tuple[int, int, int], ...]
+    uid: _Rows
+    gid: _Rows
     rootless: bool
+
+    @classmethod
+    def of_this_user(cls) -> Remap:
+        """None for root; ``--rootless`` for anybody else."""
+        return cls((), (), False) if os.geteuid() == 0 else cls.rootless_of_this_user((), ())
+
+    @classmethod
+    def rootless_of_this_user(cls, uid: _Rows, gid: _Rows) -> Remap:
+        """What ``--rootless`` means: container root is this user, where no map says otherwise."""
+        return cls(uid or ((0, os.geteuid(), 1),), gid or ((0, os.getegid(), 1),), True)
 
     def fields(self) -> dict[str, Any]:
         """The fields ``uid_map``, ``gid_map`` and ``rootless`` of a request."""
@@ -341,10 +354,8 @@ def remap_options(command: CommandT) -> CommandT:
     )
     @functools.wraps(command)
     def with_remap(*args: Any, uid_map: Any, gid_map: Any, rootless: bool, **others: Any) -> Any:
-        if rootless:
-            uid_map = uid_map or ((0, os.geteuid(), 1),)
-            gid_map = gid_map or ((0, os.getegid(), 1),)
-        return command(*args, remap=Remap(uid_map, gid_map, rootless), **others)
+        remap = Remap.rootless_of_this_user(uid_map, gid_map) if rootless else Remap(uid_map, gid_map, False)
+        return command(*args, remap=remap, **others)
 
     return with_remap  # type: ignore[return-value]
 
