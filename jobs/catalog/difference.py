@@ -130,14 +130,11 @@ def matcher(patterns: Sequence[str]) -> Callable[[bytes], bool]:
     """
     if not patterns:
         return lambda path: False
-    wanted = [fnmatch.translate(pattern.strip("/")) for pattern in patterns]
-    found = re.compile(b"|".join(_or_below(os.fsencode(pattern)) for pattern in wanted)).match
-    return lambda path: path != ROOT and found(path) is not None
-
-
-def _or_below(pattern: bytes) -> bytes:
-    # fnmatch ends a pattern by \Z, which is to be an end, or the slash before what is in the directory.
-    return pattern.removesuffix(rb"\Z") + rb"(?:\Z|/)"
+    # A star matches any number of slashes, and nothing too: with a slash after it, a path that matches PATTERN, or that
+    # lies below one that does, matches PATTERN/*.
+    wanted = [fnmatch.translate(pattern.strip("/") + "/*") for pattern in patterns]
+    found = re.compile(b"|".join(map(os.fsencode, wanted))).match
+    return lambda path: path != ROOT and found(path + b"/") is not None
 
 
 def _key(facts: Facts) -> bytes:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jobs.catalog.components import ImageTree, Rule, find_owners
 from jobs.mtree import Entry
+from tests.examples import examples
 from tests.trees import MTIME, Node, directory, file, hardlink, symlink, tree
 from tests.unit.catalog.owned import keys, ownership, versions
 
@@ -347,7 +348,7 @@ DATABASES = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_whatever_a_database_holds_the_rest_is_owned(data: st.DataObject) -> None:
     """Every path but directories has one owner, and no error gets out."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jobs.catalog.plan import Group, Part, Plan, Snapshot, divide, parse_plan
 from jobs.catalog.planner import PlanOptions, make_plan, predict
 from jobs.errors import MalformedPlan
+from tests.examples import examples
 
 MB = 1 << 20
 
@@ -43,7 +44,7 @@ def catalogs(draw: st.DrawFn) -> list[Snapshot]:
     return images
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(catalogs(), st.integers(0, 4))
 def test_every_part_is_in_exactly_one_layer_and_the_budget_is_kept(images: list[Snapshot], spare: int) -> None:
     plan = make_plan(images, PlanOptions(spare=spare))
@@ -56,7 +57,7 @@ def test_every_part_is_in_exactly_one_layer_and_the_budget_is_kept(images: list[
     assert plan.prediction.stored >= plan.prediction.components
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(catalogs(), st.randoms(use_true_random=False))
 def test_the_order_of_the_images_is_of_no_matter(images: list[Snapshot], shuffle: random.Random) -> None:
     plan = make_plan(images)
@@ -66,7 +67,7 @@ def test_the_order_of_the_images_is_of_no_matter(images: list[Snapshot], shuffle
     assert parse_plan(plan.encode(), "here") == plan
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(catalogs(), catalogs())
 def test_newcomers_move_nothing(images: list[Snapshot], more: list[Snapshot]) -> None:
     """Of the images that the first plan knew no layer changes when others join the catalog."""
@@ -84,7 +85,7 @@ def test_newcomers_move_nothing(images: list[Snapshot], more: list[Snapshot]) ->
         assert {chunk.digest for chunk in before} == {chunk.digest for chunk in after}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(catalogs(), st.lists(st.integers(100, 130), unique=True, max_size=6))
 def test_strange_parts_of_an_image_move_nothing_that_there_is_room_for(
     images: list[Snapshot], strange: list[int]

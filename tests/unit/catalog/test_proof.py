@@ -18,6 +18,7 @@ from jobs.image import Resolved, resolve, tree_of
 from jobs.image.tree_cache import tree_digest
 from jobs.store import Layout
 from jobs.store.gc import collect
+from tests.examples import examples
 from tests.unit.catalog.images import ref, run
 from tests.unit.catalog.images import tree_of as unpacked
 from tests.unit.catalog.layers import Layer, stacks, tars
@@ -118,7 +119,8 @@ def test_only_the_first_differences_are_named(layout: Layout) -> None:
         both(layout, archive(*(entry(f"f{number:02}") for number in range(20))), archive(entry("./", "dir", mtime=0)))
 
 
-@settings(CHECKS, max_examples=60)
+@pytest.mark.usefixtures("as_root")
+@settings(CHECKS, max_examples=examples(60))
 @given(stacks, stacks)
 def test_two_images_are_equal_exactly_when_their_trees_are(one: list[Layer], other: list[Layer]) -> None:
     with workspace() as place:

@@ -24,6 +24,7 @@ from jobs.image import Resolved, resolve
 from jobs.layer import unpack_layer
 from jobs.layer.decompress import decompress
 from jobs.store import Layout
+from tests.examples import examples
 from tests.unit.catalog.images import ref, run, tree_of, two_platforms
 from tests.unit.catalog.layers import Layer, stacks, tars
 from tests.unit.image.images import image
@@ -163,7 +164,8 @@ def test_a_base_is_named_by_its_tag(layout: Layout) -> None:
         run(request(layout, base=ref(layout, "base")))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("as_root")
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stacks, st.integers(0, 3), st.sampled_from([None, 0, 8]))
 def test_any_stack_of_layers_is_laid_out_and_proved(
     tmp_path: Path, stack: list[Layer], keep: int, epoch: int | None
@@ -187,6 +189,7 @@ def test_any_stack_of_layers_is_laid_out_and_proved(
         shutil.rmtree(layout.path)
 
 
+@pytest.mark.usefixtures("as_root")
 def test_layers_of_files_stand_on_their_own(layout: Layout, tmp_path: Path) -> None:
     """Each unpacks alone: parents named, no link to what is not there, no whiteout."""
     image(layout, [packages(1)])

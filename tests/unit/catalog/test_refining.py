@@ -14,6 +14,7 @@ from jobs.catalog.columns import Catalog, Cluster, clusters_of, update_rates
 from jobs.catalog.costs import Costs, merged
 from jobs.catalog.plan import Snapshot
 from jobs.catalog.refining import Refiner
+from tests.examples import examples
 from tests.unit.catalog.test_planner import catalogs, part, snapshot
 
 
@@ -43,7 +44,7 @@ class Ground:
         return sum(self.costs.of(one) for one in clusters)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(catalogs(), st.data())
 def test_it_is_never_dearer_and_no_image_gets_more_than_it_has_room_for(
     images: list[Snapshot], data: st.DataObject

@@ -18,6 +18,7 @@ from jobs.flows.transforms import StripRequest
 from jobs.image import Resolved, resolve
 from jobs.layer.stack import read_members
 from jobs.store import Layout
+from tests.examples import examples
 from tests.trees import Node
 from tests.unit.catalog.images import attestation, enter, manifest, ref, run, tree_of, two_platforms
 from tests.unit.catalog.layers import Layer, stacks, tars
@@ -136,7 +137,8 @@ def test_compression_is_kept_and_the_root_cannot_go(layout: Layout) -> None:
     assert set(tree_of(layout, "s")) == {b"."}
 
 
-@settings(CHECKS, max_examples=120)
+@pytest.mark.usefixtures("as_root")
+@settings(CHECKS, max_examples=examples(120))
 @given(stacks, st.lists(st.sampled_from(["a", "a/b", "*/c", "d", "b/*", "c/a/?"]), min_size=1, max_size=2))
 def test_any_image_loses_what_matches_and_nothing_else(layers: list[Layer], patterns: list[str]) -> None:
     with workspace() as place:

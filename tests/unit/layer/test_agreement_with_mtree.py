@@ -9,11 +9,12 @@ from hypothesis import given, settings
 
 from jobs.layer import Extractor, generate_layer, unpack_layer
 from jobs.mtree import compare, simplify, snapshot
+from tests.examples import examples
 from tests.trees import Node, in_seconds, read_tree, tree
 from tests.unit.layer.test_properties import CHECKS, specs, workspace
 
 
-@settings(CHECKS, max_examples=60)
+@settings(CHECKS, max_examples=examples(60))
 @given(specs(), specs())
 def test_compared_generated_and_unpacked_any_tree_becomes_any_other(
     old: dict[bytes, Node], new: dict[bytes, Node]
@@ -37,7 +38,7 @@ def _linked_within(written: set[bytes], found: dict[bytes, Node]) -> dict[bytes,
     }
 
 
-@settings(CHECKS, max_examples=60)
+@settings(CHECKS, max_examples=examples(60))
 @given(specs(), specs())
 def test_entries_of_an_extraction_are_those_of_a_walk(one: dict[bytes, Node], two: dict[bytes, Node]) -> None:
     with workspace() as place:

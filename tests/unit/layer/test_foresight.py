@@ -16,6 +16,7 @@ from jobs.errors import LayerError, LayerfarmError, MalformedLayer
 from jobs.layer import ExtractOptions, Extractor, Limits
 from jobs.layer.foresight import Foresight
 from jobs.mtree.model import Entry
+from tests.examples import examples
 from tests.trees import Node, read_tree
 from tests.unit.layer.archives import archive, entry
 from tests.unit.layer.test_properties import CHECKS, workspace
@@ -70,7 +71,7 @@ def foresight_of(stack: list[bytes]) -> Foresight:
     return foresight
 
 
-@settings(CHECKS, max_examples=150)
+@settings(CHECKS, max_examples=examples(150))
 @given(layers, st.booleans())
 def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(stack: list[bytes], keep: bool) -> None:
     with workspace() as place:
@@ -78,7 +79,7 @@ def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(st
         assert outcome(place / "fast", stack, foresight_of(stack).dooms, keep_dirlinks=keep) == plain
 
 
-@settings(CHECKS, max_examples=150)
+@settings(CHECKS, max_examples=examples(150))
 @given(layers, st.sets(st.tuples(paths, st.integers(1, 4))))
 def test_a_wrong_guess_changes_nothing(stack: list[bytes], guesses: set[tuple[str, int]]) -> None:
     with workspace() as place:

@@ -21,6 +21,7 @@ from jobs.layer.members import MemberReader
 from jobs.layer.pax import HOLDS_NO_NUL, decode_records, encode_records, parse_time
 from jobs.layer.tarformat import TRAILER, Header, encode_header
 from jobs.mtree.model import Delta, DeltaKind
+from tests.examples import examples
 from tests.trees import Node, char, directory, fifo, file, hardlink, in_seconds, read_tree, symlink, tree
 from tests.unit.layer.archives import archive, entry, generate
 
@@ -92,7 +93,7 @@ def deltas_between(old: dict[bytes, Node], new: dict[bytes, Node]) -> list[Delta
     return found
 
 
-@settings(CHECKS, max_examples=150)
+@settings(CHECKS, max_examples=examples(150))
 @given(specs(), specs(), st.randoms(use_true_random=False))
 def test_a_layer_between_any_two_trees_turns_one_into_the_other(
     old: dict[bytes, Node], new: dict[bytes, Node], rng: random.Random
@@ -113,7 +114,7 @@ def test_a_layer_between_any_two_trees_turns_one_into_the_other(
         assert in_seconds(read_tree(lower)) == wanted
 
 
-@settings(CHECKS, max_examples=100)
+@settings(CHECKS, max_examples=examples(100))
 @given(st.lists(specs(), min_size=1, max_size=3))
 def test_layers_applied_together_or_one_by_one_give_the_same_tree_and_entries(
     versions: list[dict[bytes, Node]],
@@ -149,14 +150,14 @@ def test_layers_applied_together_or_one_by_one_give_the_same_tree_and_entries(
 keys = st.binary(min_size=1, max_size=30).filter(lambda key: b"=" not in key and b"\0" not in key)
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=examples(300))
 @given(st.lists(st.tuples(keys, st.binary(max_size=120)), max_size=20))
 def test_pax_records_round_trip(records: list[tuple[bytes, bytes]]) -> None:
     records = [(key, value.replace(b"\0", b"")) if key in HOLDS_NO_NUL else (key, value) for key, value in records]
     assert decode_records(encode_records(records)) == records
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=examples(300))
 @given(
     st.lists(component, min_size=1, max_size=60).map(b"/".join),
     st.integers(0, 0o7777),
@@ -176,7 +177,7 @@ def test_headers_round_trip(
     assert member.xattrs == pairs
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=examples(300))
 @given(st.decimals(-(10**15), 10**15, places=9))
 def test_pax_times_are_exact_to_the_nanosecond(value: object) -> None:
     assert parse_time(f"{value:f}".encode()) == int(value * SECOND)  # type: ignore[operator]
@@ -231,7 +232,7 @@ def _reseal(raw: bytearray) -> None:
             raw[at + 148 : at + 156] = b"%06o\0 " % total
 
 
-@settings(CHECKS, max_examples=500)
+@settings(CHECKS, max_examples=examples(500))
 @given(
     st.lists(st.tuples(st.integers(0, len(VICTIM) - 1), st.sampled_from(INTERESTING)), min_size=1, max_size=6),
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=3),
@@ -270,7 +271,7 @@ names = st.lists(st.sampled_from(["a", "b", "c", "..", ".", "", ".wh.a", ".wh..w
 targets = st.sampled_from(["a", "b", "..", "../..", "/", "/a", "a/b", "../canary", "/../canary", "c/../.."])
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=examples(300))
 @given(st.lists(st.tuples(names, st.sampled_from(["file", "dir", "link", "hardlink", "fifo"]), targets), max_size=12))
 def test_hostile_names_and_links_never_leave_the_root(entries: list[tuple[str, str, str]]) -> None:
     with workspace() as place:

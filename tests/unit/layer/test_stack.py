@@ -15,6 +15,7 @@ from jobs.layer import Extractor
 from jobs.layer.merge import merge_layers
 from jobs.layer.stack import Stack, read_members
 from jobs.mtree import Entry
+from tests.examples import examples
 from tests.trees import Node, directory, read_tree, tree
 from tests.unit.catalog.layers import Layer, stacks, tars
 from tests.unit.layer.archives import archive, entry
@@ -54,7 +55,7 @@ def portable(entry: Entry) -> Entry:
     return entry._replace(size=0, nlink=1) if entry.type == "dir" else entry
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=examples(300))
 @given(stacks)
 @example([[entry("a/b", "file", b"x"), entry("c", "hardlink", link="a/b")], [entry("a", "link", link="c")]])
 @example([[entry("a/b/c", "link", link="x"), entry("a", "hardlink", link="a/b/c")]])
@@ -72,7 +73,7 @@ def test_stack_is_the_tree_that_extraction_makes(layers: list[Layer]) -> None:
     assert groups == {path: node.group for path, node in disk.items() if node.group}
 
 
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=examples(300))
 @given(stacks, st.integers(0, 3))
 def test_a_merged_layer_is_worth_the_layers_that_it_is_made_of(layers: list[Layer], keep: int) -> None:
     raw = tars(layers)

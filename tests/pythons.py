@@ -1,0 +1,63 @@
+"""The unit tests on every other Python of this machine that layerfarm supports, each in an environment of its own.
+
+Looked for on PATH and under pyenv; the Python that runs this has run them already. Environments are kept in ``.cache``,
+and brought up to date by ``deploy/environment.py`` as the main one is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.locks import LOCKS, PYTHONS, ROOT
+
+_USABLE: Final = "import ensurepip, sqlite3, ssl, venv"
+"""What the environment and the tests need, and what a Python built without its libraries lacks."""
+
+
+def others() -> dict[str, str]:
+    """The other Pythons by version, ``3.13``; of several of one version, the one on PATH or the newest."""
+    found = {}
+    for version in PYTHONS:
+        if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+            continue
+        name = f"python{version}"
+        pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+        built = sorted(pyenv.glob(f"versions/{version}.*/bin/{name}"), key=_patch, reverse=True)
+        for python in [*filter(None, [shutil.which(name)]), *map(str, built)]:
+            # A shim of pyenv is on PATH also for a version that is not selected, and then ends with an error.
+            if subprocess.run([python, "-I", "-c", _USABLE], capture_output=True).returncode == 0:
+                found[version] = python
+                break
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run the unit tests on each; ``arguments`` are pytest's. The exit code of the last run that failed."""
+    code = 0
+    pythons = others()
+    print(f"other Pythons on this machine: {', '.join(pythons) or 'none'}", flush=True)
+    for version, python in pythons.items():
+        venv = ROOT / ".cache" / f"python{version}"
+        # Whoever uses them but rarely may wait for what is not compiled.
+        quick = os.environ | {"PIP_NO_COMPILE": "1"}
+        make = [python, ROOT / "deploy/environment.py", venv, *LOCKS]
+        if subprocess.run(make, env=quick).returncode != 0:
+            return 1
+        own = {"PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}", "BRIEF": "1"}
+        tests = [venv / "bin/python", "-m", "pytest", "-q", *arguments, "tests/unit"]
+        print(f"unit tests on Python {version}", flush=True)
+        code = subprocess.run(tests, cwd=ROOT, env=os.environ | own).returncode or code
+    return code
+
+
+def _patch(python: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.parents[1].name.split(".") if part.isdigit())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
