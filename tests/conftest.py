@@ -9,14 +9,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import started
+from tests.examples import examples
+from tests.rights import takes_root
+
 # How long an example takes depends on the machine and on who else uses it: never a reason to fail.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "untimed", deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("untimed")
+
+# A shell that puts pytest into the background has it ignore Ctrl-C, nohup(1) has it ignore SIGHUP; what tests start
+# would inherit that.
+for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, signal.default_int_handler if _signal is signal.SIGINT else signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 _SYSTEM_PATH = os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin"))
 _could_not_run: list[tuple[str, str]] = []
@@ -33,6 +47,37 @@ def program() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """For a test of what only root can make or see, where an ordinary user would not even be refused."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+started.note_all()
+
+
+@pytest.fixture(autouse=True)
+def _what_a_test_starts_ends_with_it() -> Iterator[None]:
+    """What a fixture of a wider scope has started is there before, and so is none of the test's."""
+    with started.ended():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and call.excinfo is not None and os.geteuid() != 0:
+        what = takes_root(call.excinfo.value)
+        if what is not None:
+            path, line, _ = item.location
+            report.outcome = "skipped"
+            report.longrepr = (path, line or 0, f"Skipped: needs root: {what}")
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

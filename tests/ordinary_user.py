@@ -1,4 +1,5 @@
-"""An ordinary user for tests that run as root: a home of his own, and functions or programs run as him."""
+"""An ordinary user for tests: a home of his own, and functions or programs run as him. Without root, it is who runs
+the tests."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-UID = GID = 54321
-"""Of nobody who is in /etc/passwd."""
+UID, GID = (54321, 54321) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+"""Of nobody who is in /etc/passwd; without root, those who runs the tests."""
+
+
+_AS_HIM = ("setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups") if os.geteuid() == 0 else ()
 
 
 class OrdinaryUser:
@@ -25,6 +29,8 @@ class OrdinaryUser:
 
     def own(self, path: Path) -> None:
         """Give him ``path`` and all below."""
+        if os.geteuid() != 0:
+            return
         for directory, _, files in os.walk(path):
             for name in (".", *files):
                 os.chown(os.path.join(directory, name), UID, GID, follow_symlinks=False)
@@ -46,9 +52,10 @@ class OrdinaryUser:
         return value
 
     def _child(self, function: Callable[[], Any], writer: int) -> int:
-        os.setgroups([])
-        os.setresgid(GID, GID, GID)
-        os.setresuid(UID, UID, UID)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(GID, GID, GID)
+            os.setresuid(UID, UID, UID)
         os.chdir(self.home)
         tempfile.tempdir = str(self.home)
         answer: tuple[Any, BaseException | None, str] = (None, None, "")
@@ -66,7 +73,7 @@ class OrdinaryUser:
         """Run a program as him, in his home; ``within`` a program that root runs around it."""
         variables = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "HOME": str(self.home), "TMPDIR": str(self.home)}
         done = subprocess.run(
-            [*within, "setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups", *map(str, command)],
+            [*within, *_AS_HIM, *map(str, command)],
             cwd=self.home,
             env=variables | {"XDG_RUNTIME_DIR": str(self.home)},
             stdin=subprocess.DEVNULL,
@@ -85,7 +92,8 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
     home = Path(tempfile.mkdtemp(prefix="layerfarm-user-"))
     try:
         os.chmod(home, 0o755)
-        os.chown(home, UID, GID)
+        if os.geteuid() == 0:
+            os.chown(home, UID, GID)
         yield OrdinaryUser(home)
     finally:
         shutil.rmtree(home)

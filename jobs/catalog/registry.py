@@ -25,13 +25,15 @@ _PASSING: Final = re.compile(
     r"toomanyrequests|too many requests|\b(?:408|425|429|500|502|503|504)\b|connection (?:refused|reset)|broken pipe"
     r"|unexpected EOF|: EOF\b|i/o timeout|timed? ?out|temporary failure|no route to host|network is unreachable"
     r"|server closed|http2: |unavailable|internal server error|bad gateway|use of closed network connection"
-    r"|blob upload (?:unknown|invalid)|manifest blob unknown|context deadline exceeded",
+    r"|blob upload (?:unknown|invalid)|manifest blob unknown|uploading manifest .*: digest invalid"
+    r"|context deadline exceeded",
     re.IGNORECASE,
 )
 """What skopeo says of failures that may pass. It has no other way to tell them.
 
 ``manifest blob unknown``: skopeo has sent all blobs, but a registry may not see one of them yet, or not while another
-client sends it to the same repository, which images that share layers bring about (docker-registry 2.8).
+client sends it to the same repository, which images that share layers bring about (docker-registry 2.8). skopeo 1.18
+names only the first of the registry's reasons, ``digest invalid``.
 """
 _ABSENT: Final = re.compile(r"\b(?:manifest|name|repository name) (?:is )?(?:unknown|not found)|\b404\b", re.IGNORECASE)
 _LONGEST_WAIT: Final = 60.0

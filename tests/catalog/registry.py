@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.started import for_later_tests
+
 _CONFIGURATION = """\
 version: 0.1
 log: {{level: warn}}
@@ -50,9 +52,10 @@ class Registry:
         configuration = self.directory / "config.yml"
         configuration.write_text(_CONFIGURATION.format(root=self.directory / "data", port=self.port))
         log = (self.directory / "log").open("ab")
-        self._process = subprocess.Popen(
-            [self._program, "serve", str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+        with for_later_tests():
+            self._process = subprocess.Popen(
+                [self._program, "serve", str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 20
         while not self._answers():
             assert self._process.poll() is None, (self.directory / "log").read_text()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from worker.cli.flags import DurationType
 from worker.settings import Settings
 
 
@@ -49,14 +50,16 @@ def test_no_password_means_no_farm(deploy: Path, program: Callable[[str], str]) 
 def test_ports_are_open_to_this_machine_only(services: dict[str, Any]) -> None:
     for service in services.values():
         for port in service.get("ports", []):
-            assert str(port).startswith("127.0.0.1:")
+            # docker-compose up to 2.32 keeps the short form, later ones spell it out.
+            assert (port["host_ip"] if isinstance(port, dict) else port.partition(":")[0]) == "127.0.0.1"
 
 
 def test_the_worker_drains_before_it_is_killed_and_has_the_rights_of_the_unit(
     services: dict[str, Any], deploy: Path
 ) -> None:
     worker = services["worker"]
-    assert float(worker["stop_grace_period"].removesuffix("s")) >= float(worker["environment"]["LAYERFARM_DRAIN"]) + 10
+    grace = DurationType().convert(worker["stop_grace_period"], None, None)
+    assert grace >= float(worker["environment"]["LAYERFARM_DRAIN"]) + 10
     unit = (deploy / "systemd/layerfarm-worker@.service").read_text()
     bounding = next(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet="))
     assert {f"CAP_{name}" for name in worker["cap_add"]} == set(bounding.partition("=")[2].split())

@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 
 from tests.catalog.registry import Registry
 from tests.docs.blocks import Block, Step, steps
+from tests.started import for_later_tests
 from worker.embedded import EmbeddedFarm
 
 _BIN = Path(sys.executable).parent
@@ -93,7 +94,8 @@ class Stages:
 
     def _farm(self) -> str:
         if not self._url:
-            farm = self._stack.enter_context(EmbeddedFarm(roots=[self._directory], stores=[self._directory]))
+            with for_later_tests():
+                farm = self._stack.enter_context(EmbeddedFarm(roots=[self._directory], stores=[self._directory]))
             self._url = farm.url
         return self._url
 

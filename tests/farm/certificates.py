@@ -5,6 +5,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+_EXTENSIONS = """basicConstraints=CA:FALSE
+keyUsage=critical,digitalSignature,keyEncipherment
+extendedKeyUsage=serverAuth
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+"""
+"""What RFC 5280 asks of a server's certificate, and Python since 3.13 looks for (``ssl.VERIFY_X509_STRICT``)."""
+
 
 def certificates(directory: Path, server: str, name: str, alternative: str) -> Path:
     """An authority of one's own, and the server's key and certificate, signed by it; returns the authority's.
@@ -15,10 +23,11 @@ def certificates(directory: Path, server: str, name: str, alternative: str) -> P
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
 
-    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
+    new = ("req", "-newkey", "rsa:2048", "-nodes")
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    openssl(*new, "-x509", "-days", "2", *usage, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
     openssl(*new, "-subj", f"/CN={name}", "-keyout", f"{server}.key", "-out", f"{server}.csr")
-    (directory / "names").write_text(f"subjectAltName={alternative}")
+    (directory / "names").write_text(f"{_EXTENSIONS}subjectAltName={alternative}\n")
     signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
     openssl("x509", "-req", "-in", f"{server}.csr", "-out", f"{server}.crt", *signed)
     return directory / "ca.crt"

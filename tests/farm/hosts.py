@@ -12,6 +12,7 @@ import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from ground import until
 
 from worker.parents import die_with_parent
@@ -21,6 +22,8 @@ class Host:
     """One network namespace; with a ``name`` also one of names and one of mounts."""
 
     def __init__(self, stack: ExitStack, name: str = "") -> None:
+        if os.geteuid() != 0:
+            pytest.skip("needs root: network namespaces")
         self._kinds = ["--net", "--uts", "--mount"] if name else ["--net"]
         parent = os.getpid()
         self._holder = subprocess.Popen(

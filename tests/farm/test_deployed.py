@@ -191,8 +191,11 @@ class Deployed:
         services = YAML(typ="safe").load(read.stdout)["services"]
         worker, flower = services["worker"], services["flower"]
         for volume in worker["volumes"]:
-            source, target, _ = volume.split(":")
-            self.two.bind(Path(source), target)
+            # docker-compose up to 2.32 keeps the short form, later ones spell it out.
+            long = (
+                volume if isinstance(volume, dict) else dict(zip(("source", "target"), volume.split(":"), strict=False))
+            )
+            self.two.bind(Path(long["source"]), long["target"])
         dockerfile = DockerfileParser(path=str(DEPLOY / "Dockerfile"), cache_content=True)
         own = {step["instruction"]: json.loads(step["value"]) for step in dockerfile.structure if _is_list(step)}
         image = {"PATH": f"/opt/layerfarm/bin:{SYSTEM}", "LAYERFARM_METRICS": dockerfile.envs["LAYERFARM_METRICS"]}

@@ -111,6 +111,7 @@ def test_redis_that_may_lose_jobs_is_found(ground: Ground) -> None:
         assert "is a replica" in said(list(examine(farm, ())), Level.FAIL)
 
 
+@pytest.mark.usefixtures("as_root")
 def test_workers_that_are_not_alike_are_found(ground: Ground) -> None:
     store = Layout.create(ground.allowed / "store").path
     shim = Shim(ground.directory)

@@ -261,17 +261,3 @@ def test_workers_say_what_they_allow(shared: Ground) -> None:
     (info,) = shared.farm().workers()
     assert (info.concurrency, info.roots, info.stores) == (2, (shared.allowed,), (shared.allowed,))
     assert "toy" in info.kinds
-
-
-def test_overhead_of_the_farm_stays_small(shared: Ground, allowed: Path) -> None:
-    """Goals: an empty job of three stages in 0.1 s, 200 empty units in 0.7 s; doubled for a busy machine."""
-    farm = shared.farm()
-    farm.submit(ToyRequest(directory=allowed)).result(20)
-    assert min(_seconds(farm, ToyRequest(directory=allowed, numbers=1)) for _ in range(5)) < 0.2
-    assert min(_seconds(farm, ToyRequest(directory=allowed, numbers=200, rounds=1)) for _ in range(3)) < 1.4
-
-
-def _seconds(farm, request: ToyRequest) -> float:  # type: ignore[no-untyped-def]
-    begun = time.monotonic()
-    farm.submit(request).result(20)
-    return time.monotonic() - begun

@@ -68,6 +68,7 @@ def without_intended(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[dict
     return ours, theirs
 
 
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -99,6 +100,7 @@ def test_config_json_is_that_of_umoci_but_for_the_intended_differences(
     assert ours == theirs
 
 
+@pytest.mark.usefixtures("as_root")
 def test_config_json_with_id_maps_is_that_of_umoci(tmp_path: Path, run: Run) -> None:
     ours, theirs = without_intended(
         *both(
@@ -117,6 +119,7 @@ def test_config_json_with_id_maps_is_that_of_umoci(tmp_path: Path, run: Run) -> 
     assert mine == {key: value for key, value in yours.items() if key != "whiteout_mode"}
 
 
+@pytest.mark.usefixtures("as_root")
 def test_home_of_the_image_wins_where_umoci_0_4_7_overwrites_it(tmp_path: Path, run: Run) -> None:
     changes = ConfigChanges(author="a", user="bob", env=["HOME=/set"])
     ours, theirs = both(make(tmp_path, changes), tmp_path, run)
@@ -124,6 +127,7 @@ def test_home_of_the_image_wins_where_umoci_0_4_7_overwrites_it(tmp_path: Path, 
     assert "HOME=/home/bob" in theirs["process"]["env"]
 
 
+@pytest.mark.usefixtures("as_root")
 def test_labels_win_and_unset_fields_are_left_out_where_umoci_0_4_7_does_neither(tmp_path: Path, run: Run) -> None:
     label = "org.opencontainers.image.author"
     layout = make(tmp_path, ConfigChanges(labels=[f"{label}=label"]))

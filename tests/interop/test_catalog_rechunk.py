@@ -28,7 +28,9 @@ Layerfarm = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def registry(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def registry(
+    as_root: None, program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Registry]:
     for name in ("debootstrap", "rpmbuild", "skopeo", "umoci"):
         program(name)
     images = catalog(SMALL)

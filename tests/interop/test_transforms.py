@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,10 +152,22 @@ def test_skopeo_copies_an_index_that_was_made_over_with_its_attestation(tmp_path
         before, after = (
             json.loads(run("skopeo", "inspect", "--raw", f"oci:{at.path}:{tag}")) for at in (layout, other)
         )
-        assert before == after
+        # skopeo before 1.18 copies the index as it is, later ones copy the fields that they know.
+        assert _is_part(after, before)
+        for field in ("digest", "size", "platform", "annotations"):
+            assert [each.get(field) for each in after["manifests"]] == [each.get(field) for each in before["manifests"]]
         said = before["manifests"][2]["annotations"]
         assert said["vnd.docker.reference.digest"] == before["manifests"][0]["digest"]
         assert "proofs: 2, errors: 0" in run("layerfarm", "verify", "--image", f"{layout.path}:{tag}")
+
+
+def _is_part(part: Any, whole: Any) -> bool:
+    """Whether all of ``part`` is in ``whole``, in the same place."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(key in whole and _is_part(value, whole[key]) for key, value in part.items())
+    if isinstance(part, list) and isinstance(whole, list):
+        return len(part) == len(whole) and all(map(_is_part, part, whole))
+    return bool(part == whole)
 
 
 def _manifest(store: Path, tag: str, run: Run) -> dict[str, object]:

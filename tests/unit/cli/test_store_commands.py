@@ -270,6 +270,7 @@ def test_C_root_path_of_raw_runtime_config_is_the_last_part_of_the_rootfs_as_umo
     assert json.loads((tmp_path / "config.json").read_bytes())["root"] == {"path": root}
 
 
+@pytest.mark.usefixtures("as_root")
 def test_raw_unpack_gives_the_tree_alone(layerfarm: Run, image: str, tmp_path: Path) -> None:
     (tmp_path / "src").write_text("hello")
     layerfarm("insert", "--image", image, "src", "/a/b")

@@ -279,6 +279,7 @@ def test_id_maps_of_the_bundle_are_used(layout: Layout, made: Resolved, tmp_path
     assert list(compare(tree_of(layout, made), back)) == []
 
 
+@pytest.mark.usefixtures("as_root")
 def test_rootless_bundles_compare_equal_to_their_image(layout: Layout, tmp_path: Path) -> None:
     owned = special("f", b"0")
     owned.uid, owned.gid = 55, 66

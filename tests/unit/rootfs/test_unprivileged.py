@@ -18,6 +18,9 @@ from jobs.rootfs import DirectoryCache, Rootfs, Widened, read_regular
 from tests.ordinary_user import GID, UID, OrdinaryUser, ordinary_user
 from tests.trees import Node, directory, fifo, file, hardlink, read_tree, symlink, tree
 
+pytestmark = pytest.mark.usefixtures("as_root")
+"""What a user reads is held against what root reads."""
+
 
 @pytest.fixture
 def user() -> Iterator[OrdinaryUser]:
@@ -94,7 +97,7 @@ def test_it_can_be_inserted(user: OrdinaryUser, locked: Path, what: str) -> None
 def test_modes_are_put_back_after_an_error(user: OrdinaryUser, locked: Path) -> None:
     tree(locked / "dir/dir/d/deep", {".": own(directory(mode=0)), "theirs": directory(mode=0)})
     before = read_tree(locked)
-    with pytest.raises(RootfsError, match="permission denied: dir/dir/d/deep/theirs"):
+    with pytest.raises(RootfsError, match="Permission denied: dir/dir/d/deep/theirs"):
         user.call(lambda: walk_tree(locked, io.BytesIO()))
     everything = [Delta(DeltaKind.EXTRA, path) for path in before]
     with pytest.raises(RootfsError, match="deep/theirs"):
