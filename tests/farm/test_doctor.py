@@ -27,7 +27,7 @@ from worker.doctor.worker_checks import examine_workers
 from worker.keys import PROBE, REFUSED
 from worker.ledger import FORMAT
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

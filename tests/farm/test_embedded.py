@@ -23,7 +23,7 @@ from jobs.errors import FarmError, RequestError
 from tests.redis_server import server
 from worker.embedded import EmbeddedFarm, redis_server
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_job_runs_and_nothing_is_left(allowed: Path) -> None:
     before = children()
     with embedded(allowed) as own, own.farm() as farm:
         started = [process for process in children() if process not in before]
-        assert farm.submit(ToyRequest(directory=allowed)).result(30) == ToyResult(total=18)
+        assert farm.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
         assert len(started) >= 4  # Redis, the worker, its two processes
     assert psutil.wait_procs(started, timeout=5)[1] == []
     assert list((state_of(allowed)).iterdir()) == []
@@ -97,7 +97,7 @@ def test_server_on_the_path_is_taken_else_the_one_of_the_wheel(
     with embedded(allowed, environment=os.environ | {"PATH": path}) as own, own.farm() as farm:
         running = next(p for p in children() if p.name().endswith("-server"))
         assert Path(running.exe()) == Path(redis_server(path)).resolve()
-        assert farm.submit(ToyRequest(directory=allowed)).result(30) == ToyResult(total=18)
+        assert farm.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
 
 
 def test_no_server_anywhere_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_everything_ends_with_the_program(allowed: Path, signum: int, code: int,
         assert len(started) >= 4
         # To the group, as a terminal sends Ctrl-C.
         os.killpg(program.pid, signum)
-        assert program.wait(20) == code
+        assert program.wait(90) == code
     finally:
         program.kill()
         program.wait()
@@ -188,6 +188,6 @@ def test_everything_ends_with_the_program(allowed: Path, signum: int, code: int,
 def test_two_farms_beside_one_another_do_not_disturb_each_other(allowed: Path) -> None:
     with embedded(allowed) as first, embedded(allowed) as second, first.farm() as one, second.farm() as two:
         assert first.url != second.url
-        assert one.submit(ToyRequest(directory=allowed)).result(30) == ToyResult(total=18)
-        assert two.submit(ToyRequest(directory=allowed)).result(30) == ToyResult(total=18)
+        assert one.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
+        assert two.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
         assert len(one.jobs()) == len(two.jobs()) == 1

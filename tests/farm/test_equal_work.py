@@ -17,7 +17,7 @@ from worker.client import Job
 from worker.equal import WORKS
 from worker.keys import PREFIX
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def submitted(ground: Ground, count: int, **fields: object) -> list[Job]:
@@ -55,7 +55,7 @@ def test_units_that_are_not_equal_are_all_done(ground: Ground) -> None:
     farm = ground.farm()
     jobs = [farm.submit(ToyRequest(directory=ground.allowed, rounds=1, shared=word)) for word in ("a", "b", "", "")]
     for job in jobs:
-        job.result(30)
+        job.result(90)
     assert ground.marks("run-0") == 4
 
 
@@ -64,12 +64,12 @@ def test_waiting_for_equal_work_keeps_no_process_from_other_work(ground: Ground)
     jobs = submitted(ground, 6, numbers=1, trouble="wait-until-mended")
     until(lambda: ground.marks("run-0"))
     # One process is at it, and waits for us; were the other one waiting for it, this would never end.
-    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(30) == ToyResult(total=18)
+    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
     assert not any(job.record().state.final for job in jobs)
     for job in jobs:
         (Path(job.record().request["directory"]) / "mended").touch()
     for job in jobs:
-        job.result(30)
+        job.result(90)
     assert executions(ground) == [1]
 
 
@@ -125,19 +125,19 @@ def test_error_in_equal_work_is_each_jobs_own(ground: Ground) -> None:
     jobs = submitted(ground, 3, numbers=2, trouble="error")
     for job in jobs:
         with pytest.raises(JobFailed, match="number one is odd"):
-            job.result(30)
+            job.result(90)
     assert ground.marks("run-1") == 3
 
 
 def test_result_that_holds_no_more_is_not_used(ground: Ground) -> None:
     ground.start_worker()
     (first,) = submitted(ground, 1, numbers=1)
-    first.result(30)
+    first.result(90)
     directory = ground.allowed / "other"
     directory.mkdir()
     (directory / "lost").touch()
     request = ToyRequest(directory=directory, marks=ground.allowed, numbers=1, rounds=1, shared="x")
-    assert ground.farm().submit(request).result(30) == ToyResult(total=0)
+    assert ground.farm().submit(request).result(90) == ToyResult(total=0)
     assert ground.marks("run-0") == 2
 
 

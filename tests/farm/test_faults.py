@@ -28,14 +28,14 @@ from worker.progress import JobState
 from worker.service import run_worker
 from worker.settings import load_settings
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_unit_whose_process_is_killed_is_run_again(ground: Ground) -> None:
     ground.start_worker()
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, numbers=6, trouble="crash-once"))
 
-    assert job.result(20) == ToyResult(total=45)
+    assert job.result(90) == ToyResult(total=45)
     assert ground.marks("run-1") == 4
     assert [ground.marks(name) for name in ("begin", "join", "clean-True")] == [1, 3, 1]
 
@@ -45,11 +45,11 @@ def test_unit_that_kills_its_process_each_time_fails_the_job_and_not_the_worker(
     farm = ground.farm()
 
     with pytest.raises(JobFailed, match="unit 1 of stage 1 killed its worker process each time"):
-        farm.submit(ToyRequest(directory=ground.allowed, trouble="crash")).result(30)
+        farm.submit(ToyRequest(directory=ground.allowed, trouble="crash")).result(90)
     assert ground.marks("run-1") == 3
     assert ground.marks("clean-False") == 1
     assert worker.poll() is None
-    assert farm.submit(ToyRequest(directory=ground.allowed)).result(20) == ToyResult(total=18)
+    assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
 
 
 def test_whole_worker_killed_in_the_middle_of_units_loses_nothing(ground: Ground) -> None:
@@ -63,7 +63,7 @@ def test_whole_worker_killed_in_the_middle_of_units_loses_nothing(ground: Ground
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
     ground.start_worker(lease=2, look_every=1)
-    assert job.result(30) == ToyResult(total=6)
+    assert job.result(90) == ToyResult(total=6)
     assert ground.marks("clean-True") == 1
 
 
@@ -82,7 +82,7 @@ def test_unit_running_twice_at_once_has_one_effect(ground: Ground) -> None:
     for process in paused:
         process.resume()
 
-    assert job.result(30) == ToyResult(total=1)
+    assert job.result(90) == ToyResult(total=1)
     record = job.record()
     assert (record.units_done, record.units_total) == (2, 2)
     assert (record.bytes_done, record.bytes_total) == (20, 20)
@@ -94,7 +94,7 @@ def test_lost_messages_are_sent_again(ground: Ground) -> None:
     job = farm.submit(ToyRequest(directory=ground.allowed))
     assert farm.ledger._client.delete(BROKER_PREFIX + "layerfarm.start") == 1
     ground.start_worker(look_every=0.5)
-    assert job.result(20) == ToyResult(total=18)
+    assert job.result(90) == ToyResult(total=18)
 
 
 def test_messages_lost_between_the_stages_are_sent_again(ground: Ground) -> None:
@@ -103,11 +103,11 @@ def test_messages_lost_between_the_stages_are_sent_again(ground: Ground) -> None
     job = farm.submit(ToyRequest(directory=ground.allowed, numbers=20, sleep=0.2))
     running(job, units=2)
     worker.terminate()
-    worker.wait(20)
+    worker.wait(90)
     farm.ledger._client.delete(BROKER_PREFIX + "layerfarm.units", BROKER_PREFIX + "layerfarm.control")
     assert job.record().state is JobState.RUNNING
     ground.start_worker(look_every=0.5)
-    assert job.result(30) == ToyResult(total=3 * 190)
+    assert job.result(90) == ToyResult(total=3 * 190)
     assert ground.marks("join") == 3
 
 
@@ -116,7 +116,7 @@ def test_stopped_worker_finishes_what_is_running(ground: Ground) -> None:
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, numbers=2, rounds=1, sleep=1))
     until(lambda: ground.marks("run-0") and ground.marks("run-1"))
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(90) == 0
     assert ground.farm().workers() == []
     assert job.record().units_done == 2
     assert ground.marks("stopped") == 0
@@ -141,7 +141,7 @@ def test_queued_job_is_cancelled_without_a_worker(ground: Ground) -> None:
     with pytest.raises(JobCancelled):
         job.result(5)
     ground.start_worker()
-    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(20) == ToyResult(total=18)
+    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
     assert ground.marks("begin") == 1
 
 
@@ -149,7 +149,7 @@ def test_record_of_an_ended_job_expires(ground: Ground) -> None:
     ground.start_worker(result_expires=1)
     farm = ground.farm()
     job = farm.submit(ToyRequest(directory=ground.allowed))
-    job.result(20)
+    job.result(90)
     until(lambda: farm.jobs() == [], timeout=5)
     with pytest.raises(JobNotFound):
         job.record()
@@ -172,7 +172,7 @@ def test_restarted_redis_without_persistence_is_said_to_the_waiting_client(groun
     with pytest.raises(JobNotFound, match=r"no record of the job any more: .*Redis was restarted without its data"):
         list(watch)
     # The worker has come back and takes new jobs.
-    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
+    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
 
 
 def test_paused_redis_delays_a_job_and_does_no_harm(ground: Ground) -> None:
@@ -182,7 +182,7 @@ def test_paused_redis_delays_a_job_and_does_no_harm(ground: Ground) -> None:
     os.kill(ground.redis.pid, signal.SIGSTOP)
     time.sleep(2)
     os.kill(ground.redis.pid, signal.SIGCONT)
-    assert job.result(30) == ToyResult(total=3 * 28)
+    assert job.result(90) == ToyResult(total=3 * 28)
 
 
 def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
         ground = Ground(tmp_path, stack, redis_at=Host(stack).enter)
         worker = ground.start_worker()
         farm = ground.farm()
-        assert farm.submit(ToyRequest(directory=ground.allowed)).result(30) == ToyResult(total=18)
+        assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
         ground.start_redis("second", port=6380)
         with client_of(Address(f"unix://{tmp_path}/second.sock")) as second, client_of(Address(ground.url)) as first:
             second.replicaof("127.0.0.1", 6379)  # type: ignore[no-untyped-call]
@@ -203,7 +203,7 @@ def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
             farm.submit(ToyRequest(directory=ground.allowed))
         (tmp_path / "redis.sock").unlink()
         (tmp_path / "redis.sock").symlink_to("second.sock")
-        assert farm.submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
+        assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
         assert worker.poll() is None
 
 
@@ -214,7 +214,7 @@ def test_worker_follows_a_redis_that_is_elsewhere_at_once(ground: Ground) -> Non
     (ground.directory / "new").symlink_to("second.sock")
     (ground.directory / "new").rename(ground.directory / "redis.sock")
     ground.redis.kill()
-    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
+    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
     assert worker.poll() is None
 
 
@@ -334,7 +334,7 @@ def test_password_is_in_no_log_and_no_process_list(tmp_path: Path) -> None:
             assert not any("hunter2" in " ".join(process.cmdline()) for process in processes)
         finally:
             worker.terminate()
-            worker.wait(20)
+            worker.wait(90)
     finally:
         started.kill()
         started.wait()
@@ -346,7 +346,7 @@ def test_two_clients_may_wait_for_one_job(ground: Ground) -> None:
     ground.start_worker()
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, sleep=0.2))
     results: list[object] = []
-    threads = [threading.Thread(target=lambda: results.append(ground.farm().job(job.id).result(20))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: results.append(ground.farm().job(job.id).result(90))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -358,7 +358,7 @@ def test_unit_that_takes_too_long_fails_the_job(ground: Ground) -> None:
     ground.start_worker(unit_time_limit=1)
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, numbers=1, sleep=20))
     with pytest.raises(JobFailed, match="took longer than a unit may") as caught:
-        job.result(20)
+        job.result(90)
     assert caught.value.error_type == "LimitExceeded"
     assert ground.marks("clean-False") == 1
 

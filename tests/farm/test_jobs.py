@@ -14,7 +14,7 @@ from jobs.flows.base import Request
 from worker.keys import JobKeys
 from worker.progress import JobState
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 def marks(directory: Path, name: str) -> int:
@@ -24,19 +24,19 @@ def marks(directory: Path, name: str) -> int:
 def test_job_goes_through_its_stages_to_the_result(shared: Ground, allowed: Path) -> None:
     job = shared.farm().submit(ToyRequest(directory=allowed, numbers=10))
 
-    assert job.result(20) == ToyResult(total=3 * 45)
+    assert job.result(90) == ToyResult(total=3 * 45)
     assert [marks(allowed, name) for name in ("begin", "join", "clean-True", "clean-False")] == [1, 3, 1, 0]
     assert [marks(allowed, f"run-{number}") for number in range(10)] == [3] * 10
     assert not (allowed / "staged").exists()
 
 
 def test_stage_without_units_is_joined_at_once(shared: Ground, allowed: Path) -> None:
-    assert shared.farm().submit(ToyRequest(directory=allowed, rounds=1)).result(20) == ToyResult(total=6)
+    assert shared.farm().submit(ToyRequest(directory=allowed, rounds=1)).result(90) == ToyResult(total=6)
     assert marks(allowed, "join") == 3
 
 
 def test_job_without_any_unit_ends(shared: Ground, allowed: Path) -> None:
-    assert shared.farm().submit(ToyRequest(directory=allowed, numbers=0)).result(20) == ToyResult(total=0)
+    assert shared.farm().submit(ToyRequest(directory=allowed, numbers=0)).result(90) == ToyResult(total=0)
 
 
 def test_watch_shows_units_and_bytes_up_to_the_end(shared: Ground, allowed: Path) -> None:
@@ -57,7 +57,7 @@ def test_watch_shows_units_and_bytes_up_to_the_end(shared: Ground, allowed: Path
 
 def test_watching_a_job_that_has_ended_shows_its_end(shared: Ground, allowed: Path) -> None:
     job = shared.farm().submit(ToyRequest(directory=allowed))
-    job.result(20)
+    job.result(90)
     assert [p.state for p in shared.farm().job(job.id).watch()] == [JobState.SUCCEEDED]
 
 
@@ -65,7 +65,7 @@ def test_error_of_a_unit_is_the_error_of_the_job(shared: Ground, allowed: Path) 
     job = shared.farm().submit(ToyRequest(directory=allowed, trouble="error"))
 
     with pytest.raises(JobFailed, match="number one is odd: unit 1") as caught:
-        job.result(20)
+        job.result(90)
     assert caught.value.error_type == "RequestError"
     assert job.record().state is JobState.FAILED
     assert marks(allowed, "clean-False") == 1
@@ -84,7 +84,7 @@ def test_unexpected_error_says_internal_error_and_is_logged_with_its_traceback(s
     job = shared.farm().submit(ToyRequest(directory=allowed, trouble="bug"))
 
     with pytest.raises(JobFailed, match=r"internal error \(ZeroDivisionError\)") as caught:
-        job.result(20)
+        job.result(90)
     assert "secret detail" not in str(caught.value)
     logged = [line for line in shared.log().splitlines() if job.id in line and "ZeroDivisionError" in line]
     assert "_misbehave" in logged[0]
@@ -94,12 +94,12 @@ def test_unexpected_error_says_internal_error_and_is_logged_with_its_traceback(s
 def test_error_outside_the_units_fails_the_job(shared: Ground, allowed: Path, trouble: str) -> None:
     job = shared.farm().submit(ToyRequest(directory=allowed, trouble=trouble))
     with pytest.raises(JobFailed):
-        job.result(20)
+        job.result(90)
     assert not (allowed / "staged").exists()
 
 
 def test_error_while_cleaning_does_not_change_the_outcome(shared: Ground, allowed: Path) -> None:
-    assert shared.farm().submit(ToyRequest(directory=allowed, trouble="clean-bug")).result(20) == ToyResult(total=18)
+    assert shared.farm().submit(ToyRequest(directory=allowed, trouble="clean-bug")).result(90) == ToyResult(total=18)
 
 
 def test_cancel_stops_running_units_and_cleans_up(shared: Ground, allowed: Path) -> None:
@@ -127,7 +127,7 @@ def test_farm_goes_on_with_other_jobs_after_a_cancel(shared: Ground, allowed: Pa
 
 def test_cancel_of_an_ended_job_changes_nothing(shared: Ground, allowed: Path) -> None:
     job = shared.farm().submit(ToyRequest(directory=allowed))
-    job.result(20)
+    job.result(90)
     assert not job.cancel()
     assert job.record().state is JobState.SUCCEEDED
 
@@ -135,7 +135,7 @@ def test_cancel_of_an_ended_job_changes_nothing(shared: Ground, allowed: Path) -
 def test_worker_refuses_a_path_outside_its_roots(shared: Ground, tmp_path: Path) -> None:
     job = shared.farm().submit(ToyRequest(directory=tmp_path))
     with pytest.raises(JobFailed, match="outside the worker's allowed roots") as caught:
-        job.result(20)
+        job.result(90)
     assert caught.value.error_type == "OutsideAllowedRoots"
     assert list(tmp_path.iterdir()) == []
 
@@ -144,7 +144,7 @@ def test_symlink_out_of_the_roots_is_refused(shared: Ground, allowed: Path, tmp_
     (allowed / "link").symlink_to(tmp_path)
     job = shared.farm().submit(ToyRequest(directory=allowed / "link"))
     with pytest.raises(JobFailed, match="outside the worker's allowed roots"):
-        job.result(20)
+        job.result(90)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,7 +189,7 @@ def test_job_with_an_invalid_request_is_refused_by_the_worker(
     farm.ledger.submit("stranger-1", kind, request_text, 3)
     farm.sender.advance("stranger-1", -1)
     with pytest.raises(JobFailed, match=message):
-        farm.job("stranger-1").result(20)
+        farm.job("stranger-1").result(90)
     farm.ledger.forget("stranger-1")
 
 
@@ -204,7 +204,7 @@ def test_message_that_is_no_message_of_ours_harms_nobody(shared: Ground, allowed
     ]:
         farm._app.send_task(name, kwargs=fields, queue="layerfarm.control")
     farm._app.send_task("layerfarm.unit", args=[1, 2], queue="layerfarm.control")
-    assert farm.submit(ToyRequest(directory=allowed)).result(20) == ToyResult(total=18)
+    assert farm.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
     assert shared.log().count("message refused") >= 4
 
 
@@ -218,10 +218,10 @@ def test_duplicate_messages_change_nothing(shared: Ground, allowed: Path) -> Non
         farm.sender.advance(job.id, stage)
         farm.sender.units(job.id, stage, range(6))
     farm.sender.close(job.id)
-    assert job.result(20) == ToyResult(total=45)
+    assert job.result(90) == ToyResult(total=45)
     farm.sender.advance(job.id, 2)
     farm.sender.units(job.id, 2, range(6))
-    assert farm.submit(ToyRequest(directory=allowed / "..")).result(20) == ToyResult(total=18)
+    assert farm.submit(ToyRequest(directory=allowed / "..")).result(90) == ToyResult(total=18)
 
     counted = ("begin", "join", "clean-True", "clean-False")
     assert [marks(allowed, name) for name in counted] == [1, 3, 1, 0]
@@ -232,7 +232,7 @@ def test_jobs_are_listed_newest_first(shared: Ground, allowed: Path) -> None:
     farm = shared.farm()
     submitted = [farm.submit(ToyRequest(directory=allowed)) for _ in range(3)]
     for job in submitted:
-        job.result(20)
+        job.result(90)
     listed = farm.jobs(limit=3)
     assert [record.id for record in listed] == [job.id for job in reversed(submitted)]
     assert all(r.kind == "toy" and r.started and r.ended and r.submitted <= r.started <= r.ended for r in listed)
@@ -248,7 +248,7 @@ def test_job_that_was_never_submitted_is_not_found(shared: Ground) -> None:
 def test_ended_job_keeps_only_its_record_and_events_in_redis(shared: Ground, allowed: Path) -> None:
     farm = shared.farm()
     job = farm.submit(ToyRequest(directory=allowed, numbers=20))
-    job.result(20)
+    job.result(90)
     keys = JobKeys.of(job.id)
     client = farm.ledger._client
     assert client.exists(keys.claims, keys.units) == 0

@@ -17,7 +17,7 @@ from jobs.store.leases import Leases
 from worker import runner_local
 from worker.client import Farm, Job
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

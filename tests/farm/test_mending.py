@@ -15,7 +15,7 @@ from worker import runner_local
 from worker.keys import ACTIVE, PREFIX, JobKeys
 from worker.progress import JobError
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 EDITS = (
     ("HSET", "job", "position", "x"),
@@ -77,7 +77,7 @@ def test_record_that_is_edited_when_its_job_has_ended_is_said_to_make_no_sense(g
     farm = ground.farm()
     job, other = (farm.submit(ToyRequest(directory=ground.allowed)) for _ in range(2))
     for each in (job, other):
-        each.result(30)
+        each.result(90)
     farm.client.hset(JobKeys.of(job.id).job, "state", "over")
     for look in (job.record, job.result):
         with pytest.raises(LayerfarmError, match="makes no sense"):

@@ -18,7 +18,7 @@ from tests.unit.image.images import image, tar
 from worker import runner_local
 from worker.keys import PREFIX
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 TAGS = [f"v{number}" for number in range(5)]
 PLAN = Plan(groups=tuple(Group(name=name, components=(f"tree:{name}",)) for name in ("etc", "srv", "opt")))

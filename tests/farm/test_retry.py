@@ -13,7 +13,7 @@ from worker.client import Job
 from worker.keys import JobKeys
 from worker.progress import JobState
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 def failed(ground: Ground, **fields: object) -> Job:
@@ -21,7 +21,7 @@ def failed(ground: Ground, **fields: object) -> Job:
     request = ToyRequest(directory=ground.allowed, trouble="error-until-mended", **fields)  # type: ignore[arg-type]
     job = ground.farm().submit(request)
     with pytest.raises(JobFailed):
-        job.result(30)
+        job.result(90)
     return job
 
 
@@ -45,7 +45,7 @@ def test_only_units_that_did_not_finish_run_again(ground: Ground) -> None:
 
     mend(ground)
     assert job.retry()
-    assert job.result(30) == ToyResult(total=18)
+    assert job.result(90) == ToyResult(total=18)
     assert runs(ground) == [3, 4, 3, 3]
     assert [ground.marks(name) for name in ("begin", "clean-True", "clean-False")] == [1, 1, 0]
     record = job.record()
@@ -58,10 +58,10 @@ def test_retried_job_that_fails_again_can_be_retried_again(ground: Ground) -> No
     job = failed(ground)
     assert job.retry()
     with pytest.raises(JobFailed, match="not mended"):
-        job.result(30)
+        job.result(90)
     mend(ground)
     assert job.retry()
-    assert job.result(30) == ToyResult(total=18)
+    assert job.result(90) == ToyResult(total=18)
     assert job.record().retries == 2
 
 
@@ -69,13 +69,13 @@ def test_poison_unit_is_tried_as_often_once_more(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600, deliveries=2)
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, rounds=1, trouble="crash-until-mended"))
     with pytest.raises(JobFailed, match="killed its worker process each time"):
-        job.result(40)
+        job.result(90)
     assert ground.marks("run-1") == 2
     # Kept for inspection: what the unit was given.
     assert b"number" in bytes(ground.farm().ledger._client.hget(JobKeys.of(job.id).units, "unit:1") or "", "utf-8")
     mend(ground)
     assert job.retry()
-    assert job.result(40) == ToyResult(total=6)
+    assert job.result(90) == ToyResult(total=6)
     assert ground.marks("run-0") == 1
 
 
@@ -92,7 +92,7 @@ def test_what_is_kept_is_removed_when_its_time_is_over(ground: Ground) -> None:
     # It can still be retried, from its beginning.
     mend(ground)
     assert not job.retry()
-    assert job.result(30) == ToyResult(total=18)
+    assert job.result(90) == ToyResult(total=18)
     assert ground.marks("begin") == 2
 
 
@@ -110,7 +110,7 @@ def test_job_that_failed_before_any_unit_is_not_kept(ground: Ground) -> None:
     ground.start_worker(retry_for=600)
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="begin-error"))
     with pytest.raises(JobFailed):
-        job.result(30)
+        job.result(90)
     assert job.record().kept is None
 
 
@@ -118,18 +118,18 @@ def test_tree_that_changed_lets_a_retry_begin_anew(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600)
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="changed-until-mended"))
     with pytest.raises(JobFailed):
-        job.result(30)
+        job.result(90)
     assert job.record().kept is not None
     mend(ground)
     assert not job.retry()
-    assert job.result(30) == ToyResult(total=18)
+    assert job.result(90) == ToyResult(total=18)
     assert ground.marks("begin") == 2
 
 
 def test_only_a_failed_job_can_be_retried(shared: Ground, allowed: Path) -> None:
     farm = shared.farm()
     done = farm.submit(ToyRequest(directory=allowed))
-    done.result(20)
+    done.result(90)
     with pytest.raises(RequestError, match="only a job that failed"):
         done.retry()
     cancelled = farm.submit(ToyRequest(directory=allowed, sleep=5))

@@ -17,7 +17,7 @@ from worker import landlock
 from worker.sandbox import sandbox
 from worker.service import run_worker
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -38,16 +38,16 @@ def test_directory_exchanged_after_its_check_leads_nowhere(confined: None, groun
     ground.start_worker(sandbox="require")
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, rounds=1, trouble="escape", outside=outside))
     with pytest.raises(JobFailed, match="Permission denied"):
-        job.result(30)
+        job.result(90)
     assert sorted(path.name for path in outside.iterdir()) == ["secret"]
-    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(30) == ToyResult(total=18)
+    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
 
 
 def test_without_a_sandbox_it_would(ground: Ground, outside: Path) -> None:
     """The test above can fail: nothing but the sandbox stands between that unit and the outside."""
     ground.start_worker(sandbox="off")
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, rounds=1, trouble="escape", outside=outside))
-    assert job.result(30) == ToyResult(total=6)
+    assert job.result(90) == ToyResult(total=6)
     assert (outside / "escaped").read_text() == "secret"
 
 
@@ -60,10 +60,10 @@ def test_unit_reaches_no_network(confined: None, ground: Ground, mode: str) -> N
         port = Path("/", str(server.getsockname()[1]))
         job = ground.farm().submit(ToyRequest(directory=ground.allowed, rounds=1, trouble="connect", outside=port))
         if mode == "off":
-            assert job.result(30) == ToyResult(total=6)
+            assert job.result(90) == ToyResult(total=6)
         else:
             with pytest.raises(JobFailed, match="Permission denied"):
-                job.result(30)
+                job.result(90)
 
 
 def status(process: psutil.Process) -> dict[str, str]:
@@ -92,7 +92,7 @@ def test_worker_of_root_works_as_another_user(ground: Ground) -> None:
     os.chown(ground.allowed, nobody.pw_uid, nobody.pw_gid)
     (ground.directory / "redis.sock").chmod(0o777)
     worker = ground.start_worker(user="nobody")
-    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(30) == ToyResult(total=18)
+    assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
     owners = {(path.stat().st_uid, path.stat().st_gid) for path in ground.allowed.iterdir()}
     assert owners == {(nobody.pw_uid, nobody.pw_gid)}
     for process in psutil.Process(worker.pid).children():

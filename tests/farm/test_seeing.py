@@ -47,7 +47,7 @@ def sample(samples: Samples, name: str, **labels: str) -> float:
 
 def failed(job: Job) -> None:
     with pytest.raises(JobFailed):
-        job.result(30)
+        job.result(90)
 
 
 def test_metrics_tell_what_the_processes_did_and_what_the_farm_holds(ground: Ground) -> None:
@@ -55,7 +55,7 @@ def test_metrics_tell_what_the_processes_did_and_what_the_farm_holds(ground: Gro
     farm = ground.farm()
     good = [farm.submit(ToyRequest(directory=ground.allowed, unit_bytes=1000, sleep=0.04)) for _ in range(2)]
     for job in good:
-        job.result(30)
+        job.result(90)
     failed(farm.submit(ToyRequest(directory=ground.allowed, trouble="error")))
     waiting = farm.submit(ToyRequest(directory=ground.allowed, trouble="wait-until-mended"))
     until(lambda: waiting.record().units_done == 3)
@@ -80,7 +80,7 @@ def test_metrics_tell_what_the_processes_did_and_what_the_farm_holds(ground: Gro
     assert sample(shown, "layerfarm_farm_processes") == 2
     assert sample(shown, "layerfarm_farm_redis_bytes") > 100_000
     (ground.allowed / "mended").touch()
-    waiting.result(30)
+    waiting.result(90)
     assert sample(scrape(ground), "layerfarm_farm_jobs", kind="toy", state="running", **{"class": "interactive"}) == 0
 
 
@@ -88,7 +88,7 @@ def test_metrics_tell_of_equal_work_and_of_jobs_that_wait(ground: Ground) -> Non
     ground.start_worker(metrics="127.0.0.1:0", concurrency=1)
     farm = ground.farm()
     for _ in range(2):
-        farm.submit(ToyRequest(directory=ground.allowed, shared="same", rounds=1)).result(30)
+        farm.submit(ToyRequest(directory=ground.allowed, shared="same", rounds=1)).result(90)
     shown = scrape(ground)
     assert sample(shown, "layerfarm_equal_work_total", how="executed") == 4
     assert sample(shown, "layerfarm_equal_work_total", how="known") == 4
@@ -97,7 +97,7 @@ def test_metrics_tell_of_equal_work_and_of_jobs_that_wait(ground: Ground) -> Non
     later = farm.submit(ToyRequest(directory=ground.allowed))
     until(lambda: sample(scrape(ground), "layerfarm_farm_oldest_queued_seconds", **{"class": "interactive"}) > 0.5)
     assert sample(scrape(ground), "layerfarm_farm_queue_messages", queue="layerfarm.start") == 1
-    assert (deaf.result(30).total, later.result(30).total) == (0, 18)  # type: ignore[attr-defined]
+    assert (deaf.result(90).total, later.result(90).total) == (0, 18)  # type: ignore[attr-defined]
 
 
 def test_metrics_that_cannot_be_served_are_one_line(ground: Ground) -> None:
@@ -144,7 +144,7 @@ def test_traces_join_what_two_workers_did_for_one_job(
         ground.start_worker(traces=1, concurrency=1)
     farm = ground.farm()
     job = farm.submit(ToyRequest(directory=ground.allowed, sleep=0.1))
-    job.result(30)
+    job.result(90)
     broken = farm.submit(ToyRequest(directory=ground.allowed, trouble="error"))
     failed(broken)
     until(lambda: sum(not span.parent_span_id for span in spans) == 2)
@@ -184,7 +184,7 @@ def test_top_shows_queues_workers_and_jobs(ground: Ground) -> None:
     assert shown["queues"]["layerfarm.start"] == 1
     assert shown["oldest"]["interactive"] > 0
     ground.start_worker()
-    waiting.result(30)
+    waiting.result(90)
     shown = json.loads(_layerfarm("top", "--farm", ground.url, "--json").stdout)
     assert (shown["jobs"], shown["oldest"], shown["queues"]["layerfarm.start"]) == ([], {}, 0)
     assert [worker["concurrency"] for worker in shown["workers"]] == [2]
@@ -240,7 +240,7 @@ def test_flower_sees_the_workers_and_their_tasks(ground: Ground, tmp_path: Path)
     try:
         until(lambda: _fetch(port, "/healthcheck") == "OK", timeout=60)
         ground.start_worker(events=1)
-        ground.farm().submit(ToyRequest(directory=ground.allowed)).result(30)
+        ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90)
 
         def tasks() -> list[str]:
             found = json.loads(_fetch(port, "/api/tasks") or "{}")

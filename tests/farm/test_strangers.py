@@ -27,7 +27,7 @@ from worker.client import Farm
 from worker.doctor import Level, examine
 from worker.keys import BROKER_PREFIX, REFUSED
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 ACL = (
     "~layerfarm:* &* -@all +@read +@write +@connection +@scripting +@pubsub +@transaction +time -@dangerous +keys +info"
@@ -90,7 +90,7 @@ def test_farm_works_through_tls_with_a_user_of_few_rights(guarded: Guarded) -> N
         until(lambda: worker.poll() is not None or farm.workers())
         assert worker.poll() is None, log.read_text()
         job = farm.submit(ToyRequest(directory=allowed, numbers=6))
-        assert job.result(40) == ToyResult(total=45)
+        assert job.result(90) == ToyResult(total=45)
         failed = farm.submit(ToyRequest(directory=allowed, trouble="bug"))
         until(lambda: failed.record().state.final)
         # The doctor looks through the same user's eyes.
@@ -155,7 +155,7 @@ def test_strangers_messages_reach_no_task_and_kill_no_worker(ground: Ground) -> 
     until(lambda: int(client.get(REFUSED) or 0) == COUNT, timeout=30)
     assert worker.poll() is None, f"SEED={seed}"
     assert {process.pid for process in psutil.Process(worker.pid).children()} == pool, f"SEED={seed}"
-    assert farm.submit(ToyRequest(directory=ground.allowed)).result(40) == ToyResult(total=18)
+    assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
     assert ground.marks("begin") == 1
     # A message is acknowledged when its work is done, which the result does not wait for.
     until(lambda: client.hlen(BROKER_PREFIX + "unacked") == 0)

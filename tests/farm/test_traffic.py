@@ -14,7 +14,7 @@ from worker.keys import QUEUED
 from worker.progress import JobState
 from worker.traffic import Traffic
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_interactive_job_overtakes_bulk_work_between_units(ground: Ground) -> None:
@@ -25,7 +25,7 @@ def test_interactive_job_overtakes_bulk_work_between_units(ground: Ground) -> No
         ToyRequest(directory=ground.allowed / "bulk", numbers=40, rounds=3, sleep=0.2), traffic=Traffic.BULK
     )
     running(bulk, units=1)
-    assert farm.submit(ToyRequest(directory=ground.allowed, numbers=2)).result(40) == ToyResult(total=3)
+    assert farm.submit(ToyRequest(directory=ground.allowed, numbers=2)).result(90) == ToyResult(total=3)
     # Its 6 units overtook nearly all of the 120.
     record = bulk.record()
     assert (record.stage, record.traffic) == ("first", "bulk")
@@ -55,7 +55,7 @@ def test_submitters_take_turns(ground: Ground) -> None:
     assert one.record().submitter == "one@there"
     ground.start_worker(concurrency=1)
     for job in (*many, one):
-        job.result(40)
+        job.result(90)
     started = sorted((job.record().started or 0, job.id) for job in (*many, one))
     assert started.index(((one.record().started or 0), one.id)) <= 2
 
@@ -65,7 +65,7 @@ def test_bulk_jobs_begin_when_those_before_them_have_no_units_left(ground: Groun
     jobs = [farm.submit(ToyRequest(directory=ground.allowed, numbers=4, rounds=1, sleep=0.1)) for _ in range(3)]
     ground.start_worker(concurrency=1)
     for job in jobs:
-        job.result(40)
+        job.result(90)
     records = sorted((job.record() for job in jobs), key=lambda record: record.started or 0)
     assert [record.id for record in records] == [job.id for job in jobs]
     # The last unit of one is taken before the next one begins, so no two have trees half done.
@@ -134,5 +134,5 @@ def test_first_message_that_is_lost_after_its_job_was_chosen_is_made_good(ground
     farm.ledger._client.rpop("layerfarm:broker:layerfarm.start")
     assert farm.ledger.next(two.id) == one.id
     ground.start_worker(look_every=0.5)
-    assert [job.result(40) for job in (one, two)] == [ToyResult(total=18)] * 2
+    assert [job.result(90) for job in (one, two)] == [ToyResult(total=18)] * 2
     until(lambda: farm.ledger._client.scard(QUEUED) == 0)
