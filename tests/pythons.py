@@ -13,8 +13,24 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.locks import LOCKS, PYTHONS, ROOT
+from tests.locks import CORE, EXTRAS, PYTHONS, ROOT, TESTS, pins
 
+_TOOLS: Final = frozenset(
+    [
+        "execnet",
+        "fakeredis",
+        "hypothesis",
+        "iniconfig",
+        "lupa",
+        "pluggy",
+        "psutil",
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "sortedcontainers",
+    ]
+)
+"""What the unit tests need of the tests' lock: half as much to install."""
 _USABLE: Final = "import ensurepip, sqlite3, ssl, venv"
 """What the environment and the tests need, and what a Python built without its libraries lacks."""
 
@@ -41,11 +57,16 @@ def main(arguments: list[str]) -> int:
     code = 0
     pythons = others()
     print(f"other Pythons on this machine: {', '.join(pythons) or 'none'}", flush=True)
+    tools = ROOT / ".cache/unit-requirements.txt"
+    tools.parent.mkdir(exist_ok=True)
+    wanted = {name: text for name, text in pins(TESTS.read_text()).items() if name.partition("==")[0] in _TOOLS}
+    assert len(wanted) == len(_TOOLS), "the tests' lock lacks a tool of the unit tests"
+    tools.write_text("".join(wanted.values()))
     for version, python in pythons.items():
         venv = ROOT / ".cache" / f"python{version}"
         # Whoever uses them but rarely may wait for what is not compiled.
         quick = os.environ | {"PIP_NO_COMPILE": "1"}
-        make = [python, ROOT / "deploy/environment.py", venv, *LOCKS]
+        make = [python, ROOT / "deploy/environment.py", venv, CORE, EXTRAS, tools]
         if subprocess.run(make, env=quick).returncode != 0:
             return 1
         own = {"PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}", "BRIEF": "1"}
