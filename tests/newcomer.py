@@ -91,7 +91,7 @@ class Machine:
         self._root = _debian(suite, stack)
         for path in map(Path, HOST):
             if path.exists():
-                _copy(path, self._root)
+                copy_in(path, self._root)
         for kind, owner in (("apt/archives", 0), (f"pip-{user}", _UID if user == "user" else 0)):
             (CACHE / "newcomer" / suite / kind).mkdir(parents=True, exist_ok=True)
             shutil.chown(CACHE / "newcomer" / suite / kind, owner, owner)
@@ -125,19 +125,13 @@ class Machine:
             assert code == 0, f"{command}: {log.read_text(errors='replace')[-4000:]}"
 
     def _start(self, user: str, command: str, log: Path, variables: dict[str, str]) -> int:
-        host = {
-            name: value
-            for name, value in os.environ.items()
-            if name.startswith(("PIP_", "SSL_", "REQUESTS_")) or name.lower().endswith("_proxy")
-        }
-        host.pop("PIP_CACHE_DIR", None)
         own = {"PATH": _PATH, "HOME": self.home if user != "root" else "/root", "LANG": "C.UTF-8"}
         as_user = ["setpriv", "--reuid=newcomer", "--regid=newcomer", "--init-groups"] if user == "user" else []
         boot = ["unshare", *_NAMESPACES, "sh", "-c", _BOOT, "sh", str(self._root), *as_user, "/bin/sh", "-c", command]
         with log.open("wb") as out:
             return subprocess.run(
                 boot,
-                env=host | own | {"DEBIAN_FRONTEND": "noninteractive"} | variables,
+                env=host_variables() | own | {"DEBIAN_FRONTEND": "noninteractive"} | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -215,7 +209,8 @@ def _debian(suite: str, stack: ExitStack) -> Path:
     return root
 
 
-def _copy(path: Path, root: Path) -> None:
+def copy_in(path: Path, root: Path) -> None:
+    """Put a copy of ``path`` of this machine at the same place below ``root``."""
     at = root / path.relative_to("/")
     at.parent.mkdir(parents=True, exist_ok=True)
     if at.is_dir() and not at.is_symlink():
@@ -223,6 +218,16 @@ def _copy(path: Path, root: Path) -> None:
     else:
         at.unlink(missing_ok=True)
     subprocess.run(["cp", "-aL", path, at], check=True)
+
+
+def host_variables() -> dict[str, str]:
+    """The variables by which pip of this machine finds its index and trusts it; its cache is another machine's."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name.startswith(("PIP_", "SSL_", "REQUESTS_")) or name.lower().endswith("_proxy"))
+        and name != "PIP_CACHE_DIR"
+    }
 
 
 def _mount(stack: ExitStack, *arguments: str | Path) -> None:

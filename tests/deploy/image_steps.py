@@ -6,7 +6,6 @@ Of Dockerfiles it knows what deploy/Dockerfile uses; anything else is an error, 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -16,16 +15,7 @@ from string import Template
 
 from dockerfile_parse import DockerfileParser
 
-_HOST = (
-    "/etc/apt",
-    "/etc/resolv.conf",
-    "/etc/hosts",
-    "/etc/pip.conf",
-    "/etc/xdg/pip",
-    "/etc/ssl/certs",
-    "/usr/local/share/ca-certificates",
-)
-"""By what pip and apt of this machine find their registries: copied into each stage, never shared with it."""
+from tests.newcomer import HOST, copy_in, host_variables
 
 
 class Stage:
@@ -49,23 +39,18 @@ class Stage:
             self._bind(stack, Path("/dev") / name)
         (self.root / "dev/shm").mkdir(exist_ok=True)
         self._mount(stack, "-t", "tmpfs", "shm", at="dev/shm")
-        for path in map(Path, _HOST):
+        for path in map(Path, ("/etc/apt", *HOST)):
             if path.exists():
-                self._copy_in(path)
+                copy_in(path, self.root)
 
     def run(self, command: list[str], *, as_user: bool = True) -> str:
         """Run a command inside and give back what it prints; fail with its output."""
-        host = {
-            name: value
-            for name, value in os.environ.items()
-            if name.startswith(("PIP_", "SSL_", "REQUESTS_")) or name.lower().endswith("_proxy")
-        }
         uid, _, gid = self.user.partition(":")
         within = ["chroot", f"--userspec={uid}:{gid or uid}", str(self.root)] if as_user else ["chroot", str(self.root)]
         inner = f"cd {shlex.quote(self.workdir)} && exec {shlex.join(command)}"
         done = subprocess.run(
             [*within, "/bin/sh", "-c", inner],
-            env=host | self.env | {"DEBIAN_FRONTEND": "noninteractive"},
+            env=host_variables() | self.env | {"DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,15 +63,6 @@ class Stage:
         at = self.root / path.relative_to("/")
         at.touch()
         self._mount(stack, "--bind", str(path), at=str(path.relative_to("/")))
-
-    def _copy_in(self, path: Path) -> None:
-        at = self.root / path.relative_to("/")
-        at.parent.mkdir(parents=True, exist_ok=True)
-        if at.is_dir() and not at.is_symlink():
-            shutil.rmtree(at)
-        else:
-            at.unlink(missing_ok=True)
-        subprocess.run(["cp", "-aL", path, at], check=True)
 
     def _mount(self, stack: ExitStack, *options: str, at: str = "") -> None:
         target = self.root / at
