@@ -22,6 +22,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.debian import bootstrap
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 CACHE: Final = ROOT / ".cache"
 
@@ -195,13 +197,9 @@ def _try(suite: str, user: str, targets: list[str], logs: Path) -> tuple[tuple[s
 def _debian(suite: str, stack: ExitStack) -> Path:
     base = CACHE / f"{suite}-minbase"
     if not base.is_dir():
-        unfinished = base.with_suffix(".newcomer")
-        shutil.rmtree(unfinished, ignore_errors=True)
         scripts = Path("/usr/share/debootstrap/scripts")
-        alike = [] if (scripts / suite).exists() else ["http://deb.debian.org/debian", str(scripts / "sid")]
-        command = ["debootstrap", "--variant=minbase", suite, str(unfinished), *alike]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        unfinished.rename(base)
+        known = (scripts / suite).exists()
+        bootstrap(suite, base, archive=() if known else ("http://deb.debian.org/debian", str(scripts / "sid")))
     root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="layerfarm-newcomer-"))) / "root"
     # A copy, no overlay: the tests mount overlays of their own, which cannot lie on another.
     subprocess.run(["cp", "-a", "--reflink=auto", base, root], check=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.debian import bootstrap
+
 SOURCES = (
     "/usr/share",
     "/usr/include",
@@ -51,7 +53,7 @@ class Tree:
 
 def minbase(path: Path) -> None:
     """Debian 12 as debootstrap makes it: about 7,000 entries, 200 MB."""
-    subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(path)], check=True, stdout=subprocess.DEVNULL)
+    bootstrap("bookworm", path)
 
 
 def many(path: Path) -> None:

@@ -20,6 +20,7 @@ from jobs.flows.base import Policy
 from jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef, LayerOptions, RepackRequest, UnpackRequest
 from jobs.image.timestamps import timestamp
 from jobs.store import Layout
+from tests.debian import ALONE, bootstrap
 from worker import runner_local
 
 from .archive import Archive
@@ -101,9 +102,7 @@ def _base(layout: Path, archive: Archive, day: int, place: Path) -> str:
     with _scratch(place) as scratch:
         rootfs = scratch / "rootfs"
         repository = archive.repository(day)
-        # What it mounts vanishes with the namespace, also when this is killed.
-        command = ["unshare", "--mount", "debootstrap", "--variant=minbase", "--no-check-gpg"]
-        _run(*command, archive.suite, rootfs, f"file://{repository}")
+        bootstrap(archive.suite, rootfs, "--no-check-gpg", archive=(f"file://{repository}",))
         (rootfs / "etc/dpkg/dpkg.cfg.d/slim").write_text(_SLIM)
         for pattern in ("doc/*/*", "man/*", "info/*", "locale/*"):
             for path in (rootfs / "usr/share").glob(pattern):
@@ -156,10 +155,9 @@ def _install(rootfs: Path, archive: Archive, packages: tuple[str, ...], day: int
     policy = rootfs / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
-    # Mounts of a namespace of its own end with it, however that is.
     with (rootfs.parent / "install.log").open("wb") as log:
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-e", "-c", _INSTALL, "install", *packages],
+            [*ALONE, "sh", "-e", "-c", _INSTALL, "install", *packages],
             env=os.environ | {"ROOTFS": str(rootfs), "ARCHIVE": str(archive.directory), "DAY": str(day)},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -19,7 +19,6 @@ def test_the_linter_has_nothing_to_say(deploy: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.timeout(900)
 def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
     deploy: Path, debian: Path, tmp_path: Path
 ) -> None:

@@ -27,8 +27,6 @@ from worker.doctor.worker_checks import examine_workers
 from worker.keys import PROBE, REFUSED
 from worker.ledger import FORMAT
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:

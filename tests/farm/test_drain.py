@@ -12,8 +12,6 @@ from jobs.errors import JobFailed
 from worker.ledger import FORMAT
 from worker.progress import JobState
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def test_unit_that_listens_is_handed_back_when_the_grace_is_over(ground: Ground) -> None:
     worker = ground.start_worker(drain=0.2, deliveries=1)

@@ -23,8 +23,6 @@ from jobs.errors import FarmError, RequestError
 from tests.redis_server import server
 from worker.embedded import EmbeddedFarm, redis_server
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(autouse=True)
 def _toy_flow_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

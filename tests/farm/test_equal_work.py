@@ -17,8 +17,6 @@ from worker.client import Job
 from worker.equal import WORKS
 from worker.keys import PREFIX
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def submitted(ground: Ground, count: int, **fields: object) -> list[Job]:
     """Jobs of the same first stage, each in a directory of its own, whose units leave their marks in one."""

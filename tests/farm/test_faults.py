@@ -28,8 +28,6 @@ from worker.progress import JobState
 from worker.service import run_worker
 from worker.settings import load_settings
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def test_unit_whose_process_is_killed_is_run_again(ground: Ground) -> None:
     ground.start_worker()

@@ -14,8 +14,6 @@ from jobs.flows.base import Request
 from worker.keys import JobKeys
 from worker.progress import JobState
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def marks(directory: Path, name: str) -> int:
     return len(list(directory.glob(f"{name}.*")))

@@ -17,8 +17,6 @@ from jobs.store.leases import Leases
 from worker import runner_local
 from worker.client import Farm, Job
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 def bundle(ground: Ground) -> Path:

@@ -10,8 +10,6 @@ from jobs.errors import JobFailed, RequestError
 from worker.client import Job
 from worker.settings import load_settings
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def exceeded(job: Job, message: str) -> None:
     with pytest.raises(JobFailed, match=message) as caught:

@@ -19,8 +19,6 @@ from worker.keys import ACTIVE, PREFIX
 from worker.progress import JobRecord, JobState
 from worker.traffic import Traffic
 
-pytestmark = pytest.mark.timeout(300)
-
 COUNT = int(os.environ.get("LOAD_JOBS", "100"))
 MOST_QUEUED_BYTES = 4 * 1024
 """Of Redis' memory, for one job that waits: its record, its first event, its message, its place in line."""

@@ -20,8 +20,6 @@ from jobs.flows.base import Policy, Request
 from worker.progress import JobState, Progress
 from worker.runner_local import run
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def marks(directory: Path, name: str) -> int:
     return len(list(directory.glob(f"{name}.*")))

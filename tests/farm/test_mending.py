@@ -15,8 +15,6 @@ from worker import runner_local
 from worker.keys import ACTIVE, PREFIX, JobKeys
 from worker.progress import JobError
 
-pytestmark = pytest.mark.timeout(300)
-
 EDITS = (
     ("HSET", "job", "position", "x"),
     ("HSET", "job", "units_total", "many"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from ground import Ground, until
 
 from jobs.catalog.plan import Group, Plan
@@ -17,8 +16,6 @@ from jobs.store import Layout
 from tests.unit.image.images import image, tar
 from worker import runner_local
 from worker.keys import PREFIX
-
-pytestmark = pytest.mark.timeout(300)
 
 TAGS = [f"v{number}" for number in range(5)]
 PLAN = Plan(groups=tuple(Group(name=name, components=(f"tree:{name}",)) for name in ("etc", "srv", "opt")))

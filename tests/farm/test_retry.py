@@ -13,8 +13,6 @@ from worker.client import Job
 from worker.keys import JobKeys
 from worker.progress import JobState
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def failed(ground: Ground, **fields: object) -> Job:
     """A job of which unit 1 of the first stage failed, after unit 0, as in a worker of one process."""

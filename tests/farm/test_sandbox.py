@@ -17,8 +17,6 @@ from worker import landlock
 from worker.sandbox import sandbox
 from worker.service import run_worker
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 def confined() -> None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 from tests.farm.shared_layers import recompress_all
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def test_killed_workers_cost_takeovers_and_change_nothing(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ import pytest
 
 from tests.farm.shared_store import crowd
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def test_nothing_is_lost_or_torn_between_16_writers_gc_and_readers(tmp_path: Path) -> None:
     seen = crowd(tmp_path / "store", writers=16, tags=30, seed=int.from_bytes(os.urandom(4), "big"))

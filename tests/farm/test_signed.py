@@ -16,8 +16,6 @@ from worker.client import Farm, Job
 from worker.keys import NONCE, JobKeys
 from worker.service import run_worker
 
-pytestmark = pytest.mark.timeout(300)
-
 
 class Keys:
     """The keys of a farm: one for each of two submitters."""

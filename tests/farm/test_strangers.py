@@ -27,8 +27,6 @@ from worker.client import Farm
 from worker.doctor import Level, examine
 from worker.keys import BROKER_PREFIX, REFUSED
 
-pytestmark = pytest.mark.timeout(300)
-
 ACL = (
     "~layerfarm:* &* -@all +@read +@write +@connection +@scripting +@pubsub +@transaction +time -@dangerous +keys +info"
 )

@@ -12,8 +12,6 @@ from tests.farm.harms import FAULTS
 from tests.farm.torture import run_trial
 from worker.steps import STEPS
 
-pytestmark = pytest.mark.timeout(300)
-
 SHORT = (
     "SIGKILL at stage.opened",
     "SIGKILL at work.done",

@@ -14,8 +14,6 @@ from worker.keys import QUEUED
 from worker.progress import JobState
 from worker.traffic import Traffic
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def test_interactive_job_overtakes_bulk_work_between_units(ground: Ground) -> None:
     ground.start_worker(concurrency=1)

@@ -18,8 +18,6 @@ from tests.unit.image.images import image, tar
 from worker import runner_local
 from worker.keys import PREFIX
 
-pytestmark = pytest.mark.timeout(300)
-
 IMAGES = 16
 SHARED = 5
 

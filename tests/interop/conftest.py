@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.debian import bootstrap
 from worker.cli.main import main
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
@@ -27,15 +27,7 @@ def debian() -> Path:
         if not tree.exists():
             if os.geteuid() != 0:
                 pytest.skip("needs root: debootstrap, which keeps its tree in .cache")
-            unfinished = tree.with_suffix(".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            subprocess.run(
-                ["debootstrap", "--variant=minbase", SUITE, str(unfinished)],
-                check=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-            unfinished.rename(tree)
+            bootstrap(SUITE, tree)
     return tree
 
 

@@ -40,6 +40,7 @@ def registry(
         yield running
 
 
+@pytest.mark.timeout(3600)  # the images are built first, of packages that are downloaded
 def test_debian_images_share_their_layers_and_are_the_same_to_umoci(
     registry: Registry, tmp_path: Path, layerfarm: Layerfarm
 ) -> None:

@@ -21,8 +21,6 @@ import pytest
 
 from tests.locks import CORE, LOCKS, ROOT, pins
 
-pytestmark = pytest.mark.timeout(900)
-
 SCRIPT = "deploy/environment.py"
 INSTALLED = "layerfarm-installed.json"
 FAR = "9999.0"
