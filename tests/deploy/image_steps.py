@@ -39,7 +39,7 @@ class Stage:
             self._bind(stack, Path("/dev") / name)
         (self.root / "dev/shm").mkdir(exist_ok=True)
         self._mount(stack, "-t", "tmpfs", "shm", at="dev/shm")
-        for path in map(Path, ("/etc/apt", *HOST)):
+        for path in map(Path, HOST):
             if path.exists():
                 copy_in(path, self.root)
 

@@ -132,7 +132,7 @@ def _answers(url: str) -> bool:
             return False
 
 
-def until(condition: Callable[[], object], timeout: float = 60.0) -> None:
+def until(condition: Callable[[], object], timeout: float = 300.0) -> None:
     """Wait until ``condition`` holds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -237,8 +237,8 @@ def test_two_hosts_run_a_catalog_and_top_flower_and_the_metrics_tell_the_truth(d
     deployed.start_by_compose()
     metrics = [f"http://10.77.{number}.2:9464/metrics" for number in (1, 2)]
     flower = "http://10.77.2.2:5555/api"
-    until(lambda: all(_samples(client.get(url)).get("layerfarm_farm_workers") == 2 for url in metrics), 60)
-    until(lambda: len(json.loads(client.get(f"{flower}/workers?refresh=1", LOGIN) or "{}")) == 2, 60)
+    until(lambda: all(_samples(client.get(url)).get("layerfarm_farm_workers") == 2 for url in metrics))
+    until(lambda: len(json.loads(client.get(f"{flower}/workers?refresh=1", LOGIN) or "{}")) == 2)
     assert client.get(f"{flower}/workers") == ""
 
     log = deployed.directory / "catalog.log"

@@ -303,7 +303,9 @@ def _true(debian: Path) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for path in needed:
-            real = Path(os.path.realpath(debian / path.lstrip("/")))
+            # Its links are the Debian's own, absolute ones too.
+            inside = subprocess.check_output(["chroot", debian, "realpath", path], text=True).strip()
+            real = debian / inside.lstrip("/")
             info = tarfile.TarInfo(path.lstrip("/"))
             info.mode, info.size = 0o755, real.stat().st_size
             with real.open("rb") as stream:

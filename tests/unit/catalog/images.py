@@ -44,7 +44,9 @@ def entry(made: Resolved) -> Descriptor:
 
 def index(layout: Layout, entries: Iterable[Descriptor], tag: str, **fields: Any) -> Descriptor:
     """An index of these entries, under ``tag``."""
-    document = Index.model_validate({"mediaType": MEDIA_TYPE_INDEX, "manifests": list(entries)} | fields)
+    document = Index.model_validate(
+        {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": list(entries)} | fields
+    )
     top = layout.put_document(document, MEDIA_TYPE_INDEX)
     layout.tag(tag, top)
     return top
