@@ -57,6 +57,8 @@ mount -t proc proc proc
 for name in sys dev; do mount --rbind /$name $name; done
 mount -t tmpfs -o mode=1777 shm dev/shm
 mount -t tmpfs -o mode=755 run run
+# Whose directory systemd's programs want to be there; what would say that it runs is below it.
+mkdir run/systemd
 mkdir -p old
 pivot_root . old
 umount -l /old

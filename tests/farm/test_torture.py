@@ -27,7 +27,7 @@ SHORT = (
 
 
 @pytest.mark.parametrize("fault", SHORT)
-def test_nothing_is_lost_or_left_by(fault: str, tmp_path: Path) -> None:
+def test_nothing_is_lost_or_left_by(as_root: None, fault: str, tmp_path: Path) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     counts = run_trial(fault, tmp_path / "trial", seed)
     assert counts.clean, f"SEED={seed}: {counts}"

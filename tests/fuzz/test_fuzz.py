@@ -25,7 +25,7 @@ SHORT = 60_000
 """Mutations: a count, not a time, so that one tree gives one result. ``make fuzz`` looks further."""
 
 
-def test_a_short_run_finds_nothing() -> None:
+def test_a_short_run_finds_nothing(as_root: None) -> None:
     report = fuzz(600, seed=20260101, mutations=SHORT)
     assert {finding.name: finding.what for finding in report.findings.values()} == {}
     assert report.inputs.keys() == TARGETS.keys()
@@ -52,7 +52,7 @@ def _replay(top: Path, out: Connection) -> None:
     out.send((len(cases), findings))
 
 
-def test_nothing_that_was_ever_found_goes_wrong_again(tmp_path: Path) -> None:
+def test_nothing_that_was_ever_found_goes_wrong_again(as_root: None, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_replay, args=(tmp_path, there))
@@ -162,7 +162,7 @@ def _seeds(top: Path, out: Connection) -> None:
     out.send([(name, *try_once(place, TARGETS[name], data, 0)) for name, data in cases])
 
 
-def test_what_the_mutations_start_from_is_accepted(tmp_path: Path) -> None:
+def test_what_the_mutations_start_from_is_accepted(as_root: None, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_seeds, args=(tmp_path, there))

@@ -115,7 +115,7 @@ def test_what_fails_with_umoci_fails_with_layerfarm_and_says_so_in_one_line(tool
         assert ours.err.count("\n") == 1
 
 
-def test_each_tool_reads_what_the_other_wrote(tools: tuple[Tool, Tool]) -> None:
+def test_each_tool_reads_what_the_other_wrote(as_root: None, tools: tuple[Tool, Tool]) -> None:
     umoci, layerfarm = tools
     for args in SCRIPT[:5]:
         umoci(*args)

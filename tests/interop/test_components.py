@@ -62,7 +62,7 @@ ln -s hello %{buildroot}/usr/bin/hi
 
 
 @pytest.fixture
-def rpm_root(tmp_path: Path, program: Program, run: Run) -> Path:
+def rpm_root(as_root: None, tmp_path: Path, program: Program, run: Run) -> Path:
     """A root into which rpm has installed two packages of one source."""
     (tmp_path / "hello.spec").write_text(SPEC)
     run(program("rpmbuild"), "--quiet", "--define", f"_topdir {tmp_path}/top", "-bb", tmp_path / "hello.spec")
@@ -135,7 +135,7 @@ def test_rpm_ndb_database(rpm_root: Path) -> None:
     assert {path: key for path, key in found.items() if key != "database:rpm"} == OWNED_BY_RPM
 
 
-def test_pacman(tmp_path: Path, program: Program, run: Run) -> None:
+def test_pacman(as_root: None, tmp_path: Path, program: Program, run: Run) -> None:
     content = tmp_path / "content"
     (content / "usr/bin").mkdir(parents=True)
     (content / "usr/bin/tool").write_text("#!/bin/sh\n")

@@ -48,7 +48,7 @@ LAYER = archive(
 
 
 @pytest.fixture
-def user() -> Iterator[OrdinaryUser]:
+def user(as_root: None) -> Iterator[OrdinaryUser]:
     with ordinary_user() as found:
         if found.run("layerfarm", "--version", check=False).returncode:
             pytest.skip("other users cannot enter the directory of this checkout or of its virtual environment")
