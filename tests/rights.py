@@ -14,7 +14,11 @@ from typing import Final
 
 _TESTS: Final = Path(__file__).parent
 _PROGRAMS: Final = frozenset(("chroot", "debootstrap", "hostname", "ip", "mount", "nsenter", "umount", "unshare"))
-_SAID: Final = ("owners can only be restored by root", "maybe --rootless will help")
+_SAID: Final = (
+    "owners can only be restored by root",
+    "cannot be set without privileges",
+    "maybe --rootless will help",
+)
 """By layerfarm, and by umoci."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 
 from jobs.layer import Extractor, generate_layer, unpack_layer
@@ -12,6 +13,9 @@ from jobs.mtree import compare, simplify, snapshot
 from tests.examples import examples
 from tests.trees import Node, in_seconds, read_tree, tree
 from tests.unit.layer.test_properties import CHECKS, specs, workspace
+
+pytestmark = pytest.mark.usefixtures("as_root")
+"""Layers give files to their owners."""
 
 
 @settings(CHECKS, max_examples=examples(60))

@@ -21,6 +21,9 @@ from tests.trees import Node, read_tree
 from tests.unit.layer.archives import archive, entry
 from tests.unit.layer.test_properties import CHECKS, workspace
 
+pytestmark = pytest.mark.usefixtures("as_root")
+"""Layers give files to their owners."""
+
 Member = tuple[tarfile.TarInfo, bytes]
 Doomed = Callable[[bytes, int], bool]
 Outcome = tuple[dict[bytes, Node], list[Entry], list[str]] | tuple[type[LayerfarmError], str, object]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,9 @@ from jobs.mtree.model import Delta, DeltaKind
 from tests.examples import examples
 from tests.trees import Node, char, directory, fifo, file, hardlink, in_seconds, read_tree, symlink, tree
 from tests.unit.layer.archives import archive, entry, generate
+
+pytestmark = pytest.mark.usefixtures("as_root")
+"""Layers give files to their owners."""
 
 CHECKS = settings(deadline=None, suppress_health_check=list(HealthCheck))
 SECOND = 10**9

@@ -54,7 +54,7 @@ def test_no_file_is_no_error_unless_it_was_named(tmp_path: Path) -> None:
         settings_file({"LAYERFARM_CONFIG": str(tmp_path / "none")})
 
 
-def test_a_file_that_this_user_may_not_read_is_anothers(tmp_path: Path) -> None:
+def test_a_file_that_this_user_may_not_read_is_anothers(as_root: None, tmp_path: Path) -> None:
     users = tmp_path / ".config/layerfarm/layerfarm.toml"
     users.parent.mkdir(parents=True)
     users.write_text("lease = 1")
