@@ -63,7 +63,8 @@ mkdir -p old
 pivot_root . old
 umount -l /old
 rmdir /old
-exec "$@"
+# Not exec: becoming another user takes back that this process dies with unshare, and the machine with it.
+"$@" || exit $?
 """
 
 
