@@ -53,7 +53,8 @@ class Machine:
             own = f"{self.directory}/{place}"
             options = f"lowerdir=/{place},upperdir={own}/upper,workdir={own}/work"
             self.sh(f"mkdir -p {own}/upper {own}/work; mount -t overlay -o {options} overlay /{place}")
-        self.sh(f"mkdir -p /opt/layerfarm; mount --bind {Path(sys.executable).parents[1]} /opt/layerfarm")
+        # Links, no mount: the checkout itself may lie there.
+        self.sh(f"mkdir -p /opt/layerfarm; ln -s {Path(sys.executable).parents[1]}/* /opt/layerfarm/")
 
     def sh(self, script: str) -> None:
         self.host.run("sh", "-ec", script)
