@@ -1,4 +1,4 @@
-"""Debians of debootstrap: a tree is whole or not there, and what makes it ends with whoever has started it."""
+"""Create Debian trees with debootstrap, atomically; its processes end with their caller."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Final
 
 ALONE: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-"""Before a command that mounts and starts programs in a tree: when it is killed, by a time limit too, none is left."""
+"""Prefix of a command that mounts and runs programs in a tree: killing it, by a timeout too, kills all of them."""
 
 
 def bootstrap(suite: str, tree: Path, *options: str, archive: tuple[str, ...] = ()) -> None:
-    """Make ``tree`` a minbase of ``suite``, from ``archive``: its address, and a script if debootstrap has none."""
+    """Create ``tree``, a minbase of ``suite``.
+
+    Parameters:
+        options: further ones of debootstrap.
+        archive: address of the mirror, and the script for a suite that debootstrap does not know.
+    """
     unfinished = tree.with_name(f"{tree.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     command = [*ALONE, "debootstrap", "--variant=minbase", *options, suite, str(unfinished), *archive]

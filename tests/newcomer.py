@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.debian import bootstrap
+from tests.debian import ALONE, bootstrap
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CACHE: Final = ROOT / ".cache"
@@ -49,7 +49,6 @@ HOST: Final = (
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UID: Final = 1000
 
-_NAMESPACES: Final = ("--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--uts", "--ipc")
 _BOOT: Final = """
 set -e
 cd "$1"; shift
@@ -57,13 +56,13 @@ mount -t proc proc proc
 for name in sys dev; do mount --rbind /$name $name; done
 mount -t tmpfs -o mode=1777 shm dev/shm
 mount -t tmpfs -o mode=755 run run
-# Whose directory systemd's programs want to be there; what would say that it runs is below it.
+# systemd's programs need this directory; they take systemd for running only if /run/systemd/system exists.
 mkdir run/systemd
 mkdir -p old
 pivot_root . old
 umount -l /old
 rmdir /old
-# Not exec: becoming another user takes back that this process dies with unshare, and the machine with it.
+# Without exec: setpriv would clear the parent-death signal, and the machine would outlive unshare.
 "$@" || exit $?
 """
 
@@ -132,7 +131,7 @@ class Machine:
     def _start(self, user: str, command: str, log: Path, variables: dict[str, str]) -> int:
         own = {"PATH": _PATH, "HOME": self.home if user != "root" else "/root", "LANG": "C.UTF-8"}
         as_user = ["setpriv", "--reuid=newcomer", "--regid=newcomer", "--init-groups"] if user == "user" else []
-        boot = ["unshare", *_NAMESPACES, "sh", "-c", _BOOT, "sh", str(self._root), *as_user, "/bin/sh", "-c", command]
+        boot = [*ALONE, "--uts", "--ipc", "sh", "-c", _BOOT, "sh", str(self._root), *as_user, "/bin/sh", "-c", command]
         with log.open("wb") as out:
             return subprocess.run(
                 boot,

@@ -303,7 +303,7 @@ def _true(debian: Path) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for path in needed:
-            # Its links are the Debian's own, absolute ones too.
+            # Resolved in the Debian: absolute links must not lead into the host.
             inside = subprocess.check_output(["chroot", debian, "realpath", path], text=True).strip()
             real = debian / inside.lstrip("/")
             info = tarfile.TarInfo(path.lstrip("/"))

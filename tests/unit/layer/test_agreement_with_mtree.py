@@ -15,7 +15,7 @@ from tests.trees import Node, in_seconds, read_tree, tree
 from tests.unit.layer.test_properties import CHECKS, specs, workspace
 
 pytestmark = pytest.mark.usefixtures("as_root")
-"""Layers give files to their owners."""
+"""Unpacking sets owners, which needs root."""
 
 
 @settings(CHECKS, max_examples=examples(60))

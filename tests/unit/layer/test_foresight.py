@@ -22,7 +22,7 @@ from tests.unit.layer.archives import archive, entry
 from tests.unit.layer.test_properties import CHECKS, workspace
 
 pytestmark = pytest.mark.usefixtures("as_root")
-"""Layers give files to their owners."""
+"""Unpacking sets owners, which needs root."""
 
 Member = tuple[tarfile.TarInfo, bytes]
 Doomed = Callable[[bytes, int], bool]

@@ -27,7 +27,7 @@ from tests.trees import Node, char, directory, fifo, file, hardlink, in_seconds,
 from tests.unit.layer.archives import archive, entry, generate
 
 pytestmark = pytest.mark.usefixtures("as_root")
-"""Layers give files to their owners."""
+"""Unpacking sets owners, which needs root."""
 
 CHECKS = settings(deadline=None, suppress_health_check=list(HealthCheck))
 SECOND = 10**9
