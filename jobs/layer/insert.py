@@ -52,9 +52,8 @@ def insert_layer(
             yield from packer.entry(above, name, found, base)
         else:
             with ExitStack() as opened:
-                if is_locked(found):
-                    opened.enter_context(Widened(above, name))
-                top = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+                widened = opened.enter_context(Widened(above, name)) if is_locked(found) else None
+                top = _top(above, name) if widened is None else widened.open(lambda: _top(above, name))
                 opened.callback(os.close, top)
                 yield from _tree(top, found, base, opaque, packer)
     except FileNotFoundError as error:
@@ -64,6 +63,10 @@ def insert_layer(
     finally:
         os.close(above)
     yield from packer.end()
+
+
+def _top(above: int, name: bytes) -> int:
+    return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
 
 
 def whiteout_layer(target: bytes) -> Iterator[bytes]:

@@ -93,8 +93,8 @@ class Packer:
             try:
                 xattrs = _directory_xattrs(directory, base)
             except PermissionError:
-                with Widened(directory, base):
-                    xattrs = _directory_xattrs(directory, base)
+                with Widened(directory, base) as widened:
+                    xattrs = widened.open(lambda: _directory_xattrs(directory, base))
             # The root's name has no slash (B1.2).
             yield from self._put(self._header(found, name if name == ROOT else name + b"/", DIRECTORY, xattrs))
         elif kind == stat.S_IFSOCK:
@@ -249,7 +249,7 @@ def _open_own(directory: int, name: bytes) -> tuple[int, os.stat_result, Widened
     except PermissionError:
         widened = Widened(directory, name)
     try:
-        return *stat_regular(directory, name), widened
+        return *widened.open(lambda: stat_regular(directory, name)), widened
     except BaseException:
         widened.restore()
         raise

@@ -125,8 +125,8 @@ class _Reader:
                 if kind != "file":
                     return self._other(path, kind, size, rdev)
                 directory, name = self._locate(path)
-                with Widened(directory, name):
-                    return self._file(path, size, ino, mtime)
+                with Widened(directory, name) as widened:
+                    return widened.open(lambda: self._file(path, size, ino, mtime))
             except PermissionError:
                 if attempts == ATTEMPTS:
                     raise

@@ -123,7 +123,9 @@ class _TreeWalk:
         try:
             if is_locked(found):
                 widened = Widened(parent.fd, name)
-            fd = os.open(name, _DIRECTORY, dir_fd=parent.fd)
+                fd = widened.open(lambda: os.open(name, _DIRECTORY, dir_fd=parent.fd))
+            else:
+                fd = os.open(name, _DIRECTORY, dir_fd=parent.fd)
         except OSError as error:
             if widened is not None:
                 widened.restore()

@@ -36,15 +36,12 @@ class Rootfs:
     def __init__(self, path: Path, *, to_be_read: bool = False) -> None:
         """``to_be_read``: an ordinary user's own root that its mode keeps him out of is widened until the end."""
         self.path = path
+        self.fd = -1
         self._widened: Widened | None = None
         try:
             handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                self.found = os.fstat(handle)
-                """The root itself, as it was before."""
-                if to_be_read and is_locked(self.found):
-                    self._widened = Widened.of_handle(handle)
-                self.fd = os.open(b".", _DIRECTORY, dir_fd=handle)
+                self._open(handle, to_be_read)
             finally:
                 os.close(handle)
         except FileNotFoundError as error:
@@ -54,12 +51,32 @@ class Rootfs:
         except OSError as error:
             raise RootfsError(f"root filesystem cannot be opened, {error.strerror}", where=path) from error
 
+    def _open(self, handle: int, to_be_read: bool) -> None:
+        self.found = os.fstat(handle)
+        """The root itself, as it was before."""
+
+        def opened() -> int:
+            return os.open(b".", _DIRECTORY, dir_fd=handle)
+
+        try:
+            self.fd = opened()
+        except PermissionError:
+            if not to_be_read:
+                raise
+            self._widened = Widened.of_handle(handle)
+            self.found = self._widened.found
+            try:
+                self.fd = self._widened.open(opened)
+            except BaseException:
+                self.close()
+                raise
+
     def regain(self) -> None:
         """Widen the root again, if another process that had widened it has put its mode back."""
-        if self._widened is None and is_locked(os.fstat(self.fd)):
-            self._widened = Widened.of_handle(self.fd)
-        elif self._widened is not None:
+        if self._widened is not None:
             self._widened.again()
+        elif is_locked(os.fstat(self.fd)):
+            self._widened = Widened.of_handle(self.fd)
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -160,7 +177,7 @@ class DirectoryCache:
     def _widen(self, parent: int, name: bytes, path: bytes) -> int:
         widened = Widened(parent, name)
         try:
-            fd = open_beneath(parent, name, _DIRECTORY)
+            fd = widened.open(lambda: open_beneath(parent, name, _DIRECTORY))
         except BaseException:
             widened.restore()
             raise
@@ -219,13 +236,16 @@ def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
             return None
         if found.st_size > limit:
             raise LimitExceeded(f"file is larger than {limit} bytes", where=path)
+
         # Through /proc/self/fd the very inode that was checked is opened, not its name again.
-        again = b"/proc/self/fd/%d" % handle
+        def opened() -> int:
+            return os.open(b"/proc/self/fd/%d" % handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+
         try:
-            fd = os.open(again, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            fd = opened()
         except PermissionError:
-            with Widened.of_handle(handle):
-                fd = os.open(again, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            with Widened.of_handle(handle) as widened:
+                fd = widened.open(opened)
     except PermissionError as error:
         raise RootfsError("file cannot be read", where=path) from error
     finally:

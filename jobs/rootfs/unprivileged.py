@@ -13,8 +13,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from time import sleep
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 ATTEMPTS: Final = 50
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -52,10 +56,32 @@ class Widened:
         if self._changed:
             self._chmod(stat.S_IMODE(mode) | rights)
 
-    def again(self) -> None:
-        """Widen once more what another process has put back."""
-        if self._changed:
-            self._chmod(stat.S_IMODE(self.found.st_mode) | _RIGHTS[stat.S_IFMT(self.found.st_mode)])
+    def again(self) -> bool:
+        """Widen once more what another process has put back; False if nobody has."""
+        now = os.fstat(self._handle)
+        rights = _RIGHTS[stat.S_IFMT(now.st_mode)]
+        if now.st_mode & rights == rights:
+            return False
+        if not self._changed:
+            # It was the other's to put back, and is ours from here on.
+            self.found, self._changed = now, True
+        self._chmod(stat.S_IMODE(now.st_mode) | rights)
+        return True
+
+    def open(self, opened: Callable[[], T]) -> T:
+        """The result of ``opened()``, called again when another process put the mode back just before.
+
+        Raises:
+            PermissionError: the mode is not what forbids it, or it was put back :data:`ATTEMPTS` times.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                return opened()
+            except PermissionError:
+                if not self.again():
+                    raise
+                sleep(attempt / 1000)
+        return opened()
 
     def restore(self) -> None:
         """Put the mode back."""

@@ -159,6 +159,40 @@ def test_processes_that_read_one_tree_do_not_lock_each_other_out(user: OrdinaryU
     assert read_tree(root) == before
 
 
+def test_what_one_process_puts_back_another_widens_again_and_puts_back(user: OrdinaryUser) -> None:
+    root = tree(user.home / "shared", {".": own(directory()), "f": own(file(b"read", mode=0))})
+
+    def both() -> tuple[bytes, int]:
+        with Rootfs(root) as rootfs:
+            one = Widened(rootfs.fd, b"f")
+            with Widened(rootfs.fd, b"f") as other:
+                put_back = iter([one.restore, lambda: None])
+
+                def read() -> bytes:
+                    next(put_back)()
+                    return (root / "f").read_bytes()
+
+                return other.open(read), stat.S_IMODE(other.found.st_mode)
+
+    assert user.call(both) == (b"read", 0)
+    assert read_tree(root)[b"f"].mode == 0
+
+
+def test_a_root_that_another_process_locks_again_is_regained_and_put_back(user: OrdinaryUser) -> None:
+    root = tree(user.home / "shared", {".": own(directory(mode=0)), "f": own(file(b"read"))})
+
+    def regained() -> int:
+        with Rootfs(root, to_be_read=True) as one, Rootfs(root, to_be_read=True) as other:
+            one.close()
+            with pytest.raises(PermissionError):
+                os.stat("f", dir_fd=other.fd)
+            other.regain()
+            return os.stat("f", dir_fd=other.fd).st_size
+
+    assert user.call(regained) == 4
+    assert read_tree(root)[b"."].mode == 0
+
+
 def test_only_the_owner_is_given_what_the_mode_forbids(user: OrdinaryUser) -> None:
     tree(user.home / "theirs", {"f": file(b"secret", mode=0), "d": directory(mode=0), "l": own(symlink("f"))})
 
