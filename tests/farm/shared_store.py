@@ -106,10 +106,12 @@ def _write(store: Path, writer: int, tags: int, seed: int) -> Seen:
     """Give tags, to images of one's own; each has to name its image at once, and to the end."""
     layout, seen, rng = Layout(store), Seen(), random.Random(f"{seed}-{writer}")
     image: list[Descriptor] = []
+    before: list[Descriptor] = []
     for number in range(tags):
         if number % AN_IMAGE_EVERY == 0:
             # As a job: its blobs may wait longer for their tag than the grace.
             job = f"job-{writer}-{number}"
+            before = image
             with holding(job, LOCAL):
                 image = _image(layout, writer, number)
             layout.tag(tag_of(writer, number), image[-1], needs=image)
@@ -118,8 +120,9 @@ def _write(store: Path, writer: int, tags: int, seed: int) -> Seen:
             if rng.random() < 0.3:
                 _image(layout, writer, -number)  # nobody tags it
         tag = tag_of(writer, number)
-        if rng.random() < 0.05:
-            layout.tag(tag, image[0])
+        if before and rng.random() < 0.05:
+            # To an image: skopeo finds no tag of anything else.
+            layout.tag(tag, before[-1], needs=before)
         layout.tag(tag, image[-1], needs=image)
         seen.tags += 1
         if rng.random() < 0.02 and [found.digest for found in layout.find(tag)] != [image[-1].digest]:
