@@ -168,8 +168,8 @@ def _finish(ctx: Context, state: AnalyzeState) -> AnalyzeResult:
 
 
 def _clean(ctx: Context, request: AnalyzeRequest, succeeded: bool) -> None:
-    for place in (request.image.store, cache_path()):
-        WorkDirectory(place, ctx.job_id).remove()
+    for place in (ctx.policy.check_store(request.image.store), cache_path()):
+        WorkDirectory(place, ctx.work).remove()
 
 
 ANALYZE = Flow(

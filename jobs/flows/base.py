@@ -1,7 +1,7 @@
 """What a job is: a flow of stages, each a list of independent units and a join.
 
-A flow is written once and run by either of two runners (``worker.runner_local`` and
-``worker.runner_celery``). What passes between stages is a small JSON document, the *state*; anything
+A flow is written once and run by either of two runners (``worker.engine.local`` and
+``worker.engine.farm``). What passes between stages is a small JSON document, the *state*; anything
 that grows with the image is a file in the job's work directory beside the store, named by a
 :class:`FileRef` (DESIGN laws 1 to 3).
 """
@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged
 from jobs.store.durable import make_directory
@@ -47,8 +48,16 @@ class State(Model):
 class FileRef(Model):
     """A file in the job's work directory: what a message carries instead of the bytes."""
 
-    path: str
-    """Relative to the work directory."""
+    path: str = Field(pattern=r"^[^/\x00]+$")
+    """Name in the work directory."""
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if path in (".", ".."):
+            raise ValueError("not the name of a file")
+        return path
+
     size: int
     """Bytes."""
     sha256: str
@@ -129,6 +138,20 @@ class Context:
     job_id: str
     policy: Policy = field(default_factory=Policy)
     observer: Observer = field(default_factory=Silent)
+    attempt: int = 1
+    """Which one at the job; a retry that begins anew is the next."""
+    fenced: bool = False
+    """On a farm: another process may do the same, now or earlier, and its effect has to happen once."""
+
+    @property
+    def work(self) -> str:
+        """Name of the attempt's own directory."""
+        return self.job_id if self.attempt <= 1 else f"{self.job_id}_{self.attempt}"
+
+    @property
+    def commit(self) -> str:
+        """Under which name the attempt gives its tag, once; empty where nobody else can do the same."""
+        return self.work if self.fenced else ""
 
 
 StateT = TypeVar("StateT", bound=State)
@@ -160,6 +183,8 @@ class Stage(Generic[StateT]):
     run: Callable[[Context, Unit], dict[str, Any]]
     join: Callable[[Context, StateT, list[dict[str, Any]]], StateT]
     equal: Equal | None = None
+    commits: bool = False
+    """Its units make the job's effect visible, a tag say: once one is claimed, a cancel comes too late."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +211,14 @@ class Flow(Generic[StateT]):
 
 
 class WorkDirectory:
-    """The files of one job beside the store: ``<store>/.layerfarm/work/<job id>/``."""
+    """The files of one attempt at a job beside the store: ``<store>/.layerfarm/work/<name>/``."""
 
-    def __init__(self, store: Path, job_id: str) -> None:
-        if not job_id or not all(c.isalnum() or c in "-_" for c in job_id):
-            raise RequestError("not a job id", where=job_id)
+    def __init__(self, store: Path, name: str) -> None:
+        """``name``: see :attr:`Context.work`."""
+        if not name or not all(c.isalnum() or c in "-_" for c in name):
+            raise RequestError("not the name of a work directory", where=name)
         self._store = store
-        self.path = store / ".layerfarm" / "work" / job_id
+        self.path = store / ".layerfarm" / "work" / name
 
     def create(self) -> None:
         """
@@ -235,11 +261,13 @@ class WorkDirectory:
         """
         path = self.path / ref.path
         try:
-            size = path.stat().st_size
+            found = path.lstat()
         except FileNotFoundError as error:
             raise TreeChanged("a work file of the job is gone", where=path) from error
-        if size != ref.size:
-            raise TreeChanged(f"a work file of the job has {size} bytes, not {ref.size}", where=path)
+        if not stat.S_ISREG(found.st_mode):
+            raise TreeChanged("a work file of the job is no file any more", where=path)
+        if found.st_size != ref.size:
+            raise TreeChanged(f"a work file of the job has {found.st_size} bytes, not {ref.size}", where=path)
         return path
 
 
@@ -249,7 +277,7 @@ def work_directory(ctx: Context, store: Path) -> WorkDirectory:
     Raises:
         OutsideAllowedRoots: the operator does not allow the store.
     """
-    return WorkDirectory(ctx.policy.check_store(store), ctx.job_id)
+    return WorkDirectory(ctx.policy.check_store(store), ctx.work)
 
 
 def unit_of(params: Model, nbytes: int = 0) -> Unit:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import RootfsNotFound
-from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory, unit_of, work_directory
+from jobs.flows.base import Context, Flow, Stage, Unit, unit_of, work_directory
 from jobs.flows.importing import Import, import_stage
 from jobs.flows.layer_state import LayeringState
 from jobs.flows.layering import layering_stages
@@ -102,7 +102,7 @@ def _finish(ctx: Context, state: BuildState) -> ImageResult:
 
 
 def _clean(ctx: Context, request: BuildRequest, succeeded: bool) -> None:
-    WorkDirectory(request.image.store, ctx.job_id).remove()
+    work_directory(ctx, request.image.store).remove()
 
 
 BUILD = Flow(
@@ -111,7 +111,7 @@ BUILD = Flow(
     stages=(
         import_stage(_wanted),
         *layering_stages(BuildState, _base_tree),
-        Stage("publish", _plan_publish, _run_publish, _join_publish),
+        Stage("publish", _plan_publish, _run_publish, _join_publish, commits=True),
     ),
     begin=_begin,
     finish=_finish,

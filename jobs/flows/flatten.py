@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +56,7 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
             store=store.path,
             image=image.descriptor,
             output=output if len(images) == 1 else output / (platform_of(image).replace("/", "_") + end),
-            staging=_staging(output, ctx.job_id),
+            staging=_staging(output, ctx.work),
             form=request.form,
             rootless=request.rootless,
             epoch=request.source_date_epoch,
@@ -122,8 +121,9 @@ def _finish(ctx: Context, state: FlattenState) -> FlattenResult:
 
 def _clean(ctx: Context, request: FlattenRequest, succeeded: bool) -> None:
     """What was staged; and the directory for several trees, if nothing came into it."""
+    output = ctx.policy.check_root(request.output)
     with suppress(OSError):
-        remove_tree(_staging(Path(os.path.realpath(request.output)), ctx.job_id))
+        remove_tree(_staging(output, ctx.work))
     if not succeeded:
         with suppress(OSError):
             request.output.rmdir()

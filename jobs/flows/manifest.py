@@ -89,7 +89,7 @@ def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:
         raise RequestError("the manifest would lie in the directory that it is of", where=request.output)
     if is_directory(output) or not is_directory(output.parent):
         raise RequestError("the manifest cannot be written here", where=request.output)
-    _Beside(output, ctx.job_id).create()
+    _Beside(output, ctx.work).create()
     return ManifestState(rootfs=rootfs, output=output)
 
 
@@ -130,7 +130,7 @@ class _HashUnit(Model):
 
 def _plan_hash(ctx: Context, state: ManifestState) -> list[Unit]:
     assert state.walk is not None
-    walk_file = _Beside(state.output, ctx.job_id).open(state.walk)
+    walk_file = _Beside(state.output, ctx.work).open(state.walk)
     return [
         unit_of(_HashUnit(rootfs=state.rootfs, output=state.output, walk=state.walk, shard=shard), nbytes=shard.bytes)
         for shard in plan_shards(walk_file, ctx.policy.shards)
@@ -193,11 +193,11 @@ def _finish(ctx: Context, state: ManifestState) -> ManifestResult:
 
 
 def _clean(ctx: Context, request: ManifestRequest, succeeded: bool) -> None:
-    _Beside(Path(os.path.realpath(request.output)), ctx.job_id).remove()
+    _Beside(ctx.policy.check_root(request.output), ctx.work).remove()
 
 
 def _checked(ctx: Context, rootfs: Path, output: Path) -> tuple[Path, WorkDirectory]:
-    work = _Beside(ctx.policy.check_root(output), ctx.job_id)
+    work = _Beside(ctx.policy.check_root(output), ctx.work)
     work.create()
     return ctx.policy.check_root(rootfs), work
 
@@ -208,7 +208,7 @@ MANIFEST = Flow(
     stages=(
         Stage("survey", _plan_survey, _run_survey, _join_survey),
         Stage("hash", _plan_hash, _run_hash, _join_hash),
-        Stage("write", _plan_write, _run_write, _join_write),
+        Stage("write", _plan_write, _run_write, _join_write, commits=True),
     ),
     begin=_begin,
     finish=_finish,

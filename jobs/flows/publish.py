@@ -17,7 +17,7 @@ def publish_image(ctx: Context, state: LayeringState, base: Resolved | None, tag
     image = append_layer(layout, base, state.packed, _history(state, created, created_by), created)
     if _tree_is_the_images(state):
         _remember_tree(ctx, layout, state, base, image)
-    layout.tag(tag, image.path[0], needs=image.blobs)
+    layout.tag(tag, image.path[0], needs=image.blobs, once=ctx.commit)
     return image
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.flows.base import Context, Flow, Stage, Unit, WorkDirectory, unit_of, work_directory
+from jobs.flows.base import Context, Flow, Stage, Unit, unit_of, work_directory
 from jobs.flows.layer_state import LayeringState
 from jobs.flows.layering import layering_stages
 from jobs.flows.publish import image_result, publish_image
@@ -120,7 +120,7 @@ def _finish(ctx: Context, state: RepackState) -> ImageResult:
 
 
 def _clean(ctx: Context, request: RepackRequest, succeeded: bool) -> None:
-    WorkDirectory(request.image.store, ctx.job_id).remove()
+    work_directory(ctx, request.image.store).remove()
 
 
 REPACK = Flow(
@@ -128,7 +128,7 @@ REPACK = Flow(
     state=RepackState,
     stages=(
         *layering_stages(RepackState, _base_tree),
-        Stage("publish", _plan_publish, _run_publish, _join_publish),
+        Stage("publish", _plan_publish, _run_publish, _join_publish, commits=True),
     ),
     begin=_begin,
     finish=_finish,

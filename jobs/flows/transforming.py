@@ -16,7 +16,7 @@ from jobs.catalog.difference import Allowed
 from jobs.catalog.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
 from jobs.catalog.proof import Proof, attach_proof, prove
 from jobs.catalog.squash import check_range, layers_of_base, linux_only
-from jobs.flows.base import Context, Flow, Model, Stage, State, Unit, WorkDirectory, unit_of, work_directory
+from jobs.flows.base import Context, Flow, Model, Stage, State, Unit, unit_of, work_directory
 from jobs.flows.importing import Import
 from jobs.flows.requests import ImageRef
 from jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
@@ -107,7 +107,7 @@ def finish(ctx: Context, state: TransformState) -> TransformResult:
 
 def clean(ctx: Context, request: TransformRequest, succeeded: bool) -> None:
     """Remove what the job staged."""
-    WorkDirectory(request.target.store, ctx.job_id).remove()
+    work_directory(ctx, request.target.store).remove()
 
 
 def transform_flow(
@@ -131,7 +131,7 @@ def transform_flow(
         stages=(
             *stages,
             Stage("prove", closing.plan_prove, closing.prove, closing.join_prove),
-            Stage("publish", closing.plan_publish, closing.publish, closing.join_publish),
+            Stage("publish", closing.plan_publish, closing.publish, closing.join_publish, commits=True),
         ),
         begin=begin,
         **(fields | others),
@@ -238,14 +238,14 @@ class _Closing(Generic[StateT]):
     def publish(self, ctx: Context, unit: Unit) -> dict[str, Any]:
         state = self._state_type.model_validate(unit.params)
         source, target = source_of(ctx, state), target_of(ctx, state)
-        return _publish(source, target, state, image_set(ctx, state)).model_dump()
+        return _publish(ctx, source, target, state, image_set(ctx, state)).model_dump()
 
     def join_publish(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
         (result,) = results
         return state.model_copy(update={"result": TransformResult.model_validate(result)})
 
 
-def _publish(source: Layout, target: Layout, state: TransformState, images: ImageSet) -> TransformResult:
+def _publish(ctx: Context, source: Layout, target: Layout, state: TransformState, images: ImageSet) -> TransformResult:
     """Indexes, proofs, what speaks of the images, and at last the tag. Doing it twice changes nothing."""
     replaced = {made.old.digest: made.new for made in state.made if made.new.digest != made.old.digest}
     for image in images.images:
@@ -263,7 +263,8 @@ def _publish(source: Layout, target: Layout, state: TransformState, images: Imag
     for old in (*images.indexes, *(image.descriptor for image in images.images)):
         carrier.referrers(old, replaced.get(old.digest, old))
     new = follow(target, top).images
-    target.tag(state.target.tag, top, needs=[blob for image in new for blob in image.blobs])
+    needs = [blob for image in new for blob in image.blobs]
+    target.tag(state.target.tag, top, needs=needs, once=ctx.commit)
     return TransformResult(
         image=str(state.target),
         old=images.top.digest,

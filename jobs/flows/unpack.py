@@ -75,7 +75,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     if done is not None:
         return done
     _refuse_existing(bundle)
-    staged = _staged(bundle, ctx.job_id)
+    staged = _staged(bundle, ctx.work)
     try:
         result = _unpack(ctx, store, staged, state)
         _write_down(work, staged, bundle, result)
@@ -221,11 +221,12 @@ def _finish(ctx: Context, state: UnpackState) -> UnpackResult:
 
 def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
     # Not shutil.rmtree: in an ordinary user's own directory of mode 000 that removes nothing.
+    bundle = ctx.policy.check_root(request.bundle)
     with suppress(OSError):
-        remove_tree(_staging(request.bundle, ctx.job_id))
-    work = WorkDirectory(request.image.store, ctx.job_id)
+        remove_tree(_staging(bundle, ctx.work))
+    work = work_directory(ctx, request.image.store)
     if not succeeded:
-        _withdraw(work, ctx.policy.check_root(request.bundle))
+        _withdraw(work, bundle)
     work.remove()
 
 

@@ -254,12 +254,13 @@ class Layout:
         """Whatever the tag names; usually none or one, but the spec allows several."""
         return self._index.read().find(tag)
 
-    def tag(self, name: str, descriptor: Descriptor, needs: Iterable[Descriptor] = ()) -> None:
+    def tag(self, name: str, descriptor: Descriptor, needs: Iterable[Descriptor] = (), once: str = "") -> None:
         """Let ``name`` be the tag of ``descriptor``, whatever it named before.
 
         ``needs``: the blobs without which the tag would be good for nothing. They are looked for while the
         index is locked, as it is during a garbage collection: either that sees the tag and keeps them, or
-        they are gone and no tag is given.
+        they are gone and no tag is given. ``once``: if not empty, nothing is done when the tag was given
+        under this name before, whatever it names by now (:mod:`jobs.store.commits`).
 
         Many may do so at once, see :mod:`jobs.store.tagging`.
 
@@ -267,7 +268,7 @@ class Layout:
             InvalidReference: ``name`` breaks the grammar.
             BlobNotFound: a blob of ``needs`` is not there.
         """
-        wish = Wish(tag=name, descriptor=descriptor, needs=list(needs))
+        wish = Wish(tag=name, descriptor=descriptor, needs=list(needs), once=once)
         Tagging(self.path, self._index, self.has).give(wish)
 
     def copy_tag(self, old: str, new: str) -> Descriptor:

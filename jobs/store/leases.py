@@ -14,15 +14,17 @@ it. Time is the store's: that of the touch, and that of the collection.
   process, because the job's record speaks of it; so outputs hold as long as inputs.
 * The end of the job releases it. Where nobody is left to do so it runs out, and the next collection removes it.
 
-A job of ``worker.runner_local`` ends with its process: its lease holds an hour after the last touch.
+A job of ``worker.engine.local`` ends with its process: its lease holds an hour after the last touch.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -180,7 +182,8 @@ class _Held:
         self.holder = holder
         self._seconds = seconds
         self._known: dict[Path, set[str]] = {}
-        self._end = threading.Event()
+        self.due = 0.0
+        """When it is to be renewed next, by the monotonic clock."""
 
     def add(self, layout: Path, digest: str) -> None:
         known = self._known.setdefault(layout, set())
@@ -191,21 +194,55 @@ class _Held:
     def start(self, layouts: Iterable[Path]) -> None:
         for layout in layouts:
             self._known.setdefault(layout, set())
-        self._touch()
-        threading.Thread(target=self._beat, name="layerfarm-lease", daemon=True).start()
+        self.renew()
 
-    def stop(self) -> None:
-        self._end.set()
-
-    def _beat(self) -> None:
-        while not self._end.wait(self._seconds / _BEATS):
-            self._touch()
-
-    def _touch(self) -> None:
+    def renew(self) -> None:
+        self.due = time.monotonic() + self._seconds / _BEATS
         for layout in list(self._known):
             with suppress(OSError):
                 Leases(layout).touch(self.holder)
 
+
+class _Renewer:
+    """Renews what this process holds, in one thread: most work is done long before its lease has to be renewed."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """In a child of fork(2), which holds nothing and has no thread but one."""
+        self._held: set[_Held] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._next = math.inf
+
+    def add(self, held: _Held) -> None:
+        with self._changed:
+            self._held.add(held)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="layerfarm-lease", daemon=True)
+                self._thread.start()
+            elif held.due < self._next:
+                self._changed.notify()
+
+    def remove(self, held: _Held) -> None:
+        with self._changed:
+            self._held.discard(held)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._next = min((held.due for held in self._held), default=math.inf)
+                left = self._next - time.monotonic()
+                if left > 0:
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                due = [held for held in self._held if held.due <= time.monotonic()]
+            for held in due:
+                held.renew()
+
+
+_renewer = _Renewer()
+os.register_at_fork(after_in_child=_renewer.forget)
 
 _working_for: ContextVar[_Held | None] = ContextVar("layerfarm_lease", default=None)
 
@@ -220,12 +257,13 @@ def holding(holder: str, seconds: float, layouts: Iterable[Path] = ()) -> Iterat
     """
     held = _Held(holder, seconds)
     held.start(layouts)
+    _renewer.add(held)
     before = _working_for.set(held)
     try:
         yield
     finally:
         _working_for.reset(before)
-        held.stop()
+        _renewer.remove(held)
 
 
 def cover(layout: Path, digest: str) -> None:

@@ -23,7 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pydantic import Field
+
 from jobs.errors import BlobNotFound, LayerfarmError
+from jobs.store.commits import Commit, Commits
 from jobs.store.descriptor import Descriptor
 from jobs.store.document import Document, encode_document, parse_document
 from jobs.store.durable import create_file, explained, make_directory, write_all
@@ -50,6 +53,8 @@ class Wish(Document):
     tag: str
     descriptor: Descriptor
     needs: list[Descriptor] = []
+    once: str = Field(default="", pattern=r"^[0-9a-z_-]{0,80}$")
+    """See :mod:`jobs.store.commits`."""
 
     @property
     def entry(self) -> Descriptor:
@@ -72,6 +77,7 @@ class Tagging:
         self._layout = layout
         self._index = index
         self._has = has
+        self._commits = Commits(layout, index)
         self._directory = layout / PRIVATE_DIRECTORY / "tagging"
 
     def give(self, wish: Wish) -> None:
@@ -137,23 +143,42 @@ class Tagging:
             left = self._collect(stack)
             seen: dict[tuple[str, int], bool] = {}
             granted: dict[str, Descriptor] = {}
-            answers = []
+            answers: list[str | None] = []
+            begun: dict[str, Commit] = {}
             for each in (*(one.wish for one in left), own):
+                if each.once and (each.once in begun or self._is_done(each)):
+                    answers.append(None)
+                    continue
                 missing = self._missing(each, seen)
                 answers.append(missing)
                 if missing is None:
                     granted.pop(each.tag, None)
                     granted[each.tag] = each.entry
+                    if each.once:
+                        begun[each.once] = self._begin(each)
 
             def change(index: IndexText) -> IndexText:
                 return index.change(granted)
 
             self._index.replace(change)
+            for name, commit in begun.items():
+                self._commits.end(name, commit)
             for one, missing in zip(left, answers, strict=False):
                 answer = _GRANTED if missing is None else _REFUSED + missing.encode()
                 os.pwrite(one.fd, answer + b"\n", 0)
         if answers[-1] is not None:
             raise _gone(answers[-1])
+
+    def _is_done(self, wish: Wish) -> bool:
+        return self._commits.is_done(wish.once, wish.tag, self._named(wish.tag))
+
+    def _begin(self, wish: Wish) -> Commit:
+        commit = Commit(tag=wish.tag, before=self._named(wish.tag), after=wish.descriptor.digest)
+        self._commits.begin(wish.once, commit)
+        return commit
+
+    def _named(self, tag: str) -> list[str]:
+        return [descriptor.digest for descriptor in self._index.read().find(tag)]
 
     def _collect(self, stack: ExitStack) -> list[_Left]:
         """The wishes of those who wait, oldest first; those of the dead are removed."""

@@ -13,7 +13,7 @@ from jobs.flows.base import Policy
 from jobs.flows.manifest import HEADER, ManifestRequest, ManifestResult, read_tree_file
 from jobs.mtree import read_manifest, snapshot
 from tests.trees import char, directory, fifo, file, hardlink, symlink, tree
-from worker.runner_local import run
+from worker.engine.local import run
 
 SPEC = {
     ".": directory(mode=0o700),

@@ -10,7 +10,7 @@ from jobs.flows.base import Context
 from jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
 from jobs.flows.unpack import UNPACK
 from jobs.store import Layout
-from worker import runner_local
+from worker.engine import local
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def request_of(tmp_path: Path) -> UnpackRequest:
     tree.mkdir()
     (tree / "file").write_text("content")
     image = ImageRef(store=Layout.create(tmp_path / "store").path)
-    runner_local.run(BuildRequest(rootfs=tree, image=image))
+    local.run(BuildRequest(rootfs=tree, image=image))
     return UnpackRequest(image=image, bundle=tmp_path / "bundle")
 
 
