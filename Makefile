@@ -25,7 +25,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz torture torture-store bench bench-catalog profile scaling docs man newcomer lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store bench bench-catalog profile scaling docs man newcomer lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo 'make coverage                                 how much of jobs/ the tests run: 95 % of lines and 90 % of branches at least'
 	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
 	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes'
+	@echo 'make explore [SCHEDULES=1000000] [SEED=N]      the job engine under random interleavings and losses; what goes wrong'
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store under many writers, gc and readers; what was lost (0)'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm beside umoci, tar, sha256sum, cp: a table with targets'
@@ -84,6 +85,11 @@ coverage: packages environment
 fuzz: environment
 	SECONDS='$(SECONDS)' MUTATIONS='$(MUTATIONS)' TARGETS='$(TARGETS)' SEED='$(SEED)' PROCESSES='$(JOBS)' \
 	    $(BIN)/python -m tests.fuzz
+
+# A schedule takes some 3 ms of a processor. Every one with a single deviation is part of `make test`.
+explore: SCHEDULES ?= 100000
+explore: environment
+	$(BIN)/python -m tests.explorer --schedules '$(SCHEDULES)' $(addprefix --seed=,$(SEED))
 
 # One round of all faults takes some 350 s on 2 processors. Then strangers' messages, 1,000 jobs, and IMAGES that share
 # LAYERS on WORKERS that are killed.
