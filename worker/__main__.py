@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from jobs.errors import LayerfarmError
-from worker.service import run_worker
 from worker.settings import load_settings
+from worker.worker_main import run_worker
 
 
 def main() -> int:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from worker.app import make_app
+import sys
+from typing import Any
+
+from celery import signals
+
+from worker.broker.app import make_app
 from worker.settings import load_settings
 
 app = make_app(load_settings())
+
+
+def _refuse(**_: Any) -> None:
+    """A worker that Celery makes of this app knows no task of ours, and would throw every message away."""
+    sys.exit("layerfarm: workers are started by `layerfarm worker`, see docs/farm.md")
+
+
+signals.celeryd_init.connect(_refuse)

@@ -17,37 +17,42 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import redis
+import structlog
 from pydantic import ValidationError
 
 from jobs.errors import (
     FarmFull,
+    FarmUnreachable,
     JobCancelled,
     JobFailed,
+    JobNotFound,
     RequestError,
     TreeChanged,
 )
 from jobs.flows import FLOWS, flow_of
 from jobs.flows.base import Request, Result
 from jobs.flows.inputs import lease_inputs, release, stores_of
-from worker.address import Address
-from worker.census import Census, census
-from worker.connection import connect, reaching
-from worker.ledger import FORMAT, Ledger
-from worker.liveness import WorkerInfo, workers
-from worker.progress import JobRecord, JobState, Progress
+from worker.background.registry import WorkerInfo, workers
+from worker.broker.address import Address
+from worker.broker.connection import connect, reaching
+from worker.broker.priorities import Traffic
+from worker.jobstore.in_redis import RedisJobStore
+from worker.jobstore.keys import Keys
+from worker.jobstore.model import FORMAT, LARGEST_REQUEST, Item, Status
+from worker.model import JobRecord, JobState, Progress
+from worker.monitoring.census import Census, census
+from worker.security.signing import Signed, read_keys, sign
 from worker.settings import Settings, load_settings
-from worker.signing import Signed, read_keys, sign
-from worker.traffic import Traffic
 from worker.watching import Watch
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from worker.messages import Sender
-    from worker.rescue import Rescue
+    from worker.background.recovery import Recovery
+    from worker.broker.messages import Sender
 
-LARGEST_REQUEST: Final = 64 * 1024
-"""Bytes of JSON."""
+_log = structlog.get_logger()
+
 _ROOM: Final = 0.25
 """Seconds between two looks of a submitter for room in a full queue."""
 
@@ -71,7 +76,7 @@ class Farm:
         self._settings = settings
         self._address = settings.address
         self._client = connect(self._address)
-        self._ledger = Ledger(self._client, settings.job_expires, settings.result_expires)
+        self._store = RedisJobStore.of(self._client, settings)
 
     def __enter__(self) -> Farm:
         return self
@@ -92,7 +97,7 @@ class Farm:
     def census(self) -> Census:
         """What the farm is doing now: queues, workers, jobs that have not ended."""
         with reaching(self._address):
-            return census(self._client, self._settings.queues)
+            return census(self._client, self.keys, self._settings.queues)
 
     def submit(
         self,
@@ -113,7 +118,7 @@ class Farm:
         Raises:
             RequestError: the request is not valid or too large, or the key to sign it with cannot be used.
             FarmFull: ``LAYERFARM_MOST_QUEUED`` jobs wait already.
-            FarmUnreachable: Redis went away; the job is not queued.
+            FarmUnreachable: Redis went away. The message says whether the job may be queued all the same.
         """
         flow = flow_of(request)
         text = _checked(request)
@@ -125,7 +130,7 @@ class Farm:
         deadline = None if timeout is None else time.monotonic() + timeout
         with reaching(self._address), _leased(job_id, request, settings.job_expires):
             signature = self._sign(job_id, flow.name, text, traffic, settings.submitter)
-            while not self._ledger.submit(
+            while not self._store.submit(
                 job_id,
                 flow.name,
                 text,
@@ -142,26 +147,28 @@ class Farm:
                         hint="try again later, or see docs/operating.md#who-comes-first",
                     )
                 time.sleep(_ROOM)
-            try:
-                self.sender.start(job_id, traffic)
-            except BaseException:
-                self._ledger.forget(job_id)
-                raise
-        return Job(self, job_id)
+        job = Job(self, job_id)
+        try:
+            with reaching(self._address):
+                self.sender.send([Item(job_id, 1, "advance")], traffic)
+        except FarmUnreachable as error:
+            # Its record is what queues a job. The message is sent again by whoever looks for jobs without one.
+            _log.warning("first message of the job is late", job=job_id, error=str(error))
+        return job
 
     def sign_again(self, job_id: str) -> None:
         """Let a job that this submitter signed begin once more; one of another submitter is left as it is."""
-        position = self._ledger.position(job_id)
+        position = self._store.view(job_id)
         if position.submitter == self._settings.submitter:
             signature = self._sign(job_id, position.kind, position.request, position.traffic, position.submitter)
             if signature:
-                self._ledger.sign(job_id, signature)
+                self._store.sign(job_id, signature)
 
     def _sign(self, job_id: str, kind: str, request: str, traffic: Traffic, submitter: str) -> str:
         if self._settings.key_file is None:
             return ""
         signed = Signed(job_id, kind, traffic, submitter, FORMAT, request)
-        expires = self._ledger.now() + int(self._settings.signature_valid * 1000)
+        expires = self._store.now() + int(self._settings.signature_valid * 1000)
         return sign(read_keys(self._settings.key_file)[0], signed, expires)
 
     def job(self, job_id: str) -> Job:
@@ -171,18 +178,18 @@ class Farm:
             JobNotFound: there never was such a job, or its record has expired.
         """
         with reaching(self._address):
-            self._ledger.record(job_id)
+            self._store.job(job_id)
         return Job(self, job_id)
 
     def jobs(self, limit: int = 1000) -> list[JobRecord]:
         """The newest jobs, newest first."""
         with reaching(self._address):
-            return list(self._ledger.records(limit))
+            return list(self._store.jobs(limit))
 
     def workers(self) -> list[WorkerInfo]:
         """The workers that are listening now."""
         with reaching(self._address):
-            return workers(self._client)
+            return workers(self._client, self.keys)
 
     def ping(self) -> float:
         """Seconds that Redis takes to answer."""
@@ -199,20 +206,26 @@ class Farm:
     # --- what the jobs of this farm use; Celery is imported only when a message is to be sent ---------
 
     @property
-    def ledger(self) -> Ledger:
-        return self._ledger
+    def keys(self) -> Keys:
+        """Where in Redis everything of this farm is."""
+        return Keys(self._settings.queue)
+
+    @property
+    def store(self) -> RedisJobStore:
+        """What Redis holds of the jobs."""
+        return self._store
 
     @cached_property
     def sender(self) -> Sender:
-        from worker.messages import Sender
+        from worker.broker.messages import Sender
 
         return Sender(self._app, self._settings)
 
     @cached_property
-    def rescue(self) -> Rescue:
-        from worker.rescue import Rescue
+    def recovery(self) -> Recovery:
+        from worker.background.recovery import Recovery
 
-        return Rescue(self._client, self._ledger, self.sender, self._settings)
+        return Recovery.of(self._client, self._store, self.sender, self._settings)
 
     @property
     def look_every(self) -> float:
@@ -220,7 +233,7 @@ class Farm:
 
     @cached_property
     def _app(self) -> Celery:
-        from worker.app import make_app
+        from worker.broker.app import make_app
 
         return make_app(self._settings)
 
@@ -242,10 +255,12 @@ class Job:
             JobNotFound: the record has expired.
         """
         with reaching(self._farm.address):
-            return self._farm.ledger.record(self.id)
+            return self._farm.store.job(self.id)
 
-    def watch(self) -> Iterator[Progress]:
+    def watch(self, *, heartbeat: float | None = None) -> Iterator[Progress]:
         """The job's progress as it happens, to its final state.
+
+        With ``heartbeat``, also the last one again when nothing has happened for so many seconds.
 
         A progress with a ``notice`` tells why nothing happens: no worker is listening, or Redis is away.
 
@@ -253,7 +268,7 @@ class Job:
             JobNotFound: the record has expired.
             FarmUnreachable: Redis was away for two minutes.
         """
-        return Watch(self._farm, self.id, None).run()
+        return Watch(self._farm, self.id, None, heartbeat).run()
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the end of the job, at most ``timeout`` seconds.
@@ -283,16 +298,18 @@ class Job:
             JobNotFound: the record has expired.
         """
         with reaching(self._farm.address):
-            ended = self._farm.ledger.end(self.id, JobState.CANCELLED)
-            if ended.due:
-                self._farm.sender.close(self.id)
-            elif ended.accepted and self._farm.ledger.record(self.id).state.final:
+            answer = self._farm.store.end(self.id, JobState.CANCELLED)
+            if answer.status is Status.GONE:
+                raise JobNotFound("no job has this id", where=self.id)
+            if answer.due:
+                self._farm.sender.send([Item(self.id, self._farm.store.job(self.id).attempt, "close")])
+            elif answer.status is Status.ENDED:
                 # It never began, so no worker will come to what was held for it.
                 self._release()
-        return ended.accepted
+        return answer.status in (Status.OK, Status.ENDED)
 
     def _release(self) -> None:
-        position = self._farm.ledger.position(self.id)
+        position = self._farm.store.view(self.id)
         flow = FLOWS.get(position.kind)
         if flow is not None:
             with suppress(ValidationError):
@@ -308,24 +325,22 @@ class Job:
             JobNotFound: the record has expired.
             RequestError: the job has not failed.
         """
-        from worker.rescue import send_again
-
-        ledger = self._farm.ledger
+        store = self._farm.store
         error = self.record().error
         with reaching(self._farm.address):
             self._farm.sign_again(self.id)
-            goes_on = ledger.retry(self.id, anew=anew or (error is not None and error.type == TreeChanged.__name__))
+            retried = store.retry(self.id, anew=anew or (error is not None and error.type == TreeChanged.__name__))
             # Nobody works on the job, so all that it lacks is to be sent.
-            send_again(self._farm.sender, self.id, ledger.stuck(self.id, -1), ledger.traffic(self.id))
-        return goes_on
+            self._farm.sender.send(store.look(self.id, -1).items, store.traffic(self.id))
+        return not retried.anew
 
     def discard(self) -> bool:
         """Remove what is kept of the job, which failed, for a retry. False: nothing is."""
         with reaching(self._farm.address):
-            discarded = self._farm.ledger.discard(self.id)
-            if discarded:
-                self._farm.sender.close(self.id)
-        return discarded
+            attempt = self._farm.store.discard(self.id)
+            if attempt:
+                self._farm.sender.send([Item(self.id, attempt, "close")])
+        return attempt > 0
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from typing import IO, Final
 import redis
 
 from jobs.errors import FarmError
-from worker.address import Address
+from worker.broker.address import Address
+from worker.broker.connection import client_of
 from worker.client import Farm
-from worker.connection import client_of
-from worker.parents import die_with_parent
+from worker.security.parents import die_with_parent
 from worker.settings import Settings, load_settings
 from worker.signals import terminable
 
@@ -107,7 +107,7 @@ class EmbeddedFarm:
                 flows=self._flows,
                 retry_for=0,
             )
-            from worker.service import check
+            from worker.worker_main import check
 
             check(self._settings)
             self._start_redis(stack)
@@ -167,10 +167,10 @@ class EmbeddedFarm:
         """Cancel what still runs, so that it leaves nothing in the stores."""
         # A Redis that has died must not hide the error that this farm is being left with.
         with suppress(FarmError, redis.RedisError), self.farm() as farm:
-            for job_id in farm.ledger.active():
+            for job_id in farm.store.active():
                 farm.job(job_id).cancel()
             deadline = time.monotonic() + _CLEAN
-            while farm.ledger.active() and time.monotonic() < deadline:
+            while farm.store.active() and time.monotonic() < deadline:
                 time.sleep(0.05)
 
 

@@ -22,9 +22,9 @@ from jobs.errors import RequestError
 from jobs.flows.base import Policy
 from jobs.limits import NAMES, limits, parse_number
 from jobs.limits import PREFIX as LIMIT_PREFIX
-from worker.address import Address
+from worker.broker.address import Address
+from worker.broker.priorities import Queues, Traffic
 from worker.configuration import VARIABLE, SettingsFile, settings_file
-from worker.traffic import Queues, Traffic
 
 PREFIX: Final = "LAYERFARM_"
 _NOT_SETTINGS: Final = frozenset(
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=256)
     """Threads of one unit; default: the machine's processors."""
     queue: str = Field(default="layerfarm", pattern=r"^[A-Za-z0-9_-]+$")
-    """Prefix of the queues of the farm."""
+    """Name of the farm, below which all lies that it keeps in Redis."""
     traffic: Traffic = Field(default=Traffic.INTERACTIVE, validation_alias="LAYERFARM_CLASS")
     """Class of the jobs that are submitted (``LAYERFARM_CLASS``, in the file ``class``)."""
     submitter: str = Field(default_factory=_this_user, pattern=r"^[\w.@+/-]{1,100}$")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 
-from jobs.errors import JobNotFound, JobTimeout
-from worker.connection import reaching, reason, unreachable
-from worker.progress import Progress
+from jobs.errors import FarmUnreachable, JobNotFound, JobTimeout
+from worker.broker.connection import reaching, reason, unreachable
+from worker.model import Progress
 
 if TYPE_CHECKING:
     from worker.client import Farm
@@ -25,13 +25,16 @@ _OUTAGE: Final = 120.0
 class Watch:
     """One follower of a job's events; also the second look of a client that waits.
 
-    ``timeout``: seconds after which it gives up; None: never.
+    Parameters:
+        timeout: seconds after which it gives up; None: never.
+        heartbeat: seconds after which a progress comes also if nothing has happened; None: none does.
     """
 
-    def __init__(self, farm: Farm, job_id: str, timeout: float | None) -> None:
+    def __init__(self, farm: Farm, job_id: str, timeout: float | None, heartbeat: float | None = None) -> None:
         self._farm = farm
         self._job_id = job_id
         self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._heartbeat = heartbeat
         self._looked = time.monotonic()
         self._away_since: float | None = None
         self._notice: str | None = None
@@ -45,8 +48,8 @@ class Watch:
             FarmUnreachable: Redis was away for two minutes.
         """
         with reaching(self._farm.address):
-            after = self._farm.ledger.last_event(self._job_id)
-            last = self._farm.ledger.record(self._job_id).progress()
+            after = self._farm.store.last_event(self._job_id)
+            last = self._farm.store.job(self._job_id).progress()
         yield last
         try:
             yield from self._follow(after, last)
@@ -57,31 +60,33 @@ class Watch:
     def _follow(self, after: str, last: Progress) -> Iterator[Progress]:
         while not last.state.final:
             try:
-                events = self._farm.ledger.events(self._job_id, after, self._block())
+                events = self._farm.store.events(self._job_id, after, self._block())
                 for _, last in events:
                     yield last
                 if events:
                     after = events[-1][0]
                 else:
-                    last = self._farm.ledger.record(self._job_id).progress()
-                    if self._changed(self._see_workers()) or last.state.final:
+                    last = self._farm.store.job(self._job_id).progress()
+                    changed = self._changed(self._see_workers())
+                    if changed or last.state.final or self._heartbeat is not None:
                         yield replace(last, notice=self._notice)
                 self._look()
                 self._away_since = None
-            except redis.RedisError as error:
-                if self._changed(self._bear(error)):
+            except (redis.RedisError, FarmUnreachable) as error:
+                if self._changed(self._bear(error)) or self._heartbeat is not None:
                     yield replace(last, notice=self._notice)
                 time.sleep(min(1.0, self._block()))
             if not last.state.final and self._deadline is not None and time.monotonic() >= self._deadline:
                 raise JobTimeout("job has not ended in time", where=self._job_id, hint="it goes on")
 
     def _block(self) -> float:
-        return _BLOCK if self._deadline is None else max(0.001, min(_BLOCK, self._deadline - time.monotonic()))
+        longest = _BLOCK if self._heartbeat is None else min(_BLOCK, self._heartbeat)
+        return longest if self._deadline is None else max(0.001, min(longest, self._deadline - time.monotonic()))
 
     def _see_workers(self) -> str | None:
         return None if self._farm.workers() else f"no worker is listening at {self._farm.address}"
 
-    def _bear(self, error: redis.RedisError) -> str:
+    def _bear(self, error: Exception) -> str:
         now = time.monotonic()
         self._away_since = self._away_since or now
         if now - self._away_since > _OUTAGE:
@@ -96,4 +101,5 @@ class Watch:
     def _look(self) -> None:
         if time.monotonic() - self._looked >= self._farm.look_every:
             self._looked = time.monotonic()
-            self._farm.rescue.look_at(self._job_id)
+            with reaching(self._farm.address):
+                self._farm.recovery.look_at(self._job_id)

@@ -22,8 +22,8 @@ from jobs.store import Layout
 from tests.bench import trees
 from tests.bench.__main__ import CACHE
 from worker.embedded import EmbeddedFarm
-from worker.progress import Progress
-from worker.runner_local import run
+from worker.engine.local import run
+from worker.model import Progress
 
 PAGE = Path(__file__).with_name("SCALING.md")
 ENTRIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)

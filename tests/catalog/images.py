@@ -21,7 +21,7 @@ from jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef, LayerOpt
 from jobs.image.timestamps import timestamp
 from jobs.store import Layout
 from tests.debian import ALONE, bootstrap
-from worker import runner_local
+from worker.engine import local
 
 from .archive import Archive
 from .databases import apk_tree, rpm_tree
@@ -115,9 +115,7 @@ def _base(layout: Path, archive: Archive, day: int, place: Path) -> str:
 
 
 def _from_tree(layout: Path, rootfs: Path, tag: str, day: int) -> None:
-    runner_local.run(
-        BuildRequest(rootfs=rootfs, image=ImageRef(store=layout, tag=tag), layer=_layer(day, "base")), _POLICY
-    )
+    local.run(BuildRequest(rootfs=rootfs, image=ImageRef(store=layout, tag=tag), layer=_layer(day, "base")), _POLICY)
 
 
 # --- packages and the application ----------------------------------------------------------------
@@ -127,7 +125,7 @@ def _image(layout: Path, archive: Archive, base: str, repository: Repository, da
     tag = f"{repository.name}:{day + 1}.0"
     with _scratch(place) as scratch:
         bundle = scratch / "bundle"
-        runner_local.run(UnpackRequest(image=ImageRef(store=layout, tag=base), bundle=bundle), _POLICY)
+        local.run(UnpackRequest(image=ImageRef(store=layout, tag=base), bundle=bundle), _POLICY)
         rootfs = bundle / "rootfs"
         _install(rootfs, archive, repository.packages, day)
         _repack(layout, bundle, tag, day, "packages")
@@ -201,7 +199,7 @@ def _repack(layout: Path, bundle: Path, tag: str, day: int, what: str) -> None:
     request = RepackRequest(
         bundle=bundle, image=ImageRef(store=layout, tag=tag), layer=_layer(day, what), refresh_bundle=True
     )
-    runner_local.run(request, _POLICY)
+    local.run(request, _POLICY)
 
 
 def _layer(day: int, what: str) -> LayerOptions:

@@ -10,9 +10,11 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
-from worker.keys import BROKER_PREFIX
+from worker.broker.priorities import Queues
+from worker.jobstore.keys import Keys
 from worker.settings import Settings
-from worker.traffic import Queues
+
+KEYS = Keys()
 
 VERSION = "1.30"
 OVERLAYS = ("small", "keda")
@@ -126,7 +128,7 @@ def test_scaling_looks_at_the_queues_that_there_are(deploy: Path) -> None:
     assert "replicas" not in objects["Deployment", "worker"]["spec"]
     lists = {trigger["metadata"]["listName"] for trigger in spec["triggers"]}
     queues = Queues.of(Settings.model_fields["queue"].default)
-    assert lists == {BROKER_PREFIX + name for name in queues if name != queues.control}
+    assert lists == {KEYS.broker + name for name in queues if name != queues.control}
     assert spec["scaleTargetRef"]["name"] == "worker"
     for trigger in spec["triggers"]:
         assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in objects

@@ -116,7 +116,7 @@ def test_json_logs_fit_the_journal(capfd: pytest.CaptureFixture[str]) -> None:
         [
             sys.executable,
             "-c",
-            "from worker.logs import configure_logs as c; c(); import structlog as s;"
+            "from worker.monitoring.logs import configure_logs as c; c(); import structlog as s;"
             " s.get_logger().info('a\\nb', job='x')",
         ],
         capture_output=True,

@@ -14,11 +14,11 @@ from pathlib import Path
 import redis
 
 from tests.redis_server import server
-from worker.address import Address
+from worker.broker.address import Address
+from worker.broker.connection import client_of
 from worker.client import Farm, Job
-from worker.connection import client_of
-from worker.parents import die_with_parent
-from worker.progress import JobState
+from worker.model import JobState
+from worker.security.parents import die_with_parent
 from worker.settings import Settings, load_settings
 
 HERE = Path(__file__).parent

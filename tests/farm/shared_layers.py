@@ -36,10 +36,11 @@ from jobs.store import Layout
 from jobs.store.gc import collect
 from tests.unit.image.images import image, tar
 from worker.client import Farm, Job
-from worker.equal import WORKS
-from worker.keys import PREFIX
-from worker.owner import Owner
+from worker.jobstore.keys import Keys
+from worker.jobstore.owner import Owner
 from worker.signals import terminable
+
+KEYS = Keys()
 
 LEVEL = 19
 """Of zstd: slow enough that a process is often killed at it."""
@@ -167,7 +168,7 @@ def content_of(store: Path) -> set[str]:
 def kill_at_random(ground: Ground, pool: list[Popen[bytes]], rng: random.Random, farm: Farm, outcome: Outcome) -> None:
     """As long as there are jobs: a worker, or one process of one. Another one comes for each."""
     deadline = time.monotonic() + LONGEST
-    while farm.ledger.active() and time.monotonic() < deadline:
+    while farm.store.active() and time.monotonic() < deadline:
         time.sleep(rng.uniform(0.2, 2.5))
         number = rng.randrange(len(pool))
         main = psutil.Process(pool[number].pid)
@@ -200,8 +201,8 @@ def kill(ground: Ground, processes: Sequence[psutil.Process]) -> int:
 def holders(ground: Ground) -> Iterator[Owner]:
     """Who is at a layer."""
     client = ground.farm().client
-    for name in cast("set[str]", client.smembers(WORKS)):
-        claim = cast("str | None", client.hget(f"{PREFIX}work:{name}", "claim"))
+    for name in cast("set[str]", client.smembers(KEYS.works)):
+        claim = cast("str | None", client.hget(f"{KEYS.prefix}work:{name}", "claim"))
         if claim is not None:
             yield Owner.parse(claim.split(" ", 2)[2])
 
@@ -212,16 +213,16 @@ def holders(ground: Ground) -> Iterator[Owner]:
 def times_begun(ground: Ground) -> list[int]:
     """How often each distinct piece of work was begun."""
     client = ground.farm().client
-    return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(f"{PREFIX}work:*", _type="hash")]
+    return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(f"{KEYS.prefix}work:*", _type="hash")]
 
 
 def look_for_leftovers(ground: Ground, store: Path, outcome: Outcome) -> None:
     farm = ground.farm()
     client = farm.client
     with suppress(AssertionError):
-        until(lambda: not client.exists(WORKS) and not farm.ledger.active(), timeout=30)
+        until(lambda: not client.exists(KEYS.works) and not farm.store.active(), timeout=30)
     left = [str(path) for kind in ("work", "leases") for path in (store / ".layerfarm" / kind).glob("*")]
-    left += [*client.scan_iter(f"{PREFIX}work:*:waiting"), *farm.ledger.active()]
+    left += [*client.scan_iter(f"{KEYS.prefix}work:*:waiting"), *farm.store.active()]
     outcome.left += len(left)
     outcome.notes += tuple(left)
 

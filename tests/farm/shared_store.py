@@ -27,7 +27,7 @@ from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST,
 from jobs.store.gc import collect
 from jobs.store.leases import LOCAL, Leases, holding
 from jobs.store.reach import reachable
-from worker.parents import die_with_parent
+from worker.security.parents import die_with_parent
 
 AN_IMAGE_EVERY = 10
 """Tags that one image gets, after one another; the images in between are garbage for the collector."""

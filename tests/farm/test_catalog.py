@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(ground: Ground, registry: Re
     path = write(ground.allowed, registry.host)
     states = ground.allowed / "store/.layerfarm/catalog/team/images"
     run = start(path, f"--farm={ground.url}", "--at-once=2")
-    until(lambda: states.is_dir() and any('"work":"' in state.read_text() for state in states.glob("*.json")), 60)
+    until(lambda: states.is_dir() and any('"work":"' in state.read_text() for state in states.glob("*.json")))
     run.kill()
     run.communicate()
     done = sum('"work":"' in state.read_text() for state in states.glob("*.json"))
@@ -125,7 +125,7 @@ def test_the_jobs_of_a_catalog_are_bulk_and_at_most_so_many(ground: Ground, regi
     path = write(ground.allowed, registry.host)
     run = start(path, f"--farm={ground.url}", "--at-once=3")
     farm = ground.farm()
-    until(lambda: len(farm.jobs()) == 3, 60)  # nobody works yet
+    until(lambda: len(farm.jobs()) == 3)  # nobody works yet
     time.sleep(0.5)
     assert [job.traffic for job in farm.jobs()] == ["bulk"] * 3
     ground.start_worker()
@@ -138,12 +138,12 @@ def test_interrupted_it_cancels_its_jobs(ground: Ground, registry: Registry) -> 
 
     run = start(write(ground.allowed, registry.host), f"--farm={ground.url}")
     farm = ground.farm()
-    until(lambda: farm.jobs(), 60)
+    until(lambda: farm.jobs())
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130, err
     assert "Traceback" not in err
     ground.start_worker()
-    until(lambda: not farm.ledger.active(), 30)
+    until(lambda: not farm.store.active())
     assert {str(job.state) for job in farm.jobs()} == {"cancelled"}
     shutil.rmtree(ground.allowed / "store")

@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 
 from jobs.store import Layout
 from tests.unit.image.images import image, tar
-from worker.parents import die_with_parent
+from worker.security.parents import die_with_parent
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PASSWORD = "s3cret-w0rd"
@@ -201,6 +201,7 @@ class Deployed:
         own = {step["instruction"]: json.loads(step["value"]) for step in dockerfile.structure if _is_list(step)}
         image = {"PATH": f"/opt/layerfarm/bin:{SYSTEM}", "LAYERFARM_METRICS": dockerfile.envs["LAYERFARM_METRICS"]}
         assert worker["user"] == "0:0" and worker["cap_drop"] == ["ALL"]
+        self._program(own["ENTRYPOINT"][0])
         self.two.start(
             [*self._held(worker["cap_add"]), *own["ENTRYPOINT"], *own["CMD"]],
             image | worker["environment"],

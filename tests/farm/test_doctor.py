@@ -24,8 +24,10 @@ from worker.doctor import Finding, Level, examine, worst
 from worker.doctor.store_checks import examine_store
 from worker.doctor.views import Question, view_of
 from worker.doctor.worker_checks import examine_workers
-from worker.keys import PROBE, REFUSED
-from worker.ledger import FORMAT
+from worker.jobstore.keys import Keys
+from worker.jobstore.model import FORMAT
+
+KEYS = Keys()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_command_without_a_farm_or_a_store_is_a_usage_error(monkeypatch: pytest.
 def test_redis_that_may_lose_jobs_is_found(ground: Ground) -> None:
     farm = ground.farm()
     farm.client.config_set("maxmemory-policy", "allkeys-lru")
-    farm.client.set(REFUSED, 7)
+    farm.client.set(KEYS.refused, 7)
     findings = list(examine(farm, ()))
     assert "maxmemory-policy is allkeys-lru" in said(findings, Level.FAIL)
     assert "workers: none is listening" in said(findings, Level.FAIL)
@@ -198,6 +200,6 @@ def test_lock_that_does_not_reach_a_worker_is_found(healthy: Ground) -> None:
         digest = hashlib.sha256(probe.read_bytes()).hexdigest()
         question = Question(name=probe.name, store=str(store), sha256=digest)
         client = healthy.farm().client
-        client.set(PROBE, question.model_dump_json(), ex=30)
+        client.set(KEYS.probe, question.model_dump_json(), ex=30)
         (worker,) = healthy.farm().workers()
-        until(lambda: client.hget(f"{PROBE}:{probe.name}", worker.name) == "unlocked")
+        until(lambda: client.hget(f"{KEYS.probe}:{probe.name}", worker.name) == "unlocked")

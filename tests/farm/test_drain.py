@@ -9,8 +9,8 @@ from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import JobFailed
-from worker.ledger import FORMAT
-from worker.progress import JobState
+from worker.jobstore.model import FORMAT, Item
+from worker.model import JobState
 
 
 def test_unit_that_listens_is_handed_back_when_the_grace_is_over(ground: Ground) -> None:
@@ -21,7 +21,7 @@ def test_unit_that_listens_is_handed_back_when_the_grace_is_over(ground: Ground)
     assert worker.wait(90) == 0
     assert ground.marks("stopped") == 2
     assert job.record().units_done == 0
-    assert ground.farm().ledger.pending(job.id) == (0, [0, 1])
+    assert ground.farm().store.look(job.id, -1).items == tuple(Item(job.id, 1, "unit", 0, index) for index in (0, 1))
     assert ground.log().count("handed back") == 2
 
 
@@ -43,8 +43,7 @@ def test_who_does_the_last_unit_decides_how_the_job_ends(ground: Ground) -> None
     until(lambda: ground.marks("run-0") == 3)
     worker.terminate()
     assert worker.wait(90) == 0
-    ending = ground.farm().ledger.ending(job.id)
-    assert ending is not None and ending.state is JobState.SUCCEEDED
+    assert ground.farm().store.view(job.id).ending is JobState.SUCCEEDED
     ground.start_worker()
     assert job.result(90) == ToyResult(total=0)
 
@@ -66,20 +65,21 @@ def test_unit_that_does_not_listen_is_killed_and_handed_back(ground: Ground) -> 
 def test_job_of_another_format_is_refused_and_says_why(shared: Ground, allowed: Path) -> None:
     farm = shared.farm()
     request = ToyRequest(directory=allowed).model_dump_json()
-    farm.ledger.submit("from-the-future", "toy", request, 3, version=FORMAT + 1)
-    farm.sender.advance("from-the-future", -1)
+    farm.store.submit("from-the-future", "toy", request, 3, version=FORMAT + 1)
+    farm.sender.send([Item("from-the-future", 1, "advance")])
     with pytest.raises(JobFailed, match=f"job has format {FORMAT + 1}, this worker reads {FORMAT}"):
         farm.job("from-the-future").result(90)
     # Nothing of it is begun; what a worker of its version may have staged is removed.
     assert {path.name.partition(".")[0] for path in allowed.iterdir()} == {"clean-False"}
 
 
-def test_job_without_a_format_is_one_of_the_first_version(shared: Ground, allowed: Path) -> None:
+def test_job_of_the_first_version_is_refused_and_says_why(shared: Ground, allowed: Path) -> None:
     farm = shared.farm()
-    farm.ledger.submit("from-the-past", "toy", ToyRequest(directory=allowed).model_dump_json(), 3)
-    farm.ledger._client.hdel("layerfarm:job:from-the-past", "format", "traffic", "submitter")
-    farm.sender.advance("from-the-past", -1)
-    assert farm.job("from-the-past").result(90) == ToyResult(total=18)
+    farm.store.submit("from-the-past", "toy", ToyRequest(directory=allowed).model_dump_json(), 3)
+    farm.client.hdel("layerfarm:job:from-the-past", "format", "traffic", "submitter", "attempt")
+    farm.sender.send([Item("from-the-past", 0, "advance")])
+    with pytest.raises(JobFailed, match=f"job has format 1, this worker reads {FORMAT}"):
+        farm.job("from-the-past").result(90)
 
 
 def test_state_that_another_version_wrote_fails_the_job_clearly(ground: Ground) -> None:
@@ -88,7 +88,7 @@ def test_state_that_another_version_wrote_fails_the_job_clearly(ground: Ground) 
     job = farm.submit(ToyRequest(directory=ground.allowed, numbers=2, rounds=1, sleep=2))
     running(job)
     until(lambda: ground.marks("run-0") and ground.marks("run-1"))
-    farm.ledger._client.hset(f"layerfarm:job:{job.id}", "flow_state", '{"of": "another version"}')
+    farm.client.hset(f"layerfarm:job:{job.id}", "flow_state", '{"of": "another version"}')
     with pytest.raises(JobFailed, match="begun by another version of layerfarm"):
         job.result(90)
     assert worker.poll() is None

@@ -14,8 +14,9 @@ from jobs.errors import JobCancelled, JobFailed
 from jobs.flows.requests import BuildRequest, ImageRef
 from jobs.store import Layout
 from worker.client import Job
-from worker.equal import WORKS
-from worker.keys import PREFIX
+from worker.jobstore.keys import Keys
+
+KEYS = Keys()
 
 
 def submitted(ground: Ground, count: int, **fields: object) -> list[Job]:
@@ -32,8 +33,8 @@ def submitted(ground: Ground, count: int, **fields: object) -> list[Job]:
 
 def executions(ground: Ground) -> list[int]:
     """How often each equal piece of work was begun, as its fencing numbers say."""
-    client = ground.farm().ledger._client
-    return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(PREFIX + "work:*", _type="hash")]
+    client = ground.farm().client
+    return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(KEYS.prefix + "work:*", _type="hash")]
 
 
 def test_ten_jobs_of_equal_units_do_each_once(ground: Ground) -> None:
@@ -43,9 +44,9 @@ def test_ten_jobs_of_equal_units_do_each_once(ground: Ground) -> None:
         assert job.result(60) == ToyResult(total=3)
     assert [ground.marks(f"run-{number}") for number in range(3)] == [1, 1, 1]
     assert executions(ground) == [1, 1, 1]
-    client = ground.farm().ledger._client
-    assert client.exists(WORKS) == 0
-    assert list(client.scan_iter(PREFIX + "work:*:waiting")) == []
+    client = ground.farm().client
+    assert client.exists(KEYS.works) == 0
+    assert list(client.scan_iter(KEYS.prefix + "work:*:waiting")) == []
 
 
 def test_units_that_are_not_equal_are_all_done(ground: Ground) -> None:
@@ -150,8 +151,8 @@ def test_two_builds_of_one_tree_pack_and_import_once(ground: Ground) -> None:
     farm = ground.farm()
     farm.submit(BuildRequest(rootfs=tree, image=ImageRef(store=other, tag="base"))).result(60)
     (tree / "more").write_bytes(b"more")
-    client = farm.ledger._client
-    for key in client.scan_iter(PREFIX + "work:*"):
+    client = farm.client
+    for key in client.scan_iter(KEYS.prefix + "work:*"):
         client.delete(key)
 
     base = ImageRef(store=other, tag="base")

@@ -20,13 +20,15 @@ from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobNotFound, RequestError
 from tests.redis_server import server
-from worker.address import Address
+from worker.broker.address import Address
+from worker.broker.connection import client_of
 from worker.client import Farm
-from worker.connection import client_of
-from worker.keys import BROKER_PREFIX
-from worker.progress import JobState
-from worker.service import run_worker
+from worker.jobstore.keys import Keys
+from worker.model import JobState
 from worker.settings import load_settings
+from worker.worker_main import run_worker
+
+KEYS = Keys()
 
 
 def test_unit_whose_process_is_killed_is_run_again(ground: Ground) -> None:
@@ -90,7 +92,7 @@ def test_unit_running_twice_at_once_has_one_effect(ground: Ground) -> None:
 def test_lost_messages_are_sent_again(ground: Ground) -> None:
     farm = ground.farm(look_every=0.5)
     job = farm.submit(ToyRequest(directory=ground.allowed))
-    assert farm.ledger._client.delete(BROKER_PREFIX + "layerfarm.start") == 1
+    assert farm.client.delete(KEYS.broker + "layerfarm.start") == 1
     ground.start_worker(look_every=0.5)
     assert job.result(90) == ToyResult(total=18)
 
@@ -102,7 +104,7 @@ def test_messages_lost_between_the_stages_are_sent_again(ground: Ground) -> None
     running(job, units=2)
     worker.terminate()
     worker.wait(90)
-    farm.ledger._client.delete(BROKER_PREFIX + "layerfarm.units", BROKER_PREFIX + "layerfarm.control")
+    farm.client.delete(KEYS.broker + "layerfarm.units", KEYS.broker + "layerfarm.control")
     assert job.record().state is JobState.RUNNING
     ground.start_worker(look_every=0.5)
     assert job.result(90) == ToyResult(total=3 * 190)
@@ -151,7 +153,7 @@ def test_record_of_an_ended_job_expires(ground: Ground) -> None:
     until(lambda: farm.jobs() == [], timeout=5)
     with pytest.raises(JobNotFound):
         job.record()
-    assert list(farm.ledger._client.scan_iter("layerfarm:job:*")) == []
+    assert list(farm.client.scan_iter("layerfarm:job:*")) == []
 
 
 def test_restarted_redis_without_persistence_is_said_to_the_waiting_client(ground: Ground) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import JobCancelled, JobFailed, JobNotFound, JobTimeout, RequestError
 from jobs.flows.base import Request
-from worker.keys import JobKeys
-from worker.progress import JobState
+from worker.jobstore.keys import Keys
+from worker.jobstore.model import Item
+from worker.model import JobState
+
+KEYS = Keys()
 
 
 def marks(directory: Path, name: str) -> int:
@@ -178,17 +182,18 @@ def test_request_made_without_validation_is_refused_by_submit(shared: Ground, al
         ("toy", "{}", "not a valid toy request: directory: Field required"),
         ("toy", "not json", "not a valid toy request"),
         ("toy", '{"directory": "/", "extra": 1}', "extra: Extra inputs are not permitted"),
+        ("toy", f'{{"directory": "/{"x" * 70_000}"}}', "request has 700[0-9]+ characters, more than 65536"),
     ],
 )
 def test_job_with_an_invalid_request_is_refused_by_the_worker(
     shared: Ground, kind: str, request_text: str, message: str
 ) -> None:
     farm = shared.farm()
-    farm.ledger.submit("stranger-1", kind, request_text, 3)
-    farm.sender.advance("stranger-1", -1)
+    stranger = f"stranger-{os.urandom(4).hex()}"
+    farm.store.submit(stranger, kind, request_text, 3)
+    farm.sender.send([Item(stranger, 1, "advance")])
     with pytest.raises(JobFailed, match=message):
-        farm.job("stranger-1").result(90)
-    farm.ledger.forget("stranger-1")
+        farm.job(stranger).result(90)
 
 
 def test_message_that_is_no_message_of_ours_harms_nobody(shared: Ground, allowed: Path) -> None:
@@ -209,16 +214,14 @@ def test_message_that_is_no_message_of_ours_harms_nobody(shared: Ground, allowed
 def test_duplicate_messages_change_nothing(shared: Ground, allowed: Path) -> None:
     farm = shared.farm()
     job = farm.submit(ToyRequest(directory=allowed, numbers=6, rounds=3, sleep=0.1))
-    for _ in range(3):
-        farm.sender.advance(job.id, -1)
+    farm.sender.send([Item(job.id, 1, "advance")] * 3)
     running(job)
-    for stage in (0, 1, 2):
-        farm.sender.advance(job.id, stage)
-        farm.sender.units(job.id, stage, range(6))
-    farm.sender.close(job.id)
+    units = [[Item(job.id, 1, "unit", stage, index) for index in range(6)] for stage in range(3)]
+    for stage in range(3):
+        farm.sender.send([Item(job.id, 1, "advance", stage), *units[stage]])
+    farm.sender.send([Item(job.id, 1, "close")])
     assert job.result(90) == ToyResult(total=45)
-    farm.sender.advance(job.id, 2)
-    farm.sender.units(job.id, 2, range(6))
+    farm.sender.send([Item(job.id, 1, "advance", 2), *units[2]])
     assert farm.submit(ToyRequest(directory=allowed / "..")).result(90) == ToyResult(total=18)
 
     counted = ("begin", "join", "clean-True", "clean-False")
@@ -247,8 +250,8 @@ def test_ended_job_keeps_only_its_record_and_events_in_redis(shared: Ground, all
     farm = shared.farm()
     job = farm.submit(ToyRequest(directory=allowed, numbers=20))
     job.result(90)
-    keys = JobKeys.of(job.id)
-    client = farm.ledger._client
+    keys = KEYS.job(job.id)
+    client = farm.client
     assert client.exists(keys.claims, keys.units) == 0
     assert not client.sismember(keys.active, job.id)
     assert 0 < client.ttl(keys.job) <= 24 * 3600

@@ -14,8 +14,8 @@ from jobs.image import resolve
 from jobs.store import Layout
 from jobs.store.gc import collect
 from jobs.store.leases import Leases
-from worker import runner_local
 from worker.client import Farm, Job
+from worker.engine import local
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def bundle(ground: Ground) -> Path:
     (tree / "old").write_bytes(b"old" * 1000)
     layout = Layout.create(ground.allowed / "store")
     image = ImageRef(store=layout.path, tag="base")
-    runner_local.run(BuildRequest(rootfs=tree, image=image))
+    local.run(BuildRequest(rootfs=tree, image=image))
     made = ground.allowed / "bundle"
-    runner_local.run(UnpackRequest(image=image, bundle=made, rootless=os.geteuid() != 0))
+    local.run(UnpackRequest(image=image, bundle=made, rootless=os.geteuid() != 0))
     (made / "rootfs" / "new").write_bytes(b"new")
     layout.untag("base")
     for path in layout.path.glob("blobs/*/*"):

@@ -41,7 +41,7 @@ def test_time_of_a_retried_job_begins_anew(ground: Ground) -> None:
 
 def test_time_in_the_queue_does_not_count(ground: Ground) -> None:
     job = ground.farm().submit(ToyRequest(directory=ground.allowed))
-    until(lambda: ground.farm().ledger.now() / 1000 - job.record().submitted > 1)
+    until(lambda: ground.farm().store.now() / 1000 - job.record().submitted > 1)
     ground.start_worker(job_time_limit=1, look_every=0.2)
     assert job.result(90) == ToyResult(total=18)
 

@@ -15,9 +15,11 @@ import pytest
 from ground import Ground, until
 from toy_flow import ToyRequest
 
-from worker.keys import ACTIVE, PREFIX
-from worker.progress import JobRecord, JobState
-from worker.traffic import Traffic
+from worker.broker.priorities import Traffic
+from worker.jobstore.keys import Keys
+from worker.model import JobRecord, JobState
+
+KEYS = Keys()
 
 COUNT = int(os.environ.get("LOAD_JOBS", "100"))
 MOST_QUEUED_BYTES = 4 * 1024
@@ -51,7 +53,7 @@ def test_many_jobs_of_mixed_sizes(ground: Ground, capsys: pytest.CaptureFixture[
     worker = ground.start_worker(concurrency=2, result_expires=10, look_every=1)
     for _ in range(20):
         farm.submit(ToyRequest(directory=ground.allowed, numbers=4)).result(60)
-    until(lambda: not list(client.scan_iter(PREFIX + "job:*")), timeout=60)
+    until(lambda: not list(client.scan_iter(KEYS.prefix + "job:*")), timeout=60)
     pool = psutil.Process(worker.pid).children()
     keys = set(client.scan_iter())
     empty, fresh = used(client), [process.memory_info().rss for process in pool]
@@ -85,7 +87,7 @@ def test_many_jobs_of_mixed_sizes(ground: Ground, capsys: pytest.CaptureFixture[
             if record.state.final:
                 ended.append(record)
                 del waiting[job_id]
-    until(lambda: not client.exists(ACTIVE))
+    until(lambda: not client.exists(KEYS.active))
     grown = [process.memory_info().rss - before for process, before in zip(pool, fresh, strict=True)]
 
     assert {record.state for record in ended} == {JobState.SUCCEEDED}, f"SEED={seed}"
@@ -130,5 +132,5 @@ def starved(ended: list[JobRecord]) -> list[str]:
 
 def stray(client) -> Iterator[str]:  # type: ignore[no-untyped-def]
     """What Redis still knows of jobs."""
-    yield from client.scan_iter(PREFIX + "job:*")
-    yield from client.zrange(PREFIX + "jobs", 0, -1)
+    yield from client.scan_iter(KEYS.prefix + "job:*")
+    yield from client.zrange(KEYS.prefix + "jobs", 0, -1)

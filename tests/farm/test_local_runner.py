@@ -17,8 +17,8 @@ from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmError, OutsideAllowedRoots, RequestError
 from jobs.flows.base import Policy, Request
-from worker.progress import JobState, Progress
-from worker.runner_local import run
+from worker.engine.local import run
+from worker.model import JobState, Progress
 
 
 def marks(directory: Path, name: str) -> int:

@@ -11,9 +11,11 @@ from toy_flow import ToyRequest, ToyResult
 from jobs.errors import JobFailed, LayerfarmError, RecordDamaged
 from jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
 from jobs.store import Layout
-from worker import runner_local
-from worker.keys import ACTIVE, PREFIX, JobKeys
-from worker.progress import JobError
+from worker.engine import local
+from worker.jobstore.keys import Keys
+from worker.model import JobError
+
+KEYS = Keys()
 
 EDITS = (
     ("HSET", "job", "position", "x"),
@@ -47,7 +49,7 @@ def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Grou
         place.mkdir()
         job = farm.submit(ToyRequest(directory=place, numbers=4, rounds=2, sleep=0.1))
         running(job)
-        keys = JobKeys.of(job.id)._asdict()
+        keys = KEYS.job(job.id)._asdict()
         if edit[0] == "list":
             # At once: between the two a worker may write the key anew.
             client.pipeline().delete(keys[edit[1]]).rpush(keys[edit[1]], "x").execute()
@@ -55,7 +57,7 @@ def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Grou
             client.execute_command(edit[0], keys[edit[1]], *edit[2:])
         edited.append((edit, job, place))
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(60) == ToyResult(total=18)
-    until(lambda: not client.exists(ACTIVE), timeout=60)
+    until(lambda: not client.exists(KEYS.active), timeout=60)
     for edit, job, place in edited:
         if edit == ("DEL", "job"):
             continue
@@ -66,7 +68,7 @@ def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Grou
             assert (job.record().error or JobError(type="", message="")).type == RecordDamaged.__name__
     assert len(farm.jobs()) == len(EDITS)
     # What is there is forgotten one day.
-    assert [key for key in client.scan_iter(PREFIX + "job:*") if client.ttl(key) == -1] == []
+    assert [key for key in client.scan_iter(KEYS.prefix + "job:*") if client.ttl(key) == -1] == []
     assert worker.poll() is None
 
 
@@ -76,7 +78,7 @@ def test_record_that_is_edited_when_its_job_has_ended_is_said_to_make_no_sense(g
     job, other = (farm.submit(ToyRequest(directory=ground.allowed)) for _ in range(2))
     for each in (job, other):
         each.result(90)
-    farm.client.hset(JobKeys.of(job.id).job, "state", "over")
+    farm.client.hset(KEYS.job(job.id).job, "state", "over")
     for look in (job.record, job.result):
         with pytest.raises(LayerfarmError, match="makes no sense"):
             look()
@@ -90,7 +92,7 @@ def test_job_whose_end_redis_has_forgotten_ends_as_it_did(ground: Ground) -> Non
     tree.mkdir()
     (tree / "file").write_text("content")
     image = ImageRef(store=Layout.create(ground.allowed / "store").path, tag="v1")
-    runner_local.run(BuildRequest(rootfs=tree, image=image))
+    local.run(BuildRequest(rootfs=tree, image=image))
     ground.start_worker(look_every=0.5)
     farm = ground.farm(look_every=0.5)
     bundle = ground.allowed / "bundle"
@@ -110,7 +112,7 @@ def test_job_whose_end_redis_has_forgotten_ends_as_it_did(ground: Ground) -> Non
 def forget_the_end(ground: Ground, job_id: str) -> None:
     """As a Redis does that lost its newest writes: the job was just begun."""
     client = ground.farm().client
-    keys = JobKeys.of(job_id)
+    keys = KEYS.job(job_id)
     client.hdel(keys.job, "result", "ended", "stage")
     client.hset(keys.job, mapping={"state": "running", "position": -1, "sent": -1, "touched": 1})
-    client.sadd(ACTIVE, job_id)
+    client.sadd(KEYS.active, job_id)

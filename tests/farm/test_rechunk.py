@@ -14,8 +14,10 @@ from jobs.flows.transforms import RechunkRequest
 from jobs.image import resolve
 from jobs.store import Layout
 from tests.unit.image.images import image, tar
-from worker import runner_local
-from worker.keys import PREFIX
+from worker.engine import local as runner_local
+from worker.jobstore.keys import Keys
+
+KEYS = Keys()
 
 TAGS = [f"v{number}" for number in range(5)]
 PLAN = Plan(groups=tuple(Group(name=name, components=(f"tree:{name}",)) for name in ("etc", "srv", "opt")))
@@ -52,8 +54,8 @@ def test_each_layer_is_written_once_and_is_the_one_that_one_machine_writes(groun
         job.result(60)
     layers = {layer.digest for tag in TAGS for layer in resolve(layout, f"{tag}-re").manifest.layers}
     assert len(layers) == 1 + 4 + 5 + 1  # etc, srv, opt, directories
-    client = farm.ledger._client
-    done = [int(client.hget(key, "executions") or 0) for key in client.scan_iter(PREFIX + "work:*", _type="hash")]
+    client = farm.client
+    done = [int(client.hget(key, "executions") or 0) for key in client.scan_iter(KEYS.prefix + "work:*", _type="hash")]
     # Whoever comes after a layer was written does not even ask for it.
     assert set(done) == {1} and len(done) <= len(layers)
     local = store(tmp_path / "local")

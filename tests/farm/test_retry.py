@@ -10,8 +10,10 @@ from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import JobFailed, JobNotFound, RequestError
 from worker.client import Job
-from worker.keys import JobKeys
-from worker.progress import JobState
+from worker.jobstore.keys import Keys
+from worker.model import JobState
+
+KEYS = Keys()
 
 
 def failed(ground: Ground, **fields: object) -> Job:
@@ -70,7 +72,7 @@ def test_poison_unit_is_tried_as_often_once_more(ground: Ground) -> None:
         job.result(90)
     assert ground.marks("run-1") == 2
     # Kept for inspection: what the unit was given.
-    assert b"number" in bytes(ground.farm().ledger._client.hget(JobKeys.of(job.id).units, "unit:1") or "", "utf-8")
+    assert b"number" in bytes(ground.farm().client.hget(KEYS.job(job.id).units, "unit:1") or "", "utf-8")
     mend(ground)
     assert job.retry()
     assert job.result(90) == ToyResult(total=6)
@@ -84,8 +86,8 @@ def test_what_is_kept_is_removed_when_its_time_is_over(ground: Ground) -> None:
     until(lambda: job.record().kept is None)
     assert job.record().state is JobState.FAILED
     assert not (ground.allowed / "staged").exists()
-    keys = JobKeys.of(job.id)
-    assert ground.farm().ledger._client.exists(keys.units, keys.claims, "layerfarm:kept") == 0
+    keys = KEYS.job(job.id)
+    assert ground.farm().client.exists(keys.units, keys.claims, "layerfarm:kept") == 0
 
     # It can still be retried, from its beginning.
     mend(ground)

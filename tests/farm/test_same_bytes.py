@@ -16,8 +16,8 @@ from jobs.flows.requests import BuildRequest, ImageRef, ImageResult, LayerOption
 from jobs.image import Bundle
 from jobs.store import Layout
 from tests.trees import Node, char, directory, fifo, file, hardlink, symlink, tree
-from worker import runner_local
 from worker.embedded import EmbeddedFarm
+from worker.engine import local as runner_local
 
 SHARDS = (1, 2, 7)
 COMPRESSIONS = ("gzip", "zstd", "none")

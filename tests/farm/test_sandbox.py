@@ -13,9 +13,9 @@ from ground import Ground
 from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import JobFailed, RequestError
-from worker import landlock
-from worker.sandbox import sandbox
-from worker.service import run_worker
+from worker.security import landlock
+from worker.security.sandbox import sandbox
+from worker.worker_main import run_worker
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import JobFailed, RequestError
 from worker.client import Farm, Job
-from worker.keys import NONCE, JobKeys
-from worker.service import run_worker
+from worker.jobstore.keys import Keys
+from worker.jobstore.model import Item
+from worker.worker_main import run_worker
+
+KEYS = Keys()
 
 
 class Keys:
@@ -52,7 +55,7 @@ def test_signed_request_is_done_and_no_key_is_shown(ground: Ground, keys: Keys) 
     processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
     shown = [" ".join(process.cmdline()) for process in processes]
     shown += [job.record().model_dump_json(), ground.log(), repr(farm.workers())]
-    shown += [json.dumps([*farm.client.hgetall(JobKeys.of(job.id).job).items()])]
+    shown += [json.dumps([*farm.client.hgetall(KEYS.job(job.id).job).items()])]
     assert not any(secret in "".join(shown) for secret in keys.secrets.values())
 
 
@@ -71,12 +74,12 @@ def test_altered_expired_and_replayed_requests_are_refused(ground: Ground, keys:
     client = farm.client
     altered = farm.submit(ToyRequest(directory=ground.allowed))
     elsewhere = ToyRequest(directory=ground.allowed / "..").model_dump_json()
-    client.hset(JobKeys.of(altered.id).job, "request", elsewhere)
+    client.hset(KEYS.job(altered.id).job, "request", elsewhere)
     # The first of these expires before there is a worker, the other one outlives what workers take.
     late = keys.farm(ground, "ci", signature_valid=0.01).submit(ToyRequest(directory=ground.allowed))
     long = keys.farm(ground, "ci", signature_valid=2 * 24 * 3600).submit(ToyRequest(directory=ground.allowed))
     good = farm.submit(ToyRequest(directory=ground.allowed, numbers=1))
-    record = client.hgetall(JobKeys.of(good.id).job)
+    record = client.hgetall(KEYS.job(good.id).job)
     ground.start_worker(keys=keys.directory)
     refused(altered, "not one of its submitter")
     refused(late, "signature of the request has expired")
@@ -84,12 +87,12 @@ def test_altered_expired_and_replayed_requests_are_refused(ground: Ground, keys:
     assert good.result(90) == ToyResult(total=0)
 
     # Under another id, it is another request; under its own, it was used before.
-    client.hset(JobKeys.of("another").job, mapping=record | {"id": "another"})
-    farm.sender.advance("another", -1)
+    client.hset(KEYS.job("another").job, mapping=record | {"id": "another"})
+    farm.sender.send([Item("another", 1, "advance")])
     refused(farm.job("another"), "not one of its submitter")
-    client.delete(*JobKeys.of(good.id)[:4])
-    client.hset(JobKeys.of(good.id).job, mapping=record)
-    farm.sender.advance(good.id, -1)
+    client.delete(*KEYS.job(good.id)[:4])
+    client.hset(KEYS.job(good.id).job, mapping=record)
+    farm.sender.send([Item(good.id, 1, "advance")])
     refused(good, "was used before")
     assert ground.marks("begin") == 1
 
@@ -99,7 +102,7 @@ def test_request_that_is_altered_while_its_job_runs_ends_it(ground: Ground, keys
     farm = keys.farm(ground, "ci")
     job = farm.submit(ToyRequest(directory=ground.allowed, numbers=8, rounds=1, sleep=0.4))
     running(job, units=1)
-    farm.client.hset(JobKeys.of(job.id).job, "request", ToyRequest(directory=ground.allowed).model_dump_json())
+    farm.client.hset(KEYS.job(job.id).job, "request", ToyRequest(directory=ground.allowed).model_dump_json())
     refused(job, "not one of its submitter")
 
 
@@ -129,8 +132,8 @@ def test_what_is_remembered_of_a_signature_expires_with_it(ground: Ground, keys:
     ground.start_worker(keys=keys.directory)
     farm = keys.farm(ground, "ci", signature_valid=3)
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
-    assert len(list(farm.client.scan_iter(NONCE + "*"))) <= 1
-    until(lambda: not list(farm.client.scan_iter(NONCE + "*")))
+    assert len(list(farm.client.scan_iter(KEYS.nonce + "*"))) <= 1
+    until(lambda: not list(farm.client.scan_iter(KEYS.nonce + "*")))
 
 
 def test_worker_whose_keys_cannot_be_used_does_not_start(ground: Ground, tmp_path: Path) -> None:

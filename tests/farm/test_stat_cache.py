@@ -23,7 +23,7 @@ from jobs.mtree import Delta, next_tick
 from jobs.store import Layout
 from tests.interop.changes import change
 from tests.trees import Node, directory, file, in_seconds, read_tree, symlink, tree
-from worker import runner_local
+from worker.engine import local
 
 
 class Ground:
@@ -42,7 +42,7 @@ class Ground:
         return ImageRef(store=self.store, tag=tag)
 
     def run(self, request: BuildRequest | RepackRequest | UnpackRequest, shards: int = 2) -> ImageResult:
-        return runner_local.run(request, Policy(shards=shards, threads=2), processes=1)  # type: ignore[return-value]
+        return local.run(request, Policy(shards=shards, threads=2), processes=1)  # type: ignore[return-value]
 
     def repack(self, *, cache: bool = True, refresh: bool = False, shards: int = 2, **more: object) -> ImageResult:
         return self.run(

@@ -25,7 +25,9 @@ from jobs.errors import FarmUnreachable
 from tests.redis_server import server_with_tls
 from worker.client import Farm
 from worker.doctor import Level, examine
-from worker.keys import BROKER_PREFIX, REFUSED
+from worker.jobstore.keys import Keys
+
+KEYS = Keys()
 
 ACL = (
     "~layerfarm:* &* -@all +@read +@write +@connection +@scripting +@pubsub +@transaction +time -@dangerous +keys +info"
@@ -142,21 +144,22 @@ def test_strangers_messages_reach_no_task_and_kill_no_worker(ground: Ground) -> 
     stopped = ground.farm(queue="nobody-listens")
     stopped.submit(ToyRequest(directory=ground.allowed)).cancel()
     client = redis.Redis.from_url(f"unix://{ground.directory}/redis.sock")
-    original = client.lrange(BROKER_PREFIX + "nobody-listens.start", 0, 0)[0]
-    client.delete(BROKER_PREFIX + "nobody-listens.start")
-    queues = [BROKER_PREFIX + name for name in farm._settings.queues]
+    silent = Keys("nobody-listens").broker + "nobody-listens.start"
+    original = client.lrange(silent, 0, 0)[0]
+    client.delete(silent)
+    queues = [KEYS.broker + name for name in farm._settings.queues]
     for number in range(COUNT):
         client.lpush(rng.choice(queues), _strange(rng, json.loads(original), number))
     until(lambda: not any(client.llen(queue) for queue in queues), timeout=120)
 
     # Each is counted, none did anything, and who works is who worked before.
-    until(lambda: int(client.get(REFUSED) or 0) == COUNT, timeout=30)
+    until(lambda: int(client.get(KEYS.refused) or 0) == COUNT, timeout=30)
     assert worker.poll() is None, f"SEED={seed}"
     assert {process.pid for process in psutil.Process(worker.pid).children()} == pool, f"SEED={seed}"
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
     assert ground.marks("begin") == 1
     # A message is acknowledged when its work is done, which the result does not wait for.
-    until(lambda: client.hlen(BROKER_PREFIX + "unacked") == 0)
+    until(lambda: client.hlen(KEYS.broker + "unacked") == 0)
 
 
 def _strange(rng: random.Random, message: dict[str, Any], number: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.farm.harms import FAULTS
 from tests.farm.torture import run_trial
-from worker.steps import STEPS
+from worker.engine.failpoints import STEPS
 
 SHORT = (
     "SIGKILL at stage.opened",

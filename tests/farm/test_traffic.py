@@ -10,9 +10,11 @@ from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmFull, RequestError
-from worker.keys import QUEUED
-from worker.progress import JobState
-from worker.traffic import Traffic
+from worker.broker.priorities import Traffic
+from worker.jobstore.keys import Keys
+from worker.model import JobState
+
+KEYS = Keys()
 
 
 def test_interactive_job_overtakes_bulk_work_between_units(ground: Ground) -> None:
@@ -114,14 +116,14 @@ def test_long_queue_is_no_reason_to_send_first_messages_again(ground: Ground) ->
     farm = ground.farm(look_every=0.01)
     for _ in range(3):
         farm.submit(ToyRequest(directory=ground.allowed))
-    client = farm.ledger._client
-    farm.rescue._every = 0.0
-    for job_id in farm.ledger.active():
-        farm.rescue._look(job_id, -1.0, farm.rescue._all_have_messages())
-    assert client.llen("layerfarm:broker:layerfarm.start") == client.scard(QUEUED) == 3
+    client = farm.client
+    farm.recovery._every = 0.0
+    for job_id in farm.store.active():
+        farm.recovery._look(job_id, -1.0, farm.recovery._backlog.has_all_starts())
+    assert client.llen("layerfarm:broker:layerfarm.start") == client.scard(KEYS.queued) == 3
 
     client.rpop("layerfarm:broker:layerfarm.start")
-    farm.rescue._look(farm.ledger.active()[0], -1.0, farm.rescue._all_have_messages())
+    farm.recovery._look(farm.store.active()[0], -1.0, farm.recovery._backlog.has_all_starts())
     assert client.llen("layerfarm:broker:layerfarm.start") == 3
 
 
@@ -129,8 +131,8 @@ def test_first_message_that_is_lost_after_its_job_was_chosen_is_made_good(ground
     farm = ground.farm(look_every=0.5)
     one, two = (farm.submit(ToyRequest(directory=ground.allowed), submitter=name) for name in ("one", "two"))
     # A process takes the second one's message, chooses the first one by its turn, and dies.
-    farm.ledger._client.rpop("layerfarm:broker:layerfarm.start")
-    assert farm.ledger.next(two.id) == one.id
+    farm.client.rpop("layerfarm:broker:layerfarm.start")
+    assert farm.store.next(two.id, 1) == (one.id, 1)
     ground.start_worker(look_every=0.5)
     assert [job.result(90) for job in (one, two)] == [ToyResult(total=18)] * 2
-    until(lambda: farm.ledger._client.scard(QUEUED) == 0)
+    until(lambda: farm.client.scard(KEYS.queued) == 0)

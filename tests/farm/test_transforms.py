@@ -15,8 +15,10 @@ from jobs.flows.transforms import RecompressRequest, SquashRequest, StripRequest
 from jobs.image import resolve
 from jobs.store import Layout
 from tests.unit.image.images import image, tar
-from worker import runner_local
-from worker.keys import PREFIX
+from worker.engine import local as runner_local
+from worker.jobstore.keys import Keys
+
+KEYS = Keys()
 
 IMAGES = 16
 SHARED = 5
@@ -39,8 +41,8 @@ def ref(layout: Layout, tag: str) -> ImageRef:
 
 def begun(ground: Ground) -> list[int]:
     """How often each distinct piece of work was begun."""
-    client = ground.farm().ledger._client
-    return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(PREFIX + "work:*", _type="hash")]
+    client = ground.farm().client
+    return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(KEYS.prefix + "work:*", _type="hash")]
 
 
 def test_layers_that_images_share_are_recompressed_once(ground: Ground, layout: Layout) -> None:

@@ -29,12 +29,13 @@ from jobs.mtree import snapshot
 from jobs.store import Layout, janitor
 from jobs.store.leases import Leases
 from jobs.store.reach import reachable
-from worker import runner_local
 from worker.client import Job
-from worker.equal import WORKS
-from worker.keys import ACTIVE, KEPT, QUEUED
-from worker.progress import JobState
+from worker.engine import local
+from worker.jobstore.keys import Keys
+from worker.model import JobState
 from worker.settings import load_settings
+
+KEYS = Keys()
 
 SETTINGS = {"lease": 2, "look_every": 0.5, "deliveries": 3, "drain": 0.5, "visibility_timeout": 60}
 PATIENCE = 90.0
@@ -94,9 +95,9 @@ class Trial:
         self.new = self.ground.allowed / "new"
         """The bundle that is made."""
         policy = Policy(shards=2, threads=2)
-        runner_local.run(BuildRequest(rootfs=self.tree, image=ImageRef(store=self.store, tag="base")), policy)
+        local.run(BuildRequest(rootfs=self.tree, image=ImageRef(store=self.store, tag="base")), policy)
         base = ImageRef(store=self.store, tag="base")
-        runner_local.run(UnpackRequest(image=base, bundle=self.bundle), policy)
+        local.run(UnpackRequest(image=base, bundle=self.bundle), policy)
         (self.bundle / "rootfs" / "changed").write_bytes(b"changed")
         (self.tree / "more").write_bytes(b"more" * 1000)
         os.utime(self.tree / "more", (1, 1))
@@ -188,7 +189,7 @@ class Trial:
             moved = request.model_copy(update={"image": ImageRef(store=other / "store", tag=tag)})
             if isinstance(moved, BuildRequest):
                 moved = moved.model_copy(update={"base": ImageRef(store=other / "store", tag="base")})
-            runner_local.run(moved, policy)
+            local.run(moved, policy)
         layout = Layout.open(other / "store")
         return {tag: layout.find(tag)[0].digest for tag in layout.tags()}
 
@@ -233,9 +234,9 @@ class Trial:
         """A job that was seen to end may run once more, for a Redis that has forgotten it; it ends again."""
         farm = self.ground.farm(**client_settings())
         try:
-            until(lambda: not farm.client.exists(ACTIVE, QUEUED, KEPT, WORKS), timeout=30)
+            until(lambda: not farm.client.exists(KEYS.active, KEYS.queued, KEYS.kept, KEYS.works), timeout=30)
         except AssertionError:
-            counts.notes.append(f"Redis does not settle: {farm.ledger.active()}")
+            counts.notes.append(f"Redis does not settle: {farm.store.active()}")
 
     def _look_for_leftovers(self, counts: Counts) -> None:
         client = self.ground.farm(**client_settings()).client
@@ -249,12 +250,12 @@ class Trial:
         ]
         left += [path for path in self.ground.allowed.iterdir() if path.name.startswith(".")]
         names = {job.id for job in self.jobs} | self.known
-        allowed = {ACTIVE, QUEUED, KEPT, WORKS, *(f"layerfarm:job:{name}" for name in names)}
+        allowed = {KEYS.active, KEYS.queued, KEYS.kept, KEYS.works, *(f"layerfarm:job:{name}" for name in names)}
         keys = [*client.scan_iter("layerfarm:job:*"), *client.scan_iter("layerfarm:work:*:waiting")]
         stray = [key for key in keys if key not in allowed and not key.endswith(":events")]
         # Whatever Redis holds of a job, it forgets one day.
         stray += [f"{key} for ever" for key in client.scan_iter("layerfarm:*") if endless(client, key)]
-        if left or stray or client.exists(ACTIVE, QUEUED, KEPT, WORKS):
+        if left or stray or client.exists(KEYS.active, KEYS.queued, KEYS.kept, KEYS.works):
             counts.leftovers += 1
             counts.notes.append(f"left: {[str(path) for path in left]} {stray}")
 

@@ -19,7 +19,7 @@ from tests.catalog.images import catalog, images_of
 from tests.catalog.registry import Registry
 from tests.catalog.spec import SMALL
 from tests.trees import read_tree
-from worker import runner_local
+from worker.engine import local
 
 Layerfarm = Callable[..., tuple[int, str, str]]
 
@@ -85,7 +85,7 @@ def test_debian_images_share_their_layers_and_are_the_same_to_umoci(
 
 
 def build(layout: Path, tree: Path, name: str) -> None:
-    runner_local.run(BuildRequest(rootfs=tree, image=ImageRef(store=layout, tag=name)))
+    local.run(BuildRequest(rootfs=tree, image=ImageRef(store=layout, tag=name)))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from worker.cli.main import COMMANDS, cli
 FLOWS.import_all()
 for name in COMMANDS:
     assert cli.get_command(click.Context(cli), name) is not None
-import worker.client, worker.embedded, worker.service
+import worker.client, worker.embedded, worker.worker_main
 from jobs.errors import MissingExtra
 from jobs.extras import require
 for extra in sys.argv[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
@@ -49,6 +50,27 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """What each room may import, besides itself."""
 
+UNDER_ALL = {
+    "worker.settings",
+    "worker.configuration",
+    "worker.model",
+    "worker.signals",
+    "worker.jobstore",
+    "worker.broker",
+    "worker.security",
+}
+WORKER_MAY_IMPORT: dict[str, set[str]] = {
+    "worker.jobstore": UNDER_ALL,
+    "worker.broker": UNDER_ALL,
+    "worker.security": UNDER_ALL,
+    "worker.engine": UNDER_ALL,
+    "worker.background": UNDER_ALL | {"worker.engine"},
+    "worker.monitoring": UNDER_ALL | {"worker.engine", "worker.background"},
+    "worker.doctor": UNDER_ALL | {"worker.background", "worker.client"},
+    "worker.catalog": {"worker.client", "worker.model", "worker.broker", "worker.engine"},
+}
+"""What each room of the worker may import, besides itself; the modules beside the rooms, and the commands, may all."""
+
 ONLY_IN_WORKER = {"celery", "kombu", "billiard", "redis", "click", "rich", "worker"}
 DOCUMENTS_ONLY = {"pydantic", "pydantic_settings"}
 WITHOUT_DOCUMENTS = {"jobs.errors", "jobs.limits", "jobs.extras", "jobs.rootfs", "jobs.mtree", "jobs.layer"}
@@ -79,6 +101,19 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{origin}.{alias.name}" for alias in node.names) if origin == "jobs" else [origin]
 
 
+def imports_at_run_time(path: Path) -> Iterator[str]:
+    """Every module of the worker that the file imports, but for what it needs for its annotations only."""
+    tree = ast.parse(path.read_bytes(), path)
+    for node in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+        if ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worker"):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if Path(ROOT, inner.replace(".", "/") + ".py").exists() else str(node.module)
+
+
 @pytest.mark.parametrize("path", modules(), ids=dotted_name)
 def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
     room = room_of(dotted_name(path))
@@ -88,6 +123,21 @@ def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
         allowed = MAY_IMPORT[room] | {room}
     used = {room_of(name) for name in imports(path) if name.split(".")[0] == "jobs"}
     assert used <= allowed
+
+
+@pytest.mark.parametrize("room", WORKER_MAY_IMPORT)
+def test_a_room_of_the_worker_imports_only_those_below_it(room: str) -> None:
+    place = ROOT / room.replace(".", "/")
+    used = {room_of(name) for path in place.rglob("*.py") for name in imports(path) if name.startswith("worker.")}
+    assert used <= WORKER_MAY_IMPORT[room] | {room}
+
+
+def test_no_two_modules_of_the_worker_import_each_other() -> None:
+    paths = {dotted_name(path).removesuffix(".__init__"): path for path in (ROOT / "worker").rglob("*.py")}
+    order = graphlib.TopologicalSorter(
+        {name: {other for other in imports_at_run_time(path) if other != name} for name, path in paths.items()}
+    )
+    assert set(paths) <= set(order.static_order())
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted_name)
@@ -103,7 +153,7 @@ def test_the_rule_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.M
     source.parent.mkdir(parents=True)
     source.write_text(
         "import jobs.store.layout\nfrom jobs import image\nfrom ..flows import base\nfrom . import pax\n"
-        "def late():\n    from worker.app import make_app\n"
+        "def late():\n    from worker.broker.app import make_app\n"
     )
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     assert set(imports(source)) == {
@@ -111,7 +161,7 @@ def test_the_rule_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.M
         "jobs.image",
         "jobs.flows",
         "jobs.layer",
-        "worker.app",
+        "worker.broker.app",
     }
 
 

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
-from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobNotFound, LayerfarmError
+from jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobNotFound, LayerfarmError
 from jobs.flows.base import Policy, Request
-from worker import runner_local
+from worker.broker.priorities import Traffic
 from worker.client import Farm, Job
-from worker.progress import JobState, Progress
-from worker.traffic import Traffic
+from worker.engine import local
+from worker.model import JobState, Progress
 
 AT_ONCE: Final = 16
 """Jobs that a catalog has on a farm at a time; bulk, so that whoever waits for something overtakes them."""
+
+_HEED: Final = 1.0
+"""Seconds after which a thread that waits looks whether the run was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Local:
     def run(self, tasks: Iterable[Task], ended: Ended, watcher: Watcher) -> None:
         for task in tasks:
             try:
-                result = runner_local.run(task.request, self._policy, self._processes, partial(watcher.progress, task))
+                result = local.run(task.request, self._policy, self._processes, partial(watcher.progress, task))
             except LayerfarmError as error:
                 ended(task, None, error)
             else:
@@ -111,7 +114,7 @@ class OnFarm:
     def _one(self, task: Task, watcher: Watcher) -> Any:
         job = self._earlier(task) or self._submit(task)
         watcher.submitted(task, job.id)
-        for progress in job.watch():
+        for progress in job.watch(heartbeat=_HEED):
             watcher.progress(task, progress)
             if self._stopped.is_set():
                 with suppress(LayerfarmError):
@@ -120,8 +123,10 @@ class OnFarm:
         return job.result(0.0)
 
     def _submit(self, task: Task) -> Job:
-        with self._submitting:
-            return self._farm.submit(task.request, traffic=Traffic.BULK, block=True)
+        while not self._stopped.is_set():
+            with self._submitting, suppress(FarmFull):
+                return self._farm.submit(task.request, traffic=Traffic.BULK, block=True, timeout=_HEED)
+        raise JobCancelled("the catalog's run was interrupted", where=task.name)
 
     def _earlier(self, task: Task) -> Job | None:
         """The job of an earlier run that was killed: it may have gone on, and may be done."""

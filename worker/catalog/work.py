@@ -24,7 +24,7 @@ from worker.catalog.planning import PLAN, Joint, members_of, plan_together, prev
 from worker.catalog.pushing import Pusher, is_to_push
 from worker.catalog.requests import analysis_for, fingerprint, request_for, target_of
 from worker.catalog.state import ImageState, States
-from worker.progress import Progress
+from worker.model import Progress
 
 
 class View(Protocol):

@@ -139,7 +139,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
     with _working(file, how) as work:
         if dry_run:
             for name, what in work.outlook():
-                click.echo(f"{name}: {what}")
+                output.say(f"{name}: {what}")
             return
         images = work.fetch()
         work.plan(images, anew=replan)
@@ -175,8 +175,8 @@ def verify(file: Path, how: How) -> None:
         faults = work.verify(work.known())
         count = sum(work.is_made(image) for image in work.known())
     for name, fault in faults:
-        click.echo(f"{name}: {display(fault)}")
-    click.echo(f"{count} images, {len(faults)} faults")
+        output.say(f"{name}: {display(fault)}")
+    output.say(f"{count} images, {len(faults)} faults")
     if faults:
         raise click.exceptions.Exit(1)
 
@@ -219,4 +219,4 @@ def _say(report: Report, as_json: bool, html: Path | None, each: bool) -> None:
         click.echo(report.model_dump_json(indent=1))
         return
     for line in report_lines(report) + (["", *image_lines(report)] if each else []):
-        click.echo(line)
+        output.say(line)

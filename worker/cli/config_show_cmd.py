@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from worker.cli import output
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.session import Session
 
@@ -34,4 +35,4 @@ def command(ctx: click.Context, as_json: bool) -> None:
     width = max(len(row.name) for row in rows)
     longest = max(len(row.value) for row in rows)
     for row in rows:
-        click.echo(f"{row.name:{width}}  {row.value:{longest}}  {row.source}".rstrip())
+        output.say(f"{row.name:{width}}  {row.value:{longest}}  {row.source}".rstrip())

@@ -58,16 +58,16 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
         where = Where(farm.url, False, None, None, "bar" if sys.stderr.isatty() else "plain")
         built = _done(carry_out(BuildRequest(rootfs=rootfs.absolute(), image=image), where))
         for line in image_lines(built.job_id, built.result):
-            click.echo(line)
+            output.say(line)
         bundle = Path(directory) / "bundle"
         remap = Remap.of_this_user()
         unpacked = _done(carry_out(UnpackRequest(image=image, bundle=bundle, **remap.fields()), where))
-        click.echo(f"job: {unpacked.job_id} succeeded: {unpacked.result.entries} entries unpacked")
+        output.say(f"job: {unpacked.job_id} succeeded: {unpacked.result.entries} entries unpacked")
         _compare(rootfs, bundle, owners=not remap.rootless)
-        click.echo(f"trees agree: {rootfs} and the unpacked bundle")
+        output.say(f"trees agree: {rootfs} and the unpacked bundle")
         output.notice("stopping redis and worker")
     for line in _next_steps(store, tag):
-        click.echo(line)
+        output.say(line)
 
 
 def _compare(rootfs: Path, bundle: Path, *, owners: bool) -> None:

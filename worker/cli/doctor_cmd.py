@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from worker.cli import output
 from worker.cli.flags import PathType
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.session import Session
@@ -44,8 +45,8 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
     """
     import json
 
+    from worker.broker.connection import reaching
     from worker.client import Farm
-    from worker.connection import reaching
     from worker.doctor import Level, examine, worst
 
     session: Session = ctx.obj
@@ -70,4 +71,4 @@ def _show(finding: Finding) -> None:
     from jobs.errors import display
 
     advice = "" if finding.advice is None else f"\n      {finding.advice}"
-    click.echo(f"{finding.level:<5} {display(finding.topic)}: {display(finding.what)}{advice}")
+    output.say(f"{finding.level:<5} {display(finding.topic)}: {display(finding.what)}{advice}")

@@ -59,7 +59,7 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
     from jobs.store.gc import collect
 
     done = collect(layout, grace, dry_run=dry_run)
-    say, verb = (click.echo, "would remove") if dry_run else (output.info, "removed")
+    say, verb = (output.say, "would remove") if dry_run else (output.info, "removed")
     for digest, size in done.blobs:
         say(f"{verb} {digest} {size}")
     for path in (*done.trees, *done.leftovers):
@@ -93,12 +93,12 @@ def _explain(layout: Layout, digest: str, grace: float) -> None:
     if found.age < grace and found.trashed is None:
         lines.append(f"younger than the grace: stored or used {_time(found.age)} ago, grace {_time(grace)}")
     if found.trashed is not None:
-        click.echo(f"{digest} {found.size} in the trash for {_time(found.trashed)}")
-        click.echo("  " + ("restored by the next gc:" if lines else "deleted by a gc after the grace"))
+        output.say(f"{digest} {found.size} in the trash for {_time(found.trashed)}")
+        output.say("  " + ("restored by the next gc:" if lines else "deleted by a gc after the grace"))
     else:
-        click.echo(f"{digest} {found.size} " + ("kept:" if lines else "not kept: the next gc removes it"))
+        output.say(f"{digest} {found.size} " + ("kept:" if lines else "not kept: the next gc removes it"))
     for line in lines:
-        click.echo(f"  {line}")
+        output.say(f"  {line}")
 
 
 def _time(seconds: float) -> str:

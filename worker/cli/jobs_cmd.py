@@ -17,7 +17,7 @@ from worker.cli.session import Session
 
 if TYPE_CHECKING:
     from worker.client import Farm
-    from worker.progress import JobRecord
+    from worker.model import JobRecord
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -68,7 +68,7 @@ def ls(session: Session, as_json: bool) -> None:
         for record in records
     ]
     for line in columns(rows):
-        click.echo(line)
+        output.say(line)
 
 
 @command.command("show")
@@ -82,24 +82,24 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
     if as_json:
         click.echo(record.model_dump_json())
         return
-    click.echo(f"job: {record.id}")
-    click.echo(f"kind: {record.kind}")
-    click.echo(f"state: {record.state}")
-    click.echo(f"class: {record.traffic}")
-    click.echo(f"submitter: {display(record.submitter) or '-'}")
+    output.say(f"job: {record.id}")
+    output.say(f"kind: {record.kind}")
+    output.say(f"state: {record.state}")
+    output.say(f"class: {record.traffic}")
+    output.say(f"submitter: {display(record.submitter) or '-'}")
     if record.stage:
-        click.echo(f"stage: {stage_text(record)} ({done_text(record)})")
+        output.say(f"stage: {stage_text(record)} ({done_text(record)})")
     for name in ("submitted", "started", "ended", "kept"):
         moment = getattr(record, name)
         if moment is not None:
-            click.echo(f"{'kept for a retry until' if name == 'kept' else name}: {_time(moment)}")
+            output.say(f"{'kept for a retry until' if name == 'kept' else name}: {_time(moment)}")
     if record.retries:
-        click.echo(f"retries: {record.retries}")
+        output.say(f"retries: {record.retries}")
     if record.error is not None:
-        click.echo(f"error: {record.error.message}")
+        output.say(f"error: {record.error.message}")
     for title, fields in (("request", record.request), ("result", record.result or {})):
         for name, value in fields.items():
-            click.echo(f"{title}.{name}: {value}")
+            output.say(f"{title}.{name}: {value}")
 
 
 @command.command("watch")
@@ -125,7 +125,7 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
         return
     lines = image_lines(job.id, result) if isinstance(result, ImageResult) else [f"job: {job.id} succeeded"]
     for line in lines:
-        click.echo(line)
+        output.say(line)
 
 
 @command.command("cancel")
@@ -153,7 +153,7 @@ def retry(session: Session, job_ids: tuple[str, ...], anew: bool) -> None:
     farm = farm_of(session)
     for job_id in job_ids:
         goes_on = farm.job(job_id).retry(anew=anew)
-        click.echo(f"job: {job_id} {'goes on' if goes_on else 'begins anew'}")
+        output.say(f"job: {job_id} {'goes on' if goes_on else 'begins anew'}")
 
 
 @command.command("clean")

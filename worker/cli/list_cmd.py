@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from worker.cli import output
 from worker.cli.flags import layout_option
 from worker.cli.parsing import GoStyleCommand
 
@@ -23,4 +24,4 @@ def command(layout: Path) -> None:
     from jobs.store import Layout
 
     for tag in sorted(Layout.open(layout).tags()):
-        click.echo(tag)
+        output.say(tag)

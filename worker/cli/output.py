@@ -1,10 +1,14 @@
-"""What the command says beside its results: single lines on stderr, as many as ``--log`` asks for."""
+"""What the command says: the lines of its results on stdout, others on stderr, as many as ``--log`` asks for."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Final
+
+import click
+
+from jobs.errors import display
 
 LEVELS: Final = ("debug", "info", "warn", "error", "fatal")
 
@@ -20,6 +24,11 @@ def set_level(name: str) -> None:
 def level() -> str:
     """The level in force, one of :data:`LEVELS`."""
     return LEVELS[_level]
+
+
+def say(text: str) -> None:
+    """A line of the result, on stdout. What others have named (tags, paths, records) may hold what moves a terminal."""
+    click.echo(display(text))
 
 
 def info(text: str) -> None:
@@ -70,7 +79,7 @@ def _say_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> str
 
 def _line(text: str) -> None:
     # One write: lines of several processes on one terminal stay whole. Messages may quote hostile names.
-    line = " ".join(text.splitlines()) or text
+    line = display(" ".join(text.splitlines()) or text)
     stderr = sys.stderr
     stderr.write(f"layerfarm: {line.encode('utf-8', 'backslashreplace').decode()}\n")
     stderr.flush()

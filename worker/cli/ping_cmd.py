@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from worker.cli import output
 from worker.cli.jobs_cmd import farm_of, farm_option
 from worker.cli.parsing import GoStyleCommand
 from worker.cli.session import Session
@@ -35,4 +36,4 @@ def command(session: Session, this_host: bool) -> None:
         where = f"on {host}" if this_host else f"at {farm.address}"
         raise FarmError(f"no worker is listening {where}")
     for worker in found:
-        click.echo(f"{worker.name}: {worker.concurrency} processes")
+        output.say(f"{worker.name}: {worker.concurrency} processes")

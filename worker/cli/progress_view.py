@@ -7,10 +7,11 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from jobs.errors import display
 from worker.cli import output
 
 if TYPE_CHECKING:
-    from worker.progress import Progress
+    from worker.model import Progress
 
 MODES: Final = ("auto", "bar", "plain", "none")
 
@@ -70,7 +71,7 @@ class ProgressView:
         if progress.bytes_total:
             done, total = min(progress.bytes_done, progress.bytes_total), progress.bytes_total
             amount = f"{megabytes(done)} of {megabytes(total)}"
-        stage = f"{progress.kind} {progress.stage_number}/{progress.stages} {progress.stage}"
+        stage = display(f"{progress.kind} {progress.stage_number}/{progress.stages} {progress.stage}")
         self._bar.update(
             self._task,
             description=stage if progress.stage else f"{progress.kind} {progress.state}",
@@ -90,7 +91,7 @@ def _new_bar() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[amount]}"),
         TimeElapsedColumn(),

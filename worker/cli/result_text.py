@@ -35,4 +35,4 @@ def report(outcome: Outcome | None, *, lines: list[str], as_json: bool, quiet: b
         if quiet or as_json:
             output.info(line)
         else:
-            click.echo(line)
+            output.say(line)

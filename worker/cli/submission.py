@@ -124,20 +124,20 @@ def carry_out(request: Request, where: Where) -> Outcome | None:
 
 def _here(request: Request, where: Where) -> Outcome:
     from jobs.flows.base import Policy
-    from worker import runner_local
+    from worker.engine import local
 
     processors = len(os.sched_getaffinity(0))
     processes = where.processes or processors
     policy = Policy(shards=where.shards or processes, threads=processors)
     with ProgressView(where.progress) as view:
-        result: Result = runner_local.run(request, policy, processes, view.show)
+        result: Result = local.run(request, policy, processes, view.show)
     return Outcome(LOCAL, result)
 
 
 def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
     from jobs.errors import FarmFull
+    from worker.broker.priorities import Traffic
     from worker.client import Farm
-    from worker.traffic import Traffic
 
     output.take_logs()
     farm = Farm(url)

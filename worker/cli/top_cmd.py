@@ -17,10 +17,11 @@ from worker.cli.session import Session
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-    from worker.census import Census
     from worker.client import Farm
-    from worker.progress import JobRecord
+    from worker.model import JobRecord
+    from worker.monitoring.census import Census
 
 _ENDED = 600.0
 """Seconds for which a job that has ended is still shown."""
@@ -95,9 +96,9 @@ def _headline(farm: Farm, found: Census) -> RenderableType:
 def _queues(found: Census) -> RenderableType:
     table = _table("QUEUE", "MESSAGES")
     for name, messages in found.queues.items():
-        table.add_row(name, str(messages))
+        _add(table, name, str(messages))
     for traffic, seconds in found.oldest.items():
-        table.add_row(f"oldest {traffic} job waits", f"{seconds:.0f} s")
+        _add(table, f"oldest {traffic} job waits", f"{seconds:.0f} s")
     return table
 
 
@@ -109,7 +110,7 @@ def _workers(found: Census) -> RenderableType:
     table = _table("WORKER", "PROCESSES", "ROOTS", "STORES")
     for worker in found.workers:
         paths = (":".join(display(path) for path in paths) for paths in (worker.roots, worker.stores))
-        table.add_row(worker.name, str(worker.concurrency), *paths)
+        _add(table, worker.name, str(worker.concurrency), *paths)
     return table
 
 
@@ -118,7 +119,8 @@ def _jobs(records: list[JobRecord], now: float) -> RenderableType:
 
     table = _table("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "AGE", "BY")
     for record in records:
-        table.add_row(
+        _add(
+            table,
             record.id,
             display(record.kind),
             record.traffic,
@@ -138,6 +140,13 @@ def _table(*headings: str) -> Table:
     from rich import box, table
 
     return table.Table(*headings, box=box.SIMPLE, pad_edge=False)
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    """A row, as text: what others have named may look like rich's markup."""
+    from rich.text import Text
+
+    table.add_row(*(Text(display(cell)) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _json(found: Census, records: list[JobRecord]) -> str:

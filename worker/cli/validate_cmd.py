@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from worker.cli import output
 from worker.cli.flags import Image, LayoutType, PathType, image_option
 from worker.cli.parsing import GoStyleCommand
 
@@ -56,7 +57,7 @@ def command(image: Image | None, layout: Path | None, bundle: Path | None, as_js
         click.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
     else:
         for finding in report.findings:
-            click.echo(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
-        click.echo(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
+            output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
+        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
     if report.errors:
         raise click.exceptions.Exit(1)

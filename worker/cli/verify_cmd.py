@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from worker.cli import output
 from worker.cli.flags import Image, image_option
 from worker.cli.parsing import GoStyleCommand
 
@@ -40,7 +41,7 @@ def command(image: Image, as_json: bool) -> None:
         click.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
     else:
         for finding in report.findings:
-            click.echo(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
-        click.echo(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
+            output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
+        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
     if report.errors:
         raise click.exceptions.Exit(1)

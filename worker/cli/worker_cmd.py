@@ -52,8 +52,8 @@ def command(
     Example:
       layerfarm worker --farm redis://queue/0 --root /srv/rootfs --store /srv/oci
     """
-    from worker.service import run_worker
     from worker.settings import load_settings
+    from worker.worker_main import run_worker
 
     session: Session = ctx.obj
     settings = load_settings(

@@ -26,14 +26,14 @@ def examine(farm: Farm | None, stores: Sequence[Path]) -> Iterator[Finding]:
     """
     workers = []
     if farm is not None:
-        yield from examine_redis(farm.client, farm.address)
+        yield from examine_redis(farm.client, farm.keys, farm.address)
         workers = farm.workers()
         yield from examine_workers(workers)
         stores = stores or sorted({store for worker in workers for store in worker.stores if store.is_dir()})
     for store in stores:
         yield from examine_store(store)
         if farm is not None and workers:
-            yield from examine_views(farm.client, store, workers)
+            yield from examine_views(farm.client, farm.keys, store, workers)
 
 
 def worst(findings: Sequence[Finding]) -> Level:

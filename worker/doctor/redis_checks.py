@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import redis
 
-from worker.address import Address
+from worker.broker.address import Address
 from worker.doctor.finding import Finding, fail, ok, warn
-from worker.keys import REFUSED
+from worker.jobstore.keys import Keys
 
 _TOPIC: Final = "redis"
 _OLDEST: Final = (6, 2)
@@ -27,7 +27,7 @@ _CLOCK: Final = 60.0
 """Seconds by which the clocks of two hosts may differ without a word."""
 
 
-def examine_redis(client: redis.Redis, address: Address) -> Iterator[Finding]:
+def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator[Finding]:
     """
     Raises:
         redis.RedisError: it went away.
@@ -41,7 +41,7 @@ def examine_redis(client: redis.Redis, address: Address) -> Iterator[Finding]:
         yield fail(_TOPIC, "is a replica, and takes no writes", "let the address lead to the primary")
     yield _transport(address)
     yield _clock(client)
-    refused = int(cast("Any", client.get(REFUSED)) or 0)
+    refused = int(cast("Any", client.get(keys.refused)) or 0)
     if refused:
         yield warn(
             _TOPIC,

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import redis
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import RequestError
 from jobs.flows.base import Policy
 from jobs.store.indexfile import PRIVATE_DIRECTORY
 from jobs.store.probe import held, probe_file
+from worker.background.registry import WorkerInfo
 from worker.doctor.finding import Finding, fail, ok, warn
-from worker.keys import PROBE
-from worker.liveness import WorkerInfo
+from worker.jobstore.keys import Keys
 
 _EXPIRES: Final = 30
 """Seconds for which a question stands."""
@@ -48,7 +48,7 @@ class Question(BaseModel):
     """Of its content. A worker tells only whether it found that, so nothing can be read by asking."""
 
 
-def examine_views(client: redis.Redis, store: Path, workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
+def examine_views(client: redis.Redis, keys: Keys, store: Path, workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
     """Ask all workers about a store."""
     topic = f"store {store}"
     try:
@@ -57,18 +57,18 @@ def examine_views(client: redis.Redis, store: Path, workers: Sequence[WorkerInfo
             digest = hashlib.sha256(probe.read_bytes()).hexdigest()
             question = Question(name=probe.name, store=str(store), sha256=digest)
             with held(probe):
-                client.set(PROBE, question.model_dump_json(), ex=_EXPIRES)
-                views = _answers(client, question, {worker.name for worker in workers})
+                client.set(keys.probe, question.model_dump_json(), ex=_EXPIRES)
+                views = _answers(client, keys, question, {worker.name for worker in workers})
     except OSError:
         return  # said already, of the store itself
     for worker in workers:
         yield _finding(topic, worker, views.get(worker.name))
 
 
-def _answers(client: redis.Redis, question: Question, names: set[str]) -> dict[str, str]:
+def _answers(client: redis.Redis, keys: Keys, question: Question, names: set[str]) -> dict[str, str]:
     deadline = time.monotonic() + _PATIENCE
     while True:
-        found = cast("dict[str, str]", client.hgetall(_key(question)))
+        found = cast("dict[str, str]", client.hgetall(_key(keys, question)))
         if names <= set(found) or time.monotonic() >= deadline:
             return found
         time.sleep(0.1)
@@ -97,22 +97,26 @@ def _finding(topic: str, worker: WorkerInfo, view: str | None) -> Finding:
 class Views:
     """Answers the doctor's questions for one worker."""
 
-    def __init__(self, client: redis.Redis, name: str, policy: Policy) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, name: str, policy: Policy) -> None:
         self._client = client
+        self._keys = keys
         self._name = name
         self._policy = policy
         self._answered = ""
 
     def answer(self) -> None:
         """Answer the question that stands in Redis, if it is a new one."""
-        text = cast("str | None", self._client.get(PROBE))
+        text = cast("str | None", self._client.get(self._keys.probe))
         if text is None or len(text) > _LARGEST or text == self._answered:
             return
         self._answered = text
-        question = Question.model_validate_json(text)
+        try:
+            question = Question.model_validate_json(text)
+        except ValidationError:
+            return  # no doctor's
         with self._client.pipeline() as pipe:
-            pipe.hset(_key(question), self._name, view_of(question, self._policy))
-            pipe.expire(_key(question), _EXPIRES)
+            pipe.hset(_key(self._keys, question), self._name, view_of(question, self._policy))
+            pipe.expire(_key(self._keys, question), _EXPIRES)
             pipe.execute()
 
 
@@ -141,5 +145,5 @@ def view_of(question: Question, policy: Policy) -> View:
         os.close(fd)
 
 
-def _key(question: Question) -> Any:
-    return f"{PROBE}:{question.name}"
+def _key(keys: Keys, question: Question) -> Any:
+    return f"{keys.probe}:{question.name}"

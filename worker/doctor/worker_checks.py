@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Final
 
+from worker.background.registry import WorkerInfo
 from worker.doctor.finding import Finding, fail, ok, warn
-from worker.ledger import FORMAT
-from worker.liveness import WorkerInfo
+from worker.jobstore.model import FORMAT
 
 _CLOCK: Final = 60.0
 """Seconds."""

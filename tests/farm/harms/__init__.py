@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from worker.steps import STEPS
+from worker.engine.failpoints import STEPS
+from worker.jobstore.model import FORMAT
 
 from . import broker, disks, processes, surroundings
 from .fault import Fault, Function
@@ -56,7 +57,7 @@ FAULTS: dict[str, Fault] = {
     "clock jumps by 1 h": Fault(surroundings.clock_jumps),
     "new version": Fault(surroundings.deploy(surroundings.understands_more, None)),
     "new format": Fault(
-        surroundings.deploy(surroundings.reads_another_format, "job has format 1, this worker reads 2")
+        surroundings.deploy(surroundings.reads_another_format, f"has format {FORMAT}, this worker reads {FORMAT + 1}")
     ),
 }
 """By name, as the table shows it."""

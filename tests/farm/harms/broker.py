@@ -14,11 +14,14 @@ from toy_flow import ToyRequest
 from trial import Counts, Trial, client_settings, small_disk
 
 from jobs.errors import FarmUnreachable, LayerfarmError
-from worker.address import Address
-from worker.connection import client_of
-from worker.keys import BROKER_PREFIX, JobKeys
+from worker.broker.address import Address
+from worker.broker.connection import client_of
+from worker.jobstore.keys import JobKeys, Keys
+from worker.jobstore.model import Item
 
 from .fault import Function
+
+KEYS = Keys()
 
 
 def pause_redis(shortest: float, longest: float) -> Function:
@@ -173,12 +176,12 @@ def deliver_twice(trial: Trial, counts: Counts) -> None:
     trial.submit()
     farm = trial.ground.farm(**client_settings())
     deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and farm.ledger.active():
-        for job_id in farm.ledger.active():
+    while time.monotonic() < deadline and farm.store.active():
+        for job_id in farm.store.active():
             record = farm.job(job_id).record()
             stage = record.stage_number - 1
-            farm.sender.advance(job_id, stage)
-            farm.sender.units(job_id, stage, range(record.units_total))
+            units = [Item(job_id, record.attempt, "unit", stage, index) for index in range(record.units_total)]
+            farm.sender.send([Item(job_id, record.attempt, "advance", stage), *units])
         time.sleep(0.1)
     trial.settle(counts)
 
@@ -227,8 +230,8 @@ def lose_messages(trial: Trial, counts: Counts) -> None:
     deadline = time.monotonic() + 2
     with client_of(Address(trial.ground.url)) as client:
         while time.monotonic() < deadline:
-            client.delete(*(BROKER_PREFIX + name for name in trial.ground.settings().queues))
-            client.delete(BROKER_PREFIX + "unacked", BROKER_PREFIX + "unacked_index")
+            client.delete(*(KEYS.broker + name for name in trial.ground.settings().queues))
+            client.delete(KEYS.broker + "unacked", KEYS.broker + "unacked_index")
             time.sleep(trial.rng.uniform(0.02, 0.2))
     trial.settle(counts)
 
@@ -243,13 +246,13 @@ def edit_record(trial: Trial, counts: Counts) -> None:
     time.sleep(trial.rng.uniform(0, 2))
     with client_of(Address(trial.ground.url)) as client:
         for _ in range(trial.rng.randint(1, 4)):
-            _edit(trial, client, JobKeys.of(edited.id))
+            _edit(trial, client, KEYS.job(edited.id))
     try:
         edited.result(60)
     except LayerfarmError as error:
         if "has not ended in time" in str(error):
             counts.lost += 1
-            counts.notes.append(f"the edited job does not end: {client.hgetall(JobKeys.of(edited.id).job)}")
+            counts.notes.append(f"the edited job does not end: {client.hgetall(KEYS.job(edited.id).job)}")
     with client_of(Address(trial.ground.url)) as client:
         trial.known.add(edited.id)
     trial.settle(counts)

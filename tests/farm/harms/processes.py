@@ -96,9 +96,9 @@ def storm(trial: Trial, counts: Counts) -> None:
     """Whole workers and single processes die one after another, as long as there are jobs."""
     workers = [trial.start_worker(deliveries=20) for _ in range(2)]
     trial.submit()
-    ledger = trial.ground.farm(**client_settings()).ledger
+    store = trial.ground.farm(**client_settings()).store
     deadline = time.monotonic() + 8
-    while ledger.active() and time.monotonic() < deadline:
+    while store.active() and time.monotonic() < deadline:
         time.sleep(trial.rng.uniform(0.05, 0.8))
         number = trial.rng.randrange(2)
         children = psutil.Process(workers[number].pid).children()

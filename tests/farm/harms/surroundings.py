@@ -91,8 +91,8 @@ def understands_more(source: Path) -> None:
 
 
 def reads_another_format(source: Path) -> None:
-    ledger = source / "worker" / "ledger.py"
-    ledger.write_text(ledger.read_text().replace("FORMAT: Final = ", "FORMAT: Final = 1 + "))
+    model = source / "worker" / "jobstore" / "model.py"
+    model.write_text(model.read_text().replace("FORMAT: Final = ", "FORMAT: Final = 1 + "))
 
 
 def clock_jumps(trial: Trial, counts: Counts) -> None:
@@ -163,10 +163,10 @@ while True:
 def kill_collectors(trial: Trial, counts: Counts) -> None:
     """Collections of garbage die in the middle, one after another, as long as there are jobs."""
     trial.start_worker()
-    ledger = trial.ground.farm(**client_settings()).ledger
+    store = trial.ground.farm(**client_settings()).store
     trial.submit()
     deadline = time.monotonic() + 8
-    while ledger.active() and time.monotonic() < deadline:
+    while store.active() and time.monotonic() < deadline:
         command = [sys.executable, "-c", COLLECTOR, str(trial.store), trial.rng.choice(("0", "0.2"))]
         collector = subprocess.Popen(command, cwd=ROOT)
         time.sleep(trial.rng.uniform(0.3, 1))

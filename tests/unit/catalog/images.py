@@ -16,12 +16,12 @@ from jobs.image import Resolved, resolve, unpack_rootfs
 from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout
 from tests.trees import Node, read_tree
 from tests.unit.image.images import image
-from worker import runner_local
+from worker.engine import local
 
 
 def run(request: TransformRequest) -> TransformResult:
     """Carry a transform out in this process."""
-    return runner_local.run(request, Policy(shards=1, threads=1), 1)  # type: ignore[return-value]
+    return local.run(request, Policy(shards=1, threads=1), 1)  # type: ignore[return-value]
 
 
 def ref(layout: Layout, tag: str) -> ImageRef:

@@ -18,12 +18,12 @@ from tests.trees import directory, read_tree, tree
 from tests.unit.catalog.images import ref, tree_of, two_platforms, without
 from tests.unit.catalog.test_squash import LAYERS
 from tests.unit.image.images import image
-from worker import runner_local
+from worker.engine import local
 
 
 def run(layout: Layout, output: Path, form: str = "directory", **fields: object) -> FlattenResult:
     request = FlattenRequest.model_validate({"image": ref(layout, "t"), "output": output, "form": form, **fields})
-    return runner_local.run(request, Policy(shards=1, threads=1), 1)  # type: ignore[return-value]
+    return local.run(request, Policy(shards=1, threads=1), 1)  # type: ignore[return-value]
 
 
 def test_a_directory_and_a_tar_are_the_tree_that_unpacking_gives(layout: Layout, tmp_path: Path) -> None:

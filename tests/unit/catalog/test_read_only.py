@@ -25,12 +25,12 @@ from pathlib import Path
 from jobs.errors import LayerfarmError
 from jobs.flows.base import Policy
 from jobs.flows.transforms import AnalyzeRequest, RechunkRequest
-from worker import runner_local
+from worker.engine import local
 kind, stores, fields = sys.argv[1:]
 request = {"analyze": AnalyzeRequest, "rechunk": RechunkRequest}[kind].model_validate_json(fields)
 policy = Policy(stores=(Path(stores),) if stores else None, shards=1, threads=1)
 try:
-    print(runner_local.run(request, policy, 1).model_dump_json())
+    print(local.run(request, policy, 1).model_dump_json())
 except LayerfarmError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """

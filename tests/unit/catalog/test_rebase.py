@@ -20,7 +20,7 @@ from tests.unit.catalog.images import attestation, entry, index, ref, run, tree_
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive
 from tests.unit.layer.archives import entry as member
-from worker import runner_local
+from worker.engine import local
 
 HISTORY = [{"created_by": "base"}, {"created_by": "base env", "empty_layer": True}]
 
@@ -55,7 +55,7 @@ def app(layout: Layout, on: Resolved, *members: object, tag: str = "app", **top:
 
 def check(layout: Layout, tag: str = "app") -> RebaseVerdict:
     request = RebaseCheckRequest(image=ref(layout, tag), old_base=ref(layout, "old"), new_base=ref(layout, "new"))
-    (found,) = runner_local.run(request, Policy(shards=1, threads=1), 1).images  # type: ignore[attr-defined]
+    (found,) = local.run(request, Policy(shards=1, threads=1), 1).images  # type: ignore[attr-defined]
     return found  # type: ignore[no-any-return]
 
 

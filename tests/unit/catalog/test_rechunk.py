@@ -30,7 +30,7 @@ from tests.unit.catalog.layers import Layer, stacks, tars
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive
 from tests.unit.layer.archives import entry as member
-from worker import runner_local
+from worker.engine import local
 
 STATUS = b"Package: a\nVersion: %d\nArchitecture: amd64\n\nPackage: b\nVersion: 1\nArchitecture: amd64\n"
 
@@ -295,7 +295,7 @@ def test_a_layer_whose_blob_is_gone_is_written_again(layout: Layout) -> None:
 def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     old = image(layout, [packages(1)])
     analyze = AnalyzeRequest(image=ref(layout, "t"))
-    result = runner_local.run(analyze, Policy(shards=1, threads=1), 1)
+    result = local.run(analyze, Policy(shards=1, threads=1), 1)
     assert isinstance(result, AnalyzeResult)
     (found,) = result.images
     assert (found.image, found.files) == (old.descriptor.digest, 9)
@@ -306,7 +306,7 @@ def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytes
     assert (by_key["dpkg:a"].size, by_key["dpkg:a"].files, by_key["dpkg:a"].version) == (8000, 2, "1")
     assert 0 < by_key["dpkg:a"].packed < 4000
     monkeypatch.setattr("jobs.flows.dissect.read_image", lambda *args: pytest.fail("read again"))
-    assert runner_local.run(analyze, Policy(shards=1, threads=1), 1) == result
+    assert local.run(analyze, Policy(shards=1, threads=1), 1) == result
     assert kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1)) is None
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 import worker.client
-import worker.runner_local
+import worker.engine.local
 from jobs.errors import FarmFull, JobFailed
 from jobs.flows.base import Policy, Request
 from jobs.flows.requests import (
@@ -26,8 +26,8 @@ from jobs.flows.requests import (
     UnpackResult,
 )
 from tests.unit.cli.conftest import Ran, Run
-from worker.progress import JobError, JobRecord, JobState, Progress
-from worker.traffic import Traffic
+from worker.broker.priorities import Traffic
+from worker.model import JobError, JobRecord, JobState, Progress
 
 LAYER, DIFF_ID, MANIFEST = (f"sha256:{digit * 64}" for digit in "123")
 BUILT = ImageResult(
@@ -141,7 +141,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, Policy, int]]:
             return UNPACKED
         return BUILT.model_copy(update={"warnings": ["socket left out: 'a\nb'"]})
 
-    monkeypatch.setattr(worker.runner_local, "run", run)
+    monkeypatch.setattr(worker.engine.local, "run", run)
     return calls
 
 

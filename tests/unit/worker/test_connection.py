@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.errors import FarmUnreachable
-from worker.address import Address
-from worker.connection import connect
+from worker.broker.address import Address
+from worker.broker.connection import connect
 
 
 class _Redis5(socketserver.StreamRequestHandler):

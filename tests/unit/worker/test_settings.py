@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import RequestError
-from worker.address import Address
+from worker.broker.address import Address
 from worker.settings import load_settings
 
 

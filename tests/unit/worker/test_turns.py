@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from worker.traffic import Queues, Traffic, Turns
+from worker.broker.priorities import Queues, Traffic, Turns
 
 QUEUES = Queues.of("farm")
 

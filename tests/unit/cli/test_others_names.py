@@ -1,0 +1,52 @@
+"""Names that others made up move no terminal and end no command."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs.store import MEDIA_TYPE_LAYER, Layout
+from tests.unit.cli.conftest import Run
+from worker.background.registry import WorkerInfo
+from worker.cli import output, top_cmd
+from worker.model import JobRecord, JobState
+from worker.monitoring.census import Census
+
+NASTY = "\x1b]0;owned\x07[/red][link=x]\r\u202e"
+
+
+def test_line_of_a_result_is_one_line_of_printable_text(capsys: pytest.CaptureFixture[str]) -> None:
+    output.say(f"a\tb {NASTY}\n")
+    out, _ = capsys.readouterr()
+    assert out == "a\\tb \\x1b]0;owned\\x07[/red][link=x]\\r\\u202e\\n\n"
+
+
+def test_top_shows_names_as_they_are() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=300, force_terminal=True, color_system=None)
+    said = {"name": NASTY, "host": NASTY, "pid": 1, "concurrency": 1, "kinds": ()}
+    worker = WorkerInfo.model_validate(said | {"roots": (Path("/x[/y]"),), "stores": (Path(f"/{NASTY}"),)})
+    record = JobRecord(id="job", kind=NASTY, request={}, state=JobState.RUNNING, submitted=1.0, submitter=NASTY)
+    for shown in (
+        top_cmd._queues(Census(queues={NASTY: 1}, oldest={NASTY: 1.0})),
+        top_cmd._workers(Census(workers=[worker])),
+        top_cmd._jobs([record], 2.0),
+    ):
+        console.print(shown)
+    assert "/x[/y]" in text.getvalue() and "[/red][link=x]" in text.getvalue()
+    assert not set("\x1b\x07\u202e") & set(text.getvalue())
+
+
+def test_tag_that_another_tool_gave_is_listed_on_one_line(layerfarm: Run, store: Path) -> None:
+    blob = Layout(store).put(b"x", MEDIA_TYPE_LAYER)
+    index = (store / "index.json").read_text()
+    name = {"org.opencontainers.image.ref.name": NASTY}
+    entry = blob.model_dump(by_alias=True, exclude_none=True) | {"annotations": name}
+    (store / "index.json").write_text(json.dumps(json.loads(index) | {"manifests": [entry]}))
+    ran = layerfarm("ls", "--layout", "store")
+    assert ran.code == 0 and ran.out.count("\n") == 1
+    assert "\x1b" not in ran.out and "\\x1b" in ran.out

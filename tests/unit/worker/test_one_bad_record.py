@@ -1,0 +1,71 @@
+"""One bad member of what all look at is nobody else's trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fakeredis
+import pytest
+
+from jobs.flows.base import Policy
+from worker.background.recovery import Backlog
+from worker.background.registry import WorkerInfo, workers
+from worker.doctor.views import Views
+from worker.jobstore.in_redis import RedisJobStore
+from worker.jobstore.keys import Keys
+from worker.monitoring.census import census
+from worker.settings import Settings
+
+KEYS = Keys()
+QUEUES = Settings().queues
+NOT_A_JOB = ("", "*", "a\nb", "x" * 300, "../..", "layerfarm:jobs")
+
+
+@pytest.fixture
+def client() -> Iterator[fakeredis.FakeRedis]:
+    with fakeredis.FakeRedis(decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: fakeredis.FakeRedis) -> RedisJobStore:
+    store = RedisJobStore(client, job_expires=1000, result_expires=1000)
+    store.submit("job", "toy", "{}", 1)
+    return store
+
+
+def test_of_the_jobs(client: fakeredis.FakeRedis, store: RedisJobStore) -> None:
+    for key in (KEYS.jobs, KEYS.kept):
+        client.zadd(key, dict.fromkeys(NOT_A_JOB, 1.0))
+    client.sadd(KEYS.active, *NOT_A_JOB)
+    client.hset(KEYS.job("unsound").job, mapping={"kind": "toy", "submitted": "yesterday"})
+    client.set(KEYS.job("a-text").job, "no hash at all")
+    client.sadd(KEYS.active, "unsound", "a-text")
+    client.zadd(KEYS.jobs, {"unsound": 3e12, "a-text": 3e12})
+    assert sum(census(client, KEYS, QUEUES).jobs.values()) == 1
+    assert "job" in [record.id for record in store.jobs(100)]
+    assert "job" in list(store.active())
+    assert store.overdue() == []
+
+
+def test_of_the_workers(client: fakeredis.FakeRedis) -> None:
+    here = WorkerInfo.of_this_process(concurrency=1, roots=(), stores=(), kinds=())
+    client.zadd(KEYS.workers, {here.name: 0, "expired": 0, "not json": 0, "another shape": 0})
+    client.set(KEYS.worker(here.name), here.model_dump_json())
+    client.set(KEYS.worker("not json"), "\x1b[2J")
+    client.set(KEYS.worker("another shape"), '{"name": []}')
+    assert workers(client, KEYS) == [here]
+    assert client.zrange(KEYS.workers, 0, -1) == [here.name]
+
+
+@pytest.mark.parametrize("question", ["", "{", "[]", '{"name": "../../x", "store": "/", "sha256": ""}', "x" * 10_000])
+def test_of_the_doctors_questions(client: fakeredis.FakeRedis, question: str) -> None:
+    client.set(KEYS.probe, question)
+    Views(client, KEYS, "worker", Policy(roots=(), stores=())).answer()
+    assert client.keys(f"{KEYS.probe}:*") == []
+
+
+def test_a_turn_to_look_that_nobody_gives_back_ends(client: fakeredis.FakeRedis) -> None:
+    client.set(KEYS.looking, "for ever")
+    backlog = Backlog(client, KEYS, QUEUES)
+    assert [backlog.my_turn(1), backlog.my_turn(1), backlog.my_turn(1)] == [False, True, False]

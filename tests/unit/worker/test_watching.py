@@ -1,0 +1,80 @@
+"""Whoever waits for a job is not lost when nothing happens, nor when Redis is away."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from jobs.errors import FarmUnreachable
+from worker.broker.address import Address
+from worker.model import JobState, Progress
+from worker.watching import Watch
+
+QUIET = Progress(JobState.RUNNING, "toy")
+DONE = Progress(JobState.SUCCEEDED, "toy")
+
+
+class Quiet:
+    """A farm in which a job does nothing for a while; ``look`` is what the second look comes to."""
+
+    look_every = 0.0
+    address = Address("redis://localhost")
+
+    def __init__(self, rounds: int, look: Any = lambda job_id: None) -> None:
+        self.rounds = rounds
+        self.store = self
+        self.recovery = SimpleNamespace(look_at=look)
+
+    def workers(self) -> list[str]:
+        return ["one"]
+
+    def last_event(self, job_id: str) -> str:
+        return "0"
+
+    def job(self, job_id: str) -> Any:
+        return SimpleNamespace(progress=lambda: QUIET)
+
+    def events(self, job_id: str, after: str, block: float) -> list[tuple[str, Progress]]:
+        self.rounds -= 1
+        return [] if self.rounds > 0 else [("1", DONE)]
+
+
+def watch(farm: Quiet, heartbeat: float | None = None) -> list[Progress]:
+    return list(Watch(farm, "job", None, heartbeat).run())  # type: ignore[arg-type]
+
+
+def test_without_a_heartbeat_only_what_happens_is_told() -> None:
+    assert watch(Quiet(5)) == [QUIET, DONE]
+
+
+def test_with_one_the_caller_is_asked_again_and_again_whether_it_still_wants_to_wait() -> None:
+    assert watch(Quiet(5), heartbeat=0.01) == [QUIET] * 5 + [DONE]
+
+
+def test_broker_that_refuses_the_second_look_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.watching.time.sleep", lambda seconds: None)
+
+    def full(job_id: str) -> None:
+        raise OperationalError("max number of clients reached")
+
+    found = watch(Quiet(5, full))
+    assert found[-1] == DONE
+    assert "does not answer" in str(found[1].notice)
+
+
+def test_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr("worker.watching.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("worker.watching.time.monotonic", lambda: float(next(clock)))
+
+    def full(*_: object) -> None:
+        raise redis.ConnectionError("max number of clients reached")
+
+    farm = Quiet(10_000)
+    monkeypatch.setattr(farm, "events", full)
+    with pytest.raises(FarmUnreachable, match="max number of clients reached"):
+        watch(farm)

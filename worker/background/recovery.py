@@ -1,0 +1,125 @@
+"""Recovery: what is sent again, and why. The one place that decides it.
+
+A worker whose host died, a Redis that was restarted without its newest writes, a process killed between its last
+word to the job store and its first to the queue: each leaves a job that nobody works on. Every worker looks for such
+jobs in turn, and so does every client that waits for one. A job in which nothing comes of it is looked at less and
+less often (``jobstore/lua/look.lua``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import redis
+import structlog
+
+from jobs.errors import LimitExceeded
+from worker.broker.messages import Sender
+from worker.broker.priorities import Queues
+from worker.engine.action_cache import Works
+from worker.engine.damaged import end_if_unsound, mending
+from worker.engine.single_flight import wake
+from worker.jobstore.interface import JobStore
+from worker.jobstore.keys import Keys
+from worker.jobstore.model import MESSAGE_LOST, Item
+from worker.model import JobError, JobState
+from worker.settings import Settings
+
+_BUSY_QUIET: Final = 300.0
+"""Seconds of silence after which a job is taken for stuck although messages, perhaps its own, are waiting."""
+
+_log = structlog.get_logger()
+
+
+class Backlog:
+    """What waits on the farm's queues, and whose turn it is to look."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, queues: Queues) -> None:
+        self._client = client
+        self._keys = keys
+        self._queues = queues
+
+    def my_turn(self, seconds: float) -> bool:
+        """Whether nobody else has looked for ``seconds``."""
+        if self._client.set(self._keys.looking, "1", nx=True, px=int(seconds * 1000)):
+            return True
+        if self._client.pttl(self._keys.looking) == -1:
+            # Nobody of ours has set it, and it would stand for ever.
+            self._client.delete(self._keys.looking)
+        return False
+
+    def is_empty(self) -> bool:
+        """No message waits."""
+        return not self._waiting(*self._queues)
+
+    def has_all_starts(self) -> bool:
+        """Whether no job waits in vain for its beginning; a long queue is no reason to send its messages again."""
+        return self._waiting(self._queues.start, self._queues.bulk_start) >= int(self._client.scard(self._keys.queued))
+
+    def _waiting(self, *queues: str) -> int:
+        return sum(int(self._client.llen(self._keys.broker + queue)) for queue in queues)
+
+
+class Recovery:
+    """Looks at jobs that have not ended.
+
+    Parameters:
+        every: seconds between two looks.
+        longest: seconds that a job may take; 0: any number.
+    """
+
+    def __init__(
+        self, store: JobStore, works: Works, sender: Sender, backlog: Backlog, every: float, longest: float = 0
+    ) -> None:
+        self._store = store
+        self._works = works
+        self._sender = sender
+        self._backlog = backlog
+        self._every = every
+        self._longest = longest
+
+    @classmethod
+    def of(cls, client: redis.Redis, store: JobStore, sender: Sender, settings: Settings) -> Recovery:
+        """That of the farm behind ``client``."""
+        backlog = Backlog(client, Keys(settings.queue), settings.queues)
+        return cls(store, Works.of(client, settings), sender, backlog, settings.look_every, settings.job_time_limit)
+
+    def look_at_all(self) -> None:
+        """Look at every job, unless another worker did so just now."""
+        if not self._backlog.my_turn(self._every * 0.9):
+            return
+        quiet, started = self._quiet(), self._backlog.has_all_starts()
+        for job_id in self._store.active():
+            self._look(job_id, quiet, started)
+        self._sender.send(self._store.overdue())
+        wake(self._sender, self._store, self._works.abandoned())
+        self._store.prune()
+
+    def look_at(self, job_id: str) -> None:
+        """Look at one job."""
+        self._look(job_id, self._quiet(), self._backlog.has_all_starts())
+
+    def _quiet(self) -> float:
+        """With empty queues a job that nobody works on cannot be waiting for its turn."""
+        return self._every if self._backlog.is_empty() else _BUSY_QUIET
+
+    def _look(self, job_id: str, quiet: float, started: bool) -> None:
+        with mending(self._store, self._sender, job_id):
+            lost = self._store.look(job_id, quiet, started, self._longest)
+            if lost.reason == "overtime":
+                self._end(job_id, lost.attempt)
+            elif lost.items:
+                if lost.reason == MESSAGE_LOST:
+                    # Sent again and again in vain it would be, were its record one in which nothing can be claimed.
+                    end_if_unsound(self._store, self._sender, job_id)
+                _log.warning(
+                    "sending again", job=job_id, why=lost.reason, what=lost.items[0].name, messages=len(lost.items)
+                )
+                self._sender.send(lost.items, self._store.traffic(job_id))
+
+    def _end(self, job_id: str, attempt: int) -> None:
+        error = LimitExceeded(f"job took longer than {self._longest:g} s", hint="see LAYERFARM_JOB_TIME_LIMIT")
+        _log.warning("job failed", job=job_id, error=str(error))
+        told = JobError(type=type(error).__name__, message=str(error))
+        if self._store.end(job_id, JobState.FAILED, error=told, attempt=attempt).due:
+            self._sender.send([Item(job_id, attempt, "close")])

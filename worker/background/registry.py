@@ -1,0 +1,182 @@
+"""Which workers there are: each says so as long as it could take a message, and no longer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, cast
+
+import redis
+import structlog
+from celery import bootsteps
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from worker.jobstore.keys import Keys
+from worker.jobstore.model import FORMAT
+
+_SAY_EVERY: Final = 2.0
+"""Seconds between two words of a worker."""
+_EXPIRES: Final = 10
+"""Seconds for which one holds."""
+_REPLACE_EVERY: Final = 0.5
+"""Seconds between two looks for processes of the pool that died."""
+
+_log = structlog.get_logger()
+
+
+class WorkerInfo(BaseModel):
+    """What a worker says of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str
+    pid: int
+    concurrency: int
+    roots: tuple[Path, ...]
+    stores: tuple[Path, ...]
+    kinds: tuple[str, ...]
+    """The kinds of jobs it knows."""
+    version: str = ""
+    """Of layerfarm."""
+    format: int = 0
+    """Of the jobs that it reads (``worker.jobstore.model.FORMAT``)."""
+    clock: float = 0.0
+    """Seconds by which its clock is ahead of that of Redis."""
+    confined: bool = False
+    """Its units run in a sandbox (``worker.security.sandbox``)."""
+    missing: tuple[Path, ...] = ()
+    """Roots and stores that are no directories there."""
+
+    @classmethod
+    def of_this_process(cls, **said: Any) -> WorkerInfo:
+        host = socket.gethostname()
+        # A container's pid is often the same on every host, hence the random end.
+        name = f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
+        return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **said)
+
+    def now(self, client: redis.Redis) -> WorkerInfo:
+        """With what may change while the worker runs."""
+        seconds, micros = client.time()
+        missing = tuple(path for path in (*self.roots, *self.stores) if not path.is_dir())
+        return self.model_copy(update={"clock": time.time() - (seconds + micros / 1e6), "missing": missing})
+
+
+def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
+    """The workers that are listening now, by name."""
+    names = cast("list[str]", client.zrange(keys.workers, 0, -1))
+    if not names:
+        return []
+    words = cast("list[str | None]", client.mget([keys.worker(name) for name in names]))
+    found, gone = [], []
+    for name, word in zip(names, words, strict=True):
+        try:
+            found.append(WorkerInfo.model_validate_json(word or ""))
+        except ValidationError:
+            # Expired; or not said by a worker, which is no reason to see none of the others.
+            gone.append(name)
+    if gone:
+        client.zrem(keys.workers, *gone)
+    return found
+
+
+class Voice:
+    """The thread in a worker's main process that speaks for it, and calls ``look`` from time to time.
+
+    ``answer`` is called whenever it speaks. It speaks only while ``tick`` is called: that is the consumer's
+    event loop, which stands still when the worker hangs and stops when the connection to Redis is lost.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        info: WorkerInfo,
+        look: Callable[[], None],
+        look_every: float,
+        answer: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._info = info
+        self._answer = answer
+        self._look = look
+        self._look_every = look_every
+        self._ticked = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._speak, daemon=True, name="layerfarm-voice")
+
+    @property
+    def name(self) -> str:
+        return self._info.name
+
+    def tick(self) -> None:
+        self._ticked = time.monotonic()
+        if not self._thread.is_alive() and not self._over.is_set():
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        try:
+            self._client.delete(self._keys.worker(self._info.name))
+            self._client.zrem(self._keys.workers, self._info.name)
+        except redis.RedisError:
+            # Redis is gone too; what was said expires by itself.
+            _log.debug("could not say goodbye")
+
+    def _speak(self) -> None:
+        looked = time.monotonic()
+        while not self._over.is_set():
+            if time.monotonic() - self._ticked < 2 * _SAY_EVERY:
+                self._try(self._say)
+                self._try(self._answer)
+            if time.monotonic() - looked >= self._look_every:
+                looked = time.monotonic()
+                self._try(self._look)
+            self._over.wait(_SAY_EVERY)
+
+    def _try(self, duty: Callable[[], None]) -> None:
+        """One duty that cannot be done, for an outage of Redis say, ends neither the thread nor the others."""
+        try:
+            duty()
+        except Exception as error:
+            _log.warning("could not look after the farm", error=str(error) or type(error).__name__)
+
+    def _say(self) -> None:
+        word = self._info.now(self._client).model_dump_json()
+        with self._client.pipeline() as pipe:
+            pipe.zadd(self._keys.workers, {self._info.name: 0})
+            pipe.expire(self._keys.workers, 24 * 3600)
+            pipe.set(self._keys.worker(self._info.name), word, ex=_EXPIRES)
+            pipe.execute()
+
+
+def ticking(voice: Voice) -> type[bootsteps.StartStopStep]:
+    """The step of Celery's consumer that ticks as long as it consumes, and replaces dead processes soon."""
+
+    class Ticking(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            super().__init__(parent, **options)
+            self._timers: list[Any] = []
+
+        def start(self, parent: Any) -> None:
+            voice.tick()
+            # Of itself the pool looks every 5 s only; so long a unit whose process died would wait.
+            self._timers = [
+                parent.timer.call_repeatedly(1.0, voice.tick),
+                parent.timer.call_repeatedly(_REPLACE_EVERY, parent.pool.maintain_pool),
+            ]
+
+        def stop(self, parent: Any) -> None:
+            for timer in self._timers:
+                timer.cancel()
+            self._timers = []
+
+    return Ticking

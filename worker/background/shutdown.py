@@ -1,0 +1,91 @@
+"""A worker that is asked to stop: what runs may end within a grace, and is then handed back to the farm."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import redis
+import structlog
+from kombu.exceptions import OperationalError
+
+from worker.broker.messages import Sender
+from worker.engine.damaged import mending
+from worker.jobstore.interface import JobStore
+from worker.jobstore.owner import Owner, owner_of
+
+_NOTICE: Final = 5.0
+"""Seconds after the grace for units to notice, remove what they have half done, and give their claims back."""
+
+_log = structlog.get_logger()
+
+
+class Stopping:
+    """Whether units are to be handed back now: one byte that a worker shares with its pool. Made before the fork."""
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)
+
+    def __bool__(self) -> bool:
+        return self._byte[0] != 0
+
+    def set(self) -> None:
+        self._byte[0] = 1
+
+
+class Drain:
+    """Sees to it that the worker ends in bounded time and loses no unit.
+
+    Celery lets running tasks end and takes no new ones. After ``grace`` seconds the units are told to stop,
+    which they do at their next word of progress, and go back to the queue. A unit that does not listen is
+    killed with its process, and handed back in its name; in no case does the try count against it.
+    """
+
+    def __init__(
+        self, grace: float, stopping: Stopping, store: JobStore, sender: Sender, pool: Callable[[], Sequence[int]]
+    ) -> None:
+        self._grace = grace
+        self._stopping = stopping
+        self._store = store
+        self._sender = sender
+        self._pool = pool
+        self._thread: threading.Thread | None = None
+
+    def begin(self, **_: object) -> None:
+        """The worker was asked to stop."""
+        if self._thread is None:
+            _log.info("worker stops", grace=self._grace)
+            self._thread = threading.Thread(target=self._run, daemon=True, name="layerfarm-drain")
+            self._thread.start()
+
+    def _run(self) -> None:
+        time.sleep(self._grace)
+        _log.info("handing back what still runs")
+        self._stopping.set()
+        # The process ends meanwhile if all of them listen, and this thread with it.
+        time.sleep(_NOTICE)
+        owners = [owner_of(pid) for pid in self._pool()]
+        for owner in owners:
+            with suppress(ProcessLookupError):
+                os.kill(owner.pid, signal.SIGKILL)
+        try:
+            self._hand_back(owners)
+        except (redis.RedisError, OperationalError) as error:
+            # Then the claims run out, and another worker takes over.
+            _log.warning("could not hand back", error=str(error))
+        # Celery would wait for the processes that were killed.
+        os._exit(0)
+
+    def _hand_back(self, owners: Sequence[Owner]) -> None:
+        for job_id in self._store.active():
+            with mending(self._store, self._sender, job_id):
+                found = self._store.hand_back(job_id, owners).items
+                if found:
+                    _log.warning("handed back", job=job_id, items=len(found))
+                    self._sender.send(found, self._store.traffic(job_id))

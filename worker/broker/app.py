@@ -1,0 +1,69 @@
+"""The Celery app: how messages travel between the clients and the workers of a farm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from worker.broker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT
+from worker.broker.priorities import Turns
+from worker.jobstore.keys import Keys
+from worker.settings import Settings
+
+_SWEEP = 3
+"""Every how many tens of seconds kombu looks for messages whose worker vanished."""
+
+
+def make_app(settings: Settings) -> Celery:
+    """The app of one farm, the same for clients and workers.
+
+    Raises:
+        RequestError: no farm is configured.
+    """
+    app = Celery("layerfarm", broker=settings.address.for_celery, set_as_current=False)
+    app.conf.update(_configuration(settings))
+    return app
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    return {
+        # What a message holds is typed and small; the state of jobs is in the job store, not in results.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_store_errors_even_if_ignored": False,
+        # A message is gone only when its work is done; a killed process gives it back.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_acks_on_failure_or_timeout": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_soft_time_limit": settings.unit_time_limit,
+        "task_time_limit": settings.unit_time_limit + 60,
+        "task_queues": {name: _queue(name) for name in settings.queues},
+        "task_default_queue": settings.queues.control,
+        "task_create_missing_queues": False,
+        "broker_connection_timeout": CONNECT_TIMEOUT,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            "visibility_timeout": settings.visibility_timeout,
+            "unacked_restore_throttle": _SWEEP,
+            "queue_order_strategy": f"{Turns.__module__}:{Turns.__name__}",
+            "global_keyprefix": Keys(settings.queue).broker,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "socket_timeout": SOCKET_TIMEOUT,
+            "socket_keepalive": True,
+        },
+        "task_publish_retry": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_enable_remote_control": True,
+        "worker_send_task_events": settings.events,
+        "task_send_sent_event": settings.events,
+    }
+
+
+def _queue(name: str) -> dict[str, str]:
+    return {"exchange": name, "exchange_type": "direct", "routing_key": name}

@@ -1,0 +1,131 @@
+"""Connections to the farm's Redis that fail soon and say what they could not reach."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from jobs.errors import FarmUnreachable
+from worker.broker.address import Address
+
+CONNECT_TIMEOUT = 3.0
+"""Seconds for one connection."""
+SOCKET_TIMEOUT = 10.0
+"""Seconds for one answer; longer than any blocking read."""
+_PATIENCE = 4.5
+"""Seconds for the first answer with everything that comes before it, the name's resolution too."""
+
+
+class _SocketConnection(redis.UnixDomainSocketConnection):
+    """redis-py asks a connection that it gives up for its host and port.
+
+    One by a socket has none, and the AttributeError would stand in the place of what Redis said.
+    """
+
+    host = port = None  # type: ignore[assignment]
+
+
+def client_of(address: Address, socket_timeout: float = SOCKET_TIMEOUT) -> redis.Redis:
+    """A client that has not connected yet; answers are text."""
+    own: dict[str, Any] = {"connection_class": _SocketConnection} if address.is_socket else {}
+    return redis.Redis.from_url(
+        address.for_redis,
+        **own,
+        decode_responses=True,
+        socket_timeout=socket_timeout,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        health_check_interval=30,
+        retry=retry_once(),
+    )
+
+
+class _Once(Retry):
+    """Once more by a new connection: Redis closed the old one, or it leads to what was the primary before a failover.
+
+    Scripts may run twice without harm.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), 1, (redis.ConnectionError, redis.TimeoutError, redis.ResponseError))
+
+    def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, with_failure_count: bool = False) -> Any:
+        return super().call_with_retry(do, fail, is_retryable or _is_of_the_connection, with_failure_count)
+
+
+def retry_once() -> Retry:
+    """What every connection to Redis tries again, and how often."""
+    return _Once()
+
+
+def is_read_only(error: Exception) -> bool:
+    """Whether a replica refused a write. Before Redis 7 a script's error holds the code only somewhere in its text."""
+    cause = error.__cause__ or error
+    return isinstance(cause, redis.ReadOnlyError) or "-READONLY " in str(cause)
+
+
+def _is_of_the_connection(error: Exception) -> bool:
+    return not isinstance(error, redis.ResponseError) or is_read_only(error)
+
+
+def connect(address: Address) -> redis.Redis:
+    """A client of a Redis that answers.
+
+    Raises:
+        FarmUnreachable: it does not within 5 seconds, refuses the login, or is older than Redis 6.
+    """
+    client = client_of(address)
+    outcome: list[Exception | None] = []
+
+    def ping() -> None:
+        try:
+            client.ping()
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    # getaddrinfo(3) knows no time limit, so the limit is kept from outside.
+    thread = threading.Thread(target=ping, daemon=True, name="layerfarm-ping")
+    thread.start()
+    thread.join(_PATIENCE)
+    if not outcome:
+        raise unreachable(address, f"no answer within {_PATIENCE:.0f} s")
+    error = outcome[0]
+    if error is not None:
+        # redis-py greets with HELLO, which came with Redis 6.
+        if "unknown command" in str(error) and "HELLO" in str(error):
+            hint = "upgrade to Redis 6 or newer, or to Valkey"
+            raise FarmUnreachable("this Redis is older than 6", where=address.masked, hint=hint)
+        raise unreachable(address, reason(error)) from None
+    return client
+
+
+@contextmanager
+def reaching(address: Address) -> Iterator[None]:
+    """Turn the errors of redis-py and kombu into FarmUnreachable."""
+    from kombu.exceptions import OperationalError
+
+    try:
+        yield
+    except (redis.RedisError, OperationalError, OSError) as error:
+        raise unreachable(address, reason(error)) from None
+
+
+def reason(error: BaseException) -> str:
+    """Why Redis could not be reached, on one line."""
+    if isinstance(error, redis.TimeoutError):
+        return "no answer in time"
+    text = str(error.__cause__ or error) if isinstance(error, redis.ConnectionError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def unreachable(address: Address, why: str) -> FarmUnreachable:
+    """The error of one who cannot go on without Redis."""
+    return FarmUnreachable(
+        f"Redis does not answer ({why})", where=address.masked, hint="see docs/operating.md#when-redis-fails"
+    )

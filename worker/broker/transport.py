@@ -1,0 +1,125 @@
+"""kombu's Redis transport, with a lost connection that is reported as one, and strangers' messages left out.
+
+What a Redis says that cannot take a message (a replica after a failover, one whose memory is full) counts as a lost
+connection, too: Celery then connects again, to wherever the address leads by now, instead of ending the worker.
+
+kombu 5.7 closes the channels of a broken connection after it has forgotten the connection's
+parameters; giving back or acknowledging a message then ends in an AttributeError, which Celery takes
+for a bug: the whole worker stops instead of connecting again (kombu #582 is an older case of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from queue import Empty
+from typing import Any
+
+import redis
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
+from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
+from redis.exceptions import ExecAbortError
+from redis.retry import Retry
+
+from jobs.errors import RequestError
+from worker.broker.connection import retry_once
+from worker.broker.message_filter import control_message, our_message
+
+# A Redis whose disk is full, or that misses its replicas, refuses what a replica refuses, and is to be borne as one;
+# redis-py has no class for it.
+for _code in ("MISCONF", "NOREPLICAS"):
+    DefaultParser.EXCEPTION_CLASSES.setdefault(_code, redis.ReadOnlyError)
+
+# As worker.broker.connection has it for the connections of our own; these are kombu's.
+for _name in ("host", "port"):
+    if not hasattr(redis.UnixDomainSocketConnection, _name):
+        setattr(redis.UnixDomainSocketConnection, _name, None)
+
+
+class QoS(kombu_redis.QoS):
+    """What a worker has been given and has not acknowledged."""
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge, also to a Redis that cannot write it down now.
+
+        Celery logs that and goes on, but a message that stays on the list takes the place of another: after as
+        many as there are processes, the worker would wait for ever. Redis hands such a message out once more
+        after the visibility timeout, which does no harm.
+        """
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except Transport.connection_errors:
+            self._quick_ack(delivery_tag)
+            raise
+
+
+class Channel(kombu_redis.Channel):
+    """Raises an error of the connection, which Celery's consumer answers by connecting again."""
+
+    QoS = QoS
+
+    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        if self.connection is None or self.connection.client is None:
+            raise redis.ConnectionError("the connection to Redis is closed")
+        return super()._connparams(*args, **kwargs) | {"retry": retry_once()}  # type: ignore[no-untyped-call]
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read what was published; an error if the connection is lost.
+
+        redis-py would connect again in here, and wait for the next thing to be published: where Redis is back at once,
+        the worker's event loop would stand still for ever.
+        """
+        if c.connection is not None:
+            c.connection.retry = Retry(NoBackoff(), 0)
+        return super()._receive_one(c)  # type: ignore[no-untyped-call]
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, RecursionError) as error:
+            # Bytes that are no JSON at all would end the worker; they are off the queue by now.
+            _refused(f"not JSON: {type(error).__name__}")
+            raise Empty from None
+        except redis.ResponseError as error:
+            # What a Redis says to who waits for a message when it becomes a replica.
+            if str(error).startswith("UNBLOCKED"):
+                raise redis.ConnectionError(str(error)) from error
+            raise
+
+
+class Transport(kombu_redis.Transport):
+    """The transport that uses it. Delivers on our queues only what a client of ours sends."""
+
+    Channel = Channel
+
+    # Celery asks the class, kombu's channels ask the instance; both find this.
+    connection_errors = (
+        *kombu_redis.Transport.connection_errors,
+        redis.ReadOnlyError,
+        redis.OutOfMemoryError,
+        ExecAbortError,
+    )
+
+    def _deliver(self, message: Any, queue: str) -> Any:
+        try:
+            message = our_message(message, queue) if queue in _guarded else control_message(message)
+        except RequestError as error:
+            _refused(str(error))
+            return None
+        return super()._deliver(message, queue)  # type: ignore[no-untyped-call]
+
+
+_guarded: frozenset[str] = frozenset()
+_refused: Callable[[str], None] = print
+
+
+def use_in_this_process(queues: Iterable[str], refused: Callable[[str], None]) -> None:
+    """Let every Redis connection of this process have it: for a worker, whose process is its own.
+
+    ``refused`` is called with the reason for each message on ``queues`` that is none of ours.
+    """
+    global _guarded, _refused
+    _guarded, _refused = frozenset(queues), refused
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"

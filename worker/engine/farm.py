@@ -1,0 +1,427 @@
+"""Run jobs on the farm: what a worker process does for each message.
+
+``advance`` joins a complete stage and opens the next one; ``unit`` does one unit; ``close`` removes what
+the job staged and shows its final state. The stages are joined here and not by Celery's chords: a
+chord whose member is lost or expires never calls its body.
+
+Every step may be interrupted anywhere and run again: it is claimed first, changes the job in one operation of
+the job store, fenced by the claim, and only then sends the next message. Should that be lost,
+``worker.background.recovery`` sends it again. Whoever finds that it came too late removes what it has left
+meanwhile, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any
+
+import redis
+import structlog
+from kombu.exceptions import OperationalError
+from pydantic import ValidationError
+from structlog.contextvars import bind_contextvars
+
+from jobs.errors import (
+    JobCancelled,
+    JobNotFound,
+    LayerfarmError,
+    LimitExceeded,
+    OutsideAllowedRoots,
+    RecordDamaged,
+    RequestError,
+    Untrusted,
+)
+from jobs.flows import FLOWS
+from jobs.flows.base import Context, Flow, Observer, Policy, Request, Silent, State, Unit
+from jobs.flows.inputs import release, stores_in, stores_of
+from jobs.store.leases import LOCAL, holding
+from worker.broker.messages import Sender
+from worker.engine.action_cache import Works
+from worker.engine.damaged import mending
+from worker.engine.errors import describe, invalid_request, poisonous
+from worker.engine.failpoints import reached
+from worker.engine.heartbeat import HandedBack, Heart
+from worker.engine.hooks import Task, Witnesses
+from worker.engine.outcomes import Endings
+from worker.engine.single_flight import EqualUnits
+from worker.jobstore.interface import JobStore
+from worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
+from worker.jobstore.owner import Owner
+from worker.model import Ending, JobError, JobState
+from worker.security.signing import Keyring, Signed
+
+_OUTAGE = (redis.RedisError, OperationalError)
+"""Redis is away. That is no fault of the job: the claim runs out and the item is sent again."""
+
+_log = structlog.get_logger()
+
+
+class CeleryRunner:
+    """The work of one worker process, ``owner``."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        owner: Owner,
+        works: Works,
+        heart: Heart,
+        sender: Sender,
+        policy: Policy,
+        retry_for: float = 0,
+        lease_for: float = LOCAL,
+        keyring: Keyring | None = None,
+        job_bytes: int = 0,
+        witnesses: Witnesses | None = None,
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._heart = heart
+        self._sender = sender
+        self._policy = policy
+        self._retry_for = retry_for
+        self._lease_for = lease_for
+        self._keyring = keyring
+        self._job_bytes = job_bytes
+        self._witnesses = witnesses or Witnesses()
+        self._equal = EqualUnits(store, works, sender, self._witnesses)
+        self._endings = Endings(policy)
+
+    # --- the three messages -------------------------------------------------------------------------
+
+    def advance(self, item: Item) -> None:
+        """Join a stage of the job, or begin one, and open the next."""
+        if item.begins:
+            # Not always the one that the message names: submitters take turns.
+            item = Item(*self._store.next(item.job_id, item.attempt), "advance")
+            bind_contextvars(job=item.job_id)
+        with mending(self._store, self._sender, item.job_id):
+            self._advance(item)
+
+    def _advance(self, item: Item) -> None:
+        claim = self._claimed(item)
+        if claim is None:
+            return
+        reached("advance.claimed")
+        try:
+            with self._heart.watching(claim) as observer:
+                self._move_on(claim, self._context(item, observer))
+        except (*_OUTAGE, RecordDamaged):
+            raise
+        except Exception as error:
+            self._fail(claim, error)
+
+    def unit(self, item: Item) -> None:
+        """Do one unit and record its result; whoever completes the stage sends for the join, or does the last one."""
+        with mending(self._store, self._sender, item.job_id):
+            self._unit(item)
+
+    def _unit(self, item: Item) -> None:
+        reached("unit.taken")
+        claim = self._claimed(item)
+        if claim is None:
+            return
+        reached("unit.claimed")
+        try:
+            flow, request = self._flow(item.job_id, claim.job)
+            stage = flow.stages[item.stage]
+            with (
+                self._witnesses.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
+                self._heart.watching(claim, seen) as observer,
+                self._holding(item.job_id, request),
+            ):
+                result = self._equal.result(stage, self._context(item, observer), claim, observer)
+                if result is None:
+                    seen.how = "stopped"
+                    return
+            reached("unit.done")
+            answer = self._store.record_result(claim, result)
+        except (*_OUTAGE, RecordDamaged):
+            raise
+        except Exception as error:
+            self._fail(claim, error)
+            return
+        reached("unit.recorded")
+        if answer.status is not Status.OK:
+            self._too_late(claim, answer)
+        elif answer.complete and item.stage == len(flow.stages) - 1:
+            # The job's effects are there: by a message it could come to a worker of another version, which refuses it.
+            self._advance(Item(item.job_id, item.attempt, "advance", item.stage))
+        elif answer.complete:
+            self._sender.send([Item(item.job_id, item.attempt, "advance", item.stage)])
+
+    def close(self, item: Item) -> None:
+        """Remove what the job staged, then show how it ended."""
+        with mending(self._store, self._sender, item.job_id):
+            self._close(item)
+
+    def _close(self, item: Item) -> None:
+        claim = self._store.claim(item, self._owner)
+        if isinstance(claim, Refused):
+            if claim.why is Status.POISON:
+                _log.error("gave up removing what the job staged")
+                self._store.give_up_closing(item)
+            return
+        reached("close.claimed")
+        if self._retry_for and self._store.keep(claim, self._retry_for) is Status.OK:
+            _log.info("job ended", state=JobState.FAILED, kept_for=self._retry_for)
+            self._tell_end(item)
+            return
+        with self._heart.watching(claim) as observer:
+            clean = self._clean(claim.job, self._context(item, observer))
+        reached("close.cleaned")
+        if self._store.closed(claim, clean=clean) is Status.OK:
+            self._tell_end(item)
+            reached("close.closed")
+            _log.info("job ended", state=claim.job.ending)
+
+    def _tell_end(self, item: Item) -> None:
+        with suppress(JobNotFound):
+            self._witnesses.ended(lambda: self._store.job(item.job_id))
+
+    def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
+        """What is done inside is done under the job's lease of the blobs that it counts on or makes."""
+        return holding(job_id, self._lease_for, stores_of(request, self._policy))
+
+    def _context(self, item: Item, observer: Observer) -> Context:
+        return Context(item.job_id, self._policy, observer, attempt=item.attempt, fenced=True)
+
+    # --- claims, and what a refused one asks for ------------------------------------------------------
+
+    def _claimed(self, item: Item) -> Claim | None:
+        claim = self._store.claim(item, self._owner)
+        self._witnesses.claimed("won" if isinstance(claim, Claim) else claim.why)
+        if isinstance(claim, Claim):
+            return claim
+        _log.debug("not claimed", item=item.name, why=claim.why)
+        if claim.why is Status.OVER and claim.due:
+            self._send_close(item)
+        elif claim.why is Status.DONE and claim.due:
+            # Whoever recorded the last result may have died before sending this.
+            self._sender.send([Item(item.job_id, item.attempt, "advance", item.stage)])
+        elif claim.why is Status.POISON:
+            told = describe(poisonous(item))
+            answer = self._store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
+            if answer.due:
+                self._send_close(item)
+        return None
+
+    def _send_close(self, item: Item) -> None:
+        self._sender.send([Item(item.job_id, item.attempt, "close")])
+
+    def _too_late(self, claim: Claim, answer: Answer) -> None:
+        """The claim was taken over, or the job ended meanwhile.
+
+        What this process has put there since its job ended nobody else removes.
+        """
+        if answer.due:
+            self._send_close(claim.item)
+        elif answer.status is not Status.OK:
+            self._sweep(claim.item)
+
+    def _sweep(self, item: Item) -> None:
+        """Remove what this process, which came too late, has staged for an attempt that is over, if it is.
+
+        Should it die before, that is left to the janitor (``jobs.store.janitor``).
+        """
+        try:
+            record = self._store.job(item.job_id)
+            old = record.attempt > item.attempt
+            ended = record.state if record.state.final else record.ending
+            # What a job that is failing has staged may be kept, and removed when it is not kept any more.
+            if not old and (ended is None or (ended is JobState.FAILED and not record.state.final)):
+                return
+            if not old and record.kept is not None:
+                return
+            flow, request = self._flow(item.job_id, self._store.view(item.job_id), of_any_format=True)
+            flow.clean(self._context(item, Silent()), request, not old and ended is JobState.SUCCEEDED)
+            if not old:
+                release(item.job_id, stores_of(request, self._policy))
+        except LayerfarmError:
+            return
+        except OSError as error:
+            _log.warning("could not remove what came too late", error=str(error))
+
+    # --- from stage to stage --------------------------------------------------------------------------
+
+    def _move_on(self, claim: Claim, context: Context) -> None:
+        job = claim.job
+        if claim.item.stage < job.stage:
+            # An earlier copy opened the stage and died before all its units were sent.
+            self._send_units(claim)
+            return
+        flow, request = self._flow(context.job_id, job)
+        if job.stage < 0:
+            self._admit(context.job_id, job)
+        name = "begin" if job.stage < 0 else flow.stages[job.stage].name
+        with self._witnesses.working(Task(context.job_id, flow.name, name)), self._holding(context.job_id, request):
+            self._open_next(claim, context, flow, request)
+
+    def _open_next(self, claim: Claim, context: Context, flow: Flow[Any], request: Request) -> None:
+        job = claim.job
+        if job.stage < 0:
+            if self._ended_before(claim, request):
+                return
+            if context.attempt > 1:
+                # What was kept of the attempt before has been of no use.
+                before = Context(context.job_id, self._policy, context.observer, context.attempt - 1, fenced=True)
+                flow.clean(before, request, False)
+            state = flow.begin(context, request)
+        else:
+            state = self._join(flow, claim, context)
+            reached("advance.joined")
+        for number in range(job.stage + 1, len(flow.stages)):
+            stage = flow.stages[number]
+            units = stage.plan(context, state)
+            if units:
+                self._check_bytes(job, units)
+                status = self._store.open_stage(claim, number, stage.name, state, units, commits=stage.commits)
+                if status is Status.OK:
+                    reached("stage.opened")
+                    self._send_units(claim)
+                else:
+                    self._give_back(claim)
+                return
+            state = stage.join(context, state, [])
+        result = flow.finish(context, state).model_dump_json()
+        self._finish(claim, JobState.SUCCEEDED, result=result)
+
+    def _check_bytes(self, job: JobView, units: Sequence[Unit]) -> None:
+        planned = job.planned + sum(unit.bytes for unit in units)
+        if self._job_bytes and planned > self._job_bytes:
+            hint = "see LAYERFARM_JOB_BYTES_LIMIT"
+            raise LimitExceeded(f"job would read and write {planned} bytes, more than {self._job_bytes}", hint=hint)
+
+    def _join(self, flow: Flow[Any], claim: Claim, context: Context) -> State:
+        try:
+            before = flow.state.model_validate_json(claim.job.state)
+        except ValidationError:
+            raise RequestError("job was begun by another version of layerfarm", hint="submit it again") from None
+        joined: State = flow.stages[claim.job.stage].join(context, before, claim.results)
+        return joined
+
+    def _send_units(self, claim: Claim) -> None:
+        item, pending = claim.item, self._store.pending(claim)
+        if pending is None:
+            return
+        position, indexes = pending
+        units = [Item(item.job_id, item.attempt, "unit", position, index) for index in indexes]
+        self._sender.send(units, claim.job.traffic)
+        reached("units.sent")
+        self._store.sent(claim, position)
+
+    def _admit(self, job_id: str, job: JobView) -> None:
+        """
+        Raises:
+            Untrusted: requests have to be signed, and the signature is out of date or was used before.
+        """
+        if self._keyring is None:
+            return
+        now, fresh = self._store.admit(job_id)
+        self._keyring.check_time(job.signature, now)
+        if not fresh:
+            raise Untrusted("signature of the request was used before", hint="submit it again")
+
+    def _flow(self, job_id: str, job: JobView, *, of_any_format: bool = False) -> tuple[Flow[Any], Request]:
+        """The flow and the request of a job, both checked: the record may come from anyone.
+
+        Raises:
+            RequestError: this worker does not know the kind or the format, or the request is not valid.
+            Untrusted: requests have to be signed, and this one is not, or was altered.
+        """
+        if job.format != FORMAT and not of_any_format:
+            raise RequestError(
+                f"job has format {job.format}, this worker reads {FORMAT}",
+                hint="client and workers have to be of one version, see docs/operating.md#upgrades",
+            )
+        if self._keyring is not None:
+            signed = Signed(job_id, job.kind, job.traffic, job.submitter, job.format, job.request)
+            self._keyring.check(signed, job.signature)
+        if len(job.request) > LARGEST_REQUEST:
+            raise RequestError(f"request has {len(job.request)} characters, more than {LARGEST_REQUEST}")
+        flow = FLOWS.get(job.kind)
+        if flow is None:
+            raise RequestError("this worker does not know the kind of job", where=job.kind)
+        try:
+            return flow, flow.request.model_validate_json(job.request)
+        except ValidationError as error:
+            raise invalid_request(job.kind, error) from None
+
+    # --- how jobs end -----------------------------------------------------------------------------------
+
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        """The job ends with ``error``, if the claim is still held: else that is nobody's trouble but this process's."""
+        if isinstance(error, MemoryError):
+            # What the unit had is what is needed to say so.
+            traceback.clear_frames(error.__traceback__)
+        if isinstance(error, HandedBack):
+            self._hand_back(claim)
+        elif isinstance(error, JobCancelled | JobNotFound):
+            self._give_back(claim)
+        elif not self._ended_before(claim):
+            self._finish(claim, JobState.FAILED, error=describe(error))
+
+    def _ended_before(self, claim: Claim, request: Request | None = None) -> bool:
+        """End the job as it ended before, if it did: Redis has forgotten that, and what the job staged is gone.
+
+        So it is looked for when a job begins, and when something goes wrong in it.
+        """
+        job_id = claim.item.job_id
+        try:
+            if request is None:
+                _, request = self._flow(job_id, claim.job)
+            ending = self._endings.recall(job_id, request, claim.job.retries)
+        except LayerfarmError:
+            return False
+        if ending is None:
+            return False
+        _log.warning("job had ended before, Redis has forgotten it", state=ending.state)
+        self._finish(claim, ending.state, error=ending.error, result=ending.result)
+        return True
+
+    def _finish(self, claim: Claim, state: JobState, *, error: JobError | None = None, result: str = "") -> None:
+        answer = self._store.finish(claim, state, error=error, result=result)
+        reached("job.decided")
+        if answer.status is Status.OK:
+            if answer.due:
+                self._send_close(claim.item)
+        else:
+            self._too_late(claim, answer)
+
+    def _give_back(self, claim: Claim) -> None:
+        answer = self._store.release(claim)
+        self._too_late(claim, answer)
+
+    def _hand_back(self, claim: Claim) -> None:
+        answer = self._store.release(claim, counts=False)
+        _log.info("handed back", item=claim.item.name)
+        if answer.due or answer.status is not Status.OK:
+            self._too_late(claim, answer)
+        else:
+            self._sender.send([claim.item], claim.job.traffic)
+
+    def _clean(self, job: JobView, context: Context) -> bool:
+        """Remove what the job staged. False: that is to be tried again later."""
+        try:
+            # Also of a job that was begun by another version: what it staged lies where the request says.
+            flow, request = self._flow(context.job_id, job, of_any_format=True)
+        except RequestError:
+            # Such a job was refused before it staged anything; its client may have taken a lease for it.
+            release(context.job_id, stores_in(job.request, self._policy))
+            return True
+        if job.ending is not None:
+            ending = Ending(state=job.ending, result=job.result, error=job.error, retries=job.retries)
+            self._endings.remember(context.job_id, request, ending)
+        try:
+            flow.clean(context, request, job.ending is JobState.SUCCEEDED)
+        except OutsideAllowedRoots:
+            # The job was refused for the same reason before it staged anything.
+            return True
+        except Exception:
+            # The job's outcome stands.
+            _log.exception("could not remove what the job staged")
+            return False
+        finally:
+            release(context.job_id, stores_of(request, self._policy))
+        return True

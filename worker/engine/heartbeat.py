@@ -1,0 +1,121 @@
+"""The beats of a worker process: its claims stay alive, its progress is told, and it learns of a cancel.
+
+A thread of its own does the talking, so that ``Observer.advanced`` costs a unit an addition, and a
+unit that says nothing for a while does not lose its claim.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from jobs.errors import JobCancelled
+from worker.engine.failpoints import reached
+from worker.engine.hooks import Outcome
+from worker.jobstore.interface import JobStore
+from worker.jobstore.model import Claim, Status
+
+INTERVAL: Final = 0.5
+"""Seconds between two beats: how late a unit learns at most that it should stop."""
+
+_log = structlog.get_logger()
+
+
+class HandedBack(JobCancelled):
+    """The worker is being stopped: the unit goes back to the farm."""
+
+
+class Watched:
+    """The observer of one claimed piece of work."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self._bytes = 0
+        self._stop: Exception | None = None
+        self._kept: Callable[[], object] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What has been done so far."""
+        return self._bytes
+
+    def keeps(self, beat: Callable[[], object] | None) -> None:
+        """Call ``beat`` at every beat, too: something else is held for as long as this work lasts."""
+        self._kept = beat
+
+    def advanced(self, nbytes: int) -> None:
+        reached("unit.working")
+        self._bytes += nbytes
+        if self._stop is not None:
+            raise self._stop
+
+    def tell(self, store: JobStore) -> None:
+        """Keep the claim, and say how much is done."""
+        status = store.beat(self.claim, self._bytes)
+        kept = self._kept
+        if kept is not None:
+            kept()
+        if status is not Status.OK:
+            over = status is Status.OVER
+            self.stop(JobCancelled("job is being ended" if over else "another worker took over"))
+
+    def stop(self, why: Exception) -> None:
+        """Let the work end with ``why`` at its next word."""
+        self._stop = why
+
+
+class Heart:
+    """One per process; the thread starts with the first piece of work and sleeps between two.
+
+    ``stopping``: asked at each beat whether the worker hands its work back.
+    """
+
+    def __init__(self, store: JobStore, interval: float = INTERVAL, stopping: Callable[[], bool] = bool) -> None:
+        self._store = store
+        self._stopping = stopping
+        self._interval = interval
+        self._begun = threading.Event()
+        self._watched: Watched | None = None
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def watching(self, claim: Claim, outcome: Outcome | None = None) -> Iterator[Watched]:
+        """Keep ``claim`` alive inside the block; afterwards ``outcome`` knows how many bytes were done."""
+        watched = Watched(claim)
+        self._watched = watched
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._beat, daemon=True, name="layerfarm-heart")
+            self._thread.start()
+        # Costs nothing while the thread is between two beats, as it is when units are short.
+        self._begun.set()
+        try:
+            yield watched
+        finally:
+            self._watched = None
+            if outcome is not None:
+                outcome.nbytes = watched.nbytes
+
+    def _beat(self) -> None:
+        while True:
+            self._begun.wait()
+            time.sleep(self._interval)
+            watched = self._watched
+            if watched is None:
+                self._begun.clear()
+                # Work that began since would otherwise wait for the next piece to be heard of.
+                if self._watched is not None:
+                    self._begun.set()
+                continue
+            try:
+                if self._stopping():
+                    watched.stop(HandedBack("worker is being stopped"))
+                watched.tell(self._store)
+            except Exception as error:
+                # Whatever it is (Redis away, no memory for a moment), the claims of this process depend on this thread.
+                # The lease outlives a short trouble, and the worker itself notices a long one.
+                _log.warning("beat failed", error=str(error) or type(error).__name__)

@@ -1,0 +1,590 @@
+"""The job store in memory: what the scripts of ``lua/`` do, in Python; for the explorer and for tests.
+
+The clock is the caller's. What only Redis' users can ask for (events, lists, signatures) is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.errors import JobNotFound
+from jobs.flows.base import State, Unit
+from worker.broker.priorities import Traffic
+from worker.jobstore.in_redis import retried
+from worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
+from worker.jobstore.owner import Owner
+from worker.model import JobError, JobRecord, JobState
+
+_NAMED_AGAIN = 60.0
+
+
+@dataclass
+class _Held:
+    token: int
+    expires: float
+    lease: float
+    owner: Owner
+
+
+@dataclass
+class _Unit:
+    unit: Unit
+    result: dict[str, Any] | None = None
+    token: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class _Job:
+    id: str
+    kind: str
+    request: str
+    stages: int
+    traffic: Traffic
+    submitter: str
+    format: int
+    submitted: float
+    touched: float
+    state: JobState = JobState.QUEUED
+    attempt: int = 1
+    retries: int = 0
+    position: int = -1
+    sent: int = -1
+    stage: str = ""
+    flow_state: str = ""
+    planned: int = 0
+    bytes_total: int = 0
+    fence: int = 0
+    recoveries: int = 0
+    commits: int | None = None
+    committing: bool = False
+    ending: JobState | None = None
+    error: JobError | None = None
+    result: str = ""
+    started: float | None = None
+    ended: float | None = None
+    kept: float | None = None
+    by: str = ""
+    claims: dict[str, _Held] = field(default_factory=dict)
+    units: list[_Unit] = field(default_factory=list)
+    deliveries: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def units_done(self) -> int:
+        return sum(unit.result is not None for unit in self.units)
+
+    @property
+    def complete(self) -> bool:
+        return self.units_done == len(self.units)
+
+
+class MemoryJobStore:
+    """The jobs of one process.
+
+    Parameters:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float], lease: float = 10, deliveries: int = 3) -> None:
+        self._clock = clock
+        self._lease = lease
+        self._deliveries = deliveries
+        self._jobs: dict[str, _Job] = {}
+        self._active: set[str] = set()
+        self._queued: set[str] = set()
+        self._kept: dict[str, float] = {}
+        self._turns: dict[Traffic, list[str]] = {}
+        self._waiting: dict[tuple[Traffic, str], list[str]] = {}
+        self.asked = 0
+        """Requests of clients so far; whoever repeats one whose reply was lost sets it back."""
+
+    # --- begin ----------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        job_id: str,
+        kind: str,
+        request: str,
+        stages: int,
+        *,
+        traffic: Traffic = Traffic.INTERACTIVE,
+        submitter: str = "",
+        most_queued: int = 0,
+        version: int = FORMAT,
+        signature: str = "",
+    ) -> bool:
+        if job_id in self._jobs:
+            return True
+        if 0 < most_queued <= len(self._queued):
+            return False
+        now = self._clock()
+        self._jobs[job_id] = _Job(job_id, kind, request, stages, traffic, submitter, version, now, now)
+        self._active.add(job_id)
+        self._queued.add(job_id)
+        line = self._waiting.setdefault((traffic, submitter), [])
+        line.append(job_id)
+        if len(line) == 1:
+            self._turns.setdefault(traffic, []).append(submitter)
+        return True
+
+    def next(self, job_id: str, attempt: int) -> tuple[str, int]:
+        job = self._jobs.get(job_id)
+        begun = job is not None and (job.state.final or job.position >= 0)
+        if job is None or not (begun or job_id in self._queued):
+            return job_id, attempt
+        turns = self._turns[job.traffic]
+        while turns:
+            who = turns.pop(0)
+            line = self._waiting[job.traffic, who]
+            found = line.pop(0)
+            if line:
+                turns.append(who)
+            if found in self._queued:
+                self._queued.discard(found)
+                return found, self._jobs[found].attempt
+        self._queued.discard(job_id)
+        return job_id, attempt
+
+    def admit(self, job_id: str) -> tuple[int, bool]:
+        return int(self._clock() * 1000), True
+
+    # --- work -----------------------------------------------------------------------------------------
+
+    def claim(self, item: Item, owner: Owner) -> Claim | Refused:
+        job, now = self._jobs.get(item.job_id), self._clock()
+        if job is None:
+            return Refused(Status.GONE)
+        if item.attempt != job.attempt:
+            return Refused(Status.STALE)
+        closes = item.what == "close"
+        removes = closes and job.kept is not None and job.kept <= now
+        if job.state.final and not removes:
+            return Refused(Status.OVER)
+        held = job.claims.get(item.name)
+        lives = held is not None and self._lives(held)
+        if job.ending is not None and not closes:
+            if held is not None and not lives:
+                del job.claims[item.name]
+            return Refused(Status.OVER, self._due(job))
+        if closes and job.ending is None and not removes:
+            return Refused(Status.STALE)
+        joins = False
+        if item.what == "unit":
+            if item.stage != job.position:
+                return Refused(Status.STALE)
+            if item.index < len(job.units) and job.units[item.index].result is not None:
+                return Refused(Status.DONE, job.complete)
+            if item.index >= len(job.units):
+                return Refused(Status.STALE)
+        elif not closes:
+            unsent = item.stage < job.position and job.sent < job.position
+            joins = item.stage == job.position and (job.position < 0 or job.complete)
+            if not unsent and not joins:
+                return Refused(Status.STALE)
+        if held is not None and lives and held.owner != owner:
+            return Refused(Status.BUSY)
+        if held is not None and lives:
+            token = held.token
+        else:
+            job.deliveries[item.name] = job.deliveries.get(item.name, 0) + 1
+            if job.deliveries[item.name] > self._deliveries:
+                job.claims.pop(item.name, None)
+                return Refused(Status.POISON)
+            job.fence += 1
+            token = job.fence
+        job.claims[item.name] = _Held(token, now + self._lease, self._lease, owner)
+        job.waits.pop(item.name, None)
+        job.touched = now
+        if job.state is JobState.QUEUED:
+            job.state, job.started = JobState.RUNNING, now
+        unit = None
+        if item.what == "unit":
+            unit = job.units[item.index].unit
+            job.units[item.index].bytes = 0
+            job.committing = job.committing or job.commits == item.stage
+        results = [each.result or {} for each in job.units] if joins and job.position >= 0 else []
+        return Claim(item, token, owner, self.view(job.id), unit, results)
+
+    def beat(self, claim: Claim, nbytes: int) -> Status:
+        job, now = self._jobs.get(claim.item.job_id), self._clock()
+        if job is None:
+            return Status.GONE
+        if not self._holds(job, claim):
+            return Status.STALE
+        job.claims[claim.item.name] = _Held(claim.token, now + self._lease, self._lease, claim.owner)
+        job.touched = now
+        if claim.item.what == "unit":
+            job.units[claim.item.index].bytes = nbytes
+        return Status.OVER if job.ending is not None and claim.item.what != "close" else Status.OK
+
+    def release(self, claim: Claim, *, counts: bool = True, waits: float = 0) -> Answer:
+        job = self._jobs.get(claim.item.job_id)
+        if job is None:
+            return Answer(Status.GONE)
+        if not self._holds(job, claim):
+            return Answer(Status.STALE, self._due(job))
+        name = claim.item.name
+        del job.claims[name]
+        if not counts:
+            job.deliveries[name] -= 1
+        if waits:
+            job.waits[name] = self._clock() + waits
+        return Answer(Status.OK, self._due(job))
+
+    def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
+        job = self._jobs.get(claim.item.job_id)
+        if job is None:
+            return Answer(Status.GONE)
+        if job.state.final:
+            return Answer(Status.OVER)
+        if not self._holds(job, claim):
+            known = claim.item.index < len(job.units) and job.units[claim.item.index].token == claim.token
+            if known:
+                return Answer(Status.OK, self._due(job), job.complete)
+            return Answer(Status.STALE, self._due(job))
+        del job.claims[claim.item.name]
+        if job.ending is not None:
+            return Answer(Status.OVER, self._due(job))
+        unit = job.units[claim.item.index]
+        unit.result, unit.token, unit.bytes = json.loads(json.dumps(result)), claim.token, unit.unit.bytes
+        self._moved(job)
+        return Answer(Status.OK, False, job.complete)
+
+    def open_stage(
+        self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
+    ) -> Status:
+        job = self._jobs.get(claim.item.job_id)
+        this = f"open:{position}:{claim.token}"
+        if job is None:
+            return Status.GONE
+        if job.by == this:
+            return Status.OK
+        if not self._holds(job, claim):
+            return Status.STALE
+        if job.ending is not None:
+            return Status.OVER
+        if job.position >= position:
+            return Status.STALE
+        job.bytes_total = sum(unit.bytes for unit in units)
+        job.planned += job.bytes_total
+        job.position, job.stage, job.flow_state = position, name, state.model_dump_json()
+        job.units = [_Unit(unit) for unit in units]
+        job.deliveries, job.waits = {}, {}
+        if commits:
+            job.commits = position
+        job.by = this
+        self._moved(job)
+        return Status.OK
+
+    def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
+        job = self._jobs.get(claim.item.job_id)
+        if job is None or not self._holds(job, claim):
+            return None
+        open_ones = []
+        for index, unit in enumerate(job.units):
+            held = job.claims.get(f"unit:{job.position}:{index}")
+            if unit.result is None and not (held is not None and self._lives(held)):
+                open_ones.append(index)
+        return job.position, open_ones
+
+    def sent(self, claim: Claim, position: int) -> Status:
+        job = self._jobs.get(claim.item.job_id)
+        if job is None:
+            return Status.GONE
+        if not self._holds(job, claim):
+            return Status.OK if job.sent >= position else Status.STALE
+        del job.claims[claim.item.name]
+        job.sent = max(job.sent, position)
+        job.touched = self._clock()
+        return Status.OK
+
+    # --- end ------------------------------------------------------------------------------------------
+
+    def finish(self, claim: Claim, ending: JobState, *, error: JobError | None = None, result: str = "") -> Answer:
+        return self._end(
+            claim.item.job_id, str(claim.token), claim.item.attempt, ending, error, result, claim, open_only=False
+        )
+
+    def end(
+        self, job_id: str, ending: JobState, *, error: JobError | None = None, attempt: int = 0, forced: bool = False
+    ) -> Answer:
+        self.asked += 1
+        return self._end(job_id, f"asked {self.asked}", attempt, ending, error, "", None, open_only=not forced)
+
+    def _end(
+        self,
+        job_id: str,
+        who: str,
+        attempt: int,
+        ending: JobState,
+        error: JobError | None,
+        result: str,
+        claim: Claim | None,
+        *,
+        open_only: bool,
+    ) -> Answer:
+        job, this = self._jobs.get(job_id), f"finish:{who}"
+        if job is None:
+            return Answer(Status.GONE)
+        if job.by == this:
+            return Answer(Status.OK, self._due(job))
+        if attempt and attempt != job.attempt:
+            return Answer(Status.STALE)
+        if claim is not None:
+            if not self._holds(job, claim):
+                return Answer(Status.STALE, self._due(job))
+            del job.claims[claim.item.name]
+        if job.state.final:
+            return Answer(Status.OVER)
+        if job.ending is not None:
+            return Answer(Status.OVER, self._due(job))
+        if open_only and job.committing:
+            return Answer(Status.LATE)
+        job.error, job.result, job.by = error or job.error, result or job.result, this
+        if job.state is JobState.QUEUED:
+            self._finish(job, ending)
+            return Answer(Status.ENDED)
+        job.ending = ending
+        self._moved(job)
+        return Answer(Status.OK, self._due(job))
+
+    def keep(self, claim: Claim, seconds: float) -> Status:
+        job, now = self._jobs.get(claim.item.job_id), self._clock()
+        this = f"keep:{claim.token}"
+        if job is None:
+            return Status.GONE
+        if job.by == this:
+            return Status.OK
+        if not self._holds(job, claim):
+            return Status.STALE
+        if job.ending is not JobState.FAILED or (job.position < 1 and not job.units_done):
+            return Status.OVER
+        job.state, job.ended, job.kept, job.ending = JobState.FAILED, now, now + int(seconds), None
+        job.committing, job.recoveries = False, 0
+        job.claims = {}
+        self._active.discard(job.id)
+        self._kept[job.id] = job.kept
+        job.by = this
+        return Status.OK
+
+    def closed(self, claim: Claim, *, clean: bool = True) -> Status:
+        job, this = self._jobs.get(claim.item.job_id), f"closed:{claim.token}"
+        if job is not None and job.by == this:
+            return Status.OK
+        return self._closed(claim.item, claim, this, clean)
+
+    def give_up_closing(self, item: Item) -> Status:
+        return self._closed(item, None, "closed:", True)
+
+    def _closed(self, item: Item, claim: Claim | None, this: str, clean: bool) -> Status:
+        job = self._jobs.get(item.job_id)
+        if job is None:
+            return Status.GONE
+        if item.attempt != job.attempt:
+            return Status.STALE
+        if job.kept is None and (job.state.final or job.ending is None):
+            return Status.OVER
+        if claim is not None and not self._holds(job, claim):
+            return Status.STALE
+        if not clean and job.state.final:
+            job.claims, job.deliveries = {}, {}
+        else:
+            self._finish(job, job.ending or job.state)
+        if not clean:
+            job.kept, self._kept[job.id] = 0.0, self._clock() + _NAMED_AGAIN
+        job.by = this
+        return Status.OK
+
+    def condemn(self, job_id: str, error: JobError) -> int:
+        return 0  # nobody edits this store's records
+
+    # --- a failed job that may be retried ---------------------------------------------------------------
+
+    def discard(self, job_id: str) -> int:
+        job = self._jobs.get(job_id)
+        if job is None or job.kept is None:
+            return 0
+        job.kept = self._kept[job_id] = 0.0
+        return job.attempt
+
+    def overdue(self) -> list[Item]:
+        now = self._clock()
+        found = [job_id for job_id, until in sorted(self._kept.items(), key=lambda each: each[1]) if until <= now]
+        for job_id in found:
+            self._kept[job_id] = now + _NAMED_AGAIN
+        return [Item(job_id, self._jobs[job_id].attempt, "close") for job_id in found]
+
+    def retry(self, job_id: str, *, anew: bool) -> Retried:
+        job, now = self._jobs.get(job_id), self._clock()
+        self.asked += 1
+        if job is None:
+            return retried(job_id, "gone", 0)
+        for how in ("anew", "on"):
+            if job.by == f"retry:{self.asked}:{how}":
+                return retried(job_id, how, job.attempt)
+        if job.state is not JobState.FAILED:
+            return retried(job_id, "not failed", job.attempt)
+        if any(self._lives(held) for held in job.claims.values()):
+            return retried(job_id, "busy", job.attempt)
+        anew = anew or job.kept is None or job.kept <= now
+        job.error, job.ended, job.kept, job.committing, job.claims = None, None, None, False, {}
+        self._kept.pop(job_id, None)
+        job.deliveries = {}
+        if anew:
+            job.attempt += 1
+            job.units, job.waits = [], {}
+            job.position = job.sent = -1
+            job.flow_state, job.planned, job.stage, job.bytes_total, job.commits = "", 0, "", 0, None
+        job.state, job.started = JobState.RUNNING, now
+        job.retries += 1
+        self._active.add(job_id)
+        job.by = f"retry:{self.asked}:{'anew' if anew else 'on'}"
+        self._moved(job)
+        return retried(job_id, "anew" if anew else "on", job.attempt)
+
+    # --- recovery -------------------------------------------------------------------------------------
+
+    def hand_back(self, job_id: str, owners: Sequence[Owner]) -> Lost:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return Lost(0, "handed back")
+        names = sorted(name for name, held in job.claims.items() if held.owner in owners)
+        for name in names:
+            del job.claims[name]
+            job.deliveries[name] -= 1
+        return Lost(job.attempt, "handed back", tuple(_item(job, name) for name in names))
+
+    def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:
+        job, now = self._jobs.get(job_id), self._clock()
+        if job is None or job.state.final:
+            self._active.discard(job_id)
+            self._queued.discard(job_id)
+            return Lost(0, "")
+        if all_queued and job_id in self._queued:
+            return Lost(job.attempt, "")
+        open_end = job.ending is None and not job.committing
+        if longest and job.started is not None and open_end and now - job.started > longest:
+            return Lost(job.attempt, "overtime")
+        dead = sorted(name for name, held in job.claims.items() if not self._lives(held))
+        lively, reason = len(job.claims) - len(dead), "lease ran out" if dead else ""
+        found = [_item(job, name) for name in dead] if job.ending is None else []
+        for name in dead:
+            del job.claims[name]
+        job.touched = min(job.touched, now)
+        if not lively and not found and now - job.touched > quiet * 2 ** min(job.recoveries, 6):
+            reason = "message lost"
+            if job.ending is not None:
+                found = [Item(job_id, job.attempt, "close")]
+            elif job.position < 0 or (job.sent >= job.position and job.complete):
+                found = [Item(job_id, job.attempt, "advance", job.position)]
+            elif job.sent < job.position:
+                found = [Item(job_id, job.attempt, "advance", job.position - 1)]
+            else:
+                found = [
+                    item
+                    for index, unit in enumerate(job.units)
+                    if unit.result is None
+                    and job.waits.get((item := Item(job_id, job.attempt, "unit", job.position, index)).name, 0) <= now
+                ]
+            if found:
+                job.recoveries += 1
+        if found:
+            job.touched = now
+        return Lost(job.attempt, reason, tuple(found))
+
+    def active(self) -> list[str]:
+        return sorted(self._active)
+
+    def prune(self) -> None:
+        """There is no list."""
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def view(self, job_id: str) -> JobView:
+        job = self._found(job_id)
+        return JobView(
+            kind=job.kind,
+            request=job.request,
+            stage=job.position,
+            state=job.flow_state,
+            ending=job.ending,
+            traffic=job.traffic,
+            format=job.format,
+            submitter=job.submitter,
+            planned=job.planned,
+            retries=job.retries,
+            error=job.error,
+            result=job.result,
+        )
+
+    def job(self, job_id: str) -> JobRecord:
+        job = self._found(job_id)
+        return JobRecord(
+            id=job_id,
+            kind=job.kind,
+            traffic=job.traffic,
+            submitter=job.submitter,
+            attempt=job.attempt,
+            request=json.loads(job.request),
+            state=job.state,
+            ending=job.ending,
+            stage=job.stage,
+            stage_number=job.position + 1,
+            stages=job.stages,
+            units_done=job.units_done,
+            units_total=len(job.units),
+            bytes_done=sum(unit.bytes for unit in job.units),
+            bytes_total=job.bytes_total,
+            submitted=job.submitted,
+            started=job.started,
+            ended=job.ended,
+            retries=job.retries,
+            kept=job.kept,
+            error=job.error,
+            result=json.loads(job.result) if job.result else None,
+        )
+
+    def traffic(self, job_id: str) -> Traffic:
+        job = self._jobs.get(job_id)
+        return Traffic.INTERACTIVE if job is None else job.traffic
+
+    # --- helpers --------------------------------------------------------------------------------------
+
+    def _found(self, job_id: str) -> _Job:
+        if job_id not in self._jobs:
+            raise JobNotFound("no job has this id", where=job_id)
+        return self._jobs[job_id]
+
+    def _lives(self, held: _Held) -> bool:
+        now = self._clock()
+        return now < held.expires <= now + held.lease
+
+    def _holds(self, job: _Job, claim: Claim) -> bool:
+        held = job.claims.get(claim.item.name)
+        return held is not None and (held.token, held.owner) == (claim.token, claim.owner)
+
+    def _due(self, job: _Job) -> bool:
+        return job.ending is not None and not any(self._lives(held) for held in job.claims.values())
+
+    def _moved(self, job: _Job) -> None:
+        job.touched, job.recoveries = self._clock(), 0
+
+    def _finish(self, job: _Job, state: JobState) -> None:
+        if job.kept is None:
+            job.state, job.ended = state, self._clock()
+        job.ending, job.kept, job.flow_state, job.planned, job.commits = None, None, "", 0, None
+        job.committing, job.recoveries = False, 0
+        job.claims, job.deliveries, job.waits = {}, {}, {}
+        self._active.discard(job.id)
+        self._queued.discard(job.id)
+        self._kept.pop(job.id, None)
+
+
+def _item(job: _Job, name: str) -> Item:
+    what, *numbers = name.split(":")
+    stage, index = [*map(int, numbers), -1, -1][:2]
+    return Item(job.id, job.attempt, what, stage, index)

@@ -1,0 +1,382 @@
+"""The job store in Redis: each operation a Lua script of ``lua/``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import redis
+from pydantic import ValidationError
+
+from jobs.errors import JobNotFound, RecordDamaged, RequestError
+from jobs.flows.base import State, Unit
+from worker.broker.priorities import Traffic
+from worker.jobstore.keys import Keys, is_job_id
+from worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
+from worker.jobstore.owner import Owner
+from worker.model import JobError, JobRecord, JobState, Progress
+from worker.settings import Settings
+
+_TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
+"""Read at once: in its sandbox, as another user perhaps, a process reads nothing of ours any more."""
+_CONSTANTS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs")
+"""Keys that scripts know by these names, in capitals."""
+_VIEW: Final = (
+    *("kind", "request", "position", "flow_state", "ending", "traffic", "format", "submitter", "signature"),
+    *("bytes_planned", "retries", "error", "result"),
+)
+"""The fields that ``claim.lua`` returns, in its order."""
+_EVENT_NUMBERS: Final = ("stage_number", "stages", "units_done", "units_total", "bytes_done", "bytes_total")
+_NAMED_AGAIN: Final = 60_000
+"""Milliseconds after which the closing of a job that was kept is asked for again."""
+
+
+def script(name: str, keys: Keys) -> str:
+    """The text of ``lua/<name>.lua`` with what every script begins with."""
+    constants = "".join(f"local {each.upper()} = '{getattr(keys, each)}'\n" for each in _CONSTANTS)
+    return constants + _TEXTS["prelude"] + _TEXTS[name]
+
+
+class RedisJobStore:
+    """The jobs in one Redis, for one process.
+
+    Parameters:
+        job_expires: seconds after which a job that does not advance is forgotten.
+        result_expires: seconds for which the record of an ended job is kept.
+        lease: seconds after which an item whose holder says nothing more is taken over.
+        deliveries: how often an item whose process dies is tried.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        job_expires: float,
+        result_expires: float,
+        lease: float = 10,
+        deliveries: int = 3,
+        keys: Keys | None = None,
+    ) -> None:
+        self._client = client
+        self._keys = keys or Keys()
+        self._job_expires = int(job_expires)
+        self._result_expires = max(1, int(result_expires))
+        self._lease = int(lease * 1000)
+        self._deliveries = deliveries
+        self._scripts: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, client: redis.Redis, settings: Settings) -> RedisJobStore:
+        """That of the farm behind ``client``."""
+        return cls(
+            client,
+            settings.job_expires,
+            settings.result_expires,
+            settings.lease,
+            settings.deliveries,
+            Keys(settings.queue),
+        )
+
+    def _run(self, name: str, job_id: str, *args: Any) -> Any:
+        if name not in self._scripts:
+            self._scripts[name] = self._client.register_script(script(name, self._keys))
+        return self._scripts[name](keys=self._keys.job(job_id), args=args)
+
+    # --- begin ----------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        job_id: str,
+        kind: str,
+        request: str,
+        stages: int,
+        *,
+        traffic: Traffic = Traffic.INTERACTIVE,
+        submitter: str = "",
+        most_queued: int = 0,
+        version: int = FORMAT,
+        signature: str = "",
+    ) -> bool:
+        args = (kind, request, stages, self._job_expires, traffic, submitter, version, most_queued, signature)
+        return bool(self._run("submit", job_id, job_id, *args) == "accepted")
+
+    def next(self, job_id: str, attempt: int) -> tuple[str, int]:
+        found, its_attempt = self._run("next", job_id, job_id, attempt, self._job_expires)
+        return str(found), int(its_attempt)
+
+    def now(self) -> int:
+        """Milliseconds since the epoch by the clock of Redis."""
+        seconds, micros = self._client.time()
+        return int(seconds * 1000 + micros // 1000)
+
+    def admit(self, job_id: str) -> tuple[int, bool]:
+        now, fresh = self._run("admit", job_id, job_id)
+        return int(now), bool(fresh)
+
+    def sign(self, job_id: str, signature: str) -> None:
+        """Give a job another signature of its submitter: it is to begin anew."""
+        self._client.hset(self._keys.job(job_id).job, "signature", signature)
+
+    # --- work -----------------------------------------------------------------------------------------
+
+    def claim(self, item: Item, owner: Owner) -> Claim | Refused:
+        answer = self._ask(item, owner, "")
+        if answer[0] == Status.BUSY and _parse_owner(answer[2]).is_known_dead:
+            answer = self._ask(item, owner, answer[2])
+        if answer[0] != Status.OK:
+            return Refused(Status(answer[0]), bool(answer[1]))
+        _, token, unit, fields, results = answer
+        with _sound(item.job_id):
+            job = _view(fields)
+            read = [json.loads(result) for result in results]
+            return Claim(item, int(token), owner, job, Unit.model_validate_json(unit) if unit else None, read)
+
+    def _ask(self, item: Item, owner: Owner, dead: str) -> list[Any]:
+        args = (item.name, item.attempt, item.stage, item.index_text, owner, self._lease, self._deliveries, dead)
+        return cast("list[Any]", self._run("claim", item.job_id, *map(str, args)))
+
+    def _under(self, name: str, claim: Claim, *args: Any) -> Any:
+        item = claim.item
+        return self._run(name, item.job_id, item.name, claim.token, str(claim.owner), *args)
+
+    def beat(self, claim: Claim, nbytes: int) -> Status:
+        said = self._under("beat", claim, self._lease, claim.item.index_text, nbytes)
+        return {"ending": Status.OVER, "lost": Status.STALE}.get(said) or Status(said)
+
+    def release(self, claim: Claim, *, counts: bool = True, waits: float = 0) -> Answer:
+        status, due = self._under("release", claim, "1" if counts else "", int(waits * 1000))
+        return Answer(Status(status), bool(due))
+
+    def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
+        assert claim.unit is not None
+        status, complete, due = self._under(
+            "record", claim, claim.item.index_text, json.dumps(result), claim.unit.bytes
+        )
+        return Answer(Status(status), bool(due), bool(complete))
+
+    def open_stage(
+        self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
+    ) -> Status:
+        nbytes = sum(unit.bytes for unit in units)
+        head = (position, name, "1" if commits else "", state.model_dump_json(), nbytes, self._job_expires)
+        said = self._under("open_stage", claim, *head, *(unit.model_dump_json() for unit in units))
+        return Status.OVER if said == "ending" else Status(said)
+
+    def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
+        status, *found = self._under("pending", claim)
+        return None if status != Status.OK else (found[0], found[1:])
+
+    def sent(self, claim: Claim, position: int) -> Status:
+        return Status(self._under("sent", claim, position))
+
+    # --- end ------------------------------------------------------------------------------------------
+
+    def finish(self, claim: Claim, ending: JobState, *, error: JobError | None = None, result: str = "") -> Answer:
+        item = claim.item
+        held = (item.name, claim.token, str(claim.owner))
+        return self._end(item.job_id, str(claim.token), item.attempt, ending, error, result, held, False)
+
+    def end(
+        self, job_id: str, ending: JobState, *, error: JobError | None = None, attempt: int = 0, forced: bool = False
+    ) -> Answer:
+        return self._end(job_id, os.urandom(8).hex(), attempt, ending, error, "", ("", 0, ""), not forced)
+
+    def _end(
+        self,
+        job_id: str,
+        who: str,
+        attempt: int,
+        ending: JobState,
+        error: JobError | None,
+        result: str,
+        held: tuple[str, int, str],
+        open_only: bool,
+    ) -> Answer:
+        told = error.model_dump_json() if error else ""
+        args = (who, attempt, ending, told, result, *held, "1" if open_only else "", self._result_expires)
+        status, due = self._run("finish", job_id, *args)
+        return Answer(Status(status), bool(due))
+
+    def keep(self, claim: Claim, seconds: float) -> Status:
+        # The record outlives what is kept by far: it is what leads to the files that are to be removed.
+        lifetime = max(self._result_expires, int(2 * seconds) + 24 * 3600)
+        return Status(self._run("keep", claim.item.job_id, claim.token, str(claim.owner), int(seconds), lifetime))
+
+    def closed(self, claim: Claim, *, clean: bool = True) -> Status:
+        return self._closed(claim.item, claim.token, str(claim.owner), clean)
+
+    def give_up_closing(self, item: Item) -> Status:
+        return self._closed(item, "", "", True)
+
+    def _closed(self, item: Item, token: int | str, owner: str, clean: bool) -> Status:
+        args = (token, owner, item.attempt, self._result_expires, "1" if clean else "", _NAMED_AGAIN)
+        return Status(self._run("closed", item.job_id, *args))
+
+    def condemn(self, job_id: str, error: JobError) -> int:
+        return int(self._run("condemn", job_id, job_id, error.model_dump_json(), FORMAT, self._job_expires))
+
+    # --- a failed job that may be retried ---------------------------------------------------------------
+
+    def discard(self, job_id: str) -> int:
+        return int(self._run("discard", job_id))
+
+    def overdue(self) -> list[Item]:
+        return [Item(job_id, int(attempt), "close") for job_id, attempt in self._run("overdue", "none", _NAMED_AGAIN)]
+
+    def retry(self, job_id: str, *, anew: bool) -> Retried:
+        how, attempt = self._run("retry", job_id, os.urandom(8).hex(), "1" if anew else "", self._job_expires)
+        return retried(job_id, how, int(attempt))
+
+    # --- recovery -------------------------------------------------------------------------------------
+
+    def hand_back(self, job_id: str, owners: Sequence[Owner]) -> Lost:
+        attempt, *found = self._run("hand_back", job_id, *(str(owner) for owner in owners))
+        return _lost(job_id, attempt, "handed back", found)
+
+    def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:
+        args = (job_id, int(quiet * 1000), "1" if all_queued else "", int(longest * 1000))
+        attempt, reason, *found = self._run("look", job_id, *args)
+        return _lost(job_id, attempt, reason, found)
+
+    def active(self) -> list[str]:
+        found = cast("set[str]", self._client.smembers(self._keys.active))
+        strange = [each for each in found if not is_job_id(each)]
+        if strange:
+            self._client.srem(self._keys.active, *strange)
+        return sorted(found.difference(strange))
+
+    def prune(self) -> None:
+        oldest = cast("list[str]", self._client.zrange(self._keys.jobs, 0, 199))
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in oldest:
+                pipe.exists(self._keys.job(job_id).job)
+            gone = [job_id for job_id, there in zip(oldest, pipe.execute(), strict=True) if not there]
+        if gone:
+            self._client.zrem(self._keys.jobs, *gone)
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def view(self, job_id: str) -> JobView:
+        with _sound(job_id):
+            fields = cast("list[str | None]", self._client.hmget(self._keys.job(job_id).job, _VIEW))
+            if not any(fields):
+                raise JobNotFound("no job has this id", where=job_id)
+            return _view(fields)
+
+    def traffic(self, job_id: str) -> Traffic:
+        found = cast("str | None", self._client.hget(self._keys.job(job_id).job, "traffic"))
+        return Traffic.BULK if found == Traffic.BULK else Traffic.INTERACTIVE
+
+    def job(self, job_id: str) -> JobRecord:
+        with _sound(job_id):
+            fields = cast("dict[str, str]", self._client.hgetall(self._keys.job(job_id).job))
+        if not fields:
+            hint = "or Redis was restarted without its data; then submit it again"
+            raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
+        with _sound(job_id):
+            return JobRecord.parse(job_id, fields)
+
+    def jobs(self, limit: int) -> Iterator[JobRecord]:
+        """The newest ``limit`` jobs, newest first, without those whose record makes no sense."""
+        ids = [
+            each for each in cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, limit - 1)) if is_job_id(each)
+        ]
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(self._keys.job(job_id).job)
+            found = pipe.execute(raise_on_error=False)
+        gone = [job_id for job_id, fields in zip(ids, found, strict=True) if not fields]
+        if gone:
+            self._client.zrem(self._keys.jobs, *gone)
+        for job_id, fields in zip(ids, found, strict=True):
+            if isinstance(fields, dict) and fields:
+                with suppress(RecordDamaged), _sound(job_id):
+                    yield JobRecord.parse(job_id, fields)
+
+    def last_event(self, job_id: str) -> str:
+        """The id of the newest event, to follow from there."""
+        newest = cast("list[tuple[str, Any]]", self._client.xrevrange(self._keys.job(job_id).events, count=1))
+        return newest[0][0] if newest else "0"
+
+    def events(self, job_id: str, after: str, block: float) -> list[tuple[str, Progress]]:
+        """Events newer than ``after`` with their ids; waits up to ``block`` seconds for one."""
+        key = self._keys.job(job_id).events
+        answer = cast("Any", self._client.xread({key: after}, count=1000, block=max(1, int(block * 1000))))
+        entries = answer[0][1] if answer else []
+        return [(event_id, progress) for event_id, fields in entries if (progress := _progress(fields)) is not None]
+
+
+def retried(job_id: str, how: str, attempt: int) -> Retried:
+    """What ``retry`` answers, for both stores."""
+    match how:
+        case "gone":
+            raise JobNotFound("no job has this id", where=job_id)
+        case "not failed":
+            raise RequestError("only a job that failed can be retried", where=job_id)
+        case "busy":
+            raise RequestError("what the job left is just being removed", where=job_id, hint="try again")
+    return Retried(attempt, how == "anew")
+
+
+def _lost(job_id: str, attempt: int, reason: str, found: Sequence[Sequence[Any]]) -> Lost:
+    items = tuple(
+        Item(job_id, attempt, what, -1 if stage == "" else int(stage), -1 if index == "" else int(index))
+        for what, stage, index in found
+    )
+    return Lost(attempt, reason, items)
+
+
+def _view(fields: Sequence[str | None]) -> JobView:
+    """
+    Raises:
+        ValueError: the fields are not those of a job.
+    """
+    read = dict(zip(_VIEW, (field or "" for field in fields), strict=True))
+    if not read["kind"]:
+        raise ValueError("job has no kind")
+    return JobView(
+        kind=read["kind"],
+        request=read["request"],
+        stage=int(read["position"] or -1),
+        state=read["flow_state"],
+        ending=JobState(read["ending"]) if read["ending"] else None,
+        traffic=Traffic(read["traffic"] or Traffic.INTERACTIVE),
+        format=int(read["format"] or 1),
+        submitter=read["submitter"],
+        signature=read["signature"],
+        planned=int(read["bytes_planned"] or 0),
+        retries=int(read["retries"] or 0),
+        error=JobError.model_validate_json(read["error"]) if read["error"] else None,
+        result=read["result"],
+    )
+
+
+def _parse_owner(text: str) -> Owner:
+    try:
+        return Owner.parse(text)
+    except ValueError as error:
+        raise RecordDamaged("what Redis holds of the job makes no sense") from error
+
+
+def _progress(fields: dict[str, str]) -> Progress | None:
+    """What an event says; None: nothing that makes sense."""
+    with suppress(ValueError, KeyError):
+        numbers = {name: int(fields[name] or 0) for name in _EVENT_NUMBERS}
+        progress = Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"])
+        return replace(progress, **cast("Any", numbers))
+    return None
+
+
+@contextmanager
+def _sound(job_id: str) -> Iterator[None]:
+    """Inside, what Redis holds of a job is read."""
+    try:
+        yield
+    except (ValueError, TypeError, ValidationError, redis.ResponseError) as error:
+        if isinstance(error, redis.ResponseError) and not str(error).startswith("WRONGTYPE"):
+            raise
+        raise RecordDamaged("what Redis holds of the job makes no sense", where=job_id) from error

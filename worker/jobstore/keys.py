@@ -1,0 +1,74 @@
+"""The names of everything that layerfarm keeps in Redis, below one prefix for each farm: one ACL pattern covers it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from jobs.errors import JobNotFound
+
+_JOB_ID: Final = re.compile(r"[0-9a-z][0-9a-z-]{0,62}")
+
+
+class JobKeys(NamedTuple):
+    """The keys of one job, in the order in which every script takes them (``lua/prelude.lua``)."""
+
+    job: str
+    claims: str
+    events: str
+    units: str
+    active: str
+
+
+class Keys:
+    """The keys of the farm that is named ``farm`` (``LAYERFARM_QUEUE``): two farms in one Redis share none."""
+
+    def __init__(self, farm: str = "layerfarm") -> None:
+        self.prefix: Final = f"{farm}:"
+        self.active: Final = self.prefix + "active"
+        """Set of the ids of jobs that have not ended."""
+        self.jobs: Final = self.prefix + "jobs"
+        """Sorted set of job ids by the time they were submitted."""
+        self.workers: Final = self.prefix + "workers"
+        """Sorted set of worker names by the time at which their last word expires."""
+        self.queued: Final = self.prefix + "queued"
+        """Set of the ids of jobs that have not begun; what a full queue is measured by."""
+        self.turns: Final = self.prefix + "turns:"
+        """With a traffic class: list of the submitters that have jobs waiting, in the order of their turns."""
+        self.waiting: Final = self.prefix + "waiting:"
+        """With ``<traffic class>:<submitter>``: list of that submitter's waiting jobs, the oldest first."""
+        self.kept: Final = self.prefix + "kept"
+        """Sorted set of the jobs that have ended and whose work is to be removed, by the time in ms at which it is."""
+        self.refused: Final = self.prefix + "refused"
+        """How many messages workers have refused because no client of theirs can have sent them."""
+        self.looking: Final = self.prefix + "looking"
+        """Held by the worker that looks for what was lost."""
+        self.nonce: Final = self.prefix + "nonce:"
+        """With the nonce of a signed request: the job that begins by it, or ``spent``, until the signature expires."""
+        self.probe: Final = self.prefix + "probe"
+        """What ``layerfarm doctor`` asks the workers; with ``:<name>`` their answers."""
+        self.works: Final = self.prefix + "works"
+        """Set of the names of equal work that is being done."""
+        self.work: Final = self.prefix + "work:"
+        """With such a name: who does it, or its result; with ``:waiting`` who waits for it."""
+        self.broker: Final = self.prefix + "broker:"
+        """What Celery keeps: queues, bindings, unacknowledged messages."""
+
+    def worker(self, name: str) -> str:
+        """The last word of a worker."""
+        return f"{self.prefix}worker:{name}"
+
+    def job(self, job_id: str) -> JobKeys:
+        """
+        Raises:
+            JobNotFound: no job can have this id.
+        """
+        if not is_job_id(job_id):
+            raise JobNotFound("not the id of a job", where=job_id[:100])
+        job = f"{self.prefix}job:{job_id}"
+        return JobKeys(job, f"{job}:claims", f"{job}:events", f"{job}:units", self.active)
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a job can have this id."""
+    return _JOB_ID.fullmatch(text) is not None

@@ -1,0 +1,23 @@
+-- id and attempt of the job whose first message this is, lifetime in s -> {id, attempt} of the job to begin
+--
+-- As many messages as jobs wait for their beginning, and each begins the one whose submitter has the turn; so does that
+-- of a job which another message has begun. A job that waits no more and has not begun was taken by a process that
+-- died before: it begins by its own message.
+local waits = redis.call('SISMEMBER', QUEUED, ARGV[1]) == 1
+local traffic = get('traffic')
+if not waits and (traffic == '' or not (final() or num('position') >= 0)) then return {ARGV[1], tonumber(ARGV[2])} end
+while true do
+  local who = redis.call('LPOP', TURNS .. traffic)
+  if not who then break end
+  local line = WAITING .. traffic .. ':' .. who
+  local id = redis.call('LPOP', line)
+  if redis.call('LLEN', line) > 0 then
+    redis.call('RPUSH', TURNS .. traffic, who)
+    redis.call('EXPIRE', TURNS .. traffic, ARGV[3])
+  end
+  if id and redis.call('SREM', QUEUED, id) == 1 and redis.call('EXISTS', PREFIX .. 'job:' .. id) == 1 then
+    return {id, tonumber(redis.call('HGET', PREFIX .. 'job:' .. id, 'attempt') or '1')}
+  end
+end
+redis.call('SREM', QUEUED, ARGV[1])
+return {ARGV[1], tonumber(ARGV[2])}

@@ -1,0 +1,152 @@
+"""What is said of jobs between the engine and the job store: items of work, claims on them, and how a store answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from jobs.flows.base import Unit
+from worker.broker.priorities import Traffic
+from worker.jobstore.owner import Owner
+from worker.model import JobError, JobState
+
+FORMAT: Final = 2
+"""Version of what a job's record and the messages about it mean. A worker refuses a job of another one."""
+
+
+LARGEST_REQUEST: Final = 64 * 1024
+"""Characters of a request as JSON. Clients send no larger one, and workers refuse one that others have sent."""
+
+
+class Status(StrEnum):
+    """How a job store answers."""
+
+    OK = "ok"
+    GONE = "gone"
+    """The job's record has expired."""
+    STALE = "stale"
+    """The attempt, the token or the stage is not the job's current one: whoever asked has nothing to do with it now."""
+    OVER = "over"
+    """The job has ended, or its end is decided."""
+    DONE = "done"
+    """The unit's result is recorded."""
+    BUSY = "busy"
+    """A living process holds the claim."""
+    POISON = "poison"
+    """It was tried as often as allowed, and its process died each time."""
+    LATE = "late"
+    """The job commits: its end is not open any more."""
+    ENDED = "ended"
+    """The job has ended with this; nothing of it ever ran, so there is nothing to clean."""
+    FULL = "full"
+    """As many jobs as allowed wait for their beginning."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What can be claimed of an attempt at a job."""
+
+    job_id: str
+    attempt: int
+    what: str
+    """``advance``: join stage ``stage`` (-1: begin) and open the one after it. ``unit``. ``close``: clean and end."""
+    stage: int = -1
+    index: int = -1
+
+    @property
+    def name(self) -> str:
+        """That of its claim."""
+        if self.what == "close":
+            return self.what
+        return f"{self.what}:{self.stage}" + (f":{self.index}" if self.what == "unit" else "")
+
+    @property
+    def begins(self) -> bool:
+        """It is the first of its attempt."""
+        return self.what == "advance" and self.stage < 0
+
+    @property
+    def index_text(self) -> str:
+        return str(self.index) if self.what == "unit" else ""
+
+    def __str__(self) -> str:
+        return f"{self.job_id}/{self.attempt} {self.name}"
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What whoever works on a job needs of its record, as it was when the claim was given."""
+
+    kind: str
+    request: str
+    """JSON."""
+    stage: int = -1
+    """Index of the stage that was opened last; -1: none."""
+    state: str = ""
+    """The flow's state when that stage was opened, JSON; empty at -1."""
+    ending: JobState | None = None
+    """The end has been decided, what the job staged has still to be removed."""
+    traffic: Traffic = Traffic.INTERACTIVE
+    format: int = FORMAT
+    submitter: str = ""
+    signature: str = ""
+    """See ``worker.security.signing``; empty: the request is not signed."""
+    planned: int = 0
+    """Bytes of all units of the stages that were opened."""
+    retries: int = 0
+    error: JobError | None = None
+    result: str = ""
+    """JSON."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on an item, until the lease ends without a beat."""
+
+    item: Item
+    token: int
+    """Fencing number: grows with each claim of the job, through all its attempts."""
+    owner: Owner
+    job: JobView
+    unit: Unit | None = None
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """Of a complete stage that is to be joined, in the units' order."""
+
+
+class Refused(NamedTuple):
+    """Why an item is not to be worked on now."""
+
+    why: Status
+    due: bool = False
+    """With OVER: nobody works on the job any more, so it can be closed. With DONE: its stage is complete."""
+
+
+class Answer(NamedTuple):
+    """What an operation under a claim, or one that ends a job, brought about."""
+
+    status: Status
+    due: bool = False
+    """The job is being ended and nobody works on it any more, so it can be closed."""
+    complete: bool = False
+    """The stage has all its results."""
+
+
+MESSAGE_LOST: Final = "message lost"
+"""Nobody works on the job, and nothing has been heard of it."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What has to be sent again of a job."""
+
+    attempt: int
+    reason: str
+    """Why: ``lease ran out``, ``message lost``, ``handed back``; or ``overtime``: the job is to be ended."""
+    items: tuple[Item, ...] = ()
+
+
+class Retried(NamedTuple):
+    attempt: int
+    anew: bool
+    """It begins from the start; else it goes on with what did not finish."""

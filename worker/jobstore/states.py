@@ -1,0 +1,89 @@
+"""The states of a job: which there are, and who may move a job from which to which, by which operation.
+
+The one table of it. The picture in docs/architecture.md is made of it (``python -m worker.jobstore.states``), and both
+job stores are held to it by a test.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from worker.model import JobRecord, JobState
+
+
+class Phase(StrEnum):
+    """Where a job stands, more exactly than :class:`worker.model.JobState` tells its users."""
+
+    ABSENT = "absent"
+    QUEUED = "queued"
+    """Accepted; nothing of it has run."""
+    RUNNING = "running"
+    """An attempt has begun. A cancel is heard."""
+    COMMITTING = "committing"
+    """A unit of a stage that commits was claimed: the effect may be there. A cancel comes too late."""
+    ENDING = "ending"
+    """Its end is decided; what it staged is being removed."""
+    KEPT = "kept"
+    """It failed, and its work is kept for a retry; or it has ended, and what it staged could not be removed yet."""
+    ENDED = "ended"
+    """Succeeded, failed or cancelled."""
+
+
+class Move(NamedTuple):
+    """A job may go from ``before`` to ``after``."""
+
+    before: Phase
+    operation: str
+    """Of :class:`worker.jobstore.interface.JobStore`."""
+    after: Phase
+    who: str
+    when: str = ""
+
+
+MOVES: Final = (
+    Move(Phase.ABSENT, "submit", Phase.QUEUED, "client"),
+    Move(Phase.QUEUED, "claim", Phase.RUNNING, "worker", "first claim"),
+    Move(Phase.QUEUED, "end", Phase.ENDED, "client", "cancelled"),
+    Move(Phase.RUNNING, "claim", Phase.COMMITTING, "worker", "unit of a stage that commits"),
+    Move(Phase.RUNNING, "finish", Phase.ENDING, "holder of the claim", "last join, or an error"),
+    Move(Phase.RUNNING, "end", Phase.ENDING, "client, recovery, worker", "cancelled, overtime, poison"),
+    Move(Phase.COMMITTING, "finish", Phase.ENDING, "holder of the claim", "last join, or an error"),
+    Move(Phase.COMMITTING, "end", Phase.ENDING, "worker", "poison"),
+    Move(Phase.ENDING, "closed", Phase.ENDED, "holder of the claim", "clean"),
+    Move(Phase.ENDING, "closed", Phase.KEPT, "holder of the claim", "not clean yet"),
+    Move(Phase.ENDING, "keep", Phase.KEPT, "holder of the claim", "failed"),
+    Move(Phase.KEPT, "closed", Phase.ENDED, "holder of the claim", "clean"),
+    Move(Phase.KEPT, "retry", Phase.RUNNING, "client", "goes on, or anew"),
+    Move(Phase.ENDED, "retry", Phase.RUNNING, "client", "failed: anew"),
+)
+
+
+def phase_of(record: JobRecord | None, *, committing: bool = False) -> Phase:
+    """Where a job stands, by its record. ``committing``: which the record does not tell."""
+    if record is None:
+        return Phase.ABSENT
+    if record.kept is not None:
+        return Phase.KEPT
+    if record.state.final:
+        return Phase.ENDED
+    if record.ending is not None:
+        return Phase.ENDING
+    if record.state is JobState.QUEUED:
+        return Phase.QUEUED
+    return Phase.COMMITTING if committing else Phase.RUNNING
+
+
+def picture() -> str:
+    """The table as a state diagram of Mermaid."""
+    lines = ["stateDiagram-v2"]
+    for move in MOVES:
+        before = "[*]" if move.before is Phase.ABSENT else move.before
+        text = f"{move.operation} ({move.who}{': ' + move.when if move.when else ''})"
+        lines.append(f"    {before} --> {move.after}: {text}")
+    lines.append(f"    {Phase.ENDED} --> [*]")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(picture())

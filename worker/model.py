@@ -1,0 +1,160 @@
+"""What can be seen of a job while it runs and after: its record, and the progress a watcher is shown.
+
+The same types come from the farm (``worker.jobstore`` keeps the record) and from the local runner.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a running job. Units and bytes are those of the current stage."""
+
+    state: JobState
+    kind: str
+    stage: str = ""
+    """Name of the current stage; empty before the first."""
+    stage_number: int = 0
+    """Counts from 1; 0 before the first stage."""
+    stages: int = 0
+    units_done: int = 0
+    units_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    notice: str | None = None
+    """Something the waiting user should know, such as that no worker is listening."""
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    """Class name of the error."""
+    message: str
+
+
+class Ending(BaseModel):
+    """How one try of a job ends."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: JobState
+    result: str = ""
+    """JSON."""
+    error: JobError | None = None
+    retries: int = 0
+    """How often the job had been retried by then."""
+
+
+class JobRecord(BaseModel):
+    """What the farm remembers of one job, until it expires."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: str
+    """Name of the flow."""
+    traffic: str = "interactive"
+    """Its class, ``interactive`` or ``bulk``."""
+    submitter: str = ""
+    attempt: int = 1
+    """Counts from 1; a retry that begins anew is the next one."""
+    request: dict[str, Any]
+    state: JobState
+    ending: JobState | None = None
+    """The final state that the job is being brought to: what it staged is still being removed."""
+    stage: str = ""
+    stage_number: int = 0
+    stages: int = 0
+    units_done: int = 0
+    units_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    submitted: float
+    """Seconds since the epoch by the clock of Redis, as the two below."""
+    started: float | None = None
+    ended: float | None = None
+    retries: int = 0
+    kept: float | None = None
+    """The time until which the work of a failed job is kept for a retry."""
+    error: JobError | None = None
+    result: dict[str, Any] | None = None
+
+    @classmethod
+    def parse(cls, job_id: str, fields: Mapping[str, str]) -> JobRecord:
+        """From the Redis hash of a job; fields that are the runner's own business are left out."""
+        values: dict[str, Any] = {name: fields[name] for name in _PLAIN if fields.get(name)}
+        if fields.get("kept"):
+            values["kept"] = int(fields["kept"]) / 1000
+        for name in ("result", "error"):
+            if fields.get(name):
+                values[name] = json.loads(fields[name])
+        return cls(id=job_id, request=_object(fields.get("request", "")), **values)
+
+    def progress(self, notice: str | None = None) -> Progress:
+        return Progress(
+            state=self.state,
+            kind=self.kind,
+            stage=self.stage,
+            stage_number=self.stage_number,
+            stages=self.stages,
+            units_done=self.units_done,
+            units_total=self.units_total,
+            bytes_done=self.bytes_done,
+            bytes_total=self.bytes_total,
+            notice=notice,
+        )
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A request that a stranger wrote need not even be JSON; its job's record can be read all the same."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+_PLAIN = (
+    "kind",
+    "state",
+    "ending",
+    "stage",
+    "stage_number",
+    "stages",
+    "units_done",
+    "units_total",
+    "bytes_done",
+    "bytes_total",
+    "submitted",
+    "started",
+    "ended",
+    "traffic",
+    "submitter",
+    "retries",
+    "attempt",
+)

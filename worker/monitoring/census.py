@@ -1,0 +1,85 @@
+"""One look at a farm: its queues, its workers, its jobs that have not ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import redis
+
+from worker.background.registry import WorkerInfo, workers
+from worker.broker.priorities import Queues
+from worker.jobstore.keys import Keys, is_job_id
+from worker.model import JobState
+
+_FIELDS = ("kind", "state", "traffic", "submitted")
+
+
+@dataclass(frozen=True)
+class Census:
+    """What was there; counts."""
+
+    jobs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Jobs that have not ended, by kind, state and class."""
+    queues: dict[str, int] = field(default_factory=dict)
+    """Messages that wait, by the name of their queue; ``unacked``: those that a worker has."""
+    oldest: dict[str, float] = field(default_factory=dict)
+    """Seconds for which the oldest job of each class has been waiting to begin."""
+    workers: list[WorkerInfo] = field(default_factory=list)
+    kept: int = 0
+    """Failed jobs whose work is kept for a retry."""
+    refused: int = 0
+    """Messages that no client of ours can have sent."""
+    redis_bytes: int | None = None
+    """Memory that Redis uses; None: this user may not ask, or there it cannot be asked."""
+
+
+def census(client: redis.Redis, keys: Keys, queues: Queues) -> Census:
+    """Look at the farm, in five round trips whatever it holds."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.smembers(keys.active)
+        for name in queues:
+            pipe.llen(keys.broker + name)
+        pipe.hlen(f"{keys.broker}unacked")
+        pipe.zcard(keys.kept)
+        pipe.get(keys.refused)
+        pipe.time()
+        ids, *depths, unacked, kept, refused, (seconds, micros) = pipe.execute()
+    records = _records(client, keys, sorted(filter(is_job_id, ids)))
+    waiting = [(traffic, submitted) for _, state, traffic, submitted in records if state == JobState.QUEUED]
+    now = seconds + micros / 1e6
+    return Census(
+        jobs=Counter(record[:3] for record in records),
+        queues={**dict(zip(queues, depths, strict=True)), "unacked": unacked},
+        oldest={
+            traffic: max(0.0, max(now - submitted for each, submitted in waiting if each == traffic))
+            for traffic in sorted({traffic for traffic, _ in waiting})
+        },
+        workers=workers(client, keys),
+        kept=kept,
+        refused=int(refused or 0),
+        redis_bytes=_memory(client),
+    )
+
+
+def _memory(client: redis.Redis) -> int | None:
+    try:
+        return int(client.info("memory")["used_memory"])
+    except redis.ResponseError:
+        return None
+
+
+def _records(client: redis.Redis, keys: Keys, ids: list[str]) -> list[tuple[str, str, str, float]]:
+    with client.pipeline(transaction=False) as pipe:
+        for job_id in ids:
+            pipe.hmget(keys.job(job_id).job, _FIELDS)
+        rows = pipe.execute(raise_on_error=False)
+    found = []
+    for row in rows:
+        # A record that somebody edited is not counted.
+        with suppress(TypeError, ValueError):
+            kind, state, traffic, at = row
+            if kind:
+                found.append((kind, state, traffic or "interactive", float(at or 0)))
+    return found

@@ -1,0 +1,1 @@
+"""What keeps a job in its place, and strangers away from the farm."""

@@ -1,0 +1,171 @@
+"""The sandbox in which a worker's processes do their units: the roots, the stores, Redis, and nothing else.
+
+Each process of the pool enters it before its first unit, and never leaves. By Landlock it may use the worker's roots
+and stores and a temporary directory of its own, read the system's programs and libraries, and connect to Redis. It
+keeps of root's powers what layers are made of, or becomes another user (``worker.security.privileges``).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+import structlog
+
+import jobs
+import worker
+from jobs.errors import RequestError
+from worker.security import landlock, privileges
+from worker.settings import Settings
+
+_SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/proc")
+"""Read. What of /proc is another process's, Landlock refuses by its rule about ptrace(2)."""
+_NAMES: Final = (
+    "hosts",
+    "resolv.conf",
+    "nsswitch.conf",
+    "host.conf",
+    "gai.conf",
+    "services",
+    "localtime",
+    "ssl",
+    "pki",
+)
+"""Of /etc, read: what finding and trusting the host of Redis takes. The rest, shadow not least, stays closed."""
+_OTHERS: Final = ("passwd", "group", "ld.so.cache")
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_TRACES: Final = (4317, 4318)
+"""Where OpenTelemetry's collector listens, unless its variables say otherwise."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """What the processes of one worker keep. Made in its main process, entered in each of the pool."""
+
+    settings: Settings
+    temporary: Path
+    confined: bool
+    """By Landlock."""
+    _entered: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """The files of the host that the process may read, as they were when it entered."""
+
+    def enter(self) -> None:
+        """
+        Raises:
+            OSError: the kernel refuses.
+        """
+        settings = self.settings
+        tempfile.tempdir = str(self.temporary)
+        if settings.unit_memory_limit:
+            resource.setrlimit(resource.RLIMIT_DATA, (settings.unit_memory_limit, settings.unit_memory_limit))
+        privileges.give_up(privileges.user_of(settings.user) if settings.user else None)
+        if self.confined:
+            writable = [*settings.roots, *settings.stores, self.temporary, *map(Path, _DEVICES), *_metrics()]
+            landlock.restrict(_readable(settings), writable, _ports(settings))
+            self._entered.update(_identities(settings))
+
+    def is_outdated(self) -> bool:
+        """Whether a file was replaced since, as DHCP does with resolv.conf and cert-manager with certificates.
+
+        Landlock's rules are of files, not of names: this process cannot read the new one, the next can.
+        """
+        return self.confined and _identities(self.settings) != self._entered
+
+
+@contextmanager
+def sandbox(settings: Settings) -> Iterator[Sandbox]:
+    """The sandbox of a worker; its temporary directory is removed at the end.
+
+    Raises:
+        RequestError: the settings ask for one that this machine has not, or for a user that there is not.
+    """
+    user = privileges.user_of(settings.user) if settings.user else None
+    confined = settings.sandbox != "off" and landlock.version() > 0
+    if settings.sandbox == "require" and not confined:
+        raise RequestError("this kernel has no Landlock", hint="LAYERFARM_SANDBOX=auto works without")
+    if not confined:
+        _log.warning("units run without a sandbox", kernel=os.uname().release, asked=settings.sandbox)
+    temporary = Path(tempfile.mkdtemp(prefix="layerfarm-worker-"))
+    try:
+        if user is not None and os.geteuid() == 0:
+            os.chown(temporary, user.pw_uid, user.pw_gid)
+        place = Sandbox(settings, temporary, confined)
+        _try(place)
+        yield place
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _try(place: Sandbox) -> None:
+    """Enter it once, in a process of its own, before there is work: what does not work is said at the start.
+
+    Raises:
+        RequestError: it cannot be entered.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            place.enter()
+        except BaseException as error:
+            os.write(writer, str(error).encode()[:1000])
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        told = stream.read().decode(errors="replace")
+    os.waitpid(child, 0)
+    if told:
+        hint = "see LAYERFARM_SANDBOX and LAYERFARM_USER"
+        raise RequestError(f"the sandbox for units cannot be entered: {told}", hint=hint)
+
+
+def _readable(settings: Settings) -> list[Path]:
+    # Not the current directory, which `python -m worker` puts into sys.path: it may be any.
+    python = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path} - {"", str(Path.cwd())}
+    ours = {str(Path(package).parent) for module in (jobs, worker) for package in module.__path__}
+    return [Path(path) for path in (*_SYSTEM, *python, *ours, *_certificates(settings))] + [
+        Path("/etc", name) for name in (*_NAMES, *_OTHERS)
+    ]
+
+
+def _identities(settings: Settings) -> dict[Path, tuple[int, int]]:
+    found = {}
+    for path in (*(Path("/etc", name) for name in _NAMES), *map(Path, _certificates(settings))):
+        with suppress(OSError):
+            status = path.stat()
+            found[path] = status.st_dev, status.st_ino
+    return found
+
+
+def _certificates(settings: Settings) -> list[str]:
+    query = parse_qs(urlsplit(settings.address.url).query)
+    names = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+    return [value for name in names for value in query.get(name, ())]
+
+
+def _ports(settings: Settings) -> set[int]:
+    """Redis', none if it is at a socket of this machine; that of the collector of traces, if there are any."""
+    address = settings.address
+    ports = set() if address.is_socket else {urlsplit(address.url).port or 6379}
+    if settings.traces:
+        told = [value for name, value in os.environ.items() if name.startswith("OTEL_EXPORTER_OTLP") and "://" in value]
+        ports.update(urlsplit(url).port or (443 if url.startswith("https") else 80) for url in told)
+        ports.update(_TRACES)
+    return ports
+
+
+def _metrics() -> list[Path]:
+    """The directory in which the processes count for ``worker.monitoring.metrics``."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return [Path(directory)] if directory else []

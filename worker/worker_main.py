@@ -1,0 +1,179 @@
+"""A worker in the foreground: what ``layerfarm worker`` and ``python -m worker`` run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import redis
+import structlog
+from celery import signals
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+
+from jobs.errors import RequestError
+from jobs.extras import require
+from jobs.flows import FLOWS
+from worker.background.recovery import Recovery
+from worker.background.registry import Voice, WorkerInfo, ticking
+from worker.background.shutdown import Drain, Stopping
+from worker.broker import transport
+from worker.broker.app import make_app
+from worker.broker.connection import client_of, connect
+from worker.broker.messages import Sender
+from worker.doctor.views import Views
+from worker.engine.hooks import Witness, Witnesses
+from worker.engine.tasks import Tasks
+from worker.jobstore.in_redis import RedisJobStore
+from worker.jobstore.keys import Keys
+from worker.monitoring.census import census
+from worker.monitoring.logs import configure_logs
+from worker.security.parents import die_with_parent
+from worker.security.sandbox import Sandbox, sandbox
+from worker.security.signing import Keyring
+from worker.settings import Settings
+
+_LENIENCE = 60_000
+"""Milliseconds by which a signature may be valid for longer than our setting says: the same setting has to do."""
+
+_log = structlog.get_logger()
+
+
+def run_worker(settings: Settings) -> int:
+    """Work for the farm until SIGTERM or Ctrl-C; returns the exit code.
+
+    What runs then may end within ``settings.drain`` seconds, and is handed back to the farm after that.
+
+    Raises:
+        RequestError: the settings allow no store or no root, or name a module that cannot be imported.
+        FarmUnreachable: Redis does not answer.
+    """
+    check(settings)
+    connect(settings.address).close()
+    # Ownership in a rootfs asks for root; no message can hold code, all of them are typed JSON.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    # Tasks that outlive a broken connection go on: their claims do not depend on it.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    configure_logs(settings.log_level)
+    _import_flows(settings)
+    client = client_of(settings.address)
+    transport.use_in_this_process(settings.queues, lambda why: _count_refused(client, Keys(settings.queue), why))
+    with ExitStack() as stack:
+        witnesses = Witnesses(_witnesses(settings, client, stack))
+        return _work(settings, client, witnesses, stack.enter_context(sandbox(settings)))
+
+
+def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Iterator[Witness]:
+    if settings.metrics:
+        from worker.monitoring.metrics import served
+
+        yield stack.enter_context(
+            served(settings.metrics, lambda: census(client, Keys(settings.queue), settings.queues))
+        )
+    if settings.traces:
+        require("traces", "LAYERFARM_TRACES")
+        from worker.monitoring.traces import Traces
+
+        yield Traces()
+
+
+def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: Sandbox) -> int:
+    app = make_app(settings)
+    stopping = Stopping()
+    Tasks(app, settings, stopping.__bool__, witnesses, _keyring(settings), place.is_outdated)
+    store = RedisJobStore.of(client, settings)
+    sender = Sender(app, settings)
+    voice = _voice(client, Recovery.of(client, store, sender, settings), settings, place)
+    app.steps["consumer"].add(ticking(voice))
+    main = os.getpid()
+
+    # Strong references: Celery's signals hold weak ones.
+    def in_child(**_: Any) -> None:
+        try:
+            place.enter()
+        except Exception:
+            # Celery would log that, and let the process work outside.
+            _log.exception("the sandbox could not be entered")
+            os._exit(1)
+        # Without its main process a child would never learn that its work was given to another. After the sandbox,
+        # because becoming another user takes this back.
+        die_with_parent(main, signal.SIGKILL)
+        configure_logs(settings.log_level)
+
+    def keep_logs(**_: Any) -> None:
+        """Being connected keeps Celery from configuring the logs itself."""
+
+    signals.worker_process_init.connect(in_child)
+    signals.setup_logging.connect(keep_logs)
+    worker = app.Worker(
+        hostname=f"layerfarm@{voice.name}",
+        pool="prefork",
+        concurrency=settings.concurrency,
+        queues=list(settings.queues),
+        optimization="fair",
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    drain = Drain(settings.drain, stopping, store, sender, lambda: worker.pool.info["processes"])
+    signals.worker_shutting_down.connect(drain.begin)
+    _log.info("worker starts", farm=settings.address.masked, concurrency=settings.concurrency, kinds=sorted(FLOWS))
+    try:
+        worker.start()
+    finally:
+        voice.stop()
+    return int(worker.exitcode or 0)
+
+
+def _count_refused(client: redis.Redis, keys: Keys, why: str) -> None:
+    _log.warning("message refused", error=why)
+    with suppress(redis.RedisError):
+        client.incr(keys.refused)
+
+
+def _keyring(settings: Settings) -> Keyring | None:
+    """Read once, before the fork: those who do the work need no right to the files."""
+    if settings.keys is None:
+        return None
+    keyring = Keyring.load(settings.keys, int(settings.signature_valid * 1000) + _LENIENCE)
+    _log.info("requests have to be signed", keys=str(settings.keys))
+    return keyring
+
+
+def check(settings: Settings) -> None:
+    """Refuse a worker that could do nothing, before it takes anybody's job.
+
+    Raises:
+        RequestError: no store or no root is allowed.
+    """
+    _ = settings.address
+    if not settings.stores:
+        raise RequestError("worker has no store to work with", hint="name one with --store or LAYERFARM_STORES")
+    if not settings.roots:
+        raise RequestError("worker has no root to work in", hint="name one with --root or LAYERFARM_ROOTS")
+
+
+def _import_flows(settings: Settings) -> None:
+    FLOWS.import_all()
+    for name in settings.flows:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise RequestError(f"module of flows cannot be imported: {error}", where=name) from error
+
+
+def _voice(client: redis.Redis, recovery: Recovery, settings: Settings, place: Sandbox) -> Voice:
+    info = WorkerInfo.of_this_process(
+        concurrency=settings.concurrency,
+        roots=settings.roots,
+        stores=settings.stores,
+        kinds=tuple(sorted(FLOWS)),
+        confined=place.confined,
+    )
+    keys = Keys(settings.queue)
+    views = Views(client, keys, info.name, settings.policy)
+    return Voice(client, keys, info, recovery.look_at_all, settings.look_every, views.answer)
