@@ -18,7 +18,7 @@ from worker.engine.heartbeat import Watched
 from worker.jobstore.in_memory import MemoryJobStore
 from worker.jobstore.model import Claim, Item, Status
 from worker.jobstore.owner import Owner
-from worker.model import Ending, JobError, JobState
+from worker.model import Ending, JobState
 
 from . import flow
 from .world import Process, Violation, World
@@ -227,14 +227,6 @@ class Farm:
         answer = self.store.end(job_id, JobState.CANCELLED)
         if answer.status in (Status.OK, Status.ENDED):
             self.cancelled.add(job_id)
-        if answer.due:
-            self.sender.send([Item(job_id, self.store.job(job_id).attempt, "close")])
-
-    def fail(self, job_id: str) -> None:
-        """By its time limit, say."""
-        answer = self.store.end(job_id, JobState.FAILED, error=JobError(type="X", message="x"))
-        if answer.status in (Status.OK, Status.ENDED):
-            self.may_fail.add(job_id)
         if answer.due:
             self.sender.send([Item(job_id, self.store.job(job_id).attempt, "close")])
 

@@ -42,6 +42,8 @@ class Disk:
     publish: Callable[[Context, str], None] = lambda context, tag: None
     broken: Callable[[], None] = lambda: None
     """Told before an error of a process's own host."""
+    breaks: list[int] = field(default_factory=list)
+    """Shards that fail when they are worked on for the first time."""
 
     def staged_of(self, job_id: str) -> bool:
         return any(staged == job_id for staged, _ in self.staged)
@@ -75,6 +77,10 @@ def _plan(ctx: Context, state: ExploredState) -> list[Unit]:
 
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     disk.effect(f"{ctx.job_id}: work on shard {unit.params['index']}")
+    if unit.params["index"] in disk.breaks:
+        disk.breaks.remove(unit.params["index"])
+        disk.broken()
+        raise OSError(5, "Input/output error")
     return unit.params
 
 

@@ -37,16 +37,13 @@ def cancelled(farm: Farm) -> None:
 
 
 def retried(farm: Farm, anew: bool, kept: float = 1000) -> None:
+    """While messages of the attempt that failed are left, and anew with fewer shards."""
     farm.retry_for = kept
     farm.disk.shards = lambda plan: 3 if plan == 1 else 2
-
-    def shards_wait() -> bool:
-        return any(item.what == "unit" for item in farm.world.queue) or farm.has_ended("a")
+    farm.disk.breaks = [1]
 
     def body() -> None:
         farm.submit("a")
-        farm.world.wait("until shards of a wait", shards_wait)
-        farm.fail("a")
         farm.until_ended("a")
         farm.retry("a", anew)
 

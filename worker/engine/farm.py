@@ -217,7 +217,8 @@ class CeleryRunner:
         """
         if answer.due:
             self._send_close(claim.item)
-        elif answer.status is not Status.OK:
+        if answer.status is not Status.OK:
+            # Also then: the one to be closed may be a later attempt.
             self._sweep(claim.item)
 
     def _sweep(self, item: Item) -> None:
