@@ -60,7 +60,7 @@ class Ground:
             command += ["--appendonly", "yes", "--appendfsync", "everysec"]
         # One that was killed leaves it behind.
         socket.unlink(missing_ok=True)
-        process = self._start([*command, "--unixsocket", str(socket)], {}, f"{name}.log")
+        process = self.start([*command, "--unixsocket", str(socket)], {}, f"{name}.log")
         until(lambda: socket.exists() and _answers(f"unix://{socket}"))
         return process
 
@@ -88,7 +88,7 @@ class Ground:
         environment |= {f"LAYERFARM_{name.upper()}": str(value) for name, value in values.items()}
         environment |= extra or {}
         known = {info.pid for info in self.farm().workers()}
-        process = self._start([*at, sys.executable, "-P", "-m", "worker"], environment, f"worker-{self._logs}.log")
+        process = self.start([*at, sys.executable, "-P", "-m", "worker"], environment, f"worker-{self._logs}.log")
         until(lambda: process.poll() is not None or {info.pid for info in self.farm().workers()} - known)
         assert process.poll() is None, self.log()
         return process
@@ -100,7 +100,7 @@ class Ground:
         """How often the toy flow did ``name``."""
         return len(list(self.allowed.glob(f"{name}.*")))
 
-    def _start(self, command: list[str], environment: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], environment: dict[str, str], log: str) -> subprocess.Popen[bytes]:
         parent = os.getpid()
         process = subprocess.Popen(
             command,

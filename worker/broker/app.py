@@ -6,7 +6,8 @@ from typing import Any
 
 from celery import Celery
 
-from worker.broker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT
+from worker.broker.address import Address
+from worker.broker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT, sentinel_options
 from worker.broker.priorities import Turns
 from worker.jobstore.keys import Keys
 from worker.settings import Settings
@@ -55,7 +56,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "socket_timeout": SOCKET_TIMEOUT,
             "socket_keepalive": True,
+            **_sentinels(settings.address),
         },
+        "broker_use_ssl": settings.address.tls if settings.address.is_sentinel else None,
         "task_publish_retry": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
@@ -63,6 +66,13 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_send_task_events": settings.events,
         "task_send_sent_event": settings.events,
     }
+
+
+def _sentinels(address: Address) -> dict[str, Any]:
+    """What kombu wants to know of sentinels beside their URLs."""
+    if not address.is_sentinel:
+        return {}
+    return {"master_name": address.service, "sentinel_kwargs": sentinel_options(address)}
 
 
 def _queue(name: str) -> dict[str, str]:

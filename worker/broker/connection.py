@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from jobs.errors import FarmUnreachable
 from worker.broker.address import Address
@@ -33,16 +34,29 @@ class _SocketConnection(redis.UnixDomainSocketConnection):
 
 def client_of(address: Address, socket_timeout: float = SOCKET_TIMEOUT) -> redis.Redis:
     """A client that has not connected yet; answers are text."""
-    own: dict[str, Any] = {"connection_class": _SocketConnection} if address.is_socket else {}
-    return redis.Redis.from_url(
-        address.for_redis,
-        **own,
-        decode_responses=True,
-        socket_timeout=socket_timeout,
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        health_check_interval=30,
-        retry=retry_once(),
-    )
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": socket_timeout,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "health_check_interval": 30,
+        "retry": retry_once(),
+    }
+    if address.is_sentinel:
+        options |= address.login | address.tls | {"db": address.database}
+        return cast("redis.Redis", _manager(address).master_for(address.service, redis.Redis, **options))
+    if address.is_socket:
+        options["connection_class"] = _SocketConnection
+    return redis.Redis.from_url(address.for_redis, **options)
+
+
+def _manager(address: Address) -> Any:
+    return Sentinel(address.hosts, sentinel_kwargs=sentinel_options(address))  # type: ignore[no-untyped-call]
+
+
+def sentinel_options(address: Address) -> dict[str, Any]:
+    """What a connection to a sentinel is made with."""
+    timeouts = {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+    return address.sentinel_login | address.tls | timeouts
 
 
 class _Once(Retry):
@@ -129,3 +143,15 @@ def unreachable(address: Address, why: str) -> FarmUnreachable:
     return FarmUnreachable(
         f"Redis does not answer ({why})", where=address.masked, hint="see docs/operating.md#when-redis-fails"
     )
+
+
+def ports_behind(address: Address) -> set[int]:
+    """The ports of the primary and the replicas that the sentinels know now; none without sentinels that answer."""
+    if not address.is_sentinel:
+        return set()
+    found: set[int] = set()
+    manager = _manager(address)
+    with suppress(redis.RedisError):
+        found.add(int(manager.discover_master(address.service)[1]))
+        found.update(int(port) for _, port in manager.discover_slaves(address.service))
+    return found

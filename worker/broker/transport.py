@@ -110,6 +110,16 @@ class Transport(kombu_redis.Transport):
         return super()._deliver(message, queue)  # type: ignore[no-untyped-call]
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """The same, where sentinels know which Redis it is."""
+
+
+class SentinelTransport(Transport, kombu_redis.SentinelTransport):
+    """The transport that uses it."""
+
+    Channel = SentinelChannel
+
+
 _guarded: frozenset[str] = frozenset()
 _refused: Callable[[str], None] = print
 
@@ -121,5 +131,5 @@ def use_in_this_process(queues: Iterable[str], refused: Callable[[str], None]) -
     """
     global _guarded, _refused
     _guarded, _refused = frozenset(queues), refused
-    for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+    for scheme, transport in (("redis", Transport), ("rediss", Transport), ("sentinel", SentinelTransport)):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{transport.__name__}"

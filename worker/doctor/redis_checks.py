@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Iterator
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import redis
 
@@ -99,12 +98,11 @@ def _persistence(info: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _transport(address: Address) -> Finding:
-    parts = urlsplit(address.url)
     if address.is_socket:
         return ok(_TOPIC, "is reached by a socket of this machine")
     if address.is_tls:
         return ok(_TOPIC, "is reached through TLS")
-    if _is_loopback(parts.hostname or ""):
+    if all(_is_loopback(host) for host, _ in address.hosts):
         return ok(_TOPIC, "is reached on this machine")
     return warn(_TOPIC, "password and jobs travel in the clear", "use rediss://, see docs/operating.md#redis-over-tls")
 

@@ -17,13 +17,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import structlog
 
 import jobs
 import worker
 from jobs.errors import RequestError
+from worker.broker.connection import ports_behind
 from worker.security import landlock, privileges
 from worker.settings import Settings
 
@@ -149,15 +150,16 @@ def _identities(settings: Settings) -> dict[Path, tuple[int, int]]:
 
 
 def _certificates(settings: Settings) -> list[str]:
-    query = parse_qs(urlsplit(settings.address.url).query)
-    names = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
-    return [value for name in names for value in query.get(name, ())]
+    query = settings.address.query
+    return [query[name] for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile") if name in query]
 
 
 def _ports(settings: Settings) -> set[int]:
-    """Redis', none if it is at a socket of this machine; that of the collector of traces, if there are any."""
-    address = settings.address
-    ports = set() if address.is_socket else {urlsplit(address.url).port or 6379}
+    """Redis', none if it is at a socket of this machine; that of the collector of traces, if there are any.
+
+    Of Redis behind sentinels: theirs, and those of the servers that they know now.
+    """
+    ports = {port for _, port in settings.address.hosts} | ports_behind(settings.address)
     if settings.traces:
         told = [value for name, value in os.environ.items() if name.startswith("OTEL_EXPORTER_OTLP") and "://" in value]
         ports.update(urlsplit(url).port or (443 if url.startswith("https") else 80) for url in told)

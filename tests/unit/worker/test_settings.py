@@ -84,12 +84,32 @@ def test_address_is_shown_without_its_password(url: str, masked: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "host:6379", "http://u:secret@host", "redis://", "redis://h:secret", "unix://", "unix://x"]
+    "url",
+    [
+        *("", "host:6379", "http://u:secret@host", "redis://", "redis://h:secret", "unix://", "unix://x"),
+        *("sentinel://h", "sentinel://h:secret/n", "sentinel:///n", "sentinel://h,/n", "sentinel://h/n/db"),
+    ],
 )
 def test_text_that_is_no_address_is_refused_without_a_password(url: str) -> None:
     with pytest.raises(RequestError) as caught:
         Address(url)
     assert "secret" not in str(caught.value)
+
+
+def test_sentinels_have_a_url_each_for_celery() -> None:
+    address = Address("sentinel://user:p%40ss@one,two:7,[::1]:8/my%20farm/3?sentinel_password=secret")
+    assert address.is_sentinel and not address.is_socket and not address.is_tls
+    assert address.hosts == [("one", 26379), ("two", 7), ("::1", 8)]
+    assert (address.service, address.database) == ("my farm", 3)
+    assert address.login == {"username": "user", "password": "p@ss"}
+    assert address.sentinel_login == {"password": "secret"}
+    assert address.for_celery.split(";") == [
+        f"sentinel://user:p%40ss@{host}/3" for host in ("one:26379", "two:7", "[::1]:8")
+    ]
+    assert address.masked == "sentinel://user:***@one,two:7,[::1]:8/my%20farm/3?sentinel_password=***"
+    assert Address("sentinel://h/name").database == 0
+    through_tls = Address("sentinels://h/name?ssl_ca_certs=/ca.crt&other=1")
+    assert through_tls.is_tls and through_tls.tls == {"ssl": True, "ssl_ca_certs": "/ca.crt"}
 
 
 def test_socket_has_the_scheme_that_each_library_wants() -> None:
