@@ -15,12 +15,12 @@ from worker.broker.priorities import Traffic
 from worker.engine.action_cache import Works
 from worker.engine.farm import CeleryRunner
 from worker.engine.heartbeat import Watched
-from worker.jobstore.in_memory import MemoryJobStore
 from worker.jobstore.model import Claim, Item, Status
 from worker.jobstore.owner import Owner
 from worker.model import Ending, JobState
 
 from . import flow
+from .memory_store import MemoryJobStore
 from .world import Process, Violation, World
 
 DELIVERIES = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.flows.base import Context
-from worker.jobstore.in_memory import MemoryJobStore
+from tests.explorer.memory_store import MemoryJobStore
 from worker.jobstore.model import Answer, Claim, Item, Status
 from worker.model import JobState
 

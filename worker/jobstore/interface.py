@@ -2,7 +2,7 @@
 
 An operation under a claim is fenced by the claim's token, one without by the attempt: whoever comes too late is told
 ``stale`` and changes nothing. Each may run twice, as when its reply was lost, and then answers the same. Two stores
-keep to this, in Redis (``in_redis``) and in memory (``in_memory``); ``tests/unit/jobstore`` holds them to it.
+keep to this, in Redis (``in_redis``) and, for the explorer, in memory; ``tests/unit/jobstore`` holds them to it.
 """
 
 from __future__ import annotations

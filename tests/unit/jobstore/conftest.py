@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 
+from tests.explorer.memory_store import MemoryJobStore
 from tests.unit.jobstore.stores import Bench, Clock, redis_store
-from worker.jobstore.in_memory import MemoryJobStore
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from jobs.errors import LayerfarmError
 from jobs.flows.base import Unit
+from tests.explorer.memory_store import MemoryJobStore
 from tests.unit.jobstore.stores import LEASE, ONE, OTHER, Clock, Numbers, redis_store
-from worker.jobstore.in_memory import MemoryJobStore
 from worker.jobstore.interface import JobStore
 from worker.jobstore.model import Claim, Item
 from worker.jobstore.states import MOVES, Phase, phase_of

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from jobs.errors import JobCancelled
+from tests.explorer.memory_store import MemoryJobStore
 from tests.unit.jobstore.stores import ONE, Bench, Clock, unit
 from worker.engine.heartbeat import HandedBack, Heart, Watched
-from worker.jobstore.in_memory import MemoryJobStore
 from worker.jobstore.model import Claim, Status
 from worker.model import JobState
 

@@ -1,4 +1,4 @@
-"""The job store in memory: what the scripts of ``lua/`` do, in Python; for the explorer and for tests.
+"""The job store in memory: what the scripts of ``worker/jobstore/lua`` do, in Python.
 
 The clock is the caller's. What only Redis' users can ask for (events, lists, signatures) is left out.
 """
