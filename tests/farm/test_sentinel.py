@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 import redis
+from ground import Ground, until
+from toy_flow import ToyRequest, ToyResult
 
 from jobs.errors import FarmUnreachable
 from tests.redis_server import server
 from worker.broker.address import Address
 from worker.broker.connection import connect, ports_behind
 from worker.model import JobState
-
-from .ground import Ground, until
-from .toy_flow import ToyRequest, ToyResult
 
 QUORUM = 2
 CONFIGURATION = """
