@@ -153,6 +153,8 @@ def main() -> int:
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         print("make newcomer makes machines: it needs root, and debootstrap (apt install debootstrap)", file=sys.stderr)
         return 1
+    # Unwinds, as an interrupt does: the machine ends, and its mounts are undone.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logs = CACHE / "newcomer/logs"
     logs.mkdir(parents=True, exist_ok=True)
     rows = [("Debian", "user", "Python", "server", *(f"make {target}" for target in options.targets))]
