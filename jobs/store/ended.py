@@ -2,21 +2,16 @@
 
 By then what a job did to a store is done, and what it had staged for that is gone. Going on where Redis believes it
 to be, the job would miss that, or find its own bundle in its way; so how it ended is written down beside its effect
-before anything is removed. ``.layerfarm/ended/<hour>/<job>``: the hours are those of the store's clock. They are kept
-for as long as a Redis may be away, and removed by whoever writes the first one of a later hour.
+before anything is removed, in ``.layerfarm/ended`` (:mod:`jobs.store.hours`), for as long as a Redis may be away.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Final
 
-from jobs.store.durable import make_directory, replace_file
-from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
+from jobs.store.hours import Hours
 
-_HOUR: Final = 3600
 _KEPT: Final = 2
 """Hours that are kept, beside the one that it is."""
 
@@ -27,14 +22,7 @@ def write_ending(layout: Path, job_id: str, text: str) -> None:
     Raises:
         OSError, StoreError: the store cannot be written.
     """
-    hour = int(IndexFile(layout).now()) // _HOUR
-    directory = _directory(layout) / str(hour)
-    if not directory.is_dir():
-        _forget(layout, hour - _KEPT)
-    staging = layout / PRIVATE_DIRECTORY / "ingest"
-    for each in (directory, staging):
-        make_directory(each, layout)
-    replace_file(directory / job_id, text.encode(), staging, layout)
+    _endings(layout).write(job_id, text.encode())
 
 
 def read_ending(layout: Path, job_id: str) -> str | None:
@@ -43,25 +31,9 @@ def read_ending(layout: Path, job_id: str) -> str | None:
     Raises:
         StoreError: it cannot be read.
     """
-    for hour in sorted(_hours(layout), reverse=True):
-        path = _directory(layout) / str(hour) / job_id
-        if path.is_file():
-            return read_file(path, "document_bytes").decode()
-    return None
+    content = _endings(layout).read(job_id)
+    return None if content is None else content.decode()
 
 
-def _forget(layout: Path, oldest: int) -> None:
-    for hour in _hours(layout):
-        if hour < oldest:
-            shutil.rmtree(_directory(layout) / str(hour), ignore_errors=True)
-
-
-def _hours(layout: Path) -> list[int]:
-    try:
-        return [int(name) for name in os.listdir(_directory(layout)) if name.isdigit()]
-    except FileNotFoundError:
-        return []
-
-
-def _directory(layout: Path) -> Path:
-    return layout / PRIVATE_DIRECTORY / "ended"
+def _endings(layout: Path) -> Hours:
+    return Hours(layout, "ended", _KEPT)

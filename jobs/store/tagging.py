@@ -77,7 +77,7 @@ class Tagging:
         self._layout = layout
         self._index = index
         self._has = has
-        self._commits = Commits(layout, index)
+        self._commits = Commits(layout)
         self._directory = layout / PRIVATE_DIRECTORY / "tagging"
 
     def give(self, wish: Wish) -> None:
@@ -146,7 +146,8 @@ class Tagging:
             answers: list[str | None] = []
             begun: dict[str, Commit] = {}
             for each in (*(one.wish for one in left), own):
-                if each.once and (each.once in begun or self._is_done(each)):
+                named = [found.digest for found in self._index.read().find(each.tag)] if each.once else []
+                if each.once and (each.once in begun or self._commits.is_done(each.once, each.tag, named)):
                     answers.append(None)
                     continue
                 missing = self._missing(each, seen)
@@ -155,7 +156,8 @@ class Tagging:
                     granted.pop(each.tag, None)
                     granted[each.tag] = each.entry
                     if each.once:
-                        begun[each.once] = self._begin(each)
+                        begun[each.once] = Commit(tag=each.tag, before=named, after=each.descriptor.digest)
+                        self._commits.begin(each.once, begun[each.once])
 
             def change(index: IndexText) -> IndexText:
                 return index.change(granted)
@@ -168,17 +170,6 @@ class Tagging:
                 os.pwrite(one.fd, answer + b"\n", 0)
         if answers[-1] is not None:
             raise _gone(answers[-1])
-
-    def _is_done(self, wish: Wish) -> bool:
-        return self._commits.is_done(wish.once, wish.tag, self._named(wish.tag))
-
-    def _begin(self, wish: Wish) -> Commit:
-        commit = Commit(tag=wish.tag, before=self._named(wish.tag), after=wish.descriptor.digest)
-        self._commits.begin(wish.once, commit)
-        return commit
-
-    def _named(self, tag: str) -> list[str]:
-        return [descriptor.digest for descriptor in self._index.read().find(tag)]
 
     def _collect(self, stack: ExitStack) -> list[_Left]:
         """The wishes of those who wait, oldest first; those of the dead are removed."""

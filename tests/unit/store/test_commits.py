@@ -68,4 +68,4 @@ def test_without_a_name_a_tag_is_given_as_often_as_asked(layout: Layout) -> None
 
 def _begun(layout: Layout, commit: Commit) -> None:
     with layout._index.locked():
-        Commits(layout.path, layout._index).begin("job", commit)
+        Commits(layout.path).begin("job", commit)
