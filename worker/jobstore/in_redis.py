@@ -144,8 +144,7 @@ class RedisJobStore:
         return self._run(name, item.job_id, item.name, claim.token, str(claim.owner), *args)
 
     def beat(self, claim: Claim, nbytes: int) -> Status:
-        said = self._under("beat", claim, self._lease, claim.item.index_text, nbytes)
-        return {"ending": Status.OVER, "lost": Status.STALE}.get(said) or Status(said)
+        return Status(self._under("beat", claim, self._lease, claim.item.index_text, nbytes))
 
     def release(self, claim: Claim, *, counts: bool = True, waits: float = 0) -> Answer:
         status, due = self._under("release", claim, "1" if counts else "", int(waits * 1000))
@@ -163,8 +162,7 @@ class RedisJobStore:
     ) -> Status:
         nbytes = sum(unit.bytes for unit in units)
         head = (position, name, "1" if commits else "", state.model_dump_json(), nbytes, self._job_expires)
-        said = self._under("open_stage", claim, *head, *(unit.model_dump_json() for unit in units))
-        return Status.OVER if said == "ending" else Status(said)
+        return Status(self._under("open_stage", claim, *head, *(unit.model_dump_json() for unit in units)))
 
     def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
         status, *found = self._under("pending", claim)
@@ -251,10 +249,12 @@ class RedisJobStore:
 
     def prune(self) -> None:
         oldest = cast("list[str]", self._client.zrange(self._keys.jobs, 0, 199))
+        ids = list(filter(is_job_id, oldest))
         with self._client.pipeline(transaction=False) as pipe:
-            for job_id in oldest:
+            for job_id in ids:
                 pipe.exists(self._keys.job(job_id).job)
-            gone = [job_id for job_id, there in zip(oldest, pipe.execute(), strict=True) if not there]
+            there = {job_id for job_id, exists in zip(ids, pipe.execute(), strict=True) if exists}
+        gone = [each for each in oldest if each not in there]
         if gone:
             self._client.zrem(self._keys.jobs, *gone)
 

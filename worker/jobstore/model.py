@@ -14,7 +14,6 @@ from worker.model import JobError, JobState
 FORMAT: Final = 2
 """Version of what a job's record and the messages about it mean. A worker refuses a job of another one."""
 
-
 LARGEST_REQUEST: Final = 64 * 1024
 """Characters of a request as JSON. Clients send no larger one, and workers refuse one that others have sent."""
 
@@ -39,8 +38,6 @@ class Status(StrEnum):
     """The job commits: its end is not open any more."""
     ENDED = "ended"
     """The job has ended with this; nothing of it ever ran, so there is nothing to clean."""
-    FULL = "full"
-    """As many jobs as allowed wait for their beginning."""
 
 
 @dataclass(frozen=True)

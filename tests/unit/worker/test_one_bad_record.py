@@ -46,6 +46,8 @@ def test_of_the_jobs(client: fakeredis.FakeRedis, store: RedisJobStore) -> None:
     assert "job" in [record.id for record in store.jobs(100)]
     assert "job" in list(store.active())
     assert store.overdue() == []
+    store.prune()
+    assert set(client.zrange(KEYS.jobs, 0, -1)) == {"job", "unsound", "a-text"}
 
 
 def test_of_the_workers(client: fakeredis.FakeRedis) -> None:

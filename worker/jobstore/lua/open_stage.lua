@@ -1,10 +1,10 @@
 -- name, token, owner, position, name of the stage, '1': it commits, flow state, bytes in all, lifetime, each unit
--- -> 'ok', 'ending', 'stale' or 'gone'
+-- -> status
 local this = 'open:' .. ARGV[4] .. ':' .. ARGV[2]
 if not exists() then return 'gone' end
 if get('by') == this then return 'ok' end
 if not holds(ARGV[1], ARGV[2], ARGV[3]) then return 'stale' end
-if get('ending') ~= '' then return 'ending' end
+if get('ending') ~= '' then return 'over' end
 if num('position') >= tonumber(ARGV[4]) then return 'stale' end
 if num('position') < 0 then spend() end
 redis.call('HINCRBY', job, 'bytes_planned', ARGV[8])
