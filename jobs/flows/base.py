@@ -139,7 +139,7 @@ class Context:
     policy: Policy = field(default_factory=Policy)
     observer: Observer = field(default_factory=Silent)
     attempt: int = 1
-    """Which one at the job; a retry that begins anew is the next."""
+    """Its number: a retry from the start is the next attempt."""
     fenced: bool = False
     """On a farm: another process may do the same, now or earlier, and its effect has to happen once."""
 

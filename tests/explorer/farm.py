@@ -81,7 +81,7 @@ class Heart:
 
 
 class Endings(worker.engine.outcomes.Endings):
-    """How jobs ended, as the disk of the stores has it."""
+    """How jobs ended, as the stores keep it."""
 
     def __init__(self) -> None:
         self._known: dict[str, Ending] = {}

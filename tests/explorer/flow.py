@@ -30,7 +30,7 @@ class ExploredResult(Result):
 
 @dataclass
 class Disk:
-    """What the jobs' effects leave, in place of a store."""
+    """What the jobs write, in place of a store."""
 
     world: World
     plans: int = 0
@@ -38,10 +38,10 @@ class Disk:
     """Into how many shards the n-th plan cuts its job."""
     staged: set[tuple[str, int]] = field(default_factory=set)
     moves: list[tuple[str, str]] = field(default_factory=list)
-    """Who gave which tag, in order."""
+    """Job and tag of each tag given, in order."""
     publish: Callable[[Context, str], None] = lambda context, tag: None
     broken: Callable[[], None] = lambda: None
-    """Told before an error of a process's own host."""
+    """Called before an error of the host on which the process runs."""
     breaks: list[int] = field(default_factory=list)
     """Shards that fail when they are worked on for the first time."""
 
