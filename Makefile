@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# What the caller has set for a Python of his own leads ours to nowhere.
+unexport PYTHONHOME PYTHONPATH
+
 # make run: the tree to build (default: the environment's own Python library), the store (an OCI layout) to build into,
 # and the tag to give.
 ROOTFS ?=
@@ -160,4 +163,4 @@ locks: environment
 	$(BIN)/python -m tests.locks
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis deploy/import/*.egg-info

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Final, Literal
 
-from jobs.errors import MissingExtra
+from layerfarm.jobs.errors import MissingExtra
 
 Extra = Literal["catalog", "rebase", "traces"]
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from jobs.errors import LimitExceeded, RequestError
+from layerfarm.jobs.errors import LimitExceeded, RequestError
 
 PREFIX: Final = "LAYERFARM_LIMIT_"
 _PREFIX_BYTES: Final = PREFIX.encode()

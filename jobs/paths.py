@@ -1,4 +1,4 @@
-"""The operator's own paths, as a request names them; what lies inside a root is the affair of ``jobs.rootfs``."""
+"""The operator's own paths, as a request names them; ``layerfarm.jobs.rootfs`` is for paths inside a root."""
 
 from __future__ import annotations
 

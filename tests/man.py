@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from click_man.core import write_man_pages
 
-from worker.cli.main import cli
+from layerfarm.worker.cli.main import cli
 
 PAGES = Path(__file__).resolve().parents[1] / "docs/man"
 DATE = "1970-01-01"

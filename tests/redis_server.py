@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from worker.embedded import wheel_server
+from layerfarm.worker.embedded import wheel_server
 
 _TLS = b"SSL_CTX_new"
 """A function of OpenSSL that a server with TLS calls; the wheel's server is built without."""

@@ -1,15 +1,18 @@
-"""``python -m worker``: a worker configured by the environment alone."""
+"""``python -m layerfarm.worker``: a worker configured by the environment alone."""
 
 from __future__ import annotations
 
 import sys
 
-from jobs.errors import LayerfarmError
-from worker.settings import load_settings
-from worker.worker_main import run_worker
+from layerfarm.worker.import_path import ours_first
 
 
 def main() -> int:
+    ours_first()
+    from layerfarm.jobs.errors import LayerfarmError
+    from layerfarm.worker.settings import load_settings
+    from layerfarm.worker.worker_main import run_worker
+
     try:
         return run_worker(load_settings())
     except LayerfarmError as error:

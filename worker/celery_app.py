@@ -1,4 +1,4 @@
-"""The app of the farm that the settings name, for Celery's own tools: ``celery --app worker.celery_app flower``."""
+"""The app of the farm that the settings name, for Celery's tools, ``celery -A layerfarm.worker.celery_app flower``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from celery import signals
 
-from worker.broker.app import make_app
-from worker.settings import load_settings
+from layerfarm.worker.broker.app import make_app
+from layerfarm.worker.settings import load_settings
 
 app = make_app(load_settings())
 

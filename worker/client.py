@@ -20,7 +20,7 @@ import redis
 import structlog
 from pydantic import ValidationError
 
-from jobs.errors import (
+from layerfarm.jobs.errors import (
     FarmFull,
     FarmUnreachable,
     JobCancelled,
@@ -29,27 +29,27 @@ from jobs.errors import (
     RequestError,
     TreeChanged,
 )
-from jobs.flows import FLOWS, flow_of
-from jobs.flows.base import Request, Result
-from jobs.flows.inputs import lease_inputs, release, stores_of
-from worker.background.registry import WorkerInfo, workers
-from worker.broker.address import Address
-from worker.broker.connection import connect, reaching
-from worker.broker.priorities import Traffic
-from worker.jobstore.in_redis import RedisJobStore
-from worker.jobstore.keys import Keys
-from worker.jobstore.model import FORMAT, LARGEST_REQUEST, Item, Status
-from worker.model import JobRecord, JobState, Progress
-from worker.monitoring.census import Census, census
-from worker.security.signing import Signed, read_keys, sign
-from worker.settings import Settings, load_settings
-from worker.watching import Watch
+from layerfarm.jobs.flows import FLOWS, flow_of
+from layerfarm.jobs.flows.base import Request, Result
+from layerfarm.jobs.flows.inputs import lease_inputs, release, stores_of
+from layerfarm.worker.background.registry import WorkerInfo, workers
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import connect, reaching
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.in_redis import RedisJobStore
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Item, Status
+from layerfarm.worker.model import JobRecord, JobState, Progress
+from layerfarm.worker.monitoring.census import Census, census
+from layerfarm.worker.security.signing import Signed, read_keys, sign
+from layerfarm.worker.settings import Settings, load_settings
+from layerfarm.worker.watching import Watch
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from worker.background.recovery import Recovery
-    from worker.broker.messages import Sender
+    from layerfarm.worker.background.recovery import Recovery
+    from layerfarm.worker.broker.messages import Sender
 
 _log = structlog.get_logger()
 
@@ -217,13 +217,13 @@ class Farm:
 
     @cached_property
     def sender(self) -> Sender:
-        from worker.broker.messages import Sender
+        from layerfarm.worker.broker.messages import Sender
 
         return Sender(self._app, self._settings)
 
     @cached_property
     def recovery(self) -> Recovery:
-        from worker.background.recovery import Recovery
+        from layerfarm.worker.background.recovery import Recovery
 
         return Recovery.of(self._client, self._store, self.sender, self._settings)
 
@@ -233,7 +233,7 @@ class Farm:
 
     @cached_property
     def _app(self) -> Celery:
-        from worker.broker.app import make_app
+        from layerfarm.worker.broker.app import make_app
 
         return make_app(self._settings)
 

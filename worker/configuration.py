@@ -1,4 +1,4 @@
-"""The settings file: one TOML document with the names of ``worker.settings.Settings`` and a table of limits.
+"""The settings file: one TOML document with the names of ``layerfarm.worker.settings.Settings`` and a table of limits.
 
 Which one: ``$LAYERFARM_CONFIG``, else the user's own, else the machine's; the first that this user can read, and
 no other.
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.errors import RequestError
-from jobs.limits import PREFIX as LIMIT_PREFIX
-from jobs.limits import set_limit
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.limits import PREFIX as LIMIT_PREFIX
+from layerfarm.jobs.limits import set_limit
 
 VARIABLE: Final = "LAYERFARM_CONFIG"
 SYSTEM: Final = Path("/etc/layerfarm/layerfarm.toml")

@@ -18,13 +18,13 @@ from typing import IO, Final
 
 import redis
 
-from jobs.errors import FarmError
-from worker.broker.address import Address
-from worker.broker.connection import client_of
-from worker.client import Farm
-from worker.security.parents import die_with_parent
-from worker.settings import Settings, load_settings
-from worker.signals import terminable
+from layerfarm.jobs.errors import FarmError
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import client_of
+from layerfarm.worker.client import Farm
+from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.settings import Settings, load_settings
+from layerfarm.worker.signals import terminable
 
 _PREFIX: Final = "layerfarm-farm-"
 _LONGEST_SOCKET: Final = 107
@@ -107,7 +107,7 @@ class EmbeddedFarm:
                 flows=self._flows,
                 retry_for=0,
             )
-            from worker.worker_main import check
+            from layerfarm.worker.worker_main import check
 
             check(self._settings)
             self._start_redis(stack)
@@ -158,7 +158,7 @@ class EmbeddedFarm:
             "LAYERFARM_DRAIN": "1",
         }
         # -P: a directory "worker" or "jobs" where the user happens to stand is not ours.
-        command = [sys.executable, "-P", "-m", "worker"]
+        command = [sys.executable, "-P", "-m", "layerfarm.worker"]
         worker = _start(stack, command, environment, self._output or log.open("wb"))
         with self.farm() as farm:
             _until(lambda: bool(farm.workers()), worker, "the worker", log)

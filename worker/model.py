@@ -1,6 +1,6 @@
 """What can be seen of a job while it runs and after: its record, and the progress a watcher is shown.
 
-The same types come from the farm (``worker.jobstore`` keeps the record) and from the local runner.
+The same types come from the farm (``layerfarm.worker.jobstore`` keeps the record) and from the local runner.
 """
 
 from __future__ import annotations

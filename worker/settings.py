@@ -18,13 +18,13 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from jobs.errors import RequestError
-from jobs.flows.base import Policy
-from jobs.limits import NAMES, limits, parse_number
-from jobs.limits import PREFIX as LIMIT_PREFIX
-from worker.broker.address import Address
-from worker.broker.priorities import Queues, Traffic
-from worker.configuration import VARIABLE, SettingsFile, settings_file
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.limits import NAMES, limits, parse_number
+from layerfarm.jobs.limits import PREFIX as LIMIT_PREFIX
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.priorities import Queues, Traffic
+from layerfarm.worker.configuration import VARIABLE, SettingsFile, settings_file
 
 PREFIX: Final = "LAYERFARM_"
 _NOT_SETTINGS: Final = frozenset(
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     signature_valid: float = Field(default=24 * 3600, gt=0, le=7 * 24 * 3600)
     """Seconds for which a signature is good: longer than a job waits for its beginning. Workers take no longer one."""
     flows: Annotated[tuple[str, ...], NoDecode] = ()
-    """Python modules that add flows to ``jobs.flows.FLOWS`` when the worker imports them."""
+    """Python modules that add flows to ``layerfarm.jobs.flows.FLOWS`` when the worker imports them."""
     log_level: str = "info"
     events: bool = False
     """Send Celery's events, which Flower shows: three small messages for each task."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 
-from jobs.errors import FarmUnreachable, JobNotFound, JobTimeout
-from worker.broker.connection import reaching, reason, unreachable
-from worker.model import Progress
+from layerfarm.jobs.errors import FarmUnreachable, JobNotFound, JobTimeout
+from layerfarm.worker.broker.connection import reaching, reason, unreachable
+from layerfarm.worker.model import Progress
 
 if TYPE_CHECKING:
-    from worker.client import Farm
+    from layerfarm.worker.client import Farm
 
 _BLOCK: Final = 1.0
 """Seconds that one wait for events lasts."""
@@ -40,7 +40,7 @@ class Watch:
         self._notice: str | None = None
 
     def run(self) -> Iterator[Progress]:
-        """The job's progress as it happens, to its final state; see :meth:`worker.client.Job.watch`.
+        """The job's progress as it happens, to its final state; see :meth:`layerfarm.worker.client.Job.watch`.
 
         Raises:
             JobNotFound: the record has expired.

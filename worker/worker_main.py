@@ -15,27 +15,27 @@ import structlog
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
-from jobs.errors import RequestError
-from jobs.extras import require
-from jobs.flows import FLOWS
-from worker.background.recovery import Recovery
-from worker.background.registry import Voice, WorkerInfo, ticking
-from worker.background.shutdown import Drain, Stopping
-from worker.broker import transport
-from worker.broker.app import make_app
-from worker.broker.connection import client_of, connect
-from worker.broker.messages import Sender
-from worker.doctor.views import Views
-from worker.engine.hooks import Witness, Witnesses
-from worker.engine.tasks import Tasks
-from worker.jobstore.in_redis import RedisJobStore
-from worker.jobstore.keys import Keys
-from worker.monitoring.census import census
-from worker.monitoring.logs import configure_logs
-from worker.security.parents import die_with_parent
-from worker.security.sandbox import Sandbox, sandbox
-from worker.security.signing import Keyring
-from worker.settings import Settings
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.extras import require
+from layerfarm.jobs.flows import FLOWS
+from layerfarm.worker.background.recovery import Recovery
+from layerfarm.worker.background.registry import Voice, WorkerInfo, ticking
+from layerfarm.worker.background.shutdown import Drain, Stopping
+from layerfarm.worker.broker import transport
+from layerfarm.worker.broker.app import make_app
+from layerfarm.worker.broker.connection import client_of, connect
+from layerfarm.worker.broker.messages import Sender
+from layerfarm.worker.doctor.views import Views
+from layerfarm.worker.engine.hooks import Witness, Witnesses
+from layerfarm.worker.engine.tasks import Tasks
+from layerfarm.worker.jobstore.in_redis import RedisJobStore
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.monitoring.census import census
+from layerfarm.worker.monitoring.logs import configure_logs
+from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.sandbox import Sandbox, sandbox
+from layerfarm.worker.security.signing import Keyring
+from layerfarm.worker.settings import Settings
 
 _LENIENCE = 60_000
 """Milliseconds by which a signature may be valid for longer than our setting says: the same setting has to do."""
@@ -69,14 +69,14 @@ def run_worker(settings: Settings) -> int:
 
 def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Iterator[Witness]:
     if settings.metrics:
-        from worker.monitoring.metrics import served
+        from layerfarm.worker.monitoring.metrics import served
 
         yield stack.enter_context(
             served(settings.metrics, lambda: census(client, Keys(settings.queue), settings.queues))
         )
     if settings.traces:
         require("traces", "LAYERFARM_TRACES")
-        from worker.monitoring.traces import Traces
+        from layerfarm.worker.monitoring.traces import Traces
 
         yield Traces()
 

@@ -11,10 +11,10 @@ from typing import Literal
 from deflate import deflate_compress
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jobs.catalog.components import Component, ImageTree, Rule, find_owners
-from jobs.catalog.plan import Part, Snapshot
-from jobs.catalog.reading import Difference, Spool, Written
-from jobs.mtree.model import Entry
+from layerfarm.jobs.catalog.components import Component, ImageTree, Rule, find_owners
+from layerfarm.jobs.catalog.plan import Part, Snapshot
+from layerfarm.jobs.catalog.reading import Difference, Spool, Written
+from layerfarm.jobs.mtree.model import Entry
 
 CANONICAL_TIME = 0
 """The mtime of a directory in a layer of files, where only its last layer's says what it is."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from jobs.catalog.indexes import REFERENCE_DIGEST, copy_manifest
-from jobs.catalog.proof import ARTIFACT_TYPE
-from jobs.catalog.referrers import (
+from layerfarm.jobs.catalog.indexes import REFERENCE_DIGEST, copy_manifest
+from layerfarm.jobs.catalog.proof import ARTIFACT_TYPE
+from layerfarm.jobs.catalog.referrers import (
     Artifact,
     attach,
     fallback_tag,
@@ -23,7 +23,7 @@ from jobs.catalog.referrers import (
     tags_beside,
     unread_referrers,
 )
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.store import Descriptor, Layout
 
 _SIGNED: Final = (
     "application/vnd.dev.cosign.",

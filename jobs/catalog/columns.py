@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from jobs.catalog.plan import Snapshot
+from layerfarm.jobs.catalog.plan import Snapshot
 
 Columns = int
 """A set of images."""
@@ -79,8 +79,8 @@ class Cluster:
 
     @cached_property
     def sketch(self) -> tuple[Columns, Columns, int, float]:
-        """What :meth:`jobs.catalog.costs.Costs.guess` looks at: owners, changed, bytes of the smallest content,
-        and the chance of an update that was not observed."""
+        """For :meth:`layerfarm.jobs.catalog.costs.Costs.guess`: owners, changed, bytes of the smallest content, and the
+        chance of an update that was not observed."""
         least = min((size for _, size in self.variants), default=0)
         return self.owners, self.changed, least, -math.expm1(-self.rate)
 

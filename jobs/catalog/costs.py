@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from jobs.catalog.columns import Catalog, Cluster, Columns
+from layerfarm.jobs.catalog.columns import Catalog, Cluster, Columns
 
 REQUEST_BYTES = 16 << 10
 """What one layer more costs a pull, whatever is in it, in bytes: a round trip of 10 ms at some 13 Mbit/s,

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from jobs.errors import display
-from jobs.layer.stack import Placed, Stack
-from jobs.mtree.model import ROOT, mtree_key
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.layer.stack import Placed, Stack
+from layerfarm.jobs.mtree.model import ROOT, mtree_key
 
 _NS = 10**9
 

@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from jobs.catalog.carrying import Choice
-from jobs.errors import CatalogFileError
-from jobs.limits import limits
+from layerfarm.jobs.catalog.carrying import Choice
+from layerfarm.jobs.errors import CatalogFileError
+from layerfarm.jobs.limits import limits
 
 DOCKER: Final = "docker://"
 CompressionChoice = Literal["auto", "gzip", "zstd", "none"]

@@ -8,18 +8,18 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from jobs.catalog.difference import EXACT, Allowed
-from jobs.catalog.proof import compare
-from jobs.catalog.squash import opener
-from jobs.catalog.trees import Advanced, stack_of, unheard
-from jobs.errors import RequestError, TransformError
-from jobs.image import Resolved, tree_digest
-from jobs.image.remove import remove_tree
-from jobs.image.unpack import UnpackOptions, extracted
-from jobs.layer.merge import MergeOptions, merge_layers
-from jobs.layer.stack import Stack, read_members
-from jobs.paths import is_directory
-from jobs.store import Layout
+from layerfarm.jobs.catalog.difference import EXACT, Allowed
+from layerfarm.jobs.catalog.proof import compare
+from layerfarm.jobs.catalog.squash import opener
+from layerfarm.jobs.catalog.trees import Advanced, stack_of, unheard
+from layerfarm.jobs.errors import RequestError, TransformError
+from layerfarm.jobs.image import Resolved, tree_digest
+from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.image.unpack import UnpackOptions, extracted
+from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
+from layerfarm.jobs.layer.stack import Stack, read_members
+from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.store import Layout
 
 Form = Literal["directory", "tar"]
 

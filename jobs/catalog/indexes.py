@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from jobs.catalog.referrers import Artifact
-from jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound
-from jobs.image import Resolved, resolve_walk
-from jobs.image.mutate import rewritten
-from jobs.image.resolve import platform_text, read_index, walks
-from jobs.store import (
+from layerfarm.jobs.catalog.referrers import Artifact
+from layerfarm.jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound
+from layerfarm.jobs.image import Resolved, resolve_walk
+from layerfarm.jobs.image.mutate import rewritten
+from layerfarm.jobs.image.resolve import platform_text, read_index, walks
+from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
@@ -26,8 +26,8 @@ from jobs.store import (
     check_refname,
     parse_document,
 )
-from jobs.store.reach import children
-from jobs.store.transfer import copy_blob
+from layerfarm.jobs.store.reach import children
+from layerfarm.jobs.store.transfer import copy_blob
 
 REFERENCE_TYPE: Final = "vnd.docker.reference.type"
 REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"

@@ -6,8 +6,8 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from jobs.catalog.columns import Cluster
-from jobs.catalog.costs import Costs, bits, merged
+from layerfarm.jobs.catalog.columns import Cluster
+from layerfarm.jobs.catalog.costs import Costs, bits, merged
 
 _PAIRS = 400
 """Clusters of which all pairs are looked at; of more, first the smallest are merged with their like."""

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from jobs.errors import MalformedPlan
+from layerfarm.jobs.errors import MalformedPlan
 
 DEFAULT_BUDGET = 64
 MOST_LAYERS = 120

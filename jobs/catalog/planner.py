@@ -14,11 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.catalog.columns import Catalog, Cluster, clusters_of, lowest_possible, update_rates
-from jobs.catalog.costs import Costs, bits, merged
-from jobs.catalog.merging import Merger
-from jobs.catalog.plan import Chunk, Group, Plan, Prediction, Snapshot, divide
-from jobs.catalog.refining import Refiner
+from layerfarm.jobs.catalog.columns import Catalog, Cluster, clusters_of, lowest_possible, update_rates
+from layerfarm.jobs.catalog.costs import Costs, bits, merged
+from layerfarm.jobs.catalog.merging import Merger
+from layerfarm.jobs.catalog.plan import Chunk, Group, Plan, Prediction, Snapshot, divide
+from layerfarm.jobs.catalog.refining import Refiner
 
 _EAGER = 2.0
 """How much more a pull weighs while clusters are merged than it does in the end: what changes is harder to part from

@@ -14,15 +14,15 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from jobs.catalog.difference import EXACT, Allowed, differences, digest_of, facts_of
-from jobs.catalog.referrers import MEDIA_TYPE_EMPTY, Artifact, attach, put_artifact, read_artifact, referrers
-from jobs.catalog.trees import Advanced, stacks_of, unheard
-from jobs.errors import MalformedDocument, NotEquivalent
-from jobs.image import Resolved, tree_digest
-from jobs.image.documents import ANNOTATION_CODEC
-from jobs.image.resolve import platform_text
-from jobs.layer.stack import Stack
-from jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Document, Layout, parse_document
+from layerfarm.jobs.catalog.difference import EXACT, Allowed, differences, digest_of, facts_of
+from layerfarm.jobs.catalog.referrers import MEDIA_TYPE_EMPTY, Artifact, attach, put_artifact, read_artifact, referrers
+from layerfarm.jobs.catalog.trees import Advanced, stacks_of, unheard
+from layerfarm.jobs.errors import MalformedDocument, NotEquivalent
+from layerfarm.jobs.image import Resolved, tree_digest
+from layerfarm.jobs.image.documents import ANNOTATION_CODEC
+from layerfarm.jobs.image.resolve import platform_text
+from layerfarm.jobs.layer.stack import Stack
+from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Document, Layout, parse_document
 
 ARTIFACT_TYPE: Final = "application/vnd.layerfarm.proof.v1+json"
 _SHOWN: Final = 5
@@ -38,7 +38,7 @@ class Named(Document):
 
 
 class Permitted(Document):
-    """The differences that the policy allowed (:class:`~jobs.catalog.difference.Allowed`)."""
+    """The differences that the policy allowed (:class:`~layerfarm.jobs.catalog.difference.Allowed`)."""
 
     clamp: int | None = None
     whole_seconds: bool | None = None
@@ -83,7 +83,8 @@ class Proof(Document):
     diff_ids: list[str] | None = None
     """Method ``layers``: those of the new image."""
     tree: str | None = None
-    """Method ``tree``: digest over all facts of the new image's tree (:func:`~jobs.catalog.difference.digest_of`)."""
+    """Method ``tree``: digest over all facts of the new image's tree, see
+    :func:`~layerfarm.jobs.catalog.difference.digest_of`."""
     mtree: str | None = None
     """The same tree as ``layerfarm unpack`` and ``build`` report it: digest of its mtree manifest."""
     entries: int | None = None
@@ -113,7 +114,7 @@ def prove(
     """Compare ``new`` with ``old``, layers and all. Neither is unpacked.
 
     Where the diff_ids are equal nothing is read: whoever wrote a layer anew has read it back
-    (:func:`jobs.catalog.recompress.recompress_layer`).
+    (:func:`layerfarm.jobs.catalog.recompress.recompress_layer`).
 
     Raises:
         NotEquivalent: they differ in more than ``allowed``; the first differences are named.

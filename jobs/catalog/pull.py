@@ -2,7 +2,7 @@
 
 skopeo writes into a layout of its own beside the store, in which what the store holds already is linked; it
 fetches the rest. Then the new blobs are verified and moved over, and the tag is given: so that nobody but
-``jobs.store`` writes into the store, and two pulls cannot lose each other's tags (skopeo #1018).
+``layerfarm.jobs.store`` writes into the store, and two pulls cannot lose each other's tags (skopeo #1018).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.catalog.carrying import Carrier
-from jobs.catalog.registry import Skopeo
-from jobs.errors import MalformedDocument, TagNotFound
-from jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
-from jobs.store.adopt import adopt_blob
-from jobs.store.document import Document
-from jobs.store.reach import MANIFEST_TYPES, children
-from jobs.store.transfer import copy_blob
+from layerfarm.jobs.catalog.carrying import Carrier
+from layerfarm.jobs.catalog.registry import Skopeo
+from layerfarm.jobs.errors import MalformedDocument, TagNotFound
+from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
+from layerfarm.jobs.store.adopt import adopt_blob
+from layerfarm.jobs.store.document import Document
+from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
+from layerfarm.jobs.store.transfer import copy_blob
 
 _TAG: Final = "image"
 
@@ -44,7 +44,7 @@ def look(skopeo: Skopeo, reference: str) -> Offer:
     """What ``docker://HOST/REPOSITORY:TAG`` names.
 
     Raises:
-        RegistryError, RegistryBusy: as :class:`~jobs.catalog.registry.Skopeo`.
+        RegistryError, RegistryBusy: as :class:`~layerfarm.jobs.catalog.registry.Skopeo`.
         MalformedDocument: it is no manifest.
     """
     raw = skopeo.raw_manifest(reference)

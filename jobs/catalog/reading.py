@@ -14,14 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from jobs.catalog.trees import Advanced, opened_layer, unheard
-from jobs.image import Resolved
-from jobs.layer.members import Member, MemberReader
-from jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, expanded, source_of
-from jobs.layer.tree import Child, Directory
-from jobs.limits import limits
-from jobs.mtree.model import ROOT, Entry
-from jobs.store import Layout
+from layerfarm.jobs.catalog.trees import Advanced, opened_layer, unheard
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.layer.members import Member, MemberReader
+from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, expanded, source_of
+from layerfarm.jobs.layer.tree import Child, Directory
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.mtree.model import ROOT, Entry
+from layerfarm.jobs.store import Layout
 
 
 @dataclass(frozen=True)

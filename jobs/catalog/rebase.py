@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from jobs.image import ConfigSection, HistoryEntry, ImageConfig, Manifest, Resolved
-from jobs.image.timestamps import timestamp
-from jobs.store import Descriptor
+from layerfarm.jobs.image import ConfigSection, HistoryEntry, ImageConfig, Manifest, Resolved
+from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.store import Descriptor
 
 BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 BASE_NAME: Final = "org.opencontainers.image.base.name"

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from jobs.catalog.difference import facts_of
-from jobs.catalog.rebase_evidence import Concern, Contents, Examined, Trees, Verdict
-from jobs.catalog.rebase_packages import compare_packages
-from jobs.catalog.rebase_programs import unmet_needs
-from jobs.catalog.trees import Advanced, read_layer, unheard
-from jobs.errors import LayerError
-from jobs.image import Resolved
-from jobs.layer.stack import Stack
-from jobs.store import Layout
+from layerfarm.jobs.catalog.difference import facts_of
+from layerfarm.jobs.catalog.rebase_evidence import Concern, Contents, Examined, Trees, Verdict
+from layerfarm.jobs.catalog.rebase_packages import compare_packages
+from layerfarm.jobs.catalog.rebase_programs import unmet_needs
+from layerfarm.jobs.catalog.trees import Advanced, read_layer, unheard
+from layerfarm.jobs.errors import LayerError
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.layer.stack import Stack
+from layerfarm.jobs.store import Layout
 
 _DATABASES: Final = frozenset(
     (b"lib/apk/db/installed", b"var/lib/rpm/rpmdb.sqlite", b"var/lib/rpm/Packages.db", b"var/lib/rpm/Packages")

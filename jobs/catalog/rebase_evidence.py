@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from jobs.catalog.trees import Advanced, opened_layer
-from jobs.errors import display
-from jobs.image import Resolved
-from jobs.layer.members import MemberReader
-from jobs.layer.stack import Source, Stack, expanded
-from jobs.limits import limits
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.catalog.trees import Advanced, opened_layer
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.layer.members import MemberReader
+from layerfarm.jobs.layer.stack import Source, Stack, expanded
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store import Descriptor, Layout
 
 LARGEST: Final = 256 << 20
 """Bytes of a file that is looked into: it is held in memory."""

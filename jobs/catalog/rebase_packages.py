@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from jobs.catalog.components.dpkg import paragraphs
-from jobs.catalog.rebase_evidence import Concern, Contents, Trees, Verdict
-from jobs.errors import LayerfarmError
-from jobs.layer.stack import Source
+from layerfarm.jobs.catalog.components.dpkg import paragraphs
+from layerfarm.jobs.catalog.rebase_evidence import Concern, Contents, Trees, Verdict
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.layer.stack import Source
 
 _DPKG: Final = b"var/lib/dpkg/status"
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from jobs.catalog.rebase_evidence import LARGEST, Concern, Contents, Trees, Verdict
-from jobs.catalog.rebase_needs import Needs, needs_of, provided_versions
-from jobs.errors import display
-from jobs.layer.stack import REGULAR, Source, Stack
+from layerfarm.jobs.catalog.rebase_evidence import LARGEST, Concern, Contents, Trees, Verdict
+from layerfarm.jobs.catalog.rebase_needs import Needs, needs_of, provided_versions
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.layer.stack import REGULAR, Source, Stack
 
 _PATH: Final = (b"/usr/local/sbin/", b"/usr/local/bin/", b"/usr/sbin/", b"/usr/bin/", b"/sbin/", b"/bin/")
 

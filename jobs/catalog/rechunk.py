@@ -7,15 +7,15 @@ import json
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from jobs.catalog.analysis import Analysis, AnalysisOptions, decode_analysis
-from jobs.catalog.plan import MOST_LAYERS, Plan, divide, parse_plan
-from jobs.catalog.planner import PlanOptions, make_plan
-from jobs.errors import BlobNotFound, TransformError
-from jobs.image import HistoryEntry, ImageConfig
-from jobs.image.mutate import completed
-from jobs.image.timestamps import timestamp
-from jobs.store import Descriptor, Layout
-from jobs.store.notes import read_note, write_note
+from layerfarm.jobs.catalog.analysis import Analysis, AnalysisOptions, decode_analysis
+from layerfarm.jobs.catalog.plan import MOST_LAYERS, Plan, divide, parse_plan
+from layerfarm.jobs.catalog.planner import PlanOptions, make_plan
+from layerfarm.jobs.errors import BlobNotFound, TransformError
+from layerfarm.jobs.image import HistoryEntry, ImageConfig
+from layerfarm.jobs.image.mutate import completed
+from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.notes import read_note, write_note
 
 MEDIA_TYPE_PLAN: Final = "application/vnd.layerfarm.plan.v1+json"
 DIRECTORIES: Final = "directories"

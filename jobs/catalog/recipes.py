@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from jobs.catalog.analysis import canonical, clamped, parents_of, restored_directories
-from jobs.catalog.reading import Difference, Spool, Written
-from jobs.errors import MalformedDocument
-from jobs.layer.tarformat import (
+from layerfarm.jobs.catalog.analysis import canonical, clamped, parents_of, restored_directories
+from layerfarm.jobs.catalog.reading import Difference, Spool, Written
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.layer.tarformat import (
     BLOCK_DEVICE,
     CHAR,
     DIRECTORY,
@@ -22,8 +22,8 @@ from jobs.layer.tarformat import (
     encode_header,
     padding,
 )
-from jobs.layer.whiteouts import whiteout_name
-from jobs.mtree.model import ROOT, Entry
+from layerfarm.jobs.layer.whiteouts import whiteout_name
+from layerfarm.jobs.mtree.model import ROOT, Entry
 
 _NS = 10**9
 _PIECE = 1 << 20

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from jobs.catalog.trees import Advanced, opened_layer, unheard
-from jobs.errors import UnsupportedMediaType
-from jobs.image import PackedLayer, pack_layer
-from jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
-from jobs.layer import Codec, codec_id, compression_of
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.catalog.trees import Advanced, opened_layer, unheard
+from layerfarm.jobs.errors import UnsupportedMediaType
+from layerfarm.jobs.image import PackedLayer, pack_layer
+from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
+from layerfarm.jobs.layer import Codec, codec_id, compression_of
+from layerfarm.jobs.store import Descriptor, Layout
 
 _CHUNK: Final = 1 << 20
 _OF_THE_BLOB: Final = (

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
-from jobs.catalog.columns import Cluster, Columns
-from jobs.catalog.costs import Costs, bits, merged
+from layerfarm.jobs.catalog.columns import Cluster, Columns
+from layerfarm.jobs.catalog.costs import Costs, bits, merged
 
 _PASSES = 6
 """Over all components; most is gained in the first two."""

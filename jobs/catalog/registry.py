@@ -18,8 +18,8 @@ from typing import Final, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from jobs.catalog.document import Access
-from jobs.errors import NotInRegistry, RegistryBusy, RegistryError
+from layerfarm.jobs.catalog.document import Access
+from layerfarm.jobs.errors import NotInRegistry, RegistryBusy, RegistryError
 
 _PASSING: Final = re.compile(
     r"toomanyrequests|too many requests|\b(?:408|425|429|500|502|503|504)\b|connection (?:refused|reset)|broken pipe"

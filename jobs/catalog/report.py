@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.catalog.sources import repository_of
+from layerfarm.jobs.catalog.sources import repository_of
 
 Blobs = Mapping[str, int]
 """Blobs of one image: digest, or what stands for one in a plan, and bytes."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from jobs.catalog.report import Report, Totals, by_repository, percent, size_text
-from jobs.catalog.sources import repository_of
+from layerfarm.jobs.catalog.report import Report, Totals, by_repository, percent, size_text
+from layerfarm.jobs.catalog.sources import repository_of
 
 _NAMES = 6
 """Repositories that one row names."""
@@ -16,7 +16,7 @@ _NAMES = 6
 def page(report: Report) -> str:
     """The page. Names in it come from registries, so everything is escaped."""
     environment = Environment(
-        loader=PackageLoader("jobs.catalog", "."),
+        loader=PackageLoader("layerfarm.jobs.catalog", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from jobs.catalog.document import DOCKER, CatalogFile, Policy, Source
-from jobs.catalog.referrers import speaks_of_another
-from jobs.errors import CatalogError
-from jobs.store import check_refname
+from layerfarm.jobs.catalog.document import DOCKER, CatalogFile, Policy, Source
+from layerfarm.jobs.catalog.referrers import speaks_of_another
+from layerfarm.jobs.errors import CatalogError
+from layerfarm.jobs.store import check_refname
 
 _NUMBERS: Final = re.compile(r"(\d+)")
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from jobs.catalog.trees import Advanced, opened_layer, read_layer, unheard
-from jobs.errors import TransformError
-from jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
-from jobs.image.timestamps import timestamp
-from jobs.layer import Codec
-from jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
-from jobs.layer.stack import Stack
-from jobs.store import Layout
+from layerfarm.jobs.catalog.trees import Advanced, opened_layer, read_layer, unheard
+from layerfarm.jobs.errors import TransformError
+from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
+from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.layer import Codec
+from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
+from layerfarm.jobs.layer.stack import Stack
+from layerfarm.jobs.store import Layout
 
 
 def check_range(image: Resolved, keep: int, upto: int | None) -> int:

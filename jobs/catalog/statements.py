@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.catalog.pull import reachable_blobs, staging_beside
-from jobs.catalog.referrers import attach, fallback_tag, read_artifact, tags_beside
-from jobs.catalog.registry import Skopeo
-from jobs.errors import DigestMismatch, LayerfarmError, MalformedDocument, NotInRegistry, RegistryBusy
-from jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout, parse_document
-from jobs.store.adopt import adopt_blob
+from layerfarm.jobs.catalog.pull import reachable_blobs, staging_beside
+from layerfarm.jobs.catalog.referrers import attach, fallback_tag, read_artifact, tags_beside
+from layerfarm.jobs.catalog.registry import Skopeo
+from layerfarm.jobs.errors import DigestMismatch, LayerfarmError, MalformedDocument, NotInRegistry, RegistryBusy
+from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout, parse_document
+from layerfarm.jobs.store.adopt import adopt_blob
 
 _TAG = "statement"
 
@@ -36,7 +36,8 @@ class Statement:
 
 
 def in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> list[Statement]:
-    """All that speaks of these manifests, and of that; ``spoken`` as :func:`jobs.catalog.referrers.spoken` says."""
+    """The statements about these manifests, and about those statements; ``spoken`` is what
+    :func:`layerfarm.jobs.catalog.referrers.spoken` gives."""
     return _all(manifests, lambda subject: [Statement(subject, each) for each in spoken.get(fallback_tag(subject), ())])
 
 
@@ -44,7 +45,7 @@ def in_registry(skopeo: Skopeo, repository: str, tags: Sequence[str], manifests:
     """The same of ``docker://HOST/REPOSITORY``, whose ``tags`` of this kind are given sorted.
 
     Raises:
-        RegistryError, RegistryBusy: as :class:`~jobs.catalog.registry.Skopeo`.
+        RegistryError, RegistryBusy: as :class:`~layerfarm.jobs.catalog.registry.Skopeo`.
     """
 
     def of(subject: str) -> list[Statement]:

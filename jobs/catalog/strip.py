@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from jobs.catalog.difference import matcher
-from jobs.catalog.squash import opener
-from jobs.catalog.trees import Advanced, read_layer, unheard
-from jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
-from jobs.image.timestamps import timestamp
-from jobs.layer import Codec, Compression, compression_of
-from jobs.layer.merge import MergeOptions, merge_layers
-from jobs.layer.modeltree import clean
-from jobs.layer.stack import Read, Stack
-from jobs.store import Layout
+from layerfarm.jobs.catalog.difference import matcher
+from layerfarm.jobs.catalog.squash import opener
+from layerfarm.jobs.catalog.trees import Advanced, read_layer, unheard
+from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
+from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.layer import Codec, Compression, compression_of
+from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
+from layerfarm.jobs.layer.modeltree import clean
+from layerfarm.jobs.layer.stack import Read, Stack
+from layerfarm.jobs.store import Layout
 
 _HARDLINK: Final = 0x31
 

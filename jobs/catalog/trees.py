@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import BinaryIO, cast
 
-from jobs.errors import DigestMismatch
-from jobs.image import Resolved
-from jobs.layer.decompress import PieceReader, decompress
-from jobs.layer.stack import Read, Stack, read_members
-from jobs.store import Descriptor, Layout
-from jobs.store.verify import hasher
+from layerfarm.jobs.errors import DigestMismatch
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.layer.decompress import PieceReader, decompress
+from layerfarm.jobs.layer.stack import Read, Stack, read_members
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.verify import hasher
 
 Advanced = Callable[[int], None]
 

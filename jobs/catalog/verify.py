@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from jobs.catalog.difference import digest_of, facts_of
-from jobs.catalog.indexes import read_images
-from jobs.catalog.proof import Proof, compare, proofs_of
-from jobs.catalog.trees import Advanced, opened_layer, stack_of, unheard
-from jobs.errors import LayerfarmError
-from jobs.image import Resolved, resolve_walk
-from jobs.image.findings import Report
-from jobs.layer.stack import Stack
-from jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Layout
+from layerfarm.jobs.catalog.difference import digest_of, facts_of
+from layerfarm.jobs.catalog.indexes import read_images
+from layerfarm.jobs.catalog.proof import Proof, compare, proofs_of
+from layerfarm.jobs.catalog.trees import Advanced, opened_layer, stack_of, unheard
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.image import Resolved, resolve_walk
+from layerfarm.jobs.image.findings import Report
+from layerfarm.jobs.layer.stack import Stack
+from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Layout
 
 
 def verify_image(layout: Layout, tag: str, advanced: Advanced = unheard) -> Report:

@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
 
-from jobs.errors import RequestError
-from jobs.flows.base import Flow, Request
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.flows.base import Flow, Request
 
 _OWN: Final = {
     "analyze": "analyze.ANALYZE",
@@ -37,7 +37,7 @@ class Flows(MutableMapping[str, Flow[Any]]):
         flow = self._flows[name]
         if flow is None:
             module, _, attribute = _OWN[name].partition(".")
-            flow = getattr(importlib.import_module(f"jobs.flows.{module}"), attribute)
+            flow = getattr(importlib.import_module(f"layerfarm.jobs.flows.{module}"), attribute)
             self._flows[name] = flow
         return flow
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.catalog.analysis import Analysis, analyze
-from jobs.catalog.indexes import follow, platform_of, read_images
-from jobs.catalog.reading import Spool
-from jobs.catalog.rechunk import keep_analysis, kept_analysis
-from jobs.errors import StoreError
-from jobs.flows.base import (
+from layerfarm.jobs.catalog.analysis import Analysis, analyze
+from layerfarm.jobs.catalog.indexes import follow, platform_of, read_images
+from layerfarm.jobs.catalog.reading import Spool
+from layerfarm.jobs.catalog.rechunk import keep_analysis, kept_analysis
+from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.flows.base import (
     Context,
     Equal,
     Flow,
@@ -23,12 +23,12 @@ from jobs.flows.base import (
     unit_of,
     work_directory,
 )
-from jobs.flows.dissect import analysis_options, spooled
-from jobs.flows.transforming import kept_layers
-from jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
-from jobs.image import Resolved, resolve_walk
-from jobs.store import Descriptor, Layout
-from jobs.store.usercache import cache_path, may_write, user_cache
+from layerfarm.jobs.flows.dissect import analysis_options, spooled
+from layerfarm.jobs.flows.transforming import kept_layers
+from layerfarm.jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
+from layerfarm.jobs.image import Resolved, resolve_walk
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.usercache import cache_path, may_write, user_cache
 
 
 class AnalyzeState(State):

@@ -1,7 +1,7 @@
 """What a job is: a flow of stages, each a list of independent units and a join.
 
-A flow is written once and run by either of two runners (``worker.engine.local`` and
-``worker.engine.farm``). What passes between stages is a small JSON document, the *state*; anything
+A flow is written once and run by either of two runners (``layerfarm.worker.engine.local`` and
+``layerfarm.worker.engine.farm``). What passes between stages is a small JSON document, the *state*; anything
 that grows with the image is a file in the job's work directory beside the store, named by a
 :class:`FileRef` (DESIGN laws 1 to 3).
 """
@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged
-from jobs.store.durable import make_directory
+from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged
+from layerfarm.jobs.store.durable import make_directory
 
 
 class Model(BaseModel):

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import RootfsNotFound
-from jobs.flows.base import Context, Flow, Stage, Unit, unit_of, work_directory
-from jobs.flows.importing import Import, import_stage
-from jobs.flows.layer_state import LayeringState
-from jobs.flows.layering import layering_stages
-from jobs.flows.publish import image_result, publish_image
-from jobs.flows.requests import BuildRequest, ImageRef, ImageResult
-from jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
-from jobs.mtree import Entry
-from jobs.paths import is_directory
-from jobs.store import Descriptor, Layout, check_refname
+from layerfarm.jobs.errors import RootfsNotFound
+from layerfarm.jobs.flows.base import Context, Flow, Stage, Unit, unit_of, work_directory
+from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.layer_state import LayeringState
+from layerfarm.jobs.flows.layering import layering_stages
+from layerfarm.jobs.flows.publish import image_result, publish_image
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult
+from layerfarm.jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
+from layerfarm.jobs.mtree import Entry
+from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
 
 class BuildState(LayeringState):

@@ -7,18 +7,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jobs.catalog.analysis import AnalysisOptions, Analyzed, analyze
-from jobs.catalog.components import Rule
-from jobs.catalog.plan import Plan
-from jobs.catalog.reading import Difference, Spool, read_image
-from jobs.catalog.rechunk import LayerToBe, keep_analysis, kept_analysis, layers_to_be, read_plan
-from jobs.catalog.recipes import recipe_of_deletions, recipe_of_directories, recipe_of_files
-from jobs.flows.base import Context, FileRef, Model, Unit, WorkDirectory, name_of_work, work_directory
-from jobs.flows.transforms import ComponentRule
-from jobs.image import PackedLayer, Resolved, resolve_walk
-from jobs.layer import Codec, Compression, codec_id
-from jobs.store import Descriptor, Layout
-from jobs.store.notes import read_note, write_note
+from layerfarm.jobs.catalog.analysis import AnalysisOptions, Analyzed, analyze
+from layerfarm.jobs.catalog.components import Rule
+from layerfarm.jobs.catalog.plan import Plan
+from layerfarm.jobs.catalog.reading import Difference, Spool, read_image
+from layerfarm.jobs.catalog.rechunk import LayerToBe, keep_analysis, kept_analysis, layers_to_be, read_plan
+from layerfarm.jobs.catalog.recipes import recipe_of_deletions, recipe_of_directories, recipe_of_files
+from layerfarm.jobs.flows.base import Context, FileRef, Model, Unit, WorkDirectory, name_of_work, work_directory
+from layerfarm.jobs.flows.transforms import ComponentRule
+from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
+from layerfarm.jobs.layer import Codec, Compression, codec_id
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.notes import read_note, write_note
 
 _LAYERS = "layers"
 _LEVELS = {Compression.GZIP: 6, Compression.ZSTD: 9}

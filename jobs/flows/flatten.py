@@ -6,15 +6,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.catalog.flatten import flatten
-from jobs.catalog.indexes import platform_of, read_images
-from jobs.catalog.squash import linux_only
-from jobs.errors import RequestError
-from jobs.flows.base import Context, Flow, Model, Stage, State, Unit, unit_of
-from jobs.flows.transforms import FlattenRequest, FlattenResult, FlatTree
-from jobs.image import resolve, resolve_walk
-from jobs.image.remove import remove_tree
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.catalog.flatten import flatten
+from layerfarm.jobs.catalog.indexes import platform_of, read_images
+from layerfarm.jobs.catalog.squash import linux_only
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, unit_of
+from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult, FlatTree
+from layerfarm.jobs.image import resolve, resolve_walk
+from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.store import Descriptor, Layout
 
 
 class Wanted(Model):

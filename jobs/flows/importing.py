@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from jobs.flows.base import Context, Equal, Model, Stage, State, Unit, name_of_work, unit_of
-from jobs.store import Descriptor, Layout
-from jobs.store.transfer import copy_blob
+from layerfarm.jobs.flows.base import Context, Equal, Model, Stage, State, Unit, name_of_work, unit_of
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.transfer import copy_blob
 
 StateT = TypeVar("StateT", bound=State)
 

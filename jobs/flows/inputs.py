@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jobs.errors import LayerfarmError
-from jobs.flows.base import Policy, Request
-from jobs.flows.requests import ImageRef, RepackRequest
-from jobs.image import Bundle
-from jobs.store import Descriptor, Layout
-from jobs.store.leases import Leases
-from jobs.store.reach import reachable
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows.base import Policy, Request
+from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
+from layerfarm.jobs.image import Bundle
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.leases import Leases
+from layerfarm.jobs.store.reach import reachable
 
 
 def images_of(request: Request) -> Iterator[ImageRef]:

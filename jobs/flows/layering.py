@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Generic
 
-from jobs.errors import display
-from jobs.flows.base import Context, FileRef, Model, Stage, Unit, WorkDirectory, unit_of, work_directory
-from jobs.flows.layer_state import Changes, LayeringState, StateT
-from jobs.flows.newtree import NewTree
-from jobs.flows.pack_stage import pack_stage
-from jobs.flows.survey import Known, Survey, survey_tree
-from jobs.flows.tree_unit import is_tree_unit, plan_beside_comparing, run_tree_unit, split_results
-from jobs.image.tree_cache import portable
-from jobs.mtree import (
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.flows.base import Context, FileRef, Model, Stage, Unit, WorkDirectory, unit_of, work_directory
+from layerfarm.jobs.flows.layer_state import Changes, LayeringState, StateT
+from layerfarm.jobs.flows.newtree import NewTree
+from layerfarm.jobs.flows.pack_stage import pack_stage
+from layerfarm.jobs.flows.survey import Known, Survey, survey_tree
+from layerfarm.jobs.flows.tree_unit import is_tree_unit, plan_beside_comparing, run_tree_unit, split_results
+from layerfarm.jobs.image.tree_cache import portable
+from layerfarm.jobs.mtree import (
     Delta,
     DeltaSummary,
     Entry,

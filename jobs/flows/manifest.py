@@ -8,12 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jobs.errors import MtreeError, MtreeSyntaxError, RequestError, RootfsNotFound
-from jobs.flows.base import Context, FileRef, Flow, Model, Request, Result, Stage, State, Unit, WorkDirectory, unit_of
-from jobs.flows.requests import AbsolutePath
-from jobs.mtree import Entry, Shard, hash_shard, plan_shards, walk_tree
-from jobs.mtree.fragments import read_fragment
-from jobs.paths import is_directory
+from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError, RequestError, RootfsNotFound
+from layerfarm.jobs.flows.base import (
+    Context,
+    FileRef,
+    Flow,
+    Model,
+    Request,
+    Result,
+    Stage,
+    State,
+    Unit,
+    WorkDirectory,
+    unit_of,
+)
+from layerfarm.jobs.flows.requests import AbsolutePath
+from layerfarm.jobs.mtree import Entry, Shard, hash_shard, plan_shards, walk_tree
+from layerfarm.jobs.mtree.fragments import read_fragment
+from layerfarm.jobs.paths import is_directory
 
 HEADER = (
     b"#mtree\n#          tool: layerfarm\n"

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from jobs.flows.base import FileRef, Model, WorkDirectory
-from jobs.flows.survey import Known, Survey, steps_of
-from jobs.image.tree_cache import as_packed
-from jobs.mtree import Entry, KnownTree, Output, as_it_is, merge_fragments, write_tree
+from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
+from layerfarm.jobs.flows.survey import Known, Survey, steps_of
+from layerfarm.jobs.image.tree_cache import as_packed
+from layerfarm.jobs.mtree import Entry, KnownTree, Output, as_it_is, merge_fragments, write_tree
 
 
 class Tree(Model):

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
-from jobs.flows.layer_state import LayeringState, StateT, id_map
-from jobs.flows.requests import IdMapping
-from jobs.flows.tree_unit import is_tree_unit, plan_beside_layer, run_tree_unit, split_results
-from jobs.image.pack import PackedLayer, pack_layer
-from jobs.layer import Codec, Compression, GenerateOptions, codec_id, generate_layer
-from jobs.mtree import read_deltas
-from jobs.store import Layout
+from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
+from layerfarm.jobs.flows.layer_state import LayeringState, StateT, id_map
+from layerfarm.jobs.flows.requests import IdMapping
+from layerfarm.jobs.flows.tree_unit import is_tree_unit, plan_beside_layer, run_tree_unit, split_results
+from layerfarm.jobs.image.pack import PackedLayer, pack_layer
+from layerfarm.jobs.layer import Codec, Compression, GenerateOptions, codec_id, generate_layer
+from layerfarm.jobs.mtree import read_deltas
+from layerfarm.jobs.store import Layout
 
 
 def pack_stage() -> Stage[StateT]:

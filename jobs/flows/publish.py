@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from jobs.flows.base import Context, work_directory
-from jobs.flows.layer_state import LayeringState
-from jobs.flows.requests import ImageResult
-from jobs.image import HistoryEntry, Resolved, adopt_tree, append_layer, share_tree
-from jobs.image.timestamps import timestamp
-from jobs.store import Layout
+from layerfarm.jobs.flows.base import Context, work_directory
+from layerfarm.jobs.flows.layer_state import LayeringState
+from layerfarm.jobs.flows.requests import ImageResult
+from layerfarm.jobs.image import HistoryEntry, Resolved, adopt_tree, append_layer, share_tree
+from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.store import Layout
 
 
 def publish_image(ctx: Context, state: LayeringState, base: Resolved | None, tag: str, created_by: str) -> Resolved:

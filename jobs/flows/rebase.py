@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.catalog.indexes import ImageSet, platform_of, read_images
-from jobs.catalog.proof import prove_rebase
-from jobs.catalog.rebase import rebased_config, rebased_manifest
-from jobs.catalog.rebase_evidence import Verdict
-from jobs.catalog.squash import layers_of_base, linux_only
-from jobs.errors import UnsafeRebase
-from jobs.extras import require
-from jobs.flows.base import Context, Flow, Model, Request, Stage, State, Unit, unit_of
-from jobs.flows.importing import Import, import_stage
-from jobs.flows.requests import ImageRef
-from jobs.flows.transforming import (
+from layerfarm.jobs.catalog.indexes import ImageSet, platform_of, read_images
+from layerfarm.jobs.catalog.proof import prove_rebase
+from layerfarm.jobs.catalog.rebase import rebased_config, rebased_manifest
+from layerfarm.jobs.catalog.rebase_evidence import Verdict
+from layerfarm.jobs.catalog.squash import layers_of_base, linux_only
+from layerfarm.jobs.errors import UnsafeRebase
+from layerfarm.jobs.extras import require
+from layerfarm.jobs.flows.base import Context, Flow, Model, Request, Stage, State, Unit, unit_of
+from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
@@ -25,7 +25,7 @@ from jobs.flows.transforming import (
     target_of,
     transform_flow,
 )
-from jobs.flows.transforms import (
+from layerfarm.jobs.flows.transforms import (
     RebaseCheckRequest,
     RebaseCheckResult,
     RebaseRequest,
@@ -33,8 +33,8 @@ from jobs.flows.transforms import (
     RebaseVerdict,
     VerdictName,
 )
-from jobs.image import Resolved, resolve, resolve_walk, write_image
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.image import Resolved, resolve, resolve_walk, write_image
+from layerfarm.jobs.store import Descriptor, Layout
 
 _MOST_SHOWN = 50
 """Concerns, and packages, that a result names; it goes through Redis."""
@@ -108,7 +108,7 @@ def _plan_examine(plan: Plan) -> list[Unit]:
 
 def _run_examine(ctx: Context, unit: Unit) -> dict[str, Any]:
     require("rebase", "a rebase")
-    from jobs.catalog.rebase_check import examine
+    from layerfarm.jobs.catalog.rebase_check import examine
 
     params = _ExamineUnit.model_validate(unit.params)
     source = Layout.open(ctx.policy.check_store(params.source))

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.catalog.difference import Allowed
-from jobs.catalog.reading import Spool
-from jobs.catalog.rechunk import read_plan, rechunked_config
-from jobs.catalog.recipes import write_layer
-from jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
-from jobs.flows.dissect import (
+from layerfarm.jobs.catalog.difference import Allowed
+from layerfarm.jobs.catalog.reading import Spool
+from layerfarm.jobs.catalog.rechunk import read_plan, rechunked_config
+from layerfarm.jobs.catalog.recipes import write_layer
+from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
+from layerfarm.jobs.flows.dissect import (
     Laid,
     Listed,
     Listing,
@@ -22,8 +22,8 @@ from jobs.flows.dissect import (
     note_layer,
     run_read,
 )
-from jobs.flows.importing import Import, import_stage
-from jobs.flows.transforming import (
+from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
@@ -34,10 +34,10 @@ from jobs.flows.transforming import (
     transform_flow,
     written,
 )
-from jobs.flows.transforms import ComponentRule, RechunkRequest
-from jobs.image import PackedLayer, Resolved, choose_compression, pack_layer
-from jobs.layer import Codec, Compression
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.flows.transforms import ComponentRule, RechunkRequest
+from layerfarm.jobs.image import PackedLayer, Resolved, choose_compression, pack_layer
+from layerfarm.jobs.layer import Codec, Compression
+from layerfarm.jobs.store import Descriptor, Layout
 
 
 class RechunkState(TransformState):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.catalog.indexes import ImageSet
-from jobs.catalog.proof import prove
-from jobs.catalog.recompress import is_wanted, recompress_layer, replacing
-from jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
-from jobs.flows.importing import Import, import_stage
-from jobs.flows.transforming import (
+from layerfarm.jobs.catalog.indexes import ImageSet
+from layerfarm.jobs.catalog.proof import prove
+from layerfarm.jobs.catalog.recompress import is_wanted, recompress_layer, replacing
+from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
+from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
@@ -21,11 +21,11 @@ from jobs.flows.transforming import (
     target_of,
     transform_flow,
 )
-from jobs.flows.transforms import RecompressRequest
-from jobs.image import PackedLayer, Resolved
-from jobs.image.mutate import with_manifest
-from jobs.layer import Codec, Compression, codec_id
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.flows.transforms import RecompressRequest
+from layerfarm.jobs.image import PackedLayer, Resolved
+from layerfarm.jobs.image.mutate import with_manifest
+from layerfarm.jobs.layer import Codec, Compression, codec_id
+from layerfarm.jobs.store import Descriptor, Layout
 
 
 class Recompressed(Model):

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.flows.base import Context, Flow, Stage, Unit, unit_of, work_directory
-from jobs.flows.layer_state import LayeringState
-from jobs.flows.layering import layering_stages
-from jobs.flows.publish import image_result, publish_image
-from jobs.flows.requests import IdMapping, ImageRef, ImageResult, RepackRequest
-from jobs.flows.survey import Known
-from jobs.image import (
+from layerfarm.jobs.flows.base import Context, Flow, Stage, Unit, unit_of, work_directory
+from layerfarm.jobs.flows.layer_state import LayeringState
+from layerfarm.jobs.flows.layering import layering_stages
+from layerfarm.jobs.flows.publish import image_result, publish_image
+from layerfarm.jobs.flows.requests import IdMapping, ImageRef, ImageResult, RepackRequest
+from layerfarm.jobs.flows.survey import Known
+from layerfarm.jobs.image import (
     Bundle,
     Resolved,
     choose_compression,
@@ -21,9 +21,9 @@ from jobs.image import (
     refresh_bundle,
     resolve_walk,
 )
-from jobs.image.bundle import BundleIdMapping
-from jobs.mtree import Entry, Walk, write_stat_cache
-from jobs.store import Descriptor, Layout, check_refname
+from layerfarm.jobs.image.bundle import BundleIdMapping
+from layerfarm.jobs.mtree import Entry, Walk, write_stat_cache
+from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
 
 class RepackState(LayeringState):

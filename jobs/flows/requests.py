@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from jobs.errors import RequestError
-from jobs.flows.base import Model, Request, Result
-from jobs.image.masks import names_root
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.flows.base import Model, Request, Result
+from layerfarm.jobs.image.masks import names_root
 
 
 def _absolute(path: Path) -> Path:

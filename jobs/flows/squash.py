@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.catalog.difference import Allowed
-from jobs.catalog.squash import check_range, squash_layers, squashed_config
-from jobs.flows.base import Context, Equal, Model, Stage, Unit, name_of_work, unit_of
-from jobs.flows.importing import Import, import_stage
-from jobs.flows.transforming import (
+from layerfarm.jobs.catalog.difference import Allowed
+from layerfarm.jobs.catalog.squash import check_range, squash_layers, squashed_config
+from layerfarm.jobs.flows.base import Context, Equal, Model, Stage, Unit, name_of_work, unit_of
+from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
@@ -20,10 +20,10 @@ from jobs.flows.transforming import (
     transform_flow,
     written,
 )
-from jobs.flows.transforms import SquashRequest
-from jobs.image import PackedLayer, Resolved, choose_compression, resolve_walk
-from jobs.layer import Codec, Compression, codec_id
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.flows.transforms import SquashRequest
+from layerfarm.jobs.image import PackedLayer, Resolved, choose_compression, resolve_walk
+from layerfarm.jobs.layer import Codec, Compression, codec_id
+from layerfarm.jobs.store import Descriptor, Layout
 
 
 class Range(Model):

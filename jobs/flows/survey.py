@@ -10,9 +10,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.errors import StaleCache
-from jobs.flows.base import FileRef, Model, WorkDirectory
-from jobs.mtree import (
+from layerfarm.jobs.errors import StaleCache
+from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
+from layerfarm.jobs.mtree import (
     NO_CLOCK,
     StatCache,
     Suspects,
@@ -23,7 +23,7 @@ from jobs.mtree import (
     read_script,
     walk_tree,
 )
-from jobs.mtree.splice import Step
+from layerfarm.jobs.mtree.splice import Step
 
 _WALK = "walk"
 _SUSPECTS = "suspects"
@@ -47,7 +47,7 @@ class Reading(Model):
     suspects: FileRef
     """Their walk file."""
     script: FileRef
-    """What makes the new tree of the old one and the suspects (:mod:`jobs.mtree.splice`)."""
+    """What makes the new tree of the old one and the suspects (:mod:`layerfarm.jobs.mtree.splice`)."""
     entries: int
     """Suspects."""
     dropped: int
@@ -89,7 +89,7 @@ def survey_tree(rootfs: Path, work: WorkDirectory, known: Known | None) -> Surve
     """Walk the tree, and hold the walk against the stat cache if there is one.
 
     Raises:
-        RootfsError, TreeChanged: as :func:`jobs.mtree.walk_tree`.
+        RootfsError, TreeChanged: as :func:`layerfarm.jobs.mtree.walk_tree`.
     """
     clock = NO_CLOCK if known is None else read_clock(known.cache.parent)
     found: Walk

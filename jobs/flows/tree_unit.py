@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.flows.base import Context, FileRef, Model, Unit, work_directory
-from jobs.flows.layer_state import LayeringState
-from jobs.flows.newtree import NewTree, Tree
-from jobs.flows.survey import Known, Survey
+from layerfarm.jobs.flows.base import Context, FileRef, Model, Unit, work_directory
+from layerfarm.jobs.flows.layer_state import LayeringState
+from layerfarm.jobs.flows.newtree import NewTree, Tree
+from layerfarm.jobs.flows.survey import Known, Survey
 
 _KEY: Final = "trees"
 """Of the unit's parameters and of its result: it stands among units of another kind."""

@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import BundleExists
-from jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory, unit_of, work_directory
-from jobs.flows.layer_state import id_map
-from jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
-from jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
-from jobs.image.remove import remove_tree
-from jobs.image.runtime_config import Volumes
-from jobs.paths import is_directory
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.errors import BundleExists
+from layerfarm.jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory, unit_of, work_directory
+from layerfarm.jobs.flows.layer_state import id_map
+from layerfarm.jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
+from layerfarm.jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
+from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.image.runtime_config import Volumes
+from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.store import Descriptor, Layout
 
 _PUBLISHED = "published"
 

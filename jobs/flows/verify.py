@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.catalog.verify import verify_image
-from jobs.errors import display
-from jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit, unit_of
-from jobs.flows.requests import ImageRef
-from jobs.store import Layout
+from layerfarm.jobs.catalog.verify import verify_image
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit, unit_of
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.store import Layout
 
 _MOST = 20
 """Faults that are told."""

@@ -1,7 +1,7 @@
 """OCI images and runtime bundles.
 
-What a quick command needs is imported at once; what moves bytes (:mod:`jobs.layer`, :mod:`jobs.mtree`)
-only when it is asked for, because ``layerfarm stat`` has to start in 0.15 s.
+What a quick command needs is imported at once; what moves bytes (:mod:`layerfarm.jobs.layer`,
+:mod:`layerfarm.jobs.mtree`) only when it is asked for, because ``layerfarm stat`` has to start in 0.15 s.
 """
 
 from __future__ import annotations
@@ -9,17 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
-from jobs.image.mutate import append_layer, new_image, write_image
-from jobs.image.resolve import Resolved, resolve, resolve_walk
+from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
+from layerfarm.jobs.image.mutate import append_layer, new_image, write_image
+from layerfarm.jobs.image.resolve import Resolved, resolve, resolve_walk
 
 if TYPE_CHECKING:
-    from jobs.image.bundle import ROOTFS_NAME, Bundle
-    from jobs.image.masks import masked_paths
-    from jobs.image.pack import PackedLayer, choose_compression, pack_layer
-    from jobs.image.repack import open_baseline, open_bundle_baseline, refresh_bundle
-    from jobs.image.tree_cache import adopt_tree, load_tree, portable, share_tree, store_tree, tree_digest, tree_of
-    from jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
+    from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
+    from layerfarm.jobs.image.masks import masked_paths
+    from layerfarm.jobs.image.pack import PackedLayer, choose_compression, pack_layer
+    from layerfarm.jobs.image.repack import open_baseline, open_bundle_baseline, refresh_bundle
+    from layerfarm.jobs.image.tree_cache import (
+        adopt_tree,
+        load_tree,
+        portable,
+        share_tree,
+        store_tree,
+        tree_digest,
+        tree_of,
+    )
+    from layerfarm.jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
 _LAZY = {
     name: module
@@ -71,5 +79,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(f"jobs.image.{_LAZY[name]}"), name)
+        return getattr(import_module(f"layerfarm.jobs.image.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

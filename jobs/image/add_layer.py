@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jobs.image.documents import HistoryEntry
-from jobs.image.mutate import append_layer
-from jobs.image.pack import choose_compression, pack_layer
-from jobs.image.resolve import Resolved
-from jobs.layer import Codec
-from jobs.store import Layout, check_refname
+from layerfarm.jobs.image.documents import HistoryEntry
+from layerfarm.jobs.image.mutate import append_layer
+from layerfarm.jobs.image.pack import choose_compression, pack_layer
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.layer import Codec
+from layerfarm.jobs.store import Layout, check_refname
 
 
 def add_layer(
@@ -26,7 +26,7 @@ def add_layer(
 ) -> Resolved:
     """``base`` with the layer ``tar`` on top, tagged ``tag``.
 
-    ``compress`` is a choice of :func:`~jobs.image.pack.choose_compression`; ``created`` (RFC 3339)
+    ``compress`` is a choice of :func:`~layerfarm.jobs.image.pack.choose_compression`; ``created`` (RFC 3339)
     becomes that of the image, if given; ``history`` None writes no entry.
 
     Raises:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jobs.errors import BundleError, LimitExceeded, MalformedDocument
-from jobs.limits import limits
-from jobs.paths import is_directory
-from jobs.store import Descriptor, Document, encode_document, parse_document
+from layerfarm.jobs.errors import BundleError, LimitExceeded, MalformedDocument
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.store import Descriptor, Document, encode_document, parse_document
 
 ROOTFS_NAME = "rootfs"
 CONFIG_NAME = "config.json"
@@ -75,12 +75,12 @@ def extra_name(digest: str) -> str:
 
 
 def stat_cache_name(digest: str) -> str:
-    """The name of the stat cache of the rootfs (:mod:`jobs.mtree.statcache`); not known to umoci either."""
+    """The name of the stat cache of the rootfs (:mod:`layerfarm.jobs.mtree.statcache`); not known to umoci either."""
     return f"{digest.replace(':', '_')}.stat"
 
 
 class Bundle:
-    """An unpacked image. Made by :meth:`open`, or by :func:`jobs.image.unpack_manifest`."""
+    """An unpacked image. Made by :meth:`open`, or by :func:`layerfarm.jobs.image.unpack_manifest`."""
 
     def __init__(self, path: Path, meta: BundleMeta) -> None:
         self.path = path

@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from jobs.errors import LayerfarmError, MalformedLayer, display
-from jobs.layer import decompress
-from jobs.layer.members import Member, MemberReader
-from jobs.layer.modeltree import clean
-from jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
-from jobs.limits import Limits
-from jobs.limits import limits as process_limits
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
+from layerfarm.jobs.layer import decompress
+from layerfarm.jobs.layer.members import Member, MemberReader
+from layerfarm.jobs.layer.modeltree import clean
+from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.limits import limits as process_limits
+from layerfarm.jobs.store import Descriptor, Layout
 
 MOST_FAULTS = 20
 """Of one layer; a layer of millions of them says no more."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from jobs.image.bundle import BundleIdMapping, MapOptions
-from jobs.layer import IdMap
-from jobs.layer.rootless import NO_OWNER, XATTR_NAME, decode_owner
-from jobs.mtree import Entry
+from layerfarm.jobs.image.bundle import BundleIdMapping, MapOptions
+from layerfarm.jobs.layer import IdMap
+from layerfarm.jobs.layer.rootless import NO_OWNER, XATTR_NAME, decode_owner
+from layerfarm.jobs.mtree import Entry
 
 
 def as_in_image(entries: Iterable[Entry], maps: MapOptions) -> Iterator[Entry]:

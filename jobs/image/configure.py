@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import RequestError
-from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
-from jobs.image.mutate import completed, write_image
-from jobs.image.resolve import Resolved
-from jobs.image.timestamps import check_timestamp
-from jobs.store import Layout
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
+from layerfarm.jobs.image.mutate import completed, write_image
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.image.timestamps import check_timestamp
+from layerfarm.jobs.store import Layout
 
 CLEARABLE: Mapping[str, str] = {
     "config.labels": "labels",

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_MANIFEST, Descriptor, Document
-from jobs.store.descriptor import Digest
+from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_MANIFEST, Descriptor, Document
+from layerfarm.jobs.store.descriptor import Digest
 
 ANNOTATION_UNCOMPRESSED_SIZE = "ci.umo.uncompressed_blob_size"
 """umoci's annotation on a compressed layer: bytes of the tar stream."""

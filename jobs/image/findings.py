@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from jobs.errors import LayerfarmError
+from layerfarm.jobs.errors import LayerfarmError
 
 
 class Severity(StrEnum):

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import BinaryIO, Final, cast
 
-from jobs.errors import LayerfarmError
-from jobs.image.resolve import Resolved
-from jobs.layer.decompress import decompress
-from jobs.layer.foresight import Foresight
-from jobs.limits import Limits
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.layer.decompress import decompress
+from layerfarm.jobs.layer.foresight import Foresight
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.store import Descriptor, Layout
 
 _SMALLER: Final = 32
 """A layer is looked at if it is so many times smaller than what lies below it.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jobs.image.documents import ImageConfig
+    from layerfarm.jobs.image.documents import ImageConfig
 
 
 def masked_paths(config: ImageConfig, given: Sequence[str], mask_volumes: bool = True) -> list[str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.errors import MalformedDocument
-from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
-from jobs.image.platform import host_platform
-from jobs.image.resolve import Resolved, read_index
-from jobs.store import (
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
+from layerfarm.jobs.image.platform import host_platform
+from layerfarm.jobs.image.resolve import Resolved, read_index
+from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
@@ -23,7 +23,7 @@ from jobs.store import (
 )
 
 if TYPE_CHECKING:
-    from jobs.image.pack import PackedLayer
+    from layerfarm.jobs.image.pack import PackedLayer
 
 
 def new_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:

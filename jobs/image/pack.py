@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.errors import RequestError, UnsupportedMediaType
-from jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
-from jobs.image.resolve import Resolved
-from jobs.layer.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
+from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.layer.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
+from layerfarm.jobs.store import Descriptor, Layout
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor

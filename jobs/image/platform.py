@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from jobs.store import Platform
+from layerfarm.jobs.store import Platform
 
 _MACHINES = {
     "x86_64": ("amd64", None),

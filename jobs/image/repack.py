@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from jobs.errors import BundleError
-from jobs.image.bundle import Bundle, BundleMeta, DescriptorPath
-from jobs.image.resolve import Resolved
-from jobs.mtree import Entry, read_full
+from layerfarm.jobs.errors import BundleError
+from layerfarm.jobs.image.bundle import Bundle, BundleMeta, DescriptorPath
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.mtree import Entry, read_full
 
 
 def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound, UnsupportedMediaType
-from jobs.image.documents import ImageConfig, Manifest
-from jobs.limits import limits
-from jobs.store import (
+from layerfarm.jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound, UnsupportedMediaType
+from layerfarm.jobs.image.documents import ImageConfig, Manifest
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store import (
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
     Descriptor,

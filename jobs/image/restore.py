@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from jobs.layer.remove import open_directory, remove
-from jobs.layer.worktree import KEPT_XATTRS
-from jobs.mtree import ROOT, Entry
-from jobs.rootfs import DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
+from layerfarm.jobs.layer.remove import open_directory, remove
+from layerfarm.jobs.layer.worktree import KEPT_XATTRS
+from layerfarm.jobs.mtree import ROOT, Entry
+from layerfarm.jobs.rootfs import DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
 
 _Inode = tuple[int, int]
 

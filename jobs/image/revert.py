@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.errors import BundleError, RootfsError
-from jobs.image.bundle import ROOTFS_NAME, Bundle
-from jobs.image.compare import id_map
-from jobs.image.remove import remove_tree
-from jobs.image.repack import open_bundle_baseline
-from jobs.image.resolve import Resolved, resolve_walk
-from jobs.image.restore import Restorer
-from jobs.image.tree_cache import portable, tree_of
-from jobs.image.unpack import UnpackOptions, extracted
-from jobs.mtree import ROOT, Delta, DeltaKind, Entry, compare
-from jobs.mtree.compare import differing_keys
-from jobs.rootfs import DirectoryCache, Rootfs
-from jobs.store import Layout
+from layerfarm.jobs.errors import BundleError, RootfsError
+from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
+from layerfarm.jobs.image.compare import id_map
+from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.image.repack import open_bundle_baseline
+from layerfarm.jobs.image.resolve import Resolved, resolve_walk
+from layerfarm.jobs.image.restore import Restorer
+from layerfarm.jobs.image.tree_cache import portable, tree_of
+from layerfarm.jobs.image.unpack import UnpackOptions, extracted
+from layerfarm.jobs.mtree import ROOT, Delta, DeltaKind, Entry, compare
+from layerfarm.jobs.mtree.compare import differing_keys
+from layerfarm.jobs.rootfs import DirectoryCache, Rootfs
+from layerfarm.jobs.store import Layout
 
 _STAGING = ".layerfarm-revert-"
 _CONTENT = frozenset(("type", "size", "sha256digest", "link", "device"))

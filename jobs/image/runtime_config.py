@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jobs.errors import ImageConfigError
-from jobs.image.bundle import ROOTFS_NAME, BundleIdMapping
-from jobs.image.documents import ConfigSection, ImageConfig
-from jobs.image.rootless_config import make_rootless
-from jobs.image.runtime_defaults import CAPABILITIES, DEFAULT_ENV, MASKED_PATHS, MOUNTS, NAMESPACES, READONLY_PATHS
-from jobs.image.users import User
+from layerfarm.jobs.errors import ImageConfigError
+from layerfarm.jobs.image.bundle import ROOTFS_NAME, BundleIdMapping
+from layerfarm.jobs.image.documents import ConfigSection, ImageConfig
+from layerfarm.jobs.image.rootless_config import make_rootless
+from layerfarm.jobs.image.runtime_defaults import (
+    CAPABILITIES,
+    DEFAULT_ENV,
+    MASKED_PATHS,
+    MOUNTS,
+    NAMESPACES,
+    READONLY_PATHS,
+)
+from layerfarm.jobs.image.users import User
 
 SPEC_VERSION = "1.0.2"
 """The runtime-spec whose fields are used; every runc and crun in use knows it."""

@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jobs.errors import MalformedDocument
-from jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
-from jobs.image.resolve import Resolved
-from jobs.store import Descriptor, Layout, encode_document
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.store import Descriptor, Layout, encode_document
 
 _DATA_SHOWN = 256
 """Bytes of embedded data that the text shows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from jobs.errors import RequestError
+from layerfarm.jobs.errors import RequestError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

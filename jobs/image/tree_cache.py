@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from jobs.image.bundle import extra_name, mtree_name
-from jobs.image.resolve import Resolved
-from jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
-from jobs.store import PRIVATE_DIRECTORY, Layout
-from jobs.store.durable import create_file, explained, make_directory, rename_durably
+from layerfarm.jobs.image.bundle import extra_name, mtree_name
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
+from layerfarm.jobs.store import PRIVATE_DIRECTORY, Layout
+from layerfarm.jobs.store.durable import create_file, explained, make_directory, rename_durably
 
 _NEVER_PACKED = frozenset((b"security.selinux", b"system.nfs4_acl"))
 
@@ -127,8 +127,8 @@ def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
 
 
 def _make_tree(layout: Layout, image: Resolved) -> None:
-    from jobs.image.remove import remove_tree
-    from jobs.image.unpack import extracted
+    from layerfarm.jobs.image.remove import remove_tree
+    from layerfarm.jobs.image.unpack import extracted
 
     staging = layout.path / PRIVATE_DIRECTORY / "unpack" / os.urandom(16).hex()
     with explained("image cannot be unpacked beside its store", staging):

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from jobs.errors import BundleError, BundleExists, DigestMismatch
-from jobs.image.bundle import (
+from layerfarm.jobs.errors import BundleError, BundleExists, DigestMismatch
+from layerfarm.jobs.image.bundle import (
     CONFIG_NAME,
     META_NAME,
     ROOTFS_NAME,
@@ -24,24 +24,24 @@ from jobs.image.bundle import (
     mtree_name,
     stat_cache_name,
 )
-from jobs.image.documents import ConfigSection
-from jobs.image.foreseeing import foreseen
-from jobs.image.remove import remove_tree
-from jobs.image.repack import open_bundle_baseline
-from jobs.image.resolve import Resolved, resolve_walk
-from jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
-from jobs.image.tree_cache import write_tree_and_digest
-from jobs.image.users import lookup_user
-from jobs.layer import ExtractOptions, Extractor, IdMap
-from jobs.layer.decompress import decompress
-from jobs.layer.foresight import Foresight
-from jobs.limits import Limits
-from jobs.limits import limits as process_limits
-from jobs.mtree import Entry, Walk, next_tick, write_stat_cache
-from jobs.mtree.walk_beside import walked_beside
-from jobs.paths import is_directory
-from jobs.store import Descriptor, Layout, encode_document
-from jobs.store.verify import hasher
+from layerfarm.jobs.image.documents import ConfigSection
+from layerfarm.jobs.image.foreseeing import foreseen
+from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.image.repack import open_bundle_baseline
+from layerfarm.jobs.image.resolve import Resolved, resolve_walk
+from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
+from layerfarm.jobs.image.tree_cache import write_tree_and_digest
+from layerfarm.jobs.image.users import lookup_user
+from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap
+from layerfarm.jobs.layer.decompress import decompress
+from layerfarm.jobs.layer.foresight import Foresight
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.limits import limits as process_limits
+from layerfarm.jobs.mtree import Entry, Walk, next_tick, write_stat_cache
+from layerfarm.jobs.mtree.walk_beside import walked_beside
+from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.store import Descriptor, Layout, encode_document
+from layerfarm.jobs.store.verify import hasher
 
 
 def _nothing(_: object) -> None:
@@ -76,7 +76,7 @@ class UnpackedBundle:
     """Entries of the tree."""
     mtree: str
     """``sha256:`` digest of the tree's manifest, free of what is the filesystem's affair
-    (:func:`jobs.image.tree_cache.portable`): equal for the tree that was packed and for this copy."""
+    (:func:`layerfarm.jobs.image.tree_cache.portable`): equal for the tree that was packed and for this copy."""
     warnings: list[str]
 
     def entries(self) -> Iterator[Entry]:

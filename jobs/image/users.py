@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.errors import ImageConfigError, LimitExceeded
-from jobs.limits import limits
-from jobs.rootfs import Rootfs, read_regular
+from layerfarm.jobs.errors import ImageConfigError, LimitExceeded
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.rootfs import Rootfs, read_regular
 
 _MAX_ID = 2**31 - 1
 _NUMBER = re.compile(r"[+-]?[0-9]+")

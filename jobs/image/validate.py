@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import LayerfarmError, RequestError, UnsupportedMediaType
-from jobs.image.check_layer import check_layer
-from jobs.image.documents import ImageConfig, Manifest
-from jobs.image.findings import Report
-from jobs.image.timestamps import check_timestamp
-from jobs.layer import compression_of
-from jobs.limits import limits
-from jobs.store import (
+from layerfarm.jobs.errors import LayerfarmError, RequestError, UnsupportedMediaType
+from layerfarm.jobs.image.check_layer import check_layer
+from layerfarm.jobs.image.documents import ImageConfig, Manifest
+from layerfarm.jobs.image.findings import Report
+from layerfarm.jobs.image.timestamps import check_timestamp
+from layerfarm.jobs.layer import compression_of
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
@@ -32,8 +32,8 @@ from jobs.store import (
     check_refname,
     parse_document,
 )
-from jobs.store.reach import MANIFEST_TYPES, children
-from jobs.store.verify import embedded_data
+from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
+from layerfarm.jobs.store.verify import embedded_data
 
 MOST_LAYERS = 127
 """What Docker's overlay driver mounts."""

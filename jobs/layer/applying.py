@@ -1,7 +1,7 @@
 """The rules by which layers change a tree (image-spec layer.md "Applying Changesets").
 
-Nothing here knows of a disk: :mod:`jobs.layer.extract` applies layers to a directory by these rules,
-:mod:`jobs.layer.stack` to a tree that exists in memory only. Every rule is one of umoci.md B2 to B5,
+Nothing here knows of a disk: :mod:`layerfarm.jobs.layer.extract` applies layers to a directory by these rules,
+:mod:`layerfarm.jobs.layer.stack` to a tree that exists in memory only. Every rule is one of umoci.md B2 to B5,
 without its BUGs.
 """
 
@@ -11,12 +11,12 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final, Protocol
 
-from jobs.errors import LayerError, LayerfarmError, MalformedLayer, RootfsError, UnsupportedEntry
-from jobs.layer.members import Member, MemberReader
-from jobs.layer.modeltree import ModelTree, clean
-from jobs.layer.tree import Directory, Inode, Metadata, Name
-from jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
-from jobs.limits import Limits
+from layerfarm.jobs.errors import LayerError, LayerfarmError, MalformedLayer, RootfsError, UnsupportedEntry
+from layerfarm.jobs.layer.members import Member, MemberReader
+from layerfarm.jobs.layer.modeltree import ModelTree, clean
+from layerfarm.jobs.layer.tree import Directory, Inode, Metadata, Name
+from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
+from layerfarm.jobs.limits import Limits
 
 _MOST_LAYERS: Final = 65535
 _AUFS_METADATA: Final = b".wh..wh."

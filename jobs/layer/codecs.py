@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from jobs.errors import RequestError, UnsupportedMediaType
-from jobs.layer import gzip_blocks
+from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
+from layerfarm.jobs.layer import gzip_blocks
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -38,7 +38,7 @@ class Compression(StrEnum):
     NONE = "none"
 
 
-# gzip's default is no level of one compressor: see jobs.layer.gzip_blocks.
+# gzip's default is no level of one compressor: see layerfarm.jobs.layer.gzip_blocks.
 _DEFAULT_LEVEL: dict[Compression, int | None] = {Compression.GZIP: None, Compression.ZSTD: 2, Compression.NONE: 0}
 _LEVELS: dict[Compression, range] = {
     Compression.GZIP: range(1, 13),
@@ -162,7 +162,7 @@ def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     any_block = False
     for chunk in chunks:
         if not size and len(chunk) == BLOCK_SIZE:
-            # As jobs.layer.generate cuts them: nothing to copy.
+            # As layerfarm.jobs.layer.generate cuts them: nothing to copy.
             yield chunk
             any_block = True
             continue

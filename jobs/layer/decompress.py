@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import BinaryIO, Final, cast
 
-from jobs.errors import LayerfarmError, MalformedLayer, TruncatedStream
-from jobs.layer.beside import Beside, Buffer
-from jobs.layer.codecs import Compression, compression_of
-from jobs.layer.zstd_frames import ZstdFrames
-from jobs.limits import Limits
-from jobs.limits import limits as process_limits
+from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, TruncatedStream
+from layerfarm.jobs.layer.beside import Beside, Buffer
+from layerfarm.jobs.layer.codecs import Compression, compression_of
+from layerfarm.jobs.layer.zstd_frames import ZstdFrames
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.limits import limits as process_limits
 
 _INPUT: Final = 256 * 1024
 _OUTPUT: Final = 1 << 20

@@ -1,6 +1,6 @@
 """Layers onto a tree: tar streams applied to a directory (image-spec layer.md "Applying Changesets").
 
-The mirror of :mod:`jobs.layer.generate`. The rules are those of :mod:`jobs.layer.applying`.
+The mirror of :mod:`layerfarm.jobs.layer.generate`. The rules are those of :mod:`layerfarm.jobs.layer.applying`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from jobs.errors import LayerError, RootfsError
-from jobs.layer.applying import Applier, explained
-from jobs.layer.members import MemberReader
-from jobs.layer.metadata import Dresser, Warnings, is_safe_time
-from jobs.layer.tree import Directory, Metadata, entries_of, remember_stat
-from jobs.layer.unwritten import find_unwritten
-from jobs.layer.worktree import KEPT_XATTRS, WorkTree
-from jobs.layer.writing import EntryWriter, ExtractOptions
-from jobs.mtree.model import Entry
-from jobs.rootfs import Rootfs, get_xattrs
+from layerfarm.jobs.errors import LayerError, RootfsError
+from layerfarm.jobs.layer.applying import Applier, explained
+from layerfarm.jobs.layer.members import MemberReader
+from layerfarm.jobs.layer.metadata import Dresser, Warnings, is_safe_time
+from layerfarm.jobs.layer.tree import Directory, Metadata, entries_of, remember_stat
+from layerfarm.jobs.layer.unwritten import find_unwritten
+from layerfarm.jobs.layer.worktree import KEPT_XATTRS, WorkTree
+from layerfarm.jobs.layer.writing import EntryWriter, ExtractOptions
+from layerfarm.jobs.mtree.model import Entry
+from layerfarm.jobs.rootfs import Rootfs, get_xattrs
 
 __all__ = ["ExtractOptions", "Extractor", "unpack_layer"]
 

@@ -2,17 +2,17 @@
 
 A guess by names as they are written: links that lead elsewhere, hard links and names used again are not
 thought of. So nobody may rely on it: what it says is doomed is left out, and written after all if it turns
-out to be there at the end (:mod:`jobs.layer.unwritten`). A wrong guess costs time, never a byte.
+out to be there at the end (:mod:`layerfarm.jobs.layer.unwritten`). A wrong guess costs time, never a byte.
 """
 
 from __future__ import annotations
 
 from typing import BinaryIO, Final
 
-from jobs.layer.members import MemberReader
-from jobs.layer.modeltree import clean
-from jobs.layer.whiteouts import OPAQUE, PREFIX
-from jobs.limits import Limits
+from layerfarm.jobs.layer.members import MemberReader
+from layerfarm.jobs.layer.modeltree import clean
+from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX
+from layerfarm.jobs.limits import Limits
 
 _MOST_NAMES: Final = 250_000
 """Names that are remembered, some 40 MB; whatever else is doomed is written and removed again."""

@@ -1,6 +1,6 @@
 """Deltas into a layer: the raw tar of what was added and changed, and whiteouts for what is gone.
 
-The mirror of :mod:`jobs.layer.extract`. Every rule is one of umoci.md B1, without its BUGs.
+The mirror of :mod:`layerfarm.jobs.layer.extract`. Every rule is one of umoci.md B1, without its BUGs.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from jobs.errors import LayerError, TreeChanged, UnsafePath
-from jobs.layer.packing import GenerateOptions, Packer
-from jobs.layer.whiteouts import check_real_name, whiteout_name
-from jobs.mtree.model import ROOT, Delta, DeltaKind
-from jobs.rootfs import DirectoryCache, Rootfs, unreadable
+from layerfarm.jobs.errors import LayerError, TreeChanged, UnsafePath
+from layerfarm.jobs.layer.packing import GenerateOptions, Packer
+from layerfarm.jobs.layer.whiteouts import check_real_name, whiteout_name
+from layerfarm.jobs.mtree.model import ROOT, Delta, DeltaKind
+from layerfarm.jobs.rootfs import DirectoryCache, Rootfs, unreadable
 
 __all__ = ["GenerateOptions", "generate_layer"]
 

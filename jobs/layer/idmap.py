@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from jobs.errors import RequestError, UnmappedId
+from layerfarm.jobs.errors import RequestError, UnmappedId
 
 HIGHEST_ID: Final = 0xFFFFFFFE
 """The highest uid or gid; 0xFFFFFFFF means "leave as it is" to chown(2) and is nobody's."""

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from jobs.errors import RequestError, RootfsNotFound, TreeChanged
-from jobs.layer.modeltree import clean
-from jobs.layer.packing import GenerateOptions, Packer
-from jobs.layer.whiteouts import OPAQUE, check_real_name, whiteout_name
-from jobs.mtree.model import ROOT
-from jobs.rootfs import DirectoryCache, Widened, unreadable
-from jobs.rootfs.unprivileged import is_locked
+from layerfarm.jobs.errors import RequestError, RootfsNotFound, TreeChanged
+from layerfarm.jobs.layer.modeltree import clean
+from layerfarm.jobs.layer.packing import GenerateOptions, Packer
+from layerfarm.jobs.layer.whiteouts import OPAQUE, check_real_name, whiteout_name
+from layerfarm.jobs.mtree.model import ROOT
+from layerfarm.jobs.rootfs import DirectoryCache, Widened, unreadable
+from layerfarm.jobs.rootfs.unprivileged import is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -31,7 +31,7 @@ def insert_layer(
     Raises (while iterating):
         RootfsNotFound: ``source`` does not exist.
         RequestError: ``target`` is the root and ``source`` is no directory.
-        TreeChanged, LayerError, UnmappedId: as :func:`jobs.layer.generate_layer`.
+        TreeChanged, LayerError, UnmappedId: as :func:`layerfarm.jobs.layer.generate_layer`.
     """
     base = b"/".join(clean(target))
     # The parent is the operator's own path; below it, names are walked by descriptor.
@@ -87,7 +87,7 @@ def whiteout_layer(target: bytes) -> Iterator[bytes]:
 
 
 def _tree(top: int, found: os.stat_result, base: bytes, opaque: bool, packer: Packer) -> Iterator[bytes]:
-    """A directory and everything below it, in the order of :func:`jobs.layer.generate_layer`."""
+    """A directory and everything below it, in the order of :func:`layerfarm.jobs.layer.generate_layer`."""
     yield from packer.entry(top, b".", found, base or ROOT)
     if opaque:
         yield from packer.whiteout(base + b"/" + OPAQUE if base else OPAQUE)

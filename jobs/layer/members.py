@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
 from zlib import adler32
 
-from jobs.errors import MalformedLayer, TruncatedStream
-from jobs.layer.pax import XATTR, decode_records, parse_number, parse_time
-from jobs.layer.sparse import Holes, old_gnu_map, pax_map
-from jobs.layer.tarformat import BLOCK, ZERO_BLOCK
-from jobs.limits import Limits
+from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
+from layerfarm.jobs.layer.pax import XATTR, decode_records, parse_number, parse_time
+from layerfarm.jobs.layer.sparse import Holes, old_gnu_map, pax_map
+from layerfarm.jobs.layer.tarformat import BLOCK, ZERO_BLOCK
+from layerfarm.jobs.limits import Limits
 
 _CHUNK: Final = 1 << 20
 _GLOBAL: Final = b"g"

@@ -1,6 +1,6 @@
 """Layers made of layers: the tar that turns one stack's tree into another's. Nothing is unpacked.
 
-The trees say which members survive (:mod:`jobs.layer.stack`); their content is then copied from the layers
+The trees say which members survive (:mod:`layerfarm.jobs.layer.stack`); their content is then copied from the layers
 that hold it, each read once more and in its own order. So memory holds headers only, and disk nothing.
 
 The layer stands on its own: it has an entry for every directory above what it holds, and every name of a
@@ -15,14 +15,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from jobs.layer.members import MemberReader
-from jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, expanded, source_of
-from jobs.layer.tarformat import DIRECTORY, HARDLINK, TRAILER, Header, encode_header, padding
-from jobs.layer.tarformat import REGULAR as FILE
-from jobs.layer.tree import Child, Directory, Metadata
-from jobs.layer.whiteouts import whiteout_name
-from jobs.limits import limits
-from jobs.mtree.model import ROOT
+from layerfarm.jobs.layer.members import MemberReader
+from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, expanded, source_of
+from layerfarm.jobs.layer.tarformat import DIRECTORY, HARDLINK, TRAILER, Header, encode_header, padding
+from layerfarm.jobs.layer.tarformat import REGULAR as FILE
+from layerfarm.jobs.layer.tree import Child, Directory, Metadata
+from layerfarm.jobs.layer.whiteouts import whiteout_name
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.mtree.model import ROOT
 
 CHUNK: Final = 1 << 20
 """Bytes of the pieces that a layer comes in."""

@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from jobs.errors import MalformedLayer, RootfsError
-from jobs.layer import rootless
-from jobs.layer.idmap import HIGHEST_ID, IdMap
-from jobs.layer.members import Member
-from jobs.layer.worktree import KEPT_XATTRS
-from jobs.mtree.model import Xattrs
-from jobs.rootfs import clear_xattrs, proc_path, set_xattr
+from layerfarm.jobs.errors import MalformedLayer, RootfsError
+from layerfarm.jobs.layer import rootless
+from layerfarm.jobs.layer.idmap import HIGHEST_ID, IdMap
+from layerfarm.jobs.layer.members import Member
+from layerfarm.jobs.layer.worktree import KEPT_XATTRS
+from layerfarm.jobs.mtree.model import Xattrs
+from layerfarm.jobs.rootfs import clear_xattrs, proc_path, set_xattr
 
 _SAFE_TIMES: Final = range(-(2**31) * 10**9, 2**31 * 10**9)
 """Nanoseconds that every filesystem holds; outside, what it made of them is looked up."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from jobs.errors import MalformedLayer, UnsafePath
-from jobs.layer.tree import Child, Directory, Metadata, in_layer, layer_of, link_target
-from jobs.layer.whiteouts import PREFIX
-from jobs.limits import Limits
+from layerfarm.jobs.errors import MalformedLayer, UnsafePath
+from layerfarm.jobs.layer.tree import Child, Directory, Metadata, in_layer, layer_of, link_target
+from layerfarm.jobs.layer.whiteouts import PREFIX
+from layerfarm.jobs.limits import Limits
 
 _MAX_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
 _MAX_STEPS: Final = 8192

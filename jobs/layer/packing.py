@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from jobs.errors import LayerError, TreeChanged
-from jobs.layer import rootless
-from jobs.layer.idmap import IdMap
-from jobs.layer.tarformat import (
+from layerfarm.jobs.errors import LayerError, TreeChanged
+from layerfarm.jobs.layer import rootless
+from layerfarm.jobs.layer.idmap import IdMap
+from layerfarm.jobs.layer.tarformat import (
     BLOCK,
     BLOCK_DEVICE,
     CHAR,
@@ -25,9 +25,9 @@ from jobs.layer.tarformat import (
     encode_header,
     padding,
 )
-from jobs.layer.whiteouts import check_real_name
-from jobs.mtree.model import ROOT, Xattrs
-from jobs.rootfs import Widened, get_xattrs, proc_path, stat_regular
+from layerfarm.jobs.layer.whiteouts import check_real_name
+from layerfarm.jobs.mtree.model import ROOT, Xattrs
+from layerfarm.jobs.rootfs import Widened, get_xattrs, proc_path, stat_regular
 
 CHUNK: Final = 1 << 20
 """Bytes of the pieces that a layer comes in."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from decimal import ROUND_FLOOR, Context
 from typing import Final
 
-from jobs.errors import MalformedLayer
+from layerfarm.jobs.errors import MalformedLayer
 
 XATTR: Final = b"SCHILY.xattr."
 HOLDS_NO_NUL: Final = frozenset((b"path", b"linkpath", b"uname", b"gname", b"GNU.sparse.name"))

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from jobs.errors import TreeChanged
+from layerfarm.jobs.errors import TreeChanged
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

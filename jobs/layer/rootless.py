@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from jobs.errors import MalformedLayer
+from layerfarm.jobs.errors import MalformedLayer
 
 XATTR_NAME: Final = b"user.rootlesscontainers"
 NO_OWNER: Final = 0xFFFFFFFF

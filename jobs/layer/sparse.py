@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from jobs.errors import MalformedLayer
-from jobs.layer.pax import parse_number
-from jobs.layer.tarformat import BLOCK
-from jobs.limits import Limits
+from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer.pax import parse_number
+from layerfarm.jobs.layer.tarformat import BLOCK
+from layerfarm.jobs.limits import Limits
 
 _FIELD: Final = 12
 _DIGITS: Final = 20

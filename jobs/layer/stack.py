@@ -1,6 +1,6 @@
 """The tree that a stack of layers makes, without unpacking any: who wins where, by the rules of extraction.
 
-The mirror of :class:`jobs.layer.extract.Extractor` for those who need to know the tree and not to have it:
+The mirror of :class:`layerfarm.jobs.layer.extract.Extractor` for those who need to know the tree and not to have it:
 comparing images, merging their layers, asking what a rebase would change.
 """
 
@@ -10,16 +10,16 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Final, NamedTuple
 
-from jobs.errors import MalformedLayer
-from jobs.layer.applying import Applier
-from jobs.layer.idmap import HIGHEST_ID
-from jobs.layer.members import Member, MemberReader
-from jobs.layer.modeltree import ModelTree
-from jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Child, Directory, Inode, Metadata, Name, pack_leaf
-from jobs.layer.writing import check_device, check_link
-from jobs.limits import Limits
-from jobs.limits import limits as process_limits
-from jobs.mtree.model import ROOT, Entry, EntryType
+from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer.applying import Applier
+from layerfarm.jobs.layer.idmap import HIGHEST_ID
+from layerfarm.jobs.layer.members import Member, MemberReader
+from layerfarm.jobs.layer.modeltree import ModelTree
+from layerfarm.jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Child, Directory, Inode, Metadata, Name, pack_leaf
+from layerfarm.jobs.layer.writing import check_device, check_link
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.limits import limits as process_limits
+from layerfarm.jobs.mtree.model import ROOT, Entry, EntryType
 
 REGULAR: Final = 0x30
 SYMLINK: Final = 0x32

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zlib import adler32
 
-from jobs.layer.pax import XATTR, encode_records, encode_time
+from layerfarm.jobs.layer.pax import XATTR, encode_records, encode_time
 
 BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)

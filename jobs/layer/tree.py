@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
-from jobs.mtree.model import ROOT, Entry, EntryType, Xattrs
+from layerfarm.jobs.mtree.model import ROOT, Entry, EntryType, Xattrs
 
 _FIXED: Final = Struct("<HBHIIQqI")
 """Layer, type, mode, uid, gid, size, seconds and nanoseconds of mtime; 33 bytes, less than an empty object.

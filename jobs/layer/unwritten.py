@@ -6,7 +6,7 @@ not. Whatever of them is still in the tree when all layers are applied has to be
 
 from __future__ import annotations
 
-from jobs.layer.tree import FILE, Child, Directory, Inode, Name, pack_leaf
+from layerfarm.jobs.layer.tree import FILE, Child, Directory, Inode, Name, pack_leaf
 
 Place = tuple[Directory, bytes]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from jobs.errors import LayerError, MalformedLayer
+from layerfarm.jobs.errors import LayerError, MalformedLayer
 
 PREFIX: Final = b".wh."
 OPAQUE: Final = b".wh..wh..opq"

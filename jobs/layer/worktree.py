@@ -1,4 +1,4 @@
-"""The tree under extraction: the model of it (:mod:`jobs.layer.modeltree`), and the directory on disk.
+"""The tree under extraction: the model of it (:mod:`layerfarm.jobs.layer.modeltree`), and the directory on disk.
 
 What the model says is opened with O_NOFOLLOW from the descriptor of its parent, so a wrong model, or
 somebody who changes the tree meanwhile, cannot lead out.
@@ -11,12 +11,12 @@ import stat
 from collections import deque
 from typing import Final
 
-from jobs.layer.modeltree import ModelTree
-from jobs.layer.remove import open_directory, remove
-from jobs.layer.tree import Child, Directory, Inode, Metadata, Name, leaf_of, link_target
-from jobs.layer.unwritten import is_unwritten
-from jobs.limits import Limits
-from jobs.rootfs import clear_xattrs
+from layerfarm.jobs.layer.modeltree import ModelTree
+from layerfarm.jobs.layer.remove import open_directory, remove
+from layerfarm.jobs.layer.tree import Child, Directory, Inode, Metadata, Name, leaf_of, link_target
+from layerfarm.jobs.layer.unwritten import is_unwritten
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.rootfs import clear_xattrs
 
 KEPT_XATTRS: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
 """The host's own: never cleared, never taken from a layer (B5)."""

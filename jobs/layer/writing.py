@@ -9,18 +9,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from jobs.errors import MalformedLayer
-from jobs.layer.beside import Beside
-from jobs.layer.idmap import IdMap
-from jobs.layer.members import Member, MemberReader
-from jobs.layer.metadata import Dresser, Warnings, in_range, in_user_namespace, is_safe_time
-from jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Directory, Inode, Metadata, Name, device_tail, pack_leaf
-from jobs.layer.unwritten import Place, Unwritten, is_unwritten
-from jobs.layer.worktree import WorkTree
-from jobs.limits import Limits
-from jobs.limits import limits as process_limits
-from jobs.mtree.model import Xattrs
-from jobs.rootfs import proc_path
+from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer.beside import Beside
+from layerfarm.jobs.layer.idmap import IdMap
+from layerfarm.jobs.layer.members import Member, MemberReader
+from layerfarm.jobs.layer.metadata import Dresser, Warnings, in_range, in_user_namespace, is_safe_time
+from layerfarm.jobs.layer.tree import (
+    BLOCK,
+    CHAR,
+    FIFO,
+    FILE,
+    LINK,
+    Directory,
+    Inode,
+    Metadata,
+    Name,
+    device_tail,
+    pack_leaf,
+)
+from layerfarm.jobs.layer.unwritten import Place, Unwritten, is_unwritten
+from layerfarm.jobs.layer.worktree import WorkTree
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.limits import limits as process_limits
+from layerfarm.jobs.mtree.model import Xattrs
+from layerfarm.jobs.rootfs import proc_path
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HIGHEST_MAJOR: Final = (1 << 12) - 1

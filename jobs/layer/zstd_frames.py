@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from jobs.errors import MalformedLayer, TruncatedStream
+from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _DICTIONARY_BYTES: Final = (0, 1, 2, 4)

@@ -1,12 +1,12 @@
 """Manifests of trees: walk, hash in shards, merge, write and read as mtree, compare into deltas."""
 
-from jobs.mtree.clock import NO_CLOCK, Clock, next_tick, read_clock
-from jobs.mtree.compare import compare, mask, simplify
-from jobs.mtree.deltas import DeltaSummary, read_deltas, write_deltas
-from jobs.mtree.fragments import merge_fragments
-from jobs.mtree.hashing import hash_shard
-from jobs.mtree.known import KnownTree
-from jobs.mtree.model import (
+from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock, next_tick, read_clock
+from layerfarm.jobs.mtree.compare import compare, mask, simplify
+from layerfarm.jobs.mtree.deltas import DeltaSummary, read_deltas, write_deltas
+from layerfarm.jobs.mtree.fragments import merge_fragments
+from layerfarm.jobs.mtree.hashing import hash_shard
+from layerfarm.jobs.mtree.known import KnownTree
+from layerfarm.jobs.mtree.model import (
     ROOT,
     UNRECORDED,
     UNRECORDED_TIME,
@@ -17,14 +17,14 @@ from jobs.mtree.model import (
     Xattrs,
     mtree_key,
 )
-from jobs.mtree.outputs import Output, as_it_is, write_tree
-from jobs.mtree.read import read_full, read_manifest
-from jobs.mtree.shards import Shard, plan_shards
-from jobs.mtree.snapshot import snapshot
-from jobs.mtree.splice import Step, read_script
-from jobs.mtree.statcache import StatCache, Suspects, find_suspects, open_stat_cache, write_stat_cache
-from jobs.mtree.walk import Walk, walk_tree
-from jobs.mtree.write import write_extra
+from layerfarm.jobs.mtree.outputs import Output, as_it_is, write_tree
+from layerfarm.jobs.mtree.read import read_full, read_manifest
+from layerfarm.jobs.mtree.shards import Shard, plan_shards
+from layerfarm.jobs.mtree.snapshot import snapshot
+from layerfarm.jobs.mtree.splice import Step, read_script
+from layerfarm.jobs.mtree.statcache import StatCache, Suspects, find_suspects, open_stat_cache, write_stat_cache
+from layerfarm.jobs.mtree.walk import Walk, walk_tree
+from layerfarm.jobs.mtree.write import write_extra
 
 __all__ = [
     "NO_CLOCK",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from jobs.errors import MtreeError
-from jobs.mtree import vis
-from jobs.mtree.holding import Held
-from jobs.mtree.keywords import BILLION
-from jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Delta, DeltaKind, Entry, Xattrs
+from layerfarm.jobs.errors import MtreeError
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.holding import Held
+from layerfarm.jobs.mtree.keywords import BILLION
+from layerfarm.jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Delta, DeltaKind, Entry, Xattrs
 
 NEVER_COMPARED = frozenset((b"security.selinux", b"system.nfs4_acl"))
 """xattrs that belong to the machine, not to the image (umoci.md B5)."""

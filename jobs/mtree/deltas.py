@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from jobs.errors import MtreeSyntaxError
-from jobs.mtree import vis
-from jobs.mtree.keywords import BILLION
-from jobs.mtree.model import Delta, DeltaKind
+from layerfarm.jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.keywords import BILLION
+from layerfarm.jobs.mtree.model import Delta, DeltaKind
 
 _FLUSH_LINES = 1024
 _KINDS = {kind.value.encode("ascii"): kind for kind in DeltaKind}

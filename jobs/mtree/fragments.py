@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from jobs.errors import IncompleteTree, MtreeSyntaxError
-from jobs.mtree import vis
-from jobs.mtree.keywords import BILLION, parse_xattr
-from jobs.mtree.model import Entry, Xattrs, mtree_key
+from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.keywords import BILLION, parse_xattr
+from layerfarm.jobs.mtree.model import Entry, Xattrs, mtree_key
 
 _TYPES = frozenset(("file", "dir", "link", "char", "block", "fifo", "socket"))
 

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from jobs.mtree.model import Delta, Entry
+from layerfarm.jobs.mtree.model import Delta, Entry
 
 _HELD_IN_MEMORY = 20_000
 

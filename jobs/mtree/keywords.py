@@ -6,9 +6,9 @@ import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 
-from jobs.errors import MtreeSyntaxError
-from jobs.mtree import vis
-from jobs.mtree.model import Xattrs
+from layerfarm.jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.model import Xattrs
 
 BILLION = 1_000_000_000
 

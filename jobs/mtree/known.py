@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from jobs.errors import MtreeError, MtreeSyntaxError
-from jobs.mtree.lines import LineSource
-from jobs.mtree.model import Entry
-from jobs.mtree.outputs import Output, TreeWriter
-from jobs.mtree.read import LineReader, read_manifest
-from jobs.mtree.splice import Step
+from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError
+from layerfarm.jobs.mtree.lines import LineSource
+from layerfarm.jobs.mtree.model import Entry
+from layerfarm.jobs.mtree.outputs import Output, TreeWriter
+from layerfarm.jobs.mtree.read import LineReader, read_manifest
+from layerfarm.jobs.mtree.splice import Step
 
 
 class KnownTree:
-    """A manifest in the form of :func:`jobs.mtree.write_tree`, and the extra file that belongs to it."""
+    """A manifest in the form of :func:`layerfarm.jobs.mtree.write_tree`, and the extra file that belongs to it."""
 
     def __init__(self, manifest: BinaryIO, extra: BinaryIO) -> None:
         lines = LineSource(manifest)

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from jobs.errors import MtreeSyntaxError
-from jobs.limits import limits
-from jobs.mtree import vis
+from layerfarm.jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.mtree import vis
 
 _CHUNK = 1 << 20
 _LONGEST_COMMENT = 64

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import BinaryIO, Final, NamedTuple
 
-from jobs.mtree.model import Entry
-from jobs.mtree.write import ManifestWriter, write_extra
+from layerfarm.jobs.mtree.model import Entry
+from layerfarm.jobs.mtree.write import ManifestWriter, write_extra
 
 Adapt = Callable[[Entry], Entry | None]
 """An entry as it is to be written, with its path, type and owner; None: not at all."""
@@ -64,7 +64,7 @@ class TreeWriter:
                         batch.clear()
 
     def line(self, line: bytes, uid: int, gid: int) -> bool:
-        """:meth:`jobs.mtree.write.ManifestWriter.same`, for an entry that no output adapts."""
+        """:meth:`layerfarm.jobs.mtree.write.ManifestWriter.same`, for an entry that no output adapts."""
         written = self._out.same(line, uid, gid)
         self._count += written
         return written

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from jobs.errors import MtreeError, MtreeSyntaxError
-from jobs.mtree import vis
-from jobs.mtree.keywords import BILLION, parse_device, parse_time, parse_xattr
-from jobs.mtree.lines import LineSource
-from jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Entry, EntryType, Xattrs
+from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.keywords import BILLION, parse_device, parse_time, parse_xattr
+from layerfarm.jobs.mtree.lines import LineSource
+from layerfarm.jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Entry, EntryType, Xattrs
 
 _TYPES = frozenset((b"file", b"dir", b"link", b"char", b"block", b"fifo", b"socket"))
 _KEYWORD = re.compile(rb"[A-Za-z][A-Za-z0-9_]*(?:\..+)?", re.DOTALL)

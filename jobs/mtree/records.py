@@ -3,7 +3,7 @@
 ``ctime-ns mode size nlink uid gid mtime-ns ino dev rdev path``, numbers in decimal, the path encoded as
 in a manifest. The fixed fields stand first so that a reader that needs few of them splits no further.
 
-The ctime is 0 where it vouches for nothing (:mod:`jobs.mtree.clock`). So a record that is byte for byte
+The ctime is 0 where it vouches for nothing (:mod:`layerfarm.jobs.mtree.clock`). So a record that is byte for byte
 that of an earlier walk, and does not begin with ``0``, is of an entry that nobody has touched since; no
 number needs to be parsed to know it.
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import stat
 
-from jobs.mtree import vis
-from jobs.mtree.model import EntryType, mtree_key
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.model import EntryType, mtree_key
 
 UNTRUSTED = b"0 "
 """How the record of an entry begins whose ctime vouches for nothing."""

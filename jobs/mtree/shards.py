@@ -7,7 +7,7 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.errors import MtreeSyntaxError
 
 # What an entry costs besides its content, in bytes hashed in the same time: opening, two fstat, the
 # xattrs and a line are measured at 12 us for a file, and sha256 does 1.8 GB/s; without content 4 us.

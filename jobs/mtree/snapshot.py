@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jobs.mtree.fragments import merge_fragments
-from jobs.mtree.hashing import hash_shard
-from jobs.mtree.model import Entry
-from jobs.mtree.shards import plan_shards
-from jobs.mtree.walk import walk_tree
+from layerfarm.jobs.mtree.fragments import merge_fragments
+from layerfarm.jobs.mtree.hashing import hash_shard
+from layerfarm.jobs.mtree.model import Entry
+from layerfarm.jobs.mtree.shards import plan_shards
+from layerfarm.jobs.mtree.walk import walk_tree
 
 
 def snapshot(root: Path, hash_content: bool = True) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.errors import MtreeSyntaxError
 
 
 class Step(NamedTuple):

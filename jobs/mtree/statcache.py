@@ -15,10 +15,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from jobs.errors import StaleCache
-from jobs.mtree.records import UNTRUSTED, key_of_record
-from jobs.mtree.splice import Step, write_script
-from jobs.mtree.walk import Walk
+from layerfarm.jobs.errors import StaleCache
+from layerfarm.jobs.mtree.records import UNTRUSTED, key_of_record
+from layerfarm.jobs.mtree.splice import Step, write_script
+from layerfarm.jobs.mtree.walk import Walk
 
 _HEADER = re.compile(
     rb"#layerfarm stat cache 1 entries=(\d{1,19}) untrusted=(\d{1,19}) walk=([0-9a-f]{64})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.errors import MtreeSyntaxError
 
 _UNSAFE = re.compile(rb"[^!-~]|[*?\[#\\]")
 # The names of a directory joined by NUL are tested in one search; see :func:`all_plain`.

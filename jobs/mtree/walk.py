@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from jobs.errors import RootfsError, TreeChanged
-from jobs.mtree import vis
-from jobs.mtree.clock import NO_CLOCK, Clock
-from jobs.mtree.records import NLINK_DIGITS, format_linked_record, format_record
-from jobs.rootfs import Rootfs, Widened, unreadable
-from jobs.rootfs.unprivileged import is_locked
+from layerfarm.jobs.errors import RootfsError, TreeChanged
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
+from layerfarm.jobs.mtree.records import NLINK_DIGITS, format_linked_record, format_record
+from layerfarm.jobs.rootfs import Rootfs, Widened, unreadable
+from layerfarm.jobs.rootfs.unprivileged import is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # So many directories of the current branch stay open; above them a parent is reopened through "..".

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import RootfsError
-from jobs.mtree.clock import Clock
-from jobs.mtree.walk import Walk, walk_tree
+from layerfarm.jobs.errors import RootfsError
+from layerfarm.jobs.mtree.clock import Clock
+from layerfarm.jobs.mtree.walk import Walk, walk_tree
 
 WORTH_IT = 30_000
 """Entries from which on it pays: a process takes some 80 ms to start, a walk 4 ms for 1,000 entries."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from jobs.errors import MtreeError
-from jobs.mtree import vis
-from jobs.mtree.keywords import BILLION, exact_xattr_keywords, xattr_keywords
-from jobs.mtree.model import ROOT, Entry, Xattrs
+from layerfarm.jobs.errors import MtreeError
+from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.keywords import BILLION, exact_xattr_keywords, xattr_keywords
+from layerfarm.jobs.mtree.model import ROOT, Entry, Xattrs
 
 KEYWORDS = "size,type,uid,gid,mode,link,nlink,tar_time,sha256digest,xattr"
 """The keywords of a umoci manifest, in its order."""

@@ -1,9 +1,9 @@
 """The one way into a root filesystem: relative to a directory descriptor, never followed out of it."""
 
-from jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular, unreadable
-from jobs.rootfs.resolve import open_beneath, open_in_root
-from jobs.rootfs.unprivileged import Widened
-from jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
+from layerfarm.jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular, unreadable
+from layerfarm.jobs.rootfs.resolve import open_beneath, open_in_root
+from layerfarm.jobs.rootfs.unprivileged import Widened
+from layerfarm.jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
 
 __all__ = [
     "DirectoryCache",

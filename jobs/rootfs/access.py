@@ -9,9 +9,9 @@ from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
 
-from jobs.errors import LimitExceeded, RootfsError, RootfsNotFound, TreeChanged, UnsafePath
-from jobs.rootfs.resolve import open_beneath, open_in_root
-from jobs.rootfs.unprivileged import Widened, is_locked
+from layerfarm.jobs.errors import LimitExceeded, RootfsError, RootfsNotFound, TreeChanged, UnsafePath
+from layerfarm.jobs.rootfs.resolve import open_beneath, open_in_root
+from layerfarm.jobs.rootfs.unprivileged import Widened, is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: never hang on a fifo; O_NOCTTY: never take a terminal. Whatever is opened so is then

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 
-from jobs.errors import UnsafePath
+from layerfarm.jobs.errors import UnsafePath
 
 _SYS_OPENAT2 = 437  # the same number on every architecture (openat2(2))
 _RESOLVE_NO_MAGICLINKS = 0x02

@@ -1,6 +1,6 @@
 """The OCI image layout as a shared content-addressed store: the only writer of ``blobs/`` and ``index.json``."""
 
-from jobs.store.descriptor import (
+from layerfarm.jobs.store.descriptor import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_LAYER,
@@ -11,13 +11,13 @@ from jobs.store.descriptor import (
     Platform,
     check_digest,
 )
-from jobs.store.document import Document, encode_document, parse_document
-from jobs.store.indexfile import PRIVATE_DIRECTORY
-from jobs.store.ingest import Ingest
-from jobs.store.janitor import janitor
-from jobs.store.layout import Layout
-from jobs.store.refname import check_refname
-from jobs.store.verify import VerifiedReader
+from layerfarm.jobs.store.document import Document, encode_document, parse_document
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.ingest import Ingest
+from layerfarm.jobs.store.janitor import janitor
+from layerfarm.jobs.store.layout import Layout
+from layerfarm.jobs.store.refname import check_refname
+from layerfarm.jobs.store.verify import VerifiedReader
 
 __all__ = [
     "MEDIA_TYPE_CONFIG",

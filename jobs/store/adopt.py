@@ -6,11 +6,11 @@ import os
 import stat
 from pathlib import Path
 
-from jobs.errors import DigestMismatch, SizeMismatch, StoreError
-from jobs.store.descriptor import Descriptor
-from jobs.store.durable import explained, give_to_owner, make_directory, rename_durably
-from jobs.store.layout import Layout
-from jobs.store.verify import hasher
+from layerfarm.jobs.errors import DigestMismatch, SizeMismatch, StoreError
+from layerfarm.jobs.store.descriptor import Descriptor
+from layerfarm.jobs.store.durable import explained, give_to_owner, make_directory, rename_durably
+from layerfarm.jobs.store.layout import Layout
+from layerfarm.jobs.store.verify import hasher
 
 _CHUNK = 1 << 20
 

@@ -3,7 +3,7 @@
 A process that is paused just before it gives a tag, and wakes when its job was done by another and a newer job has
 moved the tag, would move it back. So a job's tag is given under a name of the job's attempt, and the holder of the
 index's lock writes down under that name what is to change before it changes, and that it is done after, in
-``.layerfarm/committed`` (:mod:`jobs.store.hours`).
+``.layerfarm/committed`` (:mod:`layerfarm.jobs.store.hours`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from jobs.store.document import Document, encode_document, parse_document
-from jobs.store.hours import Hours
+from layerfarm.jobs.store.document import Document, encode_document, parse_document
+from layerfarm.jobs.store.hours import Hours
 
 _KEPT: Final = 24
 """Hours that are kept, beside the one that it is: longer than a process is paused and woken again."""

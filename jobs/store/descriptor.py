@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from jobs.store.document import Document
+from layerfarm.jobs.store.document import Document
 
 MEDIA_TYPE_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 MEDIA_TYPE_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"

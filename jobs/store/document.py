@@ -7,8 +7,8 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
-from jobs.errors import MalformedDocument
-from jobs.limits import limits
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.limits import limits
 
 
 class Document(BaseModel):

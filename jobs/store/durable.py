@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from jobs.errors import StoreError
-from jobs.paths import is_directory
+from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.paths import is_directory
 
 BLOBS: Final = "blobs"
 """What every layout has, and a new one has first."""

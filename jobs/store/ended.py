@@ -2,7 +2,8 @@
 
 By then what a job did to a store is done, and what it had staged for that is gone. Going on where Redis believes it
 to be, the job would miss that, or find its own bundle in its way; so how it ended is written down beside its effect
-before anything is removed, in ``.layerfarm/ended`` (:mod:`jobs.store.hours`), for as long as a Redis may be away.
+before anything is removed, in ``.layerfarm/ended``, for as long as a Redis may be away
+(:mod:`layerfarm.jobs.store.hours`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from jobs.store.hours import Hours
+from layerfarm.jobs.store.hours import Hours
 
 _KEPT: Final = 2
 """Hours that are kept, beside the one that it is."""

@@ -1,14 +1,14 @@
 """Remove the blobs that nothing needs any more, while others go on writing (relayer.md 4.2).
 
-What is needed: whatever the index leads to, and whatever a lease names (:mod:`jobs.store.leases`), so all that a
-queued or running job of layerfarm counts on or has made. Beyond that:
+What is needed: whatever the index leads to, and whatever a lease names (:mod:`layerfarm.jobs.store.leases`), so all
+that a queued or running job of layerfarm counts on or has made. Beyond that:
 
 * The index is locked from before the mark until the sweep has moved the last blob out of ``blobs/``. A tag
   is given before, and its blobs are marked, or after, and then whoever gives it looks for its blobs first
-  (:meth:`jobs.store.Layout.tag`, ``needs``). What can be read before the lock is: under it only what is new.
+  (:meth:`layerfarm.jobs.store.Layout.tag`, ``needs``). What can be read before the lock is: under it only what is new.
 * A blob younger than the grace stays. That is for those who take no lease: another tool that copies an image into
   the layout, and comes to its tag last. Who finds a blob in place and uses it again refreshes its time, and looks
-  whether it is still there (:func:`jobs.store.ingest.refresh`).
+  whether it is still there (:func:`layerfarm.jobs.store.ingest.refresh`).
 * The sweep first moves a blob away, then looks at its time and at the leases once more, and puts it back if somebody
   came for it meanwhile.
 * What it moves goes into the trash, for as long as the grace. A reader that misses a blob takes it from there, and so
@@ -28,18 +28,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from jobs.errors import LayerfarmError, StoreError
-from jobs.store.descriptor import Descriptor, check_digest
-from jobs.store.document import parse_document
-from jobs.store.durable import explained, make_directory
-from jobs.store.indexfile import PRIVATE_DIRECTORY
-from jobs.store.janitor import janitor, umoci_leftovers
-from jobs.store.layout import Layout
-from jobs.store.leases import Leases
-from jobs.store.notes import stale_notes
-from jobs.store.orphans import drop_orphans, living
-from jobs.store.reach import Read, reachable
-from jobs.store.trash import Trash
+from layerfarm.jobs.errors import LayerfarmError, StoreError
+from layerfarm.jobs.store.descriptor import Descriptor, check_digest
+from layerfarm.jobs.store.document import parse_document
+from layerfarm.jobs.store.durable import explained, make_directory
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.janitor import janitor, umoci_leftovers
+from layerfarm.jobs.store.layout import Layout
+from layerfarm.jobs.store.leases import Leases
+from layerfarm.jobs.store.notes import stale_notes
+from layerfarm.jobs.store.orphans import drop_orphans, living
+from layerfarm.jobs.store.reach import Read, reachable
+from layerfarm.jobs.store.trash import Trash
 
 ResultT = TypeVar("ResultT")
 

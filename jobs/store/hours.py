@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from jobs.store.durable import make_directory, replace_file
-from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
+from layerfarm.jobs.store.durable import make_directory, replace_file
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
 
 _HOUR: Final = 3600
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from jobs.limits import limits
-from jobs.store.durable import explained, make_directory, read_unmoved, replace_file, store_time
-from jobs.store.indextext import IndexText
-from jobs.store.locks import Lock
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store.durable import explained, make_directory, read_unmoved, replace_file, store_time
+from layerfarm.jobs.store.indextext import IndexText
+from layerfarm.jobs.store.locks import Lock
 
 PRIVATE_DIRECTORY: Final = ".layerfarm"
 """What layerfarm keeps in a layout beside the specified files; other tools ignore it."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from jobs.errors import LayerfarmError
-from jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest
-from jobs.store.document import encode_around, encode_document, parse_document
-from jobs.store.refs import name_of
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest
+from layerfarm.jobs.store.document import encode_around, encode_document, parse_document
+from layerfarm.jobs.store.refs import name_of
 
 
 @dataclass(frozen=True)

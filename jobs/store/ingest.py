@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from jobs.errors import DigestMismatch, SizeMismatch, StoreError
-from jobs.store.durable import create_file, explained, make_directory, rename_durably, write_all
-from jobs.store.leases import at_work, cover
+from layerfarm.jobs.errors import DigestMismatch, SizeMismatch, StoreError
+from layerfarm.jobs.store.durable import create_file, explained, make_directory, rename_durably, write_all
+from layerfarm.jobs.store.leases import at_work, cover
 
 
 class Ingest:
@@ -86,7 +86,7 @@ def refresh(blob: Path, size: int) -> bool:
     """True if the blob is there with this size and is now marked as just used.
 
     It is looked for once more after the mark: a garbage collector that took it away before saw the old
-    time, one that takes it away afterwards sees the new one and puts it back (:mod:`jobs.store.gc`).
+    time, one that takes it away afterwards sees the new one and puts it back (:mod:`layerfarm.jobs.store.gc`).
     """
     try:
         if blob.stat().st_size != size:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 
 _LEFTOVERS = ("ingest", "work", "unpack", "doomed")
 

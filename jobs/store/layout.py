@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jobs.errors import (
+from layerfarm.jobs.errors import (
     AmbiguousReference,
     BlobNotFound,
     LayoutExists,
@@ -22,20 +22,20 @@ from jobs.errors import (
     StoreError,
     TagNotFound,
 )
-from jobs.limits import limits
-from jobs.paths import is_directory
-from jobs.store.descriptor import Descriptor, Index, check_digest
-from jobs.store.document import Document, encode_document, parse_document
-from jobs.store.durable import explained, make_directory, replace_file, sync_directory
-from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
-from jobs.store.indextext import IndexText
-from jobs.store.ingest import Ingest, refresh
-from jobs.store.leases import cover
-from jobs.store.network import late_pauses
-from jobs.store.refs import named
-from jobs.store.tagging import Tagging, Wish
-from jobs.store.trash import Trash
-from jobs.store.verify import VerifiedReader, embedded_data, hasher
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.store.descriptor import Descriptor, Index, check_digest
+from layerfarm.jobs.store.document import Document, encode_document, parse_document
+from layerfarm.jobs.store.durable import explained, make_directory, replace_file, sync_directory
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
+from layerfarm.jobs.store.indextext import IndexText
+from layerfarm.jobs.store.ingest import Ingest, refresh
+from layerfarm.jobs.store.leases import cover
+from layerfarm.jobs.store.network import late_pauses
+from layerfarm.jobs.store.refs import named
+from layerfarm.jobs.store.tagging import Tagging, Wish
+from layerfarm.jobs.store.trash import Trash
+from layerfarm.jobs.store.verify import VerifiedReader, embedded_data, hasher
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -124,8 +124,8 @@ class Layout:
     def claim(self, descriptor: Descriptor) -> bool:
         """As :meth:`has`, and a garbage collector leaves the blob.
 
-        It is added to the lease of the job that is worked for (:mod:`jobs.store.leases`) before this says that it
-        is there, and counts as just used.
+        It is added to the lease of the job that is worked for (:mod:`layerfarm.jobs.store.leases`) before this says
+        that it is there, and counts as just used.
         """
         path = self.blob_path(descriptor.digest)
         cover(self.path, descriptor.digest)
@@ -158,7 +158,7 @@ class Layout:
         return self.put(encode_document(document), media_type, **fields)
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """The blob's bytes, verified while they are read (:class:`~jobs.store.verify.VerifiedReader`).
+        """The blob's bytes, verified while they are read (:class:`~layerfarm.jobs.store.verify.VerifiedReader`).
 
         Raises:
             BlobNotFound: the store does not hold it, and the descriptor does not embed it.
@@ -260,9 +260,9 @@ class Layout:
         ``needs``: the blobs without which the tag would be good for nothing. They are looked for while the
         index is locked, as it is during a garbage collection: either that sees the tag and keeps them, or
         they are gone and no tag is given. ``once``: if not empty, nothing is done when the tag was given
-        under this name before, whatever it names by now (:mod:`jobs.store.commits`).
+        under this name before, whatever it names by now (:mod:`layerfarm.jobs.store.commits`).
 
-        Many may do so at once, see :mod:`jobs.store.tagging`.
+        Many may do so at once, see :mod:`layerfarm.jobs.store.tagging`.
 
         Raises:
             InvalidReference: ``name`` breaks the grammar.

@@ -6,15 +6,16 @@ of no fsync, and any number of processes may do so; whoever collects garbage, on
 it. Time is the store's: that of the touch, and that of the collection.
 
 * It is taken when a job is queued, over all that the images of its request lead to
-  (:func:`jobs.flows.inputs.lease_inputs`). A queued job has nobody to beat for it, be it for a night without a worker.
-  So its lease holds as long as the farm itself remembers a job that does not advance (``LAYERFARM_JOB_EXPIRES``).
+  (:func:`layerfarm.jobs.flows.inputs.lease_inputs`). A queued job has nobody to beat for it, be it for a night without
+  a worker. So its lease holds as long as the farm itself remembers a job that does not advance
+  (``LAYERFARM_JOB_EXPIRES``).
 * Every process that works for the job says so with :func:`holding`. Whatever it stores, or finds in the store and
   counts on, is added to the lease *before* that is reported, so there is no moment at which a blob is known to the job
   and not to the lease. While it works, the lease is touched. What a unit made has to outlive the unit and its
   process, because the job's record speaks of it; so outputs hold as long as inputs.
 * The end of the job releases it. Where nobody is left to do so it runs out, and the next collection removes it.
 
-A job of ``worker.engine.local`` ends with its process: its lease holds an hour after the last touch.
+A job of ``layerfarm.worker.engine.local`` ends with its process: its lease holds an hour after the last touch.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from typing import Final
 
 from pydantic import Field
 
-from jobs.errors import LayerfarmError, StoreError
-from jobs.store.descriptor import check_digest
-from jobs.store.document import Document, encode_document, parse_document
-from jobs.store.durable import create_file, explained, make_directory, write_all
-from jobs.store.indexfile import PRIVATE_DIRECTORY, read_file
+from layerfarm.jobs.errors import LayerfarmError, StoreError
+from layerfarm.jobs.store.descriptor import check_digest
+from layerfarm.jobs.store.document import Document, encode_document, parse_document
+from layerfarm.jobs.store.durable import create_file, explained, make_directory, write_all
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, read_file
 
 LOCAL: Final = 3600.0
 """Seconds for which the lease of a job without a queue holds after its last touch."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from jobs.store.durable import give_to_owner
+from layerfarm.jobs.store.durable import give_to_owner
 
 _WHOLE_FILE: Final = (os.SEEK_SET, 0, 0, 0)
 _LOCK: Final = struct.pack("@hhqqi", fcntl.F_WRLCK, *_WHOLE_FILE)

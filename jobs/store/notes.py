@@ -10,10 +10,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.errors import StoreError
-from jobs.store.durable import explained, make_directory, replace_file
-from jobs.store.indexfile import PRIVATE_DIRECTORY
-from jobs.store.layout import Layout
+from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.store.durable import explained, make_directory, replace_file
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.layout import Layout
 
 UNREAD = 30 * 24 * 3600.0
 """Seconds for which a note stays unread before it goes."""

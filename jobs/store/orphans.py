@@ -1,6 +1,6 @@
 """Entries of index.json that live as long as what they speak of.
 
-A proof is entered there without a tag (:mod:`jobs.catalog.referrers`), and says in an annotation whose it is.
+A proof is entered there without a tag (:mod:`layerfarm.jobs.catalog.referrers`), and says in an annotation whose it is.
 Were it a root like the others, no image that has one would ever be collected: a manifest leads to its subject.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from jobs.store.descriptor import Descriptor, Index
-from jobs.store.layout import Layout
-from jobs.store.reach import Read, reachable
+from layerfarm.jobs.store.descriptor import Descriptor, Index
+from layerfarm.jobs.store.layout import Layout
+from layerfarm.jobs.store.reach import Read, reachable
 
 SUBJECT: Final = "dev.layerfarm.subject"
 """On an entry of index.json: the digest that the manifest speaks of, so that nobody has to read it to know."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jobs.store.durable import BLOBS, create_file, make_directory, write_all
-from jobs.store.indexfile import PRIVATE_DIRECTORY
-from jobs.store.locks import exclusive
+from layerfarm.jobs.store.durable import BLOBS, create_file, make_directory, write_all
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.locks import exclusive
 
 _RENAMES: Final = 200
 _SIZE: Final = 64

@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.errors import MalformedDocument
-from jobs.limits import limits
-from jobs.store.descriptor import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor
-from jobs.store.document import explain
-from jobs.store.layout import Layout
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor
+from layerfarm.jobs.store.document import explain
+from layerfarm.jobs.store.layout import Layout
 
 MANIFEST_TYPES = frozenset(
     (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jobs.errors import InvalidReference
+from layerfarm.jobs.errors import InvalidReference
 
 _COMPONENT = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
 _REFNAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")

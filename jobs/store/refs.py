@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.store.descriptor import REF_NAME, Descriptor
-from jobs.store.refname import check_refname
+from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor
+from layerfarm.jobs.store.refname import check_refname
 
 
 def named(descriptor: Descriptor, tag: str) -> Descriptor:

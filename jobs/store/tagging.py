@@ -25,15 +25,15 @@ from typing import Final
 
 from pydantic import Field
 
-from jobs.errors import BlobNotFound, LayerfarmError
-from jobs.store.commits import Commit, Commits
-from jobs.store.descriptor import Descriptor
-from jobs.store.document import Document, encode_document, parse_document
-from jobs.store.durable import create_file, explained, make_directory, write_all
-from jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile
-from jobs.store.indextext import IndexText
-from jobs.store.locks import pauses
-from jobs.store.refs import named
+from layerfarm.jobs.errors import BlobNotFound, LayerfarmError
+from layerfarm.jobs.store.commits import Commit, Commits
+from layerfarm.jobs.store.descriptor import Descriptor
+from layerfarm.jobs.store.document import Document, encode_document, parse_document
+from layerfarm.jobs.store.durable import create_file, explained, make_directory, write_all
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile
+from layerfarm.jobs.store.indextext import IndexText
+from layerfarm.jobs.store.locks import pauses
+from layerfarm.jobs.store.refs import named
 
 PATIENCE: Final = 60.0
 """Seconds on the store's clock after which a wish that nobody touches is one of the dead."""
@@ -54,7 +54,7 @@ class Wish(Document):
     descriptor: Descriptor
     needs: list[Descriptor] = []
     once: str = Field(default="", pattern=r"^[0-9a-z_-]{0,80}$")
-    """See :mod:`jobs.store.commits`."""
+    """See :mod:`layerfarm.jobs.store.commits`."""
 
     @property
     def entry(self) -> Descriptor:

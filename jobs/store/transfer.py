@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobs.store.descriptor import Descriptor
-from jobs.store.layout import Layout
+from layerfarm.jobs.store.descriptor import Descriptor
+from layerfarm.jobs.store.layout import Layout
 
 _CHUNK = 1 << 20
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.store.durable import make_directory
-from jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.durable import make_directory
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 
 
 @dataclass(frozen=True)

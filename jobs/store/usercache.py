@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from jobs.errors import LayoutExists, StoreError
-from jobs.store.indexfile import PRIVATE_DIRECTORY
-from jobs.store.janitor import janitor
-from jobs.store.layout import Layout
-from jobs.store.notes import stale_notes
+from layerfarm.jobs.errors import LayoutExists, StoreError
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.janitor import janitor
+from layerfarm.jobs.store.layout import Layout
+from layerfarm.jobs.store.notes import stale_notes
 
 _ABANDONED: Final = 24 * 3600.0
 """Seconds after which the work of a job that was killed goes."""

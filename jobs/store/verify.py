@@ -10,8 +10,8 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import DigestMismatch, SizeMismatch, StoreError
-from jobs.store.descriptor import Descriptor
+from layerfarm.jobs.errors import DigestMismatch, SizeMismatch, StoreError
+from layerfarm.jobs.store.descriptor import Descriptor
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from jobs.errors import BlobNotFound
-from jobs.store.descriptor import Descriptor
-from jobs.store.layout import Layout
-from jobs.store.leases import Leases
-from jobs.store.orphans import living, subject_of
-from jobs.store.reach import Read, reachable
-from jobs.store.refs import name_of
-from jobs.store.trash import Trash
+from layerfarm.jobs.errors import BlobNotFound
+from layerfarm.jobs.store.descriptor import Descriptor
+from layerfarm.jobs.store.layout import Layout
+from layerfarm.jobs.store.leases import Leases
+from layerfarm.jobs.store.orphans import living, subject_of
+from layerfarm.jobs.store.reach import Read, reachable
+from layerfarm.jobs.store.refs import name_of
+from layerfarm.jobs.store.trash import Trash
 
 MOST: Final = 100
 """Tags that are told."""

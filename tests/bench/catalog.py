@@ -24,11 +24,12 @@ from typing import Any
 
 import click
 
-from jobs.catalog.analysis import AnalysisOptions
-from jobs.catalog.indexes import read_images
-from jobs.catalog.plan import Snapshot
-from jobs.catalog.rechunk import kept_analysis
-from jobs.store import Layout
+from layerfarm.jobs.catalog.analysis import AnalysisOptions
+from layerfarm.jobs.catalog.indexes import read_images
+from layerfarm.jobs.catalog.plan import Snapshot
+from layerfarm.jobs.catalog.rechunk import kept_analysis
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.embedded import EmbeddedFarm
 from tests.bench import planners
 from tests.bench.catalog_kills import killed_and_equal
 from tests.catalog.archive import Archive
@@ -36,7 +37,6 @@ from tests.catalog.images import CACHE, catalog, images_of
 from tests.catalog.registry import Registry
 from tests.catalog.spec import FULL, SMALL, Spec
 from tests.trees import read_tree
-from worker.embedded import EmbeddedFarm
 
 BUDGET = 64
 OURS = f"transform: rechunk, budget: {BUDGET}"
@@ -85,7 +85,7 @@ class Ground:
         )
         begin = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "worker.cli.main", "catalog", "run", path, "--json", "--farm", self.farm],
+            [sys.executable, "-m", "layerfarm.worker.cli", "catalog", "run", path, "--json", "--farm", self.farm],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             check=False,
@@ -266,7 +266,7 @@ def main(small: bool, everything: bool, umoci: bool, kills: bool, seed: int | No
                 unpacked_alike(place, spec)
         page = place / "report.html"
         subprocess.run(
-            [sys.executable, "-m", "worker.cli.main", "catalog", "report", place / "ours.yaml", "--html", page],
+            [sys.executable, "-m", "layerfarm.worker.cli", "catalog", "report", place / "ours.yaml", "--html", page],
             check=True,
         )
     click.echo(table(rows))

@@ -21,10 +21,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.catalog.document import Access
-from jobs.catalog.pull import look
-from jobs.catalog.registry import Skopeo
-from jobs.store import Layout
+from layerfarm.jobs.catalog.document import Access
+from layerfarm.jobs.catalog.pull import look
+from layerfarm.jobs.catalog.registry import Skopeo
+from layerfarm.jobs.store import Layout
 from tests.catalog.registry import Registry
 from tests.farm.ground import Ground
 
@@ -150,7 +150,7 @@ def killed_and_equal(
     )
 
 
-_CATALOG: Final = (sys.executable, "-m", "worker.cli.main", "catalog")
+_CATALOG: Final = (sys.executable, "-m", "layerfarm.worker.cli", "catalog")
 
 
 def _children(pid: int) -> list[int]:

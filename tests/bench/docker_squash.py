@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.catalog.difference import differences, facts_of
-from jobs.catalog.trees import opened_layer, stack_of
-from jobs.errors import LayerfarmError
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.catalog.difference import differences, facts_of
+from layerfarm.jobs.catalog.trees import opened_layer, stack_of
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
 from tests.bench import trees
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive, entry

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from layerfarm.worker.embedded import EmbeddedFarm
 from tests.bench.measure import Run, Series, largest_below, run
 from tests.bench.place import Place, quiet
-from worker.embedded import EmbeddedFarm
 
 
 @dataclass

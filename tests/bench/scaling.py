@@ -16,14 +16,14 @@ from statistics import median
 import click
 import redis
 
-from jobs.flows.base import Policy
-from jobs.flows.requests import BuildRequest, ImageRef
-from jobs.store import Layout
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.embedded import EmbeddedFarm
+from layerfarm.worker.engine.local import run
+from layerfarm.worker.model import Progress
 from tests.bench import trees
 from tests.bench.__main__ import CACHE
-from worker.embedded import EmbeddedFarm
-from worker.engine.local import run
-from worker.model import Progress
 
 PAGE = Path(__file__).with_name("SCALING.md")
 ENTRIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)

@@ -16,12 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.flows.base import Policy
-from jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef, LayerOptions, RepackRequest, UnpackRequest
-from jobs.image.timestamps import timestamp
-from jobs.store import Layout
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import (
+    BuildRequest,
+    HistoryOptions,
+    ImageRef,
+    LayerOptions,
+    RepackRequest,
+    UnpackRequest,
+)
+from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 from tests.debian import ALONE, bootstrap
-from worker.engine import local
 
 from .archive import Archive
 from .databases import apk_tree, rpm_tree

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from worker.cli.flags import DurationType
-from worker.settings import Settings
+from layerfarm.worker.cli.flags import DurationType
+from layerfarm.worker.settings import Settings
 
 
 @pytest.fixture

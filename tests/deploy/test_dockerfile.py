@@ -30,7 +30,7 @@ def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
         assert "--this-host" in image.run([*image.health, "--help"])
         assert "--store" in image.run([*image.entrypoint, *image.command, "--help"])
         image.env["LAYERFARM_FARM"] = "redis://127.0.0.1:1/0"
-        assert "Web based tool" in image.run(["celery", "--app", "worker.celery_app", "flower", "--help"])
+        assert "Web based tool" in image.run(["celery", "--app", "layerfarm.worker.celery_app", "flower", "--help"])
         del image.env["LAYERFARM_FARM"]
         store = "/var/lib/layerfarm/store"
         image.run(["layerfarm", "init", "--layout", store])

@@ -10,9 +10,9 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
-from worker.broker.priorities import Queues
-from worker.jobstore.keys import Keys
-from worker.settings import Settings
+from layerfarm.worker.broker.priorities import Queues
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.settings import Settings
 
 KEYS = Keys()
 

@@ -18,8 +18,8 @@ _NAME = re.compile(r"\blayerfarm[_:][a-z0-9_:]+")
 _LIST = """
 import sys
 from collections import Counter
-from worker.monitoring.census import Census
-from worker.monitoring.metrics import Metrics, _Farm
+from layerfarm.worker.monitoring.census import Census
+from layerfarm.worker.monitoring.metrics import Metrics, _Farm
 from prometheus_client import REGISTRY
 Metrics()
 census = Census(jobs=Counter({("build", "queued", "bulk"): 1}), queues={"q": 1}, oldest={"bulk": 1.0}, redis_bytes=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.settings import load_settings
+from layerfarm.worker.settings import load_settings
 
 MOST_EXPOSED = 3.0
 
@@ -116,7 +116,7 @@ def test_json_logs_fit_the_journal(capfd: pytest.CaptureFixture[str]) -> None:
         [
             sys.executable,
             "-c",
-            "from worker.monitoring.logs import configure_logs as c; c(); import structlog as s;"
+            "from layerfarm.worker.monitoring.logs import configure_logs as c; c(); import structlog as s;"
             " s.get_logger().info('a\\nb', job='x')",
         ],
         capture_output=True,

@@ -12,8 +12,8 @@ from typing import Any
 import click
 import pytest
 
-from worker.cli.main import cli
-from worker.cli.session import Session
+from layerfarm.worker.cli.main import cli
+from layerfarm.worker.cli.session import Session
 
 _ENDS = frozenset("();<>|&")
 _BEFORE = re.compile(r"[A-Za-z_]\w*=.*|!|then|do|exec|env|sudo|time")

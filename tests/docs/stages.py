@@ -18,10 +18,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from layerfarm.worker.embedded import EmbeddedFarm
 from tests.catalog.registry import Registry
 from tests.docs.blocks import Block, Step, steps
 from tests.started import for_later_tests
-from worker.embedded import EmbeddedFarm
 
 _BIN = Path(sys.executable).parent
 _EXPRESSION = re.compile(r"\$\{\{ (.*?) \}\}")

@@ -12,10 +12,10 @@ import click
 import pytest
 from ruamel.yaml import YAML
 
+from layerfarm.worker.cli.main import cli
 from tests.docs.blocks import COMMANDS, PAGES, ROOT, TEXTS, Block, blocks, steps
 from tests.docs.commands import commands, leaves, refusal
 from tests.docs.stages import Stages, as_shown
-from worker.cli.main import cli
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 STAGES = ("", "farm", "redis", "images", "alternatives", "catalog", "gitlab", "github")

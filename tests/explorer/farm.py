@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import worker.engine.outcomes
-from jobs.errors import JobNotFound, RequestError
-from jobs.flows.base import Context, Policy, Request
-from worker.background.recovery import Backlog, Recovery
-from worker.broker.priorities import Traffic
-from worker.engine.action_cache import Works
-from worker.engine.farm import CeleryRunner
-from worker.engine.heartbeat import Watched
-from worker.jobstore.model import Claim, Item, Status
-from worker.jobstore.owner import Owner
-from worker.model import Ending, JobState
+import layerfarm.worker.engine.outcomes
+from layerfarm.jobs.errors import JobNotFound, RequestError
+from layerfarm.jobs.flows.base import Context, Policy, Request
+from layerfarm.worker.background.recovery import Backlog, Recovery
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.engine.action_cache import Works
+from layerfarm.worker.engine.farm import CeleryRunner
+from layerfarm.worker.engine.heartbeat import Watched
+from layerfarm.worker.jobstore.model import Claim, Item, Status
+from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.model import Ending, JobState
 
 from . import flow
 from .memory_store import MemoryJobStore
@@ -80,7 +80,7 @@ class Heart:
             process.beat = None
 
 
-class Endings(worker.engine.outcomes.Endings):
+class Endings(layerfarm.worker.engine.outcomes.Endings):
     """How jobs ended, as the stores keep it."""
 
     def __init__(self) -> None:
@@ -288,7 +288,7 @@ class Farm:
             self.may_fail.add(job.id)
 
     def _publish(self, context: Context, tag: str) -> None:
-        """As ``jobs.store.commits`` has it."""
+        """As ``layerfarm.jobs.store.commits`` has it."""
         if context.commit not in self.committed:
             self.committed.add(context.commit)
             self.disk.moves.append((context.job_id, tag))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.flows import FLOWS
-from jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit
+from layerfarm.jobs.flows import FLOWS
+from layerfarm.jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit
 
 from .world import Violation, World
 

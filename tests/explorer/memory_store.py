@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.errors import JobNotFound
-from jobs.flows.base import State, Unit
-from worker.broker.priorities import Traffic
-from worker.jobstore.in_redis import retried
-from worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
-from worker.jobstore.owner import Owner
-from worker.model import JobError, JobRecord, JobState
+from layerfarm.jobs.errors import JobNotFound
+from layerfarm.jobs.flows.base import State, Unit
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.in_redis import retried
+from layerfarm.worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
+from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.model import JobError, JobRecord, JobState
 
 _NAMED_AGAIN = 60.0
 

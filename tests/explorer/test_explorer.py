@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.flows.base import Context
+from layerfarm.jobs.flows.base import Context
+from layerfarm.worker.jobstore.model import Answer, Claim, Item, Status
+from layerfarm.worker.model import JobState
 from tests.explorer.memory_store import MemoryJobStore
-from worker.jobstore.model import Answer, Claim, Item, Status
-from worker.model import JobState
 
 from . import farm as model
 from .__main__ import exhaust, explore

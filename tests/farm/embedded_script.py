@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toy_flow import ToyRequest
 
-from worker.embedded import EmbeddedFarm
+from layerfarm.worker.embedded import EmbeddedFarm
 
 if __name__ == "__main__":
     allowed = Path(sys.argv[1])

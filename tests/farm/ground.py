@@ -13,15 +13,18 @@ from pathlib import Path
 
 import redis
 
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import client_of
+from layerfarm.worker.client import Farm, Job
+from layerfarm.worker.model import JobState
+from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.settings import Settings, load_settings
 from tests.redis_server import server
-from worker.broker.address import Address
-from worker.broker.connection import client_of
-from worker.client import Farm, Job
-from worker.model import JobState
-from worker.security.parents import die_with_parent
-from worker.settings import Settings, load_settings
 
 HERE = Path(__file__).parent
+_OTHER_VERSION = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from layerfarm.worker.__main__ import main; sys.exit(main())"
+)
 
 
 class Ground:
@@ -71,9 +74,17 @@ class Ground:
         return self._stack.enter_context(Farm(settings=self.settings(**values)))
 
     def start_worker(
-        self, *, at: Sequence[str] = (), extra: Mapping[str, str] | None = None, **values: object
+        self,
+        *,
+        at: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+        version: Path | None = None,
+        **values: object,
     ) -> subprocess.Popen[bytes]:
-        """A worker, once it listens; ``values`` are its settings, ``at`` is the prefix of its command."""
+        """A worker, once it listens; ``values`` are its settings, ``at`` is the prefix of its command.
+
+        ``version``: the directory of another ``layerfarm`` than the one that is tested.
+        """
         self._logs += 1
         environment = {
             "LAYERFARM_FARM": self.url,
@@ -88,7 +99,8 @@ class Ground:
         environment |= {f"LAYERFARM_{name.upper()}": str(value) for name, value in values.items()}
         environment |= extra or {}
         known = {info.pid for info in self.farm().workers()}
-        process = self.start([*at, sys.executable, "-P", "-m", "worker"], environment, f"worker-{self._logs}.log")
+        module = ["-m", "layerfarm.worker"] if version is None else ["-c", _OTHER_VERSION, str(version)]
+        process = self.start([*at, sys.executable, "-P", *module], environment, f"worker-{self._logs}.log")
         until(lambda: process.poll() is not None or {info.pid for info in self.farm().workers()} - known)
         assert process.poll() is None, self.log()
         return process

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ground import until
 
-from worker.security.parents import die_with_parent
+from layerfarm.worker.security.parents import die_with_parent
 
 
 class Host:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toy_flow import ToyRequest
 
-from worker.engine.local import run
+from layerfarm.worker.engine.local import run
 
 if __name__ == "__main__":
     run(ToyRequest(directory=Path(sys.argv[1]), numbers=int(sys.argv[2]), sleep=60), processes=2)

@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import psutil
 from ground import Ground, until
 
-from jobs.errors import LayerfarmError
-from jobs.flows.requests import ImageRef
-from jobs.flows.transforms import RecompressRequest, TransformResult
-from jobs.store import Layout
-from jobs.store.gc import collect
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.transforms import RecompressRequest, TransformResult
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.gc import collect
+from layerfarm.worker.client import Farm, Job
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.signals import terminable
 from tests.unit.image.images import image, tar
-from worker.client import Farm, Job
-from worker.jobstore.keys import Keys
-from worker.jobstore.owner import Owner
-from worker.signals import terminable
 
 KEYS = Keys()
 

@@ -22,12 +22,12 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import LayerfarmError
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Descriptor, Layout
-from jobs.store.gc import collect
-from jobs.store.leases import LOCAL, Leases, holding
-from jobs.store.reach import reachable
-from worker.security.parents import die_with_parent
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Descriptor, Layout
+from layerfarm.jobs.store.gc import collect
+from layerfarm.jobs.store.leases import LOCAL, Leases, holding
+from layerfarm.jobs.store.reach import reachable
+from layerfarm.worker.security.parents import die_with_parent
 
 AN_IMAGE_EVERY = 10
 """Tags that one image gets, after one another; the images in between are garbage for the collector."""

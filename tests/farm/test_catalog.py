@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ground import Ground, until
 
-from jobs.store import Layout
+from layerfarm.jobs.store import Layout
 from tests.catalog.registry import Registry
 from tests.unit.image.images import image, tar
 
@@ -54,10 +54,13 @@ def write(directory: Path, host: str, policy: str = RECOMPRESS) -> Path:
     return path
 
 
+COMMAND = (sys.executable, "-m", "layerfarm.worker.cli")
+
+
 def start(path: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LAYERFARM_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "worker.cli.main", "catalog", "run", str(path), "--json", "--progress=plain", *options],
+        [*COMMAND, "catalog", "run", str(path), "--json", "--progress=plain", *options],
         env=clean | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -27,9 +27,9 @@ from hosts import Cable, Host
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from jobs.store import Layout
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.security.parents import die_with_parent
 from tests.unit.image.images import image, tar
-from worker.security.parents import die_with_parent
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PASSWORD = "s3cret-w0rd"

@@ -17,15 +17,15 @@ from ground import Ground, until
 from shim import Shim
 from trial import small_disk
 
-from jobs.flows.base import Policy
-from jobs.store import Layout
-from jobs.store.probe import locks_exclude, probe_file, renames_are_atomic
-from worker.doctor import Finding, Level, examine, worst
-from worker.doctor.store_checks import examine_store
-from worker.doctor.views import Question, view_of
-from worker.doctor.worker_checks import examine_workers
-from worker.jobstore.keys import Keys
-from worker.jobstore.model import FORMAT
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.probe import locks_exclude, probe_file, renames_are_atomic
+from layerfarm.worker.doctor import Finding, Level, examine, worst
+from layerfarm.worker.doctor.store_checks import examine_store
+from layerfarm.worker.doctor.views import Question, view_of
+from layerfarm.worker.doctor.worker_checks import examine_workers
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import FORMAT
 
 KEYS = Keys()
 
@@ -70,7 +70,7 @@ def test_a_directory_for_layouts_is_as_good_as_a_layout_and_stays_empty(tmp_path
 
 
 def test_command_prints_each_line_with_what_to_do_and_fails_if_something_failed(healthy: Ground) -> None:
-    command = [sys.executable, "-m", "worker.cli.main", "doctor", "--farm", healthy.url]
+    command = [sys.executable, "-m", "layerfarm.worker.cli", "doctor", "--farm", healthy.url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(line.startswith(("ok ", "warn ", "      ")) for line in done.stdout.splitlines())
@@ -85,7 +85,7 @@ def test_command_prints_each_line_with_what_to_do_and_fails_if_something_failed(
 
 def test_command_without_a_farm_or_a_store_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LAYERFARM_FARM", raising=False)
-    done = subprocess.run([sys.executable, "-m", "worker.cli.main", "doctor"], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "layerfarm.worker.cli", "doctor"], capture_output=True, check=False)
     assert done.returncode == 2
 
 

@@ -8,9 +8,9 @@ import pytest
 from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobFailed
-from worker.jobstore.model import FORMAT, Item
-from worker.model import JobState
+from layerfarm.jobs.errors import JobFailed
+from layerfarm.worker.jobstore.model import FORMAT, Item
+from layerfarm.worker.model import JobState
 
 
 def test_unit_that_listens_is_handed_back_when_the_grace_is_over(ground: Ground) -> None:

@@ -19,9 +19,9 @@ import pytest
 from ground import HERE, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import FarmError, RequestError
+from layerfarm.jobs.errors import FarmError, RequestError
+from layerfarm.worker.embedded import EmbeddedFarm, redis_server
 from tests.redis_server import server
-from worker.embedded import EmbeddedFarm, redis_server
 
 
 @pytest.fixture(autouse=True)

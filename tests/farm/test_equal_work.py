@@ -10,11 +10,11 @@ import pytest
 from ground import Ground, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobCancelled, JobFailed
-from jobs.flows.requests import BuildRequest, ImageRef
-from jobs.store import Layout
-from worker.client import Job
-from worker.jobstore.keys import Keys
+from layerfarm.jobs.errors import JobCancelled, JobFailed
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.client import Job
+from layerfarm.worker.jobstore.keys import Keys
 
 KEYS = Keys()
 

@@ -18,15 +18,15 @@ from ground import Ground, running, until
 from hosts import Host
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobNotFound, RequestError
+from layerfarm.jobs.errors import FarmUnreachable, JobCancelled, JobFailed, JobNotFound, RequestError
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import client_of
+from layerfarm.worker.client import Farm
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.model import JobState
+from layerfarm.worker.settings import load_settings
+from layerfarm.worker.worker_main import run_worker
 from tests.redis_server import server
-from worker.broker.address import Address
-from worker.broker.connection import client_of
-from worker.client import Farm
-from worker.jobstore.keys import Keys
-from worker.model import JobState
-from worker.settings import load_settings
-from worker.worker_main import run_worker
 
 KEYS = Keys()
 
@@ -326,7 +326,10 @@ def test_password_is_in_no_log_and_no_process_list(tmp_path: Path) -> None:
     try:
         until(redis_socket.exists)
         worker = subprocess.Popen(
-            [sys.executable, "-m", "worker"], env=os.environ | environment, stderr=log.open("wb"), stdout=log.open("ab")
+            [sys.executable, "-m", "layerfarm.worker"],
+            env=os.environ | environment,
+            stderr=log.open("wb"),
+            stdout=log.open("ab"),
         )
         try:
             until(lambda: Farm(url).workers())

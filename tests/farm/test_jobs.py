@@ -10,11 +10,11 @@ import pytest
 from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobCancelled, JobFailed, JobNotFound, JobTimeout, RequestError
-from jobs.flows.base import Request
-from worker.jobstore.keys import Keys
-from worker.jobstore.model import Item
-from worker.model import JobState
+from layerfarm.jobs.errors import JobCancelled, JobFailed, JobNotFound, JobTimeout, RequestError
+from layerfarm.jobs.flows.base import Request
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import Item
+from layerfarm.worker.model import JobState
 
 KEYS = Keys()
 

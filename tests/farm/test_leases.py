@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from ground import Ground
 
-from jobs.errors import JobFailed
-from jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
-from jobs.image import resolve
-from jobs.store import Layout
-from jobs.store.gc import collect
-from jobs.store.leases import Leases
-from worker.client import Farm, Job
-from worker.engine import local
+from layerfarm.jobs.errors import JobFailed
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.gc import collect
+from layerfarm.jobs.store.leases import Leases
+from layerfarm.worker.client import Farm, Job
+from layerfarm.worker.engine import local
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from ground import Ground, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobFailed, RequestError
-from worker.client import Job
-from worker.settings import load_settings
+from layerfarm.jobs.errors import JobFailed, RequestError
+from layerfarm.worker.client import Job
+from layerfarm.worker.settings import load_settings
 
 
 def exceeded(job: Job, message: str) -> None:

@@ -15,9 +15,9 @@ import pytest
 from ground import Ground, until
 from toy_flow import ToyRequest
 
-from worker.broker.priorities import Traffic
-from worker.jobstore.keys import Keys
-from worker.model import JobRecord, JobState
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.model import JobRecord, JobState
 
 KEYS = Keys()
 

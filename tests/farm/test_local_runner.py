@@ -15,10 +15,10 @@ import pytest
 from ground import HERE, Ground, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import FarmError, OutsideAllowedRoots, RequestError
-from jobs.flows.base import Policy, Request
-from worker.engine.local import run
-from worker.model import JobState, Progress
+from layerfarm.jobs.errors import FarmError, OutsideAllowedRoots, RequestError
+from layerfarm.jobs.flows.base import Policy, Request
+from layerfarm.worker.engine.local import run
+from layerfarm.worker.model import JobState, Progress
 
 
 def marks(directory: Path, name: str) -> int:

@@ -8,12 +8,12 @@ import pytest
 from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobFailed, LayerfarmError, RecordDamaged
-from jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
-from jobs.store import Layout
-from worker.engine import local
-from worker.jobstore.keys import Keys
-from worker.model import JobError
+from layerfarm.jobs.errors import JobFailed, LayerfarmError, RecordDamaged
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.model import JobError
 
 KEYS = Keys()
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from ground import Ground, until
 
-from jobs.catalog.plan import Group, Plan
-from jobs.catalog.rechunk import put_plan
-from jobs.flows.base import Policy
-from jobs.flows.requests import ImageRef
-from jobs.flows.transforms import RechunkRequest
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.catalog.plan import Group, Plan
+from layerfarm.jobs.catalog.rechunk import put_plan
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.transforms import RechunkRequest
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local as runner_local
+from layerfarm.worker.jobstore.keys import Keys
 from tests.unit.image.images import image, tar
-from worker.engine import local as runner_local
-from worker.jobstore.keys import Keys
 
 KEYS = Keys()
 

@@ -8,10 +8,10 @@ import pytest
 from ground import Ground, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobFailed, JobNotFound, RequestError
-from worker.client import Job
-from worker.jobstore.keys import Keys
-from worker.model import JobState
+from layerfarm.jobs.errors import JobFailed, JobNotFound, RequestError
+from layerfarm.worker.client import Job
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.model import JobState
 
 KEYS = Keys()
 

@@ -11,13 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from jobs.flows.base import Policy
-from jobs.flows.requests import BuildRequest, ImageRef, ImageResult, LayerOptions, RepackRequest, UnpackRequest
-from jobs.image import Bundle
-from jobs.store import Layout
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import (
+    BuildRequest,
+    ImageRef,
+    ImageResult,
+    LayerOptions,
+    RepackRequest,
+    UnpackRequest,
+)
+from layerfarm.jobs.image import Bundle
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.embedded import EmbeddedFarm
+from layerfarm.worker.engine import local as runner_local
 from tests.trees import Node, char, directory, fifo, file, hardlink, symlink, tree
-from worker.embedded import EmbeddedFarm
-from worker.engine import local as runner_local
 
 SHARDS = (1, 2, 7)
 COMPRESSIONS = ("gzip", "zstd", "none")

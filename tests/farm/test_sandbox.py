@@ -12,10 +12,10 @@ import pytest
 from ground import Ground
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobFailed, RequestError
-from worker.security import landlock
-from worker.security.sandbox import sandbox
-from worker.worker_main import run_worker
+from layerfarm.jobs.errors import JobFailed, RequestError
+from layerfarm.worker.security import landlock
+from layerfarm.worker.security.sandbox import sandbox
+from layerfarm.worker.worker_main import run_worker
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 from toy_flow import ToyRequest
 
-from jobs.errors import JobFailed
-from worker.client import Job
+from layerfarm.jobs.errors import JobFailed
+from layerfarm.worker.client import Job
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -230,7 +230,7 @@ def test_flower_sees_the_workers_and_their_tasks(ground: Ground, tmp_path: Path)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     flower = subprocess.Popen(
-        [_command("celery"), "--app", "worker.celery_app", "flower", "--address=127.0.0.1", f"--port={port}"],
+        [_command("celery"), "--app", "layerfarm.worker.celery_app", "flower", "--address=127.0.0.1", f"--port={port}"],
         env=os.environ | {"LAYERFARM_FARM": ground.url, "FLOWER_UNAUTHENTICATED_API": "true"},
         cwd=tmp_path,
         stdout=(tmp_path / "flower.log").open("wb"),

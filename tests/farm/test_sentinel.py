@@ -13,11 +13,11 @@ import redis
 from ground import Ground, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import FarmUnreachable
+from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import connect, ports_behind
+from layerfarm.worker.model import JobState
 from tests.redis_server import server
-from worker.broker.address import Address
-from worker.broker.connection import connect, ports_behind
-from worker.model import JobState
 
 QUORUM = 2
 CONFIGURATION = """

@@ -11,11 +11,11 @@ import pytest
 from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import JobFailed, RequestError
-from worker.client import Farm, Job
-from worker.jobstore.keys import Keys
-from worker.jobstore.model import Item
-from worker.worker_main import run_worker
+from layerfarm.jobs.errors import JobFailed, RequestError
+from layerfarm.worker.client import Farm, Job
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import Item
+from layerfarm.worker.worker_main import run_worker
 
 KEYS = Keys()
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 from single_changes import CHANGES, SPEC, add_socket, keep_times
 
-from jobs.errors import TreeChanged
-from jobs.flows import layering, pack_stage
-from jobs.flows.base import Policy
-from jobs.flows.requests import BuildRequest, ImageRef, ImageResult, RepackRequest, UnpackRequest
-from jobs.image.bundle import Bundle
-from jobs.mtree import Delta, next_tick
-from jobs.store import Layout
+from layerfarm.jobs.errors import TreeChanged
+from layerfarm.jobs.flows import layering, pack_stage
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult, RepackRequest, UnpackRequest
+from layerfarm.jobs.image.bundle import Bundle
+from layerfarm.jobs.mtree import Delta, next_tick
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 from tests.interop.changes import change
 from tests.trees import Node, directory, file, in_seconds, read_tree, symlink, tree
-from worker.engine import local
 
 
 class Ground:
@@ -117,8 +117,8 @@ def test_nothing_is_read_of_an_untouched_bundle(ground: Ground, seen: Seen, monk
     assert len(seen.hashed) == len(SPEC)
     seen.hashed.clear()
     # Not even the old manifest.
-    monkeypatch.setattr("jobs.flows.repack.open_baseline", lambda *paths: pytest.fail("manifest was read"))
-    monkeypatch.setattr("jobs.flows.newtree.KnownTree", lambda *paths: pytest.fail("manifest was read"))
+    monkeypatch.setattr("layerfarm.jobs.flows.repack.open_baseline", lambda *paths: pytest.fail("manifest was read"))
+    monkeypatch.setattr("layerfarm.jobs.flows.newtree.KnownTree", lambda *paths: pytest.fail("manifest was read"))
     after = ground.repack(shards=1)
     assert after == before and after.deltas == 0 and after.layer is None
     assert seen.hashed == []
@@ -222,7 +222,7 @@ def test_an_edit_with_the_very_ctime_of_the_snapshot_is_seen(
     now = (ground.rootfs / "same-size").stat().st_ctime_ns
     clock = next_tick(ground.bundle)._replace(now=now)
     with monkeypatch.context() as frozen:
-        frozen.setattr("jobs.flows.survey.read_clock", lambda directory: clock)
+        frozen.setattr("layerfarm.jobs.flows.survey.read_clock", lambda directory: clock)
         ground.repack(refresh=True)
     seen.hashed.clear()
     ground.repack(shards=1)
@@ -232,7 +232,7 @@ def test_an_edit_with_the_very_ctime_of_the_snapshot_is_seen(
 def test_a_ctime_of_the_future_is_not_believed(ground: Ground, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock was put back: what lies after it may come again."""
     long_ago = next_tick(ground.bundle)._replace(now=10**9)
-    monkeypatch.setattr("jobs.flows.survey.read_clock", lambda directory: long_ago)
+    monkeypatch.setattr("layerfarm.jobs.flows.survey.read_clock", lambda directory: long_ago)
     assert ground.repack(shards=1).deltas == 0
     assert len(seen.hashed) == len(SPEC)
 
@@ -334,9 +334,9 @@ def test_a_bundle_in_a_directory_that_was_there_before_is_known_but_for_its_root
 def test_where_no_clock_can_be_read_everything_is_read(
     ground: Ground, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs.mtree import NO_CLOCK
+    from layerfarm.jobs.mtree import NO_CLOCK
 
-    monkeypatch.setattr("jobs.flows.survey.read_clock", lambda directory: NO_CLOCK)
+    monkeypatch.setattr("layerfarm.jobs.flows.survey.read_clock", lambda directory: NO_CLOCK)
     assert ground.repack(shards=1).deltas == 0
     assert len(seen.hashed) == len(SPEC)
 

@@ -21,11 +21,11 @@ from certificates import certificates
 from ground import Ground, stop, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import FarmUnreachable
+from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.worker.client import Farm
+from layerfarm.worker.doctor import Level, examine
+from layerfarm.worker.jobstore.keys import Keys
 from tests.redis_server import server_with_tls
-from worker.client import Farm
-from worker.doctor import Level, examine
-from worker.jobstore.keys import Keys
 
 KEYS = Keys()
 
@@ -80,7 +80,7 @@ def test_farm_works_through_tls_with_a_user_of_few_rights(guarded: Guarded) -> N
     log = guarded.directory / "worker.log"
     with ExitStack() as stack:
         worker = subprocess.Popen(
-            [sys.executable, "-P", "-m", "worker"],
+            [sys.executable, "-P", "-m", "layerfarm.worker"],
             env=os.environ | environment,
             stdout=log.open("wb"),
             stderr=subprocess.STDOUT,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.worker.engine.failpoints import STEPS
 from tests.farm.harms import FAULTS
 from tests.farm.torture import run_trial
-from worker.engine.failpoints import STEPS
 
 SHORT = (
     "SIGKILL at stage.opened",

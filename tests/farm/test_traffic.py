@@ -9,10 +9,10 @@ import pytest
 from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
-from jobs.errors import FarmFull, RequestError
-from worker.broker.priorities import Traffic
-from worker.jobstore.keys import Keys
-from worker.model import JobState
+from layerfarm.jobs.errors import FarmFull, RequestError
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.model import JobState
 
 KEYS = Keys()
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from ground import Ground
 
-from jobs.flows.base import Policy
-from jobs.flows.requests import ImageRef
-from jobs.flows.transforms import RecompressRequest, SquashRequest, StripRequest, TransformResult
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest, StripRequest, TransformResult
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local as runner_local
+from layerfarm.worker.jobstore.keys import Keys
 from tests.unit.image.images import image, tar
-from worker.engine import local as runner_local
-from worker.jobstore.keys import Keys
 
 KEYS = Keys()
 

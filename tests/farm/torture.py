@@ -28,7 +28,7 @@ from harms import FAULTS
 from hosts import Host
 from trial import Counts, Trial
 
-from worker.signals import terminable
+from layerfarm.worker.signals import terminable
 
 LONGEST = 240
 """Seconds for one trial."""

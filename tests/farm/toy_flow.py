@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.errors import JobCancelled, RequestError, TreeChanged
-from jobs.flows import FLOWS
-from jobs.flows.base import Context, Equal, Flow, Request, Result, Stage, State, Unit, name_of_work
+from layerfarm.jobs.errors import JobCancelled, RequestError, TreeChanged
+from layerfarm.jobs.flows import FLOWS
+from layerfarm.jobs.flows.base import Context, Equal, Flow, Request, Result, Stage, State, Unit, name_of_work
 
 Trouble = Literal[
     "none",

@@ -22,18 +22,18 @@ import redis
 from ground import Ground, until
 from hosts import Host
 
-from jobs.errors import FarmError, JobCancelled, JobFailed, JobNotFound, LayerfarmError
-from jobs.flows.base import Policy, Request
-from jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
-from jobs.mtree import snapshot
-from jobs.store import Layout, janitor
-from jobs.store.leases import Leases
-from jobs.store.reach import reachable
-from worker.client import Job
-from worker.engine import local
-from worker.jobstore.keys import Keys
-from worker.model import JobState
-from worker.settings import load_settings
+from layerfarm.jobs.errors import FarmError, JobCancelled, JobFailed, JobNotFound, LayerfarmError
+from layerfarm.jobs.flows.base import Policy, Request
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
+from layerfarm.jobs.mtree import snapshot
+from layerfarm.jobs.store import Layout, janitor
+from layerfarm.jobs.store.leases import Leases
+from layerfarm.jobs.store.reach import reachable
+from layerfarm.worker.client import Job
+from layerfarm.worker.engine import local
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.model import JobState
+from layerfarm.worker.settings import load_settings
 
 KEYS = Keys()
 

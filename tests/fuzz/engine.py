@@ -23,8 +23,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from jobs.errors import LayerfarmError
-from jobs.flows import FLOWS
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows import FLOWS
 from tests.fuzz.sandbox import Look, Place, enter
 from tests.fuzz.targets import TARGETS, Target
 

@@ -8,11 +8,11 @@ import json
 import tarfile
 from typing import Any
 
-from jobs.image.bundle import BundleMeta
-from jobs.image.documents import ImageConfig, Manifest
-from jobs.mtree import Entry, Output, write_tree
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST
-from jobs.store.descriptor import MEDIA_TYPE_INDEX, REF_NAME, Index
+from layerfarm.jobs.image.bundle import BundleMeta
+from layerfarm.jobs.image.documents import ImageConfig, Manifest
+from layerfarm.jobs.mtree import Entry, Output, write_tree
+from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST
+from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, REF_NAME, Index
 from tests.unit.layer.archives import archive, entry
 
 TAG = "t"

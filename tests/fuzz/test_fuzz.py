@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from jobs.errors import MalformedLayer
+from layerfarm.jobs.errors import MalformedLayer
 from tests.fuzz import __main__ as command
 from tests.fuzz import engine, seeds, tar_mutations
 from tests.fuzz.engine import Finding, fuzz, on_alarm, try_once

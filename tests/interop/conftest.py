@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.worker.cli.main import main
 from tests.debian import bootstrap
-from worker.cli.main import main
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 SUITE = "bookworm"

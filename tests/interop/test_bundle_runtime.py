@@ -11,11 +11,19 @@ from typing import Any
 
 import pytest
 
-from jobs.image import UnpackOptions, append_layer, new_image, pack_layer, resolve, unpack_manifest, write_image
-from jobs.image.configure import ConfigChanges, configure
-from jobs.layer import Codec, Compression, IdMap, generate_layer
-from jobs.mtree import compare, snapshot
-from jobs.store import Layout
+from layerfarm.jobs.image import (
+    UnpackOptions,
+    append_layer,
+    new_image,
+    pack_layer,
+    resolve,
+    unpack_manifest,
+    write_image,
+)
+from layerfarm.jobs.image.configure import ConfigChanges, configure
+from layerfarm.jobs.layer import Codec, Compression, IdMap, generate_layer
+from layerfarm.jobs.mtree import compare, snapshot
+from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run
 from tests.unit.image.images import tar
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.document import Access
-from jobs.catalog.pull import look
-from jobs.catalog.registry import Skopeo
-from jobs.image import resolve
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.catalog.document import Access
+from layerfarm.jobs.catalog.pull import look
+from layerfarm.jobs.catalog.registry import Skopeo
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Descriptor, Layout
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
 
@@ -201,7 +201,7 @@ def test_the_report_needs_no_registry(registry: Registry, tmp_path: Path, layerf
 
 
 def test_two_runs_of_one_catalog_do_not_mix(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
-    from worker.catalog.state import States
+    from layerfarm.worker.catalog.state import States
 
     path = write(tmp_path, registry.host)
     layerfarm("catalog", "run", path)

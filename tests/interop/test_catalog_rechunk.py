@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from jobs.flows.requests import BuildRequest, ImageRef
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 from tests.catalog.databases import apk_files, apk_tree
 from tests.catalog.images import catalog, images_of
 from tests.catalog.registry import Registry
 from tests.catalog.spec import SMALL
 from tests.trees import read_tree
-from worker.engine import local
 
 Layerfarm = Callable[..., tuple[int, str, str]]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from jobs.catalog.document import Access
-from jobs.catalog.referrers import fallback_tag
-from jobs.catalog.registry import Skopeo
-from jobs.image import Resolved
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.catalog.document import Access
+from layerfarm.jobs.catalog.referrers import fallback_tag
+from layerfarm.jobs.catalog.registry import Skopeo
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.store import Descriptor, Layout
 from tests.catalog.registry import Gate, Registry
 from tests.unit.catalog.images import enter, index, manifest
 from tests.unit.image.images import image, tar

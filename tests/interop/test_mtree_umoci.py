@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.mtree import Entry, Output, compare, read_full, snapshot, write_extra, write_tree
+from layerfarm.jobs.mtree import Entry, Output, compare, read_full, snapshot, write_extra, write_tree
 from tests.trees import file, symlink, tree
 
 Run = Callable[..., str]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run
 from tests.trees import in_seconds, read_tree
 

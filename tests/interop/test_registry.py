@@ -12,13 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.document import Access
-from jobs.catalog.pull import copy_in, look, pull, push, reachable_blobs
-from jobs.catalog.registry import Pace, Skopeo
-from jobs.errors import DigestMismatch, MalformedDocument, RegistryBusy, RegistryError, StoreError, TagNotFound
-from jobs.image import resolve
-from jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
-from jobs.store.adopt import adopt_blob
+from layerfarm.jobs.catalog.document import Access
+from layerfarm.jobs.catalog.pull import copy_in, look, pull, push, reachable_blobs
+from layerfarm.jobs.catalog.registry import Pace, Skopeo
+from layerfarm.jobs.errors import (
+    DigestMismatch,
+    MalformedDocument,
+    RegistryBusy,
+    RegistryError,
+    StoreError,
+    TagNotFound,
+)
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
+from layerfarm.jobs.store.adopt import adopt_blob
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
 

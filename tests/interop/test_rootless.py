@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from jobs.flows import FLOWS
-from jobs.flows.base import Context
-from jobs.flows.requests import ImageRef, UnpackRequest
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.flows import FLOWS
+from layerfarm.jobs.flows.base import Context
+from layerfarm.jobs.flows.requests import ImageRef, UnpackRequest
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run
 from tests.ordinary_user import GID, UID, OrdinaryUser, ordinary_user
 from tests.trees import MTIME, Node, directory, file, in_seconds, read_tree, tree

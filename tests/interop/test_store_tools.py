@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.image import HistoryEntry, append_layer, new_image, pack_layer, resolve
-from jobs.image.configure import ConfigChanges, configure
-from jobs.image.stat import human_size, stat_json, stat_text
-from jobs.layer import Codec, Compression
-from jobs.store import Layout
+from layerfarm.jobs.image import HistoryEntry, append_layer, new_image, pack_layer, resolve
+from layerfarm.jobs.image.configure import ConfigChanges, configure
+from layerfarm.jobs.image.stat import human_size, stat_json, stat_text
+from layerfarm.jobs.layer import Codec, Compression
+from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run
 from tests.unit.image.images import tar
 

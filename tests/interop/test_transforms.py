@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.store import Layout
+from layerfarm.jobs.store import Layout
 from tests.interop.changes import change
 from tests.interop.conftest import Run
 from tests.trees import Node, read_tree

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.worker.cli.main import COMMANDS
 from tests import man
 from tests.locks import CORE, pins
-from worker.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,10 +41,12 @@ def test_the_wheel_holds_the_packages_and_the_man_pages_and_no_test(wheel: Path)
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.partition("/")[0] for name in names}
     name = f"layerfarm-{version('layerfarm')}"
-    assert packages == {"jobs", "worker", f"{name}.dist-info", f"{name}.data"}
+    assert packages == {"layerfarm", f"{name}.dist-info", f"{name}.data"}
     assert {f"{name}.data/data/share/man/man1/{page.name}" for page in man.PAGES.iterdir()} <= set(names)
     assert f"{name}.dist-info/licenses/LICENSE" in names
-    modules = {str(path.relative_to(ROOT)) for top in ("jobs", "worker") for path in (ROOT / top).rglob("*.py")}
+    modules = {
+        f"layerfarm/{path.relative_to(ROOT)}" for top in ("jobs", "worker") for path in (ROOT / top).rglob("*.py")
+    }
     assert modules <= set(names)
 
 
@@ -90,6 +92,35 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) 
         done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
         assert done.stderr.endswith(f"(pip install 'layerfarm[{extra}]')\n")
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """A project whose modules have the names of our directories, and of what we were installed with."""
+    for name in ("jobs", "worker", "click", "redis", "celery", "pydantic"):
+        (tmp_path / "others" / name).mkdir(parents=True)
+        (tmp_path / "others" / name / "__init__.py").write_text(f"raise ImportError('{name} of another project')")
+    return tmp_path / "others"
+
+
+def test_modules_of_another_project_do_not_take_the_place_of_ours(others: Path, tmp_path: Path) -> None:
+    layerfarm = Path(sys.executable).with_name("layerfarm")
+    setting = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(others)}
+    for command in ([layerfarm, "init", "--layout=store"], [layerfarm, "up", "--help"]):
+        done = subprocess.run(command, cwd=others, env=setting, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    # A worker that a command starts finds its packages too: what it complains of is that it has no farm.
+    worker = [sys.executable, "-P", "-m", "layerfarm.worker"]
+    done = subprocess.run(worker, cwd=others, env=setting, capture_output=True, text=True)
+    assert "no farm" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_flow_of_ones_own_is_found_by_the_python_path(others: Path, tmp_path: Path) -> None:
+    (others / "our_flow.py").write_text("raise SystemExit('our flow is imported')")
+    setting = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(others)}
+    code = "from layerfarm.worker.import_path import ours_first; ours_first(); import redis, celery, our_flow"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=setting, capture_output=True, text=True)
+    assert done.stderr.strip() == "our flow is imported"
 
 
 def newest_python() -> str:

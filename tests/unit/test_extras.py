@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import MissingExtra
-from jobs.extras import _PACKAGES, Extra, require
+from layerfarm.jobs.errors import MissingExtra
+from layerfarm.jobs.extras import _PACKAGES, Extra, require
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,14 +21,14 @@ class Nothing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Nothing())
 import click
-from jobs.flows import FLOWS
-from worker.cli.main import COMMANDS, cli
+from layerfarm.jobs.flows import FLOWS
+from layerfarm.worker.cli.main import COMMANDS, cli
 FLOWS.import_all()
 for name in COMMANDS:
     assert cli.get_command(click.Context(cli), name) is not None
-import worker.client, worker.embedded, worker.worker_main
-from jobs.errors import MissingExtra
-from jobs.extras import require
+import layerfarm.worker.client, layerfarm.worker.embedded, layerfarm.worker.worker_main
+from layerfarm.jobs.errors import MissingExtra
+from layerfarm.jobs.extras import require
 for extra in sys.argv[1:]:
     try:
         require(extra, "this")

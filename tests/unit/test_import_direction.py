@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,16 +90,25 @@ def dotted_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that the file imports, also inside functions, as ``jobs.room`` or as a top-level name."""
+    """Every module that the file imports, also inside functions, as ``jobs.room`` or as a top-level name.
+
+    What is imported as ``layerfarm.jobs`` is named so, too; by itself, ``jobs`` would be another project's.
+    """
     package = dotted_name(path).split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_bytes(), path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (_of_ours(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            base = ".".join(["layerfarm", *package[: len(package) - node.level + 1], ""]) if node.level else ""
             origin = (base + (node.module or "")).rstrip(".")
-            # `from jobs import layer` imports the room, not the package alone.
-            yield from (f"{origin}.{alias.name}" for alias in node.names) if origin == "jobs" else [origin]
+            # `from layerfarm.jobs import layer` imports the room, not the package alone.
+            inner = origin in ("layerfarm", "layerfarm.jobs")
+            yield from (_of_ours(f"{origin}.{alias.name}") for alias in node.names) if inner else [_of_ours(origin)]
+
+
+def _of_ours(name: str) -> str:
+    assert name.partition(".")[0] not in ("jobs", "worker"), f"{name} is imported without layerfarm"
+    return name.removeprefix("layerfarm.")
 
 
 def imports_at_run_time(path: Path) -> Iterator[str]:
@@ -108,10 +118,11 @@ def imports_at_run_time(path: Path) -> Iterator[str]:
         if ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = [ast.Pass()]
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worker"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("layerfarm.worker"):
             for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if Path(ROOT, inner.replace(".", "/") + ".py").exists() else str(node.module)
+                outer = _of_ours(str(node.module))
+                inner = f"{outer}.{alias.name}"
+                yield inner if Path(ROOT, inner.replace(".", "/") + ".py").exists() else outer
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted_name)
@@ -148,12 +159,20 @@ def test_jobs_know_nothing_of_queue_and_command_line(path: Path) -> None:
         assert not used & DOCUMENTS_ONLY
 
 
+@pytest.mark.parametrize("place", ["jobs", "worker", "tests", "docs", "deploy"])
+def test_nothing_is_imported_by_a_name_that_another_project_may_have(place: str) -> None:
+    bare = re.compile(r"^\s*(?:from|import) (?:jobs|worker)\b", re.MULTILINE)
+    files = [path for kind in ("*.py", "*.md") for path in (ROOT / place).rglob(kind)]
+    assert files and not [path for path in files if bare.search(path.read_text())]
+
+
 def test_the_rule_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "jobs" / "layer" / "probe.py"
     source.parent.mkdir(parents=True)
     source.write_text(
-        "import jobs.store.layout\nfrom jobs import image\nfrom ..flows import base\nfrom . import pax\n"
-        "def late():\n    from worker.broker.app import make_app\n"
+        "import layerfarm.jobs.store.layout\nfrom layerfarm.jobs import image\n"
+        "from ..flows import base\nfrom . import pax\n"
+        "def late():\n    from layerfarm.worker.broker.app import make_app\n"
     )
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     assert set(imports(source)) == {
@@ -165,7 +184,17 @@ def test_the_rule_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.M
     }
 
 
-HEAVY = ("celery", "redis", "rich", "structlog", "pydantic_settings", "zstandard", "isal", "deflate", "jobs.flows")
+HEAVY = (
+    "celery",
+    "redis",
+    "rich",
+    "structlog",
+    "pydantic_settings",
+    "zstandard",
+    "isal",
+    "deflate",
+    "layerfarm.jobs.flows",
+)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +219,8 @@ def test_a_build_imports_its_own_flow_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "rootfs").mkdir()
     _run("main(['init', '--layout=store'])", tmp_path)
     command = ["build", "--rootfs=rootfs", "--image=store:tag"]
-    assert (
-        _imported(("celery", "redis", "jobs.catalog", "jobs.flows.build"), command, tmp_path) == "['jobs.flows.build']"
-    )
+    flow = "layerfarm.jobs.flows.build"
+    assert _imported(("celery", "redis", "layerfarm.jobs.catalog", flow), command, tmp_path) == f"['{flow}']"
 
 
 def _imported(names: tuple[str, ...], command: list[str], place: Path) -> str:
@@ -202,8 +230,8 @@ def _imported(names: tuple[str, ...], command: list[str], place: Path) -> str:
 
 
 def _run(code: str, place: Path) -> str:
-    setting = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    command = [sys.executable, "-c", f"import sys\nfrom worker.cli.main import main\n{code}"]
+    setting = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", f"import sys\nfrom layerfarm.worker.cli.main import main\n{code}"]
     done = subprocess.run(command, cwd=place, env=setting, capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
     return done.stdout

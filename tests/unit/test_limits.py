@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import LimitExceeded, RequestError
-from jobs.image import UnpackOptions, resolve, unpack_rootfs
-from jobs.image.users import lookup_user
-from jobs.layer import Extractor
-from jobs.limits import NAMES, Limits, limits, set_limit
-from jobs.mtree import read_manifest
-from jobs.store import Layout, parse_document
-from jobs.store.descriptor import MEDIA_TYPE_INDEX, REF_NAME, Index
+from layerfarm.jobs.errors import LimitExceeded, RequestError
+from layerfarm.jobs.image import UnpackOptions, resolve, unpack_rootfs
+from layerfarm.jobs.image.users import lookup_user
+from layerfarm.jobs.layer import Extractor
+from layerfarm.jobs.limits import NAMES, Limits, limits, set_limit
+from layerfarm.jobs.mtree import read_manifest
+from layerfarm.jobs.store import Layout, parse_document
+from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, REF_NAME, Index
 from tests.trees import file, tree
 from tests.unit.image.images import image, tar
 from tests.unit.layer.archives import archive, entry

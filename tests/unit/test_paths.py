@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.paths import is_directory
+from layerfarm.jobs.paths import is_directory
 from tests.ordinary_user import ordinary_user
 
 

@@ -7,8 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from jobs.errors import RootfsError
-from jobs.rootfs import Rootfs
+from layerfarm.jobs.errors import RootfsError
+from layerfarm.jobs.rootfs import Rootfs
 from tests.rights import takes_root
 
 

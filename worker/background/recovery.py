@@ -13,17 +13,17 @@ from typing import Final
 import redis
 import structlog
 
-from jobs.errors import LimitExceeded
-from worker.broker.messages import Sender
-from worker.broker.priorities import Queues
-from worker.engine.action_cache import Works
-from worker.engine.damaged import end_if_unsound, mending
-from worker.engine.single_flight import wake
-from worker.jobstore.interface import JobStore
-from worker.jobstore.keys import Keys
-from worker.jobstore.model import MESSAGE_LOST, Item
-from worker.model import JobError, JobState
-from worker.settings import Settings
+from layerfarm.jobs.errors import LimitExceeded
+from layerfarm.worker.broker.messages import Sender
+from layerfarm.worker.broker.priorities import Queues
+from layerfarm.worker.engine.action_cache import Works
+from layerfarm.worker.engine.damaged import end_if_unsound, mending
+from layerfarm.worker.engine.single_flight import wake
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import MESSAGE_LOST, Item
+from layerfarm.worker.model import JobError, JobState
+from layerfarm.worker.settings import Settings
 
 _BUSY_QUIET: Final = 300.0
 """Seconds of silence after which a job is taken for stuck although messages, perhaps its own, are waiting."""

@@ -16,8 +16,8 @@ import structlog
 from celery import bootsteps
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from worker.jobstore.keys import Keys
-from worker.jobstore.model import FORMAT
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import FORMAT
 
 _SAY_EVERY: Final = 2.0
 """Seconds between two words of a worker."""
@@ -45,11 +45,11 @@ class WorkerInfo(BaseModel):
     version: str = ""
     """Of layerfarm."""
     format: int = 0
-    """Of the jobs that it reads (``worker.jobstore.model.FORMAT``)."""
+    """Of the jobs that it reads (``layerfarm.worker.jobstore.model.FORMAT``)."""
     clock: float = 0.0
     """Seconds by which its clock is ahead of that of Redis."""
     confined: bool = False
-    """Its units run in a sandbox (``worker.security.sandbox``)."""
+    """Its units run in a sandbox (``layerfarm.worker.security.sandbox``)."""
     missing: tuple[Path, ...] = ()
     """Roots and stores that are no directories there."""
 

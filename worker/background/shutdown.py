@@ -15,10 +15,10 @@ import redis
 import structlog
 from kombu.exceptions import OperationalError
 
-from worker.broker.messages import Sender
-from worker.engine.damaged import mending
-from worker.jobstore.interface import JobStore
-from worker.jobstore.owner import Owner, owner_of
+from layerfarm.worker.broker.messages import Sender
+from layerfarm.worker.engine.damaged import mending
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.owner import Owner, owner_of
 
 _NOTICE: Final = 5.0
 """Seconds after the grace for units to notice, remove what they have half done, and give their claims back."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
-from jobs.errors import RequestError
+from layerfarm.jobs.errors import RequestError
 
 _SOCKET_SCHEMES: Final = ("unix", "redis+socket")
 _TCP_SCHEMES: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
@@ -57,7 +57,7 @@ class Address:
 
     @property
     def for_celery(self) -> str:
-        """The address with a scheme that kombu knows; of sentinels a URL for each (the rest: ``worker.broker.app``)."""
+        """The address with a scheme that kombu knows; of sentinels a URL for each (``layerfarm.worker.broker.app``)."""
         if self.is_sentinel:
             login = self._parts.netloc.rpartition("@")[0]
             at = f"{login}@" if login else ""

@@ -6,11 +6,11 @@ from typing import Any
 
 from celery import Celery
 
-from worker.broker.address import Address
-from worker.broker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT, sentinel_options
-from worker.broker.priorities import Turns
-from worker.jobstore.keys import Keys
-from worker.settings import Settings
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT, sentinel_options
+from layerfarm.worker.broker.priorities import Turns
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.settings import Settings
 
 _SWEEP = 3
 """Every how many tens of seconds kombu looks for messages whose worker vanished."""

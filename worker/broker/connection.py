@@ -12,8 +12,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from jobs.errors import FarmUnreachable
-from worker.broker.address import Address
+from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.worker.broker.address import Address
 
 CONNECT_TIMEOUT = 3.0
 """Seconds for one connection."""

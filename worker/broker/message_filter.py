@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jobs.errors import RequestError
-from worker.broker.messages import TASKS, Message
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.broker.messages import TASKS, Message
 
 LARGEST: Final = 16 * 1024
 """Bytes of a body; ours have some 150."""

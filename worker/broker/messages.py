@@ -10,11 +10,11 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jobs.errors import RequestError
-from worker.broker.connection import is_read_only
-from worker.broker.priorities import Traffic
-from worker.jobstore.model import Item
-from worker.settings import Settings
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.broker.connection import is_read_only
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.model import Item
+from layerfarm.worker.settings import Settings
 
 ADVANCE: Final = "layerfarm.advance"
 UNIT: Final = "layerfarm.unit"

@@ -22,16 +22,16 @@ from redis.connection import DefaultParser
 from redis.exceptions import ExecAbortError
 from redis.retry import Retry
 
-from jobs.errors import RequestError
-from worker.broker.connection import retry_once
-from worker.broker.message_filter import control_message, our_message
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.broker.connection import retry_once
+from layerfarm.worker.broker.message_filter import control_message, our_message
 
 # A Redis whose disk is full, or that misses its replicas, refuses what a replica refuses, and is to be borne as one;
 # redis-py has no class for it.
 for _code in ("MISCONF", "NOREPLICAS"):
     DefaultParser.EXCEPTION_CLASSES.setdefault(_code, redis.ReadOnlyError)
 
-# As worker.broker.connection has it for the connections of our own; these are kombu's.
+# As layerfarm.worker.broker.connection has it for the connections of our own; these are kombu's.
 for _name in ("host", "port"):
     if not hasattr(redis.UnixDomainSocketConnection, _name):
         setattr(redis.UnixDomainSocketConnection, _name, None)

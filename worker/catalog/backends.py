@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
-from jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobNotFound, LayerfarmError
-from jobs.flows.base import Policy, Request
-from worker.broker.priorities import Traffic
-from worker.client import Farm, Job
-from worker.engine import local
-from worker.model import JobState, Progress
+from layerfarm.jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobNotFound, LayerfarmError
+from layerfarm.jobs.flows.base import Policy, Request
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.client import Farm, Job
+from layerfarm.worker.engine import local
+from layerfarm.worker.model import JobState, Progress
 
 AT_ONCE: Final = 16
 """Jobs that a catalog has on a farm at a time; bulk, so that whoever waits for something overtakes them."""

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jobs.catalog.document import CatalogFile, Source
-from jobs.catalog.indexes import follow, platform_of
-from jobs.catalog.pull import Offer, copy_in, look, look_in, pull
-from jobs.catalog.referrers import spoken
-from jobs.catalog.registry import Skopeo
-from jobs.catalog.sources import CatalogImage, Listing, origins, select
-from jobs.catalog.statements import Statement, bring, in_layout, in_registry
-from jobs.errors import LayerfarmError, UnsupportedImage
-from jobs.store import Descriptor, Layout
-from worker.catalog.state import ImageState, States
+from layerfarm.jobs.catalog.document import CatalogFile, Source
+from layerfarm.jobs.catalog.indexes import follow, platform_of
+from layerfarm.jobs.catalog.pull import Offer, copy_in, look, look_in, pull
+from layerfarm.jobs.catalog.referrers import spoken
+from layerfarm.jobs.catalog.registry import Skopeo
+from layerfarm.jobs.catalog.sources import CatalogImage, Listing, origins, select
+from layerfarm.jobs.catalog.statements import Statement, bring, in_layout, in_registry
+from layerfarm.jobs.errors import LayerfarmError, UnsupportedImage
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.worker.catalog.state import ImageState, States
 
 
 def discover(catalog: CatalogFile, skopeo: Skopeo) -> list[CatalogImage]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from jobs.catalog.indexes import follow
-from jobs.catalog.pull import named, push, reachable_blobs
-from jobs.catalog.referrers import fallback_index, fallback_tag, referrers, tags_beside
-from jobs.catalog.registry import Skopeo
-from jobs.catalog.statements import bring, referred
-from jobs.errors import LayerfarmError, NotInRegistry
-from jobs.store import MEDIA_TYPE_INDEX, Layout
-from worker.catalog.state import ImageState
+from layerfarm.jobs.catalog.indexes import follow
+from layerfarm.jobs.catalog.pull import named, push, reachable_blobs
+from layerfarm.jobs.catalog.referrers import fallback_index, fallback_tag, referrers, tags_beside
+from layerfarm.jobs.catalog.registry import Skopeo
+from layerfarm.jobs.catalog.statements import bring, referred
+from layerfarm.jobs.errors import LayerfarmError, NotInRegistry
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Layout
+from layerfarm.worker.catalog.state import ImageState
 
 
 def is_to_push(state: ImageState, registry: str) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jobs.catalog.indexes import follow
-from jobs.catalog.report import Holding, ImageRow, Report, pulls, shared, totals
-from jobs.catalog.sources import CatalogImage, in_order
-from jobs.store import Descriptor, Layout
-from worker.catalog.state import ImageState
-from worker.catalog.work import Work
+from layerfarm.jobs.catalog.indexes import follow
+from layerfarm.jobs.catalog.report import Holding, ImageRow, Report, pulls, shared, totals
+from layerfarm.jobs.catalog.sources import CatalogImage, in_order
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.worker.catalog.state import ImageState
+from layerfarm.worker.catalog.work import Work
 
 
 def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:

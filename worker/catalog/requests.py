@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
-from jobs.flows.base import name_of_work
-from jobs.flows.requests import ImageRef
-from jobs.flows.transforms import (
+from layerfarm.jobs.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
+from layerfarm.jobs.flows.base import name_of_work
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.transforms import (
     AnalyzeRequest,
     RebaseRequest,
     RechunkRequest,

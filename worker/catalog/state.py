@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jobs.errors import CatalogError
-from jobs.flows.transforms import TransformResult
-from jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
-from jobs.store.durable import explained, make_directory, replace_file
+from layerfarm.jobs.errors import CatalogError
+from layerfarm.jobs.flows.transforms import TransformResult
+from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
+from layerfarm.jobs.store.durable import explained, make_directory, replace_file
 
 
 class ImageState(BaseModel):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from worker.cli.flags import (
+from layerfarm.worker.cli.flags import (
     History,
     Image,
     Layering,
@@ -16,9 +16,9 @@ from worker.cli.flags import (
     image_option,
     mask_path_option,
 )
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.result_text import image_lines, json_option, report
-from worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import image_lines, json_option, report
+from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 
 @click.command("build", cls=GoStyleCommand)
@@ -51,7 +51,7 @@ def command(
       layerfarm build --rootfs /srv/rootfs --image store:v2 --base store:v1 --compress=zstd
       layerfarm build --rootfs /srv/rootfs --image store:v1 --farm redis://queue/0 --detach
     """
-    from jobs.flows.requests import BuildRequest
+    from layerfarm.jobs.flows.requests import BuildRequest
 
     request = BuildRequest(
         rootfs=rootfs.absolute(),

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from jobs.errors import display
-from jobs.extras import require
-from worker.cli import output
-from worker.cli.flags import PathType
-from worker.cli.parsing import GoStyleCommand, GoStyleGroup
-from worker.cli.progress_view import MODES
-from worker.cli.session import Session
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.extras import require
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.parsing import GoStyleCommand, GoStyleGroup
+from layerfarm.worker.cli.progress_view import MODES
+from layerfarm.worker.cli.session import Session
 
 if TYPE_CHECKING:
-    from jobs.catalog.report import Report
-    from worker.catalog.work import Work
+    from layerfarm.jobs.catalog.report import Report
+    from layerfarm.worker.catalog.work import Work
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -111,7 +111,7 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
 
     The images are fetched and analyzed, for nobody can tell otherwise; nothing is made of them.
     """
-    from worker.catalog.reporting import report_of
+    from layerfarm.worker.catalog.reporting import report_of
 
     with _working(file, how) as work:
         images = work.fetch()
@@ -134,7 +134,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
     What is done already is skipped; what was interrupted goes on. An image that fails does not stop the
     others; the exit code is 1 then.
     """
-    from worker.catalog.reporting import report_of
+    from layerfarm.worker.catalog.reporting import report_of
 
     with _working(file, how) as work:
         if dry_run:
@@ -158,7 +158,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
 @_images
 def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
     """Prints what the last run came to, predicted against actual. Asks no registry."""
-    from worker.catalog.reporting import report_of
+    from layerfarm.worker.catalog.reporting import report_of
 
     with _working(file, How(None, 1, None, "none"), lock=False) as work:
         work.plan_again()
@@ -185,12 +185,12 @@ def verify(file: Path, how: How) -> None:
 def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
     from contextlib import ExitStack
 
-    from jobs.catalog.document import read_catalog
-    from jobs.flows.base import Policy
-    from worker.catalog.backends import Backend, Local, OnFarm
-    from worker.catalog.work import Work
-    from worker.cli.catalog_view import CatalogView
-    from worker.client import Farm
+    from layerfarm.jobs.catalog.document import read_catalog
+    from layerfarm.jobs.flows.base import Policy
+    from layerfarm.worker.catalog.backends import Backend, Local, OnFarm
+    from layerfarm.worker.catalog.work import Work
+    from layerfarm.worker.cli.catalog_view import CatalogView
+    from layerfarm.worker.client import Farm
 
     catalog = read_catalog(file)
     with ExitStack() as stack:
@@ -210,8 +210,8 @@ def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
 
 
 def _say(report: Report, as_json: bool, html: Path | None, each: bool) -> None:
-    from jobs.catalog.report_page import page
-    from worker.cli.catalog_text import image_lines, report_lines
+    from layerfarm.jobs.catalog.report_page import page
+    from layerfarm.worker.cli.catalog_text import image_lines, report_lines
 
     if html is not None:
         html.write_text(page(report), encoding="utf-8")

@@ -8,15 +8,15 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from jobs.catalog.report import size_text
-from worker.cli import output
+from layerfarm.jobs.catalog.report import size_text
+from layerfarm.worker.cli import output
 
 _ROWS: Final = 12
 """Images that the table shows at a time."""
 
 
 class CatalogView:
-    """Shows the steps of a run; a context manager. ``mode`` is one of ``worker.cli.progress_view.MODES``.
+    """Shows the steps of a run; a context manager. ``mode`` is one of ``layerfarm.worker.cli.progress_view.MODES``.
 
     ``bar`` is the live table: of the step how many images are done, of how many, how many failed, bytes and
     bytes a second, the time left; and below what is being worked on.
@@ -47,7 +47,7 @@ class CatalogView:
         if self._live is not None:
             self._live.stop()
 
-    # --- worker.catalog.work.View ----------------------------------------------------------------
+    # --- layerfarm.worker.catalog.work.View ----------------------------------------------------------------
 
     def step(self, name: str, total: int) -> None:
         self._finish_step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("completion", cls=GoStyleCommand)
@@ -21,7 +21,7 @@ def command(ctx: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from worker.cli.main import COMPLETION_VARIABLE
+    from layerfarm.worker.cli.main import COMPLETION_VARIABLE
 
     completion = get_completion_class(shell)
     assert completion is not None

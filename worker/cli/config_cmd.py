@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import (
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import (
     History,
     Image,
     epoch_time,
@@ -17,7 +17,7 @@ from worker.cli.flags import (
     tag_option,
     timestamp,
 )
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 CLEARABLE = (
     "config.labels",
@@ -37,7 +37,7 @@ class _ConfigCommand(GoStyleCommand):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         if args[:1] == ["show"]:
-            from worker.cli.config_show_cmd import command as show
+            from layerfarm.worker.cli.config_show_cmd import command as show
 
             return show.make_context("config show", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
@@ -98,9 +98,9 @@ def command(
       layerfarm config --image store:v1 --config.user=www-data --config.env LANG=C.UTF-8
       layerfarm config --image store:v1 --tag v2 --clear=config.cmd --config.entrypoint=/bin/app
     """
-    from jobs.image import resolve
-    from jobs.image.configure import ConfigChanges, configure
-    from jobs.store import Layout, check_refname
+    from layerfarm.jobs.image import resolve
+    from layerfarm.jobs.image.configure import ConfigChanges, configure
+    from layerfarm.jobs.store import Layout, check_refname
 
     tag = new_tag or image.tag
     check_refname(tag)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import output
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.session import Session
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.session import Session
 
 
 @click.command("show", cls=GoStyleCommand)
@@ -25,7 +25,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """
     import json
 
-    from worker.settings import limit_origins, origins
+    from layerfarm.worker.settings import limit_origins, origins
 
     session: Session = ctx.obj
     rows = origins() + limit_origins(session.limits_of_file)

@@ -6,10 +6,10 @@ import json
 from base64 import b64encode
 from typing import Any
 
-from jobs.errors import RequestError
-from jobs.image.timestamps import timestamp
-from jobs.mtree import Delta, Entry
-from jobs.mtree.vis import decode, encode
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.mtree import Delta, Entry
+from layerfarm.jobs.mtree.vis import decode, encode
 
 _SIGNS = {"extra": "+", "missing": "-", "modified": "~"}
 _FIELDS = {"tar_time": "mtime", "sha256digest": "sha256"}

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import PathType, Remap
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.result_text import image_lines
-from worker.cli.submission import Outcome, Where, carry_out
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import PathType, Remap
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import image_lines
+from layerfarm.worker.cli.submission import Outcome, Where, carry_out
 
 
 @click.command("demo", cls=GoStyleCommand)
@@ -42,9 +42,9 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
     """
     import tempfile
 
-    from jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
-    from jobs.store import Layout, check_refname
-    from worker.embedded import EmbeddedFarm
+    from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
+    from layerfarm.jobs.store import Layout, check_refname
+    from layerfarm.worker.embedded import EmbeddedFarm
 
     check_refname(tag)
     store = store.absolute()
@@ -78,11 +78,11 @@ def _compare(rootfs: Path, bundle: Path, *, owners: bool) -> None:
     """
     from contextlib import ExitStack
 
-    from jobs.errors import MtreeError
-    from jobs.image.tree_cache import portable
-    from jobs.mtree import compare
-    from worker.cli.delta_text import human_line
-    from worker.cli.trees import open_tree
+    from layerfarm.jobs.errors import MtreeError
+    from layerfarm.jobs.image.tree_cache import portable
+    from layerfarm.jobs.mtree import compare
+    from layerfarm.worker.cli.delta_text import human_line
+    from layerfarm.worker.cli.trees import open_tree
 
     with ExitStack() as opened:
         sides = [portable(open_tree(str(tree), opened).entries) for tree in (rootfs, bundle)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from jobs.errors import LayerfarmError
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
 
@@ -31,10 +31,10 @@ def command(as_json: bool, old: str, new: str) -> None:
     """
     from contextlib import ExitStack
 
-    from jobs.image.tree_cache import portable
-    from jobs.mtree import compare
-    from worker.cli.delta_text import human_line, json_object
-    from worker.cli.trees import open_tree
+    from layerfarm.jobs.image.tree_cache import portable
+    from layerfarm.jobs.mtree import compare
+    from layerfarm.worker.cli.delta_text import human_line, json_object
+    from layerfarm.worker.cli.trees import open_tree
 
     count = 0
     try:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import PathType
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.session import Session
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.session import Session
 
 if TYPE_CHECKING:
-    from worker.doctor import Finding
+    from layerfarm.worker.doctor import Finding
 
 
 @click.command("doctor", cls=GoStyleCommand)
@@ -45,9 +45,9 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
     """
     import json
 
-    from worker.broker.connection import reaching
-    from worker.client import Farm
-    from worker.doctor import Level, examine, worst
+    from layerfarm.worker.broker.connection import reaching
+    from layerfarm.worker.client import Farm
+    from layerfarm.worker.doctor import Level, examine, worst
 
     session: Session = ctx.obj
     address = url or session.farm
@@ -68,7 +68,7 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
 
 
 def _show(finding: Finding) -> None:
-    from jobs.errors import display
+    from layerfarm.jobs.errors import display
 
     advice = "" if finding.advice is None else f"\n      {finding.advice}"
     output.say(f"{finding.level:<5} {display(finding.topic)}: {display(finding.what)}{advice}")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from jobs.flows.requests import HistoryOptions, IdMapping, ImageRef, LayerOptions
-    from jobs.image import HistoryEntry
+    from layerfarm.jobs.flows.requests import HistoryOptions, IdMapping, ImageRef, LayerOptions
+    from layerfarm.jobs.image import HistoryEntry
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ class Image(NamedTuple):
 
     def ref(self) -> ImageRef:
         """The same for a request: workers have another current directory."""
-        from jobs.flows.requests import ImageRef
+        from layerfarm.jobs.flows.requests import ImageRef
 
         return ImageRef(store=self.layout.absolute(), tag=self.tag)
 
@@ -132,7 +132,7 @@ def mask_path_option(help: str) -> Callable[[CommandT], CommandT]:
 
 
 def _below_root(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    from jobs.image.masks import names_root
+    from layerfarm.jobs.image.masks import names_root
 
     for value in values:
         if names_root(value):
@@ -170,7 +170,7 @@ class History(NamedTuple):
     created_by: str | None
 
     def options(self) -> HistoryOptions:
-        from jobs.flows.requests import HistoryOptions
+        from layerfarm.jobs.flows.requests import HistoryOptions
 
         return HistoryOptions(**self._asdict())
 
@@ -180,7 +180,7 @@ class History(NamedTuple):
 
     def entry(self, created_by: str) -> HistoryEntry | None:
         """The history entry of a command that is not a flow, or None for ``--no-history``."""
-        from jobs.image import HistoryEntry
+        from layerfarm.jobs.image import HistoryEntry
 
         if self.omit:
             return None
@@ -250,7 +250,7 @@ class Layering(NamedTuple):
 
     def options(self, history: History) -> LayerOptions:
         """The layer options of a request, with ``$SOURCE_DATE_EPOCH``."""
-        from jobs.flows.requests import LayerOptions
+        from layerfarm.jobs.flows.requests import LayerOptions
 
         return LayerOptions.model_validate(
             {
@@ -296,7 +296,7 @@ def source_date_epoch() -> int | None:
 
 def epoch_time() -> str | None:
     """``$SOURCE_DATE_EPOCH`` as RFC 3339, or None when it is not set."""
-    from jobs.image.timestamps import timestamp as written
+    from layerfarm.jobs.image.timestamps import timestamp as written
 
     epoch = source_date_epoch()
     return None if epoch is None else written(epoch)
@@ -375,7 +375,7 @@ def _id_row(text: str) -> tuple[int, int, int]:
 
 
 def _mappings(rows: tuple[tuple[int, int, int], ...]) -> list[IdMapping]:
-    from jobs.flows.requests import IdMapping
+    from layerfarm.jobs.flows.requests import IdMapping
 
     return [IdMapping(container=container, host=host, size=size) for container, host, size in rows]
 

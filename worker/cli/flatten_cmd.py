@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from worker.cli.flags import Image, PathType, image_option, platform_option, source_date_epoch
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.result_text import json_option, report
-from worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.flags import Image, PathType, image_option, platform_option, source_date_epoch
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import json_option, report
+from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 
 @click.command("flatten", cls=GoStyleCommand)
@@ -33,7 +33,7 @@ def command(
       layerfarm flatten --image store:v1 rootfs
       layerfarm flatten --image store:v1 --platform linux/arm64 --tar v1-arm64.tar
     """
-    from jobs.flows.transforms import FlattenRequest
+    from layerfarm.jobs.flows.transforms import FlattenRequest
 
     request = FlattenRequest(
         image=image.ref(),

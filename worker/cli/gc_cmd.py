@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import DurationType, layout_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import DurationType, layout_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 if TYPE_CHECKING:
-    from jobs.store import Layout
+    from layerfarm.jobs.store import Layout
 
 
 @click.command("gc", cls=GoStyleCommand)
@@ -46,7 +46,7 @@ def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
       layerfarm gc --layout store --grace=0s
       layerfarm gc --layout store --why sha256:5f0e…
     """
-    from jobs.store import Layout
+    from layerfarm.jobs.store import Layout
 
     if why is not None:
         _explain(Layout.open(layout), why, grace)
@@ -55,8 +55,8 @@ def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
 
 
 def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
-    from jobs.errors import display
-    from jobs.store.gc import collect
+    from layerfarm.jobs.errors import display
+    from layerfarm.jobs.store.gc import collect
 
     done = collect(layout, grace, dry_run=dry_run)
     say, verb = (output.say, "would remove") if dry_run else (output.info, "removed")
@@ -79,7 +79,7 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
 
 
 def _explain(layout: Layout, digest: str, grace: float) -> None:
-    from jobs.store.why import reasons
+    from layerfarm.jobs.store.why import reasons
 
     found = reasons(layout, digest)
     lines = []

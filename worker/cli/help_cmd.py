@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("help", cls=GoStyleCommand)

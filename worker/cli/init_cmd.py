@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import layout_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import layout_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("init", cls=GoStyleCommand)
@@ -22,7 +22,7 @@ def command(layout: Path) -> None:
     Example:
       layerfarm init --layout store
     """
-    from jobs.store import Layout
+    from layerfarm.jobs.store import Layout
 
     Layout.create(layout)
     output.info(f"created layout: {layout}")

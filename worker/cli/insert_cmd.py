@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import (
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import (
     History,
     Image,
     Layering,
@@ -21,7 +21,7 @@ from worker.cli.flags import (
     source_date_epoch,
     tag_option,
 )
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("insert", cls=GoStyleCommand)
@@ -62,10 +62,10 @@ def command(
         raise click.UsageError("expected TARGET alone with --whiteout, else SOURCE TARGET")
     if not all(paths):
         raise click.UsageError("path is empty")
-    from jobs.image import resolve
-    from jobs.image.add_layer import add_layer
-    from jobs.layer import GenerateOptions, IdMap, insert_layer, whiteout_layer
-    from jobs.store import Layout
+    from layerfarm.jobs.image import resolve
+    from layerfarm.jobs.image.add_layer import add_layer
+    from layerfarm.jobs.layer import GenerateOptions, IdMap, insert_layer, whiteout_layer
+    from layerfarm.jobs.store import Layout
 
     layout = Layout.open(image.layout)
     base = resolve(layout, image.tag, platform)

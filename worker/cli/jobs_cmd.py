@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.errors import display
-from worker.cli import output
-from worker.cli.parsing import GoStyleGroup
-from worker.cli.progress_view import MODES, ProgressView, megabytes
-from worker.cli.result_text import image_lines
-from worker.cli.session import Session
+from layerfarm.jobs.errors import display
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.parsing import GoStyleGroup
+from layerfarm.worker.cli.progress_view import MODES, ProgressView, megabytes
+from layerfarm.worker.cli.result_text import image_lines
+from layerfarm.worker.cli.session import Session
 
 if TYPE_CHECKING:
-    from worker.client import Farm
-    from worker.model import JobRecord
+    from layerfarm.worker.client import Farm
+    from layerfarm.worker.model import JobRecord
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -113,7 +113,7 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
 
     Interrupting this leaves the job alone.
     """
-    from jobs.flows.requests import ImageResult
+    from layerfarm.jobs.flows.requests import ImageResult
 
     job = farm_of(session).job(job_id)
     with ProgressView(progress) as view:
@@ -168,7 +168,7 @@ def clean(session: Session, job_ids: tuple[str, ...]) -> None:
 
 
 def farm_of(session: Session) -> Farm:
-    from worker.client import Farm
+    from layerfarm.worker.client import Farm
 
     if session.farm is None:
         raise click.UsageError("no farm: give --farm or set LAYERFARM_FARM")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import layout_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import layout_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("list", cls=GoStyleCommand)
@@ -21,7 +21,7 @@ def command(layout: Path) -> None:
       layerfarm list --layout store
       layerfarm ls --layout store
     """
-    from jobs.store import Layout
+    from layerfarm.jobs.store import Layout
 
     for tag in sorted(Layout.open(layout).tags()):
         output.say(tag)

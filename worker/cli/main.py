@@ -6,7 +6,6 @@ A subcommand's module is imported only when it is called, so that the small ones
 from __future__ import annotations
 
 import errno
-import gc
 import importlib
 import os
 import signal
@@ -17,18 +16,14 @@ from typing import NamedTuple
 
 import click
 
-from jobs.errors import LayerfarmError, display
-from jobs.limits import set_limit
-from worker.cli import output
-from worker.cli.parsing import GoStyleGroup
-from worker.cli.session import Session
-from worker.configuration import apply_limits, settings_file
+from layerfarm.jobs.errors import LayerfarmError, display
+from layerfarm.jobs.limits import set_limit
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.parsing import GoStyleGroup
+from layerfarm.worker.cli.session import Session
+from layerfarm.worker.configuration import apply_limits, settings_file
 
 COMPLETION_VARIABLE = "_LAYERFARM_COMPLETE"
-
-_GC_THRESHOLD = 50_000
-"""Objects made before the garbage collector looks at them. Importing makes many, none of which is garbage: looking for
-some took a tenth of the time in which a command starts."""
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -94,7 +89,9 @@ class Layerfarm(GoStyleGroup):
         listed = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
         if listed is None:
             return None
-        command: click.Command = getattr(importlib.import_module(f"worker.cli.{listed.module}"), listed.attribute)
+        command: click.Command = getattr(
+            importlib.import_module(f"layerfarm.worker.cli.{listed.module}"), listed.attribute
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -207,18 +204,6 @@ def _profile(ctx: click.Context, path: str) -> None:
     ctx.call_on_close(save)
 
 
-def program() -> int:
-    """What the ``layerfarm`` script calls: :func:`main`, and what is right only in a process that ends with it."""
-    gc.set_threshold(_GC_THRESHOLD)
-    # None is used, and what other packages of the environment bring along is none of our business: it need not be
-    # looked for.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    code = main()
-    # The interpreter would look for garbage once more, among all that it is about to leave to the kernel: 20 ms.
-    gc.freeze()
-    return code
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one line on stderr, never a traceback."""
     if COMPLETION_VARIABLE in os.environ:
@@ -277,7 +262,3 @@ def _system_error(error: OSError) -> int:
     output.error(f"{error.strerror or error}{where}{hint}")
     output.traceback()
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(program())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from worker.cli.flags import PathType
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.result_text import json_option, report
-from worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import json_option, report
+from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 
 @click.command("mtree", cls=GoStyleCommand)
@@ -31,8 +31,8 @@ def command(output: Path | None, where: Where, as_json: bool, directory: Path) -
       layerfarm mtree /srv/rootfs -o before.mtree
       layerfarm mtree /srv/rootfs | gzip >rootfs.mtree.gz
     """
-    from jobs.flows.manifest import ManifestRequest
-    from worker.cli.trees import hashed
+    from layerfarm.jobs.flows.manifest import ManifestRequest
+    from layerfarm.worker.cli.trees import hashed
 
     if output is None:
         if as_json:

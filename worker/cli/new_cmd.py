@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import Image, epoch_time, image_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import Image, epoch_time, image_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("new", cls=GoStyleCommand)
@@ -20,8 +20,8 @@ def command(image: Image) -> None:
     Example:
       layerfarm new --image store:empty
     """
-    from jobs.image import new_image
-    from jobs.store import Layout, check_refname
+    from layerfarm.jobs.image import new_image
+    from layerfarm.jobs.store import Layout, check_refname
 
     created = epoch_time()
     check_refname(image.tag)

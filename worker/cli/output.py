@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from jobs.errors import display
+from layerfarm.jobs.errors import display
 
 LEVELS: Final = ("debug", "info", "warn", "error", "fatal")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import output
-from worker.cli.jobs_cmd import farm_of, farm_option
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.session import Session
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.jobs_cmd import farm_of, farm_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.session import Session
 
 
 @click.command("ping", cls=GoStyleCommand)
@@ -27,7 +27,7 @@ def command(session: Session, this_host: bool) -> None:
     """
     import socket
 
-    from jobs.errors import FarmError
+    from layerfarm.jobs.errors import FarmError
 
     farm = farm_of(session)
     host = socket.gethostname()

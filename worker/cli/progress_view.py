@@ -7,11 +7,11 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from jobs.errors import display
-from worker.cli import output
+from layerfarm.jobs.errors import display
+from layerfarm.worker.cli import output
 
 if TYPE_CHECKING:
-    from worker.model import Progress
+    from layerfarm.worker.model import Progress
 
 MODES: Final = ("auto", "bar", "plain", "none")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import (
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import (
     History,
     Image,
     Layering,
@@ -19,7 +19,7 @@ from worker.cli.flags import (
     platform_option,
     tag_option,
 )
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("add-layer", cls=GoStyleCommand)
@@ -38,9 +38,9 @@ def command(
     Example:
       layerfarm raw add-layer --image store:v1 --tag v2 extra.tar
     """
-    from jobs.image import resolve
-    from jobs.image.add_layer import add_layer
-    from jobs.store import Layout
+    from layerfarm.jobs.image import resolve
+    from layerfarm.jobs.image.add_layer import add_layer
+    from layerfarm.jobs.store import Layout
 
     layout = Layout.open(image.layout)
     base = resolve(layout, image.tag, platform)

@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from worker.cli.parsing import GoStyleGroup
+from layerfarm.worker.cli.parsing import GoStyleGroup
 
 COMMANDS = {
     "unpack": ("raw_unpack_cmd", "unpacks an image's layers into a directory"),
@@ -27,7 +27,7 @@ class Raw(GoStyleGroup):
         listed = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
         if listed is None:
             return None
-        command: click.Command = importlib.import_module(f"worker.cli.{listed[0]}").command
+        command: click.Command = importlib.import_module(f"layerfarm.worker.cli.{listed[0]}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

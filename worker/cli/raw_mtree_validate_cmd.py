@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.flags import PathType
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 if TYPE_CHECKING:
-    from jobs.mtree import Delta
+    from layerfarm.jobs.mtree import Delta
 
 _SYNONYMS = {"time": "tar_time", "sha256": "sha256digest", "xattrs": "xattr"}
 KEYWORDS = ("type", "size", "uid", "gid", "mode", "link", "nlink", "tar_time", "sha256digest", "xattr", "device")
@@ -42,7 +42,7 @@ def command(
     Example:
       layerfarm raw mtree-validate -f bundle/sha256_5f0e.mtree -p bundle/rootfs
     """
-    from jobs.mtree import compare, read_manifest, snapshot
+    from layerfarm.jobs.mtree import compare, read_manifest, snapshot
 
     wanted: frozenset[str] | None = None
     if only or umoci_keywords:
@@ -66,7 +66,7 @@ def _keywords(values: tuple[str, ...]) -> frozenset[str]:
 
 
 def _lines(delta: Delta, wanted: frozenset[str] | None) -> Iterator[bytes]:
-    from jobs.mtree.vis import encode
+    from layerfarm.jobs.mtree.vis import encode
 
     name = encode(delta.path)
     if delta.kind != "modified":

@@ -7,9 +7,17 @@ from typing import Literal
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import Image, PathType, Remap, image_option, platform_option, remap_options, volumes_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import (
+    Image,
+    PathType,
+    Remap,
+    image_option,
+    platform_option,
+    remap_options,
+    volumes_option,
+)
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("runtime-config", cls=GoStyleCommand)
@@ -31,12 +39,12 @@ def command(
       layerfarm raw runtime-config --image store:v1 config.json
       layerfarm raw config --image store:v1 --rootfs bundle/rootfs config.json
     """
-    from jobs.errors import ImageConfigError
-    from jobs.image import resolve
-    from jobs.image.bundle import BundleIdMapping
-    from jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, runtime_config
-    from jobs.image.users import User, lookup_user
-    from jobs.store import Layout
+    from layerfarm.jobs.errors import ImageConfigError
+    from layerfarm.jobs.image import resolve
+    from layerfarm.jobs.image.bundle import BundleIdMapping
+    from layerfarm.jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, runtime_config
+    from layerfarm.jobs.image.users import User, lookup_user
+    from layerfarm.jobs.store import Layout
 
     config = resolve(Layout.open(image.layout), image.tag, platform).config
     wanted = (config.config.user if config.config else None) or ""

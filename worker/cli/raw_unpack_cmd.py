@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import (
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import (
     Image,
     PathType,
     Remap,
@@ -16,7 +16,7 @@ from worker.cli.flags import (
     platform_option,
     remap_options,
 )
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("unpack", cls=GoStyleCommand)
@@ -32,9 +32,9 @@ def command(image: Image, keep_dirlinks: bool, platform: str | None, remap: Rema
     Example:
       layerfarm raw unpack --image store:v1 rootfs
     """
-    from jobs.image import UnpackOptions, resolve, unpack_rootfs
-    from jobs.layer import IdMap
-    from jobs.store import Layout
+    from layerfarm.jobs.image import UnpackOptions, resolve, unpack_rootfs
+    from layerfarm.jobs.layer import IdMap
+    from layerfarm.jobs.store import Layout
 
     layout = Layout.open(image.layout)
     options = UnpackOptions(

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.flags import Image, ImageType, source_date_epoch
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.result_text import report
-from worker.cli.submission import Where, carry_out
-from worker.cli.transforming import Making, transform_lines, transform_options
+from layerfarm.worker.cli.flags import Image, ImageType, source_date_epoch
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import report
+from layerfarm.worker.cli.submission import Where, carry_out
+from layerfarm.worker.cli.transforming import Making, transform_lines, transform_options
 
 if TYPE_CHECKING:
-    from jobs.flows.transforms import RebaseCheckResult, RebaseResult, RebaseVerdict
+    from layerfarm.jobs.flows.transforms import RebaseCheckResult, RebaseResult, RebaseVerdict
 
 EXIT_UNSAFE = 3
 """Of ``--check``: the verdict is worse than ``--accept`` takes."""
@@ -58,7 +58,7 @@ def command(
       layerfarm rebase --image store:app --old-base store:debian-12.1 --new-base store:debian-12.2 \\
           --target store:app-rebased --accept review
     """
-    from jobs.flows.transforms import RebaseCheckRequest, RebaseRequest
+    from layerfarm.jobs.flows.transforms import RebaseCheckRequest, RebaseRequest
 
     bases = {"image": making["image"], "old_base": old_base.ref(), "new_base": new_base.ref()}
     if check:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from worker.cli.flags import Image, ImageType, Layering, PathType, compress_options, source_date_epoch
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.submission import Where
-from worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.flags import Image, ImageType, Layering, PathType, compress_options, source_date_epoch
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.submission import Where
+from layerfarm.worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("rechunk", cls=GoStyleCommand)
@@ -59,10 +59,10 @@ def command(
       layerfarm rechunk --image store:v1 --keep-base store:debian --budget 40
       layerfarm rechunk --image store:v1 --plan plan.json --component 'models=/srv/models/*'
     """
-    from jobs.catalog.plan import parse_plan
-    from jobs.catalog.rechunk import put_plan
-    from jobs.flows.transforms import RechunkRequest
-    from jobs.store import Layout
+    from layerfarm.jobs.catalog.plan import parse_plan
+    from layerfarm.jobs.catalog.rechunk import put_plan
+    from layerfarm.jobs.flows.transforms import RechunkRequest
+    from layerfarm.jobs.store import Layout
 
     digest = None
     if plan is not None:

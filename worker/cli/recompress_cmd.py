@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.submission import Where
-from worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.submission import Where
+from layerfarm.worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("recompress", cls=GoStyleCommand)
@@ -41,7 +41,7 @@ def command(compress: str, compress_level: int | None, keep: int, making: Making
       layerfarm recompress --image store:v1 --target store:v1-zstd --compress zstd
       layerfarm recompress --image store:v1 --compress zstd --compress-level 19 --keep 1
     """
-    from jobs.flows.transforms import RecompressRequest
+    from layerfarm.jobs.flows.transforms import RecompressRequest
 
     request = RecompressRequest.model_validate(
         making

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import Image, image_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import Image, image_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("remove", cls=GoStyleCommand)
@@ -19,7 +19,7 @@ def command(image: Image) -> None:
       layerfarm remove --image store:v1
       layerfarm rm --image store:v1
     """
-    from jobs.store import Layout, check_refname
+    from layerfarm.jobs.store import Layout, check_refname
 
     check_refname(image.tag)
     removed = Layout.open(image.layout).untag(image.tag)

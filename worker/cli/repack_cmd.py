@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from worker.cli.flags import (
+from layerfarm.worker.cli.flags import (
     History,
     Image,
     Layering,
@@ -16,9 +16,9 @@ from worker.cli.flags import (
     image_option,
     mask_path_option,
 )
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.result_text import image_lines, json_option, report
-from worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import image_lines, json_option, report
+from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 
 @click.command("repack", cls=GoStyleCommand)
@@ -54,7 +54,7 @@ def command(
       layerfarm repack --image store:v2 bundle
       layerfarm repack --image store:v2 --refresh-bundle --mask-path /var/cache bundle
     """
-    from jobs.flows.requests import RepackRequest
+    from layerfarm.jobs.flows.requests import RepackRequest
 
     request = RepackRequest(
         bundle=bundle.absolute(),

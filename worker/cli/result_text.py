@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli import output
-from worker.cli.submission import Outcome
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.submission import Outcome
 
 if TYPE_CHECKING:
-    from jobs.flows.requests import ImageResult
+    from layerfarm.jobs.flows.requests import ImageResult
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import PathType, layout_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import PathType, layout_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("revert", cls=GoStyleCommand)
@@ -27,11 +27,11 @@ def command(layout: Path, bundle: Path) -> None:
     """
     from contextlib import ExitStack
 
-    from jobs.flows.manifest import read_tree_file
-    from jobs.image.bundle import Bundle
-    from jobs.image.revert import revert_bundle
-    from jobs.store import Layout
-    from worker.cli.trees import hashed
+    from layerfarm.jobs.flows.manifest import read_tree_file
+    from layerfarm.jobs.image.bundle import Bundle
+    from layerfarm.jobs.image.revert import revert_bundle
+    from layerfarm.jobs.store import Layout
+    from layerfarm.worker.cli.trees import hashed
 
     store = Layout.open(layout)
     opened_bundle = Bundle.open(bundle)

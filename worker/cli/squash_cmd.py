@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.flags import Image, ImageType, Layering, compress_options, source_date_epoch
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.submission import Where
-from worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.flags import Image, ImageType, Layering, compress_options, source_date_epoch
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.submission import Where
+from layerfarm.worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("squash", cls=GoStyleCommand)
@@ -40,7 +40,7 @@ def command(
       layerfarm squash --image store:v1 --base store:debian --target store:v1
       layerfarm squash --image store:v1 --keep 1 --upto 4 --compress zstd
     """
-    from jobs.flows.transforms import SquashRequest
+    from layerfarm.jobs.flows.transforms import SquashRequest
 
     request = SquashRequest.model_validate(
         making

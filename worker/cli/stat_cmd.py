@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.flags import Image, image_option, platform_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.flags import Image, image_option, platform_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("stat", cls=GoStyleCommand)
@@ -23,9 +23,9 @@ def command(image: Image, platform: str | None, as_json: bool) -> None:
     """
     import json
 
-    from jobs.image import resolve
-    from jobs.image.stat import stat_json, stat_text
-    from jobs.store import Layout
+    from layerfarm.jobs.image import resolve
+    from layerfarm.jobs.image.stat import stat_json, stat_text
+    from layerfarm.jobs.store import Layout
 
     layout = Layout.open(image.layout)
     found = resolve(layout, image.tag, platform)

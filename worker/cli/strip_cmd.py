@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.flags import source_date_epoch
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.submission import Where
-from worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.flags import source_date_epoch
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.submission import Where
+from layerfarm.worker.cli.transforming import Making, transform, transform_options
 
 
 @click.command("strip", cls=GoStyleCommand)
@@ -26,7 +26,7 @@ def command(compress_level: int | None, making: Making, where: Where, as_json: b
       layerfarm strip --image store:v1 --target store:v1-slim usr/share/doc usr/share/man
       layerfarm strip --image store:v1 'root/.ssh/*' '*/__pycache__'
     """
-    from jobs.flows.transforms import StripRequest
+    from layerfarm.jobs.flows.transforms import StripRequest
 
     request = StripRequest.model_validate(
         making | {"paths": list(patterns), "level": compress_level, "source_date_epoch": source_date_epoch()}

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from worker.cli import output
-from worker.cli.progress_view import MODES, ProgressView
-from worker.cli.session import Session
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.progress_view import MODES, ProgressView
+from layerfarm.worker.cli.session import Session
 
 if TYPE_CHECKING:
-    from jobs.flows.base import Request, Result
+    from layerfarm.jobs.flows.base import Request, Result
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -123,8 +123,8 @@ def carry_out(request: Request, where: Where) -> Outcome | None:
 
 
 def _here(request: Request, where: Where) -> Outcome:
-    from jobs.flows.base import Policy
-    from worker.engine import local
+    from layerfarm.jobs.flows.base import Policy
+    from layerfarm.worker.engine import local
 
     processors = len(os.sched_getaffinity(0))
     processes = where.processes or processors
@@ -135,9 +135,9 @@ def _here(request: Request, where: Where) -> Outcome:
 
 
 def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
-    from jobs.errors import FarmFull
-    from worker.broker.priorities import Traffic
-    from worker.client import Farm
+    from layerfarm.jobs.errors import FarmFull
+    from layerfarm.worker.broker.priorities import Traffic
+    from layerfarm.worker.client import Farm
 
     output.take_logs()
     farm = Farm(url)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import Image, image_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import Image, image_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("tag", cls=GoStyleCommand)
@@ -19,7 +19,7 @@ def command(image: Image, new_tag: str) -> None:
     Example:
       layerfarm tag --image store:v1 latest
     """
-    from jobs.store import Layout
+    from layerfarm.jobs.store import Layout
 
     Layout.open(image.layout).copy_tag(image.tag, new_tag)
     output.info(f'created new tag: "{new_tag}" -> "{image.tag}"')

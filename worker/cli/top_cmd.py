@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.errors import FarmUnreachable, display
-from worker.cli.jobs_cmd import done_text, farm_of, farm_option, stage_text
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.progress_view import megabytes
-from worker.cli.session import Session
+from layerfarm.jobs.errors import FarmUnreachable, display
+from layerfarm.worker.cli.jobs_cmd import done_text, farm_of, farm_option, stage_text
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.progress_view import megabytes
+from layerfarm.worker.cli.session import Session
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-    from worker.client import Farm
-    from worker.model import JobRecord
-    from worker.monitoring.census import Census
+    from layerfarm.worker.client import Farm
+    from layerfarm.worker.model import JobRecord
+    from layerfarm.worker.monitoring.census import Census
 
 _ENDED = 600.0
 """Seconds for which a job that has ended is still shown."""

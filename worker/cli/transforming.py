@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from worker.cli.flags import Image, ImageType, image_option
-from worker.cli.result_text import json_option, report
-from worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.flags import Image, ImageType, image_option
+from layerfarm.worker.cli.result_text import json_option, report
+from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 if TYPE_CHECKING:
-    from jobs.flows.base import Request
-    from jobs.flows.transforms import TransformResult
+    from layerfarm.jobs.flows.base import Request
+    from layerfarm.jobs.flows.transforms import TransformResult
 
 Making = dict[str, Any]
 """The fields of the request that every transform has."""

@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jobs.errors import LayerfarmError
-from worker.cli.submission import Where, carry_out
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.worker.cli.submission import Where, carry_out
 
 if TYPE_CHECKING:
-    from jobs.mtree import Entry
+    from layerfarm.jobs.mtree import Entry
 
 HERE = Where(farm=None, detach=False, processes=None, shards=None, progress="none")
 """In this process and others of this machine, in silence."""
@@ -29,8 +29,8 @@ class Tree(NamedTuple):
 
 @contextmanager
 def hashed(directory: Path, where: Where = HERE) -> Iterator[Path]:
-    """A temporary file with the manifest of ``directory``, as :mod:`jobs.flows.manifest` writes it."""
-    from jobs.flows.manifest import ManifestRequest
+    """A temporary file with the manifest of ``directory``, as :mod:`layerfarm.jobs.flows.manifest` writes it."""
+    from layerfarm.jobs.flows.manifest import ManifestRequest
 
     with tempfile.TemporaryDirectory(prefix="layerfarm-") as work:
         output = Path(work, "manifest")
@@ -58,8 +58,8 @@ def open_tree(text: str, opened: ExitStack, where: Where = HERE) -> Tree:
 
 
 def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
-    from jobs.flows.manifest import HEADER, read_tree_file
-    from jobs.mtree import read_full
+    from layerfarm.jobs.flows.manifest import HEADER, read_tree_file
+    from layerfarm.jobs.mtree import read_full
 
     stream = opened.enter_context(path.open("rb"))
     if stream.read(len(HEADER)) == HEADER:
@@ -72,9 +72,9 @@ def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
 
 
 def _directory(path: Path, opened: ExitStack, where: Where) -> Iterable[Entry]:
-    from jobs.flows.manifest import read_tree_file
-    from jobs.image.bundle import META_NAME, Bundle
-    from jobs.image.compare import as_in_image
+    from layerfarm.jobs.flows.manifest import read_tree_file
+    from layerfarm.jobs.image.bundle import META_NAME, Bundle
+    from layerfarm.jobs.image.compare import as_in_image
 
     bundle = Bundle.open(path) if (path / META_NAME).exists() else None
     manifest = opened.enter_context(hashed(path if bundle is None else bundle.rootfs, where))
@@ -83,8 +83,8 @@ def _directory(path: Path, opened: ExitStack, where: Where) -> Iterable[Entry]:
 
 
 def _image(layout: Path, tag: str) -> Iterable[Entry]:
-    from jobs.image import resolve, tree_of
-    from jobs.store import Layout
+    from layerfarm.jobs.image import resolve, tree_of
+    from layerfarm.jobs.store import Layout
 
     store = Layout.open(layout)
     return tree_of(store, resolve(store, tag))

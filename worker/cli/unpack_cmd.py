@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from worker.cli.flags import (
+from layerfarm.worker.cli.flags import (
     Image,
     PathType,
     Remap,
@@ -16,9 +16,9 @@ from worker.cli.flags import (
     remap_options,
     volumes_option,
 )
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.result_text import json_option, report
-from worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import json_option, report
+from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 
 @click.command("unpack", cls=GoStyleCommand)
@@ -49,7 +49,7 @@ def command(
       layerfarm unpack --image store:v1 bundle
       layerfarm unpack --rootless --image store:v1 bundle
     """
-    from jobs.flows.requests import UnpackRequest
+    from layerfarm.jobs.flows.requests import UnpackRequest
 
     request = UnpackRequest.model_validate(
         {

@@ -9,10 +9,10 @@ from types import FrameType
 
 import click
 
-from jobs.errors import FarmError
-from worker.cli import output
-from worker.cli.flags import PathType
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.jobs.errors import FarmError
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("up", cls=GoStyleCommand)
@@ -51,7 +51,7 @@ def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int 
     """
     import shlex
 
-    from worker.embedded import EmbeddedFarm
+    from layerfarm.worker.embedded import EmbeddedFarm
 
     with EmbeddedFarm(
         state_dir=state,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import Image, LayoutType, PathType, image_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import Image, LayoutType, PathType, image_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("validate", cls=GoStyleCommand)
@@ -34,14 +34,14 @@ def command(image: Image | None, layout: Path | None, bundle: Path | None, as_js
     from dataclasses import asdict
     from json import dumps
 
-    from jobs.errors import display
+    from layerfarm.jobs.errors import display
 
     if bundle is not None:
-        from jobs.image.validate_bundle import validate_bundle
+        from layerfarm.jobs.image.validate_bundle import validate_bundle
 
         report = validate_bundle(bundle)
     else:
-        from jobs.image.validate import validate_image, validate_layout
+        from layerfarm.jobs.image.validate import validate_image, validate_layout
 
         if image is not None:
             report = validate_image(image.layout, image.tag)

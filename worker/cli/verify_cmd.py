@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import output
-from worker.cli.flags import Image, image_option
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import Image, image_option
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("verify", cls=GoStyleCommand)
@@ -26,9 +26,9 @@ def command(image: Image, as_json: bool) -> None:
     from dataclasses import asdict
     from json import dumps
 
-    from jobs.catalog.verify import verify_image
-    from jobs.errors import display
-    from jobs.store import Layout
+    from layerfarm.jobs.catalog.verify import verify_image
+    from layerfarm.jobs.errors import display
+    from layerfarm.jobs.store import Layout
 
     report = verify_image(Layout.open(image.layout), image.tag)
     counts = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from worker.cli.flags import PathType
-from worker.cli.parsing import GoStyleCommand
-from worker.cli.session import Session
+from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.session import Session
 
 _PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
 
@@ -52,8 +52,8 @@ def command(
     Example:
       layerfarm worker --farm redis://queue/0 --root /srv/rootfs --store /srv/oci
     """
-    from worker.settings import load_settings
-    from worker.worker_main import run_worker
+    from layerfarm.worker.settings import load_settings
+    from layerfarm.worker.worker_main import run_worker
 
     session: Session = ctx.obj
     settings = load_settings(

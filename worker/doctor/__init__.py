@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worker.client import Farm
-from worker.doctor.finding import Finding, Level
-from worker.doctor.redis_checks import examine_redis
-from worker.doctor.store_checks import examine_store
-from worker.doctor.views import examine_views
-from worker.doctor.worker_checks import examine_workers
+from layerfarm.worker.client import Farm
+from layerfarm.worker.doctor.finding import Finding, Level
+from layerfarm.worker.doctor.redis_checks import examine_redis
+from layerfarm.worker.doctor.store_checks import examine_store
+from layerfarm.worker.doctor.views import examine_views
+from layerfarm.worker.doctor.worker_checks import examine_workers
 
 __all__ = ["Finding", "Level", "examine", "worst"]
 

@@ -10,9 +10,9 @@ from typing import Any, Final, cast
 
 import redis
 
-from worker.broker.address import Address
-from worker.doctor.finding import Finding, fail, ok, warn
-from worker.jobstore.keys import Keys
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
+from layerfarm.worker.jobstore.keys import Keys
 
 _TOPIC: Final = "redis"
 _OLDEST: Final = (6, 2)

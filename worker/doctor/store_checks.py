@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from jobs.errors import StoreError
-from jobs.store import Layout
-from jobs.store.probe import clock_offset, locks_exclude, probe_file, renames_are_atomic, room, sync_seconds
-from worker.doctor.finding import Finding, fail, ok, warn
+from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.probe import clock_offset, locks_exclude, probe_file, renames_are_atomic, room, sync_seconds
+from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
 
 _LITTLE: Final = 0.05
 """Part of the filesystem that should be free."""

@@ -18,13 +18,13 @@ from typing import Any, Final, Literal, cast
 import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jobs.errors import RequestError
-from jobs.flows.base import Policy
-from jobs.store.indexfile import PRIVATE_DIRECTORY
-from jobs.store.probe import held, probe_file
-from worker.background.registry import WorkerInfo
-from worker.doctor.finding import Finding, fail, ok, warn
-from worker.jobstore.keys import Keys
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.probe import held, probe_file
+from layerfarm.worker.background.registry import WorkerInfo
+from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
+from layerfarm.worker.jobstore.keys import Keys
 
 _EXPIRES: Final = 30
 """Seconds for which a question stands."""

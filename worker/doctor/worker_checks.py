@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Final
 
-from worker.background.registry import WorkerInfo
-from worker.doctor.finding import Finding, fail, ok, warn
-from worker.jobstore.model import FORMAT
+from layerfarm.worker.background.registry import WorkerInfo
+from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
+from layerfarm.worker.jobstore.model import FORMAT
 
 _CLOCK: Final = 60.0
 """Seconds."""

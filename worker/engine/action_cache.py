@@ -1,6 +1,6 @@
 """Equal work of different jobs, done once across the farm: the first one does it, the others subscribe.
 
-Work has a name that says all that its result depends on (``jobs.flows.base.Equal``). Under that name Redis
+Work has a name that says all that its result depends on (``layerfarm.jobs.flows.base.Equal``). Under that name Redis
 holds a claim, with lease and fencing number as a unit's, then the result, and who waits for it. Whoever
 finds a living claim gives its own unit back and subscribes: no process waits for another.
 """
@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import redis
 
-from worker.jobstore.keys import Keys
-from worker.jobstore.model import Item
-from worker.jobstore.owner import Owner, this_process
-from worker.settings import Settings
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import Item
+from layerfarm.worker.jobstore.owner import Owner, this_process
+from layerfarm.worker.settings import Settings
 
 _PRELUDE: Final = """
 local name = ARGV[1]

@@ -10,11 +10,11 @@ from typing import Final
 import redis
 import structlog
 
-from jobs.errors import RecordDamaged
-from worker.broker.messages import Sender
-from worker.jobstore.interface import JobStore
-from worker.jobstore.model import Item
-from worker.model import JobError
+from layerfarm.jobs.errors import RecordDamaged
+from layerfarm.worker.broker.messages import Sender
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.model import Item
+from layerfarm.worker.model import JobError
 
 _NONSENSE: Final = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (attempt to|bad argument)|hash value is not an? ")
 """What Redis says when a script of ours meets what no script of ours has written."""

@@ -6,9 +6,9 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import ValidationError
 
-from jobs.errors import FarmError, LayerfarmError, LimitExceeded, RequestError, display
-from worker.jobstore.model import Item
-from worker.model import JobError
+from layerfarm.jobs.errors import FarmError, LayerfarmError, LimitExceeded, RequestError, display
+from layerfarm.worker.jobstore.model import Item
+from layerfarm.worker.model import JobError
 
 _log = structlog.get_logger()
 

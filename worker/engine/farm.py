@@ -6,7 +6,7 @@ chord whose member is lost or expires never calls its body.
 
 Every step may be interrupted anywhere and run again: it is claimed first, changes the job in one operation of
 the job store, fenced by the claim, and only then sends the next message. Should that be lost,
-``worker.background.recovery`` sends it again. Whoever finds that it came too late removes what it has left
+``layerfarm.worker.background.recovery`` sends it again. Whoever finds that it came too late removes what it has left
 meanwhile, and does nothing else.
 """
 
@@ -23,7 +23,7 @@ from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from structlog.contextvars import bind_contextvars
 
-from jobs.errors import (
+from layerfarm.jobs.errors import (
     JobCancelled,
     JobNotFound,
     LayerfarmError,
@@ -33,24 +33,24 @@ from jobs.errors import (
     RequestError,
     Untrusted,
 )
-from jobs.flows import FLOWS
-from jobs.flows.base import Context, Flow, Observer, Policy, Request, Silent, State, Unit
-from jobs.flows.inputs import release, stores_in, stores_of
-from jobs.store.leases import LOCAL, holding
-from worker.broker.messages import Sender
-from worker.engine.action_cache import Works
-from worker.engine.damaged import mending
-from worker.engine.errors import describe, invalid_request, poisonous
-from worker.engine.failpoints import reached
-from worker.engine.heartbeat import HandedBack, Heart
-from worker.engine.hooks import Task, Witnesses
-from worker.engine.outcomes import Endings
-from worker.engine.single_flight import EqualUnits
-from worker.jobstore.interface import JobStore
-from worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
-from worker.jobstore.owner import Owner
-from worker.model import Ending, JobError, JobState
-from worker.security.signing import Keyring, Signed
+from layerfarm.jobs.flows import FLOWS
+from layerfarm.jobs.flows.base import Context, Flow, Observer, Policy, Request, Silent, State, Unit
+from layerfarm.jobs.flows.inputs import release, stores_in, stores_of
+from layerfarm.jobs.store.leases import LOCAL, holding
+from layerfarm.worker.broker.messages import Sender
+from layerfarm.worker.engine.action_cache import Works
+from layerfarm.worker.engine.damaged import mending
+from layerfarm.worker.engine.errors import describe, invalid_request, poisonous
+from layerfarm.worker.engine.failpoints import reached
+from layerfarm.worker.engine.heartbeat import HandedBack, Heart
+from layerfarm.worker.engine.hooks import Task, Witnesses
+from layerfarm.worker.engine.outcomes import Endings
+from layerfarm.worker.engine.single_flight import EqualUnits
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
+from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.model import Ending, JobError, JobState
+from layerfarm.worker.security.signing import Keyring, Signed
 
 _OUTAGE = (redis.RedisError, OperationalError)
 """Redis is away. That is no fault of the job: the claim runs out and the item is sent again."""
@@ -224,7 +224,7 @@ class CeleryRunner:
     def _sweep(self, item: Item) -> None:
         """Remove what this process, which came too late, has staged for an attempt that is over, if it is.
 
-        Should it die before, that is left to the janitor (``jobs.store.janitor``).
+        Should it die before, that is left to the janitor (``layerfarm.jobs.store.janitor``).
         """
         try:
             record = self._store.job(item.job_id)

@@ -14,11 +14,11 @@ from typing import Final
 
 import structlog
 
-from jobs.errors import JobCancelled
-from worker.engine.failpoints import reached
-from worker.engine.hooks import Outcome
-from worker.jobstore.interface import JobStore
-from worker.jobstore.model import Claim, Status
+from layerfarm.jobs.errors import JobCancelled
+from layerfarm.worker.engine.failpoints import reached
+from layerfarm.worker.engine.hooks import Outcome
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.model import Claim, Status
 
 INTERVAL: Final = 0.5
 """Seconds between two beats: how late a unit learns at most that it should stop."""

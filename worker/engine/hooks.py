@@ -13,8 +13,8 @@ from typing import Protocol
 
 import structlog
 
-from jobs.errors import JobCancelled
-from worker.model import JobRecord
+from layerfarm.jobs.errors import JobCancelled
+from layerfarm.worker.model import JobRecord
 
 _log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class Witness(Protocol):
     """Told what one process of a worker does."""
 
     def claimed(self, how: str) -> None:
-        """A piece of work was asked for: ``won``, or why not (``worker.jobstore.model.Status``)."""
+        """A piece of work was asked for: ``won``, or why not (``layerfarm.worker.jobstore.model.Status``)."""
 
     def equal(self, how: str) -> None:
         """Work that other jobs may have too was ``executed``, ``known`` already, or is ``waited`` for."""

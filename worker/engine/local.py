@@ -1,6 +1,6 @@
 """Run a job on this machine without a queue: the units of each stage in a pool of processes.
 
-The same flows as on the farm (``worker.engine.farm``), hence the same bytes.
+The same flows as on the farm (``layerfarm.worker.engine.farm``), hence the same bytes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Future, ProcessP
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
-from jobs.errors import FarmError, JobCancelled
-from jobs.flows import FLOWS, flow_of
-from jobs.flows.base import Context, Flow, Policy, Request, Result, Unit
-from jobs.flows.inputs import release, stores_of
-from jobs.store.leases import LOCAL, holding
-from worker.model import JobState, Progress
-from worker.security.parents import die_with_parent
-from worker.signals import terminable
+from layerfarm.jobs.errors import FarmError, JobCancelled
+from layerfarm.jobs.flows import FLOWS, flow_of
+from layerfarm.jobs.flows.base import Context, Flow, Policy, Request, Result, Unit
+from layerfarm.jobs.flows.inputs import release, stores_of
+from layerfarm.jobs.store.leases import LOCAL, holding
+from layerfarm.worker.model import JobState, Progress
+from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.signals import terminable
 
 _TICK = 0.1
 """Seconds between two looks at the byte counter while units run."""

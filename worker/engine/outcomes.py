@@ -1,4 +1,7 @@
-"""How a job ended is written beside its store too, and counts when Redis has forgotten it (``jobs.store.ended``)."""
+"""How a job ended is also written beside its store, and counts when Redis has forgotten it.
+
+See ``layerfarm.jobs.store.ended``.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from jobs.errors import LayerfarmError
-from jobs.flows.base import Policy, Request
-from jobs.flows.inputs import stores_of
-from jobs.store.ended import read_ending, write_ending
-from worker.model import Ending
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows.base import Policy, Request
+from layerfarm.jobs.flows.inputs import stores_of
+from layerfarm.jobs.store.ended import read_ending, write_ending
+from layerfarm.worker.model import Ending
 
 _log = structlog.get_logger()
 

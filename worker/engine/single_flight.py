@@ -10,14 +10,14 @@ from typing import Any
 
 import structlog
 
-from jobs.flows.base import Context, Stage
-from worker.broker.messages import Sender
-from worker.engine.action_cache import Known, Subscriber, Works
-from worker.engine.failpoints import reached
-from worker.engine.heartbeat import Watched
-from worker.engine.hooks import Witnesses
-from worker.jobstore.interface import JobStore
-from worker.jobstore.model import Claim, Item, Status
+from layerfarm.jobs.flows.base import Context, Stage
+from layerfarm.worker.broker.messages import Sender
+from layerfarm.worker.engine.action_cache import Known, Subscriber, Works
+from layerfarm.worker.engine.failpoints import reached
+from layerfarm.worker.engine.heartbeat import Watched
+from layerfarm.worker.engine.hooks import Witnesses
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.model import Claim, Item, Status
 
 _WAITS = 600.0
 """Seconds for which a unit that waits is left alone; it is sent long before if whoever does the work has vanished."""

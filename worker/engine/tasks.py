@@ -11,17 +11,17 @@ import structlog
 from celery import Celery
 from structlog.contextvars import bound_contextvars
 
-from jobs.errors import RequestError
-from worker.broker.connection import client_of
-from worker.broker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
-from worker.engine.action_cache import Works
-from worker.engine.farm import CeleryRunner
-from worker.engine.heartbeat import Heart
-from worker.engine.hooks import Witnesses
-from worker.jobstore.in_redis import RedisJobStore
-from worker.jobstore.owner import this_process
-from worker.security.signing import Keyring
-from worker.settings import Settings
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.broker.connection import client_of
+from layerfarm.worker.broker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
+from layerfarm.worker.engine.action_cache import Works
+from layerfarm.worker.engine.farm import CeleryRunner
+from layerfarm.worker.engine.heartbeat import Heart
+from layerfarm.worker.engine.hooks import Witnesses
+from layerfarm.worker.jobstore.in_redis import RedisJobStore
+from layerfarm.worker.jobstore.owner import this_process
+from layerfarm.worker.security.signing import Keyring
+from layerfarm.worker.settings import Settings
 
 _log = structlog.get_logger()
 

@@ -13,14 +13,14 @@ from typing import Any, Final, cast
 import redis
 from pydantic import ValidationError
 
-from jobs.errors import JobNotFound, RecordDamaged, RequestError
-from jobs.flows.base import State, Unit
-from worker.broker.priorities import Traffic
-from worker.jobstore.keys import Keys, is_job_id
-from worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
-from worker.jobstore.owner import Owner
-from worker.model import JobError, JobRecord, JobState, Progress
-from worker.settings import Settings
+from layerfarm.jobs.errors import JobNotFound, RecordDamaged, RequestError
+from layerfarm.jobs.flows.base import State, Unit
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.keys import Keys, is_job_id
+from layerfarm.worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
+from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.model import JobError, JobRecord, JobState, Progress
+from layerfarm.worker.settings import Settings
 
 _TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
 """Read at once: in its sandbox, as another user perhaps, a process reads nothing of ours any more."""

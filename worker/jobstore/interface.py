@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from jobs.flows.base import State, Unit
-from worker.broker.priorities import Traffic
-from worker.jobstore.model import Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
-from worker.jobstore.owner import Owner
-from worker.model import JobError, JobRecord, JobState
+from layerfarm.jobs.flows.base import State, Unit
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.model import Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
+from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.model import JobError, JobRecord, JobState
 
 
 class JobStore(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from jobs.errors import JobNotFound
+from layerfarm.jobs.errors import JobNotFound
 
 _JOB_ID: Final = re.compile(r"[0-9a-z][0-9a-z-]{0,62}")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from jobs.flows.base import Unit
-from worker.broker.priorities import Traffic
-from worker.jobstore.owner import Owner
-from worker.model import JobError, JobState
+from layerfarm.jobs.flows.base import Unit
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.model import JobError, JobState
 
 FORMAT: Final = 2
 """Version of what a job's record and the messages about it mean. A worker refuses a job of another one."""
@@ -88,7 +88,7 @@ class JobView:
     format: int = FORMAT
     submitter: str = ""
     signature: str = ""
-    """See ``worker.security.signing``; empty: the request is not signed."""
+    """See ``layerfarm.worker.security.signing``; empty: the request is not signed."""
     planned: int = 0
     """Bytes of all units of the stages that were opened."""
     retries: int = 0

@@ -1,7 +1,7 @@
 """The states of a job: which there are, and who may move a job from which to which, by which operation.
 
-The one table of it. The picture in docs/architecture.md is made of it (``python -m worker.jobstore.states``), and both
-job stores are held to it by a test.
+The one table of it. The picture in docs/architecture.md is made of it (``python -m layerfarm.worker.jobstore.states``),
+and both job stores are held to it by a test.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from worker.model import JobRecord, JobState
+from layerfarm.worker.model import JobRecord, JobState
 
 
 class Phase(StrEnum):
-    """Where a job stands, more exactly than :class:`worker.model.JobState` tells its users."""
+    """Where a job stands, more exactly than :class:`layerfarm.worker.model.JobState` tells its users."""
 
     ABSENT = "absent"
     QUEUED = "queued"
@@ -35,7 +35,7 @@ class Move(NamedTuple):
 
     before: Phase
     operation: str
-    """Of :class:`worker.jobstore.interface.JobStore`."""
+    """Of :class:`layerfarm.worker.jobstore.interface.JobStore`."""
     after: Phase
     who: str
     when: str = ""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import redis
 
-from worker.background.registry import WorkerInfo, workers
-from worker.broker.priorities import Queues
-from worker.jobstore.keys import Keys, is_job_id
-from worker.model import JobState
+from layerfarm.worker.background.registry import WorkerInfo, workers
+from layerfarm.worker.broker.priorities import Queues
+from layerfarm.worker.jobstore.keys import Keys, is_job_id
+from layerfarm.worker.model import JobState
 
 _FIELDS = ("kind", "state", "traffic", "submitted")
 

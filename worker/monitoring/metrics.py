@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from jobs.errors import RequestError
-from jobs.flows import FLOWS
-from worker.engine.hooks import Outcome, Task
-from worker.model import JobRecord
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.flows import FLOWS
+from layerfarm.worker.engine.hooks import Outcome, Task
+from layerfarm.worker.model import JobRecord
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from worker.monitoring.census import Census
+    from layerfarm.worker.monitoring.census import Census
 
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 _BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)

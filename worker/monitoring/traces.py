@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from worker.engine.hooks import Outcome, Task
-from worker.model import JobRecord, JobState
+from layerfarm.worker.engine.hooks import Outcome, Task
+from layerfarm.worker.model import JobRecord, JobState
 
 _DELAY = 1000
 """Milliseconds for which spans are gathered before they are sent."""

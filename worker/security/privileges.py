@@ -7,7 +7,7 @@ import os
 import pwd
 from typing import Final
 
-from jobs.errors import RequestError
+from layerfarm.jobs.errors import RequestError
 
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38

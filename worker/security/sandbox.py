@@ -2,7 +2,7 @@
 
 Each process of the pool enters it before its first unit, and never leaves. By Landlock it may use the worker's roots
 and stores and a temporary directory of its own, read the system's programs and libraries, and connect to Redis. It
-keeps of root's powers what layers are made of, or becomes another user (``worker.security.privileges``).
+keeps of root's powers what layers are made of, or becomes another user (``layerfarm.worker.security.privileges``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from urllib.parse import urlsplit
 
 import structlog
 
-import jobs
-import worker
-from jobs.errors import RequestError
-from worker.broker.connection import ports_behind
-from worker.security import landlock, privileges
-from worker.settings import Settings
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.broker.connection import ports_behind
+from layerfarm.worker.security import landlock, privileges
+from layerfarm.worker.settings import Settings
 
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/proc")
 """Read. What of /proc is another process's, Landlock refuses by its rule about ptrace(2)."""
@@ -132,10 +130,10 @@ def _try(place: Sandbox) -> None:
 
 
 def _readable(settings: Settings) -> list[Path]:
-    # Not the current directory, which `python -m worker` puts into sys.path: it may be any.
+    # Not the current directory, which `python -m layerfarm.worker` puts into sys.path: it may be any.
     python = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path} - {"", str(Path.cwd())}
-    ours = {str(Path(package).parent) for module in (jobs, worker) for package in module.__path__}
-    return [Path(path) for path in (*_SYSTEM, *python, *ours, *_certificates(settings))] + [
+    ours = str(Path(__file__).resolve().parents[2])
+    return [Path(path) for path in (*_SYSTEM, *python, ours, *_certificates(settings))] + [
         Path("/etc", name) for name in (*_NAMES, *_OTHERS)
     ]
 
@@ -168,6 +166,6 @@ def _ports(settings: Settings) -> set[int]:
 
 
 def _metrics() -> list[Path]:
-    """The directory in which the processes count for ``worker.monitoring.metrics``."""
+    """The directory in which the processes count for ``layerfarm.worker.monitoring.metrics``."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return [Path(directory)] if directory else []

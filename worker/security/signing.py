@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from jobs.errors import RequestError, Untrusted
+from layerfarm.jobs.errors import RequestError, Untrusted
 
 _SHORTEST: Final = 32
 """Characters of a key: 128 bits in hexadecimal."""

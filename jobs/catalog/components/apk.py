@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
-from jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
 
 _DIRECTORIES = (b"lib/apk/db", b"usr/lib/apk/db")
 

@@ -6,8 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
-from jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
 
 _DATABASE = b"var/lib/dpkg"
 _INFO = _DATABASE + b"/info"

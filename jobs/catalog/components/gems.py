@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from jobs.catalog.components.imagetree import ImageTree
-from jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.catalog.components.imagetree import ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
 
 _SPECIFICATION = re.compile(rb"(?:(.*)/)?specifications/((.+?)-(\d[^/]*))\.gemspec", re.DOTALL)
 

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from jobs.errors import LayerfarmError
-from jobs.mtree import Entry
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.mtree import Entry
 
 _MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
 _DATABASE_BYTES = 512 << 20

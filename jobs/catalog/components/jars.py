@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from jobs.catalog.components.imagetree import ImageTree
-from jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.catalog.components.imagetree import ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
 
 _NAME = re.compile(rb"(.+?)(?:-(\d[^/]*))?\.(?:jar|war|ear)", re.DOTALL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jobs.errors import display
+from layerfarm.jobs.errors import display
 
 
 class Component(NamedTuple):

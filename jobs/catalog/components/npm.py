@@ -6,8 +6,8 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 
-from jobs.catalog.components.imagetree import ImageTree
-from jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.catalog.components.imagetree import ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
 
 _MODULES = b"node_modules/"
 _PACKAGE_JSON_BYTES = 4 << 20

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.catalog.components import apk, dpkg, gems, jars, npm, pacman, python, rpm, rules
-from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree, Links
-from jobs.catalog.components.model import Claim, Component, Rule
-from jobs.catalog.components.unowned import component_of
-from jobs.mtree import UNRECORDED_TIME
+from layerfarm.jobs.catalog.components import apk, dpkg, gems, jars, npm, pacman, python, rpm, rules
+from layerfarm.jobs.catalog.components.imagetree import BrokenDatabase, ImageTree, Links
+from layerfarm.jobs.catalog.components.model import Claim, Component, Rule
+from layerfarm.jobs.catalog.components.unowned import component_of
+from layerfarm.jobs.mtree import UNRECORDED_TIME
 
 _log = logging.getLogger(__name__)
 

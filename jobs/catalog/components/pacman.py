@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
-from jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
 
 _LOCAL = b"var/lib/pacman/local"
 

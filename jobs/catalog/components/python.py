@@ -6,8 +6,8 @@ import csv
 import re
 from collections.abc import Iterator
 
-from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
-from jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
 
 _SUFFIX = b".dist-info/RECORD"
 _RUNS = re.compile(r"[-_.]+")

@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
-from jobs.catalog.components.model import Claim, Component, text
-from jobs.extras import require
-from jobs.limits import limits
+from layerfarm.jobs.catalog.components.imagetree import BrokenDatabase, ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, text
+from layerfarm.jobs.extras import require
+from layerfarm.jobs.limits import limits
 
 _DIRECTORIES: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
 _SQLITE: Final = b"rpmdb.sqlite"

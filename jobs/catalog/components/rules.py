@@ -7,8 +7,8 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from jobs.catalog.components.imagetree import ImageTree
-from jobs.catalog.components.model import Claim, Component, Rule
+from layerfarm.jobs.catalog.components.imagetree import ImageTree
+from layerfarm.jobs.catalog.components.model import Claim, Component, Rule
 
 
 def claims(tree: ImageTree, rules: Sequence[Rule]) -> Iterator[Claim]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jobs.catalog.components.model import Component, text
+from layerfarm.jobs.catalog.components.model import Component, text
 
 LARGE = 1 << 20
 """Bytes from which on a file nobody owns is a component of its own (relayer.md 2.1: on Fedora CoreOS five

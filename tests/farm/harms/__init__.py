@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from worker.engine.failpoints import STEPS
-from worker.jobstore.model import FORMAT
+from layerfarm.worker.engine.failpoints import STEPS
+from layerfarm.worker.jobstore.model import FORMAT
 
 from . import broker, disks, processes, surroundings
 from .fault import Fault, Function

@@ -13,11 +13,11 @@ from ground import until
 from toy_flow import ToyRequest
 from trial import Counts, Trial, client_settings, small_disk
 
-from jobs.errors import FarmUnreachable, LayerfarmError
-from worker.broker.address import Address
-from worker.broker.connection import client_of
-from worker.jobstore.keys import JobKeys, Keys
-from worker.jobstore.model import Item
+from layerfarm.jobs.errors import FarmUnreachable, LayerfarmError
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import client_of
+from layerfarm.worker.jobstore.keys import JobKeys, Keys
+from layerfarm.worker.jobstore.model import Item
 
 from .fault import Function
 

@@ -9,7 +9,7 @@ import time
 from shim import Shim
 from trial import Counts, Trial, small_disk
 
-from jobs.flows.requests import UnpackRequest
+from layerfarm.jobs.flows.requests import UnpackRequest
 
 from .fault import Function
 

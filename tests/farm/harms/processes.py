@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 import psutil
 from trial import SETTINGS, Counts, Trial, client_settings
 
-from jobs.errors import RequestError
-from worker.client import Job
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.client import Job
 
 from .fault import Function
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -18,9 +17,9 @@ from hosts import Cable, Host
 from shim import Shim
 from trial import SETTINGS, Counts, Trial, client_settings
 
-from jobs.flows.requests import UnpackRequest
-from jobs.store import Layout
-from jobs.store.gc import collect
+from layerfarm.jobs.flows.requests import UnpackRequest
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.gc import collect
 
 from .fault import Function
 from .processes import suspended
@@ -65,15 +64,14 @@ def deploy(change: Callable[[Path], object], may_fail: str | None) -> Function:
     def fault(trial: Trial, counts: Counts) -> None:
         new = trial.ground.directory / "new-version"
         for room in ("jobs", "worker"):
-            shutil.copytree(ROOT / room, new / room, ignore=shutil.ignore_patterns("__pycache__"))
-        change(new)
+            shutil.copytree(ROOT / room, new / "layerfarm" / room, ignore=shutil.ignore_patterns("__pycache__"))
+        change(new / "layerfarm")
         old = trial.start_worker()
         trial.submit()
         # Before the jobs can have ended, so that the new version meets what the old one has begun.
         time.sleep(trial.rng.uniform(0, 0.3))
         old.send_signal(signal.SIGTERM)
-        path = os.pathsep.join((str(new), str(Path(__file__).parents[1])))
-        trial.start_worker(extra={"PYTHONPATH": path})
+        trial.start_worker(version=new)
         trial.settle(counts, may_fail)
         if old.wait(60) != 0:
             counts.notes.append("the old worker left with an error")
@@ -153,8 +151,8 @@ def collect_all_along(trial: Trial, counts: Counts) -> None:
 COLLECTOR = """
 import sys
 from pathlib import Path
-from jobs.store import Layout
-from jobs.store.gc import collect
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.gc import collect
 while True:
     collect(Layout(Path(sys.argv[1])), float(sys.argv[2]))
 """

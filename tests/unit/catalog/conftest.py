@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store import Layout
+from layerfarm.jobs.store import Layout
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.flows.base import Policy
-from jobs.flows.requests import ImageRef
-from jobs.flows.transforms import TransformRequest, TransformResult
-from jobs.image import Resolved, resolve, unpack_rootfs
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.transforms import TransformRequest, TransformResult
+from layerfarm.jobs.image import Resolved, resolve, unpack_rootfs
+from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout
+from layerfarm.worker.engine import local
 from tests.trees import Node, read_tree
 from tests.unit.image.images import image
-from worker.engine import local
 
 
 def run(request: TransformRequest) -> TransformResult:

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.catalog.components import ImageTree, Links, Ownership, Rule, find_owners
-from jobs.mtree import snapshot
+from layerfarm.jobs.catalog.components import ImageTree, Links, Ownership, Rule, find_owners
+from layerfarm.jobs.mtree import snapshot
 
 
 def image_tree(root: Path) -> ImageTree:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from jobs.catalog.pull import copy_in
-from jobs.catalog.referrers import fallback_tag, referrers, speaks_of_another, spoken, tags_beside
-from jobs.flows.transforms import RecompressRequest, StripRequest, TransformResult
-from jobs.image import Resolved
-from jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
+from layerfarm.jobs.catalog.pull import copy_in
+from layerfarm.jobs.catalog.referrers import fallback_tag, referrers, speaks_of_another, spoken, tags_beside
+from layerfarm.jobs.flows.transforms import RecompressRequest, StripRequest, TransformResult
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
 from tests.unit.catalog.images import attestation, enter, entry, index, manifest, ref, run, two_platforms
 from tests.unit.image.images import image, tar
 

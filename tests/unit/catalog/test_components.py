@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.catalog.components import ImageTree, Rule, find_owners
-from jobs.mtree import Entry
+from layerfarm.jobs.catalog.components import ImageTree, Rule, find_owners
+from layerfarm.jobs.mtree import Entry
 from tests.examples import examples
 from tests.trees import MTIME, Node, directory, file, hardlink, symlink, tree
 from tests.unit.catalog.owned import keys, ownership, versions

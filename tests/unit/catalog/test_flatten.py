@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.flatten import flatten
-from jobs.errors import DigestMismatch, RequestError, TagNotFound
-from jobs.flows.base import Policy
-from jobs.flows.transforms import FlattenRequest, FlattenResult
-from jobs.image import resolve
-from jobs.layer import unpack_layer
-from jobs.store import Layout
+from layerfarm.jobs.catalog.flatten import flatten
+from layerfarm.jobs.errors import DigestMismatch, RequestError, TagNotFound
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.layer import unpack_layer
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 from tests.trees import directory, read_tree, tree
 from tests.unit.catalog.images import ref, tree_of, two_platforms, without
 from tests.unit.catalog.test_squash import LAYERS
 from tests.unit.image.images import image
-from worker.engine import local
 
 
 def run(layout: Layout, output: Path, form: str = "directory", **fields: object) -> FlattenResult:

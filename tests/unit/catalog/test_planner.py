@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.catalog.plan import Group, Part, Plan, Snapshot, divide, parse_plan
-from jobs.catalog.planner import PlanOptions, make_plan, predict
-from jobs.errors import MalformedPlan
+from layerfarm.jobs.catalog.plan import Group, Part, Plan, Snapshot, divide, parse_plan
+from layerfarm.jobs.catalog.planner import PlanOptions, make_plan, predict
+from layerfarm.jobs.errors import MalformedPlan
 from tests.examples import examples
 
 MB = 1 << 20

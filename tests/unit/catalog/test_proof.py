@@ -8,16 +8,16 @@ import os
 import pytest
 from hypothesis import assume, given, settings
 
-from jobs.catalog.difference import Allowed
-from jobs.catalog.proof import ARTIFACT_TYPE, Proof, attach_proof, proofs_of, prove
-from jobs.catalog.referrers import referrers
-from jobs.catalog.verify import verify_image
-from jobs.errors import LayerfarmError, NotEquivalent
-from jobs.flows.transforms import RecompressRequest, SquashRequest
-from jobs.image import Resolved, resolve, tree_of
-from jobs.image.tree_cache import tree_digest
-from jobs.store import Layout
-from jobs.store.gc import collect
+from layerfarm.jobs.catalog.difference import Allowed
+from layerfarm.jobs.catalog.proof import ARTIFACT_TYPE, Proof, attach_proof, proofs_of, prove
+from layerfarm.jobs.catalog.referrers import referrers
+from layerfarm.jobs.catalog.verify import verify_image
+from layerfarm.jobs.errors import LayerfarmError, NotEquivalent
+from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
+from layerfarm.jobs.image import Resolved, resolve, tree_of
+from layerfarm.jobs.image.tree_cache import tree_digest
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.gc import collect
 from tests.examples import examples
 from tests.unit.catalog.images import ref, run
 from tests.unit.catalog.images import tree_of as unpacked

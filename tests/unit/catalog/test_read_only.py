@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.analysis import AnalysisOptions
-from jobs.catalog.rechunk import kept_analysis
-from jobs.errors import StoreError
-from jobs.image import resolve
-from jobs.store import Layout
-from jobs.store.leases import holding
-from jobs.store.usercache import cache_path, may_write, user_cache
+from layerfarm.jobs.catalog.analysis import AnalysisOptions
+from layerfarm.jobs.catalog.rechunk import kept_analysis
+from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.leases import holding
+from layerfarm.jobs.store.usercache import cache_path, may_write, user_cache
 from tests.unit.image.images import image, tar
 
 _RUN = """
 import sys
 from pathlib import Path
-from jobs.errors import LayerfarmError
-from jobs.flows.base import Policy
-from jobs.flows.transforms import AnalyzeRequest, RechunkRequest
-from worker.engine import local
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.transforms import AnalyzeRequest, RechunkRequest
+from layerfarm.worker.engine import local
 kind, stores, fields = sys.argv[1:]
 request = {"analyze": AnalyzeRequest, "rechunk": RechunkRequest}[kind].model_validate_json(fields)
 policy = Policy(stores=(Path(stores),) if stores else None, shards=1, threads=1)
@@ -37,7 +37,7 @@ except LayerfarmError as error:
 
 _COMMANDS = """
 import json, sys
-from worker.cli.main import main
+from layerfarm.worker.cli.main import main
 for arguments in json.loads(sys.argv[1]):
     code = main(arguments)
     if code:
@@ -63,7 +63,7 @@ class Reader:
             within = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
             return subprocess.run(
                 [*within, sys.executable, *map(str, arguments)],
-                env={"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": os.getcwd()},
+                env={"PATH": os.environ["PATH"], "HOME": str(self.home)},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -150,7 +150,7 @@ def test_a_lease_that_a_full_disk_refuses_is_an_error_all_the_same(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jobs.store.leases.make_directory", full)
+    monkeypatch.setattr("layerfarm.jobs.store.leases.make_directory", full)
     with holding("job", 60.0), pytest.raises(StoreError, match="No space left"):
         layout.pin(layer)
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.proof import proofs_of
-from jobs.catalog.rebase_needs import Needs, needs_of, provided_versions
-from jobs.catalog.verify import verify_image
-from jobs.errors import TagNotFound, TransformError, UnsafeRebase
-from jobs.flows.base import Policy
-from jobs.flows.transforms import RebaseCheckRequest, RebaseRequest, RebaseVerdict
-from jobs.image import Resolved, resolve
-from jobs.store import Layout
+from layerfarm.jobs.catalog.proof import proofs_of
+from layerfarm.jobs.catalog.rebase_needs import Needs, needs_of, provided_versions
+from layerfarm.jobs.catalog.verify import verify_image
+from layerfarm.jobs.errors import TagNotFound, TransformError, UnsafeRebase
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.transforms import RebaseCheckRequest, RebaseRequest, RebaseVerdict
+from layerfarm.jobs.image import Resolved, resolve
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 from tests.unit.catalog.images import attestation, entry, index, ref, run, tree_of
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive
 from tests.unit.layer.archives import entry as member
-from worker.engine import local
 
 HISTORY = [{"created_by": "base"}, {"created_by": "base env", "empty_layer": True}]
 

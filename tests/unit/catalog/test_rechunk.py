@@ -12,25 +12,31 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from jobs.catalog.analysis import AnalysisOptions
-from jobs.catalog.plan import Group, Plan
-from jobs.catalog.proof import proofs_of
-from jobs.catalog.rechunk import DELETIONS, DIRECTORIES, kept_analysis, put_plan
-from jobs.catalog.trees import stack_of
-from jobs.errors import BlobNotFound, LayerfarmError, MalformedPlan, TransformError
-from jobs.flows.base import Policy
-from jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, RechunkRequest, TransformResult
-from jobs.image import Resolved, resolve
-from jobs.layer import unpack_layer
-from jobs.layer.decompress import decompress
-from jobs.store import Layout
+from layerfarm.jobs.catalog.analysis import AnalysisOptions
+from layerfarm.jobs.catalog.plan import Group, Plan
+from layerfarm.jobs.catalog.proof import proofs_of
+from layerfarm.jobs.catalog.rechunk import DELETIONS, DIRECTORIES, kept_analysis, put_plan
+from layerfarm.jobs.catalog.trees import stack_of
+from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedPlan, TransformError
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.transforms import (
+    AnalyzeRequest,
+    AnalyzeResult,
+    ComponentRule,
+    RechunkRequest,
+    TransformResult,
+)
+from layerfarm.jobs.image import Resolved, resolve
+from layerfarm.jobs.layer import unpack_layer
+from layerfarm.jobs.layer.decompress import decompress
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 from tests.examples import examples
 from tests.unit.catalog.images import ref, run, tree_of, two_platforms
 from tests.unit.catalog.layers import Layer, stacks, tars
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive
 from tests.unit.layer.archives import entry as member
-from worker.engine import local
 
 STATUS = b"Package: a\nVersion: %d\nArchitecture: amd64\n\nPackage: b\nVersion: 1\nArchitecture: amd64\n"
 
@@ -211,11 +217,11 @@ def test_the_same_image_twice_is_read_once_and_written_once(layout: Layout, monk
     image(layout, [packages(1)], tag="two", config={"Env": ["B=1"]})
     first = run(request(layout, "one"))
     done: list[str] = []
-    monkeypatch.setattr("jobs.flows.rechunk.pack_layer", lambda *args: done.append("packed"))
+    monkeypatch.setattr("layerfarm.jobs.flows.rechunk.pack_layer", lambda *args: done.append("packed"))
     second = run(request(layout, "two"))
     assert done == []
     assert resolve(layout, "one-re").manifest.layers == resolve(layout, "two-re").manifest.layers
-    monkeypatch.setattr("jobs.flows.dissect.read_image", lambda *args: done.append("read"))
+    monkeypatch.setattr("layerfarm.jobs.flows.dissect.read_image", lambda *args: done.append("read"))
     again = run(request(layout, "one"))
     assert done == [] and again.new == first.new != second.new
 
@@ -305,7 +311,7 @@ def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytes
     by_key = {part.key: part for part in kept.parts}
     assert (by_key["dpkg:a"].size, by_key["dpkg:a"].files, by_key["dpkg:a"].version) == (8000, 2, "1")
     assert 0 < by_key["dpkg:a"].packed < 4000
-    monkeypatch.setattr("jobs.flows.dissect.read_image", lambda *args: pytest.fail("read again"))
+    monkeypatch.setattr("layerfarm.jobs.flows.dissect.read_image", lambda *args: pytest.fail("read again"))
     assert local.run(analyze, Policy(shards=1, threads=1), 1) == result
     assert kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1)) is None
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.proof import proofs_of
-from jobs.catalog.referrers import fallback_index, fallback_tag, referrers
-from jobs.errors import DigestMismatch, MalformedDocument, RequestError, TagNotFound, UnsupportedMediaType
-from jobs.flows.transforms import RecompressRequest
-from jobs.image import resolve, resolve_walk, write_image
-from jobs.image.resolve import read_index
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.catalog.proof import proofs_of
+from layerfarm.jobs.catalog.referrers import fallback_index, fallback_tag, referrers
+from layerfarm.jobs.errors import DigestMismatch, MalformedDocument, RequestError, TagNotFound, UnsupportedMediaType
+from layerfarm.jobs.flows.transforms import RecompressRequest
+from layerfarm.jobs.image import resolve, resolve_walk, write_image
+from layerfarm.jobs.image.resolve import read_index
+from layerfarm.jobs.store import Descriptor, Layout
 from tests.unit.catalog.images import (
     attestation,
     entry,

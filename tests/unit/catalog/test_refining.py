@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.catalog import refining
-from jobs.catalog.columns import Catalog, Cluster, clusters_of, update_rates
-from jobs.catalog.costs import Costs, merged
-from jobs.catalog.plan import Snapshot
-from jobs.catalog.refining import Refiner
+from layerfarm.jobs.catalog import refining
+from layerfarm.jobs.catalog.columns import Catalog, Cluster, clusters_of, update_rates
+from layerfarm.jobs.catalog.costs import Costs, merged
+from layerfarm.jobs.catalog.plan import Snapshot
+from layerfarm.jobs.catalog.refining import Refiner
 from tests.examples import examples
 from tests.unit.catalog.test_planner import catalogs, part, snapshot
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.proof import proofs_of
-from jobs.catalog.referrers import referrers
-from jobs.errors import TransformError
-from jobs.flows.transforms import SquashRequest
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.catalog.proof import proofs_of
+from layerfarm.jobs.catalog.referrers import referrers
+from layerfarm.jobs.errors import TransformError
+from layerfarm.jobs.flows.transforms import SquashRequest
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
 from tests.unit.catalog.images import attestation, enter, entry, index, manifest, ref, run, tree_of, two_platforms
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive

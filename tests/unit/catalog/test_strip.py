@@ -9,15 +9,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from jobs.catalog.difference import matcher
-from jobs.catalog.proof import proofs_of
-from jobs.catalog.referrers import referrers
-from jobs.catalog.trees import opened_layer
-from jobs.errors import LayerfarmError
-from jobs.flows.transforms import StripRequest
-from jobs.image import Resolved, resolve
-from jobs.layer.stack import read_members
-from jobs.store import Layout
+from layerfarm.jobs.catalog.difference import matcher
+from layerfarm.jobs.catalog.proof import proofs_of
+from layerfarm.jobs.catalog.referrers import referrers
+from layerfarm.jobs.catalog.trees import opened_layer
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows.transforms import StripRequest
+from layerfarm.jobs.image import Resolved, resolve
+from layerfarm.jobs.layer.stack import read_members
+from layerfarm.jobs.store import Layout
 from tests.examples import examples
 from tests.trees import Node
 from tests.unit.catalog.images import attestation, enter, manifest, ref, run, tree_of, two_platforms

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from worker.cli import output
-from worker.cli.main import main
+from layerfarm.worker.cli import output
+from layerfarm.worker.cli.main import main
 
 
 class Ran(NamedTuple):

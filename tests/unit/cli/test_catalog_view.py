@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from worker.cli import catalog_view
-from worker.cli.catalog_view import CatalogView
+from layerfarm.worker.cli import catalog_view
+from layerfarm.worker.cli.catalog_view import CatalogView
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from worker.cli import output
+from layerfarm.worker.cli import output
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.limits import PREFIX
+from layerfarm.jobs.limits import PREFIX
 from tests.unit.cli.conftest import Ran, Run
 
 

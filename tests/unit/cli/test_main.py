@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 import pytest
 
-from jobs.errors import LayerfarmError
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.worker.cli import init_cmd, list_cmd
+from layerfarm.worker.cli.main import ALIASES, COMMANDS, cli
 from tests.unit.cli.conftest import Run
-from worker.cli import init_cmd, list_cmd
-from worker.cli.main import ALIASES, COMMANDS, cli
 
 
 def every_command() -> list[tuple[str, ...]]:
@@ -184,7 +184,7 @@ def test_sigterm_unwinds_and_leaves_with_143(layerfarm: Run, monkeypatch: pytest
 def test_a_reader_that_leaves_early_is_no_error_message(store: Path) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
-    command = [sys.executable, "-m", "worker.cli.main", "--help"]
+    command = [sys.executable, "-m", "layerfarm.worker.cli", "--help"]
     done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, timeout=60)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (141, b"")
@@ -204,7 +204,7 @@ def test_completion_offers_commands_and_options(store: Path) -> None:
             "COMP_WORDS": " ".join(words),
             "COMP_CWORD": str(len(words) - 1),
         }
-        command = [sys.executable, "-m", "worker.cli.main"]
+        command = [sys.executable, "-m", "layerfarm.worker.cli"]
         done = subprocess.run(command, env=os.environ | setting, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout.splitlines()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs.store import MEDIA_TYPE_LAYER, Layout
+from layerfarm.jobs.store import MEDIA_TYPE_LAYER, Layout
+from layerfarm.worker.background.registry import WorkerInfo
+from layerfarm.worker.cli import output, top_cmd
+from layerfarm.worker.model import JobRecord, JobState
+from layerfarm.worker.monitoring.census import Census
 from tests.unit.cli.conftest import Run
-from worker.background.registry import WorkerInfo
-from worker.cli import output, top_cmd
-from worker.model import JobRecord, JobState
-from worker.monitoring.census import Census
 
 NASTY = "\x1b]0;owned\x07[/red][link=x]\r\u202e"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from worker.cli.main import cli
-from worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.main import cli
+from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 def parse(*args: str) -> dict[str, object]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.catalog.plan import Group, Plan
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.catalog.plan import Group, Plan
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
 from tests.unit.cli.conftest import Run
 from tests.unit.image.images import image, tar
 

@@ -286,7 +286,7 @@ def test_raw_mtree_validate_tells_what_differs(layerfarm: Run, tmp_path: Path) -
     (tree / "same").write_text("1")
     (tree / "changed").write_text("1")
     (tree / "gone").write_text("1")
-    from jobs.mtree import Output, snapshot, write_tree
+    from layerfarm.jobs.mtree import Output, snapshot, write_tree
 
     with (tmp_path / "m").open("wb") as out:
         write_tree(snapshot(tree), Output(out))

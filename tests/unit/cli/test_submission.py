@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-import worker.client
-import worker.engine.local
-from jobs.errors import FarmFull, JobFailed
-from jobs.flows.base import Policy, Request
-from jobs.flows.requests import (
+import layerfarm.worker.client
+import layerfarm.worker.engine.local
+from layerfarm.jobs.errors import FarmFull, JobFailed
+from layerfarm.jobs.flows.base import Policy, Request
+from layerfarm.jobs.flows.requests import (
     BuildRequest,
     HistoryOptions,
     IdMapping,
@@ -25,9 +25,9 @@ from jobs.flows.requests import (
     UnpackRequest,
     UnpackResult,
 )
+from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.model import JobError, JobRecord, JobState, Progress
 from tests.unit.cli.conftest import Ran, Run
-from worker.broker.priorities import Traffic
-from worker.model import JobError, JobRecord, JobState, Progress
 
 LAYER, DIFF_ID, MANIFEST = (f"sha256:{digit * 64}" for digit in "123")
 BUILT = ImageResult(
@@ -126,7 +126,7 @@ def farm(monkeypatch: pytest.MonkeyPatch) -> type[FakeFarm]:
     for name in ("urls", "submitted", "classes", "cancelled", "retried", "discarded", "steps"):
         monkeypatch.setattr(FakeFarm, name, [])
     monkeypatch.setattr(FakeFarm, "outcome", BUILT)
-    monkeypatch.setattr(worker.client, "Farm", FakeFarm)
+    monkeypatch.setattr(layerfarm.worker.client, "Farm", FakeFarm)
     return FakeFarm
 
 
@@ -141,7 +141,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, Policy, int]]:
             return UNPACKED
         return BUILT.model_copy(update={"warnings": ["socket left out: 'a\nb'"]})
 
-    monkeypatch.setattr(worker.engine.local, "run", run)
+    monkeypatch.setattr(layerfarm.worker.engine.local, "run", run)
     return calls
 
 
@@ -295,7 +295,7 @@ def test_plain_progress_is_a_line_for_each_stage(layerfarm: Run, farm: type[Fake
 def test_the_bar_shows_the_stage_and_goes_away(
     layerfarm: Run, farm: type[FakeFarm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.cli.progress_view._BAR_AFTER", 0.0)
+    monkeypatch.setattr("layerfarm.worker.cli.progress_view._BAR_AFTER", 0.0)
     farm.steps.extend(
         [
             Progress(JobState.QUEUED, "build"),

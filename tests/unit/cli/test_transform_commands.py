@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.image import resolve
-from jobs.store import Layout
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
 from tests.trees import read_tree
 from tests.unit.cli.conftest import Run
 from tests.unit.image.images import image, tar

@@ -14,7 +14,6 @@ import pytest
 from tests.trees import char, directory, file, symlink, tree
 from tests.unit.cli.conftest import Ran, Run
 
-ROOT = Path(__file__).parents[3]
 NOTHING = Ran(0, "", "")
 
 SPEC = {
@@ -146,8 +145,14 @@ def test_mtree_writes_to_a_file_or_to_stdout(layerfarm: Run, root: Path, tmp_pat
 
 def test_mtree_on_stdout_is_the_same(layerfarm: Run, root: Path, tmp_path: Path) -> None:
     assert layerfarm("mtree", "root", "-o", "m") == NOTHING
-    command = [sys.executable, "-c", "from worker.cli.main import main; raise SystemExit(main())", "mtree", "root"]
-    done = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    command = [
+        sys.executable,
+        "-c",
+        "from layerfarm.worker.cli.main import main; raise SystemExit(main())",
+        "mtree",
+        "root",
+    ]
+    done = subprocess.run(command, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == ((tmp_path / "m").read_bytes(), b"")
     assert layerfarm("mtree", "root", "--json").code == 2
 

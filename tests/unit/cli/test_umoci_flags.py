@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from worker.cli.main import cli
+from layerfarm.worker.cli.main import cli
 
 IMAGE = {"--image": 1}
 HISTORY = {"--no-history": 0, "--history.author": 1, "--history.comment": 1, "--history.created": 1} | {

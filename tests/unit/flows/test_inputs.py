@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.flows.base import Policy
-from jobs.flows.inputs import release, stores_in, stores_of
-from jobs.flows.requests import BuildRequest, ImageRef
-from jobs.store import Layout
-from jobs.store.leases import Leases
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.inputs import release, stores_in, stores_of
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.leases import Leases
 
 DIGEST = f"sha256:{'1' * 64}"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import MtreeSyntaxError, OutsideAllowedRoots, RequestError, RootfsError, RootfsNotFound
-from jobs.flows.base import Policy
-from jobs.flows.manifest import HEADER, ManifestRequest, ManifestResult, read_tree_file
-from jobs.mtree import read_manifest, snapshot
+from layerfarm.jobs.errors import MtreeSyntaxError, OutsideAllowedRoots, RequestError, RootfsError, RootfsNotFound
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.manifest import HEADER, ManifestRequest, ManifestResult, read_tree_file
+from layerfarm.jobs.mtree import read_manifest, snapshot
+from layerfarm.worker.engine.local import run
 from tests.trees import char, directory, fifo, file, hardlink, symlink, tree
-from worker.engine.local import run
 
 SPEC = {
     ".": directory(mode=0o700),

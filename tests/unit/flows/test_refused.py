@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from jobs.errors import OutsideAllowedRoots
-from jobs.flows import Flows
-from jobs.flows.base import Context, FileRef, Policy
+from layerfarm.jobs.errors import OutsideAllowedRoots
+from layerfarm.jobs.flows import Flows
+from layerfarm.jobs.flows.base import Context, FileRef, Policy
 from tests.trees import directory, file, read_tree, tree
 
 FLOWS = Flows()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.errors import RequestError
-from jobs.flows import FLOWS, Flows, flow_of
-from jobs.flows.base import Request
-from jobs.flows.manifest import MANIFEST, ManifestRequest
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.flows import FLOWS, Flows, flow_of
+from layerfarm.jobs.flows.base import Request
+from layerfarm.jobs.flows.manifest import MANIFEST, ManifestRequest
 
 
 @pytest.mark.parametrize("name", sorted(FLOWS))

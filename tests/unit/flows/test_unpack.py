@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.flows.base import Context
-from jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
-from jobs.flows.unpack import UNPACK
-from jobs.store import Layout
-from worker.engine import local
+from layerfarm.jobs.flows.base import Context
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
+from layerfarm.jobs.flows.unpack import UNPACK
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 
 
 @pytest.fixture

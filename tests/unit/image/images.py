@@ -9,9 +9,9 @@ import tarfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobs.image import Resolved, write_image
-from jobs.image.documents import ImageConfig, Manifest
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Layout
+from layerfarm.jobs.image import Resolved, write_image
+from layerfarm.jobs.image.documents import ImageConfig, Manifest
+from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Layout
 
 Member = tuple[str, bytes | None] | tarfile.TarInfo
 

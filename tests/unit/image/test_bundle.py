@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import BundleError
-from jobs.image import masked_paths, open_bundle_baseline, refresh_bundle, resolve, unpack_manifest
-from jobs.image.bundle import Bundle, extra_name, mtree_name
-from jobs.mtree import Output, snapshot, write_extra, write_tree
-from jobs.store import Layout
+from layerfarm.jobs.errors import BundleError
+from layerfarm.jobs.image import masked_paths, open_bundle_baseline, refresh_bundle, resolve, unpack_manifest
+from layerfarm.jobs.image.bundle import Bundle, extra_name, mtree_name
+from layerfarm.jobs.mtree import Output, snapshot, write_extra, write_tree
+from layerfarm.jobs.store import Layout
 from tests.unit.image.images import image, tar
 
 

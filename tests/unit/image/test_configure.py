@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import RequestError
-from jobs.image import ConfigSection, HistoryEntry, Resolved
-from jobs.image.configure import ConfigChanges, configure
-from jobs.store import Layout
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.image import ConfigSection, HistoryEntry, Resolved
+from layerfarm.jobs.image.configure import ConfigChanges, configure
+from layerfarm.jobs.store import Layout
 from tests.unit.image.images import image
 
 CREATED = "2020-01-02T03:04:05Z"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LayerfarmError
-from jobs.image import foreseeing as room
-from jobs.image import resolve, unpack_manifest, unpack_rootfs
-from jobs.image.bundle import Bundle
-from jobs.store import Layout
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.image import foreseeing as room
+from layerfarm.jobs.image import resolve, unpack_manifest, unpack_rootfs
+from layerfarm.jobs.image.bundle import Bundle
+from layerfarm.jobs.store import Layout
 from tests.trees import read_tree
 from tests.unit.image.images import image, special, tar
 

@@ -5,13 +5,21 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import MalformedDocument, RequestError
-from jobs.image import HistoryEntry, append_layer, choose_compression, new_image, pack_layer, resolve, write_image
-from jobs.image.documents import ImageConfig, Manifest
-from jobs.image.platform import host_platform
-from jobs.image.timestamps import check_timestamp, timestamp
-from jobs.layer import Codec, Compression
-from jobs.store import Descriptor, Layout, Platform, encode_document, parse_document
+from layerfarm.jobs.errors import MalformedDocument, RequestError
+from layerfarm.jobs.image import (
+    HistoryEntry,
+    append_layer,
+    choose_compression,
+    new_image,
+    pack_layer,
+    resolve,
+    write_image,
+)
+from layerfarm.jobs.image.documents import ImageConfig, Manifest
+from layerfarm.jobs.image.platform import host_platform
+from layerfarm.jobs.image.timestamps import check_timestamp, timestamp
+from layerfarm.jobs.layer import Codec, Compression
+from layerfarm.jobs.store import Descriptor, Layout, Platform, encode_document, parse_document
 from tests.unit.image.images import image, tar
 from tests.unit.image.test_resolve import for_platform, index_of
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import (
+from layerfarm.jobs.errors import (
     AmbiguousReference,
     BlobNotFound,
     DigestMismatch,
@@ -16,8 +16,8 @@ from jobs.errors import (
     TagNotFound,
     UnsupportedMediaType,
 )
-from jobs.image import resolve, resolve_walk
-from jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
+from layerfarm.jobs.image import resolve, resolve_walk
+from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
 from tests.unit.image.images import image, tar
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import BlobNotFound, BundleError
-from jobs.image import Resolved, tree_of, unpack_manifest
-from jobs.image.bundle import Bundle
-from jobs.image.compare import as_in_image
-from jobs.image.restore import Restorer
-from jobs.image.revert import Reverted, revert_bundle
-from jobs.image.tree_cache import portable
-from jobs.image.unpack import UnpackOptions
-from jobs.layer import IdMap, generate_layer
-from jobs.mtree import Delta, DeltaKind, compare, snapshot
-from jobs.store import Layout
+from layerfarm.jobs.errors import BlobNotFound, BundleError
+from layerfarm.jobs.image import Resolved, tree_of, unpack_manifest
+from layerfarm.jobs.image.bundle import Bundle
+from layerfarm.jobs.image.compare import as_in_image
+from layerfarm.jobs.image.restore import Restorer
+from layerfarm.jobs.image.revert import Reverted, revert_bundle
+from layerfarm.jobs.image.tree_cache import portable
+from layerfarm.jobs.image.unpack import UnpackOptions
+from layerfarm.jobs.layer import IdMap, generate_layer
+from layerfarm.jobs.mtree import Delta, DeltaKind, compare, snapshot
+from layerfarm.jobs.store import Layout
 from tests.ordinary_user import GID, UID, ordinary_user
 from tests.trees import block, char, directory, fifo, file, hardlink, read_tree, symlink, tree
 from tests.unit.image.images import image, special, tar

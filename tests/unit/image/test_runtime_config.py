@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import ImageConfigError
-from jobs.image.bundle import BundleIdMapping
-from jobs.image.documents import ImageConfig
-from jobs.image.rootless_config import make_rootless
-from jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, runtime_config
-from jobs.image.users import User
+from layerfarm.jobs.errors import ImageConfigError
+from layerfarm.jobs.image.bundle import BundleIdMapping
+from layerfarm.jobs.image.documents import ImageConfig
+from layerfarm.jobs.image.rootless_config import make_rootless
+from layerfarm.jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, runtime_config
+from layerfarm.jobs.image.users import User
 
 ROW = [BundleIdMapping(containerID=0, hostID=1000, size=10)]
 

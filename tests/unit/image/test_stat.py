@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import MalformedDocument
-from jobs.image import Resolved
-from jobs.image.stat import human_size, stat_json, stat_text
-from jobs.store import Descriptor, Layout, Platform
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.image.stat import human_size, stat_json, stat_text
+from layerfarm.jobs.store import Descriptor, Layout, Platform
 from tests.unit.image.images import image, tar
 
 HISTORY = [

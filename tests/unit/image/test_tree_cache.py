@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import DigestMismatch
-from jobs.image import load_tree, portable, store_tree, tree_digest, tree_of
-from jobs.mtree import Entry, snapshot
-from jobs.store import Layout
+from layerfarm.jobs.errors import DigestMismatch
+from layerfarm.jobs.image import load_tree, portable, store_tree, tree_digest, tree_of
+from layerfarm.jobs.mtree import Entry, snapshot
+from layerfarm.jobs.store import Layout
 from tests.trees import char, directory, file, hardlink, socket, symlink, tree
 from tests.unit.image.images import image, tar
 
@@ -46,7 +46,7 @@ def test_tree_that_nobody_stored(layout: Layout) -> None:
 
 
 def test_many_entries_that_need_the_extra_file_are_all_kept(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.mtree.outputs._BATCH", 3)
+    monkeypatch.setattr("layerfarm.jobs.mtree.outputs._BATCH", 3)
     entries = [Entry(b".", "dir", 0o755, 0, 0, 0, 1, 0)]
     entries += [Entry(b"%02d" % n, "char", 0o600, 0, 0, 0, 1, 0, device=(1, n)) for n in range(10)]
     store_tree(layout, DIGEST, iter(entries))

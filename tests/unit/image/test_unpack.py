@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import (
+from layerfarm.jobs.errors import (
     BlobNotFound,
     BundleError,
     BundleExists,
@@ -22,11 +22,11 @@ from jobs.errors import (
     TruncatedStream,
     UnsupportedMediaType,
 )
-from jobs.image import UnpackOptions, resolve, tree_digest, unpack_manifest, unpack_rootfs
-from jobs.image.bundle import Bundle
-from jobs.layer import IdMap
-from jobs.mtree import snapshot, walk_beside
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.image import UnpackOptions, resolve, tree_digest, unpack_manifest, unpack_rootfs
+from layerfarm.jobs.image.bundle import Bundle
+from layerfarm.jobs.layer import IdMap
+from layerfarm.jobs.mtree import snapshot, walk_beside
+from layerfarm.jobs.store import Descriptor, Layout
 from tests.trees import read_tree
 from tests.unit.image.images import image, special, tar
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import ImageConfigError, LimitExceeded
-from jobs.image.users import User, lookup_user
+from layerfarm.jobs.errors import ImageConfigError, LimitExceeded
+from layerfarm.jobs.image.users import User, lookup_user
 from tests.trees import char, directory, fifo, file, symlink, tree
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh

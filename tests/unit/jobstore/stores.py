@@ -7,11 +7,11 @@ from typing import Any
 
 import fakeredis
 
-from jobs.flows.base import State, Unit
-from worker.jobstore.in_redis import RedisJobStore
-from worker.jobstore.interface import JobStore
-from worker.jobstore.model import Claim, Item, Refused
-from worker.jobstore.owner import Owner
+from layerfarm.jobs.flows.base import State, Unit
+from layerfarm.worker.jobstore.in_redis import RedisJobStore
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.model import Claim, Item, Refused
+from layerfarm.worker.jobstore.owner import Owner
 
 LEASE = 10.0
 ONE, OTHER = Owner("one-host", 1, 1), Owner("another-host", 2, 2)

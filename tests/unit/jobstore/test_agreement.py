@@ -11,14 +11,14 @@ import fakeredis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import LayerfarmError
-from jobs.flows.base import Unit
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows.base import Unit
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.model import Claim, Item
+from layerfarm.worker.jobstore.states import MOVES, Phase, phase_of
+from layerfarm.worker.model import JobState
 from tests.explorer.memory_store import MemoryJobStore
 from tests.unit.jobstore.stores import LEASE, ONE, OTHER, Clock, Numbers, redis_store
-from worker.jobstore.interface import JobStore
-from worker.jobstore.model import Claim, Item
-from worker.jobstore.states import MOVES, Phase, phase_of
-from worker.model import JobState
 
 _MOVES = {(move.before, move.operation, move.after) for move in MOVES}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.errors import JobNotFound, RequestError
-from jobs.flows.base import Unit
+from layerfarm.jobs.errors import JobNotFound, RequestError
+from layerfarm.jobs.flows.base import Unit
+from layerfarm.worker.jobstore.model import Item, Refused, Status
+from layerfarm.worker.model import JobError, JobState
 from tests.unit.jobstore.stores import CLOSE, LEASE, ONE, OTHER, START, Bench, Numbers, unit
-from worker.jobstore.model import Item, Refused, Status
-from worker.model import JobError, JobState
 
 ERROR = JobError(type="RequestError", message="why")
 

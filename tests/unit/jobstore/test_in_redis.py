@@ -5,11 +5,11 @@ from __future__ import annotations
 import fakeredis
 import pytest
 
-from jobs.errors import JobNotFound, RecordDamaged
+from layerfarm.jobs.errors import JobNotFound, RecordDamaged
+from layerfarm.worker.jobstore.in_redis import RedisJobStore
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.model import JobError, JobState
 from tests.unit.jobstore.stores import CLOSE, Bench, Clock, redis_store, unit
-from worker.jobstore.in_redis import RedisJobStore
-from worker.jobstore.keys import Keys
-from worker.model import JobError, JobState
 
 FARM = Keys()
 KEYS = FARM.job("job")

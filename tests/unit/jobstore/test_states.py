@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.jobstore.interface import JobStore
-from worker.jobstore.states import MOVES, Phase, picture
+from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.states import MOVES, Phase, picture
 
 _PAGE = Path(__file__).resolve().parents[3] / "docs/architecture.md"
 

@@ -8,8 +8,8 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jobs.layer import ExtractOptions, Extractor, GenerateOptions, generate_layer
-from jobs.mtree.model import Delta, DeltaKind, Entry
+from layerfarm.jobs.layer import ExtractOptions, Extractor, GenerateOptions, generate_layer
+from layerfarm.jobs.mtree.model import Delta, DeltaKind, Entry
 
 TYPES = {
     "file": tarfile.REGTYPE,

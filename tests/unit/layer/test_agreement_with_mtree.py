@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from jobs.layer import Extractor, generate_layer, unpack_layer
-from jobs.mtree import compare, simplify, snapshot
+from layerfarm.jobs.layer import Extractor, generate_layer, unpack_layer
+from layerfarm.jobs.mtree import compare, simplify, snapshot
 from tests.examples import examples
 from tests.trees import Node, in_seconds, read_tree, tree
 from tests.unit.layer.test_properties import CHECKS, specs, workspace

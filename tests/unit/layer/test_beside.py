@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.layer import ExtractOptions
-from jobs.layer.beside import Beside, Buffer
-from jobs.layer.codecs import Codec, Compression, compress
-from jobs.layer.decompress import decompress
+from layerfarm.jobs.layer import ExtractOptions
+from layerfarm.jobs.layer.beside import Beside, Buffer
+from layerfarm.jobs.layer.codecs import Codec, Compression, compress
+from layerfarm.jobs.layer.decompress import decompress
 from tests.unit.layer.archives import applied_entries, archive, entry
 
 BLOB = b"".join(compress([bytes(range(256)) * 20_000], Codec()))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import (
+from layerfarm.jobs.errors import (
     LayerfarmError,
     LimitExceeded,
     MalformedLayer,
@@ -20,7 +20,16 @@ from jobs.errors import (
     TruncatedStream,
     UnsupportedMediaType,
 )
-from jobs.layer import Codec, Compression, Limits, codec_id, compress, compression_of, decompress, media_type_for
+from layerfarm.jobs.layer import (
+    Codec,
+    Compression,
+    Limits,
+    codec_id,
+    compress,
+    compression_of,
+    decompress,
+    media_type_for,
+)
 from tests.trees import read_tree, tree
 from tests.unit.layer.archives import apply, archive, entry
 
@@ -287,7 +296,7 @@ def test_B6_zeros_and_garbage_after_the_archive_are_read_and_ignored(tmp_path: P
 
 
 def test_B6_the_whole_stream_is_read_so_that_its_hash_covers_all(tmp_path: Path) -> None:
-    from jobs.layer import unpack_layer
+    from layerfarm.jobs.layer import unpack_layer
 
     stream = io.BytesIO(archive(entry("f")) + b"tail" * 1_000_000)
     unpack_layer(tree(tmp_path / "root", {}), stream)

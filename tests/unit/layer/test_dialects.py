@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.layer import Codec, Compression, Extractor, compress, decompress
+from layerfarm.jobs.layer import Codec, Compression, Extractor, compress, decompress
 from tests.trees import Node, block, char, directory, fifo, file, hardlink, in_seconds, read_tree, symlink, tree
 from tests.unit.layer.archives import apply, archive, entry, extra, generate
 

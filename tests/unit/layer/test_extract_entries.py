@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LayerfarmError, MalformedLayer, RootfsError, UnmappedId, UnsupportedEntry
-from jobs.layer import ExtractOptions, IdMap
-from jobs.mtree.model import mtree_key
+from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, RootfsError, UnmappedId, UnsupportedEntry
+from layerfarm.jobs.layer import ExtractOptions, IdMap
+from layerfarm.jobs.mtree.model import mtree_key
 from tests.trees import char, directory, file, hardlink, read_tree, symlink, tree
 from tests.unit.layer.archives import applied_entries, apply, archive, entry
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, RootfsNotFound
-from jobs.layer import ExtractOptions, Extractor, Limits, unpack_layer
+from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, RootfsNotFound
+from layerfarm.jobs.layer import ExtractOptions, Extractor, Limits, unpack_layer
 from tests.trees import directory, file, read_tree, symlink, tree
 from tests.unit.layer.archives import apply, archive, entry
 

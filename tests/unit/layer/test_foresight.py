@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import LayerError, LayerfarmError, MalformedLayer
-from jobs.layer import ExtractOptions, Extractor, Limits
-from jobs.layer.foresight import Foresight
-from jobs.mtree.model import Entry
+from layerfarm.jobs.errors import LayerError, LayerfarmError, MalformedLayer
+from layerfarm.jobs.layer import ExtractOptions, Extractor, Limits
+from layerfarm.jobs.layer.foresight import Foresight
+from layerfarm.jobs.mtree.model import Entry
 from tests.examples import examples
 from tests.trees import Node, read_tree
 from tests.unit.layer.archives import archive, entry

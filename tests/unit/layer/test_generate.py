@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LayerError, RootfsNotFound, TreeChanged, UnmappedId, UnsafePath
-from jobs.layer import GenerateOptions, IdMap, generate_layer
-from jobs.layer.packing import version_2
-from jobs.mtree.model import Delta
+from layerfarm.jobs.errors import LayerError, RootfsNotFound, TreeChanged, UnmappedId, UnsafePath
+from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
+from layerfarm.jobs.layer.packing import version_2
+from layerfarm.jobs.mtree.model import Delta
 from tests.trees import block, char, directory, fifo, file, hardlink, read_tree, socket, symlink, tree
 from tests.unit.layer.archives import apply, entry, extra, generate, members, missing, modified, names
 from tests.unit.layer.archives import archive as archive_of
@@ -109,7 +109,7 @@ def test_B1_5_large_ids_and_far_times_are_pax_records(root: Path) -> None:
 
 
 def test_B1_5_size_beyond_8_gib_is_a_pax_record() -> None:
-    from jobs.layer.tarformat import Header, encode_header
+    from layerfarm.jobs.layer.tarformat import Header, encode_header
 
     raw = encode_header(Header(b"big", b"0", size=8 << 30))
     with tarfile.open(fileobj=io.BytesIO(raw), ignore_zeros=True) as tar:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from zstandard import backend_c
 
-from jobs.layer import Codec, Compression, codec_id, compress, gzip_blocks
+from layerfarm.jobs.layer import Codec, Compression, codec_id, compress, gzip_blocks
 
 TEXT = b"".join(b"line %d of some text that compresses\n" % n for n in range(30_000))
 NOISE = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(40_000))
@@ -26,7 +26,7 @@ CONTENT = TEXT + NOISE + CODE + TABLES
 
 _REPORT = """
 import hashlib, sys
-from jobs.layer.codecs import Codec, codec_id, compress
+from layerfarm.jobs.layer.codecs import Codec, codec_id, compress
 print(codec_id(Codec()), hashlib.sha256(b"".join(compress([sys.stdin.buffer.read()], Codec()))).hexdigest())
 """
 

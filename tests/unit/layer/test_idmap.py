@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.errors import RequestError, UnmappedId
-from jobs.layer import IdMap
+from layerfarm.jobs.errors import RequestError, UnmappedId
+from layerfarm.jobs.layer import IdMap
 
 
 def test_an_empty_map_is_identity() -> None:

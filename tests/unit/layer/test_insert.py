@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LayerError, RequestError, RootfsNotFound
-from jobs.layer import GenerateOptions, IdMap, insert_layer, whiteout_layer
+from layerfarm.jobs.errors import LayerError, RequestError, RootfsNotFound
+from layerfarm.jobs.layer import GenerateOptions, IdMap, insert_layer, whiteout_layer
 from tests.trees import directory, file, hardlink, in_seconds, read_tree, symlink, tree
 from tests.unit.layer.archives import apply, members, names
 

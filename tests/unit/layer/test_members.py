@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, TruncatedStream
-from jobs.layer import Limits
-from jobs.layer.members import Member, MemberReader
-from jobs.layer.pax import decode_records, parse_number, parse_time
-from jobs.layer.remove import remove
-from jobs.layer.tarformat import TRAILER, Header, encode_header
+from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, TruncatedStream
+from layerfarm.jobs.layer import Limits
+from layerfarm.jobs.layer.members import Member, MemberReader
+from layerfarm.jobs.layer.pax import decode_records, parse_number, parse_time
+from layerfarm.jobs.layer.remove import remove
+from layerfarm.jobs.layer.tarformat import TRAILER, Header, encode_header
 from tests.trees import directory, file, read_tree, symlink, tree
 from tests.unit.layer.archives import archive, entry
 

@@ -10,11 +10,11 @@ from typing import BinaryIO
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import LayerfarmError
-from jobs.layer import Extractor
-from jobs.layer.merge import merge_layers
-from jobs.layer.stack import Stack, read_members
-from jobs.mtree import Entry
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.layer import Extractor
+from layerfarm.jobs.layer.merge import merge_layers
+from layerfarm.jobs.layer.stack import Stack, read_members
+from layerfarm.jobs.mtree import Entry
 from tests.examples import examples
 from tests.trees import Node, directory, read_tree, tree
 from tests.unit.catalog.layers import Layer, stacks, tars
@@ -117,7 +117,7 @@ def test_a_file_of_several_names_is_written_once_with_all_of_them() -> None:
 
 
 def test_an_epoch_clamps_what_is_newer() -> None:
-    from jobs.layer.merge import MergeOptions
+    from layerfarm.jobs.layer.merge import MergeOptions
 
     low = archive(entry("new", mtime=2000.5), entry("old", mtime=10), entry("d/", "dir", mtime=3000))
     merged = b"".join(merge_layers(None, stacked([low]), opener([low]), MergeOptions(source_date_epoch=1000)))

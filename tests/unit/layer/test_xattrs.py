@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import MalformedLayer
-from jobs.layer import ExtractOptions
-from jobs.layer.rootless import decode_owner, encode_owner
+from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer import ExtractOptions
+from layerfarm.jobs.layer.rootless import decode_owner, encode_owner
 from tests.trees import file, read_tree, tree
 from tests.unit.layer.archives import applied_entries, apply, archive, entry
 
@@ -164,7 +164,7 @@ _APPLY = """
 import os, sys
 sys.path[:] = eval(sys.argv[2])
 from pathlib import Path
-from jobs.layer import ExtractOptions, unpack_layer
+from layerfarm.jobs.layer import ExtractOptions, unpack_layer
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 for layer in sys.argv[3:]:
     with open(layer, "rb") as stream:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from jobs.mtree import ROOT, Entry, Output, mtree_key, read_full, write_extra, write_tree
+from layerfarm.jobs.mtree import ROOT, Entry, Output, mtree_key, read_full, write_extra, write_tree
 
 SECOND = 10**9
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from jobs.errors import MtreeError, MtreeSyntaxError
-from jobs.mtree import (
+from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError
+from layerfarm.jobs.mtree import (
     UNRECORDED,
     UNRECORDED_TIME,
     Delta,

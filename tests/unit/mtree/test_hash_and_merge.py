@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import IncompleteTree, MtreeSyntaxError, RootfsNotFound, TreeChanged
-from jobs.mtree import (
+from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError, RootfsNotFound, TreeChanged
+from layerfarm.jobs.mtree import (
     Entry,
     Output,
     Shard,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import MtreeError, MtreeSyntaxError, StaleCache
-from jobs.mtree import (
+from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError, StaleCache
+from layerfarm.jobs.mtree import (
     NO_CLOCK,
     Clock,
     Entry,
@@ -54,7 +54,7 @@ def test_reading_the_clock_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.M
     assert read_clock(tmp_path).devices == {tmp_path.stat().st_dev}
     assert os.listdir(tmp_path) == [] and tmp_path.stat().st_mtime == 1000
     # A file system without nameless files: the file has a name for a moment.
-    monkeypatch.setattr("jobs.mtree.clock._UNNAMED", os.O_TMPFILE | os.O_RDONLY)
+    monkeypatch.setattr("layerfarm.jobs.mtree.clock._UNNAMED", os.O_TMPFILE | os.O_RDONLY)
     assert read_clock(tmp_path).now <= next_tick(tmp_path).now
     assert os.listdir(tmp_path) == []
 
@@ -65,7 +65,7 @@ def test_where_no_file_can_be_made_there_is_no_clock(tmp_path: Path) -> None:
 
 def test_a_clock_that_stands_still_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     still = Clock(5, frozenset((1,)))
-    monkeypatch.setattr("jobs.mtree.clock.read_clock", lambda directory: still)
+    monkeypatch.setattr("layerfarm.jobs.mtree.clock.read_clock", lambda directory: still)
     began = time.monotonic()
     assert next_tick(tmp_path) == still
     assert time.monotonic() - began < 5

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import MtreeSyntaxError
-from jobs.mtree import vis
+from layerfarm.jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.mtree import vis
 
 
 @given(st.binary())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RootfsError, RootfsNotFound, TreeChanged
-from jobs.mtree import Walk, mtree_key, vis, walk, walk_tree
+from layerfarm.jobs.errors import RootfsError, RootfsNotFound, TreeChanged
+from layerfarm.jobs.mtree import Walk, mtree_key, vis, walk, walk_tree
 from tests.ordinary_user import ordinary_user
 from tests.unit.mtree.conftest import Build
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RootfsError
-from jobs.mtree import next_tick
-from jobs.mtree import walk_beside as room
-from jobs.mtree.walk import walk_tree
-from jobs.mtree.walk_beside import WORTH_IT, walked_beside
+from layerfarm.jobs.errors import RootfsError
+from layerfarm.jobs.mtree import next_tick
+from layerfarm.jobs.mtree import walk_beside as room
+from layerfarm.jobs.mtree.walk import walk_tree
+from layerfarm.jobs.mtree.walk_beside import WORTH_IT, walked_beside
 from tests.trees import directory, file, hardlink, symlink, tree
 
 

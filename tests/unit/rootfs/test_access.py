@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LimitExceeded, RootfsNotFound, TreeChanged, UnsafePath
-from jobs.rootfs import (
+from layerfarm.jobs.errors import LimitExceeded, RootfsNotFound, TreeChanged, UnsafePath
+from layerfarm.jobs.rootfs import (
     DirectoryCache,
     Rootfs,
     clear_xattrs,

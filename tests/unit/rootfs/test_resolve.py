@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import UnsafePath
-from jobs.rootfs import open_beneath, open_in_root, resolve
+from layerfarm.jobs.errors import UnsafePath
+from layerfarm.jobs.rootfs import open_beneath, open_in_root, resolve
 
 PATH = os.O_PATH
 Open = Callable[[int, bytes, int], int]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RootfsError, TreeChanged
-from jobs.layer import generate_layer, insert_layer
-from jobs.mtree import Delta, DeltaKind, compare, hash_shard, plan_shards, snapshot, walk_tree
-from jobs.rootfs import DirectoryCache, Rootfs, Widened, read_regular
+from layerfarm.jobs.errors import RootfsError, TreeChanged
+from layerfarm.jobs.layer import generate_layer, insert_layer
+from layerfarm.jobs.mtree import Delta, DeltaKind, compare, hash_shard, plan_shards, snapshot, walk_tree
+from layerfarm.jobs.rootfs import DirectoryCache, Rootfs, Widened, read_regular
 from tests.ordinary_user import GID, UID, OrdinaryUser, ordinary_user
 from tests.trees import Node, directory, fifo, file, hardlink, read_tree, symlink, tree
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
+from layerfarm.jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
 
 
 @pytest.fixture

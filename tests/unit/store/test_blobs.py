@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import BlobNotFound, DigestMismatch, LimitExceeded, SizeMismatch, StoreError
-from jobs.store import Descriptor, Layout
+from layerfarm.jobs.errors import BlobNotFound, DigestMismatch, LimitExceeded, SizeMismatch, StoreError
+from layerfarm.jobs.store import Descriptor, Layout
 
 TYPE = "application/octet-stream"
 

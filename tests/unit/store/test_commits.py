@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store import Layout
-from jobs.store.commits import Commit, Commits
-from jobs.store.descriptor import Descriptor
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.commits import Commit, Commits
+from layerfarm.jobs.store.descriptor import Descriptor
 
 
 @pytest.fixture

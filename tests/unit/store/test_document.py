@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.errors import LimitExceeded, MalformedDocument
-from jobs.store import Index, encode_document, parse_document
+from layerfarm.jobs.errors import LimitExceeded, MalformedDocument
+from layerfarm.jobs.store import Index, encode_document, parse_document
 
 EMPTY = '{"schemaVersion": 2, "manifests": []}'
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import MalformedDocument, StoreError
-from jobs.flows.base import WorkDirectory
-from jobs.store import Descriptor, Document, Layout, encode_document, janitor, parse_document
-from jobs.store.leases import Leases
+from layerfarm.jobs.errors import MalformedDocument, StoreError
+from layerfarm.jobs.flows.base import WorkDirectory
+from layerfarm.jobs.store import Descriptor, Document, Layout, encode_document, janitor, parse_document
+from layerfarm.jobs.store.leases import Leases
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
 

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from jobs.errors import LayerfarmError
-from jobs.store import Layout
-from jobs.store.ended import read_ending, write_ending
-from jobs.store.indexfile import IndexFile
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.ended import read_ending, write_ending
+from layerfarm.jobs.store.indexfile import IndexFile
 
 
 def test_what_was_written_is_read(layout: Layout) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import BlobNotFound, StoreError
-from jobs.store import (
+from layerfarm.jobs.errors import BlobNotFound, StoreError
+from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_LAYER,
@@ -24,7 +24,7 @@ from jobs.store import (
     Descriptor,
     Layout,
 )
-from jobs.store.gc import DEFAULT_GRACE, collect
+from layerfarm.jobs.store.gc import DEFAULT_GRACE, collect
 
 DAY = 86400.0
 
@@ -374,7 +374,8 @@ def test_a_collection_that_is_killed_leaves_a_whole_layout(layout: Layout) -> No
     for number in range(300):
         layout.put(b"garbage %d" % number, "a/b")
     code = (
-        "import sys; from pathlib import Path; from jobs.store import Layout; from jobs.store.gc import collect\n"
+        "import sys; from pathlib import Path\n"
+        "from layerfarm.jobs.store import Layout; from layerfarm.jobs.store.gc import collect\n"
         "print('go', flush=True); collect(Layout(Path(sys.argv[1])), 0)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(layout.path)], stdout=subprocess.PIPE)

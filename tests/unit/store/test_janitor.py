@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jobs.store import Layout, janitor
+from layerfarm.jobs.store import Layout, janitor
 
 HOUR = 3600.0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import LayoutExists, LimitExceeded, MalformedDocument, NotALayout
-from jobs.store import Index, Layout
+from layerfarm.jobs.errors import LayoutExists, LimitExceeded, MalformedDocument, NotALayout
+from layerfarm.jobs.store import Index, Layout
 
 
 def test_created_layout_has_the_files_of_the_spec(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jobs.store.layout.replace_file", full)
+    monkeypatch.setattr("layerfarm.jobs.store.layout.replace_file", full)
     with pytest.raises(Exception, match="No space left"):
         Layout.create(tmp_path / "store")
     assert os.listdir(tmp_path) == []

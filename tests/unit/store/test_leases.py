@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import BlobNotFound, StoreError
-from jobs.store import MEDIA_TYPE_LAYER, Descriptor, Layout
-from jobs.store.gc import DEFAULT_GRACE, STAGING_GRACE, collect
-from jobs.store.leases import Leases, holding
-from jobs.store.trash import Trash
-from jobs.store.why import reasons
+from layerfarm.jobs.errors import BlobNotFound, StoreError
+from layerfarm.jobs.store import MEDIA_TYPE_LAYER, Descriptor, Layout
+from layerfarm.jobs.store.gc import DEFAULT_GRACE, STAGING_GRACE, collect
+from layerfarm.jobs.store.leases import Leases, holding
+from layerfarm.jobs.store.trash import Trash
+from layerfarm.jobs.store.why import reasons
 from tests.unit.store.test_gc import age_all, digests, held, index, manifest, plain
 
 

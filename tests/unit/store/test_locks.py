@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store.locks import Lock, exclusive
+from layerfarm.jobs.store.locks import Lock, exclusive
 
 
 def is_free(path: Path) -> bool:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store import Layout
-from jobs.store.gc import collect
-from jobs.store.notes import UNREAD, read_note, write_note
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.gc import collect
+from layerfarm.jobs.store.notes import UNREAD, read_note, write_note
 
 
 def note(layout: Layout) -> Path:
@@ -29,7 +29,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(layout: Layout, monkeypatc
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jobs.store.notes.replace_file", full)
+    monkeypatch.setattr("layerfarm.jobs.store.notes.replace_file", full)
     assert not write_note(layout, "kind", "name", b"one")
     assert read_note(layout, "kind", "name") is None
 

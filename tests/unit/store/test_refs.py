@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import InvalidReference
-from jobs.store import REF_NAME, Descriptor, Index, Layout, check_refname
+from layerfarm.jobs.errors import InvalidReference
+from layerfarm.jobs.store import REF_NAME, Descriptor, Index, Layout, check_refname
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
 B = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "b" * 64, "size": 2})

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import BlobNotFound, LayerfarmError, LimitExceeded
-from jobs.store import REF_NAME, Descriptor, Index, Layout, encode_document, parse_document
-from jobs.store.indextext import IndexText
-from jobs.store.locks import exclusive
-from jobs.store.refs import named
-from jobs.store.tagging import PATIENCE, Wish
+from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, LimitExceeded
+from layerfarm.jobs.store import REF_NAME, Descriptor, Index, Layout, encode_document, parse_document
+from layerfarm.jobs.store.indextext import IndexText
+from layerfarm.jobs.store.locks import exclusive
+from layerfarm.jobs.store.refs import named
+from layerfarm.jobs.store.tagging import PATIENCE, Wish
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
 B = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "b" * 64, "size": 2})

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RequestError
-from jobs.limits import limits
+from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.limits import limits
+from layerfarm.worker.configuration import apply_limits, settings_file
+from layerfarm.worker.settings import limit_origins, load_settings, origins
 from tests.ordinary_user import ordinary_user
-from worker.configuration import apply_limits, settings_file
-from worker.settings import limit_origins, load_settings, origins
 
 EXAMPLE = Path(__file__).parents[3] / "deploy/config/layerfarm.toml"
 

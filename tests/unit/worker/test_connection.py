@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.errors import FarmUnreachable
-from worker.broker.address import Address
-from worker.broker.connection import connect
+from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import connect
 
 
 class _Redis5(socketserver.StreamRequestHandler):

@@ -19,7 +19,7 @@ def seen():
                 found |= {(module.__name__, name, member): id(each) for member, each in vars(value).items()}
     return found
 before = seen()
-import worker.client, worker.broker.app, worker.broker.messages
+import layerfarm.worker.client, layerfarm.worker.broker.app, layerfarm.worker.broker.messages
 after = seen()
 print(sorted(str(key) for key in before if before[key] != after.get(key) and key[-1] != "__abstractmethods__"))
 """
@@ -31,7 +31,7 @@ def test_importing_the_client_changes_no_library() -> None:
 
 
 def test_celery_makes_no_worker_that_throws_our_messages_away(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--pool", "solo"]
+    command = [sys.executable, "-m", "celery", "-A", "layerfarm.worker.celery_app", "worker", "--pool", "solo"]
     environment = os.environ | {"LAYERFARM_FARM": f"unix://{tmp_path}/nobody"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 1

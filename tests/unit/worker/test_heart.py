@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from jobs.errors import JobCancelled
+from layerfarm.jobs.errors import JobCancelled
+from layerfarm.worker.engine.heartbeat import HandedBack, Heart, Watched
+from layerfarm.worker.jobstore.model import Claim, Status
+from layerfarm.worker.model import JobState
 from tests.explorer.memory_store import MemoryJobStore
 from tests.unit.jobstore.stores import ONE, Bench, Clock, unit
-from worker.engine.heartbeat import HandedBack, Heart, Watched
-from worker.jobstore.model import Claim, Status
-from worker.model import JobState
 
 
 class Store(MemoryJobStore):

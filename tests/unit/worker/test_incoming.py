@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import RequestError
-from worker.broker.message_filter import control_message
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.broker.message_filter import control_message
 
 
 def broadcast(body: Any, /, **changed: Any) -> dict[str, Any]:

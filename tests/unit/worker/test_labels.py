@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from worker.engine.hooks import Outcome, Task
-from worker.model import JobRecord, JobState
-from worker.monitoring.metrics import Metrics
+from layerfarm.worker.engine.hooks import Outcome, Task
+from layerfarm.worker.model import JobRecord, JobState
+from layerfarm.worker.monitoring.metrics import Metrics
 
 pytest.importorskip("prometheus_client")
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 
-from jobs.flows.base import Policy
-from worker.background.recovery import Backlog
-from worker.background.registry import WorkerInfo, workers
-from worker.doctor.views import Views
-from worker.jobstore.in_redis import RedisJobStore
-from worker.jobstore.keys import Keys
-from worker.monitoring.census import census
-from worker.settings import Settings
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.worker.background.recovery import Backlog
+from layerfarm.worker.background.registry import WorkerInfo, workers
+from layerfarm.worker.doctor.views import Views
+from layerfarm.worker.jobstore.in_redis import RedisJobStore
+from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.monitoring.census import census
+from layerfarm.worker.settings import Settings
 
 KEYS = Keys()
 QUEUES = Settings().queues

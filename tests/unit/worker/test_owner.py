@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.jobstore import owner
-from worker.jobstore.owner import Owner, owner_of, this_process
+from layerfarm.worker.jobstore import owner
+from layerfarm.worker.jobstore.owner import Owner, owner_of, this_process
 
 
 def test_pid_that_is_used_again_is_another_owner() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.security.sandbox import Sandbox
-from worker.settings import load_settings
+from layerfarm.worker.security.sandbox import Sandbox
+from layerfarm.worker.settings import load_settings
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def certificate(tmp_path: Path) -> Path:
 
 def entered(certificate: Path, confined: bool, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     """Entered as far as this process can be without being confined for the rest of the tests."""
-    monkeypatch.setattr("worker.security.sandbox.privileges.give_up", lambda user: None)
-    monkeypatch.setattr("worker.security.sandbox.landlock.restrict", lambda *rules: None)
+    monkeypatch.setattr("layerfarm.worker.security.sandbox.privileges.give_up", lambda user: None)
+    monkeypatch.setattr("layerfarm.worker.security.sandbox.landlock.restrict", lambda *rules: None)
     monkeypatch.setattr("tempfile.tempdir", None)
     place = Sandbox(load_settings(farm=f"rediss://localhost?ssl_ca_certs={certificate}"), certificate.parent, confined)
     place.enter()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RequestError
-from worker.broker.address import Address
-from worker.settings import load_settings
+from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.settings import load_settings
 
 
 def test_lists_come_from_the_environment_separated_as_in_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import RequestError, Untrusted
-from worker.security.signing import Key, Keyring, Signed, read_keys, sign
+from layerfarm.jobs.errors import RequestError, Untrusted
+from layerfarm.worker.security.signing import Key, Keyring, Signed, read_keys, sign
 
 SIGNED = Signed("5481e43f0ef6", "build", "interactive", "ci@build-7", 1, '{"rootfs": "/srv/a"}')
 KEY, OTHER = Key("k" * 32), Key("o" * 32)

@@ -11,7 +11,7 @@ import redis
 from kombu.transport import redis as kombu_redis
 from redis.connection import DefaultParser
 
-from worker.broker.transport import Channel, Transport
+from layerfarm.worker.broker.transport import Channel, Transport
 
 
 @pytest.mark.parametrize("connection", [None, SimpleNamespace(client=None)])

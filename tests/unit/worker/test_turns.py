@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from worker.broker.priorities import Queues, Traffic, Turns
+from layerfarm.worker.broker.priorities import Queues, Traffic, Turns
 
 QUEUES = Queues.of("farm")
 

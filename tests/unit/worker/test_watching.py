@@ -9,10 +9,10 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from jobs.errors import FarmUnreachable
-from worker.broker.address import Address
-from worker.model import JobState, Progress
-from worker.watching import Watch
+from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.worker.broker.address import Address
+from layerfarm.worker.model import JobState, Progress
+from layerfarm.worker.watching import Watch
 
 QUIET = Progress(JobState.RUNNING, "toy")
 DONE = Progress(JobState.SUCCEEDED, "toy")
@@ -56,7 +56,7 @@ def test_with_one_the_caller_is_asked_again_and_again_whether_it_still_wants_to_
 
 
 def test_broker_that_refuses_the_second_look_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.watching.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("layerfarm.worker.watching.time.sleep", lambda seconds: None)
 
     def full(job_id: str) -> None:
         raise OperationalError("max number of clients reached")
@@ -68,8 +68,8 @@ def test_broker_that_refuses_the_second_look_is_borne(monkeypatch: pytest.Monkey
 
 def test_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 30))
-    monkeypatch.setattr("worker.watching.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("worker.watching.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("layerfarm.worker.watching.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("layerfarm.worker.watching.time.monotonic", lambda: float(next(clock)))
 
     def full(*_: object) -> None:
         raise redis.ConnectionError("max number of clients reached")
