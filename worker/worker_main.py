@@ -27,7 +27,7 @@ from layerfarm.worker.broker.connection import client_of, connect
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.doctor.views import Views
 from layerfarm.worker.engine.hooks import Witness, Witnesses
-from layerfarm.worker.engine.tasks import Tasks
+from layerfarm.worker.engine.tasks import Process, work_as
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.monitoring.census import census
@@ -84,7 +84,7 @@ def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Ite
 def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: Sandbox) -> int:
     app = make_app(settings)
     stopping = Stopping()
-    Tasks(app, settings, stopping.__bool__, witnesses, _keyring(settings), place.is_outdated)
+    work_as(Process(app, settings, stopping.__bool__, witnesses, _keyring(settings), place.is_outdated))
     store = RedisJobStore.of(client, settings)
     sender = Sender(app, settings)
     voice = _voice(client, Recovery.of(client, store, sender, settings), settings, place)

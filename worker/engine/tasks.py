@@ -1,14 +1,15 @@
-"""The tasks of the farm: read the message, call the runner."""
+"""The tasks of the farm: read the message, have the runner of this process do it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import structlog
-from celery import Celery
+from celery import Celery, shared_task
 from structlog.contextvars import bound_contextvars
 
 from layerfarm.jobs.errors import RequestError
@@ -26,75 +27,83 @@ from layerfarm.worker.settings import Settings
 _log = structlog.get_logger()
 
 
-class Tasks:
-    """The three tasks, and what one process needs for them: made at its first task, so after the fork."""
+@shared_task(name=ADVANCE)  # type: ignore[untyped-decorator]
+def advance(*args: Any, **fields: Any) -> None:
+    """Join a stage of a job, or begin one, and open the next."""
+    _here().do("advance", args, fields)
 
-    def __init__(
-        self,
-        app: Celery,
-        settings: Settings,
-        stopping: Callable[[], bool] = bool,
-        witnesses: Witnesses | None = None,
-        keyring: Keyring | None = None,
-        is_outdated: Callable[[], bool] = bool,
-    ) -> None:
-        """``is_outdated``: asked before each task; a process of which it holds ends, and another takes its place."""
-        self._app = app
-        self._settings = settings
-        self._stopping = stopping
-        self._witnesses = witnesses
-        self._keyring = keyring
-        self._is_outdated = is_outdated
-        for name, body in ((ADVANCE, self._advance), (UNIT, self._unit), (CLOSE, self._close)):
-            app.task(self._refusing(body), name=name)
 
-    def _advance(self, message: Message) -> None:
-        with bound_contextvars(job=message.job, stage=message.stage):
-            self._runner.advance(message.item("advance"))
+@shared_task(name=UNIT)  # type: ignore[untyped-decorator]
+def unit(*args: Any, **fields: Any) -> None:
+    """Do one unit of a stage."""
+    _here().do("unit", args, fields)
 
-    def _unit(self, message: Message) -> None:
-        with bound_contextvars(job=message.job, stage=message.stage, unit=message.index):
-            self._runner.unit(message.item("unit"))
 
-    def _close(self, message: Message) -> None:
-        with bound_contextvars(job=message.job):
-            self._runner.close(message.item("close"))
+@shared_task(name=CLOSE)  # type: ignore[untyped-decorator]
+def close(*args: Any, **fields: Any) -> None:
+    """Remove what a job staged, and show how it ended."""
+    _here().do("close", args, fields)
+
+
+@dataclass
+class Process:
+    """One process of a worker, as its tasks need it."""
+
+    app: Celery
+    settings: Settings
+    stopping: Callable[[], bool] = bool
+    witnesses: Witnesses | None = None
+    keyring: Keyring | None = None
+    is_outdated: Callable[[], bool] = bool
+    """Asked before each task; where it holds, this process ends, and another takes its place."""
+
+    def do(self, what: str, args: tuple[Any, ...], fields: dict[str, Any]) -> None:
+        """Do what a message asks for; one that is not of ours is refused, in the log."""
+        if self.is_outdated():
+            _log.warning("a file that this process may read was replaced, another process takes over")
+            # The message goes back to the queue, as that of any process that dies.
+            os._exit(1)
+        try:
+            if args:
+                raise RequestError("not a message for layerfarm: positional arguments")
+            message = Message.parse(fields)
+        except RequestError as error:
+            _log.warning("message refused", error=str(error))
+            return
+        place = {name: number for name, number in (("stage", message.stage), ("unit", message.index)) if number >= 0}
+        with bound_contextvars(job=message.job, **place):
+            getattr(self._runner, what)(message.item(what))
 
     @cached_property
     def _runner(self) -> CeleryRunner:
-        settings = self._settings
+        """Made at the first task, so after the fork."""
+        settings = self.settings
         client = client_of(settings.address)
         store = RedisJobStore.of(client, settings)
         return CeleryRunner(
             store=store,
             owner=this_process(),
             works=Works.of(client, settings),
-            heart=Heart(store, stopping=self._stopping),
-            sender=Sender(self._app, settings),
+            heart=Heart(store, stopping=self.stopping),
+            sender=Sender(self.app, settings),
             policy=settings.policy,
             retry_for=settings.retry_for,
             lease_for=settings.job_expires,
-            keyring=self._keyring,
+            keyring=self.keyring,
             job_bytes=settings.job_bytes_limit,
-            witnesses=self._witnesses,
+            witnesses=self.witnesses,
         )
 
-    def _refusing(self, body: Any) -> Any:
-        """A task that calls ``body`` with a valid message only."""
 
-        def task(*args: Any, **fields: Any) -> None:
-            if self._is_outdated():
-                _log.warning("a file that this process may read was replaced, another process takes over")
-                # The message goes back to the queue, as that of any process that dies.
-                os._exit(1)
-            try:
-                if args:
-                    raise RequestError("not a message for layerfarm: positional arguments")
-                message = Message.parse(fields)
-            except RequestError as error:
-                _log.warning("message refused", error=str(error))
-                return
-            body(message)
+_process: Process | None = None
 
-        task.__name__ = body.__name__
-        return task
+
+def work_as(process: Process) -> None:
+    """Let the tasks of this process, and of those that it forks, be done so."""
+    global _process
+    _process = process
+
+
+def _here() -> Process:
+    assert _process is not None
+    return _process
