@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -136,12 +137,12 @@ def test_the_jobs_of_a_catalog_are_bulk_and_at_most_so_many(ground: Ground, regi
     assert len(farm.jobs()) == IMAGES
 
 
-def test_interrupted_it_cancels_its_jobs(ground: Ground, registry: Registry) -> None:
-    import signal
-
-    run = start(write(ground.allowed, registry.host), f"--farm={ground.url}")
+@pytest.mark.parametrize("room", [10_000, 2], ids=["quiet", "full"])
+def test_interrupted_it_cancels_its_jobs(ground: Ground, registry: Registry, room: int) -> None:
+    run = start(write(ground.allowed, registry.host), f"--farm={ground.url}", LAYERFARM_MOST_QUEUED=str(room))
     farm = ground.farm()
-    until(lambda: farm.jobs())
+    until(lambda: len(farm.jobs()) == min(room, IMAGES))
+    time.sleep(1)  # into the wait for an end, or for room
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130, err
