@@ -21,7 +21,7 @@ from tests.fuzz.sandbox import Place, enter
 from tests.fuzz.targets import TARGETS, Target
 
 CORPUS = Path(__file__).parent / "corpus"
-SHORT = 60_000
+SHORT = 20_000
 """Mutations: a count, not a time, so that one tree gives one result. ``make fuzz`` looks further."""
 
 
