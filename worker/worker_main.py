@@ -84,7 +84,17 @@ def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Ite
 def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: Sandbox) -> int:
     app = make_app(settings)
     stopping = Stopping()
-    work_as(Process(app, settings, stopping.__bool__, witnesses, _keyring(settings), place.is_outdated))
+    work_as(
+        Process(
+            app,
+            settings,
+            stopping=stopping.__bool__,
+            leaving=lambda: stopping.begun,
+            witnesses=witnesses,
+            keyring=_keyring(settings),
+            is_outdated=place.is_outdated,
+        )
+    )
     store = RedisJobStore.of(client, settings)
     sender = Sender(app, settings)
     voice = _voice(client, Recovery.of(client, store, sender, settings), settings, place)

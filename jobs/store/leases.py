@@ -122,7 +122,12 @@ class Leases:
 
     def _all_of(self, holder: str) -> list[Path]:
         first = self._of(holder)
-        return [path for path in (first, *self._directory.glob(f"{holder}.*")) if path.is_dir()]
+        try:
+            # Of a thousand queued jobs, perhaps: a glob would take ten times as long.
+            others = [name for name in os.listdir(self._directory) if name.startswith(f"{holder}.")]
+        except FileNotFoundError:
+            return []
+        return [path for path in (first, *map(self._directory.joinpath, others)) if path.is_dir()]
 
     def _add(self, directory: Path, seconds: float, digests: Iterable[str]) -> None:
         make_directory(directory, self._layout)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from math import inf
+from typing import Any, ClassVar
 
 import layerfarm.worker.engine.outcomes
 from layerfarm.jobs.errors import JobNotFound, RequestError
@@ -25,6 +26,16 @@ from .world import Process, Violation, World
 
 DELIVERIES = 8
 """More than the explorer kills in one run: else a healthy job may well be poison."""
+
+
+class WhoLives(Owner):
+    """A process of the one host, all of which see each other."""
+
+    dead: ClassVar[set[int]] = set()
+
+    @property
+    def is_known_dead(self) -> bool:
+        return self.pid in self.dead
 
 
 class SteppedStore:
@@ -145,6 +156,7 @@ class Farm:
         self.may_fail: set[str] = set()
         self.for_the_janitor: set[str] = set()
         """Jobs one of whose processes woke too late and was killed then."""
+        WhoLives.dead.clear()
         world.killed = self._killed
         world.over = self._over
         world.tick = self._tick
@@ -158,26 +170,24 @@ class Farm:
 
     def _start_worker(self) -> None:
         self._births += 1
-        owner = Owner("host", self._births, 1)
+        owner = WhoLives("host", self._births, 1)
         name = f"worker {self._births}"
         self.world.start(name, lambda: self._work(owner))
 
     def _work(self, owner: Owner) -> None:
         heart: Any = Heart(self.world, self.plain)
-        runner = CeleryRunner(self.store, owner, NoWorks(), heart, self.sender, Policy(), self.retry_for)
+        # Every other one sends by message what it might have gone on with.
+        young = inf if self._births % 2 else 0.0
+        runner = CeleryRunner(self.store, owner, NoWorks(), heart, self.sender, Policy(), self.retry_for, young=young)
         runner._endings = self.endings
         process = self.world.me
         assert process is not None
+        process.owner = owner
         while True:
             self.world.wait("take a message", lambda: bool(self.world.queue))
             item = self._take(process)
             process.message = item
-            if item.what == "advance":
-                runner.advance(item)
-            elif item.what == "unit":
-                runner.unit(item)
-            else:
-                runner.close(item)
+            runner.do(item)
             process.message = None
 
     def _take(self, process: Process) -> Item:
@@ -192,6 +202,8 @@ class Farm:
         return item
 
     def _killed(self, process: Process) -> None:
+        if process.owner is not None:
+            WhoLives.dead.add(process.owner.pid)
         if process.message is not None:
             self.world.queue.append(process.message)
             if process.late:

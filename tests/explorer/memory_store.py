@@ -448,14 +448,19 @@ class MemoryJobStore:
 
     # --- recovery -------------------------------------------------------------------------------------
 
-    def hand_back(self, job_id: str, owners: Sequence[Owner]) -> Lost:
+    def holders(self, job_id: str) -> list[Owner]:
+        job = self._jobs.get(job_id)
+        return [] if job is None else [held.owner for held in job.claims.values()]
+
+    def hand_back(self, job_id: str, owners: Sequence[Owner], *, counts: bool = False) -> Lost:
         job = self._jobs.get(job_id)
         if job is None:
             return Lost(0, "handed back")
         names = sorted(name for name, held in job.claims.items() if held.owner in owners)
         for name in names:
             del job.claims[name]
-            job.deliveries[name] -= 1
+            if not counts:
+                job.deliveries[name] = job.deliveries.get(name, 0) - 1
         return Lost(job.attempt, "handed back", tuple(_item(job, name) for name in names))
 
     def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:

@@ -47,6 +47,7 @@ class Process:
     beat: Callable[[], None] | None = None
     message: Any = None
     claim: Any = None
+    owner: Any = None
 
     def __str__(self) -> str:
         return self.name

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,12 @@ def test_skopeo_takes_what_was_recompressed_and_unpacks_to_the_same_tars(store: 
 
 
 def test_a_stripped_image_has_what_is_left_in_every_tool(store: Path, trees: Trees, run: Run) -> None:
-    wanted = {
-        path: node for path, node in trees("app").items() if not path.startswith(b"usr/lib/x86_64-linux-gnu/gconv")
-    }
+    stripped = b"usr/lib/x86_64-linux-gnu/gconv"
+    wanted = {}
+    for path, node in trees("app").items():
+        if not path.startswith(stripped):
+            links = tuple(name for name in node.group if not name.startswith(stripped))
+            wanted[path] = replace(node, group=links if len(links) > 1 else ())
     run("layerfarm", "strip", "--image", f"{store}:app", "--target", f"{store}:slim", "usr/lib/x86_64-linux-gnu/gconv")
     assert trees("slim") == wanted
     for layer in _manifest(store, "slim", run)["layers"]:

@@ -33,10 +33,18 @@ class Stopping:
         self._byte = mmap.mmap(-1, 1)
 
     def __bool__(self) -> bool:
+        return self._byte[0] == 2
+
+    @property
+    def begun(self) -> bool:
+        """The worker was asked to stop."""
         return self._byte[0] != 0
 
-    def set(self) -> None:
+    def begin(self) -> None:
         self._byte[0] = 1
+
+    def set(self) -> None:
+        self._byte[0] = 2
 
 
 class Drain:
@@ -61,6 +69,7 @@ class Drain:
         """The worker was asked to stop."""
         if self._thread is None:
             _log.info("worker stops", grace=self._grace)
+            self._stopping.begin()
             self._thread = threading.Thread(target=self._run, daemon=True, name="layerfarm-drain")
             self._thread.start()
 

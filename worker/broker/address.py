@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -14,6 +15,8 @@ _TCP_SCHEMES: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", 
 """Schemes of a server reached by TCP, as redis-py and kombu know them; the second two are through TLS."""
 _SENTINEL_SCHEMES: Final = ("sentinel", "sentinels")
 """Of several sentinels, which know where the primary is; the second is through TLS, to them and to it."""
+_SEVERAL: Final = re.compile(r"(sentinels?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+"""Scheme, authority and the rest of an address that may list several hosts."""
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _HINT: Final = (
@@ -35,7 +38,7 @@ class Address:
 
     def __post_init__(self) -> None:
         try:
-            parts = urlsplit(self.url)
+            parts = self._parts
         except ValueError as error:
             # The parser's own message may quote the password.
             raise RequestError("address of the farm does not parse") from error
@@ -130,7 +133,7 @@ class Address:
     def masked(self) -> str:
         """For messages and logs: without any password."""
         try:
-            parts = urlsplit(self.url)
+            parts = self._parts
             netloc = parts.netloc
             query = [(k, "***" if "password" in k.lower() else v) for k, v in parse_qsl(parts.query)]
         except ValueError:
@@ -150,7 +153,12 @@ class Address:
 
     @cached_property
     def _parts(self) -> SplitResult:
-        return urlsplit(self.url)
+        several = _SEVERAL.match(self.url)
+        if several is None:
+            return urlsplit(self.url)
+        # Newer Pythons refuse an authority in which a bracket is not the first or last character of the host.
+        scheme, authority, rest = several.groups()
+        return urlsplit(f"{scheme}://{rest}")._replace(netloc=authority)
 
     def _with_scheme(self, scheme: str) -> str:
         return scheme + "://" + self.url.partition("://")[2]

@@ -6,14 +6,16 @@ chord whose member is lost or expires never calls its body.
 
 Every step may be interrupted anywhere and run again: it is claimed first, changes the job in one operation of
 the job store, fenced by the claim, and only then sends the next message. Should that be lost,
-``layerfarm.worker.background.recovery`` sends it again. Whoever finds that it came too late removes what it has left
-meanwhile, and does nothing else.
+``layerfarm.worker.background.recovery`` sends it again. A process that took a message less than a second ago goes on
+with what comes next in the job, without a message: a join, the close, one unit of a new stage. Whoever finds that it
+came too late removes what it has left meanwhile, and does nothing else.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
@@ -38,6 +40,7 @@ from layerfarm.jobs.flows.base import Context, Flow, Observer, Policy, Request, 
 from layerfarm.jobs.flows.inputs import release, stores_in, stores_of
 from layerfarm.jobs.store.leases import LOCAL, holding
 from layerfarm.worker.broker.messages import Sender
+from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.engine.action_cache import Works
 from layerfarm.worker.engine.damaged import mending
 from layerfarm.worker.engine.errors import describe, invalid_request, poisonous
@@ -55,11 +58,23 @@ from layerfarm.worker.security.signing import Keyring, Signed
 _OUTAGE = (redis.RedisError, OperationalError)
 """Redis is away. That is no fault of the job: the claim runs out and the item is sent again."""
 
+_YOUNG = 1.0
+"""Seconds since a message was taken in which its process goes on with what comes next in the job. Longer work gives
+way: what has waited in the meantime may be more urgent."""
+
 _log = structlog.get_logger()
 
 
 class CeleryRunner:
-    """The work of one worker process, ``owner``."""
+    """The work of one worker process, ``owner``.
+
+    Parameters:
+        retry_for: seconds for which a failed job is kept; 0: not at all.
+        lease_for: seconds for which the lease of a job's blobs holds.
+        job_bytes: that a job may read and write; 0: any number.
+        leaving: whether the worker has been asked to stop.
+        young: seconds for which a process goes on with a job after a message.
+    """
 
     def __init__(
         self,
@@ -74,6 +89,8 @@ class CeleryRunner:
         keyring: Keyring | None = None,
         job_bytes: int = 0,
         witnesses: Witnesses | None = None,
+        leaving: Callable[[], bool] = bool,
+        young: float = _YOUNG,
     ) -> None:
         self._store = store
         self._owner = owner
@@ -85,21 +102,44 @@ class CeleryRunner:
         self._keyring = keyring
         self._job_bytes = job_bytes
         self._witnesses = witnesses or Witnesses()
+        self._next: Item | None = None
+        self._leaving = leaving
+        self._young = young
+        self._until = 0.0
         self._equal = EqualUnits(store, works, sender, self._witnesses)
         self._endings = Endings(policy)
 
     # --- the three messages -------------------------------------------------------------------------
 
-    def advance(self, item: Item) -> None:
-        """Join a stage of the job, or begin one, and open the next."""
+    def do(self, item: Item) -> None:
+        """Do what a message asks for, and what of the same job comes next while the message is young."""
         if item.begins:
             # Not always the one that the message names: submitters take turns.
-            item = Item(*self._store.next(item.job_id, item.attempt), "advance")
+            turn = Item(*self._store.next(item.job_id, item.attempt), "advance")
+            if turn.job_id != item.job_id:
+                self._take_over(item.job_id)
+            item = turn
             bind_contextvars(job=item.job_id)
-        with mending(self._store, self._sender, item.job_id):
-            self._advance(item)
+        steps = {"advance": self._advance, "unit": self._unit, "close": self._close}
+        self._until = time.monotonic() + self._young
+        self._next = item
+        while (item_now := self._next) is not None:
+            self._next = None
+            with mending(self._store, self._sender, item_now.job_id):
+                steps[item_now.what](item_now)
+
+    def _go_on(self, item: Item, *, here: bool = False) -> None:
+        """Have the join or the close of the job done; ``here``: in this process, however long it has been at it."""
+        if self._next is None and (here or self._is_young()):
+            self._next = item
+        else:
+            self._sender.send([item])
+
+    def _is_young(self) -> bool:
+        return time.monotonic() < self._until and not self._leaving()
 
     def _advance(self, item: Item) -> None:
+        """Join a stage of the job, or begin one, and open the next."""
         claim = self._claimed(item)
         if claim is None:
             return
@@ -112,12 +152,8 @@ class CeleryRunner:
         except Exception as error:
             self._fail(claim, error)
 
-    def unit(self, item: Item) -> None:
-        """Do one unit and record its result; whoever completes the stage sends for the join, or does the last one."""
-        with mending(self._store, self._sender, item.job_id):
-            self._unit(item)
-
     def _unit(self, item: Item) -> None:
+        """Do one unit and record its result; whoever completes the stage sees to the join."""
         reached("unit.taken")
         claim = self._claimed(item)
         if claim is None:
@@ -145,18 +181,14 @@ class CeleryRunner:
         reached("unit.recorded")
         if answer.status is not Status.OK:
             self._too_late(claim, answer)
-        elif answer.complete and item.stage == len(flow.stages) - 1:
-            # The job's effects are there: by a message it could come to a worker of another version, which refuses it.
-            self._advance(Item(item.job_id, item.attempt, "advance", item.stage))
         elif answer.complete:
-            self._sender.send([Item(item.job_id, item.attempt, "advance", item.stage)])
-
-    def close(self, item: Item) -> None:
-        """Remove what the job staged, then show how it ended."""
-        with mending(self._store, self._sender, item.job_id):
-            self._close(item)
+            # The last one here: the job's effects are there, and a message could come to a worker of another version,
+            # which refuses it.
+            last = item.stage == len(flow.stages) - 1
+            self._go_on(Item(item.job_id, item.attempt, "advance", item.stage), here=last)
 
     def _close(self, item: Item) -> None:
+        """Remove what the job staged, then show how it ended."""
         claim = self._store.claim(item, self._owner)
         if isinstance(claim, Refused):
             if claim.why is Status.POISON:
@@ -199,7 +231,9 @@ class CeleryRunner:
             self._send_close(item)
         elif claim.why is Status.DONE and claim.due:
             # Whoever recorded the last result may have died before sending this.
-            self._sender.send([Item(item.job_id, item.attempt, "advance", item.stage)])
+            self._go_on(Item(item.job_id, item.attempt, "advance", item.stage))
+        elif claim.why is Status.STALE:
+            self._take_over(item.job_id)
         elif claim.why is Status.POISON:
             told = describe(poisonous(item))
             answer = self._store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
@@ -207,8 +241,19 @@ class CeleryRunner:
                 self._send_close(item)
         return None
 
+    def _take_over(self, job_id: str) -> None:
+        """Send what a process had begun of the job that can be seen to be dead.
+
+        A message of an earlier step comes again when the process dies that took it, and had gone on since.
+        """
+        dead = [owner for owner in self._store.holders(job_id) if owner.is_known_dead]
+        if dead:
+            lost = self._store.hand_back(job_id, dead, counts=True)
+            _log.warning("sending again", why="process died", messages=len(lost.items))
+            self._sender.send(lost.items, self._store.traffic(job_id))
+
     def _send_close(self, item: Item) -> None:
-        self._sender.send([Item(item.job_id, item.attempt, "close")])
+        self._go_on(Item(item.job_id, item.attempt, "close"))
 
     def _too_late(self, claim: Claim, answer: Answer) -> None:
         """The claim was taken over, or the job ended meanwhile.
@@ -250,7 +295,9 @@ class CeleryRunner:
         job = claim.job
         if claim.item.stage < job.stage:
             # An earlier copy opened the stage and died before all its units were sent.
-            self._send_units(claim)
+            pending = self._store.pending(claim)
+            if pending is not None:
+                self._send_units(claim, *pending)
             return
         flow, request = self._flow(context.job_id, job)
         if job.stage < 0:
@@ -280,7 +327,7 @@ class CeleryRunner:
                 status = self._store.open_stage(claim, number, stage.name, state, units, commits=stage.commits)
                 if status is Status.OK:
                     reached("stage.opened")
-                    self._send_units(claim)
+                    self._send_units(claim, number, range(len(units)))
                 else:
                     self._give_back(claim)
                 return
@@ -302,15 +349,15 @@ class CeleryRunner:
         joined: State = flow.stages[claim.job.stage].join(context, before, claim.results)
         return joined
 
-    def _send_units(self, claim: Claim) -> None:
-        item, pending = claim.item, self._store.pending(claim)
-        if pending is None:
-            return
-        position, indexes = pending
+    def _send_units(self, claim: Claim, position: int, indexes: Iterable[int]) -> None:
+        """Have the units done: one of them by this process, if it may go on. A bulk job gives way between two units."""
+        item = claim.item
         units = [Item(item.job_id, item.attempt, "unit", position, index) for index in indexes]
+        mine = units.pop(0) if units and claim.job.traffic is not Traffic.BULK and self._is_young() else None
         self._sender.send(units, claim.job.traffic)
         reached("units.sent")
-        self._store.sent(claim, position)
+        if self._store.sent(claim, position) is Status.OK:
+            self._next = mine
 
     def _admit(self, job_id: str, job: JobView) -> None:
         """

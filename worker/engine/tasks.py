@@ -52,6 +52,9 @@ class Process:
     app: Celery
     settings: Settings
     stopping: Callable[[], bool] = bool
+    """Whether units are to be handed back."""
+    leaving: Callable[[], bool] = bool
+    """Whether the worker has been asked to stop."""
     witnesses: Witnesses | None = None
     keyring: Keyring | None = None
     is_outdated: Callable[[], bool] = bool
@@ -72,7 +75,7 @@ class Process:
             return
         place = {name: number for name, number in (("stage", message.stage), ("unit", message.index)) if number >= 0}
         with bound_contextvars(job=message.job, **place):
-            getattr(self._runner, what)(message.item(what))
+            self._runner.do(message.item(what))
 
     @cached_property
     def _runner(self) -> CeleryRunner:
@@ -92,6 +95,7 @@ class Process:
             keyring=self.keyring,
             job_bytes=settings.job_bytes_limit,
             witnesses=self.witnesses,
+            leaving=self.leaving,
         )
 
 

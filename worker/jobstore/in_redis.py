@@ -231,8 +231,13 @@ class RedisJobStore:
 
     # --- recovery -------------------------------------------------------------------------------------
 
-    def hand_back(self, job_id: str, owners: Sequence[Owner]) -> Lost:
-        attempt, *found = self._run("hand_back", job_id, *(str(owner) for owner in owners))
+    def holders(self, job_id: str) -> list[Owner]:
+        claims = cast("list[str]", self._client.hvals(self._keys.job(job_id).claims))
+        with _sound(job_id):
+            return [_parse_owner(claim.split(" ", 3)[-1]) for claim in claims]
+
+    def hand_back(self, job_id: str, owners: Sequence[Owner], *, counts: bool = False) -> Lost:
+        attempt, *found = self._run("hand_back", job_id, "1" if counts else "", *(str(owner) for owner in owners))
         return _lost(job_id, attempt, "handed back", found)
 
     def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:

@@ -122,8 +122,11 @@ class JobStore(Protocol):
 
     # --- recovery -------------------------------------------------------------------------------------
 
-    def hand_back(self, job_id: str, owners: Sequence[Owner]) -> Lost:
-        """Take the claims of ``owners``, which were stopped."""
+    def holders(self, job_id: str) -> list[Owner]:
+        """Who holds claims of the job, alive or not."""
+
+    def hand_back(self, job_id: str, owners: Sequence[Owner], *, counts: bool = False) -> Lost:
+        """Take the claims of ``owners``, which were stopped, or are dead (``counts``: as a delivery in vain)."""
 
     def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:
         """What has to be sent again.

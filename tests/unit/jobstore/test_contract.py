@@ -474,9 +474,23 @@ def test_work_of_stopped_processes_is_handed_back(bench: Bench) -> None:
     bench.opened()
     bench.claimed(unit(0))
     bench.claimed(unit(1), OTHER)
+    assert set(bench.store.holders("job")) == {ONE, OTHER}
     assert bench.store.hand_back("job", [OTHER]).items == (unit(1),)
+    assert bench.store.holders("job") == [ONE]
     assert bench.refused(unit(0), OTHER).why is Status.BUSY
     bench.claimed(unit(1))
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_work_of_the_dead_counts_and_that_of_the_stopped_does_not(bench: Bench, counts: bool) -> None:
+    bench.opened()
+    for _ in range(3):
+        bench.claimed(unit(0), OTHER)
+        assert bench.store.hand_back("job", [OTHER], counts=counts).items == (unit(0),)
+    if counts:
+        assert bench.refused(unit(0)).why is Status.POISON
+    else:
+        bench.claimed(unit(0))
 
 
 def test_ended_jobs_are_not_active(bench: Bench) -> None:
