@@ -67,6 +67,8 @@ class _Job:
     started: float | None = None
     ended: float | None = None
     kept: float | None = None
+    taken: tuple[float, Owner] | None = None
+    """When its turn came, and who is about to begin it."""
     by: str = ""
     claims: dict[str, _Held] = field(default_factory=dict)
     units: list[_Unit] = field(default_factory=list)
@@ -131,10 +133,9 @@ class MemoryJobStore:
             self._turns.setdefault(traffic, []).append(submitter)
         return True
 
-    def next(self, job_id: str, attempt: int) -> tuple[str, int]:
+    def next(self, job_id: str, attempt: int, owner: Owner) -> tuple[str, int]:
         job = self._jobs.get(job_id)
-        begun = job is not None and (job.state.final or job.position >= 0)
-        if job is None or not (begun or job_id in self._queued):
+        if job is None or not (job_id in self._queued or self._is_begun(job, owner)):
             return job_id, attempt
         turns = self._turns[job.traffic]
         while turns:
@@ -145,9 +146,16 @@ class MemoryJobStore:
                 turns.append(who)
             if found in self._queued:
                 self._queued.discard(found)
+                self._jobs[found].taken = (self._clock(), owner)
                 return found, self._jobs[found].attempt
         self._queued.discard(job_id)
         return job_id, attempt
+
+    def _is_begun(self, job: _Job, owner: Owner) -> bool:
+        held = job.claims.get("advance:-1")
+        if job.state.final or job.position >= 0 or (held is not None and self._lives(held)):
+            return True
+        return job.taken is not None and job.taken[1] != owner and abs(self._clock() - job.taken[0]) < 1
 
     def admit(self, job_id: str) -> tuple[int, bool]:
         return int(self._clock() * 1000), True

@@ -12,6 +12,7 @@ from toy_flow import ToyRequest, ToyResult
 from layerfarm.jobs.errors import FarmFull, RequestError
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.owner import this_process
 from layerfarm.worker.model import JobState
 
 KEYS = Keys()
@@ -132,7 +133,7 @@ def test_first_message_that_is_lost_after_its_job_was_chosen_is_made_good(ground
     one, two = (farm.submit(ToyRequest(directory=ground.allowed), submitter=name) for name in ("one", "two"))
     # A process takes the second one's message, chooses the first one by its turn, and dies.
     farm.client.rpop("layerfarm:broker:layerfarm.start")
-    assert farm.store.next(two.id, 1) == (one.id, 1)
+    assert farm.store.next(two.id, 1, this_process()) == (one.id, 1)
     ground.start_worker(look_every=0.5)
     assert [job.result(90) for job in (one, two)] == [ToyResult(total=18)] * 2
     until(lambda: farm.client.scard(KEYS.queued) == 0)

@@ -115,7 +115,7 @@ class CeleryRunner:
         """Do what a message asks for, and what of the same job comes next while the message is young."""
         if item.begins:
             # Not always the one that the message names: submitters take turns.
-            turn = Item(*self._store.next(item.job_id, item.attempt), "advance")
+            turn = Item(*self._store.next(item.job_id, item.attempt, self._owner), "advance")
             if turn.job_id != item.job_id:
                 self._take_over(item.job_id)
             item = turn

@@ -104,8 +104,8 @@ class RedisJobStore:
         args = (kind, request, stages, self._job_expires, traffic, submitter, version, most_queued, signature)
         return bool(self._run("submit", job_id, job_id, *args) == "accepted")
 
-    def next(self, job_id: str, attempt: int) -> tuple[str, int]:
-        found, its_attempt = self._run("next", job_id, job_id, attempt, self._job_expires)
+    def next(self, job_id: str, attempt: int, owner: Owner) -> tuple[str, int]:
+        found, its_attempt = self._run("next", job_id, job_id, attempt, self._job_expires, str(owner))
         return str(found), int(its_attempt)
 
     def now(self) -> int:

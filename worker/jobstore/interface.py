@@ -37,8 +37,8 @@ class JobStore(Protocol):
     ) -> bool:
         """Accept a new job. False: ``most_queued`` jobs (0: any number) wait already."""
 
-    def next(self, job_id: str, attempt: int) -> tuple[str, int]:
-        """Which attempt at which job is to begin now that the first message of ``job_id`` has come."""
+    def next(self, job_id: str, attempt: int, owner: Owner) -> tuple[str, int]:
+        """Which attempt at which job ``owner`` is to begin now that it has the first message of ``job_id``."""
 
     def admit(self, job_id: str) -> tuple[int, bool]:
         """The time (ms), and whether the job's signature has not opened a job before."""

@@ -50,7 +50,7 @@ def test_submitters_take_turns(bench: Bench) -> None:
         bench.submit(job_id, submitter=who)
     begun = []
     for job_id in ("a1", "a2", "a3", "b1"):
-        begun.append(bench.store.next(job_id, 1)[0])
+        begun.append(bench.store.next(job_id, 1, ONE)[0])
         bench.open(bench.claimed(Item(begun[-1], 1, "advance")), 0, 1)
     assert begun == ["a1", "b1", "a2", "a3"]
 
@@ -58,7 +58,21 @@ def test_submitters_take_turns(bench: Bench) -> None:
 def test_job_that_was_taken_and_not_begun_begins_by_its_own_message(bench: Bench) -> None:
     bench.submit("a")
     bench.submit("b")
-    assert [bench.store.next("a", 1) for _ in range(2)] == [("a", 1), ("a", 1)]
+    assert [bench.store.next("a", 1, ONE) for _ in range(2)] == [("a", 1), ("a", 1)]
+    bench.clock.goes_on(2)
+    assert bench.store.next("a", 1, OTHER) == ("a", 1)
+
+
+@pytest.mark.parametrize("claims", [False, True])
+def test_message_of_a_job_that_another_process_begins_just_now_begins_the_next(bench: Bench, claims: bool) -> None:
+    for job_id in ("a", "b", "c"):
+        bench.submit(job_id)
+    assert bench.store.next("b", 1, ONE) == ("a", 1)
+    if claims:
+        bench.claimed(Item("a", 1, "advance"), ONE)
+        bench.clock.goes_on(2)
+    assert bench.store.next("a", 1, OTHER) == ("b", 1)
+    assert bench.store.next("c", 1, OTHER) == ("c", 1)
 
 
 # --- claims ---------------------------------------------------------------------------------------

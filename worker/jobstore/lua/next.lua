@@ -1,11 +1,18 @@
--- id and attempt of the job whose first message this is, lifetime in s -> {id, attempt} of the job to begin
+-- id and attempt of the job whose first message this is, lifetime in s, owner -> {id, attempt} of the job to begin
 --
 -- As many messages as jobs wait for their beginning, and each begins the one whose submitter has the turn; so does that
--- of a job which another message has begun. A job that waits no more and has not begun was taken by a process that
--- died before: it begins by its own message.
+-- of a job which another message has begun, or begins just now. A job that waits no more and that nobody begins was
+-- taken by a process that died before: it begins by its own message.
 local waits = redis.call('SISMEMBER', QUEUED, ARGV[1]) == 1
 local traffic = get('traffic')
-if not waits and (traffic == '' or not (final() or num('position') >= 0)) then return {ARGV[1], tonumber(ARGV[2])} end
+local function is_begun()
+  if final() or num('position') >= 0 then return true end
+  local _, _, lives = claim_of('advance:-1')
+  local when, who = string.match(get('taken'), '^(%d+) (.*)$')
+  -- Taken, and not yet claimed; for how long is for a clock that is not set back.
+  return lives or (who and who ~= ARGV[4] and math.abs(now - tonumber(when)) < 1000)
+end
+if not waits and (traffic == '' or not is_begun()) then return {ARGV[1], tonumber(ARGV[2])} end
 while true do
   local who = redis.call('LPOP', TURNS .. traffic)
   if not who then break end
@@ -16,6 +23,7 @@ while true do
     redis.call('EXPIRE', TURNS .. traffic, ARGV[3])
   end
   if id and redis.call('SREM', QUEUED, id) == 1 and redis.call('EXISTS', PREFIX .. 'job:' .. id) == 1 then
+    redis.call('HSET', PREFIX .. 'job:' .. id, 'taken', int(now) .. ' ' .. ARGV[4])
     return {id, tonumber(redis.call('HGET', PREFIX .. 'job:' .. id, 'attempt') or '1')}
   end
 end

@@ -87,7 +87,7 @@ local function finish(state, seconds)
   -- A job that failed and was kept for a retry has ended when it failed, not when it is removed.
   if get('kept') == '' then redis.call('HSET', job, 'state', state, 'ended', stamp()) end
   redis.call('HDEL', job, 'ending', 'touched', 'recoveries', 'flow_state', 'sent', 'kept', 'bytes_planned',
-    'commits', 'committing')
+    'commits', 'committing', 'taken')
   redis.call('DEL', claims, units)
   redis.call('SREM', active, get('id'))
   redis.call('SREM', QUEUED, get('id'))
