@@ -53,6 +53,10 @@ class Drain:
     Celery lets running tasks end and takes no new ones. After ``grace`` seconds the units are told to stop,
     which they do at their next word of progress, and go back to the queue. A unit that does not listen is
     killed with its process, and handed back in its name; in no case does the try count against it.
+
+    Celery's own soft shutdown (``worker_soft_shutdown_timeout``, 5.5) was tried in its place: it gives the messages back
+    and ends in time, but kills the units before they can remove what they have half done, leaves their claims to run
+    out, and the try counts: where one was allowed, the job failed.
     """
 
     def __init__(

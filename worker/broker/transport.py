@@ -1,11 +1,13 @@
-"""kombu's Redis transport, with a lost connection that is reported as one, and strangers' messages left out.
+"""What kombu's Redis transport lacks; in the processes of workers only (:func:`use_in_this_process`).
 
-What a Redis says that cannot take a message (a replica after a failover, one whose memory is full) counts as a lost
-connection, too: Celery then connects again, to wherever the address leads by now, instead of ending the worker.
-
-kombu 5.7 closes the channels of a broken connection after it has forgotten the connection's
-parameters; giving back or acknowledging a message then ends in an AttributeError, which Celery takes
-for a bug: the whole worker stops instead of connecting again (kombu #582 is an older case of it).
+| override | without it | upstream |
+|---|---|---|
+| ``QoS.ack`` | a message that a full or read-only Redis cannot acknowledge keeps its place: no others are fetched | none |
+| ``Channel._connparams`` | a message given back after the connection was closed ends the worker | kombu #582, #970 |
+| ``Channel._receive_one`` | redis-py connects again inside, and waits: the event loop stands still | celery #8091 |
+| ``Channel._brpop_read`` | what is not JSON ends the worker; so does a primary that becomes a replica | celery #1113, #7946 |
+| ``Transport.connection_errors`` | a replica's or a full Redis' refusal ends the worker, instead of a new connection | celery #7946 |
+| ``Transport._deliver`` | whatever strangers put on a queue reaches Celery | celery #4308 |
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge, also to a Redis that cannot write it down now.
 
-        Celery logs that and goes on, but a message that stays on the list takes the place of another: after as
+        Celery logs the error and goes on, but a message that stays on the list takes the place of another: after as
         many as there are processes, the worker would wait for ever. Redis hands such a message out once more
         after the visibility timeout, which does no harm.
         """
