@@ -54,9 +54,9 @@ class Drain:
     which they do at their next word of progress, and go back to the queue. A unit that does not listen is
     killed with its process, and handed back in its name; in no case does the try count against it.
 
-    Celery's own soft shutdown (``worker_soft_shutdown_timeout``, 5.5) was tried in its place: it gives the messages back
-    and ends in time, but kills the units before they can remove what they have half done, leaves their claims to run
-    out, and the try counts: where one was allowed, the job failed.
+    Celery's own soft shutdown (``worker_soft_shutdown_timeout``, 5.5) was tried in its place: it gives the messages
+    back and ends in time, but kills the units before they can remove what they have half done, leaves their claims to
+    run out, and the try counts: where one was allowed, the job failed.
     """
 
     def __init__(

@@ -1,13 +1,12 @@
 """What kombu's Redis transport lacks; in the processes of workers only (:func:`use_in_this_process`).
 
-| override | without it | upstream |
-|---|---|---|
-| ``QoS.ack`` | a message that a full or read-only Redis cannot acknowledge keeps its place: no others are fetched | none |
-| ``Channel._connparams`` | a message given back after the connection was closed ends the worker | kombu #582, #970 |
-| ``Channel._receive_one`` | redis-py connects again inside, and waits: the event loop stands still | celery #8091 |
-| ``Channel._brpop_read`` | what is not JSON ends the worker; so does a primary that becomes a replica | celery #1113, #7946 |
-| ``Transport.connection_errors`` | a replica's or a full Redis' refusal ends the worker, instead of a new connection | celery #7946 |
-| ``Transport._deliver`` | whatever strangers put on a queue reaches Celery | celery #4308 |
+- ``QoS.ack``: a message that a full or read-only Redis cannot acknowledge keeps its place, and no others are fetched.
+- ``Channel._connparams``: giving a message back after the connection was closed ends the worker (kombu #582, #970).
+- ``Channel._receive_one``: redis-py connects again inside and waits, and the event loop stands still (celery #8091).
+- ``Channel._brpop_read``: what is not JSON ends the worker (celery #1113); so does a primary that becomes a replica.
+- ``Transport.connection_errors``: so does what a replica or a full Redis says, in place of a new connection to wherever
+  the address leads by then (celery #7946).
+- ``Transport._deliver``: whatever strangers put on a queue reaches Celery (celery #4308).
 """
 
 from __future__ import annotations
