@@ -48,8 +48,8 @@ from layerfarm.worker.watching import Watch
 if TYPE_CHECKING:
     from celery import Celery
 
-    from layerfarm.worker.background.recovery import Recovery
     from layerfarm.worker.broker.messages import Sender
+    from layerfarm.worker.engine.recovery import Recovery
 
 _log = structlog.get_logger()
 
@@ -223,7 +223,7 @@ class Farm:
 
     @cached_property
     def recovery(self) -> Recovery:
-        from layerfarm.worker.background.recovery import Recovery
+        from layerfarm.worker.engine.recovery import Recovery
 
         return Recovery.of(self._client, self._store, self.sender, self._settings)
 

@@ -18,7 +18,6 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.extras import require
 from layerfarm.jobs.flows import FLOWS
-from layerfarm.worker.background.recovery import Recovery
 from layerfarm.worker.background.registry import Voice, WorkerInfo, ticking
 from layerfarm.worker.background.shutdown import Drain, Stopping
 from layerfarm.worker.broker import transport
@@ -27,6 +26,7 @@ from layerfarm.worker.broker.connection import client_of, connect
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.doctor.views import Views
 from layerfarm.worker.engine.hooks import Witness, Witnesses
+from layerfarm.worker.engine.recovery import Recovery
 from layerfarm.worker.engine.tasks import Process, work_as
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys

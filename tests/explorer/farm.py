@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import layerfarm.worker.engine.outcomes
 from layerfarm.jobs.errors import JobNotFound, RequestError
 from layerfarm.jobs.flows.base import Context, Policy, Request
-from layerfarm.worker.background.recovery import Backlog, Recovery
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.engine.action_cache import Works
 from layerfarm.worker.engine.farm import CeleryRunner
 from layerfarm.worker.engine.heartbeat import Watched
+from layerfarm.worker.engine.recovery import Backlog, Recovery
 from layerfarm.worker.jobstore.model import Claim, Item, Status
 from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.model import Ending, JobState
@@ -178,7 +178,9 @@ class Farm:
         heart: Any = Heart(self.world, self.plain)
         # Every other one sends by message what it might have gone on with.
         young = inf if self._births % 2 else 0.0
-        runner = CeleryRunner(self.store, owner, NoWorks(), heart, self.sender, Policy(), self.retry_for, young=young)
+        runner = CeleryRunner(
+            self.store, owner, NoWorks(), heart, self.sender, self.recovery, Policy(), self.retry_for, young=young
+        )
         runner._endings = self.endings
         process = self.world.me
         assert process is not None

@@ -52,6 +52,17 @@ def test_unit_that_kills_its_process_each_time_fails_the_job_and_not_the_worker(
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
 
 
+def test_what_a_process_went_on_with_is_taken_over_as_soon_as_it_dies(ground: Ground) -> None:
+    """Its message, which comes again, is of an earlier step; leases and looks would take an hour."""
+    ground.start_worker(lease=3000, look_every=1000)
+    farm = ground.farm(look_every=1000)
+    job = farm.submit(ToyRequest(directory=ground.allowed, numbers=1, trouble="crash-once"))
+    assert job.result(60) == ToyResult(total=0)
+    assert ground.marks("begin") == 1
+    with pytest.raises(JobFailed, match="unit 0 of stage 1 killed its worker process each time"):
+        farm.submit(ToyRequest(directory=ground.allowed, numbers=1, trouble="crash")).result(60)
+
+
 def test_whole_worker_killed_in_the_middle_of_units_loses_nothing(ground: Ground) -> None:
     worker = ground.start_worker(lease=2, look_every=1)
     job = ground.farm(look_every=1).submit(ToyRequest(directory=ground.allowed, numbers=4, rounds=1, sleep=1.5))

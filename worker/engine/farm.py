@@ -6,7 +6,7 @@ chord whose member is lost or expires never calls its body.
 
 Every step may be interrupted anywhere and run again: it is claimed first, changes the job in one operation of
 the job store, fenced by the claim, and only then sends the next message. Should that be lost,
-``layerfarm.worker.background.recovery`` sends it again. A process that took a message less than a second ago goes on
+``layerfarm.worker.engine.recovery`` sends it again. A process that took a message less than a second ago goes on
 with what comes next in the job, without a message: a join, the close, one unit of a new stage. Whoever finds that it
 came too late removes what it has left meanwhile, and does nothing else.
 """
@@ -48,6 +48,7 @@ from layerfarm.worker.engine.failpoints import reached
 from layerfarm.worker.engine.heartbeat import HandedBack, Heart
 from layerfarm.worker.engine.hooks import Task, Witnesses
 from layerfarm.worker.engine.outcomes import Endings
+from layerfarm.worker.engine.recovery import Recovery
 from layerfarm.worker.engine.single_flight import EqualUnits
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
@@ -83,6 +84,7 @@ class CeleryRunner:
         works: Works,
         heart: Heart,
         sender: Sender,
+        recovery: Recovery,
         policy: Policy,
         retry_for: float = 0,
         lease_for: float = LOCAL,
@@ -96,6 +98,7 @@ class CeleryRunner:
         self._owner = owner
         self._heart = heart
         self._sender = sender
+        self._recovery = recovery
         self._policy = policy
         self._retry_for = retry_for
         self._lease_for = lease_for
@@ -117,7 +120,7 @@ class CeleryRunner:
             # Not always the one that the message names: submitters take turns.
             turn = Item(*self._store.next(item.job_id, item.attempt, self._owner), "advance")
             if turn.job_id != item.job_id:
-                self._take_over(item.job_id)
+                self._recovery.take_over(item.job_id)
             item = turn
             bind_contextvars(job=item.job_id)
         steps = {"advance": self._advance, "unit": self._unit, "close": self._close}
@@ -233,24 +236,13 @@ class CeleryRunner:
             # Whoever recorded the last result may have died before sending this.
             self._go_on(Item(item.job_id, item.attempt, "advance", item.stage))
         elif claim.why is Status.STALE:
-            self._take_over(item.job_id)
+            self._recovery.take_over(item.job_id)
         elif claim.why is Status.POISON:
             told = describe(poisonous(item))
             answer = self._store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
             if answer.due:
                 self._send_close(item)
         return None
-
-    def _take_over(self, job_id: str) -> None:
-        """Send what a process had begun of the job that can be seen to be dead.
-
-        A message of an earlier step comes again when the process dies that took it, and had gone on since.
-        """
-        dead = [owner for owner in self._store.holders(job_id) if owner.is_known_dead]
-        if dead:
-            lost = self._store.hand_back(job_id, dead, counts=True)
-            _log.warning("sending again", why="process died", messages=len(lost.items))
-            self._sender.send(lost.items, self._store.traffic(job_id))
 
     def _send_close(self, item: Item) -> None:
         self._go_on(Item(item.job_id, item.attempt, "close"))

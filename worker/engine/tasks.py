@@ -19,6 +19,7 @@ from layerfarm.worker.engine.action_cache import Works
 from layerfarm.worker.engine.farm import CeleryRunner
 from layerfarm.worker.engine.heartbeat import Heart
 from layerfarm.worker.engine.hooks import Witnesses
+from layerfarm.worker.engine.recovery import Recovery
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.owner import this_process
 from layerfarm.worker.security.signing import Keyring
@@ -83,12 +84,14 @@ class Process:
         settings = self.settings
         client = client_of(settings.address)
         store = RedisJobStore.of(client, settings)
+        sender = Sender(self.app, settings)
         return CeleryRunner(
             store=store,
             owner=this_process(),
             works=Works.of(client, settings),
             heart=Heart(store, stopping=self.stopping),
-            sender=Sender(self.app, settings),
+            sender=sender,
+            recovery=Recovery.of(client, store, sender, settings),
             policy=settings.policy,
             retry_for=settings.retry_for,
             lease_for=settings.job_expires,

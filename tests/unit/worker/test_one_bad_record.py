@@ -8,9 +8,9 @@ import fakeredis
 import pytest
 
 from layerfarm.jobs.flows.base import Policy
-from layerfarm.worker.background.recovery import Backlog
 from layerfarm.worker.background.registry import WorkerInfo, workers
 from layerfarm.worker.doctor.views import Views
+from layerfarm.worker.engine.recovery import Backlog
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.monitoring.census import census

@@ -99,6 +99,18 @@ class Recovery:
         """Look at one job."""
         self._look(job_id, self._quiet(), self._backlog.has_all_starts())
 
+    def take_over(self, job_id: str) -> None:
+        """Send at once what a process of this host had begun of the job, and is seen to be dead.
+
+        For whoever gets a message of a step that is done: it comes again when the process dies that took it, which may
+        have gone on with the job since.
+        """
+        dead = [owner for owner in self._store.holders(job_id) if owner.is_known_dead]
+        if dead:
+            items = self._store.hand_back(job_id, dead, counts=True).items
+            _log.warning("sending again", job=job_id, why="process died", messages=len(items))
+            self._sender.send(items, self._store.traffic(job_id))
+
     def _quiet(self) -> float:
         """With empty queues a job that nobody works on cannot be waiting for its turn."""
         return self._every if self._backlog.is_empty() else _BUSY_QUIET
