@@ -299,16 +299,16 @@ class MemoryJobStore:
                 open_ones.append(index)
         return job.position, open_ones
 
-    def sent(self, claim: Claim, position: int) -> Status:
+    def sent(self, claim: Claim, position: int) -> Answer:
         job = self._jobs.get(claim.item.job_id)
         if job is None:
-            return Status.GONE
+            return Answer(Status.GONE)
         if not self._holds(job, claim):
-            return Status.OK if job.sent >= position else Status.STALE
+            return Answer(Status.OK if job.sent >= position else Status.STALE, self._due(job))
         del job.claims[claim.item.name]
         job.sent = max(job.sent, position)
         job.touched = self._clock()
-        return Status.OK
+        return Answer(Status.OK, self._due(job))
 
     # --- end ------------------------------------------------------------------------------------------
 

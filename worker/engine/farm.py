@@ -348,7 +348,11 @@ class CeleryRunner:
         mine = units.pop(0) if units and claim.job.traffic is not Traffic.BULK and self._is_young() else None
         self._sender.send(units, claim.job.traffic)
         reached("units.sent")
-        if self._store.sent(claim, position) is Status.OK:
+        answer = self._store.sent(claim, position)
+        if answer.due:
+            # Meanwhile others have done the units, and whatever came after them.
+            self._send_close(item)
+        elif answer.status is Status.OK:
             self._next = mine
 
     def _admit(self, job_id: str, job: JobView) -> None:

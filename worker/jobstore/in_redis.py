@@ -168,8 +168,9 @@ class RedisJobStore:
         status, *found = self._under("pending", claim)
         return None if status != Status.OK else (found[0], found[1:])
 
-    def sent(self, claim: Claim, position: int) -> Status:
-        return Status(self._under("sent", claim, position))
+    def sent(self, claim: Claim, position: int) -> Answer:
+        status, due = self._under("sent", claim, position)
+        return Answer(Status(status), bool(due))
 
     # --- end ------------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class JobStore(Protocol):
     def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
         """The current stage, and which of its units are neither done nor being done. None: the claim is stale."""
 
-    def sent(self, claim: Claim, position: int) -> Status:
+    def sent(self, claim: Claim, position: int) -> Answer:
         """The units of stage ``position`` are on the queue; gives the claim to advance back."""
 
     # --- end ------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Bench:
     def open(self, claim: Claim, stage: int, units: int, *, commits: bool = False) -> None:
         todo = [Unit(params={"n": n}, bytes=10) for n in range(units)]
         assert self.store.open_stage(claim, stage, "a stage", Numbers(), todo, commits=commits) == "ok"
-        assert self.store.sent(claim, stage) == "ok"
+        assert self.store.sent(claim, stage).status == "ok"
 
     def done(self, item: Item) -> None:
         assert self.store.record_result(self.claimed(item), {"n": item.index}).status == "ok"

@@ -215,7 +215,17 @@ def test_stage_is_opened_by_the_newest_claim_only_and_once(bench: Bench) -> None
         assert bench.store.open_stage(new, 0, "first", Numbers(total=2), units) is Status.OK
     assert bench.store.view("job").state == '{"total":2}'
     for _ in range(2):
-        assert bench.store.sent(new, 0) is Status.OK
+        assert bench.store.sent(new, 0).status is Status.OK
+
+
+def test_whoever_says_last_that_units_are_sent_is_told_that_the_job_is_over(bench: Bench) -> None:
+    bench.submit()
+    begins = bench.claimed(START)
+    bench.store.open_stage(begins, 0, "first", Numbers(), [Unit(params={})])
+    bench.done(unit(0))
+    joins = bench.claimed(Item("job", 1, "advance", 0), OTHER)
+    assert not bench.store.finish(joins, JobState.SUCCEEDED).due
+    assert bench.store.sent(begins, 0).due
 
 
 # --- end ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
--- name, token, owner, position whose units are on the queue -> status; gives the claim back
-if not exists() then return 'gone' end
-if not holds(ARGV[1], ARGV[2], ARGV[3]) then return num('sent') >= tonumber(ARGV[4]) and 'ok' or 'stale' end
+-- name, token, owner, position whose units are on the queue -> {status, 1: close now}; gives the claim back
+if not exists() then return {'gone', 0} end
+if not holds(ARGV[1], ARGV[2], ARGV[3]) then return {num('sent') >= tonumber(ARGV[4]) and 'ok' or 'stale', due()} end
 redis.call('HDEL', claims, ARGV[1])
 if num('sent') < tonumber(ARGV[4]) then redis.call('HSET', job, 'sent', ARGV[4]) end
 touch()
-return 'ok'
+return {'ok', due()}
