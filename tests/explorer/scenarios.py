@@ -96,4 +96,6 @@ def run(scenario: str, schedule: Schedule) -> tuple[Violation | None, World]:
         farm.check()
     except Violation as violation:
         return violation, world
+    finally:
+        world.end()
     return None, world

@@ -176,10 +176,20 @@ class World:
         self.processes.remove(process)
         del self._running[getcurrent()]
 
+    def end(self) -> None:
+        """Let go of whoever is left: a greenlet that hangs keeps its whole world in memory."""
+        for process in self.processes:
+            process.dead = True
+            self._unwind(process)
+        self.processes.clear()
+
     def _kill(self, process: Process) -> None:
         process.dead = True
         self.processes.remove(process)
         self.killed(process)
+        self._unwind(process)
+
+    def _unwind(self, process: Process) -> None:
         # Letting go of the greenlet unwinds it; what it does then is not done (``step``).
         dead, process.run = process.run, None
         if dead is not None:
