@@ -85,7 +85,7 @@ class Applier:
         tree = self._tree
         if tree.layer == _MOST_LAYERS:
             raise LayerError(f"more than {_MOST_LAYERS} layers")
-        tree.layer += 1
+        tree.begin_layer()
         self._deferred.clear()
         member: Member | None = None
         try:
@@ -138,7 +138,7 @@ class Applier:
         if not base.startswith(PREFIX):
             return False
         target = None if base == OPAQUE else whiteout_target(base)
-        # The layer's own links are not followed: a whiteout speaks of the layers below, in which this
+        # Links that the layer made are not followed: a whiteout applies to the layers below, in which this
         # path led elsewhere. umoci writes such layers, and loses files by them (B1.12).
         if target is not None:
             found = self._tree.find(b"/".join((*parts, target)), through_own_links=False)

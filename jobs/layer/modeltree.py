@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, UnsafePath
-from layerfarm.jobs.layer.tree import Child, Directory, Metadata, in_layer, layer_of, link_target
+from layerfarm.jobs.layer.tree import Child, Directory, Leaf, Metadata, Name, in_layer, layer_of, link_target
 from layerfarm.jobs.layer.whiteouts import PREFIX
 from layerfarm.jobs.limits import Limits
 
@@ -33,6 +33,13 @@ class ModelTree:
         self._made = 0
         self._parents: dict[bytes, Directory] = {}
         """Directory part of a name, as written, to its directory; forgotten whenever one is removed."""
+        self._kept: set[tuple[Directory, bytes]] = set()
+        """Lower layers' entries that the current layer names and leaves as they are."""
+
+    def begin_layer(self) -> None:
+        """Start the next layer: what the tree holds belongs to the lower ones."""
+        self.layer += 1
+        self._kept.clear()
 
     # --- looking -------------------------------------------------------------------------------------
 
@@ -68,7 +75,8 @@ class ModelTree:
     def find(self, name: bytes, *, through_own_links: bool) -> tuple[Directory, bytes] | None:
         """Where ``name`` is, its parents resolved; None if they do not exist or ``name`` is the root.
 
-        ``through_own_links``: also through links that the current layer has made.
+        ``through_own_links``: also through links that the current layer has made. A link that it names and
+        keeps (``--keep-dirlinks``) is always followed: lower layers made it.
         """
         parts = clean(name)
         if not parts:
@@ -108,6 +116,8 @@ class ModelTree:
         if node.children is not None:
             node.children.pop(name, None)
         node.changed = True
+        if self._kept:
+            self._kept.discard((node, name))
 
     def hide(self, node: Directory, name: bytes) -> None:
         """Apply a whiteout: remove the entry as lower layers left it, keep what this layer has written.
@@ -135,10 +145,11 @@ class ModelTree:
                 elif child is not None and (isinstance(child, Directory) or layer_of(child) != self.layer):
                     self.remove(here, name, child)
 
-    def keep(self, node: Directory, name: bytes, child: Child) -> None:
+    def keep(self, node: Directory, name: bytes, child: Leaf | Name) -> None:
         """Note that the current layer has an entry for what stands there already."""
         node.touch(self.layer)
-        if not isinstance(child, Directory):
+        if layer_of(child) != self.layer:
+            self._kept.add((node, name))
             node.put(name, in_layer(child, self.layer))
 
     # --- inside --------------------------------------------------------------------------------------
@@ -183,7 +194,7 @@ class ModelTree:
                 continue
             if child is not None:
                 target = self.target(node, part, child)
-                if target is not None and (own or layer_of(child) != self.layer):
+                if target is not None and (own or layer_of(child) != self.layer or (node, part) in self._kept):
                     links += 1
                     start, further = self._start(node, target)
                     if links <= _MAX_LINKS and (missing is None or self._passable(start, further, steps)):

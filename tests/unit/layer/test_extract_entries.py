@@ -13,6 +13,7 @@ from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, RootfsError, U
 from layerfarm.jobs.layer import ExtractOptions, IdMap
 from layerfarm.jobs.mtree.model import mtree_key
 from tests.trees import char, directory, file, hardlink, read_tree, symlink, tree
+from tests.unit.layer.archives import MTIME as LAYER_MTIME
 from tests.unit.layer.archives import applied_entries, apply, archive, entry
 
 SECOND = 10**9
@@ -298,6 +299,43 @@ def test_B3_11_keep_dirlinks_keeps_a_link_to_a_directory_and_its_metadata(root: 
     assert found[b"s"] == symlink("d", mtime=7 * SECOND)
     assert found[b"d"].mtime == 8 * SECOND
     assert {b"d/old", b"d/new"} < set(found)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 1, 0), (2, 0, 1)])
+@pytest.mark.parametrize("whiteout", ["lib/.wh.foo", "lib/.wh..wh..opq"])
+@pytest.mark.parametrize("target", ["usr/lib", "/usr/lib", "by"])
+def test_B3_11_a_whiteout_below_a_kept_link_removes_what_lower_layers_have_there(
+    root: Path, target: str, whiteout: str, order: tuple[int, ...]
+) -> None:
+    lower = archive(
+        entry("usr/lib/foo"),
+        entry("usr/lib/sub/x"),
+        entry("by", "link", link="usr/lib"),
+        entry("lib", "link", link=target),
+    )
+    upper = [entry("lib", "dir"), entry(whiteout), entry("lib/new", content=b"1")]
+    if target == "by":
+        upper[0:1] = [entry("by", "dir"), entry("lib", "dir")]
+        order = (0, *(number + 1 for number in order))
+    apply(root, lower, archive(*(upper[at] for at in order)), options=ExtractOptions(keep_dirlinks=True))
+    found = read_tree(root)
+    assert found[b"lib"] == symlink(target, mtime=LAYER_MTIME * SECOND)
+    below = {b"usr/lib/new"} if "opq" in whiteout else {b"usr/lib/new", b"usr/lib/sub", b"usr/lib/sub/x"}
+    assert {path for path in found if path.startswith(b"usr/lib/")} == below
+
+
+def test_B3_11_whiteouts_do_not_follow_a_link_that_replaced_the_kept_one(root: Path) -> None:
+    lower = archive(entry("d/foo"), entry("etc/foo"), entry("s", "link", link="d"))
+    upper = archive(entry("s", "dir"), entry("s", "link", link="etc"), entry("s/.wh.foo"))
+    apply(root, lower, upper, options=ExtractOptions(keep_dirlinks=True))
+    assert {b"d/foo", b"etc/foo"} < set(read_tree(root))
+
+
+def test_B3_11_a_link_kept_by_one_layer_is_a_lower_link_for_the_next(root: Path) -> None:
+    lower = archive(entry("d/foo"), entry("d/bar"), entry("s", "link", link="d"))
+    layers = [archive(entry("s", "dir"), entry("s/.wh.foo")), archive(entry("s/.wh.bar")), archive(entry(".wh.s"))]
+    apply(root, lower, *layers, options=ExtractOptions(keep_dirlinks=True))
+    assert set(read_tree(root)) == {b".", b"d"}
 
 
 @pytest.mark.parametrize("target", ["f", "none", "s", "../.."])
