@@ -14,12 +14,12 @@ from layerfarm.jobs.layer.tarformat import (
     CHAR,
     DIRECTORY,
     FIFO,
-    HARDLINK,
     REGULAR,
     SYMLINK,
     TRAILER,
     Header,
     encode_header,
+    hardlink,
     padding,
 )
 from layerfarm.jobs.layer.whiteouts import whiteout_name
@@ -90,19 +90,22 @@ def _file(written: Written, epoch: int | None) -> bytes:
     entry = clamped(written.entry, epoch)
     seconds, nanoseconds = divmod(entry.mtime, _NS)
     header = Header(
-        entry.path, _TYPES[entry.type], entry.mode, entry.uid, entry.gid, mtime=seconds, nanoseconds=nanoseconds
+        entry.path,
+        _TYPES[entry.type],
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size if entry.type == "file" else 0,
+        seconds,
+        entry.link or b"",
+        entry.device or (0, 0),
+        entry.xattrs or (),
+        nanoseconds,
     )
     if written.names:
         first = min(written.names, key=_depth_first)
         if entry.path != first:
-            # With its metadata, because Docker gives that of a link's entry to what it leads to.
-            return _line(header._replace(type=HARDLINK, link=first), -1)
-    header = header._replace(
-        size=entry.size if entry.type == "file" else 0,
-        link=entry.link or b"",
-        device=entry.device or (0, 0),
-        xattrs=entry.xattrs or (),
-    )
+            return _line(hardlink(header._replace(name=first), entry.path), -1)
     return _line(header, written.offset)
 
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 from layerfarm.jobs.layer.members import MemberReader
 from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, expanded, source_of
-from layerfarm.jobs.layer.tarformat import DIRECTORY, HARDLINK, TRAILER, Header, encode_header, padding
+from layerfarm.jobs.layer.tarformat import DIRECTORY, TRAILER, Header, encode_header, hardlink, padding
 from layerfarm.jobs.layer.tarformat import REGULAR as FILE
 from layerfarm.jobs.layer.tree import Child, Directory, Metadata
 from layerfarm.jobs.layer.whiteouts import whiteout_name
@@ -184,24 +184,31 @@ class _Encoder:
         )
 
     def source(self, source: Source, path: bytes) -> bytes:
-        member = source.member
-        header = self._common(source, path)
-        link = member.link if member.type == SYMLINK else b""
-        return encode_header(header._replace(size=member.size, link=link, device=member.device, xattrs=member.xattrs))
+        return encode_header(self._header(source, path))
 
     def links(self, source: Source, paths: tuple[bytes, ...]) -> Iterator[bytes]:
-        """The further names of an inode whose first one has just been written.
+        """The further names of an inode whose first one has just been written."""
+        if len(paths) > 1:
+            first = self._header(source, paths[0])
+            for path in paths[1:]:
+                yield encode_header(hardlink(first, path))
 
-        With its metadata, because Docker gives that of a link's entry to what it leads to.
-        """
-        for path in paths[1:]:
-            yield encode_header(self._common(source, path)._replace(type=HARDLINK, link=paths[0]))
-
-    def _common(self, source: Source, path: bytes) -> Header:
+    def _header(self, source: Source, path: bytes) -> Header:
         member = source.member
         seconds, nanoseconds = self._time(member.mtime)
-        kind = bytes((member.type,))
-        return Header(path, kind, member.mode, member.uid, member.gid, mtime=seconds, nanoseconds=nanoseconds)
+        return Header(
+            path,
+            bytes((member.type,)),
+            member.mode,
+            member.uid,
+            member.gid,
+            member.size,
+            seconds,
+            member.link if member.type == SYMLINK else b"",
+            member.device,
+            member.xattrs,
+            nanoseconds,
+        )
 
     def _time(self, mtime: int) -> tuple[int, int]:
         if self._epoch is not None and mtime > self._epoch * _NS:

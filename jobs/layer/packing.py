@@ -17,12 +17,12 @@ from layerfarm.jobs.layer.tarformat import (
     CHAR,
     DIRECTORY,
     FIFO,
-    HARDLINK,
     REGULAR,
     SYMLINK,
     TRAILER,
     Header,
     encode_header,
+    hardlink,
     padding,
 )
 from layerfarm.jobs.layer.whiteouts import check_real_name
@@ -62,7 +62,8 @@ class Packer:
 
     def __init__(self, options: GenerateOptions) -> None:
         self._options = options
-        self._links: dict[tuple[int, int], bytes] = {}
+        self._links: dict[tuple[int, int], Header] = {}
+        """The entry that was written for each inode with several names, by device and number."""
         self._piece = memoryview(bytearray(CHUNK))
         self._used = 0
         self._unreported = 0
@@ -83,9 +84,9 @@ class Packer:
         if found.st_nlink > 1 and kind not in (stat.S_IFDIR, stat.S_IFSOCK):
             # By device too, and never a directory: an inode's number repeats on other filesystems, and
             # umoci then stores one file as a link to another (B1.7).
-            first = self._links.setdefault((found.st_dev, found.st_ino), name)
-            if first is not name:
-                yield from self._put(self._header(found, name, HARDLINK, (), link=first))
+            first = self._links.get((found.st_dev, found.st_ino))
+            if first is not None:
+                yield from self._put(encode_header(hardlink(first, name)))
                 return
         if kind == stat.S_IFREG:
             yield from self._regular(directory, base, found, name)
@@ -166,7 +167,10 @@ class Packer:
         if options.source_date_epoch is not None and mtime > options.source_date_epoch:
             mtime = options.source_date_epoch
         mode = stat.S_IMODE(found.st_mode)
-        return encode_header(Header(name, type_, mode, uid, gid, size, mtime, link, device, xattrs))
+        header = Header(name, type_, mode, uid, gid, size, mtime, link, device, xattrs)
+        if found.st_nlink > 1 and type_ != DIRECTORY:
+            self._links[found.st_dev, found.st_ino] = header
+        return encode_header(header)
 
     def _owner(self, found: os.stat_result, xattrs: Xattrs) -> tuple[int, int]:
         uid = gid = rootless.NO_OWNER

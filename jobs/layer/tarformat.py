@@ -45,6 +45,15 @@ class Header(NamedTuple):
     """Of the mtime, beyond its seconds; only layers that are made of layers have any (B1.3)."""
 
 
+def hardlink(first: Header, name: bytes) -> Header:
+    """The entry ``name`` for a further name of the inode whose entry is ``first``.
+
+    It repeats the owner, mode, times and xattrs: containerd and Docker apply what the entry of a link says
+    to the inode, which would lose its owner, setuid bit and capabilities. umoci writes the same.
+    """
+    return first._replace(name=name, type=HARDLINK, size=0, link=first.name, device=(0, 0))
+
+
 def encode_header(header: Header) -> bytes:
     """The blocks that announce an entry: a PAX header if a field needs one, and the USTAR header.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,7 +10,21 @@ import pytest
 
 from tests.interop.changes import COUNT, change
 from tests.interop.conftest import Run
-from tests.trees import in_seconds, read_tree
+from tests.trees import char, directory, file, hardlink, in_seconds, read_tree, symlink, tree
+from tests.unit.layer.archives import links_beside_their_inodes
+
+CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
+"""``cap_net_raw+ep``"""
+LINKED = {
+    ".": directory(),
+    "bin/ping": file(b"ping", mode=0o755, uid=7, gid=8, xattrs={"security.capability": CAPABILITY, "user.k": b"v"}),
+    "bin/ping4": hardlink("bin/ping"),
+    "bin/su": file(b"su", mode=0o4755, uid=7),
+    "bin/su2": hardlink("bin/su"),
+    "null": char(1, 3, mode=0o666, gid=5),
+    "null2": hardlink("null"),
+    "to": symlink("bin/su"),
+}
 
 
 def test_built_image_is_the_same_tree_after_umoci_unpack(debian: Path, tmp_path: Path, run: Run) -> None:
@@ -47,6 +62,31 @@ def test_tar_programs_list_the_layer(debian: Path, tmp_path: Path, run: Run, com
     bsd = run("bsdtar", "-tf", layer).splitlines()
     on_disk = int(run("sh", "-c", f"find {debian} | wc -l"))
     assert len(gnu) == len(bsd) == on_disk
+
+
+def test_hard_links_are_written_as_umoci_writes_them_and_read_by_all(tmp_path: Path, run: Run) -> None:
+    rootfs = tree(tmp_path / "rootfs", LINKED)
+    said = {}
+    for tool in ("umoci", "layerfarm"):
+        run(tool, "init", "--layout", tool)
+        run(tool, "new", "--image", f"{tool}:t")
+        run(tool, "insert", "--image", f"{tool}:t", rootfs, "/")
+        (layer,) = _layers(tmp_path / tool, "t", run)
+        said[tool] = links_beside_their_inodes(gzip.decompress(layer.read_bytes()))
+    assert said["layerfarm"] == said["umoci"]
+    assert len(said["umoci"]) == 3
+    wanted = in_seconds(read_tree(rootfs))
+    run("umoci", "raw", "unpack", "--image", "layerfarm:t", "by-umoci")
+    for name, command in {
+        "by-tar": ("tar", "--xattrs", "--xattrs-include=*", "-xpzf", layer, "-C"),
+        "by-bsdtar": ("bsdtar", "--xattrs", "-xpf", layer, "-C"),
+    }.items():
+        (tmp_path / name).mkdir()
+        run(*command, name)
+    assert in_seconds(read_tree(tmp_path / "by-umoci")) == wanted
+    assert in_seconds(read_tree(tmp_path / "by-tar")) == wanted
+    # bsdtar leaves the directory alone that it extracts to.
+    assert in_seconds(read_tree(tmp_path / "by-bsdtar")) | {b".": wanted[b"."]} == wanted
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from tests.examples import examples
 from tests.unit.catalog.images import ref, run, tree_of, two_platforms
 from tests.unit.catalog.layers import Layer, stacks, tars
 from tests.unit.image.images import image
-from tests.unit.layer.archives import archive
+from tests.unit.layer.archives import archive, links_beside_their_inodes
 from tests.unit.layer.archives import entry as member
 
 STATUS = b"Package: a\nVersion: %d\nArchitecture: amd64\n\nPackage: b\nVersion: 1\nArchitecture: amd64\n"
@@ -46,7 +46,7 @@ def packages(version: int = 1, *, when: int = 1_600_000_000, extra: bytes = b"ap
     return archive(
         member("usr/", "dir", mtime=when),
         member("usr/bin/", "dir", mtime=when),
-        member("usr/bin/a", content=b"a%d" % version * 4000, mode=0o4755),
+        member("usr/bin/a", content=b"a%d" % version * 4000, mode=0o4755, uid=3, xattrs={"user.a": b"1"}),
         member("usr/bin/a2", "hardlink", link="usr/bin/a"),
         member("usr/bin/b", content=b"b" * 5000, xattrs={"user.k": b"v"}),
         member("usr/lib/", "dir", mode=0o751, uid=7, mtime=when, xattrs={"user.dir": b"d"}),
@@ -210,6 +210,16 @@ def test_layers_of_files_stand_on_their_own(layout: Layout, tmp_path: Path) -> N
             if (place / directory).exists():
                 assert (place / directory).stat().st_mode & 0o777 == mode
         assert not [name for name in members(layout, new, number) if ".wh." in name]
+
+
+def test_every_name_of_a_file_carries_its_metadata(layout: Layout) -> None:
+    image(layout, [packages(1)])
+    run(request(layout, plan=put_plan(layout, PLAN)))
+    layer = resolve(layout, "t-re").manifest.layers[1]
+    with layout.open_blob(layer) as blob:
+        ((link, inode),) = links_beside_their_inodes(decompress(blob, layer.media_type).read())  # type: ignore[arg-type]
+    assert link == inode
+    assert (link[:2], link[4]) == ((0o4755, 3), {"SCHILY.xattr.user.a": "1"})
 
 
 def test_the_same_image_twice_is_read_once_and_written_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

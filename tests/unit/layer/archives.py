@@ -21,6 +21,8 @@ TYPES = {
     "fifo": tarfile.FIFOTYPE,
 }
 MTIME = 1_400_000_000
+Metadata = tuple[int, int, int, float, dict[str, str]]
+"""Mode, uid, gid, mtime and xattrs of an entry."""
 
 
 def entry(
@@ -97,6 +99,17 @@ def missing(*paths: str | bytes) -> list[Delta]:
 def members(layer: bytes) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(layer), encoding="utf-8", errors="surrogateescape") as tar:
         return tar.getmembers()
+
+
+def links_beside_their_inodes(layer: bytes) -> list[tuple[Metadata, Metadata]]:
+    """For each hard link of a layer, in its order: the metadata that its entry gives, and that of its target's."""
+    read = {info.name: info for info in members(layer)}
+    return [(_metadata(info), _metadata(read[info.linkname])) for info in read.values() if info.islnk()]
+
+
+def _metadata(info: tarfile.TarInfo) -> Metadata:
+    xattrs = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
+    return info.mode, info.uid, info.gid, info.mtime, xattrs
 
 
 def names(layer: bytes) -> list[str]:

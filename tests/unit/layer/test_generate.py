@@ -14,9 +14,20 @@ import pytest
 from layerfarm.jobs.errors import LayerError, RootfsNotFound, TreeChanged, UnmappedId, UnsafePath
 from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
 from layerfarm.jobs.layer.packing import version_2
+from layerfarm.jobs.layer.rootless import encode_owner
 from layerfarm.jobs.mtree.model import Delta
-from tests.trees import block, char, directory, fifo, file, hardlink, read_tree, socket, symlink, tree
-from tests.unit.layer.archives import apply, entry, extra, generate, members, missing, modified, names
+from tests.trees import MTIME, block, char, directory, fifo, file, hardlink, read_tree, socket, symlink, tree
+from tests.unit.layer.archives import (
+    apply,
+    entry,
+    extra,
+    generate,
+    links_beside_their_inodes,
+    members,
+    missing,
+    modified,
+    names,
+)
 from tests.unit.layer.archives import archive as archive_of
 
 
@@ -176,6 +187,51 @@ def test_B1_7_equal_inode_numbers_on_two_filesystems_are_two_files(root: Path) -
     apply(copy, raw)
     for path in ("m1/f", "m2/f"):
         assert read_tree(copy)[path.encode()].content == found[path.encode()].content
+
+
+def test_B1_7_a_hard_link_carries_the_owner_mode_time_and_xattrs_of_its_inode(root: Path) -> None:
+    """containerd and Docker apply what the entry of a link says to the inode."""
+    capability = bytes.fromhex("0100000202000000000000000000000000000000")
+    tree(
+        root,
+        {
+            "bin/ping": file(b"x", mode=0o4755, uid=7, gid=8, mtime=9 * 10**9, xattrs={"user.k": b"v"}),
+            "bin/ping2": hardlink("bin/ping"),
+            "cap": file(b"x", uid=7, xattrs={"security.capability": capability}),
+            "cap2": hardlink("cap"),
+            "l": symlink("q", uid=3, mtime=4 * 10**9, xattrs={"trusted.t": b"1"}),
+            "l2": hardlink("l"),
+            "null": char(1, 3, mode=0o666, gid=5, xattrs={"trusted.t": b"2"}),
+            "null2": hardlink("null"),
+        },
+    )
+    layer = generate(root, extra("bin/ping", "bin/ping2", "cap", "cap2", "l", "l2", "null", "null2"))
+    links = links_beside_their_inodes(layer)
+    assert [link for link, _ in links] == [inode for _, inode in links]
+    assert [link[4].keys() for link, _ in links] == [
+        {"SCHILY.xattr.user.k"},
+        {"SCHILY.xattr.security.capability"},
+        {"SCHILY.xattr.trusted.t"},
+        {"SCHILY.xattr.trusted.t"},
+    ]
+    assert links[0][0][:4] == (0o4755, 7, 8, 9)
+    assert {info.size for info in members(layer) if info.islnk()} == {0}
+
+
+def test_B1_7_a_hard_link_carries_the_mapped_owner(root: Path) -> None:
+    tree(root, {"a": file(uid=100_005, gid=100_006), "b": hardlink("a")})
+    id_map = IdMap.of((0, 100_000, 1000))
+    ((link, inode),) = links_beside_their_inodes(generate(root, extra("a", "b"), uid_map=id_map, gid_map=id_map))
+    assert link == inode
+    assert link[1:3] == (5, 6)
+
+
+def test_B1_7_a_hard_link_of_a_rootless_tree_carries_the_owner_that_its_inode_records(root: Path) -> None:
+    owner = encode_owner(5, 6)
+    tree(root, {"a": file(mode=0o4755, xattrs={"user.rootlesscontainers": owner, "user.k": b"v"}), "b": hardlink("a")})
+    ((link, inode),) = links_beside_their_inodes(generate(root, extra("a", "b"), rootless=True))
+    assert link == inode
+    assert link == (0o4755, 5, 6, MTIME // 10**9, {"SCHILY.xattr.user.k": "v"})
 
 
 def test_B1_8_removing_one_of_three_links_re_emits_the_others(root: Path) -> None:

@@ -28,6 +28,7 @@ def test_B1_18_a_directory_goes_to_its_target_with_its_own_entry(source: Path) -
     assert names(raw) == ["opt/app/", "opt/app/a", "opt/app/b/", "opt/app/b/x", "opt/app/c"]
     assert members(raw)[0].mode == 0o711
     assert members(raw)[-1].linkname == "opt/app/b/x"
+    assert members(raw)[-1].mode == 0o4755
     assert raw.endswith(bytes(1024))
 
 

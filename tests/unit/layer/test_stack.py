@@ -18,7 +18,7 @@ from layerfarm.jobs.mtree import Entry
 from tests.examples import examples
 from tests.trees import Node, directory, read_tree, tree
 from tests.unit.catalog.layers import Layer, stacks, tars
-from tests.unit.layer.archives import archive, entry
+from tests.unit.layer.archives import archive, entry, links_beside_their_inodes
 from tests.unit.layer.test_properties import CHECKS, workspace
 
 
@@ -114,6 +114,25 @@ def test_a_file_of_several_names_is_written_once_with_all_of_them() -> None:
     merged = b"".join(merge_layers(stacked([low]), stacked([low, high]), opener([low, high])))
     members = [(read.member.name, chr(read.member.type), read.member.link) for read in read_members(io.BytesIO(merged))]
     assert members == [(b".wh.a", "0", b""), (b"b", "0", b""), (b"c", "1", b"b")]
+
+
+def test_every_name_of_a_merged_file_carries_its_metadata() -> None:
+    pax = {"mtime": "12.000000007"}
+    low = archive(
+        entry(
+            "a", "file", b"x", mode=0o4755, uid=5, gid=6, xattrs={"user.k": b"v", "security.capability": b"c"}, pax=pax
+        ),
+        entry("b", "hardlink", link="a"),
+        entry("l", "link", link="a", uid=7, xattrs={"trusted.t": b"1"}),
+        entry("l2", "hardlink", link="l"),
+    )
+    merged = b"".join(merge_layers(None, stacked([low]), opener([low])))
+    links = links_beside_their_inodes(merged)
+    assert [link for link, _ in links] == [inode for _, inode in links]
+    assert [sorted(link[4]) for link, _ in links] == [
+        ["SCHILY.xattr.trusted.t"],
+        ["SCHILY.xattr.security.capability", "SCHILY.xattr.user.k"],
+    ]
 
 
 def test_an_epoch_clamps_what_is_newer() -> None:
