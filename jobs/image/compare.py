@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from layerfarm.jobs.image.bundle import BundleIdMapping, MapOptions
 from layerfarm.jobs.layer import IdMap
-from layerfarm.jobs.layer.rootless import NO_OWNER, XATTR_NAME, decode_owner
+from layerfarm.jobs.layer.rootless import NO_OWNER, take_owner
 from layerfarm.jobs.mtree import Entry
 
 
@@ -24,10 +24,7 @@ def as_in_image(entries: Iterable[Entry], maps: MapOptions) -> Iterator[Entry]:
         uid = gid = NO_OWNER
         xattrs = entry.xattrs
         if maps.rootless and xattrs:
-            for name, value in xattrs:
-                if name == XATTR_NAME:
-                    uid, gid = decode_owner(value)
-            xattrs = tuple(pair for pair in xattrs if pair[0] != XATTR_NAME)
+            uid, gid, xattrs = take_owner(xattrs)
         if uid == NO_OWNER:
             uid = uids.to_container(entry.uid)
         if gid == NO_OWNER:

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from layerfarm.jobs.layer.remove import open_directory, remove
-from layerfarm.jobs.layer.worktree import KEPT_XATTRS
 from layerfarm.jobs.mtree import ROOT, Entry
-from layerfarm.jobs.rootfs import DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
+from layerfarm.jobs.rootfs import HOST_XATTRS, DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
 
 _Inode = tuple[int, int]
 
@@ -192,10 +191,10 @@ def _set_xattrs(target: int | bytes, entry: Entry) -> None:
         return
     wanted = dict(entry.xattrs)
     there = dict(get_xattrs(target))
-    for name in there.keys() - wanted.keys() - KEPT_XATTRS:
+    for name in there.keys() - wanted.keys() - HOST_XATTRS:
         os.removexattr(target, name, follow_symlinks=isinstance(target, int))
     for name, value in wanted.items():
-        if there.get(name) != value and name not in KEPT_XATTRS:
+        if there.get(name) != value and name not in HOST_XATTRS:
             set_xattr(target, name, value)
 
 

@@ -17,17 +17,16 @@ from typing import BinaryIO, cast
 from layerfarm.jobs.image.bundle import extra_name, mtree_name
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
+from layerfarm.jobs.rootfs import portable_xattrs
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Layout
 from layerfarm.jobs.store.durable import create_file, explained, make_directory, rename_durably
-
-_NEVER_PACKED = frozenset((b"security.selinux", b"system.nfs4_acl"))
 
 
 def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
     """The entries as a layer can hold them: the same for the tree that was packed and for its copy.
 
     Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
-    no sockets; no xattrs that belong to the host or that are empty.
+    no sockets; xattrs as :func:`layerfarm.jobs.rootfs.portable_xattrs` leaves them.
     """
     return (entry for entry in map(as_packed, entries) if entry is not None)
 
@@ -44,7 +43,7 @@ def as_packed(entry: Entry) -> Entry | None:
     elif kind == "link":
         size = len(link or b"")
     if xattrs:
-        xattrs = tuple(pair for pair in xattrs if pair[1] and pair[0] not in _NEVER_PACKED)
+        xattrs = portable_xattrs(xattrs)
     fields = path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device
     # As where fragments are read: a tree has a million of these.
     made: Entry = tuple.__new__(Entry, fields)

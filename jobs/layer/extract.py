@@ -19,10 +19,10 @@ from layerfarm.jobs.layer.members import MemberReader
 from layerfarm.jobs.layer.metadata import Dresser, Warnings, is_safe_time
 from layerfarm.jobs.layer.tree import Directory, Metadata, entries_of, remember_stat
 from layerfarm.jobs.layer.unwritten import find_unwritten
-from layerfarm.jobs.layer.worktree import KEPT_XATTRS, WorkTree
+from layerfarm.jobs.layer.worktree import WorkTree
 from layerfarm.jobs.layer.writing import EntryWriter, ExtractOptions
 from layerfarm.jobs.mtree.model import Entry
-from layerfarm.jobs.rootfs import Rootfs, get_xattrs
+from layerfarm.jobs.rootfs import HOST_XATTRS, Rootfs, get_xattrs
 
 __all__ = ["ExtractOptions", "Extractor", "unpack_layer"]
 
@@ -180,5 +180,5 @@ class Extractor(Applier):
             if wanted is not None and not is_safe_time(wanted.mtime):
                 self._dresser.check_time(now, wanted.mtime)
             if found is not None and wanted is None:
-                node.xattrs = tuple(pair for pair in get_xattrs(fd) if pair[0] not in KEPT_XATTRS)
+                node.xattrs = tuple(pair for pair in get_xattrs(fd) if pair[0] not in HOST_XATTRS)
             remember_stat(node, now)

@@ -15,9 +15,8 @@ from layerfarm.jobs.errors import MalformedLayer, RootfsError
 from layerfarm.jobs.layer import rootless
 from layerfarm.jobs.layer.idmap import HIGHEST_ID, IdMap
 from layerfarm.jobs.layer.members import Member
-from layerfarm.jobs.layer.worktree import KEPT_XATTRS
 from layerfarm.jobs.mtree.model import Xattrs
-from layerfarm.jobs.rootfs import clear_xattrs, proc_path, set_xattr
+from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs, proc_path, set_xattr
 
 _SAFE_TIMES: Final = range(-(2**31) * 10**9, 2**31 * 10**9)
 """Nanoseconds that every filesystem holds; outside, what it made of them is looked up."""
@@ -125,7 +124,7 @@ class Dresser:
         """Set them; those that were taken. What the host or the filesystem does not allow is a warning."""
         applied: list[tuple[bytes, bytes]] = []
         for name, value in xattrs:
-            if name in KEPT_XATTRS:
+            if name in HOST_XATTRS:
                 if _current(target, name) != value:
                     text = name.decode()
                     self._warnings.once(text, f"xattr {text} belongs to the host and is not taken from the layer")
@@ -152,7 +151,7 @@ class Dresser:
     @staticmethod
     def clear(target: int | bytes) -> None:
         """Remove what a default ACL, or an earlier life, has left."""
-        clear_xattrs(target, KEPT_XATTRS)
+        clear_xattrs(target, HOST_XATTRS)
 
     def _chown(self, fd: int, owner: tuple[int, int]) -> None:
         try:

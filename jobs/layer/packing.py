@@ -27,13 +27,11 @@ from layerfarm.jobs.layer.tarformat import (
 )
 from layerfarm.jobs.layer.whiteouts import check_real_name
 from layerfarm.jobs.mtree.model import ROOT, Xattrs
-from layerfarm.jobs.rootfs import Widened, get_xattrs, proc_path, stat_regular
+from layerfarm.jobs.rootfs import Widened, get_xattrs, portable_xattrs, proc_path, stat_regular
 
 CHUNK: Final = 1 << 20
 """Bytes of the pieces that a layer comes in."""
 
-_HOSTS_OWN: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
-_CAPABILITY: Final = b"security.capability"
 _SPECIAL: Final = {stat.S_IFCHR: CHAR, stat.S_IFBLK: BLOCK_DEVICE, stat.S_IFIFO: FIFO}
 
 
@@ -159,9 +157,9 @@ class Packer:
         device: tuple[int, int] = (0, 0),
     ) -> bytes:
         options = self._options
-        uid, gid = self._owner(found, xattrs)
+        uid, gid, xattrs = self._owner(found, xattrs)
         if xattrs:
-            xattrs = self._portable(xattrs, name)
+            xattrs = portable_xattrs(xattrs, lambda key, reason: self._lost(key, reason, name))
         # Floor, so that the manifest's whole seconds agree (B1.3).
         mtime = found.st_mtime_ns // 10**9
         if options.source_date_epoch is not None and mtime > options.source_date_epoch:
@@ -172,33 +170,15 @@ class Packer:
             self._links[found.st_dev, found.st_ino] = header
         return encode_header(header)
 
-    def _owner(self, found: os.stat_result, xattrs: Xattrs) -> tuple[int, int]:
+    def _owner(self, found: os.stat_result, xattrs: Xattrs) -> tuple[int, int, Xattrs]:
         uid = gid = rootless.NO_OWNER
         if self._options.rootless:
-            for key, value in xattrs:
-                if key == rootless.XATTR_NAME:
-                    uid, gid = rootless.decode_owner(value)
+            uid, gid, xattrs = rootless.take_owner(xattrs)
         if uid == rootless.NO_OWNER:
             uid = self._options.uid_map.to_container(found.st_uid)
         if gid == rootless.NO_OWNER:
             gid = self._options.gid_map.to_container(found.st_gid)
-        return uid, gid
-
-    def _portable(self, xattrs: Xattrs, name: bytes) -> Xattrs:
-        kept: list[tuple[bytes, bytes]] = []
-        for key, value in xattrs:
-            if key in _HOSTS_OWN or (self._options.rootless and key == rootless.XATTR_NAME):
-                continue
-            if not value:
-                # A PAX record without a value deletes, so readers would not set it (B1.6).
-                self._warn(f"xattr {os.fsdecode(key)!r} has an empty value and is left out: {os.fsdecode(name)!r}")
-                continue
-            if b"=" in key:
-                # PAX ends a keyword at its first equals sign; the value would go to another name.
-                self._warn(f"xattr {os.fsdecode(key)!r} has a name that tar cannot hold: {os.fsdecode(name)!r}")
-                continue
-            kept.append((key, version_2(value) if key == _CAPABILITY else value))
-        return tuple(kept)
+        return uid, gid, xattrs
 
     def _put(self, data: bytes) -> Sequence[bytes]:
         """Append ``data``; the pieces that this fills."""
@@ -229,21 +209,12 @@ class Packer:
             self._options.advanced(self._unreported)
             self._unreported = 0
 
+    def _lost(self, key: bytes, reason: str, name: bytes) -> None:
+        self._warn(f"xattr {os.fsdecode(key)!r} {reason}: {os.fsdecode(name)!r}")
+
     def _warn(self, text: str) -> None:
         if self._options.warn is not None:
             self._options.warn(text)
-
-
-def version_2(capability: bytes) -> bytes:
-    """File capabilities without the user namespace of this host.
-
-    Version 3 names the namespace's root as a uid of the host, which means nothing elsewhere; Docker
-    rewrites it the same way (moby#41724, umoci #261). Anything else is left as it is.
-    """
-    magic = int.from_bytes(capability[:4], "little")
-    if len(capability) == 24 and magic >> 24 == 3:
-        return (magic & 0xFFFFFF | 2 << 24).to_bytes(4, "little") + capability[4:20]
-    return capability
 
 
 def _open_own(directory: int, name: bytes) -> tuple[int, os.stat_result, Widened | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.mtree.model import Xattrs
 
 XATTR_NAME: Final = b"user.rootlesscontainers"
 NO_OWNER: Final = 0xFFFFFFFF
@@ -34,6 +35,18 @@ def decode_owner(value: bytes) -> tuple[int, int]:
             raise MalformedLayer("xattr user.rootlesscontainers is not an owner", where=value.hex()[:100])
         owner[0 if tag == 0x08 else 1] = number & 0xFFFFFFFF
     return owner[0], owner[1]
+
+
+def take_owner(xattrs: Xattrs) -> tuple[int, int, Xattrs]:
+    """The uid and gid that the xattrs of an entry record, either NO_OWNER, and the xattrs without that record.
+
+    Raises:
+        MalformedLayer: the record is not such a message.
+    """
+    value = dict(xattrs).get(XATTR_NAME)
+    if value is None:
+        return NO_OWNER, NO_OWNER, xattrs
+    return *decode_owner(value), tuple(pair for pair in xattrs if pair[0] != XATTR_NAME)
 
 
 def _varint(value: int) -> bytes:

@@ -16,10 +16,7 @@ from layerfarm.jobs.layer.remove import open_directory, remove
 from layerfarm.jobs.layer.tree import Child, Directory, Inode, Metadata, Name, leaf_of, link_target
 from layerfarm.jobs.layer.unwritten import is_unwritten
 from layerfarm.jobs.limits import Limits
-from layerfarm.jobs.rootfs import clear_xattrs
-
-KEPT_XATTRS: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
-"""The host's own: never cleared, never taken from a layer (B5)."""
+from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs
 
 _OPEN_DIRECTORIES: Final = 128
 
@@ -105,7 +102,7 @@ class WorkTree(ModelTree):
         if not node.plain:
             # A default ACL or setgid above has left its mark; it must not spread further down.
             fd = self.fd(below)
-            clear_xattrs(fd, KEPT_XATTRS)
+            clear_xattrs(fd, HOST_XATTRS)
             os.fchmod(fd, 0o700)
         return below
 

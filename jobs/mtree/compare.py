@@ -10,17 +10,15 @@ from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.holding import Held
 from layerfarm.jobs.mtree.keywords import BILLION
 from layerfarm.jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Delta, DeltaKind, Entry, Xattrs
-
-NEVER_COMPARED = frozenset((b"security.selinux", b"system.nfs4_acl"))
-"""xattrs that belong to the machine, not to the image (umoci.md B5)."""
+from layerfarm.jobs.rootfs import HOST_XATTRS
 
 
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Delta]:
     """What has to be done to ``old`` to get ``new``; both in mtree order, and so are the deltas.
 
     Compared are type, mode, uid, gid, size and nlink (not of directories, whose are the file system's
-    affair: umoci.md D limit 5), mtime in whole seconds, link, sha256, xattrs and device. What one side
-    does not record is not compared.
+    affair: umoci.md D limit 5), mtime in whole seconds, link, sha256, device and xattrs but the host's. What one
+    side does not record is not compared.
 
     A directory that became something else, or the reverse, is one Modified with ``type`` among its keys.
     What was in a directory that became something else is not reported: a whiteout for it would reach
@@ -190,7 +188,7 @@ def _differing_xattrs(old: Xattrs, new: Xattrs) -> list[str]:
     return [
         "xattr." + vis.encode(name).decode("ascii")
         for name in before.keys() | after.keys()
-        if before.get(name) != after.get(name) and name not in NEVER_COMPARED
+        if before.get(name) != after.get(name) and name not in HOST_XATTRS
     ]
 
 

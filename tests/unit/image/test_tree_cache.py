@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from layerfarm.jobs.errors import DigestMismatch
-from layerfarm.jobs.image import load_tree, portable, store_tree, tree_digest, tree_of
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef
+from layerfarm.jobs.image import load_tree, portable, resolve, store_tree, tree_digest, tree_of
 from layerfarm.jobs.mtree import Entry, snapshot
 from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
 from tests.trees import char, directory, file, hardlink, socket, symlink, tree
 from tests.unit.image.images import image, tar
 
@@ -82,6 +86,22 @@ def test_digest_is_that_of_the_tree_not_of_the_filesystem(rootfs: Path, tmp_path
     assert tree_digest(snapshot(rootfs)) == first
     os.chmod(rootfs / "d", 0o755)
     assert tree_digest(snapshot(rootfs)) != first
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_build_keeps_the_tree_that_unpacking_its_layer_gives(layout: Layout, tmp_path: Path) -> None:
+    capability = bytes.fromhex("010000030004000000000000000000000000000000e80300")
+    xattrs = {"user.a=b": b"1", "user.k": b"v", "user.empty": b"", "security.selinux": b"l"}
+    rootfs = tree(
+        tmp_path / "r", {".": directory(xattrs=xattrs), "f": file(xattrs={**xattrs, "security.capability": capability})}
+    )
+    request = BuildRequest(rootfs=rootfs, image=ImageRef(store=layout.path, tag="t"))
+    local.run(request, Policy(shards=1, threads=1), 1)
+    made = resolve(layout, "t")
+    kept = list(load_tree(layout, made.descriptor.digest) or ())
+    shutil.rmtree(layout.path / ".layerfarm/trees")
+    assert list(tree_of(layout, made)) == kept
+    assert [name for name, _ in kept[1].xattrs or ()] == [b"security.capability", b"user.k"]
 
 
 def test_tree_of_an_image_is_unpacked_once_and_then_kept(layout: Layout) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
+from layerfarm.jobs.image import portable
 from layerfarm.jobs.layer import Extractor, generate_layer, unpack_layer
 from layerfarm.jobs.mtree import compare, simplify, snapshot
 from tests.examples import examples
-from tests.trees import Node, in_seconds, read_tree, tree
+from tests.trees import Node, directory, file, hardlink, in_seconds, read_tree, tree
 from tests.unit.layer.test_properties import CHECKS, specs, workspace
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -40,6 +43,37 @@ def _linked_within(written: set[bytes], found: dict[bytes, Node]) -> dict[bytes,
         path: replace(node, group=linked[path] if len(linked.get(path, ())) > 1 else ())
         for path, node in in_seconds(found).items()
     }
+
+
+def test_the_portable_form_of_a_tree_is_that_of_what_its_layer_makes(tmp_path: Path) -> None:
+    """``build`` publishes it as the image's tree without unpacking the layer that it packed."""
+    capability = bytes.fromhex("00040000000000000000000000000000")
+    odd = {
+        "user.a=b": b"1",
+        "user.empty": b"",
+        "user.kept": b"=",
+        "security.selinux": b"label",
+        "security.capability": b"\1\0\0\3" + capability + (100_000).to_bytes(4, "little"),
+    }
+    source = tree(
+        tmp_path / "source",
+        {
+            "f": file(xattrs=odd),
+            "g": hardlink("f"),
+            "d": directory(xattrs={"user.a=b": b"1", "security.selinux": b"l"}),
+        },
+    )
+    os.setxattr(source / "d", "user.kept", b"2")
+    copy = tree(tmp_path / "copy", {})
+    deltas = compare((), snapshot(source))
+    with Extractor(copy) as extractor:
+        extractor.apply(io.BytesIO(b"".join(generate_layer(source, deltas))))
+        extractor.finish()
+        written = list(extractor.entries())
+    assert written == list(snapshot(copy))
+    assert list(portable(snapshot(source))) == list(portable(written))
+    kept = ((b"security.capability", b"\1\0\0\2" + capability), (b"user.kept", b"="))
+    assert [entry.xattrs for entry in written] == [(), kept, kept, ((b"user.kept", b"2"),)]
 
 
 @settings(CHECKS, max_examples=examples(60))

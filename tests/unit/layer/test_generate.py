@@ -13,9 +13,9 @@ import pytest
 
 from layerfarm.jobs.errors import LayerError, RootfsNotFound, TreeChanged, UnmappedId, UnsafePath
 from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
-from layerfarm.jobs.layer.packing import version_2
 from layerfarm.jobs.layer.rootless import encode_owner
 from layerfarm.jobs.mtree.model import Delta
+from layerfarm.jobs.rootfs.portable_xattrs import version_2
 from tests.trees import MTIME, block, char, directory, fifo, file, hardlink, read_tree, socket, symlink, tree
 from tests.unit.layer.archives import (
     apply,
