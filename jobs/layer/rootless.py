@@ -16,12 +16,12 @@ NO_OWNER: Final = 0xFFFFFFFF
 
 
 def encode_owner(uid: int, gid: int) -> bytes:
-    """The xattr's value; a zero is left out, as proto3 does."""
-    return b"".join(tag + _varint(value) for tag, value in ((b"\x08", uid), (b"\x10", gid)) if value)
+    """The xattr's value. An id 0 becomes NO_OWNER, as umoci writes it: the file is the container root's already."""
+    return b"\x08" + _varint(uid or NO_OWNER) + b"\x10" + _varint(gid or NO_OWNER)
 
 
 def decode_owner(value: bytes) -> tuple[int, int]:
-    """uid and gid; either may be NO_OWNER.
+    """uid and gid; either may be NO_OWNER, and is 0 where the message leaves it out, as proto3 does with a zero.
 
     Raises:
         MalformedLayer: not such a message.

@@ -130,10 +130,10 @@ def test_B5_unpack_keeps_modes_and_notes_owners(user: OrdinaryUser) -> None:
     owner = "user.rootlesscontainers"
     assert xattrs(rootfs / "locked") == {"user.d": b"dir", owner: bytes.fromhex("08051006")}
     assert xattrs(rootfs / "locked/none") == {"user.x": b"kept", owner: bytes.fromhex("08051006")}
-    assert xattrs(rootfs / "locked/dir") == {owner: bytes.fromhex("0807")}
-    assert xattrs(rootfs / "locked/dir/deep") == {owner: bytes.fromhex("1008")}
+    assert xattrs(rootfs / "locked/dir") == {owner: bytes.fromhex("080710ffffffff0f")}
+    assert xattrs(rootfs / "locked/dir/deep") == {owner: bytes.fromhex("08ffffffff0f1008")}
     assert xattrs(rootfs / "home/bob") == {owner: bytes.fromhex("08e8071064")}
-    assert xattrs(rootfs / "etc/shadow") == {owner: bytes.fromhex("102a")}
+    assert xattrs(rootfs / "etc/shadow") == {owner: bytes.fromhex("08ffffffff0f102a")}
     assert xattrs(rootfs / "etc/passwd") == {}
 
 
@@ -220,6 +220,9 @@ PEER = archive(
     entry("etc/passwd", content=b"root:x:0:0::/root:/bin/sh\n"),
     entry("d", "dir", uid=5, gid=6),
     entry("d/f", content=b"five", mode=0o640, uid=5, gid=6),
+    entry("d/user", content=b"5", uid=5),
+    entry("d/group", content=b"7", gid=7),
+    entry("d/same", "hardlink", link="d/group"),
     entry("none", content=b"root's own", mode=0),
     entry("locked", "dir", mode=0),
     entry("locked/f", content=b"x", mode=0),

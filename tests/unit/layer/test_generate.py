@@ -493,10 +493,24 @@ def test_B5_the_hosts_own_xattrs_are_not_packed_but_overlay_ones_are(root: Path)
 
 
 def test_B5_rootless_owner_xattr_becomes_the_owner_and_is_left_out(root: Path) -> None:
-    values = {"a": "08e007107b", "b": "08ffffffff0f10c803", "c": "086210ffffffff0f", "d": "08fb18108e12"}
+    values = {
+        "a": "08e007107b",
+        "b": "08ffffffff0f10c803",
+        "c": "086210ffffffff0f",
+        "d": "08fb18108e12",
+        "e": "0805",
+        "f": "1006",
+    }
     tree(root, {name: file(xattrs={"user.rootlesscontainers": bytes.fromhex(v)}) for name, v in values.items()})
     raw = generate(root, extra(*values), rootless=True, uid_map=IdMap.of((7, 0, 1)), gid_map=IdMap.of((8, 0, 1)))
-    assert [(info.uid, info.gid) for info in members(raw)] == [(992, 123), (7, 456), (98, 8), (3195, 2318)]
+    assert [(info.uid, info.gid) for info in members(raw)] == [
+        (992, 123),
+        (7, 456),
+        (98, 8),
+        (3195, 2318),
+        (5, 0),
+        (0, 6),
+    ]
     assert b"rootlesscontainers" not in raw
     assert b"rootlesscontainers" in generate(root, extra("a"))
 

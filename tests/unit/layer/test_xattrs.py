@@ -101,6 +101,18 @@ def test_B5_rootless_owners_have_the_known_bytes(text: str) -> None:
     assert encode_owner(*OWNERS[text]) == bytes.fromhex(text)
 
 
+@pytest.mark.parametrize(
+    ("owner", "text"), [((5, 0), "080510ffffffff0f"), ((0, 7), "08ffffffff0f1007"), ((5, 7), "08051007")]
+)
+def test_B5_an_id_0_is_recorded_as_umoci_does_by_the_no_op_value(owner: tuple[int, int], text: str) -> None:
+    assert encode_owner(*owner) == bytes.fromhex(text)
+
+
+def test_B5_an_id_that_is_left_out_is_0() -> None:
+    """proto3 leaves a zero out: the form of other writers, and of layerfarm before."""
+    assert (decode_owner(b"\x08\x05"), decode_owner(b"\x10\x07"), decode_owner(b"")) == ((5, 0), (0, 7), (0, 0))
+
+
 @pytest.mark.parametrize("text", ["08", "08ff", "18e007", "0a0161", "08" + "ff" * 12])
 def test_B5_a_broken_rootless_owner_is_an_error(text: str) -> None:
     with pytest.raises(MalformedLayer):
@@ -119,8 +131,8 @@ def test_B5_rootless_owners_are_recorded_only_where_not_root(root: Path) -> None
     assert found[b"a"].xattrs == (("user.rootlesscontainers", bytes.fromhex("08e007107b")),)
     assert (found[b"a"].uid, found[b"a"].gid) == (os.geteuid(), os.getegid())
     assert found[b"b"].xattrs == ()
-    assert found[b"d"].xattrs == (("user.rootlesscontainers", b"\x08\x05"),)
-    assert found[b"e/f"].xattrs == (("user.k", b"v"), ("user.rootlesscontainers", b"\x10\x07"))
+    assert found[b"d"].xattrs == (("user.rootlesscontainers", bytes.fromhex("080510ffffffff0f")),)
+    assert found[b"e/f"].xattrs == (("user.k", b"v"), ("user.rootlesscontainers", bytes.fromhex("08ffffffff0f1007")))
 
 
 def test_B5_rootless_owner_xattr_in_a_layer_is_said_and_dropped_only_when_rootless(root: Path) -> None:
