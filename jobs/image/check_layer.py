@@ -20,8 +20,10 @@ from layerfarm.jobs.store import Descriptor, Layout
 MOST_FAULTS = 20
 """Of one layer; a layer of millions of them says no more."""
 _KNOWN_TYPES = frozenset(b"0123456")
+_HARDLINK = 0x31
 _DIRECTORY = 0x35
 _LINKS = frozenset(b"12")
+_CONTRADICTION = "hard link gives its file another owner, mode or capability, which containerd and Docker apply"
 
 
 @dataclass
@@ -32,6 +34,8 @@ class CheckedLayer:
     entries: int = 0
     faults: list[tuple[str, str]] = field(default_factory=list)
     """Name of the entry, and what no reader can apply of it."""
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    """Name of the entry, and what readers apply each in another way."""
 
 
 def check_layer(
@@ -50,8 +54,11 @@ def check_layer(
         with closing(plain):
             hashed = _Hashed(cast(BinaryIO, plain))
             reader = MemberReader(cast(BinaryIO, hashed), limits)
+            links = _Links()
             for member in reader:
                 checked.entries += 1
+                if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
+                    checked.warnings.append((display(member.name[:200]), _CONTRADICTION))
                 if len(checked.faults) < MOST_FAULTS:
                     try:
                         _check_member(member)
@@ -72,7 +79,7 @@ def _check_member(member: Member) -> None:
     if member.type in _LINKS:
         if not member.link or b"\0" in member.link:
             raise MalformedLayer("link has no target")
-        if member.type == 0x31 and not clean(member.link):
+        if member.type == _HARDLINK and not clean(member.link):
             raise MalformedLayer("hard link to the root")
     for part in parts[:-1]:
         if part.startswith(PREFIX) and not part.startswith(b".wh..wh."):
@@ -80,6 +87,31 @@ def _check_member(member: Member) -> None:
     base = member.name.rstrip(b"/").rpartition(b"/")[2]
     if base.startswith(PREFIX) and base != OPAQUE:
         whiteout_target(base)
+
+
+class _Links:
+    """Compares the entries of hard links with those of their files."""
+
+    def __init__(self) -> None:
+        self._files: dict[bytes, tuple[object, ...]] = {}
+        """What chown, chmod and setcap give each file that they change, by path."""
+
+    def contradicts(self, member: Member) -> bool:
+        """Whether the member is a hard link whose entry gives its file, earlier in the layer, other rights."""
+        if member.type == _HARDLINK:
+            before = self._files.get(b"/".join(clean(member.link)))
+            if before is None:
+                return False
+            self._files[b"/".join(clean(member.name))] = before
+            return before != _rights(member)
+        if member.type != _DIRECTORY and (member.uid or member.gid or member.mode & 0o6000 or member.xattrs):
+            self._files[b"/".join(clean(member.name))] = _rights(member)
+        return False
+
+
+def _rights(member: Member) -> tuple[object, ...]:
+    # Other xattrs stay: chown clears capabilities, and unpackers remove none.
+    return member.mode, member.uid, member.gid, dict(member.xattrs).get(b"security.capability")
 
 
 class _Counted:

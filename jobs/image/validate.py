@@ -297,6 +297,8 @@ class _Walker:
         self._count(layer)
         for name, message in checked.faults:
             self._report.error("tar", layer.digest, f"{message}: {name}")
+        for name, message in checked.warnings:
+            self._report.warning("hard-link", layer.digest, f"{message}: {name}")
         return checked.diff_id
 
     def _blob(self, descriptor: Descriptor, where: str) -> None:

@@ -17,6 +17,7 @@ from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from tests.unit.image.images import image, special, tar
+from tests.unit.layer.archives import archive, entry
 
 LAYERS = (
     tar(("etc", None), ("etc/passwd", b"root:x:0:0::/root:/bin/sh\n")),
@@ -115,6 +116,27 @@ def test_entries_that_no_reader_can_apply_are_each_reported(layout: Layout) -> N
     report = validate_image(layout.path, "t")
     assert codes(report) == [("error", "tar")] * 5
     assert "root of a layer" in report.findings[0].message
+
+
+def test_hard_links_that_take_rights_from_their_file_are_warnings(layout: Layout) -> None:
+    rights = {"mode": 0o755, "uid": 5, "xattrs": {"security.capability": b"c", "user.k": b"v"}}
+    layer = archive(
+        entry("ping", **rights),
+        entry("same", "hardlink", link="ping", **rights),
+        entry("less", "hardlink", link="./ping", mode=0o755, uid=5, xattrs={"security.capability": b"c"}),
+        entry("uncapable", "hardlink", link="ping", mode=0o755, uid=5),
+        entry("roots", "hardlink", link="ping", **{**rights, "uid": 0}),
+        entry("su", mode=0o4755),
+        entry("su2", "hardlink", link="su", mode=0o4755),
+        entry("su3", "hardlink", link="su2", mode=0o755),
+        entry("plain"),
+        entry("plain2", "hardlink", link="plain"),
+        entry("lower", "hardlink", link="below"),
+    )
+    image(layout, (archive(entry("below", uid=5)), layer))
+    report = validate_image(layout.path, "t")
+    assert {(finding.severity, finding.code) for finding in report.findings} == {(Severity.WARNING, "hard-link")}
+    assert [finding.message.rpartition(": ")[2] for finding in report.findings] == ["uncapable", "roots", "su3"]
 
 
 @pytest.mark.parametrize("cut", [lambda raw: gzip.compress(raw)[:-8], lambda raw: gzip.compress(raw) + b"garbage"])
