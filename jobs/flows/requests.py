@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Model, Request, Result
 from layerfarm.jobs.image.masks import names_root
+from layerfarm.jobs.image.timestamps import is_timestamp
 
 
 def _absolute(path: Path) -> Path:
@@ -26,8 +27,15 @@ def _below_root(path: str) -> str:
     return path
 
 
+def _rfc3339(text: str) -> str:
+    if not is_timestamp(text):
+        raise ValueError("not an RFC 3339 time, write 2006-01-02T15:04:05Z")
+    return text
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 MaskPath = Annotated[str, AfterValidator(_below_root)]
+Timestamp = Annotated[str, AfterValidator(_rfc3339)]
 CompressionChoice = Literal["auto", "gzip", "zstd", "none"]
 
 
@@ -72,7 +80,7 @@ class HistoryOptions(Model):
     """Write no history entry at all (umoci's ``--no-history``)."""
     author: str | None = None
     comment: str | None = None
-    created: str | None = None
+    created: Timestamp | None = None
     """RFC 3339. Default: the job's ``source_date_epoch``, else the newest mtime of the changed entries."""
     created_by: str | None = None
 

@@ -13,6 +13,7 @@ from layerfarm.jobs.errors import MalformedDocument
 from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
 from layerfarm.jobs.image.platform import host_platform
 from layerfarm.jobs.image.resolve import Resolved, read_index
+from layerfarm.jobs.image.timestamps import check_timestamp
 from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
@@ -31,13 +32,16 @@ def new_image(layout: Layout, created: str | None = None, platform: Platform | N
 
     ``created`` is RFC 3339; without it the image has no time of creation, because the same call is to
     give the same image (DESIGN law 1). The platform defaults to this machine's.
+
+    Raises:
+        RequestError: ``created`` is not RFC 3339.
     """
     return write_image(layout, (), _empty_manifest(), _empty_config(created, platform or host_platform()))
 
 
 def _empty_config(created: str | None, platform: Platform) -> ImageConfig:
     return ImageConfig(
-        created=created,
+        created=None if created is None else check_timestamp(created),
         architecture=platform.architecture,
         os=platform.os,
         variant=platform.variant,
@@ -63,6 +67,9 @@ def append_layer(
 
     Without a ``layer`` (nothing had changed) only the history entry is added, marked as empty.
     ``history`` None writes no entry. ``created`` (RFC 3339) becomes that of the image, if given.
+
+    Raises:
+        RequestError: a time that is not RFC 3339; no document has been written then.
     """
     if base is None:
         path: Sequence[Descriptor] = ()
@@ -74,7 +81,7 @@ def append_layer(
         diff_ids = [*config.rootfs.diff_ids, layer.diff_id]
         changes["rootfs"] = config.rootfs.model_copy(update={"diff_ids": diff_ids})
     if created is not None:
-        changes["created"] = created
+        changes["created"] = check_timestamp(created)
     if history is not None:
         entry = history.model_copy(update={"empty_layer": None if layer is not None else True})
         changes["history"] = [*(config.history or []), completed(entry, config)]
@@ -88,7 +95,12 @@ def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
 
     The image-spec calls the time optional, but ``umoci stat`` up to 0.4.7 panics on an entry without one.
     What is given empty is to be absent (``--history.author=``), as umoci has it.
+
+    Raises:
+        RequestError: the entry's own time is not RFC 3339. That of a config that exists is not judged here.
     """
+    if entry.created:
+        check_timestamp(entry.created)
     author = entry.author if entry.author is not None else config.author
     return entry.model_copy(
         update={

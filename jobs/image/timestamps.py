@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from calendar import isleap, monthrange
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from layerfarm.jobs.errors import RequestError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339: Final = re.compile(
+    r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
+    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
 
 
 def timestamp(seconds: int) -> str:
@@ -22,17 +30,26 @@ def timestamp(seconds: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
 
 
+def is_timestamp(text: str) -> bool:
+    """Whether ``text`` is a time by the grammar of RFC 3339 5.6, the only one that image-spec config.md allows.
+
+    As Go reads it, because builders and runtimes are written in Go and refuse the whole config otherwise: ``T`` and
+    ``Z`` in capitals, no leap second, a day that its month has, a year from 0000.
+    """
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        return False
+    year, month, day = (int(found[name]) for name in ("year", "month", "day"))
+    # 2000 and 2001 stand for all leap years and all others: the year 0000 is one of Go's and none of Python's.
+    return 1 <= month <= 12 and 1 <= day <= monthrange(2000 if isleap(year) else 2001, month)[1]
+
+
 def check_timestamp(text: str) -> str:
-    """``text`` if it is RFC 3339, as ``date --iso-8601=seconds`` prints it, or a date alone.
+    """``text`` if it is RFC 3339 (:func:`is_timestamp`).
 
     Raises:
         RequestError: it is not.
     """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise RequestError("not an ISO 8601 time", where=text[:100], hint="write 2006-01-02T15:04:05Z") from error
-    if moment.tzinfo is None:
-        # A time without a zone would mean another moment on another machine.
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
-    return text.replace(" ", "T", 1)
+    if not is_timestamp(text):
+        raise RequestError("not an RFC 3339 time", where=text[:100], hint="write 2006-01-02T15:04:05Z")
+    return text

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.errors import LayerfarmError, RequestError, UnsupportedMediaType
+from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest
 from layerfarm.jobs.image.findings import Report
-from layerfarm.jobs.image.timestamps import check_timestamp
+from layerfarm.jobs.image.timestamps import is_timestamp
 from layerfarm.jobs.layer import compression_of
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
@@ -208,10 +208,8 @@ class _Walker:
         if config.history and filled != layers:
             report.warning("history", where, f"history tells of {filled} layers, the image has {layers}")
         for moment in (config.created, *(entry.created for entry in config.history or [])):
-            try:
-                check_timestamp(moment or "1970-01-01")
-            except RequestError as error:
-                report.error("document", where, f"{error.what}: {str(moment)[:40]!r}")
+            if moment is not None and not is_timestamp(moment):
+                report.error("document", where, f"not an RFC 3339 time, Go programs cannot read it: {moment[:40]!r}")
         platform = descriptor.platform
         if platform is not None and (platform.os, platform.architecture) != (config.os, config.architecture):
             report.warning(

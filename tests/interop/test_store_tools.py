@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from layerfarm.jobs.image.stat import human_size, stat_json, stat_text
 from layerfarm.jobs.layer import Codec, Compression
 from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run
-from tests.unit.image.images import tar
+from tests.unit.image.images import NOT_RFC3339, RFC3339, image, tar
 
 CREATED = "2020-01-02T03:04:05Z"
 
@@ -47,6 +48,16 @@ def test_umoci_reads_stats_tags_and_changes_our_layout(tmp_path: Path, run: Run)
     assert layout.has(layer)
     layout.tag("again", resolve(layout, "theirs").path[0])
     assert sorted(run("umoci", "ls", "--layout", layout.path).split()) == ["again", "theirs"]
+
+
+def test_go_reads_the_times_that_we_take_and_no_others(tmp_path: Path) -> None:
+    layout = Layout.create(tmp_path / "store")
+    for text in (*RFC3339, *NOT_RFC3339):
+        image(layout, tag="t", created=text)
+        reading = subprocess.run(
+            ["skopeo", "inspect", "--config", f"oci:{layout.path}:t"], capture_output=True, timeout=60, check=False
+        )
+        assert (reading.returncode == 0) == (text in RFC3339), (text, reading.stderr)
 
 
 def test_our_history_is_what_umoci_stats(tmp_path: Path, run: Run) -> None:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
-
 
 # --- --image, --layout, --tag ----------------------------------------------------------------------
 
@@ -226,16 +224,10 @@ def history_options(command: CommandT) -> CommandT:
 
 def timestamp(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The callback of an option that takes an RFC 3339 time (image-spec config.md "created")."""
-    from datetime import datetime
+    from layerfarm.jobs.image.timestamps import is_timestamp
 
-    if value is None:
-        return None
-    if not _RFC3339.fullmatch(value):
+    if value is not None and not is_timestamp(value):
         raise click.BadParameter(f"{value!r} is not a time like 2006-01-02T15:04:05Z")
-    try:
-        datetime.fromisoformat(re.sub(r"\.\d+", "", value.upper()))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r}: {error}") from None
     return value
 
 

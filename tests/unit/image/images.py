@@ -13,6 +13,29 @@ from layerfarm.jobs.image import Resolved, write_image
 from layerfarm.jobs.image.documents import ImageConfig, Manifest
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Layout
 
+RFC3339 = (
+    *("2020-01-01T00:00:00Z", "2020-01-01T00:00:00+02:00", "2020-01-01T00:00:00.123456789-23:59"),
+    *("0000-02-29T23:59:59Z", "9999-12-31T23:59:59.5Z", "2000-02-29T00:00:00-00:00", "2020-01-01T00:00:00.1234567890Z"),
+)
+"""Times as RFC 3339 5.6 writes them."""
+NOT_RFC3339 = (
+    *("", "yesterday", "2020-01-01", "2020-01-01T00:00:00", "2020-01-01T00:00Z", "2020-01-01 00:00:00Z"),
+    *("20240101T120000Z", "2024-W01-1T00:00:00Z", "2024-001T00:00:00Z", "2020-01-01T00:00:00+01"),
+    *("2020-01-01T00:00:00+0100", "2020-01-01t00:00:00Z", "2020-01-01T00:00:00z", "2020-01-01T00:00:00.Z"),
+    *("2020-13-01T00:00:00Z", "2020-00-01T00:00:00Z", "2020-01-00T00:00:00Z", "2021-02-29T00:00:00Z"),
+    *("1900-02-29T00:00:00Z", "2020-01-01T24:00:00Z", "2020-01-01T00:60:00Z", "2016-12-31T23:59:60Z"),
+    *(
+        "2020-01-01T00:00:00Z ",
+        "2020-01-01T00:00:00Z\n",
+        "+2020-01-01T00:00:00Z",
+        "\uff12\uff10\uff12\uff10-01-01T00:00:00Z",
+    ),
+    "2020-01-01T00:00:00+01:00:00",
+)
+"""Times that Go cannot read, though many of them are ISO 8601 and Python reads them."""
+LAX = ("2020-01-01T00:00:00+25:00", "2020-01-01T00:00:00+01:61", "2020-01-01T0:00:00Z", "2020-01-01T00:00:00,5Z")
+"""Times that are not RFC 3339, and that Go reads until it is as strict as it means to be (golang/go #54580)."""
+
 Member = tuple[str, bytes | None] | tarfile.TarInfo
 
 

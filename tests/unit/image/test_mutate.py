@@ -15,12 +15,13 @@ from layerfarm.jobs.image import (
     resolve,
     write_image,
 )
+from layerfarm.jobs.image.configure import ConfigChanges, configure
 from layerfarm.jobs.image.documents import ImageConfig, Manifest
 from layerfarm.jobs.image.platform import host_platform
 from layerfarm.jobs.image.timestamps import check_timestamp, timestamp
 from layerfarm.jobs.layer import Codec, Compression
 from layerfarm.jobs.store import Descriptor, Layout, Platform, encode_document, parse_document
-from tests.unit.image.images import image, tar
+from tests.unit.image.images import LAX, NOT_RFC3339, RFC3339, image, tar
 from tests.unit.image.test_resolve import for_platform, index_of
 
 CREATED = "2020-01-02T03:04:05Z"
@@ -201,11 +202,33 @@ def test_timestamps() -> None:
     for seconds in (-62135596801, 253402300800, 10**18):
         with pytest.raises(RequestError):
             timestamp(seconds)
-    for text in ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00+02:00", "2020-01-01T00:00:00.123456789Z"):
+
+
+def test_times_are_those_of_rfc_3339_and_no_others() -> None:
+    for text in RFC3339:
         assert check_timestamp(text) == text
-    for text in ("", "yesterday", "2020-13-01T00:00:00Z", "2020-01-01T25:00:00Z"):
-        with pytest.raises(RequestError):
+    for text in (*NOT_RFC3339, *LAX):
+        with pytest.raises(RequestError, match="RFC 3339"):
             check_timestamp(text)
+
+
+@pytest.mark.parametrize("created", ["20240101T120000Z", "2024-01-01", ""])
+def test_no_image_is_written_with_a_time_that_go_cannot_read(layout: Layout, created: str) -> None:
+    base = image(layout)
+    before = sorted(layout.path.glob("blobs/*/*"))
+    for write in (
+        lambda: new_image(layout, created),
+        lambda: append_layer(layout, base, None, None, created),
+        lambda: configure(layout, base, ConfigChanges(created=created), None),
+    ):
+        with pytest.raises(RequestError, match="RFC 3339"):
+            write()
+    if created:  # an empty field of a history entry is an absent one
+        with pytest.raises(RequestError, match="RFC 3339"):
+            append_layer(layout, base, None, HistoryEntry(created=created))
+        with pytest.raises(RequestError, match="RFC 3339"):
+            configure(layout, base, ConfigChanges(), HistoryEntry(created=created))
+    assert sorted(layout.path.glob("blobs/*/*")) == before
 
 
 def test_documents_survive_a_round_trip(layout: Layout) -> None:

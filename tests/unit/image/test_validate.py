@@ -183,6 +183,13 @@ def test_faults_of_a_manifest(
         (lambda c: c.pop("rootfs"), [("error", "document")]),
         (lambda c: c["rootfs"].update(type="other"), [("error", "document")]),
         (lambda c: c.update(created="yesterday"), [("error", "document")]),
+        (lambda c: c.update(created=""), [("error", "document")]),
+        (lambda c: c.update(created=None), []),
+        (lambda c: c.update(created="20240101T120000Z"), [("error", "document")]),
+        (
+            lambda c: c.update(history=[{"created": "2024-W01-1"}, {"created": "2024-01-01T00:00:00+01"}]),
+            [("error", "document")] * 2,
+        ),
         (lambda c: c.update(history=[{"created_by": "x"}]), [("warning", "history")]),
         (lambda c: c.update(history=[{}, {"empty_layer": True}, {}]), []),
     ],
