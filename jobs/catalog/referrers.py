@@ -21,6 +21,7 @@ from pydantic import Field
 
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Document, Index, Layout
 from layerfarm.jobs.store import parse_document as parse
+from layerfarm.jobs.store.descriptor import StringMap
 from layerfarm.jobs.store.orphans import SUBJECT, subject_of
 
 MEDIA_TYPE_EMPTY: Final = "application/vnd.oci.empty.v1+json"
@@ -37,7 +38,7 @@ class Artifact(Document):
     config: Descriptor
     layers: list[Descriptor] = []
     subject: Descriptor | None = None
-    annotations: dict[str, str] | None = None
+    annotations: StringMap | None = None
 
     @property
     def kind(self) -> str:

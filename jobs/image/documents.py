@@ -7,17 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_MANIFEST, Descriptor, Document
-from layerfarm.jobs.store.descriptor import Digest
+from layerfarm.jobs.store.descriptor import Digest, StringMap, empty_if_null
 
 ANNOTATION_UNCOMPRESSED_SIZE = "ci.umo.uncompressed_blob_size"
 """umoci's annotation on a compressed layer: bytes of the tar stream."""
 ANNOTATION_CODEC = "dev.layerfarm.codec"
 """How the layer was compressed: codec, its library and version, level, block size (DESIGN law 1)."""
-
-
-def _empty_if_null(value: Any) -> Any:
-    # Go programs write a nil slice as null.
-    return [] if value is None else value
 
 
 class Manifest(Document):
@@ -27,9 +22,9 @@ class Manifest(Document):
     media_type: str | None = Field(default=None, alias="mediaType")
     artifact_type: str | None = Field(default=None, alias="artifactType")
     config: Descriptor
-    layers: Annotated[list[Descriptor], BeforeValidator(_empty_if_null)]
+    layers: Annotated[list[Descriptor], BeforeValidator(empty_if_null)]
     subject: Descriptor | None = None
-    annotations: dict[str, str] | None = None
+    annotations: StringMap | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +54,7 @@ class ConfigSection(Document):
     cmd: list[str] | None = Field(default=None, alias="Cmd")
     volumes: dict[str, Any] | None = Field(default=None, alias="Volumes")
     working_dir: str | None = Field(default=None, alias="WorkingDir")
-    labels: dict[str, str] | None = Field(default=None, alias="Labels")
+    labels: StringMap | None = Field(default=None, alias="Labels")
     stop_signal: str | None = Field(default=None, alias="StopSignal")
 
 
@@ -67,7 +62,7 @@ class RootFS(Document):
     """The layers of an image by the digests of their uncompressed streams."""
 
     type: Literal["layers"] = "layers"
-    diff_ids: Annotated[list[Digest], BeforeValidator(_empty_if_null)]
+    diff_ids: Annotated[list[Digest], BeforeValidator(empty_if_null)]
 
 
 class HistoryEntry(Document):

@@ -14,7 +14,7 @@ from typing import Any
 from layerfarm.jobs.errors import MalformedDocument
 from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.store import Descriptor, Layout, encode_document
+from layerfarm.jobs.store import Descriptor, Layout, Platform, encode_document
 
 _DATA_SHOWN = 256
 """Bytes of embedded data that the text shows."""
@@ -141,8 +141,7 @@ def _descriptor_fields(descriptor: Descriptor) -> Iterator[str]:
     yield _field("Digest", descriptor.digest)
     yield _field("Size", human_size(descriptor.size))
     if descriptor.platform:
-        platform = descriptor.platform
-        yield from _platform(platform.os, platform.architecture, platform.variant, platform.__pydantic_extra__ or {})
+        yield from _platform(descriptor.platform)
     yield from _listing("URLs", descriptor.urls)
     yield from _mapping("Annotations", descriptor.annotations)
     if descriptor.data:
@@ -153,7 +152,7 @@ def _config(config: ImageConfig) -> Iterator[str]:
     if config.created is not None:
         yield _field("Created", config.created)
     yield _field("Author", config.author or "")
-    yield from _platform(config.os or "", config.architecture or "", config.variant, config.__pydantic_extra__ or {})
+    yield from _platform(config)
     yield "Image Config:"
     yield from _indented(_section(config.config or ConfigSection()))
 
@@ -175,14 +174,16 @@ def _section(section: ConfigSection) -> Iterator[str]:
     yield from _mapping("Labels", section.labels)
 
 
-def _platform(os: str, architecture: str, variant: str | None, extra: dict[str, Any]) -> Iterator[str]:
+def _platform(platform: Platform | ImageConfig) -> Iterator[str]:
+    extra = platform.__pydantic_extra__ or {}
     yield "Platform:"
-    yield "\t" + _field("OS", os)
+    yield "\t" + _field("OS", platform.os or "")
     if isinstance(extra.get("os.version"), str):
         yield "\t" + _field("OS Version", extra["os.version"])
     if isinstance(extra.get("os.features"), list):
         yield "\t" + _field("OS Features", *map(str, extra["os.features"]))
-    yield f"\tArchitecture: {_precise(architecture)}" + (f" ({_quoted(variant)})" if variant else "")
+    variant = f" ({_quoted(platform.variant)})" if platform.variant else ""
+    yield f"\tArchitecture: {_precise(platform.architecture or '')}{variant}"
 
 
 def _data(text: str) -> Iterator[str]:

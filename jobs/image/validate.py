@@ -53,6 +53,8 @@ def validate_layout(path: Path, advanced: Callable[[int], None] = _silent) -> Re
     opened = _open(path, report)
     if opened is not None:
         layout, index = opened
+        for tag, error in layout.faults():
+            report.error("document", _INDEX if tag is None else tag[:200], error)
         _check_tags(index, report)
         walker = _Walker(layout, report, advanced)
         for descriptor in index.manifests:
@@ -68,7 +70,10 @@ def validate_image(path: Path, tag: str, advanced: Callable[[int], None] = _sile
     if opened is not None:
         layout, index = opened
         named = [entry for entry in index.manifests if (entry.annotations or {}).get(REF_NAME) == tag]
-        if not named:
+        faults = [error for name, error in layout.faults() if name == tag]
+        for error in faults:
+            report.error("document", tag, error)
+        if not named and not faults:
             report.error("tag-missing", tag, "no manifest has this tag")
         if len(named) > 1:
             report.error("tag-ambiguous", tag, f"{len(named)} manifests have this tag")

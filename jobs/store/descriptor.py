@@ -33,11 +33,22 @@ def check_digest(text: str) -> str:
 Digest = Annotated[str, AfterValidator(check_digest)]
 
 
-class Platform(Document):
-    """The platform an image runs on (image-index.md)."""
+def _nulls_as_go(value: Any) -> Any:
+    # Go reads a null in a map of strings as the empty string.
+    if isinstance(value, dict) and None in value.values():
+        return {key: "" if item is None else item for key, item in value.items()}
+    return value
 
-    architecture: str
-    os: str
+
+StringMap = Annotated[dict[str, str], BeforeValidator(_nulls_as_go)]
+"""Annotations or labels."""
+
+
+class Platform(Document):
+    """The platform an image runs on (image-index.md); ``{}``, which some tools write, says nothing."""
+
+    architecture: str | None = None
+    os: str | None = None
     variant: str | None = None
 
 
@@ -48,13 +59,14 @@ class Descriptor(Document):
     digest: Digest
     size: int = Field(ge=0)
     urls: list[str] | None = None
-    annotations: dict[str, str] | None = None
+    annotations: StringMap | None = None
     data: str | None = None
     artifact_type: str | None = Field(default=None, alias="artifactType")
     platform: Platform | None = None
 
 
-def _empty_if_null(value: Any) -> Any:
+def empty_if_null(value: Any) -> Any:
+    """Go programs write a nil slice as null."""
     return [] if value is None else value
 
 
@@ -63,9 +75,8 @@ class Index(Document):
 
     schema_version: int = Field(default=2, alias="schemaVersion", ge=2, le=2)
     media_type: str | None = Field(default=None, alias="mediaType")
-    manifests: Annotated[list[Descriptor], BeforeValidator(_empty_if_null)] = Field(default_factory=list)
-    """``null`` is read as empty: Go programs write a nil slice so."""
-    annotations: dict[str, str] | None = None
+    manifests: Annotated[list[Descriptor], BeforeValidator(empty_if_null)] = Field(default_factory=list)
+    annotations: StringMap | None = None
 
     @model_validator(mode="before")
     @classmethod

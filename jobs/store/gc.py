@@ -117,8 +117,9 @@ class Mark:
         text = self._layout.index_text()
         where = str(self._layout.path / "index.json")
         known, self._entries = self._entries, {}
-        for entry in text.entries:
-            self._entries[entry] = known.get(entry) or parse_document(Descriptor, entry, where)
+        for name, entry in zip(text.names, text.entries, strict=True):
+            # Of an entry that is no descriptor nobody knows what it leads to.
+            self._entries[entry] = known.get(entry) or parse_document(Descriptor, entry, name or where)
         roots = list(self._entries.values())
         return reachable(self._layout, living(self._layout, roots, self._read), self._read)
 

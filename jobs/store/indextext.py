@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from layerfarm.jobs.errors import LayerfarmError
-from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest
+from pydantic import BeforeValidator, Field, ValidationError
+
+from layerfarm.jobs.errors import LayerfarmError, MalformedDocument
+from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest, empty_if_null
 from layerfarm.jobs.store.document import encode_around, encode_document, parse_document
 from layerfarm.jobs.store.refs import name_of
 
@@ -40,15 +42,19 @@ class IndexText:
             MalformedDocument: it is no index.
             LimitExceeded: it is too large or nested too deeply.
         """
-        index = parse_document(Index, raw, where, "index_bytes")
-        text = cls.of(index)
+        text = cls.of(*parse_index(raw, where))
         return text if text.encode() == raw else cls(text.head, text.tail, text.entries, text.names, raw)
 
     @classmethod
-    def of(cls, index: Index) -> IndexText:
+    def of(cls, index: Index, odd: Mapping[int, Any] = {}) -> IndexText:
+        """The text of an index and, by their places, of the entries that :func:`parse_index` found odd."""
         head, tail = encode_around(index, "manifests")
         entries = [encode_document(entry) for entry in index.manifests]
-        return cls(head, tail, entries, [name_of(entry) for entry in index.manifests])
+        names = [name_of(entry) for entry in index.manifests]
+        for place in sorted(odd):
+            entries.insert(place, json.dumps(odd[place], separators=(",", ":"), ensure_ascii=False).encode())
+            names.insert(place, _name_of_odd(odd[place]))
+        return cls(head, tail, entries, names)
 
     @cached_property
     def body(self) -> bytes:
@@ -152,6 +158,42 @@ class IndexText:
         # What is known already is not put together again.
         new.__dict__.update(body=self.body + (b"," if self.entries else b"") + b",".join(more), places=places)
         return new
+
+
+class _AnyIndex(Index):
+    """An index whose entries are not looked at."""
+
+    manifests: Annotated[list[Any], BeforeValidator(empty_if_null)] = Field(default_factory=list)
+
+
+def parse_index(raw: bytes, where: str) -> tuple[Index, dict[int, Any]]:
+    """``index.json``, and its entries that are no valid descriptors, by their places.
+
+    Other tools write into the same layout: what one of them wrote wrong under its own tag is for those who ask for
+    that tag to complain of.
+
+    Raises:
+        MalformedDocument: it is no index.
+        LimitExceeded: it is too large or nested too deeply.
+    """
+    try:
+        return parse_document(Index, raw, where, "index_bytes"), {}
+    except MalformedDocument:
+        index = parse_document(_AnyIndex, raw, where, "index_bytes")
+    found: list[Descriptor] = []
+    odd: dict[int, Any] = {}
+    for place, value in enumerate(index.manifests):
+        try:
+            found.append(Descriptor.model_validate(value))
+        except ValidationError:
+            odd[place] = value
+    return index.model_copy(update={"manifests": found}), odd
+
+
+def _name_of_odd(value: Any) -> str | None:
+    annotations = value.get("annotations") if isinstance(value, dict) else None
+    name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
+    return name if isinstance(name, str) else None
 
 
 _COMMA: Final = ord(",")

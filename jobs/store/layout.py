@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from layerfarm.jobs.errors import (
     AmbiguousReference,
     BlobNotFound,
+    LayerfarmError,
     LayoutExists,
     NotALayout,
     SizeMismatch,
@@ -28,7 +29,7 @@ from layerfarm.jobs.store.descriptor import Descriptor, Index, check_digest
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
 from layerfarm.jobs.store.durable import explained, make_directory, replace_file, sync_directory
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
-from layerfarm.jobs.store.indextext import IndexText
+from layerfarm.jobs.store.indextext import IndexText, parse_index
 from layerfarm.jobs.store.ingest import Ingest, refresh
 from layerfarm.jobs.store.leases import cover
 from layerfarm.jobs.store.network import late_pauses
@@ -217,8 +218,22 @@ class Layout:
     # --- tags ----------------------------------------------------------------------------------
 
     def index(self) -> Index:
-        """``index.json`` as it is now. Raises MalformedDocument if it does not parse."""
-        return parse_document(Index, self._index.raw(), str(self._index.path), "index_bytes")
+        """``index.json`` as it is now, without entries that are no valid descriptors.
+
+        Raises MalformedDocument if it is no index.
+        """
+        return self._parts()[0]
+
+    def faults(self) -> list[tuple[str | None, LayerfarmError]]:
+        """The tag, if any, and the fault of each entry of ``index.json`` that is no valid descriptor."""
+        found: list[tuple[str | None, LayerfarmError]] = []
+        text = self.index_text()
+        for name, entry in zip(text.names, text.entries, strict=True):
+            try:
+                parse_document(Descriptor, entry, str(self._index.path))
+            except LayerfarmError as error:
+                found.append((name, error))
+        return found
 
     def index_text(self) -> IndexText:
         """The same, cut into its entries and not read further: what changes little is not read again."""
@@ -240,10 +255,10 @@ class Layout:
         ``change`` is called under the layout's lock and must be quick. For a tag :meth:`tag` is quicker.
         """
         with self._index.locked():
-            old = self.index()
+            old, odd = self._parts()
             new = change(old)
             if new != old:
-                self._index.replace(lambda _: IndexText.of(new))
+                self._index.replace(lambda _: IndexText.of(new, odd))
         return new
 
     def tags(self) -> list[str]:
@@ -303,6 +318,9 @@ class Layout:
 
         self._index.update(change)
         return removed
+
+    def _parts(self) -> tuple[Index, dict[int, Any]]:
+        return parse_index(self._index.raw(), str(self._index.path))
 
     # --- inside --------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from typing import Final
 
 from pydantic import Field
 
-from layerfarm.jobs.errors import BlobNotFound, LayerfarmError
+from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument
 from layerfarm.jobs.store.commits import Commit, Commits
 from layerfarm.jobs.store.descriptor import Descriptor
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
@@ -146,7 +146,7 @@ class Tagging:
             answers: list[str | None] = []
             begun: dict[str, Commit] = {}
             for each in (*(one.wish for one in left), own):
-                named = [found.digest for found in self._index.read().find(each.tag)] if each.once else []
+                named = self._named(each.tag) if each.once else []
                 if each.once and (each.once in begun or self._commits.is_done(each.once, each.tag, named)):
                     answers.append(None)
                     continue
@@ -189,6 +189,12 @@ class Tagging:
                 elif (one := _opened(path, stack)) is not None:
                     found.append(one)
         return found
+
+    def _named(self, tag: str) -> list[str]:
+        """The digests that the tag names; an entry of another tool that is no descriptor names none."""
+        with suppress(MalformedDocument):
+            return [found.digest for found in self._index.read().find(tag)]
+        return []
 
     def _missing(self, wish: Wish, seen: dict[tuple[str, int], bool]) -> str | None:
         """The digest of a blob that the wish needs and the layout does not hold."""

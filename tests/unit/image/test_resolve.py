@@ -167,6 +167,15 @@ def test_malformed_config(layout: Layout, rootfs: object) -> None:
         resolve(layout, "t")
 
 
+def test_null_labels_are_empty_as_go_reads_them(layout: Layout) -> None:
+    manifest = json.loads(layout.read(image(layout).descriptor))
+    section = {"config": {"Labels": {"a": None, "b": "c"}}, "rootfs": {"type": "layers", "diff_ids": []}}
+    manifest["config"] = json.loads(put(layout, section, MEDIA_TYPE_CONFIG).model_dump_json(by_alias=True))
+    layout.tag("t", put(layout, manifest, MEDIA_TYPE_MANIFEST))
+    made = resolve(layout, "t").config.config
+    assert made is not None and made.labels == {"a": "", "b": "c"}
+
+
 def test_other_media_types(layout: Layout) -> None:
     docker = "application/vnd.docker.distribution.manifest.v2+json"
     layout.tag("t", put(layout, {"schemaVersion": 2}, docker))

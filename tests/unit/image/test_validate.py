@@ -248,6 +248,18 @@ def test_tags_that_break_the_grammar_or_are_given_twice(layout: Layout, made: Re
     assert codes(validate_image(layout.path, "none")) == [("error", "tag-missing")]
 
 
+def test_entries_that_are_no_descriptors_are_each_reported(layout: Layout, made: Resolved) -> None:
+    raw = json.loads((layout.path / "index.json").read_bytes())
+    named = {"org.opencontainers.image.ref.name": "odd"}
+    raw["manifests"] += [None, plain(made.descriptor) | {"size": -1, "annotations": named}]
+    (layout.path / "index.json").write_text(json.dumps(raw))
+    report = validate_layout(layout.path)
+    assert codes(report) == [("error", "document")] * 2
+    assert [finding.where for finding in report.findings] == ["index.json", "odd"]
+    assert codes(validate_image(layout.path, "odd")) == [("error", "document")]
+    assert validate_image(layout.path, "t").findings == []
+
+
 def test_what_is_no_layout_is_one_finding(tmp_path: Path, layout: Layout) -> None:
     assert codes(validate_layout(tmp_path)) == [("error", "layout")]
     (layout.path / "index.json").write_text("{")

@@ -145,6 +145,19 @@ def test_nothing_is_removed_when_a_manifest_cannot_be_read(layout: Layout, damag
     assert digests(*blobs[:2]) <= before
 
 
+def test_nothing_is_removed_when_an_entry_of_the_index_is_no_descriptor(layout: Layout) -> None:
+    """What it was meant to lead to is not known."""
+    made, blobs = manifest(layout, b"one")
+    layout.tag("odd", made)
+    raw = json.loads((layout.path / "index.json").read_bytes())
+    raw["manifests"][0]["size"] = "9"
+    del raw["manifests"][0]["mediaType"]
+    (layout.path / "index.json").write_text(json.dumps(raw))
+    with pytest.raises(StoreError, match=r"nothing was removed.*odd"):
+        collect(layout, 0)
+    assert held(layout) == digests(*blobs)
+
+
 def test_young_blobs_stay_and_used_ones_are_young_again(layout: Layout) -> None:
     _, blobs = manifest(layout, b"one")
     age_all(layout)

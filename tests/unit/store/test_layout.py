@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from layerfarm.jobs.errors import LayoutExists, LimitExceeded, MalformedDocument, NotALayout
-from layerfarm.jobs.store import Index, Layout
+from layerfarm.jobs.store import REF_NAME, Index, Layout
 
 
 def test_created_layout_has_the_files_of_the_spec(tmp_path: Path) -> None:
@@ -75,8 +76,6 @@ def test_open_refuses_a_malformed_marker(layout: Layout, content: bytes) -> None
         b"[" * 100_000,
         b'{"schemaVersion":1}',
         b'{"schemaVersion":2,"manifests":{}}',
-        b'{"schemaVersion":2,"manifests":[{"mediaType":"a/b","digest":"sha256:12","size":1}]}',
-        b'{"schemaVersion":2,"manifests":[{"mediaType":"a/b","digest":"sha256:' + b"a" * 64 + b'","size":-1}]}',
         b'{"schemaVersion":2,"x":NaN}',
         b'{"schemaVersion":2,"x":"\\ud800"}',
         b'{"schemaVersion":2,"x":' + b"1" * 5000 + b"}",
@@ -102,6 +101,69 @@ def test_B7_null_manifests_are_an_empty_index(layout: Layout) -> None:
     (layout.path / "index.json").write_bytes(b'{"schemaVersion":2,"manifests":null}')
     assert layout.index() == Index()
     assert layout.tags() == []
+
+
+ODD = [
+    None,
+    5,
+    {},
+    {"mediaType": "a/b", "digest": "sha256:short", "size": 1, "annotations": {REF_NAME: "odd"}},
+    {"mediaType": "a/b", "digest": f"sha256:{'a' * 64}", "size": -1, "annotations": {REF_NAME: "odd", "n": 5}},
+    {"mediaType": "a/b", "digest": f"sha256:{'a' * 64}", "size": 1, "platform": "x", "annotations": {REF_NAME: "odd"}},
+]
+
+
+def entries(layout: Layout) -> list[Any]:
+    found: list[Any] = json.loads((layout.path / "index.json").read_bytes())["manifests"]
+    return found
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_an_entry_that_is_no_descriptor_shuts_its_own_tag_only(layout: Layout, odd: Any) -> None:
+    one, two = layout.put(b"one", "a/b"), layout.put(b"two", "a/b")
+    layout.tag("one", one)
+    raw = json.loads((layout.path / "index.json").read_bytes())
+    raw["manifests"] = [odd, *raw["manifests"], odd]
+    (layout.path / "index.json").write_text(json.dumps(raw))
+    layout = Layout.open(layout.path)
+    named = ["odd"] if isinstance(odd, dict) and odd else []
+    assert layout.find("one")[0].digest == one.digest
+    assert layout.tags() == [*named, "one"]
+    assert [found.digest for found in layout.index().manifests] == [one.digest]
+    layout.tag("two", two)
+    layout.copy_tag("two", "three")
+    layout.update_index(lambda index: index.model_copy(update={"manifests": [*index.manifests, two]}))
+    assert [entry for entry in entries(layout) if entry == odd] == [odd, odd]
+    assert layout.tags() == [*named, "one", "two", "three"]
+    if named:
+        with pytest.raises(MalformedDocument, match="odd"):
+            layout.find("odd")
+        layout.tag("odd", one, once="job")
+        assert layout.find("odd")[0].digest == one.digest
+        assert odd not in entries(layout)
+
+
+def test_a_platform_and_annotations_that_say_nothing_are_read(layout: Layout) -> None:
+    blob = layout.put(b"one", "a/b")
+    entry = {"mediaType": "a/b", "digest": blob.digest, "size": blob.size}
+    empty = entry | {"platform": {}, "annotations": {REF_NAME: "empty"}}
+    (layout.path / "index.json").write_text(
+        json.dumps(
+            {
+                "schemaVersion": 2,
+                "manifests": [
+                    empty,
+                    entry | {"platform": {"os": None}, "annotations": {REF_NAME: "null", "other": None}},
+                    entry | {"platform": None, "annotations": None, "urls": None},
+                ],
+            }
+        )
+    )
+    assert layout.tags() == ["empty", "null"]
+    assert layout.faults() == []
+    assert layout.find("null")[0].annotations == {REF_NAME: "null", "other": ""}  # as Go reads it
+    layout.tag("new", blob)
+    assert entries(layout)[0] == empty
 
 
 def test_huge_index_is_refused_before_it_is_read(layout: Layout) -> None:
