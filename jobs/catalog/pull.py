@@ -22,7 +22,7 @@ from layerfarm.jobs.errors import MalformedDocument, TagNotFound
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
 from layerfarm.jobs.store.adopt import adopt_blob
 from layerfarm.jobs.store.document import Document
-from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
+from layerfarm.jobs.store.reach import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
 
 _TAG: Final = "image"
@@ -137,6 +137,8 @@ def named(layout: Layout, tag: str) -> Descriptor:
 def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
     """All that a manifest or index leads to, itself last; each blob after those that it names.
 
+    Without the manifests of an index that the layout does not hold.
+
     Raises:
         StoreError: a manifest is missing, corrupt, or names what is no descriptor.
     """
@@ -148,10 +150,10 @@ def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
         if descriptor.media_type in MANIFEST_TYPES:
             document = _parsed(layout.read(descriptor), descriptor.digest)
             for child, leads_on in children(document, descriptor.digest, layout.has):
-                if leads_on:
-                    visit(child)
-                else:
+                if not leads_on:
                     found.setdefault(child.digest, child)
+                elif descriptor.media_type not in INDEX_TYPES or not layout.lacks(child):
+                    visit(child)
         found[descriptor.digest] = descriptor
 
     visit(top)

@@ -75,6 +75,9 @@ class Collected:
     leftovers: list[Path] = field(default_factory=list)
     """What crashed jobs, of layerfarm or umoci, had staged, and leases that ran out."""
 
+    absent: list[str] = field(default_factory=list)
+    """Digests of manifests that an index names and the layout does not hold: there is nothing of them to be kept."""
+
     @property
     def bytes(self) -> int:
         return sum(size for _, size in self.blobs)
@@ -92,8 +95,9 @@ def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = Fal
     not tagged yet. Jobs of layerfarm do not.
 
     Raises:
-        StoreError: a manifest that a tag leads to is missing or corrupt, or ``blobs`` is shared with other
-            layouts by a link; nothing has been removed then.
+        StoreError: what an entry of the index names is missing, a manifest that it leads to is corrupt, or
+            ``blobs`` is shared with other layouts by a link; nothing has been removed then. Manifests that a nested
+            index names may be absent (:attr:`Collected.absent`).
     """
     _refuse_shared(layout.path / "blobs")
     with explained("garbage collection failed", layout.path):
@@ -120,8 +124,13 @@ class Mark:
         for name, entry in zip(text.names, text.entries, strict=True):
             # Of an entry that is no descriptor nobody knows what it leads to.
             self._entries[entry] = known.get(entry) or parse_document(Descriptor, entry, name or where)
+        self._read.absent.clear()
         roots = list(self._entries.values())
         return reachable(self._layout, living(self._layout, roots, self._read), self._read)
+
+    def absent(self) -> list[str]:
+        """The digests of manifests that indexes name and the layout did not hold."""
+        return sorted(self._read.absent)
 
 
 class _Collection:
@@ -150,6 +159,7 @@ class _Collection:
             leases = self._leases.live(self._now)
             leased = frozenset[str]().union(*(lease.digests for lease in leases))
             referenced = _explaining(mark.referenced)
+            done.absent = mark.absent()
             self._empty_trash(referenced | leased, doomed)
             self._sweep(referenced, leased, doomed)
             done.trees = self._stale_trees() + stale_notes(layout, self._now)

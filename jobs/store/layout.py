@@ -122,6 +122,22 @@ class Layout:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
+    def lacks(self, descriptor: Descriptor) -> bool:
+        """True if nothing here is the blob, right or damaged, nor will be: it has to come from elsewhere.
+
+        An index may name manifests that the layout does not hold (image-layout.md "Blobs"); ``docker save`` writes
+        such for the platforms that were never pulled. What is there and wrong is not absent: reading it says so.
+        """
+        if descriptor.data is not None:
+            return False
+        try:
+            os.close(self._open(descriptor.digest, self.blob_path(descriptor.digest)))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        return False
+
     def claim(self, descriptor: Descriptor) -> bool:
         """As :meth:`has`, and a garbage collector leaves the blob.
 

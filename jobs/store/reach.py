@@ -31,21 +31,37 @@ MANIFEST_TYPES = frozenset(
 """Blobs that lead to others."""
 
 
+INDEX_TYPES = frozenset((MEDIA_TYPE_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"))
+"""Manifests that name others, of which the layout need not hold all."""
+
+
 @dataclass
 class Read:
     """What was read of manifests already: they are named by their content, so it stays true."""
 
     leads_to: dict[str, list[tuple[Descriptor, bool]]] = field(default_factory=dict)
-    """For each manifest that has no subject, which may come or go, what it names."""
+    """For each manifest whose children are all there and that has no subject, which may come or go, what it names."""
+    absent: set[str] = field(default_factory=set)
+    """Digests of manifests that indexes name and the layout did not hold."""
 
     def below(self, layout: Layout, descriptor: Descriptor) -> list[tuple[Descriptor, bool]]:
-        """What the manifest names, and whether that leads on. Raises StoreError: it is missing or corrupt."""
-        found = self.leads_to.get(descriptor.digest)
-        if found is None:
-            document = _read(layout, descriptor)
-            found = list(children(document, descriptor.digest, layout.has))
-            if "subject" not in document:
-                self.leads_to[descriptor.digest] = found
+        """What the manifest names, and whether that leads on. Raises StoreError: it is missing or corrupt.
+
+        An index may name what the layout does not hold (:meth:`~layerfarm.jobs.store.layout.Layout.lacks`): that
+        leads nowhere.
+        """
+        known = self.leads_to.get(descriptor.digest)
+        if known is not None:
+            return known
+        document = _read(layout, descriptor)
+        found = list(children(document, descriptor.digest, layout.has))
+        absent: set[str] = set()
+        if descriptor.media_type in INDEX_TYPES:
+            absent = {child.digest for child, leads_on in found if leads_on and layout.lacks(child)}
+            found = [(child, leads_on and child.digest not in absent) for child, leads_on in found]
+            self.absent |= absent
+        if "subject" not in document and not absent:
+            self.leads_to[descriptor.digest] = found
         return found
 
 
@@ -53,7 +69,8 @@ def reachable(layout: Layout, roots: Iterable[Descriptor], known: Read | None = 
     """The digests of the roots and of all that they lead to, through indexes, manifests and subjects.
 
     Each manifest is read, and verified, once; configs and layers are not read. A ``subject`` that the store
-    does not hold is nothing to follow (manifest.md allows it), every other manifest must be there.
+    does not hold is nothing to follow (manifest.md allows it), nor is a manifest of an index (image-layout.md);
+    every other manifest must be there.
 
     ``known``: what an earlier call read, and this one adds to.
 

@@ -36,8 +36,9 @@ def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
     The rest goes into a trash, and is deleted by a later gc when it has lain there for the grace; until then it comes
     back when a tag or a reader asks for it. So it is safe while others build into the layout or copy into it.
     umoci's gc removes everything at once and assumes that it is alone: --grace=0s does that, but for what jobs hold.
-    Nothing is removed if any manifest that a tag leads to cannot be read. Prints nothing, as umoci, unless --dry-run
-    or --verbose is given.
+    Nothing is removed if any manifest that a tag leads to cannot be read; manifests that an index names and the layout
+    does not hold, as docker save leaves those of other platforms, are skipped with a warning. Prints nothing else, as
+    umoci, unless --dry-run or --verbose is given.
 
     \b
     Examples:
@@ -71,6 +72,11 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
     if grace and (done.deleted or done.trash_bytes):
         say(f"{'would free' if dry_run else 'freed'} {done.freed} bytes; {done.trash_bytes} bytes in the trash")
     say(f"{verb} {len(done.blobs)} blobs, {done.bytes} bytes")
+    if done.absent:
+        output.warning(
+            f"indexes name {len(done.absent)} manifests that this layout does not hold, among them {done.absent[0]};"
+            " what only they would lead to is not kept"
+        )
     if done.young:
         output.warning(
             f"left {done.young} unreferenced blobs of {done.young_bytes} bytes that are younger than the grace;"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout
 from tests.trees import char, directory, file, symlink, tree
 from tests.unit.cli.conftest import Ran, Run
 
@@ -54,6 +55,15 @@ def test_gc_removes_nothing_young_and_says_so(layerfarm: Run, store: Path) -> No
     assert (done.code, done.out) == (0, "")
     assert "left 2 unreferenced blobs" in done.err and "--grace=0s" in done.err
     assert blobs(store) == before
+
+
+def test_gc_skips_what_an_index_names_and_the_layout_does_not_hold(layerfarm: Run, store: Path) -> None:
+    layout = Layout.open(store)
+    absent = Descriptor(mediaType=MEDIA_TYPE_MANIFEST, digest=f"sha256:{'a' * 64}", size=9)
+    layout.tag("sparse", layout.put_document(Index(manifests=[absent]), MEDIA_TYPE_INDEX))
+    done = layerfarm("gc", "--layout", "store")
+    assert (done.code, done.out) == (0, "")
+    assert "1 manifests that this layout does not hold" in done.err and absent.digest in done.err
 
 
 @pytest.mark.parametrize("how", ["flag", "environment"])

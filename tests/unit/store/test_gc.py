@@ -25,6 +25,7 @@ from layerfarm.jobs.store import (
     Layout,
 )
 from layerfarm.jobs.store.gc import DEFAULT_GRACE, collect
+from layerfarm.jobs.store.why import reasons
 
 DAY = 86400.0
 
@@ -132,7 +133,7 @@ def test_nothing_is_removed_when_a_manifest_cannot_be_read(layout: Layout, damag
         made = layout.put(b"[not json", MEDIA_TYPE_MANIFEST)
     if damage == "no-descriptor":
         made = put_json(layout, {"layers": [{"digest": "sha256:short"}]}, MEDIA_TYPE_MANIFEST)
-    layout.tag("t", index(layout, made))
+    layout.tag("t", made if damage == "missing" else index(layout, made))
     path = layout.blob_path(made.digest)
     if damage == "missing":
         path.unlink()
@@ -143,6 +144,49 @@ def test_nothing_is_removed_when_a_manifest_cannot_be_read(layout: Layout, damag
         collect(layout, 0)
     assert held(layout) == before
     assert digests(*blobs[:2]) <= before
+
+
+@pytest.mark.parametrize("media_type", [MEDIA_TYPE_MANIFEST, MEDIA_TYPE_INDEX])
+def test_a_manifest_of_an_index_may_be_absent(layout: Layout, media_type: str) -> None:
+    """As ``docker save`` writes it for the platforms that were never pulled (image-layout.md "Blobs")."""
+    here, blobs = manifest(layout, b"here")
+    other, other_blobs = manifest(layout, b"another image")
+    _, lost = manifest(layout, b"lost")
+    absent = Descriptor(mediaType=media_type, digest="sha256:" + "a" * 64, size=9)
+    nested = index(layout, absent, here)
+    sparse = index(layout, absent, nested)
+    layout.tag("sparse", sparse)
+    layout.tag("other", other)
+    done = collect(layout, 0)
+    assert held(layout) == digests(sparse, nested, *blobs, *other_blobs)
+    assert {digest for digest, _ in done.blobs} == digests(*lost)
+    assert done.absent == [absent.digest]
+    found = reasons(layout, blobs[0].digest)
+    assert [(each.tag, each.via) for each in found.references] == [
+        ("sparse", (sparse.digest, nested.digest, here.digest))
+    ]
+
+
+def test_an_absent_manifest_that_came_meanwhile_keeps_its_blobs(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark under the lock asks again: a pull of one more platform changes no tag."""
+    made, blobs = manifest(layout, b"late")
+    sparse = index(layout, made)
+    layout.tag("t", sparse)
+    path = layout.blob_path(made.digest)
+    away = layout.path / "away"
+    path.rename(away)
+    locked = Layout.locked
+
+    def comes_first(self: Layout) -> Any:
+        if away.exists():
+            away.rename(path)
+        return locked(self)
+
+    monkeypatch.setattr(Layout, "locked", comes_first)
+    assert collect(layout, 0).absent == []
+    assert held(layout) == digests(sparse, *blobs)
 
 
 def test_nothing_is_removed_when_an_entry_of_the_index_is_no_descriptor(layout: Layout) -> None:
