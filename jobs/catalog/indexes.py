@@ -11,27 +11,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from layerfarm.jobs.catalog.referrers import Artifact
-from layerfarm.jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound
+from layerfarm.jobs.errors import AmbiguousReference, BlobNotFound, TagNotFound
 from layerfarm.jobs.image import Resolved, resolve_walk
 from layerfarm.jobs.image.mutate import rewritten
-from layerfarm.jobs.image.resolve import platform_text, read_index, walks
+from layerfarm.jobs.image.platform import platform_text
+from layerfarm.jobs.image.resolve import Kind, kind_of, read_index, walks
 from layerfarm.jobs.store import (
-    MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
-    MEDIA_TYPE_MANIFEST,
     Descriptor,
     Document,
     Layout,
     check_refname,
     parse_document,
 )
-from layerfarm.jobs.store.reach import children
+from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
 
-REFERENCE_TYPE: Final = "vnd.docker.reference.type"
 REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
-"""BuildKit's annotations on an attestation: what it is, and of which image of the same index."""
+"""BuildKit's annotation on an attestation: of which image of the same index it is."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,18 @@ class ImageSet:
     """Manifests in the index that are no images: attestations, artifacts."""
     indexes: tuple[Descriptor, ...]
     """The indexes that lead to them, the top one first; none where the tag names one image."""
+    absent: tuple[Descriptor, ...] = ()
+    """Manifests and indexes that these name and the layout does not hold (image-layout.md "Blobs")."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be told of a job on all of them."""
+        if not self.absent:
+            return []
+        return [
+            f"{len(self.absent)} manifests of the index are not in the layout and were passed over,"
+            f" among them {self.absent[0].digest}"
+        ]
 
     @property
     def manifests(self) -> tuple[Descriptor, ...]:
@@ -75,18 +84,25 @@ def follow(layout: Layout, top: Descriptor) -> ImageSet:
     images: dict[str, Resolved] = {}
     beside: dict[str, Descriptor] = {}
     indexes: dict[str, Descriptor] = {}
+    absent: dict[str, Descriptor] = {}
     for walk in walks(layout, [top]):
         leaf = walk[-1]
         indexes |= {index.digest: index for index in walk[:-1]}
         if leaf.digest in images or leaf.digest in beside:
             continue
-        if _is_beside(layout, leaf):
+        if layout.lacks(leaf):
+            absent[leaf.digest] = leaf
+        elif kind_of(layout, leaf) is Kind.ARTIFACT:
             beside[leaf.digest] = leaf
         else:
             images[leaf.digest] = resolve_walk(layout, walk)
+    if not images and absent:
+        raise BlobNotFound("tag leads to images that this layout does not hold", where=next(iter(absent)))
     if not images:
         raise TagNotFound("there is no image behind this tag", where=top.digest)
-    return ImageSet(top, tuple(images.values()), tuple(beside.values()), tuple(indexes.values()))
+    return ImageSet(
+        top, tuple(images.values()), tuple(beside.values()), tuple(indexes.values()), tuple(absent.values())
+    )
 
 
 def platform_of(image: Resolved) -> str:
@@ -115,9 +131,11 @@ def rewrite(
     index = read_index(source, top)
     entries = []
     for child in index.manifests:
-        if child.media_type == MEDIA_TYPE_INDEX or child.digest in replaced:
+        if source.lacks(child):
+            entries.append(child)  # stays as absent as it was
+        elif child.media_type == MEDIA_TYPE_INDEX or child.digest in replaced:
             entries.append(rewrite(layout, source, child, replaced, keep))
-        elif _is_beside(source, child):
+        elif kind_of(source, child) is Kind.ARTIFACT:
             subject = replaced.get((child.annotations or {}).get(REFERENCE_DIGEST, ""))
             kept = keep(child, subject.digest if subject else None)
             if kept is not None:
@@ -133,14 +151,16 @@ def rewrite(
 
 
 def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> None:
-    """Copy a manifest with all the blobs that it names, but its subject.
+    """Copy a manifest with all the blobs that it names, but its subject; or what an index names and is none.
 
     Raises:
         StoreError: something of it is missing or corrupt.
     """
     if source.path == target.path:
         return
-    document = parse_document(Document, source.read(descriptor), descriptor.digest).model_extra or {}
+    document = {}
+    if descriptor.media_type in MANIFEST_TYPES:
+        document = parse_document(Document, source.read(descriptor), descriptor.digest).model_extra or {}
     named = {name: value for name, value in document.items() if name != "subject"}
     for child, _ in children(named, descriptor.digest, source.has):
         if not child.urls or source.has(child):
@@ -150,16 +170,3 @@ def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> Non
 
 def _unheard(nbytes: int) -> None:
     pass
-
-
-def _is_beside(layout: Layout, descriptor: Descriptor) -> bool:
-    """True for a manifest that is not that of an image. One of another format is for its reader to refuse."""
-    if (descriptor.annotations or {}).get(REFERENCE_TYPE):
-        return True
-    if descriptor.media_type != MEDIA_TYPE_MANIFEST:
-        return False
-    try:
-        kind = parse_document(Artifact, layout.read(descriptor), descriptor.digest).config.media_type
-    except MalformedDocument:
-        return False  # for whoever reads it as an image to complain of
-    return kind not in ("", MEDIA_TYPE_CONFIG)

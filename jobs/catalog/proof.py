@@ -20,7 +20,7 @@ from layerfarm.jobs.catalog.trees import Advanced, stacks_of, unheard
 from layerfarm.jobs.errors import MalformedDocument, NotEquivalent
 from layerfarm.jobs.image import Resolved, tree_digest
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC
-from layerfarm.jobs.image.resolve import platform_text
+from layerfarm.jobs.image.platform import platform_text
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Document, Layout, parse_document
 

@@ -168,7 +168,7 @@ def unread_referrers(layout: Layout, subject: str) -> list[Descriptor]:
 def _found(layout: Layout, index: Index, subject: str) -> Iterator[tuple[Descriptor, Artifact]]:
     seen = set()
     for entry in _candidates(layout, index, subject):
-        if entry.digest not in seen and entry.media_type == MEDIA_TYPE_MANIFEST:
+        if entry.digest not in seen and entry.media_type == MEDIA_TYPE_MANIFEST and not layout.lacks(entry):
             seen.add(entry.digest)
             artifact = read_artifact(layout, entry)
             if artifact.subject is not None and artifact.subject.digest == subject:

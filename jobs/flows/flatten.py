@@ -41,9 +41,10 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     output = ctx.policy.check_root(request.output)
     if request.platform is not None:
-        images = [resolve(store, request.image.tag, request.platform)]
+        images, warnings = [resolve(store, request.image.tag, request.platform)], []
     else:
-        images = list(read_images(store, request.image.tag).images)
+        found = read_images(store, request.image.tag)
+        images, warnings = list(found.images), found.warnings
     for image in images:
         linux_only(image)
         for blob in image.blobs:
@@ -63,7 +64,7 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
         )
         for image in images
     ]
-    return FlattenState(trees=trees)
+    return FlattenState(trees=trees, warnings=warnings)
 
 
 def _staging(output: Path, job_id: str) -> Path:
@@ -110,7 +111,9 @@ def _join(ctx: Context, state: FlattenState, results: list[dict[str, Any]]) -> F
     return state.model_copy(
         update={
             "done": [FlatTree.model_validate(result["tree"]) for result in results],
-            "warnings": list(dict.fromkeys(text for result in results for text in result["warnings"])),
+            "warnings": list(
+                dict.fromkeys([*state.warnings, *(text for result in results for text in result["warnings"])])
+            ),
         }
     )
 

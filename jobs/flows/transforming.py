@@ -83,6 +83,7 @@ def begin(ctx: Context, request: TransformRequest) -> tuple[ImageSet, dict[str, 
         "target": request.target.model_copy(update={"store": target.path}),
         "top": images.top,
         "referrers": request.referrers,
+        "warnings": images.warnings,
     }
 
 

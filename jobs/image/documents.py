@@ -15,14 +15,14 @@ ANNOTATION_CODEC = "dev.layerfarm.codec"
 """How the layer was compressed: codec, its library and version, level, block size (DESIGN law 1)."""
 
 
-class Manifest(Document):
-    """An image manifest."""
+class AnyManifest(Document):
+    """A manifest of an image or an artifact (manifest.md)."""
 
     schema_version: Literal[2] = Field(default=2, alias="schemaVersion")
     media_type: str | None = Field(default=None, alias="mediaType")
     artifact_type: str | None = Field(default=None, alias="artifactType")
     config: Descriptor
-    layers: Annotated[list[Descriptor], BeforeValidator(empty_if_null)]
+    layers: Annotated[list[Descriptor], BeforeValidator(empty_if_null)] = Field(default_factory=list)
     subject: Descriptor | None = None
     annotations: StringMap | None = None
 
@@ -36,6 +36,12 @@ class Manifest(Document):
             if value.get("mediaType") not in (None, "", MEDIA_TYPE_MANIFEST):
                 raise ValueError(f"mediaType of a manifest is {str(value['mediaType'])[:100]!r}")
         return value
+
+
+class Manifest(AnyManifest):
+    """An image manifest."""
+
+    layers: Annotated[list[Descriptor], BeforeValidator(empty_if_null)]
 
     @model_validator(mode="after")
     def _is_of_an_image(self) -> Manifest:

@@ -1,23 +1,37 @@
-"""From a tag to one image: through nested indexes, by platform where there are several."""
+"""What is an image, and which one a tag means: through nested indexes, by platform where there are several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
 
-from layerfarm.jobs.errors import AmbiguousReference, MalformedDocument, TagNotFound, UnsupportedMediaType
-from layerfarm.jobs.image.documents import ImageConfig, Manifest
+from layerfarm.jobs.errors import (
+    AmbiguousReference,
+    BlobNotFound,
+    LayerfarmError,
+    MalformedDocument,
+    TagNotFound,
+    UnsupportedMediaType,
+)
+from layerfarm.jobs.image.documents import AnyManifest, ImageConfig, Manifest
+from layerfarm.jobs.image.platform import platform_text, satisfying
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
+    MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
     Descriptor,
+    Document,
     Index,
     Layout,
     Platform,
     check_refname,
     parse_document,
 )
+from layerfarm.jobs.store.reach import MANIFEST_TYPES
 
 Walk = tuple[Descriptor, ...]
 
@@ -50,20 +64,18 @@ class Resolved:
 def resolve(layout: Layout, tag: str, platform: str | None = None) -> Resolved:
     """The image that ``tag`` names.
 
-    ``platform`` (``os/arch[/variant]``) picks one where the tag leads to several.
+    ``platform`` (``os/arch[/variant]``) picks one where the tag leads to several; artifacts beside them do not count
+    (:func:`choose`).
 
     Raises:
         InvalidReference: the tag breaks the grammar, so nothing can have it.
         TagNotFound: nothing has it, or nothing for this platform.
         AmbiguousReference: it leads to several images.
         MalformedDocument, UnsupportedMediaType, LimitExceeded: what it leads to is no image.
-        BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
+        BlobNotFound: the layout does not hold the image, or not all of it.
+        DigestMismatch, SizeMismatch: it is corrupt.
     """
-    named = layout.find(tag)
-    if not named:
-        check_refname(tag)
-        raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
-    return resolve_walk(layout, _choose(layout, tag, walks(layout, named), platform))
+    return resolve_walk(layout, choose(layout, tag, platform))
 
 
 def resolve_walk(layout: Layout, walk: Sequence[Descriptor]) -> Resolved:
@@ -110,6 +122,8 @@ def read_index(layout: Layout, descriptor: Descriptor) -> Index:
 def walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
     """Every walk from the tagged descriptors to something that is no index; depth first, in order.
 
+    A nested index that the layout does not hold is an end, too (:attr:`Kind.ABSENT`).
+
     Raises:
         LimitExceeded: they are too many, or indexes are nested too deep.
         MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading the indexes.
@@ -122,7 +136,7 @@ def walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
         seen += 1
         if seen > bounds.manifests:
             raise bounds.exceeded("manifests", "tag leads to more than {} manifests", layout.path)
-        if walk[-1].media_type != MEDIA_TYPE_INDEX:
+        if walk[-1].media_type != MEDIA_TYPE_INDEX or (len(walk) > 1 and layout.lacks(walk[-1])):
             yield walk
             continue
         if len(walk) > bounds.index_depth:
@@ -130,42 +144,163 @@ def walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
         pending += [(*walk, child) for child in reversed(read_index(layout, walk[-1]).manifests)]
 
 
-def _choose(layout: Layout, tag: str, walks: Iterator[Walk], platform: str | None) -> Walk:
-    # One image reached on two ways is no ambiguity.
-    different = list({walk[-1].digest: walk for walk in reversed(list(walks))}.values())[::-1]
-    if not different:
+# --- what an entry is ------------------------------------------------------------------------------
+
+
+class Kind(Enum):
+    """What an entry of an index that is no index itself is."""
+
+    IMAGE = "image"
+    ARTIFACT = "artifact"
+    ABSENT = "absent"
+    """The layout does not hold it (image-layout.md "Blobs"), and nothing says that it is an artifact."""
+
+
+REFERENCE_TYPE: Final = "vnd.docker.reference.type"
+"""BuildKit's annotation on the attestations that it puts beside the images of an index."""
+_UNKNOWN: Final = ("unknown", "unknown")
+"""Operating system and architecture of an attestation."""
+_DOCKER: Final = "application/vnd.docker.distribution.manifest."
+_CONFIGS: Final = ("", MEDIA_TYPE_CONFIG, "application/vnd.docker.container.image.v1+json")
+
+
+def kind_of(layout: Layout, descriptor: Descriptor) -> Kind:
+    """What ``descriptor`` names, by the one rule that every command goes by.
+
+    An artifact is a manifest whose config is of another type than an image's (manifest.md "Guidelines for Artifact
+    Usage"), BuildKit's attestation, or what is no manifest at all. Whatever cannot be read, and images in Docker's
+    formats, are images: the reader is to say what is wrong.
+    """
+    if says_artifact(descriptor):
+        return Kind.ARTIFACT
+    if descriptor.media_type not in MANIFEST_TYPES:
+        return Kind.ARTIFACT
+    if layout.lacks(descriptor):
+        return Kind.ABSENT
+    if descriptor.media_type.startswith(_DOCKER):
+        return Kind.IMAGE
+    if descriptor.media_type != MEDIA_TYPE_MANIFEST:
+        return Kind.ARTIFACT
+    try:
+        named = parse_document(_Configured, layout.read(descriptor), descriptor.digest).config
+        if named.media_type not in _CONFIGS:
+            return Kind.ARTIFACT
+        config = None if _named_platform(descriptor) else _config(layout, descriptor)
+    except LayerfarmError:
+        return Kind.IMAGE
+    return Kind.ARTIFACT if config is not None and is_attestation(config) else Kind.IMAGE
+
+
+class _Configured(Document):
+    """Any manifest, as far as it tells what it is of."""
+
+    config: Descriptor
+
+
+def says_artifact(descriptor: Descriptor) -> bool:
+    """True if the descriptor alone marks an attestation."""
+    platform = descriptor.platform
+    return bool((descriptor.annotations or {}).get(REFERENCE_TYPE)) or (
+        platform is not None and is_attestation(platform)
+    )
+
+
+def is_attestation(platform: Platform | ImageConfig) -> bool:
+    """True for the platform ``unknown/unknown``, spelled out: BuildKit gives it to attestations and nothing else."""
+    return (platform.os, platform.architecture) == _UNKNOWN
+
+
+def is_of_an_image(manifest: Mapping[str, Any]) -> bool:
+    """False for a manifest, as JSON, that names a config of another type than an image's."""
+    config = manifest.get("config")
+    kind = config.get("mediaType") if isinstance(config, dict) else None
+    return not isinstance(kind, str) or kind in _CONFIGS
+
+
+def read_artifact(layout: Layout, descriptor: Descriptor) -> AnyManifest | None:
+    """The manifest, if it is that of an artifact; None: it is an image's, or none at all.
+
+    Raises:
+        MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading it.
+    """
+    if descriptor.media_type != MEDIA_TYPE_MANIFEST:
+        return None
+    raw = layout.read(descriptor)
+    if is_of_an_image(parse_document(Document, raw, descriptor.digest).model_extra or {}):
+        return None
+    return parse_document(AnyManifest, raw, descriptor.digest)
+
+
+# --- which one is meant ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    walk: Walk
+    kind: Kind
+    platform: str | None
+    """``os/arch[/variant]``; None: nothing says it."""
+
+
+def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
+    """The walk to what ``tag`` means: the one thing that it leads to, else the one image (for ``platform``).
+
+    Where the layout does not hold all images of an index, and one only, that one is meant unless a platform is named.
+
+    Raises:
+        InvalidReference, TagNotFound, AmbiguousReference, LimitExceeded: as :func:`resolve`.
+        BlobNotFound: the layout does not hold the image.
+        MalformedDocument, DigestMismatch, SizeMismatch: as reading the indexes.
+    """
+    named = layout.find(tag)
+    if not named:
+        check_refname(tag)
+        raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
+    # One manifest may stand for several platforms; one that is reached on two ways is no ambiguity.
+    found: dict[tuple[str, str | None], Walk] = {}
+    for walk in walks(layout, named):
+        found.setdefault((walk[-1].digest, _named_platform(walk[-1])), walk)
+    if not found:
         raise TagNotFound(f"tag {tag!r} names an index without manifests", where=layout.path)
-    if platform is None and len(different) == 1:
-        return different[0]
-    # Build attestations lie beside the images, as manifests for the platform "unknown/unknown".
-    images = [(walk, where) for walk in different if (where := _platform(layout, walk)) != "unknown/unknown"]
+    only = next(iter(found.values()))
+    if platform is None and len({digest for digest, _ in found}) == 1 and not layout.lacks(only[-1]):
+        return only
+    leaves = [leaf for leaf in (_leaf(layout, walk) for walk in found.values()) if leaf.kind is not Kind.ARTIFACT]
     if platform is not None:
-        images = [(walk, where) for walk, where in images if _satisfies(where, platform)]
-    there = ", ".join(sorted({where for _, where in images}))
-    if not images:
-        raise TagNotFound(f"tag {tag!r} has no image for platform {platform!r}", where=layout.path)
-    if len(images) > 1:
-        raise AmbiguousReference(
-            f"tag {tag!r} leads to {len(images)} images", where=layout.path, hint=f"name a platform of {there}"
+        leaves = [leaves[place] for place in satisfying(platform, [leaf.platform for leaf in leaves])]
+    here = list({leaf.walk[-1].digest: leaf for leaf in reversed(leaves) if leaf.kind is Kind.IMAGE}.values())
+    what = f"image for platform {platform!r}" if platform is not None else "image"
+    if not leaves:
+        raise TagNotFound(f"tag {tag!r} has no {what}", where=layout.path)
+    if not here:
+        raise BlobNotFound(
+            f"tag {tag!r} leads to an {what} that this layout does not hold",
+            where=leaves[0].walk[-1].digest,
+            hint="copy it into the layout with all its platforms (skopeo copy --all)",
         )
-    return images[0][0]
+    if len(here) > 1:
+        there = ", ".join(sorted({leaf.platform or "unknown" for leaf in here}))
+        raise AmbiguousReference(
+            f"tag {tag!r} leads to {len(here)} images", where=layout.path, hint=f"name a platform of {there}"
+        )
+    return here[0].walk
 
 
-def _platform(layout: Layout, walk: Walk) -> str:
-    """``os/arch[/variant]`` of the image, from its descriptor or, where that is silent, its config."""
-    platform: Platform | ImageConfig | None = walk[-1].platform
-    if platform is None:
-        manifest = read_manifest(layout, walk[-1])
-        platform = parse_document(ImageConfig, layout.read(manifest.config), manifest.config.digest)
-    return platform_text(platform)
+def _leaf(layout: Layout, walk: Walk) -> _Leaf:
+    descriptor = walk[-1]
+    kind, platform = kind_of(layout, descriptor), _named_platform(descriptor)
+    if platform is None and kind is Kind.IMAGE:
+        with suppress(LayerfarmError):
+            platform = platform_text(_config(layout, descriptor))
+    return _Leaf(walk, kind, platform)
 
 
-def platform_text(platform: Platform | ImageConfig) -> str:
-    """``os/arch[/variant]`` as people write it."""
-    parts = [platform.os or "unknown", platform.architecture or "unknown", platform.variant or ""]
-    return "/".join(part for part in parts if part)
+def _named_platform(descriptor: Descriptor) -> str | None:
+    """The platform that the descriptor itself names; ``{}``, or half of one, is none."""
+    platform = descriptor.platform
+    return platform_text(platform) if platform is not None and platform.os and platform.architecture else None
 
 
-def _satisfies(found: str, wanted: str) -> bool:
-    """A wish without a variant is met by every variant."""
-    return found == wanted or found.startswith(wanted + "/")
+def _config(layout: Layout, descriptor: Descriptor) -> ImageConfig:
+    manifest = read_manifest(layout, descriptor)
+    return parse_document(ImageConfig, layout.read(manifest.config), manifest.config.digest)

@@ -17,11 +17,11 @@ from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest
 from layerfarm.jobs.image.findings import Report
+from layerfarm.jobs.image.resolve import is_attestation, is_of_an_image, says_artifact
 from layerfarm.jobs.image.timestamps import is_timestamp
 from layerfarm.jobs.layer import compression_of
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
-    MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
     REF_NAME,
@@ -160,8 +160,15 @@ class _Walker:
             return
         if not index.manifests:
             self._report.warning("empty-index", descriptor.digest, "index names no manifest")
+        absent = [child for child in index.manifests if self._layout.lacks(child)]
         for child in index.manifests:
-            self.follow(child, descriptor.digest, depth + 1)
+            if child in absent and len(absent) < len(index.manifests):
+                if self._first(child):
+                    self._report.warning(
+                        "blob-missing", child.digest, f"named by {descriptor.digest}, and the store does not hold it"
+                    )
+            else:
+                self.follow(child, descriptor.digest, depth + 1)
 
     def _manifest(self, descriptor: Descriptor, where: str) -> None:
         raw = self._document(descriptor, where)
@@ -170,22 +177,22 @@ class _Walker:
         document = self._json(raw, descriptor)
         if document is None:
             return
-        config_type = (
-            (document.get("config") or {}).get("mediaType") if isinstance(document.get("config"), dict) else ""
-        )
-        if config_type and config_type != MEDIA_TYPE_CONFIG and isinstance(config_type, str):
-            self._blobs_of(document, descriptor)  # an artifact (manifest.md): only its blobs can be checked
+        if says_artifact(descriptor) or not is_of_an_image(document):
+            self._blobs_of(document, descriptor)  # only its blobs can be checked
             return
         if "schemaVersion" not in document:
             self._report.error("document", descriptor.digest, "manifest has no schemaVersion")
         manifest = self._parse(Manifest, raw, descriptor)
         if manifest is None:
             return
+        config = self._config(manifest, descriptor)
+        if config is not None and is_attestation(config):
+            self._blobs_of(document, descriptor)
+            return
         if len(manifest.layers) > MOST_LAYERS:
             self._report.warning(
                 "layers", descriptor.digest, f"image has {len(manifest.layers)} layers, Docker mounts {MOST_LAYERS}"
             )
-        config = self._config(manifest, descriptor)
         diff_ids: list[str | None] = [None] * len(manifest.layers)
         if config is not None:
             self._check_config(config, manifest, descriptor)
@@ -216,7 +223,11 @@ class _Walker:
             if moment is not None and not is_timestamp(moment):
                 report.error("document", where, f"not an RFC 3339 time, Go programs cannot read it: {moment[:40]!r}")
         platform = descriptor.platform
-        if platform is not None and (platform.os, platform.architecture) != (config.os, config.architecture):
+        if (
+            platform is not None
+            and (platform.os or platform.architecture)
+            and (platform.os, platform.architecture) != (config.os, config.architecture)
+        ):
             report.warning(
                 "platform",
                 descriptor.digest,

@@ -79,12 +79,121 @@ def test_platform_picks_one_of_an_index(layout: Layout) -> None:
     assert resolve(layout, "t", "linux/amd64").config.author == "amd"
     assert resolve(layout, "t", "linux/arm/v7").config.author == "arm7"
     assert len(resolve(layout, "t", "linux/arm/v7").path) == 3
-    with pytest.raises(AmbiguousReference, match=r"linux/arm/v6, linux/arm/v7\b"):
-        resolve(layout, "t", "linux/arm")
     with pytest.raises(AmbiguousReference, match="leads to 3 images"):
         resolve(layout, "t")
     with pytest.raises(TagNotFound, match="linux/s390x"):
         resolve(layout, "t", "linux/s390x")
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "meant"),
+    [
+        (["arm64"], "arm64/v8", 0),
+        (["arm64/v8"], "arm64", 0),
+        (["arm64/8", "arm64/v9"], "aarch64", 0),
+        (["arm/v6", "arm/v7"], "arm", 1),
+        (["arm/v6", "arm"], "arm/v7", 1),
+        (["arm/v5"], "arm", 0),
+        (["arm/v6", "arm/v7"], "armel", 0),
+        (["amd64/v3", "amd64"], "x86_64", 1),
+        (["amd64/v3", "amd64"], "amd64/v1", 1),
+        (["amd64/v3"], "amd64", 0),
+        (["amd64/v3"], "amd64/v1", None),
+        (["arm64/v9"], "arm64/v8", None),
+        (["386"], "i386", 0),
+        (["riscv64"], "riscv64/x/y", None),
+    ],
+)
+def test_equal_platforms_are_those_of_containerd(
+    layout: Layout, there: list[str], wanted: str, meant: int | None
+) -> None:
+    made = [image(layout, author=str(number), tag="x").path[0] for number in range(len(there))]
+    named = [for_platform(each, "linux", *text.split("/")) for each, text in zip(made, there, strict=True)]
+    layout.tag("t", index_of(layout, *named))
+    if meant is None:
+        with pytest.raises(TagNotFound, match=wanted):
+            resolve(layout, "t", f"linux/{wanted}")
+    else:
+        assert resolve(layout, "t", f"linux/{wanted}").config.author == str(meant)
+
+
+def test_a_wish_without_a_variant_that_no_default_meets_is_ambiguous(layout: Layout) -> None:
+    arm5, arm6 = (image(layout, author=name, tag="x").path[0] for name in ("arm5", "arm6"))
+    layout.tag(
+        "t", index_of(layout, for_platform(arm5, "linux", "arm", "v5"), for_platform(arm6, "linux", "arm", "v6"))
+    )
+    with pytest.raises(AmbiguousReference, match=r"linux/arm/v5, linux/arm/v6\b"):
+        resolve(layout, "t", "linux/arm")
+
+
+def test_one_manifest_may_be_that_of_two_platforms(layout: Layout) -> None:
+    made = image(layout, tag="x").path[0]
+    layout.tag("t", index_of(layout, for_platform(made, "linux", "amd64"), for_platform(made, "linux", "386")))
+    for wanted in (None, "linux/amd64", "linux/386"):
+        assert resolve(layout, "t", wanted).descriptor.digest == made.digest
+
+
+def artifact(layout: Layout, **fields: Any) -> Descriptor:
+    empty = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": layout.put(b"{}", "x").digest, "size": 2}
+    return put(
+        layout,
+        {"schemaVersion": 2, "config": empty, "layers": [], "artifactType": "a/b"},
+        MEDIA_TYPE_MANIFEST,
+        **fields,
+    )
+
+
+def test_artifacts_beside_images_are_not_meant(layout: Layout) -> None:
+    """Whatever is no image: no platform, the image's own platform, BuildKit's mark, no manifest at all."""
+    amd = image(layout, author="amd", tag="x").path[0]
+    arm = image(layout, author="arm", tag="x", architecture="arm64").path[0].model_copy(update={"annotations": None})
+    attested = image(layout, author="attestation", tag="x", os="unknown", architecture="unknown").path[0]
+    beside = [
+        artifact(layout),
+        artifact(layout, platform={"os": "linux", "architecture": "arm64"}, annotations={"a": "b"}),
+        artifact(layout, platform={}),
+        layout.put(b"a file", "text/plain"),
+        layout.put(b"marked", MEDIA_TYPE_MANIFEST, annotations={"vnd.docker.reference.type": "attestation-manifest"}),
+        attested.model_copy(update={"annotations": None}),
+    ]
+    layout.tag("one", index_of(layout, *beside, for_platform(amd, "linux", "amd64")))
+    layout.tag("two", index_of(layout, *beside, for_platform(amd, "linux", "amd64"), arm))
+    assert resolve(layout, "one").config.author == "amd"
+    assert resolve(layout, "two", "linux/amd64").config.author == "amd"
+    assert resolve(layout, "two", "linux/arm64").config.author == "arm"
+    with pytest.raises(AmbiguousReference, match=r"leads to 2 images.*linux/amd64, linux/arm64"):
+        resolve(layout, "two")
+    layout.tag("none", index_of(layout, *beside))
+    with pytest.raises(TagNotFound, match="no image"):
+        resolve(layout, "none")
+
+
+def test_a_damaged_image_of_another_platform_does_no_harm(layout: Layout) -> None:
+    amd, arm = (image(layout, author=name, tag="x").path[0] for name in ("amd", "arm"))
+    layout.tag("t", index_of(layout, for_platform(amd, "linux", "amd64"), for_platform(arm, "linux", "arm64")))
+    layout.blob_path(arm.digest).write_bytes(b"x" * arm.size)
+    assert resolve(layout, "t", "linux/amd64").config.author == "amd"
+    with pytest.raises(DigestMismatch):
+        resolve(layout, "t", "linux/arm64")
+
+
+@pytest.mark.parametrize("media_type", [MEDIA_TYPE_MANIFEST, MEDIA_TYPE_INDEX])
+def test_images_that_an_index_names_may_be_absent(layout: Layout, media_type: str) -> None:
+    amd, arm = (image(layout, author=name, tag="x").path[0] for name in ("amd", "arm"))
+    gone = Descriptor(mediaType=media_type, digest=f"sha256:{'a' * 64}", size=9)
+    absent = for_platform(gone, "linux", "s390x")
+    layout.tag("one", index_of(layout, absent, for_platform(amd, "linux", "amd64")))
+    layout.tag(
+        "two", index_of(layout, absent, for_platform(amd, "linux", "amd64"), for_platform(arm, "linux", "arm64"))
+    )
+    layout.tag("none", index_of(layout, absent))
+    for tag, platform in (("one", None), ("one", "linux/amd64"), ("two", "linux/amd64")):
+        assert resolve(layout, tag, platform).config.author == "amd"
+    with pytest.raises(AmbiguousReference, match=r"leads to 2 images.*linux/amd64, linux/arm64"):
+        resolve(layout, "two")
+    for tag, platform in (("one", "linux/s390x"), ("none", None), ("none", "linux/s390x")):
+        with pytest.raises(BlobNotFound, match="this layout does not hold"):
+            resolve(layout, tag, platform)
 
 
 def test_platform_of_a_single_image_is_checked_too(layout: Layout) -> None:
