@@ -1,4 +1,4 @@
-"""What ``stat`` tells of an image: umoci 0.6's JSON, and its text.
+"""What ``stat`` tells of an image or an artifact: umoci 0.6's JSON, and its text.
 
 Texts of an image are hostile: whatever could move the cursor or look like another field is quoted.
 """
@@ -9,12 +9,14 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from layerfarm.jobs.errors import MalformedDocument
-from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
+from layerfarm.jobs.image.documents import AnyManifest, ConfigSection, HistoryEntry, ImageConfig
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.store import Descriptor, Layout, Platform, encode_document
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store import Descriptor, Document, Layout, Platform, encode_document, parse_document
 
 _DATA_SHOWN = 256
 """Bytes of embedded data that the text shows."""
@@ -50,6 +52,31 @@ def stat_text(image: Resolved) -> str:
     lines = ["== MANIFEST ==", *_manifest(image.manifest), *_descriptor(image.descriptor)]
     lines += ["", "== CONFIG ==", *_config(image.config), *_descriptor(image.manifest.config)]
     lines += ["", "== HISTORY ==", *_table(_history_rows(image))]
+    return "\n".join(lines) + "\n"
+
+
+def artifact_json(layout: Layout, descriptor: Descriptor, manifest: AnyManifest) -> dict[str, Any]:
+    """The same of an artifact, as umoci has it: no history, and the blob of a config only where that is JSON.
+
+    Raises:
+        BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
+    """
+    config: dict[str, Any] = {"descriptor": _plain(manifest.config)}
+    if manifest.config.size <= limits().document_bytes:
+        with suppress(MalformedDocument):
+            raw = layout.read(manifest.config)
+            parse_document(Document, raw, manifest.config.digest)
+            config["blob"] = json.loads(raw)
+    return {
+        "manifest": {"descriptor": _plain(descriptor), "blob": json.loads(layout.read(descriptor))},
+        "config": config,
+    }
+
+
+def artifact_text(descriptor: Descriptor, manifest: AnyManifest) -> str:
+    """The same of an artifact for people: the manifest, and where the config is."""
+    lines = ["== MANIFEST ==", *_manifest(manifest), *_descriptor(descriptor)]
+    lines += ["", "== CONFIG ==", *_descriptor(manifest.config)]
     return "\n".join(lines) + "\n"
 
 
@@ -112,7 +139,7 @@ def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
 # --- documents -------------------------------------------------------------------------------------
 
 
-def _manifest(manifest: Manifest) -> Iterator[str]:
+def _manifest(manifest: AnyManifest) -> Iterator[str]:
     yield _field("Schema Version", str(manifest.schema_version))
     yield _field("Media Type", manifest.media_type or "")
     if manifest.artifact_type:

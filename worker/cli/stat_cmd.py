@@ -13,7 +13,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @platform_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(image: Image, platform: str | None, as_json: bool) -> None:
-    """Shows the manifest, the configuration and the history of an image.
+    """Shows the manifest, the configuration and the history of an image, or the manifest of an artifact.
 
     Programs should use --json: the text is for people, and may change.
 
@@ -23,13 +23,20 @@ def command(image: Image, platform: str | None, as_json: bool) -> None:
     """
     import json
 
-    from layerfarm.jobs.image import resolve
-    from layerfarm.jobs.image.stat import stat_json, stat_text
+    from layerfarm.jobs.image import resolve_walk
+    from layerfarm.jobs.image.resolve import choose, read_artifact
+    from layerfarm.jobs.image.stat import artifact_json, artifact_text, stat_json, stat_text
     from layerfarm.jobs.store import Layout
 
     layout = Layout.open(image.layout)
-    found = resolve(layout, image.tag, platform)
-    if as_json:
-        click.echo(json.dumps(stat_json(layout, found), ensure_ascii=False, separators=(",", ":")))
+    walk = choose(layout, image.tag, platform)
+    artifact = read_artifact(layout, walk[-1])
+    if artifact is None:
+        found = resolve_walk(layout, walk)
+        shown = stat_json(layout, found) if as_json else stat_text(found)
     else:
-        click.echo(stat_text(found), nl=False)
+        shown = artifact_json(layout, walk[-1], artifact) if as_json else artifact_text(walk[-1], artifact)
+    if isinstance(shown, str):
+        click.echo(shown, nl=False)
+    else:
+        click.echo(json.dumps(shown, ensure_ascii=False, separators=(",", ":")))

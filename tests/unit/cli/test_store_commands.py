@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from layerfarm.jobs.image.documents import AnyManifest
+from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Layout
 from tests.unit.cli.conftest import Ran, Run
 
 NOTHING = Ran(0, "", "")
@@ -55,6 +57,18 @@ def test_tags_are_given_moved_and_removed(layerfarm: Run, image: str) -> None:
     assert layerfarm("rm", "--image", "store:b") == NOTHING
     assert layerfarm("remove", "--image", "store:never-was") == NOTHING
     assert layerfarm("ls", "--layout", "store").out == "a/x\nv1\n"
+
+
+def test_stat_shows_artifacts(layerfarm: Run, store: Path) -> None:
+    layout = Layout.open(store)
+    config = layout.put(b"{}", "application/vnd.oci.empty.v1+json")
+    made = layout.put_document(AnyManifest(config=config, artifactType="a/b"), MEDIA_TYPE_MANIFEST)
+    layout.tag("sbom", made)
+    found = stat(layerfarm, "store:sbom")
+    assert list(found) == ["manifest", "config"]
+    assert (found["manifest"]["blob"]["artifactType"], found["config"]["blob"]) == ("a/b", {})
+    assert "Artifact Type: a/b\n" in layerfarm("stat", "--image", "store:sbom").out
+    assert layerfarm("stat", "--image", "store:sbom", "--platform", "linux/amd64").code == 1
 
 
 def test_verbose_says_what_was_done_on_stderr(layerfarm: Run, image: str) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from layerfarm.jobs.errors import MalformedDocument
 from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.image.stat import human_size, stat_json, stat_text
-from layerfarm.jobs.store import Descriptor, Layout, Platform
+from layerfarm.jobs.image.resolve import read_artifact
+from layerfarm.jobs.image.stat import artifact_json, artifact_text, human_size, stat_json, stat_text
+from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
 from tests.unit.image.images import image, tar
 
 HISTORY = [
@@ -43,6 +44,28 @@ def test_json_has_the_shape_and_names_of_umoci(layout: Layout) -> None:
     }
     assert empty == {"layer": None, "diff_id": "", "created_by": "config", "empty_layer": True}
     assert second["layer"]["digest"] == made.manifest.layers[1].digest
+
+
+@pytest.mark.parametrize(("config", "blob"), [(b'{"a": 1}', {"blob": {"a": 1}}), (b"\x00 no json", {})])
+def test_an_artifact_shows_as_umoci_shows_it(layout: Layout, config: bytes, blob: dict[str, Any]) -> None:
+    """Without a history, and with the blob of the config only where that is JSON."""
+    of = layout.put(config, "application/x-config")
+    plain = {"mediaType": of.media_type, "digest": of.digest, "size": of.size}
+    manifest = {"schemaVersion": 2, "artifactType": "a/b", "config": plain, "layers": [], "unknown": 5}
+    made = layout.put(json.dumps(manifest).encode(), MEDIA_TYPE_MANIFEST)
+    found = read_artifact(layout, made)
+    assert found is not None
+    assert artifact_json(layout, made, found) == {
+        "manifest": {
+            "descriptor": {"mediaType": MEDIA_TYPE_MANIFEST, "digest": made.digest, "size": made.size},
+            "blob": manifest,
+        },
+        "config": {"descriptor": plain} | blob,
+    }
+    text = artifact_text(made, found)
+    assert text.startswith('== MANIFEST ==\nSchema Version: 2\nMedia Type: ""\nArtifact Type: a/b\nConfig:\n')
+    shown = f"Descriptor:\n\tMedia Type: application/x-config\n\tDigest: {of.digest}\n\tSize: {of.size}B\n"
+    assert text.endswith(f"\n\n== CONFIG ==\n{shown}")
 
 
 def test_text_has_a_table_of_the_history(layout: Layout) -> None:
