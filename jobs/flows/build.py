@@ -39,7 +39,7 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
     base_store = base = None
     if request.base is not None:
         base_store = Layout.open(ctx.policy.check_store(request.base.store))
-        base = resolve(base_store, request.base.tag)
+        base = resolve(base_store, request.base.tag, request.platform)
         for blob in base.blobs:
             base_store.pin(blob)  # its tag may go away while the job runs
     work_directory(ctx, store.path).create()

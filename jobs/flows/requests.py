@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Model, Request, Result
@@ -105,9 +105,17 @@ class BuildRequest(Request):
     rootfs: AbsolutePath
     image: ImageRef
     base: ImageRef | None = None
+    platform: str | None = None
+    """``os/arch[/variant]`` where the base is an index of several."""
     layer: LayerOptions = LayerOptions()
     mask_paths: list[MaskPath] = []
     """Absolute paths inside the rootfs whose changes are left out."""
+
+    @model_validator(mode="after")
+    def _platform_is_of_a_base(self) -> BuildRequest:
+        if self.platform is not None and self.base is None:
+            raise ValueError("platform picks an image of the base, and there is none")
+        return self
 
 
 class RepackRequest(Request):

@@ -25,6 +25,9 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 @click.option("--rootfs", type=PathType(), required=True, metavar="DIR", help="The directory to make an image of.")
 @image_option(help="Where the image goes: a layout and a tag.")
 @image_option("--base", required=False, help="The image below: only what differs from it becomes a layer.")
+@click.option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of --base to take where that is an index of several."
+)
 @mask_path_option("Leave out changes at and below PATH in the rootfs. Repeatable.")
 @compress_options
 @history_options
@@ -34,6 +37,7 @@ def command(
     rootfs: Path,
     image: Image,
     base: Image | None,
+    platform: str | None,
     mask_path: tuple[str, ...],
     layering: Layering,
     history: History,
@@ -49,14 +53,18 @@ def command(
     Examples:
       layerfarm build --rootfs /srv/rootfs --image store:v1
       layerfarm build --rootfs /srv/rootfs --image store:v2 --base store:v1 --compress=zstd
+      layerfarm build --rootfs /srv/arm --image store:arm --base store:debian --platform linux/arm64
       layerfarm build --rootfs /srv/rootfs --image store:v1 --farm redis://queue/0 --detach
     """
     from layerfarm.jobs.flows.requests import BuildRequest
 
+    if platform is not None and base is None:
+        raise click.UsageError("--platform picks an image of --base, and there is none")
     request = BuildRequest(
         rootfs=rootfs.absolute(),
         image=image.ref(),
         base=None if base is None else base.ref(),
+        platform=platform,
         layer=layering.options(history),
         mask_paths=list(mask_path),
     )

@@ -157,6 +157,15 @@ def test_build_prints_the_digests(layerfarm: Run, here: list[Any], tmp_path: Pat
     )
 
 
+def test_build_takes_the_base_for_a_platform(layerfarm: Run, here: list[Any], tmp_path: Path) -> None:
+    flags = ("--rootfs=tree", "--image=store:v2")
+    layerfarm("build", *flags, "--base=store:v1", "--platform=linux/arm64")
+    ((request, _, _),) = here
+    assert (request.base, request.platform) == (ImageRef(store=tmp_path / "store", tag="v1"), "linux/arm64")
+    done = layerfarm("build", *flags, "--platform=linux/arm64")
+    assert done.code == 2 and "--base" in done.err and len(here) == 1
+
+
 def test_an_unchanged_tree_has_no_layer_to_print(layerfarm: Run, farm: type[FakeFarm]) -> None:
     farm.outcome = BUILT.model_copy(update={"layer": None, "diff_id": None})
     done = layerfarm("--farm=redis://f", "build", "--rootfs=tree", "--image=store:v2")

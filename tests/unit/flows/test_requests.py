@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from layerfarm.jobs.flows.requests import HistoryOptions
-from tests.unit.image.images import LAX, NOT_RFC3339, RFC3339
+from layerfarm.jobs.errors import AmbiguousReference
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef
+from layerfarm.jobs.image import resolve
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.engine import local
+from tests.unit.catalog.images import ref, two_platforms
+from tests.unit.image.images import LAX, NOT_RFC3339, RFC3339, tar
+
+
+def test_the_platform_of_a_build_is_that_of_its_base() -> None:
+    image = ImageRef(store=Path("/s"))
+    BuildRequest(rootfs=Path("/r"), image=image, base=image, platform="linux/arm64")
+    with pytest.raises(ValidationError, match="base"):
+        BuildRequest(rootfs=Path("/r"), image=image, platform="linux/arm64")
+
+
+def test_a_build_goes_on_the_image_of_its_platform(tmp_path: Path) -> None:
+    layout = Layout.create(tmp_path / "store")
+    two_platforms(layout, [tar(("f", b"1")), tar(("g", b"2"))], "base")
+    (tmp_path / "tree").mkdir()
+    base = ref(layout, "base")
+    for platform, below in (("linux/amd64", 2), ("linux/arm64", 1)):
+        request = BuildRequest(rootfs=tmp_path / "tree", image=ref(layout, "new"), base=base, platform=platform)
+        local.run(request, Policy(shards=1, threads=1), 1)
+        made, old = resolve(layout, "new"), resolve(layout, "base", platform)
+        assert made.config.architecture == old.config.architecture
+        assert made.manifest.layers[:-1] == old.manifest.layers and len(old.manifest.layers) == below
+    with pytest.raises(AmbiguousReference):
+        local.run(BuildRequest(rootfs=tmp_path / "tree", image=ref(layout, "new"), base=base), Policy(), 1)
 
 
 def test_the_time_of_a_history_entry_is_rfc_3339() -> None:
