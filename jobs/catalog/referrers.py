@@ -133,7 +133,7 @@ def spoken(layout: Layout) -> dict[str, list[str]]:
 
 
 def _subject(layout: Layout, entry: Descriptor) -> str | None:
-    if entry.media_type != MEDIA_TYPE_MANIFEST:
+    if entry.media_type != MEDIA_TYPE_MANIFEST or layout.lacks(entry):
         return None
     subject = parse(_Subject, layout.read(entry), entry.digest).subject
     return None if subject is None else subject.digest

@@ -160,9 +160,10 @@ class _Walker:
             return
         if not index.manifests:
             self._report.warning("empty-index", descriptor.digest, "index names no manifest")
-        absent = [child for child in index.manifests if self._layout.lacks(child)]
+        absent = {child.digest for child in index.manifests if self._layout.lacks(child)}
+        nothing = all(child.digest in absent for child in index.manifests)
         for child in index.manifests:
-            if child in absent and len(absent) < len(index.manifests):
+            if child.digest in absent and not nothing:
                 if self._first(child):
                     self._report.warning(
                         "blob-missing", child.digest, f"named by {descriptor.digest}, and the store does not hold it"
