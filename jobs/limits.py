@@ -33,7 +33,7 @@ class Limits:
     path_bytes: int = 8 * 1024
     """Bytes of a path or of a link's target. Linux takes 4,095 in one call; deeper trees exist."""
     pax_bytes: int = 4 * 1024 * 1024
-    """Bytes of one PAX or GNU extended header."""
+    """Bytes of all PAX and GNU extended headers of one entry."""
     xattr_bytes: int = 1024 * 1024
     """Bytes of all names and values of one entry's xattrs; Linux takes 65,536 per value."""
     stream_bytes: int = 1 << 40

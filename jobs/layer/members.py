@@ -1,18 +1,20 @@
 """Reading a tar stream: every dialect that layers come in, strictly (umoci.md B3.9, B6).
 
-v7, USTAR, star, GNU (long names, base-256 numbers, old sparse files) and PAX (also global headers and
-sparse files 0.0, 0.1 and 1.0). What follows the trailer is not looked at.
+v7, USTAR, star, GNU (long names, base-256 numbers, old sparse files) and PAX (also sparse files 0.0, 0.1
+and 1.0). What Go's archive/tar reads is read as it does, for builders and runtimes use it; some of what it
+refuses is read, too. Global PAX headers change nothing: containerd and Docker ignore them. What follows the
+trailer is not looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
-from zlib import adler32
 
 from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
-from layerfarm.jobs.layer.pax import XATTR, decode_records, parse_number, parse_time
-from layerfarm.jobs.layer.sparse import Holes, old_gnu_map, pax_map
+from layerfarm.jobs.layer.headerblock import check_sum, has_devices, is_gnu, number, prefix_and_atime, text
+from layerfarm.jobs.layer.pax import XATTR, Records, decode_records, parse_number, parse_time, read_records
+from layerfarm.jobs.layer.sparse import Holes, is_sparse, old_gnu_map, pax_map
 from layerfarm.jobs.layer.tarformat import BLOCK, ZERO_BLOCK
 from layerfarm.jobs.limits import Limits
 
@@ -21,13 +23,13 @@ _GLOBAL: Final = b"g"
 _LOCAL: Final = b"xX"  # X: the same by Solaris before it was standard
 _LONG_NAME: Final = b"L"
 _LONG_LINK: Final = b"K"
+_EXTENDED: Final = _LOCAL + _LONG_NAME + _LONG_LINK
 _SPARSE: Final = b"S"
-_WITH_CONTENT: Final = frozenset(b"0\x007S")
+_WITH_CONTENT: Final = frozenset(b"07S")
 _HEADER_ONLY: Final = frozenset(b"123456")
 _NUMBERS_KEPT: Final = 65536
-_GLOBAL_KEYS: Final = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"atime"))
-
-Records = dict[bytes, bytes]
+_PLAIN_USTAR: Final = b"ustar\0"
+_NS: Final = 10**9
 
 
 class Member(NamedTuple):
@@ -73,47 +75,44 @@ class MemberReader:
         self._numbers: dict[bytes, int] = {}
 
     def __iter__(self) -> Iterator[Member]:
-        global_records: Records = {}
         records: Records = {}
-        sparse: list[tuple[bytes, bytes]] = []
-        long_name: bytes | None = None
-        long_link: bytes | None = None
+        long_name = long_link = b""
+        held = 0
+        """Bytes of the extended headers since the last member, which all belong to the next one."""
         entries = 0
         while True:
             block = self._header()
             if block is None:
-                if records or long_name is not None or long_link is not None:
+                if held:
                     raise TruncatedStream("tar stream ends after an extended header")
                 return
             entries += 1
             if entries > self._limits.entries:
                 raise self._limits.exceeded("entries", "layer has more than {} entries")
             flag = block[156:157]
-            if flag in _LOCAL:
-                for key, value in decode_records(self._extended(block)):
-                    if key.startswith(b"GNU.sparse."):
-                        sparse.append((key, value))
-                    records[key] = value
-                continue
             if flag == _GLOBAL:
-                self._update(global_records, decode_records(self._extended(block)))
+                # Go gives it to its caller like a member: what came before it belongs to nothing.
+                decode_records(self._extended(block, 0))
+                records, long_name, long_link, held = {}, b"", b"", 0
                 continue
-            if flag == _LONG_NAME:
-                long_name = self._extended(block).partition(b"\0")[0]
+            if flag in _EXTENDED:
+                body = self._extended(block, held)
+                # One without a body is a header all the same.
+                held += len(body) or 1
+                if flag in _LOCAL:
+                    # The last one counts, as in Go, with nothing of those before it.
+                    records = read_records(body)
+                elif flag == _LONG_NAME:
+                    long_name = text(body)
+                else:
+                    long_link = text(body)
                 continue
-            if flag == _LONG_LINK:
-                long_link = self._extended(block).partition(b"\0")[0]
-                continue
-            member = self._member(
-                block, {**global_records, **records} if global_records else records, sparse, long_name, long_link
-            )
+            member = self._member(block, records, long_name, long_link)
             self.ordinal += 1
             yield member
             self._skip()
-            if records:
-                records = {}
-                sparse = []
-            long_name = long_link = None
+            if held:
+                records, long_name, long_link, held = {}, b"", b"", 0
 
     def content(self) -> Iterator[memoryview]:
         """The current member's content, data only without its holes, in pieces valid until the next one."""
@@ -153,7 +152,7 @@ class MemberReader:
                 # Readers disagree on what comes then; Go's, and so containerd and Docker, refuse it.
                 raise MalformedLayer("an entry follows a zero block in the tar stream")
             return None
-        _check_sum(block)
+        check_sum(block)
         return block
 
     def _block(self) -> bytes | None:
@@ -208,55 +207,41 @@ class MemberReader:
             self._take(self._padding, short=True)
         self._content = self._padding = 0
 
-    def _extended(self, block: bytes) -> bytes:
+    def _extended(self, block: bytes, held: int) -> bytes:
+        """The body of an extended header, of which ``held`` bytes wait for the same member already."""
         size = self._number(block[124:136])
-        if size > self._limits.pax_bytes:
-            raise self._limits.exceeded("pax_bytes", "extended tar header is larger than {} bytes")
+        if held + size > self._limits.pax_bytes:
+            raise self._limits.exceeded("pax_bytes", "extended tar headers of one entry hold more than {} bytes")
         body = self._take(size)
         self._take(-size % BLOCK, short=True)
         return body
 
-    def _update(self, known: Records, records: list[tuple[bytes, bytes]]) -> None:
-        """Add global records; those that mean nothing to us are not kept, a hostile layer may hold millions."""
-        known.update((key, value) for key, value in records if key in _GLOBAL_KEYS or key.startswith(XATTR))
-        if sum(len(key) + len(value) for key, value in known.items()) > self._limits.xattr_bytes:
-            raise self._limits.exceeded("xattr_bytes", "global PAX headers hold more than {} bytes")
-
     # --- fields --------------------------------------------------------------------------------------
 
-    def _member(
-        self,
-        block: bytes,
-        records: Records,
-        sparse: list[tuple[bytes, bytes]],
-        long_name: bytes | None,
-        long_link: bytes | None,
-    ) -> Member:
+    def _member(self, block: bytes, records: Records, long_name: bytes, long_link: bytes) -> Member:
         flag = block[156]
-        name = _text(block[:100])
-        link = _text(block[157:257]) if block[157] else b""
-        magic = block[257:263]
+        name = text(block[:100])
+        link = text(block[157:257]) if block[157] else b""
         device = (0, 0)
-        if magic == b"ustar\0" and block[345]:
-            prefix = _text(block[345:476] if block[508:512] == b"tar\0" else block[345:500])
-            name = prefix + b"/" + name
-        if flag in b"34":
-            device = (self._number(block[329:337]), self._number(block[337:345]))
-        number = self._number
-        mode, uid, gid, size = (
-            number(block[100:108]),
-            number(block[108:116]),
-            number(block[116:124]),
-            number(block[124:136]),
-        )
-        mtime = self._signed(block[136:148]) * 10**9
-        if long_name is not None:
-            name = long_name
-        if long_link is not None:
-            link = long_link
         atime: int | None = None
+        # Nearly all members of real layers are USTAR without a prefix.
+        if block[345] or block[508] or block[257:263] != _PLAIN_USTAR:
+            prefix, seconds = prefix_and_atime(block)
+            if prefix:
+                name = prefix + b"/" + name
+            if seconds is not None:
+                atime = seconds * _NS
+        number_of = self._number
+        if flag in b"34" and has_devices(block):
+            device = (number_of(block[329:337]), number_of(block[337:345]))
+        mode, uid, gid, size = (
+            number_of(block[100:108]),
+            number_of(block[108:116]),
+            number_of(block[116:124]),
+            number_of(block[124:136]),
+        )
+        mtime = number(block[136:148]) * _NS
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
-        holes: Holes | None = None
         if records:
             get = records.get
             # An empty value deletes the record: the header's own field counts (POSIX pax).
@@ -273,27 +258,35 @@ class MemberReader:
             if value := get(b"atime"):
                 atime = parse_time(value)
             xattrs = self._xattrs(records)
+        # GNU's long names override PAX records, as in Go.
+        name = long_name or name
+        link = long_link or link
+        if flag == 0:
+            # The convention of v7, which has no type for directories. Type 0 is a file whatever its name.
+            flag = 0x35 if name.endswith(b"/") else 0x30
         if flag in _HEADER_ONLY:
             # Some writers give a link the size of its target: no content follows all the same, as Go,
             # GNU tar and libarchive read it.
             size = 0
+        holes: Holes | None = None
         stored = size
         if flag == _SPARSE[0]:
-            holes, stored = old_gnu_map(block, stored, self._take, number, self._limits), stored
-            size = holes.size
-        elif sparse and flag in _WITH_CONTENT:
-            holes, stored = pax_map(sparse, stored, self._take, self._limits)
-            size = holes.size
+            if not is_gnu(block):
+                raise MalformedLayer("sparse file of another format than GNU tar's", where=name[:100])
+            holes = old_gnu_map(block, stored, self._take, number_of, self._limits)
+        elif flag in _WITH_CONTENT and records and is_sparse(records):
+            holes, stored = pax_map(records, stored, self._take, self._limits)
             name = records.get(b"GNU.sparse.name") or name
-        if flag in _WITH_CONTENT:
-            # The suffix convention of v7: no type for directories (GNU tar and libarchive do the same).
-            flag = 0x35 if name.endswith(b"/") else 0x30
+        if holes is not None:
+            size = holes.size
         self._content, self._padding = stored, -stored % BLOCK
         limit = self._limits.path_bytes
         if len(name) > limit or len(link) > limit:
             raise self._limits.exceeded("path_bytes", "path in the layer is longer than {} bytes", name[:100])
         if not name:
             raise MalformedLayer("tar entry has no name")
+        if flag in _WITH_CONTENT:
+            flag = 0x30
         return Member(name, flag, mode & 0o7777, uid, gid, size, mtime, link, device, atime, xattrs, holes)
 
     def _xattrs(self, records: Records) -> tuple[tuple[bytes, bytes], ...]:
@@ -307,54 +300,14 @@ class MemberReader:
         return tuple(sorted(found))
 
     def _number(self, field: bytes) -> int:
-        """A number that cannot be negative: octal text or, with the highest bit set, base-256."""
+        """A number that cannot be negative."""
         known = self._numbers.get(field)
         if known is not None:
             return known
-        value = self._signed(field)
+        value = number(field)
         if value < 0:
             raise MalformedLayer("negative number in a tar header")
         if len(self._numbers) < _NUMBERS_KEPT:
             # Modes, owners and sizes repeat: looking them up saves 1 us an entry.
             self._numbers[field] = value
         return value
-
-    @staticmethod
-    def _signed(field: bytes) -> int:
-        first = field[0]
-        if first & 0x80:
-            value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-            # Bit 6 of the first byte is the sign.
-            return value - (1 << (8 * len(field) - 1)) if first & 0x40 else value
-        digits = field.partition(b"\0")[0].strip(b" ")
-        if not digits:
-            return 0
-        # isdigit: int() alone would also take "1_0" and "+7".
-        if not digits.isdigit():
-            raise MalformedLayer("tar header holds a number that is none", where=field)
-        try:
-            return int(digits, 8)
-        except ValueError as error:
-            raise MalformedLayer("tar header holds a number that is none", where=field) from error
-
-
-def _text(field: bytes) -> bytes:
-    end = field.find(b"\0")
-    return field if end < 0 else field[:end]
-
-
-def _check_sum(block: bytes) -> None:
-    field = block[148:156]
-    try:
-        expected = int(field.partition(b"\0")[0].strip(b" ") or b"-1", 8)
-    except ValueError:
-        expected = -1
-    # adler32's low half is 1 + the sum of the bytes while that is below 65521: exact for 256 of them,
-    # and 20 times faster than sum() over 512.
-    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
-    if total - sum(field) + 8 * 0x20 == expected:
-        return
-    # Very old writers summed signed bytes (POSIX ustar tells readers to take both).
-    signed = sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:]) + 8 * 0x20
-    if signed != expected:
-        raise MalformedLayer("tar header has a wrong checksum, the stream is damaged or no tar")

@@ -10,9 +10,14 @@ from typing import Final
 from layerfarm.jobs.errors import MalformedLayer
 
 XATTR: Final = b"SCHILY.xattr."
+Records = dict[bytes, bytes]
+
 HOLDS_NO_NUL: Final = frozenset((b"path", b"linkpath", b"uname", b"gname", b"GNU.sparse.name"))
 _LENGTH_DIGITS = 10
-_TIME = re.compile(rb"-?[0-9]{1,20}(?:\.[0-9]{0,40})?(?:e[+-]?[0-9]{1,2})?")
+_SPARSE_PAIR: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+_TIME = re.compile(rb"([+-]?)([0-9]{1,20})(?:\.([0-9]*))?")
+_TIME_WITH_EXPONENT = re.compile(rb"-?[0-9]{1,20}(?:\.[0-9]{0,40})?e[+-]?[0-9]{1,2}")
+_NUMBER = re.compile(rb"\+?[0-9]{1,20}")
 _EXACT = Context(prec=200)
 
 
@@ -59,6 +64,24 @@ def decode_records(body: bytes) -> list[tuple[bytes, bytes]]:
     return records
 
 
+def read_records(body: bytes) -> Records:
+    """The records of a PAX header by their keys, the last one of each.
+
+    The map of a sparse file of version 0.0, in which two keys repeat, becomes one of 0.1, as in Go.
+
+    Raises:
+        MalformedLayer: as :func:`decode_records`, or such a map is out of order.
+    """
+    records = decode_records(body)
+    found = dict(records)
+    if _SPARSE_PAIR[0] in found or _SPARSE_PAIR[1] in found:
+        pairs = [(key, value) for key, value in records if key in _SPARSE_PAIR]
+        if any(key != _SPARSE_PAIR[at % 2] or b"," in value for at, (key, value) in enumerate(pairs)):
+            raise MalformedLayer("sparse map is out of order")
+        found[b"GNU.sparse.map"] = b",".join(value for _, value in pairs)
+    return found
+
+
 def encode_time(seconds: int, nanoseconds: int) -> bytes:
     """A PAX time; ``nanoseconds`` are counted from the second on, before 1970 too."""
     total = seconds * 10**9 + nanoseconds
@@ -68,7 +91,7 @@ def encode_time(seconds: int, nanoseconds: int) -> bytes:
 
 
 def parse_time(value: bytes) -> int:
-    """A PAX time as nanoseconds, digits beyond the ninth cut off towards the past.
+    """A PAX time as nanoseconds, digits beyond the ninth cut off as Go does, before 1970 too.
 
     Python's tarfile writes very small and very large times with an exponent; that is read too.
 
@@ -76,11 +99,12 @@ def parse_time(value: bytes) -> int:
         MalformedLayer: not a decimal number.
     """
     found = _TIME.fullmatch(value)
-    if found is None:
+    if found is not None:
+        sign, whole, fraction = found.groups(b"")
+        total = int(whole) * 10**9 + int(fraction[:9].ljust(9, b"0"))
+        return -total if sign == b"-" else total
+    if _TIME_WITH_EXPONENT.fullmatch(value) is None:
         raise MalformedLayer("PAX time is not a number", where=value[:100])
-    whole, _, fraction = value.partition(b".")
-    if b"e" not in value and len(fraction) <= 9 and not value.startswith(b"-"):
-        return int(whole) * 10**9 + int(fraction.ljust(9, b"0"))
     # Decimal: a float would lose nanoseconds. 200 digits hold whatever the pattern lets through.
     return int(_EXACT.scaleb(_EXACT.create_decimal(value.decode()), 9).to_integral_value(ROUND_FLOOR))
 
@@ -91,6 +115,6 @@ def parse_number(key: bytes, value: bytes) -> int:
     Raises:
         MalformedLayer: it is something else.
     """
-    if not value.isdigit() or len(value) > 20:
+    if _NUMBER.fullmatch(value) is None:
         raise MalformedLayer(f"PAX record {key.decode('ascii', 'replace')} is not a number", where=value[:100])
     return int(value)

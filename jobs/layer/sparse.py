@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from layerfarm.jobs.errors import MalformedLayer
-from layerfarm.jobs.layer.pax import parse_number
+from layerfarm.jobs.layer.pax import Records, parse_number
 from layerfarm.jobs.layer.tarformat import BLOCK
 from layerfarm.jobs.limits import Limits
 
 _FIELD: Final = 12
 _DIGITS: Final = 20
+_VERSIONS: Final = ((b"0", b"0"), (b"0", b"1"), (b"1", b"0"))
 _HIGHEST_OFFSET: Final = (1 << 63) - 1
 
 
@@ -30,45 +31,47 @@ def old_gnu_map(
     block: bytes, stored: int, take: Callable[[int], bytes], number: Callable[[bytes], int], limits: Limits
 ) -> Holes:
     """The map of a type ``S`` entry: four areas in its header, more in blocks that follow it."""
-    parts = [_pair(block, at, number) for at in range(386, 482, 2 * _FIELD)]
+    parts = _pairs(block, range(386, 482, 2 * _FIELD), number)
     size = number(block[483:495])
     more = block[482]
     while more:
         if len(parts) > limits.sparse_parts:
             raise limits.exceeded("sparse_parts", "sparse file has more than {} areas")
         extension = take(BLOCK)
-        parts += [_pair(extension, at, number) for at in range(0, 504, 2 * _FIELD)]
+        parts += _pairs(extension, range(0, 504, 2 * _FIELD), number)
         more = extension[504]
     return _checked(size, parts, stored, limits)
 
 
-def _pair(block: bytes, at: int, number: Callable[[bytes], int]) -> tuple[int, int]:
-    return number(block[at : at + _FIELD]), number(block[at + _FIELD : at + 2 * _FIELD])
+def _pairs(block: bytes, places: range, number: Callable[[bytes], int]) -> list[tuple[int, int]]:
+    """The areas in one block, up to the first that begins with a NUL (as Go, GNU tar and libarchive read it)."""
+    pairs: list[tuple[int, int]] = []
+    for at in places:
+        if not block[at]:
+            break
+        pairs.append((number(block[at : at + _FIELD]), number(block[at + _FIELD : at + 2 * _FIELD])))
+    return pairs
 
 
-def pax_map(
-    records: list[tuple[bytes, bytes]], stored: int, take: Callable[[int], bytes], limits: Limits
-) -> tuple[Holes, int]:
-    """The map in PAX records of version 0.0 or 0.1, or at the begin of the content (1.0).
+def is_sparse(records: Records) -> bool:
+    """The PAX records are those of a sparse file, of a version that is known (as Go decides it)."""
+    version = records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b"")
+    return version in _VERSIONS or (version == (b"", b"") and bool(records.get(b"GNU.sparse.map")))
+
+
+def pax_map(records: Records, stored: int, take: Callable[[int], bytes], limits: Limits) -> tuple[Holes, int]:
+    """The map of a sparse file: in its PAX records (0.0 and 0.1), or at the begin of the content (1.0).
 
     Returns it and how many bytes of content are left.
     """
-    last = dict(records)
-    if last.get(b"GNU.sparse.major") == b"1":
-        size = parse_number(b"GNU.sparse.realsize", last.get(b"GNU.sparse.realsize", b""))
+    size = stored
+    if text := records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize"):
+        size = parse_number(b"GNU.sparse.size", text)
+    if records.get(b"GNU.sparse.major") == b"1":
         parts, used = _inline_map(stored, take, limits)
         return _checked(size, parts, stored - used, limits), stored - used
-    size_text = last.get(b"GNU.sparse.size") or last.get(b"GNU.sparse.realsize", b"")
-    size = parse_number(b"GNU.sparse.size", size_text)
-    if b"GNU.sparse.map" in last:
-        numbers = [parse_number(b"GNU.sparse.map", n) for n in last[b"GNU.sparse.map"].split(b",") if n]
-    else:
-        # 0.0 repeats offset and numbytes, so their order counts.
-        keys = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-        pairs = [(key, value) for key, value in records if key in keys]
-        if any(key != keys[at % 2] for at, (key, _) in enumerate(pairs)):
-            raise MalformedLayer("sparse map is out of order")
-        numbers = [parse_number(key, value) for key, value in pairs]
+    text = records.get(b"GNU.sparse.map", b"")
+    numbers = [parse_number(b"GNU.sparse.map", field) for field in text.split(b",")] if text else []
     if len(numbers) % 2:
         raise MalformedLayer("sparse map has an odd number of fields")
     return _checked(size, zip(numbers[::2], numbers[1::2], strict=True), stored, limits), stored

@@ -177,17 +177,21 @@ def _without_times(found: dict[bytes, Node]) -> dict[bytes, Node]:
     return {path: replace(node, mtime=0, group=()) for path, node in found.items()}
 
 
-def test_global_pax_headers_count_for_every_entry_and_local_ones_win(tmp_path: Path) -> None:
+def test_global_pax_headers_change_nothing_and_end_what_came_before_them(tmp_path: Path) -> None:
     out = io.BytesIO()
     with tarfile.open(
-        fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"mtime": "7.5", "comment": "c"}
+        fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"mtime": "7.5", "path": "other"}
     ) as tar:
         for name, pax in (("a", {}), ("b", {"mtime": "8"})):
-            info, _ = entry(name, mtime=0, pax=pax)
+            info, _ = entry(name, mtime=3, pax=pax)
             tar.addfile(info)
+    local = archive(entry("c", mtime=3, pax={"mtime": "9"}))
+    pending, rest = local[:1024], local[1024:]
+    global_header = out.getvalue()[:1024]
     root = tree(tmp_path / "root", {})
-    apply(root, out.getvalue())
-    assert (os.stat(root / "a").st_mtime_ns, os.stat(root / "b").st_mtime_ns) == (7_500_000_000, 8_000_000_000)
+    apply(root, out.getvalue(), pending + global_header + rest)
+    times = {name: os.stat(root / name).st_mtime_ns for name in os.listdir(root)}
+    assert times == {"a": 3_000_000_000, "b": 8_000_000_000, "c": 3_000_000_000}
 
 
 def test_base_256_numbers_are_read(tmp_path: Path) -> None:
