@@ -43,7 +43,7 @@ class Analysis(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     image: str
     """Digest of the manifest."""
     keep: int
@@ -174,7 +174,9 @@ def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int
     digest = hashlib.sha256()
     parents: set[bytes] = set()
     for each in written:
-        digest.update(_line(clamped(each.entry, epoch), each.names))
+        # All names of an inode are in one part: only the line of the first one lists them.
+        names = each.names if each.names[:1] == (each.entry.path,) else each.names[:1]
+        digest.update(_line(clamped(each.entry, epoch), names))
         parents.update(parents_of(each.entry.path))
     for path in sorted(parents):
         digest.update(_line(canonical(content.directories[path]), ()))

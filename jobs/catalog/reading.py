@@ -134,9 +134,10 @@ def _difference(below: Stack, whole: Stack, offsets: dict[tuple[int, int], int])
     for placed in whole.placed():
         if placed.source is None:
             directories[placed.entry.path] = placed.entry
-        elif not _is_kept(below, placed):
+        elif placed.entry.path not in files and not _is_kept(below, placed):
+            # All names of an inode at once: a link cannot lead to another layer.
             for path in names.get(placed.source, (placed.entry.path,)):
-                files.setdefault(path, _written(placed, path, names.get(placed.source, ()), offsets))
+                files[path] = _written(placed, path, names.get(placed.source, ()), offsets)
     olds = {placed.entry.path: placed.entry for placed in below.placed() if placed.source is None}
     first = not (below.root.children or {})
     changed = frozenset(path for path, entry in directories.items() if first or olds.get(path) != entry)

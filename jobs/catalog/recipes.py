@@ -33,9 +33,17 @@ _TYPES = {"file": REGULAR, "link": SYMLINK, "char": CHAR, "block": BLOCK_DEVICE,
 def recipe_of_files(paths: Iterable[bytes], content: Difference, epoch: int | None) -> Iterator[bytes]:
     """The recipe of a layer of files: they, each inode's content once, and the directories above in canonical form."""
     lines: dict[bytes, bytes] = {}
+    firsts: dict[bytes, bytes] = {}
+    """By the lowest name of an inode with several: the one that comes first in the layer, and holds the content."""
     for path in paths:
         written = content.files[path]
-        lines[_depth_first(path)] = _file(written, epoch)
+        first = path
+        if written.names:
+            lowest = written.names[0]
+            if lowest not in firsts:
+                firsts[lowest] = min(written.names, key=_depth_first)
+            first = firsts[lowest]
+        lines[_depth_first(path)] = _file(written, first, epoch)
         for parent in parents_of(path):
             key = _depth_first(parent)
             if key not in lines:
@@ -86,7 +94,7 @@ def write_layer(recipe: BinaryIO, spool: Spool) -> Iterator[bytes]:
     yield bytes(held)
 
 
-def _file(written: Written, epoch: int | None) -> bytes:
+def _file(written: Written, first: bytes, epoch: int | None) -> bytes:
     entry = clamped(written.entry, epoch)
     seconds, nanoseconds = divmod(entry.mtime, _NS)
     header = Header(
@@ -102,10 +110,8 @@ def _file(written: Written, epoch: int | None) -> bytes:
         entry.xattrs or (),
         nanoseconds,
     )
-    if written.names:
-        first = min(written.names, key=_depth_first)
-        if entry.path != first:
-            return _line(hardlink(header._replace(name=first), entry.path), -1)
+    if entry.path != first:
+        return _line(hardlink(header._replace(name=first), entry.path), -1)
     return _line(header, written.offset)
 
 

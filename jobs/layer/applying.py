@@ -19,6 +19,8 @@ from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
 from layerfarm.jobs.limits import Limits
 
 _MOST_LAYERS: Final = 65535
+_MOST_ROUNDS: Final = 40
+"""Through the links whose target came later; only a way that another late link leads takes more than one."""
 _AUFS_METADATA: Final = b".wh..wh."
 
 
@@ -207,17 +209,35 @@ class Applier:
         return True
 
     def _link_deferred(self) -> None:
-        """Links whose target came later; in rounds, for the target may be such a link itself."""
+        """Links whose target came later."""
         waiting = list(self._deferred.values())
-        while waiting:
-            missing: list[Member] = []
-            for member in waiting:
-                place = self._tree.place(member.name)
-                if place is None or not self._link(member, *place):
-                    missing.append(member)
-            if len(missing) == len(waiting):
-                raise MalformedLayer("hard link to a file that does not exist", where=missing[0].name)
-            waiting = missing
+        for _ in range(_MOST_ROUNDS):
+            left = self._link_waiting(waiting)
+            if not left:
+                return
+            if len(left) == len(waiting):
+                break
+            waiting = left
+        raise MalformedLayer("hard link to a file that does not exist", where=left[0].name)
+
+    def _link_waiting(self, waiting: list[Member]) -> list[Member]:
+        """Make these links, one that waits for another as soon as that is made; those that cannot be made.
+
+        So a chain of links, each to the next one, takes as many steps as it has links.
+        """
+        tree = self._tree
+        blocked: dict[tuple[Directory, bytes] | None, list[Member]] = {}
+        """By the place of the target; None: its directory does not exist."""
+        for first in waiting:
+            ready = [first]
+            while ready:
+                member = ready.pop()
+                place = tree.place(member.name)
+                if place is not None and self._link(member, *place):
+                    ready += reversed(blocked.pop(place, ()))
+                else:
+                    blocked.setdefault(tree.find(member.link, through_own_links=True), []).append(member)
+        return [member for members in blocked.values() for member in members]
 
 
 def _to_the_end(reader: MemberReader) -> Iterator[Member]:

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from layerfarm.jobs.catalog.analysis import AnalysisOptions
+from layerfarm.jobs.catalog.analysis import AnalysisOptions, analyze
 from layerfarm.jobs.catalog.plan import Group, Plan
 from layerfarm.jobs.catalog.proof import proofs_of
+from layerfarm.jobs.catalog.reading import Spool, read_image
 from layerfarm.jobs.catalog.rechunk import DELETIONS, DIRECTORIES, kept_analysis, put_plan
+from layerfarm.jobs.catalog.recipes import recipe_of_files
 from layerfarm.jobs.catalog.trees import stack_of
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedPlan, TransformError
 from layerfarm.jobs.flows.base import Policy
@@ -32,6 +34,7 @@ from layerfarm.jobs.layer.decompress import decompress
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
 from tests.examples import examples
+from tests.steps import steps
 from tests.unit.catalog.images import ref, run, tree_of, two_platforms
 from tests.unit.catalog.layers import Layer, stacks, tars
 from tests.unit.image.images import image
@@ -332,3 +335,42 @@ def test_a_damaged_note_is_as_none(layout: Layout) -> None:
     for note in (layout.path / ".layerfarm" / "notes").glob("*/*"):
         note.write_bytes(b"{")
     assert run(request(layout)).new == first.new
+
+
+def test_many_names_of_one_file_take_as_many_steps_as_names(tmp_path: Path) -> None:
+    def take_apart(names: int) -> int:
+        place = tmp_path / str(names)
+        layout = Layout.create(place)
+        content = [member("d/f", content=b"x" * 100), *(member(f"d/{n}", "hardlink", link="d/f") for n in range(names))]
+        found = image(layout, [archive(*content)])
+
+        def work() -> None:
+            difference = read_image(layout, found, 0, place / "spool")
+            with Spool(place / "spool") as spool:
+                analyzed = analyze("digest", difference, spool, AnalysisOptions())
+            (part,) = analyzed.analysis.parts
+            assert part.size == 100
+            for paths in analyzed.members.values():
+                assert len(list(recipe_of_files(paths, difference, None))) == names + 2
+
+        return steps(work)
+
+    take_apart(10)
+    assert take_apart(800) < 9 * take_apart(100)
+
+
+def test_the_parts_of_an_analysis_differ_when_other_names_are_one_file(tmp_path: Path) -> None:
+    def digest(*groups: str) -> str:
+        """Each group of letters the names of one file."""
+        layout = Layout.create(tmp_path / "-".join(groups))
+        content = []
+        for group in groups:
+            content.append(member(f"d/{group[0]}", content=b"x"))
+            content += [member(f"d/{name}", "hardlink", link=f"d/{group[0]}") for name in group[1:]]
+        found = image(layout, [archive(*content)])
+        difference = read_image(layout, found, 0, layout.path / "spool")
+        with Spool(layout.path / "spool") as spool:
+            (part,) = analyze("digest", difference, spool, AnalysisOptions()).analysis.parts
+        return part.digest
+
+    assert len({digest("abcd"), digest("ab", "cd"), digest("ac", "bd"), digest("abc", "d"), digest("a", "bcd")}) == 5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import random
 import tarfile
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, RootfsError, UnmappedId, UnsupportedEntry
 from layerfarm.jobs.layer import ExtractOptions, IdMap
+from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.mtree.model import mtree_key
+from tests.steps import steps
 from tests.trees import char, directory, file, hardlink, read_tree, symlink, tree
 from tests.unit.layer.archives import MTIME as LAYER_MTIME
 from tests.unit.layer.archives import applied_entries, apply, archive, entry
@@ -176,6 +180,38 @@ def test_B3_6_a_hard_link_before_its_target_is_made_at_the_end(root: Path) -> No
     target = entry("f", content=b"x", mode=0o751)
     apply(root, archive(entry("d/c", "hardlink", link="b"), entry("b", "hardlink", link="f"), target))
     assert read_tree(root)[b"f"].group == (b"b", b"d/c", b"f")
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])
+def test_B3_6_a_chain_of_hard_links_to_later_links_takes_as_many_steps_as_links(root: Path, order: str) -> None:
+    def chain(length: int) -> bytes:
+        links = [entry(f"l{n}", "hardlink", link=f"l{n + 1}") for n in range(length)]
+        if order == "shuffled":
+            random.Random(length).shuffle(links)
+        return archive(*(links[::-1] if order == "backwards" else links), entry(f"l{length}", content=b"x"))
+
+    short, long = chain(50), chain(400)
+    assert steps(lambda: Stack.of([read_members(io.BytesIO(long))])) < 9 * steps(
+        lambda: Stack.of([read_members(io.BytesIO(short))])
+    )
+    apply(root, short)
+    assert read_tree(root)[b"l0"].group == tuple(sorted(b"l%d" % n for n in range(51)))
+
+
+def test_B3_6_hard_links_that_wait_for_each_other_are_an_error(root: Path) -> None:
+    with pytest.raises(MalformedLayer, match="does not exist"):
+        apply(root, archive(entry("a", "hardlink", link="b"), entry("b", "hardlink", link="c/../a")))
+
+
+def test_B3_6_a_hard_link_through_a_link_that_comes_later_is_made(root: Path) -> None:
+    layer = archive(
+        entry("a", "hardlink", link="way/f"),
+        entry("way", "hardlink", link="real"),
+        entry("d/f", content=b"x"),
+        entry("real", "link", link="d"),
+    )
+    apply(root, layer)
+    assert read_tree(root)[b"a"].group == (b"a", b"d/f")
 
 
 def test_B3_6_a_hard_link_whose_target_never_comes_is_an_error(root: Path) -> None:
