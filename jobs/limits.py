@@ -48,6 +48,8 @@ class Limits:
     """Uncompressed bytes per compressed byte. Deflate cannot exceed 1,032; zstd packs zeros to 20,000."""
     ratio_floor: int = 4 << 30
     """Uncompressed bytes below which ``ratio`` is not looked at (4 GiB)."""
+    zstd_window: int = 512 << 20
+    """Bytes of the window of a zstd frame, which decompressing holds in memory: 512 MiB, what Go's decoder takes."""
     document_bytes: int = 4 * 1024 * 1024
     """Bytes of a manifest, image config, nested index or umoci.json. Registries refuse larger manifests, too."""
     document_depth: int = 64

@@ -18,6 +18,7 @@ from layerfarm.jobs.limits import limits as process_limits
 
 _INPUT: Final = 256 * 1024
 _OUTPUT: Final = 1 << 20
+_HIGHEST_WINDOW: Final = 1 << 31
 _AHEAD: Final = 4
 """Pieces of at most ``_OUTPUT`` bytes that the read-ahead thread keeps ready."""
 
@@ -84,10 +85,10 @@ class PieceReader(io.RawIOBase):
         super().close()
 
 
-def _bounded(pieces: Callable[[_Counted], Iterator[bytes]], stream: BinaryIO, limits: Limits) -> Pieces:
+def _bounded(pieces: Callable[[_Counted, Limits], Iterator[bytes]], stream: BinaryIO, limits: Limits) -> Pieces:
     source = _Counted(stream)
     total = 0
-    for piece in pieces(source):
+    for piece in pieces(source, limits):
         total += len(piece)
         if total > limits.stream_bytes:
             raise limits.exceeded("stream_bytes", "layer unpacks to more than {} bytes")
@@ -124,12 +125,12 @@ class _Counted:
         return piece
 
 
-def _plain(source: _Counted) -> Iterator[bytes]:
+def _plain(source: _Counted, limits: Limits) -> Iterator[bytes]:
     while piece := source.read(_OUTPUT):
         yield piece
 
 
-def _gunzip(source: _Counted) -> Iterator[bytes]:
+def _gunzip(source: _Counted, limits: Limits) -> Iterator[bytes]:
     # isal: 800 MB/s where the standard library's zlib gives 350, and max_length bounds what a bomb costs.
     from isal import isal_zlib
 
@@ -164,13 +165,13 @@ def _expect_zeros(held: bytes, source: _Counted) -> None:
         held = source.read(_INPUT)
 
 
-def _unzstd(source: _Counted) -> Iterator[bytes]:
+def _unzstd(source: _Counted, limits: Limits) -> Iterator[bytes]:
     import zstandard
 
     # zstandard's reader takes the end of its input for the end of the data, whatever the frame says, so
-    # the frames are followed beside it.
-    frames = ZstdFrames(source)
-    reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
+    # the frames are followed beside it. They check the window, too: libzstd's own limit is only its highest one.
+    frames = ZstdFrames(source, limits)
+    reader = zstandard.ZstdDecompressor(max_window_size=_HIGHEST_WINDOW).stream_reader(
         cast("BinaryIO", frames), read_size=_INPUT, read_across_frames=True, closefd=False
     )
     try:
@@ -181,7 +182,7 @@ def _unzstd(source: _Counted) -> Iterator[bytes]:
     frames.finish()
 
 
-_PIECES: dict[Compression, Callable[[_Counted], Iterator[bytes]]] = {
+_PIECES: dict[Compression, Callable[[_Counted, Limits], Iterator[bytes]]] = {
     Compression.NONE: _plain,
     Compression.GZIP: _gunzip,
     Compression.ZSTD: _unzstd,

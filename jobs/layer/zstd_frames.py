@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
+from layerfarm.jobs.limits import Limits
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _DICTIONARY_BYTES: Final = (0, 1, 2, 4)
@@ -20,10 +21,16 @@ class ZstdFrames:
     """Passes a stream on and follows its frame and block headers, without decompressing anything.
 
     A header of 3 bytes is looked at per block of up to 128 KiB, so this costs next to nothing.
+
+    Reading raises:
+        MalformedLayer: a header breaks the format.
+        LimitExceeded: a frame asks for a larger window than ``limits`` allow; who decompresses has to hold that
+            many bytes.
     """
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: _Source, limits: Limits) -> None:
         self._source = source
+        self._limits = limits
         self._held = b""
         """The begin of a header whose rest has not arrived."""
         self._skip = 0
@@ -87,6 +94,14 @@ class ZstdFrames:
         length = 5 + (not single_segment) + _DICTIONARY_BYTES[descriptor & 3] + size_bytes
         if len(data) - at < length:
             return 0
+        content = int.from_bytes(data[at + length - size_bytes : at + length], "little")
+        if single_segment:
+            window = content + (256 if size_bytes == 2 else 0)
+        else:
+            exponent, mantissa = divmod(data[at + 5], 8)
+            window = (8 + mantissa) << (7 + exponent)
+        if window > self._limits.zstd_window:
+            raise self._limits.exceeded("zstd_window", "zstd frame has a window of more than {} bytes")
         self._in_frame = True
         self._checksum = bool(descriptor & 0x04)
         return length

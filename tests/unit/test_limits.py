@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from layerfarm.jobs.errors import LimitExceeded, RequestError
 from layerfarm.jobs.image import UnpackOptions, resolve, unpack_rootfs
 from layerfarm.jobs.image.users import lookup_user
-from layerfarm.jobs.layer import Extractor
+from layerfarm.jobs.layer import Compression, Extractor, decompress
 from layerfarm.jobs.limits import NAMES, Limits, limits, set_limit
 from layerfarm.jobs.mtree import read_manifest
 from layerfarm.jobs.store import Layout, parse_document
@@ -87,6 +88,13 @@ def deep(place: Path) -> None:
     parse_document(Index, b'{"schemaVersion": 2, "x": [[[{"y": [1, [2]]}]]]}', "here")
 
 
+def zstd_window(place: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=20, write_content_size=False)
+    blob = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    packed = blob.compress(b"x" * (3 << 20)) + blob.flush()
+    decompress(io.BytesIO(packed), Compression.ZSTD).read()
+
+
 def sparse(**records: str) -> Callable[[Path], object]:
     return layer(entry("s", content=b"ab", pax={f"GNU.sparse.{key}": value for key, value in records.items()}))
 
@@ -102,6 +110,7 @@ CASES: dict[str, tuple[Callable[[Path], object], int, int]] = {
     "hole_bytes": (sparse(size="102", map="100,2"), 99, 100),
     "sparse_parts": (layer(entry("s", content=b"2\n0\n1\n5\n1\n".ljust(512, b"\0") + b"ab", pax={
         "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "6"})), 1, 2),
+    "zstd_window": (zstd_window, (1 << 20) - 1, 1 << 20),
     "document_bytes": (document, 300, 400),
     "document_depth": (deep, 6, 7),
     "index_bytes": (tags, 500, 5000),

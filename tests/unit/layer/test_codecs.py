@@ -30,6 +30,7 @@ from layerfarm.jobs.layer import (
     decompress,
     media_type_for,
 )
+from layerfarm.jobs.layer.zstd_frames import ZstdFrames
 from tests.trees import read_tree, tree
 from tests.unit.layer.archives import apply, archive, entry
 
@@ -164,6 +165,27 @@ def test_B6_zeros_after_gzip_are_padding_and_garbage_is_an_error() -> None:
     for garbage in (b"garbage", bytes(5) + b"x", bytes(300_000) + b"\x1f\x8b", b"\x1f\x8c"):
         with pytest.raises(LayerfarmError):
             unpack(blob + garbage, Compression.GZIP)
+
+
+@pytest.mark.parametrize(
+    ("header", "window"),
+    [
+        (b"\x00\x00", 1 << 10),
+        (b"\x00\x58", 1 << 21),
+        (b"\x00\x5d", 13 << 18),
+        (b"\x00\xa8", 1 << 31),
+        (b"\x20\x09", 9),
+        (b"\x60\x01\x02", 513 + 256),
+        (b"\xa0\x01\x00\x00\x01", (1 << 24) + 1),
+        (b"\xe3\xff\xff\xff\xff" + b"\x01" + bytes(6) + b"\x01", (1 << 56) + 1),
+    ],
+)
+def test_the_window_of_a_zstd_frame_is_limited_before_anything_is_decompressed(header: bytes, window: int) -> None:
+    frame = io.BytesIO(b"\x28\xb5\x2f\xfd" + header + bytes(8))
+    assert ZstdFrames(frame, Limits(zstd_window=window)).read(100)
+    frame.seek(0)
+    with pytest.raises(LimitExceeded, match=f"{window - 1} bytes"):
+        ZstdFrames(frame, Limits(zstd_window=window - 1)).read(100)
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", bytes(8), b"\x28\xb5\x2f\xfe1234", b"\x5a\x2a\x4d\x19", b"\x28"])
