@@ -18,6 +18,13 @@ from layerfarm.jobs.limits import limits as process_limits
 
 _INPUT: Final = 256 * 1024
 _OUTPUT: Final = 1 << 20
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_FHCRC: Final = 2
+_FEXTRA: Final = 4
+_FNAME: Final = 8
+_FCOMMENT: Final = 16
+_LONGEST_GZIP_HEADER: Final = 1 << 20
+"""Names and comments may have any length; Go takes 512 bytes, an extra field has at most 65,535."""
 _HIGHEST_WINDOW: Final = 1 << 31
 _AHEAD: Final = 4
 """Pieces of at most ``_OUTPUT`` bytes that the read-ahead thread keeps ready."""
@@ -138,6 +145,7 @@ def _gunzip(source: _Counted, limits: Limits) -> Iterator[bytes]:
     if not held:
         raise TruncatedStream("gzip stream is empty")
     while held:
+        held = _with_whole_header(held, source)
         member = isal_zlib.decompressobj(wbits=31)
         while not member.eof:
             if not held:
@@ -156,6 +164,39 @@ def _gunzip(source: _Counted, limits: Limits) -> Iterator[bytes]:
             return
         if held and held[:1] != b"\x1f":
             raise MalformedLayer("garbage follows the gzip stream")
+
+
+def _with_whole_header(held: bytes, source: _Counted) -> bytes:
+    """``held``, read on until the gzip header at its begin is whole.
+
+    isal takes a header with several optional fields, or with a checksum, for damaged if it comes in parts.
+    """
+    while _GZIP_MAGIC.startswith(held[:2]):
+        if _has_whole_header(held):
+            break
+        if len(held) > _LONGEST_GZIP_HEADER:
+            raise MalformedLayer(f"gzip header is longer than {_LONGEST_GZIP_HEADER} bytes")
+        more = source.read(_INPUT)
+        if not more:
+            raise TruncatedStream("gzip stream ends before its trailer")
+        held += more
+    return held
+
+
+def _has_whole_header(data: bytes) -> bool:
+    """The gzip header at the begin of ``data`` is all there (RFC 1952 2.3)."""
+    if len(data) < 12:
+        return False
+    flags = data[3]
+    end = 10
+    if flags & _FEXTRA:
+        end = 12 + int.from_bytes(data[10:12], "little")
+    for text in (_FNAME, _FCOMMENT):
+        if flags & text:
+            end = data.find(b"\0", end) + 1
+            if not end:
+                return False
+    return end + (2 if flags & _FHCRC else 0) <= len(data)
 
 
 def _expect_zeros(held: bytes, source: _Counted) -> None:

@@ -167,6 +167,44 @@ def test_B6_zeros_after_gzip_are_padding_and_garbage_is_an_error() -> None:
             unpack(blob + garbage, Compression.GZIP)
 
 
+GZIP_FIELDS = {4: b"\x05\0extra", 8: b"name\0", 16: b"comment\0"}
+
+
+def gzip_member(data: bytes, flags: int) -> tuple[bytes, int]:
+    """A gzip member with these header fields (RFC 1952 2.3), and the length of its header."""
+    header = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6)
+    header += b"".join(field for bit, field in GZIP_FIELDS.items() if flags & bit)
+    if flags & 2:
+        header += (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    return header + gzip.compress(data, mtime=0)[10:], len(header)
+
+
+@pytest.mark.parametrize("flags", [*range(0, 32, 2)])
+def test_B6_a_gzip_header_may_be_cut_by_a_read_anywhere(flags: int) -> None:
+    member, header = gzip_member(TEXT[:500], flags)
+
+    class Cut(io.RawIOBase):
+        def __init__(self, first: int) -> None:
+            self._pieces = iter((member + member[:first], member[first:]))
+
+        def read(self, size: int = -1, /) -> bytes:
+            return next(self._pieces, b"")
+
+    for first in range(1, header + 1):
+        assert decompress(Cut(first), Compression.GZIP).read() == 2 * TEXT[:500], first  # type: ignore[arg-type]
+        with pytest.raises(TruncatedStream):
+            unpack(member + member[:first], Compression.GZIP)
+
+
+def test_B6_a_gzip_header_with_a_wrong_checksum_or_without_an_end_is_an_error() -> None:
+    member, header = gzip_member(b"x", 2 | 8)
+    wrong = member[: header - 2] + bytes(2) + member[header:]
+    with pytest.raises(MalformedLayer, match="checksum"):
+        unpack(wrong, Compression.GZIP)
+    with pytest.raises(MalformedLayer, match="longer than"):
+        unpack(member[:10] + b"n" * (3 << 20), Compression.GZIP)
+
+
 @pytest.mark.parametrize(
     ("header", "window"),
     [
