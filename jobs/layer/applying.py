@@ -15,7 +15,7 @@ from layerfarm.jobs.errors import LayerError, LayerfarmError, MalformedLayer, Ro
 from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.modeltree import ModelTree, clean
 from layerfarm.jobs.layer.tree import Directory, Inode, Metadata, Name
-from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
+from layerfarm.jobs.layer.whiteouts import AUFS_LINKS, OPAQUE, PREFIX, whiteout_target
 from layerfarm.jobs.limits import Limits
 
 _MOST_LAYERS: Final = 65535
@@ -59,6 +59,8 @@ class Applier:
         self._keep_dirlinks = keep_dirlinks
         self._deferred: dict[tuple[Directory, bytes], Member] = {}
         self._finished = False
+        self._has_aufs_links = False
+        """The current layer has files in the directory that AUFS keeps for hard links."""
         self._handlers: dict[int, Callable[[Member, Directory, bytes], None]] = {
             ord("0"): writer.regular,
             ord("1"): self._hardlink,
@@ -89,12 +91,14 @@ class Applier:
             raise LayerError(f"more than {_MOST_LAYERS} layers")
         tree.begin_layer()
         self._deferred.clear()
+        self._has_aufs_links = False
         member: Member | None = None
         try:
             for member in members:
                 self._apply(member)
             member = None
             self._link_deferred()
+            self._remove_aufs_links()
         except OSError as error:
             raise explained(error, None if member is None else member.name) from error
         except LayerfarmError as error:
@@ -107,8 +111,11 @@ class Applier:
 
     def _apply(self, member: Member) -> None:
         name = member.name
-        if b".wh." in name and self._is_deletion(name):
-            return
+        if b".wh." in name:
+            if _is_aufs_link(member):
+                self._has_aufs_links = True
+            elif self._is_deletion(name):
+                return
         handler = self._handlers.get(member.type)
         if handler is None:
             raise UnsupportedEntry(f"tar entry of type {chr(member.type)!r}", where=name)
@@ -220,6 +227,13 @@ class Applier:
             waiting = left
         raise MalformedLayer("hard link to a file that does not exist", where=left[0].name)
 
+    def _remove_aufs_links(self) -> None:
+        """Leave of the files that AUFS kept for hard links the links alone."""
+        if self._has_aufs_links:
+            directory = self._tree.child(self._tree.root, AUFS_LINKS)
+            if directory is not None:
+                self._tree.remove(self._tree.root, AUFS_LINKS, directory)
+
     def _link_waiting(self, waiting: list[Member]) -> list[Member]:
         """Make these links, one that waits for another as soon as that is made; those that cannot be made.
 
@@ -238,6 +252,12 @@ class Applier:
                 else:
                     blocked.setdefault(tree.find(member.link, through_own_links=True), []).append(member)
         return [member for members in blocked.values() for member in members]
+
+
+def _is_aufs_link(member: Member) -> bool:
+    """A file that is there for the layer's hard links only; Docker reads it, and ignores all else of AUFS (B4.6)."""
+    parts = clean(member.name)
+    return member.type == 0x30 and parts[:1] == [AUFS_LINKS] and len(parts) == 2 and not parts[1].startswith(PREFIX)
 
 
 def _to_the_end(reader: MemberReader) -> Iterator[Member]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, UnsafePath
 from layerfarm.jobs.layer.tree import Child, Directory, Leaf, Metadata, Name, in_layer, layer_of, link_target
-from layerfarm.jobs.layer.whiteouts import PREFIX
+from layerfarm.jobs.layer.whiteouts import AUFS_LINKS, PREFIX
 from layerfarm.jobs.limits import Limits
 
 _MAX_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
@@ -97,7 +97,7 @@ class ModelTree:
         Raises:
             MalformedLayer: a link leads an entry into a directory that no layer could hold (B4.6).
         """
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and not (name == AUFS_LINKS and node is self.root):
             raise MalformedLayer("a directory cannot have a name that starts with .wh.", where=node.path(name))
         self._made += 1
         if self._made > self._limits.entries:

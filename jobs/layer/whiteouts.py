@@ -8,6 +8,8 @@ from layerfarm.jobs.errors import LayerError, MalformedLayer
 
 PREFIX: Final = b".wh."
 OPAQUE: Final = b".wh..wh..opq"
+AUFS_LINKS: Final = b".wh..wh.plnk"
+"""In the root of layers that Docker made on AUFS: files of which the layer has hard links elsewhere."""
 
 
 def whiteout_name(path: bytes) -> bytes:
@@ -19,7 +21,7 @@ def whiteout_name(path: bytes) -> bytes:
 def whiteout_target(name: bytes) -> bytes:
     """What the whiteout with the basename ``name`` hides in its directory.
 
-    AUFS' own files (``.wh..wh.plnk``) hide a name that starts with ``.wh.``, which no layer can hold,
+    AUFS' own files (``.wh..wh.aufs``) hide a name that starts with ``.wh.``, which no layer can hold,
     so they do nothing (B4.6).
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import tarfile
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.layer.whiteouts import check_real_name, whiteout_name, whiteout_target
 from tests.trees import char, directory, file, read_tree, tree
-from tests.unit.layer.archives import apply, archive, entry, extra, generate, members
+from tests.unit.layer.archives import MTIME, apply, archive, entry, extra, generate, members
 
 
 @pytest.fixture
@@ -136,7 +138,44 @@ def test_B4_6_aufs_metadata_does_nothing(root: Path) -> None:
     assert paths(root) == {b"d", b"d/a", b"d/s", b"d/s/b", b"d/t", b"d/t/u", b"f"}
 
 
-@pytest.mark.parametrize("name", [".wh..wh..opq", ".wh..wh.aufs", ".wh.x"])
+AUFS = archive(
+    entry(".wh..wh.aufs"),
+    entry(".wh..wh.orph/", "dir", mode=0o700),
+    entry(".wh..wh.orph/9", content=b"orphan"),
+    entry(".wh..wh.plnk/", "dir", mode=0o700),
+    entry(".wh..wh.plnk/1.2", content=b"two names", mode=0o4755, uid=7),
+    entry(".wh..wh.plnk/3.4", content=b"none"),
+    entry("early", "hardlink", link=".wh..wh.plnk/5.6"),
+    entry("x", "hardlink", link="/.wh..wh.plnk/1.2"),
+    entry("d/y", "hardlink", link="./.wh..wh.plnk/1.2"),
+    entry(".wh..wh.plnk/5.6", content=b"later"),
+)
+
+
+def test_B4_6_hard_links_to_the_files_that_aufs_keeps_for_them_are_made(root: Path) -> None:
+    apply(root, LOWER, AUFS, archive(entry("z", content=b"z")))
+    found = read_tree(root)
+    assert set(found) == {b".", b"d", b"d/a", b"d/s", b"d/s/b", b"d/t", b"d/t/u", b"f", b"early", b"x", b"d/y", b"z"}
+    assert found[b"early"].content == b"later" and found[b"early"].group == ()
+    assert found[b"x"] == file(b"two names", mode=0o4755, uid=7, mtime=MTIME * 10**9, group=(b"d/y", b"x"))
+    stack = Stack.of([read_members(io.BytesIO(layer)) for layer in (LOWER, AUFS)])
+    assert {entry.path for entry in stack.entries()} == set(found) - {b"z"}
+    assert sorted(stack.names().values()) == [(b"d/y", b"x")]
+
+
+def test_B4_6_a_hard_link_to_a_file_of_aufs_that_the_layer_has_not_is_an_error(root: Path) -> None:
+    with pytest.raises(MalformedLayer, match="does not exist"):
+        apply(root, AUFS, archive(entry("x", "hardlink", link=".wh..wh.plnk/1.2")))
+
+
+def test_B4_6_what_is_on_disk_under_the_name_of_aufs_stays(root: Path) -> None:
+    tree(root, {".wh..wh.plnk/old": file(b"old")})
+    apply(root, LOWER, archive(entry(".wh..wh.plnk/dir/", "dir"), entry(".wh..wh.plnk/fifo", "fifo")))
+    assert {b".wh..wh.plnk", b".wh..wh.plnk/old"} <= paths(root)
+    assert b".wh..wh.plnk/fifo" not in paths(root)
+
+
+@pytest.mark.parametrize("name", [".wh..wh..opq", ".wh..wh.aufs", ".wh..wh.plnk", ".wh.x"])
 def test_B4_6_a_link_leads_nothing_into_a_directory_that_no_layer_could_hold(root: Path, name: str) -> None:
     with pytest.raises(MalformedLayer, match="name that starts with") as caught:
         apply(root, archive(entry("s", "link", link=f"d/{name}"), entry("s/file")))
