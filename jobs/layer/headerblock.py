@@ -85,14 +85,18 @@ def check_sum(block: bytes) -> None:
     Raises:
         MalformedLayer: it is wrong.
     """
-    try:
-        expected = _octal(block[148:156])
-    except MalformedLayer:
-        expected = -1
+    field = block[148:156]
     # adler32's low half is 1 + the sum of the bytes while that is below 65521: exact for 256 of them,
     # and 20 times faster than sum() over 512.
-    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
-    if total - sum(block[148:156]) + 8 * 0x20 == expected:
+    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2 - sum(field) + 8 * 0x20
+    # As nearly all writers have it; that is 0.3 us faster than to parse it.
+    if b"%06o\0 " % total == field:
+        return
+    try:
+        expected = _octal(field)
+    except MalformedLayer:
+        expected = -1
+    if total == expected:
         return
     # Very old writers summed signed bytes (POSIX ustar tells readers to take both).
     signed = sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:]) + 8 * 0x20
