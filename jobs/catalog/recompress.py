@@ -9,6 +9,7 @@ from layerfarm.jobs.errors import UnsupportedMediaType
 from layerfarm.jobs.image import PackedLayer, pack_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
 from layerfarm.jobs.layer import Codec, codec_id, compression_of
+from layerfarm.jobs.layer.codecs import is_foreign
 from layerfarm.jobs.store import Descriptor, Layout
 
 _CHUNK: Final = 1 << 20
@@ -20,7 +21,6 @@ _OF_THE_BLOB: Final = (
     "com.amazon.soci",
 )
 """Annotations that speak of the compressed bytes, such as where their table of contents is: untrue of others."""
-_FOREIGN: Final = ".nondistributable."
 
 
 def is_wanted(layer: Descriptor, codec: Codec, *, any_level: bool) -> bool:
@@ -32,7 +32,7 @@ def is_wanted(layer: Descriptor, codec: Codec, *, any_level: bool) -> bool:
     Raises:
         UnsupportedMediaType: it is no layer of the image-spec.
     """
-    if _FOREIGN in layer.media_type or layer.urls:
+    if is_foreign(layer.media_type) or layer.urls:
         return False
     if compression_of(layer.media_type) is not codec.compression:
         return True

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
-from layerfarm.jobs.layer import decompress
+from layerfarm.jobs.layer import Compression, decompress
 from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
@@ -31,6 +31,8 @@ class CheckedLayer:
     """What reading a layer told."""
 
     diff_id: str
+    compression: Compression
+    """Of the blob's bytes, whatever its media type says."""
     entries: int = 0
     faults: list[tuple[str, str]] = field(default_factory=list)
     """Name of the entry, and what no reader can apply of it."""
@@ -48,10 +50,10 @@ def check_layer(
         LayerError, LimitExceeded: the stream is damaged, or larger than the limits.
     """
     limits = limits or process_limits()
-    checked = CheckedLayer("")
     with layout.open_blob(layer) as blob:
         plain = decompress(cast(BinaryIO, _Counted(blob, advanced)), layer.media_type, limits=limits)
         with closing(plain):
+            checked = CheckedLayer("", plain.compression)
             hashed = _Hashed(cast(BinaryIO, plain))
             reader = MemberReader(cast(BinaryIO, hashed), limits)
             links = _Links()
@@ -67,6 +69,12 @@ def check_layer(
             reader.drain()
     checked.diff_id = f"sha256:{hashed.hash.hexdigest()}"
     return checked
+
+
+def other_compression(layer: Descriptor, found: Compression) -> str:
+    """The warning about a blob whose media type says another compression than its bytes have."""
+    what = "are not compressed" if found is Compression.NONE else f"are {found}"
+    return f"bytes of layer {layer.digest} {what}, its media type is {layer.media_type}"
 
 
 def _check_member(member: Member) -> None:

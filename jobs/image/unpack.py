@@ -24,6 +24,7 @@ from layerfarm.jobs.image.bundle import (
     mtree_name,
     stat_cache_name,
 )
+from layerfarm.jobs.image.check_layer import other_compression
 from layerfarm.jobs.image.documents import ConfigSection
 from layerfarm.jobs.image.foreseeing import foreseen
 from layerfarm.jobs.image.remove import remove_tree
@@ -32,7 +33,7 @@ from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
 from layerfarm.jobs.image.tree_cache import write_tree_and_digest
 from layerfarm.jobs.image.users import lookup_user
-from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap
+from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap, compression_of
 from layerfarm.jobs.layer.decompress import decompress
 from layerfarm.jobs.layer.foresight import Foresight
 from layerfarm.jobs.limits import Limits
@@ -207,6 +208,8 @@ def _apply(store: Layout, extractor: Extractor, descriptor: Descriptor, diff_id:
             cast(BinaryIO, counted), descriptor.media_type, limits=options.limits, ahead=True, seen=digest.update
         )
         with closing(plain):
+            if plain.compression is not compression_of(descriptor.media_type):
+                extractor.warn(other_compression(descriptor, plain.compression))
             watched = _Watched(plain, lambda: options.advanced(counted.take()))
             extractor.apply(cast(BinaryIO, watched))
             while watched.read(1 << 20):  # what follows the end of the tar

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
-from layerfarm.jobs.image.check_layer import check_layer
+from layerfarm.jobs.image.check_layer import check_layer, other_compression
 from layerfarm.jobs.image.documents import ImageConfig, Manifest
 from layerfarm.jobs.image.findings import Report
 from layerfarm.jobs.image.resolve import is_attestation, is_of_an_image, says_artifact
 from layerfarm.jobs.image.timestamps import is_timestamp
 from layerfarm.jobs.layer import compression_of
+from layerfarm.jobs.layer.codecs import is_docker
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
     MEDIA_TYPE_INDEX,
@@ -299,7 +300,7 @@ class _Walker:
     def _layer_stream(self, layer: Descriptor, where: str) -> str | None:
         """Read a layer whole; the digest of its tar stream, or None if there is none."""
         try:
-            compression_of(layer.media_type)
+            promised = compression_of(layer.media_type)
         except UnsupportedMediaType as error:
             self._report.error("media-type", layer.digest, error)
             self._blob(layer, where)
@@ -310,6 +311,10 @@ class _Walker:
             self._unreadable(layer, where, error)
             return None
         self._count(layer)
+        if checked.compression is not promised:
+            self._report.warning("compression", layer.digest, other_compression(layer, checked.compression))
+        if is_docker(layer.media_type):
+            self._report.warning("media-type", layer.digest, f"one of Docker's in an OCI manifest: {layer.media_type}")
         for name, message in checked.faults:
             self._report.error("tar", layer.digest, f"{message}: {name}")
         for name, message in checked.warnings:

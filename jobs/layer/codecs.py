@@ -28,6 +28,8 @@ busy and memory lower."""
 
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+_DOCKER = "application/vnd.docker.image.rootfs.diff.tar"
+_DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 
 
 class Compression(StrEnum):
@@ -79,17 +81,30 @@ def media_type_for(compression: Compression) -> str:
 def compression_of(media_type: str) -> Compression:
     """The compression of a layer blob of this media type, the nondistributable ones included.
 
+    Docker's own types, which separate the compression by a full stop, are read as well: some builders put
+    them into OCI manifests (the .NET SDK), and containerd, Docker and buildah run those.
+
     Raises:
-        UnsupportedMediaType: not a layer of the image-spec; Docker's own types are such (B6).
+        UnsupportedMediaType: not a layer's (B6).
     """
-    base, plus, suffix = media_type.partition("+")
-    if base in (_MEDIA_TYPE, _FOREIGN):
-        if not plus:
-            return Compression.NONE
-        if suffix in (Compression.GZIP, Compression.ZSTD):
-            return Compression(suffix)
-    hint = "convert the image to OCI format, for example with skopeo" if "docker" in media_type else None
-    raise UnsupportedMediaType("not a layer media type that can be read", where=media_type, hint=hint)
+    for bases, separator in (((_MEDIA_TYPE, _FOREIGN), "+"), ((_DOCKER, _DOCKER_FOREIGN), ".")):
+        for base in bases:
+            if media_type == base:
+                return Compression.NONE
+            for compression in (Compression.GZIP, Compression.ZSTD):
+                if media_type == f"{base}{separator}{compression}":
+                    return compression
+    raise UnsupportedMediaType("not a layer media type that can be read", where=media_type)
+
+
+def is_docker(media_type: str) -> bool:
+    """The media type is one of Docker's for layers, not one of the image-spec."""
+    return media_type.startswith((_DOCKER, _DOCKER_FOREIGN))
+
+
+def is_foreign(media_type: str) -> bool:
+    """The layer is one that is not to be distributed, but fetched from its urls."""
+    return media_type.startswith((_FOREIGN, _DOCKER_FOREIGN))
 
 
 def codec_id(codec: Codec) -> str:

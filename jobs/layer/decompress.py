@@ -6,13 +6,15 @@ import io
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import BinaryIO, Final, cast
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, TruncatedStream
 from layerfarm.jobs.layer.beside import Beside, Buffer
 from layerfarm.jobs.layer.codecs import Compression, compression_of
-from layerfarm.jobs.layer.zstd_frames import ZstdFrames
+from layerfarm.jobs.layer.headerblock import check_sum
+from layerfarm.jobs.layer.tarformat import BLOCK, ZERO_BLOCK
+from layerfarm.jobs.layer.zstd_frames import ZstdFrames, is_frame
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 
@@ -42,6 +44,10 @@ def decompress(
 ) -> PieceReader:
     """The uncompressed bytes of ``stream``, whose compression or layer media type is given.
 
+    A media type may be wrong: skopeo wrote blobs of another compression than their type says, which containerd,
+    Docker and buildah read, for they look at the bytes. So does this, and :attr:`PieceReader.compression` says what
+    they are. Looking reads the begin of ``stream``.
+
     Several gzip members or zstd frames may follow one another, zero bytes may follow the last gzip
     member. ``ahead``: decompress in a thread of its own, a few MiB ahead of the reader; the reader has to
     be closed then. ``seen`` is given every piece of the result, in order, and has had all when the reader
@@ -56,18 +62,36 @@ def decompress(
     Raises:
         UnsupportedMediaType: the media type is not a layer's.
     """
-    known = compression if isinstance(compression, Compression) else compression_of(compression)
-    pieces = _bounded(_PIECES[known], stream, limits or process_limits())
+    source = _Counted(stream)
+    if isinstance(compression, Compression):
+        known = compression
+    else:
+        known = _compression_in(source.begin(BLOCK), compression_of(compression))
+    pieces = _bounded(_PIECES[known], source, limits or process_limits())
     if seen is not None:
         pieces = _shown_beside(pieces, seen) if ahead else _shown(pieces, seen)
-    return PieceReader(_AheadPieces(pieces) if ahead else pieces)
+    return PieceReader(_AheadPieces(pieces) if ahead else pieces, known)
+
+
+def _compression_in(begin: bytes, promised: Compression) -> Compression:
+    """The compression of a blob with these first bytes; ``promised`` if they say nothing."""
+    if len(begin) == BLOCK:
+        with suppress(MalformedLayer):
+            if begin != ZERO_BLOCK:
+                check_sum(begin)
+            return Compression.NONE
+    if begin.startswith(_GZIP_MAGIC):
+        return Compression.GZIP
+    return Compression.ZSTD if is_frame(begin[:4]) else promised
 
 
 class PieceReader(io.RawIOBase):
     """A readable binary stream over pieces of bytes."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], compression: Compression) -> None:
         self._pieces = pieces
+        self.compression: Final = compression
+        """Of the bytes that were read, whatever their media type says."""
         self._held = memoryview(b"")
 
     def readable(self) -> bool:
@@ -92,8 +116,7 @@ class PieceReader(io.RawIOBase):
         super().close()
 
 
-def _bounded(pieces: Callable[[_Counted, Limits], Iterator[bytes]], stream: BinaryIO, limits: Limits) -> Pieces:
-    source = _Counted(stream)
+def _bounded(pieces: Callable[[_Counted, Limits], Iterator[bytes]], source: _Counted, limits: Limits) -> Pieces:
     total = 0
     for piece in pieces(source, limits):
         total += len(piece)
@@ -124,10 +147,20 @@ class _Counted:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._read = stream.read
+        self._begin = b""
         self.count = 0
 
+    def begin(self, size: int) -> bytes:
+        """The next ``size`` bytes, fewer only at the end; they are read again."""
+        while len(self._begin) < size and (piece := self._read(_INPUT)):
+            self._begin += piece
+        return self._begin[:size]
+
     def read(self, size: int) -> bytes:
-        piece = self._read(size)
+        if self._begin:
+            piece, self._begin = self._begin[:size], self._begin[size:]
+        else:
+            piece = self._read(size)
         self.count += len(piece)
         return piece
 

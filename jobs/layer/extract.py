@@ -82,6 +82,10 @@ class Extractor(Applier):
         """Entries of the tree, the root included; known when it is finished."""
         super().__init__(tree, writer, self._options.limits, keep_dirlinks=self._options.keep_dirlinks)
 
+    def warn(self, text: str) -> None:
+        """Add a warning about what is being applied."""
+        self._warnings.once(text, text)
+
     @property
     def warnings(self) -> list[str]:
         """What went otherwise than the layers asked, each kind once."""

@@ -13,6 +13,11 @@ _RLE_BLOCK: Final = 1
 _LARGEST_BLOCK: Final = 128 * 1024
 
 
+def is_frame(magic: bytes) -> bool:
+    """These 4 bytes begin a zstd frame, or one to skip (RFC 8878 3.1.1 and 3.1.2)."""
+    return magic == _MAGIC or (len(magic) == 4 and 0x50 <= magic[0] <= 0x5F and magic[1:] == b"\x2a\x4d\x18")
+
+
 class _Source(Protocol):
     def read(self, size: int, /) -> bytes: ...
 

@@ -22,7 +22,7 @@ from layerfarm.jobs.errors import (
     TruncatedStream,
     UnsupportedMediaType,
 )
-from layerfarm.jobs.image import UnpackOptions, resolve, tree_digest, unpack_manifest, unpack_rootfs
+from layerfarm.jobs.image import Resolved, UnpackOptions, resolve, tree_digest, unpack_manifest, unpack_rootfs
 from layerfarm.jobs.image.bundle import Bundle
 from layerfarm.jobs.layer import IdMap
 from layerfarm.jobs.mtree import snapshot, walk_beside
@@ -177,14 +177,36 @@ def test_corrupt_and_missing_blobs_leave_nothing(layout: Layout, tmp_path: Path)
         assert not (tmp_path / "b").exists()
 
 
+def retyped(made: Resolved, media_type: str) -> Resolved:
+    """The image with its lowest layer of another media type."""
+    layer = made.manifest.layers[0].model_copy(update={"media_type": media_type})
+    return Resolved(made.path, made.manifest.model_copy(update={"layers": [layer]}), made.config)
+
+
 def test_B6_layer_of_an_unknown_media_type(layout: Layout, tmp_path: Path) -> None:
-    made = image(layout, [LOWER])
-    docker = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-    layer = made.manifest.layers[0].model_copy(update={"media_type": docker})
-    broken = type(made)(made.path, made.manifest.model_copy(update={"layers": [layer]}), made.config)
+    broken = retyped(image(layout, [LOWER]), "application/vnd.oci.image.layer.v1.tar+xz")
     with pytest.raises(UnsupportedMediaType):
         unpack_manifest(layout, tmp_path / "b", broken)
     assert not (tmp_path / "b").exists()
+
+
+def test_B6_layer_of_one_of_dockers_media_types(layout: Layout, tmp_path: Path) -> None:
+    made = image(layout, [LOWER])
+    docker = retyped(made, "application/vnd.docker.image.rootfs.diff.tar.gzip")
+    assert unpack_manifest(layout, tmp_path / "b", docker).warnings == []
+    unpack_manifest(layout, tmp_path / "wanted", made)
+    assert read_tree(tmp_path / "b/rootfs") == read_tree(tmp_path / "wanted/rootfs")
+
+
+def test_B6_layer_of_another_compression_than_its_media_type_says_is_unpacked_with_a_warning(
+    layout: Layout, tmp_path: Path
+) -> None:
+    made = image(layout, [LOWER])
+    wrong = retyped(made, "application/vnd.oci.image.layer.v1.tar+zstd")
+    (warning,) = unpack_manifest(layout, tmp_path / "b", wrong).warnings
+    assert made.manifest.layers[0].digest in warning and "are gzip" in warning
+    unpack_manifest(layout, tmp_path / "wanted", made)
+    assert read_tree(tmp_path / "b/rootfs") == read_tree(tmp_path / "wanted/rootfs")
 
 
 def test_B6_diff_id_covers_what_follows_the_tar(layout: Layout, tmp_path: Path) -> None:

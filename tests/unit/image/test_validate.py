@@ -388,6 +388,23 @@ def test_a_manifest_of_docker_has_its_blobs_checked_and_no_more(layout: Layout) 
         assert codes(validate_image(layout.path, "t")) == expected
 
 
+@pytest.mark.parametrize(
+    ("media_type", "expected"),
+    [
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", [("warning", "media-type")]),
+        ("application/vnd.docker.image.rootfs.diff.tar", [("warning", "compression"), ("warning", "media-type")]),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", [("warning", "compression")]),
+    ],
+)
+def test_a_layer_of_a_media_type_of_docker_or_of_a_wrong_one_is_a_warning(
+    layout: Layout, media_type: str, expected: list[tuple[str, str]]
+) -> None:
+    made = image(layout, [tar(("f", b"x"))])
+    layer = made.manifest.layers[0].model_copy(update={"media_type": media_type})
+    layout.tag("t", layout.put_document(made.manifest.model_copy(update={"layers": [layer]}), MEDIA_TYPE_MANIFEST))
+    assert sorted(codes(validate_image(layout.path, "t"))) == expected
+
+
 @pytest.mark.parametrize("media_type", [MEDIA_TYPE_MANIFEST, MEDIA_TYPE_INDEX, DOCKER_MANIFEST])
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 5000], ids=repr)
 def test_a_document_that_is_none_is_one_error(layout: Layout, media_type: str, content: bytes) -> None:

@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import subprocess
+import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,12 +55,16 @@ def test_B6_media_types_of_the_spec_and_their_compressions() -> None:
         assert media_type_for(compression) == base + suffix
         assert compression_of(base + suffix) is compression
         assert compression_of(foreign + suffix) is compression
+        for docker in ("rootfs.diff.tar", "rootfs.foreign.diff.tar"):
+            assert compression_of(f"application/vnd.docker.image.{docker}{suffix.replace('+', '.')}") is compression
 
 
 @pytest.mark.parametrize(
     "media_type",
     [
-        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar+gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.xz",
+        "application/vnd.oci.image.layer.v1.tar.gzip",
         "application/vnd.oci.image.layer.v1.tar+xz",
         "application/vnd.oci.image.layer.v1.tar+",
         "application/vnd.oci.image.layer.v1.tar+none",
@@ -243,6 +248,33 @@ def test_B6_an_empty_blob_is_no_compressed_stream_but_an_empty_plain_one() -> No
 def test_B6_the_wrong_compression_is_an_error(compression: Compression) -> None:
     with pytest.raises(MalformedLayer):
         unpack(archive(entry("f")), compression)
+
+
+@pytest.mark.parametrize("promised", list(Compression))
+@pytest.mark.parametrize("found", list(Compression))
+@pytest.mark.parametrize("ahead", [False, True])
+def test_B6_a_blob_of_another_compression_than_its_media_type_says_is_read(
+    promised: Compression, found: Compression, ahead: bool
+) -> None:
+    for tar in (archive(entry("f", content=TEXT)), bytes(1024)):
+        blob = pack(tar, Codec(found))
+        with decompress(io.BytesIO(blob), media_type_for(promised), ahead=ahead) as reader:
+            assert (reader.read(), reader.compression) == (tar, found)
+
+
+@pytest.mark.parametrize("begin", [b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x5a\x2a\x4d\x18"])
+def test_B6_a_tar_whose_first_name_looks_compressed_is_a_tar(begin: bytes) -> None:
+    tar = archive(entry(begin + b"name"), format=tarfile.GNU_FORMAT)
+    assert tar.startswith(begin)
+    assert unpack(tar, media_type_for(Compression.NONE)) == tar
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"no tar, nor compressed" * 100])
+def test_B6_bytes_that_say_nothing_are_what_the_media_type_says(content: bytes) -> None:
+    assert unpack(content, media_type_for(Compression.NONE)) == content
+    for compression in PACKED:
+        with pytest.raises((MalformedLayer, TruncatedStream)):
+            unpack(content, media_type_for(compression))
 
 
 def test_B6_a_cut_or_damaged_stream_arrives_one_byte_at_a_time_and_is_still_noticed() -> None:
