@@ -234,12 +234,7 @@ class MemberReader:
         number_of = self._number
         if flag in b"34" and has_devices(block):
             device = (number_of(block[329:337]), number_of(block[337:345]))
-        mode, uid, gid, size = (
-            number_of(block[100:108]),
-            number_of(block[108:116]),
-            number_of(block[116:124]),
-            number_of(block[124:136]),
-        )
+        mode, uid, gid = number_of(block[100:108]), number_of(block[108:116]), number_of(block[116:124])
         mtime = number(block[136:148]) * _NS
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
         if records:
@@ -247,8 +242,6 @@ class MemberReader:
             # An empty value deletes the record: the header's own field counts (POSIX pax).
             name = get(b"path") or name
             link = get(b"linkpath") or link
-            if value := get(b"size"):
-                size = parse_number(b"size", value)
             if value := get(b"uid"):
                 uid = parse_number(b"uid", value)
             if value := get(b"gid"):
@@ -264,10 +257,12 @@ class MemberReader:
         if flag == 0:
             # The convention of v7, which has no type for directories. Type 0 is a file whatever its name.
             flag = 0x35 if name.endswith(b"/") else 0x30
-        if flag in _HEADER_ONLY:
-            # Some writers give a link the size of its target: no content follows all the same, as Go,
-            # GNU tar and libarchive read it.
-            size = 0
+        size = 0
+        # Some writers give a link the size of its target: no content follows all the same, as Go, GNU tar and
+        # libarchive read it.
+        if flag not in _HEADER_ONLY:
+            value = records.get(b"size")
+            size = parse_number(b"size", value) if value else number_of(block[124:136])
         holes: Holes | None = None
         stored = size
         if flag == _SPARSE[0]:

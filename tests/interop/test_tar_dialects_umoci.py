@@ -13,6 +13,7 @@ import stat
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -78,6 +79,8 @@ CASES = {
     "v7 directory with a size": block(V7, (156, b"\0"), (0, b"d/"), size(3)) + ABC,
     "file with a slash": block((0, b"d/"), size(3)) + whole(b"abc"),
     "link with a size": ABC + block((0, b"l"), (156, b"2"), (157, b"f"), size(700)),
+    "directory with a negative size": block((156, b"5"), (124, b"\xff" * 12)),
+    "link with a negative size in a record": pax(size="-3") + block((156, b"2"), (157, b"f")),
     "octal with NULs before": block((100, b"\0\0 755 \0")),
     "octal with text behind a NUL": block((100, b"755\0" + b"zzz\0")),
     "octal of spaces": block((100, b" " * 8)),
@@ -167,6 +170,90 @@ def test_what_archive_tar_refuses_is_an_error(tmp_path: Path, name: str) -> None
     assert _by_umoci(tmp_path, layer) is None
     with pytest.raises(LayerfarmError):
         apply(tree(tmp_path / "ours", {}), layer)
+
+
+CASES_MADE = 200
+_OCTAL = (
+    b"0000644\0",
+    b" 755\0\0\0\0",
+    b"\0 644 \0\0",
+    b"644\0" + b"99\0\0",
+    b"00000777",
+    b"        ",
+    bytes(8),
+    b"\x80\0\0\0\0\0\x01\xa4",
+    b"0000648\0",
+    b"-000644\0",
+    b"06_4\0\0\0\0",
+)
+_LONG = (
+    b"00000000007\0",
+    b"       7 \0\0\0",
+    b"\0" + b"7".rjust(11),
+    b"000000000007",
+    bytes(12),
+    b"\x80" + bytes(10) + b"\x07",
+    b"\xff" * 11 + b"\xf9",
+    b"0x0000000007",
+    b"usr/share/do",
+)
+_MAGICS = (b"ustar\x0000", b"ustar\x0000", b"ustar  \0", b"ustar  \0", bytes(8), b"ustar\0  ", b"ustar \x0000")
+_RECORDS = (
+    *((b"mtime", value) for value in (b"5", b"-5.25", b"7.123456789123", b"", b"+7", b"1e3", b" 7", b"7.")),
+    *((b"uid", value) for value in (b"7", b"", b"+8", b"0x7", b"007", b"7.0")),
+    *((b"size", value) for value in (b"3", b"", b"+3", b"-3", b"003")),
+    *((b"atime", value) for value in (b"9", b"9.5", b"x")),
+    *((b"GNU.sparse.size", value) for value in (b"8", b"", b"x")),
+    *((b"GNU.sparse.realsize", value) for value in (b"8", b"9")),
+    *((b"GNU.sparse.map", value) for value in (b"1,2", b"0,3", b"1,3", b"2,2,1,1", b"")),
+    *((b"GNU.sparse.major", value) for value in (b"0", b"1", b"2", b"")),
+    *((b"GNU.sparse.minor", value) for value in (b"0", b"1", b"2", b"")),
+    (b"GNU.sparse.numblocks", b"1"),
+    (b"SCHILY.xattr.user.x", b"a=b\n"),
+    (b"comment", b"\xff\0"),
+)
+
+
+def _made(rng: Random, number: int) -> bytes:
+    """A member with headers before it, its fields taken from the lists above; ``number`` makes its names unique."""
+    name = b"%d" % number
+    fields = [(0, b"n" + name), (257, rng.choice(_MAGICS)), (156, rng.choice((b"0", b"0", b"\0", b"2", b"5", b"6")))]
+    fields += [(at, rng.choice(_OCTAL)) for at in (100, 108, 116) if rng.random() < 0.2]
+    fields += [(at, rng.choice(_LONG)) for at in (136, 345, 357, 476, 488) if rng.random() < 0.15]
+    fields += [(157, b"target")]
+    if rng.random() < 0.3:
+        fields.append((345, b"d" + name))
+    if rng.random() < 0.15:
+        fields.append(STAR)
+    if rng.random() < 0.1:
+        fields.append((1 + len(name), b"/"))
+    headers = []
+    if rng.random() < 0.2:
+        headers.append(extended(b"L", rng.choice((b"long%b\0", b"long%b", b"long%b/\0")) % name))
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        chosen = rng.sample(_RECORDS, rng.randint(0, 4))
+        chosen += [(key, value % name) for key, value in _NAMES if rng.random() < 0.2]
+        headers.append(extended(b"x", encode_records(chosen)))
+    rng.shuffle(headers)
+    return b"".join((*headers, block(*fields, size(3)), whole(b"abc") if rng.random() < 0.9 else b""))
+
+
+_NAMES = ((b"path", b"p%b"), (b"linkpath", b"l%b"), (b"GNU.sparse.name", b"s%b"), (b"path", b"p%b/"))
+
+
+def test_headers_made_at_random_are_read_as_archive_tar_reads_them(tmp_path: Path) -> None:
+    rng = Random(20261128)
+    both = 0
+    for number in range(CASES_MADE):
+        place = tmp_path / str(number)
+        layer = _made(rng, number) + TRAILER
+        theirs = _by_umoci(place, layer)
+        if theirs is not None:
+            ours = tree(place / "ours", {})
+            apply(ours, layer)
+            assert _comparable(ours) == theirs, layer
+            both += 1
+    assert both > CASES_MADE / 4
 
 
 def _by_umoci(place: Path, layer: bytes) -> Found | None:
