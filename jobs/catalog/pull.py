@@ -22,6 +22,7 @@ from layerfarm.jobs.errors import MalformedDocument, TagNotFound
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
 from layerfarm.jobs.store.adopt import adopt_blob
 from layerfarm.jobs.store.document import Document
+from layerfarm.jobs.store.durable import make_directory
 from layerfarm.jobs.store.reach import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
 
@@ -164,6 +165,7 @@ def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
 def staging_beside(store: Layout) -> Iterator[Layout]:
     """An empty layout on the store's filesystem, among the things that the janitor knows."""
     path = store.path / PRIVATE_DIRECTORY / "work" / f"transfer-{os.getpid()}-{os.urandom(6).hex()}"
+    make_directory(path.parent, store.path)
     layout = Layout.create(path)
     try:
         yield layout

@@ -11,17 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged
-from layerfarm.jobs.store.durable import make_directory
+from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged, UnsafePath
+from layerfarm.jobs.store.durable import files_of, make_directory
 
 
 class Model(BaseModel):
@@ -224,11 +223,13 @@ class WorkDirectory:
         """
         Raises:
             FileNotFoundError: the store is not there.
+            UnsafePath: a link stands in the way.
         """
         make_directory(self.path, self._store)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError, UnsafePath):
+            files_of(self._store).remove(self.path)
 
     def publish(self, name: str, write: Callable[[Path], None]) -> FileRef:
         """Let ``write`` fill a temporary file, then give it ``name`` in one step.
@@ -261,13 +262,17 @@ class WorkDirectory:
         """
         path = self.path / ref.path
         try:
-            found = path.lstat()
+            fd = files_of(self._store).open(path)
         except FileNotFoundError as error:
             raise TreeChanged("a work file of the job is gone", where=path) from error
-        if not stat.S_ISREG(found.st_mode):
-            raise TreeChanged("a work file of the job is no file any more", where=path)
-        if found.st_size != ref.size:
-            raise TreeChanged(f"a work file of the job has {found.st_size} bytes, not {ref.size}", where=path)
+        except UnsafePath as error:
+            raise TreeChanged("a work file of the job is no file any more", where=path) from error
+        try:
+            size = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        if size != ref.size:
+            raise TreeChanged(f"a work file of the job has {size} bytes, not {ref.size}", where=path)
         return path
 
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from layerfarm.jobs.layer.remove import open_directory, remove
 from layerfarm.jobs.mtree import ROOT, Entry
 from layerfarm.jobs.rootfs import HOST_XATTRS, DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
+from layerfarm.jobs.rootfs.remove import open_directory, remove
 
 _Inode = tuple[int, int]
 

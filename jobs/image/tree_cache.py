@@ -19,7 +19,7 @@ from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
 from layerfarm.jobs.rootfs import portable_xattrs
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Layout
-from layerfarm.jobs.store.durable import create_file, explained, make_directory, rename_durably
+from layerfarm.jobs.store.durable import create_file, explained, files_of, make_directory, rename_durably
 
 
 def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -87,10 +87,10 @@ def share_tree(layout: Layout, known_digest: str, manifest_digest: str) -> bool:
 
     The files are never changed once they have their names, so both images may share them.
     """
-    directory = _directory(layout)
+    directory, files = _directory(layout), files_of(layout.path)
     for name in (mtree_name, extra_name):
         try:
-            (directory / name(manifest_digest)).hardlink_to(directory / name(known_digest))
+            files.link(directory / name(known_digest), directory / name(manifest_digest))
         except FileExistsError:
             pass
         except OSError:
@@ -99,12 +99,18 @@ def share_tree(layout: Layout, known_digest: str, manifest_digest: str) -> bool:
 
 
 def load_tree(layout: Layout, manifest_digest: str) -> Iterator[Entry] | None:
-    """The tree of the image, in mtree order; None if it is not kept here."""
-    directory = _directory(layout)
+    """The tree of the image, in mtree order; None if it is not kept here.
+
+    Raises:
+        UnsafePath: a link stands in the way, or it is not a regular file.
+    """
+    directory, files = _directory(layout), files_of(layout.path)
     with ExitStack() as stack:
         try:
-            manifest = stack.enter_context((directory / mtree_name(manifest_digest)).open("rb"))
-            extra = stack.enter_context((directory / extra_name(manifest_digest)).open("rb"))
+            manifest, extra = (
+                stack.enter_context(os.fdopen(files.open(directory / name(manifest_digest)), "rb"))
+                for name in (mtree_name, extra_name)
+            )
         except FileNotFoundError:
             return None
         return _read(manifest, extra, stack.pop_all())
@@ -165,11 +171,11 @@ def _replacing(layout: Layout, digest: str) -> Iterator[tuple[BinaryIO, BinaryIO
             for stream, path, name in zip(streams, temporaries, names, strict=True):
                 stream.flush()
                 os.fsync(stream.fileno())
-                rename_durably(path, directory / name)
+                rename_durably(path, directory / name, layout.path)
     finally:
         for path in temporaries:
             with suppress(FileNotFoundError):
-                path.unlink()
+                files_of(layout.path).unlink(path)
 
 
 def _directory(layout: Layout) -> Path:

@@ -12,11 +12,11 @@ from collections import deque
 from typing import Final
 
 from layerfarm.jobs.layer.modeltree import ModelTree
-from layerfarm.jobs.layer.remove import open_directory, remove
 from layerfarm.jobs.layer.tree import Child, Directory, Inode, Metadata, Name, leaf_of, link_target
 from layerfarm.jobs.layer.unwritten import is_unwritten
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs
+from layerfarm.jobs.rootfs.remove import open_directory, remove
 
 _OPEN_DIRECTORIES: Final = 128
 

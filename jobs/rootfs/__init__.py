@@ -1,6 +1,7 @@
 """The one way into a root filesystem: relative to a directory descriptor, never followed out of it."""
 
 from layerfarm.jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular, unreadable
+from layerfarm.jobs.rootfs.beneath import Beneath
 from layerfarm.jobs.rootfs.portable_xattrs import HOST_XATTRS, portable_xattrs
 from layerfarm.jobs.rootfs.resolve import open_beneath, open_in_root
 from layerfarm.jobs.rootfs.unprivileged import Widened
@@ -8,6 +9,7 @@ from layerfarm.jobs.rootfs.xattrs import clear_xattrs, get_xattrs, proc_path, se
 
 __all__ = [
     "HOST_XATTRS",
+    "Beneath",
     "DirectoryCache",
     "Rootfs",
     "Widened",

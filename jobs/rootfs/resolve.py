@@ -37,14 +37,14 @@ def open_beneath(root: int, path: bytes, flags: int) -> int:
     """Open ``path`` below the directory descriptor ``root``, following no symbolic link anywhere.
 
     Returns a descriptor that the caller closes. ``flags`` are those of open(2); O_CLOEXEC is added. With
-    O_PATH a link in the last place is not followed but opened itself.
+    O_PATH a link in the last place is not followed but opened itself, unless O_DIRECTORY wants a directory there.
 
     Raises:
         UnsafePath: a component is a symbolic link, or the path leads out of the root.
         OSError: as open(2).
     """
     # With O_NOFOLLOW a link where O_DIRECTORY wants a directory would be ENOTDIR: the resolve flag says it.
-    no_follow = os.O_NOFOLLOW if flags & os.O_PATH else 0
+    no_follow = os.O_NOFOLLOW if flags & os.O_PATH and not flags & os.O_DIRECTORY else 0
     return _open(root, path, flags & ~os.O_NOFOLLOW | no_follow, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
-from layerfarm.jobs.errors import DigestMismatch, SizeMismatch, StoreError
+from layerfarm.jobs.errors import DigestMismatch, SizeMismatch
 from layerfarm.jobs.store.descriptor import Descriptor
-from layerfarm.jobs.store.durable import explained, give_to_owner, make_directory, rename_durably
+from layerfarm.jobs.store.durable import explained, files_of, give_to_owner, make_directory, rename_durably
 from layerfarm.jobs.store.layout import Layout
 from layerfarm.jobs.store.verify import hasher
 
@@ -23,30 +22,29 @@ def adopt_blob(layout: Layout, path: Path, descriptor: Descriptor) -> bool:
 
     Raises:
         DigestMismatch, SizeMismatch: it is not the promised blob; the file stays where it is.
-        StoreError: it is not there, not a regular file, or cannot be moved.
+        StoreError: it is not there, or cannot be moved.
+        UnsafePath: it is not a regular file.
     """
     if layout.claim(descriptor):
         path.unlink(missing_ok=True)
         return False
     target = layout.blob_path(descriptor.digest)
     with explained("blob cannot be taken over", path):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = files_of(layout.path).open(path)
         try:
-            _verify(fd, path, descriptor)
+            _verify(fd, descriptor)
             os.fchmod(fd, 0o666 & ~_umask())
             give_to_owner(fd, layout.path)
             os.fsync(fd)
         finally:
             os.close(fd)
         make_directory(target.parent, layout.path)
-        rename_durably(path, target)
+        rename_durably(path, target, layout.path)
     return True
 
 
-def _verify(fd: int, path: Path, descriptor: Descriptor) -> None:
+def _verify(fd: int, descriptor: Descriptor) -> None:
     found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        raise StoreError("blob is not a regular file", where=path)
     if found.st_size != descriptor.size:
         raise SizeMismatch(f"blob has {found.st_size} bytes, not {descriptor.size}", where=descriptor.digest)
     digest = hasher(descriptor.digest)

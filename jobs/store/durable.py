@@ -10,10 +10,22 @@ from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.errors import StoreError
-from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.rootfs import Beneath
 
 BLOBS: Final = "blobs"
 """What every layout has, and a new one has first."""
+_SPECIFIED: Final = (BLOBS, "index.json", "oci-layout")
+_LISTED: Final = os.O_RDONLY | os.O_DIRECTORY
+
+
+def files_of(layout: Path) -> Beneath:
+    """The way to the files of a layout, which somebody else may have made.
+
+    What image-layout.md specifies may be links: umoci and skopeo read such layouts (blobs shared between layouts, the
+    link farms of build systems), and no blob is believed before its digest is verified. The private directory is
+    layerfarm's own, and has none.
+    """
+    return Beneath(layout, linked=_SPECIFIED)
 
 
 @contextmanager
@@ -34,12 +46,13 @@ def create_file(directory: Path, owner_of: Path, whose: str = "") -> tuple[int, 
     of a shared layout (umoci.md B7). Returns a descriptor open for writing, and the path.
     """
     path = directory / ((f"{whose}." if whose else "") + os.urandom(16).hex())
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    files = files_of(owner_of)
+    fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         give_to_owner(fd, owner_of)
     except BaseException:
         os.close(fd)
-        path.unlink(missing_ok=True)
+        files.unlink(path)
         raise
     return fd, path
 
@@ -51,24 +64,23 @@ def make_directory(path: Path, owner_of: Path) -> None:
         FileNotFoundError: the layout is not there. Its disk may just not be mounted, and what came into being in its
             place would lie beneath it, seen by nobody.
     """
-    if is_directory(path):
+    files = files_of(owner_of)
+    if files.is_directory(path):
         return
     if path == owner_of or (path.parent == owner_of and path.name != BLOBS and not (owner_of / BLOBS).is_dir()):
         raise FileNotFoundError(errno.ENOENT, "there is no layout here any more", str(owner_of))
-    if not is_directory(path.parent):
+    if not files.is_directory(path.parent):
         make_directory(path.parent, owner_of)
     try:
-        path.mkdir()
+        with files.directory(path.parent) as parent:
+            os.mkdir(path.name, dir_fd=parent)
     except FileExistsError:
-        if not is_directory(path):
+        if not files.is_directory(path):
             raise
         return
-    sync_directory(path.parent)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
+    _sync(files, path.parent)
+    with files.directory(path, _LISTED) as fd:
         give_to_owner(fd, owner_of)
-    finally:
-        os.close(fd)
 
 
 def give_to_owner(fd: int, owner_of: Path) -> None:
@@ -87,51 +99,45 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def rename_durably(source: Path, target: Path) -> None:
-    """Rename, and make the rename itself survive a crash.
+def rename_durably(source: Path, target: Path, layout: Path) -> None:
+    """Rename within a layout, and make the rename itself survive a crash.
 
     An NFS client whose server's answer was lost asks once more, and is told that there is no such file any
     more; then the target says whether the rename was done (relayer.md 4.2, point 2).
     """
-    ours = source.lstat()
+    files = files_of(layout)
+    ours = files.lstat(source)
     try:
-        os.rename(source, target)
+        files.rename(source, target)
     except FileNotFoundError:
-        if not (target.exists() and os.path.samestat(ours, target.lstat())):
+        if not (files.is_file(target) and os.path.samestat(ours, files.lstat(target))):
             raise
-    sync_directory(target.parent)
+    _sync(files, target.parent)
 
 
 def sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network filesystems cannot
-            raise
-    finally:
-        os.close(fd)
+    """Make the names in a layout's own directory survive a crash."""
+    _sync(files_of(path), path)
 
 
-def store_time(file: Path) -> float:
-    """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6).
+def _sync(files: Beneath, path: Path) -> None:
+    with files.directory(path, _LISTED) as fd:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network filesystems cannot
+                raise
 
-    ``file`` is touched. An update without a time of our own is dated by the server where there is one.
-    """
-    os.utime(file)
-    return file.stat().st_mtime
 
-
-def read_unmoved(path: Path, most: int) -> bytes:
-    """At most ``most`` bytes of a file that others replace meanwhile.
+def read_unmoved(path: Path, most: int, layout: Path) -> bytes:
+    """At most ``most`` bytes of a file in a layout that others replace meanwhile.
 
     One that is replaced on another host while it is read here gives ESTALE on NFS, not its old content; whoever
     opens it again has the new one.
     """
     for _ in range(_STALE_READS):
         try:
-            with path.open("rb") as stream:
-                return stream.read(most)
+            return files_of(layout).read(path, most)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
@@ -151,8 +157,8 @@ def replace_file(path: Path, content: bytes, staging: Path, owner_of: Path) -> N
             os.fsync(fd)
         finally:
             os.close(fd)
-        rename_durably(temporary, path)
+        rename_durably(temporary, path, owner_of)
     except BaseException:
         with suppress(OSError):
-            temporary.unlink()
+            files_of(owner_of).unlink(temporary)
         raise

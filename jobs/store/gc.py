@@ -20,7 +20,6 @@ that a queued or running job of layerfarm counts on or has made. Beyond that:
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,7 +30,7 @@ from typing import Final, TypeVar
 from layerfarm.jobs.errors import LayerfarmError, StoreError
 from layerfarm.jobs.store.descriptor import Descriptor, check_digest
 from layerfarm.jobs.store.document import parse_document
-from layerfarm.jobs.store.durable import explained, make_directory
+from layerfarm.jobs.store.durable import explained, files_of, make_directory
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 from layerfarm.jobs.store.janitor import janitor, umoci_leftovers
 from layerfarm.jobs.store.layout import Layout
@@ -142,6 +141,7 @@ class _Collection:
         self._dry_run = dry_run
         self._leases = Leases(layout.path)
         self._trash = Trash(layout.path)
+        self._files = files_of(layout.path)
         self._now = layout.now()
         self._oldest = self._now - grace
         self._done = Collected()
@@ -166,9 +166,11 @@ class _Collection:
             if not self._dry_run:
                 self._trash.tidy()
         if not self._dry_run:
-            shutil.rmtree(doomed, ignore_errors=True)
+            with suppress(OSError):
+                self._files.remove(doomed)
             for path in done.trees:
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    self._files.remove(path)
         holders = {lease.holder for lease in leases}
         done.leftovers = janitor(
             layout.path, max(self._grace, STAGING_GRACE), now=self._now, dry_run=self._dry_run, holders=holders
@@ -226,8 +228,8 @@ class _Collection:
         make_directory(directory, self._layout.path)
         trashed = directory / path.name
         try:
-            path.rename(trashed)
-            if trashed.lstat().st_mtime <= self._oldest:
+            self._files.rename(path, trashed)
+            if self._files.lstat(trashed).st_mtime <= self._oldest:
                 return True
         except FileNotFoundError:  # gone, or back already because somebody missed it
             return False
@@ -245,7 +247,7 @@ class _Collection:
         """Take it where no reader looks, to be deleted when the lock is free: large files take their time."""
         make_directory(doomed, self._layout.path)
         with suppress(FileNotFoundError):
-            path.rename(doomed / os.urandom(8).hex())
+            self._files.rename(path, doomed / os.urandom(8).hex())
 
     # --- trees -------------------------------------------------------------------------------------
 
@@ -254,13 +256,13 @@ class _Collection:
         directory = self._layout.path / PRIVATE_DIRECTORY / "trees"
         swept = {digest for digest, _ in self._done.blobs}
         stale = []
-        for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        for path in (directory / name for name in sorted(self._files.names(directory))):
             digest = path.stem.replace("_", ":", 1)
             try:
                 check_digest(digest)
             except ValueError:
                 with suppress(FileNotFoundError):
-                    if path.lstat().st_mtime <= self._oldest:
+                    if self._files.lstat(path).st_mtime <= self._oldest:
                         stale.append(path)
                 continue
             if digest in swept or not self._layout.blob_path(digest).exists():

@@ -5,12 +5,11 @@ The hours are those of the store's clock. Old ones are removed by whoever writes
 
 from __future__ import annotations
 
-import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from layerfarm.jobs.store.durable import make_directory, replace_file
+from layerfarm.jobs.store.durable import files_of, make_directory, replace_file
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
 
 _HOUR: Final = 3600
@@ -23,6 +22,7 @@ class Hours:
         self._layout = layout
         self._directory = layout / PRIVATE_DIRECTORY / kind
         self._kept = kept
+        self._files = files_of(layout)
 
     def write(self, name: str, content: bytes) -> None:
         """Keep ``content`` from now on.
@@ -32,10 +32,11 @@ class Hours:
         """
         hour = int(IndexFile(self._layout).now()) // _HOUR
         directory = self._directory / str(hour)
-        if not directory.is_dir():
+        if not self._files.is_directory(directory):
             for old in self._hours():
                 if old < hour - self._kept:
-                    shutil.rmtree(self._directory / str(old), ignore_errors=True)
+                    with suppress(OSError):
+                        self._files.remove(self._directory / str(old))
         self._replace(directory / name, content)
 
     def change(self, name: str, content: bytes) -> None:
@@ -51,7 +52,7 @@ class Hours:
             StoreError: it cannot be read.
         """
         path = self._find(name)
-        return None if path is None else read_file(path, "document_bytes")
+        return None if path is None else read_file(path, "document_bytes", self._layout)
 
     def _replace(self, path: Path, content: bytes) -> None:
         staging = self._layout / PRIVATE_DIRECTORY / "ingest"
@@ -62,12 +63,9 @@ class Hours:
     def _find(self, name: str) -> Path | None:
         for hour in sorted(self._hours(), reverse=True):
             path = self._directory / str(hour) / name
-            if path.is_file():
+            if self._files.is_file(path):
                 return path
         return None
 
     def _hours(self) -> list[int]:
-        try:
-            return [int(name) for name in os.listdir(self._directory) if name.isdigit()]
-        except FileNotFoundError:
-            return []
+        return [int(name) for name in self._files.names(self._directory) if name.isdigit()]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.store.durable import explained, make_directory, read_unmoved, replace_file, store_time
+from layerfarm.jobs.store.durable import explained, make_directory, read_unmoved, replace_file
 from layerfarm.jobs.store.indextext import IndexText
 from layerfarm.jobs.store.locks import Lock
 
@@ -43,7 +43,7 @@ class IndexFile:
 
     def raw(self) -> bytes:
         """The bytes of the file."""
-        return read_file(self.path, "index_bytes")
+        return read_file(self.path, "index_bytes", self._layout)
 
     def update(self, change: Callable[[IndexText], IndexText]) -> IndexText:
         """Replace the index by ``change`` of it, which is called under the lock and must be quick."""
@@ -73,8 +73,8 @@ class IndexFile:
 
     def now(self) -> float:
         """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
-        with self.lock():
-            return store_time(self._lock)
+        with self.lock() as lock:
+            return lock.touch()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,17 +93,18 @@ class IndexFile:
             yield lock
 
 
-def read_file(path: Path, limit: str) -> bytes:
-    """A small file whole.
+def read_file(path: Path, limit: str, layout: Path) -> bytes:
+    """A small file of a layout whole.
 
     Raises:
         StoreError: it cannot be read.
+        UnsafePath: a link stands in the way, or it is not a regular file.
         LimitExceeded: it is larger than the limit of that name.
     """
     bounds = limits()
     most: int = getattr(bounds, limit)
     with explained("file cannot be read", path):
-        content = read_unmoved(path, most + 1)
+        content = read_unmoved(path, most + 1, layout)
     if len(content) > most:
         raise bounds.exceeded(limit, "file is larger than {} bytes", path)
     return content

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from layerfarm.jobs.errors import DigestMismatch, SizeMismatch, StoreError
-from layerfarm.jobs.store.durable import create_file, explained, make_directory, rename_durably, write_all
+from layerfarm.jobs.store.durable import create_file, explained, files_of, make_directory, rename_durably, write_all
 from layerfarm.jobs.store.leases import at_work, cover
 
 
@@ -65,7 +65,7 @@ class Ingest:
         if os.fstat(self._fd).st_size != self.size:
             raise StoreError("blob was changed by somebody while it was written", where=self._path)
         make_directory(target.parent, self._layout)
-        rename_durably(self._path, target)
+        rename_durably(self._path, target, self._layout)
 
     def abandon(self) -> None:
         """Remove the ingest file, if it is still one."""
@@ -73,7 +73,7 @@ class Ingest:
             os.close(self._fd)
             self._fd = -1
             with suppress(FileNotFoundError):
-                self._path.unlink()
+                files_of(self._layout).unlink(self._path)
 
     def __enter__(self) -> Ingest:
         return self
@@ -91,7 +91,7 @@ def refresh(blob: Path, size: int) -> bool:
     try:
         if blob.stat().st_size != size:
             return False
-        os.utime(blob)
+        os.utime(blob, follow_symlinks=False)  # the age of a link is its own to a garbage collector
         return blob.stat().st_size == size
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False

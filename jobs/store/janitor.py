@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import stat
 import time
 from collections.abc import Collection
 from pathlib import Path
 
+from layerfarm.jobs.rootfs import Beneath
+from layerfarm.jobs.store.durable import files_of
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 
 _LEFTOVERS = ("ingest", "work", "unpack", "doomed")
@@ -27,21 +29,23 @@ def janitor(
     Those of ``holders``, jobs that have a lease, are left: they may wait for their turn for any time. ``now`` is
     seconds on the store's clock; by default this machine's is taken for it. Returns what was removed; ``dry_run``
     only looks.
+
+    Raises:
+        UnsafePath: one of their directories is a link.
     """
     removed = []
+    files = files_of(layout)
     oldest = (time.time() if now is None else now) - max_age
     for kind in _LEFTOVERS:
         directory = layout / PRIVATE_DIRECTORY / kind
-        if not directory.is_dir():
-            continue
-        for path in sorted(directory.iterdir()):
+        for path in (directory / name for name in sorted(files.names(directory))):
             if path.name.partition(".")[0] in holders:
                 continue
             try:
-                if _last_touched(path) > oldest:
+                if _last_touched(files, path) > oldest:
                     continue
                 if not dry_run:
-                    _remove(path)
+                    files.remove(path)
             except FileNotFoundError:
                 continue  # its job, or another janitor, was quicker
             removed.append(path)
@@ -64,7 +68,7 @@ def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> li
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_mtime <= oldest:
                 if not dry_run:
-                    shutil.rmtree(path)
+                    files_of(layout).remove(path)
                 removed.append(path)
         except BlockingIOError:
             pass
@@ -73,17 +77,8 @@ def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> li
     return removed
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _last_touched(path: Path) -> float:
+def _last_touched(files: Beneath, path: Path) -> float:
     """The newest mtime of the path and of what lies directly in it."""
-    newest = os.lstat(path).st_mtime
-    if path.is_dir() and not path.is_symlink():
-        with os.scandir(path) as entries:
-            newest = max([newest, *(entry.stat(follow_symlinks=False).st_mtime for entry in entries)])
-    return newest
+    found = files.lstat(path)
+    inside = files.names(path) if stat.S_ISDIR(found.st_mode) else []
+    return max([found.st_mtime, *(files.lstat(path / name).st_mtime for name in inside)])

@@ -97,7 +97,7 @@ class Layout:
             if not is_there(path / name):
                 raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
         marker = path / "oci-layout"
-        version = parse_document(_LayoutFile, read_file(marker, "document_bytes"), str(marker)).imageLayoutVersion
+        version = parse_document(_LayoutFile, read_file(marker, "document_bytes", path), str(marker)).imageLayoutVersion
         if version != _LAYOUT_VERSION:
             raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
         return cls(path)
@@ -210,9 +210,9 @@ class Layout:
             except (FileNotFoundError, NotADirectoryError):
                 if self._trash.restore(digest):
                     continue
-                trashed = self._trash.find(digest)
+                trashed = self._trash.open(digest)
                 if trashed is not None:  # who may not write may read it there
-                    return os.open(trashed, _READ)
+                    return trashed
                 if pause is None:
                     raise
                 time.sleep(pause)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -38,7 +38,7 @@ from pydantic import Field
 from layerfarm.jobs.errors import LayerfarmError, StoreError
 from layerfarm.jobs.store.descriptor import check_digest
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.durable import create_file, explained, make_directory, write_all
+from layerfarm.jobs.store.durable import create_file, explained, files_of, make_directory, write_all
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, read_file
 
 LOCAL: Final = 3600.0
@@ -75,6 +75,7 @@ class Leases:
     def __init__(self, layout: Path) -> None:
         self._layout = layout
         self._directory = layout / PRIVATE_DIRECTORY / "leases"
+        self._files = files_of(layout)
 
     def add(self, holder: str, seconds: float, digests: Iterable[str]) -> None:
         """Take a lease for ``holder``, or add to the one that it has.
@@ -95,12 +96,12 @@ class Leases:
         for directory in self._all_of(holder):
             # Its owner's touch it is, or root's.
             with suppress(FileNotFoundError, PermissionError):
-                os.utime(directory / _TERM)
+                self._files.touch(directory / _TERM)
 
     def release(self, holder: str) -> None:
         """End the lease; fine if there is none."""
         for directory in self._all_of(holder):
-            shutil.rmtree(directory, ignore_errors=True)
+            self._remove(directory)
 
     def live(self, now: float) -> list[Lease]:
         """Those that hold at ``now`` seconds on the store's clock."""
@@ -110,7 +111,7 @@ class Leases:
         """Remove those that ran out; returns them."""
         ended = [directory for lease, directory in self._found() if lease.expires <= now]
         for directory in ended if not dry_run else ():
-            shutil.rmtree(directory, ignore_errors=True)
+            self._remove(directory)
         return ended
 
     # --- inside ------------------------------------------------------------------------------------
@@ -122,27 +123,28 @@ class Leases:
 
     def _all_of(self, holder: str) -> list[Path]:
         first = self._of(holder)
-        try:
-            # Of a thousand queued jobs, perhaps: a glob would take ten times as long.
-            others = [name for name in os.listdir(self._directory) if name.startswith(f"{holder}.")]
-        except FileNotFoundError:
-            return []
-        return [path for path in (first, *map(self._directory.joinpath, others)) if path.is_dir()]
+        # Of a thousand queued jobs, perhaps: a glob would take ten times as long.
+        others = [name for name in self._files.names(self._directory) if name.startswith(f"{holder}.")]
+        return [path for path in (first, *map(self._directory.joinpath, others)) if self._files.is_directory(path)]
+
+    def _remove(self, directory: Path) -> None:
+        with suppress(OSError):
+            self._files.remove(directory)
 
     def _add(self, directory: Path, seconds: float, digests: Iterable[str]) -> None:
         make_directory(directory, self._layout)
-        if not (directory / _TERM).exists():
+        if not self._files.is_file(directory / _TERM):
             self._say(directory, seconds)
         for digest in digests:
             name = directory / check_digest(digest).replace(":", "_", 1)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT
             try:
-                fd = os.open(name, flags, 0o666)
+                fd = self._files.open(name, flags)
             except FileNotFoundError:
                 # Swept or released this moment: whoever works for it holds it all the same.
                 make_directory(directory, self._layout)
                 self._say(directory, seconds)
-                fd = os.open(name, flags, 0o666)
+                fd = self._files.open(name, flags)
             os.close(fd)
 
     def _say(self, directory: Path, seconds: float) -> None:
@@ -151,31 +153,27 @@ class Leases:
             write_all(fd, encode_document(Term(seconds=seconds)))
         finally:
             os.close(fd)
-        temporary.rename(directory / _TERM)
+        self._files.rename(temporary, directory / _TERM)
 
     def _found(self) -> Iterator[tuple[Lease, Path]]:
-        try:
-            names = sorted(os.listdir(self._directory))
-        except FileNotFoundError:
-            return
-        for name in names:
+        for name in sorted(self._files.names(self._directory)):
             directory = self._directory / name
-            with suppress(FileNotFoundError, NotADirectoryError):
-                yield _read(name.partition(".")[0], directory), directory
+            with suppress(FileNotFoundError):
+                found = self._files.lstat(directory)
+                if stat.S_ISDIR(found.st_mode):
+                    yield self._read(name.partition(".")[0], directory, found.st_mtime), directory
 
-
-def _read(holder: str, directory: Path) -> Lease:
-    seconds = _UNTOLD
-    touched = directory.lstat().st_mtime
-    # Between release and removal the file is gone first or last; what is left holds for a while.
-    with suppress(FileNotFoundError, LayerfarmError):
-        touched = (directory / _TERM).lstat().st_mtime
-        seconds = parse_document(Term, read_file(directory / _TERM, "document_bytes"), _TERM).seconds
-    digests = set()
-    for name in os.listdir(directory):
-        with suppress(ValueError):
-            digests.add(check_digest(name.replace("_", ":", 1)))
-    return Lease(holder, touched + seconds, frozenset(digests))
+    def _read(self, holder: str, directory: Path, touched: float) -> Lease:
+        seconds, term = _UNTOLD, directory / _TERM
+        # Between release and removal the file is gone first or last; what is left holds for a while.
+        with suppress(FileNotFoundError, LayerfarmError):
+            touched = self._files.lstat(term).st_mtime
+            seconds = parse_document(Term, read_file(term, "document_bytes", self._layout), _TERM).seconds
+        digests = set()
+        for name in self._files.names(directory):
+            with suppress(ValueError):
+                digests.add(check_digest(name.replace("_", ":", 1)))
+        return Lease(holder, touched + seconds, frozenset(digests))
 
 
 # --- for whom this process works ------------------------------------------------------------------

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from layerfarm.jobs.store.durable import give_to_owner
+from layerfarm.jobs.store.durable import files_of, give_to_owner
 
 _WHOLE_FILE: Final = (os.SEEK_SET, 0, 0, 0)
 _LOCK: Final = struct.pack("@hhqqi", fcntl.F_WRLCK, *_WHOLE_FILE)
@@ -44,13 +44,16 @@ class Lock:
     """The lock named by a file, open and not taken; a context manager, at whose end it is free again."""
 
     def __init__(self, lock_file: Path, owner_of: Path) -> None:
-        self._fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        self._fd = _lock_file(lock_file, owner_of)
         _open.add(self._fd)
-        try:
-            give_to_owner(self._fd, owner_of)
-        except BaseException:
-            self._close()
-            raise
+
+    def touch(self) -> float:
+        """Date the file now; seconds on the clock of its file system (relayer.md 4.2, point 6).
+
+        An update without a time of our own is dated by the server where there is one.
+        """
+        os.utime(self._fd)
+        return os.fstat(self._fd).st_mtime
 
     def take_if_free(self) -> bool:
         """Take it, unless another one holds it."""
@@ -84,6 +87,22 @@ class Lock:
             self.give_back()
         _open.discard(self._fd)
         os.close(self._fd)
+
+
+def _lock_file(path: Path, owner_of: Path) -> int:
+    """Open the file, made if there is none. Only then it is given to the layout's owner: what he has put there
+    himself, perhaps a second name of somebody's file, keeps its owner."""
+    files = files_of(owner_of)
+    try:
+        fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return files.open(path, os.O_RDWR)
+    try:
+        give_to_owner(fd, owner_of)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 @contextmanager

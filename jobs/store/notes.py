@@ -6,12 +6,11 @@ nobody has read for a month go with the next garbage collection.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
-from layerfarm.jobs.errors import StoreError
-from layerfarm.jobs.store.durable import explained, make_directory, replace_file
+from layerfarm.jobs.errors import StoreError, UnsafePath
+from layerfarm.jobs.store.durable import explained, files_of, make_directory, replace_file
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 from layerfarm.jobs.store.layout import Layout
 
@@ -21,13 +20,13 @@ UNREAD = 30 * 24 * 3600.0
 
 def read_note(layout: Layout, kind: str, name: str) -> bytes | None:
     """What was noted; None: nothing, or it cannot be read. The note counts as just used."""
-    path = _directory(layout) / kind / name
+    path, files = _directory(layout) / kind / name, files_of(layout.path)
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = files.read(path)
+    except (OSError, UnsafePath):
         return None
     with suppress(OSError):
-        os.utime(path)
+        files.touch(path)
     return content
 
 
@@ -47,11 +46,13 @@ def write_note(layout: Layout, kind: str, name: str, content: bytes) -> bool:
 
 def stale_notes(layout: Layout, now: float) -> list[Path]:
     """The notes that have not been read for :data:`UNREAD` seconds."""
+    files, top = files_of(layout.path), _directory(layout)
     found = []
-    for path in sorted(_directory(layout).glob("*/*")):
-        with suppress(FileNotFoundError):
-            if path.lstat().st_mtime <= now - UNREAD:
-                found.append(path)
+    for directory in (top / kind for kind in sorted(files.names(top))):
+        for path in (directory / name for name in sorted(files.names(directory))):
+            with suppress(FileNotFoundError):
+                if files.lstat(path).st_mtime <= now - UNREAD:
+                    found.append(path)
     return found
 
 

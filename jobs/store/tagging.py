@@ -25,11 +25,11 @@ from typing import Final
 
 from pydantic import Field
 
-from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument
+from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, UnsafePath
 from layerfarm.jobs.store.commits import Commit, Commits
 from layerfarm.jobs.store.descriptor import Descriptor
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.durable import create_file, explained, make_directory, write_all
+from layerfarm.jobs.store.durable import create_file, explained, files_of, make_directory, write_all
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile
 from layerfarm.jobs.store.indextext import IndexText
 from layerfarm.jobs.store.locks import pauses
@@ -79,6 +79,7 @@ class Tagging:
         self._has = has
         self._commits = Commits(layout)
         self._directory = layout / PRIVATE_DIRECTORY / "tagging"
+        self._files = files_of(layout)
 
     def give(self, wish: Wish) -> None:
         """Return when the tag is in the index, durably.
@@ -96,7 +97,7 @@ class Tagging:
                 touched = time.monotonic()
                 for pause in pauses():
                     time.sleep(pause)
-                    if _is_granted(path):
+                    if self._is_granted(path):
                         return
                     if lock.take_if_free():
                         self._settle(path, wish)
@@ -104,7 +105,7 @@ class Tagging:
                     if time.monotonic() - touched > TOUCH:
                         touched = time.monotonic()
                         with suppress(FileNotFoundError):
-                            os.utime(path)
+                            self._files.touch(path)
 
     # --- who waits ---------------------------------------------------------------------------------
 
@@ -122,18 +123,33 @@ class Tagging:
                 write_all(fd, encode_document(wish))
             finally:
                 os.close(fd)
-            temporary.rename(path)
+            self._files.rename(temporary, path)
             yield path
         finally:
             for name in (temporary, path):
                 with suppress(FileNotFoundError):
-                    name.unlink()
+                    self._files.unlink(name)
 
     def _settle(self, path: Path, wish: Wish) -> None:
         """Grant the own wish, now that nobody else can: unless it was, it was dropped or not come to yet."""
-        if not _is_granted(path):
-            path.unlink(missing_ok=True)
+        if not self._is_granted(path):
+            with suppress(FileNotFoundError):
+                self._files.unlink(path)
             self._grant(wish)
+
+    def _is_granted(self, path: Path) -> bool:
+        """False: not answered, or dropped.
+
+        Raises:
+            BlobNotFound: it was refused.
+        """
+        try:
+            answer = self._files.read(path, 300).partition(b"\n")[0]
+        except FileNotFoundError:
+            return False
+        if answer.startswith(_REFUSED):
+            raise _gone(answer[len(_REFUSED) :].decode())
+        return answer == _GRANTED
 
     # --- who holds the lock ------------------------------------------------------------------------
 
@@ -173,10 +189,7 @@ class Tagging:
 
     def _collect(self, stack: ExitStack) -> list[_Left]:
         """The wishes of those who wait, oldest first; those of the dead are removed."""
-        try:
-            names = sorted(os.listdir(self._directory))
-        except FileNotFoundError:
-            return []
+        names = sorted(self._files.names(self._directory))
         if not names:
             return []
         oldest = self._index.now() - PATIENCE
@@ -184,9 +197,9 @@ class Tagging:
         for name in names[:_MOST]:
             path = self._directory / name
             with suppress(FileNotFoundError):
-                if path.lstat().st_mtime < oldest:
-                    path.unlink()
-                elif (one := _opened(path, stack)) is not None:
+                if self._files.lstat(path).st_mtime < oldest:
+                    self._files.remove(path)
+                elif (one := self._opened(path, stack)) is not None:
                     found.append(one)
         return found
 
@@ -195,6 +208,23 @@ class Tagging:
         with suppress(MalformedDocument):
             return [found.digest for found in self._index.read().find(tag)]
         return []
+
+    def _opened(self, path: Path, stack: ExitStack) -> _Left | None:
+        """None: no wish, answered already, or not to be answered by us; its writer sees to it itself."""
+        try:
+            fd = self._files.open(path, os.O_RDWR)
+        except (PermissionError, IsADirectoryError, UnsafePath):
+            return None
+        stack.callback(os.close, fd)
+        raw = os.read(fd, _LARGEST)
+        if not raw.startswith(b"{"):
+            return None
+        try:
+            wish = parse_document(Wish, raw, path.name)
+            _ = wish.entry
+        except LayerfarmError:
+            return None
+        return _Left(fd, wish)
 
     def _missing(self, wish: Wish, seen: dict[tuple[str, int], bool]) -> str | None:
         """The digest of a blob that the wish needs and the layout does not hold."""
@@ -205,43 +235,6 @@ class Tagging:
             if not seen[key]:
                 return blob.digest
         return None
-
-
-def _opened(path: Path, stack: ExitStack) -> _Left | None:
-    """None: answered already, or not to be answered by us; its writer sees to it itself."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except PermissionError:
-        return None
-    stack.callback(os.close, fd)
-    raw = os.read(fd, _LARGEST)
-    if not raw.startswith(b"{"):
-        return None
-    try:
-        wish = parse_document(Wish, raw, path.name)
-        _ = wish.entry
-    except LayerfarmError:
-        return None
-    return _Left(fd, wish)
-
-
-def _is_granted(path: Path) -> bool:
-    """False: not answered, or dropped.
-
-    Raises:
-        BlobNotFound: it was refused.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        answer = os.read(fd, 300).partition(b"\n")[0]
-    finally:
-        os.close(fd)
-    if answer.startswith(_REFUSED):
-        raise _gone(answer[len(_REFUSED) :].decode())
-    return answer == _GRANTED
 
 
 def _gone(digest: str) -> BlobNotFound:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.errors import LayoutExists, StoreError
+from layerfarm.jobs.store.durable import files_of
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 from layerfarm.jobs.store.janitor import janitor
 from layerfarm.jobs.store.layout import Layout
@@ -47,5 +48,5 @@ def user_cache() -> Layout:
     janitor(path, _ABANDONED)
     for note in stale_notes(layout, time.time()):
         with suppress(OSError):
-            note.unlink()
+            files_of(path).unlink(note)
     return layout

@@ -10,15 +10,15 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from layerfarm.jobs.errors import CatalogError
+from layerfarm.jobs.errors import CatalogError, UnsafePath
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
-from layerfarm.jobs.store.durable import explained, make_directory, replace_file
+from layerfarm.jobs.store.durable import explained, files_of, make_directory, replace_file
 
 
 class ImageState(BaseModel):
@@ -70,10 +70,11 @@ class States:
         with explained("catalog state cannot be kept", self.directory):
             make_directory(self.directory / "images", store.path)
             make_directory(self.directory / "staging", store.path)
-        for path in (self.directory / "images").glob("*.json"):
+        images, files = self.directory / "images", files_of(store.path)
+        for path in (images / file for file in files.names(images) if file.endswith(".json")):
             try:
-                state = ImageState.model_validate_json(path.read_bytes())
-            except (OSError, ValidationError):
+                state = ImageState.model_validate_json(files.read(path))
+            except (OSError, UnsafePath, ValidationError):
                 # Nothing is lost but time: the image is looked at as if it were new.
                 continue
             self._known[state.name] = state
@@ -88,7 +89,8 @@ class States:
     def forget_others(self, names: Iterable[str]) -> None:
         """Forget the images that the catalog does not hold any more. Their tags stay in the store."""
         for name in self._known.keys() - set(names):
-            (self.directory / "images" / f"{_file_name(name)}.json").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                files_of(self._store.path).unlink(self.directory / "images" / f"{_file_name(name)}.json")
             del self._known[name]
 
     def put(self, state: ImageState) -> ImageState:
@@ -112,7 +114,7 @@ class States:
         Raises:
             CatalogError: there is another one.
         """
-        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        fd = files_of(self._store.path).open(self.directory / "lock", os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

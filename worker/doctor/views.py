@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any, Final, Literal, cast
 import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.errors import RequestError, UnsafePath
 from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.store.durable import files_of
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 from layerfarm.jobs.store.probe import held, probe_file
 from layerfarm.worker.background.registry import WorkerInfo
@@ -128,12 +128,12 @@ def view_of(question: Question, policy: Policy) -> View:
         return "forbidden"
     path = store / PRIVATE_DIRECTORY / "doctor" / question.name
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = files_of(store).open(path, os.O_RDWR)
     except OSError:
         return "absent"
+    except UnsafePath:
+        return "other"
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return "other"
         if hashlib.sha256(os.read(fd, _LARGEST)).hexdigest() != question.sha256:
             return "other"
         try:

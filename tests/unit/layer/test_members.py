@@ -13,9 +13,9 @@ from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer,
 from layerfarm.jobs.layer import Limits
 from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.pax import decode_records, encode_records, parse_number, parse_time
-from layerfarm.jobs.layer.remove import remove
 from layerfarm.jobs.layer.sparse import Holes
 from layerfarm.jobs.layer.tarformat import TRAILER, Header, encode_header
+from layerfarm.jobs.rootfs.remove import remove
 from tests.trees import directory, file, read_tree, symlink, tree
 from tests.unit.layer.archives import archive, entry
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.errors import MalformedDocument, StoreError
+from layerfarm.jobs.errors import MalformedDocument, StoreError, UnsafePath
 from layerfarm.jobs.flows.base import WorkDirectory
 from layerfarm.jobs.store import Descriptor, Document, Layout, encode_document, janitor, parse_document
 from layerfarm.jobs.store.leases import Leases
@@ -68,11 +68,11 @@ def test_blob_is_synced_before_it_gets_its_name_and_its_directory_after(
     for name in ("fsync", "rename"):
         real = getattr(os, name)
 
-        def note(*args: object, _name: str = name, _real: object = real) -> object:
-            what = args[0] if _name == "rename" else f"/proc/self/fd/{args[0]}"
-            kind = "dir" if os.path.isdir(str(what)) else "file"
+        def note(*args: object, _name: str = name, _real: object = real, **places: int) -> object:
+            what = f"{places['src_dir_fd']}/{args[0]}" if _name == "rename" else args[0]
+            kind = "dir" if os.path.isdir(f"/proc/self/fd/{what}") else "file"
             calls.append(f"{_name} {kind}")
-            return _real(*args)  # type: ignore[operator]
+            return _real(*args, **places)  # type: ignore[operator]
 
         monkeypatch.setattr(os, name, note)
     layout.put(b"hello", "a/b")
@@ -134,7 +134,7 @@ def test_lock_file_is_never_removed(layout: Layout) -> None:
 
 def test_lock_file_that_is_a_link_is_refused(layout: Layout, tmp_path: Path) -> None:
     (layout.path / ".layerfarm/index.lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError):
+    with pytest.raises(UnsafePath, match=r"not a regular file: .*/\.layerfarm/index\.lock"):
         layout.tag("t", A)
     assert not (tmp_path / "elsewhere").exists()
 

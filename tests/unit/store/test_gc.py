@@ -6,7 +6,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.errors import BlobNotFound, StoreError
+from layerfarm.jobs.rootfs import Beneath
 from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
@@ -308,14 +308,14 @@ def test_what_a_dead_collection_had_moved_away_is_put_back_before_the_mark(layou
 def test_a_blob_used_between_look_and_sweep_is_put_back(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     blob = layout.put(b"x", "a/b")
     age_all(layout)
-    rename = Path.rename
+    rename = Beneath.rename
 
-    def used_first(self: Path, target: Path) -> Path:
-        if self == layout.blob_path(blob.digest):
+    def used_first(files: Beneath, source: Path, target: Path) -> None:
+        if source == layout.blob_path(blob.digest):
             assert layout.claim(blob)
-        return rename(self, target)
+        rename(files, source, target)
 
-    monkeypatch.setattr(Path, "rename", used_first)
+    monkeypatch.setattr(Beneath, "rename", used_first)
     assert collect(layout).blobs == []
     assert layout.has(blob)
 
@@ -325,18 +325,18 @@ def test_a_slow_deletion_never_hits_what_another_collection_has_moved(
 ) -> None:
     """The first deletes when it holds the lock no more: its blob is back by then, used, and moved again."""
     blob = layout.put(b"x", "a/b")
-    rmtree = shutil.rmtree
+    remove = Beneath.remove
     begun: list[str] = []
 
-    def slow(path: Path, ignore_errors: bool = False) -> None:
+    def slow(files: Beneath, path: Path) -> None:
         if not begun and "doomed" in path.parts:
             begun.extend(os.listdir(path))
             layout.put(b"x", "a/b")
             age_all(layout)
             assert [digest for digest, _ in collect(layout).blobs] == [blob.digest]
-        rmtree(path, ignore_errors=ignore_errors)
+        remove(files, path)
 
-    monkeypatch.setattr(shutil, "rmtree", slow)
+    monkeypatch.setattr(Beneath, "remove", slow)
     assert collect(layout, 0).bytes == 1
     assert len(begun) == 1
     assert layout.read(blob) == b"x"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import BlobNotFound, StoreError
+from layerfarm.jobs.rootfs import Beneath
 from layerfarm.jobs.store import MEDIA_TYPE_LAYER, Descriptor, Layout
 from layerfarm.jobs.store.gc import DEFAULT_GRACE, STAGING_GRACE, collect
 from layerfarm.jobs.store.leases import Leases, holding
@@ -242,7 +243,7 @@ def test_who_may_not_write_reads_from_the_trash(layout: Layout, monkeypatch: pyt
     blob = layout.put(b"xyz", "a/b")
     age_all(layout)
     collect(layout)
-    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+    monkeypatch.setattr(Beneath, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
     assert layout.read(blob) == b"xyz"
     assert held(layout) == set()
 
