@@ -19,6 +19,7 @@ from layerfarm.jobs.image.unpack import UnpackOptions, extracted
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.rootfs import own_directory
 from layerfarm.jobs.store import Layout
 
 Form = Literal["directory", "tar"]
@@ -55,7 +56,7 @@ def flatten(
     if not is_directory(output.parent):
         raise RequestError("the directory that is to hold it does not exist", where=output.parent)
     # Not even the group may reach setuid files or devices in there.
-    staging.mkdir(mode=0o700, exist_ok=True)
+    own_directory(staging)
     made = staging / f"{output.name}.{os.urandom(4).hex()}"
     try:
         if form == "directory":

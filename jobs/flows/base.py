@@ -109,6 +109,17 @@ class Policy:
         """
         return self._check(path, self.roots, "path lies outside the worker's allowed roots", "--root")
 
+    def check_resolved(self, path: Path) -> Path:
+        """The same for what :meth:`check_root` returned when the job began, and no link has come into since.
+
+        Raises:
+            OutsideAllowedRoots: it lies in no allowed root.
+            UnsafePath: it leads elsewhere now.
+        """
+        if self.check_root(path) != path:
+            raise UnsafePath("a symbolic link has come into the path since the job began", where=path)
+        return path
+
     def check_store(self, path: Path) -> Path:
         """``path`` resolved, if it is an allowed store or lies below one.
 

@@ -91,13 +91,13 @@ def _plan(ctx: Context, state: FlattenState) -> list[Unit]:
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     wanted = Wanted.model_validate(unit.params)
     store = Layout.open(ctx.policy.check_store(wanted.store))
-    output = ctx.policy.check_root(wanted.output)
+    output = ctx.policy.check_resolved(wanted.output)
     image = resolve_walk(store, [wanted.image])
     mtree, warnings = flatten(
         store,
         image,
         output,
-        ctx.policy.check_root(wanted.staging),
+        ctx.policy.check_resolved(wanted.staging),
         wanted.form,
         rootless=wanted.rootless,
         epoch=wanted.epoch,

@@ -64,11 +64,11 @@ def _plan_survey(ctx: Context, state: LayeringState) -> list[Unit]:
 
 def _run_survey(ctx: Context, unit: Unit) -> dict[str, Any]:
     params = _SurveyUnit.model_validate(unit.params)
-    rootfs = ctx.policy.check_root(params.rootfs)
+    rootfs = ctx.policy.check_resolved(params.rootfs)
     work = work_directory(ctx, params.store)
     work.create()
     if params.known is not None:
-        ctx.policy.check_root(params.known.cache.parent)
+        ctx.policy.check_resolved(params.known.cache.parent)
     return survey_tree(rootfs, work, params.known).model_dump(mode="json")
 
 
@@ -99,7 +99,7 @@ def _plan_hash(ctx: Context, state: LayeringState) -> list[Unit]:
 
 def _run_hash(ctx: Context, unit: Unit) -> dict[str, Any]:
     params = _HashUnit.model_validate(unit.params)
-    rootfs = ctx.policy.check_root(params.rootfs)
+    rootfs = ctx.policy.check_resolved(params.rootfs)
     work = work_directory(ctx, params.store)
     walk_file = work.open(params.walk)
     shard = params.shard

@@ -26,6 +26,7 @@ from layerfarm.jobs.flows.requests import AbsolutePath
 from layerfarm.jobs.mtree import Entry, Shard, hash_shard, plan_shards, walk_tree
 from layerfarm.jobs.mtree.fragments import read_fragment
 from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.rootfs import own_directory
 
 HEADER = (
     b"#mtree\n#          tool: layerfarm\n"
@@ -89,7 +90,7 @@ class _Beside(WorkDirectory):
         self.path = output.with_name(f".{output.name}.layerfarm-{job_id}")
 
     def create(self) -> None:
-        self.path.mkdir(exist_ok=True)
+        own_directory(self.path)
 
 
 def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:
@@ -209,9 +210,9 @@ def _clean(ctx: Context, request: ManifestRequest, succeeded: bool) -> None:
 
 
 def _checked(ctx: Context, rootfs: Path, output: Path) -> tuple[Path, WorkDirectory]:
-    work = _Beside(ctx.policy.check_root(output), ctx.work)
+    work = _Beside(ctx.policy.check_resolved(output), ctx.work)
     work.create()
-    return ctx.policy.check_root(rootfs), work
+    return ctx.policy.check_resolved(rootfs), work
 
 
 MANIFEST = Flow(

@@ -11,6 +11,7 @@ from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
 from layerfarm.jobs.flows.survey import Known, Survey, steps_of
 from layerfarm.jobs.image.tree_cache import as_packed
 from layerfarm.jobs.mtree import Entry, KnownTree, Output, as_it_is, merge_fragments, write_tree
+from layerfarm.jobs.rootfs import open_file
 
 
 class Tree(Model):
@@ -78,11 +79,11 @@ class NewTree:
 
     def _manifest(self) -> BinaryIO:
         assert self._known is not None
-        return self._known.manifest.open("rb")
+        return open_file(self._known.manifest)
 
     def _extra(self) -> BinaryIO:
         assert self._known is not None
-        return self._known.extra.open("rb")
+        return open_file(self._known.extra)
 
 
 _EXACT: Final = ("bundle", as_it_is)

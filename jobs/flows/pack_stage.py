@@ -65,7 +65,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
 
 def _run_layer(ctx: Context, unit: Unit) -> dict[str, Any]:
     params = _PackUnit.model_validate(unit.params)
-    rootfs = ctx.policy.check_root(params.rootfs)
+    rootfs = ctx.policy.check_resolved(params.rootfs)
     work = work_directory(ctx, params.store)
     warnings: list[str] = []
     options = GenerateOptions(

@@ -71,7 +71,7 @@ def _rows(rows: list[BundleIdMapping] | None) -> list[IdMapping]:
 
 def _base_tree(ctx: Context, state: RepackState) -> Iterator[Entry]:
     """The tree as it was unpacked, from the bundle's own manifest."""
-    ctx.policy.check_root(state.bundle)
+    ctx.policy.check_resolved(state.bundle)
     assert state.known is not None
     return open_baseline(state.known.manifest, state.known.extra)
 
@@ -93,7 +93,7 @@ def _run_publish(ctx: Context, unit: Unit) -> dict[str, Any]:
 
 
 def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
-    bundle = Bundle.open(ctx.policy.check_root(state.bundle))
+    bundle = Bundle.open(ctx.policy.check_resolved(state.bundle))
     work = work_directory(ctx, state.store)
     survey, tree = state.survey, state.exact_tree
     assert survey is not None

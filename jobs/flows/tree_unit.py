@@ -85,7 +85,7 @@ def run_tree_unit(ctx: Context, unit: Unit) -> dict[str, Any]:
     """
     params = _TreeUnit.model_validate(unit.params[_KEY])
     if params.known is not None:
-        ctx.policy.check_root(params.known.manifest.parent)
+        ctx.policy.check_resolved(params.known.manifest.parent)
     new = NewTree(work_directory(ctx, params.store), params.survey, params.fragments, params.known)
     packed, exact = new.write(packed=params.packed, exact=params.exact)
     return {_KEY: _Trees(tree=packed, exact_tree=exact).model_dump(mode="json")}

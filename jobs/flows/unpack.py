@@ -16,6 +16,7 @@ from layerfarm.jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_wa
 from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.image.runtime_config import Volumes
 from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.rootfs import own_directory
 from layerfarm.jobs.store import Descriptor, Layout
 
 _PUBLISHED = "published"
@@ -69,7 +70,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     """
     state = UnpackState.model_validate(unit.params)
     store = Layout.open(ctx.policy.check_store(state.store))
-    bundle = ctx.policy.check_root(state.bundle)
+    bundle = ctx.policy.check_resolved(state.bundle)
     work = work_directory(ctx, store.path)
     done = _published(work, bundle)
     if done is not None:
@@ -113,7 +114,7 @@ def _staged(bundle: Path, job_id: str) -> Path:
     """A new directory below the job's own; a copy of this unit that ends just now may take the latter away."""
     parent = _staging(bundle, job_id)
     while True:
-        parent.mkdir(mode=0o700, exist_ok=True)
+        own_directory(parent)
         staged = parent / os.urandom(4).hex()
         try:
             staged.mkdir(mode=0o700)

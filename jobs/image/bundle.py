@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from layerfarm.jobs.errors import BundleError, LimitExceeded, MalformedDocument
+from layerfarm.jobs.errors import BundleError, LimitExceeded, MalformedDocument, UnsafePath
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.rootfs import Beneath
 from layerfarm.jobs.store import Descriptor, Document, encode_document, parse_document
 
 ROOTFS_NAME = "rootfs"
@@ -91,11 +94,13 @@ class Bundle:
         """The bundle at ``path``.
 
         Raises:
-            BundleError: there is none, it is not complete, or it is of another version.
+            BundleError: there is none, it is not complete, a part of it is a link, or it is of another version.
         """
+        files = Beneath(path)
         try:
-            with (path / META_NAME).open("rb") as stream:
-                raw = stream.read(limits().document_bytes + 1)
+            raw = files.read(path / META_NAME, limits().document_bytes + 1)
+        except UnsafePath as error:
+            raise BundleError(error.what, where=path / META_NAME) from error
         except OSError as error:
             raise BundleError(
                 f"not a bundle, {META_NAME} cannot be read, {error.strerror}", where=path, hint="made by unpack?"
@@ -105,11 +110,18 @@ class Bundle:
         except (MalformedDocument, LimitExceeded) as error:
             raise BundleError(str(error), where=path) from error
         bundle = cls(path, meta)
-        if not is_directory(bundle.rootfs):
-            raise BundleError(f"bundle has no {ROOTFS_NAME}", where=path)
-        if not bundle.mtree.is_file():
-            raise BundleError(f"bundle has no {bundle.mtree.name}", where=path, hint="unpack the image again")
+        bundle._check(files)
         return bundle
+
+    def _check(self, files: Beneath) -> None:
+        # A link would let whoever made the bundle choose what is packed, reverted or quoted in an error.
+        for part in (self.rootfs, self.mtree):
+            if part.is_symlink():
+                raise BundleError("part of the bundle is a symbolic link", where=part)
+        if not files.is_directory(self.rootfs):
+            raise BundleError(f"bundle has no {ROOTFS_NAME}", where=self.path)
+        if not files.is_file(self.mtree):
+            raise BundleError(f"bundle has no {self.mtree.name}", where=self.path, hint="unpack the image again")
 
     @property
     def walk(self) -> list[Descriptor]:
@@ -137,6 +149,21 @@ class Bundle:
 
     def save(self) -> None:
         """Write umoci.json, in one step."""
-        temporary = self.path / f".{META_NAME}.{os.getpid()}"
-        temporary.write_bytes(encode_document(self.meta) + b"\n")
-        temporary.rename(self.path / META_NAME)
+        self.replace(self.path / META_NAME, io.BytesIO(encode_document(self.meta) + b"\n"))
+
+    def replace(self, path: Path, content: BinaryIO) -> None:
+        """Give a file of the bundle new content, in one step.
+
+        Raises:
+            OSError: the bundle cannot be written.
+        """
+        files = Beneath(self.path)
+        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+        try:
+            with os.fdopen(files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as out:
+                shutil.copyfileobj(content, out, 1 << 20)
+            files.rename(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                files.unlink(temporary)
+            raise

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from layerfarm.jobs.errors import BundleError
 from layerfarm.jobs.image.bundle import Bundle, BundleMeta, DescriptorPath
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.mtree import Entry, read_full
+from layerfarm.jobs.rootfs import open_file
 
 
 def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:
@@ -24,11 +24,17 @@ def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:
 
 
 def open_baseline(mtree: Path, beside: Path) -> Iterator[Entry]:
-    """The same from the manifest and the extra file, which need not exist."""
+    """The same from the manifest and the extra file, which need not exist.
+
+    Raises:
+        UnsafePath: one of them is not a regular file.
+    """
     with ExitStack() as stack:
         try:
-            manifest = stack.enter_context(mtree.open("rb"))
-            extra = stack.enter_context(beside.open("rb")) if beside.exists() else None
+            manifest = stack.enter_context(open_file(mtree))
+            extra = None
+            with suppress(FileNotFoundError):
+                extra = stack.enter_context(open_file(beside))
         except OSError as error:
             raise BundleError(f"mtree manifest cannot be read, {error.strerror}", where=mtree) from error
         # The files stay open until the tree has been read.
@@ -53,9 +59,8 @@ def refresh_bundle(
     for source, target in ((manifest, new.mtree), (extra, new.extra), (stat_cache, new.stat_cache)):
         if source is None:
             continue
-        temporary = target.with_name(f".{target.name}")
-        shutil.copyfile(source, temporary)
-        temporary.rename(target)
+        with open_file(source) as content:
+            new.replace(target, content)
     # umoci.json decides which manifest counts, so it comes between the new ones and the end of the old.
     new.save()
     if new.mtree != bundle.mtree:

@@ -26,8 +26,8 @@ class Restorer:
     def __init__(self, rootfs: Path, staging: Path | None) -> None:
         self._stack = ExitStack()
         try:
-            self._root = self._stack.enter_context(Rootfs(rootfs)).fd
-            self._staged = -1 if staging is None else self._stack.enter_context(Rootfs(staging)).fd
+            self._root = self._stack.enter_context(Rootfs(rootfs, follow=False)).fd
+            self._staged = -1 if staging is None else self._stack.enter_context(Rootfs(staging, follow=False)).fd
         except BaseException:
             self._stack.close()
             raise

@@ -101,14 +101,14 @@ def expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Iterator[En
     is asked, where no ids were mapped.
     """
     maps = bundle.meta.map_options
-    if bundle.extra.exists() or maps.uid_mappings or maps.gid_mappings or maps.rootless:
+    if os.path.lexists(bundle.extra) or maps.uid_mappings or maps.gid_mappings or maps.rootless:
         return open_bundle_baseline(bundle)
     return tree_of(store, image)
 
 
 def plan_revert(expected: Callable[[], Iterable[Entry]], current: Iterable[Entry], rootfs: Path) -> Plan:
     """Compare the trees. ``expected`` is read twice; only what differs is kept in memory."""
-    with Rootfs(rootfs) as root, DirectoryCache(root.fd) as directories:
+    with Rootfs(rootfs, follow=False) as root, DirectoryCache(root.fd) as directories:
         return _plan(expected, current, lambda path: _inode(directories, path))
 
 

@@ -16,6 +16,7 @@ from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree import ROOT, mtree_key
 from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.rootfs import Beneath
 from layerfarm.jobs.store import Document, parse_document
 
 
@@ -65,8 +66,7 @@ def validate_bundle(path: Path) -> Report:
 
 def _document(path: Path, model: type[Any], report: Report) -> Any:
     try:
-        with path.open("rb") as stream:
-            return parse_document(model, stream.read(limits().document_bytes + 1), path.name)
+        return parse_document(model, Beneath(path.parent).read(path, limits().document_bytes + 1), path.name)
     except (LayerfarmError, OSError) as error:
         report.error("document", path.name, error.strerror if isinstance(error, OSError) else error)
         return None

@@ -15,10 +15,11 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from layerfarm.jobs.errors import StaleCache
+from layerfarm.jobs.errors import StaleCache, UnsafePath
 from layerfarm.jobs.mtree.records import UNTRUSTED, key_of_record
 from layerfarm.jobs.mtree.splice import Step, write_script
 from layerfarm.jobs.mtree.walk import Walk
+from layerfarm.jobs.rootfs import open_file
 
 _HEADER = re.compile(
     rb"#layerfarm stat cache 1 entries=(\d{1,19}) untrusted=(\d{1,19}) walk=([0-9a-f]{64})"
@@ -74,13 +75,15 @@ def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
         StaleCache: it does not, or there is none, or it is of another version.
     """
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             found = _HEADER.fullmatch(stream.readline(_LONGEST_HEADER))
         if found is None:
             raise StaleCache("not a stat cache of this version", where=path)
         entries, untrusted, digest, *others, tree = (group.decode("ascii") for group in found.groups())
         if others != [_digest(manifest), _digest(extra)]:
             raise StaleCache("stat cache is that of another manifest", where=path)
+    except UnsafePath as error:
+        raise StaleCache(f"stat cache cannot be read, {error.what}", where=path) from error
     except OSError as error:
         raise StaleCache(f"stat cache cannot be read, {error.strerror}", where=path) from error
     return StatCache(path, Walk(int(entries), 0, int(untrusted)), digest, tree)
@@ -96,7 +99,7 @@ def find_suspects(cache: StatCache, walk_file: Path, suspects: BinaryIO, script:
         StaleCache: the cache is damaged.
     """
     join = _Join(suspects)
-    with cache.path.open("rb") as old, walk_file.open("rb") as new:
+    with open_file(cache.path) as old, walk_file.open("rb") as new:
         old.readline(_LONGEST_HEADER)
         start = old.tell()
         if file_digest(old, "sha256").hexdigest() != cache.digest:
@@ -151,5 +154,5 @@ class _Join:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return file_digest(stream, "sha256").hexdigest()

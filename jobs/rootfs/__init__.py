@@ -1,7 +1,7 @@
 """The one way into a root filesystem: relative to a directory descriptor, never followed out of it."""
 
 from layerfarm.jobs.rootfs.access import DirectoryCache, Rootfs, open_regular, read_regular, stat_regular, unreadable
-from layerfarm.jobs.rootfs.beneath import Beneath
+from layerfarm.jobs.rootfs.beneath import Beneath, open_file, own_directory
 from layerfarm.jobs.rootfs.portable_xattrs import HOST_XATTRS, portable_xattrs
 from layerfarm.jobs.rootfs.resolve import open_beneath, open_in_root
 from layerfarm.jobs.rootfs.unprivileged import Widened
@@ -16,8 +16,10 @@ __all__ = [
     "clear_xattrs",
     "get_xattrs",
     "open_beneath",
+    "open_file",
     "open_in_root",
     "open_regular",
+    "own_directory",
     "portable_xattrs",
     "proc_path",
     "read_regular",

@@ -33,13 +33,15 @@ class Rootfs:
         RootfsNotFound: the path does not exist or is not a directory.
     """
 
-    def __init__(self, path: Path, *, to_be_read: bool = False) -> None:
-        """``to_be_read``: an ordinary user's own root that its mode keeps him out of is widened until the end."""
+    def __init__(self, path: Path, *, to_be_read: bool = False, follow: bool = True) -> None:
+        """``follow``: the path is the operator's own, and may end in a link.
+
+        ``to_be_read``: an ordinary user's own root that its mode keeps him out of is widened until the end."""
         self.path = path
         self.fd = -1
         self._widened: Widened | None = None
         try:
-            handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
             try:
                 self._open(handle, to_be_read)
             finally:

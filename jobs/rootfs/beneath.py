@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -151,3 +152,29 @@ class Beneath:
     def _may_be_linked(self, path: Path) -> bool:
         parts = path.relative_to(self.top).parts
         return bool(parts) and parts[0] in self._linked
+
+
+def open_file(path: Path) -> BufferedReader:
+    """A regular file right in a directory of the operator's, for reading.
+
+    Raises as :class:`Beneath`.
+    """
+    return os.fdopen(Beneath(path.parent).open(path), "rb")
+
+
+def own_directory(path: Path) -> None:
+    """A directory that only its owner may enter, made if it is not there.
+
+    Raises:
+        UnsafePath: where everybody may make names, somebody else has made this one, or it is no directory.
+        OSError: as mkdir(2).
+    """
+    try:
+        path.mkdir(mode=0o700)
+        return
+    except FileExistsError:
+        found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise UnsafePath("something that is no directory is in the way", where=path)
+    if path.parent.stat().st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), 0):
+        raise UnsafePath("somebody else has made this directory", where=path)

@@ -60,6 +60,7 @@ def open_tree(text: str, opened: ExitStack, where: Where = HERE) -> Tree:
 def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
     from layerfarm.jobs.flows.manifest import HEADER, read_tree_file
     from layerfarm.jobs.mtree import read_full
+    from layerfarm.jobs.rootfs import open_file
 
     stream = opened.enter_context(path.open("rb"))
     if stream.read(len(HEADER)) == HEADER:
@@ -67,7 +68,7 @@ def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
         return read_tree_file(stream)
     stream.seek(0)
     beside = path.with_suffix(".layerfarm")
-    extra = opened.enter_context(beside.open("rb")) if path.suffix == ".mtree" and beside.is_file() else None
+    extra = opened.enter_context(open_file(beside)) if path.suffix == ".mtree" and beside.is_file() else None
     return read_full(stream, extra)
 
 
