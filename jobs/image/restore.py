@@ -13,6 +13,7 @@ from types import TracebackType
 from layerfarm.jobs.mtree import ROOT, Entry
 from layerfarm.jobs.rootfs import HOST_XATTRS, DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
 from layerfarm.jobs.rootfs.remove import open_directory, remove
+from layerfarm.jobs.rootfs.unprivileged import may
 
 _Inode = tuple[int, int]
 
@@ -33,7 +34,6 @@ class Restorer:
             raise
         self._here = self._stack.enter_context(DirectoryCache(self._root))
         self._there = self._stack.enter_context(DirectoryCache(self._staged))
-        self._privileged = os.geteuid() == 0
         self._widened: set[bytes] = set()
         self._claimed: set[_Inode] = set()
 
@@ -117,30 +117,28 @@ class Restorer:
     def _parent(self, path: bytes) -> tuple[int, bytes]:
         """The directory in the tree that holds ``path``, open and writable."""
         directory, name = self._here.parent(path)
-        if not self._privileged:
-            mode = stat.S_IMODE(os.fstat(directory).st_mode)
-            if mode & 0o300 != 0o300:
-                os.fchmod(directory, mode | 0o700)  # put back by dress
+        mode = stat.S_IMODE(os.fstat(directory).st_mode)
+        if mode & 0o300 != 0o300 and not may(directory, os.W_OK | os.X_OK):
+            os.fchmod(directory, mode | 0o700)  # put back by dress
         return directory, name
 
     def _staged_parent(self, path: bytes) -> tuple[int, bytes]:
-        if not self._privileged:
-            self._widen(path.rpartition(b"/")[0])
+        self._widen(path.rpartition(b"/")[0])
         return self._there.parent(path)
 
     def _widen(self, path: bytes) -> None:
-        """As an ordinary user: make the staged directories on the way accessible, they have done their duty."""
+        """Make the staged directories on the way accessible; their modes were for the entries in them only."""
         if path in self._widened:
             return
         self._widened.add(path)
         here = os.dup(self._staged)
         try:
-            os.fchmod(here, 0o700)
+            _open_up(here)
             for part in path.split(b"/") if path else ():
                 below = open_directory(here, part)
                 os.close(here)
                 here = below
-                os.fchmod(here, 0o700)
+                _open_up(here)
         finally:
             os.close(here)
 
@@ -167,9 +165,13 @@ class Restorer:
         found = os.fstat(fd)
         if (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
             os.fchown(fd, entry.uid, entry.gid)
-        if not self._privileged and not found.st_mode & 0o200:
+        try:
+            _set_xattrs(fd, entry)
+        except PermissionError:
+            if found.st_mode & 0o200:
+                raise
             os.fchmod(fd, stat.S_IMODE(found.st_mode) | 0o200)  # user.* xattrs need it
-        _set_xattrs(fd, entry)
+            _set_xattrs(fd, entry)
         if stat.S_IMODE(os.fstat(fd).st_mode) != entry.mode:
             os.fchmod(fd, entry.mode)
         os.utime(fd, ns=(found.st_atime_ns, entry.mtime))
@@ -196,6 +198,11 @@ def _set_xattrs(target: int | bytes, entry: Entry) -> None:
     for name, value in wanted.items():
         if there.get(name) != value and name not in HOST_XATTRS:
             set_xattr(target, name, value)
+
+
+def _open_up(directory: int) -> None:
+    if not may(directory, os.R_OK | os.W_OK | os.X_OK):
+        os.fchmod(directory, 0o700)
 
 
 def _identity(found: os.stat_result) -> _Inode:

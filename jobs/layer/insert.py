@@ -52,7 +52,7 @@ def insert_layer(
             yield from packer.entry(above, name, found, base)
         else:
             with ExitStack() as opened:
-                widened = opened.enter_context(Widened(above, name)) if is_locked(found) else None
+                widened = opened.enter_context(Widened(above, name)) if is_locked(above, name, found) else None
                 top = _top(above, name) if widened is None else widened.open(lambda: _top(above, name))
                 opened.callback(os.close, top)
                 yield from _tree(top, found, base, opaque, packer)

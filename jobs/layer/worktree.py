@@ -17,6 +17,7 @@ from layerfarm.jobs.layer.unwritten import is_unwritten
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs
 from layerfarm.jobs.rootfs.remove import open_directory, remove
+from layerfarm.jobs.rootfs.unprivileged import may
 
 _OPEN_DIRECTORIES: Final = 128
 
@@ -28,7 +29,6 @@ class WorkTree(ModelTree):
         super().__init__(Directory(b"", None, found=os.fstat(root)), implied, limits)
         self.root.fd = root
         self._open: deque[Directory] = deque()
-        self._privileged = os.geteuid() == 0
         self._look_at_found(self.root)
 
     def close(self) -> None:
@@ -121,9 +121,9 @@ class WorkTree(ModelTree):
 
     def _look_at_found(self, node: Directory) -> None:
         assert node.found is not None
-        if not self._privileged and node.found.st_mode & 0o700 != 0o700:
+        fd = self.fd(node) if node.found.st_mode & 0o700 != 0o700 else -1
+        if fd >= 0 and not may(fd, os.R_OK | os.W_OK | os.X_OK):
             # Widened while we work in it; put back, or set as its own entry says, at the end.
-            fd = self.fd(node)
             os.fchmod(fd, stat.S_IMODE(node.found.st_mode) | 0o700)
             node.changed = True
         try:

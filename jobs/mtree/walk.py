@@ -121,7 +121,7 @@ class _TreeWalk:
         self.write([format_record(found, self.ctime(found), path)], {})
         widened: Widened | None = None
         try:
-            if is_locked(found):
+            if is_locked(parent.fd, name, found):
                 widened = Widened(parent.fd, name)
                 fd = widened.open(lambda: os.open(name, _DIRECTORY, dir_fd=parent.fd))
             else:

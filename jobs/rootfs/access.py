@@ -77,7 +77,7 @@ class Rootfs:
         """Widen the root again, if another process that had widened it has put its mode back."""
         if self._widened is not None:
             self._widened.again()
-        elif is_locked(os.fstat(self.fd)):
+        elif is_locked(self.fd, b".", os.fstat(self.fd)):
             self._widened = Widened.of_handle(self.fd)
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class DirectoryCache:
             fd = open_beneath(parent, path, _DIRECTORY)
         except PermissionError:
             return None
-        if is_locked(os.fstat(fd)):
+        if is_locked(fd, b".", os.fstat(fd)):
             os.close(fd)
             return None
         return fd

@@ -7,6 +7,7 @@ import os
 import stat
 
 from layerfarm.jobs.errors import TreeChanged
+from layerfarm.jobs.rootfs.unprivileged import may
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -93,7 +94,7 @@ def _empty(directory: int) -> list[bytes]:
 
     As an ordinary user a directory without u+w is widened first: it is going away.
     """
-    if not os.access(b".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
+    if not may(directory, os.W_OK | os.X_OK):
         os.fchmod(directory, stat.S_IMODE(os.fstat(directory).st_mode) | 0o700)
     directories: list[bytes] = []
     with os.scandir(directory) as found:

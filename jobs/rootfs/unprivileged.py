@@ -2,7 +2,8 @@
 
 A rootless unpack leaves files and directories of mode 000 that belong to the user, who then cannot read
 them back. The mode is widened for as long as they are read and put back afterwards, also after an error
-(umoci does so in pkg/unpriv). Nobody comes here before the kernel has said EACCES, so root never does.
+(umoci does so in pkg/unpriv). Nobody comes here before the kernel has said
+EACCES, so root never does, unless it has given up CAP_DAC_OVERRIDE.
 
 Two processes may read one tree: the one that widens a mode also puts it back, perhaps while the other
 still counts on it. Who is refused in the middle tries again, :data:`ATTEMPTS` times at most, a little later each time.
@@ -107,6 +108,17 @@ class Widened:
         self.restore()
 
 
-def is_locked(directory: os.stat_result) -> bool:
-    """Whether this is an ordinary user's own directory that he cannot list, or cannot look into."""
-    return directory.st_mode & 0o500 != 0o500 and directory.st_uid == os.geteuid() != 0
+def is_locked(directory: int, name: bytes | str, found: os.stat_result) -> bool:
+    """Whether ``found``, the directory ``name`` of an open one, is ours and its mode keeps us from listing or
+    looking into it."""
+    return (
+        found.st_mode & 0o500 != 0o500 and found.st_uid == os.geteuid() and not may(directory, os.R_OK | os.X_OK, name)
+    )
+
+
+def may(directory: int, rights: int, name: bytes | str = b".") -> bool:
+    """Whether this process has the ``rights`` (access(2)) over an open directory, or what it holds by ``name``.
+
+    The kernel is asked: a process of uid 0 may be without CAP_DAC_OVERRIDE, as in a container that drops it.
+    """
+    return os.access(name, rights, dir_fd=directory, effective_ids=True)

@@ -85,11 +85,11 @@ def make_directory(path: Path, owner_of: Path) -> None:
 
 def give_to_owner(fd: int, owner_of: Path) -> None:
     """When root works in somebody's layout, what it makes belongs to that somebody."""
-    if os.geteuid() != 0:
-        return
     owner, mine = os.stat(owner_of), os.fstat(fd)
     if (owner.st_uid, owner.st_gid) != (mine.st_uid, mine.st_gid):
-        os.fchown(fd, owner.st_uid, owner.st_gid)
+        # An ordinary user may not, nor root without CAP_CHOWN or behind an NFS server that takes root for nobody.
+        with suppress(PermissionError):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
