@@ -11,15 +11,15 @@ from typing import Literal
 from layerfarm.jobs.catalog.difference import EXACT, Allowed
 from layerfarm.jobs.catalog.proof import compare
 from layerfarm.jobs.catalog.squash import opener
-from layerfarm.jobs.catalog.trees import Advanced, stack_of, unheard
 from layerfarm.jobs.errors import RequestError, TransformError
 from layerfarm.jobs.image import Resolved, tree_digest
 from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.image.trees import Advanced, stack_of, unheard
 from layerfarm.jobs.image.unpack import UnpackOptions, extracted
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.rootfs import own_directory
+from layerfarm.jobs.rootfs import open_file, own_directory
 from layerfarm.jobs.store import Layout
 
 Form = Literal["directory", "tar"]
@@ -80,7 +80,8 @@ def _finished(output: Path, staging: Path) -> tuple[str, list[str]] | None:
     except FileNotFoundError:
         return None
     for path in staging.glob(f"{glob.escape(output.name)}.*.json"):
-        record = json.loads(path.read_text())
+        with open_file(path) as stream:
+            record = json.load(stream)
         if record["inode"] == found:
             mtree, warnings = record["outcome"]
             return mtree, warnings

@@ -16,11 +16,11 @@ from pydantic import Field
 
 from layerfarm.jobs.catalog.difference import EXACT, Allowed, differences, digest_of, facts_of
 from layerfarm.jobs.catalog.referrers import MEDIA_TYPE_EMPTY, Artifact, attach, put_artifact, read_artifact, referrers
-from layerfarm.jobs.catalog.trees import Advanced, stacks_of, unheard
 from layerfarm.jobs.errors import MalformedDocument, NotEquivalent
 from layerfarm.jobs.image import Resolved, tree_digest
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC
 from layerfarm.jobs.image.platform import platform_text
+from layerfarm.jobs.image.trees import Advanced, stacks_of, unheard
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Document, Layout, parse_document
 

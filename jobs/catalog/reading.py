@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from layerfarm.jobs.catalog.trees import Advanced, opened_layer, unheard
 from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.image.trees import Advanced, opened_layer, unheard
 from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, expanded, source_of
 from layerfarm.jobs.layer.tree import Child, Directory

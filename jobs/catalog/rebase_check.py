@@ -14,9 +14,9 @@ from layerfarm.jobs.catalog.difference import facts_of
 from layerfarm.jobs.catalog.rebase_evidence import Concern, Contents, Examined, Trees, Verdict
 from layerfarm.jobs.catalog.rebase_packages import compare_packages
 from layerfarm.jobs.catalog.rebase_programs import unmet_needs
-from layerfarm.jobs.catalog.trees import Advanced, read_layer, unheard
 from layerfarm.jobs.errors import LayerError
 from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.image.trees import Advanced, read_layer, unheard
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.store import Layout
 

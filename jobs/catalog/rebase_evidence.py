@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from layerfarm.jobs.catalog.trees import Advanced, opened_layer
 from layerfarm.jobs.errors import display
 from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.image.trees import Advanced, opened_layer
 from layerfarm.jobs.layer.members import MemberReader
 from layerfarm.jobs.layer.stack import Source, Stack, expanded
 from layerfarm.jobs.limits import limits

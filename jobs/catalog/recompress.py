@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from layerfarm.jobs.catalog.trees import Advanced, opened_layer, unheard
 from layerfarm.jobs.errors import UnsupportedMediaType
 from layerfarm.jobs.image import PackedLayer, pack_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
+from layerfarm.jobs.image.trees import Advanced, opened_layer, unheard
 from layerfarm.jobs.layer import Codec, codec_id, compression_of
 from layerfarm.jobs.layer.codecs import is_foreign
 from layerfarm.jobs.store import Descriptor, Layout

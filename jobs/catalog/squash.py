@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from layerfarm.jobs.catalog.trees import Advanced, opened_layer, read_layer, unheard
 from layerfarm.jobs.errors import TransformError
 from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.image.trees import Advanced, opened_layer, read_layer, unheard
 from layerfarm.jobs.layer import Codec
 from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
 from layerfarm.jobs.layer.stack import Stack

@@ -7,9 +7,9 @@ from typing import Final
 
 from layerfarm.jobs.catalog.difference import matcher
 from layerfarm.jobs.catalog.squash import opener
-from layerfarm.jobs.catalog.trees import Advanced, read_layer, unheard
 from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.image.trees import Advanced, read_layer, unheard
 from layerfarm.jobs.layer import Codec, Compression, compression_of
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.modeltree import clean

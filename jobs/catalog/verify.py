@@ -7,10 +7,10 @@ from functools import cached_property
 from layerfarm.jobs.catalog.difference import digest_of, facts_of
 from layerfarm.jobs.catalog.indexes import read_images
 from layerfarm.jobs.catalog.proof import Proof, compare, proofs_of
-from layerfarm.jobs.catalog.trees import Advanced, opened_layer, stack_of, unheard
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.image import Resolved, resolve_walk
 from layerfarm.jobs.image.findings import Report
+from layerfarm.jobs.image.trees import Advanced, opened_layer, stack_of, unheard
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Layout
 

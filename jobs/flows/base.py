@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged, UnsafePath
+from layerfarm.jobs.rootfs import own_directory
 from layerfarm.jobs.store.durable import files_of, make_directory
 
 
@@ -285,6 +286,21 @@ class WorkDirectory:
         if size != ref.size:
             raise TreeChanged(f"a work file of the job has {size} bytes, not {ref.size}", where=path)
         return path
+
+
+class WorkBeside(WorkDirectory):
+    """The same beside what the job makes, where that belongs to no store or the store is only read."""
+
+    def __init__(self, output: Path, name: str) -> None:
+        super().__init__(output.parent, name)
+        self.path = output.with_name(f".{output.name}.layerfarm-{name}")
+
+    def create(self) -> None:
+        """
+        Raises:
+            UnsafePath: somebody else has made it, where everybody may.
+        """
+        own_directory(self.path)
 
 
 def work_directory(ctx: Context, store: Path) -> WorkDirectory:

@@ -19,6 +19,7 @@ from layerfarm.jobs.flows.base import (
     Stage,
     State,
     Unit,
+    WorkBeside,
     WorkDirectory,
     unit_of,
 )
@@ -26,7 +27,6 @@ from layerfarm.jobs.flows.requests import AbsolutePath
 from layerfarm.jobs.mtree import Entry, Shard, hash_shard, plan_shards, walk_tree
 from layerfarm.jobs.mtree.fragments import read_fragment
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.rootfs import own_directory
 
 HEADER = (
     b"#mtree\n#          tool: layerfarm\n"
@@ -82,17 +82,6 @@ def read_tree_file(stream: BinaryIO) -> Iterator[Entry]:
     return read_fragment(stream)
 
 
-class _Beside(WorkDirectory):
-    """The job's files: a manifest belongs to no store, so they lie beside the output."""
-
-    def __init__(self, output: Path, job_id: str) -> None:
-        super().__init__(output.parent, job_id)
-        self.path = output.with_name(f".{output.name}.layerfarm-{job_id}")
-
-    def create(self) -> None:
-        own_directory(self.path)
-
-
 def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:
     rootfs = ctx.policy.check_root(request.rootfs)
     output = ctx.policy.check_root(request.output)
@@ -102,7 +91,7 @@ def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:
         raise RequestError("the manifest would lie in the directory that it is of", where=request.output)
     if is_directory(output) or not is_directory(output.parent):
         raise RequestError("the manifest cannot be written here", where=request.output)
-    _Beside(output, ctx.work).create()
+    WorkBeside(output, ctx.work).create()
     return ManifestState(rootfs=rootfs, output=output)
 
 
@@ -143,7 +132,7 @@ class _HashUnit(Model):
 
 def _plan_hash(ctx: Context, state: ManifestState) -> list[Unit]:
     assert state.walk is not None
-    walk_file = _Beside(state.output, ctx.work).open(state.walk)
+    walk_file = WorkBeside(state.output, ctx.work).open(state.walk)
     return [
         unit_of(_HashUnit(rootfs=state.rootfs, output=state.output, walk=state.walk, shard=shard), nbytes=shard.bytes)
         for shard in plan_shards(walk_file, ctx.policy.shards)
@@ -206,11 +195,11 @@ def _finish(ctx: Context, state: ManifestState) -> ManifestResult:
 
 
 def _clean(ctx: Context, request: ManifestRequest, succeeded: bool) -> None:
-    _Beside(ctx.policy.check_root(request.output), ctx.work).remove()
+    WorkBeside(ctx.policy.check_root(request.output), ctx.work).remove()
 
 
 def _checked(ctx: Context, rootfs: Path, output: Path) -> tuple[Path, WorkDirectory]:
-    work = _Beside(ctx.policy.check_resolved(output), ctx.work)
+    work = WorkBeside(ctx.policy.check_resolved(output), ctx.work)
     work.create()
     return ctx.policy.check_resolved(rootfs), work
 

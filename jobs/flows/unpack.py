@@ -9,15 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from layerfarm.jobs.errors import BundleExists
-from layerfarm.jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory, unit_of, work_directory
+from layerfarm.jobs.flows.base import (
+    Context,
+    Flow,
+    Stage,
+    State,
+    Unit,
+    WorkBeside,
+    WorkDirectory,
+    unit_of,
+    work_directory,
+)
 from layerfarm.jobs.flows.layer_state import id_map
 from layerfarm.jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from layerfarm.jobs.image import ROOTFS_NAME, UnpackOptions, resolve, resolve_walk, unpack_manifest
 from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.image.runtime_config import Volumes
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.rootfs import own_directory
+from layerfarm.jobs.rootfs import open_file
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.usercache import may_write
 
 _PUBLISHED = "published"
 
@@ -41,10 +52,9 @@ def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     bundle = ctx.policy.check_root(request.bundle)
     # A job that begins once more, because Redis forgot that it had, may find the bundle that it made.
-    if _published(work_directory(ctx, store.path), bundle) is None:
+    if _published(_records(ctx, store, bundle), bundle) is None:
         _refuse_existing(bundle)
     resolved = resolve(store, request.image.tag, request.platform)
-    work_directory(ctx, store.path).create()
     return UnpackState(
         store=store.path,
         bundle=bundle,
@@ -71,7 +81,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     state = UnpackState.model_validate(unit.params)
     store = Layout.open(ctx.policy.check_store(state.store))
     bundle = ctx.policy.check_resolved(state.bundle)
-    work = work_directory(ctx, store.path)
+    work = _records(ctx, store, bundle)
     done = _published(work, bundle)
     if done is not None:
         return done
@@ -79,6 +89,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     staged = _staged(bundle, ctx.work)
     try:
         result = _unpack(ctx, store, staged, state)
+        work.create()
         _write_down(work, staged, bundle, result)
         _move(staged, bundle)
     finally:
@@ -112,10 +123,10 @@ def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> di
 
 def _staged(bundle: Path, job_id: str) -> Path:
     """A new directory below the job's own; a copy of this unit that ends just now may take the latter away."""
-    parent = _staging(bundle, job_id)
+    parent = WorkBeside(bundle, job_id)
     while True:
-        own_directory(parent)
-        staged = parent / os.urandom(4).hex()
+        parent.create()
+        staged = parent.path / os.urandom(4).hex()
         try:
             staged.mkdir(mode=0o700)
         except FileNotFoundError:
@@ -123,8 +134,13 @@ def _staged(bundle: Path, job_id: str) -> Path:
         return staged
 
 
-def _staging(bundle: Path, job_id: str) -> Path:
-    return bundle.parent / f".{bundle.name}.layerfarm-{job_id}"
+def _records(ctx: Context, store: Layout, bundle: Path) -> WorkDirectory:
+    """Where a unit writes down which bundle it made, for another copy of it.
+
+    On a farm that is the store, where the janitor finds what a job that Redis forgot has left. Without one nobody but
+    this process will look, and the source is only read.
+    """
+    return work_directory(ctx, store.path) if ctx.fenced and may_write(store) else WorkBeside(bundle, ctx.work)
 
 
 def _write_down(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, Any]) -> None:
@@ -176,7 +192,8 @@ def _record_of(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     for path in work.path.glob(f"{_PUBLISHED}-*"):
-        record: dict[str, Any] = json.loads(path.read_text())
+        with open_file(path) as stream:
+            record: dict[str, Any] = json.load(stream)
         if record["inode"] == identity:
             return record
     return None
@@ -221,11 +238,12 @@ def _finish(ctx: Context, state: UnpackState) -> UnpackResult:
 
 
 def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
-    # Not shutil.rmtree: in an ordinary user's own directory of mode 000 that removes nothing.
     bundle = ctx.policy.check_root(request.bundle)
-    with suppress(OSError):
-        remove_tree(_staging(bundle, ctx.work))
-    work = work_directory(ctx, request.image.store)
+    _end(WorkBeside(bundle, ctx.work), bundle, succeeded)
+    _end(work_directory(ctx, request.image.store), bundle, succeeded)
+
+
+def _end(work: WorkDirectory, bundle: Path, succeeded: bool) -> None:
     if not succeeded:
         _withdraw(work, bundle)
     work.remove()

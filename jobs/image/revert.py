@@ -16,7 +16,8 @@ from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.restore import Restorer
-from layerfarm.jobs.image.tree_cache import portable, tree_of
+from layerfarm.jobs.image.tree_cache import portable
+from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.image.unpack import UnpackOptions, extracted
 from layerfarm.jobs.mtree import ROOT, Delta, DeltaKind, Entry, compare
 from layerfarm.jobs.mtree.compare import differing_keys
@@ -81,7 +82,7 @@ def revert_bundle(
     """
     image = resolve_walk(store, bundle.walk)
     with _locked(bundle):
-        plan = plan_revert(lambda: expected_tree(store, image, bundle), current(), bundle.rootfs)
+        plan = plan_revert(expected_tree(store, image, bundle), current(), bundle.rootfs)
         if plan.changes_nothing:
             return Reverted(0, 0, 0)
         with _staged(store, image, bundle, plan, advanced) as (staging, known):
@@ -94,16 +95,17 @@ def revert_bundle(
                 ) from error
 
 
-def expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Iterator[Entry]:
-    """The tree of the bundle's image as it lies on disk when unpacked with the bundle's id maps.
+def expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[], Iterator[Entry]]:
+    """A way to list the tree of the bundle's image, as it lies on disk when unpacked with the bundle's id maps.
 
     What umoci wrote down is not all (device numbers, xattrs of links): for its bundles the image itself
-    is asked, where no ids were mapped.
+    is asked, where no ids were mapped. Its layers are read once, and nothing is written beside them.
     """
     maps = bundle.meta.map_options
     if os.path.lexists(bundle.extra) or maps.uid_mappings or maps.gid_mappings or maps.rootless:
-        return open_bundle_baseline(bundle)
-    return tree_of(store, image)
+        return lambda: open_bundle_baseline(bundle)
+    stack = stack_of(store, image)
+    return lambda: portable(stack.entries())
 
 
 def plan_revert(expected: Callable[[], Iterable[Entry]], current: Iterable[Entry], rootfs: Path) -> Plan:

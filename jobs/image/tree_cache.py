@@ -1,7 +1,7 @@
 """The trees of images, as mtree manifests kept beside the store.
 
-``build --base`` needs the tree of an image, not its files. Whoever has seen one (a build, an unpack)
-leaves its manifest here, so that the next one need not unpack the image again.
+``build --base`` needs the tree of an image, not its files. A build leaves the manifests of its base
+and of its image here, so that the next one need not read their layers again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 
 from layerfarm.jobs.image.bundle import extra_name, mtree_name
 from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
 from layerfarm.jobs.rootfs import portable_xattrs
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Layout
@@ -116,35 +117,26 @@ def load_tree(layout: Layout, manifest_digest: str) -> Iterator[Entry] | None:
         return _read(manifest, extra, stack.pop_all())
 
 
-def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
-    """The tree of an image: the one kept, else the image is unpacked for the purpose, and its tree kept.
+def tree_of(layout: Layout, image: Resolved, *, keep: bool = False) -> Iterator[Entry]:
+    """The tree of an image in its :func:`portable` form, in mtree order: the one kept, else read from its layers.
+
+    ``keep``: keep it for the next time. Otherwise nothing is written, so the layout may be somebody else's.
 
     Raises:
-        LayerfarmError: the image cannot be unpacked.
+        LayerfarmError: a layer is missing, corrupt, or cannot be applied.
+        StoreError: the tree is to be kept, and cannot be.
     """
     digest = image.descriptor.digest
     kept = load_tree(layout, digest)
-    if kept is None:
-        _make_tree(layout, image)
-        kept = load_tree(layout, digest)
-        assert kept is not None
+    if kept is not None:
+        return kept
+    entries = portable(stack_of(layout, image).entries())
+    if not keep:
+        return entries
+    store_tree(layout, digest, entries)
+    kept = load_tree(layout, digest)
+    assert kept is not None
     return kept
-
-
-def _make_tree(layout: Layout, image: Resolved) -> None:
-    from layerfarm.jobs.image.remove import remove_tree
-    from layerfarm.jobs.image.unpack import extracted
-
-    staging = layout.path / PRIVATE_DIRECTORY / "unpack" / os.urandom(16).hex()
-    with explained("image cannot be unpacked beside its store", staging):
-        make_directory(staging.parent, layout.path)
-        # Not even the group may reach setuid files or devices in there.
-        staging.mkdir(mode=0o700)
-    try:
-        with extracted(layout, image, staging / "rootfs") as extractor:
-            store_tree(layout, image.descriptor.digest, extractor.entries())
-    finally:
-        remove_tree(staging)
 
 
 def _read(manifest: BinaryIO, extra: BinaryIO, opened: ExitStack) -> Iterator[Entry]:

@@ -13,7 +13,7 @@ from layerfarm.jobs.rootfs import Beneath
 from layerfarm.jobs.store.durable import files_of
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 
-_LEFTOVERS = ("ingest", "work", "unpack", "doomed")
+_LEFTOVERS = ("ingest", "work", "doomed")
 
 
 def janitor(

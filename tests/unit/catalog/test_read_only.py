@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.leases import holding
 from layerfarm.jobs.store.usercache import cache_path, may_write, user_cache
+from layerfarm.worker.cli.main import main
 from tests.unit.image.images import image, tar
 
 _RUN = """
@@ -133,6 +135,71 @@ def test_every_other_transform_reads_from_there(reader: Reader) -> None:
     reader.layerfarm(*made, flat)
     assert target.tags() == ["0", "1", "2"]
     assert (reader.home / "out.tar").exists()
+
+
+def reading(source: Path, home: Path) -> list[list[str]]:
+    """Commands that only read the layout, and make ``out`` and ``raw`` in the home directory."""
+    image, bundle = f"{source}:t", home / "out"
+    return [
+        ["unpack", "--rootless", f"--image={image}", str(bundle)],
+        ["raw", "unpack", "--rootless", f"--image={image}", str(home / "raw")],
+        ["diff", image, str(bundle)],
+        ["revert", f"--layout={source}", str(bundle)],
+        ["stat", f"--image={image}"],
+        ["ls", f"--layout={source}"],
+        ["validate", f"--image={image}"],
+        ["validate", f"--layout={source}"],
+    ]
+
+
+def test_commands_that_only_read_need_no_right_to_write(reader: Reader) -> None:
+    reader.layerfarm(*reading(reader.source.path, reader.home))
+    assert (reader.home / "out/rootfs/srv/app").read_bytes() == b"app" * 9000
+    assert sorted(os.listdir(reader.home)) == ["out", "raw", "source"]
+
+
+def test_nor_do_they_write_where_they_could(reader: Reader) -> None:
+    shutil.rmtree(reader.source.path / ".layerfarm")
+    before = _seen(reader.source.path)
+    for arguments in reading(reader.source.path, reader.home):
+        assert main(arguments) == 0, arguments
+    assert _seen(reader.source.path) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_a_read_only_mount_is_read_by_all(reader: Reader) -> None:
+    shutil.rmtree(reader.source.path / ".layerfarm")
+    source, target = reader.source.path, Layout.create(reader.home / "target").path
+    image = f"--image={source}:t"
+    made = [
+        ["squash", image, f"--target={target}:squashed"],
+        ["flatten", image, "--tar", str(reader.home / "flat.tar")],
+        ["build", f"--base={source}:t", f"--image={target}:built", f"--rootfs={reader.home / 'out/rootfs'}"],
+    ]
+    if subprocess.run(["mount", "--bind", source, source], check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", source], check=True)
+        for arguments in (*reading(source, reader.home), *made):
+            assert main(arguments) == 0, arguments
+    finally:
+        subprocess.run(["umount", source], check=True)
+    assert Layout.open(target).tags() == ["squashed", "built"]
+
+
+def test_a_bundle_of_umoci_is_reverted_from_what_may_only_be_read(reader: Reader) -> None:
+    """What its manifest leaves out comes from the layers, which are read and not unpacked."""
+    bundle = reader.home / "bundle"
+    reader.layerfarm(["unpack", f"--image={reader.source.path}:t", str(bundle)])
+    for name in os.listdir(bundle):
+        if name.endswith((".layerfarm", ".stat")):
+            (bundle / name).unlink()
+    (bundle / "rootfs/srv/app").write_bytes(b"changed")
+    (bundle / "rootfs/srv/new").touch()
+    reader.layerfarm(
+        ["revert", f"--layout={reader.source.path}", str(bundle)], ["diff", f"{reader.source.path}:t", str(bundle)]
+    )
+    assert os.listdir(bundle / "rootfs/srv") == ["app"]
 
 
 def test_a_catalog_of_what_may_only_be_read_is_planned_and_run(reader: Reader) -> None:

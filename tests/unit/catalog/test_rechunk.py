@@ -18,7 +18,6 @@ from layerfarm.jobs.catalog.proof import proofs_of
 from layerfarm.jobs.catalog.reading import Spool, read_image
 from layerfarm.jobs.catalog.rechunk import DELETIONS, DIRECTORIES, kept_analysis, put_plan
 from layerfarm.jobs.catalog.recipes import recipe_of_files
-from layerfarm.jobs.catalog.trees import stack_of
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedPlan, TransformError
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.transforms import (
@@ -29,6 +28,7 @@ from layerfarm.jobs.flows.transforms import (
     TransformResult,
 )
 from layerfarm.jobs.image import Resolved, resolve
+from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.layer import unpack_layer
 from layerfarm.jobs.layer.decompress import decompress
 from layerfarm.jobs.store import Layout

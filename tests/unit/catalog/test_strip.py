@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from layerfarm.jobs.catalog.difference import matcher
 from layerfarm.jobs.catalog.proof import proofs_of
 from layerfarm.jobs.catalog.referrers import referrers
-from layerfarm.jobs.catalog.trees import opened_layer
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import Resolved, resolve
+from layerfarm.jobs.image.trees import opened_layer
 from layerfarm.jobs.layer.stack import read_members
 from layerfarm.jobs.store import Layout
 from tests.examples import examples

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import BinaryIO, cast
 
 from layerfarm.jobs.errors import DigestMismatch
-from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.layer.decompress import PieceReader, decompress
 from layerfarm.jobs.layer.stack import Read, Stack, read_members
 from layerfarm.jobs.store import Descriptor, Layout
