@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from pathlib import Path
@@ -57,7 +56,7 @@ def flatten(
         raise RequestError("the directory that is to hold it does not exist", where=output.parent)
     # Not even the group may reach setuid files or devices in there.
     own_directory(staging)
-    made = staging / f"{output.name}.{os.urandom(4).hex()}"
+    made = staging / os.urandom(4).hex()
     try:
         if form == "directory":
             outcome = _directory(layout, image, made, rootless, advanced)
@@ -79,7 +78,7 @@ def _finished(output: Path, staging: Path) -> tuple[str, list[str]] | None:
         found = _identity(output)
     except FileNotFoundError:
         return None
-    for path in staging.glob(f"{glob.escape(output.name)}.*.json"):
+    for path in staging.glob("*.json"):
         with open_file(path) as stream:
             record = json.load(stream)
         if record["inode"] == found:

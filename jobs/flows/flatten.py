@@ -68,7 +68,8 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
 
 
 def _staging(output: Path, job_id: str) -> Path:
-    return output.with_name(f".{output.name}.layerfarm-{job_id}")
+    # Not the output's name: that may have all the bytes that a name can have.
+    return output.with_name(f".layerfarm-{job_id}")
 
 
 def _make(directory: Path) -> None:

@@ -393,7 +393,7 @@ def test_what_a_broken_off_unpack_has_staged_is_removed_whatever_its_modes(user:
     layout = store(user)
     request = UnpackRequest(image=ImageRef(store=layout, tag="t"), bundle=user.home / "bundle", rootless=True)
     own = {"uid": UID, "gid": GID}
-    staged = tree(user.home / ".bundle.layerfarm-job", {".": directory(**own), "a": directory(mode=0, **own)})
+    staged = tree(user.home / ".layerfarm-job", {".": directory(**own), "a": directory(mode=0, **own)})
     tree(staged / "a/b", {".": directory(mode=0, **own), "f": file(mode=0, **own)})
     user.call(lambda: FLOWS["unpack"].clean(Context("job"), request, False))
     assert sorted(os.listdir(user.home)) == ["store"]

@@ -83,3 +83,9 @@ def test_an_epoch_clamps_the_times_in_a_tar(layout: Layout, tmp_path: Path) -> N
     run(layout, tmp_path / "flat.tar", "tar", source_date_epoch=1000)
     unpack_layer(tree(tmp_path / "other", {".": directory()}), io.BytesIO((tmp_path / "flat.tar").read_bytes()))
     assert max(node.mtime for node in read_tree(tmp_path / "other").values()) == 1000 * 10**9
+
+
+def test_an_output_may_have_a_name_of_255_bytes(layout: Layout, tmp_path: Path) -> None:
+    image(layout, LAYERS)
+    run(layout, tmp_path / ("f" * 255))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f" * 255, "store"]

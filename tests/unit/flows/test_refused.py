@@ -27,7 +27,8 @@ def test_nothing_is_removed_where_the_operator_does_not_let_the_job(
     tmp_path: Path, kind: str, link: bool, succeeded: bool
 ) -> None:
     mine = {f"store/.layerfarm/work/{JOB}/mine": file(b"x"), f"store/.layerfarm/work/{JOB}_2/mine": file(b"x")}
-    empty = {f".bundle.layerfarm-{JOB}/mine": file(b"x"), "bundle": directory(), "output": directory()}
+    staged = {f"{place}.layerfarm-{JOB}/mine": file(b"x") for place in ("", "bundle/")}
+    empty = {**staged, "output": directory()}
     outside = tree(tmp_path / "outside", mine | empty)
     place = outside
     (tmp_path / "allowed").mkdir()

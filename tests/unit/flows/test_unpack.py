@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from layerfarm.jobs.flows.base import Context
+from layerfarm.jobs.errors import BundleExists, OutsideAllowedRoots
+from layerfarm.jobs.flows import bundle_place, unpack
+from layerfarm.jobs.flows.base import Context, Policy
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
 from layerfarm.jobs.flows.unpack import UNPACK
 from layerfarm.jobs.store import Layout
@@ -44,7 +49,7 @@ def test_job_that_did_not_succeed_takes_its_bundle_back(request_of: UnpackReques
 def test_job_that_succeeded_leaves_it(request_of: UnpackRequest) -> None:
     UNPACK.clean(unpacked(request_of, "one"), request_of, True)
     assert (request_of.bundle / "config.json").is_file()
-    assert not list(request_of.bundle.parent.glob(".bundle.*"))
+    assert not list(request_of.bundle.parent.glob(".layerfarm-*"))
 
 
 def test_directory_that_was_there_keeps_what_it_held(request_of: UnpackRequest) -> None:
@@ -58,3 +63,99 @@ def test_bundle_of_another_job_is_left_alone(request_of: UnpackRequest) -> None:
     unpacked(request_of, "one")
     UNPACK.clean(Context("two"), request_of, False)
     assert (request_of.bundle / "rootfs" / "file").is_file()
+
+
+def test_directories_above_the_bundle_come_and_go_with_it(request_of: UnpackRequest, tmp_path: Path) -> None:
+    request = request_of.model_copy(update={"bundle": tmp_path / "no/such/bundle"})
+    ctx = unpacked(request, "one")
+    assert stat.S_IMODE(request.bundle.stat().st_mode) == 0o700
+    UNPACK.clean(ctx, request, False)
+    assert not (tmp_path / "no").exists()
+
+
+def test_empty_directory_is_restored_with_its_mode_and_times(request_of: UnpackRequest) -> None:
+    bundle = request_of.bundle
+    bundle.mkdir()
+    bundle.chmod(0o751)
+    os.utime(bundle, (5, 6))
+    ctx = unpacked(request_of, "one")
+    assert stat.S_IMODE(bundle.stat().st_mode) == 0o700
+    UNPACK.clean(ctx, request_of, False)
+    found = bundle.stat()
+    assert (os.listdir(bundle), stat.S_IMODE(found.st_mode), found.st_mtime) == ([], 0o751, 6)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_copy_of_the_unit_that_comes_second_has_the_result_of_the_first(
+    request_of: UnpackRequest, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    """Both unpacked before either moved its bundle."""
+    if exists:
+        request_of.bundle.mkdir()
+    ctx = Context("one")
+    (unit,) = UNPACK.stages[0].plan(ctx, UNPACK.begin(ctx, request_of))
+    results: list[dict[str, Any]] = []
+    publish = bundle_place.publish
+
+    def after_another(*args: Any) -> None:
+        monkeypatch.setattr(unpack, "publish", publish)
+        results.append(UNPACK.stages[0].run(ctx, unit))
+        publish(*args)
+
+    monkeypatch.setattr(unpack, "publish", after_another)
+    results.append(UNPACK.stages[0].run(ctx, unit))
+    assert results[0] == results[1]
+    UNPACK.clean(ctx, request_of, True)
+    assert not list(request_of.bundle.parent.rglob(".layerfarm-*"))
+    assert (request_of.bundle / "umoci.json").is_file()
+
+
+def test_a_copy_killed_between_two_renames_is_continued(
+    request_of: UnpackRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_of.bundle.mkdir()
+    ctx = Context("one")
+    (unit,) = UNPACK.stages[0].plan(ctx, UNPACK.begin(ctx, request_of))
+
+    def killed(staged: Path, bundle: Path, names: list[str]) -> None:
+        (staged / names[0]).rename(bundle / names[0])
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bundle_place, "_move_parts", killed)
+        patched.setattr(unpack, "discard", lambda staged: None)
+        with pytest.raises(SystemExit):
+            UNPACK.stages[0].run(ctx, unit)
+    assert [path.name for path in request_of.bundle.iterdir() if not path.name.startswith(".")] == ["rootfs"]
+    UNPACK.stages[0].run(ctx, unit)
+    UNPACK.clean(ctx, request_of, True)
+    names = {path.name for path in request_of.bundle.iterdir()}
+    assert {"rootfs", "config.json", "umoci.json"} < names
+    assert not any(name.startswith(".layerfarm-") for name in names)
+
+
+@pytest.mark.parametrize("name", ["rootfs", "config.json", "umoci.json"])
+def test_part_of_a_bundle_that_comes_meanwhile_is_refused_and_stays(
+    request_of: UnpackRequest, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    request_of.bundle.mkdir()
+    publish = bundle_place.publish
+
+    def too_late(*args: Any) -> None:
+        (request_of.bundle / name).write_text("mine")
+        publish(*args)
+
+    monkeypatch.setattr(unpack, "publish", too_late)
+    with pytest.raises(BundleExists, match=name):
+        unpacked(request_of, "one")
+    UNPACK.clean(Context("one"), request_of, False)
+    assert [path.read_text() for path in request_of.bundle.iterdir()] == ["mine"]
+
+
+def test_nothing_is_made_above_an_allowed_root_that_does_not_exist(request_of: UnpackRequest, tmp_path: Path) -> None:
+    root = tmp_path / "bundles"
+    request = request_of.model_copy(update={"bundle": root / "bundle"})
+    ctx = Context("one", Policy(roots=(root,)))
+    with pytest.raises(OutsideAllowedRoots):
+        UNPACK.begin(ctx, request)
+    assert not root.exists()

@@ -1,0 +1,273 @@
+"""The place of a bundle: where it is staged, how it is moved there, and how the place is restored.
+
+A directory that exists is filled: it may be a mount point, the working directory of a shell, or the only thing below
+its parent that the user may write. So the bundle is staged inside it, and its parts are renamed within it. A new
+bundle is staged in the nearest directory above and appears in one rename; the directories between are made then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from layerfarm.jobs.errors import BundleError, BundleExists
+from layerfarm.jobs.flows.base import Model, WorkDirectory
+from layerfarm.jobs.image import ROOTFS_NAME
+from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME
+from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.rootfs import open_file, own_directory
+
+_FOUND = "place"
+_PUBLISHED = "published"
+
+
+class _Found(Model):
+    """The place as the job found it."""
+
+    missing: list[str]
+    """Directories above the bundle that did not exist, outermost first."""
+    mode: int | None = None
+    """Of the bundle's directory; None: it did not exist."""
+    atime: int = 0
+    mtime: int = 0
+    """Nanoseconds."""
+
+
+class _Published(Model):
+    """A finished bundle, written down before it is moved."""
+
+    inode: list[int]
+    """Device and inode of the rootfs: the bundle in place is known by it."""
+    staged: str
+    names: list[str]
+    """Parts of the bundle, the rootfs first: its presence makes others refuse the place."""
+    result: dict[str, Any]
+
+
+def base_of(bundle: Path) -> Path:
+    """The directory to stage in: ``bundle`` if it is one, else the nearest existing one above."""
+    while not is_directory(bundle):
+        bundle = bundle.parent
+    return bundle
+
+
+def refuse_existing(bundle: Path) -> None:
+    """
+    Raises:
+        BundleExists: a part of a bundle is there, or something that is no directory is in the way.
+    """
+    for name in (ROOTFS_NAME, CONFIG_NAME, META_NAME):
+        if os.path.lexists(bundle / name):
+            raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
+    base = base_of(bundle)
+    if base != bundle:
+        first = base / bundle.relative_to(base).parts[0]
+        if os.path.lexists(first):
+            raise BundleExists("something that is no directory is here already", where=first)
+
+
+class _Beside(WorkDirectory):
+    """Records in the directory in which the bundle is staged."""
+
+    def __init__(self, base: Path, job: str) -> None:
+        super().__init__(base, job)
+        self.path = base / _staging_name(job) / "records"
+
+    def create(self) -> None:
+        own_directory(self.path.parent)
+        own_directory(self.path)
+
+
+def records_beside(bundle: Path, job: str) -> WorkDirectory:
+    """The records of a job that writes nothing into its store: where they are, or are to be."""
+    for staging in staged_by(bundle, job):
+        if is_directory(staging / "records"):
+            return _Beside(staging.parent, job)
+    return _Beside(base_of(bundle), job)
+
+
+def remember(work: WorkDirectory, bundle: Path) -> None:
+    """Write down what is at the place, for :func:`end`; the first call of a job counts."""
+    if (work.path / _FOUND).exists():
+        return
+    base = base_of(bundle)
+    if base == bundle:
+        now = bundle.stat()
+        found = _Found(missing=[], mode=stat.S_IMODE(now.st_mode), atime=now.st_atime_ns, mtime=now.st_mtime_ns)
+    else:
+        between = [path for path in bundle.parents if path.is_relative_to(base) and path != base]
+        found = _Found(missing=[str(path) for path in reversed(between)])
+    work.create()
+    work.publish(_FOUND, lambda path: _write(path, found))
+
+
+def stage(bundle: Path, job: str) -> Path:
+    """A new directory for one copy of the unit, which the caller passes to :func:`discard` at the end.
+
+    The mode of an existing ``bundle`` becomes 0700, which a bundle has from the beginning.
+
+    Raises:
+        BundleError: the directory cannot be made, or somebody else has made it.
+    """
+    base = base_of(bundle)
+    parent = base / _staging_name(job)
+    try:
+        if base == bundle and stat.S_IMODE(bundle.stat().st_mode) != 0o700:
+            os.chmod(bundle, 0o700)
+        while True:
+            try:
+                parent.mkdir(mode=0o700)
+            except FileExistsError:
+                if parent.lstat().st_uid != os.geteuid():
+                    raise BundleError("somebody else's directory is where the bundle is staged", where=parent) from None
+            staged = parent / os.urandom(4).hex()
+            # Another copy of the unit that ends now may remove the parent.
+            with suppress(FileNotFoundError):
+                staged.mkdir(mode=0o700)
+                return staged
+    except OSError as error:
+        raise BundleError(f"bundle cannot be created, {error.strerror}", where=bundle) from error
+
+
+def discard(staged: Path) -> None:
+    """Remove what :func:`stage` made, and what is still in it."""
+    remove_tree(staged)
+    with suppress(OSError):
+        staged.parent.rmdir()
+
+
+def publish(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, Any]) -> None:
+    """Move the finished bundle to its place, ``result`` written down before for :func:`published`.
+
+    Raises:
+        BundleExists: something else came there in the meantime; it stays.
+        BundleError: the bundle cannot be moved; nothing of it is left there.
+    """
+    names = sorted(os.listdir(staged), key=lambda name: (name != ROOTFS_NAME, name == META_NAME, name))
+    record = _Published(inode=_identity(staged), staged=str(staged), names=names, result=result)
+    work.publish(f"{_PUBLISHED}-{staged.name}", lambda path: _write(path, record))
+    for name in names:
+        if os.path.lexists(bundle / name):
+            raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
+    try:
+        if is_directory(bundle):
+            _move_parts(staged, bundle, names)
+        else:
+            bundle.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            staged.rename(bundle)
+    except OSError as error:
+        raise BundleError(f"bundle cannot be moved to its place, {error.strerror}", where=bundle) from error
+
+
+def published(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
+    """The result of an earlier copy of the unit, if the bundle in place is the one it made.
+
+    A copy that was killed between two renames is continued.
+    """
+    record = _record_of(work, bundle)
+    if record is None:
+        return None
+    for name in record.names:
+        if not os.path.lexists(bundle / name):
+            with suppress(FileNotFoundError):
+                os.rename(Path(record.staged, name), bundle / name)
+    return record.result
+
+
+def end(work: WorkDirectory, bundle: Path, stagings: Iterable[Path], succeeded: bool) -> None:
+    """Remove what was staged and the records; unless it succeeded, the job's own bundle, too.
+
+    The place is then given back the state in which the job found it, as far as ``work`` tells.
+    """
+    record, found, made = _record_of(work, bundle), _found(work), bool(_records(work))
+    for staging in stagings:
+        # Not shutil.rmtree: in an ordinary user's own directory of mode 000 that removes nothing.
+        with suppress(OSError):
+            remove_tree(staging)
+    if not succeeded:
+        # The rootfs last, because the bundle is known by it should this be interrupted.
+        for name in reversed(record.names if record is not None else ()):
+            path = bundle / Path(name).name
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if found is not None:
+            with suppress(OSError):
+                _restore(found, bundle, own=record is not None, made=made)
+    work.remove()
+
+
+def _restore(found: _Found, bundle: Path, *, own: bool, made: bool) -> None:
+    """``own``: the bundle was the job's. ``made``: a copy of the unit may have made the directories above it."""
+    if found.mode is None:
+        if own:
+            bundle.rmdir()
+        for directory in reversed(found.missing if made else ()):
+            os.rmdir(directory)
+        return
+    if stat.S_IMODE(bundle.stat().st_mode) != found.mode:
+        os.chmod(bundle, found.mode)
+    os.utime(bundle, ns=(found.atime, found.mtime))
+
+
+def staged_by(bundle: Path, job: str) -> list[Path]:
+    """Where the job may have staged: a directory above the bundle may have come or gone since."""
+    return [place / _staging_name(job) for place in (bundle, *bundle.parents)]
+
+
+def _staging_name(job: str) -> str:
+    # Not the bundle's name: that may have all the bytes that a name can have.
+    return f".layerfarm-{job}"
+
+
+def _move_parts(staged: Path, bundle: Path, names: list[str]) -> None:
+    moved: list[str] = []
+    try:
+        for name in names:
+            (staged / name).rename(bundle / name)
+            moved.append(name)
+    except BaseException:
+        for name in reversed(moved):
+            (bundle / name).rename(staged / name)
+        raise
+
+
+def _record_of(work: WorkDirectory, bundle: Path) -> _Published | None:
+    """The record of the copy of the unit that made the bundle in place; None: no copy of this job's unit did."""
+    try:
+        identity = _identity(bundle)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return next((record for record in _records(work) if record.inode == identity), None)
+
+
+def _records(work: WorkDirectory) -> list[_Published]:
+    return [_Published.model_validate_json(_read(path)) for path in work.path.glob(f"{_PUBLISHED}-*")]
+
+
+def _found(work: WorkDirectory) -> _Found | None:
+    try:
+        return _Found.model_validate_json(_read(work.path / _FOUND))
+    except FileNotFoundError:
+        return None
+
+
+def _read(path: Path) -> bytes:
+    with open_file(path) as stream:
+        return stream.read()
+
+
+def _identity(bundle: Path) -> list[int]:
+    found = (bundle / ROOTFS_NAME).lstat()
+    return [found.st_dev, found.st_ino]
+
+
+def _write(path: Path, record: Model) -> None:
+    path.write_text(json.dumps(record.model_dump(mode="json")))
