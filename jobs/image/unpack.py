@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -31,6 +31,7 @@ from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
+from layerfarm.jobs.image.target import open_target
 from layerfarm.jobs.image.tree_cache import write_tree_and_digest
 from layerfarm.jobs.image.users import lookup_user
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap, compression_of
@@ -148,14 +149,20 @@ def _write_stat_cache(bundle: Bundle, walk: Walk | None, count: int, tree: str) 
 def unpack_rootfs(
     store: Layout, rootfs: Path, manifest: Resolved | Descriptor, options: UnpackOptions = UnpackOptions()
 ) -> list[str]:
-    """Only the tree, into the new directory ``rootfs``: ``raw unpack``. Returns warnings.
+    """Only the tree, into the directory ``rootfs``, which may exist: ``raw unpack``. Returns warnings.
+
+    An existing directory stays the same one, so that it may be a mount point; its owner becomes the container's root
+    and its mode stays, unless a layer has an entry for the root. Layers are applied over what it holds, as umoci does.
+    On any error a new directory is removed and an empty one is restored; one that held something keeps what the
+    layers have made of it until then.
 
     Raises:
-        BundleExists: something is at ``rootfs``.
+        BundleExists: something that is no directory is at ``rootfs``.
         LayerfarmError: as :func:`unpack_manifest`.
     """
     image = manifest if isinstance(manifest, Resolved) else resolve_walk(store, (manifest,))
-    with extracted(store, image, rootfs, options, hash_content=False) as extractor:
+    place = rootfs.resolve() if is_directory(rootfs) else rootfs
+    with extracted(store, image, place, options, hash_content=False, may_exist=True) as extractor:
         pass
     return list(extractor.warnings)
 
@@ -168,19 +175,24 @@ def extracted(
     options: UnpackOptions = UnpackOptions(),
     *,
     hash_content: bool = True,
+    may_exist: bool = False,
 ) -> Iterator[Extractor]:
     """All layers of ``image`` applied to the new directory ``rootfs``, which is removed on any error.
 
-    Without ``hash_content`` the extractor's entries have no digests.
+    Without ``hash_content`` the extractor's entries have no digests. With ``may_exist`` the directory need not be new
+    (:func:`unpack_rootfs`).
 
     Raises:
         BundleExists: something is at ``rootfs``.
         BundleError: the directory that is to hold it does not exist or cannot be written.
     """
-    _make_rootfs(rootfs, options)
+    found = open_target(rootfs) if may_exist else None
+    if found is None:
+        _make_rootfs(rootfs)
     try:
+        _give_to_container_root(rootfs, options)
         with (
-            foreseen(store, image, options.limits) as foresight,
+            foreseen(store, image, options.limits) if found is None or found.empty else nullcontext() as foresight,
             Extractor(rootfs, _extract_options(options, hash_content, foresight)) as extractor,
         ):
             for descriptor, diff_id in image.layers:
@@ -190,7 +202,10 @@ def extracted(
             extractor.finish()
             yield extractor
     except BaseException:
-        remove_tree(rootfs)
+        if found is None:
+            remove_tree(rootfs)
+        elif found.empty:
+            found.restore()
         raise
 
 
@@ -231,30 +246,30 @@ def _write_left_out(
         extractor.write_left_out(number, cast(BinaryIO, watched))
 
 
-def _make_rootfs(rootfs: Path, options: UnpackOptions) -> None:
+def _make_rootfs(rootfs: Path) -> None:
     try:
         rootfs.mkdir(mode=0o755)
+        os.chmod(rootfs, 0o755)  # whatever the umask (DESIGN law 1)
     except FileExistsError as error:
         raise BundleExists("something is here already", where=rootfs) from error
     except OSError as error:
         raise BundleError(f"cannot be created, {error.strerror}", where=rootfs) from error
+
+
+def _give_to_container_root(rootfs: Path, options: UnpackOptions) -> None:
     try:
-        os.chmod(rootfs, 0o755)  # whatever the umask (DESIGN law 1)
         if not options.rootless:
             owner = (options.uid_map.to_host(0), options.gid_map.to_host(0))
             found = rootfs.stat()
             if owner != (found.st_uid, found.st_gid):
                 os.chown(rootfs, *owner)
         os.utime(rootfs, ns=(0, 0))
-    except BaseException as error:
-        rootfs.rmdir()
-        if isinstance(error, OSError):
-            raise BundleError(
-                f"cannot be given to its owner, {error.strerror}",
-                where=rootfs,
-                hint="owners can only be restored by root; others unpack with --rootless",
-            ) from error
-        raise
+    except OSError as error:
+        raise BundleError(
+            f"cannot be given to its owner, {error.strerror}",
+            where=rootfs,
+            hint="owners can only be restored by root; others unpack with --rootless",
+        ) from error
 
 
 @contextmanager

@@ -26,7 +26,10 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @remap_options
 @click.argument("rootfs", type=PathType())
 def command(image: Image, keep_dirlinks: bool, platform: str | None, remap: Remap, rootfs: Path) -> None:
-    """Unpacks the layers of an image into the new directory ROOTFS: no config.json, no mtree manifest.
+    """Unpacks the layers of an image into the directory ROOTFS: no config.json, no mtree manifest.
+
+    ROOTFS may exist: layers are applied over what it holds, and after an error only a new or empty directory is left
+    as it was found.
 
     \b
     Example:

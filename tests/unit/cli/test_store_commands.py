@@ -93,7 +93,7 @@ def test_verbose_says_what_was_done_on_stderr(layerfarm: Run, image: str) -> Non
         (["ls", "--layout", "nowhere"], "no OCI image layout here: nowhere"),
         (["insert", "--image", "store:v1", "no-such-file", "/x"], "no-such-file"),
         (["raw", "add-layer", "--image", "store:v1", "no-such-file"], "No such file or directory: no-such-file"),
-        (["unpack", "--image", "store:v1", "no/such/b"], "the directory that is to hold the bundle does not exist"),
+        (["unpack", "--image", "store:v1", "store/index.json/b"], "something that is no directory is here already"),
         (["raw", "unpack", "--image", "store:v1", "no/such/r"], "No such file or directory: no/such/r"),
         (["raw", "runtime-config", "--rootfs=nope", "--image", "store:v1", "x.json"], "nope"),
         (["raw", "runtime-config", "--image", "store:v1", "no/such/dir"], "No such file or directory: no/such/dir"),
@@ -291,7 +291,7 @@ def test_raw_unpack_gives_the_tree_alone(layerfarm: Run, image: str, tmp_path: P
     assert layerfarm("raw", "unpack", "--image", image, "rootfs") == NOTHING
     assert (tmp_path / "rootfs" / "a" / "b").read_text() == "hello"
     assert {path.name for path in tmp_path.iterdir()} == {"src", "store", "rootfs"}
-    assert layerfarm("raw", "unpack", "--image", image, "rootfs").code == 1
+    assert layerfarm("raw", "unpack", "--image", image, "rootfs") == NOTHING
 
 
 def test_raw_mtree_validate_tells_what_differs(layerfarm: Run, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from layerfarm.jobs.image.bundle import Bundle
 from layerfarm.jobs.layer import IdMap
 from layerfarm.jobs.mtree import snapshot, walk_beside
 from layerfarm.jobs.store import Descriptor, Layout
-from tests.trees import read_tree
+from tests.trees import directory, file, read_tree, tree
 from tests.unit.image.images import image, special, tar
 
 LOWER = tar(("etc", None), ("etc/passwd", b"root:x:0:0::/root:/bin/sh\n"), ("etc/gone", b"1"), ("etc/new", b"old"))
@@ -261,13 +261,35 @@ def test_raw_unpack_makes_the_tree_only(layout: Layout, tmp_path: Path) -> None:
     image(layout, [LOWER], os="plan9", config={"User": "nobody-knows"})
     unpack_rootfs(layout, tmp_path / "r", resolve(layout, "t"))
     assert names(tmp_path / "r") == ["etc"]
-    with pytest.raises(BundleExists):
-        unpack_rootfs(layout, tmp_path / "r", resolve(layout, "t"))
-    assert names(tmp_path / "r") == ["etc"]
     image(layout, [LOWER], diff_ids=_wrong_diff_id)
     with pytest.raises(DigestMismatch):
         unpack_rootfs(layout, tmp_path / "s", resolve(layout, "t"))
     assert not (tmp_path / "s").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleExists):
+        unpack_rootfs(layout, tmp_path / "file", resolve(layout, "t"))
+
+
+def test_raw_unpack_applies_the_layers_over_what_is_there(layout: Layout, tmp_path: Path) -> None:
+    there = tree(tmp_path / "r", {"etc/gone": file(b"mine"), "etc/new": file(b"mine"), "mine": file(b"mine")})
+    image(layout, [UPPER])
+    unpack_rootfs(layout, there, resolve(layout, "t"))
+    found = read_tree(there)
+    assert sorted(found) == [b".", b"etc", b"etc/new", b"link", b"mine"]
+    assert (found[b"etc/new"].content, found[b"mine"].content) == (b"new", b"mine")
+
+
+def test_failed_raw_unpack_restores_an_empty_directory_and_empties_no_other(layout: Layout, tmp_path: Path) -> None:
+    root = special(".", tarfile.DIRTYPE)
+    image(layout, [LOWER, tar(root, ("new", b"x"))], diff_ids=_wrong_diff_id)
+    empty = tree(tmp_path / "empty", {".": directory(mode=0o751, uid=5, gid=6, xattrs={"user.mine": b"kept"})})
+    before = read_tree(empty)
+    other = tree(tmp_path / "other", {"mine": file(b"mine")})
+    for place in (empty, other):
+        with pytest.raises(DigestMismatch):
+            unpack_rootfs(layout, place, resolve(layout, "t"))
+    assert read_tree(empty) == before
+    assert (other / "mine").read_bytes() == b"mine"
 
 
 def test_B2_6_user_is_looked_up_inside_the_unpacked_tree(layout: Layout, tmp_path: Path) -> None:
