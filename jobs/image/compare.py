@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from layerfarm.jobs.image.bundle import BundleIdMapping, MapOptions
 from layerfarm.jobs.layer import IdMap
-from layerfarm.jobs.layer.rootless import NO_OWNER, take_owner
+from layerfarm.jobs.layer.rootless import owner_in_image
 from layerfarm.jobs.mtree import Entry
 
 
@@ -21,14 +21,10 @@ def as_in_image(entries: Iterable[Entry], maps: MapOptions) -> Iterator[Entry]:
         yield from entries
         return
     for entry in entries:
-        uid = gid = NO_OWNER
         xattrs = entry.xattrs
-        if maps.rootless and xattrs:
-            uid, gid, xattrs = take_owner(xattrs)
-        if uid == NO_OWNER:
-            uid = uids.to_container(entry.uid)
-        if gid == NO_OWNER:
-            gid = gids.to_container(entry.gid)
+        uid, gid, left = owner_in_image(entry.uid, entry.gid, xattrs or (), uids, gids, rootless=maps.rootless)
+        if xattrs:
+            xattrs = left
         yield entry._replace(uid=uid, gid=gid, xattrs=xattrs)
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from layerfarm.jobs.errors import BundleError, BundleExists
 from layerfarm.jobs.image.remove import remove_tree
-from layerfarm.jobs.layer.worktree import KEPT_XATTRS
 from layerfarm.jobs.mtree.model import Xattrs
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.rootfs import clear_xattrs, get_xattrs, set_xattr
+from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs, get_xattrs, set_xattr
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Target:
                 os.fchown(fd, self._stat.st_uid, self._stat.st_gid)
             if get_xattrs(fd) != self._xattrs:
                 with suppress(OSError):
-                    clear_xattrs(fd, KEPT_XATTRS.union(name for name, _ in self._xattrs))
+                    clear_xattrs(fd, HOST_XATTRS.union(name for name, _ in self._xattrs))
                 for name, value in self._xattrs:
                     with suppress(OSError):
                         set_xattr(fd, name, value)

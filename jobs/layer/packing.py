@@ -42,7 +42,7 @@ class GenerateOptions:
     uid_map: IdMap = field(default_factory=IdMap)
     gid_map: IdMap = field(default_factory=IdMap)
     rootless: bool = False
-    """Owners come from ``user.rootlesscontainers``, which is left out of the layer."""
+    """Owners come from ``user.rootlesscontainers``, which is left out of the layer; where there is none it is root."""
     source_date_epoch: int | None = None
     """Seconds; mtimes newer than it become it (B1.4)."""
     advanced: Callable[[int], None] | None = None
@@ -157,7 +157,9 @@ class Packer:
         device: tuple[int, int] = (0, 0),
     ) -> bytes:
         options = self._options
-        uid, gid, xattrs = self._owner(found, xattrs)
+        uid, gid, xattrs = rootless.owner_in_image(
+            found.st_uid, found.st_gid, xattrs, options.uid_map, options.gid_map, rootless=options.rootless
+        )
         if xattrs:
             xattrs = portable_xattrs(xattrs, lambda key, reason: self._lost(key, reason, name))
         # Floor, so that the manifest's whole seconds agree (B1.3).
@@ -169,16 +171,6 @@ class Packer:
         if found.st_nlink > 1 and type_ != DIRECTORY:
             self._links[found.st_dev, found.st_ino] = header
         return encode_header(header)
-
-    def _owner(self, found: os.stat_result, xattrs: Xattrs) -> tuple[int, int, Xattrs]:
-        uid = gid = rootless.NO_OWNER
-        if self._options.rootless:
-            uid, gid, xattrs = rootless.take_owner(xattrs)
-        if uid == rootless.NO_OWNER:
-            uid = self._options.uid_map.to_container(found.st_uid)
-        if gid == rootless.NO_OWNER:
-            gid = self._options.gid_map.to_container(found.st_gid)
-        return uid, gid, xattrs
 
     def _put(self, data: bytes) -> Sequence[bytes]:
         """Append ``data``; the pieces that this fills."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer.idmap import IdMap
 from layerfarm.jobs.mtree.model import Xattrs
 
 XATTR_NAME: Final = b"user.rootlesscontainers"
@@ -37,16 +38,25 @@ def decode_owner(value: bytes) -> tuple[int, int]:
     return owner[0], owner[1]
 
 
-def take_owner(xattrs: Xattrs) -> tuple[int, int, Xattrs]:
-    """The uid and gid that the xattrs of an entry record, either NO_OWNER, and the xattrs without that record.
+def owner_in_image(
+    uid: int, gid: int, xattrs: Xattrs, uid_map: IdMap, gid_map: IdMap, *, rootless: bool
+) -> tuple[int, int, Xattrs]:
+    """The owner in the image of an entry of ``uid`` and ``gid`` on disk, and its xattrs without the recorded owner.
+
+    In a rootless tree that is the recorded owner, and root where none is recorded: its files belong to whoever
+    unpacked or made them, whatever the id maps say (umoci's ``unmapHeader``).
 
     Raises:
-        MalformedLayer: the record is not such a message.
+        UnmappedId: not rootless, and an id has no place in its map.
+        MalformedLayer: the recorded owner is none.
     """
+    if not rootless:
+        return uid_map.to_container(uid), gid_map.to_container(gid), xattrs
     value = dict(xattrs).get(XATTR_NAME)
     if value is None:
-        return NO_OWNER, NO_OWNER, xattrs
-    return *decode_owner(value), tuple(pair for pair in xattrs if pair[0] != XATTR_NAME)
+        return 0, 0, xattrs
+    uid, gid = (0 if recorded == NO_OWNER else recorded for recorded in decode_owner(value))
+    return uid, gid, tuple(pair for pair in xattrs if pair[0] != XATTR_NAME)
 
 
 def _varint(value: int) -> bytes:

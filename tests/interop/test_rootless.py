@@ -21,7 +21,7 @@ from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run
 from tests.ordinary_user import GID, UID, OrdinaryUser, ordinary_user
-from tests.trees import MTIME, Node, directory, file, in_seconds, read_tree, tree
+from tests.trees import MTIME, Node, directory, file, in_seconds, read_tree, symlink, tree
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive, entry
 
@@ -196,6 +196,26 @@ def test_changes_are_repacked_with_the_owners_that_root_would_see(user: Ordinary
     assert len(layers) == 1
     user.run("layerfarm", "repack", "--image", f"{layout}:same", "bundle")
     assert layers_of(layout, "same") == layers_of(layout, "new") == 2
+
+
+@pytest.mark.parametrize("tool", ["umoci", "layerfarm"])
+def test_files_of_other_users_are_roots_in_the_layer(as_root: None, run: Run, tmp_path: Path, tool: str) -> None:
+    """By root, since umoci 0.4.7 reads no file of another user as an ordinary one."""
+    layout = Layout.create(tmp_path / "store")
+    image(layout, [archive(entry(".", "dir"), entry("etc", "dir"))])
+    run(tool, "unpack", "--rootless", "--image", f"{layout.path}:t", "bundle")
+    spec = {"f": file(b"1", uid=1000, gid=100), "g": file(b"2", gid=7), "h": symlink("f", uid=5)}
+    tree(tmp_path / "bundle/rootfs/new", spec)
+    run(tool, "repack", "--image", f"{layout.path}:repacked", "bundle")
+    run(tool, "insert", "--rootless", "--image", f"{layout.path}:t", "--tag=inserted", "bundle/rootfs/new", "/new")
+    for tag in ("repacked", "inserted"):
+        layer = resolve(layout, tag).manifest.layers[-1]
+        # umoci 0.4.7's insert leaves out the end of the tar.
+        with tarfile.open(fileobj=io.BytesIO(layout.read(layer)), ignore_zeros=True) as archived:
+            owners = {info.name: (info.uid, info.gid) for info in archived if "new/" in info.name}
+        assert owners == {"new/f": (0, 0), "new/g": (0, 0), "new/h": (0, 0)}, tag
+    if tool == "layerfarm":
+        assert run(tool, "diff", "bundle", f"{layout.path}:repacked") == ""
 
 
 def test_the_user_validates_diffs_and_builds(user: OrdinaryUser) -> None:

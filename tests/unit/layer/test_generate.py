@@ -505,14 +505,23 @@ def test_B5_rootless_owner_xattr_becomes_the_owner_and_is_left_out(root: Path) -
     raw = generate(root, extra(*values), rootless=True, uid_map=IdMap.of((7, 0, 1)), gid_map=IdMap.of((8, 0, 1)))
     assert [(info.uid, info.gid) for info in members(raw)] == [
         (992, 123),
-        (7, 456),
-        (98, 8),
+        (0, 456),
+        (98, 0),
         (3195, 2318),
         (5, 0),
         (0, 6),
     ]
     assert b"rootlesscontainers" not in raw
     assert b"rootlesscontainers" in generate(root, extra("a"))
+
+
+def test_B5_a_rootless_file_without_a_recorded_owner_is_roots_whoever_has_it(root: Path) -> None:
+    tree(root, {"f": file(uid=1000, gid=100)})
+    for ids in (IdMap(), IdMap.of((0, 54321, 1))):
+        (info,) = members(generate(root, extra("f"), rootless=True, uid_map=ids, gid_map=ids))
+        assert (info.uid, info.gid) == (0, 0)
+    with pytest.raises(UnmappedId):
+        generate(root, extra("f"), uid_map=IdMap.of((0, 54321, 1)))
 
 
 def test_B5_a_version_3_capability_is_written_as_version_2(root: Path) -> None:
