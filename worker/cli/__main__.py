@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 
+from layerfarm.worker.cli.standard_streams import keep_open
 from layerfarm.worker.import_path import ours_first
 
 _GC_THRESHOLD = 50_000
@@ -15,6 +16,7 @@ some took a tenth of the time in which a command starts."""
 
 def program() -> int:
     """What the ``layerfarm`` script calls: the command line, and what is right only in a process that ends with it."""
+    keep_open()
     ours_first()
     gc.set_threshold(_GC_THRESHOLD)
     # None is used, and what other packages of the environment bring along is none of our business: it need not be

@@ -216,7 +216,7 @@ def _say(report: Report, as_json: bool, html: Path | None, each: bool) -> None:
     if html is not None:
         html.write_text(page(report), encoding="utf-8")
     if as_json:
-        click.echo(report.model_dump_json(indent=1))
+        output.echo(report.model_dump_json(indent=1))
         return
     for line in report_lines(report) + (["", *image_lines(report)] if each else []):
         output.say(line)

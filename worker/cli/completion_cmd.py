@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from layerfarm.worker.cli import output
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
@@ -25,4 +26,4 @@ def command(ctx: click.Context, shell: str) -> None:
 
     completion = get_completion_class(shell)
     assert completion is not None
-    click.echo(completion(ctx.find_root().command, {}, "layerfarm", COMPLETION_VARIABLE).source())
+    output.echo(completion(ctx.find_root().command, {}, "layerfarm", COMPLETION_VARIABLE).source())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.worker.cli import output
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
@@ -44,12 +45,12 @@ def command(as_json: bool, old: str, new: str) -> None:
                 portable(side.entries) if any(side.is_image for side in sides) else side.entries for side in sides
             )
             for count, delta in enumerate(compare(one, other), 1):
-                click.echo(
+                output.echo(
                     ("[\n" if count == 1 else ",\n") + json_object(delta) if as_json else human_line(delta),
                     nl=not as_json,
                 )
         if as_json:
-            click.echo("\n]" if count else "[]")
+            output.echo("\n]" if count else "[]")
     except LayerfarmError as error:
         error.exit_code = TROUBLE
         raise

@@ -63,7 +63,7 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
             if not as_json:
                 _show(finding)
     if as_json:
-        click.echo(json.dumps([finding.model_dump(mode="json") for finding in found], indent=2))
+        output.echo(json.dumps([finding.model_dump(mode="json") for finding in found], indent=2))
     ctx.exit(1 if worst(found) is Level.FAIL else 0)
 
 

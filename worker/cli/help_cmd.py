@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from layerfarm.worker.cli import output
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
@@ -25,4 +26,4 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         if found is None:
             raise click.UsageError(f"No such command '{' '.join(words)}'")
         parent = click.Context(found, info_name=word, parent=parent)
-    click.echo(parent.get_help())
+    output.echo(parent.get_help())

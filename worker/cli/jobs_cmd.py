@@ -57,7 +57,7 @@ def ls(session: Session, as_json: bool) -> None:
     records = sorted(farm_of(session).jobs(), key=lambda record: record.submitted, reverse=True)
     if as_json:
         for record in records:
-            click.echo(record.model_dump_json())
+            output.echo(record.model_dump_json())
         return
     rows = [("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "SUBMITTED", "BY")]
     rows += [
@@ -80,7 +80,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
     """Shows one job: how far it is, what it was asked, and what came of it."""
     record = farm_of(session).job(job_id).record()
     if as_json:
-        click.echo(record.model_dump_json())
+        output.echo(record.model_dump_json())
         return
     output.say(f"job: {record.id}")
     output.say(f"kind: {record.kind}")
@@ -121,7 +121,7 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
             view.show(step)
     result = job.result(None)
     if as_json:
-        click.echo(result.model_dump_json())
+        output.echo(result.model_dump_json())
         return
     lines = image_lines(job.id, result) if isinstance(result, ImageResult) else [f"job: {job.id} succeeded"]
     for line in lines:

@@ -106,10 +106,10 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
     import platform
     from importlib.metadata import version
 
-    click.echo(f"layerfarm version {version('layerfarm')}")
-    click.echo("  image-spec: 1.1.1")
-    click.echo("  runtime-spec: 1.2.1")
-    click.echo(f"  python: {platform.python_version()}")
+    output.echo(f"layerfarm version {version('layerfarm')}")
+    output.echo("  image-spec: 1.1.1")
+    output.echo("  runtime-spec: 1.2.1")
+    output.echo(f"  python: {platform.python_version()}")
     ctx.exit()
 
 
@@ -188,7 +188,7 @@ def cli(
     if cpu_profile is not None:
         _profile(ctx, cpu_profile)
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        output.echo(ctx.get_help())
 
 
 def _profile(ctx: click.Context, path: str) -> None:
@@ -212,10 +212,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return shell_complete(cli, {}, "layerfarm", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
     # What runs here stages files and starts processes: their clean-up is in `finally`, so SIGTERM must unwind.
     signal.signal(signal.SIGTERM, _terminate)
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    return code if code or output.all_was_said() else 1
+
+
+def _run(args: list[str]) -> int:
     try:
-        with cli.make_context("layerfarm", list(sys.argv[1:] if argv is None else argv)) as ctx:
+        with cli.make_context("layerfarm", args) as ctx:
             cli.invoke(ctx)
-        sys.stdout.flush()
+        with output.to_stdout():
+            sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -226,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        return _reader_is_gone()
+        return EXIT_BROKEN_PIPE
     except OSError as error:
         return _system_error(error)
     except Exception as error:
@@ -246,12 +252,6 @@ def _usage(error: click.ClickException) -> int:
         hint = f" (see '{error.ctx.command_path} --help')"
     output.error(f"{error.format_message().rstrip('.')}{hint}")
     return error.exit_code
-
-
-def _reader_is_gone() -> int:
-    # The interpreter flushes stdout once more on exit, and would complain there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_BROKEN_PIPE
 
 
 def _system_error(error: OSError) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.output import to_stdout
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.result_text import json_option, report
 from layerfarm.worker.cli.submission import Where, carry_out, farm_options
@@ -39,7 +40,7 @@ def command(output: Path | None, where: Where, as_json: bool, directory: Path) -
             raise click.UsageError("--json needs --output: stdout takes the manifest")
         if where.detach:
             raise click.UsageError("--detach needs --output")
-        with hashed(directory, where) as manifest, manifest.open("rb") as stream:
+        with hashed(directory, where) as manifest, manifest.open("rb") as stream, to_stdout():
             shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
         return
     outcome = carry_out(ManifestRequest(rootfs=directory.absolute(), output=output.absolute()), where)

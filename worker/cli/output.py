@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
 
 import click
 
@@ -13,12 +15,18 @@ from layerfarm.jobs.errors import display
 LEVELS: Final = ("debug", "info", "warn", "error", "fatal")
 
 _level = LEVELS.index("warn")
+_unsaid = False
 
 
 def set_level(name: str) -> None:
     """Say what is at least as grave as ``name``; celery's and our own log records follow."""
     global _level
     _level = LEVELS.index(name)
+
+
+def all_was_said() -> bool:
+    """Whether every line for stderr could be written. A command goes on without, but does not succeed."""
+    return not _unsaid
 
 
 def level() -> str:
@@ -28,7 +36,29 @@ def level() -> str:
 
 def say(text: str) -> None:
     """A line of the result, on stdout. What others have named (tags, paths, records) may hold what moves a terminal."""
-    click.echo(display(text))
+    echo(display(text))
+
+
+def echo(text: str | bytes, *, nl: bool = True) -> None:
+    """``text`` on stdout as it is, and the end of a line. Raises as :func:`to_stdout`."""
+    with to_stdout():
+        click.echo(text, nl=nl)
+
+
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Write to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        OSError: stdout, which is the error's file name, cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        # The interpreter flushes once more on exit, and would complain there.
+        _drop(sys.stdout)
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def info(text: str) -> None:
@@ -56,7 +86,7 @@ def traceback() -> None:
     if _level == LEVELS.index("debug"):
         import traceback as python_traceback
 
-        python_traceback.print_exc()
+        _write(python_traceback.format_exc())
 
 
 def take_logs() -> None:
@@ -80,6 +110,24 @@ def _say_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> str
 def _line(text: str) -> None:
     # One write: lines of several processes on one terminal stay whole. Messages may quote hostile names.
     line = display(" ".join(text.splitlines()) or text)
-    stderr = sys.stderr
-    stderr.write(f"layerfarm: {line.encode('utf-8', 'backslashreplace').decode()}\n")
-    stderr.flush()
+    _write(f"layerfarm: {line.encode('utf-8', 'backslashreplace').decode()}\n")
+
+
+def _write(text: str) -> None:
+    global _unsaid
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        # Work is not stopped halfway because nobody can be told how it goes.
+        _unsaid = True
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """Let what is left in the buffer of ``stream``, and what follows, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -6,6 +6,7 @@ import importlib
 
 import click
 
+from layerfarm.worker.cli import output
 from layerfarm.worker.cli.parsing import GoStyleGroup
 
 COMMANDS = {
@@ -45,4 +46,4 @@ def command(ctx: click.Context) -> None:
       layerfarm raw unpack --image store:v1 rootfs
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        output.echo(ctx.get_help())

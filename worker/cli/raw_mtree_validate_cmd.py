@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import PathType
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
@@ -52,7 +53,7 @@ def command(
         for delta in compare(read_manifest(stream), snapshot(root)):
             for line in _lines(delta, wanted):
                 different = True
-                click.echo(line)
+                output.echo(line)
     if different:
         raise click.exceptions.Exit(1)
 

@@ -30,7 +30,7 @@ def report(outcome: Outcome | None, *, lines: list[str], as_json: bool, quiet: b
     if outcome is None:
         return
     if as_json:
-        click.echo(outcome.result.model_dump_json())
+        output.echo(outcome.result.model_dump_json())
     for line in lines:
         if quiet or as_json:
             output.info(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import Image, image_option, platform_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
@@ -37,6 +38,6 @@ def command(image: Image, platform: str | None, as_json: bool) -> None:
     else:
         shown = artifact_json(layout, walk[-1], artifact) if as_json else artifact_text(walk[-1], artifact)
     if isinstance(shown, str):
-        click.echo(shown, nl=False)
+        output.echo(shown, nl=False)
     else:
-        click.echo(json.dumps(shown, ensure_ascii=False, separators=(",", ":")))
+        output.echo(json.dumps(shown, ensure_ascii=False, separators=(",", ":")))

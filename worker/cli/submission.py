@@ -150,7 +150,7 @@ def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
         output.notice(f"{full.what}, waiting for room")
         job = farm.submit(request, traffic=traffic, block=True)
     if where.detach:
-        click.echo(job.id)
+        output.echo(job.id)
         return None
     output.info(f"job: {job.id}")
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from layerfarm.jobs.errors import FarmUnreachable, display
+from layerfarm.worker.cli import output
 from layerfarm.worker.cli.jobs_cmd import done_text, farm_of, farm_option, stage_text
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.progress_view import megabytes
@@ -44,7 +45,7 @@ def command(session: Session, every: float, once: bool, as_json: bool, most: int
     """
     farm = farm_of(session)
     if as_json:
-        click.echo(_json(farm.census(), farm.jobs(most)))
+        output.echo(_json(farm.census(), farm.jobs(most)))
         return
     from rich.console import Console
 

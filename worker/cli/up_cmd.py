@@ -59,7 +59,7 @@ def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int 
         roots=[root.absolute() for root in roots],
         stores=[store.absolute() for store in stores],
     ) as farm:
-        click.echo(f"export LAYERFARM_FARM={shlex.quote(farm.url)}")
+        output.echo(f"export LAYERFARM_FARM={shlex.quote(farm.url)}")
         output.notice("redis and worker are up; Ctrl-C stops them")
         signal.signal(signal.SIGCHLD, _child_died)
         try:

@@ -54,7 +54,7 @@ def command(image: Image | None, layout: Path | None, bundle: Path | None, as_js
     if layout is not None:
         counts |= {"unreachable": report.unreachable, "unreachable_bytes": report.unreachable_bytes}
     if as_json:
-        click.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
+        output.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
     else:
         for finding in report.findings:
             output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")

@@ -38,7 +38,7 @@ def command(image: Image, as_json: bool) -> None:
         "bytes_read": report.reachable_bytes,
     }
     if as_json:
-        click.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
+        output.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
     else:
         for finding in report.findings:
             output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
