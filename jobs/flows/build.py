@@ -14,6 +14,7 @@ from layerfarm.jobs.flows.layering import layering_stages
 from layerfarm.jobs.flows.publish import image_result, publish_image
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult
 from layerfarm.jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
+from layerfarm.jobs.layer import Codec
 from layerfarm.jobs.mtree import Entry
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
@@ -42,13 +43,15 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
         base = resolve(base_store, request.base.tag, request.platform)
         for blob in base.blobs:
             base_store.pin(blob)  # its tag may go away while the job runs
+    compression = choose_compression(request.layer.compress, base)
+    Codec(compression, level=request.layer.level)  # refuses a level that is none
     work_directory(ctx, store.path).create()
     return BuildState(
         store=store.path,
         rootfs=rootfs,
         image=request.image,
         options=request.layer,
-        compression=choose_compression(request.layer.compress, base),
+        compression=compression,
         mask_paths=request.mask_paths,
         base_store=base_store.path if base_store else None,
         base=_without_annotations(base.descriptor) if base else None,

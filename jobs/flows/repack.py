@@ -22,6 +22,7 @@ from layerfarm.jobs.image import (
     resolve_walk,
 )
 from layerfarm.jobs.image.bundle import BundleIdMapping
+from layerfarm.jobs.layer import Codec
 from layerfarm.jobs.mtree import Entry, Walk, write_stat_cache
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
@@ -46,13 +47,15 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     for blob in base.blobs:
         store.claim(blob)  # its tag may be gone already, and a garbage collector on its way
     maps = bundle.meta.map_options
+    compression = choose_compression(request.layer.compress, base)
+    Codec(compression, level=request.layer.level)  # refuses a level that is none
     work_directory(ctx, store.path).create()
     return RepackState(
         store=store.path,
         rootfs=bundle.rootfs,
         image=request.image,
         options=request.layer,
-        compression=choose_compression(request.layer.compress, base),
+        compression=compression,
         mask_paths=masked_paths(base.config, request.mask_paths, request.mask_volumes),
         uid_map=_rows(maps.uid_mappings),
         gid_map=_rows(maps.gid_mappings),

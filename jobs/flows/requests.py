@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Model, Request, Result
 from layerfarm.jobs.image.masks import names_root
-from layerfarm.jobs.image.timestamps import is_timestamp
+from layerfarm.jobs.image.timestamps import SECONDS, is_timestamp
 
 
 def _absolute(path: Path) -> Path:
@@ -85,6 +85,10 @@ class HistoryOptions(Model):
     created_by: str | None = None
 
 
+Epoch = Annotated[int, Field(ge=SECONDS.start, lt=SECONDS.stop)]
+"""Seconds since 1970 that can be written into a document."""
+
+
 class LayerOptions(Model):
     """How a layer is written; shared by every flow that writes one."""
 
@@ -93,7 +97,7 @@ class LayerOptions(Model):
     level: int | None = None
     """Compression level of the chosen codec; None: layerfarm's default."""
     history: HistoryOptions = HistoryOptions()
-    source_date_epoch: int | None = None
+    source_date_epoch: Epoch | None = None
     """Seconds; mtimes newer than it are clamped to it (umoci.md B1.4)."""
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from layerfarm.jobs.catalog.carrying import Choice
 from layerfarm.jobs.catalog.plan import DEFAULT_BUDGET, MOST_LAYERS
 from layerfarm.jobs.flows.base import Model, Request, Result
-from layerfarm.jobs.flows.requests import AbsolutePath, CompressionChoice, ImageRef
+from layerfarm.jobs.flows.requests import AbsolutePath, CompressionChoice, Epoch, ImageRef
 
 
 class TransformRequest(Request):
@@ -44,7 +44,7 @@ class RewriteRequest(TransformRequest):
     compress: CompressionChoice = "auto"
     """``auto``: as the newest compressed layer of the image, else gzip."""
     level: int | None = None
-    source_date_epoch: int | None = None
+    source_date_epoch: Epoch | None = None
     """Seconds; newer mtimes are clamped to it, and it is the time of what is written into the config."""
 
 
@@ -69,7 +69,7 @@ class StripRequest(TransformRequest):
     paths: list[str] = Field(min_length=1)
     """Patterns as a shell's, from the root; ``*`` matches slashes too, and a directory goes with all in it."""
     level: int | None = None
-    source_date_epoch: int | None = None
+    source_date_epoch: Epoch | None = None
 
 
 class FlattenRequest(Request):
@@ -86,7 +86,7 @@ class FlattenRequest(Request):
     """``os/arch[/variant]``."""
     rootless: bool = False
     """As an ordinary user: owners of a directory's entries go into ``user.rootlesscontainers``."""
-    source_date_epoch: int | None = None
+    source_date_epoch: Epoch | None = None
     """Seconds; newer mtimes in a tar are clamped to it."""
 
 
@@ -113,7 +113,7 @@ class RebaseRequest(TransformRequest):
     new_base: ImageRef
     accept: VerdictName = "safe"
     """The worst verdict with which it is done all the same."""
-    source_date_epoch: int | None = None
+    source_date_epoch: Epoch | None = None
 
 
 class ComponentRule(Model):
@@ -149,7 +149,7 @@ class AnalyzeRequest(Request):
     image: ImageRef
     keep: int = Field(default=0, ge=0)
     base: ImageRef | None = None
-    source_date_epoch: int | None = None
+    source_date_epoch: Epoch | None = None
     components: list[ComponentRule] = []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest
-from layerfarm.jobs.image.mutate import completed, write_image
+from layerfarm.jobs.image.mutate import continued, write_image
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.image.timestamps import check_timestamp
 from layerfarm.jobs.store import Layout
@@ -70,7 +70,7 @@ def configure(layout: Layout, image: Resolved, changes: ConfigChanges, history: 
     manifest = _changed_manifest(image.manifest, changes)
     if history is not None:
         entry = history.model_copy(update={"empty_layer": True})
-        config = config.model_copy(update={"history": [*(config.history or []), completed(entry, config)]})
+        config = config.model_copy(update={"history": continued(config, entry)})
     return write_image(layout, image.path, manifest, config)
 
 
@@ -79,10 +79,9 @@ def _changed_config(config: ImageConfig, changes: ConfigChanges) -> ImageConfig:
     for name in ("author", "os", "architecture", "variant"):
         value = getattr(changes, name)
         if value is not None:
-            # An empty variant or author is none at all; a platform has to have the other two.
-            if not value and name in ("os", "architecture"):
-                raise RequestError(f"platform's {name} cannot be empty")
-            update[name] = value or None
+            # Without an author or variant the field is absent; the other two are required (config.md), so umoci writes
+            # them empty.
+            update[name] = value if name in ("os", "architecture") else value or None
     if changes.created is not None:
         update["created"] = check_timestamp(changes.created)
     return config.model_copy(update=update)

@@ -84,10 +84,21 @@ def append_layer(
         changes["created"] = check_timestamp(created)
     if history is not None:
         entry = history.model_copy(update={"empty_layer": None if layer is not None else True})
-        changes["history"] = [*(config.history or []), completed(entry, config)]
+        changes["history"] = continued(config, entry)
     if layer is not None:
         manifest = manifest.model_copy(update={"layers": [*manifest.layers, layer.descriptor]})
     return write_image(layout, path, manifest, config.model_copy(update=changes))
+
+
+def continued(config: ImageConfig, entry: HistoryEntry) -> list[HistoryEntry] | None:
+    """The history of ``config`` with one more entry; none if there are layers and no history.
+
+    Entries and layers have to match (image-spec config.md): with one entry for several layers, tools take the entry
+    for that of the lowest layer, or refuse the image.
+    """
+    if not config.history and config.rootfs.diff_ids:
+        return config.history
+    return [*(config.history or []), completed(entry, config)]
 
 
 def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:

@@ -17,17 +17,19 @@ _RFC3339: Final = re.compile(
 )
 
 
+SECONDS: Final = range(-62_135_596_800, 253_402_300_800)
+"""Seconds since the epoch that RFC 3339 can write: the years 1 to 9999."""
+
+
 def timestamp(seconds: int) -> str:
     """Seconds since the epoch as RFC 3339 in UTC.
 
     Raises:
         RequestError: the year would have more than four digits, or be before 1.
     """
-    try:
-        moment = _EPOCH + timedelta(seconds=seconds)
-    except OverflowError as error:
-        raise RequestError("time is out of range", where=str(seconds)) from error
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
+    if seconds not in SECONDS:
+        raise RequestError("time is out of range", where=str(seconds))
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
 
 
 def is_timestamp(text: str) -> bool:

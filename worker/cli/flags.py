@@ -281,8 +281,10 @@ def source_date_epoch() -> int | None:
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return None
-    if not re.fullmatch(r"-?\d{1,18}", text):
-        raise click.UsageError(f"$SOURCE_DATE_EPOCH is not a number of seconds: {text!r}")
+    from layerfarm.jobs.image.timestamps import SECONDS
+
+    if not re.fullmatch(r"-?\d{1,18}", text) or int(text) not in SECONDS:
+        raise click.UsageError(f"$SOURCE_DATE_EPOCH is not a number of seconds up to the year 9999: {text!r}")
     return int(text)
 
 

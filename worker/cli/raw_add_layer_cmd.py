@@ -34,6 +34,8 @@ def command(
 ) -> None:
     """Adds an uncompressed tar archive to an image as its newest layer, byte for byte.
 
+    What is no tar archive that can be unpacked is refused.
+
     \b
     Example:
       layerfarm raw add-layer --image store:v1 --tag v2 extra.tar
@@ -55,5 +57,6 @@ def command(
             threads=len(os.sched_getaffinity(0)),
             history=history.entry("layerfarm raw add-layer"),
             created=history.moment(),
+            checked=True,
         )
     output.info(f"manifest: {added.descriptor.digest}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 from layerfarm.jobs.image.documents import AnyManifest
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Layout
 from tests.unit.cli.conftest import Ran, Run
+from tests.unit.image.images import tar
 
 NOTHING = Ran(0, "", "")
 
@@ -110,6 +112,36 @@ def test_what_cannot_be_done_is_one_line_and_changes_nothing(
     assert message in done.err
     assert done.err.count("\n") == 1
     assert (store / "index.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"no tar at all" * 100, id="text"),
+        pytest.param(gzip.compress(tar(("f", b"x"))), id="compressed"),
+        pytest.param(tar(("f", b"x" * 2000))[:1000], id="cut"),
+        pytest.param(tar((".wh.", b"")), id="invalid whiteout"),
+    ],
+)
+def test_raw_add_layer_gives_no_tag_to_what_nobody_can_unpack(
+    layerfarm: Run, store: Path, image: str, content: bytes
+) -> None:
+    before = (store / "index.json").read_bytes()
+    Path("layer.tar").write_bytes(content)
+    done = layerfarm("raw", "add-layer", "--image", image, "layer.tar")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert (store / "index.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["99999999999999", "-99999999999999", "now"])
+def test_an_epoch_that_is_no_time_is_refused(
+    layerfarm: Run, image: str, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    Path("tree").mkdir()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    for args in (["build", "--rootfs", "tree", "--image", "store:b"], ["insert", "--image", image, "tree", "/t"]):
+        done = layerfarm(*args)
+        assert (done.code, done.out) == (2, "") and "SOURCE_DATE_EPOCH" in done.err
 
 
 def test_an_empty_history_flag_leaves_its_field_out_as_umoci(layerfarm: Run, image: str) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.errors import RequestError
-from layerfarm.jobs.image import ConfigSection, HistoryEntry, Resolved
+from layerfarm.jobs.image import ConfigSection, HistoryEntry, Resolved, append_layer, pack_layer
 from layerfarm.jobs.image.configure import ConfigChanges, configure
+from layerfarm.jobs.layer import Codec, Compression
 from layerfarm.jobs.store import Layout
-from tests.unit.image.images import image
+from tests.unit.image.images import image, tar
 
 CREATED = "2020-01-02T03:04:05Z"
 FULL = {
@@ -86,9 +87,8 @@ def test_B7_platform_variant_stays_unless_it_is_changed(layout: Layout) -> None:
     assert changed(layout, user="x").config.variant == "v7"
     config = changed(layout, os="plan9", architecture="mips", variant="").config
     assert (config.os, config.architecture, config.variant) == ("plan9", "mips", None)
-    for empty in ({"os": ""}, {"architecture": ""}):
-        with pytest.raises(RequestError):
-            changed(layout, **empty)
+    config = changed(layout, os="", architecture="").config
+    assert (config.os, config.architecture) == ("", "")
 
 
 def test_author_and_created(layout: Layout) -> None:
@@ -135,6 +135,16 @@ def test_history_is_appended_as_an_empty_layer_with_the_image_author(layout: Lay
     assert made.config.history == [HistoryEntry(created=CREATED, created_by="config", author="new", empty_layer=True)]
     made = changed(layout, HistoryEntry(author="said", created=CREATED))
     assert made.config.history == [HistoryEntry(created=CREATED, author="said", empty_layer=True)]
+
+
+def test_no_history_is_begun_above_layers_without_one(layout: Layout) -> None:
+    base = image(layout, [tar(("f", b"")), tar(("g", b""))])
+    assert base.config.history is None
+    made = configure(layout, base, ConfigChanges(user="x"), HistoryEntry(created=CREATED))
+    assert made.config.history is None
+    layer = pack_layer(layout, [tar(("h", b""))], Codec(Compression.GZIP))
+    assert append_layer(layout, made, layer, HistoryEntry(created=CREATED)).config.history is None
+    assert append_layer(layout, made, None, HistoryEntry(created=CREATED)).config.history is None
 
 
 def test_image_without_a_config_section(layout: Layout) -> None:
