@@ -25,7 +25,7 @@ from layerfarm.jobs.errors import (
 )
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.store.descriptor import Descriptor, Index, check_digest
+from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, Descriptor, Index, check_digest
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
 from layerfarm.jobs.store.durable import explained, make_directory, replace_file, sync_directory
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
@@ -41,6 +41,8 @@ from layerfarm.jobs.store.verify import VerifiedReader, embedded_data, hasher
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LAYOUT_VERSION = "1.0.0"
+_EMPTY = Index.model_validate({"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": []})
+"""A new ``index.json``, with its media type as umoci 0.6 writes it."""
 
 
 class Layout:
@@ -59,7 +61,6 @@ class Layout:
             LayoutExists: something is at ``path``, even an empty directory.
             StoreError: the directory cannot be made.
         """
-        layout = cls(path)
         with explained("layout cannot be created", path):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +69,16 @@ class Layout:
                 raise LayoutExists("something is here already", where=path) from error
             try:
                 make_directory(path / "blobs" / "sha256", path)
-                layout._replace(
-                    "index.json", encode_document(Index.model_validate({"schemaVersion": 2, "manifests": []}))
-                )
+                # Staged in the layout itself: nothing private is made for an empty one.
+                replace_file(path / "index.json", encode_document(_EMPTY), path, path)
                 # Last, because with it the directory is a layout.
-                layout._replace("oci-layout", encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION)))
+                version = encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION))
+                replace_file(path / "oci-layout", version, path, path)
                 sync_directory(path)
             except BaseException:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
-        return layout
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Layout:
@@ -342,11 +343,6 @@ class Layout:
 
     def _private(self, name: str = "") -> Path:
         return self.path / PRIVATE_DIRECTORY / name
-
-    def _replace(self, name: str, content: bytes) -> None:
-        staging = self._private("ingest")
-        make_directory(staging, self.path)
-        replace_file(self.path / name, content, staging, self.path)
 
 
 class _LayoutFile(Document):

@@ -284,7 +284,7 @@ def source_date_epoch() -> int | None:
     from layerfarm.jobs.image.timestamps import SECONDS
 
     if not re.fullmatch(r"-?\d{1,18}", text) or int(text) not in SECONDS:
-        raise click.UsageError(f"$SOURCE_DATE_EPOCH is not a number of seconds up to the year 9999: {text!r}")
+        raise click.UsageError(f"$SOURCE_DATE_EPOCH is not a number of seconds: {text!r}, or beyond the year 9999")
     return int(text)
 
 

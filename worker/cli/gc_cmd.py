@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from layerfarm.worker.cli import output
+from layerfarm.worker.cli.called_as import as_umoci
 from layerfarm.worker.cli.flags import DurationType, layout_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 @click.option(
     "--grace",
     type=DurationType(),
-    default="2h",
-    show_default=True,
+    default=lambda: "0s" if as_umoci() else "2h",
+    show_default="2h; 0s when called as umoci",
     metavar="DURATION",
     envvar="LAYERFARM_GC_GRACE",
     show_envvar=True,

@@ -12,14 +12,14 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.argument("words", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """Shows the help of a command, or that of layerfarm itself.
+    """Shows the help of a command, or that of layerfarm itself; of the group when called as `layerfarm raw help`.
 
     \b
     Examples:
       layerfarm help unpack
       layerfarm help raw add-layer
     """
-    parent = ctx.find_root()
+    parent = ctx.parent or ctx
     for word in words:
         group = parent.command
         found = group.get_command(parent, word) if isinstance(group, click.Group) else None

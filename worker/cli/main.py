@@ -19,6 +19,7 @@ import click
 from layerfarm.jobs.errors import LayerfarmError, display
 from layerfarm.jobs.limits import set_limit
 from layerfarm.worker.cli import output
+from layerfarm.worker.cli.called_as import UMOCI_VERSION, as_umoci
 from layerfarm.worker.cli.parsing import GoStyleGroup
 from layerfarm.worker.cli.session import Session
 from layerfarm.worker.configuration import apply_limits, settings_file
@@ -106,9 +107,12 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
     import platform
     from importlib.metadata import version
 
-    output.echo(f"layerfarm version {version('layerfarm')}")
+    ours = version("layerfarm")
+    output.echo(f"umoci version {UMOCI_VERSION}" if as_umoci() else f"layerfarm version {ours}")
     output.echo("  image-spec: 1.1.1")
     output.echo("  runtime-spec: 1.2.1")
+    if as_umoci():
+        output.echo(f"  layerfarm: {ours}")
     output.echo(f"  python: {platform.python_version()}")
     ctx.exit()
 
@@ -132,7 +136,7 @@ The commands and flags of umoci 0.6 work here too: put `layerfarm` where a scrip
     "--log",
     "level",
     metavar="LEVEL",
-    type=click.Choice(output.LEVELS),
+    type=click.Choice((*output.LEVELS, "warning"), case_sensitive=False),
     help="How much to say on stderr: debug, info, warn (the default), error or fatal.",
 )
 @click.option(
@@ -177,7 +181,7 @@ def cli(
     """
     if verbose and level is not None:
         raise click.UsageError("--verbose is --log=info: give one of the two")
-    level = level or ("info" if verbose else None)
+    level = "warn" if level == "warning" else level or ("info" if verbose else None)
     output.set_level(level or "warn")
     for text in limits:
         set_limit(text)

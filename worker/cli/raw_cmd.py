@@ -14,8 +14,9 @@ COMMANDS = {
     "runtime-config": ("raw_runtime_config_cmd", "writes the config.json of an image (alias: config)"),
     "add-layer": ("raw_add_layer_cmd", "adds a tar archive to an image as it is"),
     "mtree-validate": ("raw_mtree_validate_cmd", "compares a directory with an mtree manifest"),
+    "help": ("help_cmd", "shows the help of one of these"),
 }
-ALIASES = {"config": "runtime-config"}
+ALIASES = {"config": "runtime-config", "h": "help"}
 
 
 class Raw(GoStyleGroup):

@@ -14,7 +14,7 @@ import pytest
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.worker.cli import init_cmd, list_cmd
 from layerfarm.worker.cli.main import ALIASES, COMMANDS, cli
-from tests.unit.cli.conftest import Run
+from tests.unit.cli.conftest import Ran, Run
 
 
 def every_command() -> list[tuple[str, ...]]:
@@ -69,6 +69,35 @@ def test_the_version_names_the_specifications(layerfarm: Run, flag: str) -> None
         "runtime-spec:",
         "python:",
     ]
+
+
+def test_called_as_umoci_the_version_is_the_one_of_umoci(layerfarm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts grep for the name and for a minimum."""
+    monkeypatch.setattr(sys, "argv", ["/usr/local/bin/umoci", "--version"])
+    first, *rest = layerfarm("--version").out.splitlines()
+    assert first == "umoci version 0.6.0"
+    assert [line.split()[0] for line in rest] == ["image-spec:", "runtime-spec:", "layerfarm:", "python:"]
+
+
+def test_called_as_umoci_gc_has_no_grace(layerfarm: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LAYERFARM_GC_GRACE", raising=False)
+    for name, left in (("layerfarm", 2), ("umoci", 0)):
+        monkeypatch.setattr(sys, "argv", [name])
+        for words in (["new", "--image"], ["rm", "--image"]):
+            assert layerfarm(*words, "store:v1").code == 0
+        assert layerfarm("gc", "--layout", "store").code == 0
+        assert len(list((store / "blobs/sha256").iterdir())) == left
+
+
+@pytest.mark.parametrize("level", ["WARN", "Info", "warning"])
+def test_log_levels_are_taken_in_any_case_as_umoci_does(layerfarm: Run, store: Path, level: str) -> None:
+    assert layerfarm("--log", level, "ls", "--layout", "store") == Ran(0, "", "")
+
+
+@pytest.mark.parametrize("word", ["help", "h"])
+def test_raw_has_a_help_of_its_own(layerfarm: Run, word: str) -> None:
+    assert layerfarm("raw", word).out == layerfarm("raw", "--help").out
+    assert layerfarm("raw", word, "unpack").out == layerfarm("raw", "unpack", "--help").out
 
 
 @pytest.mark.parametrize(

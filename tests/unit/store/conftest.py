@@ -9,4 +9,7 @@ from layerfarm.jobs.store import Layout
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    return Layout.create(tmp_path / "store")
+    """Empty, with the private directories of one that was written to before."""
+    layout = Layout.create(tmp_path / "store")
+    (layout.path / ".layerfarm/ingest").mkdir(parents=True)
+    return layout

@@ -11,10 +11,16 @@ from layerfarm.jobs.errors import LayoutExists, LimitExceeded, MalformedDocument
 from layerfarm.jobs.store import REF_NAME, Index, Layout
 
 
+def test_new_layout_holds_the_specified_files_and_nothing_else(tmp_path: Path) -> None:
+    Layout.create(tmp_path / "s")
+    assert sorted(os.listdir(tmp_path / "s")) == ["blobs", "index.json", "oci-layout"]
+    index = json.loads((tmp_path / "s/index.json").read_bytes())
+    assert index == {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}
+
+
 def test_created_layout_has_the_files_of_the_spec(tmp_path: Path) -> None:
     layout = Layout.create(tmp_path / "a" / "store")
     assert json.loads((layout.path / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
-    assert json.loads((layout.path / "index.json").read_bytes()) == {"schemaVersion": 2, "manifests": []}
     assert (layout.path / "blobs" / "sha256").is_dir()
     assert Layout.open(layout.path).tags() == []
 

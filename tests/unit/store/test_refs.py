@@ -31,6 +31,13 @@ def test_tag_find_replace_and_untag(layout: Layout) -> None:
     assert layout.tags() == ["two"]
 
 
+def test_a_moved_tag_keeps_its_place(layout: Layout) -> None:
+    for tag, descriptor in (("one", A), ("two", A), ("one", B)):
+        layout.tag(tag, descriptor)
+    index = json.loads((layout.path / "index.json").read_bytes())
+    assert [entry["annotations"][REF_NAME] for entry in index["manifests"]] == ["one", "two"]
+
+
 def test_tag_of_a_tagged_descriptor_keeps_its_other_annotations(layout: Layout) -> None:
     layout.tag("new", A.model_copy(update={"annotations": {REF_NAME: "old", "x": "y"}}))
     assert layout.find("new")[0].annotations == {REF_NAME: "new", "x": "y"}
