@@ -56,6 +56,12 @@ def as_root() -> None:
         pytest.skip("needs root")
 
 
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has kept of an image is not what another one finds, and nothing is left in the home directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 started.note_all()
 
 

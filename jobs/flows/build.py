@@ -79,7 +79,7 @@ def _base_of(state: BuildState) -> Resolved | None:
 
 def _base_tree(ctx: Context, state: BuildState) -> Iterator[Entry]:
     base = _base_of(state)
-    return iter(()) if base is None else tree_of(Layout.open(state.store), base, keep=True)
+    return iter(()) if base is None else tree_of(Layout.open(state.store), base)
 
 
 # --- publish -------------------------------------------------------------------------------------

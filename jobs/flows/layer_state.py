@@ -42,8 +42,6 @@ class LayeringState(State):
     """Write down the new tree as it lies on disk, too: for the bundle's next repack."""
     survey: Survey | None = None
     fragments: list[FileRef] = []
-    tree: Tree | None = None
-    """The new tree as a layer can hold it; None if it is known to be the old one."""
     exact_tree: Tree | None = None
     """None if not wanted, or if it is the old one."""
     tree_digest: str = ""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
 from layerfarm.jobs.flows.survey import Known, Survey, steps_of
-from layerfarm.jobs.image.tree_cache import as_packed
-from layerfarm.jobs.mtree import Entry, KnownTree, Output, as_it_is, merge_fragments, write_tree
+from layerfarm.jobs.image.tree_cache import ManifestDigest
+from layerfarm.jobs.mtree import Entry, KnownTree, Output, merge_fragments, write_tree
 from layerfarm.jobs.rootfs import open_file
 
 
@@ -51,26 +50,33 @@ class NewTree:
         with self._manifest() as manifest, self._extra() as extra:
             yield from KnownTree(manifest, extra).dropped(steps_of(self._work, self._survey.reading))
 
-    def write(self, *, packed: bool, exact: bool) -> tuple[Tree | None, Tree | None]:
-        """Write all of it into the work directory: as a layer can hold it, exactly as it lies on disk, or both.
+    def digest(self) -> str:
+        """``sha256:`` digest of its manifest in the form in which a layer can hold it.
 
         Raises:
             MtreeError: the known tree is not that of the survey.
         """
-        # The exact form first: the other one leaves some of its entries out.
-        forms = [form for form, is_wanted in ((_EXACT, exact), (_PACKED, packed)) if is_wanted]
+        sink = ManifestDigest()
+        self._write(sink.output())
+        return sink.digest()
+
+    def write(self) -> tuple[Tree, str]:
+        """Write all of it into the work directory, exactly as it lies on disk; returns that and the :meth:`digest`.
+
+        Raises:
+            MtreeError: the known tree is not that of the survey.
+        """
+        sink = ManifestDigest()
 
         def write(paths: list[Path]) -> None:
-            with ExitStack() as stack:
-                streams = (stack.enter_context(path.open("wb")) for path in paths)
-                self._write([Output(next(streams), next(streams), adapt) for _, adapt in forms])
+            with paths[0].open("wb") as manifest, paths[1].open("wb") as extra:
+                # The exact form first: the other one leaves some of its entries out.
+                self._write(Output(manifest, extra), sink.output())
 
-        names = [f"{name}.{suffix}" for name, _ in forms for suffix in ("mtree", "extra")]
-        refs = self._work.publish_all(names, write)
-        trees = [Tree(manifest=manifest, extra=extra) for manifest, extra in zip(refs[::2], refs[1::2], strict=True)]
-        return trees[-1] if packed else None, trees[0] if exact else None
+        manifest, extra = self._work.publish_all(("bundle.mtree", "bundle.extra"), write)
+        return Tree(manifest=manifest, extra=extra), sink.digest()
 
-    def _write(self, outputs: list[Output]) -> None:
+    def _write(self, *outputs: Output) -> None:
         if self._survey.reading is None:
             write_tree(self.read(), *outputs)
             return
@@ -84,8 +90,3 @@ class NewTree:
     def _extra(self) -> BinaryIO:
         assert self._known is not None
         return open_file(self._known.extra)
-
-
-_EXACT: Final = ("bundle", as_it_is)
-_PACKED: Final = ("tree", as_packed)
-"""How the files of each form are called, and what it makes of an entry."""

@@ -1,11 +1,11 @@
-"""The last stage of a build or a repack: config and manifest, the tag, and the tree for the next one."""
+"""The last stage of a build or a repack: config and manifest, and the tag."""
 
 from __future__ import annotations
 
-from layerfarm.jobs.flows.base import Context, work_directory
+from layerfarm.jobs.flows.base import Context
 from layerfarm.jobs.flows.layer_state import LayeringState
 from layerfarm.jobs.flows.requests import ImageResult
-from layerfarm.jobs.image import HistoryEntry, Resolved, adopt_tree, append_layer, share_tree
+from layerfarm.jobs.image import HistoryEntry, Resolved, append_layer
 from layerfarm.jobs.image.timestamps import timestamp
 from layerfarm.jobs.store import Layout
 
@@ -15,8 +15,6 @@ def publish_image(ctx: Context, state: LayeringState, base: Resolved | None, tag
     layout = Layout.open(ctx.policy.check_store(state.store))
     created = _created(state)
     image = append_layer(layout, base, state.packed, _history(state, created, created_by), created)
-    if _tree_is_the_images(state):
-        _remember_tree(ctx, layout, state, base, image)
     layout.tag(tag, image.path[0], needs=image.blobs, once=ctx.commit)
     return image
 
@@ -67,22 +65,3 @@ def _history(state: LayeringState, created: str | None, created_by: str) -> Hist
         author=wanted.author,
         comment=wanted.comment,
     )
-
-
-def _tree_is_the_images(state: LayeringState) -> bool:
-    """True if unpacking the image would give the very tree that was hashed.
-
-    Not so when paths were masked, ids mapped, or mtimes clamped.
-    """
-    mapped = state.uid_map or state.gid_map or state.rootless
-    return not (state.mask_paths or mapped or state.options.source_date_epoch is not None)
-
-
-def _remember_tree(ctx: Context, layout: Layout, state: LayeringState, base: Resolved | None, image: Resolved) -> None:
-    if state.tree is None:
-        # The old tree, which may be kept or not; to make it now would cost more than all the rest.
-        if base is not None:
-            share_tree(layout, base.descriptor.digest, image.descriptor.digest)
-        return
-    work = work_directory(ctx, layout.path)
-    adopt_tree(layout, image.descriptor.digest, work.open(state.tree.manifest), work.open(state.tree.extra))

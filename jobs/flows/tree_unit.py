@@ -1,4 +1,4 @@
-"""The unit that writes down the new tree, beside one that leaves a processor idle.
+"""The unit that digests the new tree, and writes it down for the bundle, beside one that leaves a processor idle.
 
 Where most of a tree was read, that is the comparison: it takes one processor, and as long. Where few suspects were, the
 comparison is short, and says what there is to write: then it is the layer, which waits for its reader now and then.
@@ -24,22 +24,20 @@ class _TreeUnit(Model):
     survey: Survey
     fragments: list[FileRef]
     known: Known | None
-    packed: bool
-    """Write the tree as a layer can hold it."""
     exact: bool
-    """Write it as it lies on disk."""
+    """Write the tree as it lies on disk."""
 
 
-class _Trees(Model):
-    """What the unit wrote."""
+class _Written(Model):
+    """What the unit found and wrote."""
 
-    tree: Tree | None = None
+    tree_digest: str
     exact_tree: Tree | None = None
 
 
 def plan_beside_comparing(state: LayeringState) -> list[Unit]:
     """The unit, where most of the tree was read."""
-    return [_unit(state, packed=True)] if _most_was_read(state) else []
+    return [_unit(state)] if _most_was_read(state) else []
 
 
 def plan_beside_layer(state: LayeringState) -> list[Unit]:
@@ -48,8 +46,7 @@ def plan_beside_layer(state: LayeringState) -> list[Unit]:
     if state.survey.untouched or _most_was_read(state):
         return []
     # Where nothing differs the tree as a layer can hold it is the old one, whatever was suspected.
-    packed = bool(state.differing)
-    return [_unit(state, packed=packed)] if packed or state.exact else []
+    return [_unit(state)] if state.differing or state.exact else []
 
 
 def _most_was_read(state: LayeringState) -> bool:
@@ -58,14 +55,13 @@ def _most_was_read(state: LayeringState) -> bool:
     return 2 * survey.entries_to_read > survey.entries
 
 
-def _unit(state: LayeringState, *, packed: bool) -> Unit:
+def _unit(state: LayeringState) -> Unit:
     assert state.survey is not None
     params = _TreeUnit(
         store=state.store,
         survey=state.survey,
         fragments=state.fragments,
         known=state.known,
-        packed=packed,
         exact=state.exact,
     )
     return Unit(params={_KEY: params.model_dump(mode="json")})
@@ -77,7 +73,7 @@ def is_tree_unit(unit: Unit) -> bool:
 
 
 def run_tree_unit(ctx: Context, unit: Unit) -> dict[str, Any]:
-    """Write the trees into the job's work directory.
+    """Digest the tree and, if it is wanted exactly, write it into the job's work directory.
 
     Raises:
         OutsideAllowedRoots: the operator does not allow the store or the bundle.
@@ -87,8 +83,8 @@ def run_tree_unit(ctx: Context, unit: Unit) -> dict[str, Any]:
     if params.known is not None:
         ctx.policy.check_resolved(params.known.manifest.parent)
     new = NewTree(work_directory(ctx, params.store), params.survey, params.fragments, params.known)
-    packed, exact = new.write(packed=params.packed, exact=params.exact)
-    return {_KEY: _Trees(tree=packed, exact_tree=exact).model_dump(mode="json")}
+    exact, digest = new.write() if params.exact else (None, new.digest())
+    return {_KEY: _Written(tree_digest=digest, exact_tree=exact).model_dump(mode="json")}
 
 
 def split_results(results: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -99,8 +95,6 @@ def split_results(results: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any
         if _KEY not in result:
             others.append(result)
             continue
-        written = _Trees.model_validate(result[_KEY])
-        update = {"tree": written.tree, "exact_tree": written.exact_tree}
-        if written.tree is not None:
-            update["tree_digest"] = f"sha256:{written.tree.manifest.sha256}"
+        written = _Written.model_validate(result[_KEY])
+        update = {"tree_digest": written.tree_digest, "exact_tree": written.exact_tree}
     return others, update

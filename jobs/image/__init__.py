@@ -18,15 +18,7 @@ if TYPE_CHECKING:
     from layerfarm.jobs.image.masks import masked_paths
     from layerfarm.jobs.image.pack import PackedLayer, choose_compression, pack_layer
     from layerfarm.jobs.image.repack import open_baseline, open_bundle_baseline, refresh_bundle
-    from layerfarm.jobs.image.tree_cache import (
-        adopt_tree,
-        load_tree,
-        portable,
-        share_tree,
-        store_tree,
-        tree_digest,
-        tree_of,
-    )
+    from layerfarm.jobs.image.tree_cache import portable, tree_digest, tree_of
     from layerfarm.jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
 _LAZY = {
@@ -36,7 +28,7 @@ _LAZY = {
         "pack": ("PackedLayer", "choose_compression", "pack_layer"),
         "masks": ("masked_paths",),
         "repack": ("open_baseline", "open_bundle_baseline", "refresh_bundle"),
-        "tree_cache": ("adopt_tree", "load_tree", "portable", "share_tree", "store_tree", "tree_digest", "tree_of"),
+        "tree_cache": ("portable", "tree_digest", "tree_of"),
         "unpack": ("UnpackOptions", "UnpackedBundle", "unpack_manifest", "unpack_rootfs"),
     }.items()
     for name in names
@@ -54,10 +46,8 @@ __all__ = [
     "RootFS",
     "UnpackOptions",
     "UnpackedBundle",
-    "adopt_tree",
     "append_layer",
     "choose_compression",
-    "load_tree",
     "masked_paths",
     "new_image",
     "open_baseline",
@@ -67,8 +57,6 @@ __all__ = [
     "refresh_bundle",
     "resolve",
     "resolve_walk",
-    "share_tree",
-    "store_tree",
     "tree_digest",
     "tree_of",
     "unpack_manifest",

@@ -1,26 +1,34 @@
-"""The trees of images, as mtree manifests kept beside the store.
+"""The trees of images as mtree manifests, kept in the user's own cache.
 
-``build --base`` needs the tree of an image, not its files. A build leaves the manifests of its base
-and of its image here, so that the next one need not read their layers again.
+``build --base``, ``diff`` and ``revert`` need the tree of an image, not its files. A tree is derived from the image's
+verified layers by the plain rules of unpacking, and from nothing else: the directory that was packed may be another
+one (a bundle unpacked with --keep-dirlinks, or by umoci), and so may be what a layout brings along, whose author can
+be anybody. So the cache is never beside the image, and is used only where it belongs to this user.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
-from layerfarm.jobs.image.bundle import extra_name, mtree_name
+from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
 from layerfarm.jobs.rootfs import portable_xattrs
-from layerfarm.jobs.store import PRIVATE_DIRECTORY, Layout
-from layerfarm.jobs.store.durable import create_file, explained, files_of, make_directory, rename_durably
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.notes import note_path, read_note, write_note
+from layerfarm.jobs.store.usercache import user_cache
+
+RULES: Final = 1
+"""Version of the rules by which a tree is derived and written down. Raise it with every change of either: what an
+older release kept is then another name's."""
+_KIND: Final = "trees"
 
 
 def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -53,90 +61,60 @@ def as_packed(entry: Entry) -> Entry | None:
 
 def tree_digest(entries: Iterable[Entry]) -> str:
     """``sha256:`` digest of the mtree manifest of :func:`portable` entries, without writing it anywhere."""
-    sink = _Digest()
-    write_tree(entries, Output(cast(BinaryIO, sink), adapt=as_packed))
-    return f"sha256:{sink.hash.hexdigest()}"
+    sink = ManifestDigest()
+    write_tree(entries, sink.output())
+    return sink.digest()
 
 
 def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
     """Write a tree as it lies on disk, and take its :func:`tree_digest`, in one pass; the entries, and the digest."""
-    sink = _Digest()
-    count = write_tree(entries, Output(manifest, extra), Output(cast(BinaryIO, sink), adapt=as_packed))
-    return count, f"sha256:{sink.hash.hexdigest()}"
+    sink = ManifestDigest()
+    count = write_tree(entries, Output(manifest, extra), sink.output())
+    return count, sink.digest()
 
 
-def store_tree(layout: Layout, manifest_digest: str, entries: Iterable[Entry]) -> None:
-    """Keep the tree of the image whose manifest has this digest, in its :func:`portable` form.
-
-    Raises:
-        StoreError: the files cannot be written.
-    """
-    with _replacing(layout, manifest_digest) as (manifest, extra):
-        write_tree(entries, Output(manifest, extra, as_packed))
-
-
-def adopt_tree(layout: Layout, manifest_digest: str, manifest: Path, extra: Path) -> None:
-    """The same for a tree that was written to two files already, in its :func:`portable` form."""
-    with _replacing(layout, manifest_digest) as targets:
-        for source, target in zip((manifest, extra), targets, strict=True):
-            with source.open("rb") as stream:
-                shutil.copyfileobj(stream, target, 1 << 20)
-
-
-def share_tree(layout: Layout, known_digest: str, manifest_digest: str) -> bool:
-    """The same for an image that has the tree of another one; False if that one's is not kept here.
-
-    The files are never changed once they have their names, so both images may share them.
-    """
-    directory, files = _directory(layout), files_of(layout.path)
-    for name in (mtree_name, extra_name):
-        try:
-            files.link(directory / name(known_digest), directory / name(manifest_digest))
-        except FileExistsError:
-            pass
-        except OSError:
-            return False
-    return True
-
-
-def load_tree(layout: Layout, manifest_digest: str) -> Iterator[Entry] | None:
-    """The tree of the image, in mtree order; None if it is not kept here.
+def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
+    """The tree of an image in its :func:`portable` form and in mtree order: the one kept, else derived from its layers.
 
     Raises:
-        UnsafePath: a link stands in the way, or it is not a regular file.
-    """
-    directory, files = _directory(layout), files_of(layout.path)
-    with ExitStack() as stack:
-        try:
-            manifest, extra = (
-                stack.enter_context(os.fdopen(files.open(directory / name(manifest_digest)), "rb"))
-                for name in (mtree_name, extra_name)
-            )
-        except FileNotFoundError:
-            return None
-        return _read(manifest, extra, stack.pop_all())
-
-
-def tree_of(layout: Layout, image: Resolved, *, keep: bool = False) -> Iterator[Entry]:
-    """The tree of an image in its :func:`portable` form, in mtree order: the one kept, else read from its layers.
-
-    ``keep``: keep it for the next time. Otherwise nothing is written, so the layout may be somebody else's.
-
-    Raises:
-        LayerfarmError: a layer is missing, corrupt, or cannot be applied.
-        StoreError: the tree is to be kept, and cannot be.
+        LayerfarmError: the image cannot be read.
     """
     digest = image.descriptor.digest
-    kept = load_tree(layout, digest)
+    try:
+        cache = user_cache()
+    except StoreError:  # no home, or another user's: a worker in a container, sudo -E
+        return portable(stack_of(layout, image).entries())
+    kept = _load(cache, digest)
     if kept is not None:
         return kept
-    entries = portable(stack_of(layout, image).entries())
-    if not keep:
-        return entries
-    store_tree(layout, digest, entries)
-    kept = load_tree(layout, digest)
-    assert kept is not None
-    return kept
+    stack = stack_of(layout, image)
+    with suppress(OSError, StoreError):  # a full disk
+        _keep(cache, digest, stack.entries())
+    return portable(stack.entries())
+
+
+def _name(image_digest: str) -> str:
+    """It says how the tree came about: from which manifest, by which rules, with the options of a plain unpack."""
+    return f"plain-{RULES}-{image_digest.replace(':', '-')}"
+
+
+def _load(cache: Layout, image_digest: str) -> Iterator[Entry] | None:
+    """None: not kept, or not as it was written."""
+    name = _name(image_digest)
+    record = read_note(cache, _KIND, name)
+    if record is None:
+        return None
+    with ExitStack() as stack:
+        paths = _paths(cache, name)
+        try:
+            for path in paths:
+                os.utime(path)  # as old as the note, which goes when nobody reads it
+            manifest, extra = (stack.enter_context(path.open("rb")) for path in paths)
+        except OSError:
+            return None
+        if _record(manifest, extra) != record:
+            return None
+        return _read(manifest, extra, stack.pop_all())
 
 
 def _read(manifest: BinaryIO, extra: BinaryIO, opened: ExitStack) -> Iterator[Entry]:
@@ -144,42 +122,57 @@ def _read(manifest: BinaryIO, extra: BinaryIO, opened: ExitStack) -> Iterator[En
         yield from read_full(manifest, extra)
 
 
-@contextmanager
-def _replacing(layout: Layout, digest: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Two files to be written; both get their names at the end, or neither does."""
-    directory = _directory(layout)
-    # load_tree wants both, so the order of the renames does not matter: all who write write the same.
-    names = (mtree_name(digest), extra_name(digest))
-    temporaries: list[Path] = []
+def _keep(cache: Layout, image_digest: str, entries: Iterable[Entry]) -> None:
+    """Write the tree into the cache. All that write one write the same; the record, which is last, makes it count.
+
+    Raises:
+        OSError, StoreError: it cannot be written.
+    """
+    name = _name(image_digest)
+    paths = _paths(cache, name)
+    temporaries = [path.with_name(f".{path.name}.{os.urandom(8).hex()}") for path in paths]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
     try:
-        with explained("tree of the image cannot be kept", directory), ExitStack() as stack:
-            make_directory(directory, layout.path)
-            streams = []
-            for _ in names:
-                fd, path = create_file(directory, layout.path)
-                streams.append(stack.enter_context(os.fdopen(fd, "wb", 1 << 20)))
-                temporaries.append(path)
-            yield streams[0], streams[1]
-            for stream, path, name in zip(streams, temporaries, names, strict=True):
-                stream.flush()
-                os.fsync(stream.fileno())
-                rename_durably(path, directory / name, layout.path)
+        with ExitStack() as stack:
+            manifest, extra = (stack.enter_context(path.open("x+b")) for path in temporaries)
+            write_tree(entries, Output(manifest, extra, as_packed))
+            record = _record(manifest, extra)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            temporary.rename(path)
+        write_note(cache, _KIND, name, record)
     finally:
-        for path in temporaries:
-            with suppress(FileNotFoundError):
-                files_of(layout.path).unlink(path)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
-def _directory(layout: Layout) -> Path:
-    return layout.path / PRIVATE_DIRECTORY / "trees"
+def _paths(cache: Layout, name: str) -> list[Path]:
+    return [note_path(cache, _KIND, f"{name}.{suffix}") for suffix in ("mtree", "layerfarm")]
 
 
-class _Digest:
-    """A file to write to that keeps only the digest."""
+def _record(*streams: BufferedReader | BufferedRandom) -> bytes:
+    """What the note says of the two files, which are then at their beginning: their digests."""
+    lines = []
+    for stream in streams:
+        stream.seek(0)
+        lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
+        stream.seek(0)
+    return "".join(lines).encode()
+
+
+class ManifestDigest:
+    """Takes a tree in its :func:`portable` form as a file would, and keeps only the digest of the manifest."""
 
     def __init__(self) -> None:
-        self.hash = hashlib.sha256()
+        self._hash = hashlib.sha256()
+
+    def output(self) -> Output:
+        """What to write the tree to."""
+        return Output(cast(BinaryIO, self), adapt=as_packed)
 
     def write(self, data: bytes) -> int:
-        self.hash.update(data)
+        self._hash.update(data)
         return len(data)
+
+    def digest(self) -> str:
+        """``sha256:`` digest, once the tree is written."""
+        return f"sha256:{self._hash.hexdigest()}"

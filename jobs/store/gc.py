@@ -69,8 +69,8 @@ class Collected:
     leased: int = 0
     """Unreferenced blobs that were left because a job has a lease of them."""
     leased_bytes: int = 0
-    trees: list[Path] = field(default_factory=list)
-    """Files of kept trees whose image is gone, and notes that nobody has read for long."""
+    notes: list[Path] = field(default_factory=list)
+    """Those that nobody has read for long."""
     leftovers: list[Path] = field(default_factory=list)
     """What crashed jobs, of layerfarm or umoci, had staged, and leases that ran out."""
 
@@ -162,13 +162,13 @@ class _Collection:
             done.absent = mark.absent()
             self._empty_trash(referenced | leased, doomed)
             self._sweep(referenced, leased, doomed)
-            done.trees = self._stale_trees() + stale_notes(layout, self._now)
+            done.notes = stale_notes(layout, self._now)
             if not self._dry_run:
                 self._trash.tidy()
         if not self._dry_run:
             with suppress(OSError):
                 self._files.remove(doomed)
-            for path in done.trees:
+            for path in done.notes:
                 with suppress(FileNotFoundError):
                     self._files.remove(path)
         holders = {lease.holder for lease in leases}
@@ -248,26 +248,6 @@ class _Collection:
         make_directory(doomed, self._layout.path)
         with suppress(FileNotFoundError):
             self._files.rename(path, doomed / os.urandom(8).hex())
-
-    # --- trees -------------------------------------------------------------------------------------
-
-    def _stale_trees(self) -> list[Path]:
-        """Files of kept trees whose manifest is not in the store, and those that never got their name."""
-        directory = self._layout.path / PRIVATE_DIRECTORY / "trees"
-        swept = {digest for digest, _ in self._done.blobs}
-        stale = []
-        for path in (directory / name for name in sorted(self._files.names(directory))):
-            digest = path.stem.replace("_", ":", 1)
-            try:
-                check_digest(digest)
-            except ValueError:
-                with suppress(FileNotFoundError):
-                    if self._files.lstat(path).st_mtime <= self._oldest:
-                        stale.append(path)
-                continue
-            if digest in swept or not self._layout.blob_path(digest).exists():
-                stale.append(path)
-        return stale
 
 
 def _refuse_shared(blobs: Path) -> None:

@@ -20,7 +20,7 @@ UNREAD = 30 * 24 * 3600.0
 
 def read_note(layout: Layout, kind: str, name: str) -> bytes | None:
     """What was noted; None: nothing, or it cannot be read. The note counts as just used."""
-    path, files = _directory(layout) / kind / name, files_of(layout.path)
+    path, files = note_path(layout, kind, name), files_of(layout.path)
     try:
         content = files.read(path)
     except (OSError, UnsafePath):
@@ -42,6 +42,11 @@ def write_note(layout: Layout, kind: str, name: str, content: bytes) -> bool:
     except StoreError:
         return False
     return True
+
+
+def note_path(layout: Layout, kind: str, name: str) -> Path:
+    """The file of a note, for one too large to be held in memory; its reader touches it, as :func:`read_note` does."""
+    return _directory(layout) / kind / name
 
 
 def stale_notes(layout: Layout, now: float) -> list[Path]:

@@ -360,22 +360,6 @@ def test_masks_and_clamps_apply_to_what_was_read(ground: Ground) -> None:
     assert ground.both(mask_paths=["/d", "/e"]).deltas == 0
 
 
-def test_an_image_without_changes_shares_the_tree_of_its_base(ground: Ground) -> None:
-    trees = ground.store / ".layerfarm/trees"
-    unchanged = ground.repack()
-    names = [trees / (unchanged.manifest.replace(":", "_") + end) for end in (".mtree", ".layerfarm")]
-    base = [trees / (Bundle.open(ground.bundle).walk[-1].digest.replace(":", "_") + path.suffix) for path in names]
-    assert [path.stat().st_ino for path in names] == [path.stat().st_ino for path in base]
-    # Not kept any more: nothing is made, and nothing goes wrong.
-    for path in (*names, *base):
-        path.unlink()
-    assert ground.repack() == unchanged
-    assert not any(path.exists() for path in names)
-    (ground.rootfs / "d/f").write_bytes(b"F")
-    changed = ground.repack()
-    assert (trees / (changed.manifest.replace(":", "_") + ".mtree")).exists()
-
-
 def test_the_digest_of_the_tree_is_that_of_a_fresh_copy(ground: Ground) -> None:
     (ground.rootfs / "d/f").write_bytes(b"F")
     found = ground.repack()

@@ -64,7 +64,7 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
     say, verb = (output.say, "would remove") if dry_run else (output.info, "removed")
     for digest, size in done.blobs:
         say(f"{verb} {digest} {size}")
-    for path in (*done.trees, *done.leftovers):
+    for path in (*done.notes, *done.leftovers):
         say(f"{verb} {display(path.relative_to(layout.path))}")
     for digest in done.restored:
         say(f"{'would restore' if dry_run else 'restored'} {digest} from the trash")

@@ -66,6 +66,8 @@ class Sandbox:
         """
         settings = self.settings
         tempfile.tempdir = str(self.temporary)
+        # Trees of base images are kept for as long as the worker runs; what it does not trust cannot reach the user's.
+        os.environ["XDG_CACHE_HOME"] = str(self.temporary)
         if settings.unit_memory_limit:
             resource.setrlimit(resource.RLIMIT_DATA, (settings.unit_memory_limit, settings.unit_memory_limit))
         privileges.give_up(privileges.user_of(settings.user) if settings.user else None)

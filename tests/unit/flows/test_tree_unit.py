@@ -34,7 +34,6 @@ def state(suspects: int | None, *, dropped: int = 0, differing: int = 0, exact: 
 @pytest.mark.parametrize("differing", [0, 6])
 def test_most_was_read(suspects: int | None, differing: int) -> None:
     (unit,) = plan_beside_comparing(state(suspects, exact=True))
-    assert unit.params["trees"]["packed"]
     assert unit.params["trees"]["exact"]
     assert plan_beside_layer(state(suspects, differing=differing, exact=True)) == []
 
@@ -43,9 +42,9 @@ def test_most_was_read(suspects: int | None, differing: int) -> None:
 def test_little_was_read(suspects: int) -> None:
     assert plan_beside_comparing(state(suspects, dropped=1)) == []
     (unit,) = plan_beside_layer(state(suspects, dropped=1, differing=1))
-    assert (unit.params["trees"]["packed"], unit.params["trees"]["exact"]) == (True, False)
+    assert not unit.params["trees"]["exact"]
     (unit,) = plan_beside_layer(state(suspects, dropped=1, exact=True))
-    assert (unit.params["trees"]["packed"], unit.params["trees"]["exact"]) == (False, True)
+    assert unit.params["trees"]["exact"]
 
 
 def test_nothing_differs_and_nobody_wants_it_exactly() -> None:

@@ -1,22 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import stat
+import tarfile
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from layerfarm.jobs.errors import DigestMismatch
-from layerfarm.jobs.flows.base import Policy
-from layerfarm.jobs.flows.requests import BuildRequest, ImageRef
-from layerfarm.jobs.image import load_tree, portable, resolve, store_tree, tree_digest, tree_of
-from layerfarm.jobs.mtree import Entry, snapshot
+from layerfarm.jobs.image import Resolved, portable, tree_cache, tree_digest, tree_of, unpack_rootfs
+from layerfarm.jobs.mtree import Output, snapshot, write_tree
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.engine import local
+from layerfarm.jobs.store.usercache import cache_path, user_cache
 from tests.trees import char, directory, file, hardlink, socket, symlink, tree
-from tests.unit.image.images import image, tar
-
-DIGEST = "sha256:" + "a" * 64
+from tests.unit.image.images import image, special, tar
 
 
 @pytest.fixture
@@ -31,41 +31,6 @@ def rootfs(tmp_path: Path) -> Path:
             "null": char(1, 3, xattrs={"trusted.n": b"3"}),
         },
     )
-
-
-def test_stored_tree_is_loaded_as_it_was(layout: Layout, rootfs: Path) -> None:
-    entries = list(snapshot(rootfs))
-    store_tree(layout, DIGEST, iter(entries))
-    loaded = load_tree(layout, DIGEST)
-    assert loaded is not None
-    assert list(loaded) == list(portable(entries))
-    assert sorted(os.listdir(layout.path / ".layerfarm/trees")) == [
-        f"{DIGEST.replace(':', '_')}.layerfarm",
-        f"{DIGEST.replace(':', '_')}.mtree",
-    ]
-
-
-def test_tree_that_nobody_stored(layout: Layout) -> None:
-    assert load_tree(layout, DIGEST) is None
-
-
-def test_many_entries_that_need_the_extra_file_are_all_kept(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerfarm.jobs.mtree.outputs._BATCH", 3)
-    entries = [Entry(b".", "dir", 0o755, 0, 0, 0, 1, 0)]
-    entries += [Entry(b"%02d" % n, "char", 0o600, 0, 0, 0, 1, 0, device=(1, n)) for n in range(10)]
-    store_tree(layout, DIGEST, iter(entries))
-    assert list(load_tree(layout, DIGEST) or ()) == entries
-
-
-def test_failed_store_leaves_nothing(layout: Layout) -> None:
-    def failing() -> object:
-        yield Entry(b".", "dir", 0o755, 0, 0, 0, 1, 0)
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        store_tree(layout, DIGEST, failing())  # type: ignore[arg-type]
-    assert os.listdir(layout.path / ".layerfarm/trees") == []
-    assert load_tree(layout, DIGEST) is None
 
 
 def test_portable_form_leaves_out_what_no_layer_carries(tmp_path: Path) -> None:
@@ -88,32 +53,118 @@ def test_digest_is_that_of_the_tree_not_of_the_filesystem(rootfs: Path, tmp_path
     assert tree_digest(snapshot(rootfs)) != first
 
 
-@pytest.mark.usefixtures("as_root")
-def test_a_build_keeps_the_tree_that_unpacking_its_layer_gives(layout: Layout, tmp_path: Path) -> None:
-    capability = bytes.fromhex("010000030004000000000000000000000000000000e80300")
-    xattrs = {"user.a=b": b"1", "user.k": b"v", "user.empty": b"", "security.selinux": b"l"}
-    rootfs = tree(
-        tmp_path / "r", {".": directory(xattrs=xattrs), "f": file(xattrs={**xattrs, "security.capability": capability})}
-    )
-    request = BuildRequest(rootfs=rootfs, image=ImageRef(store=layout.path, tag="t"))
-    local.run(request, Policy(shards=1, threads=1), 1)
-    made = resolve(layout, "t")
-    kept = list(load_tree(layout, made.descriptor.digest) or ())
-    shutil.rmtree(layout.path / ".layerfarm/trees")
-    assert list(tree_of(layout, made)) == kept
-    assert [name for name, _ in kept[1].xattrs or ()] == [b"security.capability", b"user.k"]
+LAYERS = [
+    tar(("a", b"x"), ("d/implied/file", b"1"), ("usr/lib/foo", b"foo"), special("lib", tarfile.SYMTYPE, "usr/lib")),
+    tar(special("null", tarfile.CHRTYPE), special("d/b", tarfile.LNKTYPE, "a"), ("lib", None), ("lib/bar", b"bar")),
+]
 
 
-def test_tree_of_an_image_is_read_once_and_then_kept(layout: Layout) -> None:
-    made = image(layout, [tar(("a", b"x"), ("d", None))])
-    first = list(tree_of(layout, made, keep=True))
-    assert [entry.path for entry in first] == [b".", b"a", b"d"]
-    layout.blob_path(made.manifest.layers[0].digest).unlink()
+def kept() -> Path:
+    """Where the trees are."""
+    return cache_path() / ".layerfarm/notes/trees"
+
+
+@pytest.fixture
+def made(layout: Layout) -> Resolved:
+    return image(layout, LAYERS)
+
+
+def no_reading(*_: object) -> NoReturn:
+    raise AssertionError("the layers are read")
+
+
+def test_tree_of_an_image_is_that_of_a_plain_unpack(
+    layout: Layout, made: Resolved, tmp_path: Path, as_root: None
+) -> None:
+    unpack_rootfs(layout, tmp_path / "plain", made)
+    assert list(tree_of(layout, made)) == list(portable(snapshot(tmp_path / "plain")))
+
+
+def test_tree_is_derived_once_and_then_kept(layout: Layout, made: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = list(tree_of(layout, made))
+    monkeypatch.setattr(tree_cache, "stack_of", no_reading)
     assert list(tree_of(layout, made)) == first
+    name = f"plain-1-{made.descriptor.digest.replace(':', '-')}"
+    assert sorted(os.listdir(kept())) == [name, f"{name}.layerfarm", f"{name}.mtree"]
+
+
+def test_tree_kept_by_other_rules_is_not_found(layout: Layout, made: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree_of(layout, made)
+    monkeypatch.setattr(tree_cache, "RULES", tree_cache.RULES + 1)
+    monkeypatch.setattr(tree_cache, "stack_of", no_reading)
+    with pytest.raises(AssertionError, match="are read"):
+        tree_of(layout, made)
+
+
+@pytest.mark.parametrize("suffix", ["", ".mtree", ".layerfarm"])
+@pytest.mark.parametrize("harm", ["changed", "shortened", "gone"])
+def test_harmed_tree_is_derived_again(layout: Layout, made: Resolved, suffix: str, harm: str) -> None:
+    first = list(tree_of(layout, made))
+    path = kept() / f"plain-1-{made.descriptor.digest.replace(':', '-')}{suffix}"
+    content = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-9] if harm == "shortened" else content.replace(b"0", b"1"))
+    assert list(tree_of(layout, made)) == first
+    assert path.read_bytes() == content
+
+
+def test_layout_tells_nothing_of_a_tree_and_is_not_written_to(layout: Layout, made: Resolved, tmp_path: Path) -> None:
+    """Its author may be anybody: what he forged is consistent, and beside his image."""
+    wanted = list(tree_of(layout, made))
+    private = layout.path / ".layerfarm"
+    for place in (private / "trees", private / "notes/trees"):
+        place.mkdir(parents=True)
+        stem = place / made.descriptor.digest.replace(":", "_")
+        with stem.with_suffix(".mtree").open("wb") as out, stem.with_suffix(".layerfarm").open("wb") as extra:
+            write_tree(wanted[:1], Output(out, extra))
+    for path in cache_path().rglob("*.mtree"):
+        shutil.copy(path, private / "notes/trees")
+    shutil.rmtree(cache_path())
+    before = sorted(layout.path.rglob("*"))
+    assert list(tree_of(layout, made)) == wanted
+    assert sorted(layout.path.rglob("*")) == before
+
+
+def test_cache_of_another_user_is_neither_read_nor_written(layout: Layout, made: Resolved, as_root: None) -> None:
+    """As with sudo -E, where root's cache is in the home directory of who calls it."""
+    wanted = list(tree_of(layout, made))
+    forged = kept() / f"plain-1-{made.descriptor.digest.replace(':', '-')}.mtree"
+    forged.write_bytes(b"")
+    forged.with_suffix(".layerfarm").write_bytes(b"")
+    files = (forged, forged.with_suffix(".layerfarm"))
+    (kept() / forged.stem).write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files))
+    assert list(tree_of(layout, made)) == []  # it is believed, were it not for its owner
+    os.chown(cache_path(), 4242, 4242)
+    assert list(tree_of(layout, made)) == wanted
+    assert forged.read_bytes() == b""
+
+
+def test_cache_is_closed_to_others(layout: Layout, made: Resolved) -> None:
+    user_cache().path.chmod(0o777)
+    tree_of(layout, made)
+    assert stat.S_IMODE(cache_path().stat().st_mode) == 0o700
+
+
+def test_tree_is_derived_where_there_is_no_place_for_a_cache(
+    layout: Layout, made: Resolved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wanted = list(tree_of(layout, made))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert list(tree_of(layout, made)) == wanted
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert list(tree_of(layout, made)) == wanted
+
+
+def no_home() -> NoReturn:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_tree_of_a_broken_image_keeps_nothing(layout: Layout) -> None:
     made = image(layout, [tar(("a", b"x"))], diff_ids=lambda _: ["sha256:" + "0" * 64])
     with pytest.raises(DigestMismatch):
         tree_of(layout, made)
-    assert load_tree(layout, made.descriptor.digest) is None
+    assert not kept().exists()

@@ -25,6 +25,7 @@ from layerfarm.jobs.store import (
     Layout,
 )
 from layerfarm.jobs.store.gc import DEFAULT_GRACE, collect
+from layerfarm.jobs.store.notes import write_note
 from layerfarm.jobs.store.why import reasons
 
 DAY = 86400.0
@@ -229,32 +230,16 @@ def test_dry_run_says_all_and_removes_nothing(layout: Layout) -> None:
     os.utime(private / "ingest" / "left", (1, 1))
     (private / "ingest" / "being-written").write_bytes(b"x")
     (layout.path / ".umoci-left").mkdir()
-    (private / "trees").mkdir()
-    (private / "trees" / ("sha256_" + "a" * 64 + ".mtree")).touch()
+    write_note(layout, "kind", "unread", b"x")
+    os.utime(private / "notes/kind/unread", (1, 1))
     before = sorted(layout.path.rglob("*"))
     done = collect(layout, 0, dry_run=True)
     assert sorted(path for path in layout.path.rglob("*") if path.name != "index.lock") == [
         path for path in before if path.name != "index.lock"
     ]
     assert {digest for digest, _ in done.blobs} == digests(*blobs)
-    assert len(done.trees) == 1
+    assert done.notes == [private / "notes/kind/unread"]
     assert [path.name for path in done.leftovers] == ["left", ".umoci-left"]
-
-
-def test_trees_go_with_their_images(layout: Layout) -> None:
-    kept, _ = manifest(layout, b"kept")
-    gone, _ = manifest(layout, b"gone")
-    layout.tag("t", kept)
-    trees = layout.path / ".layerfarm" / "trees"
-    trees.mkdir()
-    for digest in (kept.digest, gone.digest, "sha256:" + "c" * 64):
-        for suffix in ("mtree", "layerfarm"):
-            (trees / f"{digest.replace(':', '_')}.{suffix}").touch()
-    (trees / "unfinished").touch()
-    collect(layout, 0)
-    assert sorted(os.listdir(trees)) == sorted(
-        f"{kept.digest.replace(':', '_')}.{suffix}" for suffix in ("mtree", "layerfarm")
-    )
 
 
 def test_umoci_directories_go_unless_a_umoci_holds_them(layout: Layout) -> None:

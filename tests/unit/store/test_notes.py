@@ -38,10 +38,10 @@ def test_a_collection_drops_what_was_not_read_for_a_month(layout: Layout) -> Non
     write_note(layout, "kind", "name", b"one")
     old = note(layout).stat().st_mtime - UNREAD - 60
     os.utime(note(layout), (old, old))
-    assert collect(layout, grace=0, dry_run=True).trees == [note(layout)]
+    assert collect(layout, grace=0, dry_run=True).notes == [note(layout)]
     assert note(layout).exists()
     assert read_note(layout, "kind", "name") == b"one"  # counts as used
-    assert collect(layout, grace=0).trees == []
+    assert collect(layout, grace=0).notes == []
     os.utime(note(layout), (old, old))
-    assert collect(layout, grace=0).trees == [note(layout)]
+    assert collect(layout, grace=0).notes == [note(layout)]
     assert read_note(layout, "kind", "name") is None

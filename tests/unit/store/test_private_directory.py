@@ -11,7 +11,6 @@ import pytest
 
 from layerfarm.jobs.errors import NotALayout, UnsafePath
 from layerfarm.jobs.flows.base import WorkDirectory
-from layerfarm.jobs.image.tree_cache import load_tree
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.ended import read_ending, write_ending
 from layerfarm.jobs.store.gc import collect
@@ -73,10 +72,9 @@ ACTS: dict[str, Callable[[Layout], object]] = {
     "ending": lambda layout: write_ending(layout.path, "OTHER", "new"),
     "work": lambda layout: WorkDirectory(layout.path, "JOB").create(),
     "clean": lambda layout: WorkDirectory(layout.path, "JOB").remove(),
-    "tree": lambda layout: load_tree(layout, A.digest),
     "has": lambda layout: layout.has(A),
 }
-KINDS = ("ingest", "work", "unpack", "doomed", "leases", "tagging", "trash", "notes", "trees", "ended", "committed")
+KINDS = ("ingest", "work", "unpack", "doomed", "leases", "tagging", "trash", "notes", "ended", "committed")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +90,7 @@ def test_nothing_behind_a_link_in_it_is_read_or_changed(layout: Layout, victim: 
         except UnsafePath as error:
             assert f".layerfarm/{kind}" in str(error), name
         else:
-            assert name not in ("read note", "read ending", "tree", "has") or not found, name
+            assert name not in ("read note", "read ending", "has") or not found, name
         assert seen(victim) == before, name
 
 
@@ -122,7 +120,6 @@ def test_nor_behind_the_directory_itself(layout: Layout, victim: Path) -> None:
         "trash/1-a",
         "notes/kind/note",
         "notes/kind",
-        "trees/sha256_" + HEX + ".mtree",
         "ended/0/JOB",
         "committed/0/x",
         "work/JOB",
@@ -140,7 +137,7 @@ def test_a_fifo_in_it_is_not_waited_for(layout: Layout, place: str) -> None:
         except (UnsafePath, OSError) as error:
             assert place in str(error) or isinstance(error, FileExistsError), name
         else:
-            assert name not in ("read note", "read ending", "tree", "has") or not found, name
+            assert name not in ("read note", "read ending", "has") or not found, name
 
 
 def test_a_fifo_in_a_lease_does_not_keep_others_from_tagging(layout: Layout) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.jobs.store.usercache import user_cache
 from layerfarm.worker.security.sandbox import Sandbox
 from layerfarm.worker.settings import load_settings
 
@@ -22,6 +23,7 @@ def entered(certificate: Path, confined: bool, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("layerfarm.worker.security.sandbox.privileges.give_up", lambda user: None)
     monkeypatch.setattr("layerfarm.worker.security.sandbox.landlock.restrict", lambda *rules: None)
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/put/back/at/the/end")
     place = Sandbox(load_settings(farm=f"rediss://localhost?ssl_ca_certs={certificate}"), certificate.parent, confined)
     place.enter()
     return place
@@ -49,3 +51,11 @@ def test_process_that_is_not_confined_reads_the_new_file(certificate: Path, monk
     place = entered(certificate, False, monkeypatch)
     replace(certificate)
     assert not place.is_outdated()
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_trees_are_cached_in_the_directory_of_the_worker(
+    certificate: Path, confined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = entered(certificate, confined, monkeypatch)
+    assert user_cache().path == place.temporary / "layerfarm"
