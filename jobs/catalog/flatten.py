@@ -102,7 +102,8 @@ def _directory(
 
 def _tar(layout: Layout, image: Resolved, place: Path, epoch: int | None, advanced: Advanced) -> str:
     stack = stack_of(layout, image, advanced)
-    merged = merge_layers(None, stack, opener(layout, image, advanced), MergeOptions(source_date_epoch=epoch))
+    options = MergeOptions(source_date_epoch=epoch, scratch=place.parent)
+    merged = merge_layers(None, stack, opener(layout, image, advanced), options)
     try:
         with place.open("xb") as out:
             for piece in merged:

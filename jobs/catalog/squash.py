@@ -11,9 +11,11 @@ from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolve
 from layerfarm.jobs.image.timestamps import timestamp
 from layerfarm.jobs.image.trees import Advanced, opened_layer, read_layer, unheard
 from layerfarm.jobs.layer import Codec
-from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
+from layerfarm.jobs.layer.contents import OpenLayer
+from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.durable import explained
 
 
 def check_range(image: Resolved, keep: int, upto: int | None) -> int:
@@ -81,8 +83,9 @@ def squash_layers(
         if number < keep:
             below.apply_read(reads)
         whole.apply_read(reads)
-    options = MergeOptions(source_date_epoch=epoch)
-    return pack_layer(target, merge_layers(below, whole, opener(source, image, advanced), options), codec)
+    options = MergeOptions(source_date_epoch=epoch, scratch=target.scratch())
+    with explained("layers cannot be merged in the layout", target.path):
+        return pack_layer(target, merge_layers(below, whole, opener(source, image, advanced), options), codec)
 
 
 def opener(source: Layout, image: Resolved, advanced: Advanced) -> OpenLayer:

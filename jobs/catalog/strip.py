@@ -15,6 +15,7 @@ from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.stack import Read, Stack
 from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.durable import explained
 
 _HARDLINK: Final = 0x31
 
@@ -38,7 +39,7 @@ def strip_layers(
         StoreError, LayerError, LimitExceeded: a layer cannot be read or applied.
     """
     gone = matcher(patterns)
-    options = MergeOptions(source_date_epoch=epoch, gone=gone)
+    options = MergeOptions(source_date_epoch=epoch, gone=gone, scratch=target.scratch())
     layers = [list(read_layer(source, layer, diff_id, advanced, hash_content=False)) for layer, diff_id in image.layers]
     done: dict[int, PackedLayer] = {}
     stack = Stack()
@@ -48,7 +49,8 @@ def strip_layers(
             tar = merge_layers(Stack.of(layers[:position]), stack, opener(source, image, advanced), options)
             compression = compression_of(image.manifest.layers[position].media_type)
             codec = Codec(compression, level=level if compression is not Compression.NONE else None, threads=threads)
-            done[position] = pack_layer(target, tar, codec)
+            with explained("layer cannot be written anew in the layout", target.path):
+                done[position] = pack_layer(target, tar, codec)
     return done
 
 

@@ -1,7 +1,11 @@
 """Layers made of layers: the tar that turns one stack's tree into another's. Nothing is unpacked.
 
 The trees say which members survive (:mod:`layerfarm.jobs.layer.stack`); their content is then copied from the layers
-that hold it, each read once more and in its own order. So memory holds headers only, and disk nothing.
+that hold it, each read once more (:mod:`layerfarm.jobs.layer.contents`). So memory holds headers only.
+
+Entries come as a walk finds them: a directory, its whiteouts, then all below it, names in the order of their bytes. A
+program that unpacks them one by one is done with a directory when its last entry has passed: GNU tar sets time and
+mode of a directory at the first entry that is not below it, and writes into none thereafter.
 
 The layer stands on its own: it has an entry for every directory above what it holds, and every name of a
 file that has several, for unpackers that see one layer at a time (a hard link to a lower layer fails there,
@@ -11,25 +15,21 @@ and a parent that is not named gets whatever mode they like).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from pathlib import Path
+from typing import Final
 
-from layerfarm.jobs.layer.members import MemberReader
-from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, expanded, source_of
+from layerfarm.jobs.layer.contents import Contents, OpenLayer
+from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, source_of
 from layerfarm.jobs.layer.tarformat import DIRECTORY, TRAILER, Header, encode_header, hardlink, padding
 from layerfarm.jobs.layer.tarformat import REGULAR as FILE
 from layerfarm.jobs.layer.tree import Child, Directory, Metadata
 from layerfarm.jobs.layer.whiteouts import whiteout_name
-from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree.model import ROOT
 
 CHUNK: Final = 1 << 20
 """Bytes of the pieces that a layer comes in."""
 _NS: Final = 10**9
-
-OpenLayer = Callable[[int], AbstractContextManager[BinaryIO]]
-"""Opens the raw tar of a layer by its number in the stack, 1 for the lowest."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class MergeOptions:
     """Seconds; mtimes newer than it become it."""
     gone: Callable[[bytes], bool] = field(default=lambda path: False)
     """Paths for which this says yes are in neither tree, with all below them."""
+    scratch: Path | None = None
+    """Where content waits that its layer has too early; None: in the directory for temporary files."""
 
 
 def merge_layers(
@@ -47,46 +49,38 @@ def merge_layers(
 ) -> Iterator[bytes]:
     """The raw tar of a layer that turns the tree of ``old``, by default an empty one, into that of ``new``.
 
-    First come directories and whiteouts, depth first; then what has no content, by name; then files in the
-    order of the layers that they are copied from. The same stacks give the same bytes.
+    The same stacks give the same bytes.
 
     Raises (while iterating):
-        LayerError, LimitExceeded: as reading the layers.
+        LayerError, LimitExceeded: as reading the layers; OSError: the scratch file cannot be written.
     """
     options = options or MergeOptions()
     plan = _Plan(old or Stack(), new, options.gone)
     pieces = _Pieces()
-    for block in _written(plan, open_layer, _Encoder(options.source_date_epoch)):
-        yield from pieces.put(block)
+    with Contents(filter(_has_content, plan.sources), open_layer, options.scratch) as contents:
+        for block in _written(plan, contents, _Encoder(options.source_date_epoch, ROOT in plan.directories)):
+            yield from pieces.put(block)
     yield from pieces.put(TRAILER)
     yield from pieces.rest()
 
 
-def _written(plan: _Plan, open_layer: OpenLayer, encoder: _Encoder) -> Iterator[bytes | memoryview]:
-    for path in plan.heads():
-        directory = plan.directories.get(path)
-        if directory is None:
-            yield encode_header(Header(whiteout_name(path), FILE))
+def _written(plan: _Plan, contents: Contents, encoder: _Encoder) -> Iterator[bytes | memoryview]:
+    for path, what in plan.entries():
+        if what is None:
+            yield encoder.whiteout(path)
+        elif isinstance(what, Directory):
+            yield encoder.directory(path, what)
+        elif path != plan.sources[what]:
+            yield encoder.link(what, path, plan.sources[what])
         else:
-            yield encoder.directory(path, directory)
-    by_layer: dict[int, dict[int, Source]] = {}
-    for source in sorted(plan.sources, key=lambda source: plan.sources[source][0]):
-        if source.member.type == REGULAR and source.member.size:
-            by_layer.setdefault(source.layer, {})[source.ordinal] = source
-        else:
-            yield encoder.source(source, plan.sources[source][0])
-            yield from encoder.links(source, plan.sources[source])
-    for layer, wanted in sorted(by_layer.items()):
-        with open_layer(layer) as stream:
-            reader = MemberReader(stream, limits())
-            for ordinal, member in enumerate(reader):
-                found = wanted.get(ordinal)
-                if found is not None:
-                    names = plan.sources[found]
-                    yield encoder.source(found, names[0])
-                    yield from expanded(reader, member)
-                    yield padding(member.size)
-                    yield from encoder.links(found, names)
+            yield encoder.source(what, path)
+            if _has_content(what):
+                yield from contents.of(what)
+                yield padding(what.member.size)
+
+
+def _has_content(source: Source) -> bool:
+    return source.member.type == REGULAR and source.member.size > 0
 
 
 class _Plan:
@@ -97,8 +91,9 @@ class _Plan:
         self.directories: dict[bytes, Directory] = {}
         """Those that get an entry, by path."""
         self.whiteouts: list[bytes] = []
-        self.sources: dict[Source, tuple[bytes, ...]] = {}
-        """Each inode that is written, and its paths, sorted."""
+        self.sources: dict[Source, bytes] = {}
+        """Each inode that is written, and the first of its paths; the others are links to that."""
+        self._paths: dict[bytes, Source] = {}
         self._everywhere: dict[bytes, Directory] = {}
         single: dict[Source, bytes] = {}
         changed: list[bytes] = []
@@ -113,22 +108,27 @@ class _Plan:
                 single[source_of(after)] = path
         names = new.names()
         for source, path in single.items():
-            paths = tuple(name for name in names.get(source, ()) if not gone(name))
-            self.sources[source] = paths or (path,)
+            paths = [name for name in names.get(source, ()) if not gone(name)] or [path]
+            self.sources[source] = min(paths, key=_depth_first)
+            self._paths.update(dict.fromkeys(paths, source))
         # An empty stack's root is implied like any other that nothing names.
         for path in changed:
             self.directories[path] = self._everywhere[path]
-        for path in [*changed, *self.whiteouts, *(path for paths in self.sources.values() for path in paths)]:
+        for path in [*changed, *self.whiteouts, *self._paths]:
             self._add_parents(path)
 
-    def heads(self) -> list[bytes]:
-        """Directories and whiteouts, depth first, the whiteouts of a directory before its sub-directories."""
-        keys = [(_depth_first(path), path) for path in self.directories]
+    def entries(self) -> Iterator[tuple[bytes, Directory | Source | None]]:
+        """All that is written, in the order of a walk, the whiteouts of a directory first; None: a whiteout."""
+        keys: list[tuple[bytes, bytes]] = [(_depth_first(path), path) for path in (*self.directories, *self._paths)]
+        whiteouts = {}
         for path in self.whiteouts:
             head, _, name = path.rpartition(b"/")
             # A NUL before the name: it sorts before every sibling.
-            keys.append((_depth_first(head) + (b"\0\0" if head else b"\0") + name, path))
-        return [path for _, path in sorted(keys)]
+            key = _depth_first(head) + (b"\0\0" if head else b"\0") + name
+            whiteouts[key] = path
+            keys.append((key, path))
+        for key, path in sorted(keys):
+            yield path, None if key in whiteouts else self.directories.get(path) or self._paths[path]
 
     def _pairs(self, old: Stack, new: Stack) -> Iterator[tuple[bytes, Child | None, Child | None]]:
         """What stands at each path of the new tree, and what stood there; with None what is to be deleted."""
@@ -162,17 +162,22 @@ class _Plan:
 class _Encoder:
     """Entries as tar bytes."""
 
-    def __init__(self, epoch: int | None) -> None:
+    def __init__(self, epoch: int | None, has_root: bool) -> None:
+        """``has_root``: the root has an entry, and the names show that all is below it."""
         self._epoch = epoch
+        # After "." GNU tar sets the root's time and mode at the first name that does not begin with "./".
+        self._prefix = b"./" if has_root else b""
+
+    def whiteout(self, path: bytes) -> bytes:
+        return encode_header(Header(self._prefix + whiteout_name(path), FILE))
 
     def directory(self, path: bytes, node: Directory) -> bytes:
         metadata = node.metadata
         assert metadata is not None
         seconds, nanoseconds = self._time(metadata.mtime)
-        name = path if path == ROOT else path + b"/"
         return encode_header(
             Header(
-                name,
+                self._prefix if path == ROOT else self._prefix + path + b"/",
                 DIRECTORY,
                 metadata.mode,
                 metadata.uid,
@@ -186,18 +191,15 @@ class _Encoder:
     def source(self, source: Source, path: bytes) -> bytes:
         return encode_header(self._header(source, path))
 
-    def links(self, source: Source, paths: tuple[bytes, ...]) -> Iterator[bytes]:
-        """The further names of an inode whose first one has just been written."""
-        if len(paths) > 1:
-            first = self._header(source, paths[0])
-            for path in paths[1:]:
-                yield encode_header(hardlink(first, path))
+    def link(self, source: Source, path: bytes, first: bytes) -> bytes:
+        """A further name of an inode that was written as ``first``."""
+        return encode_header(hardlink(self._header(source, first), self._prefix + path))
 
     def _header(self, source: Source, path: bytes) -> Header:
         member = source.member
         seconds, nanoseconds = self._time(member.mtime)
         return Header(
-            path,
+            self._prefix + path,
             bytes((member.type,)),
             member.mode,
             member.uid,

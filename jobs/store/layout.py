@@ -324,6 +324,17 @@ class Layout:
         self._index.update(change)
         return found[0]
 
+    def scratch(self) -> Path:
+        """A directory on the layout's file system for files that have no name; made if it is missing.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        directory = self._private("ingest")
+        with explained("nothing can be staged in the layout", directory):
+            make_directory(directory, self.path)
+        return directory
+
     def untag(self, name: str) -> bool:
         """Remove a tag; False if there was none. The blobs stay."""
         removed = False

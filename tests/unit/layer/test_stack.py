@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
+import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from layerfarm.jobs.errors import LayerfarmError
-from layerfarm.jobs.layer import Extractor
-from layerfarm.jobs.layer.merge import merge_layers
+from layerfarm.jobs.errors import LayerfarmError, MalformedLayer
+from layerfarm.jobs.layer import Extractor, contents
+from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
+from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.mtree import Entry
 from tests.examples import examples
@@ -92,6 +96,77 @@ def test_a_merged_layer_is_worth_the_layers_that_it_is_made_of(layers: list[Laye
             assert node == wanted[path]
 
 
+@settings(CHECKS, max_examples=examples(100))
+@given(stacks, st.integers(0, 3))
+def test_a_merged_layer_has_the_order_of_a_walk(layers: list[Layer], keep: int) -> None:
+    raw = tars(layers)
+    try:
+        merged = b"".join(merge_layers(stacked(raw[: min(keep, len(raw) - 1)]), stacked(raw), opener(raw)))
+    except LayerfarmError:
+        assume(False)
+    members = [read.member for read in read_members(io.BytesIO(merged))]
+    keys = [[_place(name) for name in clean(member.name)] for member in members]
+    assert keys == sorted(keys)
+    prefixed = [member.name.startswith(b"./") for member in members]
+    assert not any(prefixed) or (all(prefixed) and members[0].name == b"./")
+
+
+def _place(name: bytes) -> tuple[bool, bytes]:
+    """Whiteouts are before their siblings."""
+    return not name.startswith(b".wh."), name
+
+
+_ORDERS: dict[str, Callable[[str], Any]] = {
+    "names": str,
+    "mixed": lambda name: name[::-1],
+    "backwards": lambda name: -int(name[1:]),
+}
+
+
+@pytest.mark.parametrize("order", _ORDERS)
+def test_content_is_found_in_whatever_order_many_layers_have_it(order: str) -> None:
+    """More layers than are read side by side, each larger than the one above it."""
+    raw = []
+    wanted = {}
+    for layer in range(9):
+        contents = {f"f{number}": f"{number} {layer}".encode() * (9 - layer) for number in range(layer, 99, 4)}
+        wanted |= contents
+        raw.append(archive(*(entry(name, "file", contents[name]) for name in sorted(contents, key=_ORDERS[order]))))
+    opened: list[int] = []
+
+    def counting(number: int) -> AbstractContextManager[BinaryIO]:
+        opened.append(number)
+        return opener(raw)(number)
+
+    merged = b"".join(merge_layers(None, stacked(raw), counting))
+    with tarfile.open(fileobj=io.BytesIO(merged)) as archived:
+        names = archived.getnames()
+        assert names == ["."] * (names[0] == ".") + sorted(wanted)
+        for name, content in wanted.items():
+            stream = archived.extractfile(name)
+            assert stream is not None and stream.read() == content
+    assert len(opened) == len(set(opened))
+
+
+def test_a_sparse_file_that_has_to_wait_is_no_larger_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 3 << 30
+    holes = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(size), "GNU.sparse.map": "5,1"}
+    low = archive(entry("z", "file", b"x", pax=holes), entry("a", "file", b"y"))
+    written = []
+    real = contents.os.pwrite
+    monkeypatch.setattr(contents.os, "pwrite", lambda fd, data, at: written.append(len(data)) or real(fd, data, at))
+    read = merge_layers(None, stacked([low]), opener([low]), MergeOptions(scratch=tmp_path))
+    assert sum(map(len, read)) > size
+    assert written == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_changed_since_it_was_read_is_an_error() -> None:
+    low = archive(entry("a", "file", b"x"), entry("b", "file", b"y"))
+    with pytest.raises(MalformedLayer, match="not the one"):
+        b"".join(merge_layers(None, stacked([low]), opener([archive(entry("a", "file", b"x"))])))
+
+
 def test_whiteouts_come_first_and_parents_are_named() -> None:
     low = archive(entry("a", "dir", mode=0o750), entry("a/gone"), entry("a/stays"), entry("b/x"))
     high = archive(entry("a/new", "file", b"1"), entry("a/.wh.gone"), entry(".wh.b"))
@@ -136,8 +211,6 @@ def test_every_name_of_a_merged_file_carries_its_metadata() -> None:
 
 
 def test_an_epoch_clamps_what_is_newer() -> None:
-    from layerfarm.jobs.layer.merge import MergeOptions
-
     low = archive(entry("new", mtime=2000.5), entry("old", mtime=10), entry("d/", "dir", mtime=3000))
     merged = b"".join(merge_layers(None, stacked([low]), opener([low]), MergeOptions(source_date_epoch=1000)))
     times = {read.member.name: read.member.mtime for read in read_members(io.BytesIO(merged))}
