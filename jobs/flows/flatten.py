@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layerfarm.jobs.catalog.flatten import flatten
-from layerfarm.jobs.catalog.indexes import platform_of, read_images
+from layerfarm.jobs.catalog.indexes import follow, platform_of, read_images
 from layerfarm.jobs.catalog.squash import linux_only
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, unit_of
@@ -32,7 +32,13 @@ class Wanted(Model):
 class FlattenState(State):
     """What the flow knows between two stages."""
 
-    trees: list[Wanted]
+    store: Path
+    top: Descriptor
+    """What is flattened, as it was when the job began: an image, or an index with all its images."""
+    output: Path
+    form: Literal["directory", "tar"]
+    rootless: bool
+    epoch: int | None
     done: list[FlatTree] = []
     warnings: list[str] = []
 
@@ -41,30 +47,26 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     output = ctx.policy.check_root(request.output)
     if request.platform is not None:
-        images, warnings = [resolve(store, request.image.tag, request.platform)], []
+        top = resolve(store, request.image.tag, request.platform).descriptor
     else:
-        found = read_images(store, request.image.tag)
-        images, warnings = list(found.images), found.warnings
+        top = read_images(store, request.image.tag).top
+    found = follow(store, top)
+    images = found.images
     for image in images:
         linux_only(image)
         for blob in image.blobs:
             store.pin(blob)
     if len(images) > 1:
         _make(output)
-    end = ".tar" if request.form == "tar" else ""
-    trees = [
-        Wanted(
-            store=store.path,
-            image=image.descriptor,
-            output=output if len(images) == 1 else output / (platform_of(image).replace("/", "_") + end),
-            staging=_staging(output, ctx.work),
-            form=request.form,
-            rootless=request.rootless,
-            epoch=request.source_date_epoch,
-        )
-        for image in images
-    ]
-    return FlattenState(trees=trees, warnings=warnings)
+    return FlattenState(
+        store=store.path,
+        top=top,
+        output=output,
+        form=request.form,
+        rootless=request.rootless,
+        epoch=request.source_date_epoch,
+        warnings=found.warnings,
+    )
 
 
 def _staging(output: Path, job_id: str) -> Path:
@@ -80,13 +82,21 @@ def _make(directory: Path) -> None:
 
 
 def _plan(ctx: Context, state: FlattenState) -> list[Unit]:
-    return [
-        unit_of(
-            wanted,
-            nbytes=sum(layer.size for layer in resolve_walk(Layout.open(wanted.store), [wanted.image]).manifest.layers),
+    images = follow(Layout.open(ctx.policy.check_store(state.store)), state.top).images
+    end = ".tar" if state.form == "tar" else ""
+    units = []
+    for image in images:
+        wanted = Wanted(
+            store=state.store,
+            image=image.descriptor,
+            output=state.output if len(images) == 1 else state.output / (platform_of(image).replace("/", "_") + end),
+            staging=_staging(state.output, ctx.work),
+            form=state.form,
+            rootless=state.rootless,
+            epoch=state.epoch,
         )
-        for wanted in state.trees
-    ]
+        units.append(unit_of(wanted, nbytes=sum(layer.size for layer in image.manifest.layers)))
+    return units
 
 
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:

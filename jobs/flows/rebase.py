@@ -12,8 +12,20 @@ from layerfarm.jobs.catalog.rebase_evidence import Verdict
 from layerfarm.jobs.catalog.squash import layers_of_base, linux_only
 from layerfarm.jobs.errors import UnsafeRebase
 from layerfarm.jobs.extras import require
-from layerfarm.jobs.flows.base import Context, Flow, Model, Request, Stage, State, Unit, unit_of
+from layerfarm.jobs.flows.base import (
+    Context,
+    FileRef,
+    Flow,
+    Model,
+    Request,
+    Stage,
+    State,
+    Unit,
+    unit_of,
+    work_directory,
+)
 from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.records import keep_records, read_records
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforming import (
     NewImage,
@@ -36,6 +48,7 @@ from layerfarm.jobs.flows.transforms import (
 from layerfarm.jobs.image import Resolved, resolve, resolve_walk, write_image
 from layerfarm.jobs.store import Descriptor, Layout
 
+_PLAN = "plan"
 _MOST_SHOWN = 50
 """Concerns, and packages, that a result names; it goes through Redis."""
 
@@ -136,16 +149,19 @@ def _worst(verdicts: list[RebaseVerdict]) -> VerdictName:
 class RebaseState(TransformState):
     """What a rebase knows between two stages."""
 
-    plan: Plan
+    plan: FileRef
+    """The one :class:`Plan`."""
     accept: VerdictName
     epoch: int | None
-    verdicts: list[RebaseVerdict] = []
+    verdicts: FileRef | None = None
+    """:class:`~layerfarm.jobs.flows.transforms.RebaseVerdict` by the digest of the image."""
 
 
 def _begin(ctx: Context, request: RebaseRequest) -> RebaseState:
     images, fields = begin(ctx, request)
     plan = _pin(ctx, images, Layout.open(fields["source"]), request)
-    return RebaseState(plan=plan, accept=request.accept, epoch=request.source_date_epoch, **fields)
+    file = keep_records(work_directory(ctx, fields["target"].store), _PLAN, {_PLAN: plan}, Plan)
+    return RebaseState(plan=file, accept=request.accept, epoch=request.source_date_epoch, **fields)
 
 
 def _join_examine(ctx: Context, state: RebaseState, results: list[dict[str, Any]]) -> RebaseState:
@@ -159,40 +175,49 @@ def _join_examine(ctx: Context, state: RebaseState, results: list[dict[str, Any]
             where=str(state.target),
             hint="see all with layerfarm rebase --check; do it all the same with --accept; docs/transforms.md#rebase",
         )
-    return state.model_copy(update={"verdicts": verdicts})
+    found = {bases.image.digest: verdict for bases, verdict in zip(_plan(ctx, state).bases, verdicts, strict=True)}
+    file = keep_records(work_directory(ctx, state.target.store), "verdicts", found, RebaseVerdict)
+    return state.model_copy(update={"verdicts": file})
+
+
+def _plan(ctx: Context, state: RebaseState) -> Plan:
+    return read_records(work_directory(ctx, state.target.store), state.plan, Plan)[_PLAN]
+
+
+def _verdicts(ctx: Context, state: RebaseState) -> dict[str, RebaseVerdict]:
+    return read_records(work_directory(ctx, state.target.store), state.verdicts, RebaseVerdict)
 
 
 def _from_old(ctx: Context, state: RebaseState) -> Import:
     images = image_set(ctx, state).images
     own = [
         layer
-        for image, bases in zip(images, state.plan.bases, strict=True)
+        for image, bases in zip(images, _plan(ctx, state).bases, strict=True)
         for layer in image.manifest.layers[bases.below :]
     ]
     return importing(ctx, state, own)
 
 
 def _from_new_base(ctx: Context, state: RebaseState) -> Import:
-    new_store = Layout.open(ctx.policy.check_store(state.plan.new_store))
+    plan = _plan(ctx, state)
+    new_store = Layout.open(ctx.policy.check_store(plan.new_store))
     layers = [
         layer
-        for bases in state.plan.bases
+        for bases in plan.bases
         for layer in resolve_walk(new_store, [bases.new]).manifest.layers
         if not layer.urls or new_store.has(layer)
     ]
-    return Import(state.plan.new_store, state.target.store, layers)
+    return Import(plan.new_store, state.target.store, layers)
 
 
 def _make(ctx: Context, state: RebaseState, old: Resolved) -> NewImage:
-    ((bases, found),) = (
-        pair
-        for pair in zip(state.plan.bases, state.verdicts, strict=True)
-        if pair[0].image.digest == old.descriptor.digest
-    )
+    plan = _plan(ctx, state)
+    (bases,) = (bases for bases in plan.bases if bases.image.digest == old.descriptor.digest)
+    found = _verdicts(ctx, state)[old.descriptor.digest]
     if bases.old.digest == bases.new.digest:
         return NewImage(old, None)
-    old_base = resolve_walk(Layout.open(ctx.policy.check_store(state.plan.old_store)), [bases.old])
-    new_base = resolve_walk(Layout.open(ctx.policy.check_store(state.plan.new_store)), [bases.new])
+    old_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.old_store)), [bases.old])
+    new_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.new_store)), [bases.new])
     config, conflicts = rebased_config(old, old_base, new_base, state.epoch)
     manifest = rebased_manifest(old, bases.below, new_base)
     image = write_image(target_of(ctx, state), old.path[-1:], manifest, config)
@@ -203,9 +228,8 @@ def _make(ctx: Context, state: RebaseState, old: Resolved) -> NewImage:
 
 
 def _finish(ctx: Context, state: RebaseState) -> RebaseResult:
-    return RebaseResult(
-        verdict=_worst(state.verdicts), verdicts=state.verdicts, **finish(ctx, state).model_dump(mode="python")
-    )
+    verdicts = list(_verdicts(ctx, state).values())
+    return RebaseResult(verdict=_worst(verdicts), verdicts=verdicts, **finish(ctx, state).model_dump(mode="python"))
 
 
 REBASE = transform_flow(
@@ -213,7 +237,7 @@ REBASE = transform_flow(
     RebaseState,
     _begin,
     (
-        Stage("examine", lambda ctx, state: _plan_examine(state.plan), _run_examine, _join_examine),
+        Stage("examine", lambda ctx, state: _plan_examine(_plan(ctx, state)), _run_examine, _join_examine),
         import_stage(_from_old),
         import_stage(_from_new_base, "import-base"),
     ),

@@ -23,6 +23,7 @@ from layerfarm.jobs.flows.dissect import (
     run_read,
 )
 from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.records import keep_records, read_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
@@ -48,9 +49,11 @@ class RechunkState(TransformState):
     level: int | None
     epoch: int | None
     components: list[ComponentRule]
-    tasks: list[Task]
-    laid: list[Laid] = []
-    packed: dict[str, PackedLayer] = {}
+    tasks: FileRef
+    """:class:`~layerfarm.jobs.flows.dissect.Task` by the digest of the image."""
+    laid: FileRef | None = None
+    """:class:`~layerfarm.jobs.flows.dissect.Laid` by the digest of the image."""
+    packed: FileRef | None = None
     """The layers that were written, by the digest of what they hold."""
 
 
@@ -58,29 +61,35 @@ def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
     images, fields = begin(ctx, request)
     if request.plan is not None:
         read_plan(Layout.open(fields["target"].store), request.plan)
-    tasks = []
+    tasks = {}
     for image in images.images:
         keep = kept_layers(ctx, image, request.keep, request.base)
         compression = choose_compression(request.compress, image)
         Codec(compression, level=request.level)  # refuses a level that is none
-        tasks.append(Task(image=image.descriptor, keep=keep, compression=compression))
+        tasks[image.descriptor.digest] = Task(image=image.descriptor, keep=keep, compression=compression)
     return RechunkState(
         budget=request.budget,
         plan=request.plan,
         level=request.level,
         epoch=request.source_date_epoch,
         components=request.components,
-        tasks=tasks,
+        tasks=keep_records(work_directory(ctx, fields["target"].store), "tasks", tasks, Task),
         **fields,
     )
 
 
+def _tasks(ctx: Context, state: RechunkState) -> dict[str, Task]:
+    return read_records(work_directory(ctx, state.target.store), state.tasks, Task)
+
+
+def _images(ctx: Context, state: RechunkState) -> Iterator[tuple[Resolved, Task]]:
+    tasks = _tasks(ctx, state)
+    for image in image_set(ctx, state).images:
+        yield image, tasks[image.descriptor.digest]
+
+
 def _kept(ctx: Context, state: RechunkState) -> Import:
-    kept = [
-        layer
-        for image, task in zip(image_set(ctx, state).images, state.tasks, strict=True)
-        for layer in image.manifest.layers[: task.keep]
-    ]
+    kept = [layer for image, task in _images(ctx, state) for layer in image.manifest.layers[: task.keep]]
     return importing(ctx, state, kept)
 
 
@@ -102,17 +111,23 @@ def _plan_read(ctx: Context, state: RechunkState) -> list[Unit]:
             ),
             nbytes=sum(layer.size for layer in image.manifest.layers),
         )
-        for image, task in zip(image_set(ctx, state).images, state.tasks, strict=True)
+        for image, task in _images(ctx, state)
     ]
 
 
 def _join_read(ctx: Context, state: RechunkState, results: list[dict[str, Any]]) -> RechunkState:
-    return state.model_copy(update={"laid": [Laid.model_validate(result) for result in results]})
+    laid = {digest: Laid.model_validate(each) for digest, each in zip(_tasks(ctx, state), results, strict=True)}
+    file = keep_records(work_directory(ctx, state.target.store), "laid", laid, Laid)
+    return state.model_copy(update={"laid": file})
 
 
-def _listed(ctx: Context, state: RechunkState, number: int) -> list[Listed]:
+def _laid(ctx: Context, state: RechunkState) -> dict[str, Laid]:
+    return read_records(work_directory(ctx, state.target.store), state.laid, Laid)
+
+
+def _listed(ctx: Context, state: RechunkState, laid: Laid) -> list[Listed]:
     """The layers of one image of the set, lowest first."""
-    path = work_directory(ctx, state.target.store).open(state.laid[number].listing)
+    path = work_directory(ctx, state.target.store).open(laid.listing)
     return Listing.model_validate_json(path.read_bytes()).layers
 
 
@@ -131,8 +146,10 @@ class _PackUnit(Model):
 def _wanted(ctx: Context, state: RechunkState) -> dict[str, _PackUnit]:
     """The layers to be written, each once, by the digest of what they hold."""
     units: dict[str, _PackUnit] = {}
-    for number, task in enumerate(state.tasks):
-        for layer in _listed(ctx, state, number):
+    tasks = _tasks(ctx, state)
+    for digest, laid in _laid(ctx, state).items():
+        task = tasks[digest]
+        for layer in _listed(ctx, state, laid):
             if layer.recipe is not None and layer.spool is not None:
                 units.setdefault(
                     name_of_layer(layer.digest, task.compression, state.level),
@@ -149,7 +166,7 @@ def _wanted(ctx: Context, state: RechunkState) -> dict[str, _PackUnit]:
 
 
 def _plan_pack(ctx: Context, state: RechunkState) -> list[Unit]:
-    sizes = {layer.digest: layer.bytes for number in range(len(state.tasks)) for layer in _listed(ctx, state, number)}
+    sizes = {layer.digest: layer.bytes for laid in _laid(ctx, state).values() for layer in _listed(ctx, state, laid)}
     return [unit_of(unit, nbytes=sizes[unit.digest]) for unit in _wanted(ctx, state).values()]
 
 
@@ -179,7 +196,8 @@ def _join_pack(ctx: Context, state: RechunkState, results: list[dict[str, Any]])
     packed = {
         name: PackedLayer.model_validate(result) for name, result in zip(_wanted(ctx, state), results, strict=True)
     }
-    return state.model_copy(update={"packed": packed})
+    file = keep_records(work_directory(ctx, state.target.store), "packed", packed, PackedLayer)
+    return state.model_copy(update={"packed": file})
 
 
 # --- prove ---------------------------------------------------------------------------------------
@@ -187,14 +205,14 @@ def _join_pack(ctx: Context, state: RechunkState, results: list[dict[str, Any]])
 
 def _make(ctx: Context, state: RechunkState, old: Resolved) -> NewImage:
     digest = old.descriptor.digest
-    (number,) = (at for at, task in enumerate(state.tasks) if task.image.digest == digest)
-    task = state.tasks[number]
-    listed = _listed(ctx, state, number)
+    task, laid = _tasks(ctx, state)[digest], _laid(ctx, state)[digest]
+    listed = _listed(ctx, state, laid)
+    written_now = read_records(work_directory(ctx, state.target.store), state.packed, PackedLayer)
     packed = [
-        layer.packed or state.packed[name_of_layer(layer.digest, task.compression, state.level)] for layer in listed
+        layer.packed or written_now[name_of_layer(layer.digest, task.compression, state.level)] for layer in listed
     ]
     layers = [*old.manifest.layers[: task.keep], *(_in_order(each.descriptor) for each in packed)]
-    warnings = list(state.laid[number].warnings)
+    warnings = list(laid.warnings)
     if [layer.digest for layer in layers] == [layer.digest for layer in old.manifest.layers]:
         return NewImage(old, None, warnings)
     names = [layer.name for layer in listed]

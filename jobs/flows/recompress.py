@@ -10,6 +10,7 @@ from layerfarm.jobs.catalog.proof import prove
 from layerfarm.jobs.catalog.recompress import is_wanted, recompress_layer, replacing
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.records import keep_records, read_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
@@ -28,21 +29,6 @@ from layerfarm.jobs.layer import Codec, Compression, codec_id
 from layerfarm.jobs.store import Descriptor, Layout
 
 
-class Recompressed(Model):
-    """A layer that was compressed anew."""
-
-    digest: str
-    """Of the old blob."""
-    diff_id: str
-    packed: PackedLayer
-
-
-class _Recompressed(Model):
-    """All of them: a file of the job, because an index of many platforms may have a thousand (DESIGN law 3)."""
-
-    layers: list[Recompressed]
-
-
 class RecompressState(TransformState):
     """What a recompression knows between two stages."""
 
@@ -50,6 +36,7 @@ class RecompressState(TransformState):
     level: int | None
     keep: int
     recompressed: FileRef | None = None
+    """:class:`~layerfarm.jobs.image.PackedLayer` by :func:`_key` of the old layer."""
 
 
 def _begin(ctx: Context, request: RecompressRequest) -> RecompressState:
@@ -127,32 +114,27 @@ def _name_of_layer(ctx: Context, unit: Unit) -> str:
 
 
 def _join_layers(ctx: Context, state: RecompressState, results: list[dict[str, Any]]) -> RecompressState:
-    keys = _wanted(image_set(ctx, state), state)
-    done = [
-        Recompressed(digest=digest, diff_id=diff_id, packed=PackedLayer.model_validate(result))
-        for (digest, diff_id), result in zip(keys, results, strict=True)
-    ]
-    text = _Recompressed(layers=done).model_dump_json(by_alias=True)
-    file = work_directory(ctx, state.target.store).publish("recompressed", lambda path: _write(path, text))
+    done = {
+        _key(*pair): PackedLayer.model_validate(result)
+        for pair, result in zip(_wanted(image_set(ctx, state), state), results, strict=True)
+    }
+    file = keep_records(work_directory(ctx, state.target.store), "recompressed", done, PackedLayer)
     return state.model_copy(update={"recompressed": file})
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+def _key(digest: str, diff_id: str) -> str:
+    return f"{digest} {diff_id}"
 
 
 # --- prove ---------------------------------------------------------------------------------------
 
 
 def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
-    assert state.recompressed is not None
-    file = work_directory(ctx, state.target.store).open(state.recompressed)
-    known = _Recompressed.model_validate_json(file.read_text())
-    done = {(each.digest, each.diff_id): each.packed for each in known.layers}
+    done = read_records(work_directory(ctx, state.target.store), state.recompressed, PackedLayer)
     layers: list[Descriptor] = []
     lost: set[str] = set()
     for number, (layer, diff_id) in enumerate(old.layers):
-        packed = done.get((layer.digest, diff_id)) if number >= state.keep else None
+        packed = done.get(_key(layer.digest, diff_id)) if number >= state.keep else None
         if packed is None:
             layers.append(layer)
             continue

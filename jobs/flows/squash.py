@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from layerfarm.jobs.catalog.difference import Allowed
 from layerfarm.jobs.catalog.squash import check_range, squash_layers, squashed_config
-from layerfarm.jobs.flows.base import Context, Equal, Model, Stage, Unit, name_of_work, unit_of
+from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.records import keep_records, read_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
@@ -29,8 +31,6 @@ from layerfarm.jobs.store import Descriptor, Layout
 class Range(Model):
     """Which layers of one image are merged, and how the result is compressed."""
 
-    image: str
-    """Digest of the manifest."""
     keep: int
     upto: int
     compression: Compression
@@ -46,27 +46,39 @@ class SquashState(TransformState):
 
     level: int | None
     epoch: int | None
-    ranges: list[Range]
-    squashed: list[PackedLayer | None] = []
-    """For each range; None where nothing had to be done."""
+    ranges: FileRef
+    """:class:`Range` by the digest of the image."""
+    squashed: FileRef | None = None
+    """:class:`~layerfarm.jobs.image.PackedLayer` by the digest of the image; none where nothing had to be done."""
 
 
 def _begin(ctx: Context, request: SquashRequest) -> SquashState:
     images, fields = begin(ctx, request)
-    ranges = []
+    ranges = {}
     for image in images.images:
         keep = kept_layers(ctx, image, request.keep, request.base)
         compression = choose_compression(request.compress, image)
         Codec(compression, level=request.level)  # refuses a level that is none
         upto = check_range(image, keep, request.upto)
-        ranges.append(Range(image=image.descriptor.digest, keep=keep, upto=upto, compression=compression))
-    return SquashState(level=request.level, epoch=request.source_date_epoch, ranges=ranges, **fields)
+        ranges[image.descriptor.digest] = Range(keep=keep, upto=upto, compression=compression)
+    file = keep_records(work_directory(ctx, fields["target"].store), "ranges", ranges, Range)
+    return SquashState(level=request.level, epoch=request.source_date_epoch, ranges=file, **fields)
+
+
+def _ranges(ctx: Context, state: SquashState) -> dict[str, Range]:
+    return read_records(work_directory(ctx, state.target.store), state.ranges, Range)
+
+
+def _images(ctx: Context, state: SquashState) -> Iterator[tuple[Resolved, Range]]:
+    """Each image of the set, once, and what is merged of it."""
+    ranges = _ranges(ctx, state)
+    for image in image_set(ctx, state).images:
+        yield image, ranges[image.descriptor.digest]
 
 
 def _kept(ctx: Context, state: SquashState) -> Import:
-    images = image_set(ctx, state)
     kept = []
-    for image, each in zip(images.images, state.ranges, strict=True):
+    for image, each in _images(ctx, state):
         layers = image.manifest.layers
         kept += layers if each.is_one else [*layers[: each.keep], *layers[each.upto :]]
     return importing(ctx, state, kept)
@@ -88,7 +100,7 @@ class _SquashUnit(Model):
 
 def _plan_layers(ctx: Context, state: SquashState) -> list[Unit]:
     units = []
-    for image, each in zip(image_set(ctx, state).images, state.ranges, strict=True):
+    for image, each in _images(ctx, state):
         if not each.is_one:
             params = _SquashUnit(
                 source=state.source,
@@ -126,19 +138,24 @@ def _name_of_layers(ctx: Context, unit: Unit) -> str:
 
 def _join_layers(ctx: Context, state: SquashState, results: list[dict[str, Any]]) -> SquashState:
     done = iter(results)
-    squashed = [None if each.is_one else PackedLayer.model_validate(next(done)) for each in state.ranges]
-    return state.model_copy(update={"squashed": squashed})
+    squashed = {
+        image.descriptor.digest: PackedLayer.model_validate(next(done))
+        for image, each in _images(ctx, state)
+        if not each.is_one
+    }
+    file = keep_records(work_directory(ctx, state.target.store), "squashed", squashed, PackedLayer)
+    return state.model_copy(update={"squashed": file})
 
 
 # --- prove ---------------------------------------------------------------------------------------
 
 
 def _make(ctx: Context, state: SquashState, old: Resolved) -> NewImage:
-    ((each, packed),) = (
-        pair for pair in zip(state.ranges, state.squashed, strict=True) if pair[0].image == old.descriptor.digest
-    )
-    if packed is None:
+    each = _ranges(ctx, state)[old.descriptor.digest]
+    if each.is_one:
         return NewImage(old, None)
+    work = work_directory(ctx, state.target.store)
+    packed = read_records(work, state.squashed, PackedLayer)[old.descriptor.digest]
     layers = old.manifest.layers
     layers = [*layers[: each.keep], packed.descriptor, *layers[each.upto :]]
     config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, old.descriptor.digest, state.epoch)

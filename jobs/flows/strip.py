@@ -8,14 +8,17 @@ from typing import Any
 from layerfarm.jobs.catalog.difference import Allowed
 from layerfarm.jobs.catalog.squash import linux_only
 from layerfarm.jobs.catalog.strip import strip_layers, stripped_config
-from layerfarm.jobs.flows.base import Context, Equal, Model, Stage, Unit, name_of_work, unit_of
+from layerfarm.jobs.errors import StoreError, TreeChanged
+from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
+from layerfarm.jobs.flows.records import keep_records, read_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
     image_set,
     importing,
+    target_of,
     transform_flow,
     written,
 )
@@ -23,14 +26,17 @@ from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
 from layerfarm.jobs.layer import Codec, Compression, codec_id
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.notes import read_note, write_note
 
 
 class Stripped(Model):
     """The new layers of one image, by their position from 0."""
 
-    image: str
-    """Digest of the manifest."""
     layers: dict[int, PackedLayer]
+
+
+_NOTES = "stripped"
+"""Kind of the notes that hold one: other jobs whose work is equal read it, too."""
 
 
 class StripState(TransformState):
@@ -39,7 +45,8 @@ class StripState(TransformState):
     paths: list[str]
     level: int | None
     epoch: int | None
-    stripped: list[Stripped] = []
+    stripped: FileRef | None = None
+    """:class:`Stripped` by the digest of the image."""
 
 
 def _begin(ctx: Context, request: StripRequest) -> StripState:
@@ -86,7 +93,15 @@ def _run_layers(ctx: Context, unit: Unit) -> dict[str, Any]:
     done = strip_layers(
         source, target, image, params.paths, params.level, ctx.policy.threads, params.epoch, ctx.observer.advanced
     )
-    return Stripped(image=params.image.digest, layers=done).model_dump(mode="json", by_alias=True)
+    note = _name_of_layers(ctx, unit)
+    if not write_note(target, _NOTES, note, Stripped(layers=done).model_dump_json(by_alias=True).encode()):
+        raise StoreError("what was stripped cannot be noted", where=target.path)
+    return {"note": note}
+
+
+def _noted(target: Layout, result: dict[str, Any]) -> Stripped | None:
+    content = read_note(target, _NOTES, result["note"])
+    return None if content is None else Stripped.model_validate_json(content)
 
 
 def _name_of_layers(ctx: Context, unit: Unit) -> str:
@@ -101,26 +116,34 @@ def _name_of_layers(ctx: Context, unit: Unit) -> str:
 def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
     params = _StripUnit.model_validate(unit.params)
     target = Layout.open(ctx.policy.check_store(params.target))
-    return all(target.claim(packed.descriptor) for packed in Stripped.model_validate(result).layers.values())
+    done = _noted(target, result)
+    return done is not None and all(target.claim(packed.descriptor) for packed in done.layers.values())
 
 
 def _join_layers(ctx: Context, state: StripState, results: list[dict[str, Any]]) -> StripState:
-    images = image_set(ctx, state).images
-    # An equal unit of another job may have been of an image with the same layers and another config.
-    done = [
-        Stripped(image=image.descriptor.digest, layers=Stripped.model_validate(result).layers)
-        for image, result in zip(images, results, strict=True)
-    ]
-    return state.model_copy(update={"stripped": done})
+    target = target_of(ctx, state)
+    stripped = {}
+    for image, result in zip(image_set(ctx, state).images, results, strict=True):
+        done = _noted(target, result)
+        if done is None:
+            raise TreeChanged("a note of the job is gone", where=result["note"])
+        stripped[image.descriptor.digest] = done
+    file = keep_records(work_directory(ctx, target.path), "stripped", stripped, Stripped)
+    return state.model_copy(update={"stripped": file})
+
+
+def _stripped(ctx: Context, state: StripState) -> dict[str, Stripped]:
+    return read_records(work_directory(ctx, state.target.store), state.stripped, Stripped)
 
 
 def _kept(ctx: Context, state: StripState) -> Import:
     """The layers that nothing was taken from."""
+    stripped = _stripped(ctx, state)
     kept = [
         layer
-        for image, done in zip(image_set(ctx, state).images, state.stripped, strict=True)
+        for image in image_set(ctx, state).images
         for position, layer in enumerate(image.manifest.layers)
-        if position not in done.layers
+        if position not in stripped[image.descriptor.digest].layers
     ]
     return importing(ctx, state, kept)
 
@@ -129,7 +152,7 @@ def _kept(ctx: Context, state: StripState) -> Import:
 
 
 def _make(ctx: Context, state: StripState, old: Resolved) -> NewImage:
-    (done,) = (each.layers for each in state.stripped if each.image == old.descriptor.digest)
+    done = _stripped(ctx, state)[old.descriptor.digest].layers
     if not done:
         return NewImage(old, None, ["nothing in the image matches"])
     layers = [done[at].descriptor if at in done else layer for at, layer in enumerate(old.manifest.layers)]

@@ -16,8 +16,9 @@ from layerfarm.jobs.catalog.difference import Allowed
 from layerfarm.jobs.catalog.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
 from layerfarm.jobs.catalog.proof import Proof, attach_proof, prove
 from layerfarm.jobs.catalog.squash import check_range, layers_of_base, linux_only
-from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, unit_of, work_directory
+from layerfarm.jobs.flows.base import Context, FileRef, Flow, Model, Stage, State, Unit, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import
+from layerfarm.jobs.flows.records import keep_records, read_records
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
@@ -44,7 +45,8 @@ class TransformState(State):
     top: Descriptor
     """What the tag named when the job began."""
     referrers: Choice
-    made: list[Made] = []
+    made: FileRef | None = None
+    """:class:`Made` by the digest of the old image."""
     warnings: list[str] = []
     result: TransformResult | None = None
 
@@ -226,10 +228,17 @@ class _Closing(Generic[StateT]):
             proof=new.proof,
             warnings=new.warnings,
         )
-        return made.model_dump(mode="json")
+        # A proof names every layer.
+        work = work_directory(ctx, state.target.store)
+        name = f"made-{old.descriptor.digest.partition(':')[2]}"
+        return keep_records(work, name, {old.descriptor.digest: made}, Made).model_dump()
 
     def join_prove(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-        return state.model_copy(update={"made": [Made.model_validate(result) for result in results]})
+        work = work_directory(ctx, state.target.store)
+        made: dict[str, Made] = {}
+        for result in results:
+            made |= read_records(work, FileRef.model_validate(result), Made)
+        return state.model_copy(update={"made": keep_records(work, "made", made, Made)})
 
     # --- publish -------------------------------------------------------------------------------------
 
@@ -239,24 +248,27 @@ class _Closing(Generic[StateT]):
     def publish(self, ctx: Context, unit: Unit) -> dict[str, Any]:
         state = self._state_type.model_validate(unit.params)
         source, target = source_of(ctx, state), target_of(ctx, state)
-        return _publish(ctx, source, target, state, image_set(ctx, state)).model_dump()
+        made = read_records(work_directory(ctx, target.path), state.made, Made)
+        return _publish(ctx, source, target, state, image_set(ctx, state), list(made.values())).model_dump()
 
     def join_publish(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
         (result,) = results
         return state.model_copy(update={"result": TransformResult.model_validate(result)})
 
 
-def _publish(ctx: Context, source: Layout, target: Layout, state: TransformState, images: ImageSet) -> TransformResult:
+def _publish(
+    ctx: Context, source: Layout, target: Layout, state: TransformState, images: ImageSet, done: Sequence[Made]
+) -> TransformResult:
     """Indexes, proofs, what speaks of the images, and at last the tag. Doing it twice changes nothing."""
-    replaced = {made.old.digest: made.new for made in state.made if made.new.digest != made.old.digest}
+    replaced = {made.old.digest: made.new for made in done if made.new.digest != made.old.digest}
     for image in images.images:
         if image.descriptor.digest not in replaced:
             copy_manifest(source, target, image.descriptor)
-    same = all(made.proof is None or made.proof.same_tree for made in state.made)
+    same = all(made.proof is None or made.proof.same_tree for made in done)
     carrier = Carrier(source, target, same_tree=same, choice=state.referrers)
     top = rewrite(target, source, images.top, replaced, carrier.beside)
     changes = []
-    for made in state.made:
+    for made in done:
         proof = None
         if made.proof is not None:
             proof = attach_proof(target, made.proof, made.new).digest
@@ -275,7 +287,7 @@ def _publish(ctx: Context, source: Layout, target: Layout, state: TransformState
         bytes_after=_bytes(new),
         referrers=carrier.carried,
         unchanged=top.digest == images.top.digest,
-        warnings=[*state.warnings, *(text for made in state.made for text in made.warnings), *carrier.warnings],
+        warnings=[*state.warnings, *(text for made in done for text in made.warnings), *carrier.warnings],
     )
 
 
