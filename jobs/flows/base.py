@@ -320,7 +320,7 @@ def unit_of(params: Model, nbytes: int = 0) -> Unit:
 _BYTES: Final = 2
 """Raised when equal inputs give other layers than the release before, so that a farm takes none of its results.
 
-2: the entries of hard links repeat the metadata of their file.
+2: the entries of hard links repeat the metadata of their file, and merged layers have the order of a walk.
 """
 
 
