@@ -40,6 +40,8 @@ class Disk:
     moves: list[tuple[str, str]] = field(default_factory=list)
     """Job and tag of each tag given, in order."""
     publish: Callable[[Context, str], None] = lambda context, tag: None
+    done: Callable[[str], None] = lambda job_id: None
+    """Called when something is done for a job."""
     broken: Callable[[], None] = lambda: None
     """Called before an error of the host on which the process runs."""
     breaks: list[int] = field(default_factory=list)
@@ -52,6 +54,7 @@ class Disk:
         if self.world.step(label, late=() if "clean" in label else ("EIO",)) == "EIO":
             self.broken()
             raise OSError(5, "Input/output error")
+        self.done(label.partition(":")[0])
 
 
 disk: Disk
