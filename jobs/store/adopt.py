@@ -15,7 +15,7 @@ _CHUNK = 1 << 20
 
 
 def adopt_blob(layout: Layout, path: Path, descriptor: Descriptor) -> bool:
-    """Move the file at ``path``, on the layout's filesystem, into the layout as the blob ``descriptor``.
+    """Move the file at ``path``, in the layout's private directory, into the layout as the blob ``descriptor``.
 
     Its bytes are read and verified first. Nobody may write to it any more. If the layout holds the blob, the
     file is removed and its content not looked at. Returns whether the layout got a new blob.

@@ -22,6 +22,7 @@ from layerfarm.jobs.errors import (
     RegistryError,
     StoreError,
     TagNotFound,
+    UnsafePath,
 )
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
@@ -215,10 +216,17 @@ def test_transfers_are_begun_at_the_pace_that_is_asked_for() -> None:
 # --- what is taken over --------------------------------------------------------------------------
 
 
-def test_only_what_has_the_promised_bytes_is_taken_over(store: Layout, tmp_path: Path) -> None:
+def beside(store: Layout) -> Path:
+    """Where other programs write blobs for a layout."""
+    place = store.path / ".layerfarm/work/1"
+    place.mkdir(parents=True)
+    return place
+
+
+def test_only_what_has_the_promised_bytes_is_taken_over(store: Layout) -> None:
     right = store.put(b"content", "text/plain")
     store.blob_path(right.digest).unlink()
-    wrong = tmp_path / "wrong"
+    wrong = beside(store) / "wrong"
     wrong.write_bytes(b"CONTENT")
     with pytest.raises(DigestMismatch):
         adopt_blob(store, wrong, right)
@@ -230,15 +238,16 @@ def test_only_what_has_the_promised_bytes_is_taken_over(store: Layout, tmp_path:
     assert not wrong.exists()
 
 
-def test_links_and_pipes_are_not_taken_over(store: Layout, tmp_path: Path) -> None:
+def test_links_and_pipes_are_not_taken_over(store: Layout) -> None:
     right = store.put(b"content", "text/plain")
     store.blob_path(right.digest).unlink()
-    (tmp_path / "content").write_bytes(b"content")
-    (tmp_path / "link").symlink_to("content")
-    os.mkfifo(tmp_path / "pipe")
+    place = beside(store)
+    (place / "content").write_bytes(b"content")
+    (place / "link").symlink_to("content")
+    os.mkfifo(place / "pipe")
     for name in ("link", "pipe", "none"):
-        with pytest.raises(StoreError):
-            adopt_blob(store, tmp_path / name, right)
+        with pytest.raises((StoreError, UnsafePath)):
+            adopt_blob(store, place / name, right)
     assert not store.has(right)
 
 
