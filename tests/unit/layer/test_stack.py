@@ -205,8 +205,8 @@ def test_every_name_of_a_merged_file_carries_its_metadata() -> None:
     links = links_beside_their_inodes(merged)
     assert [link for link, _ in links] == [inode for _, inode in links]
     assert [sorted(link[4]) for link, _ in links] == [
-        ["SCHILY.xattr.trusted.t"],
         ["SCHILY.xattr.security.capability", "SCHILY.xattr.user.k"],
+        ["SCHILY.xattr.trusted.t"],
     ]
 
 
