@@ -217,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What runs here stages files and starts processes: their clean-up is in `finally`, so SIGTERM must unwind.
     signal.signal(signal.SIGTERM, _terminate)
     code = _run(list(sys.argv[1:] if argv is None else argv))
+    output.settle()
     return code if code or output.all_was_said() else 1
 
 

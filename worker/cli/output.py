@@ -56,9 +56,16 @@ def to_stdout() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # The interpreter flushes once more on exit, and would complain there.
         _drop(sys.stdout)
         raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def settle() -> None:
+    """Leave nothing for the interpreter to flush on exit, where it would complain: click's own help is not dropped."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop(sys.stdout)
 
 
 def info(text: str) -> None:
