@@ -23,6 +23,8 @@ from layerfarm.jobs.layer.tarformat import TRAILER, Header, encode_header
 from tests.trees import Node, read_tree, tree
 from tests.unit.layer.archives import apply
 
+pytestmark = pytest.mark.usefixtures("as_root")  # owners and devices are made as the headers say
+
 GNU = (257, b"ustar  \0")
 V7 = (257, bytes(8))
 STAR = (508, b"tar\0")
