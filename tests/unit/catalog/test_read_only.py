@@ -167,7 +167,7 @@ def test_nor_do_they_write_where_they_could(reader: Reader) -> None:
     assert _seen(reader.source.path) == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts")
 def test_a_read_only_mount_is_read_by_all(reader: Reader) -> None:
     shutil.rmtree(reader.source.path / ".layerfarm")
     source, target = reader.source.path, Layout.create(reader.home / "target").path
