@@ -288,12 +288,20 @@ class WorkDirectory:
         return path
 
 
+def staging_name(work: str) -> str:
+    """The name of what a job stages beside its output (:attr:`Context.work`).
+
+    Not made of the output's name: that may have all the bytes that a name can have.
+    """
+    return f".layerfarm-{work}"
+
+
 class WorkBeside(WorkDirectory):
     """The same beside what the job makes, where that belongs to no store or the store is only read."""
 
     def __init__(self, output: Path, name: str) -> None:
         super().__init__(output.parent, name)
-        self.path = output.with_name(f".{output.name}.layerfarm-{name}")
+        self.path = output.with_name(staging_name(name))
 
     def create(self) -> None:
         """

@@ -14,7 +14,6 @@ from layerfarm.jobs.flows.layering import layering_stages
 from layerfarm.jobs.flows.publish import image_result, publish_image
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult
 from layerfarm.jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
-from layerfarm.jobs.layer import Codec
 from layerfarm.jobs.mtree import Entry
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
@@ -43,8 +42,7 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
         base = resolve(base_store, request.base.tag, request.platform)
         for blob in base.blobs:
             base_store.pin(blob)  # its tag may go away while the job runs
-    compression = choose_compression(request.layer.compress, base)
-    Codec(compression, level=request.layer.level)  # refuses a level that is none
+    compression = choose_compression(request.layer.compress, base, request.layer.level)
     work_directory(ctx, store.path).create()
     return BuildState(
         store=store.path,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfarm.jobs.errors import BundleError, BundleExists
-from layerfarm.jobs.flows.base import Model, WorkDirectory
+from layerfarm.jobs.flows.base import Model, WorkDirectory, staging_name
 from layerfarm.jobs.image import ROOTFS_NAME
 from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME
 from layerfarm.jobs.image.remove import remove_tree
@@ -33,7 +33,7 @@ class _Found(Model):
     missing: list[str]
     """Directories above the bundle that did not exist, outermost first."""
     mode: int | None = None
-    """Of the bundle's directory; None: it did not exist."""
+    """That of the bundle's directory; None: it did not exist."""
     atime: int = 0
     mtime: int = 0
     """Nanoseconds."""
@@ -62,9 +62,7 @@ def refuse_existing(bundle: Path) -> None:
     Raises:
         BundleExists: a part of a bundle is there, or something that is no directory is in the way.
     """
-    for name in (ROOTFS_NAME, CONFIG_NAME, META_NAME):
-        if os.path.lexists(bundle / name):
-            raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
+    _refuse(bundle, (ROOTFS_NAME, CONFIG_NAME, META_NAME))
     base = base_of(bundle)
     if base != bundle:
         first = base / bundle.relative_to(base).parts[0]
@@ -72,12 +70,18 @@ def refuse_existing(bundle: Path) -> None:
             raise BundleExists("something that is no directory is here already", where=first)
 
 
+def _refuse(bundle: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if os.path.lexists(bundle / name):
+            raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
+
+
 class _Beside(WorkDirectory):
     """Records in the directory in which the bundle is staged."""
 
     def __init__(self, base: Path, job: str) -> None:
         super().__init__(base, job)
-        self.path = base / _staging_name(job) / "records"
+        self.path = base / staging_name(job) / "records"
 
     def create(self) -> None:
         own_directory(self.path.parent)
@@ -116,7 +120,7 @@ def stage(bundle: Path, job: str) -> Path:
         BundleError: the directory cannot be made, or somebody else has made it.
     """
     base = base_of(bundle)
-    parent = base / _staging_name(job)
+    parent = base / staging_name(job)
     try:
         if base == bundle and stat.S_IMODE(bundle.stat().st_mode) != 0o700:
             os.chmod(bundle, 0o700)
@@ -152,9 +156,7 @@ def publish(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, A
     names = sorted(os.listdir(staged), key=lambda name: (name != ROOTFS_NAME, name == META_NAME, name))
     record = _Published(inode=_identity(staged), staged=str(staged), names=names, result=result)
     work.publish(f"{_PUBLISHED}-{staged.name}", lambda path: _write(path, record))
-    for name in names:
-        if os.path.lexists(bundle / name):
-            raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
+    _refuse(bundle, names)
     try:
         if is_directory(bundle):
             _move_parts(staged, bundle, names)
@@ -219,12 +221,7 @@ def _restore(found: _Found, bundle: Path, *, own: bool, made: bool) -> None:
 
 def staged_by(bundle: Path, job: str) -> list[Path]:
     """Where the job may have staged: a directory above the bundle may have come or gone since."""
-    return [place / _staging_name(job) for place in (bundle, *bundle.parents)]
-
-
-def _staging_name(job: str) -> str:
-    # Not the bundle's name: that may have all the bytes that a name can have.
-    return f".layerfarm-{job}"
+    return [place / staging_name(job) for place in (bundle, *bundle.parents)]
 
 
 def _move_parts(staged: Path, bundle: Path, names: list[str]) -> None:

@@ -10,7 +10,7 @@ from layerfarm.jobs.catalog.flatten import flatten
 from layerfarm.jobs.catalog.indexes import follow, platform_of, read_images
 from layerfarm.jobs.catalog.squash import linux_only
 from layerfarm.jobs.errors import RequestError
-from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, unit_of
+from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, staging_name, unit_of
 from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult, FlatTree
 from layerfarm.jobs.image import resolve, resolve_walk
 from layerfarm.jobs.image.remove import remove_tree
@@ -69,9 +69,8 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
     )
 
 
-def _staging(output: Path, job_id: str) -> Path:
-    # Not the output's name: that may have all the bytes that a name can have.
-    return output.with_name(f".layerfarm-{job_id}")
+def _staging(output: Path, work: str) -> Path:
+    return output.with_name(staging_name(work))
 
 
 def _make(directory: Path) -> None:

@@ -25,7 +25,7 @@ from layerfarm.jobs.flows.base import (
     work_directory,
 )
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records, read_records
+from layerfarm.jobs.flows.records import keep_records
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforming import (
     NewImage,
@@ -34,6 +34,7 @@ from layerfarm.jobs.flows.transforming import (
     finish,
     image_set,
     importing,
+    records_of,
     target_of,
     transform_flow,
 )
@@ -181,11 +182,11 @@ def _join_examine(ctx: Context, state: RebaseState, results: list[dict[str, Any]
 
 
 def _plan(ctx: Context, state: RebaseState) -> Plan:
-    return read_records(work_directory(ctx, state.target.store), state.plan, Plan)[_PLAN]
+    return records_of(ctx, state, state.plan, Plan)[_PLAN]
 
 
 def _verdicts(ctx: Context, state: RebaseState) -> dict[str, RebaseVerdict]:
-    return read_records(work_directory(ctx, state.target.store), state.verdicts, RebaseVerdict)
+    return records_of(ctx, state, state.verdicts, RebaseVerdict)
 
 
 def _from_old(ctx: Context, state: RebaseState) -> Import:

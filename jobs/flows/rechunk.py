@@ -23,21 +23,22 @@ from layerfarm.jobs.flows.dissect import (
     run_read,
 )
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records, read_records
+from layerfarm.jobs.flows.records import keep_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    image_set,
+    images_with,
     importing,
     kept_layers,
     layer_is_there,
+    records_of,
     transform_flow,
     written,
 )
 from layerfarm.jobs.flows.transforms import ComponentRule, RechunkRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, choose_compression, pack_layer
-from layerfarm.jobs.layer import Codec, Compression
+from layerfarm.jobs.layer import Compression
 from layerfarm.jobs.store import Descriptor, Layout
 
 
@@ -64,8 +65,7 @@ def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
     tasks = {}
     for image in images.images:
         keep = kept_layers(ctx, image, request.keep, request.base)
-        compression = choose_compression(request.compress, image)
-        Codec(compression, level=request.level)  # refuses a level that is none
+        compression = choose_compression(request.compress, image, request.level)
         tasks[image.descriptor.digest] = Task(image=image.descriptor, keep=keep, compression=compression)
     return RechunkState(
         budget=request.budget,
@@ -79,13 +79,11 @@ def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
 
 
 def _tasks(ctx: Context, state: RechunkState) -> dict[str, Task]:
-    return read_records(work_directory(ctx, state.target.store), state.tasks, Task)
+    return records_of(ctx, state, state.tasks, Task)
 
 
 def _images(ctx: Context, state: RechunkState) -> Iterator[tuple[Resolved, Task]]:
-    tasks = _tasks(ctx, state)
-    for image in image_set(ctx, state).images:
-        yield image, tasks[image.descriptor.digest]
+    return images_with(ctx, state, state.tasks, Task)
 
 
 def _kept(ctx: Context, state: RechunkState) -> Import:
@@ -122,7 +120,7 @@ def _join_read(ctx: Context, state: RechunkState, results: list[dict[str, Any]])
 
 
 def _laid(ctx: Context, state: RechunkState) -> dict[str, Laid]:
-    return read_records(work_directory(ctx, state.target.store), state.laid, Laid)
+    return records_of(ctx, state, state.laid, Laid)
 
 
 def _listed(ctx: Context, state: RechunkState, laid: Laid) -> list[Listed]:
@@ -207,7 +205,7 @@ def _make(ctx: Context, state: RechunkState, old: Resolved) -> NewImage:
     digest = old.descriptor.digest
     task, laid = _tasks(ctx, state)[digest], _laid(ctx, state)[digest]
     listed = _listed(ctx, state, laid)
-    written_now = read_records(work_directory(ctx, state.target.store), state.packed, PackedLayer)
+    written_now = records_of(ctx, state, state.packed, PackedLayer)
     packed = [
         layer.packed or written_now[name_of_layer(layer.digest, task.compression, state.level)] for layer in listed
     ]

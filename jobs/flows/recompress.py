@@ -10,7 +10,7 @@ from layerfarm.jobs.catalog.proof import prove
 from layerfarm.jobs.catalog.recompress import is_wanted, recompress_layer, replacing
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records, read_records
+from layerfarm.jobs.flows.records import keep_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
@@ -18,6 +18,7 @@ from layerfarm.jobs.flows.transforming import (
     image_set,
     importing,
     layer_is_there,
+    records_of,
     source_of,
     target_of,
     transform_flow,
@@ -130,7 +131,7 @@ def _key(digest: str, diff_id: str) -> str:
 
 
 def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
-    done = read_records(work_directory(ctx, state.target.store), state.recompressed, PackedLayer)
+    done = records_of(ctx, state, state.recompressed, PackedLayer)
     layers: list[Descriptor] = []
     lost: set[str] = set()
     for number, (layer, diff_id) in enumerate(old.layers):

@@ -22,7 +22,6 @@ from layerfarm.jobs.image import (
     resolve_walk,
 )
 from layerfarm.jobs.image.bundle import BundleIdMapping
-from layerfarm.jobs.layer import Codec
 from layerfarm.jobs.mtree import Entry, Walk, write_stat_cache
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
@@ -47,8 +46,7 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     for blob in base.blobs:
         store.claim(blob)  # its tag may be gone already, and a garbage collector on its way
     maps = bundle.meta.map_options
-    compression = choose_compression(request.layer.compress, base)
-    Codec(compression, level=request.layer.level)  # refuses a level that is none
+    compression = choose_compression(request.layer.compress, base, request.layer.level)
     work_directory(ctx, store.path).create()
     return RepackState(
         store=store.path,

@@ -10,15 +10,16 @@ from layerfarm.jobs.catalog.difference import Allowed
 from layerfarm.jobs.catalog.squash import check_range, squash_layers, squashed_config
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records, read_records
+from layerfarm.jobs.flows.records import keep_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    image_set,
+    images_with,
     importing,
     kept_layers,
     layer_is_there,
+    records_of,
     transform_flow,
     written,
 )
@@ -57,8 +58,7 @@ def _begin(ctx: Context, request: SquashRequest) -> SquashState:
     ranges = {}
     for image in images.images:
         keep = kept_layers(ctx, image, request.keep, request.base)
-        compression = choose_compression(request.compress, image)
-        Codec(compression, level=request.level)  # refuses a level that is none
+        compression = choose_compression(request.compress, image, request.level)
         upto = check_range(image, keep, request.upto)
         ranges[image.descriptor.digest] = Range(keep=keep, upto=upto, compression=compression)
     file = keep_records(work_directory(ctx, fields["target"].store), "ranges", ranges, Range)
@@ -66,14 +66,12 @@ def _begin(ctx: Context, request: SquashRequest) -> SquashState:
 
 
 def _ranges(ctx: Context, state: SquashState) -> dict[str, Range]:
-    return read_records(work_directory(ctx, state.target.store), state.ranges, Range)
+    return records_of(ctx, state, state.ranges, Range)
 
 
 def _images(ctx: Context, state: SquashState) -> Iterator[tuple[Resolved, Range]]:
     """Each image of the set, once, and what is merged of it."""
-    ranges = _ranges(ctx, state)
-    for image in image_set(ctx, state).images:
-        yield image, ranges[image.descriptor.digest]
+    return images_with(ctx, state, state.ranges, Range)
 
 
 def _kept(ctx: Context, state: SquashState) -> Import:
@@ -154,8 +152,7 @@ def _make(ctx: Context, state: SquashState, old: Resolved) -> NewImage:
     each = _ranges(ctx, state)[old.descriptor.digest]
     if each.is_one:
         return NewImage(old, None)
-    work = work_directory(ctx, state.target.store)
-    packed = read_records(work, state.squashed, PackedLayer)[old.descriptor.digest]
+    packed = records_of(ctx, state, state.squashed, PackedLayer)[old.descriptor.digest]
     layers = old.manifest.layers
     layers = [*layers[: each.keep], packed.descriptor, *layers[each.upto :]]
     config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, old.descriptor.digest, state.epoch)

@@ -11,13 +11,14 @@ from layerfarm.jobs.catalog.strip import strip_layers, stripped_config
 from layerfarm.jobs.errors import StoreError, TreeChanged
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records, read_records
+from layerfarm.jobs.flows.records import keep_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
     image_set,
     importing,
+    records_of,
     target_of,
     transform_flow,
     written,
@@ -133,7 +134,7 @@ def _join_layers(ctx: Context, state: StripState, results: list[dict[str, Any]])
 
 
 def _stripped(ctx: Context, state: StripState) -> dict[str, Stripped]:
-    return read_records(work_directory(ctx, state.target.store), state.stripped, Stripped)
+    return records_of(ctx, state, state.stripped, Stripped)
 
 
 def _kept(ctx: Context, state: StripState) -> Import:

@@ -6,7 +6,7 @@ before every image of the set is proved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,7 @@ from layerfarm.jobs.catalog.proof import Proof, attach_proof, prove
 from layerfarm.jobs.catalog.squash import check_range, layers_of_base, linux_only
 from layerfarm.jobs.flows.base import Context, FileRef, Flow, Model, Stage, State, Unit, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import
-from layerfarm.jobs.flows.records import keep_records, read_records
+from layerfarm.jobs.flows.records import RecordT, keep_records, read_records
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
@@ -92,6 +92,20 @@ def begin(ctx: Context, request: TransformRequest) -> tuple[ImageSet, dict[str, 
 def image_set(ctx: Context, state: TransformState) -> ImageSet:
     """The images as they were when the job began."""
     return follow(source_of(ctx, state), state.top)
+
+
+def records_of(ctx: Context, state: TransformState, file: FileRef | None, kind: type[RecordT]) -> dict[str, RecordT]:
+    """The records that the job keeps in ``file`` (:mod:`layerfarm.jobs.flows.records`)."""
+    return read_records(work_directory(ctx, state.target.store), file, kind)
+
+
+def images_with(
+    ctx: Context, state: TransformState, file: FileRef | None, kind: type[RecordT]
+) -> Iterator[tuple[Resolved, RecordT]]:
+    """Each image of the set, once, with its record in ``file``."""
+    records = records_of(ctx, state, file, kind)
+    for image in image_set(ctx, state).images:
+        yield image, records[image.descriptor.digest]
 
 
 def source_of(ctx: Context, state: TransformState) -> Layout:

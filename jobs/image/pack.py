@@ -54,15 +54,21 @@ def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLaye
     return PackedLayer(descriptor=descriptor, diff_id=measured.digest(), uncompressed_size=measured.size)
 
 
-def choose_compression(choice: str, base: Resolved | None) -> Compression:
+def choose_compression(choice: str, base: Resolved | None, level: int | None = None) -> Compression:
     """The compression for a new layer on ``base``.
 
     ``auto`` is that of the newest layer below that layerfarm can write and that is compressed at all,
     else gzip (umoci.md A, "compress").
 
     Raises:
-        RequestError: there is no such compression.
+        RequestError: there is no such compression, or it has no such ``level``.
     """
+    compression = _chosen(choice, base)
+    Codec(compression, level=level)  # refuses a level that is none
+    return compression
+
+
+def _chosen(choice: str, base: Resolved | None) -> Compression:
     if choice != "auto":
         try:
             return Compression(choice)

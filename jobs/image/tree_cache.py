@@ -1,6 +1,6 @@
 """The trees of images as mtree manifests, kept in the user's own cache.
 
-``build --base``, ``diff`` and ``revert`` need the tree of an image, not its files. A tree is derived from the image's
+``build --base`` and ``diff`` need the tree of an image, not its files. A tree is derived from the image's
 verified layers by the plain rules of unpacking, and from nothing else: the directory that was packed may be another
 one (a bundle unpacked with --keep-dirlinks, or by umoci), and so may be what a layout brings along, whose author can
 be anybody. So the cache is never beside the image, and is used only where it belongs to this user.
@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.image.portable_form import as_packed, portable
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.image.trees import stack_of
-from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
-from layerfarm.jobs.rootfs import portable_xattrs
+from layerfarm.jobs.mtree import Entry, Output, read_full, write_tree
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.notes import note_path, read_note, write_note
 from layerfarm.jobs.store.usercache import user_cache
@@ -29,48 +29,6 @@ RULES: Final = 1
 """Version of the rules by which a tree is derived and written down. Raise it with every change of either: what an
 older release kept is then another name's."""
 _KIND: Final = "trees"
-
-
-def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The entries as a layer can hold them: the same for the tree that was packed and for its copy.
-
-    Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
-    no sockets; xattrs as :func:`layerfarm.jobs.rootfs.portable_xattrs` leaves them.
-    """
-    return (entry for entry in map(as_packed, entries) if entry is not None)
-
-
-def as_packed(entry: Entry) -> Entry | None:
-    """One of :func:`portable`: the same object where nothing is different; None for a socket."""
-    path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = entry
-    if kind == "socket":
-        return None
-    if mtime != UNRECORDED_TIME:
-        mtime -= mtime % 1_000_000_000
-    if kind == "dir":
-        size, nlink = 0, 1
-    elif kind == "link":
-        size = len(link or b"")
-    if xattrs:
-        xattrs = portable_xattrs(xattrs)
-    fields = path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device
-    # As where fragments are read: a tree has a million of these.
-    made: Entry = tuple.__new__(Entry, fields)
-    return entry if made == entry else made
-
-
-def tree_digest(entries: Iterable[Entry]) -> str:
-    """``sha256:`` digest of the mtree manifest of :func:`portable` entries, without writing it anywhere."""
-    sink = ManifestDigest()
-    write_tree(entries, sink.output())
-    return sink.digest()
-
-
-def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
-    """Write a tree as it lies on disk, and take its :func:`tree_digest`, in one pass; the entries, and the digest."""
-    sink = ManifestDigest()
-    count = write_tree(entries, Output(manifest, extra), sink.output())
-    return count, sink.digest()
 
 
 def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
@@ -157,22 +115,3 @@ def _record(*streams: BufferedReader | BufferedRandom) -> bytes:
         lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
         stream.seek(0)
     return "".join(lines).encode()
-
-
-class ManifestDigest:
-    """Takes a tree in its :func:`portable` form as a file would, and keeps only the digest of the manifest."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def output(self) -> Output:
-        """What to write the tree to."""
-        return Output(cast(BinaryIO, self), adapt=as_packed)
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return len(data)
-
-    def digest(self) -> str:
-        """``sha256:`` digest, once the tree is written."""
-        return f"sha256:{self._hash.hexdigest()}"

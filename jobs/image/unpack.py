@@ -27,12 +27,12 @@ from layerfarm.jobs.image.bundle import (
 from layerfarm.jobs.image.check_layer import other_compression
 from layerfarm.jobs.image.documents import ConfigSection
 from layerfarm.jobs.image.foreseeing import foreseen
+from layerfarm.jobs.image.portable_form import write_tree_and_digest
 from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
 from layerfarm.jobs.image.target import open_target
-from layerfarm.jobs.image.tree_cache import write_tree_and_digest
 from layerfarm.jobs.image.users import lookup_user
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap, compression_of
 from layerfarm.jobs.layer.decompress import decompress
@@ -78,7 +78,7 @@ class UnpackedBundle:
     """Entries of the tree."""
     mtree: str
     """``sha256:`` digest of the tree's manifest, free of what is the filesystem's affair
-    (:func:`layerfarm.jobs.image.tree_cache.portable`): equal for the tree that was packed and for this copy."""
+    (:func:`layerfarm.jobs.image.portable_form.portable`): equal for the tree that was packed and for this copy."""
     warnings: list[str]
 
     def entries(self) -> Iterator[Entry]:

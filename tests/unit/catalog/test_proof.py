@@ -15,7 +15,7 @@ from layerfarm.jobs.catalog.verify import verify_image
 from layerfarm.jobs.errors import LayerfarmError, NotEquivalent
 from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
 from layerfarm.jobs.image import Resolved, resolve, tree_of
-from layerfarm.jobs.image.tree_cache import tree_digest
+from layerfarm.jobs.image.portable_form import tree_digest
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.gc import collect
 from tests.examples import examples

@@ -63,12 +63,17 @@ def test_an_older_manifest_is_replaced_in_one_step(root: Path, tmp_path: Path) -
     assert (tmp_path / "m").read_bytes().startswith(HEADER)
 
 
+def test_a_manifest_may_have_a_name_of_255_bytes(root: Path, tmp_path: Path) -> None:
+    manifest(root, tmp_path / ("m" * 255))
+    assert (tmp_path / ("m" * 255)).read_bytes().startswith(HEADER)
+
+
 def test_a_failure_leaves_the_old_manifest_and_nothing_else(root: Path, tmp_path: Path) -> None:
     (tmp_path / "m").write_text("old")
 
     class Vanishing(Policy):
         def check_root(self, path: Path) -> Path:
-            if (tmp_path / "m").parent.joinpath("root/a/one").exists() and list(tmp_path.glob(".m.*/walk")):
+            if (tmp_path / "m").parent.joinpath("root/a/one").exists() and list(tmp_path.glob(".layerfarm-*/walk")):
                 (root / "a/one").unlink()
             return super().check_root(path)
 
