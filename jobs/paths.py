@@ -1,4 +1,4 @@
-"""The operator's own paths, as a request names them; ``layerfarm.jobs.rootfs`` is for paths inside a root."""
+"""The operator's own paths, as a request names them; ``layerfarm.jobs.fs`` is for paths inside a root."""
 
 from __future__ import annotations
 

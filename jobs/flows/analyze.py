@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.catalog.analysis import Analysis, analyze
-from layerfarm.jobs.catalog.indexes import follow, platform_of, read_images
-from layerfarm.jobs.catalog.reading import Spool
-from layerfarm.jobs.catalog.rechunk import keep_analysis, kept_analysis
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.flows.base import (
     Context,
@@ -27,6 +23,10 @@ from layerfarm.jobs.flows.dissect import analysis_options, spooled
 from layerfarm.jobs.flows.transforming import kept_layers
 from layerfarm.jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
 from layerfarm.jobs.image import Resolved, resolve_walk
+from layerfarm.jobs.relayer.analysis import Analysis, analyze
+from layerfarm.jobs.relayer.indexes import follow, platform_of, read_images
+from layerfarm.jobs.relayer.rechunk import keep_analysis, kept_analysis
+from layerfarm.jobs.relayer.spool import Spool
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.usercache import cache_path, may_write, user_cache
 

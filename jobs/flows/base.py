@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged, UnsafePath
-from layerfarm.jobs.rootfs import own_directory
+from layerfarm.jobs.fs import own_directory
 from layerfarm.jobs.store.durable import files_of, make_directory
 
 

@@ -7,16 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.catalog.analysis import AnalysisOptions, Analyzed, analyze
-from layerfarm.jobs.catalog.components import Rule
-from layerfarm.jobs.catalog.plan import Plan
-from layerfarm.jobs.catalog.reading import Difference, Spool, read_image
-from layerfarm.jobs.catalog.rechunk import LayerToBe, keep_analysis, kept_analysis, layers_to_be, read_plan
-from layerfarm.jobs.catalog.recipes import recipe_of_deletions, recipe_of_directories, recipe_of_files
+from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.flows.base import Context, FileRef, Model, Unit, WorkDirectory, name_of_work, work_directory
 from layerfarm.jobs.flows.transforms import ComponentRule
 from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
-from layerfarm.jobs.layer import Codec, Compression, codec_id
+from layerfarm.jobs.relayer.analysis import AnalysisOptions, Analyzed, analyze
+from layerfarm.jobs.relayer.components import Rule
+from layerfarm.jobs.relayer.layer_recipe import recipe_of_deletions, recipe_of_directories, recipe_of_files
+from layerfarm.jobs.relayer.planner.plan import Plan
+from layerfarm.jobs.relayer.rechunk import LayerToBe, keep_analysis, kept_analysis, layers_to_be, read_plan
+from layerfarm.jobs.relayer.spool import Difference, Spool, read_image
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.notes import read_note, write_note
 

@@ -6,14 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from layerfarm.jobs.catalog.flatten import flatten
-from layerfarm.jobs.catalog.indexes import follow, platform_of, read_images
-from layerfarm.jobs.catalog.squash import linux_only
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, staging_name, unit_of
 from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult, FlatTree
 from layerfarm.jobs.image import resolve, resolve_walk
 from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.relayer.flatten import flatten
+from layerfarm.jobs.relayer.indexes import follow, platform_of, read_images
+from layerfarm.jobs.relayer.squash import linux_only
 from layerfarm.jobs.store import Descriptor, Layout
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+from layerfarm.jobs.compress import Compression
 from layerfarm.jobs.flows.base import FileRef, Model, State
 from layerfarm.jobs.flows.newtree import Tree
 from layerfarm.jobs.flows.requests import IdMapping, LayerOptions
 from layerfarm.jobs.flows.survey import Known, Survey
 from layerfarm.jobs.image.pack import PackedLayer
-from layerfarm.jobs.layer import Compression, IdMap
+from layerfarm.jobs.layer import IdMap
 
 
 class Changes(Model):

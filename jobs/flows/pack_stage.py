@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.layer_state import LayeringState, StateT, id_map
 from layerfarm.jobs.flows.requests import IdMapping
 from layerfarm.jobs.flows.tree_unit import is_tree_unit, plan_beside_layer, run_tree_unit, split_results
 from layerfarm.jobs.image.pack import PackedLayer, pack_layer
-from layerfarm.jobs.layer import Codec, Compression, GenerateOptions, codec_id, generate_layer
+from layerfarm.jobs.layer import GenerateOptions, generate_layer
 from layerfarm.jobs.mtree import read_deltas
 from layerfarm.jobs.store import Layout
 

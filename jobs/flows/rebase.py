@@ -5,11 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.catalog.indexes import ImageSet, platform_of, read_images
-from layerfarm.jobs.catalog.proof import prove_rebase
-from layerfarm.jobs.catalog.rebase import rebased_config, rebased_manifest
-from layerfarm.jobs.catalog.rebase_evidence import Verdict
-from layerfarm.jobs.catalog.squash import layers_of_base, linux_only
 from layerfarm.jobs.errors import UnsafeRebase
 from layerfarm.jobs.extras import require
 from layerfarm.jobs.flows.base import (
@@ -47,6 +42,11 @@ from layerfarm.jobs.flows.transforms import (
     VerdictName,
 )
 from layerfarm.jobs.image import Resolved, resolve, resolve_walk, write_image
+from layerfarm.jobs.relayer.indexes import ImageSet, platform_of, read_images
+from layerfarm.jobs.relayer.proof import prove_rebase
+from layerfarm.jobs.relayer.rebase import rebased_config, rebased_manifest
+from layerfarm.jobs.relayer.rebase_evidence import Verdict
+from layerfarm.jobs.relayer.squash import layers_of_base, linux_only
 from layerfarm.jobs.store import Descriptor, Layout
 
 _PLAN = "plan"
@@ -122,7 +122,7 @@ def _plan_examine(plan: Plan) -> list[Unit]:
 
 def _run_examine(ctx: Context, unit: Unit) -> dict[str, Any]:
     require("rebase", "a rebase")
-    from layerfarm.jobs.catalog.rebase_check import examine
+    from layerfarm.jobs.relayer.rebase_check import examine
 
     params = _ExamineUnit.model_validate(unit.params)
     source = Layout.open(ctx.policy.check_store(params.source))

@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.catalog.difference import Allowed
-from layerfarm.jobs.catalog.reading import Spool
-from layerfarm.jobs.catalog.rechunk import read_plan, rechunked_config
-from layerfarm.jobs.catalog.recipes import write_layer
+from layerfarm.jobs.compress import Compression
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.dissect import (
     Laid,
@@ -38,7 +35,10 @@ from layerfarm.jobs.flows.transforming import (
 )
 from layerfarm.jobs.flows.transforms import ComponentRule, RechunkRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, choose_compression, pack_layer
-from layerfarm.jobs.layer import Compression
+from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.layer_recipe import write_layer
+from layerfarm.jobs.relayer.rechunk import read_plan, rechunked_config
+from layerfarm.jobs.relayer.spool import Spool
 from layerfarm.jobs.store import Descriptor, Layout
 
 

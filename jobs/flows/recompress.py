@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.catalog.indexes import ImageSet
-from layerfarm.jobs.catalog.proof import prove
-from layerfarm.jobs.catalog.recompress import is_wanted, recompress_layer, replacing
+from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.records import keep_records
@@ -26,7 +24,9 @@ from layerfarm.jobs.flows.transforming import (
 from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import PackedLayer, Resolved
 from layerfarm.jobs.image.mutate import with_manifest
-from layerfarm.jobs.layer import Codec, Compression, codec_id
+from layerfarm.jobs.relayer.indexes import ImageSet
+from layerfarm.jobs.relayer.proof import prove
+from layerfarm.jobs.relayer.recompress import is_wanted, recompress_layer, replacing
 from layerfarm.jobs.store import Descriptor, Layout
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.catalog.difference import Allowed
-from layerfarm.jobs.catalog.squash import check_range, squash_layers, squashed_config
+from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.records import keep_records
@@ -25,7 +24,8 @@ from layerfarm.jobs.flows.transforming import (
 )
 from layerfarm.jobs.flows.transforms import SquashRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, choose_compression, resolve_walk
-from layerfarm.jobs.layer import Codec, Compression, codec_id
+from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.squash import check_range, squash_layers, squashed_config
 from layerfarm.jobs.store import Descriptor, Layout
 
 

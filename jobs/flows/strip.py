@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.catalog.difference import Allowed
-from layerfarm.jobs.catalog.squash import linux_only
-from layerfarm.jobs.catalog.strip import strip_layers, stripped_config
+from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.errors import StoreError, TreeChanged
 from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import, import_stage
@@ -25,7 +23,9 @@ from layerfarm.jobs.flows.transforming import (
 )
 from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
-from layerfarm.jobs.layer import Codec, Compression, codec_id
+from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.squash import linux_only
+from layerfarm.jobs.relayer.strip import strip_layers, stripped_config
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.notes import read_note, write_note
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from layerfarm.jobs.catalog.carrying import Carrier, Choice
-from layerfarm.jobs.catalog.difference import Allowed
-from layerfarm.jobs.catalog.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
-from layerfarm.jobs.catalog.proof import Proof, attach_proof, prove
-from layerfarm.jobs.catalog.squash import check_range, layers_of_base, linux_only
 from layerfarm.jobs.flows.base import Context, FileRef, Flow, Model, Stage, State, Unit, unit_of, work_directory
 from layerfarm.jobs.flows.importing import Import
 from layerfarm.jobs.flows.records import RecordT, keep_records, read_records
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
+from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
+from layerfarm.jobs.relayer.proof import Proof, attach_proof, prove
+from layerfarm.jobs.relayer.referrer_copy import Carrier, Choice
+from layerfarm.jobs.relayer.squash import check_range, layers_of_base, linux_only
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 from layerfarm.jobs.store.transfer import copy_blob
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from layerfarm.jobs.catalog.carrying import Choice
-from layerfarm.jobs.catalog.plan import DEFAULT_BUDGET, MOST_LAYERS
 from layerfarm.jobs.flows.base import Model, Request, Result
 from layerfarm.jobs.flows.requests import AbsolutePath, CompressionChoice, Epoch, ImageRef
+from layerfarm.jobs.relayer.planner.plan import DEFAULT_BUDGET, MOST_LAYERS
+from layerfarm.jobs.relayer.referrer_copy import Choice
 
 
 class TransformRequest(Request):
@@ -132,7 +132,7 @@ class RechunkRequest(RewriteRequest):
     budget: int = Field(default=DEFAULT_BUDGET, ge=2, le=MOST_LAYERS)
     """Layers at most, kept ones included."""
     plan: str | None = None
-    """Digest of a plan in the target's store (:func:`layerfarm.jobs.catalog.rechunk.put_plan`). None: the plan is
+    """Digest of a plan in the target's store (:func:`layerfarm.jobs.relayer.rechunk.put_plan`). None: the plan is
     made for this image alone."""
     keep: int = Field(default=0, ge=0)
     """So many of the lowest layers stay, with their digests."""
@@ -167,7 +167,7 @@ class ImageParts(Model):
 
 
 class AnalyzeResult(Result):
-    """What an analysis found; the components themselves are in :func:`layerfarm.jobs.catalog.rechunk.kept_analysis`."""
+    """What an analysis found; the components themselves are in :func:`layerfarm.jobs.relayer.rechunk.kept_analysis`."""
 
     image: str
     top: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from layerfarm.jobs.compress import Codec
 from layerfarm.jobs.errors import MalformedLayer
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import HistoryEntry
 from layerfarm.jobs.image.mutate import append_layer
 from layerfarm.jobs.image.pack import PackedLayer, choose_compression, pack_layer
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.layer import Codec
 from layerfarm.jobs.store import Layout, check_refname
 
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, BinaryIO, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from layerfarm.jobs.errors import BundleError, LimitExceeded, MalformedDocument, UnsafePath
+from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.rootfs import Beneath
 from layerfarm.jobs.store import Descriptor, Document, encode_document, parse_document
 
 ROOTFS_NAME = "rootfs"

@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
+from layerfarm.jobs.compress import Compression, decompress
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
-from layerfarm.jobs.layer import Compression, decompress
-from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.tar.reader import Member, MemberReader
 
 MOST_FAULTS = 20
 """Of one layer; a layer of millions of them says no more."""

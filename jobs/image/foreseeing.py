@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import BinaryIO, Final, cast
 
+from layerfarm.jobs.compress.decompress import decompress
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.layer.decompress import decompress
 from layerfarm.jobs.layer.foresight import Foresight
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.store import Descriptor, Layout

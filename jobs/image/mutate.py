@@ -14,14 +14,7 @@ from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageCon
 from layerfarm.jobs.image.platform import host_platform
 from layerfarm.jobs.image.resolve import Resolved, read_index
 from layerfarm.jobs.image.timestamps import check_timestamp
-from layerfarm.jobs.store import (
-    MEDIA_TYPE_CONFIG,
-    MEDIA_TYPE_INDEX,
-    MEDIA_TYPE_MANIFEST,
-    Descriptor,
-    Layout,
-    Platform,
-)
+from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
 
 if TYPE_CHECKING:
     from layerfarm.jobs.image.pack import PackedLayer

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from layerfarm.jobs.compress.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
 from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.layer.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
 from layerfarm.jobs.store import Descriptor, Layout
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
+from layerfarm.jobs.fs import portable_xattrs
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, write_tree
-from layerfarm.jobs.rootfs import portable_xattrs
 
 
 def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
     """The entries as a layer can hold them: the same for the tree that was packed and for its copy.
 
     Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
-    no sockets; xattrs as :func:`layerfarm.jobs.rootfs.portable_xattrs` leaves them.
+    no sockets; xattrs as :func:`layerfarm.jobs.fs.portable_xattrs` leaves them.
     """
     return (entry for entry in map(as_packed, entries) if entry is not None)
 

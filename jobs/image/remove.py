@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from layerfarm.jobs.rootfs.remove import remove
+from layerfarm.jobs.fs.remove import remove
 
 
 def remove_tree(path: Path) -> None:

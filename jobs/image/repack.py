@@ -7,10 +7,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from layerfarm.jobs.errors import BundleError
+from layerfarm.jobs.fs import open_file
 from layerfarm.jobs.image.bundle import Bundle, BundleMeta, DescriptorPath
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.mtree import Entry, read_full
-from layerfarm.jobs.rootfs import open_file
 
 
 def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:

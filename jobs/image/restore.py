@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
+from layerfarm.jobs.fs import HOST_XATTRS, DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
+from layerfarm.jobs.fs.remove import open_directory, remove
+from layerfarm.jobs.fs.unprivileged import may
 from layerfarm.jobs.mtree import ROOT, Entry
-from layerfarm.jobs.rootfs import HOST_XATTRS, DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
-from layerfarm.jobs.rootfs.remove import open_directory, remove
-from layerfarm.jobs.rootfs.unprivileged import may
 
 _Inode = tuple[int, int]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerfarm.jobs.errors import BundleError, RootfsError
+from layerfarm.jobs.fs import DirectoryCache, Rootfs
 from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
 from layerfarm.jobs.image.compare import id_map
 from layerfarm.jobs.image.portable_form import portable
@@ -21,7 +22,6 @@ from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.image.unpack import UnpackOptions, extracted
 from layerfarm.jobs.mtree import ROOT, Delta, DeltaKind, Entry, compare
 from layerfarm.jobs.mtree.compare import differing_keys
-from layerfarm.jobs.rootfs import DirectoryCache, Rootfs
 from layerfarm.jobs.store import Layout
 
 _STAGING = ".layerfarm-revert-"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerfarm.jobs.errors import BundleError, BundleExists
+from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, get_xattrs, set_xattr
 from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.mtree.model import Xattrs
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs, get_xattrs, set_xattr
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import BinaryIO, cast
 
+from layerfarm.jobs.compress.decompress import PieceReader, decompress
 from layerfarm.jobs.errors import DigestMismatch
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.layer.decompress import PieceReader, decompress
 from layerfarm.jobs.layer.stack import Read, Stack, read_members
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.verify import hasher

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from layerfarm.jobs.compress import compression_of
+from layerfarm.jobs.compress.decompress import decompress
 from layerfarm.jobs.errors import BundleError, BundleExists, DigestMismatch
 from layerfarm.jobs.image.bundle import (
     CONFIG_NAME,
@@ -34,8 +36,7 @@ from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
 from layerfarm.jobs.image.target import open_target
 from layerfarm.jobs.image.users import lookup_user
-from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap, compression_of
-from layerfarm.jobs.layer.decompress import decompress
+from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap
 from layerfarm.jobs.layer.foresight import Foresight
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layerfarm.jobs.errors import ImageConfigError, LimitExceeded
+from layerfarm.jobs.fs import Rootfs, read_regular
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.rootfs import Rootfs, read_regular
 
 _MAX_ID = 2**31 - 1
 _NUMBER = re.compile(r"[+-]?[0-9]+")

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from layerfarm.jobs.compress import compression_of
+from layerfarm.jobs.compress.codecs import is_docker
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer, other_compression
 from layerfarm.jobs.image.documents import ImageConfig, Manifest
 from layerfarm.jobs.image.findings import Report
 from layerfarm.jobs.image.resolve import is_attestation, is_of_an_image, says_artifact
 from layerfarm.jobs.image.timestamps import is_timestamp
-from layerfarm.jobs.layer import compression_of
-from layerfarm.jobs.layer.codecs import is_docker
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
     MEDIA_TYPE_INDEX,

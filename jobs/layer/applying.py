@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final, Protocol
 
 from layerfarm.jobs.errors import LayerError, LayerfarmError, MalformedLayer, RootfsError, UnsupportedEntry
-from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.modeltree import ModelTree, clean
 from layerfarm.jobs.layer.tree import Directory, Inode, Metadata, Name
 from layerfarm.jobs.layer.whiteouts import AUFS_LINKS, OPAQUE, PREFIX, whiteout_target
 from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.tar.reader import Member, MemberReader
 
 _MOST_LAYERS: Final = 65535
 _MOST_ROUNDS: Final = 40

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import BinaryIO, Final
 
 from layerfarm.jobs.errors import MalformedLayer
-from layerfarm.jobs.layer.members import MemberReader
 from layerfarm.jobs.layer.stack import Source, expanded
 from layerfarm.jobs.limits import limits
+from layerfarm.jobs.tar.reader import MemberReader
 
 _PIECE: Final = 1 << 20
 _MOST_OPEN: Final = 4

@@ -14,15 +14,15 @@ from types import TracebackType
 from typing import BinaryIO
 
 from layerfarm.jobs.errors import LayerError, RootfsError
+from layerfarm.jobs.fs import HOST_XATTRS, Rootfs, get_xattrs
 from layerfarm.jobs.layer.applying import Applier, explained
-from layerfarm.jobs.layer.members import MemberReader
 from layerfarm.jobs.layer.metadata import Dresser, Warnings, is_safe_time
 from layerfarm.jobs.layer.tree import Directory, Metadata, entries_of, remember_stat
 from layerfarm.jobs.layer.unwritten import find_unwritten
 from layerfarm.jobs.layer.worktree import WorkTree
 from layerfarm.jobs.layer.writing import EntryWriter, ExtractOptions
 from layerfarm.jobs.mtree.model import Entry
-from layerfarm.jobs.rootfs import HOST_XATTRS, Rootfs, get_xattrs
+from layerfarm.jobs.tar.reader import MemberReader
 
 __all__ = ["ExtractOptions", "Extractor", "unpack_layer"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import BinaryIO, Final
 
-from layerfarm.jobs.layer.members import MemberReader
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX
 from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.tar.reader import MemberReader
 
 _MOST_NAMES: Final = 250_000
 """Names that are remembered, some 40 MB; whatever else is doomed is written and removed again."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from layerfarm.jobs.errors import LayerError, TreeChanged, UnsafePath
-from layerfarm.jobs.layer.packing import GenerateOptions, Packer
+from layerfarm.jobs.fs import DirectoryCache, Rootfs, unreadable
+from layerfarm.jobs.layer.builder import GenerateOptions, Packer
 from layerfarm.jobs.layer.whiteouts import check_real_name, whiteout_name
 from layerfarm.jobs.mtree.model import ROOT, Delta, DeltaKind
-from layerfarm.jobs.rootfs import DirectoryCache, Rootfs, unreadable
 
 __all__ = ["GenerateOptions", "generate_layer"]
 

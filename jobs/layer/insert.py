@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from layerfarm.jobs.errors import RequestError, RootfsNotFound, TreeChanged
+from layerfarm.jobs.fs import DirectoryCache, Widened, unreadable
+from layerfarm.jobs.fs.unprivileged import is_locked
+from layerfarm.jobs.layer.builder import GenerateOptions, Packer
 from layerfarm.jobs.layer.modeltree import clean
-from layerfarm.jobs.layer.packing import GenerateOptions, Packer
 from layerfarm.jobs.layer.whiteouts import OPAQUE, check_real_name, whiteout_name
 from layerfarm.jobs.mtree.model import ROOT
-from layerfarm.jobs.rootfs import DirectoryCache, Widened, unreadable
-from layerfarm.jobs.rootfs.unprivileged import is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 

@@ -21,11 +21,11 @@ from typing import Final
 
 from layerfarm.jobs.layer.contents import Contents, OpenLayer
 from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, source_of
-from layerfarm.jobs.layer.tarformat import DIRECTORY, TRAILER, Header, encode_header, hardlink, padding
-from layerfarm.jobs.layer.tarformat import REGULAR as FILE
 from layerfarm.jobs.layer.tree import Child, Directory, Metadata
 from layerfarm.jobs.layer.whiteouts import whiteout_name
 from layerfarm.jobs.mtree.model import ROOT
+from layerfarm.jobs.tar.writer import DIRECTORY, TRAILER, Header, encode_header, hardlink, padding
+from layerfarm.jobs.tar.writer import REGULAR as FILE
 
 CHUNK: Final = 1 << 20
 """Bytes of the pieces that a layer comes in."""

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, RootfsError
+from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, proc_path, set_xattr
 from layerfarm.jobs.layer import rootless
 from layerfarm.jobs.layer.idmap import HIGHEST_ID, IdMap
-from layerfarm.jobs.layer.members import Member
 from layerfarm.jobs.mtree.model import Xattrs
-from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs, proc_path, set_xattr
+from layerfarm.jobs.tar.reader import Member
 
 _SAFE_TIMES: Final = range(-(2**31) * 10**9, 2**31 * 10**9)
 """Nanoseconds that every filesystem holds; outside, what it made of them is looked up."""

@@ -13,13 +13,13 @@ from typing import BinaryIO, Final, NamedTuple
 from layerfarm.jobs.errors import MalformedLayer
 from layerfarm.jobs.layer.applying import Applier
 from layerfarm.jobs.layer.idmap import HIGHEST_ID
-from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.modeltree import ModelTree
 from layerfarm.jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Child, Directory, Inode, Metadata, Name, pack_leaf
 from layerfarm.jobs.layer.writing import check_device, check_link
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 from layerfarm.jobs.mtree.model import ROOT, Entry, EntryType
+from layerfarm.jobs.tar.reader import Member, MemberReader
 
 REGULAR: Final = 0x30
 SYMLINK: Final = 0x32

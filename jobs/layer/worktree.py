@@ -11,13 +11,13 @@ import stat
 from collections import deque
 from typing import Final
 
+from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs
+from layerfarm.jobs.fs.remove import open_directory, remove
+from layerfarm.jobs.fs.unprivileged import may
 from layerfarm.jobs.layer.modeltree import ModelTree
 from layerfarm.jobs.layer.tree import Child, Directory, Inode, Metadata, Name, leaf_of, link_target
 from layerfarm.jobs.layer.unwritten import is_unwritten
 from layerfarm.jobs.limits import Limits
-from layerfarm.jobs.rootfs import HOST_XATTRS, clear_xattrs
-from layerfarm.jobs.rootfs.remove import open_directory, remove
-from layerfarm.jobs.rootfs.unprivileged import may
 
 _OPEN_DIRECTORIES: Final = 128
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from layerfarm.jobs.compress.beside import Beside
 from layerfarm.jobs.errors import MalformedLayer
-from layerfarm.jobs.layer.beside import Beside
+from layerfarm.jobs.fs import proc_path
 from layerfarm.jobs.layer.idmap import IdMap
-from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.metadata import Dresser, Warnings, in_range, in_user_namespace, is_safe_time
 from layerfarm.jobs.layer.tree import (
     BLOCK,
@@ -32,7 +32,7 @@ from layerfarm.jobs.layer.worktree import WorkTree
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 from layerfarm.jobs.mtree.model import Xattrs
-from layerfarm.jobs.rootfs import proc_path
+from layerfarm.jobs.tar.reader import Member, MemberReader
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HIGHEST_MAJOR: Final = (1 << 12) - 1

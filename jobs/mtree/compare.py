@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from layerfarm.jobs.errors import MtreeError
+from layerfarm.jobs.fs import HOST_XATTRS
 from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.holding import Held
 from layerfarm.jobs.mtree.keywords import BILLION
 from layerfarm.jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Delta, DeltaKind, Entry, Xattrs
-from layerfarm.jobs.rootfs import HOST_XATTRS
 
 
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Delta]:

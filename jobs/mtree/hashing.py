@@ -11,12 +11,12 @@ from time import sleep
 from typing import BinaryIO
 
 from layerfarm.jobs.errors import MtreeSyntaxError, RootfsError, TreeChanged, UnsafePath
+from layerfarm.jobs.fs import DirectoryCache, Rootfs, Widened, get_xattrs, proc_path, stat_regular, unreadable
+from layerfarm.jobs.fs.unprivileged import ATTEMPTS
 from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.keywords import BILLION, exact_xattr_keywords
 from layerfarm.jobs.mtree.records import TYPE_OF
 from layerfarm.jobs.mtree.shards import Shard
-from layerfarm.jobs.rootfs import DirectoryCache, Rootfs, Widened, get_xattrs, proc_path, stat_regular, unreadable
-from layerfarm.jobs.rootfs.unprivileged import ATTEMPTS
 
 _SMALL = 256 << 10  # a file up to this size is read by one call into a string of its own
 _BUFFER = 1 << 20

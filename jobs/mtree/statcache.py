@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from layerfarm.jobs.errors import StaleCache, UnsafePath
+from layerfarm.jobs.fs import open_file
 from layerfarm.jobs.mtree.records import UNTRUSTED, key_of_record
 from layerfarm.jobs.mtree.splice import Step, write_script
 from layerfarm.jobs.mtree.walk import Walk
-from layerfarm.jobs.rootfs import open_file
 
 _HEADER = re.compile(
     rb"#layerfarm stat cache 1 entries=(\d{1,19}) untrusted=(\d{1,19}) walk=([0-9a-f]{64})"

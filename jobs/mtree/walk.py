@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from layerfarm.jobs.errors import RootfsError, TreeChanged
+from layerfarm.jobs.fs import Rootfs, Widened, unreadable
+from layerfarm.jobs.fs.unprivileged import is_locked
 from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
 from layerfarm.jobs.mtree.records import NLINK_DIGITS, format_linked_record, format_record
-from layerfarm.jobs.rootfs import Rootfs, Widened, unreadable
-from layerfarm.jobs.rootfs.unprivileged import is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # So many directories of the current branch stay open; above them a parent is reopened through "..".

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.errors import StoreError
-from layerfarm.jobs.rootfs import Beneath
+from layerfarm.jobs.fs import Beneath
 
 BLOBS: Final = "blobs"
 """What every layout has, and a new one has first."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from layerfarm.jobs.rootfs import Beneath
+from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.store.durable import files_of
 from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 

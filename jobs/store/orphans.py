@@ -1,6 +1,6 @@
 """Entries of index.json that live as long as what they speak of.
 
-A proof is entered there without a tag (:mod:`layerfarm.jobs.catalog.referrers`), and says in an annotation whose it is.
+A proof is entered there without a tag (:mod:`layerfarm.jobs.relayer.referrers`), and says in an annotation whose it is.
 Were it a root like the others, no image that has one would ever be collected: a manifest leads to its subject.
 """
 

@@ -21,10 +21,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from layerfarm.jobs.catalog.document import Access
-from layerfarm.jobs.catalog.pull import look
-from layerfarm.jobs.catalog.registry import Skopeo
 from layerfarm.jobs.store import Layout
+from layerfarm.worker.catalog.document import Access
+from layerfarm.worker.catalog.pull import look
+from layerfarm.worker.catalog.registry import Skopeo
 from tests.catalog.registry import Registry
 from tests.farm.ground import Ground
 

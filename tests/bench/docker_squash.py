@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from layerfarm.jobs.catalog.difference import differences, facts_of
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.image.trees import opened_layer, stack_of
+from layerfarm.jobs.relayer.equivalence import differences, facts_of
 from layerfarm.jobs.store import Layout
 from tests.bench import trees
 from tests.unit.image.images import image

@@ -9,7 +9,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from layerfarm.jobs.catalog.plan import Chunk, Part, Snapshot
+from layerfarm.jobs.relayer.planner.plan import Chunk, Part, Snapshot
 
 Layout = list[Chunk]
 Planner = Callable[[Snapshot], Layout]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from ground import Ground, until
 
-from layerfarm.jobs.catalog.plan import Group, Plan
-from layerfarm.jobs.catalog.rechunk import put_plan
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import RechunkRequest
 from layerfarm.jobs.image import resolve
+from layerfarm.jobs.relayer.planner.plan import Group, Plan
+from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local as runner_local
 from layerfarm.worker.jobstore.keys import Keys

@@ -19,17 +19,19 @@ from zlib import crc32
 
 import zstandard
 
-from layerfarm.jobs.catalog.difference import differences, facts_of
+from layerfarm.jobs.compress import Compression, decompress
 from layerfarm.jobs.flows import FLOWS
 from layerfarm.jobs.flows.base import Context
 from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
 from layerfarm.jobs.image import open_bundle_baseline, resolve, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle, mtree_name
 from layerfarm.jobs.image.stat import stat_json, stat_text
-from layerfarm.jobs.layer import Compression, ExtractOptions, Extractor, IdMap, Limits, decompress, generate_layer
+from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap, generate_layer
 from layerfarm.jobs.layer.merge import merge_layers
 from layerfarm.jobs.layer.stack import Stack, read_members
+from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.mtree import Entry, compare, read_deltas, read_full, simplify, snapshot, write_deltas
+from layerfarm.jobs.relayer.equivalence import differences, facts_of
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, Layout, encode_document
 from tests.fuzz import bytes_mutations, json_mutations, mtree_mutations, seeds, tar_mutations
 from tests.fuzz.sandbox import Place

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.image import (
     UnpackOptions,
     append_layer,
@@ -21,7 +22,7 @@ from layerfarm.jobs.image import (
     write_image,
 )
 from layerfarm.jobs.image.configure import ConfigChanges, configure
-from layerfarm.jobs.layer import Codec, Compression, IdMap, generate_layer
+from layerfarm.jobs.layer import IdMap, generate_layer
 from layerfarm.jobs.mtree import compare, snapshot
 from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.catalog.document import Access
-from layerfarm.jobs.catalog.pull import look
-from layerfarm.jobs.catalog.registry import Skopeo
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.worker.catalog.document import Access
+from layerfarm.worker.catalog.pull import look
+from layerfarm.worker.catalog.registry import Skopeo
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
 

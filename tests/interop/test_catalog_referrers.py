@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.catalog.document import Access
-from layerfarm.jobs.catalog.referrers import fallback_tag
-from layerfarm.jobs.catalog.registry import Skopeo
 from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.relayer.referrers import fallback_tag
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.worker.catalog.document import Access
+from layerfarm.worker.catalog.registry import Skopeo
 from tests.catalog.registry import Gate, Registry
-from tests.unit.catalog.images import enter, index, manifest
 from tests.unit.image.images import image, tar
+from tests.unit.relayer.images import enter, index, manifest
 
 Program = Callable[[str], str]
 Layerfarm = Callable[..., tuple[int, str, str]]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import Run
-from tests.unit.catalog.owned import image_tree, keys, ownership, versions
+from tests.unit.relayer.owned import image_tree, keys, ownership, versions
 
 Program = Callable[[str], str]
 

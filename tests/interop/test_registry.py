@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.catalog.document import Access
-from layerfarm.jobs.catalog.pull import copy_in, look, pull, push, reachable_blobs
-from layerfarm.jobs.catalog.registry import Pace, Skopeo
 from layerfarm.jobs.errors import (
     DigestMismatch,
     MalformedDocument,
@@ -27,6 +24,9 @@ from layerfarm.jobs.errors import (
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
 from layerfarm.jobs.store.adopt import adopt_blob
+from layerfarm.worker.catalog.document import Access
+from layerfarm.worker.catalog.pull import copy_in, look, pull, push, reachable_blobs
+from layerfarm.worker.catalog.registry import Pace, Skopeo
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
 

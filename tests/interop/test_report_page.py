@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from layerfarm.jobs.catalog.report import DuplicateRow, Holding, ImageRow, Report, pulls, shared, totals
-from layerfarm.jobs.catalog.report_page import page
+from layerfarm.worker.catalog.report import DuplicateRow, Holding, ImageRow, Report, pulls, shared, totals
+from layerfarm.worker.catalog.report_page import page
 
 _HARNESS = """\
 <!doctype html><title>harness</title>

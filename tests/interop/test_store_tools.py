@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.image import HistoryEntry, append_layer, new_image, pack_layer, resolve
 from layerfarm.jobs.image.configure import ConfigChanges, configure
 from layerfarm.jobs.image.stat import human_size, stat_json, stat_text
-from layerfarm.jobs.layer import Codec, Compression
 from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run
 from tests.unit.image.images import NOT_RFC3339, RFC3339, image, tar

@@ -18,8 +18,8 @@ from random import Random
 import pytest
 
 from layerfarm.jobs.errors import LayerfarmError
-from layerfarm.jobs.layer.pax import encode_records
-from layerfarm.jobs.layer.tarformat import TRAILER, Header, encode_header
+from layerfarm.jobs.tar.pax import encode_records
+from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
 from tests.trees import Node, read_tree, tree
 from tests.unit.layer.archives import apply
 

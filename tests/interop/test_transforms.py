@@ -16,8 +16,8 @@ from layerfarm.jobs.store import Layout
 from tests.interop.changes import change
 from tests.interop.conftest import Run
 from tests.trees import Node, read_tree
-from tests.unit.catalog.images import attestation, two_platforms
 from tests.unit.image.images import image, tar
+from tests.unit.relayer.images import attestation, two_platforms
 
 Trees = Callable[[str], dict[bytes, Node]]
 PARTS = ("bin", "sbin", "lib", "lib64", "etc", "usr/bin", "usr/sbin", "usr/lib", "var/lib/dpkg")

@@ -15,39 +15,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+BOTTOM = {"jobs.errors", "jobs.limits", "jobs.paths"}
+LAYERS = BOTTOM | {"jobs.fs", "jobs.tar", "jobs.compress", "jobs.mtree", "jobs.layer"}
+IMAGES = LAYERS | {"jobs.store", "jobs.image"}
 MAY_IMPORT: dict[str, set[str]] = {
     "jobs.errors": set(),
     "jobs.limits": {"jobs.errors"},
     "jobs.extras": {"jobs.errors"},
     "jobs.paths": set(),
-    "jobs.rootfs": {"jobs.errors"},
-    "jobs.mtree": {"jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
-    "jobs.layer": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
-    "jobs.store": {"jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
-    "jobs.image": {"jobs.layer", "jobs.store", "jobs.mtree", "jobs.rootfs", "jobs.limits", "jobs.paths", "jobs.errors"},
-    "jobs.catalog": {
-        "jobs.image",
-        "jobs.layer",
-        "jobs.store",
-        "jobs.mtree",
-        "jobs.rootfs",
-        "jobs.extras",
-        "jobs.limits",
-        "jobs.paths",
-        "jobs.errors",
-    },
-    "jobs.flows": {
-        "jobs.catalog",
-        "jobs.extras",
-        "jobs.image",
-        "jobs.layer",
-        "jobs.store",
-        "jobs.mtree",
-        "jobs.rootfs",
-        "jobs.limits",
-        "jobs.paths",
-        "jobs.errors",
-    },
+    "jobs.fs": {"jobs.errors"},
+    "jobs.tar": BOTTOM,
+    "jobs.compress": BOTTOM | {"jobs.tar"},
+    "jobs.mtree": BOTTOM | {"jobs.fs"},
+    "jobs.layer": LAYERS,
+    "jobs.store": BOTTOM | {"jobs.fs", "jobs.mtree"},
+    "jobs.image": IMAGES,
+    "jobs.relayer": IMAGES | {"jobs.extras"},
+    "jobs.flows": IMAGES | {"jobs.relayer", "jobs.extras"},
 }
 """What each room may import, besides itself."""
 
@@ -74,7 +58,7 @@ WORKER_MAY_IMPORT: dict[str, set[str]] = {
 
 ONLY_IN_WORKER = {"celery", "kombu", "billiard", "redis", "click", "rich", "worker"}
 DOCUMENTS_ONLY = {"pydantic", "pydantic_settings"}
-WITHOUT_DOCUMENTS = {"jobs.errors", "jobs.limits", "jobs.extras", "jobs.rootfs", "jobs.mtree", "jobs.layer"}
+WITHOUT_DOCUMENTS = LAYERS | {"jobs.extras"}
 
 
 def modules() -> list[Path]:
@@ -220,7 +204,7 @@ def test_a_build_imports_its_own_flow_and_no_other(tmp_path: Path) -> None:
     _run("main(['init', '--layout=store'])", tmp_path)
     command = ["build", "--rootfs=rootfs", "--image=store:tag"]
     flow = "layerfarm.jobs.flows.build"
-    assert _imported(("celery", "redis", "layerfarm.jobs.catalog", flow), command, tmp_path) == f"['{flow}']"
+    assert _imported(("celery", "redis", "layerfarm.jobs.relayer", flow), command, tmp_path) == f"['{flow}']"
 
 
 def _imported(names: tuple[str, ...], command: list[str], place: Path) -> str:

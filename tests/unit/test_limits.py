@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import zstandard
 
+from layerfarm.jobs.compress import Compression, decompress
 from layerfarm.jobs.errors import LimitExceeded, RequestError
 from layerfarm.jobs.image import UnpackOptions, resolve, unpack_rootfs
 from layerfarm.jobs.image.users import lookup_user
-from layerfarm.jobs.layer import Compression, Extractor, decompress
+from layerfarm.jobs.layer import Extractor
 from layerfarm.jobs.limits import NAMES, Limits, limits, set_limit
 from layerfarm.jobs.mtree import read_manifest
 from layerfarm.jobs.store import Layout, parse_document

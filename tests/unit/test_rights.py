@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from layerfarm.jobs.errors import RootfsError
-from layerfarm.jobs.rootfs import Rootfs
+from layerfarm.jobs.fs import Rootfs
 from tests.rights import takes_root
 
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from layerfarm.jobs.catalog.document import CatalogFile, Source
-from layerfarm.jobs.catalog.indexes import follow, platform_of
-from layerfarm.jobs.catalog.pull import Offer, copy_in, look, look_in, pull
-from layerfarm.jobs.catalog.referrers import spoken
-from layerfarm.jobs.catalog.registry import Skopeo
-from layerfarm.jobs.catalog.sources import CatalogImage, Listing, origins, select
-from layerfarm.jobs.catalog.statements import Statement, bring, in_layout, in_registry
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedImage
+from layerfarm.jobs.relayer.indexes import follow, platform_of
+from layerfarm.jobs.relayer.referrers import spoken
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.worker.catalog.document import CatalogFile, Source
+from layerfarm.worker.catalog.pull import Offer, copy_in, look, look_in, pull
+from layerfarm.worker.catalog.registry import Skopeo
+from layerfarm.worker.catalog.remote_referrers import Statement, bring, in_layout, in_registry
+from layerfarm.worker.catalog.sources import CatalogImage, Listing, origins, select
 from layerfarm.worker.catalog.state import ImageState, States
 
 

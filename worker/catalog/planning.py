@@ -7,19 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from layerfarm.jobs.catalog.analysis import Analysis, AnalysisOptions
-from layerfarm.jobs.catalog.components import Rule
-from layerfarm.jobs.catalog.document import Rechunk
-from layerfarm.jobs.catalog.indexes import follow, platform_of
-from layerfarm.jobs.catalog.plan import Part, Plan, Snapshot, parse_plan
-from layerfarm.jobs.catalog.planner import make_plan
-from layerfarm.jobs.catalog.rechunk import LayerToBe, kept_analysis, layers_to_be
-from layerfarm.jobs.catalog.report import LONGEST_LIST, DuplicateRow, Holding
-from layerfarm.jobs.catalog.sources import CatalogImage, in_order
 from layerfarm.jobs.errors import LayerfarmError, MalformedPlan
 from layerfarm.jobs.flows.base import name_of_work
 from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions
+from layerfarm.jobs.relayer.components import Rule
+from layerfarm.jobs.relayer.indexes import follow, platform_of
+from layerfarm.jobs.relayer.planner.plan import Part, Plan, Snapshot, parse_plan
+from layerfarm.jobs.relayer.planner.search import make_plan
+from layerfarm.jobs.relayer.rechunk import LayerToBe, kept_analysis, layers_to_be
 from layerfarm.jobs.store import Layout
+from layerfarm.worker.catalog.document import Rechunk
+from layerfarm.worker.catalog.report import LONGEST_LIST, DuplicateRow, Holding
+from layerfarm.worker.catalog.sources import CatalogImage, in_order
 from layerfarm.worker.catalog.state import States
 
 PLAN: Final = "plan.json"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from layerfarm.jobs.catalog.indexes import follow
-from layerfarm.jobs.catalog.pull import named, push, reachable_blobs
-from layerfarm.jobs.catalog.referrers import fallback_index, fallback_tag, referrers, tags_beside
-from layerfarm.jobs.catalog.registry import Skopeo
-from layerfarm.jobs.catalog.statements import bring, referred
 from layerfarm.jobs.errors import LayerfarmError, NotInRegistry
+from layerfarm.jobs.relayer.indexes import follow
+from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Layout
+from layerfarm.worker.catalog.pull import named, push, reachable_blobs
+from layerfarm.worker.catalog.registry import Skopeo
+from layerfarm.worker.catalog.remote_referrers import bring, referred
 from layerfarm.worker.catalog.state import ImageState
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from layerfarm.jobs.catalog.indexes import follow
-from layerfarm.jobs.catalog.report import Holding, ImageRow, Report, pulls, shared, totals
-from layerfarm.jobs.catalog.sources import CatalogImage, in_order
+from layerfarm.jobs.relayer.indexes import follow
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.worker.catalog.report import Holding, ImageRow, Report, pulls, shared, totals
+from layerfarm.worker.catalog.sources import CatalogImage, in_order
 from layerfarm.worker.catalog.state import ImageState
 from layerfarm.worker.catalog.work import Work
 

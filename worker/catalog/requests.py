@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layerfarm.jobs.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.jobs.flows.base import name_of_work
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import (
@@ -16,6 +15,7 @@ from layerfarm.jobs.flows.transforms import (
     StripRequest,
     TransformRequest,
 )
+from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 
 NEW: str = "new/"
 """Before the names of new images that stay in the catalog's own store, where the old ones have them."""

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from layerfarm.jobs.catalog.document import DOCKER, CatalogFile, Rechunk
-from layerfarm.jobs.catalog.pull import copy_in, named
-from layerfarm.jobs.catalog.rechunk import put_plan
-from layerfarm.jobs.catalog.registry import Skopeo
-from layerfarm.jobs.catalog.sources import CatalogImage, policy_for
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.flows.verify import VerifyRequest
+from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, explain
+from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
 from layerfarm.worker.catalog.fetching import Fetcher, discover
 from layerfarm.worker.catalog.planning import PLAN, Joint, members_of, plan_together, previous_plan
+from layerfarm.worker.catalog.pull import copy_in, named
 from layerfarm.worker.catalog.pushing import Pusher, is_to_push
+from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.requests import analysis_for, fingerprint, request_for, target_of
+from layerfarm.worker.catalog.sources import CatalogImage, policy_for
 from layerfarm.worker.catalog.state import ImageState, States
 from layerfarm.worker.model import Progress
 

@@ -20,7 +20,7 @@ from layerfarm.worker.cli.progress_view import MODES
 from layerfarm.worker.cli.session import Session
 
 if TYPE_CHECKING:
-    from layerfarm.jobs.catalog.report import Report
+    from layerfarm.worker.catalog.report import Report
     from layerfarm.worker.catalog.work import Work
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -185,9 +185,9 @@ def verify(file: Path, how: How) -> None:
 def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
     from contextlib import ExitStack
 
-    from layerfarm.jobs.catalog.document import read_catalog
     from layerfarm.jobs.flows.base import Policy
     from layerfarm.worker.catalog.backends import Backend, Local, OnFarm
+    from layerfarm.worker.catalog.document import read_catalog
     from layerfarm.worker.catalog.work import Work
     from layerfarm.worker.cli.catalog_view import CatalogView
     from layerfarm.worker.client import Farm
@@ -210,7 +210,7 @@ def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
 
 
 def _say(report: Report, as_json: bool, html: Path | None, each: bool) -> None:
-    from layerfarm.jobs.catalog.report_page import page
+    from layerfarm.worker.catalog.report_page import page
     from layerfarm.worker.cli.catalog_text import image_lines, report_lines
 
     if html is not None:

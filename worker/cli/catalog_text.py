@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerfarm.jobs.catalog.report import ImageRow, Report, Totals, by_repository, percent, size_text
 from layerfarm.jobs.errors import display
+from layerfarm.worker.catalog.report import ImageRow, Report, Totals, by_repository, percent, size_text
 
 _SHARED = 10
 """Rows of what is shared by whom; the page and JSON have more."""

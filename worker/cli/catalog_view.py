@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from layerfarm.jobs.catalog.report import size_text
+from layerfarm.worker.catalog.report import size_text
 from layerfarm.worker.cli import output
 
 _ROWS: Final = 12

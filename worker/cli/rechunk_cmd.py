@@ -59,9 +59,9 @@ def command(
       layerfarm rechunk --image store:v1 --keep-base store:debian --budget 40
       layerfarm rechunk --image store:v1 --plan plan.json --component 'models=/srv/models/*'
     """
-    from layerfarm.jobs.catalog.plan import parse_plan
-    from layerfarm.jobs.catalog.rechunk import put_plan
     from layerfarm.jobs.flows.transforms import RechunkRequest
+    from layerfarm.jobs.relayer.planner.plan import parse_plan
+    from layerfarm.jobs.relayer.rechunk import put_plan
     from layerfarm.jobs.store import Layout
 
     digest = None

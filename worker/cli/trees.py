@@ -59,8 +59,8 @@ def open_tree(text: str, opened: ExitStack, where: Where = HERE) -> Tree:
 
 def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
     from layerfarm.jobs.flows.manifest import HEADER, read_tree_file
+    from layerfarm.jobs.fs import open_file
     from layerfarm.jobs.mtree import read_full
-    from layerfarm.jobs.rootfs import open_file
 
     stream = opened.enter_context(path.open("rb"))
     if stream.read(len(HEADER)) == HEADER:

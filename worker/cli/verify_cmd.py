@@ -26,8 +26,8 @@ def command(image: Image, as_json: bool) -> None:
     from dataclasses import asdict
     from json import dumps
 
-    from layerfarm.jobs.catalog.verify import verify_image
     from layerfarm.jobs.errors import display
+    from layerfarm.jobs.relayer.verify import verify_image
     from layerfarm.jobs.store import Layout
 
     report = verify_image(Layout.open(image.layout), image.tag)

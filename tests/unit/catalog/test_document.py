@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.catalog.document import CatalogFile, Rebase, Rechunk, Recompress, parse_catalog, read_catalog
 from layerfarm.jobs.errors import CatalogFileError, LimitExceeded
+from layerfarm.worker.catalog.document import CatalogFile, Rebase, Rechunk, Recompress, parse_catalog, read_catalog
 
 GOOD = """\
 store: work

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.catalog.document import CatalogFile, parse_catalog
-from layerfarm.jobs.catalog.sources import Listing, in_order, origins, select
 from layerfarm.jobs.errors import CatalogError, InvalidReference
+from layerfarm.worker.catalog.document import CatalogFile, parse_catalog
+from layerfarm.worker.catalog.sources import Listing, in_order, origins, select
 
 
 def catalog(sources: str, policies: str = "[{match: '*', do: {transform: keep}}]") -> CatalogFile:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.catalog.plan import Group, Plan
 from layerfarm.jobs.image import resolve
+from layerfarm.jobs.relayer.planner.plan import Group, Plan
 from layerfarm.jobs.store import Layout
 from tests.unit.cli.conftest import Run
 from tests.unit.image.images import image, tar

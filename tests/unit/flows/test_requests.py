@@ -13,8 +13,8 @@ from layerfarm.jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
-from tests.unit.catalog.images import ref, two_platforms
 from tests.unit.image.images import LAX, NOT_RFC3339, RFC3339, tar
+from tests.unit.relayer.images import ref, two_platforms
 
 
 def test_the_platform_of_a_build_is_that_of_its_base() -> None:

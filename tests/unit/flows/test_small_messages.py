@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.catalog.indexes import read_images
 from layerfarm.jobs.flows import Flows
 from layerfarm.jobs.flows.base import Context, Policy, Request
 from layerfarm.jobs.flows.transforms import (
@@ -20,9 +19,10 @@ from layerfarm.jobs.flows.transforms import (
     SquashRequest,
     StripRequest,
 )
+from layerfarm.jobs.relayer.indexes import read_images
 from layerfarm.jobs.store import Layout
-from tests.unit.catalog.images import entry, index, ref
 from tests.unit.image.images import image, tar
+from tests.unit.relayer.images import entry, index, ref
 
 LAYERS = 100
 MOST = 4096

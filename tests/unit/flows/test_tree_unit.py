@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.jobs.compress import Compression
 from layerfarm.jobs.flows.base import FileRef
 from layerfarm.jobs.flows.layer_state import LayeringState
 from layerfarm.jobs.flows.requests import LayerOptions
 from layerfarm.jobs.flows.survey import Reading, Survey
 from layerfarm.jobs.flows.tree_unit import plan_beside_comparing, plan_beside_layer
-from layerfarm.jobs.layer import Compression
 
 REF = FileRef(path="f", size=0, sha256="0" * 64)
 

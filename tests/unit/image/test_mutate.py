@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.errors import MalformedDocument, RequestError
 from layerfarm.jobs.image import (
     HistoryEntry,
@@ -19,7 +20,6 @@ from layerfarm.jobs.image.configure import ConfigChanges, configure
 from layerfarm.jobs.image.documents import ImageConfig, Manifest
 from layerfarm.jobs.image.platform import host_platform
 from layerfarm.jobs.image.timestamps import check_timestamp, timestamp
-from layerfarm.jobs.layer import Codec, Compression
 from layerfarm.jobs.store import Descriptor, Layout, Platform, encode_document, parse_document
 from tests.unit.image.images import LAX, NOT_RFC3339, RFC3339, image, tar
 from tests.unit.image.test_resolve import for_platform, index_of

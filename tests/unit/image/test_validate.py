@@ -16,9 +16,9 @@ from layerfarm.jobs.image.findings import Report, Severity
 from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
-from tests.unit.catalog.images import attestation
 from tests.unit.image.images import image, special, tar
 from tests.unit.layer.archives import archive, entry
+from tests.unit.relayer.images import attestation
 
 LAYERS = (
     tar(("etc", None), ("etc/passwd", b"root:x:0:0::/root:/bin/sh\n")),

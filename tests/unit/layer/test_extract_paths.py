@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, RootfsNotFound
-from layerfarm.jobs.layer import ExtractOptions, Extractor, Limits, unpack_layer
+from layerfarm.jobs.layer import ExtractOptions, Extractor, unpack_layer
+from layerfarm.jobs.limits import Limits
 from tests.trees import directory, file, read_tree, symlink, tree
 from tests.unit.layer.archives import apply, archive, entry
 

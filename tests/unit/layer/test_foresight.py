@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import LayerError, LayerfarmError, MalformedLayer
-from layerfarm.jobs.layer import ExtractOptions, Extractor, Limits
+from layerfarm.jobs.layer import ExtractOptions, Extractor
 from layerfarm.jobs.layer.foresight import Foresight
+from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.mtree.model import Entry
 from tests.examples import examples
 from tests.trees import Node, read_tree

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import LayerError, RootfsNotFound, TreeChanged, UnmappedId, UnsafePath
+from layerfarm.jobs.fs.portable_xattrs import version_2
 from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
 from layerfarm.jobs.layer.rootless import encode_owner
 from layerfarm.jobs.mtree.model import Delta
-from layerfarm.jobs.rootfs.portable_xattrs import version_2
 from tests.trees import MTIME, block, char, directory, fifo, file, hardlink, read_tree, socket, symlink, tree
 from tests.unit.layer.archives import (
     apply,
@@ -120,7 +120,7 @@ def test_B1_5_large_ids_and_far_times_are_pax_records(root: Path) -> None:
 
 
 def test_B1_5_size_beyond_8_gib_is_a_pax_record() -> None:
-    from layerfarm.jobs.layer.tarformat import Header, encode_header
+    from layerfarm.jobs.tar.writer import Header, encode_header
 
     raw = encode_header(Header(b"big", b"0", size=8 << 30))
     with tarfile.open(fileobj=io.BytesIO(raw), ignore_zeros=True) as tar:

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import LayerfarmError
-from layerfarm.jobs.layer import ExtractOptions, Extractor, Limits, unpack_layer
-from layerfarm.jobs.layer.members import MemberReader
-from layerfarm.jobs.layer.pax import HOLDS_NO_NUL, decode_records, encode_records, parse_time
-from layerfarm.jobs.layer.tarformat import TRAILER, Header, encode_header
+from layerfarm.jobs.layer import ExtractOptions, Extractor, unpack_layer
+from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.mtree.model import Delta, DeltaKind
+from layerfarm.jobs.tar.pax import HOLDS_NO_NUL, decode_records, encode_records, parse_time
+from layerfarm.jobs.tar.reader import MemberReader
+from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
 from tests.examples import examples
 from tests.trees import Node, char, directory, fifo, file, hardlink, in_seconds, read_tree, symlink, tree
 from tests.unit.layer.archives import archive, entry, generate

@@ -21,9 +21,9 @@ from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.mtree import Entry
 from tests.examples import examples
 from tests.trees import Node, directory, read_tree, tree
-from tests.unit.catalog.layers import Layer, stacks, tars
 from tests.unit.layer.archives import archive, entry, links_beside_their_inodes
 from tests.unit.layer.test_properties import CHECKS, workspace
+from tests.unit.relayer.layers import Layer, stacks, tars
 
 
 def unpacked(layers: list[bytes]) -> tuple[dict[bytes, Node], list[Entry]]:

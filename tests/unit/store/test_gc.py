@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.errors import BlobNotFound, StoreError
-from layerfarm.jobs.rootfs import Beneath
+from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import BlobNotFound, StoreError
-from layerfarm.jobs.rootfs import Beneath
+from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.store import MEDIA_TYPE_LAYER, Descriptor, Layout
 from layerfarm.jobs.store.gc import DEFAULT_GRACE, STAGING_GRACE, collect
 from layerfarm.jobs.store.leases import Leases, holding

@@ -1,0 +1,180 @@
+"""The files of a bundle, or of a layout's private directory, which somebody else may have filled.
+
+The directory itself is the operator's path, and may be reached through links. Below it no symbolic link is followed,
+and nothing but a regular file is opened: a link would lead root's reading and writing elsewhere, and opening a fifo
+waits for a writer that never comes (DESIGN law 5).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Final
+
+from layerfarm.jobs.errors import UnsafePath
+from layerfarm.jobs.fs.remove import remove
+from layerfarm.jobs.fs.resolve import open_beneath
+
+_HANDLE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: never wait for the other end of a fifo; O_NOCTTY: never take a terminal.
+_FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
+
+
+class Beneath:
+    """Access to what lies below ``top``; holds no file open. Every path is given whole, beginning with ``top``.
+
+    ``linked``: names in ``top`` that may be links, and have links below them; they are followed to read.
+
+    Every method raises:
+        UnsafePath: a symbolic link stands in the way, or what is to be opened is not a regular file.
+        OSError: as the system call of the same name.
+    """
+
+    def __init__(self, top: Path, linked: Collection[str] = ()) -> None:
+        self.top = top
+        self._linked = linked
+
+    # --- files ---------------------------------------------------------------------------------------
+
+    def open(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+        """A descriptor of a regular file; the caller closes it."""
+        follow = flags == os.O_RDONLY and self._may_be_linked(path)
+        with self._parent(path) as parent:
+            try:
+                fd = os.open(path.name, flags | _FILE & ~(os.O_NOFOLLOW * follow), mode, dir_fd=parent)
+            except OSError as error:
+                if error.errno in _NO_FILE:
+                    raise UnsafePath("not a regular file", where=path) from error
+                raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise UnsafePath("not a regular file", where=path)
+        return fd
+
+    def read(self, path: Path, most: int = -1) -> bytes:
+        """A file whole, or ``most`` bytes of it."""
+        with os.fdopen(self.open(path), "rb") as stream:
+            return stream.read(most)
+
+    def is_file(self, path: Path) -> bool:
+        """Whether a regular file is there."""
+        try:
+            return stat.S_ISREG(self.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def lstat(self, path: Path) -> os.stat_result:
+        with self._parent(path) as parent:
+            return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+
+    def touch(self, path: Path) -> None:
+        """Date it now; a link is dated itself."""
+        with self._parent(path) as parent:
+            os.utime(path.name, dir_fd=parent, follow_symlinks=False)
+
+    # --- directories ---------------------------------------------------------------------------------
+
+    def is_directory(self, path: Path) -> bool:
+        """Whether a directory is there."""
+        try:
+            with self.directory(path):
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def names(self, path: Path) -> list[str]:
+        """What a directory holds; nothing if there is none."""
+        try:
+            fd = self._open_directory(path, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def directory(self, path: Path, flags: int = _HANDLE) -> Iterator[int]:
+        """A descriptor of a directory: by default one to name what lies in it by, not to list or sync it."""
+        fd = self._open_directory(path, flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    # --- names ---------------------------------------------------------------------------------------
+
+    def rename(self, source: Path, target: Path) -> None:
+        with self._parent(source) as old, self._parent(target) as new:
+            os.rename(source.name, target.name, src_dir_fd=old, dst_dir_fd=new)
+
+    def link(self, source: Path, target: Path) -> None:
+        with self._parent(source) as old, self._parent(target) as new:
+            os.link(source.name, target.name, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
+
+    def unlink(self, path: Path) -> None:
+        with self._parent(path) as parent:
+            os.unlink(path.name, dir_fd=parent)
+
+    def rmdir(self, path: Path) -> None:
+        with self._parent(path) as parent:
+            os.rmdir(path.name, dir_fd=parent)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, or a directory with all that is in it."""
+        with self._parent(path) as parent:
+            remove(parent, os.fsencode(path.name))
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _parent(self, path: Path) -> Iterator[int]:
+        with self.directory(path.parent) as fd:
+            yield fd
+
+    def _open_directory(self, path: Path, flags: int) -> int:
+        if path == self.top or self._may_be_linked(path):
+            return os.open(path, flags | os.O_CLOEXEC)
+        top = os.open(self.top, _HANDLE)
+        try:
+            return open_beneath(top, os.fsencode(path.relative_to(self.top)), flags)
+        except UnsafePath as error:
+            raise UnsafePath(error.what, where=path) from error
+        finally:
+            os.close(top)
+
+    def _may_be_linked(self, path: Path) -> bool:
+        parts = path.relative_to(self.top).parts
+        return bool(parts) and parts[0] in self._linked
+
+
+def open_file(path: Path) -> BufferedReader:
+    """A regular file right in a directory of the operator's, for reading.
+
+    Raises as :class:`Beneath`.
+    """
+    return os.fdopen(Beneath(path.parent).open(path), "rb")
+
+
+def own_directory(path: Path) -> None:
+    """A directory that only its owner may enter, made if it is not there.
+
+    Raises:
+        UnsafePath: where everybody may make names, somebody else has made this one, or it is no directory.
+        OSError: as mkdir(2).
+    """
+    try:
+        path.mkdir(mode=0o700)
+        return
+    except FileExistsError:
+        found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise UnsafePath("something that is no directory is in the way", where=path)
+    if path.parent.stat().st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), 0):
+        raise UnsafePath("somebody else has made this directory", where=path)

@@ -1,0 +1,236 @@
+"""The components of one image: what each is called, how large it is, and a digest of all that a layer holds of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from deflate import deflate_compress
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from layerfarm.jobs.mtree.model import Entry
+from layerfarm.jobs.relayer.components import Component, ImageTree, Rule, find_owners
+from layerfarm.jobs.relayer.planner.plan import Part, Snapshot
+from layerfarm.jobs.relayer.spool import Difference, Spool, Written
+
+CANONICAL_TIME = 0
+"""The mtime of a directory in a layer of files, where only its last layer's says what it is."""
+
+_NS = 10**9
+_HEADER_BYTES = 90
+"""What an entry takes besides its content, compressed: measured over the packages of Debian 12."""
+_SAMPLES = 8
+_SAMPLE_BYTES = 64 << 10
+_SAMPLE_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """How an image is taken apart."""
+
+    keep: int = 0
+    """Lowest layers that stay as they are: what they hold is no component."""
+    epoch: int | None = None
+    """Seconds; newer mtimes are to become it."""
+    rules: tuple[Rule, ...] = ()
+
+
+class Analysis(BaseModel):
+    """One image, taken apart. The version changes whenever an image would be taken apart in another way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[3] = 3
+    image: str
+    """Digest of the manifest."""
+    keep: int
+    parts: tuple[Part, ...]
+    """Sorted by key."""
+    directories: str | None
+    """Digest of the layer that gives directories their metadata; None: the kept layers do already."""
+    deletions: str | None = None
+    """Digest of the layer that deletes from the kept ones; None: nothing is deleted."""
+    warnings: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
+    def room(self, budget: int) -> int:
+        """Layers that the parts may be spread over, of an image of ``budget`` layers at most."""
+        return budget - self.keep - (self.directories is not None) - (self.deletions is not None)
+
+    def snapshot(self, line: str, when: int, tag: str, budget: int) -> Snapshot:
+        """The image as the planner wants it. ``room`` is at least 1, though the budget may then be exceeded."""
+        return Snapshot(line, when, tag, self.parts, max(1, self.room(budget)))
+
+
+def decode_analysis(content: bytes) -> Analysis | None:
+    """What :meth:`Analysis.encode` wrote; None: it is of another version, or damaged."""
+    try:
+        return Analysis.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+@dataclass(frozen=True)
+class Analyzed:
+    """An analysis, and which paths it means."""
+
+    analysis: Analysis
+    members: dict[str, list[bytes]]
+    """The paths of each part, by its key."""
+
+
+def analyze(manifest: str, content: Difference, spool: Spool, options: AnalysisOptions) -> Analyzed:
+    """Take an image apart. The same image and options give the same analysis."""
+    tree = image_tree(content, spool)
+    ownership = find_owners(tree, options.rules)
+    members: defaultdict[str, list[bytes]] = defaultdict(list)
+    components: dict[str, Component] = {}
+    for path, component in sorted(ownership.owners.items()):
+        members[component.key].append(path)
+        components.setdefault(component.key, component)
+    parts = tuple(_part(components[key], members[key], content, spool, options) for key in sorted(members))
+    analysis = Analysis(
+        image=manifest,
+        keep=options.keep,
+        parts=parts,
+        directories=digest_of_directories(content, options.epoch) if restored_directories(content) else None,
+        deletions=digest_of_deletions(content) if content.deleted else None,
+        warnings=tuple(ownership.warnings),
+    )
+    return Analyzed(analysis, dict(members))
+
+
+def image_tree(content: Difference, spool: Spool) -> ImageTree:
+    """What is to be written, and all directories, as the readers of package databases see it."""
+    files = content.files
+
+    def read(path: bytes) -> bytes:
+        written = files[path]
+        return spool.read(written.offset, written.entry.size)
+
+    links = {path: written.names for path, written in files.items() if written.names}
+    entries = [*content.directories.values(), *(written.entry for written in files.values())]
+    return ImageTree(sorted(entries), links, read)
+
+
+def _part(
+    component: Component, paths: list[bytes], content: Difference, spool: Spool, options: AnalysisOptions
+) -> Part:
+    written = [content.files[path] for path in paths]
+    first = [each for each in written if not each.names or each.entry.path == each.names[0]]
+    size = sum(each.entry.size for each in first if each.entry.type == "file")
+    return Part(
+        key=component.key,
+        source=component.source,
+        digest=_digest_of_files(written, content, options.epoch),
+        size=size,
+        packed=int(size * _ratio(first, spool)) + _HEADER_BYTES * len(written),
+        files=len(written),
+        kind=component.kind,
+        version=component.version,
+        layer=min(each.layer for each in written),
+    )
+
+
+def _ratio(written: Iterable[Written], spool: Spool) -> float:
+    """Compressed bytes for one of content, by samples taken evenly from all of it.
+
+    Of whole images of Debian packages that comes within 3 %, of one package within 10 % of what gzip makes.
+    """
+    files = [each for each in written if each.offset >= 0 and each.entry.size]
+    plain = packed = 0
+    for begin, length in _samples(sum(each.entry.size for each in files)):
+        sample = b"".join(_piece(files, spool, begin, begin + length))
+        plain += len(sample)
+        packed += len(deflate_compress(sample, _SAMPLE_LEVEL))
+    return packed / plain if plain else 1.0
+
+
+def _samples(total: int) -> list[tuple[int, int]]:
+    """Where samples of ``total`` bytes begin, and how long they are."""
+    if total <= _SAMPLES * _SAMPLE_BYTES:
+        return [(0, total)]
+    middles = ((2 * number + 1) * total // (2 * _SAMPLES) for number in range(_SAMPLES))
+    return [(middle - _SAMPLE_BYTES // 2, _SAMPLE_BYTES) for middle in middles]
+
+
+def _piece(files: Iterable[Written], spool: Spool, begin: int, end: int) -> Iterator[bytes]:
+    """The bytes from ``begin`` to ``end`` of the files one after the other."""
+    at = 0
+    for each in files:
+        first, last = max(begin - at, 0), min(end - at, each.entry.size)
+        if first < last:
+            yield spool.read(each.offset + first, last - first)
+        at += each.entry.size
+
+
+def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int | None) -> str:
+    """Over all that a layer says of these files: themselves, and the directories above, without their times."""
+    digest = hashlib.sha256()
+    parents: set[bytes] = set()
+    for each in written:
+        # All names of an inode are in one part: only the line of the first one lists them.
+        names = each.names if each.names[:1] == (each.entry.path,) else each.names[:1]
+        digest.update(_line(clamped(each.entry, epoch), names))
+        parents.update(parents_of(each.entry.path))
+    for path in sorted(parents):
+        digest.update(_line(canonical(content.directories[path]), ()))
+    return digest.hexdigest()
+
+
+def digest_of_directories(content: Difference, epoch: int | None) -> str:
+    """Over all that the last layer says."""
+    digest = hashlib.sha256(b"directories\n")
+    for path in restored_directories(content):
+        digest.update(_line(clamped(content.directories[path], epoch), ()))
+    return digest.hexdigest()
+
+
+def digest_of_deletions(content: Difference) -> str:
+    """Over all that the first layer above the kept ones says."""
+    digest = hashlib.sha256(b"deletions\n")
+    for path in content.deleted:
+        digest.update(repr(path).encode() + b"\n")
+        for parent in parents_of(path):
+            digest.update(_line(canonical(content.directories[parent]), ()))
+    return digest.hexdigest()
+
+
+def restored_directories(content: Difference) -> list[bytes]:
+    """The directories that the last layer has to name: those that are new, and those that other layers touch."""
+    touched = set(content.changed)
+    for path in (*content.files, *content.deleted):
+        touched.update(parents_of(path))
+    for path in list(touched):
+        touched.update(parents_of(path))
+    return sorted(touched)
+
+
+def parents_of(path: bytes) -> list[bytes]:
+    """The directories above a path, without the root, highest first."""
+    found = []
+    at = path.find(b"/")
+    while at >= 0:
+        found.append(path[:at])
+        at = path.find(b"/", at + 1)
+    return found
+
+
+def canonical(directory: Entry) -> Entry:
+    """A directory as layers of files name it: with what protects what is in it, and nothing that changes."""
+    return directory._replace(mtime=CANONICAL_TIME, xattrs=())
+
+
+def clamped(entry: Entry, epoch: int | None) -> Entry:
+    """The entry with its mtime no newer than ``epoch``."""
+    return entry if epoch is None or entry.mtime <= epoch * _NS else entry._replace(mtime=epoch * _NS)
+
+
+def _line(entry: Entry, names: tuple[bytes, ...]) -> bytes:
+    """One entry as bytes: of integers, bytes, strings and tuples ``repr`` writes one way only."""
+    return repr((*entry._replace(nlink=1), names)).encode() + b"\n"

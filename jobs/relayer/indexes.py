@@ -1,0 +1,165 @@
+"""All that one tag leads to: the images, what lies beside them in the index, and how it is all written anew.
+
+An index holds more than images. BuildKit puts an attestation beside each image, a manifest for the platform
+``unknown/unknown`` that names the image in an annotation; others put artifacts there. A transform makes new
+images of the images and has to say what becomes of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from layerfarm.jobs.errors import AmbiguousReference, BlobNotFound, TagNotFound
+from layerfarm.jobs.image import Resolved, resolve_walk
+from layerfarm.jobs.image.mutate import rewritten
+from layerfarm.jobs.image.platform import platform_text
+from layerfarm.jobs.image.resolve import Kind, kind_of, read_index, walks
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Document, Layout, check_refname, parse_document
+from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
+from layerfarm.jobs.store.transfer import copy_blob
+
+REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
+"""BuildKit's annotation on an attestation: of which image of the same index it is."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What one tag leads to."""
+
+    top: Descriptor
+    """As it stands in index.json."""
+    images: tuple[Resolved, ...]
+    """Each image once, in the order of the index."""
+    beside: tuple[Descriptor, ...]
+    """Manifests in the index that are no images: attestations, artifacts."""
+    indexes: tuple[Descriptor, ...]
+    """The indexes that lead to them, the top one first; none where the tag names one image."""
+    absent: tuple[Descriptor, ...] = ()
+    """Manifests and indexes that these name and the layout does not hold (image-layout.md "Blobs")."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be told of a job on all of them."""
+        if not self.absent:
+            return []
+        return [
+            f"{len(self.absent)} manifests of the index are not in the layout and were passed over,"
+            f" among them {self.absent[0].digest}"
+        ]
+
+    @property
+    def manifests(self) -> tuple[Descriptor, ...]:
+        """Everything that can be spoken of: all of the above."""
+        return (*self.indexes, *(image.descriptor for image in self.images), *self.beside)
+
+
+def read_images(layout: Layout, tag: str) -> ImageSet:
+    """All that ``tag`` leads to.
+
+    Raises:
+        InvalidReference, TagNotFound, AmbiguousReference: it names nothing, or several things.
+        UnsupportedMediaType, MalformedDocument, LimitExceeded: something in it is no OCI image.
+        BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
+    """
+    named = layout.find(tag)
+    if not named:
+        check_refname(tag)
+        raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
+    if len(named) > 1:
+        raise AmbiguousReference(f"tag {tag!r} names {len(named)} images", where=layout.path)
+    return follow(layout, named[0])
+
+
+def follow(layout: Layout, top: Descriptor) -> ImageSet:
+    """The same from a descriptor that was found before. Raises as :func:`read_images`."""
+    images: dict[str, Resolved] = {}
+    beside: dict[str, Descriptor] = {}
+    indexes: dict[str, Descriptor] = {}
+    absent: dict[str, Descriptor] = {}
+    for walk in walks(layout, [top]):
+        leaf = walk[-1]
+        indexes |= {index.digest: index for index in walk[:-1]}
+        if leaf.digest in images or leaf.digest in beside:
+            continue
+        if layout.lacks(leaf):
+            absent[leaf.digest] = leaf
+        elif kind_of(layout, leaf) is Kind.ARTIFACT:
+            beside[leaf.digest] = leaf
+        else:
+            images[leaf.digest] = resolve_walk(layout, walk)
+    if not images and absent:
+        raise BlobNotFound("tag leads to images that this layout does not hold", where=next(iter(absent)))
+    if not images:
+        raise TagNotFound("there is no image behind this tag", where=top.digest)
+    return ImageSet(
+        top, tuple(images.values()), tuple(beside.values()), tuple(indexes.values()), tuple(absent.values())
+    )
+
+
+def platform_of(image: Resolved) -> str:
+    """``os/arch[/variant]`` of an image, from its config."""
+    return platform_text(image.config)
+
+
+def rewrite(
+    layout: Layout,
+    source: Layout,
+    top: Descriptor,
+    replaced: dict[str, Descriptor],
+    keep: Callable[[Descriptor, str | None], Descriptor | None],
+) -> Descriptor:
+    """Write the indexes of ``top`` anew into ``layout``, with the manifests of ``replaced`` instead of the old.
+
+    ``replaced`` has the new of each by the old one's digest, and the indexes too when this is done.
+    ``keep`` is asked for each manifest beside the images, and given the digest of the new image that it
+    speaks of, if it does of one: it returns the entry to write, or None to leave it out. Where nothing
+    changes the old index stays, byte for byte. Returns what stands for ``top`` now.
+    """
+    if top.digest in replaced:
+        return rewritten(replaced[top.digest], top)
+    if top.media_type != MEDIA_TYPE_INDEX:
+        return top
+    index = read_index(source, top)
+    entries = []
+    for child in index.manifests:
+        if source.lacks(child):
+            entries.append(child)  # stays as absent as it was
+        elif child.media_type == MEDIA_TYPE_INDEX or child.digest in replaced:
+            entries.append(rewrite(layout, source, child, replaced, keep))
+        elif kind_of(source, child) is Kind.ARTIFACT:
+            subject = replaced.get((child.annotations or {}).get(REFERENCE_DIGEST, ""))
+            kept = keep(child, subject.digest if subject else None)
+            if kept is not None:
+                entries.append(kept)
+        else:
+            entries.append(child)
+    if entries == index.manifests:
+        copy_blob(source, layout, top, _unheard)
+        return top
+    written = layout.put_document(index.model_copy(update={"manifests": entries}), MEDIA_TYPE_INDEX)
+    replaced[top.digest] = rewritten(written, top)
+    return replaced[top.digest]
+
+
+def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> None:
+    """Copy a manifest with all the blobs that it names, but its subject; or what an index names and is none.
+
+    Raises:
+        StoreError: something of it is missing or corrupt.
+    """
+    if source.path == target.path:
+        return
+    document = {}
+    if descriptor.media_type in MANIFEST_TYPES:
+        document = parse_document(Document, source.read(descriptor), descriptor.digest).model_extra or {}
+    named = {name: value for name, value in document.items() if name != "subject"}
+    for child, _ in children(named, descriptor.digest, source.has):
+        if not child.urls or source.has(child):
+            copy_blob(source, target, child, _unheard)
+    copy_blob(source, target, descriptor, _unheard)
+
+
+def _unheard(nbytes: int) -> None:
+    pass

@@ -1,0 +1,161 @@
+"""Layers to be written: what each holds, as a file beside the store, and the tar that comes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.layer.whiteouts import whiteout_name
+from layerfarm.jobs.mtree.model import ROOT, Entry
+from layerfarm.jobs.relayer.analysis import canonical, clamped, parents_of, restored_directories
+from layerfarm.jobs.relayer.spool import Difference, Spool, Written
+from layerfarm.jobs.tar.writer import (
+    BLOCK_DEVICE,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    REGULAR,
+    SYMLINK,
+    TRAILER,
+    Header,
+    encode_header,
+    hardlink,
+    padding,
+)
+
+_NS = 10**9
+_PIECE = 1 << 20
+_TYPES = {"file": REGULAR, "link": SYMLINK, "char": CHAR, "block": BLOCK_DEVICE, "fifo": FIFO, "dir": DIRECTORY}
+
+
+def recipe_of_files(paths: Iterable[bytes], content: Difference, epoch: int | None) -> Iterator[bytes]:
+    """The recipe of a layer of files: they, each inode's content once, and the directories above in canonical form."""
+    lines: dict[bytes, bytes] = {}
+    firsts: dict[bytes, bytes] = {}
+    """By the lowest name of an inode with several: the one that comes first in the layer, and holds the content."""
+    for path in paths:
+        written = content.files[path]
+        first = path
+        if written.names:
+            lowest = written.names[0]
+            if lowest not in firsts:
+                firsts[lowest] = min(written.names, key=_depth_first)
+            first = firsts[lowest]
+        lines[_depth_first(path)] = _file(written, first, epoch)
+        for parent in parents_of(path):
+            key = _depth_first(parent)
+            if key not in lines:
+                lines[key] = _directory(canonical(content.directories[parent]))
+    return (lines[key] for key in sorted(lines))
+
+
+def recipe_of_directories(content: Difference, epoch: int | None) -> Iterator[bytes]:
+    """The recipe of the last layer: the directories as they are."""
+    for path in sorted(restored_directories(content), key=_depth_first):
+        yield _directory(clamped(content.directories[path], epoch))
+
+
+def recipe_of_deletions(content: Difference) -> Iterator[bytes]:
+    """The recipe of the first layer above the kept ones: whiteouts, and the directories above in canonical form."""
+    lines: dict[bytes, bytes] = {}
+    for path in content.deleted:
+        name = whiteout_name(path)
+        lines[_depth_first(name)] = _line(Header(name, REGULAR), -1)
+        for parent in parents_of(path):
+            lines[_depth_first(parent)] = _directory(canonical(content.directories[parent]))
+    return (lines[key] for key in sorted(lines))
+
+
+def write_layer(recipe: BinaryIO, spool: Spool) -> Iterator[bytes]:
+    """The raw tar of a recipe. The same recipe and content give the same bytes.
+
+    Raises (while iterating):
+        MalformedDocument: a line of the recipe does not parse, or the spool is shorter than it says.
+    """
+    held = bytearray()
+    for line in recipe:
+        header, offset = _parsed(line)
+        held += encode_header(header)
+        left = header.size
+        while left:
+            piece = spool.read(offset, min(left, _PIECE))
+            if not piece:
+                raise MalformedDocument("content of a file is gone from the spool", where=spool.path)
+            held += piece
+            offset += len(piece)
+            left -= len(piece)
+            if len(held) >= _PIECE:
+                yield bytes(held)
+                held.clear()
+        held += padding(header.size)
+    held += TRAILER
+    yield bytes(held)
+
+
+def _file(written: Written, first: bytes, epoch: int | None) -> bytes:
+    entry = clamped(written.entry, epoch)
+    seconds, nanoseconds = divmod(entry.mtime, _NS)
+    header = Header(
+        entry.path,
+        _TYPES[entry.type],
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size if entry.type == "file" else 0,
+        seconds,
+        entry.link or b"",
+        entry.device or (0, 0),
+        entry.xattrs or (),
+        nanoseconds,
+    )
+    if entry.path != first:
+        return _line(hardlink(header._replace(name=first), entry.path), -1)
+    return _line(header, written.offset)
+
+
+def _directory(entry: Entry) -> bytes:
+    seconds, nanoseconds = divmod(entry.mtime, _NS)
+    name = entry.path if entry.path == ROOT else entry.path + b"/"
+    header = Header(name, DIRECTORY, entry.mode, entry.uid, entry.gid, mtime=seconds, nanoseconds=nanoseconds)
+    return _line(header._replace(xattrs=entry.xattrs or ()), -1)
+
+
+def _depth_first(path: bytes) -> bytes:
+    """A key that puts a directory before what is below it, names bytewise."""
+    return b"" if path == ROOT else b"\0" + path.replace(b"/", b"\0")
+
+
+def _line(header: Header, offset: int) -> bytes:
+    # Latin-1 is every byte as one character, and back.
+    fields: list[Any] = [_as_text(value) for value in header]
+    return json.dumps([*fields, offset], separators=(",", ":")).encode() + b"\n"
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return [_as_text(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _parsed(line: bytes) -> tuple[Header, int]:
+    try:
+        *fields, offset = json.loads(line)
+        name, type_, mode, uid, gid, size, mtime, link, device, xattrs, nanoseconds = fields
+        header = Header(
+            name.encode("latin-1"),
+            type_.encode("latin-1"),
+            mode,
+            uid,
+            gid,
+            size,
+            mtime,
+            link.encode("latin-1"),
+            (device[0], device[1]),
+            tuple((key.encode("latin-1"), value.encode("latin-1")) for key, value in xattrs),
+            nanoseconds,
+        )
+    except (ValueError, AttributeError, IndexError, TypeError) as error:
+        raise MalformedDocument("not a line of a recipe", where=line[:200]) from error
+    return header, offset

@@ -1,0 +1,153 @@
+"""Merging clusters: cheapest first, for as long as that pays or an image has too many."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from layerfarm.jobs.relayer.planner.bitsets import Cluster
+from layerfarm.jobs.relayer.planner.costs import Costs, bits, merged
+
+_PAIRS = 400
+"""Clusters of which all pairs are looked at; of more, first the smallest are merged with their like."""
+
+
+class Merger:
+    """The clusters of a catalog while they are merged."""
+
+    def __init__(self, costs: Costs, clusters: Sequence[Cluster], rates: dict[str, float]) -> None:
+        self._costs = costs
+        self._rates = rates
+        self._clusters: dict[int, Cluster] = dict(enumerate(clusters))
+        self._cost = {number: costs.of(cluster) for number, cluster in self._clusters.items()}
+        self._extras: dict[tuple[int, int], float] = {}
+        self._next = len(clusters)
+        self._counts = [0] * len(costs.catalog.images)
+        for cluster in clusters:
+            for column in bits(cluster.owners):
+                self._counts[column] += 1
+
+    def clusters(self) -> list[Cluster]:
+        """What there is now, sorted by key."""
+        return sorted(self._clusters.values(), key=lambda cluster: cluster.keys)
+
+    def merge_for_free(self) -> None:
+        """Merge what the same images hold, where that saves more than it costs."""
+        classes: defaultdict[int, list[int]] = defaultdict(list)
+        for number, cluster in self._clusters.items():
+            if not cluster.locked:
+                classes[cluster.owners].append(number)
+        for numbers in classes.values():
+            left = self._shortened(numbers, _PAIRS, paying=True)
+            if len(left) <= _PAIRS:
+                self._agglomerate(left, 0)
+
+    def fit(self, room: Sequence[int]) -> None:
+        """Merge until no image has more clusters than it has room for, as far as locked ones let it.
+
+        The image that lacks most comes first; what is merged for it is merged for all.
+        """
+        order = sorted(range(len(room)), key=lambda column: (room[column] - self._counts[column], column))
+        # Once an image fits it stays so, because counts only fall; one pass in any order is enough.
+        for column in order:
+            if self._counts[column] > room[column]:
+                self._fit(column, room)
+
+    def _fit(self, column: int, room: Sequence[int]) -> None:
+        bit = 1 << column
+        over = sum(1 << at for at, count in enumerate(self._counts) if count > room[at])
+        mine = [number for number, cluster in self._clusters.items() if cluster.owners & bit]
+        free = [number for number in mine if not self._clusters[number].locked]
+        wanted = room[column] - (len(mine) - len(free))
+        free = self._shortened(free, max(_PAIRS, wanted), paying=False)
+        free = self._agglomerate(free, max(1, wanted), over)
+        if wanted < 1 and free:
+            # Locked ones fill the image: what is new has to go to one of them.
+            for number in free:
+                locked = [at for at in mine if at in self._clusters and self._clusters[at].locked]
+                if locked:
+                    best = min(locked, key=lambda at: (self._extra(at, number), at))
+                    mine.append(self._merge(best, number))
+
+    def _agglomerate(self, numbers: Iterable[int], wanted: int, over: int = 0) -> list[int]:
+        """Merge the cheapest pair of these until ``wanted`` are left; with 0, as long as it pays.
+
+        The heap holds guesses, which are seldom too high; the exact cost of a pair is computed when its
+        guess is the lowest, and if it is then no longer, the pair goes back by what it costs.
+        """
+        alive = dict.fromkeys(numbers)
+        heap: list[tuple[float, bool, int, int]] = []
+        for at, one in enumerate(order := list(alive)):
+            for other in order[at + 1 :]:
+                heap.append(self._guessed(one, other, over))
+        heapq.heapify(heap)
+        while heap and (wanted == 0 or len(alive) > wanted):
+            price, exact, one, other = heapq.heappop(heap)
+            if one not in alive or other not in alive:
+                continue
+            if wanted == 0 and price >= 0:
+                break
+            if not exact:
+                extra = self._extra(one, other)
+                heapq.heappush(heap, (self._per_relief(extra, one, other, over), True, one, other))
+                continue
+            new = self._merge(one, other)
+            del alive[one], alive[other]
+            for third in alive:
+                heapq.heappush(heap, self._guessed(third, new, over))
+            alive[new] = None
+        return list(alive)
+
+    def _guessed(self, one: int, other: int, over: int) -> tuple[float, bool, int, int]:
+        guess = self._costs.guess(self._clusters[one], self._clusters[other])
+        return (self._per_relief(guess, one, other, over), False, one, other)
+
+    def _per_relief(self, extra: float, one: int, other: int, over: int) -> float:
+        """What a merge costs for each image that it brings nearer to its room."""
+        if extra <= 0 or not over:
+            return extra
+        return extra / max(1, (self._clusters[one].owners & self._clusters[other].owners & over).bit_count())
+
+    def _shortened(self, numbers: Sequence[int], most: int, *, paying: bool) -> list[int]:
+        """No more than ``most`` of them: of the lightest each with the next in an order that puts like by like."""
+        alive = list(numbers)
+        while len(alive) > most:
+            surplus = len(alive) - most
+            alive.sort(key=lambda number: (self._clusters[number].weight, number))
+            light, heavy = alive[: min(len(alive), 2 * surplus)], alive[min(len(alive), 2 * surplus) :]
+            light.sort(key=self._likeness)
+            pairs = list(zip(light[::2], light[1::2], strict=False))
+            if len(light) % 2:
+                heavy.append(light[-1])
+            if paying:
+                done = {pair for pair in pairs if self._extra(*pair) < 0}
+                if not done:
+                    break
+                heavy += [number for pair in pairs if pair not in done for number in pair]
+                pairs = [pair for pair in pairs if pair in done]
+            alive = heavy + [self._merge(one, other) for one, other in pairs]
+        return alive
+
+    def _likeness(self, number: int) -> tuple[int, int, float, int]:
+        cluster = self._clusters[number]
+        return (cluster.owners, cluster.changed, cluster.rate, number)
+
+    def _extra(self, one: int, other: int) -> float:
+        """What the two cost more together than each alone. Many images ask it of the same two."""
+        pair = (one, other) if one < other else (other, one)
+        known = self._extras.get(pair)
+        if known is None:
+            both = self._costs.together(self._clusters[pair[0]], self._clusters[pair[1]], self._rates)
+            known = self._extras[pair] = both - self._cost[one] - self._cost[other]
+        return known
+
+    def _merge(self, one: int, other: int) -> int:
+        both = merged(self._clusters[one], self._clusters[other], self._rates)
+        for column in bits(self._clusters[one].owners & self._clusters[other].owners):
+            self._counts[column] -= 1
+        for gone in (one, other):
+            del self._clusters[gone], self._cost[gone]
+        number, self._next = self._next, self._next + 1
+        self._clusters[number], self._cost[number] = both, self._costs.of(both)
+        return number

@@ -1,0 +1,139 @@
+"""Moving single components to other clusters, after all merging: for what was put together too early.
+
+Merging never parts what it has put together, whatever comes after. Here each component is held against every
+cluster once more, and moves where that makes the plan cheaper and gives no image more clusters than it has room for.
+What a previous plan holds stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
+from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns
+from layerfarm.jobs.relayer.planner.costs import Costs, bits, merged
+
+_PASSES = 6
+"""Over all components; most is gained in the first two."""
+_WORK = 6_000_000
+"""Clusters and variants that are looked at, some 0.7 us each; the heaviest components come first. A count and no
+time: the same images have to give the same plan on every machine."""
+_WIDE = 64
+"""Images for which a variant counts once more: sets of images take longer the more there are."""
+_LEAST = 1.0
+"""Bytes that a move has to gain: rounding must not move anything to and fro."""
+
+
+class Refiner:
+    """The clusters of a catalog while components are moved between them."""
+
+    def __init__(
+        self,
+        costs: Costs,
+        rates: dict[str, float],
+        components: Iterable[Cluster],
+        clusters: Iterable[Cluster],
+        room: Sequence[int],
+    ) -> None:
+        """``components`` are what the ``clusters`` were merged of."""
+        self._costs = costs
+        self._rates = rates
+        self._room = room
+        self._counts = [0] * len(room)
+        single = {component.keys[0]: component for component in components}
+        self._locked: list[Cluster] = []
+        self._members: dict[int, list[Cluster]] = {}
+        self._clusters: dict[int, Cluster] = {}
+        self._cost: dict[int, float] = {}
+        for number, cluster in enumerate(clusters):
+            for column in bits(cluster.owners):
+                self._counts[column] += 1
+            if cluster.locked:
+                self._locked.append(cluster)
+                continue
+            self._members[number] = [single[key] for key in cluster.keys]
+            self._clusters[number], self._cost[number] = cluster, costs.of(cluster)
+        self._left = _WORK
+        self._unit = 1 + len(room) // _WIDE
+
+    def refined(self) -> list[Cluster]:
+        """The clusters after that, sorted by key."""
+        home = {each.keys: number for number, members in self._members.items() for each in members}
+        components = [each for members in self._members.values() for each in members]
+        components.sort(key=lambda each: (-each.weight, each.keys))
+        for _ in range(_PASSES):
+            moved = False
+            for component in components:
+                at = home[component.keys]
+                rest = self._without(component, at)
+                target = self._better(component, at, rest)
+                if target is not None:
+                    self._move(component, at, rest, target)
+                    home[component.keys] = target
+                    moved = True
+                if self._left <= 0:
+                    break
+            if not moved or self._left <= 0:
+                break
+        return sorted([*self._clusters.values(), *self._locked], key=lambda cluster: cluster.keys)
+
+    def _without(self, component: Cluster, at: int) -> Cluster | None:
+        """What is left of a cluster without one of its components; None: nothing."""
+        rest = [other for other in self._members[at] if other is not component]
+        return reduce(self._merged, rest) if rest else None
+
+    def _merged(self, one: Cluster, other: Cluster) -> Cluster:
+        self._left -= self._unit * (len(one.variants) + len(other.variants))
+        return merged(one, other, self._rates)
+
+    def _better(self, component: Cluster, at: int, rest: Cluster | None) -> int | None:
+        """The cluster in which the component costs least, if that is less than where it is."""
+        alone = self._costs.of(component)
+        limit = self._cost[at] - _cost(self._costs, rest) - alone - _LEAST
+        freed = self._clusters[at].owners & ~_owners(rest)
+        best = None
+        self._left -= len(self._clusters) + self._unit * (len(component.variants) + _variants(rest))
+        for number, cluster in self._clusters.items():
+            # The guess is seldom too high, and 20 times faster than the truth.
+            if number == at or self._costs.guess(cluster, component) >= limit:
+                continue
+            if not self._has_room(component.owners & ~cluster.owners & ~freed):
+                continue
+            self._left -= self._unit * (len(cluster.variants) + len(component.variants))
+            extra = self._costs.together(cluster, component, self._rates) - self._cost[number] - alone
+            if extra < limit:
+                best, limit = number, extra
+        return best
+
+    def _has_room(self, more: Columns) -> bool:
+        self._left -= more.bit_count()
+        return all(self._counts[column] < self._room[column] for column in bits(more))
+
+    def _move(self, component: Cluster, at: int, rest: Cluster | None, target: int) -> None:
+        cluster = self._clusters[target]
+        for column in bits(self._clusters[at].owners & ~_owners(rest)):
+            self._counts[column] -= 1
+        for column in bits(component.owners & ~cluster.owners):
+            self._counts[column] += 1
+        self._members[at] = [other for other in self._members[at] if other is not component]
+        self._members[target].append(component)
+        self._put(target, self._merged(cluster, component))
+        self._put(at, rest)
+
+    def _put(self, number: int, cluster: Cluster | None) -> None:
+        if cluster is None:
+            del self._clusters[number], self._cost[number], self._members[number]
+        else:
+            self._clusters[number], self._cost[number] = cluster, self._costs.of(cluster)
+
+
+def _variants(cluster: Cluster | None) -> int:
+    return 0 if cluster is None else len(cluster.variants)
+
+
+def _owners(cluster: Cluster | None) -> Columns:
+    return 0 if cluster is None else cluster.owners
+
+
+def _cost(costs: Costs, cluster: Cluster | None) -> float:
+    return 0.0 if cluster is None else costs.of(cluster)

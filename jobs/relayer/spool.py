@@ -1,0 +1,185 @@
+"""An image read once: its tree, and the content of its files in one file beside the store.
+
+Nothing is unpacked: to lay an image out anew takes no right to give files away, no file system that holds
+its xattrs, and no more than one open file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.image.trees import Advanced, opened_layer, unheard
+from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, expanded, source_of
+from layerfarm.jobs.layer.tree import Child, Directory
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.mtree.model import ROOT, Entry
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.tar.reader import Member, MemberReader
+
+
+@dataclass(frozen=True)
+class Written:
+    """One path that the layers above the kept ones have to hold."""
+
+    entry: Entry
+    names: tuple[bytes, ...]
+    """Every path of the inode where it has several, sorted."""
+    offset: int
+    """Where a regular file's content begins in the spool; -1: not a regular file."""
+    layer: int = 0
+    """Number, from 1, of the image's layer that holds it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What turns the tree of the kept layers (of none: an empty one) into that of the image."""
+
+    files: dict[bytes, Written]
+    """All that is no directory, by path."""
+    directories: dict[bytes, Entry]
+    """Every directory of the image, by path."""
+    changed: frozenset[bytes]
+    """The directories that the kept layers have not, or have otherwise."""
+    deleted: tuple[bytes, ...]
+    """What the kept layers have and the image has not, the topmost paths of it."""
+
+
+class Spool:
+    """The content of an image's files, one after the other, in an unnamed order. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes."""
+        parts = []
+        while size and (piece := os.pread(self._fd, size, offset)):
+            parts.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def read_image(layout: Layout, image: Resolved, keep: int, spool: Path, advanced: Advanced = unheard) -> Difference:
+    """Read every layer of ``image`` once; the ``keep`` lowest are to stay as they are.
+
+    ``spool`` is made, and holds the content of all files of the layers, those that others replace too.
+
+    Raises:
+        BlobNotFound, DigestMismatch, SizeMismatch: the image is incomplete or corrupt.
+        LayerError, LimitExceeded: a layer cannot be applied.
+    """
+    below, whole = Stack(), Stack()
+    offsets: dict[tuple[int, int], int] = {}
+    with spool.open("xb", buffering=1 << 20) as out:
+        for number, (layer, diff_id) in enumerate(image.layers, 1):
+            with opened_layer(layout, layer, diff_id, advanced) as stream:
+                reads = _spooled(stream, out, number, offsets)
+                if number <= keep:
+                    known = list(reads)
+                    below.apply_read(known)
+                    whole.apply_read(known)
+                else:
+                    whole.apply_read(reads)
+        out.truncate()
+    return _difference(below, whole, offsets)
+
+
+def _spooled(stream: BinaryIO, out: BinaryIO, layer: int, offsets: dict[tuple[int, int], int]) -> Iterator[Read]:
+    """The members of a layer, their content hashed and written behind what is there already."""
+    reader = MemberReader(stream, limits())
+    for ordinal, member in enumerate(reader):
+        if member.type != REGULAR:
+            yield Read(member, None)
+            continue
+        offsets[layer, ordinal] = out.tell()
+        digest = hashlib.sha256()
+        for piece in expanded(reader, member):
+            digest.update(piece)
+            if _is_hole(member, piece):
+                out.seek(len(piece), os.SEEK_CUR)
+            else:
+                out.write(piece)
+        yield Read(member, digest.hexdigest())
+    reader.drain()
+
+
+def _is_hole(member: Member, piece: bytes | memoryview) -> bool:
+    """A hole of a sparse file, which is to take no room on disk either: a few bytes may stand for gigabytes."""
+    # Content comes as views of what was read.
+    return member.holes is not None and isinstance(piece, bytes)
+
+
+def _difference(below: Stack, whole: Stack, offsets: dict[tuple[int, int], int]) -> Difference:
+    names = whole.names()
+    files: dict[bytes, Written] = {}
+    directories: dict[bytes, Entry] = {}
+    for placed in whole.placed():
+        if placed.source is None:
+            directories[placed.entry.path] = placed.entry
+        elif placed.entry.path not in files and not _is_kept(below, placed):
+            # All names of an inode at once: a link cannot lead to another layer.
+            for path in names.get(placed.source, (placed.entry.path,)):
+                files[path] = _written(placed, path, names.get(placed.source, ()), offsets)
+    olds = {placed.entry.path: placed.entry for placed in below.placed() if placed.source is None}
+    first = not (below.root.children or {})
+    changed = frozenset(path for path, entry in directories.items() if first or olds.get(path) != entry)
+    return Difference(files, directories, changed, tuple(sorted(_deleted(below, whole))))
+
+
+def _written(placed: Placed, path: bytes, names: tuple[bytes, ...], offsets: dict[tuple[int, int], int]) -> Written:
+    source = placed.source
+    assert source is not None
+    offset = offsets.get((source.layer, source.ordinal), -1)
+    return Written(placed.entry._replace(path=path), names, offset, source.layer)
+
+
+def _is_kept(below: Stack, placed: Placed) -> bool:
+    """Whether the kept layers hold at this path the very member of the very layer that the image has there."""
+    found = _at(below, placed.entry.path)
+    if found is None or isinstance(found, Directory) or placed.source is None:
+        return False
+    return _identity(source_of(found)) == _identity(placed.source)
+
+
+def _identity(source: Source) -> tuple[int, int]:
+    return source.layer, source.ordinal
+
+
+def _at(stack: Stack, path: bytes) -> Child | None:
+    node: Child | None = stack.root
+    for name in path.split(b"/") if path != ROOT else ():
+        if not isinstance(node, Directory) or node.children is None:
+            return None
+        node = node.children.get(name)
+    return node
+
+
+def _deleted(below: Stack, whole: Stack) -> Iterator[bytes]:
+    pending: list[tuple[bytes, Directory, Directory]] = [(b"", below.root, whole.root)]
+    while pending:
+        prefix, before, after = pending.pop()
+        news = after.children or {}
+        for name, child in (before.children or {}).items():
+            known = news.get(name)
+            if known is None:
+                yield prefix + name
+            elif isinstance(child, Directory) and isinstance(known, Directory):
+                pending.append((prefix + name + b"/", child, known))

@@ -1,0 +1,91 @@
+"""Digests computed in a thread beside: complete, in order, and no error lost."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from pathlib import Path
+
+import pytest
+
+from layerfarm.jobs.compress.beside import Beside, Buffer
+from layerfarm.jobs.compress.codecs import Codec, Compression, compress
+from layerfarm.jobs.compress.decompress import decompress
+from layerfarm.jobs.layer import ExtractOptions
+from tests.unit.layer.archives import applied_entries, archive, entry
+
+BLOB = b"".join(compress([bytes(range(256)) * 20_000], Codec()))
+
+
+def test_pieces_are_seen_in_order_and_all_before_wait_returns() -> None:
+    seen: list[Buffer] = []
+    beside = Beside()
+    for number in range(100):
+        beside.put(seen.append, b"%d" % number)
+    beside.wait()
+    assert seen == [b"%d" % number for number in range(100)]
+    beside.close()
+
+
+def test_an_error_beside_is_raised_by_wait_and_nothing_is_called_after_it() -> None:
+    seen: list[Buffer] = []
+
+    def refuse(piece: Buffer) -> None:
+        seen.append(piece)
+        raise MemoryError("no")
+
+    beside = Beside()
+    for number in range(100):
+        beside.put(refuse, b"%d" % number)
+    with pytest.raises(MemoryError):
+        beside.wait()
+    assert seen == [b"0"]
+    beside.close()
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_whoever_reads_to_the_end_has_shown_everything(ahead: bool) -> None:
+    digest = hashlib.sha256()
+    with decompress(io.BytesIO(BLOB), Compression.GZIP, ahead=ahead, seen=digest.update) as reader:
+        assert hashlib.sha256(reader.read()).digest() == digest.digest()
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_error_of_who_is_shown_the_pieces_reaches_the_reader(ahead: bool) -> None:
+    def refuse(piece: Buffer) -> None:
+        raise OSError("no")
+
+    with (
+        pytest.raises(OSError, match="no"),
+        decompress(io.BytesIO(BLOB), Compression.GZIP, ahead=ahead, seen=refuse) as reader,
+    ):
+        reader.read()
+
+
+def test_a_reader_that_stops_early_leaves_no_thread() -> None:
+    before = threading.active_count()
+    with decompress(io.BytesIO(BLOB), Compression.GZIP, ahead=True, seen=lambda piece: None) as reader:
+        reader.read(1)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("size", [0, 1, 256 * 1024 - 1, 256 * 1024, (1 << 20) + 1, 5_000_000])
+def test_a_file_hashed_beside_has_the_digest_of_its_content(tmp_path: Path, size: int) -> None:
+    content = (b"%d\n" % size * size)[:size]
+    found = applied_entries(
+        tmp_path, archive(entry("first"), entry("f", content=content), entry("g", content=content[::-1]))
+    )
+    assert [(e.path, e.size, e.sha256) for e in found if e.path in (b"f", b"g")] == [
+        (b"f", size, hashlib.sha256(content).hexdigest()),
+        (b"g", size, hashlib.sha256(content[::-1]).hexdigest()),
+    ]
+    assert (tmp_path / "f").read_bytes() == content
+
+
+def test_without_hashing_no_thread_is_started(tmp_path: Path) -> None:
+    before = threading.active_count()
+    options = ExtractOptions(hash_content=False)
+    found = applied_entries(tmp_path, archive(entry("f", content=bytes(1 << 20))), options=options)
+    assert [e.sha256 for e in found] == [None, None]
+    assert threading.active_count() == before

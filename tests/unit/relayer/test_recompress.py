@@ -1,0 +1,244 @@
+"""recompress: other bytes, the same tars, nothing else changed and nothing silently lost."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from layerfarm.jobs.errors import DigestMismatch, MalformedDocument, RequestError, TagNotFound, UnsupportedMediaType
+from layerfarm.jobs.flows.transforms import RecompressRequest
+from layerfarm.jobs.image import resolve, resolve_walk, write_image
+from layerfarm.jobs.image.resolve import read_index
+from layerfarm.jobs.relayer.proof import proofs_of
+from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers
+from layerfarm.jobs.store import Descriptor, Layout
+from tests.unit.image.images import image, tar
+from tests.unit.relayer.images import (
+    attestation,
+    entry,
+    index,
+    manifest,
+    platform,
+    ref,
+    run,
+    two_platforms,
+)
+
+LOW = tar(("a", b"low" * 5000), ("d", None), ("d/f", b"x"))
+HIGH = tar(("a", b"high" * 3000))
+
+
+def request(layout: Layout, target: Layout | None = None, **fields: object) -> RecompressRequest:
+    fields = {"compress": "zstd", **fields}
+    return RecompressRequest(image=ref(layout, "t"), target=ref(target or layout, "z"), **fields)  # type: ignore[arg-type]
+
+
+def test_tars_config_and_everything_unknown_stay(layout: Layout) -> None:
+    old = image(layout, [LOW, HIGH], config={"Env": ["A=1"], "New": {"x": 1}}, history=[{"created_by": "x"}] * 2)
+    result = run(request(layout))
+    new = resolve(layout, "z")
+    assert new.config == old.config
+    assert new.manifest.config.digest == old.manifest.config.digest
+    assert [layer.media_type for layer in new.manifest.layers] == ["application/vnd.oci.image.layer.v1.tar+zstd"] * 2
+    (change,) = result.images
+    assert (change.old, change.new) == (old.descriptor.digest, new.descriptor.digest)
+    assert (change.platform, change.layers_before, change.layers_after) == ("linux/amd64", 2, 2)
+    assert change.bytes_before == sum(layer.size for layer in old.manifest.layers)
+    assert change.bytes_after == sum(layer.size for layer in new.manifest.layers)
+    assert not result.unchanged and result.warnings == []
+    assert resolve(layout, "t").descriptor.digest == old.descriptor.digest
+
+
+def test_the_new_layers_hold_the_old_tars(layout: Layout) -> None:
+    image(layout, [LOW, HIGH])
+    run(request(layout, compress="none"))
+    new = resolve(layout, "z")
+    assert [layout.read(layer) for layer in new.manifest.layers] == [LOW, HIGH]
+
+
+def test_the_proof_is_a_referrer_of_the_new_image(layout: Layout) -> None:
+    old = image(layout, [LOW])
+    result = run(request(layout))
+    (proof,) = proofs_of(layout, result.images[0].new)
+    assert (proof.old.digest, proof.new.digest) == (old.descriptor.digest, result.images[0].new)
+    assert (proof.method, proof.diff_ids) == ("layers", old.config.rootfs.diff_ids)
+    assert proof.operation == "recompress" and proof.same_tree
+    assert proof.codecs[0].startswith("zstd;libzstd=") and proof.parameters["codec"] == proof.codecs[0]
+    (found,) = referrers(layout, result.images[0].new)
+    assert found.digest == result.images[0].proof
+    assert found.artifact_type == "application/vnd.layerfarm.proof.v1+json"
+    assert layout.tags() == ["t", "z"]
+
+
+def test_a_registry_without_an_api_for_referrers_gets_a_tag(layout: Layout) -> None:
+    image(layout, [LOW])
+    digest = run(request(layout)).new
+    assert fallback_tag(digest) == "sha256-" + digest[7:]
+    made = fallback_index(layout, digest)
+    assert made is not None
+    (listed,) = made.manifests
+    assert listed.artifact_type == "application/vnd.layerfarm.proof.v1+json"
+    assert set(listed.annotations or {}) == {"dev.layerfarm.operation", "dev.layerfarm.old"}
+    assert fallback_index(layout, resolve(layout, "t").descriptor.digest) is None
+
+
+def test_twice_gives_the_same_and_leaves_one_proof(layout: Layout) -> None:
+    image(layout, [LOW, HIGH])
+    first = run(request(layout))
+    assert run(request(layout)) == first
+    assert len(referrers(layout, first.new)) == 1
+
+
+def test_what_is_so_compressed_already_stays(layout: Layout) -> None:
+    old = image(layout, [LOW])
+    result = run(request(layout, compress="gzip"))
+    assert result.unchanged and result.new == result.old == old.descriptor.digest
+    assert result.images[0].proof is None
+    assert resolve(layout, "z").descriptor.digest == old.descriptor.digest
+
+
+def test_a_level_is_meant_for_layers_of_other_tools_too(layout: Layout) -> None:
+    image(layout, [LOW])
+    first = run(request(layout, compress="gzip", level=9))
+    assert not first.unchanged
+    again = RecompressRequest(image=ref(layout, "z"), target=ref(layout, "zz"), compress="gzip", level=9)
+    assert run(again).unchanged
+
+
+def test_the_lowest_layers_can_be_kept(layout: Layout) -> None:
+    old = image(layout, [LOW, HIGH])
+    run(request(layout, keep=1))
+    new = resolve(layout, "z")
+    assert new.manifest.layers[0] == old.manifest.layers[0]
+    assert new.manifest.layers[1].media_type.endswith("+zstd")
+    assert run(request(layout, keep=2)).unchanged
+
+
+def test_into_another_store_goes_all_that_the_image_needs(layout: Layout, tmp_path: Path) -> None:
+    image(layout, [LOW, HIGH])
+    other = Layout.create(tmp_path / "other")
+    run(request(layout, other, keep=1))
+    new = resolve(other, "z")
+    assert all(other.has(blob) for blob in new.blobs)
+    assert layout.tags() == ["t"]
+    run(request(layout, other, compress="gzip"))
+    assert all(other.has(blob) for blob in resolve(other, "z").blobs)
+
+
+def test_every_platform_of_an_index_and_all_that_lies_in_it(layout: Layout, tmp_path: Path) -> None:
+    first = image(layout, [LOW, HIGH], tag="alone")
+    said, sbom = attestation(layout, first), manifest(layout, "application/spdx+json", b"{}")
+    amd, arm = two_platforms(layout, [LOW, HIGH], "t", said, sbom)
+    assert amd.descriptor.digest == first.descriptor.digest
+    other = Layout.create(tmp_path / "other")
+    for target in (layout, other):
+        result = run(request(layout, target))
+        assert [change.platform for change in result.images] == ["linux/amd64", "linux/arm64/v8"]
+        old, new = (read_index(where, where.find(tag)[0]) for where, tag in ((layout, "t"), (target, "z")))
+        assert new.annotations == {"of": "index"} and new.model_extra == {"unknown": {"kept": 1}}
+        assert [child.platform for child in new.manifests] == [child.platform for child in old.manifests]
+        assert [child.digest for child in new.manifests[:2]] == [change.new for change in result.images]
+        assert new.manifests[2].digest == said.digest
+        assert (new.manifests[2].annotations or {})["vnd.docker.reference.digest"] == result.images[0].new
+        assert new.manifests[3] == sbom
+        assert result.referrers == 1 and result.warnings == []
+        assert target.read(said) and target.read(sbom)
+        # One blob for the layer that both platforms share.
+        shared = {resolve_walk(target, [child]).manifest.layers[0].digest for child in new.manifests[:2]}
+        assert len(shared) == 1
+        assert result.bytes_before == sum(layer.size for layer in amd.manifest.layers)
+    assert arm.config.architecture == "arm64"
+
+
+def test_annotations_that_speak_of_the_old_bytes_go_with_a_warning(layout: Layout) -> None:
+    old = image(layout, [LOW])
+    layer = old.manifest.layers[0].model_copy(
+        update={"annotations": {"io.github.containers.zstd-chunked.manifest-checksum": "x", "mine": "y"}}
+    )
+    changed = old.manifest.model_copy(update={"layers": [layer]})
+    layout.tag("t", layout.put_document(changed, "application/vnd.oci.image.manifest.v1+json"))
+    result = run(request(layout))
+    annotations = resolve(layout, "z").manifest.layers[0].annotations or {}
+    assert annotations["mine"] == "y" and not any("chunked" in key for key in annotations)
+    assert len(result.warnings) == 1
+
+
+def test_layers_from_elsewhere_are_left_alone(layout: Layout) -> None:
+    old = image(layout, [LOW])
+    foreign = Descriptor.model_validate(
+        {
+            "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "digest": f"sha256:{'1' * 64}",
+            "size": 7,
+            "urls": ["https://example.org/layer"],
+        }
+    )
+    config = old.config.model_copy(
+        update={
+            "rootfs": old.config.rootfs.model_copy(
+                update={"diff_ids": [f"sha256:{'2' * 64}", *old.config.rootfs.diff_ids]}
+            )
+        }
+    )
+    made = write_image(layout, (), old.manifest.model_copy(update={"layers": [foreign, *old.manifest.layers]}), config)
+    layout.tag("t", made.path[0])
+    run(request(layout))
+    assert resolve(layout, "z").manifest.layers[0] == foreign
+
+
+def test_a_layer_that_is_not_what_its_diff_id_says_makes_no_image(layout: Layout) -> None:
+    image(layout, [LOW], diff_ids=lambda ids: [f"sha256:{'0' * 64}"])
+    with pytest.raises(DigestMismatch, match="diff_id"):
+        run(request(layout))
+    assert layout.tags() == ["t"]
+    assert not list((layout.path / ".layerfarm/work").iterdir())
+
+
+def test_what_is_no_oci_image_is_refused(layout: Layout) -> None:
+    docker = layout.put(b"{}", "application/vnd.docker.distribution.manifest.v2+json")
+    layout.tag("t", docker)
+    with pytest.raises(UnsupportedMediaType, match=r"skopeo|docker"):
+        run(request(layout))
+    index(layout, [entry(image(layout, [LOW], tag="ok")), docker], "t")
+    with pytest.raises(UnsupportedMediaType):
+        run(request(layout))
+
+
+@pytest.mark.parametrize("raw", [b"[" * 100_000, b"{}", b"\xff", b'{"config": 5}', b'{"config": {"mediaType": "a"}}'])
+def test_hostile_documents_in_an_index_are_a_clear_error(layout: Layout, raw: bytes) -> None:
+    bad = layout.put(raw, "application/vnd.oci.image.manifest.v1+json")
+    index(layout, [entry(image(layout, [LOW], tag="ok")), bad], "t")
+    with pytest.raises(MalformedDocument):
+        run(request(layout))
+
+
+def test_unknown_layer_types_are_refused(layout: Layout) -> None:
+    old = image(layout, [LOW])
+    odd = old.manifest.layers[0].model_copy(update={"media_type": "application/x-erofs"})
+    changed = old.manifest.model_copy(update={"layers": [odd]})
+    layout.tag("t", layout.put_document(changed, "application/vnd.oci.image.manifest.v1+json"))
+    with pytest.raises(UnsupportedMediaType, match="erofs"):
+        run(request(layout))
+
+
+def test_what_makes_no_sense_is_a_clear_error(layout: Layout) -> None:
+    image(layout, [LOW])
+    with pytest.raises(RequestError, match="levels"):
+        run(request(layout, compress="zstd", level=99))
+    with pytest.raises(TagNotFound):
+        run(RecompressRequest(image=ref(layout, "no"), target=ref(layout, "z"), compress="zstd"))
+    index(layout, [], "empty")
+    with pytest.raises(TagNotFound):
+        run(RecompressRequest(image=ref(layout, "empty"), target=ref(layout, "z"), compress="zstd"))
+
+
+def test_gzip_members_of_other_tools_are_read(layout: Layout) -> None:
+    image(layout, [LOW], compress=lambda raw: gzip.compress(raw[:700], mtime=5) + gzip.compress(raw[700:], mtime=6))
+    run(request(layout, compress="none"))
+    assert layout.read(resolve(layout, "z").manifest.layers[0]) == LOW
+
+
+def test_platform_is_that_of_the_config(layout: Layout) -> None:
+    assert platform(image(layout, [LOW])) == {"os": "linux", "architecture": "amd64"}

@@ -1,0 +1,324 @@
+"""Tar headers and sparse maps that break the format; removing trees that resist."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, TruncatedStream
+from layerfarm.jobs.fs.remove import remove
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.tar.pax import decode_records, encode_records, parse_number, parse_time
+from layerfarm.jobs.tar.reader import Member, MemberReader
+from layerfarm.jobs.tar.sparse import Holes
+from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
+from tests.trees import directory, file, read_tree, symlink, tree
+from tests.unit.layer.archives import archive, entry
+
+
+def read(raw: bytes, limits: Limits | None = None) -> list[tuple[Member, bytes]]:
+    reader = MemberReader(io.BytesIO(raw), limits or Limits())
+    return [(member, b"".join(map(bytes, reader.content()))) for member in reader]
+
+
+def patched(at: int, field: bytes) -> bytes:
+    """A header with one field overwritten and its checksum right again."""
+    block = bytearray(encode_header(Header(b"f", b"0")))
+    block[at : at + len(field)] = field
+    total = sum(block[:148]) + sum(block[156:]) + 256
+    block[148:156] = b"%06o\0 " % total
+    return bytes(block) + TRAILER
+
+
+@pytest.mark.parametrize(("at", "size"), [(100, 8), (108, 8), (116, 8), (124, 12)])
+@pytest.mark.parametrize("text", [b"\xff\xff", b"9", b"1_0", b"+7", b"-7", b"0x7", b"x"])
+def test_a_number_that_is_none_or_negative_is_an_error(at: int, size: int, text: bytes) -> None:
+    field = text.ljust(size, b"\xff" if text[0] == 0xFF else b"\0")
+    with pytest.raises(MalformedLayer):
+        read(patched(at, field))
+
+
+def test_an_empty_number_is_zero_and_spaces_do_not_matter() -> None:
+    ((member, _),) = read(patched(100, b"        "))
+    assert member.mode == 0
+    for field in (b"  755 \0 ", b"\0\0 755\0\0", b"755\0" + b"44\0\0"):
+        ((member, _),) = read(patched(100, field))
+        assert member.mode == 0o755
+
+
+@pytest.mark.parametrize("first", [b"\x80\0\0\x01", b"\xff\xff\xff\xfe"])
+def test_a_base_256_number_of_more_than_64_bits_is_an_error(first: bytes) -> None:
+    with pytest.raises(MalformedLayer, match="64 bits"):
+        read(patched(136, first + bytes(8)))
+
+
+def test_a_huge_base_256_size_is_an_error_not_an_allocation() -> None:
+    with pytest.raises(LayerfarmError):
+        read(patched(124, b"\x80" + b"\x7f" * 11))
+
+
+@pytest.mark.parametrize("checksum", [b"0000000\0", b"        ", b"zzzzzz\0 ", b"\0" * 8])
+def test_a_wrong_checksum_is_an_error(checksum: bytes) -> None:
+    raw = bytearray(archive(entry("f")))
+    raw[148:156] = checksum
+    with pytest.raises(MalformedLayer, match="checksum"):
+        read(bytes(raw))
+
+
+def test_random_bytes_are_no_tar() -> None:
+    with pytest.raises(MalformedLayer):
+        read(b"this is no tar at all" * 100)
+
+
+def test_an_entry_without_a_name_is_an_error() -> None:
+    with pytest.raises(MalformedLayer, match="no name"):
+        read(patched(0, b"\0"))
+
+
+GNU = (257, b"ustar  \0")
+
+
+def block(*fields: tuple[int, bytes]) -> bytes:
+    """A header block with fields overwritten, its checksum right."""
+    made = bytearray(encode_header(Header(b"f", b"0", mtime=5)))
+    for at, field in fields:
+        made[at : at + len(field)] = field
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made)
+
+
+def extended(flag: bytes, body: bytes) -> bytes:
+    return block((156, flag), (124, b"%011o\0" % len(body))) + body + bytes(-len(body) % 512)
+
+
+def records(*pairs: tuple[bytes, bytes]) -> bytes:
+    return extended(b"x", encode_records(pairs))
+
+
+def only(raw: bytes) -> tuple[Member, bytes]:
+    """The one member of the blocks."""
+    (found,) = read(raw + TRAILER)
+    return found
+
+
+def test_blocks_that_docker_wrote_before_go_1_8_have_a_prefix_where_gnu_has_times() -> None:
+    member, _ = only(block(GNU, (345, b"usr/share/doc")))
+    assert (member.name, member.atime) == (b"usr/share/doc/f", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "atime"),
+    [
+        ([(345, b"00000000007\0")], b"f", 7),
+        ([(345, b"00000000007\0"), (357, b"00000000006\0")], b"f", 7),
+        ([(345, b"\x80" + bytes(10) + b"\x07")], b"f", 7),
+        ([(345, b"00000000007 "), (357, b"no time")], b"00000000007 no time/f", None),
+        ([(345, b"\0"), (357, b"no time")], b"f", None),
+        ([(345, "dir/\u00e9".encode())], b"f", None),
+    ],
+    ids=["access", "both", "base-256", "prefix over both", "change only", "not ASCII"],
+)
+def test_times_of_gnu_blocks_are_no_prefix(fields: list[tuple[int, bytes]], name: bytes, atime: int | None) -> None:
+    member, _ = only(block(GNU, *fields))
+    assert (member.name, member.atime) == (name, None if atime is None else atime * 10**9)
+
+
+def test_star_blocks_have_times_behind_their_prefix() -> None:
+    fields = (345, b"dir"), (476, b"00000000007\0"), (488, b"00000000006\0"), (508, b"tar\0")
+    member, _ = only(block(*fields))
+    assert (member.name, member.atime) == (b"dir/f", 7 * 10**9)
+    with pytest.raises(MalformedLayer):
+        only(block(*fields, (488, b"no time")))
+
+
+@pytest.mark.parametrize("magic", [bytes(8), b"ustar \0\0", b"ustar00\0"])
+def test_blocks_of_unix_v7_have_neither_prefix_nor_devices(magic: bytes) -> None:
+    member, _ = only(block((257, magic), (156, b"3"), (329, b"0000001\0"), (337, b"0000003\0"), (345, b"dir")))
+    assert (member.name, member.device) == (b"f", (0, 0))
+
+
+def test_of_several_pax_headers_the_last_counts_with_nothing_of_the_others() -> None:
+    member, _ = only(records((b"mtime", b"9"), (b"path", b"p")) + records((b"uid", b"7")) + block())
+    assert (member.name, member.uid, member.mtime) == (b"f", 7, 5 * 10**9)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_long_name_of_gnu_overrides_a_pax_path(order: int) -> None:
+    headers = [extended(b"L", b"long\0"), extended(b"K", b"target\0"), records((b"path", b"p"), (b"linkpath", b"l"))]
+    member, _ = only(b"".join(headers[::order]) + block((156, b"2")))
+    assert (member.name, member.link) == (b"long", b"target")
+
+
+def test_an_empty_long_name_is_none() -> None:
+    member, _ = only(extended(b"L", b"\0") + records((b"path", b"p")) + block())
+    assert member.name == b"p"
+
+
+def test_extended_headers_of_one_entry_count_together() -> None:
+    header = records((b"comment", b"x" * 600))
+    limits = Limits(pax_bytes=1500)
+    assert len(read((header * 2 + block()) * 3 + TRAILER, limits)) == 3
+    for third in (header, extended(b"L", b"n" * 600), extended(b"K", b"n" * 600)):
+        with pytest.raises(LimitExceeded, match="1500"):
+            read(header * 2 + third + block() + TRAILER, limits)
+
+
+def test_gnu_sparse_maps_end_with_an_area_that_begins_with_a_nul() -> None:
+    areas = b"00000000001\0" + b"00000000003\0" + bytes(24) + b"no numbers".ljust(24)
+    size = (124, b"00000000003\0"), (483, b"00000000010\0")
+    member, content = only(block(GNU, (156, b"S"), (386, areas), *size) + b"abc".ljust(512, b"\0"))
+    assert member.holes == Holes(8, ((1, 3),))
+    assert content == b"abc"
+    with pytest.raises(MalformedLayer):
+        only(block((156, b"S"), *size) + b"abc".ljust(512, b"\0"))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {b"size": b"8"},
+        {b"name": b"other", b"realsize": b"8"},
+        {b"major": b"2", b"minor": b"0", b"map": b"1,3"},
+        {b"major": b"0", b"minor": b"2", b"map": b"1,3"},
+        {b"major": b"1", b"map": b"1,3"},
+    ],
+)
+def test_sparse_records_of_no_known_version_are_not_looked_at(named: dict[bytes, bytes]) -> None:
+    body = records(*((b"GNU.sparse." + key, value) for key, value in named.items()))
+    member, content = only(body + block((124, b"00000000003\0")) + b"abc".ljust(512, b"\0"))
+    assert (member.name, member.holes, content) == (b"f", None, b"abc")
+
+
+@pytest.mark.parametrize("flag", ["x", "L", "K"])
+def test_a_stream_that_ends_after_an_extended_header_is_an_error(flag: str) -> None:
+    long = entry("n" * 200, "link", link="l" * 200)
+    raw = archive(long, format=tarfile.PAX_FORMAT if flag == "x" else tarfile.GNU_FORMAT)
+    with pytest.raises(TruncatedStream):
+        read(raw[: 1024 if flag != "K" else 2048])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5 a=b",
+        b"99 a=b\n",
+        b"x a=b\n",
+        b"+6 a=b\n",
+        b"6 a=bc",
+        b"5 =b\n",
+        b"6 abc\n",
+        b"0 \n",
+        b"7 \0a=b\n",
+        b"10 path=\0\n",
+    ],
+)
+def test_broken_pax_records_are_an_error(body: bytes) -> None:
+    with pytest.raises(MalformedLayer):
+        decode_records(body)
+
+
+def test_pax_bodies_padded_with_zeros_are_read() -> None:
+    assert decode_records(b"6 a=b\n" + bytes(9)) == [(b"a", b"b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        (b"1", 10**9),
+        (b"1.5", 1_500_000_000),
+        (b"-1.5", -1_500_000_000),
+        (b"1.", 10**9),
+        (b"1e-09", 1),
+        (b"-0.0000000001", 0),
+        (b"+1.5", 1_500_000_000),
+        (b"1." + b"9" * 100, 1_999_999_999),
+        (b"1.7e3", 1_700 * 10**9),
+        (b"1.9999999999", 1_999_999_999),
+    ],
+)
+def test_pax_times(text: bytes, ns: int) -> None:
+    assert parse_time(text) == ns
+
+
+@pytest.mark.parametrize("text", [b"", b"-", b".5", b"--1", b"1e999", b"nan", b"1 ", b"0x1", b"9" * 21])
+def test_a_pax_time_that_is_none_is_an_error(text: bytes) -> None:
+    with pytest.raises(MalformedLayer):
+        parse_time(text)
+
+
+@pytest.mark.parametrize("text", [b"", b"-1", b"1.0", b"9" * 21])
+def test_a_pax_number_that_is_none_is_an_error(text: bytes) -> None:
+    with pytest.raises(MalformedLayer):
+        parse_number(b"uid", text)
+
+
+def sparse(content: bytes, **records: str) -> bytes:
+    return archive(entry("s", content=content, pax={"GNU.sparse." + key: value for key, value in records.items()}))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"map": "0,1,5", "size": "9"},
+        {"map": "5,1,0,1", "size": "9"},
+        {"map": "0,2", "size": "9"},
+        {"map": "0,1", "size": "0"},
+        {"map": "8,3", "size": "9"},
+        {"map": "0,x", "size": "9"},
+        {"map": "0,2"},
+        {"map": "0,1", "size": "-9"},
+        {"map": "0,1", "size": str(1 << 63)},
+        {"numbytes": "1", "offset": "0", "size": "9"},
+        {"offset": "0", "size": "9"},
+        {"name": "x\0y", "map": "0,1", "size": "9"},
+    ],
+)
+def test_a_sparse_map_that_does_not_fit_is_an_error(records: dict[str, str]) -> None:
+    with pytest.raises(LayerfarmError):
+        read(sparse(b"x", **records))
+
+
+@pytest.mark.parametrize("text", [b"x\n", b"1\n0\n", b"1" * 30 + b"\n", b"-1\n", b"2\n0\n3\n", b""])
+def test_an_inline_sparse_map_that_breaks_the_format_is_an_error(text: bytes) -> None:
+    with pytest.raises(LayerfarmError):
+        read(sparse(text.ljust(512, b"\0") + b"abc", major="1", minor="0", realsize="100"))
+
+
+def test_sparse_limits() -> None:
+    with pytest.raises(LimitExceeded, match="holes"):
+        read(sparse(b"x", map="0,1", size=str(1 << 40)))
+    with pytest.raises(LimitExceeded, match="areas"):
+        read(sparse(b"3\n".ljust(512, b"\0"), major="1", minor="0", realsize="9"), Limits(sparse_parts=2))
+
+
+def test_removing_a_tree_follows_no_link_and_leaves_what_is_beside(tmp_path: Path) -> None:
+    tree(tmp_path, {"keep/f": file(b"x"), "gone/l": symlink("../keep"), "gone/a/b/c": file(), "gone/e": directory()})
+    before = {path: node for path, node in read_tree(tmp_path).items() if path.startswith(b"keep")}
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        remove(here, b"gone")
+        with pytest.raises(FileNotFoundError):
+            remove(here, b"gone")
+        assert read_tree(tmp_path).items() >= before.items()
+        assert os.listdir(here) == ["keep"]
+    finally:
+        os.close(here)
+
+
+def test_a_mount_point_in_the_way_is_an_error_that_names_the_entry(tmp_path: Path) -> None:
+    import subprocess
+
+    from tests.unit.layer.archives import apply
+
+    root = tree(tmp_path / "root", {"d/m": directory(), "d/f": file()})
+    subprocess.run(["mount", "-t", "tmpfs", "none", root / "d/m"], check=True)
+    try:
+        with pytest.raises(LayerfarmError, match=r"busy: \.wh\.d$"):
+            apply(root, archive(entry(".wh.d")))
+    finally:
+        subprocess.run(["umount", root / "d/m"], check=True)

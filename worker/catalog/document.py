@@ -1,0 +1,311 @@
+"""The catalog file: which images, what is to become of them, and where that goes. YAML 1.2.
+
+Every mistake is said with its line and column, all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from layerfarm.jobs.errors import CatalogFileError
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.relayer.referrer_copy import Choice
+
+DOCKER: Final = "docker://"
+CompressionChoice = Literal["auto", "gzip", "zstd", "none"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(_Section):
+    """Images of one registry or of one layout. Exactly one of ``registry`` and ``layout`` is given."""
+
+    registry: str | None = None
+    """``docker://HOST[:PORT][/PREFIX]``."""
+    repositories: tuple[str, ...] = Field(default=(), strict=False)
+    """Of the registry, below its prefix: registries have no way to list them that all of them know."""
+    layout: str | None = None
+    """Directory of an OCI layout."""
+    tags: tuple[str, ...] = Field(default=("*",), min_length=1, strict=False)
+    """Patterns of :mod:`fnmatch`; one has to match."""
+    exclude: tuple[str, ...] = Field(default=(), strict=False)
+    """Patterns of tags that are left out all the same."""
+    newest: int | None = Field(default=None, ge=1)
+    """Only so many tags of each repository, the last ones."""
+    prefix: str = ""
+    """Set before the names that the images have in the catalog."""
+
+    @field_validator("registry")
+    @classmethod
+    def _is_docker(cls, value: str | None) -> str | None:
+        if value is not None and (not value.startswith(DOCKER) or len(value) == len(DOCKER)):
+            raise ValueError("is written docker://HOST[:PORT][/PREFIX]")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Source:
+        if (self.registry is None) == (self.layout is None):
+            raise ValueError("names either a registry or a layout")
+        if self.registry is not None and not self.repositories:
+            raise ValueError("a registry needs its repositories")
+        if self.layout is not None and self.repositories:
+            raise ValueError("repositories are those of a registry; the images of a layout are picked by tags")
+        return self
+
+
+class Rule(_Section):
+    """Files that are to be a component of their own, whatever a package database says."""
+
+    name: str = Field(min_length=1)
+    paths: tuple[str, ...] = Field(min_length=1, strict=False)
+    """Patterns of :mod:`fnmatch` on paths without their first slash; ``*`` matches slashes too."""
+
+
+class _Remaking(_Section):
+    referrers: Choice = "leave"
+    """Whether SBOMs and other artifacts of the old image are to refer to the new one, where they stay true of it."""
+
+
+class _Keeping(_Remaking):
+    level: int | None = None
+    """Of the compression."""
+    keep: int = Field(default=0, ge=0)
+    """So many of the lowest layers stay as they are."""
+
+
+class _Writing(_Remaking):
+    source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
+    """Seconds; newer times of files become this one, which the proof then allows."""
+
+
+class Rechunk(_Keeping, _Writing):
+    """Split into layers by content, together with all other images of this kind."""
+
+    transform: Literal["rechunk"]
+    compress: CompressionChoice = "auto"
+    budget: int = Field(default=64, ge=2, le=120)
+    """Layers of one image at most."""
+    components: tuple[Rule, ...] = Field(default=(), strict=False)
+
+
+class Recompress(_Keeping):
+    """The same layers, compressed in another way."""
+
+    transform: Literal["recompress"]
+    compress: Literal["gzip", "zstd", "none"]
+
+
+class Squash(_Keeping, _Writing):
+    """One layer, above those that are kept."""
+
+    transform: Literal["squash"]
+    compress: CompressionChoice = "auto"
+
+
+class Strip(_Writing):
+    """Without some paths, in any layer."""
+
+    transform: Literal["strip"]
+    level: int | None = None
+    paths: tuple[str, ...] = Field(min_length=1, strict=False)
+    """Patterns as a shell's, from the root; a directory goes with all in it."""
+
+
+class Rebase(_Writing):
+    """On another base. Both bases are images, ``LAYOUT:TAG``."""
+
+    transform: Literal["rebase"]
+    old_base: str = Field(alias="old-base")
+    new_base: str = Field(alias="new-base")
+    accept: Literal["safe", "review", "refuse"] = "safe"
+    """The worst verdict with which it is done all the same."""
+
+    @field_validator("old_base", "new_base")
+    @classmethod
+    def _is_image(cls, value: str) -> str:
+        path, _, tag = value.partition(":")
+        if not path or not tag:
+            raise ValueError("is written LAYOUT:TAG")
+        return value
+
+
+class Keep(_Section):
+    """As it is; only copied to the destination."""
+
+    transform: Literal["keep"]
+
+
+Transform = Annotated[Rechunk | Recompress | Squash | Rebase | Strip | Keep, Field(discriminator="transform")]
+
+
+class Policy(_Section):
+    """What is done with the images whose names match."""
+
+    match: tuple[str, ...] = Field(min_length=1, strict=False)
+    """Patterns of :mod:`fnmatch` on ``REPOSITORY:TAG``."""
+    do: Transform
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Destination(_Section):
+    """Where the new images go, under the names of the old ones. One of the two, or neither: the catalog's store."""
+
+    layout: str | None = None
+    registry: str | None = None
+
+    _docker = field_validator("registry")(Source._is_docker.__func__)  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Destination:
+        if self.layout is not None and self.registry is not None:
+            raise ValueError("is either a layout or a registry")
+        return self
+
+
+class Access(_Section):
+    """How registries are used, and how gently."""
+
+    parallel: int = Field(default=4, ge=1, le=64)
+    """Transfers at once."""
+    per_minute: int | None = Field(default=None, ge=1, alias="per-minute")
+    """Transfers begun in a minute at most, all registries together."""
+    attempts: int = Field(default=5, ge=1, le=100)
+    """How often one transfer is tried when the registry is away, busy, or drops the connection."""
+    auth_file: str | None = Field(default=None, alias="auth-file")
+    """Default: where skopeo looks, which is also where ``docker login`` and ``podman login`` write."""
+    tls_verify: bool = Field(default=True, alias="tls-verify")
+    """False: certificates are not checked, and plain HTTP is used where a registry speaks nothing else."""
+
+
+class CatalogFile(_Section):
+    """A whole catalog file. Relative paths in it are relative to its directory; here they are absolute."""
+
+    store: str
+    """The layout in which everything is kept and done; made if it is not there."""
+    sources: tuple[Source, ...] = Field(min_length=1, strict=False)
+    policies: tuple[Policy, ...] = Field(min_length=1, strict=False)
+    """The first one that matches an image is its policy; without any the image is left out."""
+    destination: Destination = Destination()
+    access: Access = Access()
+    order: Literal["created", "name"] = "created"
+    """What tells which tag of a repository comes after which."""
+
+
+def read_catalog(path: Path) -> CatalogFile:
+    """The catalog file at ``path``.
+
+    Raises:
+        CatalogFileError: it cannot be read, is not YAML, or not a catalog; with line and column of each mistake.
+        LimitExceeded: it is larger than the limit ``document_bytes``.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(limits().document_bytes + 1)
+    except OSError as error:
+        raise CatalogFileError(f"catalog file cannot be read, {error.strerror}", where=path) from error
+    if len(raw) > limits().document_bytes:
+        raise limits().exceeded("document_bytes", "catalog file is larger than {} bytes", path)
+    return parse_catalog(raw, path)
+
+
+def parse_catalog(raw: bytes, path: Path) -> CatalogFile:
+    """``raw`` as the content of the catalog file ``path``. Raises as :func:`read_catalog`."""
+    try:
+        data = YAML(typ="rt", pure=True).load(raw)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise CatalogFileError(f"not YAML, {error.problem or error.context}", where=place) from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise CatalogFileError(f"not YAML, {_first_line(error)}", where=path) from error
+    if not isinstance(data, CommentedMap):
+        raise CatalogFileError("a catalog is a YAML mapping with store, sources and policies", where=path)
+    try:
+        catalog = CatalogFile.model_validate(data)
+    except ValidationError as error:
+        raise _explained(error, data, path) from error
+    return _absolute(catalog, path.absolute().parent)
+
+
+def _explained(error: ValidationError, data: CommentedMap, path: Path) -> CatalogFileError:
+    mistakes = []
+    found = error.errors(include_url=False)
+    # A sequence is also "too short" when its items are wrong; that is no second mistake.
+    inner = {other["loc"][:depth] for other in found for depth in range(len(other["loc"]))}
+    for one in found:
+        if one["loc"] in inner:
+            continue
+        line, column, known = _position(data, one["loc"])
+        name = ".".join(known) or "catalog"
+        mistakes.append((line, column, f"{name}: {one['msg'].removeprefix('Value error, ')}"))
+    mistakes.sort()
+    (line, column, first), *others = mistakes
+    rest = "".join(f"; {path.name}:{a}:{b} {text}" for a, b, text in others)
+    return CatalogFileError(f"{first}{rest}", where=f"{path}:{line}:{column}")
+
+
+def _position(data: CommentedMap, loc: tuple[int | str, ...]) -> tuple[int, int, list[str]]:
+    """Line and column, from 1, of the innermost part of ``loc`` that the file holds, and the names on the way.
+
+    pydantic also names the members of a union, which are not in the file; of what is missing, the mapping
+    in which it is missed is told.
+    """
+    line, column = data.lc.line, data.lc.col
+    here: Any = data
+    names: list[str] = []
+    for part in loc:
+        if isinstance(here, CommentedMap) and part in here:
+            line, column = here.lc.key(part)
+        elif isinstance(here, CommentedSeq) and isinstance(part, int) and part < len(here):
+            line, column = here.lc.item(part)
+        elif part == loc[-1] and isinstance(here, CommentedMap):
+            names.append(str(part))
+            break
+        else:
+            continue
+        here = here[part]
+        names.append(str(part))
+    return line + 1, column + 1, names
+
+
+def _absolute(catalog: CatalogFile, base: Path) -> CatalogFile:
+    def path(text: str) -> str:
+        return str(base / text)
+
+    sources = tuple(
+        source if source.layout is None else source.model_copy(update={"layout": path(source.layout)})
+        for source in catalog.sources
+    )
+    policies = tuple(
+        policy.model_copy(update={"do": policy.do.model_copy(update=_bases(policy.do, path))})
+        for policy in catalog.policies
+    )
+    changes: dict[str, Any] = {"store": path(catalog.store), "sources": sources, "policies": policies}
+    if catalog.destination.layout is not None:
+        changes["destination"] = Destination(layout=path(catalog.destination.layout))
+    if catalog.access.auth_file is not None:
+        changes["access"] = catalog.access.model_copy(update={"auth_file": path(catalog.access.auth_file)})
+    return catalog.model_copy(update=changes)
+
+
+def _bases(policy: Transform, path: Callable[[str], str]) -> dict[str, str]:
+    if not isinstance(policy, Rebase):
+        return {}
+    return {name: path(getattr(policy, name)) for name in ("old_base", "new_base")}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,172 @@
+"""Registries, through skopeo: its transports, its auth files, its TLS. No registry client of our own.
+
+A transfer that fails for a reason that may pass (the registry is away, throttles, drops the connection) is tried
+again after a growing, random time; any other failure is said at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from layerfarm.jobs.errors import NotInRegistry, RegistryBusy, RegistryError
+from layerfarm.worker.catalog.document import Access
+
+_PASSING: Final = re.compile(
+    r"toomanyrequests|too many requests|\b(?:408|425|429|500|502|503|504)\b|connection (?:refused|reset)|broken pipe"
+    r"|unexpected EOF|: EOF\b|i/o timeout|timed? ?out|temporary failure|no route to host|network is unreachable"
+    r"|server closed|http2: |unavailable|internal server error|bad gateway|use of closed network connection"
+    r"|blob upload (?:unknown|invalid)|manifest blob unknown|uploading manifest .*: digest invalid"
+    r"|context deadline exceeded",
+    re.IGNORECASE,
+)
+"""What skopeo says of failures that may pass. It has no other way to tell them.
+
+``manifest blob unknown``: skopeo has sent all blobs, but a registry may not see one of them yet, or not while another
+client sends it to the same repository, which images that share layers bring about (docker-registry 2.8). skopeo 1.18
+names only the first of the registry's reasons, ``digest invalid``.
+"""
+_ABSENT: Final = re.compile(r"\b(?:manifest|name|repository name) (?:is )?(?:unknown|not found)|\b404\b", re.IGNORECASE)
+_LONGEST_WAIT: Final = 60.0
+_ANSWER: Final = 120.0
+"""Seconds in which a registry has to answer a question; a transfer takes as long as it takes."""
+ResultT = TypeVar("ResultT")
+
+
+class Pace:
+    """At most so many beginnings in a minute, evenly spread over all threads."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self._step = 60.0 / per_minute if per_minute else 0.0
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def wait(self) -> None:
+        if not self._step:
+            return
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._next)
+            self._next = begin + self._step
+        time.sleep(begin - now)
+
+
+@dataclass
+class Skopeo:
+    """skopeo as a catalog's ``access`` section wants it."""
+
+    access: Access
+    on_retry: Callable[[str], None] = lambda text: None
+    """Told of every failure that is tried again."""
+    first_wait: float = 1.0
+    """Seconds to wait after the first failure, about; it doubles each time, up to a minute."""
+    pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.access.per_minute)
+
+    def tags(self, repository: str) -> list[str]:
+        """The tags of ``docker://HOST/REPOSITORY``.
+
+        Raises:
+            NotInRegistry: there is no such repository.
+            RegistryError: it may not be seen.
+            RegistryBusy: the registry does not answer.
+        """
+        listed = json.loads(self._ask(["list-tags", *self._flags(""), repository], repository))
+        return sorted(str(tag) for tag in listed.get("Tags") or [])
+
+    def raw_manifest(self, reference: str) -> bytes:
+        """The manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, byte for byte. Raises as :meth:`tags`."""
+        return self._ask(["inspect", "--raw", *self._flags(""), reference], reference)
+
+    def pull(self, reference: str, layout: Path, tag: str) -> None:
+        """Copy an image, all its platforms, into a layout that nobody else uses. Raises as :meth:`tags`.
+
+        Docker's own formats become OCI's on the way. Blobs that the layout holds are not fetched.
+        """
+        flags = ["--all", *self._flags("src-")]
+        self._transfer(["copy", *flags, reference, f"oci:{layout}:{tag}"], reference)
+
+    def push(self, layout: Path, tag: str, blobs: Path, reference: str, *, exact: bool = True) -> None:
+        """Copy an image, all its platforms, to a registry; ``exact``: or fail, if it cannot keep the digest.
+
+        Raises as :meth:`tags`.
+        """
+        flags = [
+            "--all",
+            *(["--preserve-digests"] if exact else []),
+            *self._flags("dest-"),
+            "--src-shared-blob-dir",
+            str(blobs),
+        ]
+        self._transfer(["copy", *flags, f"oci:{layout}:{tag}", reference], reference)
+
+    def _flags(self, side: str) -> list[str]:
+        flags = [] if self.access.tls_verify else [f"--{side}tls-verify=false"]
+        if self.access.auth_file is not None:
+            flags += [f"--{side}authfile", self.access.auth_file]
+        return flags
+
+    def _ask(self, arguments: Sequence[str], where: str) -> bytes:
+        return self._patiently(lambda: _run(arguments, where, _ANSWER))
+
+    def _transfer(self, arguments: Sequence[str], where: str) -> None:
+        def once() -> None:
+            self.pace.wait()
+            _run(arguments, where, None)
+
+        self._patiently(once)
+
+    def _patiently(self, once: Callable[[], ResultT]) -> ResultT:
+        retrying = Retrying(
+            retry=retry_if_exception_type(RegistryBusy),
+            stop=stop_after_attempt(self.access.attempts),
+            wait=wait_random_exponential(multiplier=self.first_wait, max=_LONGEST_WAIT),
+            before_sleep=self._say,
+            reraise=True,
+        )
+        return retrying(once)
+
+    def _say(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self.on_retry(f"{error}, trying again (attempt {state.attempt_number + 1})")
+
+
+def _run(arguments: Sequence[str], where: str, timeout: float | None) -> bytes:
+    try:
+        done = subprocess.run(
+            ["skopeo", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout
+        )
+    except FileNotFoundError as error:
+        raise RegistryError(
+            "skopeo is not installed", hint="registries are used through it: apt install skopeo"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise RegistryBusy("registry does not answer", where=where) from error
+    if done.returncode == 0:
+        return done.stdout
+    reason = _reason(done.stderr.decode(errors="replace"))
+    if _PASSING.search(reason):
+        raise RegistryBusy(f"registry cannot serve now, {reason}", where=where)
+    if _ABSENT.search(reason):
+        raise NotInRegistry(f"registry has it not, {reason}", where=where)
+    raise RegistryError(f"registry refuses, {reason}", where=where)
+
+
+def _reason(stderr: str) -> str:
+    """The last complaint of skopeo, which logs ``time="…" level=fatal msg="…"``."""
+    lines = [line for line in stderr.strip().splitlines() if line]
+    if not lines:
+        return "skopeo said nothing"
+    found = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
+    return (found[1].replace('\\"', '"') if found else lines[-1])[:1000]

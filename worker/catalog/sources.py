@@ -1,0 +1,146 @@
+"""Which images a catalog holds, under which names, in which order of time, and with which policy. Pure selection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from layerfarm.jobs.errors import CatalogError
+from layerfarm.jobs.relayer.referrers import speaks_of_another
+from layerfarm.jobs.store import check_refname
+from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Policy, Source
+
+_NUMBERS: Final = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class CatalogImage:
+    """One image of a catalog, before it is fetched."""
+
+    name: str
+    """``REPOSITORY:TAG``, unique in the catalog, and its tag in the catalog's store."""
+    origin: str
+    """``docker://…`` or ``LAYOUT:TAG``."""
+    registry: bool
+    policy: Policy
+    beside: tuple[str, ...] = ()
+    """Tags of its repository that name no image but what speaks of one, sorted; of a registry only."""
+
+    @property
+    def repository(self) -> str:
+        return repository_of(self.name)
+
+
+def repository_of(name: str) -> str:
+    """The part of an image's name before its tag; tags without one are of one repository."""
+    return name.rpartition(":")[0]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One repository of a registry, or a layout, and the tags that it has."""
+
+    source: Source
+    repository: str
+    """Empty for a layout."""
+    tags: Sequence[str]
+
+
+def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
+    """What has to be listed: each source with a repository (empty for a layout) and where that is."""
+    found = []
+    for source in catalog.sources:
+        if source.layout is not None:
+            found.append((source, "", source.layout))
+        else:
+            assert source.registry is not None
+            base = source.registry.rstrip("/")
+            found += [(source, name, f"{base}/{name.strip('/')}") for name in source.repositories]
+    return found
+
+
+def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogImage]:
+    """The images of the catalog, sorted by repository and then by the numbers in their tags.
+
+    Raises:
+        CatalogError: two sources give one name, or a name cannot be a tag.
+    """
+    chosen: dict[str, CatalogImage] = {}
+    for listing in listings:
+        for image in _of(catalog, listing):
+            other = chosen.setdefault(image.name, image)
+            if other.origin != image.origin:
+                raise CatalogError(
+                    f"two images have one name, {other.origin} and {image.origin}",
+                    where=image.name,
+                    hint="set a prefix for one of the sources",
+                )
+    return sorted(chosen.values(), key=lambda image: (image.repository, natural(image.name)))
+
+
+def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
+    source = listing.source
+    beside = tuple(sorted(filter(speaks_of_another, listing.tags)))
+    tags = sorted((tag for tag in set(listing.tags).difference(beside) if _wanted(source, tag)), key=natural)
+    series: dict[str, list[str]] = {}
+    for tag in tags:
+        series.setdefault(repository_of(tag) if source.layout else "", []).append(tag)
+    for repository in series.values():
+        for tag in repository[-source.newest :] if source.newest else repository:
+            name = source.prefix + (f"{_path(source)}{listing.repository}:{tag}" if source.registry else tag)
+            policy = policy_for(catalog, name)
+            if policy is not None:
+                origin = _origin(source, listing.repository, tag)
+                yield CatalogImage(check_refname(name), origin, source.registry is not None, policy, beside)
+
+
+def policy_for(catalog: CatalogFile, name: str) -> Policy | None:
+    """The policy of the image ``REPOSITORY:TAG``; None: it is left out."""
+    return next((policy for policy in catalog.policies if _matches(name, policy.match)), None)
+
+
+def _wanted(source: Source, tag: str) -> bool:
+    return _matches(tag, source.tags) and not _matches(tag, source.exclude)
+
+
+def _matches(text: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _path(source: Source) -> str:
+    """The path of a registry's prefix, without the host: what images are called does not change when it moves."""
+    assert source.registry is not None
+    _, _, path = source.registry.removeprefix(DOCKER).strip("/").partition("/")
+    return f"{path}/" if path else ""
+
+
+def _origin(source: Source, repository: str, tag: str) -> str:
+    if source.layout is not None:
+        return f"{Path(source.layout)}:{tag}"
+    assert source.registry is not None
+    return f"{source.registry.rstrip('/')}/{repository.strip('/')}:{tag}"
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """A key that sorts 1.9 before 1.10."""
+    parts = _NUMBERS.split(text)
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def in_order(names: Iterable[str], created: Mapping[str, str | None], order: str) -> dict[str, list[str]]:
+    """Each repository's images in the order of time, by their time of creation or by name alone.
+
+    ``created`` are RFC 3339 times in UTC, as image configurations hold them; an image without one sorts by name.
+    """
+    series: dict[str, list[str]] = {}
+    for name in sorted(names, key=natural):
+        series.setdefault(repository_of(name), []).append(name)
+    if order == "created":
+        for repository in series.values():
+            if all(created.get(name) for name in repository):
+                repository.sort(key=lambda name: str(created[name]))
+    return series
