@@ -18,9 +18,9 @@ from typing import Any
 from layerfarm.jobs.errors import BundleError, BundleExists
 from layerfarm.jobs.flows.base import Model, WorkDirectory, staging_name
 from layerfarm.jobs.fs import open_file, own_directory
+from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import ROOTFS_NAME
 from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME
-from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.paths import is_directory
 
 _FOUND = "place"

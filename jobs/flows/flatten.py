@@ -9,8 +9,8 @@ from typing import Any, Literal
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, staging_name, unit_of
 from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult, FlatTree
+from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import resolve, resolve_walk
-from layerfarm.jobs.image.remove import remove_tree
 from layerfarm.jobs.relayer.flatten import flatten
 from layerfarm.jobs.relayer.indexes import follow, platform_of, read_images
 from layerfarm.jobs.relayer.squash import linux_only

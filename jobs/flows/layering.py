@@ -18,7 +18,7 @@ from layerfarm.jobs.flows.newtree import NewTree
 from layerfarm.jobs.flows.pack_stage import pack_stage
 from layerfarm.jobs.flows.survey import Known, Survey, survey_tree
 from layerfarm.jobs.flows.tree_unit import is_tree_unit, plan_beside_comparing, run_tree_unit, split_results
-from layerfarm.jobs.image.portable_form import portable
+from layerfarm.jobs.image.trees import portable
 from layerfarm.jobs.mtree import (
     Delta,
     DeltaSummary,

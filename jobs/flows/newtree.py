@@ -9,7 +9,7 @@ from typing import BinaryIO
 from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
 from layerfarm.jobs.flows.survey import Known, Survey, steps_of
 from layerfarm.jobs.fs import open_file
-from layerfarm.jobs.image.portable_form import ManifestDigest
+from layerfarm.jobs.image.trees import ManifestDigest
 from layerfarm.jobs.mtree import Entry, KnownTree, Output, merge_fragments, write_tree
 
 

@@ -6,7 +6,7 @@ from layerfarm.jobs.flows.base import Context
 from layerfarm.jobs.flows.layer_state import LayeringState
 from layerfarm.jobs.flows.requests import ImageResult
 from layerfarm.jobs.image import HistoryEntry, Resolved, append_layer
-from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.store import Layout
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
+from pathlib import Path
 
 from layerfarm.jobs.errors import TreeChanged
 from layerfarm.jobs.fs.unprivileged import may
@@ -29,6 +31,22 @@ def remove(parent: int, name: bytes) -> None:
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise
     _remove_directory(parent, name)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove ``path`` and all that is below it; fine if it is gone already. No link is followed.
+
+    shutil.rmtree calls itself for each level, and gives up on an image that is nested a thousand deep.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    with suppress(FileNotFoundError):
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove(parent, os.fsencode(path.name))
+        finally:
+            os.close(parent)
 
 
 def open_directory(parent: int, name: bytes) -> int:

@@ -15,11 +15,9 @@ from layerfarm.jobs.image.resolve import Resolved, resolve, resolve_walk
 
 if TYPE_CHECKING:
     from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
-    from layerfarm.jobs.image.masks import masked_paths
     from layerfarm.jobs.image.pack import PackedLayer, choose_compression, pack_layer
-    from layerfarm.jobs.image.portable_form import portable, tree_digest
-    from layerfarm.jobs.image.repack import open_baseline, open_bundle_baseline, refresh_bundle
-    from layerfarm.jobs.image.tree_cache import tree_of
+    from layerfarm.jobs.image.repack import masked_paths, open_baseline, open_bundle_baseline, refresh_bundle
+    from layerfarm.jobs.image.trees import portable, tree_digest, tree_of
     from layerfarm.jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
 _LAZY = {
@@ -27,10 +25,8 @@ _LAZY = {
     for module, names in {
         "bundle": ("ROOTFS_NAME", "Bundle"),
         "pack": ("PackedLayer", "choose_compression", "pack_layer"),
-        "masks": ("masked_paths",),
-        "repack": ("open_baseline", "open_bundle_baseline", "refresh_bundle"),
-        "portable_form": ("portable", "tree_digest"),
-        "tree_cache": ("tree_of",),
+        "repack": ("masked_paths", "open_baseline", "open_bundle_baseline", "refresh_bundle"),
+        "trees": ("portable", "tree_digest", "tree_of"),
         "unpack": ("UnpackOptions", "UnpackedBundle", "unpack_manifest", "unpack_rootfs"),
     }.items()
     for name in names

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Final
 from pydantic import BaseModel, ConfigDict
 
 from layerfarm.jobs.compress.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
-from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
+from layerfarm.jobs.errors import MalformedLayer, RequestError, UnsupportedMediaType
+from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.store import Descriptor, Layout
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+from layerfarm.jobs.image.documents import HistoryEntry
+from layerfarm.jobs.image.mutate import append_layer
+from layerfarm.jobs.store import check_refname
 
 _MOST_BEHIND: Final = 8
 """Chunks that the digest may lag: what they hold of memory is bounded."""
@@ -128,3 +132,42 @@ class _Measured:
     def digest(self) -> str:
         """Once all chunks have passed."""
         return f"sha256:{self._hash.hexdigest()}"
+
+
+def add_layer(
+    layout: Layout,
+    base: Resolved,
+    tar: Iterable[bytes],
+    tag: str,
+    *,
+    compress: str = "auto",
+    level: int | None = None,
+    threads: int = 1,
+    history: HistoryEntry | None,
+    created: str | None = None,
+    checked: bool = False,
+) -> Resolved:
+    """``base`` with the layer ``tar`` on top, tagged ``tag``.
+
+    ``compress`` is a choice of :func:`~layerfarm.jobs.image.pack.choose_compression`; ``created`` (RFC 3339)
+    becomes that of the image, if given; ``history`` None writes no entry. With ``checked``, for a stream of unknown
+    origin, the stored layer is read again: what cannot be unpacked gets no tag.
+
+    Raises:
+        InvalidReference: the tag breaks the grammar; nothing has been written.
+        LayerError, LimitExceeded: the layer is ``checked`` and no tar that can be unpacked.
+        LayerfarmError: whatever making the stream raises; the tag stays as it was.
+    """
+    check_refname(tag)
+    codec = Codec(choose_compression(compress, base), level=level, threads=threads)
+    layer = pack_layer(layout, tar, codec)
+    if checked:
+        _check(layout, layer)
+    image = append_layer(layout, base, layer, history, created)
+    layout.tag(tag, image.path[0], needs=image.blobs)
+    return image
+
+
+def _check(layout: Layout, layer: PackedLayer) -> None:
+    for name, what in check_layer(layout, layer.descriptor, lambda nbytes: None).faults:
+        raise MalformedLayer(what, where=name)

@@ -11,14 +11,12 @@ from pathlib import Path
 
 from layerfarm.jobs.errors import BundleError, RootfsError
 from layerfarm.jobs.fs import DirectoryCache, Rootfs
+from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
-from layerfarm.jobs.image.compare import id_map
-from layerfarm.jobs.image.portable_form import portable
-from layerfarm.jobs.image.remove import remove_tree
-from layerfarm.jobs.image.repack import open_bundle_baseline
+from layerfarm.jobs.image.repack import id_map, open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.restore import Restorer
-from layerfarm.jobs.image.trees import stack_of
+from layerfarm.jobs.image.trees import portable, stack_of
 from layerfarm.jobs.image.unpack import UnpackOptions, extracted
 from layerfarm.jobs.mtree import ROOT, Delta, DeltaKind, Entry, compare
 from layerfarm.jobs.mtree.compare import differing_keys

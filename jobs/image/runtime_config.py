@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from layerfarm.jobs.errors import ImageConfigError
 from layerfarm.jobs.image.bundle import ROOTFS_NAME, BundleIdMapping
 from layerfarm.jobs.image.documents import ConfigSection, ImageConfig
-from layerfarm.jobs.image.rootless_config import make_rootless
-from layerfarm.jobs.image.runtime_defaults import (
-    CAPABILITIES,
-    DEFAULT_ENV,
-    MASKED_PATHS,
-    MOUNTS,
-    NAMESPACES,
-    READONLY_PATHS,
-)
 from layerfarm.jobs.image.users import User
 
 SPEC_VERSION = "1.0.2"
@@ -154,3 +147,95 @@ def _add_user_namespace(spec: dict[str, Any], options: RuntimeOptions) -> None:
 
 def _row(row: BundleIdMapping) -> dict[str, int]:
     return {"containerID": row.container, "hostID": row.host, "size": row.size}
+
+
+DEFAULT_ENV: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "TERM": "xterm",
+}
+CAPABILITIES: Final = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+NAMESPACES: Final = ("cgroup", "pid", "network", "ipc", "uts", "mount")
+
+
+def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+    mount: dict[str, Any] = {"destination": destination, "type": kind, "source": source}
+    if options:
+        mount["options"] = list(options)
+    return mount
+
+
+MOUNTS: Final = (
+    _mount("/proc", "proc", "proc"),
+    _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+    _mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+    _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
+    _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+    _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+    _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
+)
+MASKED_PATHS: Final = (
+    "/proc/kcore",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/proc/scsi",
+)
+READONLY_PATHS: Final = (
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+)
+
+
+_RESOLV_CONF = "/etc/resolv.conf"
+# statvfs(3) flags that a user namespace must keep when it bind-mounts (mount_namespaces(7), "locked").
+_LOCKED_FLAGS = (
+    (os.ST_NOSUID, "nosuid"),
+    (os.ST_NODEV, "nodev"),
+    (os.ST_NOEXEC, "noexec"),
+    (os.ST_NOATIME, "noatime"),
+    (os.ST_NODIRATIME, "nodiratime"),
+)
+
+
+def make_rootless(spec: dict[str, Any], resolv_conf: Path = Path(_RESOLV_CONF)) -> None:
+    """Change ``spec`` in place: no cgroups, no network of its own, a user namespace, mounts that may be made.
+
+    umoci changes the mounts only on a host that has /etc/resolv.conf; here only the mount of that file
+    depends on it (umoci.md C).
+    """
+    spec["process"]["user"].pop("additionalGids", None)
+    linux = spec["linux"]
+    linux.pop("resources", None)
+    kept = [namespace for namespace in linux["namespaces"] if namespace["type"] not in ("network", "user")]
+    linux["namespaces"] = [*kept, {"type": "user"}]
+    spec["mounts"] = [_without_ids(mount) for mount in spec["mounts"] if not _is_below_sys(mount["destination"])]
+    # sysfs belongs to the network namespace, which is the host's now, so it can only be bound.
+    spec["mounts"].append(_bind("/sys", "rbind", "nosuid", "noexec", "nodev", "ro"))
+    if resolv_conf.exists():
+        spec["mounts"].append(_bind(_RESOLV_CONF, "rbind", "ro", *_locked(resolv_conf)))
+
+
+def _is_below_sys(destination: str) -> bool:
+    return (os.path.normpath(destination) + "/").startswith("/sys/")
+
+
+def _without_ids(mount: dict[str, Any]) -> dict[str, Any]:
+    """The ids in these options are not mapped, so the mount would fail."""
+    if "options" not in mount:
+        return mount
+    return mount | {"options": [o for o in mount["options"] if not o.startswith(("uid=", "gid="))]}
+
+
+def _bind(path: str, *options: str) -> dict[str, Any]:
+    return {"destination": path, "type": "bind", "source": path, "options": list(options)}
+
+
+def _locked(path: Path) -> list[str]:
+    flags = os.statvfs(path).f_flag
+    return [name for flag, name in _LOCKED_FLAGS if flags & flag]

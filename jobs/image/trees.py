@@ -1,23 +1,30 @@
-"""The tree of an image, read from its layers; nothing is unpacked."""
+"""The trees of images as mtree manifests, kept in the user's own cache.
+
+``build --base`` and ``diff`` need the tree of an image, not its files. A tree is derived from the image's
+verified layers by the plain rules of unpacking, and from nothing else: the directory that was packed may be another
+one (a bundle unpacked with --keep-dirlinks, or by umoci), and so may be what a layout brings along, whose author can
+be anybody. So the cache is never beside the image, and is used only where it belongs to this user.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import BinaryIO, cast
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from io import BufferedRandom, BufferedReader
+from pathlib import Path
+from typing import BinaryIO, Final, cast
 
-from layerfarm.jobs.compress.decompress import PieceReader, decompress
-from layerfarm.jobs.errors import DigestMismatch
+from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.fs import portable_xattrs
+from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.layer.stack import Read, Stack, read_members
-from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.verify import hasher
-
-Advanced = Callable[[int], None]
-
-
-def unheard(nbytes: int) -> None:
-    """For those who want to know nothing of progress."""
+from layerfarm.jobs.layer.stack import Stack
+from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.notes import note_path, read_note, write_note
+from layerfarm.jobs.store.usercache import user_cache
 
 
 def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> Stack:
@@ -54,63 +61,154 @@ def stacks_of(
     return before, after
 
 
-def read_layer(
-    layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard, *, hash_content: bool = True
-) -> Iterator[Read]:
-    """The members of one layer, with the digests of their content if wanted. Raises as :func:`stack_of`."""
-    with opened_layer(layout, layer, diff_id, advanced) as stream:
-        yield from read_members(stream, hash_content=hash_content)
+def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries as a layer can hold them: the same for the tree that was packed and for its copy.
 
-
-@contextmanager
-def opened_layer(layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard) -> Iterator[BinaryIO]:
-    """The tar stream of one layer. What the user leaves of it is read and verified at the end, too.
-
-    Raises (while reading, and at the end):
-        BlobNotFound, DigestMismatch, SizeMismatch: the layer is missing or corrupt, by its digest or its diff_id.
-        LayerError, LimitExceeded: it is damaged, or larger than the limits.
+    Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
+    no sockets; xattrs as :func:`layerfarm.jobs.fs.portable_xattrs` leaves them.
     """
-    digest = hasher(diff_id)
-    with layout.open_blob(layer) as blob:
-        counted = _Counted(blob)
-        # Both digests are computed in the thread that decompresses.
-        plain = decompress(cast(BinaryIO, counted), layer.media_type, ahead=True, seen=digest.update)
-        with closing(plain):
-            told = _Told(plain, counted, advanced)
-            yield cast(BinaryIO, told)
-            while told.read(1 << 20):
-                pass
-    found = f"{digest.name}:{digest.hexdigest()}"
-    if found != diff_id:
-        raise DigestMismatch(f"layer unpacks to {found}, its diff_id is {diff_id}", where=layer.digest)
+    return (entry for entry in map(as_packed, entries) if entry is not None)
 
 
-class _Counted:
-    """Passes the blob on, and counts; read by the thread that decompresses."""
+def as_packed(entry: Entry) -> Entry | None:
+    """One of :func:`portable`: the same object where nothing is different; None for a socket."""
+    path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = entry
+    if kind == "socket":
+        return None
+    if mtime != UNRECORDED_TIME:
+        mtime -= mtime % 1_000_000_000
+    if kind == "dir":
+        size, nlink = 0, 1
+    elif kind == "link":
+        size = len(link or b"")
+    if xattrs:
+        xattrs = portable_xattrs(xattrs)
+    fields = path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device
+    # As where fragments are read: a tree has a million of these.
+    made: Entry = tuple.__new__(Entry, fields)
+    return entry if made == entry else made
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.count = 0
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.count += len(data)
-        return data
+def tree_digest(entries: Iterable[Entry]) -> str:
+    """``sha256:`` digest of the mtree manifest of :func:`portable` entries, without writing it anywhere."""
+    sink = ManifestDigest()
+    write_tree(entries, sink.output())
+    return sink.digest()
 
 
-class _Told:
-    """Passes the tar stream on, and tells of the compressed bytes in its reader's own thread, which may raise."""
+def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
+    """Write a tree as it lies on disk, and take its :func:`tree_digest`, in one pass; the entries, and the digest."""
+    sink = ManifestDigest()
+    count = write_tree(entries, Output(manifest, extra), sink.output())
+    return count, sink.digest()
 
-    def __init__(self, stream: PieceReader, counted: _Counted, advanced: Advanced) -> None:
-        self._stream = stream
-        self._counted = counted
-        self._advanced = advanced
-        self._said = 0
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        count = self._counted.count
-        if count != self._said:
-            self._advanced(count - self._said)
-            self._said = count
-        return data
+class ManifestDigest:
+    """Takes a tree in its :func:`portable` form as a file would, and keeps only the digest of the manifest."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def output(self) -> Output:
+        """What to write the tree to."""
+        return Output(cast(BinaryIO, self), adapt=as_packed)
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return len(data)
+
+    def digest(self) -> str:
+        """``sha256:`` digest, once the tree is written."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+RULES: Final = 1
+"""Version of the rules by which a tree is derived and written down. Raise it with every change of either: what an
+older release kept is then another name's."""
+_KIND: Final = "trees"
+
+
+def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
+    """The tree of an image in its :func:`portable` form and in mtree order: the one kept, else derived from its layers.
+
+    Raises:
+        LayerfarmError: the image cannot be read.
+    """
+    digest = image.descriptor.digest
+    try:
+        cache = user_cache()
+    except StoreError:  # no home, or another user's: a worker in a container, sudo -E
+        return portable(stack_of(layout, image).entries())
+    kept = _load(cache, digest)
+    if kept is not None:
+        return kept
+    stack = stack_of(layout, image)
+    with suppress(OSError, StoreError):  # a full disk
+        _keep(cache, digest, stack.entries())
+    return portable(stack.entries())
+
+
+def _name(image_digest: str) -> str:
+    """It says how the tree came about: from which manifest, by which rules, with the options of a plain unpack."""
+    return f"plain-{RULES}-{image_digest.replace(':', '-')}"
+
+
+def _load(cache: Layout, image_digest: str) -> Iterator[Entry] | None:
+    """None: not kept, or not as it was written."""
+    name = _name(image_digest)
+    record = read_note(cache, _KIND, name)
+    if record is None:
+        return None
+    with ExitStack() as stack:
+        paths = _paths(cache, name)
+        try:
+            for path in paths:
+                os.utime(path)  # as old as the note, which goes when nobody reads it
+            manifest, extra = (stack.enter_context(path.open("rb")) for path in paths)
+        except OSError:
+            return None
+        if _record(manifest, extra) != record:
+            return None
+        return _read(manifest, extra, stack.pop_all())
+
+
+def _read(manifest: BinaryIO, extra: BinaryIO, opened: ExitStack) -> Iterator[Entry]:
+    with opened:
+        yield from read_full(manifest, extra)
+
+
+def _keep(cache: Layout, image_digest: str, entries: Iterable[Entry]) -> None:
+    """Write the tree into the cache. All that write one write the same; the record, which is last, makes it count.
+
+    Raises:
+        OSError, StoreError: it cannot be written.
+    """
+    name = _name(image_digest)
+    paths = _paths(cache, name)
+    temporaries = [path.with_name(f".{path.name}.{os.urandom(8).hex()}") for path in paths]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with ExitStack() as stack:
+            manifest, extra = (stack.enter_context(path.open("x+b")) for path in temporaries)
+            write_tree(entries, Output(manifest, extra, as_packed))
+            record = _record(manifest, extra)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            temporary.rename(path)
+        write_note(cache, _KIND, name, record)
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def _paths(cache: Layout, name: str) -> list[Path]:
+    return [note_path(cache, _KIND, f"{name}.{suffix}") for suffix in ("mtree", "layerfarm")]
+
+
+def _record(*streams: BufferedReader | BufferedRandom) -> bytes:
+    """What the note says of the two files, which are then at their beginning: their digests."""
+    lines = []
+    for stream in streams:
+        stream.seek(0)
+        lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
+        stream.seek(0)
+    return "".join(lines).encode()

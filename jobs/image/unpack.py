@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -13,6 +14,8 @@ from typing import BinaryIO, cast
 from layerfarm.jobs.compress import compression_of
 from layerfarm.jobs.compress.decompress import decompress
 from layerfarm.jobs.errors import BundleError, BundleExists, DigestMismatch
+from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, get_xattrs, set_xattr
+from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import (
     CONFIG_NAME,
     META_NAME,
@@ -28,19 +31,18 @@ from layerfarm.jobs.image.bundle import (
 )
 from layerfarm.jobs.image.check_layer import other_compression
 from layerfarm.jobs.image.documents import ConfigSection
-from layerfarm.jobs.image.foreseeing import foreseen
-from layerfarm.jobs.image.portable_form import write_tree_and_digest
-from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.image.layers import foreseen
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
-from layerfarm.jobs.image.target import open_target
+from layerfarm.jobs.image.trees import write_tree_and_digest
 from layerfarm.jobs.image.users import lookup_user
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap
 from layerfarm.jobs.layer.foresight import Foresight
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 from layerfarm.jobs.mtree import Entry, Walk, next_tick, write_stat_cache
+from layerfarm.jobs.mtree.model import Xattrs
 from layerfarm.jobs.mtree.walk_beside import walked_beside
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store import Descriptor, Layout, encode_document
@@ -79,7 +81,7 @@ class UnpackedBundle:
     """Entries of the tree."""
     mtree: str
     """``sha256:`` digest of the tree's manifest, free of what is the filesystem's affair
-    (:func:`layerfarm.jobs.image.portable_form.portable`): equal for the tree that was packed and for this copy."""
+    (:func:`layerfarm.jobs.image.trees.portable`): equal for the tree that was packed and for this copy."""
     warnings: list[str]
 
     def entries(self) -> Iterator[Entry]:
@@ -362,3 +364,54 @@ class _Watched(io.RawIOBase):
         data = self._stream.read(-1 if size is None else size) or b""
         self._progressed()
         return data
+
+
+@dataclass(frozen=True)
+class Target:
+    """The directory as it was found."""
+
+    path: Path
+    empty: bool
+    _stat: os.stat_result
+    _xattrs: Xattrs
+
+    def restore(self) -> None:
+        """Empty the directory and restore its metadata as far as the process may; for one that was empty."""
+        for left in os.listdir(self.path):
+            remove_tree(self.path / left)
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(OSError):
+                os.fchown(fd, self._stat.st_uid, self._stat.st_gid)
+            if get_xattrs(fd) != self._xattrs:
+                with suppress(OSError):
+                    clear_xattrs(fd, HOST_XATTRS.union(name for name, _ in self._xattrs))
+                for name, value in self._xattrs:
+                    with suppress(OSError):
+                        set_xattr(fd, name, value)
+            with suppress(OSError):
+                os.fchmod(fd, stat.S_IMODE(self._stat.st_mode))
+                os.utime(fd, ns=(self._stat.st_atime_ns, self._stat.st_mtime_ns))
+        finally:
+            os.close(fd)
+
+
+def open_target(path: Path) -> Target | None:
+    """The directory at ``path``; None: nothing is there.
+
+    Raises:
+        BundleExists: something that is no directory is there.
+        BundleError: the directory cannot be read.
+    """
+    if not os.path.lexists(path):
+        return None
+    if not is_directory(path):
+        raise BundleExists("something that is no directory is here already", where=path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BundleError(f"directory cannot be read, {error.strerror}", where=path) from error
+    try:
+        return Target(path, not os.listdir(fd), os.fstat(fd), get_xattrs(fd))
+    finally:
+        os.close(fd)

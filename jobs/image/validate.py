@@ -10,6 +10,8 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,8 @@ from layerfarm.jobs.compress import compression_of
 from layerfarm.jobs.compress.codecs import is_docker
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer, other_compression
-from layerfarm.jobs.image.documents import ImageConfig, Manifest
-from layerfarm.jobs.image.findings import Report
+from layerfarm.jobs.image.documents import ImageConfig, Manifest, is_timestamp
 from layerfarm.jobs.image.resolve import is_attestation, is_of_an_image, says_artifact
-from layerfarm.jobs.image.timestamps import is_timestamp
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
     MEDIA_TYPE_INDEX,
@@ -392,3 +392,54 @@ def _exists(layout: Layout, descriptor: Descriptor) -> bool:
         return os.path.lexists(layout.blob_path(descriptor.digest))
     except LayerfarmError:
         return False
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    severity: Severity
+    code: str
+    """What kind of thing, for programs: ``blob-missing``, ``diff-id``."""
+    where: str
+    """A digest, a tag, or a path relative to what was checked."""
+    message: str
+
+
+@dataclass
+class Report:
+    """What a check found, and how much it looked at."""
+
+    findings: list[Finding] = field(default_factory=list)
+    reachable: int = 0
+    """Blobs that something leads to and that were read whole."""
+    reachable_bytes: int = 0
+    unreachable: int = 0
+    unreachable_bytes: int = 0
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity is Severity.ERROR for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - self.errors
+
+    def error(self, code: str, where: str, message: object) -> None:
+        self._add(Finding(Severity.ERROR, code, where, _text(message)))
+
+    def warning(self, code: str, where: str, message: object) -> None:
+        self._add(Finding(Severity.WARNING, code, where, _text(message)))
+
+    def _add(self, finding: Finding) -> None:
+        if finding not in self.findings[-16:]:  # the same on two ways to one blob
+            self.findings.append(finding)
+
+
+def _text(message: object) -> str:
+    return message.what if isinstance(message, LayerfarmError) else str(message)

@@ -12,8 +12,8 @@ from pydantic import Field
 from layerfarm.jobs.errors import LayerfarmError, display
 from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME, ROOTFS_NAME, Bundle, BundleMeta
-from layerfarm.jobs.image.findings import Report
 from layerfarm.jobs.image.repack import open_bundle_baseline
+from layerfarm.jobs.image.validate import Report
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree import ROOT, mtree_key
 from layerfarm.jobs.paths import is_directory

@@ -9,9 +9,10 @@ from typing import Literal
 
 from layerfarm.jobs.errors import RequestError, TransformError
 from layerfarm.jobs.fs import open_file, own_directory
+from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import Resolved, tree_digest
-from layerfarm.jobs.image.remove import remove_tree
-from layerfarm.jobs.image.trees import Advanced, stack_of, unheard
+from layerfarm.jobs.image.layers import Advanced, unheard
+from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.image.unpack import UnpackOptions, extracted
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack, read_members

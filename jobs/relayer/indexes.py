@@ -14,8 +14,7 @@ from typing import Final
 from layerfarm.jobs.errors import AmbiguousReference, BlobNotFound, TagNotFound
 from layerfarm.jobs.image import Resolved, resolve_walk
 from layerfarm.jobs.image.mutate import rewritten
-from layerfarm.jobs.image.platform import platform_text
-from layerfarm.jobs.image.resolve import Kind, kind_of, read_index, walks
+from layerfarm.jobs.image.resolve import Kind, kind_of, platform_text, read_index, walks
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Document, Layout, check_refname, parse_document
 from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob

@@ -17,8 +17,9 @@ from pydantic import Field
 from layerfarm.jobs.errors import MalformedDocument, NotEquivalent
 from layerfarm.jobs.image import Resolved, tree_digest
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC
-from layerfarm.jobs.image.platform import platform_text
-from layerfarm.jobs.image.trees import Advanced, stacks_of, unheard
+from layerfarm.jobs.image.layers import Advanced, unheard
+from layerfarm.jobs.image.resolve import platform_text
+from layerfarm.jobs.image.trees import stacks_of
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.relayer.equivalence import EXACT, Allowed, differences, digest_of, facts_of
 from layerfarm.jobs.relayer.referrers import MEDIA_TYPE_EMPTY, Artifact, attach, put_artifact, read_artifact, referrers

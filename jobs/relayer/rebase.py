@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from layerfarm.jobs.image import ConfigSection, HistoryEntry, ImageConfig, Manifest, Resolved
-from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.store import Descriptor
 
 BASE_DIGEST: Final = "org.opencontainers.image.base.digest"

@@ -12,7 +12,7 @@ from typing import Final
 
 from layerfarm.jobs.errors import LayerError
 from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.image.trees import Advanced, read_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.relayer.equivalence import facts_of
 from layerfarm.jobs.relayer.rebase_evidence import Concern, Contents, Examined, Trees, Verdict

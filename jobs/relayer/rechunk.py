@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from layerfarm.jobs.errors import BlobNotFound, TransformError
 from layerfarm.jobs.image import HistoryEntry, ImageConfig
+from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.image.mutate import completed
-from layerfarm.jobs.image.timestamps import timestamp
 from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, decode_analysis
 from layerfarm.jobs.relayer.planner.plan import MOST_LAYERS, Plan, divide, parse_plan
 from layerfarm.jobs.relayer.planner.search import PlanOptions, make_plan

@@ -9,7 +9,7 @@ from layerfarm.jobs.compress.codecs import is_foreign
 from layerfarm.jobs.errors import UnsupportedMediaType
 from layerfarm.jobs.image import PackedLayer, pack_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
-from layerfarm.jobs.image.trees import Advanced, opened_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
 from layerfarm.jobs.store import Descriptor, Layout
 
 _CHUNK: Final = 1 << 20
@@ -57,9 +57,9 @@ def recompress_layer(
         StoreError, LayerError: it cannot be read, or is not what its digest and diff_id promise; or what was
             written does not unpack to it, and no image will name it.
     """
-    with opened_layer(source, layer, diff_id, advanced) as stream:
+    with open_layer(source, layer, diff_id, advanced) as stream:
         packed = pack_layer(target, iter(lambda: stream.read(_CHUNK), b""), codec)
-    with opened_layer(target, packed.descriptor, packed.diff_id):
+    with open_layer(target, packed.descriptor, packed.diff_id):
         pass
     return packed
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.image.trees import Advanced, opened_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
 from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, expanded, source_of
 from layerfarm.jobs.layer.tree import Child, Directory
 from layerfarm.jobs.limits import limits
@@ -90,7 +90,7 @@ def read_image(layout: Layout, image: Resolved, keep: int, spool: Path, advanced
     offsets: dict[tuple[int, int], int] = {}
     with spool.open("xb", buffering=1 << 20) as out:
         for number, (layer, diff_id) in enumerate(image.layers, 1):
-            with opened_layer(layout, layer, diff_id, advanced) as stream:
+            with open_layer(layout, layer, diff_id, advanced) as stream:
                 reads = _spooled(stream, out, number, offsets)
                 if number <= keep:
                     known = list(reads)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from typing import BinaryIO
 
 from layerfarm.jobs.compress import Codec
 from layerfarm.jobs.errors import TransformError
 from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
-from layerfarm.jobs.image.timestamps import timestamp
-from layerfarm.jobs.image.trees import Advanced, opened_layer, read_layer, unheard
+from layerfarm.jobs.image.documents import timestamp
+from layerfarm.jobs.image.layers import Advanced, open_layer, read_layer, unheard
 from layerfarm.jobs.layer.contents import OpenLayer
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack
@@ -91,12 +89,7 @@ def squash_layers(
 def opener(source: Layout, image: Resolved, advanced: Advanced) -> OpenLayer:
     """Opens the layers of an image by their number, 1 for the lowest."""
     layers = image.layers
-
-    def open_layer(number: int) -> AbstractContextManager[BinaryIO]:
-        layer, diff_id = layers[number - 1]
-        return opened_layer(source, layer, diff_id, advanced)
-
-    return open_layer
+    return lambda number: open_layer(source, *layers[number - 1], advanced)
 
 
 def squashed_config(

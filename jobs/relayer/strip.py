@@ -7,8 +7,8 @@ from typing import Final
 
 from layerfarm.jobs.compress import Codec, Compression, compression_of
 from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
-from layerfarm.jobs.image.timestamps import timestamp
-from layerfarm.jobs.image.trees import Advanced, read_layer, unheard
+from layerfarm.jobs.image.documents import timestamp
+from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.stack import Read, Stack

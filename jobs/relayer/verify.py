@@ -6,8 +6,9 @@ from functools import cached_property
 
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.image import Resolved, resolve_walk
-from layerfarm.jobs.image.findings import Report
-from layerfarm.jobs.image.trees import Advanced, opened_layer, stack_of, unheard
+from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
+from layerfarm.jobs.image.trees import stack_of
+from layerfarm.jobs.image.validate import Report
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.relayer.equivalence import digest_of, facts_of
 from layerfarm.jobs.relayer.indexes import read_images
@@ -73,7 +74,7 @@ class _Verifier:
                 self._report.error("not-equal", self._digest, "the proof names other layers than the image has")
             for layer, diff_id in self._image.layers:
                 if not layer.urls or self._layout.has(layer):
-                    with opened_layer(self._layout, layer, diff_id, self._read):
+                    with open_layer(self._layout, layer, diff_id, self._read):
                         pass
         elif digest_of(facts_of(self._stack)) != (proof.tree, proof.entries):
             self._report.error("not-equal", self._digest, "the image's tree is not the one that was proved")

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.image import resolve
-from layerfarm.jobs.image.trees import opened_layer, stack_of
+from layerfarm.jobs.image.layers import open_layer
+from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.relayer.equivalence import differences, facts_of
 from layerfarm.jobs.store import Layout
 from tests.bench import trees
@@ -190,7 +191,7 @@ def _saved(layout: Layout, place: Path) -> Path:
         (directory / "json").write_text(
             json.dumps({"id": diff_id[7:], "config": {}, "created": "1970-01-01T00:00:00Z"})
         )
-        with opened_layer(layout, layer, diff_id) as stream, (directory / "layer.tar").open("wb") as out:
+        with open_layer(layout, layer, diff_id) as stream, (directory / "layer.tar").open("wb") as out:
             shutil.copyfileobj(stream, out, 1 << 20)
     layers = [f"{diff_id[7:]}/layer.tar" for _, diff_id in found.layers]
     manifest = [{"Config": config, "RepoTags": ["app:latest"], "Layers": layers}]

@@ -25,7 +25,7 @@ from layerfarm.jobs.flows.requests import (
     RepackRequest,
     UnpackRequest,
 )
-from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
 from tests.debian import ALONE, bootstrap

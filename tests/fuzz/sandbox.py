@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from layerfarm.jobs.image.remove import remove_tree
+from layerfarm.jobs.fs.remove import remove_tree
 
 _CLONE_NEWNS = 0x20000
 _MS_RDONLY, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 4, 32, 4096, 16384, 1 << 18

@@ -21,7 +21,7 @@ from layerfarm.jobs.image import (
     unpack_manifest,
     write_image,
 )
-from layerfarm.jobs.image.configure import ConfigChanges, configure
+from layerfarm.jobs.image.mutate import ConfigChanges, configure
 from layerfarm.jobs.layer import IdMap, generate_layer
 from layerfarm.jobs.mtree import compare, snapshot
 from layerfarm.jobs.store import Layout

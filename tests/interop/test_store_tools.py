@@ -11,7 +11,7 @@ import pytest
 
 from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.image import HistoryEntry, append_layer, new_image, pack_layer, resolve
-from layerfarm.jobs.image.configure import ConfigChanges, configure
+from layerfarm.jobs.image.mutate import ConfigChanges, configure
 from layerfarm.jobs.image.stat import human_size, stat_json, stat_text
 from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run

@@ -99,7 +99,7 @@ def command(
       layerfarm config --image store:v1 --tag v2 --clear=config.cmd --config.entrypoint=/bin/app
     """
     from layerfarm.jobs.image import resolve
-    from layerfarm.jobs.image.configure import ConfigChanges, configure
+    from layerfarm.jobs.image.mutate import ConfigChanges, configure
     from layerfarm.jobs.store import Layout, check_refname
 
     tag = new_tag or image.tag

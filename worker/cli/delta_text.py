@@ -7,7 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 from layerfarm.jobs.errors import RequestError
-from layerfarm.jobs.image.timestamps import timestamp
+from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.mtree import Delta, Entry
 from layerfarm.jobs.mtree.vis import decode, encode
 

@@ -79,7 +79,7 @@ def _compare(rootfs: Path, bundle: Path, *, owners: bool) -> None:
     from contextlib import ExitStack
 
     from layerfarm.jobs.errors import MtreeError
-    from layerfarm.jobs.image.portable_form import portable
+    from layerfarm.jobs.image.trees import portable
     from layerfarm.jobs.mtree import compare
     from layerfarm.worker.cli.delta_text import human_line
     from layerfarm.worker.cli.trees import open_tree

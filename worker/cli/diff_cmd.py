@@ -32,7 +32,7 @@ def command(as_json: bool, old: str, new: str) -> None:
     """
     from contextlib import ExitStack
 
-    from layerfarm.jobs.image.portable_form import portable
+    from layerfarm.jobs.image.trees import portable
     from layerfarm.jobs.mtree import compare
     from layerfarm.worker.cli.delta_text import human_line, json_object
     from layerfarm.worker.cli.trees import open_tree

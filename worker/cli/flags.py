@@ -130,7 +130,7 @@ def mask_path_option(help: str) -> Callable[[CommandT], CommandT]:
 
 
 def _below_root(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    from layerfarm.jobs.image.masks import names_root
+    from layerfarm.jobs.image.repack import names_root
 
     for value in values:
         if names_root(value):
@@ -224,7 +224,7 @@ def history_options(command: CommandT) -> CommandT:
 
 def timestamp(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The callback of an option that takes an RFC 3339 time (image-spec config.md "created")."""
-    from layerfarm.jobs.image.timestamps import is_timestamp
+    from layerfarm.jobs.image.documents import is_timestamp
 
     if value is not None and not is_timestamp(value):
         raise click.BadParameter(f"{value!r} is not a time like 2006-01-02T15:04:05Z")
@@ -281,7 +281,7 @@ def source_date_epoch() -> int | None:
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return None
-    from layerfarm.jobs.image.timestamps import SECONDS
+    from layerfarm.jobs.image.documents import SECONDS
 
     if not re.fullmatch(r"-?\d{1,18}", text) or int(text) not in SECONDS:
         raise click.UsageError(f"$SOURCE_DATE_EPOCH is not a number of seconds: {text!r}, or beyond the year 9999")
@@ -290,7 +290,7 @@ def source_date_epoch() -> int | None:
 
 def epoch_time() -> str | None:
     """``$SOURCE_DATE_EPOCH`` as RFC 3339, or None when it is not set."""
-    from layerfarm.jobs.image.timestamps import timestamp as written
+    from layerfarm.jobs.image.documents import timestamp as written
 
     epoch = source_date_epoch()
     return None if epoch is None else written(epoch)

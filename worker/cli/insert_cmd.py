@@ -63,7 +63,7 @@ def command(
     if not all(paths):
         raise click.UsageError("path is empty")
     from layerfarm.jobs.image import resolve
-    from layerfarm.jobs.image.add_layer import add_layer
+    from layerfarm.jobs.image.pack import add_layer
     from layerfarm.jobs.layer import GenerateOptions, IdMap, insert_layer, whiteout_layer
     from layerfarm.jobs.store import Layout
 

@@ -41,7 +41,7 @@ def command(
       layerfarm raw add-layer --image store:v1 --tag v2 extra.tar
     """
     from layerfarm.jobs.image import resolve
-    from layerfarm.jobs.image.add_layer import add_layer
+    from layerfarm.jobs.image.pack import add_layer
     from layerfarm.jobs.store import Layout
 
     layout = Layout.open(image.layout)

@@ -75,7 +75,7 @@ def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
 def _directory(path: Path, opened: ExitStack, where: Where) -> Iterable[Entry]:
     from layerfarm.jobs.flows.manifest import read_tree_file
     from layerfarm.jobs.image.bundle import META_NAME, Bundle
-    from layerfarm.jobs.image.compare import as_in_image
+    from layerfarm.jobs.image.repack import as_in_image
 
     bundle = Bundle.open(path) if (path / META_NAME).exists() else None
     manifest = opened.enter_context(hashed(path if bundle is None else bundle.rootfs, where))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import LayerfarmError
-from layerfarm.jobs.image import foreseeing as room
+from layerfarm.jobs.image import layers as room
 from layerfarm.jobs.image import resolve, unpack_manifest, unpack_rootfs
 from layerfarm.jobs.image.bundle import Bundle
 from layerfarm.jobs.store import Layout

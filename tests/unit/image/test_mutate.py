@@ -16,10 +16,9 @@ from layerfarm.jobs.image import (
     resolve,
     write_image,
 )
-from layerfarm.jobs.image.configure import ConfigChanges, configure
-from layerfarm.jobs.image.documents import ImageConfig, Manifest
-from layerfarm.jobs.image.platform import host_platform
-from layerfarm.jobs.image.timestamps import check_timestamp, timestamp
+from layerfarm.jobs.image.documents import ImageConfig, Manifest, check_timestamp, timestamp
+from layerfarm.jobs.image.mutate import ConfigChanges, configure
+from layerfarm.jobs.image.resolve import host_platform
 from layerfarm.jobs.store import Descriptor, Layout, Platform, encode_document, parse_document
 from tests.unit.image.images import LAX, NOT_RFC3339, RFC3339, image, tar
 from tests.unit.image.test_resolve import for_platform, index_of

@@ -14,10 +14,10 @@ import pytest
 from layerfarm.jobs.errors import BlobNotFound, BundleError
 from layerfarm.jobs.image import Resolved, tree_of, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle
-from layerfarm.jobs.image.compare import as_in_image
-from layerfarm.jobs.image.portable_form import portable
+from layerfarm.jobs.image.repack import as_in_image
 from layerfarm.jobs.image.restore import Restorer
 from layerfarm.jobs.image.revert import Reverted, revert_bundle
+from layerfarm.jobs.image.trees import portable
 from layerfarm.jobs.image.unpack import UnpackOptions
 from layerfarm.jobs.layer import IdMap, generate_layer
 from layerfarm.jobs.mtree import Delta, DeltaKind, compare, snapshot

@@ -9,8 +9,7 @@ import pytest
 from layerfarm.jobs.errors import ImageConfigError
 from layerfarm.jobs.image.bundle import BundleIdMapping
 from layerfarm.jobs.image.documents import ImageConfig
-from layerfarm.jobs.image.rootless_config import make_rootless
-from layerfarm.jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, runtime_config
+from layerfarm.jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, make_rootless, runtime_config
 from layerfarm.jobs.image.users import User
 
 ROW = [BundleIdMapping(containerID=0, hostID=1000, size=10)]

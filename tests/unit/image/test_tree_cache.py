@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 
 from layerfarm.jobs.errors import DigestMismatch
-from layerfarm.jobs.image import Resolved, portable, tree_cache, tree_digest, tree_of, unpack_rootfs
+from layerfarm.jobs.image import Resolved, portable, tree_digest, tree_of, trees, unpack_rootfs
 from layerfarm.jobs.mtree import Output, snapshot, write_tree
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.usercache import cache_path, user_cache
@@ -82,7 +82,7 @@ def test_tree_of_an_image_is_that_of_a_plain_unpack(
 
 def test_tree_is_derived_once_and_then_kept(layout: Layout, made: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
     first = list(tree_of(layout, made))
-    monkeypatch.setattr(tree_cache, "stack_of", no_reading)
+    monkeypatch.setattr(trees, "stack_of", no_reading)
     assert list(tree_of(layout, made)) == first
     name = f"plain-1-{made.descriptor.digest.replace(':', '-')}"
     assert sorted(os.listdir(kept())) == [name, f"{name}.layerfarm", f"{name}.mtree"]
@@ -90,8 +90,8 @@ def test_tree_is_derived_once_and_then_kept(layout: Layout, made: Resolved, monk
 
 def test_tree_kept_by_other_rules_is_not_found(layout: Layout, made: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
     tree_of(layout, made)
-    monkeypatch.setattr(tree_cache, "RULES", tree_cache.RULES + 1)
-    monkeypatch.setattr(tree_cache, "stack_of", no_reading)
+    monkeypatch.setattr(trees, "RULES", trees.RULES + 1)
+    monkeypatch.setattr(trees, "stack_of", no_reading)
     with pytest.raises(AssertionError, match="are read"):
         tree_of(layout, made)
 

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.image import Resolved, unpack_manifest
-from layerfarm.jobs.image.findings import Report, Severity
-from layerfarm.jobs.image.validate import validate_image, validate_layout
+from layerfarm.jobs.image.validate import Report, Severity, validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from tests.unit.image.images import image, special, tar

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from layerfarm.jobs.errors import LayerfarmError, NotEquivalent
 from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
 from layerfarm.jobs.image import Resolved, resolve, tree_of
-from layerfarm.jobs.image.portable_form import tree_digest
+from layerfarm.jobs.image.trees import tree_digest
 from layerfarm.jobs.relayer.equivalence import Allowed
 from layerfarm.jobs.relayer.proof import ARTIFACT_TYPE, Proof, attach_proof, proofs_of, prove
 from layerfarm.jobs.relayer.referrers import referrers

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import Resolved, resolve
-from layerfarm.jobs.image.trees import opened_layer
+from layerfarm.jobs.image.layers import open_layer
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.stack import read_members
 from layerfarm.jobs.relayer.equivalence import matcher
@@ -61,7 +61,7 @@ def without(tree: dict[bytes, Node], *patterns: str) -> dict[bytes, Node]:
 def names_in(layout: Layout, made: Resolved) -> set[bytes]:
     found = set()
     for layer, diff_id in made.layers:
-        with opened_layer(layout, layer, diff_id) as stream:
+        with open_layer(layout, layer, diff_id) as stream:
             found |= {read.member.name for read in read_members(stream)}
     return found
 
@@ -153,7 +153,7 @@ def test_any_image_loses_what_matches_and_nothing_else(layers: list[Layer], patt
         assert tree_of(layout, "s") == without(before, *patterns)
         gone = matcher(patterns)
         for layer, diff_id in new.layers:
-            with opened_layer(layout, layer, diff_id) as stream:
+            with open_layer(layout, layer, diff_id) as stream:
                 raw = b"".join(iter(lambda: stream.read(1 << 16), b""))
             for read in read_members(io.BytesIO(raw)):
                 assert not gone(b"/".join(clean(read.member.name))) or b".wh." in read.member.name
