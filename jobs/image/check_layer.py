@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
 
-from layerfarm.jobs.compress import Compression, decompress
+from layerfarm.jobs.compress import Compression
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
+from layerfarm.jobs.image.layers import Advanced, open_layer
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
 from layerfarm.jobs.limits import Limits
@@ -30,9 +27,9 @@ _CONTRADICTION = "hard link gives its file another owner, mode or capability, wh
 class CheckedLayer:
     """What reading a layer told."""
 
-    diff_id: str
     compression: Compression
     """Of the blob's bytes, whatever its media type says."""
+    diff_id: str = ""
     entries: int = 0
     faults: list[tuple[str, str]] = field(default_factory=list)
     """Name of the entry, and what no reader can apply of it."""
@@ -40,9 +37,7 @@ class CheckedLayer:
     """Name of the entry, and what readers apply each in another way."""
 
 
-def check_layer(
-    layout: Layout, layer: Descriptor, advanced: Callable[[int], None], limits: Limits | None = None
-) -> CheckedLayer:
+def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced, limits: Limits | None = None) -> CheckedLayer:
     """Read the blob to its end, verified, through the decompressor and the tar reader.
 
     Raises:
@@ -50,31 +45,20 @@ def check_layer(
         LayerError, LimitExceeded: the stream is damaged, or larger than the limits.
     """
     limits = limits or process_limits()
-    with layout.open_blob(layer) as blob:
-        plain = decompress(cast(BinaryIO, _Counted(blob, advanced)), layer.media_type, limits=limits)
-        with closing(plain):
-            checked = CheckedLayer("", plain.compression)
-            hashed = _Hashed(cast(BinaryIO, plain))
-            reader = MemberReader(cast(BinaryIO, hashed), limits)
-            links = _Links()
-            for member in reader:
-                checked.entries += 1
-                if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
-                    checked.warnings.append((display(member.name[:200]), _CONTRADICTION))
-                if len(checked.faults) < MOST_FAULTS:
-                    try:
-                        _check_member(member)
-                    except LayerfarmError as error:
-                        checked.faults.append((display(member.name[:200]), error.what))
-            reader.drain()
-    checked.diff_id = f"sha256:{hashed.hash.hexdigest()}"
+    with open_layer(layout, layer, None, advanced, limits) as stream:
+        checked = CheckedLayer(stream.compression)
+        links = _Links()
+        for member in MemberReader(stream, limits):
+            checked.entries += 1
+            if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
+                checked.warnings.append((display(member.name[:200]), _CONTRADICTION))
+            if len(checked.faults) < MOST_FAULTS:
+                try:
+                    _check_member(member)
+                except LayerfarmError as error:
+                    checked.faults.append((display(member.name[:200]), error.what))
+    checked.diff_id = stream.diff_id
     return checked
-
-
-def other_compression(layer: Descriptor, found: Compression) -> str:
-    """The warning about a blob whose media type says another compression than its bytes have."""
-    what = "are not compressed" if found is Compression.NONE else f"are {found}"
-    return f"bytes of layer {layer.digest} {what}, its media type is {layer.media_type}"
 
 
 def _check_member(member: Member) -> None:
@@ -120,29 +104,3 @@ class _Links:
 def _rights(member: Member) -> tuple[object, ...]:
     # Other xattrs stay: chown clears capabilities, and unpackers remove none.
     return member.mode, member.uid, member.gid, dict(member.xattrs).get(b"security.capability")
-
-
-class _Counted:
-    """Passes the blob on, and tells how much."""
-
-    def __init__(self, stream: BinaryIO, advanced: Callable[[int], None]) -> None:
-        self._stream = stream
-        self._advanced = advanced
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._advanced(len(data))
-        return data
-
-
-class _Hashed:
-    """Passes the tar stream on, and knows its digest at the end."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.hash = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.hash.update(data)
-        return data

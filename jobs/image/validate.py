@@ -18,8 +18,9 @@ from typing import Any
 from layerfarm.jobs.compress import compression_of
 from layerfarm.jobs.compress.codecs import is_docker
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
-from layerfarm.jobs.image.check_layer import check_layer, other_compression
+from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, is_timestamp
+from layerfarm.jobs.image.layers import other_compression
 from layerfarm.jobs.image.resolve import is_attestation, is_of_an_image, says_artifact
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
