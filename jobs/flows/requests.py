@@ -9,8 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Model, Request, Result
-from layerfarm.jobs.image.documents import SECONDS, is_timestamp
-from layerfarm.jobs.image.repack import names_root
+from layerfarm.jobs.image.documents import SECONDS, is_timestamp, names_root
 
 
 def _absolute(path: Path) -> Path:

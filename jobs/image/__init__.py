@@ -9,14 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS
+from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS, masked_paths
 from layerfarm.jobs.image.mutate import append_layer, new_image, write_image
 from layerfarm.jobs.image.resolve import Resolved, resolve, resolve_walk
 
 if TYPE_CHECKING:
     from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
     from layerfarm.jobs.image.pack import PackedLayer, choose_compression, pack_layer
-    from layerfarm.jobs.image.repack import masked_paths, open_baseline, open_bundle_baseline, refresh_bundle
+    from layerfarm.jobs.image.repack import open_baseline, open_bundle_baseline, refresh_bundle
     from layerfarm.jobs.image.trees import portable, tree_digest, tree_of
     from layerfarm.jobs.image.unpack import UnpackedBundle, UnpackOptions, unpack_manifest, unpack_rootfs
 
@@ -25,7 +25,7 @@ _LAZY = {
     for module, names in {
         "bundle": ("ROOTFS_NAME", "Bundle"),
         "pack": ("PackedLayer", "choose_compression", "pack_layer"),
-        "repack": ("masked_paths", "open_baseline", "open_bundle_baseline", "refresh_bundle"),
+        "repack": ("open_baseline", "open_bundle_baseline", "refresh_bundle"),
         "trees": ("portable", "tree_digest", "tree_of"),
         "unpack": ("UnpackOptions", "UnpackedBundle", "unpack_manifest", "unpack_rootfs"),
     }.items()

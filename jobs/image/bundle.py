@@ -1,4 +1,4 @@
-"""A runtime bundle on disk, as umoci lays it out, so that either tool can go on with the other's."""
+"""A runtime bundle on disk, as umoci lays it out: either tool can repack a bundle that the other unpacked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from layerfarm.jobs.errors import BundleError, LimitExceeded, MalformedDocument, UnsafePath
 from layerfarm.jobs.fs import Beneath
+from layerfarm.jobs.layer.idmap import IdMap
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Document, encode_document, parse_document
 
@@ -21,17 +22,17 @@ CONFIG_NAME = "config.json"
 META_NAME = "umoci.json"
 
 
-def _null_if_empty(value: Any) -> Any:
-    # An empty list is to umoci a map that maps nothing; no map at all is null.
-    return None if value == [] else value
-
-
 class BundleIdMapping(Document):
-    """A row of an id map, in runtime-spec's words (config-linux.md "User namespace mappings")."""
+    """A row of an id map (runtime-spec config-linux.md "User namespace mappings")."""
 
     container: int = Field(alias="containerID", ge=0, le=0xFFFFFFFF)
     host: int = Field(alias="hostID", ge=0, le=0xFFFFFFFF)
     size: int = Field(ge=0, le=0xFFFFFFFF)
+
+
+def _null_if_empty(value: Any) -> Any:
+    # umoci reads an empty list as a map that maps nothing; no map at all is null.
+    return None if value == [] else value
 
 
 _Rows = Annotated[list[BundleIdMapping] | None, BeforeValidator(_null_if_empty)]
@@ -44,9 +45,29 @@ class MapOptions(Document):
     gid_mappings: _Rows = None
     rootless: bool = False
 
+    @classmethod
+    def of(cls, uid_map: IdMap, gid_map: IdMap, rootless: bool) -> MapOptions:
+        return cls(uid_mappings=_rows(uid_map), gid_mappings=_rows(gid_map), rootless=rootless)
+
+    @property
+    def uid_map(self) -> IdMap:
+        return _id_map(self.uid_mappings)
+
+    @property
+    def gid_map(self) -> IdMap:
+        return _id_map(self.gid_mappings)
+
+
+def _rows(ids: IdMap) -> list[BundleIdMapping]:
+    return [BundleIdMapping(containerID=container, hostID=host, size=size) for container, host, size in ids.ranges]
+
+
+def _id_map(rows: list[BundleIdMapping] | None) -> IdMap:
+    return IdMap.of(*((row.container, row.host, row.size) for row in rows or [] if row.size))
+
 
 class DescriptorPath(Document):
-    """The walk from index.json to the manifest that the bundle is of."""
+    """The walk from index.json to the manifest of the bundle's image."""
 
     descriptor_walk: list[Descriptor] = Field(min_length=1)
 
@@ -68,18 +89,13 @@ class BundleMeta(Document):
 
 
 def mtree_name(digest: str) -> str:
-    """The name of the bundle's mtree manifest: that of umoci."""
+    """umoci's name of the bundle's mtree manifest."""
     return f"{digest.replace(':', '_')}.mtree"
 
 
 def extra_name(digest: str) -> str:
-    """The name of the file that holds what the mtree manifest cannot; umoci takes no notice of it."""
+    """The name of the file for metadata that the mtree manifest cannot hold; umoci ignores it."""
     return f"{digest.replace(':', '_')}.layerfarm"
-
-
-def stat_cache_name(digest: str) -> str:
-    """The name of the stat cache of the rootfs (:mod:`layerfarm.jobs.mtree.statcache`); not known to umoci either."""
-    return f"{digest.replace(':', '_')}.stat"
 
 
 class Bundle:
@@ -114,7 +130,7 @@ class Bundle:
         return bundle
 
     def _check(self, files: Beneath) -> None:
-        # A link would let whoever made the bundle choose what is packed, reverted or quoted in an error.
+        # With a link, the bundle's author would choose what is packed, reverted or quoted in an error.
         for part in (self.rootfs, self.mtree):
             if part.is_symlink():
                 raise BundleError("part of the bundle is a symbolic link", where=part)
@@ -134,25 +150,25 @@ class Bundle:
 
     @property
     def mtree(self) -> Path:
-        """What the tree was when it was unpacked."""
+        """The tree as it was unpacked."""
         return self.path / mtree_name(self.walk[-1].digest)
 
     @property
     def extra(self) -> Path:
-        """What the mtree manifest could not record; umoci's bundles have none."""
+        """Metadata that the mtree manifest cannot hold; umoci's bundles have none."""
         return self.path / extra_name(self.walk[-1].digest)
 
     @property
     def stat_cache(self) -> Path:
-        """The stat cache of the rootfs; only bundles that layerfarm made have one."""
-        return self.path / stat_cache_name(self.walk[-1].digest)
+        """The stat cache of the rootfs (:mod:`layerfarm.jobs.mtree.statcache`); umoci's bundles have none."""
+        return self.mtree.with_suffix(".stat")
 
     def save(self) -> None:
-        """Write umoci.json, in one step."""
+        """Write umoci.json atomically."""
         self.replace(self.path / META_NAME, io.BytesIO(encode_document(self.meta) + b"\n"))
 
     def replace(self, path: Path, content: BinaryIO) -> None:
-        """Give a file of the bundle new content, in one step.
+        """Replace a file of the bundle atomically.
 
         Raises:
             OSError: the bundle cannot be written.

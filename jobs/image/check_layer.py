@@ -1,21 +1,19 @@
-"""Read a layer without unpacking it: is it a tar that can be applied, and what is its diff_id?"""
+"""Check a layer without unpacking it: whether it is a tar that can be applied, and its diff_id."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from layerfarm.jobs.compress import Compression
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
-from layerfarm.jobs.image.layers import Advanced, open_layer
+from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
 from layerfarm.jobs.layer.modeltree import clean
 from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
-from layerfarm.jobs.limits import Limits
-from layerfarm.jobs.limits import limits as process_limits
+from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.tar.reader import Member, MemberReader
 
 MOST_FAULTS = 20
-"""Of one layer; a layer of millions of them says no more."""
+"""Faults, and warnings, that are kept of one layer."""
 _KNOWN_TYPES = frozenset(b"0123456")
 _HARDLINK = 0x31
 _DIRECTORY = 0x35
@@ -25,31 +23,29 @@ _CONTRADICTION = "hard link gives its file another owner, mode or capability, wh
 
 @dataclass
 class CheckedLayer:
-    """What reading a layer told."""
+    """The result of reading a layer. Faults and warnings are pairs: name of the tar entry, message."""
 
-    compression: Compression
-    """Of the blob's bytes, whatever its media type says."""
     diff_id: str = ""
-    entries: int = 0
+    other_compression: str | None = None
+    """Warning if the bytes are compressed otherwise than the media type says."""
     faults: list[tuple[str, str]] = field(default_factory=list)
-    """Name of the entry, and what no reader can apply of it."""
+    """Entries that no reader can apply."""
     warnings: list[tuple[str, str]] = field(default_factory=list)
-    """Name of the entry, and what readers apply each in another way."""
+    """Entries that readers apply differently."""
 
 
-def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced, limits: Limits | None = None) -> CheckedLayer:
+def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard) -> CheckedLayer:
     """Read the blob to its end, verified, through the decompressor and the tar reader.
 
     Raises:
-        BlobNotFound, DigestMismatch, SizeMismatch: it is not the blob that was promised.
+        BlobNotFound, DigestMismatch, SizeMismatch: the blob is missing or corrupt.
         LayerError, LimitExceeded: the stream is damaged, or larger than the limits.
     """
-    limits = limits or process_limits()
-    with open_layer(layout, layer, None, advanced, limits) as stream:
-        checked = CheckedLayer(stream.compression)
-        links = _Links()
-        for member in MemberReader(stream, limits):
-            checked.entries += 1
+    checked = CheckedLayer()
+    links = _HardLinks()
+    with open_layer(layout, layer, None, advanced) as stream:
+        checked.other_compression = stream.other_compression(layer)
+        for member in MemberReader(stream, limits()):
             if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
                 checked.warnings.append((display(member.name[:200]), _CONTRADICTION))
             if len(checked.faults) < MOST_FAULTS:
@@ -62,7 +58,7 @@ def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced, limits: L
 
 
 def _check_member(member: Member) -> None:
-    """What the extractor refuses whatever the layers below hold (umoci.md B2.2, B3.9, B4.5)."""
+    """Raise for an entry that the extractor refuses whatever the layers below hold (umoci.md B2.2, B3.9, B4.5)."""
     if member.type not in _KNOWN_TYPES:
         raise MalformedLayer(f"tar entry of type {chr(member.type)!r}")
     parts = clean(member.name)
@@ -81,15 +77,15 @@ def _check_member(member: Member) -> None:
         whiteout_target(base)
 
 
-class _Links:
-    """Compares the entries of hard links with those of their files."""
+class _HardLinks:
+    """Compares the entries of hard links with the entries of their files."""
 
     def __init__(self) -> None:
         self._files: dict[bytes, tuple[object, ...]] = {}
-        """What chown, chmod and setcap give each file that they change, by path."""
+        """Rights by path, of the files that chown, chmod or setcap would change."""
 
     def contradicts(self, member: Member) -> bool:
-        """Whether the member is a hard link whose entry gives its file, earlier in the layer, other rights."""
+        """True for a hard link whose entry gives its file, earlier in the layer, other rights."""
         if member.type == _HARDLINK:
             before = self._files.get(b"/".join(clean(member.link)))
             if before is None:
@@ -102,5 +98,5 @@ class _Links:
 
 
 def _rights(member: Member) -> tuple[object, ...]:
-    # Other xattrs stay: chown clears capabilities, and unpackers remove none.
+    # Only capabilities: chown clears them. Unpackers remove no other xattr.
     return member.mode, member.uid, member.gid, dict(member.xattrs).get(b"security.capability")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from calendar import isleap, monthrange
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
@@ -16,7 +18,7 @@ from layerfarm.jobs.store.descriptor import Digest, StringMap, empty_if_null
 ANNOTATION_UNCOMPRESSED_SIZE = "ci.umo.uncompressed_blob_size"
 """umoci's annotation on a compressed layer: bytes of the tar stream."""
 ANNOTATION_CODEC = "dev.layerfarm.codec"
-"""How the layer was compressed: codec, its library and version, level, block size (DESIGN law 1)."""
+"""Codec, library and version, level and block size of a layer (DESIGN law 1)."""
 
 
 class AnyManifest(Document):
@@ -33,7 +35,7 @@ class AnyManifest(Document):
     @model_validator(mode="before")
     @classmethod
     def _refuse_ambiguity(cls, value: Any) -> Any:
-        """CVE-2021-41190: a document that could also be read as an index is neither."""
+        """Refuse a document that could also be read as an index (CVE-2021-41190)."""
         if isinstance(value, dict):
             if "manifests" in value:
                 raise ValueError("a manifest must not have 'manifests' (CVE-2021-41190)")
@@ -76,7 +78,7 @@ class RootFS(Document):
 
 
 class HistoryEntry(Document):
-    """One step of an image's making; every one that is not an ``empty_layer`` made a layer."""
+    """One build step of an image; each that is not an ``empty_layer`` made a layer."""
 
     created: str | None = None
     created_by: str | None = None
@@ -98,16 +100,33 @@ class ImageConfig(Document):
     history: list[HistoryEntry] | None = None
 
 
+# --- paths of an image -----------------------------------------------------------------------------
+
+
+def masked_paths(config: ImageConfig, given: Sequence[str], mask_volumes: bool = True) -> list[str]:
+    """The paths whose changes a repack leaves out: those given, and the image's volumes unless switched off.
+
+    A volume at the root masks nothing, as with umoci: the new image would lose every change.
+    """
+    volumes = (config.config.volumes if config.config else None) or {}
+    return [*given, *(sorted(path for path in volumes if not names_root(path)) if mask_volumes else ())]
+
+
+def names_root(path: str) -> bool:
+    """True if ``path``, absolute or not, is empty or the root of an image once it is cleaned."""
+    return posixpath.normpath(f"/{path.lstrip('/')}") == "/"
+
+
+# --- times: RFC 3339, always given, never read from the clock here (DESIGN law 1) -----------------------
+
+SECONDS: Final = range(-62_135_596_800, 253_402_300_800)
+"""Seconds since the epoch that RFC 3339 can write: the years 1 to 9999."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339: Final = re.compile(
     r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
     r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
     r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 )
-
-
-SECONDS: Final = range(-62_135_596_800, 253_402_300_800)
-"""Seconds since the epoch that RFC 3339 can write: the years 1 to 9999."""
 
 
 def timestamp(seconds: int) -> str:
@@ -122,24 +141,24 @@ def timestamp(seconds: int) -> str:
 
 
 def is_timestamp(text: str) -> bool:
-    """Whether ``text`` is a time by the grammar of RFC 3339 5.6, the only one that image-spec config.md allows.
+    """True for a time by the grammar of RFC 3339 5.6 (image-spec config.md), as Go reads it.
 
-    As Go reads it, because builders and runtimes are written in Go and refuse the whole config otherwise: ``T`` and
-    ``Z`` in capitals, no leap second, a day that its month has, a year from 0000.
+    Go programs refuse the whole config otherwise: ``T`` and ``Z`` in capitals, no leap second, a day that its month
+    has, a year from 0000.
     """
     found = _RFC3339.fullmatch(text)
     if found is None:
         return False
     year, month, day = (int(found[name]) for name in ("year", "month", "day"))
-    # 2000 and 2001 stand for all leap years and all others: the year 0000 is one of Go's and none of Python's.
+    # 2000 and 2001 stand for all leap years and all others: Go has a year 0000, Python has not.
     return 1 <= month <= 12 and 1 <= day <= monthrange(2000 if isleap(year) else 2001, month)[1]
 
 
 def check_timestamp(text: str) -> str:
-    """``text`` if it is RFC 3339 (:func:`is_timestamp`).
+    """``text``, checked by :func:`is_timestamp`.
 
     Raises:
-        RequestError: it is not.
+        RequestError: it is not RFC 3339.
     """
     if not is_timestamp(text):
         raise RequestError("not an RFC 3339 time", where=text[:100], hint="write 2006-01-02T15:04:05Z")

@@ -169,5 +169,5 @@ def add_layer(
 
 
 def _check(layout: Layout, layer: PackedLayer) -> None:
-    for name, what in check_layer(layout, layer.descriptor, lambda nbytes: None).faults:
+    for name, what in check_layer(layout, layer.descriptor).faults:
         raise MalformedLayer(what, where=name)

@@ -1,4 +1,4 @@
-"""What is an image, and which one a tag means: through nested indexes, by platform where there are several."""
+"""Resolve a tag to an image: what counts as an image, through nested indexes, by platform if there are several."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from layerfarm.jobs.errors import (
     AmbiguousReference,
@@ -33,11 +32,8 @@ from layerfarm.jobs.store import (
 )
 from layerfarm.jobs.store.reach import MANIFEST_TYPES
 
-if TYPE_CHECKING:
-    from layerfarm.jobs.image.documents import ImageConfig
-
-
 Walk = tuple[Descriptor, ...]
+"""From a descriptor of index.json through nested indexes, if any, to a manifest."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +41,12 @@ class Resolved:
     """One image of a layout, its documents read and checked against each other."""
 
     path: Walk
-    """The walk to it: the descriptor in index.json, nested indexes if any, the manifest last."""
     manifest: Manifest
     config: ImageConfig
 
     @property
     def descriptor(self) -> Descriptor:
-        """That of the manifest."""
+        """Descriptor of the manifest."""
         return self.path[-1]
 
     @property
@@ -66,16 +61,13 @@ class Resolved:
 
 
 def resolve(layout: Layout, tag: str, platform: str | None = None) -> Resolved:
-    """The image that ``tag`` names.
-
-    ``platform`` (``os/arch[/variant]``) picks one where the tag leads to several; artifacts beside them do not count
-    (:func:`choose`).
+    """The image that ``tag`` names, for ``platform`` (``os/arch[/variant]``) if given. See :func:`choose`.
 
     Raises:
         InvalidReference: the tag breaks the grammar, so nothing can have it.
         TagNotFound: nothing has it, or nothing for this platform.
         AmbiguousReference: it leads to several images.
-        MalformedDocument, UnsupportedMediaType, LimitExceeded: what it leads to is no image.
+        MalformedDocument, UnsupportedMediaType, LimitExceeded: it does not lead to an image.
         BlobNotFound: the layout does not hold the image, or not all of it.
         DigestMismatch, SizeMismatch: it is corrupt.
     """
@@ -83,7 +75,7 @@ def resolve(layout: Layout, tag: str, platform: str | None = None) -> Resolved:
 
 
 def resolve_walk(layout: Layout, walk: Sequence[Descriptor]) -> Resolved:
-    """The image at the end of a walk that was made before (a bundle's, a job's), wherever tags point now.
+    """The image at the end of a walk recorded earlier (by a bundle, a job); later tag moves are ignored.
 
     Raises:
         MalformedDocument: manifest and config do not belong together.
@@ -92,10 +84,10 @@ def resolve_walk(layout: Layout, walk: Sequence[Descriptor]) -> Resolved:
     if not walk:
         raise MalformedDocument("walk to the image manifest is empty", where=layout.path)
     manifest = read_manifest(layout, walk[-1])
-    config = parse_document(ImageConfig, layout.read(manifest.config), manifest.config.digest)
+    config = _read_config(layout, manifest)
     layers, diff_ids = len(manifest.layers), len(config.rootfs.diff_ids)
     if layers != diff_ids:
-        # umoci panics on fewer diff_ids and takes no notice of more (umoci.md B3.15).
+        # umoci panics on fewer diff_ids and ignores surplus ones (umoci.md B3.15).
         raise MalformedDocument(
             f"manifest has {layers} layers but its config has {diff_ids} diff_ids", where=walk[-1].digest
         )
@@ -106,7 +98,7 @@ def read_manifest(layout: Layout, descriptor: Descriptor) -> Manifest:
     """The manifest blob.
 
     Raises:
-        UnsupportedMediaType: the descriptor is of something else.
+        UnsupportedMediaType: the descriptor is not of an OCI manifest.
         MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading it.
     """
     if descriptor.media_type != MEDIA_TYPE_MANIFEST:
@@ -118,15 +110,19 @@ def read_manifest(layout: Layout, descriptor: Descriptor) -> Manifest:
     return parse_document(Manifest, layout.read(descriptor), descriptor.digest)
 
 
+def _read_config(layout: Layout, manifest: Manifest) -> ImageConfig:
+    return parse_document(ImageConfig, layout.read(manifest.config), manifest.config.digest)
+
+
 def read_index(layout: Layout, descriptor: Descriptor) -> Index:
     """A nested index blob. Raises as :func:`read_manifest`."""
     return parse_document(Index, layout.read(descriptor), descriptor.digest)
 
 
 def walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
-    """Every walk from the tagged descriptors to something that is no index; depth first, in order.
+    """Every walk from the tagged descriptors to a descriptor that is no index, or to a nested index that is absent.
 
-    A nested index that the layout does not hold is an end, too (:attr:`Kind.ABSENT`).
+    Depth first, in the order of the indexes.
 
     Raises:
         LimitExceeded: they are too many, or indexes are nested too deep.
@@ -148,17 +144,7 @@ def walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
         pending += [(*walk, child) for child in reversed(read_index(layout, walk[-1]).manifests)]
 
 
-# --- what an entry is ------------------------------------------------------------------------------
-
-
-class Kind(Enum):
-    """What an entry of an index that is no index itself is."""
-
-    IMAGE = "image"
-    ARTIFACT = "artifact"
-    ABSENT = "absent"
-    """The layout does not hold it (image-layout.md "Blobs"), and nothing says that it is an artifact."""
-
+# --- images and artifacts --------------------------------------------------------------------------
 
 REFERENCE_TYPE: Final = "vnd.docker.reference.type"
 """BuildKit's annotation on the attestations that it puts beside the images of an index."""
@@ -168,40 +154,31 @@ _DOCKER: Final = "application/vnd.docker.distribution.manifest."
 _CONFIGS: Final = ("", MEDIA_TYPE_CONFIG, "application/vnd.docker.container.image.v1+json")
 
 
-def kind_of(layout: Layout, descriptor: Descriptor) -> Kind:
-    """What ``descriptor`` names, by the one rule that every command goes by.
+def is_artifact(layout: Layout, descriptor: Descriptor) -> bool:
+    """True for the end of a walk that is an artifact; every command goes by this rule.
 
     An artifact is a manifest whose config is of another type than an image's (manifest.md "Guidelines for Artifact
-    Usage"), BuildKit's attestation, or what is no manifest at all. Whatever cannot be read, and images in Docker's
-    formats, are images: the reader is to say what is wrong.
+    Usage"), BuildKit's attestation, or a blob that is no manifest. Absent and unreadable manifests, and images in
+    Docker's formats, count as images: reading them reports the error.
     """
-    if says_artifact(descriptor):
-        return Kind.ARTIFACT
-    if descriptor.media_type not in MANIFEST_TYPES:
-        return Kind.ARTIFACT
-    if layout.lacks(descriptor):
-        return Kind.ABSENT
-    if descriptor.media_type.startswith(_DOCKER):
-        return Kind.IMAGE
-    if descriptor.media_type != MEDIA_TYPE_MANIFEST:
-        return Kind.ARTIFACT
+    kind = descriptor.media_type
+    if is_marked_attestation(descriptor) or kind not in MANIFEST_TYPES:
+        return True
+    if kind == MEDIA_TYPE_INDEX or kind.startswith(_DOCKER):
+        return False
+    if kind != MEDIA_TYPE_MANIFEST:
+        return not layout.lacks(descriptor)
     try:
-        named = parse_document(_Configured, layout.read(descriptor), descriptor.digest).config
-        if named.media_type not in _CONFIGS:
-            return Kind.ARTIFACT
-        config = None if _named_platform(descriptor) else _config(layout, descriptor)
+        if not is_of_an_image(_read_json(layout, descriptor)):
+            return True
+        if _named_platform(descriptor):
+            return False
+        return is_attestation(_read_config(layout, read_manifest(layout, descriptor)))
     except LayerfarmError:
-        return Kind.IMAGE
-    return Kind.ARTIFACT if config is not None and is_attestation(config) else Kind.IMAGE
+        return False
 
 
-class _Configured(Document):
-    """Any manifest, as far as it tells what it is of."""
-
-    config: Descriptor
-
-
-def says_artifact(descriptor: Descriptor) -> bool:
+def is_marked_attestation(descriptor: Descriptor) -> bool:
     """True if the descriptor alone marks an attestation."""
     platform = descriptor.platform
     return bool((descriptor.annotations or {}).get(REFERENCE_TYPE)) or (
@@ -222,34 +199,29 @@ def is_of_an_image(manifest: Mapping[str, Any]) -> bool:
 
 
 def read_artifact(layout: Layout, descriptor: Descriptor) -> AnyManifest | None:
-    """The manifest, if it is that of an artifact; None: it is an image's, or none at all.
+    """The manifest of an artifact; None for an image's manifest, and for other media types.
 
     Raises:
         MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading it.
     """
     if descriptor.media_type != MEDIA_TYPE_MANIFEST:
         return None
-    raw = layout.read(descriptor)
-    if is_of_an_image(parse_document(Document, raw, descriptor.digest).model_extra or {}):
+    if is_of_an_image(_read_json(layout, descriptor)):
         return None
-    return parse_document(AnyManifest, raw, descriptor.digest)
+    return parse_document(AnyManifest, layout.read(descriptor), descriptor.digest)
 
 
-# --- which one is meant ----------------------------------------------------------------------------
+def _read_json(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
+    return parse_document(Document, layout.read(descriptor), descriptor.digest).model_extra or {}
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    walk: Walk
-    kind: Kind
-    platform: str | None
-    """``os/arch[/variant]``; None: nothing says it."""
+# --- which image a tag means -----------------------------------------------------------------------
 
 
 def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
-    """The walk to what ``tag`` means: the one thing that it leads to, else the one image (for ``platform``).
+    """The walk to the only thing that ``tag`` leads to, else to the only image (for ``platform``).
 
-    Where the layout does not hold all images of an index, and one only, that one is meant unless a platform is named.
+    If the layout holds just one image of an index, that one is meant unless a platform is named.
 
     Raises:
         InvalidReference, TagNotFound, AmbiguousReference, LimitExceeded: as :func:`resolve`.
@@ -260,7 +232,7 @@ def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
     if not named:
         check_refname(tag)
         raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
-    # One manifest may stand for several platforms; one that is reached on two ways is no ambiguity.
+    # One manifest may stand for several platforms; reaching it on two ways is no ambiguity.
     found: dict[tuple[str, str | None], Walk] = {}
     for walk in walks(layout, named):
         found.setdefault((walk[-1].digest, _named_platform(walk[-1])), walk)
@@ -269,34 +241,35 @@ def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
     only = next(iter(found.values()))
     if platform is None and len({digest for digest, _ in found}) == 1 and not layout.lacks(only[-1]):
         return only
-    leaves = [leaf for leaf in (_leaf(layout, walk) for walk in found.values()) if leaf.kind is not Kind.ARTIFACT]
+    images = [(walk, _platform(layout, walk[-1])) for walk in found.values() if not is_artifact(layout, walk[-1])]
     if platform is not None:
-        leaves = [leaves[place] for place in satisfying(platform, [leaf.platform for leaf in leaves])]
-    here = list({leaf.walk[-1].digest: leaf for leaf in reversed(leaves) if leaf.kind is Kind.IMAGE}.values())
+        images = [images[place] for place in matching(platform, [text for _, text in images])]
     what = f"image for platform {platform!r}" if platform is not None else "image"
-    if not leaves:
+    if not images:
         raise TagNotFound(f"tag {tag!r} has no {what}", where=layout.path)
+    here = {walk[-1].digest: (walk, text) for walk, text in reversed(images) if not layout.lacks(walk[-1])}
     if not here:
         raise BlobNotFound(
             f"tag {tag!r} leads to an {what} that this layout does not hold",
-            where=leaves[0].walk[-1].digest,
+            where=images[0][0][-1].digest,
             hint="copy it into the layout with all its platforms (skopeo copy --all)",
         )
     if len(here) > 1:
-        there = ", ".join(sorted({leaf.platform or "unknown" for leaf in here}))
+        there = ", ".join(sorted({text or "unknown" for _, text in here.values()}))
         raise AmbiguousReference(
             f"tag {tag!r} leads to {len(here)} images", where=layout.path, hint=f"name a platform of {there}"
         )
-    return here[0].walk
+    ((walk, _),) = here.values()
+    return walk
 
 
-def _leaf(layout: Layout, walk: Walk) -> _Leaf:
-    descriptor = walk[-1]
-    kind, platform = kind_of(layout, descriptor), _named_platform(descriptor)
-    if platform is None and kind is Kind.IMAGE:
+def _platform(layout: Layout, descriptor: Descriptor) -> str | None:
+    """The image's platform by its descriptor, else by its config; None: unknown."""
+    named = _named_platform(descriptor)
+    if named is None:
         with suppress(LayerfarmError):
-            platform = platform_text(_config(layout, descriptor))
-    return _Leaf(walk, kind, platform)
+            named = platform_text(_read_config(layout, read_manifest(layout, descriptor)))
+    return named
 
 
 def _named_platform(descriptor: Descriptor) -> str | None:
@@ -305,12 +278,9 @@ def _named_platform(descriptor: Descriptor) -> str | None:
     return platform_text(platform) if platform is not None and platform.os and platform.architecture else None
 
 
-def _config(layout: Layout, descriptor: Descriptor) -> ImageConfig:
-    manifest = read_manifest(layout, descriptor)
-    return parse_document(ImageConfig, layout.read(manifest.config), manifest.config.digest)
+# --- platforms, as Go and the image-spec name them (image-index.md) ---------------------------------
 
-
-_MACHINES = {
+_MACHINES: Final = {
     "x86_64": ("amd64", None),
     "i386": ("386", None),
     "i686": ("386", None),
@@ -324,6 +294,17 @@ _MACHINES = {
     "riscv64": ("riscv64", None),
     "s390x": ("s390x", None),
 }
+_DEFAULT_VARIANTS: Final = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
+"""The variant of a platform that names none, by containerd's platforms/database.go."""
+_ALIASES: Final = {
+    "i386": ("386", ""),
+    "x86_64": ("amd64", None),
+    "x86-64": ("amd64", None),
+    "aarch64": ("arm64", None),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
+"""Other names of architectures, and the variant that such a name implies; None: none."""
 
 
 def host_platform() -> Platform:
@@ -334,16 +315,15 @@ def host_platform() -> Platform:
 
 
 def platform_text(platform: Platform | ImageConfig) -> str:
-    """``os/arch[/variant]`` as people write it."""
+    """``os/arch[/variant]``."""
     parts = [platform.os or "unknown", platform.architecture or "unknown", platform.variant or ""]
     return "/".join(part for part in parts if part)
 
 
-def satisfying(wanted: str, found: Sequence[str | None]) -> list[int]:
-    """The places of those platforms in ``found`` that ``wanted`` (``os/arch[/variant]``) means; None: not known.
+def matching(wanted: str, found: Sequence[str | None]) -> list[int]:
+    """The positions in ``found`` that match the platform ``wanted``: equal ones, normalised as containerd does.
 
-    Equal ones, as containerd's normalisation has it (:data:`_DEFAULT_VARIANTS`). If there are none, a wish that names
-    no variant is met by every variant.
+    If there are none, a platform without a variant matches every variant. None in ``found``: unknown.
     """
     wish = _normalised(wanted)
     known = [None if text is None else _normalised(text) for text in found]
@@ -353,24 +333,11 @@ def satisfying(wanted: str, found: Sequence[str | None]) -> list[int]:
     return [place for place, platform in enumerate(known) if platform is not None and platform[:2] == wish[:2]]
 
 
-_DEFAULT_VARIANTS: Final = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
-"""The variant that a platform without one has, by containerd's platforms/database.go."""
-_OTHER_NAMES: Final = {
-    "i386": ("386", ""),
-    "x86_64": ("amd64", None),
-    "x86-64": ("amd64", None),
-    "aarch64": ("arm64", None),
-    "armhf": ("arm", "v7"),
-    "armel": ("arm", "v6"),
-}
-"""Architectures as others call them, and the variant that such a name implies; None: none."""
-
-
 def _normalised(text: str) -> tuple[str, ...]:
-    """Operating system, architecture, variant; and whatever else the text holds, which no platform has."""
+    """Operating system, architecture, variant, and further fields of ``text``, which match no platform."""
     system, _, rest = text.lower().partition("/")
     architecture, *more = rest.split("/")
-    architecture, implied = _OTHER_NAMES.get(architecture, (architecture, None))
+    architecture, implied = _ALIASES.get(architecture, (architecture, None))
     variant = more[0] if more and implied is None else implied or ""
     if variant.isdecimal() and architecture in _DEFAULT_VARIANTS:
         variant = f"v{variant}"

@@ -13,7 +13,7 @@ from layerfarm.jobs.errors import BundleError, RootfsError
 from layerfarm.jobs.fs import DirectoryCache, Rootfs
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
-from layerfarm.jobs.image.repack import id_map, open_bundle_baseline
+from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.restore import Restorer
 from layerfarm.jobs.image.trees import portable, stack_of
@@ -245,8 +245,8 @@ def _options(
 ) -> UnpackOptions:
     maps = bundle.meta.map_options
     return UnpackOptions(
-        uid_map=id_map(maps.uid_mappings),
-        gid_map=id_map(maps.gid_mappings),
+        uid_map=maps.uid_map,
+        gid_map=maps.gid_map,
         rootless=maps.rootless,
         keep_dirlinks=keep_dirlinks,
         content_wanted=wanted,

@@ -1,4 +1,4 @@
-"""An image becomes a runtime bundle, whole or not at all."""
+"""Unpack an image into a runtime bundle, or its tree only, all or nothing."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from layerfarm.jobs.compress import compression_of
 from layerfarm.jobs.errors import BundleError, BundleExists
 from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, get_xattrs, set_xattr
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import (
     CONFIG_NAME,
     META_NAME,
-    ROOTFS_NAME,
     Bundle,
-    BundleIdMapping,
     BundleMeta,
     DescriptorPath,
     MapOptions,
-    extra_name,
-    mtree_name,
-    stat_cache_name,
 )
 from layerfarm.jobs.image.documents import ConfigSection
-from layerfarm.jobs.image.layers import foreseen, open_layer, other_compression
+from layerfarm.jobs.image.layers import Advanced, look_ahead, open_layer, unheard
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
 from layerfarm.jobs.image.trees import write_tree_and_digest
 from layerfarm.jobs.image.users import lookup_user
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap
-from layerfarm.jobs.layer.foresight import Foresight
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 from layerfarm.jobs.mtree import Entry, Walk, next_tick, write_stat_cache
@@ -43,10 +36,6 @@ from layerfarm.jobs.mtree.model import Xattrs
 from layerfarm.jobs.mtree.walk_beside import walked_beside
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store import Descriptor, Layout, encode_document
-
-
-def _nothing(_: object) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -58,26 +47,25 @@ class UnpackOptions:
     rootless: bool = False
     keep_dirlinks: bool = False
     volumes: Volumes = "tmpfs"
-    """What config.json does with the image's volumes."""
+    """How config.json mounts the image's volumes."""
     content_wanted: Callable[[bytes], bool] | None = None
-    """Told a file's path; where it says no the file stays empty (:func:`extracted` only)."""
+    """Called with a file's path; if it returns False the file stays empty (:func:`extracted` only)."""
     limits: Limits = field(default_factory=process_limits)
-    advanced: Callable[[int], None] = _nothing
-    """Told the number of compressed bytes that were read since the last call; may raise to stop."""
-    warn: Callable[[str], None] = _nothing
+    advanced: Advanced = unheard
+    warn: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
 class UnpackedBundle:
-    """What :func:`unpack_manifest` made."""
+    """The result of :func:`unpack_manifest`."""
 
     bundle: Bundle
     layers: int
     count: int
     """Entries of the tree."""
     mtree: str
-    """``sha256:`` digest of the tree's manifest, free of what is the filesystem's affair
-    (:func:`layerfarm.jobs.image.trees.portable`): equal for the tree that was packed and for this copy."""
+    """``sha256:`` digest of the tree's manifest in its :func:`~layerfarm.jobs.image.trees.portable` form: equal for
+    the tree that was packed and for this copy."""
     warnings: list[str]
 
     def entries(self) -> Iterator[Entry]:
@@ -85,13 +73,16 @@ class UnpackedBundle:
         return open_bundle_baseline(self.bundle)
 
 
+_WALK = ".walk"
+
+
 def unpack_manifest(
     store: Layout, bundle: Path, manifest: Resolved | Descriptor, options: UnpackOptions = UnpackOptions()
 ) -> UnpackedBundle:
     """Unpack an image into the directory ``bundle``: rootfs, config.json, mtree manifest, umoci.json.
 
-    All or nothing: on any error what was made is removed, and a directory that was there is left as it
-    was found. The bundle's mode is 0700, so that other users cannot reach setuid files and devices in it.
+    On any error everything is removed, and a directory that existed is left as it was found. The bundle's mode is
+    0700, so that other users cannot reach setuid files and devices in it.
 
     Raises:
         BundleExists: the directory holds a part of a bundle already.
@@ -100,43 +91,33 @@ def unpack_manifest(
         ImageConfigError: the image's config makes no runtime config.
     """
     image = manifest if isinstance(manifest, Resolved) else resolve_walk(store, (manifest,))
-    meta = BundleMeta(
-        from_descriptor_path=DescriptorPath(descriptor_walk=list(image.path)),
-        map_options=MapOptions(
-            uid_mappings=_rows(options.uid_map), gid_mappings=_rows(options.gid_map), rootless=options.rootless
-        ),
-    )
-    digest = image.descriptor.digest
-    made = (META_NAME, CONFIG_NAME, mtree_name(digest), extra_name(digest), stat_cache_name(digest), _WALK)
+    maps = MapOptions.of(options.uid_map, options.gid_map, options.rootless)
+    walk = DescriptorPath(descriptor_walk=list(image.path))
+    made = Bundle(bundle, BundleMeta(from_descriptor_path=walk, map_options=maps))
     with (
-        _bundle_directory(bundle, made),
-        extracted(store, image, bundle / ROOTFS_NAME, options) as extractor,
+        _bundle_directory(made),
+        extracted(store, image, made.rootfs, options) as extractor,
     ):
-        section = image.config.config or ConfigSection()
-        user = lookup_user(bundle / ROOTFS_NAME, section.user or "")
-        maps = meta.map_options
+        user = lookup_user(made.rootfs, (image.config.config or ConfigSection()).user or "")
         runtime = RuntimeOptions(maps.uid_mappings or [], maps.gid_mappings or [], options.rootless, options.volumes)
         spec = encode_runtime_config(runtime_config(image.config, user, runtime))
-        rootfs, clock = bundle / ROOTFS_NAME, next_tick(bundle)
-        with walked_beside(rootfs, bundle / _WALK, clock, entries=extractor.count) as walk:
-            with _new_file(bundle / mtree_name(digest)) as out, _new_file(bundle / extra_name(digest)) as extra:
+        clock = next_tick(bundle)
+        with walked_beside(made.rootfs, bundle / _WALK, clock, entries=extractor.count) as walked:
+            with _new_file(made.mtree) as out, _new_file(made.extra) as extra:
                 count, mtree = write_tree_and_digest(extractor.entries(), out, extra)
-            _write_stat_cache(Bundle(bundle, meta), walk(), count, mtree)
+            _write_stat_cache(made, walked(), count, mtree)
         with _new_file(bundle / CONFIG_NAME) as out:
             out.write(spec)
         # Last: with it the directory is a bundle.
         with _new_file(bundle / META_NAME) as out:
-            out.write(encode_document(meta) + b"\n")
-    return UnpackedBundle(Bundle(bundle, meta), len(image.manifest.layers), count, mtree, list(extractor.warnings))
-
-
-_WALK = ".walk"
+            out.write(encode_document(made.meta) + b"\n")
+    return UnpackedBundle(made, len(image.manifest.layers), count, mtree, list(extractor.warnings))
 
 
 def _write_stat_cache(bundle: Bundle, walk: Walk | None, count: int, tree: str) -> None:
-    """Remember what lstat says of each entry, so that a repack need not read it again.
+    """Record the lstat of each entry, so that a repack need not read unchanged files.
 
-    There is no ``walk`` where an ordinary user cannot look into every directory that she may own.
+    ``walk`` is None if an ordinary user cannot enter all of her own directories.
     """
     walk_file = bundle.path / _WALK
     if walk is not None and walk.entries == count:
@@ -145,15 +126,54 @@ def _write_stat_cache(bundle: Bundle, walk: Walk | None, count: int, tree: str) 
     walk_file.unlink()
 
 
+def _new_file(path: Path) -> BinaryIO:
+    return path.open("x+b", buffering=1 << 20)
+
+
+@contextmanager
+def _bundle_directory(bundle: Bundle) -> Iterator[None]:
+    """The directory to unpack into, restored on any error."""
+    path = bundle.path
+    try:
+        path.mkdir(mode=0o700)
+        found = None
+    except FileExistsError:
+        if not is_directory(path):
+            raise BundleExists("something that is no directory is here already", where=path) from None
+        found = path.stat()
+    except OSError as error:
+        raise BundleError(f"bundle cannot be created, {error.strerror}", where=path) from error
+    files = [path / META_NAME, path / CONFIG_NAME, bundle.mtree, bundle.extra, bundle.stat_cache, path / _WALK]
+    for part in (bundle.rootfs, *files):
+        if os.path.lexists(part):
+            raise BundleExists(f"the bundle holds a {part.name} already", where=path, hint="choose another directory")
+    try:
+        os.chmod(path, 0o700)
+        yield
+    except BaseException as error:
+        for file in files:
+            file.unlink(missing_ok=True)
+        if found is None:
+            path.rmdir()
+        else:
+            os.chmod(path, stat.S_IMODE(found.st_mode))
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        if isinstance(error, OSError):
+            raise BundleError(f"bundle cannot be written, {error.strerror}", where=path) from error
+        raise
+
+
+# --- the tree only ---------------------------------------------------------------------------------
+
+
 def unpack_rootfs(
     store: Layout, rootfs: Path, manifest: Resolved | Descriptor, options: UnpackOptions = UnpackOptions()
 ) -> list[str]:
-    """Only the tree, into the directory ``rootfs``, which may exist: ``raw unpack``. Returns warnings.
+    """Unpack only the tree into the directory ``rootfs``, which may exist: ``raw unpack``. Returns warnings.
 
-    An existing directory stays the same one, so that it may be a mount point; its owner becomes the container's root
-    and its mode stays, unless a layer has an entry for the root. Layers are applied over what it holds, as umoci does.
-    On any error a new directory is removed and an empty one is restored; one that held something keeps what the
-    layers have made of it until then.
+    An existing directory is kept, as it may be a mount point; its owner becomes the container's root and its mode
+    stays, unless a layer has an entry for the root. Layers are applied over its content, as umoci does. On any error a
+    new directory is removed and an empty one is restored; one that held something keeps what the layers made of it.
 
     Raises:
         BundleExists: something that is no directory is at ``rootfs``.
@@ -185,21 +205,26 @@ def extracted(
         BundleExists: something is at ``rootfs``.
         BundleError: the directory that is to hold it does not exist or cannot be written.
     """
-    found = open_target(rootfs) if may_exist else None
+    found = _open_target(rootfs) if may_exist else None
     if found is None:
         _make_rootfs(rootfs)
     try:
         _give_to_container_root(rootfs, options)
-        with (
-            foreseen(store, image, options.limits) if found is None or found.empty else nullcontext() as foresight,
-            Extractor(rootfs, _extract_options(options, hash_content, foresight)) as extractor,
-        ):
-            for descriptor, diff_id in image.layers:
-                _apply(store, extractor, descriptor, diff_id, options)
-            for number in extractor.left_out():
-                _write_left_out(store, extractor, number, image, options)
-            extractor.finish()
-            yield extractor
+        with look_ahead(store, image, options.limits) if found is None or found.empty else nullcontext() as foresight:
+            extract = ExtractOptions(
+                uid_map=options.uid_map,
+                gid_map=options.gid_map,
+                rootless=options.rootless,
+                keep_dirlinks=options.keep_dirlinks,
+                hash_content=hash_content,
+                content_wanted=options.content_wanted,
+                doomed=None if foresight is None else foresight.dooms,
+                limits=options.limits,
+                warn=options.warn,
+            )
+            with Extractor(rootfs, extract) as extractor:
+                _apply_layers(store, extractor, image, options)
+                yield extractor
     except BaseException:
         if found is None:
             remove_tree(rootfs)
@@ -208,19 +233,18 @@ def extracted(
         raise
 
 
-def _apply(store: Layout, extractor: Extractor, descriptor: Descriptor, diff_id: str, options: UnpackOptions) -> None:
-    with open_layer(store, descriptor, diff_id, options.advanced, options.limits) as stream:
-        if stream.compression is not compression_of(descriptor.media_type):
-            extractor.warn(other_compression(descriptor, stream.compression))
-        extractor.apply(stream)
-
-
-def _write_left_out(store: Layout, extractor: Extractor, number: int, image: Resolved, options: UnpackOptions) -> None:
-    """Read a layer a second time, for files that its upper layers seemed to replace and did not."""
-    descriptor, diff_id = image.layers[number - 1]
-    # Its bytes are in the progress already; the call remains, as it may stop the work.
-    with open_layer(store, descriptor, diff_id, lambda _: options.advanced(0), options.limits) as stream:
-        extractor.write_left_out(number, stream)
+def _apply_layers(store: Layout, extractor: Extractor, image: Resolved, options: UnpackOptions) -> None:
+    for descriptor, diff_id in image.layers:
+        with open_layer(store, descriptor, diff_id, options.advanced, options.limits) as stream:
+            if warning := stream.other_compression(descriptor):
+                extractor.warn(warning)
+            extractor.apply(stream)
+    for number in extractor.left_out():
+        # Once more through a layer, for files that its upper layers seemed to replace and did not.
+        descriptor, diff_id = image.layers[number - 1]
+        with open_layer(store, descriptor, diff_id, lambda nbytes: options.advanced(0), options.limits) as stream:
+            extractor.write_left_out(number, stream)
+    extractor.finish()
 
 
 def _make_rootfs(rootfs: Path) -> None:
@@ -249,69 +273,14 @@ def _give_to_container_root(rootfs: Path, options: UnpackOptions) -> None:
         ) from error
 
 
-@contextmanager
-def _bundle_directory(bundle: Path, made: tuple[str, ...]) -> Iterator[None]:
-    """The directory to unpack into, put back on any error."""
-    try:
-        bundle.mkdir(mode=0o700)
-        found = None
-    except FileExistsError:
-        if not is_directory(bundle):
-            raise BundleExists("something that is no directory is here already", where=bundle) from None
-        found = bundle.stat()
-    except OSError as error:
-        raise BundleError(f"bundle cannot be created, {error.strerror}", where=bundle) from error
-    for name in (ROOTFS_NAME, *made):
-        if os.path.lexists(bundle / name):
-            raise BundleExists(f"the bundle holds a {name} already", where=bundle, hint="choose another directory")
-    try:
-        os.chmod(bundle, 0o700)
-        yield
-    except BaseException as error:
-        for name in made:
-            (bundle / name).unlink(missing_ok=True)
-        if found is None:
-            bundle.rmdir()
-        else:
-            os.chmod(bundle, found.st_mode & 0o7777)
-            os.utime(bundle, ns=(found.st_atime_ns, found.st_mtime_ns))
-        if isinstance(error, OSError):
-            raise BundleError(f"bundle cannot be written, {error.strerror}", where=bundle) from error
-        raise
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    with path.open("x+b", buffering=1 << 20) as out:
-        yield out
-
-
-def _extract_options(options: UnpackOptions, hash_content: bool, foresight: Foresight | None) -> ExtractOptions:
-    return ExtractOptions(
-        uid_map=options.uid_map,
-        gid_map=options.gid_map,
-        rootless=options.rootless,
-        keep_dirlinks=options.keep_dirlinks,
-        hash_content=hash_content,
-        content_wanted=options.content_wanted,
-        doomed=None if foresight is None else foresight.dooms,
-        limits=options.limits,
-        warn=options.warn,
-    )
-
-
-def _rows(ids: IdMap) -> list[BundleIdMapping]:
-    return [BundleIdMapping(containerID=container, hostID=host, size=size) for container, host, size in ids.ranges]
-
-
 @dataclass(frozen=True)
-class Target:
-    """The directory as it was found."""
+class _Target:
+    """An existing directory that is unpacked into, as it was found."""
 
     path: Path
     empty: bool
-    _stat: os.stat_result
-    _xattrs: Xattrs
+    stat: os.stat_result
+    xattrs: Xattrs
 
     def restore(self) -> None:
         """Empty the directory and restore its metadata as far as the process may; for one that was empty."""
@@ -320,21 +289,21 @@ class Target:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with suppress(OSError):
-                os.fchown(fd, self._stat.st_uid, self._stat.st_gid)
-            if get_xattrs(fd) != self._xattrs:
+                os.fchown(fd, self.stat.st_uid, self.stat.st_gid)
+            if get_xattrs(fd) != self.xattrs:
                 with suppress(OSError):
-                    clear_xattrs(fd, HOST_XATTRS.union(name for name, _ in self._xattrs))
-                for name, value in self._xattrs:
+                    clear_xattrs(fd, HOST_XATTRS.union(name for name, _ in self.xattrs))
+                for name, value in self.xattrs:
                     with suppress(OSError):
                         set_xattr(fd, name, value)
             with suppress(OSError):
-                os.fchmod(fd, stat.S_IMODE(self._stat.st_mode))
-                os.utime(fd, ns=(self._stat.st_atime_ns, self._stat.st_mtime_ns))
+                os.fchmod(fd, stat.S_IMODE(self.stat.st_mode))
+                os.utime(fd, ns=(self.stat.st_atime_ns, self.stat.st_mtime_ns))
         finally:
             os.close(fd)
 
 
-def open_target(path: Path) -> Target | None:
+def _open_target(path: Path) -> _Target | None:
     """The directory at ``path``; None: nothing is there.
 
     Raises:
@@ -350,6 +319,6 @@ def open_target(path: Path) -> Target | None:
     except OSError as error:
         raise BundleError(f"directory cannot be read, {error.strerror}", where=path) from error
     try:
-        return Target(path, not os.listdir(fd), os.fstat(fd), get_xattrs(fd))
+        return _Target(path, not os.listdir(fd), os.fstat(fd), get_xattrs(fd))
     finally:
         os.close(fd)

@@ -1,7 +1,7 @@
-"""Check a layout, an image or a bundle whole, and say everything that is wrong (umoci #361).
+"""Check a layout or an image and report every problem (umoci #361).
 
-Nothing is raised for what is found: a finding is data. An error is what a reader will trip over; a warning
-is what the specs advise against or what only costs space.
+Problems are collected as findings, not raised. An error breaks readers; a warning is advised against by the specs, or
+only wastes space.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -20,8 +19,8 @@ from layerfarm.jobs.compress.codecs import is_docker
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, is_timestamp
-from layerfarm.jobs.image.layers import other_compression
-from layerfarm.jobs.image.resolve import is_attestation, is_of_an_image, says_artifact
+from layerfarm.jobs.image.layers import Advanced, unheard
+from layerfarm.jobs.image.resolve import is_attestation, is_marked_attestation, is_of_an_image
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
     MEDIA_TYPE_INDEX,
@@ -38,19 +37,60 @@ from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
 from layerfarm.jobs.store.verify import embedded_data
 
 MOST_LAYERS = 127
-"""What Docker's overlay driver mounts."""
+"""The most layers that Docker's overlay driver mounts."""
 _INDEX = "index.json"
 
 
-def _silent(nbytes: int) -> None:
-    pass
+class Severity(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
 
 
-def validate_layout(path: Path, advanced: Callable[[int], None] = _silent) -> Report:
-    """Check a whole layout: its files, every tag, every blob whether something leads to it or not.
+@dataclass(frozen=True)
+class Finding:
+    """One problem."""
 
-    ``advanced`` is told the bytes of blobs as they are read.
-    """
+    severity: Severity
+    code: str
+    """The kind of problem, for programs: ``blob-missing``, ``diff-id``."""
+    where: str
+    """A digest, a tag, or a path relative to the checked directory."""
+    message: str
+
+
+@dataclass
+class Report:
+    """The findings of a check, and how much it read."""
+
+    findings: list[Finding] = field(default_factory=list)
+    reachable: int = 0
+    """Blobs that a tag leads to and that were read whole."""
+    reachable_bytes: int = 0
+    unreachable: int = 0
+    unreachable_bytes: int = 0
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity is Severity.ERROR for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - self.errors
+
+    def error(self, code: str, where: str, message: object) -> None:
+        self._add(Severity.ERROR, code, where, message)
+
+    def warning(self, code: str, where: str, message: object) -> None:
+        self._add(Severity.WARNING, code, where, message)
+
+    def _add(self, severity: Severity, code: str, where: str, message: object) -> None:
+        finding = Finding(severity, code, where, message.what if isinstance(message, LayerfarmError) else str(message))
+        if finding not in self.findings[-16:]:  # the same blob reached on two ways
+            self.findings.append(finding)
+
+
+def validate_layout(path: Path, advanced: Advanced = unheard) -> Report:
+    """Check a whole layout: its files, every tag, every blob, unreachable ones too."""
     report = Report()
     opened = _open(path, report)
     if opened is not None:
@@ -65,13 +105,13 @@ def validate_layout(path: Path, advanced: Callable[[int], None] = _silent) -> Re
     return report
 
 
-def validate_image(path: Path, tag: str, advanced: Callable[[int], None] = _silent) -> Report:
+def validate_image(path: Path, tag: str, advanced: Advanced = unheard) -> Report:
     """Check all that a tag leads to, every platform."""
     report = Report()
     opened = _open(path, report)
     if opened is not None:
         layout, index = opened
-        named = [entry for entry in index.manifests if (entry.annotations or {}).get(REF_NAME) == tag]
+        named = [entry for entry in index.manifests if _tag(entry) == tag]
         faults = [error for name, error in layout.faults() if name == tag]
         for error in faults:
             report.error("document", tag, error)
@@ -86,22 +126,19 @@ def validate_image(path: Path, tag: str, advanced: Callable[[int], None] = _sile
 
 
 def _open(path: Path, report: Report) -> tuple[Layout, Index] | None:
+    code, where = "layout", "oci-layout"
     try:
         layout = Layout.open(path)
-    except (LayerfarmError, OSError) as error:
-        report.error("layout", "oci-layout", error)
-        return None
-    try:
+        code, where = "document", _INDEX
         return layout, layout.index()
     except (LayerfarmError, OSError) as error:
-        report.error("document", _INDEX, error)
+        report.error(code, where, error)
         return None
 
 
 def _check_tags(index: Index, report: Report) -> None:
     seen: set[str] = set()
-    for descriptor in index.manifests:
-        tag = (descriptor.annotations or {}).get(REF_NAME)
+    for tag in map(_tag, index.manifests):
         if tag is None:
             continue
         try:
@@ -113,75 +150,83 @@ def _check_tags(index: Index, report: Report) -> None:
         seen.add(tag)
 
 
+def _tag(descriptor: Descriptor) -> str | None:
+    return (descriptor.annotations or {}).get(REF_NAME)
+
+
 class _Walker:
     """Follows descriptors, and reads every blob once."""
 
-    def __init__(self, layout: Layout, report: Report, advanced: Callable[[int], None]) -> None:
+    def __init__(self, layout: Layout, report: Report, advanced: Advanced) -> None:
         self._layout = layout
         self._report = report
         self._advanced = advanced
         self._seen: set[tuple[str, str, int]] = set()
-        """Digest, media type and size: a blob may be meant in several ways, and each must be right."""
+        """Digest, media type and size: each way in which a blob is described must be right."""
         self._named: set[str] = set()
         self._read: set[str] = set()
         self._diff_ids: dict[tuple[str, str], str | None] = {}
 
     def follow(self, descriptor: Descriptor, where: str, depth: int) -> None:
-        """Check what an index names: a manifest, a nested index, or what layerfarm knows nothing of."""
+        """Check an entry of an index: a manifest, a nested index, or a blob of unknown type."""
         if not self._first(descriptor):
             return
         if depth > (most := limits().index_depth):
             self._report.error("nesting", descriptor.digest, f"indexes are nested deeper than {most}")
             return
-        if descriptor.media_type == MEDIA_TYPE_INDEX:
-            self._index(descriptor, where, depth)
-        elif descriptor.media_type == MEDIA_TYPE_MANIFEST:
-            self._manifest(descriptor, where)
-        elif descriptor.media_type in MANIFEST_TYPES:
-            self._foreign(descriptor, where)
-        else:
+        if descriptor.media_type not in MANIFEST_TYPES:
             self._blob(descriptor, where)
+            return
+        raw = self._document(descriptor, where)
+        if raw is None:
+            return
+        if descriptor.media_type == MEDIA_TYPE_INDEX:
+            self._index(raw, descriptor, depth)
+        else:
+            self._manifest(raw, descriptor)
 
     def check_unreachable(self) -> None:
-        """Read what nothing leads to: it may be damaged, too, and somebody may be about to tag it."""
+        """Read unreachable blobs: they may be damaged, too, and be tagged later."""
         for algorithm in sorted((self._layout.path / "blobs").iterdir()):
             if not algorithm.is_dir():
                 self._report.warning("stray", f"blobs/{algorithm.name}", "not a directory of blobs")
                 continue
             for path in sorted(algorithm.iterdir()):
-                self._unreachable(path, algorithm.name)
+                if f"{algorithm.name}:{path.name}" not in self._named:
+                    self._unreachable(path, f"{algorithm.name}:{path.name}")
 
     # --- documents -----------------------------------------------------------------------------------
 
-    def _index(self, descriptor: Descriptor, where: str, depth: int) -> None:
-        raw = self._document(descriptor, where)
-        if raw is None:
-            return
+    def _index(self, raw: bytes, descriptor: Descriptor, depth: int) -> None:
         index = self._parse(Index, raw, descriptor)
         if index is None:
             return
         if not index.manifests:
             self._report.warning("empty-index", descriptor.digest, "index names no manifest")
         absent = {child.digest for child in index.manifests if self._layout.lacks(child)}
-        nothing = all(child.digest in absent for child in index.manifests)
+        # Absent children are allowed (image-layout.md "Blobs"), but not all of them.
+        allowed = any(child.digest not in absent for child in index.manifests)
         for child in index.manifests:
-            if child.digest in absent and not nothing:
-                if self._first(child):
-                    self._report.warning(
-                        "blob-missing", child.digest, f"named by {descriptor.digest}, and the store does not hold it"
-                    )
-            else:
+            if not (allowed and child.digest in absent):
                 self.follow(child, descriptor.digest, depth + 1)
+            elif self._first(child):
+                self._report.warning(
+                    "blob-missing", child.digest, f"named by {descriptor.digest}, and the store does not hold it"
+                )
 
-    def _manifest(self, descriptor: Descriptor, where: str) -> None:
-        raw = self._document(descriptor, where)
-        if raw is None:
-            return
+    def _manifest(self, raw: bytes, descriptor: Descriptor) -> None:
+        """Check a manifest; of artifacts and foreign formats only the blobs."""
         document = self._json(raw, descriptor)
         if document is None:
             return
-        if says_artifact(descriptor) or not is_of_an_image(document):
-            self._blobs_of(document, descriptor)  # only its blobs can be checked
+        if descriptor.media_type != MEDIA_TYPE_MANIFEST:
+            self._report.warning(
+                "media-type", descriptor.digest, f"layerfarm does not read {descriptor.media_type}; only blobs checked"
+            )
+            self._blobs_of(document, descriptor)
+            return
+        if is_marked_attestation(descriptor) or not is_of_an_image(document):
+            self._blobs_of(document, descriptor)
             return
         if "schemaVersion" not in document:
             self._report.error("document", descriptor.digest, "manifest has no schemaVersion")
@@ -192,6 +237,9 @@ class _Walker:
         if config is not None and is_attestation(config):
             self._blobs_of(document, descriptor)
             return
+        self._image(manifest, config, descriptor)
+
+    def _image(self, manifest: Manifest, config: ImageConfig | None, descriptor: Descriptor) -> None:
         if len(manifest.layers) > MOST_LAYERS:
             self._report.warning(
                 "layers", descriptor.digest, f"image has {len(manifest.layers)} layers, Docker mounts {MOST_LAYERS}"
@@ -237,15 +285,6 @@ class _Walker:
                 f"index says {platform.os}/{platform.architecture}, config {config.os}/{config.architecture}",
             )
 
-    def _foreign(self, descriptor: Descriptor, where: str) -> None:
-        raw = self._document(descriptor, where)
-        document = None if raw is None else self._json(raw, descriptor)
-        if document is not None:
-            self._report.warning(
-                "media-type", descriptor.digest, f"layerfarm does not read {descriptor.media_type}; only blobs checked"
-            )
-            self._blobs_of(document, descriptor)
-
     def _blobs_of(self, document: dict[str, Any], descriptor: Descriptor) -> None:
         try:
             found = list(children(document, descriptor.digest, self._layout.has))
@@ -290,18 +329,17 @@ class _Walker:
         if self._first(layer) or key not in self._diff_ids:
             self._diff_ids[key] = self._layer_stream(layer, where)
         found = self._diff_ids[key]
-        if found is not None and diff_id is not None and found != diff_id:
-            if diff_id.partition(":")[0] == found.partition(":")[0]:
-                self._report.error("diff-id", layer.digest, f"layer unpacks to {found}, its diff_id is {diff_id}")
-            else:
-                self._report.warning(
-                    "diff-id", layer.digest, f"diff_id is not a sha256 and was not compared: {diff_id}"
-                )
+        if found is None or diff_id is None or found == diff_id:
+            return
+        if diff_id.partition(":")[0] == found.partition(":")[0]:
+            self._report.error("diff-id", layer.digest, f"layer unpacks to {found}, its diff_id is {diff_id}")
+        else:
+            self._report.warning("diff-id", layer.digest, f"diff_id is not a sha256 and was not compared: {diff_id}")
 
     def _layer_stream(self, layer: Descriptor, where: str) -> str | None:
-        """Read a layer whole; the digest of its tar stream, or None if there is none."""
+        """Read a layer whole; the sha256 digest of its tar stream, or None if it cannot be read."""
         try:
-            promised = compression_of(layer.media_type)
+            compression_of(layer.media_type)
         except UnsupportedMediaType as error:
             self._report.error("media-type", layer.digest, error)
             self._blob(layer, where)
@@ -312,8 +350,8 @@ class _Walker:
             self._unreadable(layer, where, error)
             return None
         self._count(layer)
-        if checked.compression is not promised:
-            self._report.warning("compression", layer.digest, other_compression(layer, checked.compression))
+        if checked.other_compression:
+            self._report.warning("compression", layer.digest, checked.other_compression)
         if is_docker(layer.media_type):
             self._report.warning("media-type", layer.digest, f"one of Docker's in an OCI manifest: {layer.media_type}")
         for name, message in checked.faults:
@@ -324,22 +362,24 @@ class _Walker:
 
     def _blob(self, descriptor: Descriptor, where: str) -> None:
         try:
-            with self._layout.open_blob(descriptor) as stream:
-                while piece := stream.read(1 << 20):
-                    self._advanced(len(piece))
+            self._read_blob(descriptor)
         except (LayerfarmError, OSError) as error:
             self._unreadable(descriptor, where, error)
         else:
             self._count(descriptor)
 
+    def _read_blob(self, descriptor: Descriptor) -> None:
+        with self._layout.open_blob(descriptor) as stream:
+            while piece := stream.read(1 << 20):
+                self._advanced(len(piece))
+
     def _unreadable(self, descriptor: Descriptor, where: str, error: Exception) -> None:
-        path_is_there = _exists(self._layout, descriptor)
-        if not path_is_there and descriptor.urls:
-            self._report.warning("blob-missing", descriptor.digest, f"to be fetched from {descriptor.urls[0][:200]}")
-        elif not path_is_there:
-            self._report.error("blob-missing", descriptor.digest, f"named by {where}, and the store does not hold it")
-        else:
+        if _exists(self._layout, descriptor):
             self._report.error("blob", descriptor.digest, error)
+        elif descriptor.urls:
+            self._report.warning("blob-missing", descriptor.digest, f"to be fetched from {descriptor.urls[0][:200]}")
+        else:
+            self._report.error("blob-missing", descriptor.digest, f"named by {where}, and the store does not hold it")
 
     def _first(self, descriptor: Descriptor) -> bool:
         key = (descriptor.digest, descriptor.media_type, descriptor.size)
@@ -359,16 +399,12 @@ class _Walker:
             self._report.reachable += 1
             self._report.reachable_bytes += descriptor.size
 
-    def _unreachable(self, path: Path, algorithm: str) -> None:
-        where = f"blobs/{algorithm}/{path.name}"
-        digest = f"{algorithm}:{path.name}"
-        if digest in self._named:
-            return
+    def _unreachable(self, path: Path, digest: str) -> None:
         try:
             check_digest(digest)
             found = path.stat()
         except ValueError:
-            self._report.warning("stray", where, "not the name of a blob")
+            self._report.warning("stray", f"blobs/{path.parent.name}/{path.name}", "not the name of a blob")
             return
         except OSError as error:
             self._report.error("blob", digest, error.strerror)
@@ -379,11 +415,8 @@ class _Walker:
         self._report.unreachable += 1
         self._report.unreachable_bytes += found.st_size
         self._report.warning("unreachable", digest, f"nothing leads to this blob of {found.st_size} bytes")
-        descriptor = Descriptor(mediaType="application/octet-stream", digest=digest, size=found.st_size)
         try:
-            with self._layout.open_blob(descriptor) as stream:
-                while piece := stream.read(1 << 20):
-                    self._advanced(len(piece))
+            self._read_blob(Descriptor(mediaType="application/octet-stream", digest=digest, size=found.st_size))
         except (LayerfarmError, OSError) as error:
             self._report.error("blob", digest, error)
 
@@ -393,54 +426,3 @@ def _exists(layout: Layout, descriptor: Descriptor) -> bool:
         return os.path.lexists(layout.blob_path(descriptor.digest))
     except LayerfarmError:
         return False
-
-
-class Severity(StrEnum):
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is not as it should be."""
-
-    severity: Severity
-    code: str
-    """What kind of thing, for programs: ``blob-missing``, ``diff-id``."""
-    where: str
-    """A digest, a tag, or a path relative to what was checked."""
-    message: str
-
-
-@dataclass
-class Report:
-    """What a check found, and how much it looked at."""
-
-    findings: list[Finding] = field(default_factory=list)
-    reachable: int = 0
-    """Blobs that something leads to and that were read whole."""
-    reachable_bytes: int = 0
-    unreachable: int = 0
-    unreachable_bytes: int = 0
-
-    @property
-    def errors(self) -> int:
-        return sum(finding.severity is Severity.ERROR for finding in self.findings)
-
-    @property
-    def warnings(self) -> int:
-        return len(self.findings) - self.errors
-
-    def error(self, code: str, where: str, message: object) -> None:
-        self._add(Finding(Severity.ERROR, code, where, _text(message)))
-
-    def warning(self, code: str, where: str, message: object) -> None:
-        self._add(Finding(Severity.WARNING, code, where, _text(message)))
-
-    def _add(self, finding: Finding) -> None:
-        if finding not in self.findings[-16:]:  # the same on two ways to one blob
-            self.findings.append(finding)
-
-
-def _text(message: object) -> str:
-    return message.what if isinstance(message, LayerfarmError) else str(message)

@@ -14,7 +14,7 @@ from typing import Final
 from layerfarm.jobs.errors import AmbiguousReference, BlobNotFound, TagNotFound
 from layerfarm.jobs.image import Resolved, resolve_walk
 from layerfarm.jobs.image.mutate import rewritten
-from layerfarm.jobs.image.resolve import Kind, kind_of, platform_text, read_index, walks
+from layerfarm.jobs.image.resolve import is_artifact, platform_text, read_index, walks
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Document, Layout, check_refname, parse_document
 from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
@@ -84,7 +84,7 @@ def follow(layout: Layout, top: Descriptor) -> ImageSet:
             continue
         if layout.lacks(leaf):
             absent[leaf.digest] = leaf
-        elif kind_of(layout, leaf) is Kind.ARTIFACT:
+        elif is_artifact(layout, leaf):
             beside[leaf.digest] = leaf
         else:
             images[leaf.digest] = resolve_walk(layout, walk)
@@ -127,7 +127,7 @@ def rewrite(
             entries.append(child)  # stays as absent as it was
         elif child.media_type == MEDIA_TYPE_INDEX or child.digest in replaced:
             entries.append(rewrite(layout, source, child, replaced, keep))
-        elif kind_of(source, child) is Kind.ARTIFACT:
+        elif is_artifact(source, child):
             subject = replaced.get((child.annotations or {}).get(REFERENCE_DIGEST, ""))
             kept = keep(child, subject.digest if subject else None)
             if kept is not None:

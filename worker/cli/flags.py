@@ -130,7 +130,7 @@ def mask_path_option(help: str) -> Callable[[CommandT], CommandT]:
 
 
 def _below_root(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    from layerfarm.jobs.image.repack import names_root
+    from layerfarm.jobs.image.documents import names_root
 
     for value in values:
         if names_root(value):

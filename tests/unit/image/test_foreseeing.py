@@ -47,9 +47,9 @@ def test_the_bundle_is_that_of_applying_layer_after_layer(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = image(layout, [BASE, DELETING, LINKING])
-    assert room.worth_a_look(made) == [2, 3]
+    assert room.layers_to_scan(made) == [2, 3]
     fast = unpack_manifest(layout, tmp_path / "fast", made)
-    monkeypatch.setattr(room, "worth_a_look", lambda image: [])
+    monkeypatch.setattr(room, "layers_to_scan", lambda image: [])
     plain = unpack_manifest(layout, tmp_path / "plain", made)
     assert files_of(fast.bundle) == files_of(plain.bundle)
     assert (fast.count, fast.mtree, fast.warnings) == (plain.count, plain.mtree, plain.warnings)
@@ -77,9 +77,9 @@ def test_what_is_deleted_is_not_written(layout: Layout, tmp_path: Path, monkeypa
 
 
 def test_only_layers_that_are_small_beside_what_lies_below_are_looked_at(layout: Layout) -> None:
-    assert room.worth_a_look(image(layout, [DELETING, BASE, DELETING, BASE])) == [3]
-    assert room.worth_a_look(image(layout, [BASE])) == []
-    assert room.worth_a_look(image(layout)) == []
+    assert room.layers_to_scan(image(layout, [DELETING, BASE, DELETING, BASE])) == [3]
+    assert room.layers_to_scan(image(layout, [BASE])) == []
+    assert room.layers_to_scan(image(layout)) == []
 
 
 @pytest.mark.usefixtures("patient")
