@@ -221,6 +221,4 @@ def _write_changes(work: WorkDirectory, deltas: Iterator[Delta]) -> Changes:
             summary = write_deltas(deltas, out)
 
     ref = work.publish(_DELTAS, write)
-    return Changes(
-        file=ref, count=summary.count, bytes=summary.bytes_to_pack, newest_mtime=summary.newest_mtime_seconds
-    )
+    return Changes(file=ref, count=summary.paths, bytes=summary.bytes, newest_mtime=summary.newest_mtime)

@@ -10,7 +10,7 @@ from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
 from layerfarm.jobs.flows.survey import Known, Survey, steps_of
 from layerfarm.jobs.fs import open_file
 from layerfarm.jobs.image.trees import ManifestDigest
-from layerfarm.jobs.mtree import Entry, KnownTree, Output, merge_fragments, write_tree
+from layerfarm.jobs.mtree import Entry, ManifestPatch, Output, merge_fragments, write_tree
 
 
 class Tree(Model):
@@ -48,7 +48,7 @@ class NewTree:
             yield from baseline()
             return
         with self._manifest() as manifest, self._extra() as extra:
-            yield from KnownTree(manifest, extra).dropped(steps_of(self._work, self._survey.reading))
+            yield from ManifestPatch(manifest, extra).dropped(steps_of(self._work, self._survey.reading))
 
     def digest(self) -> str:
         """``sha256:`` digest of its manifest in the form in which a layer can hold it.
@@ -81,7 +81,7 @@ class NewTree:
             write_tree(self.read(), *outputs)
             return
         with self._manifest() as manifest, self._extra() as extra:
-            KnownTree(manifest, extra).splice(steps_of(self._work, self._survey.reading), self.read(), *outputs)
+            ManifestPatch(manifest, extra).apply(steps_of(self._work, self._survey.reading), self.read(), *outputs)
 
     def _manifest(self) -> BinaryIO:
         assert self._known is not None

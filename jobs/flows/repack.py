@@ -102,7 +102,7 @@ def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
         manifest, extra = work.open(tree.manifest), work.open(tree.extra)
     else:  # nothing was touched: what the bundle says, under whichever name, is still true
         manifest, extra = bundle.mtree, bundle.extra
-    walk = Walk(survey.entries, 0, survey.untrusted)
+    walk = Walk(survey.entries, survey.racy)
 
     def write(path: Path) -> None:
         with path.open("wb") as out:

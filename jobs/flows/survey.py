@@ -14,16 +14,16 @@ from layerfarm.jobs.errors import StaleCache
 from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
 from layerfarm.jobs.mtree import (
     NO_CLOCK,
+    Dirty,
+    Edit,
     StatCache,
-    Suspects,
     Walk,
-    find_suspects,
+    find_dirty,
     open_stat_cache,
     read_clock,
-    read_script,
+    read_edits,
     walk_tree,
 )
-from layerfarm.jobs.mtree.splice import Step
 
 _WALK = "walk"
 _SUSPECTS = "suspects"
@@ -47,9 +47,9 @@ class Reading(Model):
     suspects: FileRef
     """Their walk file."""
     script: FileRef
-    """What makes the new tree of the old one and the suspects (:mod:`layerfarm.jobs.mtree.splice`)."""
+    """What makes the new tree of the old one and the suspects (:mod:`layerfarm.jobs.mtree.patch`)."""
     entries: int
-    """Suspects."""
+    """Dirty."""
     dropped: int
     """Old entries that are gone or suspected."""
 
@@ -63,7 +63,7 @@ class Survey(Model):
 
     walk: FileRef
     entries: int
-    untrusted: int
+    racy: int
     """Records that no later walk can rely on."""
     reading: Reading | None = None
     """None: all of it has to be read."""
@@ -100,7 +100,7 @@ def survey_tree(rootfs: Path, work: WorkDirectory, known: Known | None) -> Surve
             found = walk_tree(rootfs, out, clock)
 
     walk = work.publish(_WALK, write)
-    survey = Survey(walk=walk, entries=found.entries, untrusted=found.untrusted)
+    survey = Survey(walk=walk, entries=found.entries, racy=found.racy)
     if known is None or not known.use_cache:
         return survey
     try:
@@ -113,7 +113,7 @@ def survey_tree(rootfs: Path, work: WorkDirectory, known: Known | None) -> Surve
 
 def _reading(cache: StatCache, work: WorkDirectory, walk: FileRef) -> Reading:
     if cache.unchanged(walk.sha256):
-        found = Suspects(0, 0)
+        found = Dirty(0, 0)
         suspects = script = work.publish(_SUSPECTS, Path.touch)
     else:
         walk_file = work.open(walk)
@@ -121,13 +121,13 @@ def _reading(cache: StatCache, work: WorkDirectory, walk: FileRef) -> Reading:
         def write(paths: list[Path]) -> None:
             nonlocal found
             with paths[0].open("wb") as out, paths[1].open("wb") as steps:
-                found = find_suspects(cache, walk_file, out, steps)
+                found = find_dirty(cache, walk_file, out, steps)
 
         suspects, script = work.publish_all((_SUSPECTS, _SCRIPT), write)
     return Reading(suspects=suspects, script=script, entries=found.entries, dropped=found.dropped)
 
 
-def steps_of(work: WorkDirectory, reading: Reading) -> Iterator[Step]:
+def steps_of(work: WorkDirectory, reading: Reading) -> Iterator[Edit]:
     """The script of a survey."""
     with work.open(reading.script).open("rb") as stream:
-        yield from read_script(stream)
+        yield from read_edits(stream)

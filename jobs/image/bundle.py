@@ -160,7 +160,7 @@ class Bundle:
 
     @property
     def stat_cache(self) -> Path:
-        """The stat cache of the rootfs (:mod:`layerfarm.jobs.mtree.statcache`); umoci's bundles have none."""
+        """The stat cache of the rootfs (:mod:`layerfarm.jobs.mtree.stat_cache`); umoci's bundles have none."""
         return self.mtree.with_suffix(".stat")
 
     def save(self) -> None:

@@ -33,7 +33,7 @@ from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 from layerfarm.jobs.mtree import Entry, Walk, next_tick, write_stat_cache
 from layerfarm.jobs.mtree.model import Xattrs
-from layerfarm.jobs.mtree.walk_beside import walked_beside
+from layerfarm.jobs.mtree.walk_process import walking
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store import Descriptor, Layout, encode_document
 
@@ -102,7 +102,7 @@ def unpack_manifest(
         runtime = RuntimeOptions(maps.uid_mappings or [], maps.gid_mappings or [], options.rootless, options.volumes)
         spec = encode_runtime_config(runtime_config(image.config, user, runtime))
         clock = next_tick(bundle)
-        with walked_beside(made.rootfs, bundle / _WALK, clock, entries=extractor.count) as walked:
+        with walking(made.rootfs, bundle / _WALK, clock, entries=extractor.count) as walked:
             with _new_file(made.mtree) as out, _new_file(made.extra) as extra:
                 count, mtree = write_tree_and_digest(extractor.entries(), out, extra)
             _write_stat_cache(made, walked(), count, mtree)

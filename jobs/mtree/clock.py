@@ -1,10 +1,10 @@
-"""The clock that a file system stamps its ctimes with, and what a ctime is worth by it.
+"""The clock that a file system stamps its ctimes with, and what a ctime proves by it.
 
-A ctime cannot be set, only advanced, by touching the entry. Yet an entry touched twice within one tick of
-the clock (4 ms on most kernels, seconds on some file systems) has one ctime for both, so a record made
-between the two looks right and is not: the "racily clean" entries of git. Hence the clock is read before a
-walk begins. Whoever touches an entry after it was looked at gives it a ctime that is not older than that
-reading; a ctime that *was* older when it was looked at is therefore replaced, whatever the tick.
+A ctime cannot be set, only advanced, by touching the entry. Yet an entry touched twice within one tick of the clock
+(4 ms on most kernels, seconds on some file systems) has one ctime for both, so a record made between the two looks
+right and is not: the "racily clean" entries of git. Hence the clock is read before a walk begins. Touching an entry
+after it was walked gives it a ctime that is not older than that reading; a ctime that *was* older when it was walked
+is therefore replaced, whatever the tick.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ class Clock(NamedTuple):
 
 
 NO_CLOCK = Clock(-1 << 80, frozenset())
-"""By this one no ctime is worth anything."""
+"""No ctime proves anything by this one."""
 
 
 def read_clock(directory: Path) -> Clock:
-    """The clock of the file system that ``directory`` is on, read by making a file there.
+    """The clock of the file system of ``directory``, read by making a file there; :data:`NO_CLOCK` if none can be made.
 
-    The file has no name where the file system can do that, and so leaves no trace. :data:`NO_CLOCK` where
-    no file can be made.
+    The file has no name, and so leaves no trace, where the file system supports that.
     """
     try:
         fd, name = _probe(directory)
@@ -54,9 +53,9 @@ def read_clock(directory: Path) -> Clock:
 
 
 def next_tick(directory: Path) -> Clock:
-    """The same, once the clock has moved on: all that was written before this call is older than it.
+    """:func:`read_clock` once the clock has moved on: all that was written before this call is older than it.
 
-    Does not wait longer than for usual clocks; then what was written last is not older, which is safe.
+    Waits for usual clocks only; with a slower one, what was written last is not older, which is safe.
     """
     first = read_clock(directory)
     until = time.monotonic() + _LONGEST_TICK

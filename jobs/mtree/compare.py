@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import pickle
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 from itertools import chain
+from tempfile import TemporaryFile
+from typing import BinaryIO, Final
 
 from layerfarm.jobs.errors import MtreeError
 from layerfarm.jobs.fs import HOST_XATTRS
 from layerfarm.jobs.mtree import vis
-from layerfarm.jobs.mtree.holding import Held
-from layerfarm.jobs.mtree.keywords import BILLION
-from layerfarm.jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Delta, DeltaKind, Entry, Xattrs
+from layerfarm.jobs.mtree.model import BILLION, ROOT, UNRECORDED, UNRECORDED_TIME, Delta, DeltaKind, Entry, Xattrs
+
+_AFTER_ALL: Final = b"\xff"
+"""Greater than any mtree key: those begin with 0 or 1."""
+_END: Final[tuple[bytes, Entry | None]] = (_AFTER_ALL, None)
+_HELD_IN_MEMORY: Final = 20_000
 
 
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Delta]:
-    """What has to be done to ``old`` to get ``new``; both in mtree order, and so are the deltas.
+    """The deltas that turn ``old`` into ``new``; all three in mtree order.
 
-    Compared are type, mode, uid, gid, size and nlink (not of directories, whose are the file system's
-    affair: umoci.md D limit 5), mtime in whole seconds, link, sha256, device and xattrs but the host's. What one
-    side does not record is not compared.
+    Compares type, mode, uid, gid, size and nlink (not of directories, where they depend on the file system: umoci.md D
+    limit 5), mtime in whole seconds, link, sha256, device and xattrs but the host's. A value that one side does not
+    record is not compared.
 
-    A directory that became something else, or the reverse, is one Modified with ``type`` among its keys.
-    What was in a directory that became something else is not reported: a whiteout for it would reach
-    through the new symlink and delete other files (umoci.md B1.12).
+    A directory that became something else, or the reverse, is one Modified with ``type`` among its keys. The old
+    contents of a directory that became something else are not reported: a whiteout for them would reach through the
+    new symlink and delete other files (umoci.md B1.12).
 
     Raises:
         MtreeError: a side is not in mtree order or holds a path twice.
     """
-    held = Held()
+    held = TypeChangeBuffer()
     for delta in _merge(old, new, held):
         if held.waiting:
             held.append(delta)
@@ -38,7 +45,7 @@ def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Delta]:
     yield from held.release()
 
 
-def _merge(old: Iterable[Entry], new: Iterable[Entry], held: Held) -> Iterator[Delta]:
+def _merge(old: Iterable[Entry], new: Iterable[Entry], held: TypeChangeBuffer) -> Iterator[Delta]:
     olds, news = _keyed(old, "old"), _keyed(new, "new")
     old_key, before = next(olds, _END)
     new_key, after = next(news, _END)
@@ -46,7 +53,7 @@ def _merge(old: Iterable[Entry], new: Iterable[Entry], held: Held) -> Iterator[D
         if held.waiting:
             held.settle(min(old_key, new_key))
         elif before is None:
-            # Most of a new tree comes after all of the old one: nothing of the rest can be another entry's counterpart.
+            # With an empty or short old tree: nothing of the rest can be another entry's counterpart.
             for _, entry in chain(((new_key, after),), news):
                 assert entry is not None
                 yield tuple.__new__(Delta, (DeltaKind.EXTRA, entry.path, None, entry, ()))
@@ -92,13 +99,8 @@ def _merge(old: Iterable[Entry], new: Iterable[Entry], held: Held) -> Iterator[D
             new_key, after = next(news, _END)
 
 
-_AFTER_ALL = b"\xff"
-"""Greater than any mtree key: those begin with 0 or 1."""
-_END: tuple[bytes, Entry | None] = (_AFTER_ALL, None)
-
-
 def _keyed(entries: Iterable[Entry], side: str) -> Iterator[tuple[bytes, Entry | None]]:
-    """Each entry with its mtree key (model.mtree_key, here with the part of the directory remembered)."""
+    """Each entry with its mtree key (as :func:`mtree_key`, with the directory's part remembered)."""
     directory: bytes | None = None
     prefix = b""
     last = None
@@ -135,7 +137,7 @@ def _skip_children(entries: Iterator[tuple[bytes, Entry | None]], path: bytes) -
 
 def _retyped(before: Entry | None, after: Entry | None) -> Delta:
     if before is None or after is None:
-        # What was held back is of the same tree.
+        # Both come from the same tree.
         only = before or after
         where = None if only is None else only.path
         raise MtreeError("a tree holds a path both as a directory and as something else", where=where)
@@ -146,7 +148,7 @@ def differing_keys(old: Entry, new: Entry) -> tuple[str, ...]:
     """The mtree keywords in which two entries of one path differ, sorted."""
     _, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = old
     _, kind2, mode2, uid2, gid2, size2, nlink2, mtime2, link2, sha2562, xattrs2, device2 = new
-    # The usual case first: this decides over the speed of a comparison.
+    # The usual case first: it decides the speed of a comparison.
     if (
         mode == mode2
         and kind == kind2
@@ -192,41 +194,68 @@ def _differing_xattrs(old: Xattrs, new: Xattrs) -> list[str]:
     ]
 
 
-def simplify(deltas: Iterable[Delta]) -> Iterator[Delta]:
-    """Drop a Missing whose ancestor is Missing: one whiteout removes a directory whole (umoci.md B1.11)."""
-    below = None
-    for delta in deltas:
-        if delta.kind is DeltaKind.MISSING:
-            if below is not None and delta.path.startswith(below):
-                continue
-            below = delta.path + b"/"
-        yield delta
+class TypeChangeBuffer:
+    """Deltas that wait until it is known whether the other tree has a directory of the same name.
 
-
-def mask(deltas: Iterable[Delta], paths: Sequence[bytes]) -> Iterator[Delta]:
-    """Drop the deltas of ``paths`` and of everything below them; compared as text, no link is looked at.
-
-    The paths may be written absolute, as an image's volumes are. The root's path masks everything.
+    In mtree order a file comes before a directory of its name, so a file that only one tree has may be one half of a
+    change of type. It waits until the other tree has passed that place; later deltas queue behind it, on disk if they
+    are many.
     """
-    masked = {_normal(path) for path in paths}
-    if not masked:
-        yield from deltas
-        return
-    if ROOT in masked:
-        return
-    for delta in deltas:
-        path = delta.path
-        while path and path not in masked:
-            path = path.rpartition(b"/")[0]
-        if not path:
-            yield delta
 
+    def __init__(self) -> None:
+        self.waiting: list[tuple[bytes, bytes]] = []
+        """Heap of (place of the directory, path)."""
+        self._open: dict[bytes, Delta] = {}
+        self._settled: dict[bytes, Delta | None] = {}
+        self._queue: list[Delta | bytes] = []
+        self._file: BinaryIO | None = None
 
-def _normal(path: bytes) -> bytes:
-    parts: list[bytes] = []
-    for part in path.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts) or ROOT
+    def wait(self, place: bytes, delta: Delta) -> None:
+        heappush(self.waiting, (place, delta.path))
+        self._open[delta.path] = delta
+        self.append(delta.path)
+
+    def append(self, item: Delta | bytes) -> None:
+        self._queue.append(item)
+        if len(self._queue) >= _HELD_IN_MEMORY:
+            if self._file is None:
+                self._file = TemporaryFile()
+            pickle.dump(self._queue, self._file, pickle.HIGHEST_PROTOCOL)
+            self._queue.clear()
+
+    def counterpart(self, entry: Entry) -> Delta | None:
+        return self._open.get(entry.path) if self._open and entry.type == "dir" else None
+
+    def resolve(self, path: bytes, delta: Delta | None) -> None:
+        """The waiting delta of ``path`` becomes ``delta``, or nothing."""
+        del self._open[path]
+        self._settled[path] = delta
+
+    def settle(self, key: bytes | None) -> None:
+        """Both trees have reached ``key`` (None: the end): what waits for a place before it is no change of type."""
+        while self.waiting and (key is None or self.waiting[0][0] < key):
+            path = heappop(self.waiting)[1]
+            delta = self._open.pop(path, None)
+            if delta is not None:
+                self._settled[path] = delta
+
+    def release(self) -> Iterator[Delta]:
+        """All queued deltas, in order; only when none waits any more."""
+        if not self._queue and self._file is None:
+            return
+        for queue in self._queues():
+            for item in queue:
+                delta = self._settled.pop(item) if isinstance(item, bytes) else item
+                if delta is not None:
+                    yield delta
+        self._queue.clear()
+
+    def _queues(self) -> Iterator[list[Delta | bytes]]:
+        if self._file is not None:
+            with self._file as stream:
+                end = stream.tell()
+                stream.seek(0)
+                while stream.tell() < end:
+                    yield pickle.load(stream)  # written above, to a file without a name
+            self._file = None
+        yield self._queue

@@ -1,30 +1,67 @@
-"""The deltas file: what a comparison found, on its way to the writer of the layer (DESIGN law 3)."""
+"""Filters of deltas, and the deltas file, which passes them to the writer of a layer (DESIGN law 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
 from layerfarm.jobs.errors import MtreeSyntaxError
 from layerfarm.jobs.mtree import vis
-from layerfarm.jobs.mtree.keywords import BILLION
-from layerfarm.jobs.mtree.model import Delta, DeltaKind
+from layerfarm.jobs.mtree.model import BILLION, ROOT, Delta, DeltaKind
 
 _FLUSH_LINES = 1024
 _KINDS = {kind.value.encode("ascii"): kind for kind in DeltaKind}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-@dataclass(frozen=True)
-class DeltaSummary:
-    """What a deltas file holds."""
+class DeltaSummary(NamedTuple):
+    """Counts over a deltas file."""
 
-    count: int
-    bytes_to_pack: int
+    paths: int = 0
+    bytes: int = 0
     """Content of the regular files among the Extra and Modified."""
-    newest_mtime_seconds: int | None
-    """Over the Extra and Modified; None if there is none."""
+    newest_mtime: int | None = None
+    """Seconds, over the Extra and Modified; None if there is none."""
+
+
+def simplify(deltas: Iterable[Delta]) -> Iterator[Delta]:
+    """Drop a Missing whose ancestor is Missing: one whiteout removes a directory whole (umoci.md B1.11)."""
+    below = None
+    for delta in deltas:
+        if delta.kind is DeltaKind.MISSING:
+            if below is not None and delta.path.startswith(below):
+                continue
+            below = delta.path + b"/"
+        yield delta
+
+
+def mask(deltas: Iterable[Delta], paths: Sequence[bytes]) -> Iterator[Delta]:
+    """Drop the deltas of ``paths`` and of everything below them; compared as text, without resolving links.
+
+    The paths may be absolute, as an image's volumes are. The root's path masks everything.
+    """
+    masked = {_normal(path) for path in paths}
+    if not masked:
+        yield from deltas
+        return
+    if ROOT in masked:
+        return
+    for delta in deltas:
+        path = delta.path
+        while path and path not in masked:
+            path = path.rpartition(b"/")[0]
+        if not path:
+            yield delta
+
+
+def _normal(path: bytes) -> bytes:
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts) or ROOT
 
 
 def write_deltas(deltas: Iterable[Delta], out: BinaryIO) -> DeltaSummary:

@@ -1,28 +1,27 @@
 """Fragments: the hashed shards of one tree, and their merge.
 
-A fragment's lines are full-path mtree lines with all keywords in a fixed order, so they need no state
-and can be cut and joined anywhere.
+A line is a full-path mtree line with all keywords in a fixed order. It needs no state, so fragments can be cut and
+joined anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError
 from layerfarm.jobs.mtree import vis
-from layerfarm.jobs.mtree.keywords import BILLION, parse_xattr
-from layerfarm.jobs.mtree.model import Entry, Xattrs, mtree_key
+from layerfarm.jobs.mtree.model import BILLION, Entry, EntryType, Xattrs, mtree_key
 
-_TYPES = frozenset(("file", "dir", "link", "char", "block", "fifo", "socket"))
+_TYPES: dict[bytes, EntryType] = {f"type={kind}".encode(): kind for kind in get_args(EntryType)}
 
 
 def merge_fragments(paths: Sequence[Path], expected_entries: int) -> Iterator[Entry]:
-    """The entries of all fragments in mtree order, in whatever order the fragments are given.
+    """The entries of all fragments in mtree order; the fragments may come in any order.
 
     Raises:
-        IncompleteTree: a shard is missing, or two shards hold the same path; at the end at the latest.
+        IncompleteTree: a shard is missing, or two shards hold the same path; raised at the end at the latest.
         MtreeSyntaxError: a fragment is damaged.
     """
     first = []
@@ -59,14 +58,13 @@ def _key(entry: Entry) -> bytes:
 
 
 def _parse(line: bytes) -> Entry:
-    """One line; half of the time of a merge goes here, hence the fixed order and tuple.__new__."""
+    """One line. Half of a merge's time is spent here, hence the fixed order and tuple.__new__."""
     try:
         name, kind, mode, uid, gid, size, nlink, time, *rest = line.split()
         if b"\\" in name:
             name = vis.decode(name)
         seconds, nanoseconds = time[5:].split(b".")
-        type_ = kind[5:].decode("ascii")
-        if type_ not in _TYPES or line[-1:] != b"\n":
+        if line[-1:] != b"\n":
             raise ValueError
         link = sha256 = device = None
         xattrs: Xattrs = ()
@@ -83,12 +81,12 @@ def _parse(line: bytes) -> Entry:
                 device = (int(major), int(minor))
                 del rest[0]
             if rest:
-                xattrs = tuple([parse_xattr(_after_prefix(token)) for token in rest])
+                xattrs = tuple([_xattr(token) for token in rest])
         return tuple.__new__(
             Entry,
             (
                 name if name == b"." else name[2:],
-                type_,
+                _TYPES[kind],
                 int(mode[5:], 8),
                 int(uid[4:]),
                 int(gid[4:]),
@@ -101,11 +99,11 @@ def _parse(line: bytes) -> Entry:
                 device,
             ),
         )
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError) as error:  # UnicodeDecodeError is a ValueError
         raise MtreeSyntaxError("not a line of a fragment", where=line[:200]) from error
 
 
-def _after_prefix(token: bytes) -> bytes:
+def _xattr(token: bytes) -> tuple[bytes, bytes]:
     if not token.startswith(b"xattr."):
         raise ValueError(token)
-    return token[6:]
+    return vis.parse_xattr(token[6:])

@@ -1,4 +1,4 @@
-"""The lines of a manifest: of any length, numbered, with a look ahead."""
+"""The lines of a manifest: of any length, numbered, with lookahead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LineSource:
 
     def __iter__(self) -> Iterator[bytes]:
         ready = self._ready
-        while self._fill():
+        while ready or self._more():
             while ready:
                 self.number += 1
                 self.current = line = ready.popleft()
@@ -38,18 +38,17 @@ class LineSource:
 
     def continuation(self) -> bytes:
         """The line after the current one, which a backslash at its end continues."""
-        if not self._fill():
+        if not self._ready and not self._more():
             raise MtreeSyntaxError("the last line ends in a backslash")
         self.number += 1
         return self._ready.popleft()
 
     def skip_rest_of_comment(self, text: bytes, prefix: bytes) -> None:
-        """Skip the rest of the comment that stands above a directory.
+        """Skip the rest of the comment above a directory.
 
-        go-mtree writes the directory's path into it as it is, and NetBSD's mtree too, there also above
-        its ``..``. Where the path holds a line break, what follows the first one would be read as an
-        entry (umoci then sees a file vanish that never was). Such a comment is known by the directory's
-        own line after it, which says the same path, encoded.
+        go-mtree and NetBSD's mtree write the directory's path into it unencoded, NetBSD's also above its ``..``.
+        After a line break in the path, the rest would be read as an entry (umoci then sees a file vanish that never
+        was). Such a comment is recognized by the directory's own line after it, which has the same path, encoded.
         """
         text = text.removeprefix(b"./")
         if not text.startswith(prefix.partition(b"\n")[0].rstrip(b"/")):
@@ -66,7 +65,7 @@ class LineSource:
             text += b"\n" + self._ready[extra]
 
     def _name_at(self, index: int) -> bytes | None:
-        """The decoded first word of a line to come, or of the one after it if it is a /set."""
+        """The decoded first word of a later line, or of the one after it if it is a /set."""
         while True:
             while len(self._ready) <= index:
                 if not self._more():
@@ -80,9 +79,6 @@ class LineSource:
             return vis.decode(words[0]) if words else b""
         except MtreeSyntaxError:
             return b""
-
-    def _fill(self) -> bool:
-        return bool(self._ready) or self._more()
 
     def _more(self) -> bool:
         chunk = next(self._chunks, None)

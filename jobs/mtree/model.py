@@ -1,12 +1,15 @@
-"""The nouns of mtree: entries of a tree, and the deltas between two trees."""
+"""Entries of a tree, and the deltas between two trees."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 EntryType = Literal["file", "dir", "link", "char", "block", "fifo", "socket"]
 Xattrs = tuple[tuple[bytes, bytes], ...]
+
+BILLION: Final = 1_000_000_000
+"""Nanoseconds of a second."""
 
 ROOT = b"."
 """The path of a tree's root entry; every other path is relative and has no ``./`` in front."""
@@ -29,7 +32,7 @@ class Entry(NamedTuple):
     uid: int
     gid: int
     size: int
-    """Bytes, as lstat(2) says, for every type (a directory's is the filesystem's affair)."""
+    """Bytes as in lstat(2), for every type; a directory's depends on the filesystem."""
     nlink: int
     mtime: int
     """Nanoseconds since the epoch, may be negative. A manifest keeps whole seconds, rounded down."""
@@ -44,14 +47,11 @@ class Entry(NamedTuple):
 
 
 class DeltaKind(StrEnum):
-    """How a path differs between an old and a new tree."""
+    """How a path differs: only the new tree has it, both have it, only the old tree has it."""
 
     EXTRA = "extra"
-    """Only the new tree has it."""
     MODIFIED = "modified"
-    """Both have it and it differs."""
     MISSING = "missing"
-    """Only the old tree has it."""
 
 
 class Delta(NamedTuple):
@@ -66,10 +66,10 @@ class Delta(NamedTuple):
 
 
 def mtree_key(path: bytes, is_directory: bool) -> bytes:
-    """A sort key that puts paths in mtree order.
+    """A sort key for mtree order (umoci.md D "Format").
 
-    A directory comes first, then its non-directories, then its sub-directories with what is in them,
-    each group bytewise (umoci.md D "Format"). Merging two sorted trees needs no more than this.
+    A directory comes first, then its non-directories, then its sub-directories with their contents, each group
+    bytewise.
     """
     if path == ROOT:
         return b""

@@ -1,41 +1,41 @@
-"""Read an mtree manifest of any dialect: umoci's and go-mtree's, NetBSD's, bsdtar's, and our own."""
+"""Read an mtree manifest of any dialect: umoci's and go-mtree's, NetBSD's, bsdtar's, and layerfarm's."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, cast, get_args
 
 from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError
 from layerfarm.jobs.mtree import vis
-from layerfarm.jobs.mtree.keywords import BILLION, parse_device, parse_time, parse_xattr
 from layerfarm.jobs.mtree.lines import LineSource
-from layerfarm.jobs.mtree.model import ROOT, UNRECORDED, UNRECORDED_TIME, Entry, EntryType, Xattrs
+from layerfarm.jobs.mtree.model import BILLION, ROOT, UNRECORDED, UNRECORDED_TIME, Entry, EntryType, Xattrs
 
-_TYPES = frozenset((b"file", b"dir", b"link", b"char", b"block", b"fifo", b"socket"))
+_TYPES = frozenset(kind.encode() for kind in get_args(EntryType))
 _KEYWORD = re.compile(rb"[A-Za-z][A-Za-z0-9_]*(?:\..+)?", re.DOTALL)
 _UMOCI_SET = {b"type", b"uid", b"gid", b"mode", b"nlink"}
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
-
-# A file of a umoci manifest, the whole line at once: nine lines of ten. Reading 136,000 entries so takes
-# a third of the time that splitting into keywords takes.
-_UMOCI_FILE = re.compile(
-    rb"    ([!-\[\]-~]+) size=(\d{1,19})(?: uid=(\d{1,10}))?(?: gid=(\d{1,10}))?(?: mode=([0-7]{1,5}))?"
-    rb"(?: nlink=(\d{1,10}))? tar_time=(-?\d{1,20})\.0{9} sha256digest=([0-9a-f]{64})"
+_DEVICE_FORMATS = frozenset(
+    b"native 386bsd 4bsd bsdos freebsd hpux isc linux netbsd osf1 sco solaris sunos svr3 svr4 ultrix".split()
 )
-# A directory without xattrs, of which every tenth line is one.
-_UMOCI_DIRECTORY = re.compile(
-    rb"([!-.0-\[\]-~]+) size=(\d{1,19}) type=dir(?: uid=(\d{1,10}))?(?: gid=(\d{1,10}))?(?: mode=([0-7]{1,5}))?"
+
+# Lines of a umoci manifest, matched whole: files, nine of ten lines, and directories without xattrs. It takes a third
+# of the time that splitting into keywords takes.
+_OWNER_TO_TIME = (
+    rb"(?: uid=(\d{1,10}))?(?: gid=(\d{1,10}))?(?: mode=([0-7]{1,5}))?"
     rb"(?: nlink=(\d{1,10}))? tar_time=(-?\d{1,20})\.0{9}"
 )
+_UMOCI_FILE = re.compile(rb"    ([!-\[\]-~]+) size=(\d{1,19})" + _OWNER_TO_TIME + rb" sha256digest=([0-9a-f]{64})")
+_UMOCI_DIRECTORY = re.compile(rb"([!-.0-\[\]-~]+) size=(\d{1,19}) type=dir" + _OWNER_TO_TIME + rb"()")
 
 
 def read_manifest(stream: BinaryIO) -> Iterator[Entry]:
     """The entries of a manifest, in its own order.
 
-    What a manifest does not record is None, UNRECORDED or UNRECORDED_TIME, and is not compared. No xattrs
-    recorded means none for the files and directories of a manifest that says that it records them, as
-    umoci's do; it means None otherwise, and always for a link, device, fifo or socket.
+    What a manifest does not record is None, UNRECORDED or UNRECORDED_TIME, and is not compared. An entry without xattr
+    keywords has none if it is a file or directory of a manifest that says that it records them, as umoci's do; else its
+    xattrs are None.
 
     Raises:
         MtreeSyntaxError: a line does not parse; the message has its number.
@@ -53,19 +53,19 @@ def read_manifest(stream: BinaryIO) -> Iterator[Entry]:
 
 
 def read_full(manifest: BinaryIO, extra: BinaryIO | None) -> Iterator[Entry]:
-    """The entries of a manifest together with what is recorded beside it.
+    """The entries of a manifest, completed from its extra file.
 
-    Without an extra file (a bundle made by umoci) what the manifest could not record stays None.
+    Without one (a bundle made by umoci) what the manifest could not record stays None.
 
     Raises:
         MtreeSyntaxError: a line of either does not parse.
         MtreeError: the extra file belongs to another manifest.
     """
     entries = read_manifest(manifest)
-    return entries if extra is None else _join(entries, read_manifest(extra))
+    return entries if extra is None else _completed(entries, read_manifest(extra))
 
 
-def _join(entries: Iterator[Entry], extras: Iterator[Entry]) -> Iterator[Entry]:
+def _completed(entries: Iterator[Entry], extras: Iterator[Entry]) -> Iterator[Entry]:
     extra = next(extras, None)
     for entry in entries:
         if extra is not None and extra.path == entry.path:
@@ -82,7 +82,7 @@ def _join(entries: Iterator[Entry], extras: Iterator[Entry]) -> Iterator[Entry]:
 
 
 class LineReader:
-    """The state between the lines: the current directory and what /set says."""
+    """Parses the lines of one manifest in order; its state is the current directory and /set."""
 
     def __init__(self, lines: LineSource) -> None:
         self._lines = lines
@@ -92,23 +92,28 @@ class LineReader:
         self._prefix = b""
         self._records_xattrs = False
         self._defaults: tuple[int, int, int, int] | None = None
-        """uid, gid, mode and nlink as /set says; None: a file's line cannot be read at once."""
+        """uid, gid, mode and nlink of /set; None: a file's line cannot be matched whole."""
 
     def line(self, line: bytes) -> Entry | None:
-        """The entry of a line, if it is one of an entry."""
+        """The entry of a line; None for a comment, ``..``, /set or /unset."""
         if not line:
             return None
         if self._defaults is not None:
             found = _UMOCI_FILE.fullmatch(line)
             if found is not None:
-                return self._umoci_file(found)
+                name = found[1]
+                if b"/" in name or name == b"..":
+                    raise MtreeSyntaxError("not the name of an entry")
+                return self._umoci_entry(self._prefix + name, "file", found)
             found = _UMOCI_DIRECTORY.fullmatch(line)
             if found is not None and self._directory is not None and found[1] not in (b".", b".."):
-                return self._umoci_directory(found)
+                path = self._prefix + found[1]
+                self._enter(path)
+                return self._umoci_entry(path, "dir", found)
         return self._any_line(line)
 
     def plain_file(self, line: bytes) -> tuple[bytes, int, int] | None:
-        """Path and default uid and gid of a line that says in umoci's way all there is to say of a file."""
+        """Path and default uid and gid of a file's whole line in umoci's form; None for any other line."""
         if self._defaults is None:
             return None
         found = _UMOCI_FILE.fullmatch(line)
@@ -116,17 +121,15 @@ class LineReader:
             return None
         return self._prefix + found[1], self._defaults[0], self._defaults[1]
 
-    def _umoci_file(self, found: re.Match[bytes]) -> Entry:
-        name, size, uid, gid, mode, nlink, seconds, digest = found.groups()
+    def _umoci_entry(self, path: bytes, kind: EntryType, found: re.Match[bytes]) -> Entry:
+        _, size, uid, gid, mode, nlink, seconds, digest = found.groups()
         assert self._defaults is not None
         default_uid, default_gid, default_mode, default_nlink = self._defaults
-        if b"/" in name or name == b"..":
-            raise MtreeSyntaxError("not the name of an entry")
         return tuple.__new__(
             Entry,
             (
-                self._prefix + name,
-                "file",
+                path,
+                kind,
                 default_mode if mode is None else int(mode, 8),
                 default_uid if uid is None else int(uid),
                 default_gid if gid is None else int(gid),
@@ -134,27 +137,10 @@ class LineReader:
                 default_nlink if nlink is None else int(nlink),
                 int(seconds) * BILLION,
                 None,
-                digest.decode("ascii"),
+                digest.decode("ascii") or None,
                 (),
                 None,
             ),
-        )
-
-    def _umoci_directory(self, found: re.Match[bytes]) -> Entry:
-        name, size, uid, gid, mode, nlink, seconds = found.groups()
-        assert self._defaults is not None
-        default_uid, default_gid, default_mode, default_nlink = self._defaults
-        path = self._prefix + name
-        self._enter(path)
-        return Entry(
-            path,
-            "dir",
-            default_mode if mode is None else int(mode, 8),
-            default_uid if uid is None else int(uid),
-            default_gid if gid is None else int(gid),
-            int(size),
-            default_nlink if nlink is None else int(nlink),
-            int(seconds) * BILLION,
         )
 
     def _any_line(self, line: bytes) -> Entry | None:
@@ -165,7 +151,7 @@ class LineReader:
         if first.startswith(b"#"):
             self._comment(line, tokens)
             return None
-        # An even number of backslashes at the end is so many escaped ones.
+        # An even number of backslashes at the end is that many escaped ones.
         while (len(line) - len(line.rstrip(b"\\"))) % 2:
             line = line[:-1] + b" " + self._lines.continuation()
             tokens = line.split()
@@ -221,7 +207,7 @@ class LineReader:
             )
 
     def _path(self, text: bytes) -> tuple[bytes, bool]:
-        """The path of an entry, and whether it was given relative to the current directory."""
+        """The path of an entry, and True if it is relative to the current directory."""
         name = vis.decode(text)
         if b"\0" in name or name.count(b"/") != text.count(b"/"):
             raise MtreeSyntaxError("not the name of an entry")
@@ -260,12 +246,12 @@ class LineReader:
             vis.decode(link) if link is not None and kind == b"link" else None,
             _digest(values) if kind == b"file" else None,
             self._xattrs(tokens, kind),
-            parse_device(values[b"device"]) if b"device" in values and kind in (b"char", b"block") else None,
+            _device(values[b"device"]) if b"device" in values and kind in (b"char", b"block") else None,
         )
 
     def _xattrs(self, tokens: list[bytes], kind: bytes) -> Xattrs | None:
         # Not the first: a file may be called xattr.user.x=.
-        found = [parse_xattr(token[6:]) for token in tokens[1:] if token.startswith(b"xattr.")]
+        found = [vis.parse_xattr(token[6:]) for token in tokens[1:] if token.startswith(b"xattr.")]
         if found:
             return tuple(sorted(found))
         return () if self._records_xattrs and kind in (b"file", b"dir") else None
@@ -291,8 +277,35 @@ def _number(values: dict[bytes, bytes], keyword: bytes, base: int = 10) -> int:
 
 
 def _time(values: dict[bytes, bytes]) -> int:
+    """Nanoseconds of ``seconds[.nanoseconds]``; the text after the dot is a number, not a fraction.
+
+    NetBSD's and bsdtar's manifests say ``1.5`` for five nanoseconds; go-mtree pads to nine digits.
+    """
     text = values.get(b"tar_time") or values.get(b"time")
-    return UNRECORDED_TIME if text is None else parse_time(text)
+    if text is None:
+        return UNRECORDED_TIME
+    seconds, dot, nanoseconds = text.partition(b".")
+    if not dot:
+        return int(seconds) * BILLION
+    if not nanoseconds.isdigit() or len(nanoseconds) > 9:
+        raise ValueError(f"not a time: {text!r}")
+    return int(seconds) * BILLION + int(nanoseconds)
+
+
+def _device(text: bytes) -> tuple[int, int]:
+    """Major and minor in layerfarm's (``8:1``), bsdtar's (``native,8,1``) or NetBSD's (one number) form."""
+    if b":" in text:
+        major, minor = text.split(b":")
+        return int(major), int(minor)
+    if b"," in text:
+        kind, major, minor = text.split(b",")
+        if kind not in _DEVICE_FORMATS:
+            raise ValueError(f"not a device format: {kind!r}")
+        return int(major, 0), int(minor, 0)
+    number = int(text, 0)
+    if not 0 <= number < 1 << 64:
+        raise ValueError("not a device number")
+    return os.major(number), os.minor(number)
 
 
 def _digest(values: dict[bytes, bytes]) -> str | None:

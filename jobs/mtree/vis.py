@@ -1,4 +1,4 @@
-"""vis(3) encoding of names: any bytes as printable ASCII without white space.
+"""Names and xattrs as manifests write them: vis(3), any bytes as printable ASCII without white space.
 
 Encoding is that of go-mtree, VIS_WHITE | VIS_OCTAL | VIS_GLOB (umoci.md D "Format"): a byte that is not
 printable ASCII, a space, one of ``* ? [ #`` becomes ``\\ooo``, a backslash is doubled. Decoding also
@@ -8,8 +8,11 @@ reads what NetBSD and bsdtar write, the C-style and meta forms of unvis(3).
 from __future__ import annotations
 
 import re
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
 
 from layerfarm.jobs.errors import MtreeSyntaxError
+from layerfarm.jobs.mtree.model import Xattrs
 
 _UNSAFE = re.compile(rb"[^!-~]|[*?\[#\\]")
 # The names of a directory joined by NUL are tested in one search; see :func:`all_plain`.
@@ -39,19 +42,19 @@ _C_STYLE = {
 
 
 def encode(name: bytes) -> bytes:
-    """``name`` as printable ASCII; the same object where nothing needs encoding."""
+    """``name`` as printable ASCII; the same object if nothing needs encoding."""
     if _UNSAFE.search(name) is None:
         return name
     return _UNSAFE.sub(lambda found: _ESCAPES[found[0][0]], name)
 
 
 def all_plain(names: str) -> bool:
-    """Whether no name of a NUL-joined list needs encoding: one search instead of one for each name."""
+    """True if no name of a NUL-joined list needs encoding: one search instead of one for each name."""
     return _UNSAFE_IN_LIST.search(names) is None
 
 
 def decode(text: bytes) -> bytes:
-    """The bytes that ``text`` stands for; the same object where nothing is encoded.
+    """The bytes that ``text`` stands for; the same object if nothing is encoded.
 
     Raises:
         MtreeSyntaxError: a backslash begins no known escape.
@@ -80,3 +83,33 @@ def _unescape(found: re.Match[bytes]) -> bytes:
 
 def _control(letter: bytes) -> int:
     return 0x7F if letter == b"?" else letter[0] & 0x1F
+
+
+def parse_xattr(token: bytes) -> tuple[bytes, bytes]:
+    """Name and value of ``NAME=BASE64``, the text after ``xattr.``.
+
+    go-mtree does not encode an ``=`` in a name. The name ends at the first one after which the rest is base64, which
+    has none but at its end.
+    """
+    at = token.find(b"=")
+    while at >= 0:
+        try:
+            value = a2b_base64(token[at + 1 :], strict_mode=True) if len(token) > at + 1 else b""
+            return decode(token[:at]), value
+        except Base64Error:
+            at = token.find(b"=", at + 1)
+    raise MtreeSyntaxError("xattr is not base64", where=token[:200])
+
+
+def xattr_keywords(xattrs: Xattrs, *, exact: bool = True) -> str:
+    """`` xattr.NAME=BASE64`` for each xattr.
+
+    ``exact``: an ``=`` in a name is encoded, so that the first one always ends the name; go-mtree does not.
+    """
+    text = ""
+    for name, value in xattrs:
+        encoded = encode(name)
+        if exact:
+            encoded = encoded.replace(b"=", b"\\075")
+        text += f" xattr.{encoded.decode('ascii')}={b2a_base64(value, newline=False).decode('ascii')}"
+    return text

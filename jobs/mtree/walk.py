@@ -1,44 +1,64 @@
-"""Walk a tree once: names and lstat only. No file is opened, no link followed."""
+"""Walk a tree once: names and lstat only. No file is opened, no link followed.
+
+The walk file has one record, a line, for each entry in mtree order:
+``ctime-ns mode size nlink uid gid mtime-ns ino dev rdev path``, numbers in decimal, the path encoded as in a
+manifest. The ctime is 0 where it proves nothing (:mod:`layerfarm.jobs.mtree.clock`). So a record that is byte for
+byte that of an earlier walk, and does not begin with ``0``, is of an entry that was not touched since: no number
+has to be parsed to know it.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from layerfarm.jobs.errors import RootfsError, TreeChanged
 from layerfarm.jobs.fs import Rootfs, Widened, unreadable
 from layerfarm.jobs.fs.unprivileged import is_locked
 from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
-from layerfarm.jobs.mtree.records import NLINK_DIGITS, format_linked_record, format_record
+from layerfarm.jobs.mtree.model import EntryType, mtree_key
+
+RACY: Final = b"0 "
+"""How the record of a racily clean entry begins."""
+
+TYPE_OF: Final[dict[int, EntryType]] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # So many directories of the current branch stay open; above them a parent is reopened through "..".
 _OPEN_DIRECTORIES = 64
 _IS_DIRECTORY = 0o4  # st_mode >> 12, cheaper than stat.S_ISDIR in the inner loop
-_IS_FILE = 0o10
 _IS_SOCKET = 0o14
+_NLINK_DIGITS = 10
+"""Width of the link count of an entry with several links, which is corrected in place at the end."""
+_FLUSH_LINES = 1024
 
 
 class Walk(NamedTuple):
-    """What a walk found."""
+    """Counts of a walk."""
 
     entries: int
-    bytes: int
-    """Content of the regular files; a file with several links counts once for each."""
-    untrusted: int
-    """Entries whose ctime vouches for nothing, and is not recorded."""
+    racy: int
+    """Entries whose ctime proves nothing and is not recorded."""
 
 
 def walk_tree(root: Path, out: BinaryIO, clock: Clock = NO_CLOCK) -> Walk:
-    """Write the walk file of the tree at ``root``: one line for each entry, in mtree order.
+    """Write the walk file of the tree at ``root`` to ``out``, which must be seekable.
 
-    ``out`` must be seekable: links from outside the tree do not travel with an image, so the link counts
-    of files that have some are corrected once all of the tree has been seen. Mounts below the root are
-    walked. Names may be any bytes, and paths longer than PATH_MAX. ``clock`` was read just before: a
-    ctime that is not older, or by another file system's clock, is not recorded, nor is that of a socket
-    (whoever compares two trees is to meet each of them, to warn of it).
+    Links from outside the tree do not travel with an image, so the link counts of files that have some are corrected
+    once the whole tree has been seen. Mounts below the root are walked. Names may be any bytes, and paths longer than
+    PATH_MAX. ``clock`` was read just before: a ctime that is not older, or by another file system's clock, is not
+    recorded, nor is that of a socket (a comparison must meet each of them, to warn of it).
 
     Raises:
         RootfsNotFound: the root does not exist or is not a directory.
@@ -46,12 +66,20 @@ def walk_tree(root: Path, out: BinaryIO, clock: Clock = NO_CLOCK) -> Walk:
         TreeChanged: an entry went away or became something else during the walk.
     """
     with Rootfs(root, to_be_read=True) as opened:
-        found = opened.found
         tree = _TreeWalk(out, clock)
-        tree.write([format_record(found, tree.ctime(found), ".")], {})
-        tree.walk(os.open(".", _DIRECTORY, dir_fd=opened.fd), found)
+        tree.walk(os.open(".", _DIRECTORY, dir_fd=opened.fd), opened.found)
     tree.correct_link_counts()
-    return Walk(tree.entries, tree.bytes, tree.untrusted)
+    return Walk(tree.entries, tree.racy)
+
+
+def key_of_record(line: bytes) -> bytes:
+    """The mtree key of a record.
+
+    Raises:
+        ValueError: it is not a line of a walk file.
+    """
+    fields = line.split()
+    return mtree_key(vis.decode(fields[10]), int(fields[1]) >> 12 == _IS_DIRECTORY)
 
 
 class _Directory:
@@ -69,40 +97,24 @@ class _Directory:
         """Name, encoded name and lstat; the next one last."""
 
 
-class _Inode:
-    """An inode with several links: where in the walk file its link counts stand."""
-
-    __slots__ = ("links", "places")
-
-    def __init__(self, links: int) -> None:
-        self.links = links
-        self.places: list[int] = []
-
-
 class _TreeWalk:
     def __init__(self, out: BinaryIO, clock: Clock) -> None:
         self.entries = 0
-        self.bytes = 0
-        self.untrusted = 0
+        self.racy = 0
         self._clock = clock
         self._out = out
         self._position = out.tell()
-        self._inodes: dict[tuple[int, int], _Inode] = {}
+        self._lines: list[str] = []
+        self._links: dict[tuple[int, int], list[int]] = {}
+        """Of inodes with several links: the places of their link counts in the walk file."""
         self._branch: list[_Directory] = []
 
-    def ctime(self, found: os.stat_result) -> int:
-        """What is recorded of an entry's ctime; the inner loop has its own copy of this."""
-        if found.st_ctime_ns < self._clock.now and found.st_dev in self._clock.devices:
-            return found.st_ctime_ns
-        self.untrusted += 1
-        return 0
-
     def walk(self, fd: int, found: os.stat_result) -> None:
-        """Everything below the open directory ``fd``, depth first without recursion."""
+        """The open root ``fd`` and everything below, depth first without recursion."""
         branch = self._branch
         branch.append(_Directory(fd, found, ""))
         try:
-            self._list(branch[-1])
+            self._list(branch[-1], found, ".")
             while branch:
                 if branch[-1].subdirectories:
                     self._enter(branch[-1])
@@ -114,11 +126,11 @@ class _TreeWalk:
                     os.close(directory.fd)
                 if directory.widened is not None:
                     directory.widened.restore()
+        self._flush()
 
     def _enter(self, parent: _Directory) -> None:
         name, encoded, found = parent.subdirectories.pop()
         path = parent.prefix + encoded
-        self.write([format_record(found, self.ctime(found), path)], {})
         widened: Widened | None = None
         try:
             if is_locked(parent.fd, name, found):
@@ -137,7 +149,7 @@ class _TreeWalk:
             if far.fd >= 0:  # after a way up and down again it is closed already
                 os.close(far.fd)
                 far.fd = -1
-        self._list(child)
+        self._list(child, found, path)
 
     def _leave(self) -> None:
         child = self._branch.pop()
@@ -157,18 +169,22 @@ class _TreeWalk:
             raise TreeChanged("directory was moved during the walk", where=_decoded(parent.prefix))
         parent.fd = fd
 
-    def _list(self, directory: _Directory) -> None:
-        """Write the non-directories of a directory and remember its sub-directories."""
+    def _list(self, directory: _Directory, itself: os.stat_result, path: str) -> None:
+        """Record a directory and the non-directories in it, and remember its sub-directories."""
         fd, prefix = directory.fd, directory.prefix
-        names, encoded = _sorted_names(fd, prefix)
-        lines: list[str] = []
-        linked: dict[int, tuple[os.stat_result, int]] = {}
-        subdirectories = directory.subdirectories
-        size = untrusted = 0
         now, devices = self._clock
+        append = self._lines.append
+        ctime, racy = itself.st_ctime_ns, 0
+        if ctime >= now or itself.st_dev not in devices:
+            ctime, racy = 0, 1
+        append(
+            f"{ctime} {itself.st_mode} {itself.st_size} {itself.st_nlink} {itself.st_uid} {itself.st_gid}"
+            f" {itself.st_mtime_ns} {itself.st_ino} {itself.st_dev} {itself.st_rdev} {path}\n"
+        )
+        names, encoded = _sorted_names(fd, prefix)
+        subdirectories = directory.subdirectories
         # The inner loop of a walk: one lstat and one formatted line, no call of our own.
         stat = os.stat
-        append = lines.append
         for name, text in zip(names, encoded, strict=True):
             try:
                 found = stat(name, dir_fd=fd, follow_symlinks=False)
@@ -182,52 +198,45 @@ class _TreeWalk:
             ctime = found.st_ctime_ns
             if ctime >= now or found.st_dev not in devices or kind == _IS_SOCKET:
                 ctime = 0
-                untrusted += 1
-            if kind == _IS_FILE:
-                size += found.st_size
+                racy += 1
             if found.st_nlink == 1:
                 append(
                     f"{ctime} {mode} {found.st_size} 1 {found.st_uid} {found.st_gid} {found.st_mtime_ns}"
                     f" {found.st_ino} {found.st_dev} {found.st_rdev} {prefix}{text}\n"
                 )
             else:
-                line, place = format_linked_record(found, ctime, prefix + text)
-                linked[len(lines)] = (found, place)
-                append(line)
+                self._append_linked(found, ctime, prefix + text)
         subdirectories.reverse()
-        self.bytes += size
-        self.untrusted += untrusted
-        self.write(lines, linked)
+        self.racy += racy
+        if len(self._lines) >= _FLUSH_LINES:
+            self._flush()
 
-    def write(self, lines: list[str], linked: dict[int, tuple[os.stat_result, int]]) -> None:
-        """Append ``lines``; ``linked`` tells which of them, by index, have a link count to be corrected."""
-        if linked:
-            place = self._position
-            for index, line in enumerate(lines):
-                if index in linked:
-                    found, within = linked[index]
-                    self._seen(found, place + within)
-                place += len(line)
-        self.entries += len(lines)
-        self._position += self._out.write("".join(lines).encode("ascii"))
-
-    def _seen(self, found: os.stat_result, place: int) -> None:
-        key = (found.st_dev, found.st_ino)
-        inode = self._inodes.get(key)
-        if inode is None:
-            inode = self._inodes[key] = _Inode(found.st_nlink)
-        inode.places.append(place)
+    def _append_linked(self, found: os.stat_result, ctime: int, path: str) -> None:
+        """Record an entry with several links, and the place of its link count."""
+        self._flush()
+        before = f"{ctime} {found.st_mode} {found.st_size} "
+        self._lines.append(
+            f"{before}{found.st_nlink:0{_NLINK_DIGITS}d} {found.st_uid} {found.st_gid} {found.st_mtime_ns}"
+            f" {found.st_ino} {found.st_dev} {found.st_rdev} {path}\n"
+        )
+        inode = (found.st_dev, found.st_ino)
+        places = self._links.setdefault(inode, [])
+        places.append(self._position + len(before))
         # An inode whose links have all been found needs no correction; forgetting it keeps memory small.
-        if len(inode.places) == inode.links:
-            del self._inodes[key]
+        if len(places) == found.st_nlink:
+            del self._links[inode]
+
+    def _flush(self) -> None:
+        self.entries += len(self._lines)
+        self._position += self._out.write("".join(self._lines).encode("ascii"))
+        self._lines.clear()
 
     def correct_link_counts(self) -> None:
         """Put the number of links inside the tree where lstat counted links from outside too."""
-        for inode in self._inodes.values():
-            count = b"%0*d" % (NLINK_DIGITS, len(inode.places))
-            for place in inode.places:
+        for places in self._links.values():
+            for place in places:
                 self._out.seek(place)
-                self._out.write(count)
+                self._out.write(b"%0*d" % (_NLINK_DIGITS, len(places)))
         self._out.seek(self._position)
 
 

@@ -1,21 +1,21 @@
-"""Write the manifest of a bundle as umoci writes it, and beside it what that form has no place for."""
+"""Write a tree as umoci writes the manifest of a bundle, and what that form has no place for into the *extra file*."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import BinaryIO
+from collections.abc import Callable, Iterable
+from typing import BinaryIO, Final, NamedTuple
 
 from layerfarm.jobs.errors import MtreeError
 from layerfarm.jobs.mtree import vis
-from layerfarm.jobs.mtree.keywords import BILLION, exact_xattr_keywords, xattr_keywords
-from layerfarm.jobs.mtree.model import ROOT, Entry, Xattrs
+from layerfarm.jobs.mtree.model import BILLION, ROOT, Entry, Xattrs
+from layerfarm.jobs.mtree.vis import xattr_keywords
 
-KEYWORDS = "size,type,uid,gid,mode,link,nlink,tar_time,sha256digest,xattr"
+KEYWORDS: Final = "size,type,uid,gid,mode,link,nlink,tar_time,sha256digest,xattr"
 """The keywords of a umoci manifest, in its order."""
 
 # No date, user, host or tree, as go-mtree has them: the same tree gives the same bytes (DESIGN law 1).
 _HEADER = f"#mtree\n#          tool: layerfarm\n#      keywords: {KEYWORDS}\n"
-_EXTRA_HEADER = "#mtree\n#          tool: layerfarm\n#      keywords: type,device,xattr\n"
+_EXTRA_HEADER = b"#mtree\n#          tool: layerfarm\n#      keywords: type,device,xattr\n"
 
 # go-mtree reads the list of xattrs, and each value, into a buffer of 1024 bytes, and takes an entry for
 # which that fails as having none (umoci.md D, limit 1).
@@ -26,18 +26,108 @@ _LONGEST_XATTRS = 64_000  # leaves room for the name, of 255 bytes at most, and 
 _FLUSH_LINES = 1024
 
 
-class ManifestWriter:
-    """The state of the indented form: the open directories and what /set says.
+class Output(NamedTuple):
+    """The files of one form of a tree."""
 
-    Byte for byte what umoci writes, but for the header comments, the order of an entry's xattrs (sorted;
-    umoci takes the file system's) and the comment above a directory with a line break in its path, which
-    umoci does not encode so that its own reader takes the rest of it for an entry.
+    manifest: BinaryIO
+    extra: BinaryIO | None = None
+    """Takes what the manifest has no place for; None: not wanted."""
+    adapt: Callable[[Entry], Entry | None] | None = None
+    """Returns the entry to write, with the same path, type and owner; None: left out. Without it a tree as on disk."""
+
+
+def write_tree(entries: Iterable[Entry], first: Output, second: Output | None = None) -> int:
+    """Write a whole tree, which comes in mtree order, in one or two forms; returns the entries of the first.
+
+    Raises:
+        MtreeError: an entry does not follow its directory.
+    """
+    writer = TreeWriter(first, second)
+    for entry in entries:
+        writer.entry(entry)
+    return writer.close()
+
+
+def write_extra(entries: Iterable[Entry], out: BinaryIO) -> None:
+    """Write what the manifest of the same entries has no place for."""
+    out.write(_EXTRA_HEADER)
+    for entry in entries:
+        _write_extra_line(entry, out)
+
+
+def _write_extra_line(entry: Entry, out: BinaryIO) -> None:
+    """A full-path line, only for a device number, and for xattrs of a link, device, fifo or socket, too many or too
+    large ones."""
+    xattrs = entry.xattrs
+    if entry.type in ("file", "dir"):
+        if not xattrs or _recordable(xattrs):
+            return
+    elif not xattrs and entry.device is None:
+        return
+    name = "." if entry.path == ROOT else "./" + vis.encode(entry.path).decode("ascii")
+    device = "" if entry.device is None else f" device={entry.device[0]}:{entry.device[1]}"
+    out.write(f"{name} type={entry.type}{device}{xattr_keywords(xattrs or ())}\n".encode("ascii"))
+
+
+class TreeWriter:
+    """Writes one or two forms of a tree. Lines that are the same in both are formatted once.
+
+    An entry that the first output leaves out is not in the second either.
+    """
+
+    def __init__(self, first: Output, second: Output | None = None) -> None:
+        outputs = (first,) if second is None else (first, second)
+        self._first = first
+        self._second = second
+        self._manifest = ManifestWriter(*(output.manifest for output in outputs))
+        self._count = 0
+        for output in outputs:
+            if output.extra is not None:
+                output.extra.write(_EXTRA_HEADER)
+
+    def entry(self, entry: Entry) -> None:
+        """Write the next entry, in mtree order.
+
+        Raises:
+            MtreeError: it does not follow its directory.
+        """
+        adapted = entry if self._first.adapt is None else self._first.adapt(entry)
+        if adapted is None:
+            return
+        self._count += 1
+        second = self._second
+        twin = None if second is None else entry if second.adapt is None else second.adapt(entry)
+        self._manifest.entry(adapted, twin)
+        if entry.device is not None or entry.xattrs:
+            if self._first.extra is not None:
+                _write_extra_line(adapted, self._first.extra)
+            if second is not None and second.extra is not None and twin is not None:
+                _write_extra_line(twin, second.extra)
+
+    def line(self, line: bytes, uid: int, gid: int) -> bool:
+        """:meth:`ManifestWriter.line`, for an entry that no output adapts."""
+        written = self._manifest.line(line, uid, gid)
+        self._count += written
+        return written
+
+    def close(self) -> int:
+        """Write what ends the files, which stay open; returns the entries of the first output."""
+        self._manifest.finish()
+        return self._count
+
+
+class ManifestWriter:
+    """Writes the indented form; its state is the open directories and /set.
+
+    Byte for byte what umoci writes, but for the header comments, the order of an entry's xattrs (sorted; umoci takes
+    the file system's) and the comment above a directory with a line break in its path, which umoci does not encode so
+    that its own reader takes the rest of it for an entry.
     """
 
     def __init__(self, *outs: BinaryIO) -> None:
         self._outs = outs
         self._lines: tuple[list[str], ...] = tuple([_HEADER] for _ in outs)
-        """Of each output; they differ in the lines of some entries only."""
+        """For each output; only the lines of some entries differ."""
         self._open: list[bytes] = []
         self._directory = b""
         self._uid = -1
@@ -67,8 +157,8 @@ class ManifestWriter:
         if len(self._lines[0]) > _FLUSH_LINES:
             self._flush()
 
-    def same(self, line: bytes, uid: int, gid: int) -> bool:
-        """Write a non-directory's line of another manifest, where /set says this uid and gid.
+    def line(self, line: bytes, uid: int, gid: int) -> bool:
+        """Write a non-directory's line of another manifest, where /set has this uid and gid.
 
         False, and nothing is written, if the line would mean something else here.
         """
@@ -80,7 +170,7 @@ class ManifestWriter:
         return True
 
     def finish(self) -> None:
-        """Write what ends the manifest; the files stay open."""
+        """Write the end of the manifest; the files stay open."""
         self._close_directories(0)
         self._flush()
 
@@ -143,7 +233,7 @@ def _recordable(xattrs: Xattrs) -> str:
     names = sum(len(name) + 1 for name, _ in xattrs)
     if names > _XATTR_BUFFER or any(len(value) > _XATTR_BUFFER for _, value in xattrs):
         return ""
-    text = xattr_keywords(xattrs)
+    text = xattr_keywords(xattrs, exact=False)
     return text if len(text) <= _LONGEST_XATTRS else ""
 
 
@@ -151,30 +241,3 @@ def _comment(path: bytes) -> str:
     if b"\n" in path:
         path = vis.encode(path)
     return path.decode("utf-8", "surrogateescape") if len(path) < _LONGEST_LINE - 2 else "..."
-
-
-def write_extra(entries: Iterable[Entry], out: BinaryIO) -> int:
-    """Write what the manifest of the same entries has no place for: the *extra file*. Returns its lines.
-
-    Full-path lines, only for device numbers, and for xattrs of links, devices, fifos and sockets, of too
-    many or of too large ones.
-    """
-    out.write(_EXTRA_HEADER.encode("ascii"))
-    count = 0
-    for entry in entries:
-        xattrs = entry.xattrs
-        if entry.type in ("file", "dir"):
-            if not xattrs or _recordable(xattrs):
-                continue
-        elif not xattrs and entry.device is None:
-            continue
-        line = f"{_full(entry.path)} type={entry.type}"
-        if entry.device is not None:
-            line += f" device={entry.device[0]}:{entry.device[1]}"
-        out.write(f"{line}{exact_xattr_keywords(xattrs or ())}\n".encode("ascii"))
-        count += 1
-    return count
-
-
-def _full(path: bytes) -> str:
-    return "." if path == ROOT else "./" + vis.encode(path).decode("ascii")

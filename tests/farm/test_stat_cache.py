@@ -118,7 +118,7 @@ def test_nothing_is_read_of_an_untouched_bundle(ground: Ground, seen: Seen, monk
     seen.hashed.clear()
     # Not even the old manifest.
     monkeypatch.setattr("layerfarm.jobs.flows.repack.open_baseline", lambda *paths: pytest.fail("manifest was read"))
-    monkeypatch.setattr("layerfarm.jobs.flows.newtree.KnownTree", lambda *paths: pytest.fail("manifest was read"))
+    monkeypatch.setattr("layerfarm.jobs.flows.newtree.ManifestPatch", lambda *paths: pytest.fail("manifest was read"))
     after = ground.repack(shards=1)
     assert after == before and after.deltas == 0 and after.layer is None
     assert seen.hashed == []

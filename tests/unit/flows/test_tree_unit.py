@@ -24,7 +24,7 @@ def state(suspects: int | None, *, dropped: int = 0, differing: int = 0, exact: 
         rootfs=Path("/rootfs"),
         options=LayerOptions(),
         compression=Compression.GZIP,
-        survey=Survey(walk=REF, entries=10, untrusted=0, reading=reading),
+        survey=Survey(walk=REF, entries=10, racy=0, reading=reading),
         differing=differing,
         exact=exact,
     )

@@ -25,7 +25,7 @@ from layerfarm.jobs.errors import (
 from layerfarm.jobs.image import Resolved, UnpackOptions, resolve, tree_digest, unpack_manifest, unpack_rootfs
 from layerfarm.jobs.image.bundle import Bundle
 from layerfarm.jobs.layer import IdMap
-from layerfarm.jobs.mtree import snapshot, walk_beside
+from layerfarm.jobs.mtree import snapshot, walk_process
 from layerfarm.jobs.store import Descriptor, Layout
 from tests.trees import directory, file, read_tree, tree
 from tests.unit.image.images import image, special, tar
@@ -69,7 +69,7 @@ def test_the_stat_cache_is_the_same_whoever_walks(
     image(layout, [LOWER, UPPER])
     bundles = []
     for name, worth_it in (("here", 1000), ("beside", 0)):
-        monkeypatch.setattr(walk_beside, "WORTH_IT", worth_it)
+        monkeypatch.setattr(walk_process, "WORTH_IT", worth_it)
         bundle = unpack_manifest(layout, tmp_path / name, resolve(layout, "t")).bundle
         # The records hold inode numbers and times of change, the first line is about the files beside.
         bundles.append([line.split()[1:7] for line in bundle.stat_cache.read_bytes().splitlines()[1:]])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from layerfarm.jobs.mtree import (
     DeltaKind,
     Entry,
     compare,
-    holding,
     mask,
     mtree_key,
     read_deltas,
@@ -64,7 +64,7 @@ def test_the_reverse_comparison_swaps_extra_and_missing(old: list[Entry], new: l
 def test_deltas_held_back_on_disk_are_the_same(old: list[Entry], new: list[Entry]) -> None:
     expected = list(compare(old, new))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holding, "_HELD_IN_MEMORY", 2)
+        patch.setattr(sys.modules[compare.__module__], "_HELD_IN_MEMORY", 2)
         assert list(compare(old, new)) == expected
 
 
@@ -244,7 +244,7 @@ def test_deltas_file_gives_back_kinds_and_paths_of_any_bytes() -> None:
     summary = write_deltas(given_, out)
     out.seek(0)
     assert list(read_deltas(out)) == given_
-    assert (summary.count, summary.bytes_to_pack, summary.newest_mtime_seconds) == (2100, 0, None)
+    assert (summary.paths, summary.bytes, summary.newest_mtime) == (2100, 0, None)
 
 
 def test_summary_of_deltas_counts_content_to_pack_and_the_newest_time() -> None:
@@ -255,7 +255,7 @@ def test_summary_of_deltas_counts_content_to_pack_and_the_newest_time() -> None:
         entry(b"same", size=20, mtime=0),
     )
     summary = write_deltas(compare(old, new), io.BytesIO())
-    assert (summary.count, summary.bytes_to_pack, summary.newest_mtime_seconds) == (4, 23, 7)
+    assert (summary.paths, summary.bytes, summary.newest_mtime) == (4, 23, 7)
 
 
 @pytest.mark.parametrize("text", [b"gone f\n", b"extra\n", b"extra \n", b"extra f", b"extra \\q\n"])

@@ -15,19 +15,19 @@ from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError, StaleCache
 from layerfarm.jobs.mtree import (
     NO_CLOCK,
     Clock,
+    Dirty,
+    Edit,
     Entry,
-    KnownTree,
+    ManifestPatch,
     Output,
     StatCache,
-    Step,
-    Suspects,
     Walk,
-    find_suspects,
+    find_dirty,
     mtree_key,
     next_tick,
     open_stat_cache,
     read_clock,
-    read_script,
+    read_edits,
     vis,
     walk_tree,
     write_extra,
@@ -87,7 +87,7 @@ def test_a_ctime_older_than_the_clock_is_recorded(build: Build, tmp_path: Path) 
     root = build({"a": b"1", "d/b": b"2", "l": lambda path: os.symlink("a", path)})
     os.link(root / "a", root / "hard")
     walk = walk_into(tmp_path / "walk", root, next_tick(tmp_path))
-    assert walk.untrusted == 0
+    assert walk.racy == 0
     names = [b".", b"a", b"hard", b"l", b"d", b"d/b"]
     assert ctimes(tmp_path / "walk") == {
         name: os.lstat(os.path.join(os.fsencode(root), name)).st_ctime_ns for name in names
@@ -104,15 +104,15 @@ def test_a_ctime_of_the_clocks_own_tick_or_of_the_future_is_not_recorded(build: 
         walk = walk_into(tmp_path / "walk", root, Clock(now, devices))
         assert ctimes(tmp_path / "walk")[b"b"] == recorded
         assert ctimes(tmp_path / "walk")[b"a"] == (root / "a").stat().st_ctime_ns
-        assert walk.untrusted == (recorded == 0)
+        assert walk.racy == (recorded == 0)
 
 
 def test_nothing_is_recorded_of_sockets_and_of_what_another_clock_stamps(odd_tree: Path, tmp_path: Path) -> None:
     clock = next_tick(tmp_path)
-    assert walk_into(tmp_path / "walk", odd_tree, clock).untrusted == 0
+    assert walk_into(tmp_path / "walk", odd_tree, clock).racy == 0
     foreign = Clock(clock.now, frozenset((1 << 40,)))
     walk = walk_into(tmp_path / "walk", odd_tree, foreign)
-    assert walk.untrusted == walk.entries and set(ctimes(tmp_path / "walk").values()) == {0}
+    assert walk.racy == walk.entries and set(ctimes(tmp_path / "walk").values()) == {0}
     os.mknod(odd_tree / "socket", 0o140644)
     walk_into(tmp_path / "walk", odd_tree, next_tick(tmp_path))
     assert [path for path, ctime in ctimes(tmp_path / "walk").items() if ctime == 0] == [b"socket"]
@@ -139,14 +139,14 @@ class Place:
     def open(self) -> StatCache:
         return open_stat_cache(self.cache, self.manifest, self.extra)
 
-    def look(self) -> tuple[set[bytes], list[Step]]:
+    def look(self) -> tuple[set[bytes], list[Edit]]:
         """The paths of the suspects, and the script."""
         walk_into(self.walk, self.root, next_tick(self.root.parent))
         suspects, script = io.BytesIO(), io.BytesIO()
-        found = find_suspects(self.open(), self.walk, suspects, script)
+        found = find_dirty(self.open(), self.walk, suspects, script)
         lines = suspects.getvalue().splitlines()
-        steps = list(read_script(io.BytesIO(script.getvalue())))
-        assert found == Suspects(sum(step.take for step in steps), sum(step.drop for step in steps))
+        steps = list(read_edits(io.BytesIO(script.getvalue())))
+        assert found == Dirty(sum(step.take for step in steps), sum(step.drop for step in steps))
         assert len(lines) == found.entries
         return {vis.decode(line.split()[10]) for line in lines}, steps
 
@@ -158,13 +158,13 @@ def place(build: Build) -> Place:
 
 def test_an_untouched_tree_is_known_by_the_digest_of_its_walk(place: Place) -> None:
     cache = place.open()
-    assert cache.walk == Walk(entries=9, bytes=0, untrusted=0) and cache.tree == TREE
+    assert cache.walk == Walk(entries=9, racy=0) and cache.tree == TREE
     walk_into(place.walk, place.root, next_tick(place.root.parent))
     with place.walk.open("rb") as stream:
         assert cache.unchanged(file_digest(stream, "sha256").hexdigest())
-    assert place.look() == (set(), [Step(9, 0, 0)])
+    assert place.look() == (set(), [Edit(9, 0, 0)])
     assert not cache.unchanged("0" * 64)
-    assert not cache._replace(walk=cache.walk._replace(untrusted=1)).unchanged(cache.digest)
+    assert not cache._replace(walk=cache.walk._replace(racy=1)).unchanged(cache.digest)
 
 
 def test_only_what_was_touched_is_suspected(place: Place) -> None:
@@ -175,7 +175,7 @@ def test_only_what_was_touched_is_suspected(place: Place) -> None:
     suspects, steps = place.look()
     assert suspects == {b".", b"d/c", b"d/e", b"d/e/new", b"z"}
     # . a b | d d/c | d/e d/e/f d/e/new | z z/y
-    assert steps == [Step(0, 1, 1), Step(1, 1, 0), Step(1, 2, 2), Step(1, 1, 2), Step(1, 0, 0)]
+    assert steps == [Edit(0, 1, 1), Edit(1, 1, 0), Edit(1, 2, 2), Edit(1, 1, 2), Edit(1, 0, 0)]
 
 
 def test_a_directory_that_became_a_file_drops_all_that_was_in_it(place: Place) -> None:
@@ -190,10 +190,10 @@ def test_a_directory_that_became_a_file_drops_all_that_was_in_it(place: Place) -
 def test_what_was_not_trusted_is_suspected_though_the_record_is_the_same(place: Place, clock: Clock) -> None:
     place.remember(clock)
     suspects, steps = place.look()
-    assert len(suspects) == 9 and steps == [Step(0, 9, 9)]
+    assert len(suspects) == 9 and steps == [Edit(0, 9, 9)]
     # Both walks without a clock: the records are equal, and vouch for nothing all the same.
     walk_into(place.walk, place.root, clock)
-    assert find_suspects(place.open(), place.walk, io.BytesIO(), io.BytesIO()) == Suspects(9, 9)
+    assert find_dirty(place.open(), place.walk, io.BytesIO(), io.BytesIO()) == Dirty(9, 9)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_cache_that_does_not_fit_is_not_opened(place: Place, damage: object, r
 def test_damaged_records_are_not_believed(place: Place, pattern: bytes) -> None:
     replace(place.cache, pattern, b"")
     with pytest.raises(StaleCache, match="damaged"):
-        find_suspects(place.open(), place.walk, io.BytesIO(), io.BytesIO())
+        find_dirty(place.open(), place.walk, io.BytesIO(), io.BytesIO())
 
 
 def replace(path: Path, pattern: bytes, by: bytes) -> None:
@@ -231,29 +231,29 @@ def replace(path: Path, pattern: bytes, by: bytes) -> None:
 # --- the new tree out of the old one ------------------------------------------------------------------
 
 
-def script(old: list[Entry], new: list[Entry]) -> list[Step]:
-    """What find_suspects would write if it could see in what two entries differ."""
+def script(old: list[Entry], new: list[Entry]) -> list[Edit]:
+    """What find_dirty would write if it could see in what two entries differ."""
     olds = {mtree_key(e.path, e.type == "dir"): e for e in old}
     news = {mtree_key(e.path, e.type == "dir"): e for e in new}
     steps = []
     for key in sorted(olds | news):
         before, after = olds.get(key), news.get(key)
         if before == after:
-            steps.append(Step(1, 0, 0))
+            steps.append(Edit(1, 0, 0))
         else:
-            steps.append(Step(0, before is not None, after is not None))
+            steps.append(Edit(0, before is not None, after is not None))
     return steps
 
 
-def known(entries: list[Entry]) -> KnownTree:
+def known(entries: list[Entry]) -> ManifestPatch:
     extra = io.BytesIO()
     write_extra(entries, extra)
-    return KnownTree(io.BytesIO(manifest(entries)), io.BytesIO(extra.getvalue()))
+    return ManifestPatch(io.BytesIO(manifest(entries)), io.BytesIO(extra.getvalue()))
 
 
-def spliced(old: list[Entry], steps: list[Step], fresh: list[Entry]) -> tuple[bytes, bytes, int]:
+def spliced(old: list[Entry], steps: list[Edit], fresh: list[Entry]) -> tuple[bytes, bytes, int]:
     out, extra = io.BytesIO(), io.BytesIO()
-    count = known(old).splice(steps, iter(fresh), Output(out, extra))
+    count = known(old).apply(steps, iter(fresh), Output(out, extra))
     return out.getvalue(), extra.getvalue(), count
 
 
@@ -282,7 +282,7 @@ def tree_of(entries: list[Entry]) -> list[Entry]:
 def test_lines_below_a_directory_with_a_new_owner_are_written_anew() -> None:
     old = tree(entry(b"d", "dir", uid=5), entry(b"d/f", uid=5), entry(b"d/g"), entry(b"e", "dir"), entry(b"e/h"))
     new = tree(entry(b"d", "dir", uid=6), entry(b"d/f", uid=5), entry(b"d/g"), entry(b"e", "dir"), entry(b"e/h"))
-    assert spliced(old, [Step(1, 1, 1), Step(4, 0, 0)], [new[1]])[0] == manifest(new)
+    assert spliced(old, [Edit(1, 1, 1), Edit(4, 0, 0)], [new[1]])[0] == manifest(new)
 
 
 def test_a_file_with_large_xattrs_keeps_them() -> None:
@@ -291,20 +291,20 @@ def test_a_file_with_large_xattrs_keeps_them() -> None:
     new = tree(large, entry(b"g", mode=0o600))
     extra = io.BytesIO()
     write_extra(new, extra)
-    assert spliced(old, [Step(2, 1, 1)], [new[2]])[:2] == (manifest(new), extra.getvalue())
+    assert spliced(old, [Edit(2, 1, 1)], [new[2]])[:2] == (manifest(new), extra.getvalue())
 
 
 @pytest.mark.parametrize(
     ("steps", "fresh"),
     [
-        ([Step(2, 0, 0)], 0),
-        ([Step(4, 0, 0)], 0),
-        ([Step(2, 2, 0)], 0),
-        ([Step(3, 0, 0)], 1),
-        ([Step(3, 0, 2)], 1),
+        ([Edit(2, 0, 0)], 0),
+        ([Edit(4, 0, 0)], 0),
+        ([Edit(2, 2, 0)], 0),
+        ([Edit(3, 0, 0)], 1),
+        ([Edit(3, 0, 2)], 1),
     ],
 )
-def test_a_script_of_other_trees_is_refused(steps: list[Step], fresh: int) -> None:
+def test_a_script_of_other_trees_is_refused(steps: list[Edit], fresh: int) -> None:
     old = tree(entry(b"a"), entry(b"b"))
     with pytest.raises(MtreeError, match="than the script says"):
         spliced(old, steps, [entry(b"c")] * fresh)
@@ -312,6 +312,6 @@ def test_a_script_of_other_trees_is_refused(steps: list[Step], fresh: int) -> No
 
 def test_damage_in_what_was_taken_for_our_own_is_said() -> None:
     with pytest.raises(MtreeSyntaxError, match="not a line of a manifest of ours"):
-        list(KnownTree(io.BytesIO(manifest(tree()) + b"x y=\n"), io.BytesIO()).dropped([Step(0, 2, 0)]))
+        list(ManifestPatch(io.BytesIO(manifest(tree()) + b"x y=\n"), io.BytesIO()).dropped([Edit(0, 2, 0)]))
     with pytest.raises(MtreeSyntaxError, match="script"):
-        list(read_script(io.BytesIO(b"1 2\n")))
+        list(read_edits(io.BytesIO(b"1 2\n")))

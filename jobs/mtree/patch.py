@@ -1,25 +1,54 @@
-"""A tree whose manifest we wrote ourselves: read only where a script says that it has to be.
+"""Patch a known manifest: the new tree's is made of the old one, an edit script, and the entries that were read.
 
-Nine lines of ten of a manifest are files without xattrs. What stays is counted, not parsed, and goes into
-the manifest of the new tree as the line that it is: of 125,000 entries with 1,000 changed that takes
-a quarter of the time that reading and writing them all takes.
+A script lists edits in mtree order. It counts the entries of the old tree that are still the same, so that neither an
+old entry nor a new one has to be looked at to know its place. Nine lines of ten of a manifest are files without
+xattrs. Those that stay are counted, not parsed, and are copied into the new manifest: of 125,000 entries with 1,000
+changed that takes a quarter of the time that reading and writing them all takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final, NamedTuple
 
 from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError
 from layerfarm.jobs.mtree.lines import LineSource
 from layerfarm.jobs.mtree.model import Entry
-from layerfarm.jobs.mtree.outputs import Output, TreeWriter
 from layerfarm.jobs.mtree.read import LineReader, read_manifest
-from layerfarm.jobs.mtree.splice import Step
+from layerfarm.jobs.mtree.write import Output, TreeWriter
+
+_TOO_FEW: Final = "the known tree has fewer entries than the script says"
 
 
-class KnownTree:
-    """A manifest in the form of :func:`layerfarm.jobs.mtree.write_tree`, and the extra file that belongs to it."""
+class Edit(NamedTuple):
+    """So many entries of the old tree stay, then so many go, and so many of the new ones take their place."""
+
+    keep: int
+    drop: int
+    take: int
+
+
+def write_edits(edits: Iterable[Edit], out: BinaryIO) -> None:
+    """Write a script, one line for each edit."""
+    out.writelines(b"%d %d %d\n" % edit for edit in edits)
+
+
+def read_edits(stream: BinaryIO) -> Iterator[Edit]:
+    """The edits of a script.
+
+    Raises:
+        MtreeSyntaxError: a line is none.
+    """
+    for line in stream:
+        try:
+            keep, drop, take = map(int, line.split())
+        except ValueError as error:
+            raise MtreeSyntaxError("not a line of a script", where=line[:200]) from error
+        yield Edit(keep, drop, take)
+
+
+class ManifestPatch:
+    """A manifest in the form of :func:`layerfarm.jobs.mtree.write_tree` and its extra file; good for one reading."""
 
     def __init__(self, manifest: BinaryIO, extra: BinaryIO) -> None:
         lines = LineSource(manifest)
@@ -27,23 +56,23 @@ class KnownTree:
         self._reader = LineReader(lines)
         self._extra = {entry.path: entry for entry in read_manifest(extra)}
         self._large_files = {path for path, entry in self._extra.items() if entry.type == "file"}
-        """Whose lines do not say that they have xattrs."""
+        """Their lines do not show that they have xattrs."""
         self._began = False
 
-    def dropped(self, steps: Iterable[Step]) -> Iterator[Entry]:
+    def dropped(self, edits: Iterable[Edit]) -> Iterator[Entry]:
         """The entries that do not stay.
 
         Raises:
             MtreeError: the script is that of another tree.
         """
-        for keep, drop, _ in steps:
+        for keep, drop, _ in edits:
             self._skip(keep)
             for _ in range(drop):
                 yield self._next()
         self._end()
 
-    def splice(self, steps: Iterable[Step], fresh: Iterator[Entry], first: Output, second: Output | None = None) -> int:
-        """Write the new tree, of what stays and of the ``fresh`` entries. Returns the entries of the first output.
+    def apply(self, edits: Iterable[Edit], fresh: Iterator[Entry], first: Output, second: Output | None = None) -> int:
+        """Write the new tree of what stays and the ``fresh`` entries; returns the entries of the first output.
 
         Outputs must leave a file without xattrs as it is, but for the fraction of its mtime's second.
 
@@ -51,11 +80,14 @@ class KnownTree:
             MtreeError: the script is that of other trees.
         """
         writer = TreeWriter(first, second)
-        for keep, drop, take in steps:
+        for keep, drop, take in edits:
             self._copy(keep, writer)
             self._skip(drop)
             for _ in range(take):
-                writer.entry(_another(fresh))
+                entry = next(fresh, None)
+                if entry is None:
+                    raise MtreeError("fewer entries were read than the script says")
+                writer.entry(entry)
         self._end()
         if next(fresh, None) is not None:
             raise MtreeError("more entries were read than the script says")
@@ -65,7 +97,7 @@ class KnownTree:
         if not count:
             return
         for line in self._lines:
-            if line.startswith(b"    ") or self._other(line) is not None:
+            if line.startswith(b"    ") or self._parse(line) is not None:
                 count -= 1
             if not count:
                 return
@@ -80,7 +112,7 @@ class KnownTree:
             if plain is not None and plain[0] not in large and write(line, plain[1], plain[2]):
                 count -= 1
             else:
-                entry = self._other(line)
+                entry = self._parse(line)
                 if entry is not None:
                     count -= 1
                     writer.entry(self._whole(entry))
@@ -90,17 +122,17 @@ class KnownTree:
 
     def _next(self) -> Entry:
         for line in self._lines:
-            entry = self._other(line)
+            entry = self._parse(line)
             if entry is not None:
                 return self._whole(entry)
         raise MtreeError(_TOO_FEW)
 
     def _end(self) -> None:
         for line in self._lines:
-            if self._other(line) is not None:
+            if self._parse(line) is not None:
                 raise MtreeError("the known tree has more entries than the script says")
 
-    def _other(self, line: bytes) -> Entry | None:
+    def _parse(self, line: bytes) -> Entry | None:
         if self._began and line.startswith(b"#"):
             return None
         try:
@@ -115,13 +147,3 @@ class KnownTree:
         if extra is not None:
             return entry._replace(xattrs=extra.xattrs or (), device=extra.device)
         return entry if entry.xattrs is not None else entry._replace(xattrs=())
-
-
-_TOO_FEW = "the known tree has fewer entries than the script says"
-
-
-def _another(entries: Iterator[Entry]) -> Entry:
-    entry = next(entries, None)
-    if entry is None:
-        raise MtreeError("fewer entries were read than the script says")
-    return entry

@@ -10,9 +10,9 @@ import pytest
 
 from layerfarm.jobs.errors import RootfsError
 from layerfarm.jobs.mtree import next_tick
-from layerfarm.jobs.mtree import walk_beside as room
+from layerfarm.jobs.mtree import walk_process as room
 from layerfarm.jobs.mtree.walk import walk_tree
-from layerfarm.jobs.mtree.walk_beside import WORTH_IT, walked_beside
+from layerfarm.jobs.mtree.walk_process import WORTH_IT, walking
 from tests.trees import directory, file, hardlink, symlink, tree
 
 
@@ -33,21 +33,21 @@ def test_the_walk_is_that_of_this_process(root: Path, tmp_path: Path, entries: i
     (root / "new").touch()
     with (tmp_path / "plain").open("x+b") as out:
         plain = walk_tree(root, out, clock)
-    assert plain.untrusted
-    with walked_beside(root, tmp_path / "beside", clock, entries=entries) as walk:
+    assert plain.racy
+    with walking(root, tmp_path / "beside", clock, entries=entries) as walk:
         assert walk() == plain
     assert (tmp_path / "beside").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
 @pytest.mark.parametrize("entries", [0, WORTH_IT])
 def test_a_tree_that_cannot_be_walked_gives_none(tmp_path: Path, entries: int) -> None:
-    with walked_beside(tmp_path / "none", tmp_path / "w", next_tick(tmp_path), entries=entries) as walk:
+    with walking(tmp_path / "none", tmp_path / "w", next_tick(tmp_path), entries=entries) as walk:
         assert walk() is None
 
 
 def test_a_walk_that_is_killed_is_an_error(root: Path, tmp_path: Path) -> None:
     before = children()
-    with walked_beside(root, tmp_path / "w", next_tick(tmp_path), entries=WORTH_IT) as walk:
+    with walking(root, tmp_path / "w", next_tick(tmp_path), entries=WORTH_IT) as walk:
         (pid,) = children() - before
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(RootfsError, match="status -9"):
@@ -57,7 +57,7 @@ def test_a_walk_that_is_killed_is_an_error(root: Path, tmp_path: Path) -> None:
 def test_a_walk_onto_a_file_that_is_there_is_an_error(root: Path, tmp_path: Path) -> None:
     (tmp_path / "w").touch()
     with (
-        walked_beside(root, tmp_path / "w", next_tick(tmp_path), entries=WORTH_IT) as walk,
+        walking(root, tmp_path / "w", next_tick(tmp_path), entries=WORTH_IT) as walk,
         pytest.raises(RootfsError, match="status 1"),
     ):
         walk()
@@ -73,7 +73,7 @@ def test_leaving_without_the_result_ends_the_process(
     before = children()
     with (
         pytest.raises(KeyboardInterrupt),
-        walked_beside(root, tmp_path / "w", next_tick(tmp_path), entries=WORTH_IT),
+        walking(root, tmp_path / "w", next_tick(tmp_path), entries=WORTH_IT),
     ):
         raise KeyboardInterrupt
     assert children() == before

@@ -1,7 +1,7 @@
 """A walk by a process of its own, while the caller does something else with the same tree.
 
-Not a thread: a walk and the writing of a manifest both need the interpreter nearly all the time. Not a fork
-either: the caller may be a worker with threads of its own, whose children may have none.
+Not a thread: a walk and the writing of a manifest both need the interpreter nearly all the time. Not a fork: the
+caller may be a worker with threads of its own, whose children may have none.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _REFUSED = 3
 
 
 @contextmanager
-def walked_beside(root: Path, walk_file: Path, clock: Clock, *, entries: int) -> Iterator[Callable[[], Walk | None]]:
-    """Walk ``root`` into the new file ``walk_file``, as :func:`walk_tree` does, from now on.
+def walking(root: Path, walk_file: Path, clock: Clock, *, entries: int) -> Iterator[Callable[[], Walk | None]]:
+    """Walk ``root`` into the new file ``walk_file``, as :func:`walk_tree` does, beside the caller.
 
-    Gives a function that waits for the end and returns what the walk found, None if it could not read the
-    tree. Of few ``entries`` the function itself walks. Whoever leaves without calling it ends the walk.
+    Yields a function that waits for the end and returns the walk, None if the tree cannot be read. For few ``entries``
+    the function itself walks. Leaving without calling it ends the walk.
 
     The function raises:
-        RootfsError: the process came to no proper end.
+        RootfsError: the process failed.
         FileExistsError: something is at ``walk_file``.
     """
     if entries < WORTH_IT or not sys.executable:
         yield lambda: _walk(root, walk_file, clock)
         return
-    # -P: no module of ours is taken from the working directory.
+    # -P: no module is taken from the working directory.
     command = [sys.executable, "-P", "-m", __name__, str(root), str(walk_file), str(clock.now)]
     with subprocess.Popen(
         [*command, *map(str, clock.devices)],

@@ -1,0 +1,152 @@
+"""The stat cache: the walk of a tree whose manifest is known, kept beside that manifest.
+
+A later walk of the tree is compared with it record by record, and only entries whose record differs are read. Nobody
+can change an entry without advancing its ctime, and so its record, with one exception that no stat cache can see:
+writing through a shared mapping that was made before the walk, on a file system that does not stamp those writes
+(tmpfs).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from hashlib import file_digest
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from layerfarm.jobs.errors import StaleCache, UnsafePath
+from layerfarm.jobs.fs import open_file
+from layerfarm.jobs.mtree.patch import Edit, write_edits
+from layerfarm.jobs.mtree.walk import RACY, Walk, key_of_record
+
+_HEADER = re.compile(
+    rb"#layerfarm stat cache 1 entries=(\d{1,19}) untrusted=(\d{1,19}) walk=([0-9a-f]{64})"
+    rb" manifest=([0-9a-f]{64}) extra=([0-9a-f]{64}) tree=(sha256:[0-9a-f]{64})\n"
+)
+_LONGEST_HEADER = 1024
+
+
+class StatCache(NamedTuple):
+    """A stat cache that belongs to the manifest beside it."""
+
+    path: Path
+    walk: Walk
+    """Of the tree when the manifest was made."""
+    digest: str
+    """sha256 of the records."""
+    tree: str
+    """The ``sha256:`` digest of the tree's portable manifest."""
+
+    def unchanged(self, digest: str) -> bool:
+        """True if a later walk, whose file has this sha256, shows that no entry was touched."""
+        return digest == self.digest and not self.walk.racy
+
+
+class Dirty(NamedTuple):
+    """Counts of the entries that differ between a walk and a stat cache."""
+
+    entries: int
+    """To be read: they are new, or not known to be what they were."""
+    dropped: int
+    """Of the old tree: gone, or to be read again."""
+
+
+def write_stat_cache(out: BinaryIO, walk_file: Path, walk: Walk, manifest: Path, extra: Path, tree: str) -> None:
+    """Write the cache for the tree that ``manifest`` and ``extra`` were made of.
+
+    No record of the walk may be younger than what was read of its entry: an entry that changes between the walk and its
+    being read is dirty the next time, the reverse is not noticed.
+    """
+    with walk_file.open("rb") as records:
+        header = (
+            f"#layerfarm stat cache 1 entries={walk.entries} untrusted={walk.racy} walk={_digest(walk_file)}"
+            f" manifest={_digest(manifest)} extra={_digest(extra)} tree={tree}\n"
+        )
+        out.write(header.encode("ascii"))
+        shutil.copyfileobj(records, out, 1 << 20)
+
+
+def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
+    """The stat cache at ``path``, if it belongs to ``manifest`` and ``extra`` as they are now.
+
+    Raises:
+        StaleCache: it does not, or there is none, or it is of another version.
+    """
+    try:
+        with open_file(path) as stream:
+            found = _HEADER.fullmatch(stream.readline(_LONGEST_HEADER))
+        if found is None:
+            raise StaleCache("not a stat cache of this version", where=path)
+        entries, racy, digest, *others, tree = (group.decode("ascii") for group in found.groups())
+        if others != [_digest(manifest), _digest(extra)]:
+            raise StaleCache("stat cache is that of another manifest", where=path)
+    except UnsafePath as error:
+        raise StaleCache(f"stat cache cannot be read, {error.what}", where=path) from error
+    except OSError as error:
+        raise StaleCache(f"stat cache cannot be read, {error.strerror}", where=path) from error
+    return StatCache(path, Walk(int(entries), int(racy)), digest, tree)
+
+
+def find_dirty(cache: StatCache, walk_file: Path, dirty: BinaryIO, script: BinaryIO) -> Dirty:
+    """Compare a new walk with the cached one, record by record.
+
+    Writes the records of the dirty entries, a walk file of their own, and the edit script that makes the new tree of
+    the old one and the dirty entries.
+
+    Raises:
+        StaleCache: the cache is damaged.
+    """
+    taken = dropped = 0
+
+    def counted(edits: Iterator[Edit]) -> Iterator[Edit]:
+        nonlocal taken, dropped
+        for edit in edits:
+            taken += edit.take
+            dropped += edit.drop
+            yield edit
+
+    with open_file(cache.path) as old, walk_file.open("rb") as new:
+        old.readline(_LONGEST_HEADER)
+        start = old.tell()
+        if file_digest(old, "sha256").hexdigest() != cache.digest:
+            raise StaleCache("stat cache is damaged", where=cache.path)
+        old.seek(start)
+        write_edits(counted(_edits(iter(old), iter(new), dirty)), script)
+    return Dirty(taken, dropped)
+
+
+def _edits(olds: Iterator[bytes], news: Iterator[bytes], dirty: BinaryIO) -> Iterator[Edit]:
+    """Merge two walk files in mtree order."""
+    keep = drop = take = 0
+    old, new = next(olds, b""), next(news, b"")
+    while old and new:
+        if old == new and not old.startswith(RACY):
+            # Nine hundred and ninety-nine of a thousand: no field is looked at.
+            if drop or take:
+                yield Edit(keep, drop, take)
+                keep = drop = take = 0
+            keep += 1
+            old, new = next(olds, b""), next(news, b"")
+            continue
+        old_key, new_key = key_of_record(old), key_of_record(new)
+        if old_key <= new_key:
+            drop += 1
+            old = next(olds, b"")
+        if new_key <= old_key:
+            take += 1
+            dirty.write(new)
+            new = next(news, b"")
+    while old:
+        drop += 1
+        old = next(olds, b"")
+    while new:
+        take += 1
+        dirty.write(new)
+        new = next(news, b"")
+    yield Edit(keep, drop, take)
+
+
+def _digest(path: Path) -> str:
+    with open_file(path) as stream:
+        return file_digest(stream, "sha256").hexdigest()
