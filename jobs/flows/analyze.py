@@ -28,7 +28,7 @@ from layerfarm.jobs.relayer.indexes import follow, platform_of, read_images
 from layerfarm.jobs.relayer.rechunk import keep_analysis, kept_analysis
 from layerfarm.jobs.relayer.spool import Spool
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.usercache import cache_path, may_write, user_cache
+from layerfarm.jobs.store.result_cache import cache_path, may_write, user_cache
 
 
 class AnalyzeState(State):

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged, UnsafePath
 from layerfarm.jobs.fs import own_directory
-from layerfarm.jobs.store.durable import files_of, make_directory
+from layerfarm.jobs.store.atomic_file import files_of, make_directory
 
 
 class Model(BaseModel):

@@ -18,7 +18,7 @@ from layerfarm.jobs.relayer.planner.plan import Plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, keep_analysis, kept_analysis, layers_to_be, read_plan
 from layerfarm.jobs.relayer.spool import Difference, Spool, read_image
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.notes import read_note, write_note
+from layerfarm.jobs.store.result_cache import read_result, write_result
 
 _LAYERS = "layers"
 _LEVELS = {Compression.GZIP: 6, Compression.ZSTD: 9}
@@ -127,7 +127,7 @@ def _read(
 
 def _known(target: Layout, layer: LayerToBe, params: ReadUnit) -> Listed:
     """The layer, with its blob if that was written before and is still there."""
-    content = read_note(target, _LAYERS, name_of_layer(layer.digest, params.task.compression, params.level))
+    content = read_result(target, _LAYERS, name_of_layer(layer.digest, params.task.compression, params.level))
     packed = None
     if content is not None:
         with suppress(ValueError):
@@ -198,7 +198,7 @@ def name_of_layer(digest: str, compression: Compression, level: int | None) -> s
 
 def note_layer(target: Layout, name: str, packed: PackedLayer) -> None:
     """Keep for later images that the layer is written."""
-    write_note(target, _LAYERS, name, packed.model_dump_json(by_alias=True).encode())
+    write_result(target, _LAYERS, name, packed.model_dump_json(by_alias=True).encode())
 
 
 def _short(digest: str) -> str:

@@ -16,7 +16,7 @@ from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
 from layerfarm.jobs.image import Bundle
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.leases import Leases
-from layerfarm.jobs.store.reach import reachable
+from layerfarm.jobs.store.reachability import reachable
 
 
 def images_of(request: Request) -> Iterator[ImageRef]:

@@ -27,7 +27,7 @@ from layerfarm.jobs.relayer.equivalence import Allowed
 from layerfarm.jobs.relayer.squash import linux_only
 from layerfarm.jobs.relayer.strip import strip_layers, stripped_config
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.notes import read_note, write_note
+from layerfarm.jobs.store.result_cache import read_result, write_result
 
 
 class Stripped(Model):
@@ -95,13 +95,13 @@ def _run_layers(ctx: Context, unit: Unit) -> dict[str, Any]:
         source, target, image, params.paths, params.level, ctx.policy.threads, params.epoch, ctx.observer.advanced
     )
     note = _name_of_layers(ctx, unit)
-    if not write_note(target, _NOTES, note, Stripped(layers=done).model_dump_json(by_alias=True).encode()):
+    if not write_result(target, _NOTES, note, Stripped(layers=done).model_dump_json(by_alias=True).encode()):
         raise StoreError("what was stripped cannot be noted", where=target.path)
     return {"note": note}
 
 
 def _noted(target: Layout, result: dict[str, Any]) -> Stripped | None:
-    content = read_note(target, _NOTES, result["note"])
+    content = read_result(target, _NOTES, result["note"])
     return None if content is None else Stripped.model_validate_json(content)
 
 

@@ -25,7 +25,7 @@ from layerfarm.jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from layerfarm.jobs.image import UnpackOptions, resolve, resolve_walk, unpack_manifest
 from layerfarm.jobs.image.runtime_config import Volumes
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.usercache import may_write
+from layerfarm.jobs.store.result_cache import may_write
 
 
 class UnpackState(State):

@@ -16,7 +16,7 @@ from layerfarm.jobs.layer.foresight import Foresight
 from layerfarm.jobs.layer.stack import Read, read_members
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.verify import hasher
+from layerfarm.jobs.store.blob import hasher
 
 Advanced = Callable[[int], None]
 """Progress callback: compressed bytes read since its last call, maybe 0. It may raise to stop the work."""

@@ -30,7 +30,7 @@ from layerfarm.jobs.store import (
     check_refname,
     parse_document,
 )
-from layerfarm.jobs.store.reach import MANIFEST_TYPES
+from layerfarm.jobs.store.reachability import MANIFEST_TYPES
 
 Walk = tuple[Descriptor, ...]
 """From a descriptor of index.json through nested indexes, if any, to a manifest."""

@@ -23,8 +23,7 @@ from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.notes import note_path, read_note, write_note
-from layerfarm.jobs.store.usercache import user_cache
+from layerfarm.jobs.store.result_cache import read_result, result_path, user_cache, write_result
 
 
 def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> Stack:
@@ -156,7 +155,7 @@ def _name(image_digest: str) -> str:
 def _load(cache: Layout, image_digest: str) -> Iterator[Entry] | None:
     """None: not kept, or not as it was written."""
     name = _name(image_digest)
-    record = read_note(cache, _KIND, name)
+    record = read_result(cache, _KIND, name)
     if record is None:
         return None
     with ExitStack() as stack:
@@ -194,14 +193,14 @@ def _keep(cache: Layout, image_digest: str, entries: Iterable[Entry]) -> None:
             record = _record(manifest, extra)
         for temporary, path in zip(temporaries, paths, strict=True):
             temporary.rename(path)
-        write_note(cache, _KIND, name, record)
+        write_result(cache, _KIND, name, record)
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
 
 
 def _paths(cache: Layout, name: str) -> list[Path]:
-    return [note_path(cache, _KIND, f"{name}.{suffix}") for suffix in ("mtree", "layerfarm")]
+    return [result_path(cache, _KIND, f"{name}.{suffix}") for suffix in ("mtree", "layerfarm")]
 
 
 def _record(*streams: BufferedReader | BufferedRandom) -> bytes:

@@ -33,8 +33,8 @@ from layerfarm.jobs.store import (
     check_refname,
     parse_document,
 )
-from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
-from layerfarm.jobs.store.verify import embedded_data
+from layerfarm.jobs.store.blob import embedded_data
+from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 
 MOST_LAYERS = 127
 """The most layers that Docker's overlay driver mounts."""

@@ -16,7 +16,7 @@ from layerfarm.jobs.image import Resolved, resolve_walk
 from layerfarm.jobs.image.mutate import rewritten
 from layerfarm.jobs.image.resolve import is_artifact, platform_text, read_index, walks
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Document, Layout, check_refname, parse_document
-from layerfarm.jobs.store.reach import MANIFEST_TYPES, children
+from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
 
 REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"

@@ -15,7 +15,7 @@ from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, decode_an
 from layerfarm.jobs.relayer.planner.plan import MOST_LAYERS, Plan, divide, parse_plan
 from layerfarm.jobs.relayer.planner.search import PlanOptions, make_plan
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.notes import read_note, write_note
+from layerfarm.jobs.store.result_cache import read_result, write_result
 
 MEDIA_TYPE_PLAN: Final = "application/vnd.layerfarm.plan.v1+json"
 DIRECTORIES: Final = "directories"
@@ -44,13 +44,13 @@ def note_of(manifest: str, options: AnalysisOptions) -> str:
 
 def kept_analysis(layout: Layout, manifest: str, options: AnalysisOptions) -> Analysis | None:
     """The analysis of an image that was made before, if it is still there."""
-    content = read_note(layout, _ANALYSES, note_of(manifest, options))
+    content = read_result(layout, _ANALYSES, note_of(manifest, options))
     return None if content is None else decode_analysis(content)
 
 
 def keep_analysis(layout: Layout, analysis: Analysis, options: AnalysisOptions) -> bool:
     """Keep an analysis for :func:`kept_analysis`. False: it cannot be written, because the store may only be read."""
-    return write_note(layout, _ANALYSES, note_of(analysis.image, options), analysis.encode())
+    return write_result(layout, _ANALYSES, note_of(analysis.image, options), analysis.encode())
 
 
 def put_plan(layout: Layout, plan: Plan) -> str:

@@ -4,7 +4,7 @@ Where they lie: distribution-spec lists referrers at an API that a layout has no
 both are read here: the ``sha256-HEX`` tag of the spec's fallback (regclient), and entries of index.json
 without a tag (oras). Ours are written the second way. A tag would be one more name in ``layerfarm ls`` and
 in every script that lists tags, and adding to the index behind it means rewriting that; an entry is
-appended, and a garbage collection lets it live as long as its subject (:mod:`layerfarm.jobs.store.orphans`). Who
+appended, and a garbage collection lets it live as long as its subject (:mod:`layerfarm.jobs.store.reachability`). Who
 pushes to a registry without the API makes the tag from them (:func:`fallback_index`).
 """
 
@@ -22,7 +22,7 @@ from pydantic import Field
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Document, Index, Layout
 from layerfarm.jobs.store import parse_document as parse
 from layerfarm.jobs.store.descriptor import StringMap
-from layerfarm.jobs.store.orphans import SUBJECT, subject_of
+from layerfarm.jobs.store.reachability import SUBJECT, subject_of
 
 MEDIA_TYPE_EMPTY: Final = "application/vnd.oci.empty.v1+json"
 _NO_TAG: Final = re.compile("[^A-Za-z0-9._-]")

@@ -13,7 +13,7 @@ from layerfarm.jobs.layer.contents import OpenLayer
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.durable import explained
+from layerfarm.jobs.store.atomic_file import explained
 
 
 def check_range(image: Resolved, keep: int, upto: int | None) -> int:

@@ -15,7 +15,7 @@ from layerfarm.jobs.layer.stack import Read, Stack
 from layerfarm.jobs.relayer.equivalence import matcher
 from layerfarm.jobs.relayer.squash import opener
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.durable import explained
+from layerfarm.jobs.store.atomic_file import explained
 
 _HARDLINK: Final = 0x31
 

@@ -1,5 +1,7 @@
 """The OCI image layout as a shared content-addressed store: the only writer of ``blobs/`` and ``index.json``."""
 
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.blob import Ingest, VerifiedReader
 from layerfarm.jobs.store.descriptor import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
@@ -10,14 +12,11 @@ from layerfarm.jobs.store.descriptor import (
     Index,
     Platform,
     check_digest,
+    check_refname,
 )
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
-from layerfarm.jobs.store.ingest import Ingest
 from layerfarm.jobs.store.janitor import janitor
 from layerfarm.jobs.store.layout import Layout
-from layerfarm.jobs.store.refname import check_refname
-from layerfarm.jobs.store.verify import VerifiedReader
 
 __all__ = [
     "MEDIA_TYPE_CONFIG",

@@ -1,4 +1,4 @@
-"""The content descriptor of the image-spec, and its digest (descriptor.md)."""
+"""Descriptors, digests and tags of the image-spec (descriptor.md, annotations.md), and the index that holds them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from layerfarm.jobs.errors import InvalidReference
 from layerfarm.jobs.store.document import Document
 
 MEDIA_TYPE_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -19,6 +20,8 @@ REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
+_COMPONENT = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
+_REFNAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 
 
 def check_digest(text: str) -> str:
@@ -45,7 +48,7 @@ StringMap = Annotated[dict[str, str], BeforeValidator(_nulls_as_go)]
 
 
 class Platform(Document):
-    """The platform an image runs on (image-index.md); ``{}``, which some tools write, says nothing."""
+    """The platform an image runs on (image-index.md); some tools write ``{}``."""
 
     architecture: str | None = None
     os: str | None = None
@@ -88,3 +91,30 @@ class Index(Document):
             if value.get("mediaType") not in (None, "", MEDIA_TYPE_INDEX):
                 raise ValueError(f"mediaType of an index is {str(value['mediaType'])[:100]!r}")
         return value
+
+
+# --- tags -----------------------------------------------------------------------------------------
+
+
+def check_refname(text: str) -> str:
+    """``text`` if it is a tag by the grammar of annotations.md, "org.opencontainers.image.ref.name".
+
+    Raises:
+        InvalidReference: it is not.
+    """
+    if not _REFNAME.fullmatch(text):
+        raise InvalidReference(
+            "not a valid tag", where=text[:200], hint="letters and digits, joined by one of - . _ : @ + or --, and /"
+        )
+    return text
+
+
+def named(descriptor: Descriptor, tag: str) -> Descriptor:
+    """The entry of index.json that tags ``descriptor``. Raises InvalidReference as :func:`check_refname`."""
+    check_refname(tag)
+    return descriptor.model_copy(update={"annotations": {**(descriptor.annotations or {}), REF_NAME: tag}})
+
+
+def name_of(entry: Descriptor) -> str | None:
+    """The tag of this entry of index.json, if any."""
+    return (entry.annotations or {}).get(REF_NAME)

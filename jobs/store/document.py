@@ -1,4 +1,4 @@
-"""OCI JSON documents: parsed with suspicion, written the same way every time."""
+"""OCI JSON documents: parsed strictly, written the same way every time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layerfarm.jobs.limits import limits
 
 
 class Document(BaseModel):
-    """An OCI JSON document. Fields that layerfarm does not know, and the order of all, survive a rewrite."""
+    """An OCI JSON document. Unknown fields and the order of all fields survive a rewrite."""
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
@@ -27,7 +27,7 @@ class Document(BaseModel):
         return document
 
     def __eq__(self, other: object) -> bool:
-        """Equal by content; the order of the keys says nothing."""
+        """Equal by content, in any order of keys."""
         return (
             type(self) is type(other)
             and isinstance(other, Document)
@@ -70,8 +70,7 @@ def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: str = 
 
 
 def _depth(value: Any) -> int:
-    """How many lists and objects lie inside each other. What we do not know is passed on, also to pydantic's
-    serializer, which gives up at some depth."""
+    """The depth of nested lists and objects: unknown fields reach pydantic's serializer, which fails at some depth."""
     level = [value]
     depth = 0
     while level:
@@ -90,7 +89,7 @@ def encode_document(document: Document) -> bytes:
 
 
 def encode_around(document: Document, field: str) -> tuple[bytes, bytes]:
-    """What :func:`encode_document` writes before and after the items of the list ``field``."""
+    """The bytes that :func:`encode_document` writes before and after the items of the list ``field``."""
     plain = _plain(document)
     names = list(plain)
     place = names.index(field)
@@ -101,7 +100,7 @@ def encode_around(document: Document, field: str) -> tuple[bytes, bytes]:
 
 
 def explain(error: Exception) -> str:
-    """A validation error as one line: the place of the first fault and what is wrong there."""
+    """A validation error as one line: place and description of the first fault."""
     if not isinstance(error, ValidationError):
         return _first_line(error)
     first = error.errors(include_url=False, include_input=False)[0]

@@ -1,19 +1,17 @@
-"""Remove the blobs that nothing needs any more, while others go on writing (relayer.md 4.2).
+"""Remove unreferenced blobs while others go on writing (relayer.md 4.2).
 
-What is needed: whatever the index leads to, and whatever a lease names (:mod:`layerfarm.jobs.store.leases`), so all
-that a queued or running job of layerfarm counts on or has made. Beyond that:
+A blob is needed if the index leads to it or a lease names it (:mod:`layerfarm.jobs.store.leases`): all that a queued or
+running job of layerfarm relies on or has made. Beyond that:
 
-* The index is locked from before the mark until the sweep has moved the last blob out of ``blobs/``. A tag
-  is given before, and its blobs are marked, or after, and then whoever gives it looks for its blobs first
-  (:meth:`layerfarm.jobs.store.Layout.tag`, ``needs``). What can be read before the lock is: under it only what is new.
-* A blob younger than the grace stays. That is for those who take no lease: another tool that copies an image into
-  the layout, and comes to its tag last. Who finds a blob in place and uses it again refreshes its time, and looks
-  whether it is still there (:func:`layerfarm.jobs.store.ingest.refresh`).
-* The sweep first moves a blob away, then looks at its time and at the leases once more, and puts it back if somebody
-  came for it meanwhile.
-* What it moves goes into the trash, for as long as the grace. A reader that misses a blob takes it from there, and so
-  does the mark of the next collection when a tag leads to it by then: so also a collector that slept in the middle of
-  its sweep, for so long that the server gave its lock away, takes nothing for good.
+* The index is locked from before the mark until the sweep has moved the last blob out of ``blobs/``. A tag is given
+  before, and its blobs are marked, or after, and then its blobs are checked first
+  (:meth:`layerfarm.jobs.store.Layout.tag`, ``needs``). Manifests are read before; under the lock only new ones.
+* A blob younger than the grace stays, for tools that take no lease and give the tag of an image last. A writer that
+  finds a blob refreshes its time, and checks that it still exists (:func:`layerfarm.jobs.store.blob.refresh`).
+* The sweep first moves a blob, then checks its time and the leases again, and restores it if it was used meanwhile.
+* Moved blobs stay in the trash for the grace. Readers find them there, and the mark of the next collection restores
+  those that a tag leads to by then: even a collector that slept during its sweep, so long that the server released its
+  lock, loses nothing.
 * The clock is the store's: the time that its file system gives to a new file.
 """
 
@@ -21,33 +19,31 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
 from layerfarm.jobs.errors import LayerfarmError, StoreError
+from layerfarm.jobs.store.atomic_file import BLOBS, PRIVATE_DIRECTORY, explained, files_of, make_directory
 from layerfarm.jobs.store.descriptor import Descriptor, check_digest
 from layerfarm.jobs.store.document import parse_document
-from layerfarm.jobs.store.durable import explained, files_of, make_directory
-from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
 from layerfarm.jobs.store.janitor import janitor, umoci_leftovers
 from layerfarm.jobs.store.layout import Layout
-from layerfarm.jobs.store.leases import Leases
-from layerfarm.jobs.store.notes import stale_notes
-from layerfarm.jobs.store.orphans import drop_orphans, living
-from layerfarm.jobs.store.reach import Read, reachable
-from layerfarm.jobs.store.trash import Trash
+from layerfarm.jobs.store.leases import Lease, Leases
+from layerfarm.jobs.store.reachability import ManifestCache, drop_dangling, reachable, without_dangling
+from layerfarm.jobs.store.result_cache import stale_results
+from layerfarm.jobs.store.retention import Trash
 
 ResultT = TypeVar("ResultT")
 
 DEFAULT_GRACE: Final = 2 * 3600.0
-"""Seconds. Our own jobs hold leases; this is for other tools, between their first blob of an image and its tag. One
-that takes longer, up to twice as long, finds its blobs restored from the trash by the next collection."""
+"""Seconds, for tools without leases, between their first blob of an image and its tag. If they take longer, up to twice
+as long, the next collection restores their blobs from the trash."""
 STAGING_GRACE: Final = 3600.0
-"""Seconds for which files that a job stages are left at least, whatever the grace: they are no garbage while
-it runs, and unlike umoci's directories they hold no lock that would tell."""
+"""Seconds for which files staged by jobs are kept at least, whatever the grace: unlike umoci's directories they hold no
+lock that shows whether the job runs."""
 
 
 @dataclass
@@ -55,27 +51,25 @@ class Collected:
     """What a collection removed, or would remove."""
 
     blobs: list[tuple[str, int]] = field(default_factory=list)
-    """Digest and bytes of each unreferenced blob that was taken out of the layout, into the trash unless the grace
-    is 0."""
+    """Digest and bytes of each unreferenced blob, moved into the trash unless the grace is 0."""
     deleted: list[tuple[str, int]] = field(default_factory=list)
-    """Those that were deleted for good: they had been in the trash for the grace."""
+    """Digest and bytes of each blob deleted after the grace in the trash."""
     restored: list[str] = field(default_factory=list)
-    """Digests that something needs again and that came back from the trash."""
+    """Digests of blobs that are needed again and were restored from the trash."""
     trash_bytes: int = 0
-    """What lies in the trash afterwards."""
+    """Size of the trash afterwards."""
     young: int = 0
-    """Unreferenced blobs that were left because they are younger than the grace."""
+    """Unreferenced blobs that were kept because they are younger than the grace."""
     young_bytes: int = 0
     leased: int = 0
-    """Unreferenced blobs that were left because a job has a lease of them."""
+    """Unreferenced blobs that were kept because of a lease."""
     leased_bytes: int = 0
-    notes: list[Path] = field(default_factory=list)
-    """Those that nobody has read for long."""
+    results: list[Path] = field(default_factory=list)
+    """Cached results that were not read for long."""
     leftovers: list[Path] = field(default_factory=list)
-    """What crashed jobs, of layerfarm or umoci, had staged, and leases that ran out."""
-
+    """Files staged by crashed jobs of layerfarm or umoci, and expired leases."""
     absent: list[str] = field(default_factory=list)
-    """Digests of manifests that an index names and the layout does not hold: there is nothing of them to be kept."""
+    """Digests of manifests that an index names and the layout does not hold."""
 
     @property
     def bytes(self) -> int:
@@ -83,32 +77,32 @@ class Collected:
 
     @property
     def freed(self) -> int:
-        """Bytes that the disk has back."""
+        """Bytes freed on the disk."""
         return sum(size for _, size in self.deleted)
 
 
 def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = False) -> Collected:
-    """Remove what nothing needs and nobody has touched for ``grace`` seconds.
+    """Remove the blobs that nothing needs and that were not used for ``grace`` seconds, and stale private files.
 
-    A grace of 0 is umoci's way: what goes is deleted at once, and other tools that write meanwhile lose what they have
-    not tagged yet. Jobs of layerfarm do not.
+    With a grace of 0 they are deleted at once, as umoci does, and other tools that write meanwhile lose their untagged
+    blobs; jobs of layerfarm do not.
 
     Raises:
-        StoreError: what an entry of the index names is missing, a manifest that it leads to is corrupt, or
-            ``blobs`` is shared with other layouts by a link; nothing has been removed then. Manifests that a nested
-            index names may be absent (:attr:`Collected.absent`).
+        StoreError: the blob of an entry of the index is missing, a manifest is corrupt, or ``blobs`` is shared with
+            other layouts by a link; nothing has been removed then. Manifests that a nested index names may be absent
+            (:attr:`Collected.absent`).
     """
-    _refuse_shared(layout.path / "blobs")
+    _refuse_shared(layout.path / BLOBS)
     with explained("garbage collection failed", layout.path):
         return _Collection(layout, grace, dry_run).run()
 
 
 class Mark:
-    """What is needed, looked for twice: at leisure, then under the lock, where most of it is known."""
+    """The blobs that the index leads to; computed before the lock, and again under it, where most is known."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._read = Read()
+        self._cache = ManifestCache()
         self._entries: dict[bytes, Descriptor] = {}
 
     def referenced(self) -> set[str]:
@@ -121,15 +115,15 @@ class Mark:
         where = str(self._layout.path / "index.json")
         known, self._entries = self._entries, {}
         for name, entry in zip(text.names, text.entries, strict=True):
-            # Of an entry that is no descriptor nobody knows what it leads to.
+            # An entry that is no descriptor is an error here: nobody knows what it leads to.
             self._entries[entry] = known.get(entry) or parse_document(Descriptor, entry, name or where)
-        self._read.absent.clear()
+        self._cache.absent.clear()
         roots = list(self._entries.values())
-        return reachable(self._layout, living(self._layout, roots, self._read), self._read)
+        return reachable(self._layout, without_dangling(self._layout, roots, self._cache), self._cache)
 
     def absent(self) -> list[str]:
         """The digests of manifests that indexes name and the layout did not hold."""
-        return sorted(self._read.absent)
+        return sorted(self._cache.absent)
 
 
 class _Collection:
@@ -151,24 +145,24 @@ class _Collection:
         mark = Mark(layout)
         _explaining(mark.referenced)
         if not self._dry_run:
-            _explaining(lambda: drop_orphans(layout, self._oldest))
-        # What is in here is found by nobody any more. One that a dead collection left is the janitor's.
+            _explaining(lambda: drop_dangling(layout, self._oldest))
+        # No reader looks here; the janitor removes those of crashed collections.
         doomed = layout.path / PRIVATE_DIRECTORY / "doomed" / os.urandom(8).hex()
         with layout.locked():
-            # Before the mark: who lets a lease go has given the tag, or needs no blob any more.
+            # Before the mark: a job that releases its lease has given its tag, or needs no blob any more.
             leases = self._leases.live(self._now)
-            leased = frozenset[str]().union(*(lease.digests for lease in leases))
+            leased = _digests(leases)
             referenced = _explaining(mark.referenced)
             done.absent = mark.absent()
             self._empty_trash(referenced | leased, doomed)
             self._sweep(referenced, leased, doomed)
-            done.notes = stale_notes(layout, self._now)
+            done.results = stale_results(layout, self._now)
             if not self._dry_run:
                 self._trash.tidy()
         if not self._dry_run:
             with suppress(OSError):
                 self._files.remove(doomed)
-            for path in done.notes:
+            for path in done.results:
                 with suppress(FileNotFoundError):
                     self._files.remove(path)
         holders = {lease.holder for lease in leases}
@@ -182,7 +176,7 @@ class _Collection:
     # --- blobs -------------------------------------------------------------------------------------
 
     def _empty_trash(self, needed: set[str], doomed: Path) -> None:
-        """Put back what is needed again; let go of what has lain there for the grace."""
+        """Restore blobs that are needed again; delete those that were here for the grace."""
         done = self._done
         for blob in list(self._trash.blobs()):
             held = self._layout.blob_path(blob.digest).is_file()
@@ -197,7 +191,7 @@ class _Collection:
                 done.trash_bytes += blob.size
 
     def _sweep(self, referenced: set[str], leased: frozenset[str], doomed: Path) -> None:
-        """Move what is to go out of ``blobs``."""
+        """Move unneeded blobs out of ``blobs``."""
         done = self._done
         away = self._trash.new(self._now)
         for digest, path, found in list(_blobs(self._layout)):
@@ -223,7 +217,7 @@ class _Collection:
                     self._doom(blob.path, doomed)
 
     def _move(self, path: Path, away: Path) -> bool:
-        """False if somebody was quicker, to take it away or to use it again."""
+        """Move a blob into the trash. False if it was removed or used meanwhile."""
         directory = away / path.parent.name
         make_directory(directory, self._layout.path)
         trashed = directory / path.name
@@ -231,23 +225,27 @@ class _Collection:
             self._files.rename(path, trashed)
             if self._files.lstat(trashed).st_mtime <= self._oldest:
                 return True
-        except FileNotFoundError:  # gone, or back already because somebody missed it
+        except FileNotFoundError:  # gone, or restored already by a reader
             return False
         self._trash.restore(f"{path.parent.name}:{path.name}")
         return False
 
     def _return_leased(self) -> None:
-        """Put back what came under a lease since the leases were read: whoever took it may have seen the blob."""
-        leased = frozenset[str]().union(*(lease.digests for lease in self._leases.live(self._now)))
+        """Restore blobs leased since the leases were read: the holder may have found them in place."""
+        leased = _digests(self._leases.live(self._now))
         for blob in self._done.blobs[:]:
             if blob[0] in leased and self._trash.restore(blob[0]):
                 self._done.blobs.remove(blob)
 
     def _doom(self, path: Path, doomed: Path) -> None:
-        """Take it where no reader looks, to be deleted when the lock is free: large files take their time."""
+        """Move a file where no reader looks, to be deleted after the lock is released: large files take time."""
         make_directory(doomed, self._layout.path)
         with suppress(FileNotFoundError):
             self._files.rename(path, doomed / os.urandom(8).hex())
+
+
+def _digests(leases: Iterable[Lease]) -> frozenset[str]:
+    return frozenset[str]().union(*(lease.digests for lease in leases))
 
 
 def _refuse_shared(blobs: Path) -> None:
@@ -261,7 +259,7 @@ def _refuse_shared(blobs: Path) -> None:
 
 
 def _explaining(look: Callable[[], ResultT]) -> ResultT:
-    """What ``look`` finds in the manifests; an error says that nothing was removed for it."""
+    """The result of ``look``; its error becomes one that says that nothing was removed."""
     try:
         return look()
     except LayerfarmError as error:
@@ -273,8 +271,8 @@ def _explaining(look: Callable[[], ResultT]) -> ResultT:
 
 
 def _blobs(layout: Layout) -> Iterator[tuple[str, Path, os.stat_result]]:
-    """Every blob of the layout. Files of other names are not ours to judge."""
-    for algorithm in sorted((layout.path / "blobs").iterdir()):
+    """Every blob of the layout; files with other names are ignored."""
+    for algorithm in sorted((layout.path / BLOBS).iterdir()):
         if not algorithm.is_dir():
             continue
         with os.scandir(algorithm) as entries:

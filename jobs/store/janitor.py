@@ -1,4 +1,4 @@
-"""Removes what crashed jobs left in a layout (DESIGN law 8)."""
+"""Removes the files that crashed jobs left in a layout (DESIGN law 8)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import stat
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
 from layerfarm.jobs.fs import Beneath
-from layerfarm.jobs.store.durable import files_of
-from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, files_of
 
-_LEFTOVERS = ("ingest", "work", "doomed")
+_LEFTOVERS: Final = ("ingest", "work", "doomed")
 
 
 def janitor(
@@ -24,11 +24,10 @@ def janitor(
     dry_run: bool = False,
     holders: Collection[str] = (),
 ) -> list[Path]:
-    """Remove ingest files and work directories that nothing has touched for ``max_age`` seconds.
+    """Remove ingest files and work directories that nothing has touched for ``max_age`` seconds; returns them.
 
-    Those of ``holders``, jobs that have a lease, are left: they may wait for their turn for any time. ``now`` is
-    seconds on the store's clock; by default this machine's is taken for it. Returns what was removed; ``dry_run``
-    only looks.
+    Those of ``holders``, jobs with a lease, stay: they may be queued for any time. ``now``: seconds on the store's
+    clock, by default on this machine's.
 
     Raises:
         UnsafePath: one of their directories is a link.
@@ -47,23 +46,23 @@ def janitor(
                 if not dry_run:
                     files.remove(path)
             except FileNotFoundError:
-                continue  # its job, or another janitor, was quicker
+                continue  # its job, or another janitor, was faster
             removed.append(path)
     return removed
 
 
 def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> list[Path]:
-    """Remove the temporary directories in which no umoci is at work any more; returns them.
+    """Remove the temporary directories of umocis that ended; returns them.
 
-    A umoci that is alive holds a flock on its directory (umoci.md B7). Between making and locking it there
-    is a moment without, hence the age: seconds of the last time that one may have been touched.
+    A running umoci holds a flock on its directory (umoci.md B7), but not at once: only directories touched before
+    ``oldest``, in seconds, are removed.
     """
     removed = []
     for path in sorted(layout.glob(".umoci-*")):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            continue  # no directory of umoci's, or gone
+            continue  # not umoci's directory, or gone
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_mtime <= oldest:
@@ -78,7 +77,7 @@ def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> li
 
 
 def _last_touched(files: Beneath, path: Path) -> float:
-    """The newest mtime of the path and of what lies directly in it."""
+    """The newest mtime of the path and of the entries directly in it."""
     found = files.lstat(path)
     inside = files.names(path) if stat.S_ISDIR(found.st_mode) else []
     return max([found.st_mtime, *(files.lstat(path / name).st_mtime for name in inside)])

@@ -19,30 +19,33 @@ from layerfarm.jobs.errors import (
     LayerfarmError,
     LayoutExists,
     NotALayout,
-    SizeMismatch,
     StoreError,
     TagNotFound,
 )
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, Descriptor, Index, check_digest
+from layerfarm.jobs.store.atomic_file import (
+    BLOBS,
+    PRIVATE_DIRECTORY,
+    explained,
+    make_directory,
+    read_file,
+    replace_file,
+    sync_directory,
+)
+from layerfarm.jobs.store.blob import Ingest, VerifiedReader, check_size, embedded_data, hasher, late_pauses, refresh
+from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, Descriptor, Index, check_digest, named
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.durable import explained, make_directory, replace_file, sync_directory
-from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, IndexFile, read_file
-from layerfarm.jobs.store.indextext import IndexText, parse_index
-from layerfarm.jobs.store.ingest import Ingest, refresh
+from layerfarm.jobs.store.index import IndexFile, IndexText, parse_index
 from layerfarm.jobs.store.leases import cover
-from layerfarm.jobs.store.network import late_pauses
-from layerfarm.jobs.store.refs import named
-from layerfarm.jobs.store.tagging import Tagging, Wish
-from layerfarm.jobs.store.trash import Trash
-from layerfarm.jobs.store.verify import VerifiedReader, embedded_data, hasher
+from layerfarm.jobs.store.retention import Trash
+from layerfarm.jobs.store.tag_batch import TagBatch, TagRequest
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LAYOUT_VERSION = "1.0.0"
 _EMPTY = Index.model_validate({"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": []})
-"""A new ``index.json``, with its media type as umoci 0.6 writes it."""
+"""A new ``index.json``, with the media type that umoci 0.6 writes."""
 
 
 class Layout:
@@ -68,12 +71,12 @@ class Layout:
             except FileExistsError as error:
                 raise LayoutExists("something is here already", where=path) from error
             try:
-                make_directory(path / "blobs" / "sha256", path)
-                # Staged in the layout itself: nothing private is made for an empty one.
-                replace_file(path / "index.json", encode_document(_EMPTY), path, path)
+                make_directory(path / BLOBS / "sha256", path)
+                # Staged in the layout itself: an empty one gets no private directory.
+                replace_file(path / "index.json", encode_document(_EMPTY), path, staging=path)
                 # Last, because with it the directory is a layout.
                 version = encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION))
-                replace_file(path / "oci-layout", version, path, path)
+                replace_file(path / "oci-layout", version, path, staging=path)
                 sync_directory(path)
             except BaseException:
                 shutil.rmtree(path, ignore_errors=True)
@@ -90,11 +93,7 @@ class Layout:
         """
         if not is_directory(path):
             raise NotALayout("no OCI image layout here", where=path, hint="make one with: layerfarm init --layout PATH")
-        for name, is_there in (
-            ("oci-layout", Path.is_file),
-            ("index.json", Path.is_file),
-            ("blobs", Path.is_dir),
-        ):
+        for name, is_there in (("oci-layout", Path.is_file), ("index.json", Path.is_file), (BLOBS, Path.is_dir)):
             if not is_there(path / name):
                 raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
         marker = path / "oci-layout"
@@ -106,12 +105,12 @@ class Layout:
     # --- blobs ---------------------------------------------------------------------------------
 
     def blob_path(self, digest: str) -> Path:
-        """Where the blob lies or would lie. Raises StoreError if ``digest`` is not one."""
+        """The path of the blob, stored or not. Raises StoreError if ``digest`` is not one."""
         try:
             algorithm, _, encoded = check_digest(digest).partition(":")
         except ValueError as error:
             raise StoreError("not a digest", where=digest[:200]) from error
-        return self.path / "blobs" / algorithm / encoded
+        return self.path / BLOBS / algorithm / encoded
 
     def has(self, descriptor: Descriptor) -> bool:
         """True if the blob is there with the promised size; its content is not read."""
@@ -124,10 +123,10 @@ class Layout:
             return False
 
     def lacks(self, descriptor: Descriptor) -> bool:
-        """True if nothing here is the blob, right or damaged, nor will be: it has to come from elsewhere.
+        """True if the blob is absent. A damaged one is not: reading it raises.
 
-        An index may name manifests that the layout does not hold (image-layout.md "Blobs"); ``docker save`` writes
-        such for the platforms that were never pulled. What is there and wrong is not absent: reading it says so.
+        An index may name manifests that the layout does not hold (image-layout.md "Blobs"): ``docker save`` writes
+        them for platforms that were never pulled.
         """
         if descriptor.data is not None:
             return False
@@ -140,10 +139,10 @@ class Layout:
         return False
 
     def claim(self, descriptor: Descriptor) -> bool:
-        """As :meth:`has`, and a garbage collector leaves the blob.
+        """As :meth:`has`, and garbage collectors keep the blob.
 
-        It is added to the lease of the job that is worked for (:mod:`layerfarm.jobs.store.leases`) before this says
-        that it is there, and counts as just used.
+        Before this returns True it is added to the lease of the current job (:mod:`layerfarm.jobs.store.leases`) and
+        marked as just used.
         """
         path = self.blob_path(descriptor.digest)
         cover(self.path, descriptor.digest)
@@ -152,7 +151,7 @@ class Layout:
         return self._trash.restore(descriptor.digest) and refresh(path, descriptor.size)
 
     def pin(self, descriptor: Descriptor) -> None:
-        """:meth:`claim` a blob that is only read. Where nothing can be written it lies as safe as its owner lets it."""
+        """:meth:`claim` a blob that is only read; without effect in a layout that cannot be written."""
         try:
             self.claim(descriptor)
         except StoreError as error:
@@ -160,8 +159,8 @@ class Layout:
                 raise
 
     def ingest(self, algorithm: str = "sha256") -> Ingest:
-        """Begin a blob whose bytes come bit by bit."""
-        return Ingest(self.path, self._private("ingest"), algorithm)
+        """Begin a blob that is written in pieces."""
+        return Ingest(self.path, algorithm)
 
     def put(self, chunks: bytes | Iterable[bytes], media_type: str, **fields: Any) -> Descriptor:
         """Store a blob; returns its descriptor, with ``fields`` (annotations, platform) on it."""
@@ -176,16 +175,16 @@ class Layout:
         return self.put(encode_document(document), media_type, **fields)
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """The blob's bytes, verified while they are read (:class:`~layerfarm.jobs.store.verify.VerifiedReader`).
+        """The blob's bytes, verified while they are read (:class:`~layerfarm.jobs.store.blob.VerifiedReader`).
 
         Raises:
             BlobNotFound: the store does not hold it, and the descriptor does not embed it.
-            SizeMismatch: it has another size; nothing is read then.
+            SizeMismatch: the file has another size.
             DigestMismatch: the data embedded in the descriptor is not the promised blob.
         """
         embedded = embedded_data(descriptor)
         path = self.blob_path(descriptor.digest)
-        hasher(descriptor.digest)  # an unknown algorithm is refused before anything is opened
+        hasher(descriptor.digest)  # refuse an unknown algorithm before anything is opened
         try:
             fd = self._open(descriptor.digest, path)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -194,17 +193,18 @@ class Layout:
             raise BlobNotFound("store does not hold the blob", where=descriptor.digest) from error
         except OSError as error:
             raise StoreError(f"blob cannot be read, {error.strerror}", where=path) from error
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise StoreError("blob is not a regular file", where=path)
+            check_size(descriptor.digest, descriptor.size, found.st_size)
+        except BaseException:
             os.close(fd)
-            raise StoreError("blob is not a regular file", where=path)
-        if found.st_size != descriptor.size:
-            os.close(fd)
-            raise SizeMismatch(f"blob has {found.st_size} bytes, not {descriptor.size}", where=descriptor.digest)
+            raise
         return VerifiedReader(fd, descriptor)
 
     def _open(self, digest: str, path: Path) -> int:
-        """The file of a blob that somebody counts on: looked for in the trash too, and again where it may be late."""
+        """Open the file of a blob: also from the trash, and again where another host's new file may appear late."""
         for pause in (*late_pauses(self.path), None):
             try:
                 return os.open(path, _READ)
@@ -212,7 +212,7 @@ class Layout:
                 if self._trash.restore(digest):
                     continue
                 trashed = self._trash.open(digest)
-                if trashed is not None:  # who may not write may read it there
+                if trashed is not None:  # not restored, in a layout that cannot be written
                     return trashed
                 if pause is None:
                     raise
@@ -223,7 +223,7 @@ class Layout:
         """A document whole, verified.
 
         Raises:
-            LimitExceeded: the descriptor says that it is larger than the limit ``document_bytes``.
+            LimitExceeded: by its descriptor it is larger than the limit ``document_bytes``.
             BlobNotFound, SizeMismatch, DigestMismatch: as :meth:`open_blob`, and reading it.
         """
         bounds = limits()
@@ -231,6 +231,17 @@ class Layout:
             raise bounds.exceeded("document_bytes", "blob is larger than {} bytes", descriptor.digest)
         with self.open_blob(descriptor) as stream:
             return stream.read()
+
+    def scratch(self) -> Path:
+        """A directory on the layout's file system for unnamed files; created if missing.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        directory = self.path / PRIVATE_DIRECTORY / "ingest"
+        with explained("nothing can be staged in the layout", directory):
+            make_directory(directory, self.path)
+        return directory
 
     # --- tags ----------------------------------------------------------------------------------
 
@@ -253,23 +264,23 @@ class Layout:
         return found
 
     def index_text(self) -> IndexText:
-        """The same, cut into its entries and not read further: what changes little is not read again."""
+        """``index.json`` cut into its entries; only new entries are parsed."""
         return self._index.read()
 
     def now(self) -> float:
-        """Seconds on the store's clock, which other machines' may differ from."""
+        """Seconds on the store's clock, from which other machines' clocks may differ."""
         return self._index.now()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let nobody give or take a tag meanwhile."""
+        """Prevent changes of tags meanwhile."""
         with self._index.locked():
             yield
 
     def update_index(self, change: Callable[[Index], Index]) -> Index:
         """Replace ``index.json`` by ``change`` of it. No concurrent update is lost (umoci #146).
 
-        ``change`` is called under the layout's lock and must be quick. For a tag :meth:`tag` is quicker.
+        ``change`` is called under the layout's lock and must be quick; :meth:`tag` is faster for one tag.
         """
         with self._index.locked():
             old, odd = self._parts()
@@ -283,28 +294,27 @@ class Layout:
         return list(self._index.read().places)
 
     def find(self, tag: str) -> list[Descriptor]:
-        """Whatever the tag names; usually none or one, but the spec allows several."""
+        """The descriptors that the tag names; usually none or one, but the spec allows several."""
         return self._index.read().find(tag)
 
     def tag(self, name: str, descriptor: Descriptor, needs: Iterable[Descriptor] = (), once: str = "") -> None:
-        """Let ``name`` be the tag of ``descriptor``, whatever it named before.
+        """Make ``name`` the tag of ``descriptor`` only; many writers at once are batched (``tag_batch``).
 
-        ``needs``: the blobs without which the tag would be good for nothing. They are looked for while the
-        index is locked, as it is during a garbage collection: either that sees the tag and keeps them, or
-        they are gone and no tag is given. ``once``: if not empty, nothing is done when the tag was given
-        under this name before, whatever it names by now (:mod:`layerfarm.jobs.store.commits`).
-
-        Many may do so at once, see :mod:`layerfarm.jobs.store.tagging`.
+        Parameters:
+            needs: blobs that the image consists of. They are looked for under the lock that a garbage collection
+                holds: either that sees the tag and keeps them, or they are gone and no tag is given.
+            once: if not empty, nothing is done if the tag was given under this name before, whatever it names now
+                (:class:`layerfarm.jobs.store.retention.Commits`).
 
         Raises:
             InvalidReference: ``name`` breaks the grammar.
-            BlobNotFound: a blob of ``needs`` is not there.
+            BlobNotFound: a blob of ``needs`` is missing.
         """
-        wish = Wish(tag=name, descriptor=descriptor, needs=list(needs), once=once)
-        Tagging(self.path, self._index, self.has).give(wish)
+        request = TagRequest(tag=name, descriptor=descriptor, needs=list(needs), once=once)
+        TagBatch(self.path, self._index, self.has).give(request)
 
     def copy_tag(self, old: str, new: str) -> Descriptor:
-        """Let ``new`` name what ``old`` names, in one step; returns that.
+        """Make ``new`` a tag of the descriptor that ``old`` names, in one step; returns that.
 
         Raises:
             TagNotFound: ``old`` names nothing.
@@ -324,17 +334,6 @@ class Layout:
         self._index.update(change)
         return found[0]
 
-    def scratch(self) -> Path:
-        """A directory on the layout's file system for files that have no name; made if it is missing.
-
-        Raises:
-            StoreError: it cannot be made.
-        """
-        directory = self._private("ingest")
-        with explained("nothing can be staged in the layout", directory):
-            make_directory(directory, self.path)
-        return directory
-
     def untag(self, name: str) -> bool:
         """Remove a tag; False if there was none. The blobs stay."""
         removed = False
@@ -349,11 +348,6 @@ class Layout:
 
     def _parts(self) -> tuple[Index, dict[int, Any]]:
         return parse_index(self._index.raw(), str(self._index.path))
-
-    # --- inside --------------------------------------------------------------------------------
-
-    def _private(self, name: str = "") -> Path:
-        return self.path / PRIVATE_DIRECTORY / name
 
 
 class _LayoutFile(Document):

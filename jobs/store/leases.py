@@ -1,21 +1,18 @@
-"""Leases: the blobs that a job needs before a tag leads to them, and that gc therefore leaves (relayer.md 4.2).
+"""Leases: the blobs that a job needs before a tag leads to them; garbage collection keeps those (relayer.md 4.2).
 
-A lease is a directory, ``.layerfarm/leases/<job>/``, with a file ``lease`` that says for how long it holds after its
-last touch, and one empty file for each digest. Making such a file is one step, seen at once by every host and in need
-of no fsync, and any number of processes may do so; whoever collects garbage, on whichever host, needs no Redis to see
-it. Time is the store's: that of the touch, and that of the collection.
+A lease is a directory, ``.layerfarm/leases/<job>/``, with a file ``lease``, which holds its duration after the last
+touch, and one empty file for each digest. Creating such a file is one step that every host sees at once and that needs
+no fsync; any number of processes may do so, and a collector on any host needs no Redis to see it. Time is the store's.
 
-* It is taken when a job is queued, over all that the images of its request lead to
-  (:func:`layerfarm.jobs.flows.inputs.lease_inputs`). A queued job has nobody to beat for it, be it for a night without
-  a worker. So its lease holds as long as the farm itself remembers a job that does not advance
-  (``LAYERFARM_JOB_EXPIRES``).
-* Every process that works for the job says so with :func:`holding`. Whatever it stores, or finds in the store and
-  counts on, is added to the lease *before* that is reported, so there is no moment at which a blob is known to the job
-  and not to the lease. While it works, the lease is touched. What a unit made has to outlive the unit and its
-  process, because the job's record speaks of it; so outputs hold as long as inputs.
-* The end of the job releases it. Where nobody is left to do so it runs out, and the next collection removes it.
+* It is taken when a job is queued, for all that the images of its request lead to
+  (:func:`layerfarm.jobs.flows.inputs.lease_inputs`). No process renews it while the job is queued, perhaps for a night
+  without a worker, so it lasts as long as the farm remembers a job that does not advance (``LAYERFARM_JOB_EXPIRES``).
+* Every process that works for the job uses :func:`holding`. A blob that it stores, or finds and relies on, is added to
+  the lease *before* that is reported: no blob is ever known to the job and not to the lease. The lease is touched
+  while the process works. The job's record names the outputs of a unit, which therefore last as long as inputs.
+* The end of the job releases it. If no process is left to do so it expires, and the next collection removes it.
 
-A job of ``layerfarm.worker.engine.local`` ends with its process: its lease holds an hour after the last touch.
+A job of ``layerfarm.worker.engine.local`` ends with its process: its lease lasts an hour after the last touch.
 """
 
 from __future__ import annotations
@@ -36,23 +33,30 @@ from typing import Final
 from pydantic import Field
 
 from layerfarm.jobs.errors import LayerfarmError, StoreError
+from layerfarm.jobs.store.atomic_file import (
+    PRIVATE_DIRECTORY,
+    create_file,
+    explained,
+    files_of,
+    make_directory,
+    read_file,
+    write_all,
+)
 from layerfarm.jobs.store.descriptor import check_digest
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.durable import create_file, explained, files_of, make_directory, write_all
-from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY, read_file
 
 LOCAL: Final = 3600.0
-"""Seconds for which the lease of a job without a queue holds after its last touch."""
+"""Seconds after its last touch for which the lease of a job without a queue lasts."""
 _UNTOLD: Final = 24 * 3600.0
-"""Seconds for one that does not say: its taker died between making the directory and saying it."""
+"""Seconds for a lease without a term: its holder died between creating the directory and the file."""
 _BEATS: Final = 4
-"""Touches within the time for which a lease holds."""
+"""Touches within the duration of a lease."""
 _TERM: Final = "lease"
 _HOLDER: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 class Term(Document):
-    """What the file ``lease`` says."""
+    """The content of the file ``lease``."""
 
     seconds: float = Field(gt=0)
     """After the last touch."""
@@ -60,7 +64,7 @@ class Term(Document):
 
 @dataclass(frozen=True)
 class Lease:
-    """One that holds."""
+    """A lease that has not expired."""
 
     holder: str
     """The job."""
@@ -78,7 +82,7 @@ class Leases:
         self._files = files_of(layout)
 
     def add(self, holder: str, seconds: float, digests: Iterable[str]) -> None:
-        """Take a lease for ``holder``, or add to the one that it has.
+        """Take a lease for ``holder``, or add to its lease.
 
         Raises:
             StoreError: the store cannot be written.
@@ -88,13 +92,13 @@ class Leases:
             try:
                 self._add(directory, seconds, digests)
             except PermissionError:
-                # Another user took it, when the job was queued, and shares the store but not that directory.
+                # Another user of the store queued the job, and owns that directory.
                 self._add(directory.with_name(f"{holder}.{os.geteuid()}"), seconds, digests)
 
     def touch(self, holder: str) -> None:
-        """Let the lease, if there is one, hold for its time from now on."""
+        """Renew the lease, if there is one, from now on."""
         for directory in self._all_of(holder):
-            # Its owner's touch it is, or root's.
+            # Only its owner and root may touch it.
             with suppress(FileNotFoundError, PermissionError):
                 self._files.touch(directory / _TERM)
 
@@ -104,11 +108,11 @@ class Leases:
             self._remove(directory)
 
     def live(self, now: float) -> list[Lease]:
-        """Those that hold at ``now`` seconds on the store's clock."""
+        """The leases that have not expired at ``now``, in seconds on the store's clock."""
         return [lease for lease, _ in self._found() if lease.expires > now]
 
     def sweep(self, now: float, *, dry_run: bool = False) -> list[Path]:
-        """Remove those that ran out; returns them."""
+        """Remove the expired ones; returns them."""
         ended = [directory for lease, directory in self._found() if lease.expires <= now]
         for directory in ended if not dry_run else ():
             self._remove(directory)
@@ -123,7 +127,7 @@ class Leases:
 
     def _all_of(self, holder: str) -> list[Path]:
         first = self._of(holder)
-        # Of a thousand queued jobs, perhaps: a glob would take ten times as long.
+        # There may be a thousand queued jobs: a glob would take ten times as long.
         others = [name for name in self._files.names(self._directory) if name.startswith(f"{holder}.")]
         return [path for path in (first, *map(self._directory.joinpath, others)) if self._files.is_directory(path)]
 
@@ -141,7 +145,7 @@ class Leases:
             try:
                 fd = self._files.open(name, flags)
             except FileNotFoundError:
-                # Swept or released this moment: whoever works for it holds it all the same.
+                # Swept or released this moment: its holder takes it again.
                 make_directory(directory, self._layout)
                 self._say(directory, seconds)
                 fd = self._files.open(name, flags)
@@ -165,7 +169,7 @@ class Leases:
 
     def _read(self, holder: str, directory: Path, touched: float) -> Lease:
         seconds, term = _UNTOLD, directory / _TERM
-        # Between release and removal the file is gone first or last; what is left holds for a while.
+        # While a lease is being removed, its file may vanish before the digests: they are kept for a while.
         with suppress(FileNotFoundError, LayerfarmError):
             touched = self._files.lstat(term).st_mtime
             seconds = parse_document(Term, read_file(term, "document_bytes", self._layout), _TERM).seconds
@@ -176,18 +180,18 @@ class Leases:
         return Lease(holder, touched + seconds, frozenset(digests))
 
 
-# --- for whom this process works ------------------------------------------------------------------
+# --- the job of this thread -----------------------------------------------------------------------
 
 
 class _Held:
-    """The lease of the job that this thread works for, in every layout that the work comes to."""
+    """The lease of the current job, in every layout that it uses."""
 
     def __init__(self, holder: str, seconds: float) -> None:
         self.holder = holder
         self._seconds = seconds
         self._known: dict[Path, set[str]] = {}
         self.due = 0.0
-        """When it is to be renewed next, by the monotonic clock."""
+        """The time of its next renewal, by the monotonic clock."""
 
     def add(self, layout: Path, digest: str) -> None:
         known = self._known.setdefault(layout, set())
@@ -208,13 +212,13 @@ class _Held:
 
 
 class _Renewer:
-    """Renews what this process holds, in one thread: most work is done long before its lease has to be renewed."""
+    """Renews all leases that this process holds, in one thread, started with the first."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """In a child of fork(2), which holds nothing and has no thread but one."""
+        """Reset in a child of fork(2), which holds nothing and has only one thread."""
         self._held: set[_Held] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -253,11 +257,11 @@ _working_for: ContextVar[_Held | None] = ContextVar("layerfarm_lease", default=N
 
 @contextmanager
 def holding(holder: str, seconds: float, layouts: Iterable[Path] = ()) -> Iterator[None]:
-    """Work for ``holder``: its lease is kept alive, and what this thread stores or counts on is added to it.
+    """Work for ``holder``: renew its lease, and add to it the blobs that this thread stores or relies on.
 
     Parameters:
-        seconds: for which the lease holds after a touch.
-        layouts: where it may have one already.
+        seconds: duration of the lease after a touch.
+        layouts: where it may have a lease already.
     """
     held = _Held(holder, seconds)
     held.start(layouts)
@@ -271,7 +275,7 @@ def holding(holder: str, seconds: float, layouts: Iterable[Path] = ()) -> Iterat
 
 
 def cover(layout: Path, digest: str) -> None:
-    """Add a blob to the lease of the job that this thread works for, if it works for one.
+    """Add a blob to the lease of this thread's job, if it has one.
 
     Raises:
         StoreError: the store cannot be written.
@@ -282,6 +286,6 @@ def cover(layout: Path, digest: str) -> None:
 
 
 def at_work() -> str:
-    """The job that this thread works for; empty: none."""
+    """The job of this thread; empty: none."""
     held = _working_for.get()
     return held.holder if held is not None else ""

@@ -1,10 +1,9 @@
 """The lock of a layout, against threads, processes and hosts (relayer.md 4.2, point 4).
 
-An fcntl lock, which works on NFSv4, where flock may not. It belongs to the open file (``F_OFD_SETLK``) and not
-to the process: two threads keep each other out, whichever names they reach the file by, and no other part of
-the process that closes the same file takes it away. The file is opened for writing, without which NFS gives no
-exclusive lock, and is never removed: a waiter could hold a lock on a file that no longer has the name, while a
-third process locks a new one.
+An fcntl lock works on NFSv4, where flock may not. It belongs to the open file (``F_OFD_SETLK``) and not to the process:
+two threads exclude each other, whatever names they open it by, and no other code of the process that closes the same
+file releases it. The file is open for writing, without which NFS gives no exclusive lock, and is never removed: a
+waiter could hold a lock on a file that has lost its name, while a third process locks a new one.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from layerfarm.jobs.store.durable import files_of, give_to_owner
+from layerfarm.jobs.store.atomic_file import files_of, give_to_owner
 
 _WHOLE_FILE: Final = (os.SEEK_SET, 0, 0, 0)
 _LOCK: Final = struct.pack("@hhqqi", fcntl.F_WRLCK, *_WHOLE_FILE)
@@ -29,8 +28,7 @@ _open: set[int] = set()
 
 
 def _forget_in_child() -> None:
-    """A child that is forked while a thread holds a lock has its file open too, and would keep it locked after
-    its parent's death."""
+    """Close the lock files in a forked child: an open copy would keep them locked after the parent's death."""
     for fd in _open:
         with suppress(OSError):
             os.close(fd)
@@ -41,16 +39,16 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class Lock:
-    """The lock named by a file, open and not taken; a context manager, at whose end it is free again."""
+    """The lock named by a file, open and not taken; a context manager that releases it."""
 
-    def __init__(self, lock_file: Path, owner_of: Path) -> None:
-        self._fd = _lock_file(lock_file, owner_of)
+    def __init__(self, lock_file: Path, layout: Path) -> None:
+        self._fd = _lock_file(lock_file, layout)
         _open.add(self._fd)
 
     def touch(self) -> float:
         """Date the file now; seconds on the clock of its file system (relayer.md 4.2, point 6).
 
-        An update without a time of our own is dated by the server where there is one.
+        Without an explicit time, the server sets it where there is one.
         """
         os.utime(self._fd)
         return os.fstat(self._fd).st_mtime
@@ -64,41 +62,35 @@ class Lock:
         return True
 
     def take(self) -> None:
-        """Take it; waits for as long as it takes. Its holder's death frees it."""
+        """Take it; waits without limit. The death of its holder releases it."""
         for pause in pauses():
             if self.take_if_free():
                 return
             time.sleep(pause)
 
-    def give_back(self) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _UNLOCK)
-
     def __enter__(self) -> Lock:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
         if self._fd not in _open:  # in a child that was forked meanwhile: its parent holds the lock
             return
-        # Told, not only closed: somebody may have been forked and not come to its own closing yet.
+        # Unlocked explicitly: a child forked this moment may not have closed its copy yet.
         with suppress(OSError):
-            self.give_back()
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _UNLOCK)
         _open.discard(self._fd)
         os.close(self._fd)
 
 
-def _lock_file(path: Path, owner_of: Path) -> int:
-    """Open the file, made if there is none. Only then it is given to the layout's owner: what he has put there
-    himself, perhaps a second name of somebody's file, keeps its owner."""
-    files = files_of(owner_of)
+def _lock_file(path: Path, layout: Path) -> int:
+    """Open the file, created if missing. Only a new one is given to the layout's owner: an existing file, perhaps a
+    hard link to another user's, keeps its owner."""
+    files = files_of(layout)
     try:
         fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return files.open(path, os.O_RDWR)
     try:
-        give_to_owner(fd, owner_of)
+        give_to_owner(fd, layout)
     except BaseException:
         os.close(fd)
         raise
@@ -106,18 +98,18 @@ def _lock_file(path: Path, owner_of: Path) -> int:
 
 
 @contextmanager
-def exclusive(lock_file: Path, owner_of: Path) -> Iterator[None]:
+def exclusive(lock_file: Path, layout: Path) -> Iterator[None]:
     """Hold the lock named by ``lock_file``."""
-    with Lock(lock_file, owner_of) as lock:
+    with Lock(lock_file, layout) as lock:
         lock.take()
         yield
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between two looks at a lock that another one holds: from 1 ms to some 30, at random.
+    """Seconds between two attempts to take a lock: from 1 ms to about 30, at random.
 
-    Not left to the kernel: an NFS client whose lock is taken asks again after 1 s, then 2, up to 30 (NFSv4.0) unless
-    its server calls back, and who sleeps in there does not see that another one did its work.
+    Polled instead of waiting in the kernel: an NFS client retries after 1 s, then 2, up to 30 (NFSv4.0) unless its
+    server calls back, and a thread that sleeps there does not notice that another holder granted its request.
     """
     pause = 0.001
     while True:

@@ -1,6 +1,6 @@
-"""Whether a filesystem does what a shared layout asks of it: locks, renames, durability, room.
+"""Checks whether a filesystem can hold a shared layout: locks, renames, durability, free space.
 
-Works on a file of a few bytes in a directory of its own below ``.layerfarm``; blobs and index are left alone.
+They use a small file in a directory of its own below ``.layerfarm``; blobs and index are not touched.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from layerfarm.jobs.store.durable import BLOBS, create_file, make_directory, write_all
-from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.atomic_file import BLOBS, PRIVATE_DIRECTORY, create_file, make_directory, write_all
 from layerfarm.jobs.store.locks import exclusive
 
 _RENAMES: Final = 200
 _SIZE: Final = 64
-"""Bytes: of the files that are renamed, and of what another host is to see."""
+"""Bytes of the probe file."""
 _TRY_LOCK: Final = (
     "import fcntl, sys\n"
     "try: fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
@@ -33,7 +32,7 @@ _TRY_LOCK: Final = (
 
 @dataclass(frozen=True)
 class Room:
-    """What is free, in bytes and inodes, for whom asks, and of how much."""
+    """Free space for this user, and the total, in bytes and inodes."""
 
     bytes: int
     bytes_of: int
@@ -44,9 +43,9 @@ class Room:
 
 @contextmanager
 def probe_file(store: Path) -> Iterator[Path]:
-    """A file in the store that holds ``_SIZE`` random bytes; removed afterwards, with its directories.
+    """A file of ``_SIZE`` random bytes in the store; removed afterwards, with its directories.
 
-    ``store``: a layout, or a directory for layouts, in which nobody else makes a private directory.
+    ``store``: a layout, or a directory for layouts.
 
     Raises:
         OSError: the store cannot be written, or is not there.
@@ -82,7 +81,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def locks_exclude(path: Path) -> bool:
-    """Whether a second process is kept out while one holds the lock, and let in afterwards."""
+    """Whether a held lock excludes a second process, and a released one does not."""
     with held(path):
         kept_out = _second_process(path) == 3
     return kept_out and _second_process(path) == 0
@@ -93,7 +92,7 @@ def _second_process(path: Path) -> int:
 
 
 def renames_are_atomic(path: Path) -> bool:
-    """Whether a reader sees one whole file or the other while ``path`` is replaced again and again."""
+    """Whether a reader always sees a whole file while ``path`` is replaced repeatedly."""
     torn: list[bytes] = []
     over = threading.Event()
 
@@ -102,7 +101,7 @@ def renames_are_atomic(path: Path) -> bool:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                # NFS: the file that was open is gone; the reader opens it again, as all of ours do.
+                # NFS: the open file is gone, and readers open it again.
                 content = b"" if error.errno != errno.ESTALE else b"a" * _SIZE
             if len(content) != _SIZE or len(set(content)) != 1:
                 torn.append(content)
@@ -122,7 +121,7 @@ def renames_are_atomic(path: Path) -> bool:
 
 
 def sync_seconds(path: Path) -> float:
-    """What it takes to make a file and its directory durable.
+    """The time to make a file and its directory durable.
 
     Raises:
         OSError: one of them cannot be.

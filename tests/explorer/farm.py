@@ -308,7 +308,7 @@ class Farm:
             self.may_fail.add(job.id)
 
     def _publish(self, context: Context, tag: str) -> None:
-        """As ``layerfarm.jobs.store.commits`` has it."""
+        """As ``layerfarm.jobs.store.retention`` has it."""
         if context.commit not in self.committed:
             self.committed.add(context.commit)
             self.disk.moves.append((context.job_id, tag))

@@ -26,7 +26,7 @@ from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from layerfarm.jobs.store.gc import collect
 from layerfarm.jobs.store.leases import LOCAL, Leases, holding
-from layerfarm.jobs.store.reach import reachable
+from layerfarm.jobs.store.reachability import reachable
 from layerfarm.worker.security.parents import die_with_parent
 
 AN_IMAGE_EVERY = 10

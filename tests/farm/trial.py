@@ -28,7 +28,7 @@ from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, RepackRequest,
 from layerfarm.jobs.mtree import snapshot
 from layerfarm.jobs.store import Layout, janitor
 from layerfarm.jobs.store.leases import Leases
-from layerfarm.jobs.store.reach import reachable
+from layerfarm.jobs.store.reachability import reachable
 from layerfarm.worker.client import Job
 from layerfarm.worker.engine import local
 from layerfarm.worker.jobstore.keys import Keys

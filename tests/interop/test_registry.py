@@ -23,7 +23,7 @@ from layerfarm.jobs.errors import (
 )
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
-from layerfarm.jobs.store.adopt import adopt_blob
+from layerfarm.jobs.store.transfer import import_blob
 from layerfarm.worker.catalog.document import Access
 from layerfarm.worker.catalog.pull import copy_in, look, pull, push, reachable_blobs
 from layerfarm.worker.catalog.registry import Pace, Skopeo
@@ -229,11 +229,11 @@ def test_only_what_has_the_promised_bytes_is_taken_over(store: Layout) -> None:
     wrong = beside(store) / "wrong"
     wrong.write_bytes(b"CONTENT")
     with pytest.raises(DigestMismatch):
-        adopt_blob(store, wrong, right)
+        import_blob(store, wrong, right)
     assert wrong.exists()
     assert not store.has(right)
     wrong.write_bytes(b"content")
-    assert adopt_blob(store, wrong, right)
+    assert import_blob(store, wrong, right)
     assert store.has(right)
     assert not wrong.exists()
 
@@ -247,7 +247,7 @@ def test_links_and_pipes_are_not_taken_over(store: Layout) -> None:
     os.mkfifo(place / "pipe")
     for name in ("link", "pipe", "none"):
         with pytest.raises((StoreError, UnsafePath)):
-            adopt_blob(store, place / name, right)
+            import_blob(store, place / name, right)
     assert not store.has(right)
 
 

@@ -19,11 +19,10 @@ from typing import Any, Final
 from layerfarm.jobs.errors import MalformedDocument, TagNotFound
 from layerfarm.jobs.relayer.referrer_copy import Carrier
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
-from layerfarm.jobs.store.adopt import adopt_blob
+from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.document import Document
-from layerfarm.jobs.store.durable import make_directory
-from layerfarm.jobs.store.reach import INDEX_TYPES, MANIFEST_TYPES, children
-from layerfarm.jobs.store.transfer import copy_blob
+from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
+from layerfarm.jobs.store.transfer import copy_blob, import_blob
 from layerfarm.worker.catalog.registry import Skopeo
 
 _TAG: Final = "image"
@@ -92,7 +91,7 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str) 
         top = top.model_copy(update={"annotations": None})
         blobs = reachable_blobs(staging, top)
         for blob in blobs:
-            adopt_blob(store, staging.blob_path(blob.digest), blob)
+            import_blob(store, staging.blob_path(blob.digest), blob)
         store.tag(tag, top, needs=blobs)
     return top
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from layerfarm.jobs.errors import DigestMismatch, LayerfarmError, MalformedDocument, NotInRegistry, RegistryBusy
 from layerfarm.jobs.relayer.referrers import attach, fallback_tag, read_artifact, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout, parse_document
-from layerfarm.jobs.store.adopt import adopt_blob
+from layerfarm.jobs.store.transfer import import_blob
 from layerfarm.worker.catalog.pull import reachable_blobs, staging_beside
 from layerfarm.worker.catalog.registry import Skopeo
 
@@ -117,7 +117,7 @@ def _bring(skopeo: Skopeo, repository: str, one: Statement, store: Layout) -> No
             top = _referrer(staging, top, one.subject)
         blobs = reachable_blobs(staging, top)
         for blob in blobs:
-            adopt_blob(store, staging.blob_path(blob.digest), blob)
+            import_blob(store, staging.blob_path(blob.digest), blob)
         if one.tag is None:
             attach(store, top, one.subject)
         else:

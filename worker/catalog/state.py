@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from layerfarm.jobs.errors import CatalogError, UnsafePath
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
-from layerfarm.jobs.store.durable import explained, files_of, make_directory, replace_file
+from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
 
 
 class ImageState(BaseModel):
@@ -69,7 +69,6 @@ class States:
         self._known: dict[str, ImageState] = {}
         with explained("catalog state cannot be kept", self.directory):
             make_directory(self.directory / "images", store.path)
-            make_directory(self.directory / "staging", store.path)
         images, files = self.directory / "images", files_of(store.path)
         for path in (images / file for file in files.names(images) if file.endswith(".json")):
             try:
@@ -104,7 +103,7 @@ class States:
         """A file of the catalog's own, replaced as a whole."""
         path = self.directory / name
         with explained("catalog state cannot be written", path):
-            replace_file(path, content, self.directory / "staging", self._store.path)
+            replace_file(path, content, self._store.path)
         return path
 
     @contextmanager

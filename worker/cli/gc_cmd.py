@@ -64,7 +64,7 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
     say, verb = (output.say, "would remove") if dry_run else (output.info, "removed")
     for digest, size in done.blobs:
         say(f"{verb} {digest} {size}")
-    for path in (*done.notes, *done.leftovers):
+    for path in (*done.results, *done.leftovers):
         say(f"{verb} {display(path.relative_to(layout.path))}")
     for digest in done.restored:
         say(f"{'would restore' if dry_run else 'restored'} {digest} from the trash")
@@ -86,9 +86,9 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
 
 
 def _explain(layout: Layout, digest: str, grace: float) -> None:
-    from layerfarm.jobs.store.why import reasons
+    from layerfarm.jobs.store.reachability import explain_blob
 
-    found = reasons(layout, digest)
+    found = explain_blob(layout, digest)
     lines = []
     for reference in found.references:
         via = "".join(f" via {each}" for each in reference.via)

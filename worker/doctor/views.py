@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from layerfarm.jobs.errors import RequestError, UnsafePath
 from layerfarm.jobs.flows.base import Policy
-from layerfarm.jobs.store.durable import files_of
-from layerfarm.jobs.store.indexfile import PRIVATE_DIRECTORY
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, files_of
 from layerfarm.jobs.store.probe import held, probe_file
 from layerfarm.worker.background.registry import WorkerInfo
 from layerfarm.worker.doctor.finding import Finding, fail, ok, warn

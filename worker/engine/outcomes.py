@@ -1,6 +1,6 @@
 """How a job ended is also written beside its store, and counts when Redis has forgotten it.
 
-See ``layerfarm.jobs.store.ended``.
+See ``layerfarm.jobs.store.retention``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.base import Policy, Request
 from layerfarm.jobs.flows.inputs import stores_of
-from layerfarm.jobs.store.ended import read_ending, write_ending
+from layerfarm.jobs.store.retention import read_ending, write_ending
 from layerfarm.worker.model import Ending
 
 _log = structlog.get_logger()

@@ -14,7 +14,7 @@ from layerfarm.jobs.errors import DigestMismatch
 from layerfarm.jobs.image import Resolved, portable, tree_digest, tree_of, trees, unpack_rootfs
 from layerfarm.jobs.mtree import Output, snapshot, write_tree
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.usercache import cache_path, user_cache
+from layerfarm.jobs.store.result_cache import cache_path, user_cache
 from tests.trees import char, directory, file, hardlink, socket, symlink, tree
 from tests.unit.image.images import image, special, tar
 

@@ -17,7 +17,7 @@ from layerfarm.jobs.relayer.analysis import AnalysisOptions
 from layerfarm.jobs.relayer.rechunk import kept_analysis
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.leases import holding
-from layerfarm.jobs.store.usercache import cache_path, may_write, user_cache
+from layerfarm.jobs.store.result_cache import cache_path, may_write, user_cache
 from layerfarm.worker.cli.main import main
 from tests.unit.image.images import image, tar
 

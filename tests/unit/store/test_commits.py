@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.commits import Commit, Commits
 from layerfarm.jobs.store.descriptor import Descriptor
+from layerfarm.jobs.store.retention import Commit, Commits
 
 
 @pytest.fixture

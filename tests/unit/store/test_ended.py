@@ -8,8 +8,8 @@ import pytest
 
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.ended import read_ending, write_ending
-from layerfarm.jobs.store.indexfile import IndexFile
+from layerfarm.jobs.store.index import IndexFile
+from layerfarm.jobs.store.retention import read_ending, write_ending
 
 
 def test_what_was_written_is_read(layout: Layout) -> None:

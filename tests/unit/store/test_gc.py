@@ -25,8 +25,8 @@ from layerfarm.jobs.store import (
     Layout,
 )
 from layerfarm.jobs.store.gc import DEFAULT_GRACE, collect
-from layerfarm.jobs.store.notes import write_note
-from layerfarm.jobs.store.why import reasons
+from layerfarm.jobs.store.reachability import explain_blob
+from layerfarm.jobs.store.result_cache import write_result
 
 DAY = 86400.0
 
@@ -162,7 +162,7 @@ def test_a_manifest_of_an_index_may_be_absent(layout: Layout, media_type: str) -
     assert held(layout) == digests(sparse, nested, *blobs, *other_blobs)
     assert {digest for digest, _ in done.blobs} == digests(*lost)
     assert done.absent == [absent.digest]
-    found = reasons(layout, blobs[0].digest)
+    found = explain_blob(layout, blobs[0].digest)
     assert [(each.tag, each.via) for each in found.references] == [
         ("sparse", (sparse.digest, nested.digest, here.digest))
     ]
@@ -230,7 +230,7 @@ def test_dry_run_says_all_and_removes_nothing(layout: Layout) -> None:
     os.utime(private / "ingest" / "left", (1, 1))
     (private / "ingest" / "being-written").write_bytes(b"x")
     (layout.path / ".umoci-left").mkdir()
-    write_note(layout, "kind", "unread", b"x")
+    write_result(layout, "kind", "unread", b"x")
     os.utime(private / "notes/kind/unread", (1, 1))
     before = sorted(layout.path.rglob("*"))
     done = collect(layout, 0, dry_run=True)
@@ -238,7 +238,7 @@ def test_dry_run_says_all_and_removes_nothing(layout: Layout) -> None:
         path for path in before if path.name != "index.lock"
     ]
     assert {digest for digest, _ in done.blobs} == digests(*blobs)
-    assert done.notes == [private / "notes/kind/unread"]
+    assert done.results == [private / "notes/kind/unread"]
     assert [path.name for path in done.leftovers] == ["left", ".umoci-left"]
 
 

@@ -35,7 +35,7 @@ def test_create_refuses_whatever_is_there(tmp_path: Path, make: object) -> None:
 
 
 def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("layerfarm.jobs.store.layout.replace_file", full)

@@ -17,8 +17,8 @@ from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.store import MEDIA_TYPE_LAYER, Descriptor, Layout
 from layerfarm.jobs.store.gc import DEFAULT_GRACE, STAGING_GRACE, collect
 from layerfarm.jobs.store.leases import Leases, holding
-from layerfarm.jobs.store.trash import Trash
-from layerfarm.jobs.store.why import reasons
+from layerfarm.jobs.store.reachability import explain_blob
+from layerfarm.jobs.store.retention import Trash
 from tests.unit.store.test_gc import age_all, digests, held, index, manifest, plain
 
 
@@ -266,7 +266,7 @@ def test_why_a_blob_is_kept(layout: Layout) -> None:
     layout.tag("plain", made)
     layout.tag("outer", outer)
     layer = blobs[0]
-    found = reasons(layout, layer.digest)
+    found = explain_blob(layout, layer.digest)
     assert [(ref.tag, ref.via) for ref in found.references] == [
         ("plain", (made.digest,)),
         ("outer", (outer.digest, made.digest)),
@@ -275,21 +275,21 @@ def test_why_a_blob_is_kept(layout: Layout) -> None:
     assert found.age < 60
     loose = layout.put(b"loose", "a/b")
     Leases(layout.path).add("job", 60, [loose.digest])
-    found = reasons(layout, loose.digest)
+    found = explain_blob(layout, loose.digest)
     assert found.references == []
     assert 0 < found.leases["job"] <= 60
     Leases(layout.path).release("job")
     age_all(layout)
     collect(layout)
-    trashed = reasons(layout, loose.digest)
+    trashed = explain_blob(layout, loose.digest)
     assert trashed.trashed is not None
     assert not trashed.leases
     with pytest.raises(BlobNotFound):
-        reasons(layout, "sha256:" + "0" * 64)
+        explain_blob(layout, "sha256:" + "0" * 64)
     proof, _ = manifest(layout, b"proof", subject=plain(made))
     named = proof.model_copy(update={"annotations": {"dev.layerfarm.subject": made.digest}})
     layout.update_index(lambda old: old.model_copy(update={"manifests": [*old.manifests, named]}))
-    assert reasons(layout, proof.digest).references[0].subject == made.digest
+    assert explain_blob(layout, proof.digest).references[0].subject == made.digest
 
 
 # --- with real processes --------------------------------------------------------------------------

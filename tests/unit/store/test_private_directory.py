@@ -12,10 +12,10 @@ import pytest
 from layerfarm.jobs.errors import NotALayout, UnsafePath
 from layerfarm.jobs.flows.base import WorkDirectory
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.ended import read_ending, write_ending
 from layerfarm.jobs.store.gc import collect
 from layerfarm.jobs.store.leases import Leases
-from layerfarm.jobs.store.notes import read_note, write_note
+from layerfarm.jobs.store.result_cache import read_result, write_result
+from layerfarm.jobs.store.retention import read_ending, write_ending
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
 HEX = "a" * 64
@@ -66,8 +66,8 @@ ACTS: dict[str, Callable[[Layout], object]] = {
     "lease": lambda layout: Leases(layout.path).add("1", 10.0, [A.digest]),
     "release": lambda layout: Leases(layout.path).release("1"),
     "touch": lambda layout: Leases(layout.path).touch("1"),
-    "read note": lambda layout: read_note(layout, "kind", "note"),
-    "write note": lambda layout: write_note(layout, "kind", "note", b"new"),
+    "read note": lambda layout: read_result(layout, "kind", "note"),
+    "write note": lambda layout: write_result(layout, "kind", "note", b"new"),
     "read ending": lambda layout: read_ending(layout.path, "JOB"),
     "ending": lambda layout: write_ending(layout.path, "OTHER", "new"),
     "work": lambda layout: WorkDirectory(layout.path, "JOB").create(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.store.usercache import user_cache
+from layerfarm.jobs.store.result_cache import user_cache
 from layerfarm.worker.security.sandbox import Sandbox
 from layerfarm.worker.settings import load_settings
 

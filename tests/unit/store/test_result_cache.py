@@ -9,7 +9,7 @@ import pytest
 
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.gc import collect
-from layerfarm.jobs.store.notes import UNREAD, read_note, write_note
+from layerfarm.jobs.store.result_cache import UNREAD, read_result, write_result
 
 
 def note(layout: Layout) -> Path:
@@ -17,11 +17,11 @@ def note(layout: Layout) -> Path:
 
 
 def test_a_note_is_read_back_and_replaced(layout: Layout) -> None:
-    assert read_note(layout, "kind", "name") is None
-    assert write_note(layout, "kind", "name", b"one")
-    assert write_note(layout, "kind", "name", b"two")
-    assert read_note(layout, "kind", "name") == b"two"
-    assert read_note(layout, "other", "name") is None
+    assert read_result(layout, "kind", "name") is None
+    assert write_result(layout, "kind", "name", b"one")
+    assert write_result(layout, "kind", "name", b"two")
+    assert read_result(layout, "kind", "name") == b"two"
+    assert read_result(layout, "other", "name") is None
     assert os.listdir(note(layout).parent) == ["name"]
 
 
@@ -29,19 +29,19 @@ def test_where_nothing_can_be_written_nothing_is_kept(layout: Layout, monkeypatc
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("layerfarm.jobs.store.notes.replace_file", full)
-    assert not write_note(layout, "kind", "name", b"one")
-    assert read_note(layout, "kind", "name") is None
+    monkeypatch.setattr("layerfarm.jobs.store.result_cache.replace_file", full)
+    assert not write_result(layout, "kind", "name", b"one")
+    assert read_result(layout, "kind", "name") is None
 
 
 def test_a_collection_drops_what_was_not_read_for_a_month(layout: Layout) -> None:
-    write_note(layout, "kind", "name", b"one")
+    write_result(layout, "kind", "name", b"one")
     old = note(layout).stat().st_mtime - UNREAD - 60
     os.utime(note(layout), (old, old))
-    assert collect(layout, grace=0, dry_run=True).notes == [note(layout)]
+    assert collect(layout, grace=0, dry_run=True).results == [note(layout)]
     assert note(layout).exists()
-    assert read_note(layout, "kind", "name") == b"one"  # counts as used
-    assert collect(layout, grace=0).notes == []
+    assert read_result(layout, "kind", "name") == b"one"  # counts as used
+    assert collect(layout, grace=0).results == []
     os.utime(note(layout), (old, old))
-    assert collect(layout, grace=0).notes == [note(layout)]
-    assert read_note(layout, "kind", "name") is None
+    assert collect(layout, grace=0).results == [note(layout)]
+    assert read_result(layout, "kind", "name") is None

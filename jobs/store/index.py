@@ -1,39 +1,138 @@
-"""``index.json`` as text, cut into its entries: what a change of few tags among many is made on.
+"""``index.json``: its file, changed by one writer at a time (umoci #146), and its text, parsed once.
 
-64,000 tags are 14 MB of JSON: 2 s to read into documents, and 1 s to write them out again. Tags are given one
-after another, so most of that is the same as it was a moment ago. Here the bytes of each entry are kept, a
-change makes only the entries that it is about, and a text is read from the first entry on that is not known yet.
+64,000 tags are 14 MB of JSON: 2 s to parse into documents, and 1 s to write again. Tags are given one after another,
+so most of it is the same as a moment ago. :class:`IndexText` keeps the bytes of each entry: a change encodes only the
+entries that it is about, and reading parses from the first unknown entry on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, ValidationError
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedDocument
-from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest, empty_if_null
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, make_directory, read_file, replace_file
+from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest, empty_if_null, name_of
 from layerfarm.jobs.store.document import encode_around, encode_document, parse_document
-from layerfarm.jobs.store.refs import name_of
+from layerfarm.jobs.store.locks import Lock
+
+
+class IndexFile:
+    """The index of the layout at ``layout``."""
+
+    def __init__(self, layout: Path) -> None:
+        self._layout = layout
+        self.path = layout / "index.json"
+        self._lock = layout / PRIVATE_DIRECTORY / "index.lock"
+
+    def read(self) -> IndexText:
+        """The index as it is now.
+
+        Raises:
+            MalformedDocument: it does not parse.
+            LimitExceeded: it is too large.
+        """
+        raw, where = self.raw(), str(self.path)
+        known = _known.get(self.path)
+        if known is not None and known.is_of(raw):
+            return known
+        text = (known and known.goes_on(raw, where)) or IndexText.parse(raw, where)
+        _known.put(self.path, text)
+        return text
+
+    def raw(self) -> bytes:
+        """The bytes of the file."""
+        return read_file(self.path, "index_bytes", self._layout)
+
+    def update(self, change: Callable[[IndexText], IndexText]) -> None:
+        """Replace the index by ``change`` of it, which is called under the lock and must be quick."""
+        with self.locked():
+            self.replace(change)
+
+    def replace(self, change: Callable[[IndexText], IndexText]) -> None:
+        """As :meth:`update`, for the holder of the lock."""
+        old = self.read()
+        new = change(old)
+        if new is old:
+            return
+        raw = new.encode()
+        bounds = limits()
+        if len(raw) > bounds.index_bytes:
+            raise bounds.exceeded("index_bytes", "index.json would be larger than {} bytes", self.path)
+        with explained("index.json cannot be updated", self._layout):
+            replace_file(self.path, raw, self._layout)
+        _known.put(self.path, new)
+
+    def now(self) -> float:
+        """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
+        with self.lock() as lock:
+            return lock.touch()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Exclude every other writer."""
+        with self.lock() as lock:
+            lock.take()
+            yield
+
+    @contextmanager
+    def lock(self) -> Iterator[Lock]:
+        """The lock of the index's writers, not taken yet."""
+        with explained("index.json cannot be locked", self._layout):
+            make_directory(self._lock.parent, self._layout)
+            lock = Lock(self._lock, self._layout)
+        with lock:
+            yield lock
+
+
+class _Known:
+    """The last indexes that this process read, by path."""
+
+    _MOST: Final = 2
+    """A large index takes three times its bytes."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[Path, IndexText] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def get(self, path: Path) -> IndexText | None:
+        with self._guard:
+            return self._texts.get(path)
+
+    def put(self, path: Path, text: IndexText) -> None:
+        with self._guard:
+            self._texts[path] = text
+            self._texts.move_to_end(path)
+            while len(self._texts) > self._MOST:
+                self._texts.popitem(last=False)
+
+
+_known = _Known()
 
 
 @dataclass(frozen=True)
 class IndexText:
-    """One ``index.json``. Made by :meth:`parse`, and from that one by changes; never changed itself."""
+    """The text of one ``index.json``, cut into its entries; immutable."""
 
     head: bytes
-    """Up to the first entry."""
+    """Bytes up to the first entry."""
     tail: bytes
-    """From the end of the last entry."""
+    """Bytes from the end of the last entry."""
     entries: list[bytes]
     names: list[str | None]
     """The tag of each entry."""
     raw: bytes | None = None
-    """The file as it was read, if that is not what :meth:`encode` gives: another tool's."""
+    """The file as it was read, if :meth:`encode` gives other bytes: another tool wrote it."""
 
     @classmethod
     def parse(cls, raw: bytes, where: str) -> IndexText:
@@ -47,7 +146,7 @@ class IndexText:
 
     @classmethod
     def of(cls, index: Index, odd: Mapping[int, Any] = {}) -> IndexText:
-        """The text of an index and, by their places, of the entries that :func:`parse_index` found odd."""
+        """The text of an index; ``odd``: the entries that :func:`parse_index` found odd, by position."""
         head, tail = encode_around(index, "manifests")
         entries = [encode_document(entry) for entry in index.manifests]
         names = [name_of(entry) for entry in index.manifests]
@@ -63,7 +162,7 @@ class IndexText:
 
     @cached_property
     def places(self) -> dict[str, list[int]]:
-        """For each tag, in their order in the index, which entries have it; one, as a rule."""
+        """By tag, in the order of the index, the positions of its entries; one, as a rule."""
         found: dict[str, list[int]] = {}
         for place, name in enumerate(self.names):
             if name is not None:
@@ -74,17 +173,17 @@ class IndexText:
         return self.body + self.tail
 
     def mentions(self, text: str) -> bool:
-        """Whether ``text`` stands anywhere in it."""
+        """Whether ``text`` occurs anywhere in it."""
         return text.encode() in (self.raw or self.encode())
 
     def is_of(self, raw: bytes) -> bool:
-        """Whether this is what ``raw`` says."""
+        """Whether this is the parsed form of ``raw``."""
         if self.raw is not None:
             return raw == self.raw
         return len(raw) == len(self.body) + len(self.tail) and raw.startswith(self.body) and raw.endswith(self.tail)
 
     def goes_on(self, raw: bytes, where: str) -> IndexText | None:
-        """``raw`` read from the first entry that is not here; None if it is not this index with other entries."""
+        """``raw``, parsed from the first unknown entry on; None if more than the entries differ."""
         if self.raw is not None or not (raw.startswith(self.head) and raw.endswith(self.tail)):
             return None
         if len(raw) < len(self.head) + len(self.tail):
@@ -102,7 +201,7 @@ class IndexText:
         return known._with(*read)
 
     def _common(self, raw: bytes) -> tuple[int, int]:
-        """How many entries ``raw`` begins with as this does, each with a comma, and where in ``raw`` they end."""
+        """The number of leading entries in common with ``raw``, each with a comma, and their end in ``raw``."""
         place, low, high = len(self.head), 0, len(self.entries)
         while low < high:
             middle = (low + high + 1) // 2
@@ -118,9 +217,9 @@ class IndexText:
         return [parse_document(Descriptor, self.entries[place], tag) for place in self.places.get(tag, ())]
 
     def change(self, tags: Mapping[str, Descriptor | None]) -> IndexText:
-        """With each of the tags naming its descriptor only, in the place where it was, else at the end; None: nothing.
+        """The index in which each tag names only its descriptor, in its old position or at the end; None removes it.
 
-        Returns itself if that is so already.
+        Returns itself if nothing changes.
         """
         put: dict[int, Descriptor] = {}
         gone: set[int] = set()
@@ -146,7 +245,7 @@ class IndexText:
         return changed.change({name_of(entry) or "": entry for entry in more}) if more else changed
 
     def _with(self, entries: Iterable[bytes], names: Iterable[str | None]) -> IndexText:
-        """With more entries at the end."""
+        """With more entries at the end; what is known is not computed again."""
         more, called = list(entries), list(names)
         if not more:
             return self
@@ -155,22 +254,20 @@ class IndexText:
         for place, name in enumerate(called, len(self.names)):
             if name is not None:
                 places[name] = [*places.get(name, ()), place]
-        # What is known already is not put together again.
         new.__dict__.update(body=self.body + (b"," if self.entries else b"") + b",".join(more), places=places)
         return new
 
 
 class _AnyIndex(Index):
-    """An index whose entries are not looked at."""
+    """An index with entries of any kind."""
 
     manifests: Annotated[list[Any], BeforeValidator(empty_if_null)] = Field(default_factory=list)
 
 
 def parse_index(raw: bytes, where: str) -> tuple[Index, dict[int, Any]]:
-    """``index.json``, and its entries that are no valid descriptors, by their places.
+    """``index.json``, and its entries that are no valid descriptors, by position.
 
-    Other tools write into the same layout: what one of them wrote wrong under its own tag is for those who ask for
-    that tag to complain of.
+    Other tools write into the same layout: an invalid entry is an error only when its own tag is asked for.
 
     Raises:
         MalformedDocument: it is no index.
@@ -201,10 +298,10 @@ _PLAIN: Final = frozenset(("mediaType", "digest", "size", "annotations"))
 
 
 def _read_entries(text: bytes, where: str) -> tuple[list[bytes], list[str | None]] | None:
-    """The bytes and the tag of each of the entries in ``text``; None: what it is, whoever reads all will find."""
+    """The bytes and the tag of each entry in ``text``; None: not only valid entries."""
     try:
         values = json.loads(b"[" + text + b"]")
-        # Most are of four plain fields, which are looked at here in a fifth of the time that a document takes.
+        # Most have four plain fields, and are checked here in a fifth of the time of a document.
         if all(map(_is_plain, values)):
             entries = [json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() for value in values]
             return entries, [(value.get("annotations") or {}).get(REF_NAME) for value in values]
@@ -215,7 +312,7 @@ def _read_entries(text: bytes, where: str) -> tuple[list[bytes], list[str | None
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a descriptor of the fields of nearly all entries, each of the right type."""
+    """Whether this is a descriptor with only the usual fields, each of the right type."""
     if type(value) is not dict or not value.keys() <= _PLAIN:
         return False
     annotations = value.get("annotations", {})

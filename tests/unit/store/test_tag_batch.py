@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, LimitExceeded
 from layerfarm.jobs.store import REF_NAME, Descriptor, Index, Layout, encode_document, parse_document
-from layerfarm.jobs.store.indextext import IndexText
+from layerfarm.jobs.store.descriptor import named
+from layerfarm.jobs.store.index import IndexText
 from layerfarm.jobs.store.locks import exclusive
-from layerfarm.jobs.store.refs import named
-from layerfarm.jobs.store.tagging import PATIENCE, Wish
+from layerfarm.jobs.store.tag_batch import PATIENCE, TagRequest
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
 B = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "b" * 64, "size": 2})
@@ -124,7 +124,7 @@ def test_an_index_never_grows_beyond_what_can_be_read(layout: Layout, monkeypatc
 # --- wishes ---------------------------------------------------------------------------------------
 
 
-def wish_of_another(layout: Layout, wish: Wish | bytes, age: float = 0) -> Path:
+def wish_of_another(layout: Layout, wish: TagRequest | bytes, age: float = 0) -> Path:
     """As another process leaves it."""
     directory = layout.path / ".layerfarm" / "tagging"
     directory.mkdir(exist_ok=True)
@@ -137,8 +137,8 @@ def wish_of_another(layout: Layout, wish: Wish | bytes, age: float = 0) -> Path:
 def test_whoever_gives_a_tag_gives_those_of_all_who_wait(layout: Layout) -> None:
     blob = layout.put(b"x", "a/b")
     absent = blob.model_copy(update={"digest": A.digest})
-    granted = wish_of_another(layout, Wish(tag="theirs", descriptor=A, needs=[blob]))
-    refused = wish_of_another(layout, Wish(tag="incomplete", descriptor=A, needs=[blob, absent]))
+    granted = wish_of_another(layout, TagRequest(tag="theirs", descriptor=A, needs=[blob]))
+    refused = wish_of_another(layout, TagRequest(tag="incomplete", descriptor=A, needs=[blob, absent]))
     layout.tag("ours", B)
     assert layout.tags() == ["theirs", "ours"]
     assert granted.read_bytes().startswith(b"granted\n")
@@ -146,8 +146,8 @@ def test_whoever_gives_a_tag_gives_those_of_all_who_wait(layout: Layout) -> None
 
 
 def test_of_wishes_for_one_tag_the_newest_holds(layout: Layout) -> None:
-    wish_of_another(layout, Wish(tag="t", descriptor=A))
-    wish_of_another(layout, Wish(tag="t", descriptor=B))
+    wish_of_another(layout, TagRequest(tag="t", descriptor=A))
+    wish_of_another(layout, TagRequest(tag="t", descriptor=B))
     layout.tag("other", A)
     assert layout.find("t") == [named(B, "t")]
     layout.tag("t", A)
@@ -155,7 +155,7 @@ def test_of_wishes_for_one_tag_the_newest_holds(layout: Layout) -> None:
 
 
 def test_the_wish_of_a_dead_writer_does_not_come_true_later(layout: Layout) -> None:
-    path = wish_of_another(layout, Wish(tag="late", descriptor=A), age=PATIENCE + 5)
+    path = wish_of_another(layout, TagRequest(tag="late", descriptor=A), age=PATIENCE + 5)
     layout.tag("ours", B)
     assert layout.tags() == ["ours"]
     assert not path.exists()
@@ -170,7 +170,7 @@ def test_a_wish_that_is_none_hinders_nobody(layout: Layout, raw: bytes) -> None:
 
 def test_a_wish_that_is_a_link_is_not_followed(layout: Layout, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
-    precious.write_bytes(encode_document(Wish(tag="t", descriptor=A)))
+    precious.write_bytes(encode_document(TagRequest(tag="t", descriptor=A)))
     directory = layout.path / ".layerfarm" / "tagging"
     directory.mkdir()
     (directory / "0").symlink_to(precious)

@@ -1,0 +1,190 @@
+"""Files of a shared layout: replaced atomically, durable, and readable by the layout's owner (DESIGN law 4)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.fs import Beneath
+from layerfarm.jobs.limits import limits
+
+PRIVATE_DIRECTORY: Final = ".layerfarm"
+"""Holds all that layerfarm keeps in a layout beside the specified files; other tools ignore it."""
+BLOBS: Final = "blobs"
+"""Present in every layout, and created first."""
+_SPECIFIED: Final = (BLOBS, "index.json", "oci-layout")
+_LISTED: Final = os.O_RDONLY | os.O_DIRECTORY
+_STALE_READS: Final = 10
+
+
+def files_of(layout: Path) -> Beneath:
+    """Access to the files of a layout, which may be another user's.
+
+    The files of image-layout.md may be links: umoci and skopeo read such layouts (blobs shared between layouts, the
+    link farms of build systems), and every blob is verified by its digest. In the private directory no link is
+    followed.
+    """
+    return Beneath(layout, linked=_SPECIFIED)
+
+
+@contextmanager
+def explained(what: str, where: Path) -> Iterator[None]:
+    """Turn an OSError (disk full, no permission) into a StoreError that begins with ``what``."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{what}, {error.strerror or error}", where=where) from error
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_file(path: Path, limit: str, layout: Path) -> bytes:
+    """A small file of a layout whole.
+
+    Raises:
+        StoreError: it cannot be read.
+        UnsafePath: a symbolic link is in the way, or it is not a regular file.
+        LimitExceeded: it is larger than the limit of that name.
+    """
+    bounds = limits()
+    most: int = getattr(bounds, limit)
+    with explained("file cannot be read", path):
+        content = _read_unmoved(path, most + 1, layout)
+    if len(content) > most:
+        raise bounds.exceeded(limit, "file is larger than {} bytes", path)
+    return content
+
+
+def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
+    # NFS gives ESTALE when another host replaces the file while it is read; opened again, it is the new one.
+    for _ in range(_STALE_READS):
+        try:
+            return files_of(layout).read(path, most)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            stale = error
+    raise stale
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def replace_file(path: Path, content: bytes, layout: Path, staging: Path | None = None) -> None:
+    """Replace a file of ``layout`` in one step: readers see the old content or the new, whole.
+
+    Its directory, and by default the one for staging, are created if missing. ``staging``: where the new file is
+    written first; it has to exist.
+    """
+    if staging is None:
+        staging = layout / PRIVATE_DIRECTORY / "ingest"
+        make_directory(path.parent, layout)
+        make_directory(staging, layout)
+    fd, temporary = create_file(staging, layout)
+    try:
+        try:
+            write_all(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        rename_durably(temporary, path, layout)
+    except BaseException:
+        with suppress(OSError):
+            files_of(layout).unlink(temporary)
+        raise
+
+
+def create_file(directory: Path, layout: Path, holder: str = "") -> tuple[int, Path]:
+    """A new file with a random name; a descriptor open for writing, and the path.
+
+    Its mode follows the umask and its owner is the layout's, if root works: tempfile would make it 0600, unreadable
+    for other users of a shared layout (umoci.md B7). ``holder``: begins the name, before a dot.
+    """
+    path = directory / ((f"{holder}." if holder else "") + os.urandom(16).hex())
+    files = files_of(layout)
+    fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        give_to_owner(fd, layout)
+    except BaseException:
+        os.close(fd)
+        files.unlink(path)
+        raise
+    return fd, path
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """write(2) until everything is written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def make_directory(path: Path, layout: Path) -> None:
+    """Create ``path`` and its missing parents in ``layout``, with its owner; fine if they exist.
+
+    Raises:
+        FileNotFoundError: the layout is not there. Its disk may be unmounted, and a directory created in its place
+            would be hidden beneath it.
+    """
+    files = files_of(layout)
+    if files.is_directory(path):
+        return
+    if path == layout or (path.parent == layout and path.name != BLOBS and not (layout / BLOBS).is_dir()):
+        raise FileNotFoundError(errno.ENOENT, "there is no layout here any more", str(layout))
+    if not files.is_directory(path.parent):
+        make_directory(path.parent, layout)
+    try:
+        with files.directory(path.parent) as parent:
+            os.mkdir(path.name, dir_fd=parent)
+    except FileExistsError:
+        if not files.is_directory(path):
+            raise
+        return
+    _sync(files, path.parent)
+    with files.directory(path, _LISTED) as fd:
+        give_to_owner(fd, layout)
+
+
+def give_to_owner(fd: int, layout: Path) -> None:
+    """Give a file that root creates in another user's layout to that user."""
+    owner, mine = os.stat(layout), os.fstat(fd)
+    if (owner.st_uid, owner.st_gid) != (mine.st_uid, mine.st_gid):
+        # Refused to ordinary users, to root without CAP_CHOWN, and behind an NFS server that squashes root.
+        with suppress(PermissionError):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
+def rename_durably(source: Path, target: Path, layout: Path) -> None:
+    """Rename within a layout, and make the rename itself survive a crash.
+
+    An NFS client that lost the server's answer repeats the request and gets ENOENT; the target then shows whether the
+    rename was done (relayer.md 4.2, point 2).
+    """
+    files = files_of(layout)
+    ours = files.lstat(source)
+    try:
+        files.rename(source, target)
+    except FileNotFoundError:
+        if not (files.is_file(target) and os.path.samestat(ours, files.lstat(target))):
+            raise
+    _sync(files, target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a layout's top directory survive a crash."""
+    _sync(files_of(path), path)
+
+
+def _sync(files: Beneath, path: Path) -> None:
+    with files.directory(path, _LISTED) as fd:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network filesystems cannot
+                raise
