@@ -1,198 +1,205 @@
-"""The stages that turn a tree on disk into a layer: survey, hash, compare, pack.
+"""The stages that turn a tree on disk into a layer of an image: survey, hash, compare, pack, publish.
 
-``build`` and ``repack`` share them; they differ in where the old tree comes from and in what is
-published at the end. Every unit leaves its output as a file in the job's work directory, so a unit
-that runs twice, or on another host, finds the same input and leaves the same output.
+``build`` and ``repack`` share them; they differ in where the old tree and the base image come from. Every unit leaves
+its output as a file in the job's work directory, so a unit that runs twice, or on another host, finds the same input
+and leaves the same output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Generic
+from typing import Any, Final, TypeVar
 
+from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.errors import display
-from layerfarm.jobs.flows.base import Context, FileRef, Model, Stage, Unit, WorkDirectory, unit_of, work_directory
-from layerfarm.jobs.flows.layer_state import Changes, LayeringState, StateT
-from layerfarm.jobs.flows.newtree import NewTree
-from layerfarm.jobs.flows.pack_stage import pack_stage
-from layerfarm.jobs.flows.survey import Known, Survey, survey_tree
-from layerfarm.jobs.flows.tree_unit import is_tree_unit, plan_beside_comparing, run_tree_unit, split_results
-from layerfarm.jobs.image.trees import portable
-from layerfarm.jobs.mtree import (
-    Delta,
-    DeltaSummary,
-    Entry,
-    Shard,
-    compare,
-    hash_shard,
-    mask,
-    plan_shards,
-    simplify,
-    write_deltas,
+from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
+from layerfarm.jobs.flows.new_tree import NewTree, Tree
+from layerfarm.jobs.flows.requests import (
+    BuildRequest,
+    IdMapping,
+    ImageRef,
+    ImageResult,
+    LayerOptions,
+    RepackRequest,
 )
+from layerfarm.jobs.flows.stages import single_stage
+from layerfarm.jobs.flows.surveying import TreeState, survey_stages
+from layerfarm.jobs.image import HistoryEntry, Resolved, append_layer
+from layerfarm.jobs.image.documents import timestamp
+from layerfarm.jobs.image.pack import PackedLayer, pack_layer
+from layerfarm.jobs.image.trees import portable
+from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
+from layerfarm.jobs.mtree import Delta, DeltaSummary, Entry, compare, mask, read_deltas, simplify, write_deltas
+from layerfarm.jobs.store import Layout
 
-_DELTAS: Final = "deltas"
+_TREE: Final = "new_tree"
+"""The only parameter of a tree unit, and the key of its result."""
+_LAST_SECOND: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z, the last one that RFC 3339 can write."""
 
-Baseline = Callable[[Context, StateT], Iterator[Entry]]
-"""Opens the old tree, in mtree order; called inside the compare unit."""
+
+class LayeringState(TreeState):
+    """State of the shared stages; the flows' own states extend it."""
+
+    store: Path
+    image: ImageRef
+    options: LayerOptions
+    compression: Compression
+    mask_paths: list[str] = []
+    uid_map: list[IdMapping] = []
+    gid_map: list[IdMapping] = []
+    rootless: bool = False
+    refresh: bool = False
+    """Write the new tree as on disk, too: for the bundle's next repack."""
+    exact_tree: Tree | None = None
+    """That tree; None if not wanted, or if it is the old one."""
+    tree_digest: str = ""
+    """``sha256:`` digest of the manifest of the tree as a layer can hold it."""
+    deltas: FileRef | None = None
+    changed: DeltaSummary = DeltaSummary()
+    """Over the deltas."""
+    differing: int = 0
+    """Paths that are not as they were, masked ones too."""
+    sockets: int = 0
+    packed: PackedLayer | None = None
+    warnings: list[str] = []
+    result: ImageResult | None = None
 
 
-def layering_stages(state_type: type[StateT], baseline: Baseline[StateT]) -> tuple[Stage[StateT], ...]:
-    """The four stages, for a flow whose old tree is opened by ``baseline``."""
-    compare_stage: _Compare[StateT] = _Compare(state_type, baseline)
+StateT = TypeVar("StateT", bound=LayeringState)
+
+
+def layering_stages(
+    state_type: type[StateT],
+    old_tree: Callable[[Context, StateT], Iterator[Entry]],
+    base_of: Callable[[StateT], Resolved | None],
+    created_by: str,
+    published: Callable[[Context, StateT, Resolved], None] = lambda ctx, state, image: None,
+) -> tuple[Stage[StateT], ...]:
+    """The five stages.
+
+    ``old_tree`` opens the tree to compare with, in mtree order; ``base_of`` is the image below the new layer;
+    ``published`` is called with the new image once it is tagged, perhaps twice.
+    """
+
+    def run_compare(ctx: Context, unit: Unit) -> dict[str, Any]:
+        if _TREE in unit.params:
+            return _run_tree(ctx, state_type.model_validate(unit.params[_TREE]))
+        state = state_type.model_validate(unit.params)
+        return _compare(ctx, state, lambda: old_tree(ctx, state))
+
+    def run_pack(ctx: Context, unit: Unit) -> dict[str, Any]:
+        if _TREE in unit.params:
+            return _run_tree(ctx, state_type.model_validate(unit.params[_TREE]))
+        return _pack(ctx, _PackUnit.model_validate(unit.params))
+
+    def publish(ctx: Context, state: StateT) -> ImageResult:
+        image = _publish(ctx, state, base_of(state), created_by)
+        published(ctx, state, image)
+        return _result(state, image)
+
     return (
-        Stage("survey", _plan_survey, _run_survey, _join_survey),
-        Stage("hash", _plan_hash, _run_hash, _join_hash),
-        Stage("compare", compare_stage.plan, compare_stage.run, compare_stage.join),
-        pack_stage(),
+        *survey_stages(state_type, lambda state: state.store, work_directory),
+        Stage("compare", _plan_compare, run_compare, _join),
+        Stage("pack", _plan_pack, run_pack, _join, Equal(_name_of_pack, _is_packed)),
+        single_stage("publish", state_type, ImageResult, publish, commits=True),
     )
 
 
-# --- survey: names and lstat of the whole tree ---------------------------------------------------
+def id_map(rows: list[IdMapping]) -> IdMap:
+    """The id map of a request or a bundle in the layer room's form."""
+    return IdMap.of(*((row.container, row.host, row.size) for row in rows))
 
 
-class _SurveyUnit(Model):
-    store: Path
-    rootfs: Path
-    known: Known | None
+def remove_work(ctx: Context, request: BuildRequest | RepackRequest, succeeded: bool) -> None:
+    """Remove the job's work directory."""
+    work_directory(ctx, request.image.store).remove()
 
 
-def _plan_survey(ctx: Context, state: LayeringState) -> list[Unit]:
-    return [unit_of(_SurveyUnit(store=state.store, rootfs=state.rootfs, known=state.known))]
+def _join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+    """The state with the fields in ``results``; warnings are added to those it has."""
+    update: dict[str, Any] = {}
+    warnings = state.warnings
+    for result in results:
+        update |= result
+        warnings = warnings + result.get("warnings", [])
+    if not update:
+        return state
+    return type(state).model_validate(state.model_dump() | update | {"warnings": warnings})
 
 
-def _run_survey(ctx: Context, unit: Unit) -> dict[str, Any]:
-    params = _SurveyUnit.model_validate(unit.params)
-    rootfs = ctx.policy.check_resolved(params.rootfs)
-    work = work_directory(ctx, params.store)
-    work.create()
-    if params.known is not None:
-        ctx.policy.check_resolved(params.known.cache.parent)
-    return survey_tree(rootfs, work, params.known).model_dump(mode="json")
+# --- the tree unit: digests the new tree, and writes it for the bundle -----------------------------------------------
+#
+# It runs beside a unit that leaves a processor idle. Where most of the tree was read, that is the comparison: it takes
+# one processor, and as long. Where few entries were dirty, the comparison is short, and shows if there is anything to
+# write: then it is the layer, which waits for its reader now and then.
 
 
-def _join_survey(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-    (result,) = results
-    return state.model_copy(update={"survey": Survey.model_validate(result)})
+def _tree_unit(state: LayeringState) -> list[Unit]:
+    return [Unit(params={_TREE: state.model_dump(mode="json")})]
 
 
-# --- hash: shards of equal cost, in parallel -----------------------------------------------------
+def _most_was_read(state: LayeringState) -> bool:
+    return 2 * state.surveyed.entries_to_read > state.surveyed.entries
 
 
-class _HashUnit(Model):
-    store: Path
-    rootfs: Path
-    walk: FileRef
-    shard: Shard
+def _run_tree(ctx: Context, state: LayeringState) -> dict[str, Any]:
+    if state.recorded is not None:
+        ctx.policy.check_resolved(state.recorded.manifest.parent)
+    new = NewTree(work_directory(ctx, state.store), state)
+    if not state.refresh:
+        return {"tree_digest": new.digest()}
+    tree, digest = new.write()
+    return {"tree_digest": digest, "exact_tree": tree.model_dump()}
 
 
-def _plan_hash(ctx: Context, state: LayeringState) -> list[Unit]:
-    assert state.survey is not None
-    walk = state.survey.to_read
-    walk_file = work_directory(ctx, state.store).open(walk)
-    return [
-        unit_of(_HashUnit(store=state.store, rootfs=state.rootfs, walk=walk, shard=shard), nbytes=shard.bytes)
-        for shard in plan_shards(walk_file, ctx.policy.shards)
-    ]
+# --- compare: merge the shards, and compare what they found with the old tree ----------------------------------------
 
 
-def _run_hash(ctx: Context, unit: Unit) -> dict[str, Any]:
-    params = _HashUnit.model_validate(unit.params)
-    rootfs = ctx.policy.check_resolved(params.rootfs)
-    work = work_directory(ctx, params.store)
-    walk_file = work.open(params.walk)
-    shard = params.shard
-
-    def write(path: Path) -> None:
-        with path.open("wb") as out:
-            hash_shard(rootfs, walk_file, shard, out, ctx.observer.advanced)
-
-    return work.publish(f"fragment-{shard.offset}", write).model_dump()
+def _plan_compare(ctx: Context, state: LayeringState) -> list[Unit]:
+    if state.surveyed.to_read is None:
+        return []
+    return [unit_of(state), *(_tree_unit(state) if _most_was_read(state) else ())]
 
 
-def _join_hash(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-    return state.model_copy(update={"fragments": [FileRef.model_validate(result) for result in results]})
+def _compare(ctx: Context, state: LayeringState, old_tree: Callable[[], Iterator[Entry]]) -> dict[str, Any]:
+    work = work_directory(ctx, state.store)
+    tree = NewTree(work, state)
+    sockets: list[bytes] = []
+    differing = 0
+    summary = DeltaSummary()
 
+    def noting_sockets(entries: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            if entry.type == "socket":
+                sockets.append(entry.path)
+            yield entry
 
-# --- compare: merge the shards, and hold what they found against the old tree --------------------
-
-
-class _Compare(Generic[StateT]):
-    """The one stage that differs between the flows: by where the old tree comes from."""
-
-    def __init__(self, state_type: type[StateT], baseline: Baseline[StateT]) -> None:
-        self._state_type = state_type
-        self._baseline = baseline
-
-    def plan(self, ctx: Context, state: StateT) -> list[Unit]:
-        assert state.survey is not None
-        return [] if state.survey.untouched else [unit_of(state), *plan_beside_comparing(state)]
-
-    def run(self, ctx: Context, unit: Unit) -> dict[str, Any]:
-        if is_tree_unit(unit):
-            return run_tree_unit(ctx, unit)
-        state = self._state_type.model_validate(unit.params)
-        survey = state.survey
-        assert survey is not None
-        work = work_directory(ctx, state.store)
-        tree = NewTree(work, survey, state.fragments, state.known)
-        sockets: list[bytes] = []
-        differing = _Counter()
-        old = tree.replaced(lambda: self._baseline(ctx, state))
-        new = _noting_sockets(tree.read(), sockets)
-        found = differing.counted(compare(portable(old), portable(new)))
-        wanted = simplify(mask(_unclamped(found, state.options.source_date_epoch), _mask_bytes(state.mask_paths)))
-        changes = _write_changes(work, wanted)
-        for _ in found:  # what is masked out is not read above, but makes the tree another one all the same
-            pass
-        warnings = [f"socket left out, no layer can hold one: {display(path)}" for path in sockets]
-        compared = _Compared(changes=changes, differing=differing.count, sockets=len(sockets), warnings=warnings)
-        return compared.model_dump(mode="json")
-
-    def join(self, ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-        survey = state.survey
-        assert survey is not None
-        found, trees = split_results(results)
-        compared = _Compared.model_validate(found[0]) if found else _Compared()
-        return state.model_copy(
-            update={
-                "tree_digest": survey.tree or "",
-                **trees,
-                "changes": compared.changes,
-                "differing": compared.differing,
-                "tree_entries": survey.entries - compared.sockets,
-                "warnings": state.warnings + compared.warnings,
-            }
-        )
-
-
-class _Compared(Model):
-    """What the compare unit found; as it is by default when nothing was touched."""
-
-    changes: Changes = Changes()
-    differing: int = 0
-    sockets: int = 0
-    warnings: list[str] = []
-
-
-class _Counter:
-    """Counts what passes."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def counted(self, deltas: Iterator[Delta]) -> Iterator[Delta]:
+    def counted(deltas: Iterator[Delta]) -> Iterator[Delta]:
+        nonlocal differing
         for delta in deltas:
-            self.count += 1
+            differing += 1
             yield delta
 
+    def write(path: Path) -> None:
+        nonlocal summary
+        with path.open("wb") as out:
+            summary = write_deltas(wanted, out)
 
-def _noting_sockets(entries: Iterator[Entry], sockets: list[bytes]) -> Iterator[Entry]:
-    for entry in entries:
-        if entry.type == "socket":
-            sockets.append(entry.path)
-        yield entry
+    found = counted(compare(portable(tree.replaced(old_tree)), portable(noting_sockets(tree.read()))))
+    masked = [path.encode("utf-8", "surrogateescape") for path in state.mask_paths]
+    wanted = simplify(mask(_unclamped(found, state.options.source_date_epoch), masked))
+    deltas = work.publish("deltas", write)
+    for _ in found:  # masked deltas are not read above, but make the tree another one all the same
+        pass
+    return {
+        "deltas": deltas.model_dump(),
+        "changed": summary,
+        "differing": differing,
+        "sockets": len(sockets),
+        "warnings": [f"socket left out, no layer can hold one: {display(path)}" for path in sockets],
+    }
 
 
 def _unclamped(deltas: Iterator[Delta], epoch: int | None) -> Iterator[Delta]:
@@ -208,17 +215,135 @@ def _unclamped(deltas: Iterator[Delta], epoch: int | None) -> Iterator[Delta]:
             yield delta
 
 
-def _mask_bytes(paths: list[str]) -> list[bytes]:
-    return [path.encode("utf-8", "surrogateescape") for path in paths]
+# --- pack: the changed paths as one layer in the store ---------------------------------------------------------------
 
 
-def _write_changes(work: WorkDirectory, deltas: Iterator[Delta]) -> Changes:
-    summary: DeltaSummary
+class _PackUnit(Model):
+    store: Path
+    rootfs: Path
+    deltas: FileRef
+    tree: str
+    """Digest of what was walked and read of the tree, inodes and times too: two trees that differ only in their hard
+    links are not taken for one."""
+    compression: Compression
+    level: int | None
+    source_date_epoch: int | None
+    uid_map: list[IdMapping]
+    gid_map: list[IdMapping]
+    rootless: bool
 
-    def write(path: Path) -> None:
-        nonlocal summary
-        with path.open("wb") as out:
-            summary = write_deltas(deltas, out)
 
-    ref = work.publish(_DELTAS, write)
-    return Changes(file=ref, count=summary.paths, bytes=summary.bytes, newest_mtime=summary.newest_mtime)
+def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
+    survey = state.surveyed
+    units: list[Unit] = []
+    if state.deltas is not None and state.changed.paths:
+        known = survey.incremental.tree if survey.incremental else None
+        params = _PackUnit(
+            store=state.store,
+            rootfs=state.rootfs,
+            deltas=state.deltas,
+            tree=name_of_work("tree", survey.walk.sha256, known, [ref.sha256 for ref in state.fragments]),
+            compression=state.compression,
+            level=state.options.level,
+            source_date_epoch=state.options.source_date_epoch,
+            uid_map=state.uid_map,
+            gid_map=state.gid_map,
+            rootless=state.rootless,
+        )
+        units.append(unit_of(params, state.changed.bytes))
+    # Where nothing differs the tree as a layer can hold it is the old one, whatever was dirty.
+    if survey.to_read is not None and not _most_was_read(state) and (state.differing or state.refresh):
+        units += _tree_unit(state)
+    return units
+
+
+def _pack(ctx: Context, params: _PackUnit) -> dict[str, Any]:
+    rootfs = ctx.policy.check_resolved(params.rootfs)
+    work = work_directory(ctx, params.store)
+    warnings: list[str] = []
+    options = GenerateOptions(
+        uid_map=id_map(params.uid_map),
+        gid_map=id_map(params.gid_map),
+        rootless=params.rootless,
+        source_date_epoch=params.source_date_epoch,
+        warn=warnings.append,
+        advanced=ctx.observer.advanced,
+    )
+    codec = Codec(params.compression, level=params.level, threads=ctx.policy.threads)
+    with work.open(params.deltas).open("rb") as stream:
+        layer = generate_layer(rootfs, read_deltas(stream), options)
+        packed = pack_layer(Layout.open(params.store), layer, codec)
+    return {"packed": packed.model_dump(by_alias=True), "warnings": warnings}
+
+
+def _name_of_pack(ctx: Context, unit: Unit) -> str | None:
+    if _TREE in unit.params:
+        return None
+    params = _PackUnit.model_validate(unit.params)
+    codec = codec_id(Codec(params.compression, level=params.level))
+    return name_of_work("pack", codec, params.model_dump(mode="json"))
+
+
+def _is_packed(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
+    params = _PackUnit.model_validate(unit.params)
+    packed = PackedLayer.model_validate(result["packed"])
+    return Layout.open(ctx.policy.check_store(params.store)).claim(packed.descriptor)
+
+
+# --- publish: config, manifest and tag -------------------------------------------------------------------------------
+
+
+def _publish(ctx: Context, state: LayeringState, base: Resolved | None, created_by: str) -> Resolved:
+    """Put the packed layer on ``base`` and tag the image. Doing it twice changes nothing."""
+    layout = Layout.open(ctx.policy.check_store(state.store))
+    created = _created(state)
+    image = append_layer(layout, base, state.packed, _history(state, created, created_by), created)
+    layout.tag(state.image.tag, image.path[0], needs=image.blobs, once=ctx.commit)
+    return image
+
+
+def _result(state: LayeringState, image: Resolved) -> ImageResult:
+    survey, packed = state.surveyed, state.packed
+    return ImageResult(
+        image=str(state.image),
+        manifest=image.descriptor.digest,
+        config=image.manifest.config.digest,
+        layer=packed.descriptor.digest if packed else None,
+        layer_size=packed.descriptor.size if packed else 0,
+        diff_id=packed.diff_id if packed else None,
+        mtree=tree_digest(state),
+        entries=survey.entries - state.sockets,
+        deltas=state.changed.paths,
+        warnings=state.warnings,
+    )
+
+
+def tree_digest(state: LayeringState) -> str:
+    """``sha256:`` digest of the new tree's manifest: that of the known one unless something differs."""
+    incremental = state.surveyed.incremental
+    return state.tree_digest or (incremental.tree if incremental else "")
+
+
+def _created(state: LayeringState) -> str | None:
+    """The time of the new layer: as asked, else the epoch given, else that of the newest change.
+
+    Never the clock, or the same input would not give the same manifest (DESIGN law 1).
+    """
+    if state.options.history.created is not None:
+        return state.options.history.created
+    epoch, newest = state.options.source_date_epoch, state.changed.newest_mtime
+    if epoch is not None:
+        return timestamp(epoch)
+    return None if newest is None else timestamp(min(max(newest, 0), _LAST_SECOND))
+
+
+def _history(state: LayeringState, created: str | None, created_by: str) -> HistoryEntry | None:
+    wanted = state.options.history
+    if wanted.omit:
+        return None
+    return HistoryEntry(
+        created=created,
+        created_by=wanted.created_by if wanted.created_by is not None else created_by,
+        author=wanted.author,
+        comment=wanted.comment,
+    )

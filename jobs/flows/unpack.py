@@ -20,7 +20,7 @@ from layerfarm.jobs.flows.bundle_place import (
     stage,
     staged_by,
 )
-from layerfarm.jobs.flows.layer_state import id_map
+from layerfarm.jobs.flows.layering import id_map
 from layerfarm.jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
 from layerfarm.jobs.image import UnpackOptions, resolve, resolve_walk, unpack_manifest
 from layerfarm.jobs.image.runtime_config import Volumes

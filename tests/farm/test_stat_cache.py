@@ -15,7 +15,7 @@ import pytest
 from single_changes import CHANGES, SPEC, add_socket, keep_times
 
 from layerfarm.jobs.errors import TreeChanged
-from layerfarm.jobs.flows import layering, pack_stage
+from layerfarm.jobs.flows import layering, surveying
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult, RepackRequest, UnpackRequest
 from layerfarm.jobs.image.bundle import Bundle
@@ -85,7 +85,7 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.hashed: list[str] = []
         self.deltas: list[list[Delta]] = []
-        hash_shard, generate_layer = layering.hash_shard, pack_stage.generate_layer
+        hash_shard, generate_layer = surveying.hash_shard, layering.generate_layer
 
         def hashing(rootfs: Path, walk: Path, shard: object, *rest: object) -> None:
             with walk.open("rb") as stream:
@@ -99,8 +99,8 @@ class Seen:
             self.deltas.append(found)
             return generate_layer(rootfs, found, options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(layering, "hash_shard", hashing)
-        monkeypatch.setattr(pack_stage, "generate_layer", generating)
+        monkeypatch.setattr(surveying, "hash_shard", hashing)
+        monkeypatch.setattr(layering, "generate_layer", generating)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_nothing_is_read_of_an_untouched_bundle(ground: Ground, seen: Seen, monk
     seen.hashed.clear()
     # Not even the old manifest.
     monkeypatch.setattr("layerfarm.jobs.flows.repack.open_baseline", lambda *paths: pytest.fail("manifest was read"))
-    monkeypatch.setattr("layerfarm.jobs.flows.newtree.ManifestPatch", lambda *paths: pytest.fail("manifest was read"))
+    monkeypatch.setattr("layerfarm.jobs.flows.new_tree.ManifestPatch", lambda *paths: pytest.fail("manifest was read"))
     after = ground.repack(shards=1)
     assert after == before and after.deltas == 0 and after.layer is None
     assert seen.hashed == []
@@ -222,7 +222,7 @@ def test_an_edit_with_the_very_ctime_of_the_snapshot_is_seen(
     now = (ground.rootfs / "same-size").stat().st_ctime_ns
     clock = next_tick(ground.bundle)._replace(now=now)
     with monkeypatch.context() as frozen:
-        frozen.setattr("layerfarm.jobs.flows.survey.read_clock", lambda directory: clock)
+        frozen.setattr("layerfarm.jobs.flows.surveying.read_clock", lambda directory: clock)
         ground.repack(refresh=True)
     seen.hashed.clear()
     ground.repack(shards=1)
@@ -232,20 +232,20 @@ def test_an_edit_with_the_very_ctime_of_the_snapshot_is_seen(
 def test_a_ctime_of_the_future_is_not_believed(ground: Ground, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock was put back: what lies after it may come again."""
     long_ago = next_tick(ground.bundle)._replace(now=10**9)
-    monkeypatch.setattr("layerfarm.jobs.flows.survey.read_clock", lambda directory: long_ago)
+    monkeypatch.setattr("layerfarm.jobs.flows.surveying.read_clock", lambda directory: long_ago)
     assert ground.repack(shards=1).deltas == 0
     assert len(seen.hashed) == len(SPEC)
 
 
 def test_a_file_that_changes_while_it_is_read_ends_the_job(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     (ground.rootfs / "same-size").write_bytes(b"BBBB")
-    hash_shard = layering.hash_shard
+    hash_shard = surveying.hash_shard
 
     def meanwhile(*arguments: object) -> None:
         (ground.rootfs / "same-size").write_bytes(b"longer than it was")
         hash_shard(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(layering, "hash_shard", meanwhile)
+    monkeypatch.setattr(surveying, "hash_shard", meanwhile)
     with pytest.raises(TreeChanged, match="same-size"):
         ground.repack(shards=1)
     monkeypatch.undo()
@@ -256,13 +256,13 @@ def test_a_file_that_changes_after_it_was_read_is_suspected_the_next_time(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ground.rootfs / "a").write_bytes(b"one")
-    hash_shard = layering.hash_shard
+    hash_shard = surveying.hash_shard
 
     def meanwhile(*arguments: object) -> None:
         hash_shard(*arguments)  # type: ignore[arg-type]
         (ground.rootfs / "d/f").write_bytes(b"F")  # believed to be clean when the walk passed it
 
-    monkeypatch.setattr(layering, "hash_shard", meanwhile)
+    monkeypatch.setattr(surveying, "hash_shard", meanwhile)
     assert ground.repack(shards=1, refresh=True).deltas == 1
     monkeypatch.undo()
     assert ground.both().deltas == 1
@@ -336,7 +336,7 @@ def test_where_no_clock_can_be_read_everything_is_read(
 ) -> None:
     from layerfarm.jobs.mtree import NO_CLOCK
 
-    monkeypatch.setattr("layerfarm.jobs.flows.survey.read_clock", lambda directory: NO_CLOCK)
+    monkeypatch.setattr("layerfarm.jobs.flows.surveying.read_clock", lambda directory: NO_CLOCK)
     assert ground.repack(shards=1).deltas == 0
     assert len(seen.hashed) == len(SPEC)
 

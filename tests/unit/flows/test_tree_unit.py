@@ -7,44 +7,60 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.compress import Compression
-from layerfarm.jobs.flows.base import FileRef
-from layerfarm.jobs.flows.layer_state import LayeringState
-from layerfarm.jobs.flows.requests import LayerOptions
-from layerfarm.jobs.flows.survey import Reading, Survey
-from layerfarm.jobs.flows.tree_unit import plan_beside_comparing, plan_beside_layer
+from layerfarm.jobs.flows.base import Context, FileRef, Unit
+from layerfarm.jobs.flows.layering import LayeringState, layering_stages
+from layerfarm.jobs.flows.requests import ImageRef, LayerOptions
+from layerfarm.jobs.flows.surveying import Incremental, Survey
 
 REF = FileRef(path="f", size=0, sha256="0" * 64)
+_, _, COMPARE, PACK, _ = layering_stages(LayeringState, lambda ctx, state: iter(()), lambda state: None, "test")
 
 
-def state(suspects: int | None, *, dropped: int = 0, differing: int = 0, exact: bool = False) -> LayeringState:
-    """A tree of ten entries; ``suspects``: how many of them were read, None: all, nothing being known."""
-    reading = None if suspects is None else Reading(suspects=REF, script=REF, entries=suspects, dropped=dropped)
+def tree_units(stage: object, state: LayeringState) -> list[Unit]:
+    return [unit for unit in stage.plan(Context("job"), state) if "new_tree" in unit.params]  # type: ignore[attr-defined]
+
+
+def plan_beside_comparing(state: LayeringState) -> list[Unit]:
+    return tree_units(COMPARE, state)
+
+
+def plan_beside_layer(state: LayeringState) -> list[Unit]:
+    return tree_units(PACK, state)
+
+
+def state(dirty: int | None, *, dropped: int = 0, differing: int = 0, refresh: bool = False) -> LayeringState:
+    """A tree of ten entries; ``dirty``: how many of them were read, None: all, nothing being known."""
+    part = None
+    if dirty is not None:
+        files = {"walk": REF, "script": REF} if dirty or dropped else {}
+        part = Incremental(tree="sha256:0", entries=dirty, dropped=dropped, **files)
     return LayeringState(
         store=Path("/store"),
         rootfs=Path("/rootfs"),
+        image=ImageRef(store=Path("/store")),
         options=LayerOptions(),
         compression=Compression.GZIP,
-        survey=Survey(walk=REF, entries=10, racy=0, reading=reading),
+        survey=Survey(walk=REF, entries=10, racy=0, incremental=part),
         differing=differing,
-        exact=exact,
+        refresh=refresh,
     )
 
 
-@pytest.mark.parametrize("suspects", [None, 10, 6])
+@pytest.mark.parametrize("dirty", [None, 10, 6])
 @pytest.mark.parametrize("differing", [0, 6])
-def test_most_was_read(suspects: int | None, differing: int) -> None:
-    (unit,) = plan_beside_comparing(state(suspects, exact=True))
-    assert unit.params["trees"]["exact"]
-    assert plan_beside_layer(state(suspects, differing=differing, exact=True)) == []
+def test_most_was_read(dirty: int | None, differing: int) -> None:
+    (unit,) = plan_beside_comparing(state(dirty, refresh=True))
+    assert unit.params["new_tree"]["refresh"]
+    assert plan_beside_layer(state(dirty, differing=differing, refresh=True)) == []
 
 
-@pytest.mark.parametrize("suspects", [0, 1, 5])
-def test_little_was_read(suspects: int) -> None:
-    assert plan_beside_comparing(state(suspects, dropped=1)) == []
-    (unit,) = plan_beside_layer(state(suspects, dropped=1, differing=1))
-    assert not unit.params["trees"]["exact"]
-    (unit,) = plan_beside_layer(state(suspects, dropped=1, exact=True))
-    assert unit.params["trees"]["exact"]
+@pytest.mark.parametrize("dirty", [0, 1, 5])
+def test_little_was_read(dirty: int) -> None:
+    assert plan_beside_comparing(state(dirty, dropped=1)) == []
+    (unit,) = plan_beside_layer(state(dirty, dropped=1, differing=1))
+    assert not unit.params["new_tree"]["refresh"]
+    (unit,) = plan_beside_layer(state(dirty, dropped=1, refresh=True))
+    assert unit.params["new_tree"]["refresh"]
 
 
 def test_nothing_differs_and_nobody_wants_it_exactly() -> None:
@@ -52,5 +68,5 @@ def test_nothing_differs_and_nobody_wants_it_exactly() -> None:
 
 
 def test_nothing_was_touched() -> None:
-    untouched = state(0, exact=True)
+    untouched = state(0, refresh=True)
     assert plan_beside_comparing(untouched) == plan_beside_layer(untouched) == []

@@ -1,0 +1,177 @@
+"""The first stages of a manifest and of a layer: walk a tree, and hash in shards what is not known of it.
+
+A bundle that layerfarm made has a stat cache beside its manifest; with it only the *dirty* entries are read, those not
+known to be what the manifest says. The result of the job is the same without.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from layerfarm.jobs.errors import StaleCache
+from layerfarm.jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDirectory, unit_of
+from layerfarm.jobs.flows.stages import single_stage
+from layerfarm.jobs.mtree import (
+    NO_CLOCK,
+    Dirty,
+    Shard,
+    StatCache,
+    Walk,
+    find_dirty,
+    hash_shard,
+    open_stat_cache,
+    plan_shards,
+    read_clock,
+    walk_tree,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Recorded(Model):
+    """The files of a bundle that record its rootfs, pinned when the job begins."""
+
+    manifest: Path
+    extra: Path
+    cache: Path
+    use_cache: bool
+
+
+class Incremental(Model):
+    """The part of a tree that has to be read, where the rest is known."""
+
+    tree: str
+    """``sha256:`` digest of the known tree."""
+    walk: FileRef | None = None
+    """Walk file of the dirty entries; None: no entry was touched."""
+    script: FileRef | None = None
+    """The edits that make the new tree of the old one and the dirty entries (:mod:`layerfarm.jobs.mtree.patch`)."""
+    entries: int = 0
+    """Dirty entries."""
+    dropped: int = 0
+    """Old entries that are gone or dirty."""
+
+
+class Survey(Model):
+    """A walked tree."""
+
+    walk: FileRef
+    entries: int
+    racy: int
+    """Entries whose record no later walk can rely on."""
+    incremental: Incremental | None = None
+    """None: all of it has to be read."""
+
+    @property
+    def to_read(self) -> FileRef | None:
+        """Walk file of the entries that have to be read; None: there are none."""
+        return self.incremental.walk if self.incremental else self.walk
+
+    @property
+    def entries_to_read(self) -> int:
+        return self.incremental.entries if self.incremental else self.entries
+
+
+class TreeState(State):
+    """State of a job that surveys and hashes a tree."""
+
+    rootfs: Path
+    recorded: Recorded | None = None
+    survey: Survey | None = None
+    fragments: list[FileRef] = []
+
+    @property
+    def surveyed(self) -> Survey:
+        """The survey, after its stage."""
+        assert self.survey is not None
+        return self.survey
+
+
+StateT = TypeVar("StateT", bound=TreeState)
+
+
+def survey_stages(
+    state_type: type[StateT], place_of: Callable[[StateT], Path], work_of: Callable[[Context, Path], WorkDirectory]
+) -> tuple[Stage[StateT], Stage[StateT]]:
+    """The stages ``survey`` and ``hash``. ``work_of`` opens the job's work directory at ``place_of`` the state."""
+
+    def survey(ctx: Context, state: StateT) -> Survey:
+        rootfs = ctx.policy.check_resolved(state.rootfs)
+        work = work_of(ctx, place_of(state))
+        work.create()
+        if state.recorded is not None:
+            ctx.policy.check_resolved(state.recorded.cache.parent)
+        return _survey(rootfs, work, state.recorded)
+
+    def plan(ctx: Context, state: StateT) -> Sequence[Unit]:
+        walk = state.surveyed.to_read
+        if walk is None:
+            return []
+        place = place_of(state)
+        shards = plan_shards(work_of(ctx, place).open(walk), ctx.policy.shards)
+        return [
+            unit_of(_HashUnit(place=place, rootfs=state.rootfs, walk=walk, shard=shard), shard.bytes)
+            for shard in shards
+        ]
+
+    def run(ctx: Context, unit: Unit) -> dict[str, Any]:
+        params = _HashUnit.model_validate(unit.params)
+        rootfs = ctx.policy.check_resolved(params.rootfs)
+        work = work_of(ctx, params.place)
+        walk_file = work.open(params.walk)
+
+        def write(path: Path) -> None:
+            with path.open("wb") as out:
+                hash_shard(rootfs, walk_file, params.shard, out, ctx.observer.advanced)
+
+        return work.publish(f"fragment-{params.shard.offset}", write).model_dump()
+
+    def join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
+        return state.model_copy(update={"fragments": [FileRef.model_validate(result) for result in results]})
+
+    return single_stage("survey", state_type, Survey, survey, field="survey"), Stage("hash", plan, run, join)
+
+
+class _HashUnit(Model):
+    place: Path
+    rootfs: Path
+    walk: FileRef
+    shard: Shard
+
+
+def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None) -> Survey:
+    clock = NO_CLOCK if recorded is None else read_clock(recorded.cache.parent)
+    found: Walk
+
+    def write(path: Path) -> None:
+        nonlocal found
+        with path.open("w+b") as out:
+            found = walk_tree(rootfs, out, clock)
+
+    walk = work.publish("walk", write)
+    incremental = None
+    if recorded is not None and recorded.use_cache:
+        try:
+            cache = open_stat_cache(recorded.cache, recorded.manifest, recorded.extra)
+            incremental = _dirty(cache, work, walk)
+        except StaleCache as error:
+            _log.info("every file is read again: %s", error)
+    return Survey(walk=walk, entries=found.entries, racy=found.racy, incremental=incremental)
+
+
+def _dirty(cache: StatCache, work: WorkDirectory, walk: FileRef) -> Incremental:
+    if cache.unchanged(walk.sha256):
+        return Incremental(tree=cache.tree)
+    walk_file = work.open(walk)
+    found: Dirty
+
+    def write(paths: list[Path]) -> None:
+        nonlocal found
+        with paths[0].open("wb") as dirty, paths[1].open("wb") as script:
+            found = find_dirty(cache, walk_file, dirty, script)
+
+    dirty, script = work.publish_all(("dirty", "script"), write)
+    return Incremental(tree=cache.tree, walk=dirty, script=script, entries=found.entries, dropped=found.dropped)
