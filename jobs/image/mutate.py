@@ -1,33 +1,31 @@
-"""A new image out of an old one: one more layer, another config. Blobs only; the caller sets the tag.
+"""Make a new image from an old one: another layer, another config. Writes blobs; the caller sets the tag.
 
-Everything that is not meant to change stays: unknown fields, the platform's variant (umoci loses
-both, umoci.md B7), annotations, embedded platform of nested indexes.
+Everything else is kept: unknown fields, the platform's variant (umoci loses both, umoci.md B7), annotations, the
+embedded platform of nested indexes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
-from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.errors import MalformedDocument, RequestError
 from layerfarm.jobs.image.documents import ConfigSection, HistoryEntry, ImageConfig, Manifest, RootFS, check_timestamp
 from layerfarm.jobs.image.resolve import Resolved, host_platform, read_index
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
 
 if TYPE_CHECKING:
     from layerfarm.jobs.image.pack import PackedLayer
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
-from layerfarm.jobs.errors import RequestError
+_EPOCH: Final = "1970-01-01T00:00:00Z"
 
 
 def new_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:
     """An image without layers: ``umoci new``. The caller tags ``.path[0]``.
 
-    ``created`` is RFC 3339; without it the image has no time of creation, because the same call is to
-    give the same image (DESIGN law 1). The platform defaults to this machine's.
+    ``created`` is RFC 3339; without it the image has no time of creation, so that the same call gives the same image
+    (DESIGN law 1). The platform defaults to this machine's.
 
     Raises:
         RequestError: ``created`` is not RFC 3339.
@@ -47,7 +45,7 @@ def _empty_config(created: str | None, platform: Platform) -> ImageConfig:
 
 
 def _empty_manifest() -> Manifest:
-    """A manifest whose config is not written yet: :func:`write_image` puts in where it is."""
+    """A manifest whose config :func:`write_image` fills in."""
     nowhere = Descriptor(mediaType=MEDIA_TYPE_CONFIG, digest=f"sha256:{'0' * 64}", size=0)
     return Manifest(mediaType=MEDIA_TYPE_MANIFEST, config=nowhere, layers=[])
 
@@ -61,8 +59,8 @@ def append_layer(
 ) -> Resolved:
     """``base``, or an empty image, with one more layer on top.
 
-    Without a ``layer`` (nothing had changed) only the history entry is added, marked as empty.
-    ``history`` None writes no entry. ``created`` (RFC 3339) becomes that of the image, if given.
+    Without a ``layer`` (nothing changed) only the history entry is added, marked as empty; None adds no entry.
+    ``created`` (RFC 3339), if given, replaces the image's time.
 
     Raises:
         RequestError: a time that is not RFC 3339; no document has been written then.
@@ -76,21 +74,20 @@ def append_layer(
     if layer is not None:
         diff_ids = [*config.rootfs.diff_ids, layer.diff_id]
         changes["rootfs"] = config.rootfs.model_copy(update={"diff_ids": diff_ids})
+        manifest = manifest.model_copy(update={"layers": [*manifest.layers, layer.descriptor]})
     if created is not None:
         changes["created"] = check_timestamp(created)
     if history is not None:
         entry = history.model_copy(update={"empty_layer": None if layer is not None else True})
-        changes["history"] = continued(config, entry)
-    if layer is not None:
-        manifest = manifest.model_copy(update={"layers": [*manifest.layers, layer.descriptor]})
+        changes["history"] = _extended_history(config, entry)
     return write_image(layout, path, manifest, config.model_copy(update=changes))
 
 
-def continued(config: ImageConfig, entry: HistoryEntry) -> list[HistoryEntry] | None:
-    """The history of ``config`` with one more entry; none if there are layers and no history.
+def _extended_history(config: ImageConfig, entry: HistoryEntry) -> list[HistoryEntry] | None:
+    """The history of ``config`` with one more entry; unchanged if there are layers and no history.
 
-    Entries and layers have to match (image-spec config.md): with one entry for several layers, tools take the entry
-    for that of the lowest layer, or refuse the image.
+    Entries must match the layers (image-spec config.md): of one entry for several layers, tools assume that it is the
+    lowest layer's, or they refuse the image.
     """
     if not config.history and config.rootfs.diff_ids:
         return config.history
@@ -98,13 +95,13 @@ def continued(config: ImageConfig, entry: HistoryEntry) -> list[HistoryEntry] | 
 
 
 def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
-    """``entry`` with the image's author where it names none, and with a time: the image's, else the epoch.
+    """``entry`` with the image's author if it names none, and with a time: the image's, else the epoch.
 
     The image-spec calls the time optional, but ``umoci stat`` up to 0.4.7 panics on an entry without one.
-    What is given empty is to be absent (``--history.author=``), as umoci has it.
+    Empty values become absent (``--history.author=``), as in umoci.
 
     Raises:
-        RequestError: the entry's own time is not RFC 3339. That of a config that exists is not judged here.
+        RequestError: the entry's own time is not RFC 3339. The config's is not checked.
     """
     if entry.created:
         check_timestamp(entry.created)
@@ -119,13 +116,10 @@ def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
     )
 
 
-_EPOCH = "1970-01-01T00:00:00Z"
-
-
 def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest, config: ImageConfig) -> Resolved:
     """Store ``config``, the ``manifest`` that names it, and the nested indexes on ``path`` that lead to it.
 
-    An empty ``path``: a new image. ``Resolved.path[0]`` is what a tag is to name.
+    ``path`` is empty for a new image. A tag must name ``Resolved.path[0]``.
 
     Raises:
         MalformedDocument: an index on the path does not name the next descriptor.
@@ -140,14 +134,14 @@ def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest, 
 
 
 def with_manifest(layout: Layout, image: Resolved, manifest: Manifest) -> Resolved:
-    """``image`` with another manifest for the same config, whose blob stays as it is; no index is written."""
+    """``image`` with another manifest for the same config blob; no index is written."""
     new = rewritten(layout.put_document(manifest, MEDIA_TYPE_MANIFEST), image.descriptor)
     return Resolved((*image.path[:-1], new), manifest, image.config)
 
 
 def _replace_child(layout: Layout, parent: Descriptor, old: Descriptor, new: Descriptor) -> Descriptor:
     index = read_index(layout, parent)
-    # Several children may share a digest (one image for two platforms); then only the very one changes.
+    # Several children may share a digest (one image for two platforms); then only the equal descriptor changes.
     same = [old] if old in index.manifests else [child for child in index.manifests if child.digest == old.digest]
     if not same:
         raise MalformedDocument(f"index does not name {old.digest}", where=parent.digest)
@@ -157,7 +151,7 @@ def _replace_child(layout: Layout, parent: Descriptor, old: Descriptor, new: Des
 
 
 def rewritten(new: Descriptor, old: Descriptor, config: ImageConfig | None = None) -> Descriptor:
-    """``old`` as it points to the new blob. Embedded data and mirrors' urls are those of the old blob."""
+    """``old``, pointing to the new blob, without embedded data and urls, which belong to the old blob."""
     update: dict[str, object] = {"digest": new.digest, "size": new.size, "data": None, "urls": None}
     if config is not None and old.platform is not None:
         named = {"os": config.os, "architecture": config.architecture, "variant": config.variant}
@@ -165,7 +159,9 @@ def rewritten(new: Descriptor, old: Descriptor, config: ImageConfig | None = Non
     return old.model_copy(update=update)
 
 
-CLEARABLE: Mapping[str, str] = {
+# --- changes of the config -------------------------------------------------------------------------
+
+_CLEARABLE: Final = {
     "config.labels": "labels",
     "config.exposedports": "exposed_ports",
     "config.env": "env",
@@ -173,22 +169,22 @@ CLEARABLE: Mapping[str, str] = {
     "config.cmd": "cmd",
     "config.volume": "volumes",
 }
-"""The keys of ``--clear``, and the fields that they empty; ``manifest.annotations`` is one, too."""
+"""Keys of ``--clear`` and the config fields that they empty; ``manifest.annotations`` is a key, too."""
 _CLEAR_ANNOTATIONS = "manifest.annotations"
 
 
 @dataclass(frozen=True)
 class ConfigChanges:
-    """What is to change, in the words of umoci's flags. None or empty: stays as it is.
+    """Changes, named as umoci's flags. None or empty: unchanged.
 
-    Of two values for one name the later wins. ``clear`` comes first, so that a list can be replaced.
+    The last of several values for one name counts. ``clear`` is applied first, so that a list can be replaced.
     """
 
     user: str | None = None
     exposed_ports: Sequence[str] = ()
     """Added; ``80/tcp``."""
     env: Sequence[str] = ()
-    """``NAME=VALUE``; a name that is there keeps its place."""
+    """``NAME=VALUE``; an existing name keeps its position."""
     entrypoint: Sequence[str] | None = None
     """Replaced as a whole, like ``cmd``."""
     cmd: Sequence[str] | None = None
@@ -210,19 +206,16 @@ class ConfigChanges:
 
 
 def configure(layout: Layout, image: Resolved, changes: ConfigChanges, history: HistoryEntry | None) -> Resolved:
-    """The image with ``changes`` made; layers and every field not spoken of stay.
-
-    ``history`` is appended, marked as an entry without a layer; None appends none. An entry without an
-    author gets that of the changed image.
+    """The image with ``changes`` applied and ``history`` appended, marked as an entry without a layer (None: no entry).
 
     Raises:
-        RequestError: a value that makes no sense; nothing has been written then.
+        RequestError: an invalid value; nothing has been written then.
     """
     config = _changed_config(image.config, changes)
     manifest = _changed_manifest(image.manifest, changes)
     if history is not None:
         entry = history.model_copy(update={"empty_layer": True})
-        config = config.model_copy(update={"history": continued(config, entry)})
+        config = config.model_copy(update={"history": _extended_history(config, entry)})
     return write_image(layout, image.path, manifest, config)
 
 
@@ -231,8 +224,7 @@ def _changed_config(config: ImageConfig, changes: ConfigChanges) -> ImageConfig:
     for name in ("author", "os", "architecture", "variant"):
         value = getattr(changes, name)
         if value is not None:
-            # Without an author or variant the field is absent; the other two are required (config.md), so umoci writes
-            # them empty.
+            # Empty author and variant become absent; os and architecture are required (config.md): empty, as in umoci.
             update[name] = value if name in ("os", "architecture") else value or None
     if changes.created is not None:
         update["created"] = check_timestamp(changes.created)
@@ -242,16 +234,12 @@ def _changed_config(config: ImageConfig, changes: ConfigChanges) -> ImageConfig:
 def _changed_section(section: ConfigSection, changes: ConfigChanges) -> ConfigSection:
     update: dict[str, Any] = dict.fromkeys(_cleared(changes.clear))
     found = section.model_copy(update=update)
-    if changes.user is not None:
-        update["user"] = changes.user or None
-    if changes.working_dir is not None:
-        update["working_dir"] = changes.working_dir or None
-    if changes.stop_signal is not None:
-        update["stop_signal"] = changes.stop_signal or None
-    if changes.entrypoint is not None:
-        update["entrypoint"] = list(changes.entrypoint) or None
-    if changes.cmd is not None:
-        update["cmd"] = list(changes.cmd) or None
+    for name in ("user", "working_dir", "stop_signal"):
+        if getattr(changes, name) is not None:
+            update[name] = getattr(changes, name) or None
+    for name in ("entrypoint", "cmd"):
+        if getattr(changes, name) is not None:
+            update[name] = list(getattr(changes, name)) or None
     if changes.exposed_ports:
         update["exposed_ports"] = (found.exposed_ports or {}) | _set("exposed port", changes.exposed_ports)
     if changes.volumes:
@@ -275,11 +263,11 @@ def _cleared(keys: Iterable[str]) -> list[str]:
     for key in keys:
         if key == "rootfs.diffids":
             raise RequestError("--clear=rootfs.diffids would break the image")
-        if key != _CLEAR_ANNOTATIONS and key not in CLEARABLE:
-            known = ", ".join(sorted([*CLEARABLE, _CLEAR_ANNOTATIONS]))
+        if key != _CLEAR_ANNOTATIONS and key not in _CLEARABLE:
+            known = ", ".join(sorted([*_CLEARABLE, _CLEAR_ANNOTATIONS]))
             raise RequestError(f"nothing to clear is called {key[:100]!r}", hint=f"one of {known}")
-        if key in CLEARABLE:
-            fields.append(CLEARABLE[key])
+        if key in _CLEARABLE:
+            fields.append(_CLEARABLE[key])
     return fields
 
 
@@ -294,7 +282,7 @@ def _pairs(flag: str, values: Iterable[str]) -> dict[str, str]:
 
 
 def _set(what: str, values: Iterable[str]) -> dict[str, Any]:
-    """A set as Go writes it: an object with empty objects for values."""
+    """A set as Go encodes it: an object of empty objects."""
     for value in values:
         if not value:
             raise RequestError(f"{what} is empty")

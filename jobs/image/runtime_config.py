@@ -4,68 +4,108 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from layerfarm.jobs.errors import ImageConfigError
-from layerfarm.jobs.image.bundle import ROOTFS_NAME, BundleIdMapping
+from layerfarm.jobs.image.bundle import ROOTFS_NAME, BundleIdMapping, MapOptions
 from layerfarm.jobs.image.documents import ConfigSection, ImageConfig
 from layerfarm.jobs.image.users import User
 
-SPEC_VERSION = "1.0.2"
-"""The runtime-spec whose fields are used; every runc and crun in use knows it."""
-
 Volumes = Literal["tmpfs", "none"]
-"""What becomes of ``Config.Volumes``: an empty tmpfs over each, as umoci does, or nothing, so that the
-container sees what the image holds there."""
+"""Mounts over ``Config.Volumes``: an empty tmpfs each, as umoci does, or none, so that the image's content shows."""
+
+# --- umoci's template (umoci.md C) -----------------------------------------------------------------
+
+_SPEC_VERSION: Final = "1.0.2"
+"""The runtime-spec version whose fields are used; every runc and crun in use supports it."""
+_DEFAULT_ENV: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "TERM": "xterm",
+}
+_CAPABILITIES: Final = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+_NAMESPACES: Final = ("cgroup", "pid", "network", "ipc", "uts", "mount")
 
 
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """How a runtime configuration is made."""
-
-    uid_map: Sequence[BundleIdMapping] = ()
-    gid_map: Sequence[BundleIdMapping] = ()
-    rootless: bool = False
-    volumes: Volumes = "tmpfs"
-    root: str = ROOTFS_NAME
-    """``root.path``, from the directory of config.json."""
+def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+    mount: dict[str, Any] = {"destination": destination, "type": kind, "source": source}
+    if options:
+        mount["options"] = list(options)
+    return mount
 
 
-def runtime_config(config: ImageConfig, user: User, options: RuntimeOptions = RuntimeOptions()) -> dict[str, Any]:
+_MOUNTS: Final = (
+    _mount("/proc", "proc", "proc"),
+    _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+    _mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+    _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
+    _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+    _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+    _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
+)
+_MASKED_PATHS: Final = (
+    "/proc/kcore",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/proc/scsi",
+)
+_READONLY_PATHS: Final = (
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+)
+
+# --- the configuration -----------------------------------------------------------------------------
+
+
+def runtime_config(
+    config: ImageConfig,
+    user: User,
+    maps: MapOptions,
+    volumes: Volumes = "tmpfs",
+    root: str = ROOTFS_NAME,
+) -> dict[str, Any]:
     """The runtime-spec configuration of a container of this image.
 
+    ``root``: ``root.path``, relative to the directory of config.json.
+
     Raises:
-        ImageConfigError: the image is not for Linux, or a field of its config makes no sense.
+        ImageConfigError: the image is not for Linux, or a field of its config is invalid.
     """
     if config.os != "linux":
         raise ImageConfigError(f"image is for {config.os or 'no known system'!r}, a bundle can only be for 'linux'")
     section = config.config or ConfigSection()
     spec: dict[str, Any] = {
-        "ociVersion": SPEC_VERSION,
+        "ociVersion": _SPEC_VERSION,
         "process": _process(section, user),
-        "root": {"path": options.root},
+        "root": {"path": root},
         "hostname": "layerfarm",
-        "mounts": [*(dict(mount) for mount in MOUNTS), *_volume_mounts(section, options.volumes)],
+        "mounts": [*(dict(mount) for mount in _MOUNTS), *_volume_mounts(section, volumes)],
         "annotations": _annotations(config, section),
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [{"type": kind} for kind in NAMESPACES],
-            "maskedPaths": list(MASKED_PATHS),
-            "readonlyPaths": list(READONLY_PATHS),
+            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "maskedPaths": list(_MASKED_PATHS),
+            "readonlyPaths": list(_READONLY_PATHS),
         },
     }
-    if options.uid_map or options.gid_map:
-        _add_user_namespace(spec, options)
-    if options.rootless:
+    if maps.uid_mappings or maps.gid_mappings:
+        spec["linux"]["uidMappings"] = _rows(maps.uid_mappings)
+        spec["linux"]["gidMappings"] = _rows(maps.gid_mappings)
+        spec["linux"]["namespaces"].append({"type": "user"})
+    if maps.rootless:
         make_rootless(spec)
     return spec
 
 
 def encode_runtime_config(spec: dict[str, Any]) -> bytes:
-    """The file's bytes: indented by tabs like umoci's, so that the two can be compared line by line."""
+    """The file's bytes, indented by tabs like umoci's."""
     return (json.dumps(spec, indent="\t", ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
@@ -83,7 +123,7 @@ def _process(section: ConfigSection, user: User) -> dict[str, Any]:
         "env": _environment(section.env or [], user.home),
         "cwd": cwd,
         "capabilities": {
-            kind: list(CAPABILITIES) for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
+            kind: list(_CAPABILITIES) for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
         },
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
         "noNewPrivileges": True,
@@ -91,11 +131,11 @@ def _process(section: ConfigSection, user: User) -> dict[str, Any]:
 
 
 def _environment(wanted: list[str], home: str | None) -> list[str]:
-    """The image's variables in the place of the default ones they override; of two the later wins.
+    """The default variables, overridden in place by the image's; the last value of a name counts.
 
-    HOME is the user's from passwd only where the image sets none (umoci #652).
+    HOME is the user's from passwd only if the image sets none (umoci #652).
     """
-    found = dict(DEFAULT_ENV)
+    found = dict(_DEFAULT_ENV)
     for entry in wanted:
         name, equals, value = entry.partition("=")
         if not equals or not name:
@@ -124,7 +164,7 @@ def _volume_mounts(section: ConfigSection, volumes: Volumes) -> list[dict[str, A
 
 
 def _annotations(config: ImageConfig, section: ConfigSection) -> dict[str, str]:
-    """The image's own fields under their conventional names; a label of the same name wins."""
+    """The image's fields under their conventional names; a label of the same name overrides them."""
     values = {
         "org.opencontainers.image.architecture": config.architecture,
         "org.opencontainers.image.author": config.author,
@@ -138,59 +178,11 @@ def _annotations(config: ImageConfig, section: ConfigSection) -> dict[str, str]:
     return dict(sorted((found | (section.labels or {})).items()))
 
 
-def _add_user_namespace(spec: dict[str, Any], options: RuntimeOptions) -> None:
-    linux = spec["linux"]
-    linux["uidMappings"] = [_row(row) for row in options.uid_map]
-    linux["gidMappings"] = [_row(row) for row in options.gid_map]
-    linux["namespaces"].append({"type": "user"})
+def _rows(rows: list[BundleIdMapping] | None) -> list[dict[str, int]]:
+    return [{"containerID": row.container, "hostID": row.host, "size": row.size} for row in rows or []]
 
 
-def _row(row: BundleIdMapping) -> dict[str, int]:
-    return {"containerID": row.container, "hostID": row.host, "size": row.size}
-
-
-DEFAULT_ENV: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "TERM": "xterm",
-}
-CAPABILITIES: Final = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
-NAMESPACES: Final = ("cgroup", "pid", "network", "ipc", "uts", "mount")
-
-
-def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
-    mount: dict[str, Any] = {"destination": destination, "type": kind, "source": source}
-    if options:
-        mount["options"] = list(options)
-    return mount
-
-
-MOUNTS: Final = (
-    _mount("/proc", "proc", "proc"),
-    _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-    _mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-    _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
-    _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-    _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-    _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
-)
-MASKED_PATHS: Final = (
-    "/proc/kcore",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-    "/proc/scsi",
-)
-READONLY_PATHS: Final = (
-    "/proc/asound",
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-)
-
+# --- rootless --------------------------------------------------------------------------------------
 
 _RESOLV_CONF = "/etc/resolv.conf"
 # statvfs(3) flags that a user namespace must keep when it bind-mounts (mount_namespaces(7), "locked").
@@ -204,10 +196,10 @@ _LOCKED_FLAGS = (
 
 
 def make_rootless(spec: dict[str, Any], resolv_conf: Path = Path(_RESOLV_CONF)) -> None:
-    """Change ``spec`` in place: no cgroups, no network of its own, a user namespace, mounts that may be made.
+    """Change ``spec`` in place: no cgroups, the host's network, a user namespace, only permitted mounts.
 
-    umoci changes the mounts only on a host that has /etc/resolv.conf; here only the mount of that file
-    depends on it (umoci.md C).
+    umoci changes the mounts only on a host that has /etc/resolv.conf; here only the mount of that file depends on it
+    (umoci.md C).
     """
     spec["process"]["user"].pop("additionalGids", None)
     linux = spec["linux"]
@@ -215,7 +207,7 @@ def make_rootless(spec: dict[str, Any], resolv_conf: Path = Path(_RESOLV_CONF)) 
     kept = [namespace for namespace in linux["namespaces"] if namespace["type"] not in ("network", "user")]
     linux["namespaces"] = [*kept, {"type": "user"}]
     spec["mounts"] = [_without_ids(mount) for mount in spec["mounts"] if not _is_below_sys(mount["destination"])]
-    # sysfs belongs to the network namespace, which is the host's now, so it can only be bound.
+    # sysfs belongs to the network namespace, now the host's, so it can only be bound.
     spec["mounts"].append(_bind("/sys", "rbind", "nosuid", "noexec", "nodev", "ro"))
     if resolv_conf.exists():
         spec["mounts"].append(_bind(_RESOLV_CONF, "rbind", "ro", *_locked(resolv_conf)))
@@ -226,7 +218,7 @@ def _is_below_sys(destination: str) -> bool:
 
 
 def _without_ids(mount: dict[str, Any]) -> dict[str, Any]:
-    """The ids in these options are not mapped, so the mount would fail."""
+    """Without the options whose ids are not mapped: the mount would fail."""
     if "options" not in mount:
         return mount
     return mount | {"options": [o for o in mount["options"] if not o.startswith(("uid=", "gid="))]}

@@ -1,6 +1,6 @@
-"""What ``stat`` tells of an image or an artifact: umoci 0.6's JSON, and its text.
+"""Describe an image or an artifact for ``stat``: umoci 0.6's JSON, and its text.
 
-Texts of an image are hostile: whatever could move the cursor or look like another field is quoted.
+Texts of an image are untrusted: anything that could move the cursor or look like another field is quoted.
 """
 
 from __future__ import annotations
@@ -25,30 +25,23 @@ _DATA_SHOWN = 256
 def stat_json(layout: Layout, image: Resolved) -> dict[str, Any]:
     """``manifest`` and ``config`` with descriptor and blob each, and ``history``, with umoci's names.
 
-    The blobs are the documents as they are in the store, fields that nobody knows included.
+    The blobs are the stored documents, unknown fields included.
 
     Raises:
-        MalformedDocument: the history speaks of more layers than there are.
+        MalformedDocument: the history has more layers than the image.
     """
     return {
-        "manifest": {
-            "descriptor": _plain(image.descriptor),
-            "blob": json.loads(layout.read(image.descriptor)),
-        },
-        "config": {
-            "descriptor": _plain(image.manifest.config),
-            "blob": json.loads(layout.read(image.manifest.config)),
-        },
-        "history": [_history_json(*step) for step in _steps(image)],
+        "manifest": _described(layout, image.descriptor),
+        "config": _described(layout, image.manifest.config),
+        "history": [
+            {"layer": None if layer is None else _plain(layer), "diff_id": diff_id, **_plain(entry)}
+            for entry, layer, diff_id in _steps(image)
+        ],
     }
 
 
 def stat_text(image: Resolved) -> str:
-    """The same for people, in three parts.
-
-    Raises:
-        MalformedDocument: the history speaks of more layers than there are.
-    """
+    """The same as text, in three parts. Raises as :func:`stat_json`."""
     lines = ["== MANIFEST ==", *_manifest(image.manifest), *_descriptor(image.descriptor)]
     lines += ["", "== CONFIG ==", *_config(image.config), *_descriptor(image.manifest.config)]
     lines += ["", "== HISTORY ==", *_table(_history_rows(image))]
@@ -56,32 +49,36 @@ def stat_text(image: Resolved) -> str:
 
 
 def artifact_json(layout: Layout, descriptor: Descriptor, manifest: AnyManifest) -> dict[str, Any]:
-    """The same of an artifact, as umoci has it: no history, and the blob of a config only where that is JSON.
+    """The same of an artifact, as in umoci: no history, and a config's blob only if it is JSON.
 
     Raises:
         BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
     """
-    config: dict[str, Any] = {"descriptor": _plain(manifest.config)}
+    config = {"descriptor": _plain(manifest.config)}
     if manifest.config.size <= limits().document_bytes:
         with suppress(MalformedDocument):
             raw = layout.read(manifest.config)
             parse_document(Document, raw, manifest.config.digest)
             config["blob"] = json.loads(raw)
     return {
-        "manifest": {"descriptor": _plain(descriptor), "blob": json.loads(layout.read(descriptor))},
+        "manifest": _described(layout, descriptor),
         "config": config,
     }
 
 
+def _described(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
+    return {"descriptor": _plain(descriptor), "blob": json.loads(layout.read(descriptor))}
+
+
 def artifact_text(descriptor: Descriptor, manifest: AnyManifest) -> str:
-    """The same of an artifact for people: the manifest, and where the config is."""
+    """The same of an artifact as text: the manifest, and the config's descriptor."""
     lines = ["== MANIFEST ==", *_manifest(manifest), *_descriptor(descriptor)]
     lines += ["", "== CONFIG ==", *_descriptor(manifest.config)]
     return "\n".join(lines) + "\n"
 
 
 def human_size(count: float) -> str:
-    """Bytes in powers of a thousand with four digits: ``143B``, ``49.25MB``."""
+    """Bytes in decimal units with four digits: ``143B``, ``49.25MB``."""
     units = ["B", "kB", "MB", "GB", "TB", "PB"]
     while count >= 1000 and len(units) > 1:
         count /= 1000
@@ -91,11 +88,9 @@ def human_size(count: float) -> str:
 
 # --- history ---------------------------------------------------------------------------------------
 
-_Step = tuple[HistoryEntry, Descriptor | None, str]
 
-
-def _steps(image: Resolved) -> Iterator[_Step]:
-    """Each history entry with the layer it made and the diff_id; None and "" for an empty one."""
+def _steps(image: Resolved) -> Iterator[tuple[HistoryEntry, Descriptor | None, str]]:
+    """Each history entry with its layer and diff_id; None and "" for an empty one."""
     layers = iter(image.layers)
     for entry in image.config.history or []:
         if entry.empty_layer:
@@ -111,10 +106,6 @@ def _steps(image: Resolved) -> Iterator[_Step]:
         yield entry, layer, diff_id
 
 
-def _history_json(entry: HistoryEntry, layer: Descriptor | None, diff_id: str) -> dict[str, Any]:
-    return {"layer": None if layer is None else _plain(layer), "diff_id": diff_id, **_plain(entry)}
-
-
 def _history_rows(image: Resolved) -> Iterator[tuple[str, ...]]:
     yield ("LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT")
     for entry, layer, _ in _steps(image):
@@ -128,7 +119,7 @@ def _history_rows(image: Resolved) -> Iterator[tuple[str, ...]]:
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Columns as Go's tabwriter aligns them: one blank between, at least four wide."""
+    """Columns aligned as by Go's tabwriter: one blank between, at least four wide."""
     cells = list(rows)
     widths = [max(4, max(map(len, column)) + 1) for column in zip(*cells, strict=True)]
     return [
@@ -214,7 +205,7 @@ def _platform(platform: Platform | ImageConfig) -> Iterator[str]:
 
 
 def _data(text: str) -> Iterator[str]:
-    """Embedded data, as xxd shows it."""
+    """Embedded data in the format of xxd."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -255,12 +246,12 @@ def _indented(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _precise(text: str) -> str:
-    """Quoted also when it is empty or holds white space."""
+    """:func:`_quoted`, and quoted also if it is empty or has white space."""
     return _string(text) if not text or any(c.isspace() for c in text) else _quoted(text)
 
 
 def _quoted(text: str) -> str:
-    """``text`` itself, or a quoted string where it would not show as it is."""
+    """``text``, quoted if it has unprintable characters, quotes or backslashes."""
     quoted = _string(text)
     return text if quoted == f'"{text}"' else quoted
 

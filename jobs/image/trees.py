@@ -1,9 +1,8 @@
-"""The trees of images as mtree manifests, kept in the user's own cache.
+"""The tree of an image as mtree entries, derived from its layers or from the user's cache; nothing is unpacked.
 
-``build --base`` and ``diff`` need the tree of an image, not its files. A tree is derived from the image's
-verified layers by the plain rules of unpacking, and from nothing else: the directory that was packed may be another
-one (a bundle unpacked with --keep-dirlinks, or by umoci), and so may be what a layout brings along, whose author can
-be anybody. So the cache is never beside the image, and is used only where it belongs to this user.
+``build --base`` and ``diff`` need the tree of an image, not its files. It is derived from the image's verified layers
+by the rules of a plain unpack. Other sources may differ (a bundle unpacked with --keep-dirlinks, or by umoci) or be
+hostile (files beside the layout), so the cache is the user's own, never beside the image.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import BinaryIO, Final, cast
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.fs import portable_xattrs
 from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
+from layerfarm.jobs.image.repack import closing_after
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
@@ -28,8 +28,6 @@ from layerfarm.jobs.store.result_cache import read_result, result_path, user_cac
 
 def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> Stack:
     """The tree of an image. Every blob is verified by its digest, every tar stream by its diff_id.
-
-    ``advanced`` is told the compressed bytes as they are read.
 
     Raises:
         BlobNotFound, DigestMismatch, SizeMismatch: the image is incomplete or corrupt.
@@ -41,10 +39,7 @@ def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> S
 def stacks_of(
     layout_old: Layout, old: Resolved, layout_new: Layout, new: Resolved, advanced: Advanced = unheard
 ) -> tuple[Stack, Stack]:
-    """The trees of two images, of which the lowest layers may be the same: those are read once.
-
-    Raises as :func:`stack_of`.
-    """
+    """The trees of two images; the lowest layers that they share are read once. Raises as :func:`stack_of`."""
     before, after = Stack(), Stack()
     common = 0
     for layer_old, layer_new in zip(old.layers, new.layers, strict=False):
@@ -60,17 +55,20 @@ def stacks_of(
     return before, after
 
 
+# --- portable form ---------------------------------------------------------------------------------
+
+
 def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
     """The entries as a layer can hold them: the same for the tree that was packed and for its copy.
 
-    Whole seconds; sizes and link counts of directories, which are the filesystem's affair, are 0 and 1;
-    no sockets; xattrs as :func:`layerfarm.jobs.fs.portable_xattrs` leaves them.
+    Whole seconds; sizes and link counts of directories, which depend on the filesystem, are 0 and 1; no sockets;
+    xattrs as :func:`layerfarm.jobs.fs.portable_xattrs` leaves them.
     """
-    return (entry for entry in map(as_packed, entries) if entry is not None)
+    return (entry for entry in map(portable_entry, entries) if entry is not None)
 
 
-def as_packed(entry: Entry) -> Entry | None:
-    """One of :func:`portable`: the same object where nothing is different; None for a socket."""
+def portable_entry(entry: Entry) -> Entry | None:
+    """One entry of :func:`portable`: the same object if nothing differs; None for a socket."""
     path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = entry
     if kind == "socket":
         return None
@@ -83,34 +81,34 @@ def as_packed(entry: Entry) -> Entry | None:
     if xattrs:
         xattrs = portable_xattrs(xattrs)
     fields = path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device
-    # As where fragments are read: a tree has a million of these.
+    # Without Entry's own __new__, as where fragments are read: a tree has a million of these.
     made: Entry = tuple.__new__(Entry, fields)
     return entry if made == entry else made
 
 
 def tree_digest(entries: Iterable[Entry]) -> str:
-    """``sha256:`` digest of the mtree manifest of :func:`portable` entries, without writing it anywhere."""
+    """``sha256:`` digest of the mtree manifest of :func:`portable` entries; nothing is written."""
     sink = ManifestDigest()
     write_tree(entries, sink.output())
     return sink.digest()
 
 
 def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
-    """Write a tree as it lies on disk, and take its :func:`tree_digest`, in one pass; the entries, and the digest."""
+    """Write a tree as it is on disk, in one pass with its :func:`tree_digest`; returns the entries and the digest."""
     sink = ManifestDigest()
     count = write_tree(entries, Output(manifest, extra), sink.output())
     return count, sink.digest()
 
 
 class ManifestDigest:
-    """Takes a tree in its :func:`portable` form as a file would, and keeps only the digest of the manifest."""
+    """Hashes the manifest of a tree in its :func:`portable` form."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def output(self) -> Output:
-        """What to write the tree to."""
-        return Output(cast(BinaryIO, self), adapt=as_packed)
+        """The output to write the tree to."""
+        return Output(cast(BinaryIO, self), adapt=portable_entry)
 
     def write(self, data: bytes) -> int:
         self._hash.update(data)
@@ -121,40 +119,37 @@ class ManifestDigest:
         return f"sha256:{self._hash.hexdigest()}"
 
 
+# --- cache -----------------------------------------------------------------------------------------
+
 RULES: Final = 1
-"""Version of the rules by which a tree is derived and written down. Raise it with every change of either: what an
-older release kept is then another name's."""
+"""Version of the rules by which a tree is derived and written, part of its name in the cache. Raise it with every
+change of either."""
 _KIND: Final = "trees"
 
 
 def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
-    """The tree of an image in its :func:`portable` form and in mtree order: the one kept, else derived from its layers.
+    """The tree of an image in its :func:`portable` form and in mtree order, from the cache or from its layers.
 
     Raises:
         LayerfarmError: the image cannot be read.
     """
-    digest = image.descriptor.digest
+    # Derived from this manifest, by these rules, with the options of a plain unpack.
+    name = f"plain-{RULES}-{image.descriptor.digest.replace(':', '-')}"
     try:
         cache = user_cache()
     except StoreError:  # no home, or another user's: a worker in a container, sudo -E
         return portable(stack_of(layout, image).entries())
-    kept = _load(cache, digest)
+    kept = _load(cache, name)
     if kept is not None:
         return kept
     stack = stack_of(layout, image)
     with suppress(OSError, StoreError):  # a full disk
-        _keep(cache, digest, stack.entries())
+        _keep(cache, name, stack.entries())
     return portable(stack.entries())
 
 
-def _name(image_digest: str) -> str:
-    """It says how the tree came about: from which manifest, by which rules, with the options of a plain unpack."""
-    return f"plain-{RULES}-{image_digest.replace(':', '-')}"
-
-
-def _load(cache: Layout, image_digest: str) -> Iterator[Entry] | None:
-    """None: not kept, or not as it was written."""
-    name = _name(image_digest)
+def _load(cache: Layout, name: str) -> Iterator[Entry] | None:
+    """None: not cached, or not as it was written."""
     record = read_result(cache, _KIND, name)
     if record is None:
         return None
@@ -162,34 +157,28 @@ def _load(cache: Layout, image_digest: str) -> Iterator[Entry] | None:
         paths = _paths(cache, name)
         try:
             for path in paths:
-                os.utime(path)  # as old as the note, which goes when nobody reads it
+                os.utime(path)  # as recent as the note, which expires if unread
             manifest, extra = (stack.enter_context(path.open("rb")) for path in paths)
         except OSError:
             return None
         if _record(manifest, extra) != record:
             return None
-        return _read(manifest, extra, stack.pop_all())
+        return closing_after(read_full(manifest, extra), stack.pop_all())
 
 
-def _read(manifest: BinaryIO, extra: BinaryIO, opened: ExitStack) -> Iterator[Entry]:
-    with opened:
-        yield from read_full(manifest, extra)
-
-
-def _keep(cache: Layout, image_digest: str, entries: Iterable[Entry]) -> None:
-    """Write the tree into the cache. All that write one write the same; the record, which is last, makes it count.
+def _keep(cache: Layout, name: str, entries: Iterable[Entry]) -> None:
+    """Write the tree into the cache; the record, written last, makes it valid. All writers write the same bytes.
 
     Raises:
         OSError, StoreError: it cannot be written.
     """
-    name = _name(image_digest)
     paths = _paths(cache, name)
     temporaries = [path.with_name(f".{path.name}.{os.urandom(8).hex()}") for path in paths]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
             manifest, extra = (stack.enter_context(path.open("x+b")) for path in temporaries)
-            write_tree(entries, Output(manifest, extra, as_packed))
+            write_tree(entries, Output(manifest, extra, portable_entry))
             record = _record(manifest, extra)
         for temporary, path in zip(temporaries, paths, strict=True):
             temporary.rename(path)
@@ -204,7 +193,7 @@ def _paths(cache: Layout, name: str) -> list[Path]:
 
 
 def _record(*streams: BufferedReader | BufferedRandom) -> bytes:
-    """What the note says of the two files, which are then at their beginning: their digests."""
+    """Digests of the files, as the note records them; leaves each file at its beginning."""
     lines = []
     for stream in streams:
         stream.seek(0)

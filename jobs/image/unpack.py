@@ -25,7 +25,7 @@ from layerfarm.jobs.image.documents import ConfigSection
 from layerfarm.jobs.image.layers import Advanced, look_ahead, open_layer, unheard
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
-from layerfarm.jobs.image.runtime_config import RuntimeOptions, Volumes, encode_runtime_config, runtime_config
+from layerfarm.jobs.image.runtime_config import Volumes, encode_runtime_config, runtime_config
 from layerfarm.jobs.image.trees import write_tree_and_digest
 from layerfarm.jobs.image.users import lookup_user
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap
@@ -99,8 +99,7 @@ def unpack_manifest(
         extracted(store, image, made.rootfs, options) as extractor,
     ):
         user = lookup_user(made.rootfs, (image.config.config or ConfigSection()).user or "")
-        runtime = RuntimeOptions(maps.uid_mappings or [], maps.gid_mappings or [], options.rootless, options.volumes)
-        spec = encode_runtime_config(runtime_config(image.config, user, runtime))
+        spec = encode_runtime_config(runtime_config(image.config, user, maps, options.volumes))
         clock = next_tick(bundle)
         with walking(made.rootfs, bundle / _WALK, clock, entries=extractor.count) as walked:
             with _new_file(made.mtree) as out, _new_file(made.extra) as extra:

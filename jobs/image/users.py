@@ -1,8 +1,7 @@
-"""Who the container's process is: ``Config.User`` looked up in the image's own passwd and group files.
+"""Look up ``Config.User`` in the image's own passwd and group files.
 
-The rules are umoci's (umoci.md C, "User table"), which follow config.md "User". The files are read
-inside the rootfs only and only if they are regular files: umoci follows ``etc/passwd`` out to the host
-and hangs for ever when it is a fifo (umoci.md B2.6).
+The rules are umoci's (umoci.md C, "User table"), which follow config.md "User". The files are read inside the rootfs
+only, and only regular ones: umoci follows ``etc/passwd`` out to the host, and hangs if it is a fifo (umoci.md B2.6).
 """
 
 from __future__ import annotations
@@ -44,21 +43,32 @@ class _Group(NamedTuple):
 
 
 def lookup_user(rootfs: Path | None, spec: str) -> User:
-    """The user that ``spec`` (``user``, ``uid``, ``user:group`` … or nothing) is in this rootfs.
+    """The user that ``spec`` (``user``, ``uid``, ``user:group`` … or nothing) names in this rootfs.
 
-    A number is an id even if a user has it as his name, and need not be in the files. A name must be.
-    The user's other groups count only when ``spec`` names no group. Without a rootfs no name is known.
+    A number is an id even if a user has it as a name, and need not be in the files. A name must be. The user's other
+    groups count only if ``spec`` names no group. Without a rootfs no name is known.
 
     Raises:
         ImageConfigError: an unknown name, or an id out of range.
         LimitExceeded: one of the files is larger than limit ``passwd_bytes``.
         RootfsNotFound: there is no rootfs.
     """
-    if rootfs is None:
-        return _lookup(spec, [], [])
-    with Rootfs(rootfs) as root:
-        passwd, group = (_read(root.fd, path) for path in (b"etc/passwd", b"etc/group"))
-    return _lookup(spec, list(_accounts(passwd)), list(_groups(group)))
+    accounts: list[_Account] = []
+    groups: list[_Group] = []
+    if rootfs is not None:
+        with Rootfs(rootfs) as root:
+            accounts = list(_accounts(_read(root.fd, b"etc/passwd")))
+            groups = list(_groups(_read(root.fd, b"etc/group")))
+    user_part, group_part = (*spec.split(":"), "")[:2]  # a third field is ignored, as umoci does
+    account = _find_account(user_part or "0", accounts)
+    uid = account.uid if account else _number(user_part or "0", "user")
+    gid = account.gid if account else 0
+    additional: tuple[int, ...] = ()
+    if group_part:
+        gid = _find_gid(group_part, groups)
+    elif account:
+        additional = tuple(dict.fromkeys(group.gid for group in groups if account.name in group.members))
+    return User(uid, gid, additional, account.home if account and account.home else None)
 
 
 def _read(root: int, path: bytes) -> bytes:
@@ -69,23 +79,7 @@ def _read(root: int, path: bytes) -> bytes:
         raise bounds.exceeded("passwd_bytes", error.what, path) from error
 
 
-def _lookup(spec: str, accounts: list[_Account], groups: list[_Group]) -> User:
-    # A third field is ignored, as umoci does.
-    user_part, group_part = (*spec.split(":"), "")[:2]
-    account = _find_account(user_part, accounts)
-    uid = account.uid if account else _number(user_part, "user")
-    gid = account.gid if account else 0
-    additional: tuple[int, ...] = ()
-    if group_part:
-        gid = _find_gid(group_part, groups)
-    elif account:
-        additional = tuple(dict.fromkeys(group.gid for group in groups if account.name in group.members))
-    return User(uid, gid, additional, account.home if account and account.home else None)
-
-
 def _find_account(text: str, accounts: list[_Account]) -> _Account | None:
-    if not text:
-        text = "0"
     if _NUMBER.fullmatch(text):
         uid = _number(text, "user")
         return next((account for account in accounts if account.uid == uid), None)
@@ -105,8 +99,8 @@ def _find_gid(text: str, groups: list[_Group]) -> int:
 
 
 def _number(text: str, kind: str) -> int:
-    # Eleven digits are beyond the range already; int() of a million digits would take its time.
-    value = int(text or "0") if len(text) <= 11 else -1
+    # Eleven digits are beyond the range already; int() of a million digits is slow.
+    value = int(text) if len(text) <= 11 else -1
     if not 0 <= value <= _MAX_ID:
         raise ImageConfigError(f"{kind} id {text[:40]} is not between 0 and {_MAX_ID}")
     return value
@@ -125,7 +119,7 @@ def _groups(content: bytes) -> Iterator[_Group]:
 
 
 def _lines(content: bytes, width: int) -> Iterator[list[str]]:
-    """The fields of each line that could be an entry, filled up to ``width``; others are passed over."""
+    """The fields of each line that may be an entry, padded to ``width``; other lines are skipped."""
     for line in content.split(b"\n"):
         text = os.fsdecode(line.strip())
         if not text or text.startswith("#"):

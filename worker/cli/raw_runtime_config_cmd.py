@@ -41,9 +41,10 @@ def command(
     """
     from layerfarm.jobs.errors import ImageConfigError
     from layerfarm.jobs.image import resolve
-    from layerfarm.jobs.image.bundle import BundleIdMapping
-    from layerfarm.jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, runtime_config
+    from layerfarm.jobs.image.bundle import MapOptions
+    from layerfarm.jobs.image.runtime_config import encode_runtime_config, runtime_config
     from layerfarm.jobs.image.users import User, lookup_user
+    from layerfarm.jobs.layer import IdMap
     from layerfarm.jobs.store import Layout
 
     config = resolve(Layout.open(image.layout), image.tag, platform).config
@@ -55,11 +56,7 @@ def command(
             raise
         output.warning(f"user {wanted!r} cannot be looked up without --rootfs, taking root")
         user = User()
-    uid_map, gid_map = (
-        [BundleIdMapping.model_validate({"containerID": c, "hostID": h, "size": n}) for c, h, n in rows]
-        for rows in (remap.uid, remap.gid)
-    )
+    maps = MapOptions.of(IdMap.of(*remap.uid), IdMap.of(*remap.gid), remap.rootless)
     # umoci's root.path: the last part of --rootfs, to which the user puts the file beside.
     root = "." if rootfs is None else rootfs.name or str(rootfs)
-    options = RuntimeOptions(root=root, uid_map=uid_map, gid_map=gid_map, rootless=remap.rootless, volumes=volumes)
-    file.write_bytes(encode_runtime_config(runtime_config(config, user, options)))
+    file.write_bytes(encode_runtime_config(runtime_config(config, user, maps, volumes, root)))

@@ -7,23 +7,27 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.errors import ImageConfigError
-from layerfarm.jobs.image.bundle import BundleIdMapping
+from layerfarm.jobs.image.bundle import BundleIdMapping, MapOptions
 from layerfarm.jobs.image.documents import ImageConfig
-from layerfarm.jobs.image.runtime_config import RuntimeOptions, encode_runtime_config, make_rootless, runtime_config
+from layerfarm.jobs.image.runtime_config import Volumes, encode_runtime_config, make_rootless, runtime_config
 from layerfarm.jobs.image.users import User
 
 ROW = [BundleIdMapping(containerID=0, hostID=1000, size=10)]
 
 
 ROOT = User()
-PLAIN = RuntimeOptions()
+PLAIN = MapOptions()
 
 
 def spec(
-    section: dict[str, Any] | None = None, user: User = ROOT, options: RuntimeOptions = PLAIN, **top: Any
+    section: dict[str, Any] | None = None,
+    user: User = ROOT,
+    maps: MapOptions = PLAIN,
+    volumes: Volumes = "tmpfs",
+    **top: Any,
 ) -> dict[str, Any]:
     document = {"architecture": "amd64", "os": "linux", "config": section, "rootfs": {"type": "layers", "diff_ids": []}}
-    return runtime_config(ImageConfig.model_validate(document | top), user, options)
+    return runtime_config(ImageConfig.model_validate(document | top), user, maps, volumes)
 
 
 def test_C_image_for_another_system_is_refused() -> None:
@@ -117,11 +121,11 @@ def test_C_volumes_are_tmpfs_in_sorted_order_or_nothing() -> None:
         "source": "none",
         "options": ["rw", "nosuid", "nodev", "noexec", "relatime"],
     }
-    assert spec(section, options=RuntimeOptions(volumes="none"))["mounts"] == spec()["mounts"]
+    assert spec(section, volumes="none")["mounts"] == spec()["mounts"]
 
 
 def test_C_id_maps_add_a_user_namespace() -> None:
-    linux = spec(options=RuntimeOptions(uid_map=ROW, gid_map=ROW))["linux"]
+    linux = spec(maps=MapOptions(uid_mappings=ROW, gid_mappings=ROW))["linux"]
     assert linux["uidMappings"] == linux["gidMappings"] == [{"containerID": 0, "hostID": 1000, "size": 10}]
     assert linux["namespaces"][-1] == {"type": "user"}
     assert not any(namespace["type"] == "user" for namespace in spec()["linux"]["namespaces"])
@@ -133,7 +137,7 @@ def test_C_rootless_conversion(tmp_path: Path, has_resolv_conf: bool) -> None:
     resolv_conf = tmp_path / "resolv.conf"
     if has_resolv_conf:
         resolv_conf.touch()
-    found = spec(user=User(0, 0, (10,)), options=RuntimeOptions(uid_map=ROW, gid_map=ROW))
+    found = spec(user=User(0, 0, (10,)), maps=MapOptions(uid_mappings=ROW, gid_mappings=ROW))
     make_rootless(found, resolv_conf)
     assert found["process"]["user"] == {"uid": 0, "gid": 0}
     assert "resources" not in found["linux"]
@@ -152,7 +156,7 @@ def test_C_rootless_conversion(tmp_path: Path, has_resolv_conf: bool) -> None:
 
 
 def test_C_rootless_keeps_what_only_begins_like_sys() -> None:
-    found = spec({"Volumes": {"/sys/x": {}, "/sysadmin": {}, "/x/../sys/y": {}}}, options=RuntimeOptions(rootless=True))
+    found = spec({"Volumes": {"/sys/x": {}, "/sysadmin": {}, "/x/../sys/y": {}}}, maps=MapOptions(rootless=True))
     places = [mount["destination"] for mount in found["mounts"]]
     assert "/sysadmin" in places
     assert "/sys/x" not in places
