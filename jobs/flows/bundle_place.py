@@ -1,8 +1,8 @@
-"""The place of a bundle: where it is staged, how it is moved there, and how the place is restored.
+"""Stage a bundle, move it to its place, and restore the place after an error.
 
-A directory that exists is filled: it may be a mount point, the working directory of a shell, or the only thing below
-its parent that the user may write. So the bundle is staged inside it, and its parts are renamed within it. A new
-bundle is staged in the nearest directory above and appears in one rename; the directories between are made then.
+An existing directory is filled: it may be a mount point, the working directory of a shell, or the only directory that
+the user may write. So the bundle is staged inside it, and its parts are renamed within it. A new bundle is staged in
+the nearest directory above and appears in one rename; the directories between are made then.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class _Found(Model):
     missing: list[str]
     """Directories above the bundle that did not exist, outermost first."""
     mode: int | None = None
-    """That of the bundle's directory; None: it did not exist."""
+    """Mode of the bundle's directory; None: it did not exist."""
     atime: int = 0
     mtime: int = 0
     """Nanoseconds."""
 
 
 class _Published(Model):
-    """A finished bundle, written down before it is moved."""
+    """A finished bundle, recorded before it is moved."""
 
     inode: list[int]
-    """Device and inode of the rootfs: the bundle in place is known by it."""
+    """Device and inode of the rootfs, which identify the bundle in place."""
     staged: str
     names: list[str]
-    """Parts of the bundle, the rootfs first: its presence makes others refuse the place."""
+    """Parts of the bundle, the rootfs first: with it other jobs refuse the place."""
     result: dict[str, Any]
 
 
@@ -89,7 +89,7 @@ class _Beside(WorkDirectory):
 
 
 def records_beside(bundle: Path, job: str) -> WorkDirectory:
-    """The records of a job that writes nothing into its store: where they are, or are to be."""
+    """The records of a job that writes nothing into its store: existing ones, else in the directory to stage in."""
     for staging in staged_by(bundle, job):
         if is_directory(staging / "records"):
             return _Beside(staging.parent, job)
@@ -97,7 +97,7 @@ def records_beside(bundle: Path, job: str) -> WorkDirectory:
 
 
 def remember(work: WorkDirectory, bundle: Path) -> None:
-    """Write down what is at the place, for :func:`end`; the first call of a job counts."""
+    """Record the place as it is, for :func:`end`; the first call of a job counts."""
     if (work.path / _FOUND).exists():
         return
     base = base_of(bundle)
@@ -112,12 +112,13 @@ def remember(work: WorkDirectory, bundle: Path) -> None:
 
 
 def stage(bundle: Path, job: str) -> Path:
-    """A new directory for one copy of the unit, which the caller passes to :func:`discard` at the end.
+    """A new directory for one copy of the unit; the caller passes it to :func:`discard` at the end.
 
-    The mode of an existing ``bundle`` becomes 0700, which a bundle has from the beginning.
+    The mode of an existing ``bundle`` becomes 0700.
 
     Raises:
-        BundleError: the directory cannot be made, or somebody else has made it.
+        BundleError: the directory cannot be made, or belongs to another user.
+        UnsafePath: something that is no directory has its name.
     """
     base = base_of(bundle)
     parent = base / staging_name(job)
@@ -125,14 +126,12 @@ def stage(bundle: Path, job: str) -> Path:
         if base == bundle and stat.S_IMODE(bundle.stat().st_mode) != 0o700:
             os.chmod(bundle, 0o700)
         while True:
-            try:
-                parent.mkdir(mode=0o700)
-            except FileExistsError:
-                if parent.lstat().st_uid != os.geteuid():
-                    raise BundleError("somebody else's directory is where the bundle is staged", where=parent) from None
-            staged = parent / os.urandom(4).hex()
             # Another copy of the unit that ends now may remove the parent.
             with suppress(FileNotFoundError):
+                own_directory(parent)
+                if parent.lstat().st_uid != os.geteuid():
+                    raise BundleError("somebody else's directory is where the bundle is staged", where=parent)
+                staged = parent / os.urandom(4).hex()
                 staged.mkdir(mode=0o700)
                 return staged
     except OSError as error:
@@ -140,17 +139,17 @@ def stage(bundle: Path, job: str) -> Path:
 
 
 def discard(staged: Path) -> None:
-    """Remove what :func:`stage` made, and what is still in it."""
+    """Remove the directory that :func:`stage` made, with its content."""
     remove_tree(staged)
     with suppress(OSError):
         staged.parent.rmdir()
 
 
 def publish(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, Any]) -> None:
-    """Move the finished bundle to its place, ``result`` written down before for :func:`published`.
+    """Record ``result`` for :func:`published`, then move the finished bundle to its place.
 
     Raises:
-        BundleExists: something else came there in the meantime; it stays.
+        BundleExists: something else appeared there meanwhile; it stays.
         BundleError: the bundle cannot be moved; nothing of it is left there.
     """
     names = sorted(os.listdir(staged), key=lambda name: (name != ROOTFS_NAME, name == META_NAME, name))
@@ -168,9 +167,9 @@ def publish(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, A
 
 
 def published(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
-    """The result of an earlier copy of the unit, if the bundle in place is the one it made.
+    """The result of an earlier copy of the unit, if it made the bundle in place.
 
-    A copy that was killed between two renames is continued.
+    The renames of a copy that was killed between them are completed.
     """
     record = _record_of(work, bundle)
     if record is None:
@@ -183,23 +182,19 @@ def published(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
 
 
 def end(work: WorkDirectory, bundle: Path, stagings: Iterable[Path], succeeded: bool) -> None:
-    """Remove what was staged and the records; unless it succeeded, the job's own bundle, too.
+    """Remove the stagings and the records; after a failure also the job's own bundle.
 
-    The place is then given back the state in which the job found it, as far as ``work`` tells.
+    The place is then restored as the job found it, if ``work`` has a record of it.
     """
     record, found, made = _record_of(work, bundle), _found(work), bool(_records(work))
     for staging in stagings:
-        # Not shutil.rmtree: in an ordinary user's own directory of mode 000 that removes nothing.
+        # shutil.rmtree would remove nothing in an ordinary user's own directory of mode 000.
         with suppress(OSError):
             remove_tree(staging)
     if not succeeded:
-        # The rootfs last, because the bundle is known by it should this be interrupted.
+        # The rootfs last: it identifies the bundle if this is interrupted.
         for name in reversed(record.names if record is not None else ()):
-            path = bundle / Path(name).name
-            if path.is_dir() and not path.is_symlink():
-                remove_tree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove_tree(bundle / Path(name).name)
         if found is not None:
             with suppress(OSError):
                 _restore(found, bundle, own=record is not None, made=made)
@@ -207,7 +202,7 @@ def end(work: WorkDirectory, bundle: Path, stagings: Iterable[Path], succeeded: 
 
 
 def _restore(found: _Found, bundle: Path, *, own: bool, made: bool) -> None:
-    """``own``: the bundle was the job's. ``made``: a copy of the unit may have made the directories above it."""
+    """``own``: the bundle is the job's. ``made``: a copy of the unit may have made the directories above it."""
     if found.mode is None:
         if own:
             bundle.rmdir()
@@ -220,7 +215,7 @@ def _restore(found: _Found, bundle: Path, *, own: bool, made: bool) -> None:
 
 
 def staged_by(bundle: Path, job: str) -> list[Path]:
-    """Where the job may have staged: a directory above the bundle may have come or gone since."""
+    """Possible staging directories of the job: directories above the bundle may have appeared or gone since."""
     return [place / staging_name(job) for place in (bundle, *bundle.parents)]
 
 
@@ -237,7 +232,7 @@ def _move_parts(staged: Path, bundle: Path, names: list[str]) -> None:
 
 
 def _record_of(work: WorkDirectory, bundle: Path) -> _Published | None:
-    """The record of the copy of the unit that made the bundle in place; None: no copy of this job's unit did."""
+    """The record of the bundle in place; None: this job did not make it."""
     try:
         identity = _identity(bundle)
     except (FileNotFoundError, NotADirectoryError):

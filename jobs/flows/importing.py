@@ -1,4 +1,4 @@
-"""The stage that brings blobs from one store into another, each a unit of its own."""
+"""The stage that copies blobs from one store into another, a unit each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ StateT = TypeVar("StateT", bound=State)
 
 
 class Import(NamedTuple):
-    """Blobs that are to be in ``target``."""
+    """Blobs that ``target`` must have."""
 
     source: Path
     target: Path
@@ -28,7 +28,7 @@ class _ImportUnit(Model):
 
 
 def import_stage(wanted: Callable[[Context, StateT], Import | None], name: str = "import") -> Stage[StateT]:
-    """A stage that copies what ``wanted`` says; nothing where that is None or both stores are one."""
+    """A stage that copies the blobs returned by ``wanted``; none if it returns None or both stores are one."""
 
     def plan(ctx: Context, state: StateT) -> list[Unit]:
         asked = wanted(ctx, state)
@@ -39,10 +39,7 @@ def import_stage(wanted: Callable[[Context, StateT], Import | None], name: str =
             for blob in {blob.digest: blob for blob in asked.blobs}.values()
         ]
 
-    def join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-        return state
-
-    return Stage(name, plan, _run, join, Equal(_name, _is_there))
+    return Stage(name, plan, _run, lambda ctx, state, results: state, Equal(_name, _is_there))
 
 
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a request reads, told from the request alone: taken under a lease before any worker has seen it."""
+"""Leases on the images that a request names, taken before any worker has seen it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.base import Policy, Request
 from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
-from layerfarm.jobs.image import Bundle
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.leases import Leases
 from layerfarm.jobs.store.reachability import reachable
@@ -25,7 +24,7 @@ def images_of(request: Request) -> Iterator[ImageRef]:
 
 
 def _within(whole: Any) -> Iterator[Any]:
-    """The value, and each that stands in it at whatever depth, of models or of parsed JSON."""
+    """The value and every nested value, of models or of parsed JSON."""
     pending = [whole]
     while pending:
         value = pending.pop()
@@ -48,10 +47,7 @@ def stores_of(request: Request, policy: Policy | None = None) -> list[Path]:
 
 
 def stores_in(request: str, policy: Policy) -> list[Path]:
-    """The layouts that a request names which cannot be read as one: of another version, or of a stranger.
-
-    Only those that the policy allows: whatever else the text holds leads nowhere.
-    """
+    """The layouts named in a request that does not parse (of another version, or forged), if the policy allows them."""
     try:
         parsed = json.loads(request)
     except (ValueError, RecursionError):
@@ -66,13 +62,11 @@ def stores_in(request: str, policy: Policy) -> list[Path]:
 
 
 def lease_inputs(job_id: str, request: Request, seconds: float) -> None:
-    """Let the job hold all that the images of its request lead to now, for ``seconds``.
+    """Lease all blobs of the request's images to the job, for ``seconds``.
 
-    A job takes what a tag names when it begins, so an image that gets another tag meanwhile is held in vain, and no
-    harm done. The base of a repack, which only the bundle knows of, is what may have no tag at all.
-
-    What cannot be seen or written from here (the client of a farm need not have the store) is left to the worker,
-    which holds it from the beginning of the job, or says what is wrong.
+    The job resolves its tags when it begins; a lease on what a tag named before is harmless. The base of a repack,
+    which only the bundle names, may have no tag at all. A store that cannot be read or written from here (the client
+    of a farm need not have it) is left to the worker, which takes the lease when the job begins, or reports the error.
     """
     for image in images_of(request):
         with suppress(LayerfarmError, OSError):
@@ -83,7 +77,7 @@ def lease_inputs(job_id: str, request: Request, seconds: float) -> None:
 
 
 def release(job_id: str, stores: Iterable[Path]) -> None:
-    """The job has ended: what it held in these layouts is held no more, where it can be reached."""
+    """Release the leases of an ended job in these layouts, as far as they can be reached."""
     for store in stores:
         with suppress(LayerfarmError, OSError):
             Leases(store).release(job_id)
@@ -92,6 +86,8 @@ def release(job_id: str, stores: Iterable[Path]) -> None:
 def _base_of(request: Request, image: ImageRef) -> list[Descriptor]:
     if not isinstance(request, RepackRequest) or image != request.image:
         return []
+    from layerfarm.jobs.image import Bundle  # lazily: it loads the layer room
+
     with suppress(LayerfarmError, OSError):
         return [*Bundle.open(request.bundle).walk[-1:]]
     return []

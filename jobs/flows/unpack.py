@@ -1,8 +1,8 @@
-"""The flow ``unpack``: an image becomes a runtime bundle."""
+"""The flow ``unpack``: unpack an image into a runtime bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,20 @@ from layerfarm.jobs.flows.bundle_place import (
     staged_by,
 )
 from layerfarm.jobs.flows.layering import id_map
-from layerfarm.jobs.flows.requests import IdMapping, UnpackRequest, UnpackResult
+from layerfarm.jobs.flows.requests import UnpackRequest, UnpackResult
 from layerfarm.jobs.image import UnpackOptions, resolve, resolve_walk, unpack_manifest
-from layerfarm.jobs.image.runtime_config import Volumes
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.result_cache import may_write
 
 
 class UnpackState(State):
-    """What an unpack knows between its stages; also what its only unit is given."""
+    """State of an unpack, and parameters of its only unit."""
 
+    request: UnpackRequest
     store: Path
     bundle: Path
     walk: list[Descriptor]
     """From the tag to the manifest, pinned when the job begins."""
-    uid_map: list[IdMapping]
-    gid_map: list[IdMapping]
-    rootless: bool
-    keep_dirlinks: bool
-    volumes: Volumes
     result: UnpackResult | None = None
 
 
@@ -47,22 +42,17 @@ def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     bundle = ctx.policy.check_root(request.bundle)
     work = _records(ctx, store, bundle)
-    # A job that begins once more, because Redis forgot that it had, may find the bundle that it made.
+    # A job that begins again, because Redis lost it, may find the bundle that it made.
     if published(work, bundle) is None:
-        refuse_existing(bundle)
-        ctx.policy.check_root(base_of(bundle))
+        _check_place(ctx, bundle)
     resolved = resolve(store, request.image.tag, request.platform)
     remember(work, bundle)
-    return UnpackState(
-        store=store.path,
-        bundle=bundle,
-        walk=list(resolved.path),
-        uid_map=request.uid_map,
-        gid_map=request.gid_map,
-        rootless=request.rootless,
-        keep_dirlinks=request.keep_dirlinks,
-        volumes=request.volumes,
-    )
+    return UnpackState(request=request, store=store.path, bundle=bundle, walk=list(resolved.path))
+
+
+def _check_place(ctx: Context, bundle: Path) -> None:
+    refuse_existing(bundle)
+    ctx.policy.check_root(base_of(bundle))
 
 
 def _plan(ctx: Context, state: UnpackState) -> list[Unit]:
@@ -73,7 +63,7 @@ def _plan(ctx: Context, state: UnpackState) -> list[Unit]:
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     """Unpack to a staging directory, then move the bundle to its place.
 
-    A copy of this unit that comes second finds the bundle in place, and knows it for the job's own.
+    A second copy of this unit finds the bundle in place and recognises it as the job's own.
     """
     state = UnpackState.model_validate(unit.params)
     store = Layout.open(ctx.policy.check_store(state.store))
@@ -82,8 +72,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     done = published(work, bundle)
     if done is not None:
         return done
-    refuse_existing(bundle)
-    ctx.policy.check_root(base_of(bundle))
+    _check_place(ctx, bundle)
     staged = stage(bundle, ctx.work)
     try:
         result = _unpack(ctx, store, staged, state)
@@ -100,12 +89,13 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
 
 def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> dict[str, Any]:
     resolved = resolve_walk(store, state.walk)
+    request = state.request
     options = UnpackOptions(
-        uid_map=id_map(state.uid_map),
-        gid_map=id_map(state.gid_map),
-        rootless=state.rootless,
-        keep_dirlinks=state.keep_dirlinks,
-        volumes=state.volumes,
+        uid_map=id_map(request.uid_map),
+        gid_map=id_map(request.gid_map),
+        rootless=request.rootless,
+        keep_dirlinks=request.keep_dirlinks,
+        volumes=request.volumes,
         advanced=ctx.observer.advanced,
     )
     unpacked = unpack_manifest(store, staged, resolved, options)
@@ -115,15 +105,15 @@ def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> di
         layers=unpacked.layers,
         entries=unpacked.count,
         mtree=unpacked.mtree,
-        warnings=list(unpacked.warnings),
+        warnings=unpacked.warnings,
     ).model_dump()
 
 
 def _records(ctx: Context, store: Layout, bundle: Path) -> WorkDirectory:
-    """Where it is written down how the place was found, and which bundle a unit made.
+    """The job's records: the place as it was found, and the bundle that a unit made.
 
-    On a farm that is the store, where the janitor finds what a job that Redis forgot has left. Without one nobody but
-    this process will look, and the source is only read.
+    On a farm they are in the store, where the janitor finds those of a job that Redis lost. Without a farm only this
+    process needs them, and the source is only read.
     """
     return work_directory(ctx, store.path) if ctx.fenced and may_write(store) else records_beside(bundle, ctx.work)
 
@@ -140,16 +130,12 @@ def _finish(ctx: Context, state: UnpackState) -> UnpackResult:
 
 def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
     bundle = ctx.policy.check_root(request.bundle)
-    for work in (records_beside(bundle, ctx.work), work_directory(ctx, request.image.store)):
-        end(work, bundle, list(_stagings(ctx, bundle)), succeeded)
-
-
-def _stagings(ctx: Context, bundle: Path) -> Iterator[Path]:
+    stagings = []
     for staging in staged_by(bundle, ctx.work):
-        try:
-            yield ctx.policy.check_root(staging)
-        except OutsideAllowedRoots:
-            continue
+        with suppress(OutsideAllowedRoots):
+            stagings.append(ctx.policy.check_root(staging))
+    for work in (records_beside(bundle, ctx.work), work_directory(ctx, request.image.store)):
+        end(work, bundle, stagings, succeeded)
 
 
 UNPACK = Flow(

@@ -1,4 +1,4 @@
-"""The single steps of a revert, each inside the rootfs only: no link is followed (DESIGN law 5)."""
+"""The single steps of a revert, inside the rootfs only: no link is followed (DESIGN law 5)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _Inode = tuple[int, int]
 
 
 class Restorer:
-    """Puts things into a tree, out of a staged copy on the same file system; a context manager.
+    """Restores entries of a tree from a staged copy on the same file system; a context manager.
 
-    Directories that it works in must get their metadata back by :meth:`dress` afterwards.
+    Directories that it changes need :meth:`apply_metadata` afterwards.
     """
 
     def __init__(self, rootfs: Path, staging: Path | None) -> None:
@@ -45,7 +45,7 @@ class Restorer:
 
     def remove(self, path: bytes) -> None:
         """Remove the entry and all below it."""
-        self._here.close()  # a descriptor of what goes away must not be found again under its name
+        self._here.close()  # descriptors of removed directories must not be reused by name
         directory, name = self._parent(path)
         with suppress(FileNotFoundError):
             remove(directory, name)
@@ -61,7 +61,7 @@ class Restorer:
         os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
 
     def groups(self, linked: Iterable[bytes]) -> list[list[bytes]]:
-        """The paths by the inode that they share in the staged copy; those that share none are left out."""
+        """Groups of paths that share an inode in the staged copy."""
         found: defaultdict[_Inode, list[bytes]] = defaultdict(list)
         for path in linked:
             directory, name = self._staged_parent(path)
@@ -69,17 +69,15 @@ class Restorer:
         return [sorted(paths) for paths in found.values() if len(paths) > 1]
 
     def link_again(self, group: list[bytes], lost: Collection[bytes]) -> int:
-        """Let all paths of ``group`` be names of one inode again; returns how many were changed.
+        """Make all paths of ``group`` names of one inode again; returns the number of changed paths.
 
-        An inode that still lies in the tree, under a path that is not ``lost``, is kept.
+        An inode that is still in the tree, under a path that is not ``lost``, is kept.
         """
         inodes = {path: self._inode(path) for path in group}
         good = [path for path in group if path not in lost and inodes[path] not in self._claimed and inodes[path]]
         changed = 0
-        if good:
-            source = good[0]
-        else:
-            source = group[0]
+        source = good[0] if good else group[0]
+        if not good:
             self.put_back(source)
             changed += 1
         inode = self._inode(source)
@@ -91,11 +89,11 @@ class Restorer:
                 changed += 1
         return changed
 
-    def dress(self, entry: Entry) -> None:
-        """Give an entry in place the owner, xattrs, mode and mtime it should have; what it has is not written."""
+    def apply_metadata(self, entry: Entry) -> None:
+        """Restore owner, xattrs, mode and mtime of an entry in place; equal values are not written."""
         if entry.type == "dir":
             fd = self._root if entry.path == ROOT else self._here.directory(entry.path)
-            self._dress_fd(fd, entry)
+            self._apply_to_fd(fd, entry)
             self._here.settle(fd)
             return
         directory, name = self._here.parent(entry.path)
@@ -106,11 +104,11 @@ class Restorer:
                 pass
             else:
                 try:
-                    self._dress_fd(fd, entry)
+                    self._apply_to_fd(fd, entry)
                 finally:
                     os.close(fd)
                 return
-        self._dress_name(directory, name, entry)
+        self._apply_to_name(directory, name, entry)
 
     # --- inside --------------------------------------------------------------------------------------
 
@@ -119,7 +117,7 @@ class Restorer:
         directory, name = self._here.parent(path)
         mode = stat.S_IMODE(os.fstat(directory).st_mode)
         if mode & 0o300 != 0o300 and not may(directory, os.W_OK | os.X_OK):
-            os.fchmod(directory, mode | 0o700)  # put back by dress
+            os.fchmod(directory, mode | 0o700)  # restored by apply_metadata
         return directory, name
 
     def _staged_parent(self, path: bytes) -> tuple[int, bytes]:
@@ -127,7 +125,7 @@ class Restorer:
         return self._there.parent(path)
 
     def _widen(self, path: bytes) -> None:
-        """Make the staged directories on the way accessible; their modes were for the entries in them only."""
+        """Make the staged directories on the way to ``path`` accessible; the staged copy is removed afterwards."""
         if path in self._widened:
             return
         self._widened.add(path)
@@ -154,14 +152,14 @@ class Restorer:
         held = os.dup(directory)
         try:
             origin, base = self._here.parent(source)
-            # Under another name first: what stands there is replaced in one step.
+            # Under another name first: rename replaces an existing entry atomically.
             temporary = b".layerfarm-%s" % os.urandom(8).hex().encode()
             os.link(base, temporary, src_dir_fd=origin, dst_dir_fd=held, follow_symlinks=False)
             os.rename(temporary, name, src_dir_fd=held, dst_dir_fd=held)
         finally:
             os.close(held)
 
-    def _dress_fd(self, fd: int, entry: Entry) -> None:
+    def _apply_to_fd(self, fd: int, entry: Entry) -> None:
         found = os.fstat(fd)
         if (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
             os.fchown(fd, entry.uid, entry.gid)
@@ -176,7 +174,7 @@ class Restorer:
             os.fchmod(fd, entry.mode)
         os.utime(fd, ns=(found.st_atime_ns, entry.mtime))
 
-    def _dress_name(self, directory: int, name: bytes, entry: Entry) -> None:
+    def _apply_to_name(self, directory: int, name: bytes, entry: Entry) -> None:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
             os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""A changed bundle goes back to its image, touching only what differs (umoci #172)."""
+"""Revert a changed bundle to its image, writing only entries that differ (umoci #172)."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from layerfarm.jobs.store import Layout
 
 _STAGING = ".layerfarm-revert-"
 _CONTENT = frozenset(("type", "size", "sha256digest", "link", "device"))
-"""Keywords in which a difference means that the entry itself has to come from the image again."""
+"""Keywords: an entry that differs in one of them must be restored from the image."""
 
 
 @dataclass
 class Plan:
-    """What has to be done to a tree to make it the expected one. Paths in mtree order."""
+    """The changes that make a tree the expected one. Paths in mtree order."""
 
     removals: list[bytes] = field(default_factory=list)
-    """What the image does not have, or has as something else; what is below goes with it."""
+    """Paths that the image lacks, or has as another type; everything below them is removed, too."""
     directories: list[Entry] = field(default_factory=list)
-    """To be made, parents first."""
+    """Directories to make, parents first."""
     files: dict[bytes, Entry] = field(default_factory=dict)
-    """Everything that is no directory, to be put back from the image."""
+    """Non-directories to restore from the image."""
     fixes: dict[bytes, Entry] = field(default_factory=dict)
-    """Directories and others of which only the metadata differ, or will once the rest is done."""
+    """Entries of which only the metadata differ, or will differ after the other changes."""
     linked: dict[bytes, Entry] = field(default_factory=dict)
-    """What has several names in the image, if any such group is damaged."""
+    """All entries with several names in the image, if any such group is damaged."""
     suspects: set[tuple[str | None, int]] = field(default_factory=set)
-    """Digest and size of those of them that differ: which of their likes share their inode is not written down."""
+    """Digest and size of the damaged ones: the manifest does not record which equal files share an inode."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -51,14 +51,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Reverted:
-    """What a revert did."""
+    """Numbers of changed paths."""
 
     removed: int
-    """Paths, each with what was below it."""
+    """Each with everything below it."""
     restored: int
-    """Paths that were made again."""
     adjusted: int
-    """Paths that got their metadata back."""
+    """Only their metadata."""
 
 
 def revert_bundle(
@@ -67,15 +66,15 @@ def revert_bundle(
     current: Callable[[], Iterable[Entry]],
     advanced: Callable[[int], None] = lambda nbytes: None,
 ) -> Reverted:
-    """Make the bundle's rootfs what it was when it was unpacked, or last repacked with a refresh.
+    """Restore the bundle's rootfs as it was unpacked, or last repacked with a refresh.
 
-    ``current`` lists the tree as it is now, hashed, in mtree order; it is called once. Files come back with
-    owner, mode, xattrs and times, names of one inode are linked again, directories get their times back. What
-    does not differ is not written. Interrupted, it can be run again. Nobody else may change the tree meanwhile.
+    ``current`` lists the tree as it is now, hashed, in mtree order; it is called once. Files are restored with owner,
+    mode, xattrs and times, hard links are linked again, directories get their times back. An interrupted revert can be
+    run again. The tree must not change meanwhile.
 
     Raises:
-        BundleError: another revert is at work, or the store's image is not what the bundle was made of.
-        BlobNotFound, DigestMismatch, SizeMismatch: the image is not, or not whole, in the store.
+        BundleError: another revert is running, or the store's image is not the bundle's.
+        BlobNotFound, DigestMismatch, SizeMismatch: the image is missing or corrupt.
         RootfsError: the tree cannot be written.
     """
     image = resolve_walk(store, bundle.walk)
@@ -94,10 +93,10 @@ def revert_bundle(
 
 
 def expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[], Iterator[Entry]]:
-    """A way to list the tree of the bundle's image, as it lies on disk when unpacked with the bundle's id maps.
+    """Returns a function that lists the tree of the bundle's image, as unpacked with the bundle's id maps.
 
-    What umoci wrote down is not all (device numbers, xattrs of links): for its bundles the image itself
-    is asked, where no ids were mapped. Its layers are read once, and nothing is written beside them.
+    umoci's manifest is not complete (device numbers, xattrs of links): for its bundles without id maps the tree is
+    derived from the image's layers, read once.
     """
     maps = bundle.meta.map_options
     if os.path.lexists(bundle.extra) or maps.uid_mappings or maps.gid_mappings or maps.rootless:
@@ -107,7 +106,7 @@ def expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[]
 
 
 def plan_revert(expected: Callable[[], Iterable[Entry]], current: Iterable[Entry], rootfs: Path) -> Plan:
-    """Compare the trees. ``expected`` is read twice; only what differs is kept in memory."""
+    """Compare the trees. ``expected`` is read twice; only differing entries are kept in memory."""
     with Rootfs(rootfs, follow=False) as root, DirectoryCache(root.fd) as directories:
         return _plan(expected, current, lambda path: _inode(directories, path))
 
@@ -143,7 +142,7 @@ def _plan(
             if set(delta.keys) != {"nlink"}:
                 plan.fixes[delta.path] = old
     for delta in surplus:
-        # Its further names may be extra ones, which go; others keep theirs, and it needs an inode of its own.
+        # Its surplus names may be extra paths, which are removed. If others remain, it needs an inode of its own.
         assert delta.old is not None and delta.new is not None
         if delta.new.nlink - extras.get(inode_of(delta.path), 0) > 1:
             plan.files[delta.path] = delta.old
@@ -179,7 +178,7 @@ def _parent(path: bytes) -> bytes:
 
 
 def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes]) -> None:
-    """What the deltas do not tell: all that was in a directory that is gone, and the directories touched."""
+    """Add the content of missing directories, and the directories whose times the changes will touch."""
     linked: dict[bytes, Entry] = {}
     touched = {_parent(path) for path in (*plan.removals, *plan.files, *remade) if path != ROOT}
     for entry in expected:
@@ -210,18 +209,20 @@ def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes]
 def _staged(
     store: Layout, image: Resolved, bundle: Bundle, plan: Plan, advanced: Callable[[int], None]
 ) -> Iterator[tuple[Path | None, dict[bytes, Entry]]]:
-    """The image's tree beside the rootfs, with the content of those files only that are needed.
+    """The image's tree unpacked beside the rootfs, with the content of only the needed files.
 
-    Yields its place, and what it has at the paths of the plan. None where nothing is needed of it.
+    Yields its path, and its entries at the paths of the plan; None if the plan needs no files.
     """
     if not plan.files and not plan.linked:
         yield None, {}
         return
+    likes = _likes(plan)
     staging = bundle.path / f"{_STAGING}{os.urandom(8).hex()}"
     staging.mkdir(mode=0o700)
     try:
         for every_content, keep_dirlinks in ((False, False), (True, False), (True, True)):
-            options = _options(bundle, None if every_content else _wanted(plan), keep_dirlinks, advanced)
+            wanted = None if every_content else lambda path: path in plan.files or path in likes
+            options = _options(bundle, wanted, keep_dirlinks, advanced)
             rootfs = staging / ROOTFS_NAME
             with extracted(store, image, rootfs, options) as extractor:
                 known = {
@@ -232,8 +233,8 @@ def _staged(
             if not (wrong := next(_mismatches(plan, known), None)):
                 yield rootfs, known
                 return
-            # A link in the layers may lead to a file that the final tree has under other names only, and
-            # whether links to directories were kept is not written down: once more, with everything.
+            # A hard link in the layers may lead to a file that the final tree has under other names only, and
+            # keep_dirlinks is not recorded: again, with every content.
             remove_tree(rootfs)
         raise BundleError("the image does not give what the bundle was made of", where=wrong)
     finally:
@@ -254,28 +255,18 @@ def _options(
     )
 
 
-def _wanted(plan: Plan) -> Callable[[bytes], bool]:
-    """The files to be put back, and those that may be names of an inode that is to be put back."""
-    likes = _likes(plan)
-    return lambda path: path in plan.files or path in likes
-
-
 def _likes(plan: Plan) -> dict[bytes, Entry]:
+    """Files that may be names of an inode to be restored."""
     return {path: entry for path, entry in plan.linked.items() if (entry.sha256, entry.size) in plan.suspects}
 
 
 def _mismatches(plan: Plan, known: dict[bytes, Entry]) -> Iterator[bytes]:
     for path, wanted in (plan.files | _likes(plan)).items():
         found = known.get(path)
-        # In their portable form both have the size of a link that a layer gives it.
-        if found is None or _CONTENT & set(_differing(wanted, found)):
+        # In portable form a link's size is the same on disk and in a layer.
+        if found is None or _CONTENT & set(differing_keys(*portable((wanted, found)))):
             yield path
     yield from plan.linked.keys() - known.keys()
-
-
-def _differing(wanted: Entry, found: Entry) -> tuple[str, ...]:
-    one, other = portable((wanted, found))
-    return differing_keys(one, other)
 
 
 # --- the changes ---------------------------------------------------------------------------------
@@ -292,13 +283,13 @@ def _restore(plan: Plan, restorer: Restorer, known: dict[bytes, Entry]) -> Rever
         if path not in grouped:
             restorer.put_back(path)
     relinked = sum(restorer.link_again(group, plan.files.keys()) for group in groups)
-    # Deepest directories last to be changed, first to be finished: a child's change is its parent's mtime.
+    # Deepest directories first: changing a child changes its parent's mtime.
     for path in sorted(plan.fixes, key=lambda path: (-1 if path == ROOT else path.count(b"/"), path), reverse=True):
         entry = plan.fixes[path]
         exact = known.get(path)
         if exact is not None and exact.mtime // 10**9 == entry.mtime // 10**9:
             entry = entry._replace(mtime=exact.mtime)  # a manifest keeps whole seconds
-        restorer.dress(entry)
+        restorer.apply_metadata(entry)
     restored = len(plan.directories) + sum(path not in grouped for path in plan.files) + relinked
     return Reverted(len(plan.removals), restored, len(plan.fixes) - len(plan.directories))
 

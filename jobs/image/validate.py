@@ -6,7 +6,6 @@ only wastes space.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from layerfarm.jobs.store import (
     MEDIA_TYPE_MANIFEST,
     REF_NAME,
     Descriptor,
+    Document,
     Index,
     Layout,
     check_digest,
@@ -34,6 +34,7 @@ from layerfarm.jobs.store import (
     parse_document,
 )
 from layerfarm.jobs.store.blob import embedded_data
+from layerfarm.jobs.store.document import DocumentT
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 
 MOST_LAYERS = 127
@@ -216,9 +217,10 @@ class _Walker:
 
     def _manifest(self, raw: bytes, descriptor: Descriptor) -> None:
         """Check a manifest; of artifacts and foreign formats only the blobs."""
-        document = self._json(raw, descriptor)
-        if document is None:
+        parsed = self._parse(Document, raw, descriptor)
+        if parsed is None:
             return
+        document = parsed.model_extra or {}
         if descriptor.media_type != MEDIA_TYPE_MANIFEST:
             self._report.warning(
                 "media-type", descriptor.digest, f"layerfarm does not read {descriptor.media_type}; only blobs checked"
@@ -304,18 +306,7 @@ class _Walker:
         self._count(descriptor)
         return raw
 
-    def _json(self, raw: bytes, descriptor: Descriptor) -> dict[str, Any] | None:
-        try:
-            value = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            self._report.error("document", descriptor.digest, f"not a JSON document, {str(error).splitlines()[0]}")
-            return None
-        if not isinstance(value, dict):
-            self._report.error("document", descriptor.digest, "JSON document is not an object")
-            return None
-        return value
-
-    def _parse(self, model: type[Any], raw: bytes, descriptor: Descriptor) -> Any:
+    def _parse(self, model: type[DocumentT], raw: bytes, descriptor: Descriptor) -> DocumentT | None:
         try:
             return parse_document(model, raw, descriptor.digest)
         except LayerfarmError as error:

@@ -31,7 +31,7 @@ class _Process(Document):
 
 
 class RuntimeConfig(Document):
-    """As much of runtime-spec config.md as layerfarm writes and every runtime needs."""
+    """The part of runtime-spec config.md that layerfarm writes and every runtime needs."""
 
     ociVersion: str
     root: _Root
@@ -41,10 +41,7 @@ class RuntimeConfig(Document):
 
 
 def validate_bundle(path: Path) -> Report:
-    """Check every part of a bundle, the others too when one is bad.
-
-    The rootfs is not compared with the manifest: that it was changed is what bundles are for.
-    """
+    """Check every part of a bundle. The rootfs is not compared with the manifest: bundles are made to be changed."""
     report = Report()
     if not is_directory(path):
         report.error("bundle", ".", "bundle is not a directory")

@@ -324,7 +324,7 @@ def test_interrupted_it_can_be_run_again(layout: Layout, bundle: Bundle, monkeyp
             return run
 
         with monkeypatch.context() as patched:
-            for name in ("remove", "make_directory", "put_back", "link_again", "dress"):
+            for name in ("remove", "make_directory", "put_back", "link_again", "apply_metadata"):
                 patched.setattr(Restorer, name, interrupted(name))
             try:
                 revert(layout, bundle)
