@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from layerfarm.worker.catalog.report import DuplicateRow, Holding, ImageRow, Report, pulls, shared, totals
-from layerfarm.worker.catalog.report_page import page
+from layerfarm.worker.catalog.report import DuplicateRow, Holding, ImageRow, Report, page, pulls, shared, totals
 
 _HARNESS = """\
 <!doctype html><title>harness</title>

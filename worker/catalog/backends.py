@@ -1,4 +1,4 @@
-"""Where the jobs of a catalog run: one after the other on this machine, or many at once on a farm."""
+"""Run the jobs of a catalog: one after the other on this machine, or many at once on a farm."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from layerfarm.worker.engine import local
 from layerfarm.worker.model import JobState, Progress
 
 AT_ONCE: Final = 16
-"""Jobs that a catalog has on a farm at a time; bulk, so that whoever waits for something overtakes them."""
-
+"""Jobs that a catalog has on a farm at a time; bulk, so that interactive jobs overtake them."""
 _HEED: Final = 1.0
-"""Seconds after which a thread that waits looks whether the run was interrupted."""
+"""Seconds between two checks of a waiting thread whether the run was interrupted."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One job to be."""
+    """One job to run."""
 
     name: str
-    """What the user calls it."""
+    """Name of the image."""
     request: Request
     job: str | None = None
-    """Id of a job that was submitted for the same in an earlier run."""
+    """Id of a job that an earlier run submitted for the same."""
 
 
 Ended = Callable[[Task, Any, LayerfarmError | None], None]
-"""Told of each task its result, or its error. Always called in the thread that called ``run``."""
+"""Given the result or the error of each task; called in the thread that called ``run``."""
 
 
 class Watcher(Protocol):
-    """Told what happens meanwhile, from any thread."""
+    """Given progress, from any thread."""
 
     def submitted(self, task: Task, job: str) -> None: ...
 
@@ -54,12 +53,12 @@ class Backend(Protocol):
         """Run all to their end.
 
         Raises:
-            FarmUnreachable: nothing can be run any more; what was not told as ended has not.
+            FarmUnreachable: nothing can be run any more; tasks not reported have not ended.
         """
 
 
 class Local:
-    """In this process and those that it starts."""
+    """Runs tasks in this process and those that it starts."""
 
     def __init__(self, policy: Policy, processes: int) -> None:
         self._policy = policy
@@ -76,7 +75,7 @@ class Local:
 
 
 class OnFarm:
-    """As bulk jobs of a farm, :data:`AT_ONCE` of them. Interrupted, the jobs are cancelled."""
+    """Runs tasks as bulk jobs of a farm, :data:`AT_ONCE` at a time. If interrupted, it cancels the jobs."""
 
     def __init__(self, farm: Farm, at_once: int = AT_ONCE) -> None:
         self._farm = farm
@@ -129,7 +128,7 @@ class OnFarm:
         raise JobCancelled("the catalog's run was interrupted", where=task.name)
 
     def _earlier(self, task: Task) -> Job | None:
-        """The job of an earlier run that was killed: it may have gone on, and may be done."""
+        """The job of an earlier run that was killed, unless it failed: it may be done by now."""
         if task.job is None:
             return None
         with suppress(JobNotFound):
@@ -139,6 +138,6 @@ class OnFarm:
         return None
 
 
-def explain(error: LayerfarmError) -> str:
+def error_text(error: LayerfarmError) -> str:
     """The error of a task in one line."""
     return str(error) if not isinstance(error, JobFailed) else error.what

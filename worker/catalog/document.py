@@ -1,6 +1,6 @@
-"""The catalog file: which images, what is to become of them, and where that goes. YAML 1.2.
+"""The catalog file (YAML 1.2): sources, policies and the destination of the images.
 
-Every mistake is said with its line and column, all of them at once.
+All mistakes are reported at once, each with its line and column.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Source(_Section):
     registry: str | None = None
     """``docker://HOST[:PORT][/PREFIX]``."""
     repositories: tuple[str, ...] = Field(default=(), strict=False)
-    """Of the registry, below its prefix: registries have no way to list them that all of them know."""
+    """Repositories below the registry's prefix: not every registry can list them."""
     layout: str | None = None
     """Directory of an OCI layout."""
     tags: tuple[str, ...] = Field(default=("*",), min_length=1, strict=False)
     """Patterns of :mod:`fnmatch`; one has to match."""
     exclude: tuple[str, ...] = Field(default=(), strict=False)
-    """Patterns of tags that are left out all the same."""
+    """Patterns of tags that are left out."""
     newest: int | None = Field(default=None, ge=1)
-    """Only so many tags of each repository, the last ones."""
+    """Only the last tags of each repository, as many as this."""
     prefix: str = ""
-    """Set before the names that the images have in the catalog."""
+    """Prefix of the images' names in the catalog."""
 
     @field_validator("registry")
     @classmethod
@@ -63,7 +63,7 @@ class Source(_Section):
 
 
 class Rule(_Section):
-    """Files that are to be a component of their own, whatever a package database says."""
+    """Files that form a component of their own, whatever package they belong to."""
 
     name: str = Field(min_length=1)
     paths: tuple[str, ...] = Field(min_length=1, strict=False)
@@ -72,19 +72,19 @@ class Rule(_Section):
 
 class _Remaking(_Section):
     referrers: Choice = "leave"
-    """Whether SBOMs and other artifacts of the old image are to refer to the new one, where they stay true of it."""
+    """Whether SBOMs and other referrers of the old image are copied to the new one, where they apply to it."""
 
 
 class _Keeping(_Remaking):
     level: int | None = None
-    """Of the compression."""
+    """Compression level."""
     keep: int = Field(default=0, ge=0)
-    """So many of the lowest layers stay as they are."""
+    """The number of lowest layers that stay as they are."""
 
 
 class _Writing(_Remaking):
     source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
-    """Seconds; newer times of files become this one, which the proof then allows."""
+    """Seconds; newer times of files become this one, which the proof allows."""
 
 
 class Rechunk(_Keeping, _Writing):
@@ -98,36 +98,36 @@ class Rechunk(_Keeping, _Writing):
 
 
 class Recompress(_Keeping):
-    """The same layers, compressed in another way."""
+    """The same layers, compressed otherwise."""
 
     transform: Literal["recompress"]
     compress: Literal["gzip", "zstd", "none"]
 
 
 class Squash(_Keeping, _Writing):
-    """One layer, above those that are kept."""
+    """One layer above the kept ones."""
 
     transform: Literal["squash"]
     compress: CompressionChoice = "auto"
 
 
 class Strip(_Writing):
-    """Without some paths, in any layer."""
+    """Remove paths from all layers."""
 
     transform: Literal["strip"]
     level: int | None = None
     paths: tuple[str, ...] = Field(min_length=1, strict=False)
-    """Patterns as a shell's, from the root; a directory goes with all in it."""
+    """Shell patterns from the root; a directory is removed with its content."""
 
 
 class Rebase(_Writing):
-    """On another base. Both bases are images, ``LAYOUT:TAG``."""
+    """Replace the base. Both bases are images, ``LAYOUT:TAG``."""
 
     transform: Literal["rebase"]
     old_base: str = Field(alias="old-base")
     new_base: str = Field(alias="new-base")
     accept: Literal["safe", "review", "refuse"] = "safe"
-    """The worst verdict with which it is done all the same."""
+    """The worst verdict that is accepted."""
 
     @field_validator("old_base", "new_base")
     @classmethod
@@ -139,7 +139,7 @@ class Rebase(_Writing):
 
 
 class Keep(_Section):
-    """As it is; only copied to the destination."""
+    """Copy to the destination unchanged."""
 
     transform: Literal["keep"]
 
@@ -148,7 +148,7 @@ Transform = Annotated[Rechunk | Recompress | Squash | Rebase | Strip | Keep, Fie
 
 
 class Policy(_Section):
-    """What is done with the images whose names match."""
+    """The transform of the images whose names match."""
 
     match: tuple[str, ...] = Field(min_length=1, strict=False)
     """Patterns of :mod:`fnmatch` on ``REPOSITORY:TAG``."""
@@ -161,7 +161,7 @@ class Policy(_Section):
 
 
 class Destination(_Section):
-    """Where the new images go, under the names of the old ones. One of the two, or neither: the catalog's store."""
+    """Where the new images go, under the names of the old ones; by default into the catalog's store."""
 
     layout: str | None = None
     registry: str | None = None
@@ -176,39 +176,39 @@ class Destination(_Section):
 
 
 class Access(_Section):
-    """How registries are used, and how gently."""
+    """Access to registries, and its limits."""
 
     parallel: int = Field(default=4, ge=1, le=64)
-    """Transfers at once."""
+    """Concurrent transfers."""
     per_minute: int | None = Field(default=None, ge=1, alias="per-minute")
-    """Transfers begun in a minute at most, all registries together."""
+    """Transfers started in a minute at most, all registries together."""
     attempts: int = Field(default=5, ge=1, le=100)
-    """How often one transfer is tried when the registry is away, busy, or drops the connection."""
+    """Attempts at one transfer when the registry is away, busy, or drops the connection."""
     auth_file: str | None = Field(default=None, alias="auth-file")
-    """Default: where skopeo looks, which is also where ``docker login`` and ``podman login`` write."""
+    """Default: as skopeo, also where ``docker login`` and ``podman login`` write."""
     tls_verify: bool = Field(default=True, alias="tls-verify")
-    """False: certificates are not checked, and plain HTTP is used where a registry speaks nothing else."""
+    """False: certificates are not checked, and plain HTTP is used if the registry needs it."""
 
 
 class CatalogFile(_Section):
     """A whole catalog file. Relative paths in it are relative to its directory; here they are absolute."""
 
     store: str
-    """The layout in which everything is kept and done; made if it is not there."""
+    """The layout that holds everything; created if missing."""
     sources: tuple[Source, ...] = Field(min_length=1, strict=False)
     policies: tuple[Policy, ...] = Field(min_length=1, strict=False)
-    """The first one that matches an image is its policy; without any the image is left out."""
+    """The first that matches an image is its policy; without one the image is left out."""
     destination: Destination = Destination()
     access: Access = Access()
     order: Literal["created", "name"] = "created"
-    """What tells which tag of a repository comes after which."""
+    """The order of the tags of a repository."""
 
 
 def read_catalog(path: Path) -> CatalogFile:
     """The catalog file at ``path``.
 
     Raises:
-        CatalogFileError: it cannot be read, is not YAML, or not a catalog; with line and column of each mistake.
+        CatalogFileError: it cannot be read, is not YAML, or is not a catalog.
         LimitExceeded: it is larger than the limit ``document_bytes``.
     """
     try:
@@ -260,8 +260,8 @@ def _explained(error: ValidationError, data: CommentedMap, path: Path) -> Catalo
 def _position(data: CommentedMap, loc: tuple[int | str, ...]) -> tuple[int, int, list[str]]:
     """Line and column, from 1, of the innermost part of ``loc`` that the file holds, and the names on the way.
 
-    pydantic also names the members of a union, which are not in the file; of what is missing, the mapping
-    in which it is missed is told.
+    pydantic's ``loc`` also has members of unions, which are not in the file; a missing key has the position of its
+    mapping.
     """
     line, column = data.lc.line, data.lc.col
     here: Any = data

@@ -1,14 +1,25 @@
-"""The joint plan of all images of a catalog that are rechunked: analyze each, plan together, tell each its layers."""
+"""The requests of a catalog's jobs, and the joint plan of all its images that are rechunked."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedPlan
 from layerfarm.jobs.flows.base import name_of_work
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.transforms import (
+    AnalyzeRequest,
+    RebaseRequest,
+    RechunkRequest,
+    RecompressRequest,
+    SquashRequest,
+    StripRequest,
+    TransformRequest,
+)
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions
 from layerfarm.jobs.relayer.components import Rule
@@ -17,47 +28,92 @@ from layerfarm.jobs.relayer.planner.plan import Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, kept_analysis, layers_to_be
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.document import Rechunk
+from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.report import LONGEST_LIST, DuplicateRow, Holding
 from layerfarm.worker.catalog.sources import CatalogImage, in_order
 from layerfarm.worker.catalog.state import States
 
+NEW: Final = "new/"
+"""Prefix of new images' tags in the catalog's own store, where the old ones have the plain names."""
 PLAN: Final = "plan.json"
 _SMALL: Final = 20_000
-"""Bytes of the layer that gives directories their metadata, about; nobody knows before it is written."""
+"""Estimated bytes of the layer with the metadata of directories."""
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
+    """The reference of the new image ``name``: in the destination's layout, else in the catalog's store."""
+    if destination is not None:
+        return ImageRef(store=Path(destination), tag=name)
+    return ImageRef(store=store, tag=f"{NEW}{name}")
+
+
+def request_for(policy: Transform, image: ImageRef, target: ImageRef, plan: str | None) -> TransformRequest | None:
+    """The job for one image; None: it stays as it is. ``plan``: digest of the joint plan."""
+    fields = policy.model_dump(mode="json", exclude={"transform"}) | {"image": image, "target": target}
+    match policy:
+        case Keep():
+            return None
+        case Recompress():
+            return RecompressRequest.model_validate(fields)
+        case Rebase():
+            bases = {name: ImageRef.parse(fields[name]) for name in ("old_base", "new_base")}
+            return RebaseRequest.model_validate(fields | bases)
+        case Squash():
+            return SquashRequest.model_validate(fields)
+        case Strip():
+            return StripRequest.model_validate(fields)
+        case Rechunk():
+            return RechunkRequest.model_validate(fields | {"plan": plan})
+
+
+def analysis_for(policy: Rechunk, image: ImageRef) -> AnalyzeRequest:
+    """The job that analyzes an image for the joint plan."""
+    fields = policy.model_dump(mode="json", include={"keep", "source_date_epoch", "components"})
+    return AnalyzeRequest.model_validate(fields | {"image": image})
+
+
+def fingerprint(old: str, policy: Transform, target: ImageRef, *more: str) -> str:
+    """A digest of all that determines the new image: if it is unchanged, there is nothing to do."""
+    return name_of_work("catalog", old, policy.model_dump(mode="json"), str(target), *more)
+
+
+# --- the joint plan -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Member:
-    """One image of the plan: of an index, one platform."""
+    """One image of the plan: one platform of an index."""
 
     name: str
-    """Of the catalog's image that it belongs to."""
+    """Name of the catalog's image that it belongs to."""
     image: Resolved
     analysis: Analysis
     budget: int
 
     def layers(self, plan: Plan) -> list[LayerToBe]:
-        """Its layers to be, above the kept ones."""
+        """Its planned layers, above the kept ones."""
         return layers_to_be(self.analysis, plan, self.budget)
 
 
 @dataclass(frozen=True)
 class Joint:
-    """The plan of a catalog, and the images that it is for."""
+    """The plan of a catalog, and its images."""
 
     plan: Plan
     members: tuple[Member, ...]
 
     def layouts(self) -> dict[str, str]:
-        """By image, a digest of its layers to be: if that is the same, so is the image, whatever else is planned."""
+        """By image, a digest of its planned layers: if unchanged, so is the image."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for member in self.members:
             found[member.name] += [layer.digest for layer in member.layers(self.plan)]
         return {name: name_of_work("layout", digests) for name, digests in found.items()}
 
     def holdings(self) -> dict[str, Holding]:
-        """By image, what it is predicted to consist of."""
+        """By image, its predicted layers and configurations."""
         layers: defaultdict[str, dict[str, int]] = defaultdict(dict)
         configs: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for member in self.members:
@@ -72,7 +128,7 @@ class Joint:
         return {name: Holding(layers[name], configs[name]) for name in layers}
 
     def duplicates(self) -> list[DuplicateRow]:
-        """The components that lie in the most layers, by the bytes that this wastes."""
+        """The components that are in several layers, by the bytes that this wastes."""
         before: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         after: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         parts: dict[tuple[str, str], Part] = {}
@@ -97,7 +153,7 @@ class Joint:
 
 
 def options_of(policy: Rechunk) -> AnalysisOptions:
-    """How the images of this policy are taken apart."""
+    """The analysis options of a policy."""
     rules = tuple(Rule(rule.name, rule.paths) for rule in policy.components)
     return AnalysisOptions(policy.keep, policy.source_date_epoch, rules)
 
@@ -105,7 +161,7 @@ def options_of(policy: Rechunk) -> AnalysisOptions:
 def members_of(
     store: Layout, states: States, images: Iterable[CatalogImage]
 ) -> tuple[list[Member], list[CatalogImage]]:
-    """The images that are to be rechunked and were analyzed, and those that were not."""
+    """The images to rechunk that were analyzed, and those that were not."""
     known: list[Member] = []
     unknown: list[CatalogImage] = []
     for image in images:
@@ -125,7 +181,7 @@ def members_of(
 def plan_together(
     members: Sequence[Member], created: Mapping[str, str | None], order: str, previous: Plan | None
 ) -> Joint:
-    """Plan the layers of all members; of a ``previous`` plan nothing moves."""
+    """Plan the layers of all members; nothing of a ``previous`` plan moves."""
     position = {
         name: when
         for repository in in_order({member.name for member in members}, created, order).values()
@@ -144,7 +200,7 @@ def previous_plan(states: States) -> Plan | None:
     """The plan of the last run, or None.
 
     Raises:
-        MalformedPlan: there is one, and it cannot be read: to plan anew would move every layer.
+        MalformedPlan: it cannot be parsed; planning again would move every layer.
     """
     path = states.directory / PLAN
     try:

@@ -1,8 +1,12 @@
-"""Bring images into the catalog's store and out of it; each blob is fetched, and lies there, once.
+"""Copy images and their referrers between registries, layouts and the catalog's store; each blob is fetched once.
 
-skopeo writes into a layout of its own beside the store, in which what the store holds already is linked; it
-fetches the rest. Then the new blobs are verified and moved over, and the tag is given: so that nobody but
-``layerfarm.jobs.store`` writes into the store, and two pulls cannot lose each other's tags (skopeo #1018).
+skopeo writes into a layout of its own beside the store, in which the blobs that the store holds are linked, and fetches
+the rest. Then the new blobs are verified and moved, and the tag is given: only ``layerfarm.jobs.store`` writes into the
+store, and two pulls cannot lose each other's tags (skopeo #1018).
+
+skopeo has no referrers API. So the referrers of an image in a registry are looked for where clients put them for
+registries without that API: behind the tag ``sha256-HEX`` (distribution-spec "Referrers Tag Schema"), and behind such
+tags with a suffix, as cosign's.
 """
 
 from __future__ import annotations
@@ -10,15 +14,23 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from layerfarm.jobs.errors import MalformedDocument, TagNotFound
+from layerfarm.jobs.errors import (
+    DigestMismatch,
+    LayerfarmError,
+    MalformedDocument,
+    NotInRegistry,
+    RegistryBusy,
+    TagNotFound,
+)
 from layerfarm.jobs.relayer.referrer_copy import Carrier
-from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout, parse_document
+from layerfarm.jobs.relayer.referrers import attach, fallback_tag, read_artifact, tags_beside
+from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descriptor, Index, Layout, parse_document
 from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.document import Document
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
@@ -30,18 +42,18 @@ _TAG: Final = "image"
 
 @dataclass(frozen=True)
 class Offer:
-    """What an origin holds under a reference right now."""
+    """The current content of an origin's reference."""
 
     digest: str
-    """Of its manifest or index as the origin has it; Docker's formats get another one when they become OCI's."""
+    """Digest of the manifest or index at the origin; converting Docker's formats to OCI's changes it."""
     manifests: tuple[str, ...]
-    """Digests of that and of all manifests below it."""
+    """Digests of it and of all manifests below it."""
     blobs: tuple[Descriptor, ...]
-    """Everything that it leads to but the manifests themselves."""
+    """All other blobs that it leads to."""
 
 
 def look(skopeo: Skopeo, reference: str) -> Offer:
-    """What ``docker://HOST/REPOSITORY:TAG`` names.
+    """The offer of ``docker://HOST/REPOSITORY:TAG``.
 
     Raises:
         RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
@@ -65,48 +77,52 @@ def look(skopeo: Skopeo, reference: str) -> Offer:
 
 
 def look_in(layout: Layout, tag: str) -> Offer:
-    """What a tag of a layout names.
+    """The offer of a layout's tag.
 
     Raises:
         TagNotFound: the layout has no such tag.
-        StoreError: a manifest is not whole.
+        StoreError: a manifest is incomplete.
     """
-    top = named(layout, tag)
+    top = tagged(layout, tag)
     below = [blob.digest for blob in reachable_blobs(layout, top) if blob.media_type in MANIFEST_TYPES]
     return Offer(top.digest, tuple(below), ())
 
 
 def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str) -> Descriptor:
-    """Bring the image into ``store`` as ``tag``; returns what the tag names then.
+    """Pull the image into ``store`` as ``tag``; returns its descriptor.
 
     Raises:
-        RegistryError, RegistryBusy: the registry does not give it.
-        StoreError: it is not whole, or the store cannot be written; the tag is as before.
+        RegistryError, RegistryBusy: the registry does not serve it.
+        StoreError: it is incomplete, or the store cannot be written; the tag is unchanged.
     """
     with staging_beside(store) as staging:
         for blob in offer.blobs:
             _link(store, staging, blob)
         skopeo.pull(reference, staging.path, _TAG)
-        (top,) = staging.find(_TAG)
-        top = top.model_copy(update={"annotations": None})
-        blobs = reachable_blobs(staging, top)
-        for blob in blobs:
-            import_blob(store, staging.blob_path(blob.digest), blob)
-        store.tag(tag, top, needs=blobs)
+        top = tagged(staging, _TAG)
+        store.tag(tag, top, needs=_imported(staging, top, store))
     return top
 
 
+def _imported(staging: Layout, top: Descriptor, store: Layout) -> list[Descriptor]:
+    """Move all that ``top`` leads to into ``store``; returns it."""
+    blobs = reachable_blobs(staging, top)
+    for blob in blobs:
+        import_blob(store, staging.blob_path(blob.digest), blob)
+    return blobs
+
+
 def copy_in(source: Layout, tag: str, store: Layout, new_tag: str) -> Descriptor:
-    """Bring an image of another layout into ``store``, with all that speaks of it; returns what the tag names then.
+    """Copy an image of another layout into ``store``, with its referrers; returns its descriptor.
 
     Raises:
         TagNotFound: the layout has no such tag.
-        StoreError: the image, or what speaks of it, is not whole.
+        StoreError: the image, or a referrer, is incomplete.
     """
-    top = named(source, tag)
+    top = tagged(source, tag)
     blobs = reachable_blobs(source, top)
     for blob in blobs:
-        copy_blob(source, store, blob, lambda _: None)
+        copy_blob(source, store, blob)
     carrier = Carrier(source, store, same_tree=True, choice="carry")
     for blob in blobs:
         if blob.media_type in MANIFEST_TYPES:
@@ -116,18 +132,18 @@ def copy_in(source: Layout, tag: str, store: Layout, new_tag: str) -> Descriptor
 
 
 def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str, *, exact: bool = True) -> None:
-    """Copy what the descriptor leads to from ``store`` to a registry, digests unchanged if ``exact``.
+    """Push an image from ``store`` to a registry, digests unchanged if ``exact``.
 
     Raises:
-        RegistryError, RegistryBusy: the registry does not take it.
+        RegistryError, RegistryBusy: the registry does not accept it.
     """
     with staging_beside(store) as staging:
         staging.tag(_TAG, descriptor.model_copy(update={"annotations": None}))
         skopeo.push(staging.path, _TAG, store.path / "blobs", reference, exact=exact)
 
 
-def named(layout: Layout, tag: str) -> Descriptor:
-    """The one thing that the tag names, without what the index says of it."""
+def tagged(layout: Layout, tag: str) -> Descriptor:
+    """The descriptor that the tag names, without its annotations in the index."""
     found = layout.find(tag)
     if not found:
         raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
@@ -137,7 +153,7 @@ def named(layout: Layout, tag: str) -> Descriptor:
 def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
     """All that a manifest or index leads to, itself last; each blob after those that it names.
 
-    Without the manifests of an index that the layout does not hold.
+    Manifests of an index that the layout does not hold are left out.
 
     Raises:
         StoreError: a manifest is missing, corrupt, or names what is no descriptor.
@@ -162,7 +178,7 @@ def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
 
 @contextmanager
 def staging_beside(store: Layout) -> Iterator[Layout]:
-    """An empty layout on the store's filesystem, among the things that the janitor knows."""
+    """An empty layout on the store's filesystem, which the janitor removes after a crash."""
     path = store.path / PRIVATE_DIRECTORY / "work" / f"transfer-{os.getpid()}-{os.urandom(6).hex()}"
     make_directory(path.parent, store.path)
     layout = Layout.create(path)
@@ -173,7 +189,7 @@ def staging_beside(store: Layout) -> Iterator[Layout]:
 
 
 class _Any(Document):
-    """A JSON object of whatever kind."""
+    """Any JSON object."""
 
 
 def _parsed(raw: bytes, where: str) -> dict[str, Any]:
@@ -184,12 +200,141 @@ def _parsed(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _link(store: Layout, staging: Layout, blob: Descriptor) -> None:
-    """What the store holds need not be fetched."""
+    """Link a blob that the store holds into ``staging``, so that it is not fetched."""
     if store.claim(blob):
         target = staging.blob_path(blob.digest)
         Path(target.parent).mkdir(parents=True, exist_ok=True)
         try:
             os.link(store.blob_path(blob.digest), target)
         except OSError:
-            # Gone a moment ago, or a filesystem without links: then it is fetched again.
+            # Removed this moment, or a filesystem without links: it is fetched again.
             return
+
+
+# --- referrers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Referrer:
+    """A referrer of a manifest, in a registry or layout."""
+
+    subject: str
+    """Digest of the manifest that it refers to."""
+    digest: str
+    tag: str | None = None
+    """The tag with a suffix that names it; None: it has a ``subject``."""
+
+    def __str__(self) -> str:
+        return f"{self.tag or fallback_tag(self.subject)} {self.digest}"
+
+
+def in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> list[Referrer]:
+    """The referrers of these manifests, and of those referrers.
+
+    ``spoken``: the result of :func:`layerfarm.jobs.relayer.referrers.spoken`.
+    """
+    return _all(manifests, lambda subject: [Referrer(subject, each) for each in spoken.get(fallback_tag(subject), ())])
+
+
+def in_registry(skopeo: Skopeo, repository: str, tags: Sequence[str], manifests: Iterable[str]) -> list[Referrer]:
+    """The same in ``docker://HOST/REPOSITORY``; ``tags``: its tags of this kind, sorted.
+
+    Raises:
+        RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
+    """
+
+    def of(subject: str) -> list[Referrer]:
+        found = referred(skopeo, repository, subject) if fallback_tag(subject) in tags else []
+        for tag in tags_beside(tags, subject):
+            raw = skopeo.raw_manifest(f"{repository}:{tag}")
+            found.append(Referrer(subject, _digest(raw), tag))
+        return found
+
+    return _all(manifests, of)
+
+
+def referred(skopeo: Skopeo, repository: str, subject: str) -> list[Referrer]:
+    """The referrers of ``subject`` in the index behind its fallback tag. Raises as :func:`in_registry`.
+
+    If that tag names something else, it is returned as a referrer, and :func:`bring` reports that it is none.
+    """
+    reference = f"{repository}:{fallback_tag(subject)}"
+    try:
+        raw = skopeo.raw_manifest(reference)
+    except NotInRegistry:
+        return []
+    try:
+        index = parse_document(Index, raw, reference)
+    except MalformedDocument:
+        return [Referrer(subject, _digest(raw))]
+    return [Referrer(subject, entry.digest) for entry in index.manifests]
+
+
+def _digest(raw: bytes) -> str:
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def bring(
+    skopeo: Skopeo, repository: str, referrers: Iterable[Referrer], held: Iterable[str], store: Layout
+) -> list[str]:
+    """Pull referrers into ``store``, which holds the manifests ``held``.
+
+    Returns messages on those that cannot be pulled; the image is usable without them.
+
+    Raises:
+        RegistryBusy: the registry does not answer now.
+    """
+    left = []
+    known = set(held)
+    for one in referrers:
+        if one.subject not in known:
+            left.append(f"not brought along: {one}, it is of Docker's format of the image, which is OCI's here")
+            continue
+        try:
+            _pull_one(skopeo, repository, one, store)
+        except RegistryBusy:
+            raise
+        except LayerfarmError as error:
+            left.append(f"not brought along: {one}, {error}")
+        else:
+            known.add(one.digest)
+    return left
+
+
+def _pull_one(skopeo: Skopeo, repository: str, one: Referrer, store: Layout) -> None:
+    with staging_beside(store) as staging:
+        skopeo.pull(f"{repository}@{one.digest}", staging.path, _TAG)
+        top = tagged(staging, _TAG)
+        if top.digest != one.digest:
+            raise DigestMismatch("it is in a format that skopeo changes", where=one.digest)
+        if one.tag is None:
+            top = _referrer(staging, top, one.subject)
+        blobs = _imported(staging, top, store)
+        if one.tag is None:
+            attach(store, top, one.subject)
+        else:
+            store.tag(one.tag, top, needs=blobs)
+
+
+def _referrer(layout: Layout, top: Descriptor, subject: str) -> Descriptor:
+    """The index entry of a referrer; MalformedDocument unless it refers to ``subject``."""
+    if top.media_type != MEDIA_TYPE_MANIFEST:
+        raise MalformedDocument(f"a referrer is no {top.media_type}", where=top.digest)
+    artifact = read_artifact(layout, top)
+    if artifact.subject is None or artifact.subject.digest != subject:
+        raise MalformedDocument(f"it is listed as a referrer of {subject}, and is not", where=top.digest)
+    return top.model_copy(update={"artifact_type": artifact.kind, "annotations": artifact.annotations})
+
+
+def _all(manifests: Iterable[str], of: Callable[[str], list[Referrer]]) -> list[Referrer]:
+    """The referrers of the manifests, then of these referrers, and so on."""
+    found: list[Referrer] = []
+    pending = sorted(set(manifests))
+    seen = set(pending)
+    for subject in pending:  # grows
+        for referrer in of(subject):
+            found.append(referrer)
+            if referrer.digest not in seen:
+                seen.add(referrer.digest)
+                pending.append(referrer.digest)
+    return found

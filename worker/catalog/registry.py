@@ -1,7 +1,7 @@
-"""Registries, through skopeo: its transports, its auth files, its TLS. No registry client of our own.
+"""Registries, through skopeo: its transports, auth files and TLS.
 
-A transfer that fails for a reason that may pass (the registry is away, throttles, drops the connection) is tried
-again after a growing, random time; any other failure is said at once.
+A transfer that fails for a transient reason (the registry is away, throttles, drops the connection) is retried after a
+growing, random time; any other failure is raised at once.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _PASSING: Final = re.compile(
     r"|context deadline exceeded",
     re.IGNORECASE,
 )
-"""What skopeo says of failures that may pass. It has no other way to tell them.
+"""skopeo's messages on transient failures; it has no other sign of them.
 
 ``manifest blob unknown``: skopeo has sent all blobs, but a registry may not see one of them yet, or not while another
-client sends it to the same repository, which images that share layers bring about (docker-registry 2.8). skopeo 1.18
-names only the first of the registry's reasons, ``digest invalid``.
+client sends it to the same repository, as with images that share layers (docker-registry 2.8). skopeo 1.18 names only
+the first of the registry's reasons, ``digest invalid``.
 """
 _ABSENT: Final = re.compile(r"\b(?:manifest|name|repository name) (?:is )?(?:unknown|not found)|\b404\b", re.IGNORECASE)
 _LONGEST_WAIT: Final = 60.0
 _ANSWER: Final = 120.0
-"""Seconds in which a registry has to answer a question; a transfer takes as long as it takes."""
+"""Seconds in which a registry has to answer a query; transfers have no limit."""
 ResultT = TypeVar("ResultT")
 
 
 class Pace:
-    """At most so many beginnings in a minute, evenly spread over all threads."""
+    """Limits the starts in a minute, evenly spaced, for all threads together."""
 
     def __init__(self, per_minute: int | None) -> None:
         self._step = 60.0 / per_minute if per_minute else 0.0
@@ -62,13 +62,13 @@ class Pace:
 
 @dataclass
 class Skopeo:
-    """skopeo as a catalog's ``access`` section wants it."""
+    """skopeo with the options of a catalog's ``access`` section."""
 
     access: Access
     on_retry: Callable[[str], None] = lambda text: None
-    """Told of every failure that is tried again."""
+    """Given a message on every failure that is retried."""
     first_wait: float = 1.0
-    """Seconds to wait after the first failure, about; it doubles each time, up to a minute."""
+    """Seconds to wait after the first failure, randomized; doubled each time, up to a minute."""
     pace: Pace = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Skopeo:
 
         Raises:
             NotInRegistry: there is no such repository.
-            RegistryError: it may not be seen.
+            RegistryError: access is refused.
             RegistryBusy: the registry does not answer.
         """
         listed = json.loads(self._ask(["list-tags", *self._flags(""), repository], repository))
@@ -90,15 +90,15 @@ class Skopeo:
         return self._ask(["inspect", "--raw", *self._flags(""), reference], reference)
 
     def pull(self, reference: str, layout: Path, tag: str) -> None:
-        """Copy an image, all its platforms, into a layout that nobody else uses. Raises as :meth:`tags`.
+        """Copy an image, all its platforms, into a private layout. Raises as :meth:`tags`.
 
-        Docker's own formats become OCI's on the way. Blobs that the layout holds are not fetched.
+        Docker's formats are converted to OCI's. Blobs that the layout holds are not fetched.
         """
         flags = ["--all", *self._flags("src-")]
         self._transfer(["copy", *flags, reference, f"oci:{layout}:{tag}"], reference)
 
     def push(self, layout: Path, tag: str, blobs: Path, reference: str, *, exact: bool = True) -> None:
-        """Copy an image, all its platforms, to a registry; ``exact``: or fail, if it cannot keep the digest.
+        """Copy an image, all its platforms, to a registry; ``exact``: fail if that changes the digest.
 
         Raises as :meth:`tags`.
         """
@@ -164,7 +164,7 @@ def _run(arguments: Sequence[str], where: str, timeout: float | None) -> bytes:
 
 
 def _reason(stderr: str) -> str:
-    """The last complaint of skopeo, which logs ``time="…" level=fatal msg="…"``."""
+    """skopeo's last message; it logs ``time="…" level=fatal msg="…"``."""
     lines = [line for line in stderr.strip().splitlines() if line]
     if not lines:
         return "skopeo said nothing"

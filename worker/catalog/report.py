@@ -1,26 +1,31 @@
-"""What a catalog's images cost, before and after, as predicted and as it came: pure arithmetic on blobs.
+"""The report on a catalog: the costs of its images before and after, predicted and actual.
 
-*Stored* bytes are those of all different blobs. A *pull* is what a host that has one tag of a repository must
-fetch for the next one: the blobs of the next that the first does not have. Both count layers and configurations,
-compressed, as a registry holds them and a client fetches them.
+*Stored* bytes are those of all different blobs. A *pull* is what a host that has one tag of a repository must fetch for
+the next one: the blobs that the first does not have. Both count layers and configurations, compressed.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from layerfarm.worker.catalog.sources import repository_of
+from layerfarm.jobs.relayer.indexes import follow
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.worker.catalog.sources import CatalogImage, in_order, repository_of
+from layerfarm.worker.catalog.state import ImageState
+
+if TYPE_CHECKING:
+    from layerfarm.worker.catalog.work import Work
 
 Blobs = Mapping[str, int]
-"""Blobs of one image: digest, or what stands for one in a plan, and bytes."""
+"""Bytes by digest, or by a placeholder for one in a plan."""
 
 
 class Holding(NamedTuple):
-    """What one image consists of, all platforms of an index together."""
+    """The blobs of one image, all platforms of an index together."""
 
     layers: Blobs
     configs: Blobs = {}
@@ -31,7 +36,7 @@ class Holding(NamedTuple):
 
 
 LONGEST_LIST: Final = 40
-"""Rows of the lists of what is shared by whom, and of duplicates."""
+"""Rows of the lists of shared layers and of duplicates."""
 
 
 class _Row(BaseModel):
@@ -39,7 +44,7 @@ class _Row(BaseModel):
 
 
 class ImageRow(_Row):
-    """One image. What is None is not known: not planned, not done, no tag before it."""
+    """One image. None: not known, because it is not planned or not done, or has no tag before it."""
 
     name: str
     state: str
@@ -60,7 +65,7 @@ class ImageRow(_Row):
     pull_planned: int | None = None
     pull_after: int | None = None
     warnings: tuple[str, ...] = ()
-    """What speaks of the old image and was not carried over, and why; what an analysis found broken."""
+    """Referrers of the old image that were not copied, and why; faults found by an analysis."""
 
 
 class SharedRow(_Row):
@@ -72,7 +77,7 @@ class SharedRow(_Row):
 
 
 class DuplicateRow(_Row):
-    """One content that lies in several layers."""
+    """One content that is in several layers."""
 
     what: str
     bytes: int
@@ -117,6 +122,108 @@ class Report(_Row):
         return sum(len(image.warnings) for image in self.images)
 
 
+# --- from a catalog's states ----------------------------------------------------------------------
+
+
+def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
+    """The report on the images of a catalog; one that is not transformed, or not planned, counts as it was.
+
+    Raises:
+        StoreError: the store has lost a blob of them.
+    """
+    planned = work.joint.holdings() if work.joint else {}
+    states = {image.name: work.states[image.name] for image in images}
+    fetched = {name: state for name, state in states.items() if state.old is not None}
+    series = list(in_order(fetched, _created(fetched), work.catalog.order).values())
+    before = {name: holding_of(work.store, state.old) for name, state in fetched.items() if state.old}
+    made = {image.name: _new(work, image) for image in images if image.name in fetched}
+    any_made = any(blobs is not None for blobs in made.values())
+    after = {name: blobs if blobs is not None else before[name] for name, blobs in made.items()}
+    predicted: dict[str, Holding] = {}
+    if planned:
+        predicted = {name: planned.get(name, held) for name, held in before.items()}
+    costs = [pulls(state, series) for state in (before, predicted, after)]
+    rows = []
+    for name in (name for repository in series for name in repository):
+        rows.append(
+            _row(states[name], policy_of(images, name), before[name], predicted.get(name), made[name]).model_copy(
+                update={
+                    "pull_before": costs[0].get(name),
+                    "pull_planned": costs[1].get(name),
+                    "pull_after": costs[2].get(name) if any_made else None,
+                }
+            )
+        )
+    rows += [_missing(state) for name, state in states.items() if name not in fetched]
+    return Report(
+        catalog=work.name,
+        before=totals(before, series),
+        planned=totals(predicted, series) if planned else None,
+        after=totals(after, series) if any_made else None,
+        images=tuple(rows),
+        shared_before=shared(before),
+        shared_after=shared(after) if any_made else (),
+        duplicates=tuple(work.joint.duplicates()) if work.joint else (),
+    )
+
+
+def holding_of(layout: Layout, top: Descriptor) -> Holding:
+    """The layers and configurations of an image, all platforms of an index together."""
+    images = follow(layout, top).images
+    return Holding(
+        {layer.digest: layer.size for image in images for layer in image.manifest.layers},
+        {image.manifest.config.digest: image.manifest.config.size for image in images},
+    )
+
+
+def policy_of(images: Sequence[CatalogImage], name: str) -> str:
+    return next(image.policy.do.transform for image in images if image.name == name)
+
+
+def _new(work: Work, image: CatalogImage) -> Holding | None:
+    state = work.states[image.name]
+    if state.new is None or not work.is_made(image):
+        return None
+    return holding_of(Layout.open(work.target(image).store), state.new)
+
+
+def _created(states: Mapping[str, ImageState]) -> dict[str, str | None]:
+    return {name: state.created for name, state in states.items()}
+
+
+def _row(state: ImageState, policy: str, before: Holding, planned: Holding | None, made: Holding | None) -> ImageRow:
+    assert state.old is not None
+    proofs = [change.proof for change in state.result.images if change.proof] if state.result else []
+    return ImageRow(
+        name=state.name,
+        state="failed" if state.error else "done" if made is not None else "planned" if planned else "pending",
+        error=state.error,
+        policy=policy,
+        old=state.old.digest,
+        new=state.new.digest if state.new and made is not None else None,
+        proof=proofs[0] if proofs else None,
+        layers_before=len(before.layers),
+        layers_planned=None if planned is None else len(planned.layers),
+        layers_after=None if made is None else len(made.layers),
+        bytes_before=sum(before.blobs.values()),
+        bytes_after=None if made is None else sum(made.blobs.values()),
+        warnings=(*state.left, *(state.result.warnings if state.result else ())),
+    )
+
+
+def _missing(state: ImageState) -> ImageRow:
+    return ImageRow(
+        name=state.name,
+        state="failed" if state.error else "pending",
+        error=state.error,
+        layers_before=0,
+        bytes_before=0,
+    )
+
+
+# --- costs ----------------------------------------------------------------------------------------
+
+
 def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> Totals:
     """The costs of images whose repositories have the tags of ``series``, in order of time."""
     layers: dict[str, int] = {}
@@ -148,7 +255,7 @@ def missing(wanted: Blobs, there: Blobs) -> int:
 
 
 def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
-    """Which bytes are shared by whom: the layers by the exact set of images that have them, most bytes first."""
+    """The layers by the exact set of images that have them, most bytes first."""
     holders: defaultdict[str, list[str]] = defaultdict(list)
     sizes: dict[str, int] = {}
     for name in sorted(images):
@@ -163,12 +270,12 @@ def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
 
 
 def percent(part: int, whole: int) -> str:
-    """``part`` of ``whole`` for human eyes; nothing of nothing is all of it."""
+    """``part`` of ``whole`` as text; 0 of 0 is 100 %."""
     return f"{100 * part / whole:.1f} %" if whole else "100.0 %"
 
 
 def size_text(count: int | None) -> str:
-    """Bytes for human eyes, in powers of 1000."""
+    """Bytes as text, in powers of 1000."""
     if count is None:
         return "-"
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -183,3 +290,55 @@ def by_repository(images: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
     for image in images:
         found.setdefault(repository_of(image.name), []).append(image)
     return found
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+_NAMES: Final = 6
+"""Repositories named in one row of the page."""
+
+
+def page(report: Report) -> str:
+    """The report as one self-contained HTML page. Everything is escaped: names come from registries."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("layerfarm.worker.catalog", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        report=report,
+        repositories=by_repository(report.images),
+        stored=_three(report, "stored"),
+        pulled=_three(report, "pulled"),
+        layers=_three(report, "layers"),
+        shown="pull_after" if report.after else "pull_planned",
+        size=size_text,
+        count="{:,}".format,
+        percent=percent,
+        named=_named,
+    )
+
+
+def _three(report: Report, what: str) -> dict[str, int | None]:
+    def value(totals: Totals | None) -> int | None:
+        return None if totals is None else int(getattr(totals, what))
+
+    return {"before": value(report.before), "planned": value(report.planned), "after": value(report.after)}
+
+
+def _named(images: Sequence[str]) -> str:
+    """The images by repository: ``web/api: 1.0, 1.1``, shortened."""
+    tags: dict[str, list[str]] = {}
+    for image in images:
+        tags.setdefault(repository_of(image), []).append(image.rpartition(":")[2])
+    shown = [f"{name}: {_span(found)}" for name, found in list(tags.items())[:_NAMES]]
+    more = [f"{len(tags) - _NAMES} more repositories"] if len(tags) > _NAMES else []
+    return "; ".join(shown + more)
+
+
+def _span(tags: Sequence[str]) -> str:
+    return ", ".join(tags) if len(tags) <= 4 else f"{tags[0]}, {tags[1]}, … {tags[-1]} ({len(tags)} tags)"

@@ -1,4 +1,4 @@
-"""Which images a catalog holds, under which names, in which order of time, and with which policy. Pure selection."""
+"""Select the images of a catalog: their names, policies and order in time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CatalogImage:
     registry: bool
     policy: Policy
     beside: tuple[str, ...] = ()
-    """Tags of its repository that name no image but what speaks of one, sorted; of a registry only."""
+    """Tags of its repository that name referrers of images, sorted; for registries only."""
 
     @property
     def repository(self) -> str:
@@ -36,13 +36,13 @@ class CatalogImage:
 
 
 def repository_of(name: str) -> str:
-    """The part of an image's name before its tag; tags without one are of one repository."""
+    """The part of an image's name before its tag; may be empty."""
     return name.rpartition(":")[0]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One repository of a registry, or a layout, and the tags that it has."""
+    """One repository of a registry, or a layout, and its tags."""
 
     source: Source
     repository: str
@@ -51,7 +51,7 @@ class Listing:
 
 
 def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
-    """What has to be listed: each source with a repository (empty for a layout) and where that is."""
+    """The places to list: each source with a repository (empty for a layout) and its address."""
     found = []
     for source in catalog.sources:
         if source.layout is not None:
@@ -112,7 +112,7 @@ def _matches(text: str, patterns: Iterable[str]) -> bool:
 
 
 def _path(source: Source) -> str:
-    """The path of a registry's prefix, without the host: what images are called does not change when it moves."""
+    """The path of a registry's prefix, without the host: names stay the same when the registry moves."""
     assert source.registry is not None
     _, _, path = source.registry.removeprefix(DOCKER).strip("/").partition("/")
     return f"{path}/" if path else ""
@@ -132,7 +132,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def in_order(names: Iterable[str], created: Mapping[str, str | None], order: str) -> dict[str, list[str]]:
-    """Each repository's images in the order of time, by their time of creation or by name alone.
+    """Each repository's images in order of time, by creation or by name alone.
 
     ``created`` are RFC 3339 times in UTC, as image configurations hold them; an image without one sorts by name.
     """

@@ -1,7 +1,7 @@
-"""What is known of a catalog between two runs: a small file for each image, beside the store.
+"""The state of a catalog between two runs: a small file for each image, beside the store.
 
-Each is replaced as a whole, so that a run may be killed at any moment; one for each image, because what a run
-writes must not grow with the square of the catalog.
+Each is replaced atomically, so that a run may be killed at any moment. One file for all would make the bytes that a run
+writes grow with the square of the catalog.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory
 
 
 class ImageState(BaseModel):
-    """One image of a catalog. It is changed by making another one."""
+    """One image of a catalog; immutable."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str
     origin: str = ""
     offer: str | None = None
-    """Digest of what the origin held when it was fetched."""
+    """Digest of the origin's manifest or index when it was fetched."""
     old: Descriptor | None = None
-    """What was fetched, as the store has it."""
+    """The fetched image in the store."""
     said: tuple[str, ...] = ()
-    """What spoke of it at its origin then."""
+    """Its referrers at its origin then."""
     left: tuple[str, ...] = ()
-    """What of that could not be brought along, and why."""
+    """Those that could not be fetched, and why."""
     created: str | None = None
     work: str | None = None
-    """Digest of all that ``new`` follows from but the plan: the old image, the policy."""
+    """Digest of all that determines ``new`` but the plan: the old image, the policy."""
     layout: str | None = None
-    """Of an image that was rechunked: digest of what the plan gave it for layers."""
+    """Digest of the planned layers of a rechunked image."""
     new: Descriptor | None = None
     result: TransformResult | None = None
     pushed: str | None = None
-    """Digest of what was pushed last, and where to."""
+    """Key of the last push: image and destination."""
     job: str | None = None
-    """Id of the job on a farm that works on ``job_work`` now, or did."""
+    """Id of the last job on a farm, for ``job_work``."""
     job_work: str | None = None
     error: str | None = None
-    """Why it is not done; None: it is, or nobody has tried."""
+    """Why it failed; None: it is done, or was not tried."""
 
     @property
     def is_changed(self) -> bool:
-        """True if the new image is another one than the old."""
+        """True if the new image is not the old one."""
         return self.old is not None and self.new is not None and self.old.digest != self.new.digest
 
     def but(self, **changes: object) -> ImageState:
@@ -74,7 +74,7 @@ class States:
             try:
                 state = ImageState.model_validate_json(files.read(path))
             except (OSError, UnsafePath, ValidationError):
-                # Nothing is lost but time: the image is looked at as if it were new.
+                # The image is processed as if it were new.
                 continue
             self._known[state.name] = state
 
@@ -82,25 +82,25 @@ class States:
         return self._known.get(name) or ImageState(name=name)
 
     def all(self) -> list[ImageState]:
-        """Every image that was ever seen and not forgotten, by name."""
+        """The states of all known images, by name."""
         return [self._known[name] for name in sorted(self._known)]
 
     def forget_others(self, names: Iterable[str]) -> None:
-        """Forget the images that the catalog does not hold any more. Their tags stay in the store."""
+        """Forget the images that left the catalog. Their tags stay in the store."""
         for name in self._known.keys() - set(names):
             with suppress(FileNotFoundError):
                 files_of(self._store.path).unlink(self.directory / "images" / f"{_file_name(name)}.json")
             del self._known[name]
 
     def put(self, state: ImageState) -> ImageState:
-        """Remember, durably. Different threads may put different images."""
+        """Record a state, durably. Different threads may put different images."""
         if self._known.get(state.name) != state:
             self.write(Path("images") / f"{_file_name(state.name)}.json", state.model_dump_json().encode())
             self._known[state.name] = state
         return state
 
     def write(self, name: Path | str, content: bytes) -> Path:
-        """A file of the catalog's own, replaced as a whole."""
+        """Replace a file of the catalog's state."""
         path = self.directory / name
         with explained("catalog state cannot be written", path):
             replace_file(path, content, self._store.path)
@@ -108,10 +108,10 @@ class States:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one run of a catalog at a time.
+        """Exclude other runs of the catalog.
 
         Raises:
-            CatalogError: there is another one.
+            CatalogError: another run holds the lock.
         """
         fd = files_of(self._store.path).open(self.directory / "lock", os.O_RDWR | os.O_CREAT)
         try:

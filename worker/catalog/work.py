@@ -1,4 +1,4 @@
-"""A catalog's run, step by step: fetch, plan, make over, push. Each step can be interrupted and begun anew."""
+"""A catalog's run, step by step: fetch, plan, transform, push. Each step can be interrupted and repeated."""
 
 from __future__ import annotations
 
@@ -14,24 +14,32 @@ from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.flows.verify import VerifyRequest
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.backends import Backend, Task, explain
+from layerfarm.worker.catalog.backends import Backend, Task, error_text
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
-from layerfarm.worker.catalog.fetching import Fetcher, discover
-from layerfarm.worker.catalog.planning import PLAN, Joint, members_of, plan_together, previous_plan
-from layerfarm.worker.catalog.pull import copy_in, named
-from layerfarm.worker.catalog.pushing import Pusher, is_to_push
+from layerfarm.worker.catalog.planning import (
+    PLAN,
+    Joint,
+    analysis_for,
+    fingerprint,
+    members_of,
+    plan_together,
+    previous_plan,
+    request_for,
+    target_of,
+)
+from layerfarm.worker.catalog.pull import copy_in, tagged
 from layerfarm.worker.catalog.registry import Skopeo
-from layerfarm.worker.catalog.requests import analysis_for, fingerprint, request_for, target_of
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
 from layerfarm.worker.catalog.state import ImageState, States
+from layerfarm.worker.catalog.transfer import Fetcher, Pusher, discover, is_to_push
 from layerfarm.worker.model import Progress
 
 
 class View(Protocol):
-    """Shown what happens. Called from any thread."""
+    """Displays progress. Called from any thread."""
 
     def step(self, name: str, total: int) -> None:
-        """A step begins, of so many images."""
+        """A step begins, with the number of its images."""
 
     def working(self, name: str, what: str) -> None:
         """An image is being worked on."""
@@ -40,12 +48,12 @@ class View(Protocol):
         """An image has ended this step; ``nbytes`` were fetched, written or sent for it."""
 
     def notice(self, text: str) -> None:
-        """Something the user should know."""
+        """A message for the user."""
 
 
 @dataclass
 class Work:
-    """A catalog being worked on."""
+    """The run of a catalog."""
 
     name: str
     catalog: CatalogFile
@@ -55,13 +63,13 @@ class Work:
     backend: Backend
     view: View
     joint: Joint | None = None
-    """The plan of the images that are rechunked, once :meth:`plan` has been called."""
+    """The plan of the rechunked images, after :meth:`plan`."""
     _layouts: dict[str, str] = field(default_factory=dict)
-    """By the name of such an image, a digest of the layers that it is to have."""
+    """By rechunked image, a digest of its planned layers."""
 
     @classmethod
     def begin(cls, name: str, catalog: CatalogFile, backend: Backend, view: View) -> Work:
-        """Make the catalog's store and destination if they are not there.
+        """Create the catalog's store and destination if they are missing.
 
         Raises:
             StoreError: they cannot be.
@@ -74,7 +82,7 @@ class Work:
     # --- the steps -------------------------------------------------------------------------------
 
     def fetch(self) -> list[CatalogImage]:
-        """Discover the images and bring them into the store; those that could not be had have an error."""
+        """Discover the images and fetch them into the store; record an error for those that fail."""
         images = discover(self.catalog, self.skopeo)
         self.states.forget_others(image.name for image in images)
         self.view.step("fetch", len(images))
@@ -87,10 +95,9 @@ class Work:
         return images
 
     def plan(self, images: Sequence[CatalogImage], *, anew: bool = False, keep: bool = True) -> None:
-        """Analyze the images that are to be rechunked, and plan them together.
+        """Analyze the images to rechunk, and plan them together; record an error for those that cannot be analyzed.
 
-        Nothing of the last run's plan moves, unless it is to be planned ``anew``. With ``keep`` the plan is
-        that of the next run. An image that cannot be analyzed has an error.
+        Nothing of the last run's plan moves, unless ``anew``. ``keep``: save the plan for the next run.
         """
         images = [image for image in images if self.states[image.name].error is None]
         _, unknown = members_of(self.store, self.states, images)
@@ -112,7 +119,7 @@ class Work:
             self.states.write(PLAN, self.joint.plan.encode())
 
     def plan_again(self) -> None:
-        """The plan of the last run, for those of its images whose analysis is kept; nothing is analyzed."""
+        """Load the plan of the last run, for images whose analysis is kept; nothing is analyzed."""
         plan = previous_plan(self.states)
         if plan is not None:
             members, _ = members_of(self.store, self.states, self.known())
@@ -123,7 +130,7 @@ class Work:
 
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
             if error is not None:
-                self.states.put(self.states[task.name].but(error=explain(error)))
+                self.states.put(self.states[task.name].but(error=error_text(error)))
             self.view.ended(
                 task.name, self.states[task.name].error, 0 if error else sum(each.bytes for each in result.images)
             )
@@ -134,8 +141,8 @@ class Work:
             tasks.append(Task(image.name, analysis_for(image.policy.do, self.source(image))))
         self.backend.run(tasks, ended, _Shower(self.view))
 
-    def make_over(self, images: Sequence[CatalogImage]) -> None:
-        """Make every image over that is not yet, as one job each; prove it and tag it. To be called after ``plan``."""
+    def transform(self, images: Sequence[CatalogImage]) -> None:
+        """Transform, verify and tag every image that is due, one job each. To be called after ``plan``."""
         due = [image for image in images if self.states[image.name].error is None and not self.is_made(image)]
         self.view.step("make over", len(due))
         plan = self._put_plan() if any(image.name in self._layouts for image in due) else None
@@ -154,7 +161,7 @@ class Work:
         )
 
     def push(self, images: Sequence[CatalogImage]) -> None:
-        """Bring what is new to the destination's registry, if there is one, with the proofs."""
+        """Push new images and their proofs to the destination's registry, if there is one."""
         registry = self.catalog.destination.registry
         if registry is None:
             return
@@ -170,13 +177,13 @@ class Work:
             list(pool.map(push, due))
 
     def verify(self, images: Sequence[CatalogImage]) -> list[tuple[str, str]]:
-        """Check the proofs of all images that are done again; returns the faults, by image."""
+        """Check the proofs of all finished images again; returns the faults, by image."""
         done = [image for image in images if self.is_made(image) and image.policy.do.transform != "keep"]
         self.view.step("verify", len(done))
         faults: list[tuple[str, str]] = []
 
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
-            found = [explain(error)] if error is not None else list(result.errors)
+            found = [error_text(error)] if error is not None else list(result.errors)
             if error is None and not result.proofs and self.states[task.name].is_changed:
                 found.append("the image has no proof any more")
             faults.extend((task.name, fault) for fault in found)
@@ -187,7 +194,7 @@ class Work:
         return faults
 
     def outlook(self) -> list[tuple[str, str]]:
-        """By image, what a run would do with it. Asks the registries, and fetches nothing."""
+        """By image, the steps that a run would take. Asks the registries, and fetches nothing."""
         fetcher = Fetcher(self.store, self.states, self.skopeo)
         found = []
         for image in discover(self.catalog, self.skopeo):
@@ -217,17 +224,17 @@ class Work:
         return target_of(self.store.path, self.catalog.destination.layout, image.name)
 
     def source(self, image: CatalogImage) -> ImageRef:
-        """Where the image lies that was fetched."""
+        """The fetched image."""
         return ImageRef(store=self.store.path, tag=image.name)
 
     def work_of(self, image: CatalogImage) -> str:
-        """What the new image follows from, but for the plan; see :attr:`ImageState.work`."""
+        """See :attr:`ImageState.work`."""
         state = self.states[image.name]
         assert state.old is not None
         return fingerprint(state.old.digest, image.policy.do, self.target(image), *state.said)
 
     def is_made(self, image: CatalogImage) -> bool:
-        """True if the new image is there, made of the old one, by the policy and the plan, as they are now."""
+        """True if the new image exists, made from the current old image, policy and plan."""
         state = self.states[image.name]
         if state.old is None or state.new is None or state.work != self.work_of(image):
             return False
@@ -238,12 +245,12 @@ class Work:
         return len(found) == 1 and found[0].digest == state.new.digest
 
     def _put_plan(self) -> str:
-        """The plan for the jobs, in the store that the new images go to."""
+        """Store the plan for the jobs, in the store that the new images go to; returns its digest."""
         assert self.joint is not None
         return put_plan(Layout.open(Path(self.catalog.destination.layout or self.store.path)), self.joint.plan)
 
     def job_work(self, image: CatalogImage) -> str:
-        """What a job that works on the image now is to make."""
+        """Key of the job that the image needs now."""
         return f"{self.work_of(image)} {self._layouts.get(image.name, '')}"
 
     def _keep(self, image: CatalogImage) -> None:
@@ -259,11 +266,11 @@ class Work:
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:
         state = self.states[image.name].but(job=None, job_work=None)
         if error is not None:
-            self._end(state.but(error=explain(error)), 0)
+            self._end(state.but(error=error_text(error)), 0)
             return
         assert isinstance(result, TransformResult)
         target = self.target(image)
-        new = named(Layout.open(target.store), target.tag)
+        new = tagged(Layout.open(target.store), target.tag)
         layout = self._layouts.get(image.name)
         self._end(state.but(new=new, work=self.work_of(image), layout=layout, result=result), result.bytes_after)
 
@@ -273,7 +280,7 @@ class Work:
 
 
 class _Shower:
-    """Shows what jobs do."""
+    """Shows the progress of jobs."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -289,7 +296,7 @@ class _Shower:
 
 
 class _Watcher(_Shower):
-    """Also remembers which job works on what, so that a run that is killed finds it again."""
+    """Also records the jobs, so that the next run finds them if this one is killed."""
 
     def __init__(self, work: Work, images: dict[str, CatalogImage]) -> None:
         super().__init__(work.view)
@@ -303,5 +310,5 @@ class _Watcher(_Shower):
 
 
 def layout_at(path: Path) -> Layout:
-    """The layout at ``path``, made if nothing is there."""
+    """The layout at ``path``, created if missing."""
     return Layout.open(path) if path.exists() else Layout.create(path)

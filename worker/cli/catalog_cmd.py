@@ -111,7 +111,7 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
 
     The images are fetched and analyzed, for nobody can tell otherwise; nothing is made of them.
     """
-    from layerfarm.worker.catalog.reporting import report_of
+    from layerfarm.worker.catalog.report import report_of
 
     with _working(file, how) as work:
         images = work.fetch()
@@ -134,7 +134,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
     What is done already is skipped; what was interrupted goes on. An image that fails does not stop the
     others; the exit code is 1 then.
     """
-    from layerfarm.worker.catalog.reporting import report_of
+    from layerfarm.worker.catalog.report import report_of
 
     with _working(file, how) as work:
         if dry_run:
@@ -143,7 +143,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
             return
         images = work.fetch()
         work.plan(images, anew=replan)
-        work.make_over(images)
+        work.transform(images)
         work.push(images)
         report = report_of(work, images)
     _say(report, as_json, html, each)
@@ -158,7 +158,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
 @_images
 def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
     """Prints what the last run came to, predicted against actual. Asks no registry."""
-    from layerfarm.worker.catalog.reporting import report_of
+    from layerfarm.worker.catalog.report import report_of
 
     with _working(file, How(None, 1, None, "none"), lock=False) as work:
         work.plan_again()
@@ -210,7 +210,7 @@ def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
 
 
 def _say(report: Report, as_json: bool, html: Path | None, each: bool) -> None:
-    from layerfarm.worker.catalog.report_page import page
+    from layerfarm.worker.catalog.report import page
     from layerfarm.worker.cli.catalog_text import image_lines, report_lines
 
     if html is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from layerfarm.worker.catalog.report import Holding, ImageRow, Report, missing, pulls, shared, size_text, totals
-from layerfarm.worker.catalog.report_page import page
+from layerfarm.worker.catalog.report import Holding, ImageRow, Report, missing, page, pulls, shared, size_text, totals
 
 IMAGES = {
     "a:1": Holding({"base": 100, "x": 10}, {"config 1": 1}),

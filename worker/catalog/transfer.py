@@ -1,26 +1,40 @@
-"""Bring the images of a catalog into its store: several at once, each blob once, one failure stopping no other."""
+"""Fetch the images of a catalog into its store, and push the new ones; one failure stops no other image."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from layerfarm.jobs.errors import LayerfarmError, UnsupportedImage
+from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, UnsupportedImage
 from layerfarm.jobs.relayer.indexes import follow, platform_of
-from layerfarm.jobs.relayer.referrers import spoken
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers, spoken, tags_beside
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
 from layerfarm.worker.catalog.document import CatalogFile, Source
-from layerfarm.worker.catalog.pull import Offer, copy_in, look, look_in, pull
+from layerfarm.worker.catalog.pull import (
+    Offer,
+    Referrer,
+    bring,
+    copy_in,
+    in_layout,
+    in_registry,
+    look,
+    look_in,
+    pull,
+    push,
+    reachable_blobs,
+    referred,
+    tagged,
+)
 from layerfarm.worker.catalog.registry import Skopeo
-from layerfarm.worker.catalog.remote_referrers import Statement, bring, in_layout, in_registry
 from layerfarm.worker.catalog.sources import CatalogImage, Listing, origins, select
 from layerfarm.worker.catalog.state import ImageState, States
 
 
 def discover(catalog: CatalogFile, skopeo: Skopeo) -> list[CatalogImage]:
-    """The images that the catalog's sources hold now.
+    """The images that the catalog's sources hold now; sorted.
 
     Raises:
         RegistryError, RegistryBusy, NotALayout: a source cannot be listed.
@@ -37,27 +51,27 @@ def discover(catalog: CatalogFile, skopeo: Skopeo) -> list[CatalogImage]:
 
 
 class Fetcher:
-    """Fetches images into ``store`` and remembers them in ``states``."""
+    """Fetches images into ``store`` and records them in ``states``."""
 
     def __init__(self, store: Layout, states: States, skopeo: Skopeo) -> None:
         self._store = store
         self._states = states
         self._skopeo = skopeo
         self._spoken: dict[str, dict[str, list[str]]] = {}
-        """Of the layouts that images come from, what speaks of others there."""
+        """Referrers by subject, of each layout that images come from."""
         self._changed = threading.Condition()
         self._coming: set[str] = set()
-        """Digests of the blobs that are being fetched."""
+        """Digests of blobs that are being fetched."""
 
     def fetch(self, images: Sequence[CatalogImage], parallel: int, done: Callable[[ImageState, int], None]) -> None:
-        """Fetch them all. ``done`` is told of each its state, with an error if it could not be had, and the bytes
-        that came over the network; from any thread."""
+        """Fetch all images. ``done`` is given the state of each, with an error if it failed, and the bytes that came
+        over the network; from any thread."""
         with ThreadPoolExecutor(parallel, thread_name_prefix="fetch") as pool:
             for _ in pool.map(lambda image: done(*self._one(image)), images):
                 pass
 
     def is_current(self, image: CatalogImage) -> bool:
-        """True if what the origin holds now is in the store."""
+        """True if the store holds the current content of the origin."""
         offer = self._offer(image)
         return self._is_held(self._states[image.name], offer, self._said(image, offer))
 
@@ -98,8 +112,8 @@ class Fetcher:
         layout, _, tag = image.origin.partition(":")
         return look_in(Layout.open(Path(layout)), tag)
 
-    def _said(self, image: CatalogImage, offer: Offer) -> list[Statement]:
-        """What speaks of the image at its origin."""
+    def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
+        """The referrers of the image at its origin."""
         if image.registry:
             return in_registry(self._skopeo, image.origin.rpartition(":")[0], image.beside, offer.manifests)
         layout = image.origin.partition(":")[0]
@@ -107,7 +121,7 @@ class Fetcher:
             self._spoken[layout] = spoken(Layout.open(Path(layout)))
         return in_layout(self._spoken[layout], offer.manifests)
 
-    def _is_held(self, state: ImageState, offer: Offer, said: Sequence[Statement]) -> bool:
+    def _is_held(self, state: ImageState, offer: Offer, said: Sequence[Referrer]) -> bool:
         if state.old is None or state.offer != offer.digest or state.said != tuple(map(str, said)):
             return False
         tagged = self._store.find(state.name)
@@ -119,7 +133,7 @@ class Fetcher:
         )
 
     def _pull(self, image: CatalogImage, offer: Offer) -> tuple[Descriptor, int]:
-        """Two images that share a layer are not fetched at the same time, or it would come twice."""
+        """Pull an image, not at the same time as another that needs the same blobs: they would come twice."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._missing(offer).keys() & self._coming))
             missing = self._missing(offer)
@@ -135,7 +149,7 @@ class Fetcher:
         return {blob.digest: blob.size for blob in offer.blobs if not self._store.has(blob)}
 
     def _check(self, top: Descriptor, image: CatalogImage) -> str | None:
-        """The time of creation of the image, which has to be one that can be made over."""
+        """The creation time of the image. Raises UnsupportedImage if it cannot be transformed."""
         images = follow(self._store, top).images
         if image.policy.do.transform != "keep":
             for one in images:
@@ -144,3 +158,78 @@ class Fetcher:
                         f"image is for {platform_of(one)}, layerfarm makes over those for linux", where=image.name
                     )
         return next((one.config.created for one in images if one.config.created), None)
+
+
+# --- pushing --------------------------------------------------------------------------------------
+
+
+def is_to_push(state: ImageState, registry: str) -> bool:
+    """True if the new image, or a referrer, is not in the registry as it is now."""
+    return state.error is None and state.new is not None and state.pushed != _pushed(state, registry)
+
+
+class Pusher:
+    """Pushes images to ``docker://HOST/PREFIX``; ``notice`` is given what is left out."""
+
+    def __init__(self, skopeo: Skopeo, registry: str, notice: Callable[[str], None]) -> None:
+        self._skopeo = skopeo
+        self._registry = registry
+        self._notice = notice
+
+    def push(self, state: ImageState, layout: Layout) -> tuple[ImageState, int]:
+        """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes."""
+        assert state.new is not None
+        reference = _reference(self._registry, state.name)
+        # A name from a layout may have no tag; a colon before a port begins none.
+        repository = _reference(self._registry, state.name.partition(":")[0])
+        try:
+            push(self._skopeo, layout, state.new, reference)
+            subjects = [each.digest for each in follow(layout, state.new).manifests]
+            for subject in subjects:
+                self._push_tags(layout, repository, subject)
+                # Referrers of referrers: a signature on an SBOM.
+                subjects += [each for each in self._push_referrers(layout, repository, subject) if each not in subjects]
+            nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))
+        except LayerfarmError as error:
+            return state.but(error=str(error)), 0
+        return state.but(pushed=_pushed(state, self._registry)), nbytes
+
+    def _push_referrers(self, layout: Layout, repository: str, subject: str) -> list[str]:
+        """Push the referrers behind the tag for registries without the referrers API; returns their digests.
+
+        Referrers that others have put there stay.
+        """
+        ours = {each.digest for each in referrers(layout, subject)}
+        if not ours:
+            return []
+        others = [one for one in referred(self._skopeo, repository, subject) if one.digest not in ours]
+        for text in bring(self._skopeo, repository, others, [subject], layout):
+            self._notice(f"{repository}: {text}")
+        index = fallback_index(layout, subject)
+        assert index is not None
+        stored = layout.put_document(index, MEDIA_TYPE_INDEX)
+        # Not exact: older skopeos drop fields of the index that they do not know.
+        push(self._skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
+        return [entry.digest for entry in index.manifests]
+
+    def _push_tags(self, layout: Layout, repository: str, subject: str) -> None:
+        """Push signatures and SBOMs of cosign, where there are none yet."""
+        for tag in tags_beside(sorted(layout.tags()), subject):
+            reference, ours = f"{repository}:{tag}", tagged(layout, tag)
+            try:
+                there = self._skopeo.raw_manifest(reference)
+            except NotInRegistry:
+                push(self._skopeo, layout, ours, reference)
+            else:
+                if hashlib.sha256(there).hexdigest() != ours.digest.partition(":")[2]:
+                    self._notice(f"there is another one already, which stays: {reference}")
+
+
+def _reference(registry: str, name: str) -> str:
+    return f"{registry.rstrip('/')}/{name}"
+
+
+def _pushed(state: ImageState, registry: str) -> str:
+    """A key for what was pushed where: the image, and what it and its referrers were made from."""
+    assert state.new is not None
+    return f"{state.new.digest} {_reference(registry, state.name)} {state.work}"
