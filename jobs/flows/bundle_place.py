@@ -13,10 +13,10 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from layerfarm.jobs.errors import BundleError, BundleExists
 from layerfarm.jobs.flows.base import Model, WorkDirectory, staging_name
+from layerfarm.jobs.flows.requests import UnpackResult
 from layerfarm.jobs.fs import open_file, own_directory
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import ROOTFS_NAME
@@ -47,7 +47,7 @@ class _Published(Model):
     staged: str
     names: list[str]
     """Parts of the bundle, the rootfs first: with it other jobs refuse the place."""
-    result: dict[str, Any]
+    result: UnpackResult
 
 
 def base_of(bundle: Path) -> Path:
@@ -145,7 +145,7 @@ def discard(staged: Path) -> None:
         staged.parent.rmdir()
 
 
-def publish(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, Any]) -> None:
+def publish(work: WorkDirectory, staged: Path, bundle: Path, result: UnpackResult) -> None:
     """Record ``result`` for :func:`published`, then move the finished bundle to its place.
 
     Raises:
@@ -166,7 +166,7 @@ def publish(work: WorkDirectory, staged: Path, bundle: Path, result: dict[str, A
         raise BundleError(f"bundle cannot be moved to its place, {error.strerror}", where=bundle) from error
 
 
-def published(work: WorkDirectory, bundle: Path) -> dict[str, Any] | None:
+def published(work: WorkDirectory, bundle: Path) -> UnpackResult | None:
     """The result of an earlier copy of the unit, if it made the bundle in place.
 
     The renames of a copy that was killed between them are completed.

@@ -62,11 +62,12 @@ def single_stage(
     run: Callable[[Context, StateT], ResultT],
     field: str = "result",
     commits: bool = False,
+    nbytes: Callable[[StateT], int] = lambda state: 0,
 ) -> Stage[StateT]:
     """A stage of one unit, which is given the state, and whose result becomes ``field`` of the state."""
 
     def plan(ctx: Context, known: StateT) -> dict[str, tuple[StateT, int]]:
-        return {"": (known, 0)}
+        return {"": (known, nbytes(known))}
 
     def join(ctx: Context, known: StateT, results: dict[str, ResultT]) -> StateT:
         return known.model_copy(update={field: results[""]})

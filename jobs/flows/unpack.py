@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from layerfarm.jobs.errors import BundleExists, OutsideAllowedRoots
-from layerfarm.jobs.flows.base import Context, Flow, Stage, State, Unit, WorkDirectory, unit_of, work_directory
+from layerfarm.jobs.flows.base import Context, Flow, State, WorkDirectory, work_directory
 from layerfarm.jobs.flows.bundle_place import (
     base_of,
     discard,
@@ -22,6 +21,7 @@ from layerfarm.jobs.flows.bundle_place import (
 )
 from layerfarm.jobs.flows.layering import id_map
 from layerfarm.jobs.flows.requests import UnpackRequest, UnpackResult
+from layerfarm.jobs.flows.stages import result_of, single_stage
 from layerfarm.jobs.image import UnpackOptions, resolve, resolve_walk, unpack_manifest
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.result_cache import may_write
@@ -35,6 +35,8 @@ class UnpackState(State):
     bundle: Path
     walk: list[Descriptor]
     """From the tag to the manifest, pinned when the job begins."""
+    bytes: int
+    """Compressed size of the layers."""
     result: UnpackResult | None = None
 
 
@@ -47,7 +49,8 @@ def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
         _check_place(ctx, bundle)
     resolved = resolve(store, request.image.tag, request.platform)
     remember(work, bundle)
-    return UnpackState(request=request, store=store.path, bundle=bundle, walk=list(resolved.path))
+    size = sum(layer.size for layer in resolved.manifest.layers)
+    return UnpackState(request=request, store=store.path, bundle=bundle, walk=list(resolved.path), bytes=size)
 
 
 def _check_place(ctx: Context, bundle: Path) -> None:
@@ -55,17 +58,11 @@ def _check_place(ctx: Context, bundle: Path) -> None:
     ctx.policy.check_root(base_of(bundle))
 
 
-def _plan(ctx: Context, state: UnpackState) -> list[Unit]:
-    layers = resolve_walk(Layout.open(state.store), state.walk).manifest.layers
-    return [unit_of(state, nbytes=sum(layer.size for layer in layers))]
-
-
-def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
+def _run(ctx: Context, state: UnpackState) -> UnpackResult:
     """Unpack to a staging directory, then move the bundle to its place.
 
     A second copy of this unit finds the bundle in place and recognises it as the job's own.
     """
-    state = UnpackState.model_validate(unit.params)
     store = Layout.open(ctx.policy.check_store(state.store))
     bundle = ctx.policy.check_resolved(state.bundle)
     work = _records(ctx, store, bundle)
@@ -87,7 +84,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     return result
 
 
-def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> dict[str, Any]:
+def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> UnpackResult:
     resolved = resolve_walk(store, state.walk)
     request = state.request
     options = UnpackOptions(
@@ -106,7 +103,7 @@ def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> di
         entries=unpacked.count,
         mtree=unpacked.mtree,
         warnings=unpacked.warnings,
-    ).model_dump()
+    )
 
 
 def _records(ctx: Context, store: Layout, bundle: Path) -> WorkDirectory:
@@ -116,16 +113,6 @@ def _records(ctx: Context, store: Layout, bundle: Path) -> WorkDirectory:
     process needs them, and the source is only read.
     """
     return work_directory(ctx, store.path) if ctx.fenced and may_write(store) else records_beside(bundle, ctx.work)
-
-
-def _join(ctx: Context, state: UnpackState, results: list[dict[str, Any]]) -> UnpackState:
-    (result,) = results
-    return state.model_copy(update={"result": UnpackResult.model_validate(result)})
-
-
-def _finish(ctx: Context, state: UnpackState) -> UnpackResult:
-    assert state.result is not None
-    return state.result
 
 
 def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
@@ -141,9 +128,9 @@ def _clean(ctx: Context, request: UnpackRequest, succeeded: bool) -> None:
 UNPACK = Flow(
     request=UnpackRequest,
     state=UnpackState,
-    stages=(Stage("unpack", _plan, _run, _join),),
+    stages=(single_stage("unpack", UnpackState, UnpackResult, _run, nbytes=lambda state: state.bytes),),
     begin=_begin,
-    finish=_finish,
+    finish=result_of,
     clean=_clean,
     result=UnpackResult,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.mtree import snapshot
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
+from tests.alarm import no_hanging
 from tests.ordinary_user import GID, UID
 from tests.unit.image.images import image, tar
 
@@ -39,15 +39,8 @@ def bundle(layout: Layout, made: Resolved, tmp_path: Path) -> Bundle:
 
 @pytest.fixture(autouse=True)
 def _no_hanging() -> Iterator[None]:
-    """Who waits for the other end of a fifo is woken, and the test fails."""
-
-    def hung(*_: object) -> None:
-        raise AssertionError("hangs")
-
-    signal.signal(signal.SIGALRM, hung)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
+    with no_hanging(60):
+        yield
 
 
 def part(bundle: Bundle, name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from layerfarm.jobs.store.gc import collect
 from layerfarm.jobs.store.leases import Leases
 from layerfarm.jobs.store.result_cache import read_result, write_result
 from layerfarm.jobs.store.retention import read_ending, write_ending
+from tests.alarm import no_hanging
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
 HEX = "a" * 64
@@ -37,15 +37,8 @@ def victim(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_hanging() -> Iterator[None]:
-    """Who waits for the other end of a fifo is woken, and the test fails."""
-
-    def hung(*_: object) -> None:
-        raise AssertionError("hangs")
-
-    signal.signal(signal.SIGALRM, hung)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
+    with no_hanging(20):
+        yield
 
 
 def seen(top: Path) -> dict[str, tuple[float, bytes]]:
