@@ -14,14 +14,14 @@ from layerfarm.jobs.fs.resolve import open_beneath, open_in_root
 from layerfarm.jobs.fs.unprivileged import Widened, is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK: never hang on a fifo; O_NOCTTY: never take a terminal. Whatever is opened so is then
-# checked to be a regular file before a byte is read (DESIGN law 5).
+# O_NONBLOCK: never hang on a fifo; O_NOCTTY: never take a terminal. A file opened so is checked to be a regular one
+# before a byte is read (DESIGN law 5).
 _REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _S_IFREG_BITS = stat.S_IFREG >> 12
 
 
 def unreadable(error: OSError, where: bytes | Path) -> RootfsError:
-    """The error to raise for an entry that cannot be read; without the right to, the hint says what to do."""
+    """The error to raise for an entry that cannot be read, with a hint if a right is missing."""
     hint = "run as root, or make it readable" if error.errno in (errno.EACCES, errno.EPERM) else None
     return RootfsError(f"entry cannot be read, {error.strerror}", where=where, hint=hint)
 
@@ -36,7 +36,8 @@ class Rootfs:
     def __init__(self, path: Path, *, to_be_read: bool = False, follow: bool = True) -> None:
         """``follow``: the path is the operator's own, and may end in a link.
 
-        ``to_be_read``: an ordinary user's own root that its mode keeps him out of is widened until the end."""
+        ``to_be_read``: an ordinary user's own root is widened until the end if its mode forbids to read it.
+        """
         self.path = path
         self.fd = -1
         self._widened: Widened | None = None
@@ -55,7 +56,7 @@ class Rootfs:
 
     def _open(self, handle: int, to_be_read: bool) -> None:
         self.found = os.fstat(handle)
-        """The root itself, as it was before."""
+        """The root before it was widened."""
 
         def opened() -> int:
             return os.open(b".", _DIRECTORY, dir_fd=handle)
@@ -98,8 +99,8 @@ class Rootfs:
 class DirectoryCache:
     """Descriptors of directories below a root, opened *beneath* (no link followed) and kept for reuse.
 
-    Sorted access opens each directory once. At most ``limit`` stay open. A directory whose mode keeps an
-    ordinary user out of what is his own is widened for as long as it is open.
+    Sorted access opens each directory once. At most ``limit`` stay open. An ordinary user's own directory that its mode
+    locks is widened while it is open.
     """
 
     def __init__(self, root: int, limit: int = 64) -> None:
@@ -111,7 +112,7 @@ class DirectoryCache:
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """The descriptor of the directory that holds ``path``, and the last component of ``path``.
 
-        The descriptor stays the cache's own. For the root itself (``.``) it is the root and ``.``.
+        The cache closes the descriptor. For the root itself (``.``) it is the root and ``.``.
 
         Raises:
             UnsafePath: a parent is a symbolic link now.
@@ -121,7 +122,7 @@ class DirectoryCache:
         return (self.directory(directory) if directory else self._root), name
 
     def directory(self, path: bytes) -> int:
-        """The descriptor of the directory ``path``; it stays the cache's own."""
+        """The descriptor of the directory ``path``, which the cache closes."""
         fd = self._open.get(path)
         if fd is not None:
             self._open.move_to_end(path)
@@ -130,12 +131,12 @@ class DirectoryCache:
         return self._step_by_step(path) if fd is None else self._keep(path, fd)
 
     def settle(self, fd: int) -> None:
-        """The directory behind one of our descriptors has been given its mode: do not put the old one back."""
+        """Do not restore the old mode of an open directory, which has been given its final one."""
         if fd in self._widened:
             self._widened.pop(fd).leave()
 
     def close(self) -> None:
-        """Close all; each is opened anew when it is asked for."""
+        """Close all; each is opened again when it is needed."""
         while self._open:
             self._release(self._open.popitem()[1])
 
@@ -163,7 +164,7 @@ class DirectoryCache:
         return fd
 
     def _step_by_step(self, path: bytes) -> int:
-        """Open a directory that some mode on the way to it keeps an ordinary user out of."""
+        """Open a directory below one that is locked for its owner, an ordinary user."""
         here, known = self._root, b""
         for name in path.split(b"/"):
             known = known + b"/" + name if known else name
@@ -193,18 +194,13 @@ class DirectoryCache:
         self.close()
 
 
-def open_regular(directory: int, name: bytes | str) -> int:
-    """Open the regular file ``name`` of an open directory for reading; the caller closes it.
+def stat_regular(directory: int, name: bytes | str) -> tuple[int, os.stat_result]:
+    """Open the regular file ``name`` of an open directory for reading, for the caller to close; and its fstat(2).
 
     Raises:
         TreeChanged: it is not a regular file (any more).
         OSError: as open(2).
     """
-    return stat_regular(directory, name)[0]
-
-
-def stat_regular(directory: int, name: bytes | str) -> tuple[int, os.stat_result]:
-    """As :func:`open_regular`, together with the fstat(2) that told that it is a regular file."""
     try:
         fd = os.open(name, _REGULAR, dir_fd=directory)
     except OSError as error:
@@ -219,11 +215,10 @@ def stat_regular(directory: int, name: bytes | str) -> tuple[int, os.stat_result
 
 
 def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
-    """The content of a small regular file inside the root, links resolved *in root*; None if it has none.
+    """The content of a small regular file inside the root, links resolved *in root*; None if there is none.
 
-    For the few files whose content layerfarm interprets (``etc/passwd``, ``etc/group``, package
-    databases). Anything but a regular file (a fifo, a device, a directory, a dangling link) counts as
-    absent and is never opened for reading.
+    For the few files whose content layerfarm interprets (``etc/passwd``, package databases). Anything but a regular
+    file (a fifo, a device, a directory, a dangling link) counts as absent and is never opened for reading.
 
     Raises:
         LimitExceeded: the file is larger than ``limit`` bytes.

@@ -1,8 +1,8 @@
-"""The files of a bundle, or of a layout's private directory, which somebody else may have filled.
+"""Access to the files of a bundle or a layout, which others may have filled.
 
-The directory itself is the operator's path, and may be reached through links. Below it no symbolic link is followed,
-and nothing but a regular file is opened: a link would lead root's reading and writing elsewhere, and opening a fifo
-waits for a writer that never comes (DESIGN law 5).
+The directory itself is the operator's path, and may be reached through links. Below it no symbolic link is followed and
+only regular files are opened: a link would lead root's reading and writing elsewhere, and opening a fifo waits for a
+writer that never comes (DESIGN law 5).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
@@ -27,24 +27,25 @@ _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 
 class Beneath:
-    """Access to what lies below ``top``; holds no file open. Every path is given whole, beginning with ``top``.
+    """Access to files below ``top``; holds no file open. Every path begins with ``top``.
 
     ``linked``: names in ``top`` that may be links, and have links below them; they are followed to read.
 
     Every method raises:
-        UnsafePath: a symbolic link stands in the way, or what is to be opened is not a regular file.
+        UnsafePath: a symbolic link is in the path, or the file to open is not a regular one.
         OSError: as the system call of the same name.
     """
 
     def __init__(self, top: Path, linked: Collection[str] = ()) -> None:
         self.top = top
+        self._prefix = f"{top}/"
         self._linked = linked
 
     # --- files ---------------------------------------------------------------------------------------
 
     def open(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
         """A descriptor of a regular file; the caller closes it."""
-        follow = flags == os.O_RDONLY and self._may_be_linked(path)
+        follow = flags == os.O_RDONLY and self._may_be_linked(self._below(path))
         with self._parent(path) as parent:
             try:
                 fd = os.open(path.name, flags | _FILE & ~(os.O_NOFOLLOW * follow), mode, dir_fd=parent)
@@ -58,12 +59,12 @@ class Beneath:
         return fd
 
     def read(self, path: Path, most: int = -1) -> bytes:
-        """A file whole, or ``most`` bytes of it."""
+        """The whole file, or at most ``most`` bytes of it."""
         with os.fdopen(self.open(path), "rb") as stream:
             return stream.read(most)
 
     def is_file(self, path: Path) -> bool:
-        """Whether a regular file is there."""
+        """True if a regular file is there."""
         try:
             return stat.S_ISREG(self.lstat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -74,14 +75,14 @@ class Beneath:
             return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
 
     def touch(self, path: Path) -> None:
-        """Date it now; a link is dated itself."""
+        """Set its times to now, of a link itself."""
         with self._parent(path) as parent:
             os.utime(path.name, dir_fd=parent, follow_symlinks=False)
 
     # --- directories ---------------------------------------------------------------------------------
 
     def is_directory(self, path: Path) -> bool:
-        """Whether a directory is there."""
+        """True if a directory is there."""
         try:
             with self.directory(path):
                 return True
@@ -89,7 +90,7 @@ class Beneath:
             return False
 
     def names(self, path: Path) -> list[str]:
-        """What a directory holds; nothing if there is none."""
+        """The names in a directory; none if it does not exist."""
         try:
             fd = self._open_directory(path, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
@@ -101,7 +102,7 @@ class Beneath:
 
     @contextmanager
     def directory(self, path: Path, flags: int = _HANDLE) -> Iterator[int]:
-        """A descriptor of a directory: by default one to name what lies in it by, not to list or sync it."""
+        """A descriptor of a directory: by default one for the ``*at`` calls, not to list or sync it."""
         fd = self._open_directory(path, flags)
         try:
             yield fd
@@ -133,40 +134,42 @@ class Beneath:
 
     # --- inside --------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _parent(self, path: Path) -> Iterator[int]:
-        with self.directory(path.parent) as fd:
-            yield fd
+    def _parent(self, path: Path) -> AbstractContextManager[int]:
+        return self.directory(path.parent)
 
     def _open_directory(self, path: Path, flags: int) -> int:
-        if path == self.top or self._may_be_linked(path):
+        below = self._below(path)
+        if not below or self._may_be_linked(below):
             return os.open(path, flags | os.O_CLOEXEC)
         top = os.open(self.top, _HANDLE)
         try:
-            return open_beneath(top, os.fsencode(path.relative_to(self.top)), flags)
+            return open_beneath(top, os.fsencode(below), flags)
         except UnsafePath as error:
             raise UnsafePath(error.what, where=path) from error
         finally:
             os.close(top)
 
-    def _may_be_linked(self, path: Path) -> bool:
-        parts = path.relative_to(self.top).parts
-        return bool(parts) and parts[0] in self._linked
+    def _below(self, path: Path) -> str:
+        """``path`` relative to ``top``, empty for itself. Without pathlib: a job does this a hundred times."""
+        whole = os.fspath(path)
+        if whole.startswith(self._prefix):
+            return whole[len(self._prefix) :]
+        return "" if path == self.top else str(path.relative_to(self.top))
+
+    def _may_be_linked(self, below: str) -> bool:
+        return below.partition("/")[0] in self._linked
 
 
 def open_file(path: Path) -> BufferedReader:
-    """A regular file right in a directory of the operator's, for reading.
-
-    Raises as :class:`Beneath`.
-    """
+    """Open a regular file in a directory of the operator's for reading. Raises as :class:`Beneath`."""
     return os.fdopen(Beneath(path.parent).open(path), "rb")
 
 
 def own_directory(path: Path) -> None:
-    """A directory that only its owner may enter, made if it is not there.
+    """Make a directory that only its owner may enter, if it does not exist.
 
     Raises:
-        UnsafePath: where everybody may make names, somebody else has made this one, or it is no directory.
+        UnsafePath: another user made it, in a directory that everybody may write to; or it is no directory.
         OSError: as mkdir(2).
     """
     try:

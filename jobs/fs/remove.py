@@ -1,4 +1,4 @@
-"""Removing a whole tree below an open directory, however deep, wide or unreadable it is."""
+"""Remove a whole tree below an open directory, however deep, wide or unreadable it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def remove(parent: int, name: bytes) -> None:
 
     Raises:
         OSError: something cannot be removed; ENOENT if there is nothing.
-        TreeChanged: somebody moves directories under our hands.
+        TreeChanged: another process moves directories meanwhile.
     """
     try:
         os.unlink(name, dir_fd=parent)
@@ -34,9 +34,9 @@ def remove(parent: int, name: bytes) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove ``path`` and all that is below it; fine if it is gone already. No link is followed.
+    """Remove ``path`` and everything below it, if it exists. No link is followed.
 
-    shutil.rmtree calls itself for each level, and gives up on an image that is nested a thousand deep.
+    shutil.rmtree recurses, and fails on an image that is nested a thousand deep.
 
     Raises:
         OSError: something cannot be removed.
@@ -52,12 +52,12 @@ def remove_tree(path: Path) -> None:
 def open_directory(parent: int, name: bytes) -> int:
     """Open a directory by its name in ``parent``; as an ordinary user even if its mode forbids it.
 
-    The mode is then widened to u+rwx; whoever cares has to put it back.
+    The mode is then widened to u+rwx, and not restored.
     """
     try:
         return os.open(name, _DIRECTORY, dir_fd=parent)
     except PermissionError:
-        # chmod follows links: only what lstat says is a directory. In a tree that only we write to.
+        # chmod follows links: only if lstat says that it is a directory. Nobody else writes to this tree.
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISDIR(found.st_mode):
             raise
@@ -68,8 +68,8 @@ def open_directory(parent: int, name: bytes) -> int:
 def _remove_directory(parent: int, name: bytes) -> None:
     """Depth first with one descriptor at a time, back up through ``..``.
 
-    A stack of descriptors would end at the limit of open files, recursion at Python's; ``..`` is safe
-    because the directory it leads to is compared with the one we came from.
+    A stack of descriptors would end at the limit of open files, recursion at Python's; ``..`` is safe because the
+    directory it leads to is compared with the one that was left.
     """
     here = os.dup(parent)
     above: list[tuple[tuple[int, int], list[bytes], bytes]] = []
@@ -108,9 +108,9 @@ def _identity(fd: int) -> tuple[int, int]:
 
 
 def _empty(directory: int) -> list[bytes]:
-    """Unlink every non-directory; the names of the directories that are left.
+    """Unlink every non-directory; returns the names of the directories.
 
-    As an ordinary user a directory without u+w is widened first: it is going away.
+    An ordinary user's directory without u+w is widened first.
     """
     if not may(directory, os.W_OK | os.X_OK):
         os.fchmod(directory, stat.S_IMODE(os.fstat(directory).st_mode) | 0o700)

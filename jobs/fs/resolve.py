@@ -2,10 +2,11 @@
 
 Two ways to resolve:
 
-* *beneath*: no symbolic link is followed at all. For paths that a walk of the tree has found, where
-  every component is a real directory; a link there means that somebody swapped it under our hands.
-* *in root*: symbolic links are followed as if the root were ``/``, so absolute targets and ``..`` stay
-  inside (image-spec layer.md "Applying Changesets" leaves this to us; umoci.md B2.1, B3.12).
+* *beneath*: no symbolic link is followed. For paths that a walk of the tree has found, where every component is a real
+  directory; a link there means that it was swapped meanwhile.
+* *in root*: symbolic links are followed as if the root were ``/``, so absolute targets and ``..`` stay inside
+(image-spec
+  layer.md "Applying Changesets" leaves this open; umoci.md B2.1, B3.12).
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _walk(root: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def _open_link(parent: int, name: bytes, flags: int, path: bytes) -> int:
-    """What the kernel makes of a link that may not be followed: with O_PATH, the link itself."""
+    """Open a link that may not be followed as the kernel does: with O_PATH, the link itself."""
     try:
         return os.open(name, flags, dir_fd=parent)
     except OSError as error:
@@ -148,10 +149,9 @@ def _open_link(parent: int, name: bytes, flags: int, path: bytes) -> int:
 
 
 def _components(path: bytes) -> list[bytes]:
-    """The components of a path, the first one last. ``.`` is left only at its end.
+    """The components of a path, the first one last, without ``.`` but at its end.
 
-    There it says, as a trailing slash does, that what stands before it is to be a directory, and that a
-    link there is to be followed.
+    There, like a trailing slash, it requires a directory before it, and a link there is followed.
     """
     parts = path.split(b"/")
     kept = [part for part in parts if part not in (b"", b".")]

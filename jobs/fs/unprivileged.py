@@ -1,12 +1,11 @@
-"""Reading what its mode forbids even to its owner, for a process without root's rights.
+"""Read what its mode forbids even to its owner, for a process without root's rights.
 
-A rootless unpack leaves files and directories of mode 000 that belong to the user, who then cannot read
-them back. The mode is widened for as long as they are read and put back afterwards, also after an error
-(umoci does so in pkg/unpriv). Nobody comes here before the kernel has said
-EACCES, so root never does, unless it has given up CAP_DAC_OVERRIDE.
+A rootless unpack leaves files and directories of mode 000 that belong to the user, who then cannot read them. The mode
+is widened while they are read and restored afterwards, also after an error (as umoci's pkg/unpriv). Only after the
+kernel has said EACCES: so root never does it, unless it has given up CAP_DAC_OVERRIDE.
 
-Two processes may read one tree: the one that widens a mode also puts it back, perhaps while the other
-still counts on it. Who is refused in the middle tries again, :data:`ATTEMPTS` times at most, a little later each time.
+Two processes may read one tree: the one that widened a mode also restores it, perhaps while the other still needs it.
+The one that is then refused tries again, a little later each time, at most :data:`ATTEMPTS` times.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Widened:
 
     @classmethod
     def of_handle(cls, handle: int) -> Widened:
-        """The same for what an O_PATH descriptor stands for; the descriptor stays the caller's."""
+        """The entry behind an O_PATH descriptor, which stays the caller's."""
         made = cls.__new__(cls)
         made._take(os.dup(handle))
         return made
@@ -47,7 +46,7 @@ class Widened:
     def _take(self, handle: int) -> None:
         self._handle = handle
         self.found = os.fstat(handle)
-        """As it was before."""
+        """The entry before it was widened."""
         mode = self.found.st_mode
         rights = _RIGHTS.get(stat.S_IFMT(mode))
         if rights is None or self.found.st_uid != os.geteuid():
@@ -58,13 +57,13 @@ class Widened:
             self._chmod(stat.S_IMODE(mode) | rights)
 
     def again(self) -> bool:
-        """Widen once more what another process has put back; False if nobody has."""
+        """Widen once more if another process has restored the mode; False if none has."""
         now = os.fstat(self._handle)
         rights = _RIGHTS[stat.S_IFMT(now.st_mode)]
         if now.st_mode & rights == rights:
             return False
         if not self._changed:
-            # It was the other's to put back, and is ours from here on.
+            # The other process had it to restore; now this one has.
             self.found, self._changed = now, True
         self._chmod(stat.S_IMODE(now.st_mode) | rights)
         return True
@@ -85,7 +84,7 @@ class Widened:
         return opened()
 
     def restore(self) -> None:
-        """Put the mode back."""
+        """Restore the mode."""
         try:
             if self._changed:
                 self._chmod(stat.S_IMODE(self.found.st_mode))
@@ -93,12 +92,11 @@ class Widened:
             os.close(self._handle)
 
     def leave(self) -> None:
-        """Let the mode be what it is now: somebody has given the entry another one, to stay."""
+        """Keep the mode that the entry has now: it was given its final one."""
         os.close(self._handle)
 
     def _chmod(self, mode: int) -> None:
-        # fchmod(2) takes no O_PATH descriptor; by its name in /proc it is this inode all the same, whatever
-        # has been put under the entry's own name meanwhile.
+        # fchmod(2) takes no O_PATH descriptor; through /proc it is this inode, whatever has the entry's name by now.
         os.chmod(b"/proc/self/fd/%d" % self._handle, mode)
 
     def __enter__(self) -> Widened:
@@ -109,15 +107,15 @@ class Widened:
 
 
 def is_locked(directory: int, name: bytes | str, found: os.stat_result) -> bool:
-    """Whether ``found``, the directory ``name`` of an open one, is ours and its mode keeps us from listing or
-    looking into it."""
+    """True if ``found``, the directory ``name`` of an open one, is this user's own and its mode forbids to list it or
+    to look into it."""
     return (
         found.st_mode & 0o500 != 0o500 and found.st_uid == os.geteuid() and not may(directory, os.R_OK | os.X_OK, name)
     )
 
 
 def may(directory: int, rights: int, name: bytes | str = b".") -> bool:
-    """Whether this process has the ``rights`` (access(2)) over an open directory, or what it holds by ``name``.
+    """True if this process has the ``rights`` (access(2)) over an open directory, or its entry ``name``.
 
     The kernel is asked: a process of uid 0 may be without CAP_DAC_OVERRIDE, as in a container that drops it.
     """

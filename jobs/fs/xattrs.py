@@ -1,19 +1,28 @@
-"""Extended attributes of any entry, symbolic links and devices included, without following it."""
+"""Extended attributes of any entry, links and devices included, without following it; and the rule which are portable.
+
+Walks record all xattrs on disk. Comparing trees, packing them, unpacking layers and reverting bundles follow the rules
+here, so that a tree's manifest and its layer hold the same xattrs (umoci.md B1.6, B5).
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from typing import Final
 
-_UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_GONE = (errno.ENODATA,)
+HOST_XATTRS: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
+"""Labels and ACLs of the machine: never packed, compared, cleared or taken from a layer."""
+_CAPABILITY: Final = b"security.capability"
+_UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_IGNORED: Final = (*_UNSUPPORTED, errno.ENODATA)
 
 
 def proc_path(directory: int, name: bytes) -> bytes:
     """A path for the entry ``name`` of an open directory, for system calls that take no descriptor.
 
-    A link, a device or a fifo cannot be opened without side effects, and the xattr calls have no
-    ``*at`` form; through /proc/self/fd only the last component is looked up by name.
+    A link, a device or a fifo cannot be opened without side effects, and the xattr calls have no ``*at`` form; through
+    /proc/self/fd only the last component is looked up by name.
     """
     return b"/proc/self/fd/%d/%s" % (directory, name)
 
@@ -21,19 +30,13 @@ def proc_path(directory: int, name: bytes) -> bytes:
 def get_xattrs(target: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
     """All xattrs of an open file, or of the path from :func:`proc_path`, sorted by name.
 
-    Names and values of any number and size are read. A filesystem without xattrs has none; an
-    attribute that goes away between list and read is left out.
+    A filesystem without xattrs has none; an attribute that is removed between list and read is left out.
 
     Raises:
         OSError: the attributes exist but cannot be read.
     """
     follow = isinstance(target, int)
-    try:
-        names = os.listxattr(target, follow_symlinks=follow)
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return ()
-        raise
+    names = _names(target, follow)
     if not names:
         return ()
     found: list[tuple[bytes, bytes]] = []
@@ -41,7 +44,7 @@ def get_xattrs(target: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
         try:
             found.append((name, os.getxattr(target, name, follow_symlinks=follow)))
         except OSError as error:
-            if error.errno not in _UNSUPPORTED + _GONE:
+            if error.errno not in _IGNORED:
                 raise
     return tuple(found)
 
@@ -62,17 +65,52 @@ def clear_xattrs(target: int | bytes, keep: frozenset[bytes] = frozenset()) -> N
         OSError: an attribute exists and cannot be removed.
     """
     follow = isinstance(target, int)
-    try:
-        names = os.listxattr(target, follow_symlinks=follow)
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return
-        raise
-    for name in map(os.fsencode, names):
+    for name in map(os.fsencode, _names(target, follow)):
         if name in keep:
             continue
         try:
             os.removexattr(target, name, follow_symlinks=follow)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED + _GONE:
+            if error.errno not in _IGNORED:
                 raise
+
+
+def _names(target: int | bytes, follow: bool) -> list[str]:
+    try:
+        return os.listxattr(target, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return []
+        raise
+
+
+def portable_xattrs(
+    xattrs: tuple[tuple[bytes, bytes], ...], left_out: Callable[[bytes, str], None] | None = None
+) -> tuple[tuple[bytes, bytes], ...]:
+    """The xattrs on disk that a layer can hold, in the same order; capabilities without their user namespace.
+
+    The host's are left out, as are those with an empty value (a PAX record without one deletes) and those with ``=`` in
+    their name (PAX ends a keyword at its first equals sign; the value would go to another name). For the latter two
+    ``left_out`` is called with the name and the reason.
+    """
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in xattrs:
+        if name in HOST_XATTRS:
+            continue
+        if value and b"=" not in name:
+            kept.append((name, version_2(value) if name == _CAPABILITY else value))
+        elif left_out is not None:
+            left_out(name, "has a name that tar cannot hold" if value else "has an empty value and is left out")
+    return tuple(kept)
+
+
+def version_2(capability: bytes) -> bytes:
+    """File capabilities without the user namespace of this host.
+
+    Version 3 names the namespace's root as a uid of the host, which means nothing elsewhere; Docker rewrites it the
+    same way (moby#41724, umoci #261). Anything else is unchanged.
+    """
+    magic = int.from_bytes(capability[:4], "little")
+    if len(capability) == 24 and magic >> 24 == 3:
+        return (magic & 0xFFFFFF | 2 << 24).to_bytes(4, "little") + capability[4:20]
+    return capability

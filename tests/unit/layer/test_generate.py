@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import LayerError, RootfsNotFound, TreeChanged, UnmappedId, UnsafePath
-from layerfarm.jobs.fs.portable_xattrs import version_2
+from layerfarm.jobs.fs.xattrs import version_2
 from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
 from layerfarm.jobs.layer.rootless import encode_owner
 from layerfarm.jobs.mtree.model import Delta
