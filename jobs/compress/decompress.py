@@ -70,7 +70,7 @@ def decompress(
     pieces = _bounded(_PIECES[known], source, limits or process_limits())
     if seen is not None:
         pieces = _shown_beside(pieces, seen) if ahead else _shown(pieces, seen)
-    return PieceReader(_AheadPieces(pieces) if ahead else pieces, known)
+    return PieceReader(_AheadPieces(pieces) if ahead else pieces, known, source)
 
 
 def _compression_in(begin: bytes, promised: Compression) -> Compression:
@@ -88,11 +88,17 @@ def _compression_in(begin: bytes, promised: Compression) -> Compression:
 class PieceReader(io.RawIOBase):
     """A readable binary stream over pieces of bytes."""
 
-    def __init__(self, pieces: Iterator[bytes], compression: Compression) -> None:
+    def __init__(self, pieces: Iterator[bytes], compression: Compression, source: _Counted) -> None:
         self._pieces = pieces
         self.compression: Final = compression
         """Of the bytes that were read, whatever their media type says."""
+        self._source = source
         self._held = memoryview(b"")
+
+    @property
+    def consumed(self) -> int:
+        """Compressed bytes that were decompressed so far."""
+        return self._source.count
 
     def readable(self) -> bool:
         return True

@@ -130,7 +130,7 @@ def stage(bundle: Path, job: str) -> Path:
             with suppress(FileNotFoundError):
                 own_directory(parent)
                 if parent.lstat().st_uid != os.geteuid():
-                    raise BundleError("somebody else's directory is where the bundle is staged", where=parent)
+                    raise BundleError("staging directory of the bundle belongs to another user", where=parent)
                 staged = parent / os.urandom(4).hex()
                 staged.mkdir(mode=0o700)
                 return staged

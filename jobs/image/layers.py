@@ -44,12 +44,11 @@ def open_layer(
     """
     digest = hasher(diff_id or "sha256:")
     with layout.open_blob(layer) as blob:
-        counted = _CountedBlob(blob)
         # Decompressing, the diff_id and the caller's work each have a thread; the blob's digest is computed in the
         # first. For an unpack of 125,000 entries of 2.5 GB they take 3.2, 1.4 and 3.6 s.
-        plain = decompress(cast(BinaryIO, counted), layer.media_type, limits=limits, ahead=True, seen=digest.update)
+        plain = decompress(blob, layer.media_type, limits=limits, ahead=True, seen=digest.update)
         with closing(plain):
-            stream = LayerStream(plain, counted, advanced)
+            stream = LayerStream(plain, advanced)
             yield stream
             while stream.read(1 << 20):
                 pass
@@ -64,9 +63,8 @@ class LayerStream(io.RawIOBase, BinaryIO):
     diff_id = ""
     """Digest of the whole stream; empty until the end has been read."""
 
-    def __init__(self, plain: PieceReader, blob: _CountedBlob, advanced: Advanced) -> None:
+    def __init__(self, plain: PieceReader, advanced: Advanced) -> None:
         self._plain = plain
-        self._blob = blob
         self._advanced = advanced
         self._reported = 0
 
@@ -75,7 +73,7 @@ class LayerStream(io.RawIOBase, BinaryIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = self._plain.read(size)
-        count = self._blob.count
+        count = self._plain.consumed
         fresh, self._reported = count - self._reported, count
         self._advanced(fresh)  # here, in the caller's own thread, it may raise
         return data
@@ -87,19 +85,6 @@ class LayerStream(io.RawIOBase, BinaryIO):
             return None
         what = "are not compressed" if found is Compression.NONE else f"are {found}"
         return f"bytes of layer {layer.digest} {what}, its media type is {layer.media_type}"
-
-
-class _CountedBlob:
-    """Counts compressed bytes; read by the thread that decompresses."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.count = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.count += len(data)
-        return data
 
 
 def read_layer(

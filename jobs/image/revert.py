@@ -13,6 +13,7 @@ from layerfarm.jobs.errors import BundleError, RootfsError
 from layerfarm.jobs.fs import DirectoryCache, Rootfs
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
+from layerfarm.jobs.image.layers import Advanced, unheard
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.restore import Restorer
@@ -64,7 +65,7 @@ def revert_bundle(
     store: Layout,
     bundle: Bundle,
     current: Callable[[], Iterable[Entry]],
-    advanced: Callable[[int], None] = lambda nbytes: None,
+    advanced: Advanced = unheard,
 ) -> Reverted:
     """Restore the bundle's rootfs as it was unpacked, or last repacked with a refresh.
 
@@ -79,7 +80,8 @@ def revert_bundle(
     """
     image = resolve_walk(store, bundle.walk)
     with _locked(bundle):
-        plan = plan_revert(expected_tree(store, image, bundle), current(), bundle.rootfs)
+        with Rootfs(bundle.rootfs, follow=False) as root, DirectoryCache(root.fd) as directories:
+            plan = _plan(_expected_tree(store, image, bundle), current(), directories)
         if plan.changes_nothing:
             return Reverted(0, 0, 0)
         with _staged(store, image, bundle, plan, advanced) as (staging, known):
@@ -92,7 +94,7 @@ def revert_bundle(
                 ) from error
 
 
-def expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[], Iterator[Entry]]:
+def _expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[], Iterator[Entry]]:
     """Returns a function that lists the tree of the bundle's image, as unpacked with the bundle's id maps.
 
     umoci's manifest is not complete (device numbers, xattrs of links): for its bundles without id maps the tree is
@@ -105,23 +107,16 @@ def expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[]
     return lambda: portable(stack.entries())
 
 
-def plan_revert(expected: Callable[[], Iterable[Entry]], current: Iterable[Entry], rootfs: Path) -> Plan:
+def _plan(expected: Callable[[], Iterable[Entry]], current: Iterable[Entry], directories: DirectoryCache) -> Plan:
     """Compare the trees. ``expected`` is read twice; only differing entries are kept in memory."""
-    with Rootfs(rootfs, follow=False) as root, DirectoryCache(root.fd) as directories:
-        return _plan(expected, current, lambda path: _inode(directories, path))
-
-
-def _plan(
-    expected: Callable[[], Iterable[Entry]], current: Iterable[Entry], inode_of: Callable[[bytes], tuple[int, int]]
-) -> Plan:
     plan = Plan()
     surplus: list[Delta] = []
     extras: dict[tuple[int, int], int] = {}
     remade: set[bytes] = set()
-    for delta in compare(_without_sockets(expected()), current):
+    for delta in compare((entry for entry in expected() if entry.type != "socket"), current):
         old, new = delta.old, delta.new
         if new is not None and new.type != "dir" and new.nlink > 1 and delta.kind is DeltaKind.EXTRA:
-            inode = inode_of(delta.path)
+            inode = _inode(directories, delta.path)
             extras[inode] = extras.get(inode, 0) + 1
         if old is None or "type" in delta.keys:
             plan.removals.append(delta.path)
@@ -144,16 +139,12 @@ def _plan(
     for delta in surplus:
         # Its surplus names may be extra paths, which are removed. If others remain, it needs an inode of its own.
         assert delta.old is not None and delta.new is not None
-        if delta.new.nlink - extras.get(inode_of(delta.path), 0) > 1:
+        if delta.new.nlink - extras.get(_inode(directories, delta.path), 0) > 1:
             plan.files[delta.path] = delta.old
             plan.fixes.pop(delta.path, None)
     plan.removals = _topmost(plan.removals)
     _add_from_expected(plan, expected(), remade)
     return plan
-
-
-def _without_sockets(entries: Iterable[Entry]) -> Iterator[Entry]:
-    return (entry for entry in entries if entry.type != "socket")
 
 
 def _inode(directories: DirectoryCache, path: bytes) -> tuple[int, int]:
@@ -207,7 +198,7 @@ def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes]
 
 @contextmanager
 def _staged(
-    store: Layout, image: Resolved, bundle: Bundle, plan: Plan, advanced: Callable[[int], None]
+    store: Layout, image: Resolved, bundle: Bundle, plan: Plan, advanced: Advanced
 ) -> Iterator[tuple[Path | None, dict[bytes, Entry]]]:
     """The image's tree unpacked beside the rootfs, with the content of only the needed files.
 
@@ -242,7 +233,7 @@ def _staged(
 
 
 def _options(
-    bundle: Bundle, wanted: Callable[[bytes], bool] | None, keep_dirlinks: bool, advanced: Callable[[int], None]
+    bundle: Bundle, wanted: Callable[[bytes], bool] | None, keep_dirlinks: bool, advanced: Advanced
 ) -> UnpackOptions:
     maps = bundle.meta.map_options
     return UnpackOptions(

@@ -271,7 +271,7 @@ class _Walker:
                 report.error("document", where, f"config has no {name}")
         filled = sum(not entry.empty_layer for entry in config.history or [])
         if config.history and filled != layers:
-            report.warning("history", where, f"history tells of {filled} layers, the image has {layers}")
+            report.warning("history", where, f"history has {filled} layers, the image {layers}")
         for moment in (config.created, *(entry.created for entry in config.history or [])):
             if moment is not None and not is_timestamp(moment):
                 report.error("document", where, f"not an RFC 3339 time, Go programs cannot read it: {moment[:40]!r}")
