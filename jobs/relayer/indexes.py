@@ -135,7 +135,7 @@ def rewrite(
         else:
             entries.append(child)
     if entries == index.manifests:
-        copy_blob(source, layout, top, _unheard)
+        copy_blob(source, layout, top)
         return top
     written = layout.put_document(index.model_copy(update={"manifests": entries}), MEDIA_TYPE_INDEX)
     replaced[top.digest] = rewritten(written, top)
@@ -156,9 +156,5 @@ def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> Non
     named = {name: value for name, value in document.items() if name != "subject"}
     for child, _ in children(named, descriptor.digest, source.has):
         if not child.urls or source.has(child):
-            copy_blob(source, target, child, _unheard)
-    copy_blob(source, target, descriptor, _unheard)
-
-
-def _unheard(nbytes: int) -> None:
-    pass
+            copy_blob(source, target, child)
+    copy_blob(source, target, descriptor)

@@ -86,18 +86,30 @@ def replace_file(path: Path, content: bytes, layout: Path, staging: Path | None 
         staging = layout / PRIVATE_DIRECTORY / "ingest"
         make_directory(path.parent, layout)
         make_directory(staging, layout)
-    fd, temporary = create_file(staging, layout)
+    temporary = new_file(staging, layout, content)
     try:
-        try:
-            write_all(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
         rename_durably(temporary, path, layout)
     except BaseException:
         with suppress(OSError):
             files_of(layout).unlink(temporary)
         raise
+
+
+def new_file(directory: Path, layout: Path, content: bytes, *, durable: bool = True) -> Path:
+    """Write ``content`` to a new file with a random name; as :func:`create_file`."""
+    fd, path = create_file(directory, layout)
+    try:
+        try:
+            write_all(fd, content)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        with suppress(OSError):
+            files_of(layout).unlink(path)
+        raise
+    return path
 
 
 def create_file(directory: Path, layout: Path, holder: str = "") -> tuple[int, Path]:

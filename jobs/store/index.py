@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,11 @@ from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, make_
 from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest, empty_if_null, name_of
 from layerfarm.jobs.store.document import encode_around, encode_document, parse_document
 from layerfarm.jobs.store.locks import Lock
+
+_RECENT: Final = 2
+"""Indexes that this process keeps; a large one takes three times its bytes."""
+_recent: dict[Path, IndexText] = {}
+_guard = threading.Lock()
 
 
 class IndexFile:
@@ -43,11 +47,11 @@ class IndexFile:
             LimitExceeded: it is too large.
         """
         raw, where = self.raw(), str(self.path)
-        known = _known.get(self.path)
+        known = _recent.get(self.path)
         if known is not None and known.is_of(raw):
             return known
         text = (known and known.goes_on(raw, where)) or IndexText.parse(raw, where)
-        _known.put(self.path, text)
+        _remember(self.path, text)
         return text
 
     def raw(self) -> bytes:
@@ -71,7 +75,7 @@ class IndexFile:
             raise bounds.exceeded("index_bytes", "index.json would be larger than {} bytes", self.path)
         with explained("index.json cannot be updated", self._layout):
             replace_file(self.path, raw, self._layout)
-        _known.put(self.path, new)
+        _remember(self.path, new)
 
     def now(self) -> float:
         """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
@@ -95,29 +99,12 @@ class IndexFile:
             yield lock
 
 
-class _Known:
-    """The last indexes that this process read, by path."""
-
-    _MOST: Final = 2
-    """A large index takes three times its bytes."""
-
-    def __init__(self) -> None:
-        self._texts: OrderedDict[Path, IndexText] = OrderedDict()
-        self._guard = threading.Lock()
-
-    def get(self, path: Path) -> IndexText | None:
-        with self._guard:
-            return self._texts.get(path)
-
-    def put(self, path: Path, text: IndexText) -> None:
-        with self._guard:
-            self._texts[path] = text
-            self._texts.move_to_end(path)
-            while len(self._texts) > self._MOST:
-                self._texts.popitem(last=False)
-
-
-_known = _Known()
+def _remember(path: Path, text: IndexText) -> None:
+    with _guard:
+        _recent.pop(path, None)
+        _recent[path] = text
+        while len(_recent) > _RECENT:
+            del _recent[next(iter(_recent))]
 
 
 @dataclass(frozen=True)

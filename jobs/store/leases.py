@@ -33,15 +33,7 @@ from typing import Final
 from pydantic import Field
 
 from layerfarm.jobs.errors import LayerfarmError, StoreError
-from layerfarm.jobs.store.atomic_file import (
-    PRIVATE_DIRECTORY,
-    create_file,
-    explained,
-    files_of,
-    make_directory,
-    read_file,
-    write_all,
-)
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, files_of, make_directory, new_file, read_file
 from layerfarm.jobs.store.descriptor import check_digest
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
 
@@ -152,12 +144,8 @@ class Leases:
             os.close(fd)
 
     def _say(self, directory: Path, seconds: float) -> None:
-        fd, temporary = create_file(directory, self._layout)
-        try:
-            write_all(fd, encode_document(Term(seconds=seconds)))
-        finally:
-            os.close(fd)
-        self._files.rename(temporary, directory / _TERM)
+        term = new_file(directory, self._layout, encode_document(Term(seconds=seconds)), durable=False)
+        self._files.rename(term, directory / _TERM)
 
     def _found(self) -> Iterator[tuple[Lease, Path]]:
         for name in sorted(self._files.names(self._directory)):

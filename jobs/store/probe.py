@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from layerfarm.jobs.store.atomic_file import BLOBS, PRIVATE_DIRECTORY, create_file, make_directory, write_all
+from layerfarm.jobs.store.atomic_file import BLOBS, PRIVATE_DIRECTORY, make_directory, new_file
 from layerfarm.jobs.store.locks import exclusive
 
 _RENAMES: Final = 200
@@ -57,32 +57,22 @@ def probe_file(store: Path) -> Iterator[Path]:
     else:
         for path in (directory.parent, directory):
             path.mkdir(exist_ok=True)
-    fd, path = create_file(directory, store)
     try:
+        path = new_file(directory, store, os.urandom(_SIZE))
         try:
-            write_all(fd, os.urandom(_SIZE))
-            os.fsync(fd)
+            yield path
         finally:
-            os.close(fd)
-        yield path
+            path.unlink(missing_ok=True)
     finally:
-        path.unlink(missing_ok=True)
         with suppress(OSError):
             directory.rmdir()
             if not is_layout:
                 directory.parent.rmdir()
 
 
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold the lock of a file against other processes."""
-    with exclusive(path, path.parent):
-        yield
-
-
 def locks_exclude(path: Path) -> bool:
     """Whether a held lock excludes a second process, and a released one does not."""
-    with held(path):
+    with exclusive(path, path.parent):
         kept_out = _second_process(path) == 3
     return kept_out and _second_process(path) == 0
 

@@ -24,14 +24,7 @@ from typing import Final
 from pydantic import Field
 
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, UnsafePath
-from layerfarm.jobs.store.atomic_file import (
-    PRIVATE_DIRECTORY,
-    create_file,
-    explained,
-    files_of,
-    make_directory,
-    write_all,
-)
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, files_of, make_directory, new_file
 from layerfarm.jobs.store.descriptor import Descriptor, named
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
 from layerfarm.jobs.store.index import IndexFile
@@ -118,14 +111,10 @@ class TagBatch:
         staging = self._layout / PRIVATE_DIRECTORY / "ingest"
         for directory in (staging, self._directory):
             make_directory(directory, self._layout)
-        fd, temporary = create_file(staging, self._layout)
+        temporary = new_file(staging, self._layout, encode_document(request), durable=False)
         # Ordered in time by their names; a touch does not change that.
-        path = self._directory / f"{os.fstat(fd).st_mtime_ns:020d}-{temporary.name}"
+        path = self._directory / f"{self._files.lstat(temporary).st_mtime_ns:020d}-{temporary.name}"
         try:
-            try:
-                write_all(fd, encode_document(request))
-            finally:
-                os.close(fd)
             self._files.rename(temporary, path)
             yield path
         finally:

@@ -60,7 +60,7 @@ def look(skopeo: Skopeo, reference: str) -> Offer:
         MalformedDocument: it is no manifest.
     """
     raw = skopeo.raw_manifest(reference)
-    top = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    top = digest_of(raw)
     manifests = {top: None}
     blobs: dict[str, Descriptor] = {}
     pending = [raw]
@@ -247,7 +247,7 @@ def in_registry(skopeo: Skopeo, repository: str, tags: Sequence[str], manifests:
         found = referred(skopeo, repository, subject) if fallback_tag(subject) in tags else []
         for tag in tags_beside(tags, subject):
             raw = skopeo.raw_manifest(f"{repository}:{tag}")
-            found.append(Referrer(subject, _digest(raw), tag))
+            found.append(Referrer(subject, digest_of(raw), tag))
         return found
 
     return _all(manifests, of)
@@ -266,11 +266,11 @@ def referred(skopeo: Skopeo, repository: str, subject: str) -> list[Referrer]:
     try:
         index = parse_document(Index, raw, reference)
     except MalformedDocument:
-        return [Referrer(subject, _digest(raw))]
+        return [Referrer(subject, digest_of(raw))]
     return [Referrer(subject, entry.digest) for entry in index.manifests]
 
 
-def _digest(raw: bytes) -> str:
+def digest_of(raw: bytes) -> str:
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 

@@ -131,34 +131,34 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     Raises:
         StoreError: the store has lost a blob of them.
     """
-    planned = work.joint.holdings() if work.joint else {}
-    states = {image.name: work.states[image.name] for image in images}
-    fetched = {name: state for name, state in states.items() if state.old is not None}
-    series = list(in_order(fetched, _created(fetched), work.catalog.order).values())
-    before = {name: holding_of(work.store, state.old) for name, state in fetched.items() if state.old}
-    made = {image.name: _new(work, image) for image in images if image.name in fetched}
-    any_made = any(blobs is not None for blobs in made.values())
-    after = {name: blobs if blobs is not None else before[name] for name, blobs in made.items()}
-    predicted: dict[str, Holding] = {}
-    if planned:
-        predicted = {name: planned.get(name, held) for name, held in before.items()}
-    costs = [pulls(state, series) for state in (before, predicted, after)]
-    rows = []
-    for name in (name for repository in series for name in repository):
-        rows.append(
-            _row(states[name], policy_of(images, name), before[name], predicted.get(name), made[name]).model_copy(
-                update={
-                    "pull_before": costs[0].get(name),
-                    "pull_planned": costs[1].get(name),
-                    "pull_after": costs[2].get(name) if any_made else None,
-                }
-            )
+    by_name = {image.name: image for image in images}
+    states = {name: work.states[name] for name in by_name}
+    before = {name: holding_of(work.store, state.old) for name, state in states.items() if state.old is not None}
+    made = {name: _made(work, by_name[name], states[name]) for name in before}
+    any_made = any(made.values())
+    after = {name: made[name] or held for name, held in before.items()}
+    plan = work.joint.holdings() if work.joint else {}
+    planned = {name: plan.get(name, held) for name, held in before.items()} if plan else {}
+    created = {name: states[name].created for name in before}
+    series = list(in_order(before, created, work.catalog.order).values())
+    pull_before, pull_planned, pull_after = (pulls(held, series) for held in (before, planned, after))
+    rows = [
+        _row(states[name], before[name], planned.get(name), made[name]).model_copy(
+            update={
+                "policy": by_name[name].policy.do.transform,
+                "pull_before": pull_before[name],
+                "pull_planned": pull_planned.get(name),
+                "pull_after": pull_after[name] if any_made else None,
+            }
         )
-    rows += [_missing(state) for name, state in states.items() if name not in fetched]
+        for repository in series
+        for name in repository
+    ]
+    rows += [_row(state) for name, state in states.items() if name not in before]
     return Report(
         catalog=work.name,
         before=totals(before, series),
-        planned=totals(predicted, series) if planned else None,
+        planned=totals(planned, series) if planned else None,
         after=totals(after, series) if any_made else None,
         images=tuple(rows),
         shared_before=shared(before),
@@ -176,48 +176,29 @@ def holding_of(layout: Layout, top: Descriptor) -> Holding:
     )
 
 
-def policy_of(images: Sequence[CatalogImage], name: str) -> str:
-    return next(image.policy.do.transform for image in images if image.name == name)
-
-
-def _new(work: Work, image: CatalogImage) -> Holding | None:
-    state = work.states[image.name]
+def _made(work: Work, image: CatalogImage, state: ImageState) -> Holding | None:
     if state.new is None or not work.is_made(image):
         return None
     return holding_of(Layout.open(work.target(image).store), state.new)
 
 
-def _created(states: Mapping[str, ImageState]) -> dict[str, str | None]:
-    return {name: state.created for name, state in states.items()}
-
-
-def _row(state: ImageState, policy: str, before: Holding, planned: Holding | None, made: Holding | None) -> ImageRow:
-    assert state.old is not None
-    proofs = [change.proof for change in state.result.images if change.proof] if state.result else []
+def _row(
+    state: ImageState, before: Holding | None = None, planned: Holding | None = None, made: Holding | None = None
+) -> ImageRow:
+    proofs = [change.proof for change in state.result.images if change.proof] if state.result and before else []
     return ImageRow(
         name=state.name,
-        state="failed" if state.error else "done" if made is not None else "planned" if planned else "pending",
+        state="failed" if state.error else "done" if made else "planned" if planned else "pending",
         error=state.error,
-        policy=policy,
-        old=state.old.digest,
-        new=state.new.digest if state.new and made is not None else None,
+        old=state.old.digest if state.old else "",
+        new=state.new.digest if state.new and made else None,
         proof=proofs[0] if proofs else None,
-        layers_before=len(before.layers),
-        layers_planned=None if planned is None else len(planned.layers),
-        layers_after=None if made is None else len(made.layers),
-        bytes_before=sum(before.blobs.values()),
-        bytes_after=None if made is None else sum(made.blobs.values()),
-        warnings=(*state.left, *(state.result.warnings if state.result else ())),
-    )
-
-
-def _missing(state: ImageState) -> ImageRow:
-    return ImageRow(
-        name=state.name,
-        state="failed" if state.error else "pending",
-        error=state.error,
-        layers_before=0,
-        bytes_before=0,
+        layers_before=len(before.layers) if before else 0,
+        layers_planned=len(planned.layers) if planned else None,
+        layers_after=len(made.layers) if made else None,
+        bytes_before=sum(before.blobs.values()) if before else 0,
+        bytes_after=sum(made.blobs.values()) if made else None,
+        warnings=(*state.left, *(state.result.warnings if state.result else ())) if before else (),
     )
 
 

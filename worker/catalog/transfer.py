@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from layerfarm.worker.catalog.pull import (
     Referrer,
     bring,
     copy_in,
+    digest_of,
     in_layout,
     in_registry,
     look,
@@ -221,7 +221,7 @@ class Pusher:
             except NotInRegistry:
                 push(self._skopeo, layout, ours, reference)
             else:
-                if hashlib.sha256(there).hexdigest() != ours.digest.partition(":")[2]:
+                if digest_of(there) != ours.digest:
                     self._notice(f"there is another one already, which stays: {reference}")
 
 

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from layerfarm.jobs.errors import RequestError, UnsafePath
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, files_of
-from layerfarm.jobs.store.probe import held, probe_file
+from layerfarm.jobs.store.locks import exclusive
+from layerfarm.jobs.store.probe import probe_file
 from layerfarm.worker.background.registry import WorkerInfo
 from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
 from layerfarm.worker.jobstore.keys import Keys
@@ -55,7 +56,7 @@ def examine_views(client: redis.Redis, keys: Keys, store: Path, workers: Sequenc
             # Read before it is locked: a process that closes a file gives up all its locks on it (fcntl(2)).
             digest = hashlib.sha256(probe.read_bytes()).hexdigest()
             question = Question(name=probe.name, store=str(store), sha256=digest)
-            with held(probe):
+            with exclusive(probe, probe.parent):
                 client.set(keys.probe, question.model_dump_json(), ex=_EXPIRES)
                 views = _answers(client, keys, question, {worker.name for worker in workers})
     except OSError:
