@@ -48,7 +48,7 @@ lock that shows whether the job runs."""
 
 @dataclass
 class Collected:
-    """What a collection removed, or would remove."""
+    """The result of a collection, or its forecast."""
 
     blobs: list[tuple[str, int]] = field(default_factory=list)
     """Digest and bytes of each unreferenced blob, moved into the trash unless the grace is 0."""
@@ -115,7 +115,7 @@ class Mark:
         where = str(self._layout.path / "index.json")
         known, self._entries = self._entries, {}
         for name, entry in zip(text.names, text.entries, strict=True):
-            # An entry that is no descriptor is an error here: nobody knows what it leads to.
+            # An entry that is no descriptor is an error here: its blobs are unknown.
             self._entries[entry] = known.get(entry) or parse_document(Descriptor, entry, name or where)
         self._cache.absent.clear()
         roots = list(self._entries.values())

@@ -6,7 +6,7 @@ into one new index, and then writes into each request that it is granted, or whi
 file that its writer created, because opening a known file asks the server also on NFS, where a new name may stay
 invisible for a minute.
 
-A request is granted only while its writer lives: one that nobody has touched for ``PATIENCE`` is dropped, so that the
+A request is granted only while its writer lives: one untouched for ``PATIENCE`` is dropped, so that the
 request of a dead writer does not overwrite newer tags a day later. A holder that dies between the index and the answers
 leaves requests that the next one grants again, oldest first, to the same effect.
 """

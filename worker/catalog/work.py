@@ -94,10 +94,10 @@ class Work:
         )
         return images
 
-    def plan(self, images: Sequence[CatalogImage], *, anew: bool = False, keep: bool = True) -> None:
+    def plan(self, images: Sequence[CatalogImage], *, replan: bool = False, keep: bool = True) -> None:
         """Analyze the images to rechunk, and plan them together; record an error for those that cannot be analyzed.
 
-        Nothing of the last run's plan moves, unless ``anew``. ``keep``: save the plan for the next run.
+        Nothing of the last run's plan moves, unless ``replan``. ``keep``: save the plan for the next run.
         """
         images = [image for image in images if self.states[image.name].error is None]
         _, unknown = members_of(self.store, self.states, images)
@@ -112,7 +112,7 @@ class Work:
         if not members:
             return
         created = {image.name: self.states[image.name].created for image in images}
-        previous = None if anew else previous_plan(self.states)
+        previous = None if replan else previous_plan(self.states)
         self.joint = plan_together(members, created, self.catalog.order, previous)
         self._layouts = self.joint.layouts()
         if keep:

@@ -115,7 +115,7 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
 
     with _working(file, how) as work:
         images = work.fetch()
-        work.plan(images, anew=replan, keep=False)
+        work.plan(images, replan=replan, keep=False)
         report = report_of(work, images)
     _say(report, as_json, html, each)
 
@@ -142,7 +142,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
                 output.say(f"{name}: {what}")
             return
         images = work.fetch()
-        work.plan(images, anew=replan)
+        work.plan(images, replan=replan)
         work.transform(images)
         work.push(images)
         report = report_of(work, images)
