@@ -11,7 +11,8 @@ from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.layering import LayeringState, layering_stages, remove_work
 from layerfarm.jobs.flows.requests import BuildRequest, ImageResult
 from layerfarm.jobs.flows.stages import result_of
-from layerfarm.jobs.image import Resolved, choose_compression, resolve, resolve_walk, tree_of
+from layerfarm.jobs.image import Resolved, resolve, resolve_walk, tree_of
+from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.mtree import Entry
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store import Descriptor, Layout, check_refname

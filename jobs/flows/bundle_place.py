@@ -19,8 +19,7 @@ from layerfarm.jobs.flows.base import Model, WorkDirectory, staging_name
 from layerfarm.jobs.flows.requests import UnpackResult
 from layerfarm.jobs.fs import open_file, own_directory
 from layerfarm.jobs.fs.remove import remove_tree
-from layerfarm.jobs.image import ROOTFS_NAME
-from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME
+from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME, ROOTFS_NAME
 from layerfarm.jobs.paths import is_directory
 
 _FOUND = "place"

@@ -86,7 +86,7 @@ def release(job_id: str, stores: Iterable[Path]) -> None:
 def _base_of(request: Request, image: ImageRef) -> list[Descriptor]:
     if not isinstance(request, RepackRequest) or image != request.image:
         return []
-    from layerfarm.jobs.image import Bundle  # lazily: it loads the layer room
+    from layerfarm.jobs.image.bundle import Bundle
 
     with suppress(LayerfarmError, OSError):
         return [*Bundle.open(request.bundle).walk[-1:]]

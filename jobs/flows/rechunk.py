@@ -34,7 +34,8 @@ from layerfarm.jobs.flows.transforming import (
     written,
 )
 from layerfarm.jobs.flows.transforms import ComponentRule, RechunkRequest
-from layerfarm.jobs.image import PackedLayer, Resolved, choose_compression, pack_layer
+from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
+from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.relayer.equivalence import Allowed
 from layerfarm.jobs.relayer.layer_recipe import write_layer
 from layerfarm.jobs.relayer.rechunk import read_plan, rechunked_config

@@ -10,16 +10,11 @@ from layerfarm.jobs.flows.layering import LayeringState, layering_stages, remove
 from layerfarm.jobs.flows.requests import IdMapping, ImageResult, RepackRequest
 from layerfarm.jobs.flows.stages import result_of
 from layerfarm.jobs.flows.surveying import Recorded
-from layerfarm.jobs.image import (
-    Bundle,
-    Resolved,
-    choose_compression,
-    masked_paths,
-    open_baseline,
-    refresh_bundle,
-    resolve_walk,
-)
-from layerfarm.jobs.image.bundle import BundleIdMapping
+from layerfarm.jobs.image import Resolved, resolve_walk
+from layerfarm.jobs.image.bundle import Bundle, BundleIdMapping
+from layerfarm.jobs.image.documents import masked_paths
+from layerfarm.jobs.image.pack import choose_compression
+from layerfarm.jobs.image.repack import open_baseline, refresh_bundle
 from layerfarm.jobs.mtree import Entry, Walk, write_stat_cache
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 

@@ -23,7 +23,8 @@ from layerfarm.jobs.flows.transforming import (
     written,
 )
 from layerfarm.jobs.flows.transforms import SquashRequest
-from layerfarm.jobs.image import PackedLayer, Resolved, choose_compression, resolve_walk
+from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
+from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.relayer.equivalence import Allowed
 from layerfarm.jobs.relayer.squash import check_range, squash_layers, squashed_config
 from layerfarm.jobs.store import Descriptor, Layout

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from layerfarm.jobs.image import ConfigSection, HistoryEntry, ImageConfig, Manifest, Resolved
-from layerfarm.jobs.image.documents import timestamp
+from layerfarm.jobs.image import HistoryEntry, ImageConfig, Resolved
+from layerfarm.jobs.image.documents import ConfigSection, Manifest, timestamp
 from layerfarm.jobs.store import Descriptor
 
 BASE_DIGEST: Final = "org.opencontainers.image.base.digest"

@@ -20,7 +20,7 @@ from layerfarm.jobs.flows.requests import (
     RepackRequest,
     UnpackRequest,
 )
-from layerfarm.jobs.image import Bundle
+from layerfarm.jobs.image.bundle import Bundle
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.embedded import EmbeddedFarm
 from layerfarm.worker.engine import local as runner_local

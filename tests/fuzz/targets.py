@@ -23,8 +23,9 @@ from layerfarm.jobs.compress import Compression, decompress
 from layerfarm.jobs.flows import FLOWS
 from layerfarm.jobs.flows.base import Context
 from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
-from layerfarm.jobs.image import open_bundle_baseline, resolve, unpack_manifest
+from layerfarm.jobs.image import resolve, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle, mtree_name
+from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.stat import stat_json, stat_text
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap, generate_layer
 from layerfarm.jobs.layer.merge import merge_layers

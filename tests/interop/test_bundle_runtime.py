@@ -12,16 +12,8 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.compress import Codec, Compression
-from layerfarm.jobs.image import (
-    UnpackOptions,
-    append_layer,
-    new_image,
-    pack_layer,
-    resolve,
-    unpack_manifest,
-    write_image,
-)
-from layerfarm.jobs.image.mutate import ConfigChanges, configure
+from layerfarm.jobs.image import UnpackOptions, append_layer, pack_layer, resolve, unpack_manifest, write_image
+from layerfarm.jobs.image.mutate import ConfigChanges, configure, new_image
 from layerfarm.jobs.layer import IdMap, generate_layer
 from layerfarm.jobs.mtree import compare, snapshot
 from layerfarm.jobs.store import Layout

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.compress import Codec, Compression
-from layerfarm.jobs.image import HistoryEntry, append_layer, new_image, pack_layer, resolve
-from layerfarm.jobs.image.mutate import ConfigChanges, configure
+from layerfarm.jobs.image import HistoryEntry, append_layer, pack_layer, resolve
+from layerfarm.jobs.image.mutate import ConfigChanges, configure, new_image
 from layerfarm.jobs.image.stat import human_size, stat_json, stat_text
 from layerfarm.jobs.store import Layout
 from tests.interop.conftest import Run

@@ -20,7 +20,7 @@ def command(image: Image) -> None:
     Example:
       layerfarm new --image store:empty
     """
-    from layerfarm.jobs.image import new_image
+    from layerfarm.jobs.image.mutate import new_image
     from layerfarm.jobs.store import Layout, check_refname
 
     created = epoch_time()

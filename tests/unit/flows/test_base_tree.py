@@ -10,7 +10,8 @@ import pytest
 
 from layerfarm.jobs.flows.base import Policy, Request
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult, RepackRequest, UnpackRequest
-from layerfarm.jobs.image import Bundle, Resolved, resolve, unpack_rootfs
+from layerfarm.jobs.image import Resolved, resolve, unpack_rootfs
+from layerfarm.jobs.image.bundle import Bundle
 from layerfarm.jobs.mtree import Output, snapshot, write_tree
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.errors import BundleError
-from layerfarm.jobs.image import masked_paths, open_bundle_baseline, refresh_bundle, resolve, unpack_manifest
+from layerfarm.jobs.image import resolve, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle, extra_name, mtree_name
+from layerfarm.jobs.image.documents import masked_paths
+from layerfarm.jobs.image.repack import open_bundle_baseline, refresh_bundle
 from layerfarm.jobs.mtree import Output, snapshot, write_extra, write_tree
 from layerfarm.jobs.store import Layout
 from tests.unit.image.images import image, tar

@@ -12,8 +12,9 @@ from layerfarm.jobs.errors import BundleError, LayerfarmError, UnsafePath
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
 from layerfarm.jobs.fs import own_directory
-from layerfarm.jobs.image import Resolved, open_bundle_baseline, refresh_bundle, unpack_manifest
+from layerfarm.jobs.image import Resolved, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle
+from layerfarm.jobs.image.repack import open_bundle_baseline, refresh_bundle
 from layerfarm.jobs.image.revert import revert_bundle
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.mtree import snapshot

@@ -6,7 +6,8 @@ import pytest
 
 from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.errors import RequestError
-from layerfarm.jobs.image import ConfigSection, HistoryEntry, Resolved, append_layer, pack_layer
+from layerfarm.jobs.image import HistoryEntry, Resolved, append_layer, pack_layer
+from layerfarm.jobs.image.documents import ConfigSection
 from layerfarm.jobs.image.mutate import ConfigChanges, configure
 from layerfarm.jobs.store import Layout
 from tests.unit.image.images import image, tar

@@ -7,17 +7,10 @@ import pytest
 
 from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.errors import MalformedDocument, RequestError
-from layerfarm.jobs.image import (
-    HistoryEntry,
-    append_layer,
-    choose_compression,
-    new_image,
-    pack_layer,
-    resolve,
-    write_image,
-)
+from layerfarm.jobs.image import HistoryEntry, append_layer, pack_layer, resolve, write_image
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, check_timestamp, timestamp
-from layerfarm.jobs.image.mutate import ConfigChanges, configure
+from layerfarm.jobs.image.mutate import ConfigChanges, configure, new_image
+from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.image.resolve import host_platform
 from layerfarm.jobs.store import Descriptor, Layout, Platform, encode_document, parse_document
 from tests.unit.image.images import LAX, NOT_RFC3339, RFC3339, image, tar

@@ -11,7 +11,8 @@ from typing import NoReturn
 import pytest
 
 from layerfarm.jobs.errors import DigestMismatch
-from layerfarm.jobs.image import Resolved, portable, tree_digest, tree_of, trees, unpack_rootfs
+from layerfarm.jobs.image import Resolved, tree_digest, tree_of, trees, unpack_rootfs
+from layerfarm.jobs.image.trees import portable
 from layerfarm.jobs.mtree import Output, snapshot, write_tree
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.result_cache import cache_path, user_cache

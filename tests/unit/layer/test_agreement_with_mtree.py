@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from layerfarm.jobs.image import portable
+from layerfarm.jobs.image.trees import portable
 from layerfarm.jobs.layer import Extractor, generate_layer, unpack_layer
 from layerfarm.jobs.mtree import compare, simplify, snapshot
 from tests.examples import examples
