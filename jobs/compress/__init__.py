@@ -1,4 +1,4 @@
-"""The codecs around a layer's tar: gzip blocks and zstd frames, equal bytes on every machine, read strictly."""
+"""Compression of a layer's tar: gzip blocks and zstd frames, equal bytes on every machine, read strictly."""
 
 from layerfarm.jobs.compress.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
 from layerfarm.jobs.compress.decompress import decompress

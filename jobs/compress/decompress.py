@@ -1,4 +1,4 @@
-"""Reading a compressed layer, strictly: what is cut short, damaged or followed by garbage is an error (B6)."""
+"""Reading a compressed layer, strictly: a truncated or damaged stream, or garbage behind it, is an error (B6)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from typing import BinaryIO, Final, cast
 
-from layerfarm.jobs.compress.beside import Beside, Buffer
 from layerfarm.jobs.compress.codecs import Compression, compression_of
+from layerfarm.jobs.compress.digest_thread import Buffer, digested
 from layerfarm.jobs.compress.zstd_frames import ZstdFrames, is_frame
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, TruncatedStream
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
 from layerfarm.jobs.tar.header import check_sum
+from layerfarm.jobs.tar.reader import Readable
 from layerfarm.jobs.tar.writer import BLOCK, ZERO_BLOCK
 
 _INPUT: Final = 256 * 1024
@@ -35,24 +36,25 @@ Pieces = Generator[bytes, None, None]
 
 
 def decompress(
-    stream: BinaryIO,
+    stream: Readable,
     compression: Compression | str,
     *,
     limits: Limits | None = None,
     ahead: bool = False,
     seen: Callable[[Buffer], object] | None = None,
-) -> PieceReader:
+    advanced: Callable[[int], None] | None = None,
+) -> PlainStream:
     """The uncompressed bytes of ``stream``, whose compression or layer media type is given.
 
     A media type may be wrong: skopeo wrote blobs of another compression than their type says, which containerd,
-    Docker and buildah read, for they look at the bytes. So does this, and :attr:`PieceReader.compression` says what
-    they are. Looking reads the begin of ``stream``.
+    Docker and buildah read, because they look at the bytes. So does this, and :attr:`PlainStream.compression` is the
+    compression found. That reads the first bytes of ``stream``.
 
     Several gzip members or zstd frames may follow one another, zero bytes may follow the last gzip
-    member. ``ahead``: decompress in a thread of its own, a few MiB ahead of the reader; the reader has to
-    be closed then. ``seen`` is given every piece of the result, in order, and has had all when the reader
-    comes to the end; with ``ahead`` in one more thread: a digest computed there costs the reader no time.
-    ``stream`` stays the caller's to close.
+    member. ``ahead``: decompress in a thread, a few MiB ahead of the reader, which must close the stream then.
+    ``seen`` is called with every piece of the result, in order and before the reader meets the end; with ``ahead`` in
+    one more thread: a digest computed there costs the reader no time. ``advanced`` is called by reads, with
+    the compressed bytes since the last call, and may raise. ``stream`` is closed by the caller.
 
     Reading raises:
         TruncatedStream: the stream ends before its trailer.
@@ -62,43 +64,48 @@ def decompress(
     Raises:
         UnsupportedMediaType: the media type is not a layer's.
     """
-    source = _Counted(stream)
+    source = _Source(stream)
     if isinstance(compression, Compression):
         known = compression
     else:
-        known = _compression_in(source.begin(BLOCK), compression_of(compression))
+        known = _compression_in(source.peek(BLOCK), compression_of(compression))
     pieces = _bounded(_PIECES[known], source, limits or process_limits())
     if seen is not None:
-        pieces = _shown_beside(pieces, seen) if ahead else _shown(pieces, seen)
-    return PieceReader(_AheadPieces(pieces) if ahead else pieces, known, source)
+        pieces = digested(pieces, seen, in_thread=ahead)
+    return PlainStream(_ReadAhead(pieces) if ahead else pieces, known, source, advanced)
 
 
-def _compression_in(begin: bytes, promised: Compression) -> Compression:
-    """The compression of a blob with these first bytes; ``promised`` if they say nothing."""
-    if len(begin) == BLOCK:
+def _compression_in(start: bytes, promised: Compression) -> Compression:
+    """The compression of a blob with these first bytes; ``promised`` if they fit none."""
+    if len(start) == BLOCK:
         with suppress(MalformedLayer):
-            if begin != ZERO_BLOCK:
-                check_sum(begin)
+            if start != ZERO_BLOCK:
+                check_sum(start)
             return Compression.NONE
-    if begin.startswith(_GZIP_MAGIC):
+    if start.startswith(_GZIP_MAGIC):
         return Compression.GZIP
-    return Compression.ZSTD if is_frame(begin[:4]) else promised
+    return Compression.ZSTD if is_frame(start[:4]) else promised
 
 
-class PieceReader(io.RawIOBase):
-    """A readable binary stream over pieces of bytes."""
+class PlainStream(io.RawIOBase):
+    """A readable binary stream over uncompressed pieces."""
 
-    def __init__(self, pieces: Iterator[bytes], compression: Compression, source: _Counted) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[bytes],
+        compression: Compression,
+        source: _Source,
+        advanced: Callable[[int], None] | None,
+    ) -> None:
         self._pieces = pieces
         self.compression: Final = compression
         """Of the bytes that were read, whatever their media type says."""
+        self.diff_id = ""
+        """Digest of the whole stream, if the caller that computes it has set it."""
         self._source = source
+        self._advanced = advanced
+        self._reported = 0
         self._held = memoryview(b"")
-
-    @property
-    def consumed(self) -> int:
-        """Compressed bytes that were decompressed so far."""
-        return self._source.count
 
     def readable(self) -> bool:
         return True
@@ -107,7 +114,13 @@ class PieceReader(io.RawIOBase):
         """Up to ``size`` bytes, at least one before the end; everything for a negative size."""
         if size is None or size < 0:
             return b"".join((bytes(self._held), *self._pieces))
-        held = self._held or memoryview(next(self._pieces, b""))
+        held = self._held
+        if not held:
+            held = memoryview(next(self._pieces, b""))
+            if self._advanced is not None:
+                fresh = self._source.count - self._reported
+                self._reported += fresh
+                self._advanced(fresh)
         self._held = held[size:]
         return held.obj if size >= len(held) == len(held.obj) else bytes(held[:size])  # type: ignore[arg-type,return-value]
 
@@ -117,14 +130,14 @@ class PieceReader(io.RawIOBase):
         return len(piece)
 
     def close(self) -> None:
-        if not self.closed and isinstance(self._pieces, _AheadPieces):
+        if not self.closed and isinstance(self._pieces, _ReadAhead):
             self._pieces.stop()
         super().close()
 
 
-def _bounded(pieces: Callable[[_Counted, Limits], Iterator[bytes]], source: _Counted, limits: Limits) -> Pieces:
+def _bounded(make: Callable[[_Source, Limits], Iterator[bytes]], source: _Source, limits: Limits) -> Pieces:
     total = 0
-    for piece in pieces(source, limits):
+    for piece in make(source, limits):
         total += len(piece)
         if total > limits.stream_bytes:
             raise limits.exceeded("stream_bytes", "layer unpacks to more than {} bytes")
@@ -133,50 +146,35 @@ def _bounded(pieces: Callable[[_Counted, Limits], Iterator[bytes]], source: _Cou
         yield piece
 
 
-def _shown(pieces: Pieces, seen: Callable[[Buffer], object]) -> Pieces:
-    for piece in pieces:
-        seen(piece)
-        yield piece
+class _Source:
+    """The compressed stream, with the number of bytes read of it."""
 
-
-def _shown_beside(pieces: Pieces, seen: Callable[[Buffer], object]) -> Pieces:
-    """The same, ``seen`` called in a thread of its own; it has had everything before the end comes."""
-    with closing(Beside()) as beside:
-        for piece in pieces:
-            beside.put(seen, piece)
-            yield piece
-        beside.wait()
-
-
-class _Counted:
-    """A stream that knows how many bytes were read of it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._read = stream.read
-        self._begin = b""
+        self._peeked = b""
         self.count = 0
 
-    def begin(self, size: int) -> bytes:
-        """The next ``size`` bytes, fewer only at the end; they are read again."""
-        while len(self._begin) < size and (piece := self._read(_INPUT)):
-            self._begin += piece
-        return self._begin[:size]
+    def peek(self, size: int) -> bytes:
+        """The first ``size`` bytes, fewer only at the end; they are read again."""
+        while len(self._peeked) < size and (piece := self._read(_INPUT)):
+            self._peeked += piece
+        return self._peeked[:size]
 
     def read(self, size: int) -> bytes:
-        if self._begin:
-            piece, self._begin = self._begin[:size], self._begin[size:]
+        if self._peeked:
+            piece, self._peeked = self._peeked[:size], self._peeked[size:]
         else:
             piece = self._read(size)
         self.count += len(piece)
         return piece
 
 
-def _plain(source: _Counted, limits: Limits) -> Iterator[bytes]:
+def _plain(source: _Source, limits: Limits) -> Iterator[bytes]:
     while piece := source.read(_OUTPUT):
         yield piece
 
 
-def _gunzip(source: _Counted, limits: Limits) -> Iterator[bytes]:
+def _gunzip(source: _Source, limits: Limits) -> Iterator[bytes]:
     # isal: 800 MB/s where the standard library's zlib gives 350, and max_length bounds what a bomb costs.
     from isal import isal_zlib
 
@@ -198,17 +196,17 @@ def _gunzip(source: _Counted, limits: Limits) -> Iterator[bytes]:
             held = member.unconsumed_tail or (b"" if member.eof else source.read(_INPUT))
         held = member.unused_data or source.read(_INPUT)
         if held[:1] == b"\0":
-            # tar(1) and tape drives pad with zeros; umoci's changelog 0.4.7 promises to take them.
+            # tar(1) and tape drives pad with zeros; umoci accepts them since 0.4.7.
             _expect_zeros(held, source)
             return
         if held and held[:1] != b"\x1f":
             raise MalformedLayer("garbage follows the gzip stream")
 
 
-def _with_whole_header(held: bytes, source: _Counted) -> bytes:
-    """``held``, read on until the gzip header at its begin is whole.
+def _with_whole_header(held: bytes, source: _Source) -> bytes:
+    """``held``, and more until the gzip header at its start is whole.
 
-    isal takes a header with several optional fields, or with a checksum, for damaged if it comes in parts.
+    isal rejects a header with several optional fields, or with a checksum, if it comes in parts.
     """
     while _GZIP_MAGIC.startswith(held[:2]):
         if _has_whole_header(held):
@@ -223,7 +221,7 @@ def _with_whole_header(held: bytes, source: _Counted) -> bytes:
 
 
 def _has_whole_header(data: bytes) -> bool:
-    """The gzip header at the begin of ``data`` is all there (RFC 1952 2.3)."""
+    """The gzip header at the start of ``data`` is whole (RFC 1952 2.3)."""
     if len(data) < 12:
         return False
     flags = data[3]
@@ -238,18 +236,18 @@ def _has_whole_header(data: bytes) -> bool:
     return end + (2 if flags & _FHCRC else 0) <= len(data)
 
 
-def _expect_zeros(held: bytes, source: _Counted) -> None:
+def _expect_zeros(held: bytes, source: _Source) -> None:
     while held:
         if held.strip(b"\0"):
             raise MalformedLayer("garbage follows the gzip stream")
         held = source.read(_INPUT)
 
 
-def _unzstd(source: _Counted, limits: Limits) -> Iterator[bytes]:
+def _unzstd(source: _Source, limits: Limits) -> Iterator[bytes]:
     import zstandard
 
-    # zstandard's reader takes the end of its input for the end of the data, whatever the frame says, so
-    # the frames are followed beside it. They check the window, too: libzstd's own limit is only its highest one.
+    # zstandard's reader takes the end of its input for the end of the data, whatever the frame says, so the frames
+    # are followed, and their window is checked: libzstd's own limit is only its highest one.
     frames = ZstdFrames(source, limits)
     reader = zstandard.ZstdDecompressor(max_window_size=_HIGHEST_WINDOW).stream_reader(
         cast("BinaryIO", frames), read_size=_INPUT, read_across_frames=True, closefd=False
@@ -262,15 +260,15 @@ def _unzstd(source: _Counted, limits: Limits) -> Iterator[bytes]:
     frames.finish()
 
 
-_PIECES: dict[Compression, Callable[[_Counted, Limits], Iterator[bytes]]] = {
+_PIECES: dict[Compression, Callable[[_Source, Limits], Iterator[bytes]]] = {
     Compression.NONE: _plain,
     Compression.GZIP: _gunzip,
     Compression.ZSTD: _unzstd,
 }
 
 
-class _AheadPieces(Iterator[bytes]):
-    """Pieces made in a thread of their own, a few ahead of who takes them."""
+class _ReadAhead(Iterator[bytes]):
+    """Pieces made in a thread, a few ahead of the reader."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
@@ -280,7 +278,7 @@ class _AheadPieces(Iterator[bytes]):
 
     def _run(self, pieces: Pieces) -> None:
         try:
-            # Closed here also when the reader stops early: a thread may hang on it.
+            # Closed also when the reader stops early: it may own a thread.
             with closing(pieces):
                 for piece in pieces:
                     if not self._put(piece):

@@ -1,11 +1,12 @@
-"""Where a zstd stream's frames begin and end (RFC 8878 section 3), to tell a whole stream from a cut one."""
+"""The frames of a zstd stream (RFC 8878 section 3), to tell a whole stream from a truncated one."""
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
 from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.tar.reader import Readable
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _DICTIONARY_BYTES: Final = (0, 1, 2, 4)
@@ -14,32 +15,29 @@ _LARGEST_BLOCK: Final = 128 * 1024
 
 
 def is_frame(magic: bytes) -> bool:
-    """These 4 bytes begin a zstd frame, or one to skip (RFC 8878 3.1.1 and 3.1.2)."""
+    """These 4 bytes begin a zstd frame, or a skippable one (RFC 8878 3.1.1 and 3.1.2)."""
     return magic == _MAGIC or (len(magic) == 4 and 0x50 <= magic[0] <= 0x5F and magic[1:] == b"\x2a\x4d\x18")
 
 
-class _Source(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+def _may_be_frame(start: bytes) -> bool:
+    return _MAGIC.startswith(start) or 0x50 <= start[0] <= 0x5F
 
 
 class ZstdFrames:
-    """Passes a stream on and follows its frame and block headers, without decompressing anything.
-
-    A header of 3 bytes is looked at per block of up to 128 KiB, so this costs next to nothing.
+    """Passes a stream on and follows its frame and block headers, 3 bytes per block of up to 128 KiB.
 
     Reading raises:
         MalformedLayer: a header breaks the format.
-        LimitExceeded: a frame asks for a larger window than ``limits`` allow; who decompresses has to hold that
-            many bytes.
+        LimitExceeded: a frame has a larger window, which the decompressor must hold, than ``limits`` allow.
     """
 
-    def __init__(self, source: _Source, limits: Limits) -> None:
+    def __init__(self, source: Readable, limits: Limits) -> None:
         self._source = source
         self._limits = limits
         self._held = b""
-        """The begin of a header whose rest has not arrived."""
+        """Start of a header that is not whole yet."""
         self._skip = 0
-        """Bytes of block content still to pass."""
+        """Bytes of block content still to come."""
         self._in_frame = False
         self._checksum = False
         self._empty = True
@@ -52,7 +50,7 @@ class ZstdFrames:
         return piece
 
     def finish(self) -> None:
-        """Say that the source has ended.
+        """Check that the source has ended with a frame.
 
         Raises:
             TruncatedStream: it ended inside a frame, or before the first one.
@@ -79,13 +77,9 @@ class ZstdFrames:
             at += used
 
     def _frame(self, data: bytes, at: int) -> int:
-        """Bytes of the frame header at ``at``, 0 if it is not all there."""
+        """Bytes of the frame header at ``at``, 0 if it is not whole."""
         magic = data[at : at + 4]
-        if magic != _MAGIC[: len(magic)] and (
-            len(magic) < 4 or not 0x50 <= magic[0] <= 0x5F or magic[1:] != b"\x2a\x4d\x18"
-        ):
-            if len(magic) < 4 and 0x50 <= magic[0] <= 0x5F:
-                return 0
+        if not is_frame(magic) and (len(magic) == 4 or not _may_be_frame(magic)):
             raise MalformedLayer("garbage where a zstd frame should begin")
         if len(data) - at < 8:
             # A frame is at least 4 bytes of magic, 2 of header and a 3-byte block.
@@ -112,7 +106,7 @@ class ZstdFrames:
         return length
 
     def _block(self, data: bytes, at: int) -> int:
-        """Bytes of the block header at ``at``, 0 if it is not all there."""
+        """Bytes of the block header at ``at``, 0 if it is not whole."""
         if len(data) - at < 3:
             return 0
         header = int.from_bytes(data[at : at + 3], "little")

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from layerfarm.jobs.errors import BundleError, LimitExceeded, MalformedDocument, UnsafePath
 from layerfarm.jobs.fs import Beneath
-from layerfarm.jobs.layer.idmap import IdMap
+from layerfarm.jobs.layer.owners import IdMap
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Document, encode_document, parse_document
 

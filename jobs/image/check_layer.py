@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
-from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
-from layerfarm.jobs.layer.modeltree import clean
-from layerfarm.jobs.layer.whiteouts import OPAQUE, PREFIX, whiteout_target
+from layerfarm.jobs.image.layers import Advanced, open_layer, other_compression, unheard
+from layerfarm.jobs.layer.names import OPAQUE, PREFIX, clean, whiteout_target
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.tar.reader import Member, MemberReader
@@ -44,7 +43,7 @@ def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard)
     checked = CheckedLayer()
     links = _HardLinks()
     with open_layer(layout, layer, None, advanced) as stream:
-        checked.other_compression = stream.other_compression(layer)
+        checked.other_compression = other_compression(stream, layer)
         for member in MemberReader(stream, limits()):
             if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
                 checked.warnings.append((display(member.name[:200]), _CONTRADICTION))

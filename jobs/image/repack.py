@@ -10,7 +10,7 @@ from layerfarm.jobs.errors import BundleError
 from layerfarm.jobs.fs import open_file
 from layerfarm.jobs.image.bundle import Bundle, DescriptorPath, MapOptions
 from layerfarm.jobs.image.resolve import Resolved
-from layerfarm.jobs.layer.rootless import owner_in_image
+from layerfarm.jobs.layer.owners import owner_in_image
 from layerfarm.jobs.mtree import Entry, read_full
 
 

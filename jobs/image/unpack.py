@@ -22,7 +22,7 @@ from layerfarm.jobs.image.bundle import (
     MapOptions,
 )
 from layerfarm.jobs.image.documents import ConfigSection
-from layerfarm.jobs.image.layers import Advanced, look_ahead, open_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, look_ahead, open_layer, other_compression, unheard
 from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import Volumes, encode_runtime_config, runtime_config
@@ -209,7 +209,7 @@ def extracted(
         _make_rootfs(rootfs)
     try:
         _give_to_container_root(rootfs, options)
-        with look_ahead(store, image, options.limits) if found is None or found.empty else nullcontext() as foresight:
+        with look_ahead(store, image, options.limits) if found is None or found.empty else nullcontext() as ahead:
             extract = ExtractOptions(
                 uid_map=options.uid_map,
                 gid_map=options.gid_map,
@@ -217,7 +217,7 @@ def extracted(
                 keep_dirlinks=options.keep_dirlinks,
                 hash_content=hash_content,
                 content_wanted=options.content_wanted,
-                doomed=None if foresight is None else foresight.dooms,
+                skip=None if ahead is None else ahead.replaces,
                 limits=options.limits,
                 warn=options.warn,
             )
@@ -235,14 +235,14 @@ def extracted(
 def _apply_layers(store: Layout, extractor: Extractor, image: Resolved, options: UnpackOptions) -> None:
     for descriptor, diff_id in image.layers:
         with open_layer(store, descriptor, diff_id, options.advanced, options.limits) as stream:
-            if warning := stream.other_compression(descriptor):
+            if warning := other_compression(stream, descriptor):
                 extractor.warn(warning)
             extractor.apply(stream)
-    for number in extractor.left_out():
+    for number in extractor.skipped():
         # Once more through a layer, for files that its upper layers seemed to replace and did not.
         descriptor, diff_id = image.layers[number - 1]
         with open_layer(store, descriptor, diff_id, lambda nbytes: options.advanced(0), options.limits) as stream:
-            extractor.write_left_out(number, stream)
+            extractor.write_skipped(number, stream)
     extractor.finish()
 
 

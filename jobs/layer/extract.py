@@ -1,6 +1,6 @@
-"""Layers onto a tree: tar streams applied to a directory (image-spec layer.md "Applying Changesets").
+"""Layers applied to a directory (image-spec layer.md "Applying Changesets").
 
-The mirror of :mod:`layerfarm.jobs.layer.generate`. The rules are those of :mod:`layerfarm.jobs.layer.applying`.
+The mirror of :mod:`layerfarm.jobs.layer.generate`. The rules are those of :mod:`layerfarm.jobs.layer.apply`.
 """
 
 from __future__ import annotations
@@ -11,117 +11,118 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from layerfarm.jobs.errors import LayerError, RootfsError
-from layerfarm.jobs.fs import HOST_XATTRS, Rootfs, get_xattrs
-from layerfarm.jobs.layer.applying import Applier, explained
-from layerfarm.jobs.layer.metadata import Dresser, Warnings, is_safe_time
-from layerfarm.jobs.layer.tree import Directory, Metadata, entries_of, remember_stat
-from layerfarm.jobs.layer.unwritten import find_unwritten
-from layerfarm.jobs.layer.worktree import WorkTree
-from layerfarm.jobs.layer.writing import EntryWriter, ExtractOptions
+from layerfarm.jobs.fs import HOST_XATTRS, Rootfs, clear_xattrs, get_xattrs
+from layerfarm.jobs.layer.apply import Applier, explained
+from layerfarm.jobs.layer.disk import DiskTree, ExtractOptions
+from layerfarm.jobs.layer.look_ahead import find_skipped
+from layerfarm.jobs.layer.metadata import Warnings, is_safe_time
+from layerfarm.jobs.layer.nodes import Directory, entries_of
 from layerfarm.jobs.mtree.model import Entry
-from layerfarm.jobs.tar.reader import MemberReader
+from layerfarm.jobs.tar.reader import MemberReader, Readable
 
 __all__ = ["ExtractOptions", "Extractor", "unpack_layer"]
 
 
-def unpack_layer(root: Path, stream: BinaryIO, options: ExtractOptions | None = None) -> None:
+def unpack_layer(root: Path, stream: Readable, options: ExtractOptions | None = None) -> None:
     """Apply one layer, a raw tar stream, to the tree at ``root``.
 
     Directories that the layer has no entry for keep their metadata, mtime included.
 
     Raises:
         RootfsNotFound: ``root`` is not a directory.
-        LayerError: the layer is malformed; RootfsError: the tree cannot be written. Either leaves what
-            was done until then.
+        LayerError: the layer is malformed; RootfsError: the tree cannot be written. Entries applied before either
+            stay.
     """
     with Extractor(root, options) as extractor:
         extractor.apply(stream)
         extractor.finish()
 
 
-class Extractor(Applier):
+class Extractor(Applier[DiskTree]):
     """Applies layers, one after the other, to a directory; a context manager.
 
     Directories get their metadata once, in :meth:`finish`, which must be called for a whole tree.
-    Nobody else may change the tree meanwhile: nothing outside is ever touched, but an error may come (B2.4).
+    No one else may change the tree meanwhile: nothing outside is ever touched, but errors are possible (B2.4).
 
     Raises:
         RootfsNotFound: ``root`` is not a directory.
     """
 
-    _tree: WorkTree
-    _writer: EntryWriter
-
     def __init__(self, root: Path, options: ExtractOptions | None = None) -> None:
-        self._options = options or ExtractOptions()
+        options = options or ExtractOptions()
+        self._can_skip = options.skip is not None
+        self._finished = False
+        self.count = 1
+        """Entries of the tree, the root included; known when it is finished."""
         self._rootfs = Rootfs(root)
         try:
-            self._warnings = Warnings(self._options.warn)
-            self._dresser = Dresser(
-                self._options.uid_map, self._options.gid_map, self._options.rootless, self._warnings
-            )
+            self._warnings = Warnings(options.warn)
             self._was_empty = not os.listdir(self._rootfs.fd)
+            if self._can_skip and not self._was_empty:
+                raise LayerError("files can only be skipped in a tree that is empty at first")
             if self._was_empty:
-                # The bundle's own place must not leak into the image: a default ACL there would reach
-                # every entry below.
+                # A default ACL of the bundle's directory must not leak into the image: every entry would inherit it.
                 with suppress(OSError):
                     os.removexattr(self._rootfs.fd, "system.posix_acl_default")
-            implied = Metadata(0o755, *self._dresser.owner(0, 0), mtime=0, atime=0)
-            tree = WorkTree(self._rootfs.fd, implied, self._options.limits)
+            tree = DiskTree(self._rootfs.fd, options, self._warnings)
             tree.root.complete = self._was_empty
-            if self._options.doomed is not None and not self._was_empty:
-                raise LayerError("only of a tree that begins empty is it known what will be left of it")
         except BaseException:
             self._rootfs.close()
             raise
-        writer = EntryWriter(tree, self._dresser, self._warnings, self._options)
-        self.count = 1
-        """Entries of the tree, the root included; known when it is finished."""
-        super().__init__(tree, writer, self._options.limits, keep_dirlinks=self._options.keep_dirlinks)
+        super().__init__(tree, options.limits, keep_dirlinks=options.keep_dirlinks)
 
     def warn(self, text: str) -> None:
-        """Add a warning about what is being applied."""
+        """Add a warning about the current layer."""
         self._warnings.once(text, text)
 
     @property
     def warnings(self) -> list[str]:
-        """What went otherwise than the layers asked, each kind once."""
+        """Deviations from what the layers ask for, each kind once."""
         return self._warnings.texts
 
-    def left_out(self) -> list[int]:
-        """The layers, 1 for the lowest, with files that were left out and are in the tree all the same.
+    def apply(self, stream: Readable) -> None:
+        """Apply one layer's raw tar. The stream is read to its end, also behind the archive.
 
-        Once all layers are applied each of these has to be given to :meth:`write_left_out`.
+        Raises:
+            LayerError, RootfsError, LimitExceeded: as :meth:`apply_members`.
         """
-        return sorted(find_unwritten(self._tree.root)) if self._options.doomed is not None else []
+        if self._finished:
+            raise LayerError("no layer can be applied to a finished tree")
+        self._tree.reader = reader = MemberReader(stream, self._limits)
+        self.apply_members(reader.to_the_end())
 
-    def write_left_out(self, layer: int, stream: BinaryIO) -> None:
-        """Write what was left out of this layer and is in the tree. Raises as :meth:`apply`."""
-        wanted = find_unwritten(self._tree.root).get(layer, {})
-        reader = self._writer.reader = MemberReader(stream, self._limits)
-        for member in reader:
+    def skipped(self) -> list[int]:
+        """The layers, 1 for the lowest, with skipped files that are in the tree after all.
+
+        Once all layers are applied, each must be given to :meth:`write_skipped`.
+        """
+        return sorted(find_skipped(self._tree.root)) if self._can_skip else []
+
+    def write_skipped(self, layer: int, stream: Readable) -> None:
+        """Write the skipped files of this layer that are in the tree. Raises as :meth:`apply`."""
+        wanted = find_skipped(self._tree.root).get(layer, {})
+        self._tree.reader = reader = MemberReader(stream, self._limits)
+        for member in reader.to_the_end():
             places = wanted.get(reader.ordinal)
             if places is not None:
                 try:
-                    self._writer.write_left_out(member, places)
+                    self._tree.write_skipped(member, places)
                 except OSError as error:
                     raise explained(error, member.name) from error
-        reader.drain()
 
     def finish(self) -> None:
-        """Give every directory its metadata, deepest first. Nothing can be applied afterwards.
+        """Apply the metadata of every directory, deepest first. Nothing can be applied afterwards.
 
         Raises:
-            LayerError: some of :meth:`left_out` are not written.
+            LayerError: some of :meth:`skipped` are not written.
             RootfsError: metadata cannot be set.
         """
         if self._finished:
             return
-        if self.left_out():
-            raise LayerError("files of the tree are left out")
+        if self.skipped():
+            raise LayerError("skipped files are not written")
         self._finished = True
         order: list[Directory] = []
         pending = [self._tree.root]
@@ -142,17 +143,16 @@ class Extractor(Applier):
         self._tree.close()
 
     def entries(self) -> Iterator[Entry]:
-        """The whole tree in mtree order as it now lies on disk, known without a second walk.
+        """The whole tree on disk in mtree order, known without a second walk.
 
         Raises:
-            LayerError: not finished, or the tree was not empty at the begin.
+            LayerError: not finished, or the tree was not empty at first.
         """
         if not self._finished or not self._was_empty:
-            raise LayerError("entries are known of a finished tree that began empty")
+            raise LayerError("only the entries of a finished tree that was empty at first are known")
         return entries_of(self._tree.root)
 
     def close(self) -> None:
-        self._writer.close()
         self._tree.close()
         self._rootfs.close()
 
@@ -162,19 +162,17 @@ class Extractor(Applier):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    # --- directories at the end ----------------------------------------------------------------------
-
     def _finish_directory(self, node: Directory) -> None:
         wanted = node.metadata
         if wanted is None and not node.changed and not self._was_empty:
             return
         fd = self._tree.fd(node)
         found = node.found
+        metadata = self._tree.metadata
         if wanted is not None:
             if found is not None:
-                self._dresser.clear(fd)
-            owner = wanted.uid, wanted.gid
-            node.xattrs = self._dresser.dress_fd(fd, owner, wanted.mode, wanted.mtime, wanted.atime, wanted.xattrs)
+                clear_xattrs(fd, HOST_XATTRS)
+            node.xattrs = metadata.apply_fd(fd, wanted)
         elif found is not None:
             if stat.S_IMODE(found.st_mode) != stat.S_IMODE(os.fstat(fd).st_mode):
                 os.fchmod(fd, stat.S_IMODE(found.st_mode))
@@ -182,7 +180,8 @@ class Extractor(Applier):
         if self._was_empty:
             now = os.fstat(fd)
             if wanted is not None and not is_safe_time(wanted.mtime):
-                self._dresser.check_time(now, wanted.mtime)
+                metadata.stored_time(now, wanted.mtime)
             if found is not None and wanted is None:
                 node.xattrs = tuple(pair for pair in get_xattrs(fd) if pair[0] not in HOST_XATTRS)
-            remember_stat(node, now)
+            mode = stat.S_IMODE(now.st_mode)
+            node.stat = (mode, now.st_uid, now.st_gid, now.st_size, now.st_nlink, now.st_mtime_ns)

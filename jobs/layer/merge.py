@@ -1,35 +1,45 @@
 """Layers made of layers: the tar that turns one stack's tree into another's. Nothing is unpacked.
 
 The trees say which members survive (:mod:`layerfarm.jobs.layer.stack`); their content is then copied from the layers
-that hold it, each read once more (:mod:`layerfarm.jobs.layer.contents`). So memory holds headers only.
+that hold it. So memory holds headers only.
 
-Entries come as a walk finds them: a directory, its whiteouts, then all below it, names in the order of their bytes. A
-program that unpacks them one by one is done with a directory when its last entry has passed: GNU tar sets time and
-mode of a directory at the first entry that is not below it, and writes into none thereafter.
+Entries come in the order of a walk: a directory, its whiteouts, then all below it, names bytewise. GNU tar sets time
+and mode of a directory at the first entry that is not below it, and must write into none afterwards.
 
-The layer stands on its own: it has an entry for every directory above what it holds, and every name of a
+The layer stands on its own: it has an entry for every directory above its entries, and every name of a
 file that has several, for unpackers that see one layer at a time (a hard link to a lower layer fails there,
-and a parent that is not named gets whatever mode they like).
+and a parent that is not named gets a default mode).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import BinaryIO, Final
 
-from layerfarm.jobs.layer.contents import Contents, OpenLayer
+from layerfarm.jobs.compress.codecs import Blocks
+from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer.names import path_of_key, walk_key, whiteout_name
+from layerfarm.jobs.layer.nodes import Child, Directory
 from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, source_of
-from layerfarm.jobs.layer.tree import Child, Directory, Metadata
-from layerfarm.jobs.layer.whiteouts import whiteout_name
+from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree.model import ROOT
+from layerfarm.jobs.tar.reader import MemberReader, Readable
 from layerfarm.jobs.tar.writer import DIRECTORY, TRAILER, Header, encode_header, hardlink, padding
 from layerfarm.jobs.tar.writer import REGULAR as FILE
 
-CHUNK: Final = 1 << 20
-"""Bytes of the pieces that a layer comes in."""
 _NS: Final = 10**9
+_PIECE: Final = 1 << 20
+_MOST_OPEN: Final = 4
+"""Layers that are read side by side: each takes a thread and some MB."""
+
+OpenLayer = Callable[[int], AbstractContextManager[Readable]]
+"""Opens the raw tar of a layer by its number in the stack, 1 for the lowest."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,11 @@ class MergeOptions:
     """How the layer is written."""
 
     source_date_epoch: int | None = None
-    """Seconds; mtimes newer than it become it."""
+    """Seconds; later mtimes become this one."""
     gone: Callable[[bytes], bool] = field(default=lambda path: False)
-    """Paths for which this says yes are in neither tree, with all below them."""
+    """Paths for which this is true count as missing from both trees, with all below them."""
     scratch: Path | None = None
-    """Where content waits that its layer has too early; None: in the directory for temporary files."""
+    """Directory for content that its layer has too early; None: that of temporary files."""
 
 
 def merge_layers(
@@ -56,27 +66,24 @@ def merge_layers(
     """
     options = options or MergeOptions()
     plan = _Plan(old or Stack(), new, options.gone)
-    pieces = _Pieces()
-    with Contents(filter(_has_content, plan.sources), open_layer, options.scratch) as contents:
-        for block in _written(plan, contents, _Encoder(options.source_date_epoch, ROOT in plan.directories)):
-            yield from pieces.put(block)
-    yield from pieces.put(TRAILER)
-    yield from pieces.rest()
-
-
-def _written(plan: _Plan, contents: Contents, encoder: _Encoder) -> Iterator[bytes | memoryview]:
-    for path, what in plan.entries():
-        if what is None:
-            yield encoder.whiteout(path)
-        elif isinstance(what, Directory):
-            yield encoder.directory(path, what)
-        elif path != plan.sources[what]:
-            yield encoder.link(what, path, plan.sources[what])
-        else:
-            yield encoder.source(what, path)
-            if _has_content(what):
-                yield from contents.of(what)
-                yield padding(what.member.size)
+    encoder = _Encoder(options.source_date_epoch, ROOT in plan.directories)
+    blocks = Blocks()
+    with _Contents(filter(_has_content, plan.sources), open_layer, options.scratch) as contents:
+        for path, what in plan.entries():
+            if what is None:
+                yield from blocks.put(encoder.whiteout(path))
+            elif isinstance(what, Directory):
+                yield from blocks.put(encoder.directory(path, what))
+            elif path != plan.sources[what]:
+                yield from blocks.put(encoder.link(what, path, plan.sources[what]))
+            else:
+                yield from blocks.put(encode_header(encoder.source(what, path)))
+                if _has_content(what):
+                    for piece in contents.of(what):
+                        yield from blocks.put(piece)
+                    yield from blocks.put(padding(what.member.size))
+    yield from blocks.put(TRAILER)
+    yield blocks.rest()
 
 
 def _has_content(source: Source) -> bool:
@@ -84,15 +91,15 @@ def _has_content(source: Source) -> bool:
 
 
 class _Plan:
-    """What the layer has to hold."""
+    """The entries of the layer."""
 
     def __init__(self, old: Stack, new: Stack, gone: Callable[[bytes], bool]) -> None:
         self._gone = gone
         self.directories: dict[bytes, Directory] = {}
         """Those that get an entry, by path."""
-        self.whiteouts: list[bytes] = []
         self.sources: dict[Source, bytes] = {}
         """Each inode that is written, and the first of its paths; the others are links to that."""
+        self._whiteouts: list[bytes] = []
         self._paths: dict[bytes, Source] = {}
         self._everywhere: dict[bytes, Directory] = {}
         single: dict[Source, bytes] = {}
@@ -100,38 +107,34 @@ class _Plan:
         for path, before, after in self._pairs(old, new):
             if isinstance(after, Directory):
                 self._everywhere[path] = after
-                if not isinstance(before, Directory) or _differ(before, after):
+                if not isinstance(before, Directory) or before.metadata != after.metadata:
                     changed.append(path)
             elif after is None:
-                self.whiteouts.append(path)
+                self._whiteouts.append(path)
             elif before is None or isinstance(before, Directory) or not _is_same(source_of(before), source_of(after)):
                 single[source_of(after)] = path
         names = new.names()
         for source, path in single.items():
             paths = [name for name in names.get(source, ()) if not gone(name)] or [path]
-            self.sources[source] = min(paths, key=_depth_first)
+            self.sources[source] = min(paths, key=walk_key)
             self._paths.update(dict.fromkeys(paths, source))
         # An empty stack's root is implied like any other that nothing names.
         for path in changed:
             self.directories[path] = self._everywhere[path]
-        for path in [*changed, *self.whiteouts, *self._paths]:
+        for path in [*changed, *self._whiteouts, *self._paths]:
             self._add_parents(path)
 
     def entries(self) -> Iterator[tuple[bytes, Directory | Source | None]]:
-        """All that is written, in the order of a walk, the whiteouts of a directory first; None: a whiteout."""
-        keys: list[tuple[bytes, bytes]] = [(_depth_first(path), path) for path in (*self.directories, *self._paths)]
-        whiteouts = {}
-        for path in self.whiteouts:
-            head, _, name = path.rpartition(b"/")
-            # A NUL before the name: it sorts before every sibling.
-            key = _depth_first(head) + (b"\0\0" if head else b"\0") + name
-            whiteouts[key] = path
-            keys.append((key, path))
-        for key, path in sorted(keys):
-            yield path, None if key in whiteouts else self.directories.get(path) or self._paths[path]
+        """All entries in the order of a walk, the whiteouts of a directory first; None: a whiteout."""
+        keys = [walk_key(path) for path in (*self.directories, *self._paths)]
+        keys += [walk_key(path, whiteout=True) for path in self._whiteouts]
+        keys.sort()
+        for key in keys:
+            path, is_whiteout = path_of_key(key)
+            yield path, None if is_whiteout else self.directories.get(path) or self._paths[path]
 
     def _pairs(self, old: Stack, new: Stack) -> Iterator[tuple[bytes, Child | None, Child | None]]:
-        """What stands at each path of the new tree, and what stood there; with None what is to be deleted."""
+        """Each path of the new tree with its old and new entry, and with None as the new one each to be deleted."""
         pending: list[tuple[bytes, Directory | None, Directory]] = [(ROOT, old.root, new.root)]
         while pending:
             path, before, after = pending.pop()
@@ -160,10 +163,10 @@ class _Plan:
 
 
 class _Encoder:
-    """Entries as tar bytes."""
+    """Entries as tar headers."""
 
     def __init__(self, epoch: int | None, has_root: bool) -> None:
-        """``has_root``: the root has an entry, and the names show that all is below it."""
+        """``has_root``: the root has an entry, and all names are written as below it."""
         self._epoch = epoch
         # After "." GNU tar sets the root's time and mode at the first name that does not begin with "./".
         self._prefix = b"./" if has_root else b""
@@ -172,45 +175,23 @@ class _Encoder:
         return encode_header(Header(self._prefix + whiteout_name(path), FILE))
 
     def directory(self, path: bytes, node: Directory) -> bytes:
-        metadata = node.metadata
-        assert metadata is not None
-        seconds, nanoseconds = self._time(metadata.mtime)
-        return encode_header(
-            Header(
-                self._prefix if path == ROOT else self._prefix + path + b"/",
-                DIRECTORY,
-                metadata.mode,
-                metadata.uid,
-                metadata.gid,
-                mtime=seconds,
-                xattrs=metadata.xattrs,
-                nanoseconds=nanoseconds,
-            )
-        )
-
-    def source(self, source: Source, path: bytes) -> bytes:
-        return encode_header(self._header(source, path))
+        name = self._prefix if path == ROOT else self._prefix + path + b"/"
+        assert node.metadata is not None
+        mode, uid, gid, mtime, _, xattrs = node.metadata
+        seconds, ns = self._time(mtime)
+        return encode_header(Header(name, DIRECTORY, mode, uid, gid, mtime=seconds, xattrs=xattrs, nanoseconds=ns))
 
     def link(self, source: Source, path: bytes, first: bytes) -> bytes:
         """A further name of an inode that was written as ``first``."""
-        return encode_header(hardlink(self._header(source, first), self._prefix + path))
+        return encode_header(hardlink(self.source(source, first), self._prefix + path))
 
-    def _header(self, source: Source, path: bytes) -> Header:
+    def source(self, source: Source, path: bytes) -> Header:
         member = source.member
-        seconds, nanoseconds = self._time(member.mtime)
-        return Header(
-            self._prefix + path,
-            bytes((member.type,)),
-            member.mode,
-            member.uid,
-            member.gid,
-            member.size,
-            seconds,
-            member.link if member.type == SYMLINK else b"",
-            member.device,
-            member.xattrs,
-            nanoseconds,
-        )
+        seconds, ns = self._time(member.mtime)
+        link = member.link if member.type == SYMLINK else b""
+        name, type_ = self._prefix + path, bytes((member.type,))
+        mode, uid, gid, size = member.mode, member.uid, member.gid, member.size
+        return Header(name, type_, mode, uid, gid, size, seconds, link, member.device, member.xattrs, ns)
 
     def _time(self, mtime: int) -> tuple[int, int]:
         if self._epoch is not None and mtime > self._epoch * _NS:
@@ -218,36 +199,109 @@ class _Encoder:
         return divmod(mtime, _NS)
 
 
-class _Pieces:
-    """Joins blocks into pieces of about :data:`CHUNK` bytes."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def put(self, block: bytes | memoryview) -> Iterator[bytes]:
-        self._held += block
-        if len(self._held) >= CHUNK:
-            yield from self.rest()
-
-    def rest(self) -> Iterator[bytes]:
-        yield bytes(self._held)
-        self._held.clear()
-
-
-def _differ(before: Directory, after: Directory) -> bool:
-    return _facts(before.metadata) != _facts(after.metadata)
-
-
-def _facts(metadata: Metadata | None) -> tuple[object, ...]:
-    assert metadata is not None
-    return metadata.mode, metadata.uid, metadata.gid, metadata.mtime, metadata.xattrs
-
-
 def _is_same(before: Source, after: Source) -> bool:
-    """Whether two stacks of the same lower layers mean the same member of the same layer."""
+    """Whether two stacks with the same lower layers mean the same member of the same layer."""
     return (before.layer, before.ordinal) == (after.layer, after.ordinal)
 
 
-def _depth_first(path: bytes) -> bytes:
-    """A key that puts a directory before what is below it, names bytewise."""
-    return b"" if path == ROOT else b"\0" + path.replace(b"/", b"\0")
+class _Contents:
+    """The content of files of several layers, in any order, though each layer is read once and from its beginning.
+
+    A context manager. Content that its layer has before it is asked for is kept in an unnamed file.
+
+    That is little: the largest layers are read side by side, and most builders write a layer in the order of a walk.
+    """
+
+    def __init__(self, sources: Iterable[Source], open_layer: OpenLayer, scratch: Path | None) -> None:
+        """``sources``: the files that will be asked for, each once; ``scratch``: the directory for the unnamed file."""
+        self._wanted: dict[int, dict[int, int]] = {}
+        for source in sources:
+            self._wanted.setdefault(source.layer, {})[source.ordinal] = source.member.size
+        self._open_layer = open_layer
+        self._scratch = scratch
+        self._opened = ExitStack()
+        self._layers: dict[int, _Layer] = {}
+
+    def __enter__(self) -> _Contents:
+        with ExitStack() as opened:
+            spool = _Spool(opened.enter_context(tempfile.TemporaryFile(dir=self._scratch, buffering=0)))
+            by_size = sorted(self._wanted, key=lambda layer: (-sum(self._wanted[layer].values()), layer))
+            for number in by_size[_MOST_OPEN:]:
+                with self._open_layer(number) as stream:
+                    self._layers[number] = layer = _Layer(number, stream, self._wanted[number], spool)
+                    layer.spool_until(None)
+            for number in by_size[:_MOST_OPEN]:
+                stream = opened.enter_context(self._open_layer(number))
+                self._layers[number] = _Layer(number, stream, self._wanted[number], spool)
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._opened.__exit__(kind, error, traceback)
+
+    def of(self, source: Source) -> Iterator[bytes | memoryview]:
+        """The content of a file, zeros in its holes; pieces are valid until the next one.
+
+        Raises (while iterating):
+            LayerError, LimitExceeded: as reading the layer.
+        """
+        return self._layers[source.layer].content(source.ordinal)
+
+
+class _Layer:
+    """One layer, as far as it has been read."""
+
+    def __init__(self, number: int, stream: Readable, wanted: Mapping[int, int], spool: _Spool) -> None:
+        self._number = number
+        self._reader = MemberReader(stream, limits())
+        self._members = iter(self._reader)
+        self._wanted = wanted
+        self._spool = spool
+        self._spooled: dict[int, tuple[int, int]] = {}
+
+    def content(self, ordinal: int) -> Iterator[bytes | memoryview]:
+        if ordinal in self._spooled:
+            return self._spool.read(*self._spooled.pop(ordinal))
+        return self.spool_until(ordinal)
+
+    def spool_until(self, ordinal: int | None) -> Iterator[bytes | memoryview]:
+        """Spool what is wanted before this member, and return its content; None: spool all."""
+        for member in self._members:
+            at = self._reader.ordinal
+            if at == ordinal:
+                return self._reader.expanded(member)
+            if at in self._wanted:
+                self._spooled[at] = self._spool.write(self._reader.expanded(member))
+        if ordinal is not None:
+            raise MalformedLayer(f"layer {self._number} is not the one that was read before")
+        return iter(())
+
+
+class _Spool:
+    def __init__(self, file: BinaryIO) -> None:
+        self._fd = file.fileno()
+        self._end = 0
+
+    def write(self, pieces: Iterable[bytes | memoryview]) -> tuple[int, int]:
+        """Append; returns the offset and the size. A hole stays one."""
+        start = self._end
+        for piece in pieces:
+            if isinstance(piece, bytes):  # of a hole: content comes as views
+                self._end += len(piece)
+                os.ftruncate(self._fd, self._end)
+                continue
+            view = piece
+            while view:
+                written = os.pwrite(self._fd, view, self._end)
+                self._end += written
+                view = view[written:]
+        return start, self._end - start
+
+    def read(self, offset: int, size: int) -> Iterator[bytes]:
+        end = offset + size
+        while offset < end:
+            piece = os.pread(self._fd, min(_PIECE, end - offset), offset)
+            offset += len(piece)
+            yield piece

@@ -1,30 +1,43 @@
-"""The tree that a stack of layers makes, without unpacking any: who wins where, by the rules of extraction.
+"""The tree that a stack of layers makes, in memory: no layer is unpacked.
 
-The mirror of :class:`layerfarm.jobs.layer.extract.Extractor` for those who need to know the tree and not to have it:
-comparing images, merging their layers, asking what a rebase would change.
+The mirror of :class:`layerfarm.jobs.layer.extract.Extractor` for callers that need to know the tree, not to have it:
+comparing images, merging their layers, checking a rebase.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from layerfarm.jobs.errors import MalformedLayer
-from layerfarm.jobs.layer.applying import Applier
-from layerfarm.jobs.layer.idmap import HIGHEST_ID
-from layerfarm.jobs.layer.modeltree import ModelTree
-from layerfarm.jobs.layer.tree import BLOCK, CHAR, FIFO, FILE, LINK, Child, Directory, Inode, Metadata, Name, pack_leaf
-from layerfarm.jobs.layer.writing import check_device, check_link
+from layerfarm.jobs.layer.apply import Applier
+from layerfarm.jobs.layer.nodes import (
+    BLOCK,
+    CHAR,
+    FIFO,
+    FILE,
+    LINK,
+    Child,
+    Directory,
+    Inode,
+    Metadata,
+    Name,
+    files,
+    in_mtree_order,
+    pack_leaf,
+)
+from layerfarm.jobs.layer.owners import HIGHEST_ID
+from layerfarm.jobs.layer.tree import Tree
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
-from layerfarm.jobs.mtree.model import ROOT, Entry, EntryType
-from layerfarm.jobs.tar.reader import Member, MemberReader
+from layerfarm.jobs.mtree.model import Entry, EntryType
+from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
 
 REGULAR: Final = 0x30
 SYMLINK: Final = 0x32
 IMPLIED: Final = Metadata(0o755, 0, 0, mtime=0, atime=0)
-"""What extraction gives the root, and the parents that no entry names (umoci.md B3.2)."""
+"""Metadata that extraction gives the root, and parents that no entry names (umoci.md B3.2)."""
 _TYPES: Final[dict[int, tuple[EntryType, int]]] = {
     REGULAR: ("file", FILE),
     SYMLINK: ("link", LINK),
@@ -33,11 +46,10 @@ _TYPES: Final[dict[int, tuple[EntryType, int]]] = {
     0x36: ("fifo", FIFO),
 }
 _MOST_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
-_ZEROS: Final = bytes(1 << 20)
 
 
 class Read(NamedTuple):
-    """One member of a layer, its content read and gone."""
+    """One member of a layer, without its content."""
 
     member: Member
     sha256: str | None
@@ -45,7 +57,7 @@ class Read(NamedTuple):
 
 
 class Source(Inode):
-    """A non-directory, and where it comes from."""
+    """A non-directory, and the member that it comes from."""
 
     __slots__ = ("layer", "member", "ordinal", "sha256")
 
@@ -61,49 +73,21 @@ class Source(Inode):
         """The position of the member in its layer, from 0."""
 
 
-def read_members(stream: BinaryIO, limits: Limits | None = None, *, hash_content: bool = True) -> Iterator[Read]:
+def read_members(stream: Readable, limits: Limits | None = None, *, hash_content: bool = True) -> Iterator[Read]:
     """Every member of a raw tar, with the digest of its content if wanted. The stream is read to its end.
 
     Raises (while iterating):
         LayerError, LimitExceeded: the stream is damaged or larger than the limits.
     """
     reader = MemberReader(stream, limits or process_limits())
-    for member in reader:
-        yield Read(member, content_digest(reader, member) if hash_content and member.type == REGULAR else None)
-    reader.drain()
-
-
-def content_digest(reader: MemberReader, member: Member) -> str:
-    """The SHA-256 of a file's content, holes included."""
-    digest = hashlib.sha256()
-    for piece in expanded(reader, member):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def expanded(reader: MemberReader, member: Member) -> Iterator[bytes | memoryview]:
-    """A file's content as it reads, zeros where it has holes; pieces are valid until the next one."""
-    if member.holes is None:
-        yield from reader.content()
-        return
-    content = reader.content()
-    held = memoryview(b"")
-    end = 0
-    for offset, length in member.holes.parts:
-        yield from _zeros(offset - end)
-        end = offset + length
-        while length:
-            held = held or next(content)
-            piece, held = held[:length], held[length:]
-            length -= len(piece)
-            yield piece
-    yield from _zeros(member.holes.size - end)
-
-
-def _zeros(size: int) -> Iterator[bytes]:
-    while size > 0:
-        yield _ZEROS[:size]
-        size -= len(_ZEROS)
+    for member in reader.to_the_end():
+        digest = None
+        if hash_content and member.type == REGULAR:
+            hashed = hashlib.sha256()
+            for piece in reader.expanded(member):
+                hashed.update(piece)
+            digest = hashed.hexdigest()
+        yield Read(member, digest)
 
 
 class Placed(NamedTuple):
@@ -117,15 +101,14 @@ class Placed(NamedTuple):
     """None: a directory."""
 
 
-class Stack(Applier):
-    """Layers applied, lowest first, to a tree that is nowhere on disk."""
+class Stack(Applier["_MemoryTree"]):
+    """Layers applied, lowest first, to a tree in memory."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         limits = limits or process_limits()
         root = Directory(b"", None)
         root.metadata = IMPLIED
-        self._recorder = _Recorder(ModelTree(root, IMPLIED, limits), limits)
-        super().__init__(self._recorder.tree, self._recorder, limits)
+        super().__init__(_MemoryTree(root, IMPLIED, limits), limits)
 
     @classmethod
     def of(cls, layers: Iterable[Iterable[Read]], limits: Limits | None = None) -> Stack:
@@ -137,8 +120,15 @@ class Stack(Applier):
 
     @property
     def root(self) -> Directory:
-        """The root of the tree."""
         return self._tree.root
+
+    def apply_read(self, reads: Iterable[Read]) -> None:
+        """Apply one layer.
+
+        Raises:
+            LayerError: it is malformed; LimitExceeded: it exceeds the limits.
+        """
+        self.apply_members(self._tree.following(reads))
 
     def look_up(self, path: bytes) -> Source | None:
         """The file that a program inside finds at ``path``, links followed; None: there is none, or a directory."""
@@ -154,30 +144,14 @@ class Stack(Applier):
             path = target if target.startswith(b"/") else found[0].path(target)
         return None
 
-    def apply_read(self, reads: Iterable[Read]) -> None:
-        """Apply one layer.
-
-        Raises:
-            LayerError: it is malformed; LimitExceeded: it exceeds the limits.
-        """
-        self.apply_members(self._recorder.following(reads))
-
     def placed(self) -> Iterator[Placed]:
         """Every path in mtree order: a directory, its non-directories, its sub-directories, each bytewise."""
         names = self.names()
-        pending: list[tuple[bytes, Directory]] = [(ROOT, self._tree.root)]
-        while pending:
-            path, node = pending.pop()
-            yield _directory(path, node)
-            prefix = b"" if node.parent is None else path + b"/"
-            below: list[tuple[bytes, Directory]] = []
-            for name, child in sorted((node.children or {}).items()):
-                if isinstance(child, Directory):
-                    below.append((prefix + name, child))
-                else:
-                    source = source_of(child)
-                    yield _leaf(prefix + name, child, source, len(names.get(source, (b"",))))
-            pending += reversed(below)
+        for path, child in in_mtree_order(self.root):
+            if isinstance(child, Directory):
+                yield _directory(path, child)
+            else:
+                yield _leaf(path, child, len(names.get(source_of(child), (b"",))))
 
     def entries(self) -> Iterator[Entry]:
         """The entries of :meth:`placed`."""
@@ -185,73 +159,44 @@ class Stack(Applier):
 
     def names(self) -> dict[Source, tuple[bytes, ...]]:
         """The paths, sorted, of each inode that has several."""
-        found: dict[Source, list[bytes]] = {}
-        pending: list[tuple[bytes, Directory]] = [(b"", self._tree.root)]
-        while pending:
-            prefix, node = pending.pop()
-            for name, child in (node.children or {}).items():
-                if isinstance(child, Directory):
-                    pending.append((prefix + name + b"/", child))
-                else:
-                    found.setdefault(source_of(child), []).append(prefix + name)
-        return {source: tuple(sorted(paths)) for source, paths in found.items() if len(paths) > 1}
+        found: dict[Source, list[tuple[Directory, bytes]]] = {}
+        for node, name, child in files(self.root):
+            found.setdefault(source_of(child), []).append((node, name))
+        return {
+            source: tuple(sorted(node.path(name) for node, name in places))
+            for source, places in found.items()
+            if len(places) > 1
+        }
 
 
-class _Recorder:
-    """The writer of a stack: it remembers instead."""
+class _MemoryTree(Tree):
+    """Records where each entry comes from."""
 
-    reader: MemberReader
-
-    def __init__(self, tree: ModelTree, limits: Limits) -> None:
-        self.tree = tree
-        self._limits = limits
-        self._read: Read
-        self._ordinal = -1
-        self._unpacked = 0
+    _read: Read
+    _ordinal: int
 
     def following(self, reads: Iterable[Read]) -> Iterator[Member]:
+        """The members of a layer; the tree remembers the current one."""
         for self._ordinal, self._read in enumerate(reads):
             member = self._read.member
             if member.uid > HIGHEST_ID or member.gid > HIGHEST_ID:
                 raise MalformedLayer(f"uid {member.uid} or gid {member.gid} is out of range")
             yield member
 
-    def regular(self, member: Member, node: Directory, base: bytes) -> None:
-        self._unpacked += member.size
-        if self._unpacked > self._limits.unpacked_bytes:
-            raise self._limits.exceeded("unpacked_bytes", "image unpacks to more than {} bytes")
-        self._put(member, node, base)
+    def write_file(self, member: Member, node: Directory, base: bytes) -> None:
+        node.put(base, Name(self.layer, Source(self._read, self.layer, self._ordinal)))
 
-    def symlink(self, member: Member, node: Directory, base: bytes) -> None:
-        check_link(member)
-        self._put(member, node, base)
+    write_symlink = write_special = write_file
 
-    def special(self, member: Member, node: Directory, base: bytes) -> None:
-        check_device(member)
-        self._put(member, node, base)
-
-    def hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
-        self._make_room(node, base)
-
-    def metadata(self, member: Member) -> Metadata:
-        return Metadata(member.mode, member.uid, member.gid, member.mtime, member.mtime, member.xattrs)
-
-    def report(self, size: int) -> None:
+    def write_hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
         pass
 
-    def _put(self, member: Member, node: Directory, base: bytes) -> None:
-        self._make_room(node, base)
-        node.put(base, Name(self.tree.layer, Source(self._read, self.tree.layer, self._ordinal)))
-
-    def _make_room(self, node: Directory, base: bytes) -> None:
-        existing = self.tree.child(node, base)
-        if existing is not None:
-            self.tree.remove(node, base, existing)
-        node.touch(self.tree.layer)
+    def directory_metadata(self, member: Member) -> Metadata:
+        return Metadata(member.mode, member.uid, member.gid, member.mtime, member.mtime, member.xattrs)
 
 
 def source_of(child: Child) -> Source:
-    """Where a non-directory of a stack comes from."""
+    """The source of a non-directory of a stack."""
     assert isinstance(child, Name) and isinstance(child.inode, Source)
     return child.inode
 
@@ -263,7 +208,8 @@ def _directory(path: bytes, node: Directory) -> Placed:
     return Placed(Entry(path, "dir", mode, uid, gid, 0, 1, mtime, xattrs=xattrs), layer, None)
 
 
-def _leaf(path: bytes, child: Child, source: Source, nlink: int) -> Placed:
+def _leaf(path: bytes, child: Child, nlink: int) -> Placed:
+    source = source_of(child)
     assert isinstance(child, Name)
     member = source.member
     kind = _TYPES[member.type][0]

@@ -1,237 +1,269 @@
-"""What an extraction knows of the tree it writes: enough to list it without a second walk, in little memory.
+"""A tree that layers are applied to: the ways to look at it and to change it.
 
-A million entries take about 250 MB: a file without xattrs and with one name is one packed ``bytes``
-object in its directory's dict; only directories are objects of their own.
+Paths are resolved component by component; symbolic links lead as if the root were ``/`` (umoci.md B2.1, B3.12).
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
-from struct import Struct
-from typing import Final, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
 
-from layerfarm.jobs.mtree.model import ROOT, Entry, EntryType, Xattrs
+from layerfarm.jobs.errors import MalformedLayer, UnsafePath
+from layerfarm.jobs.layer.names import AUFS_LINKS, PREFIX, clean
+from layerfarm.jobs.layer.nodes import Child, Directory, Leaf, Metadata, Name, layer_of, link_target
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.tar.reader import Member
 
-_FIXED: Final = Struct("<HBHIIQqI")
-"""Layer, type, mode, uid, gid, size, seconds and nanoseconds of mtime; 33 bytes, less than an empty object.
-
-Behind it: a file's 32 bytes of SHA-256 if it was computed, a link's target, a device's numbers.
-"""
-_DEVICE: Final = Struct("<II")
-_TYPES: Final[tuple[EntryType, ...]] = ("file", "link", "char", "block", "fifo")
-FILE: Final = 0
-LINK: Final = 1
-CHAR: Final = 2
-BLOCK: Final = 3
-FIFO: Final = 4
-_NS: Final = 10**9
-
-Leaf = bytes
+_MAX_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
+_MAX_STEPS: Final = 8192
+"""Components that the links of one path may add up to; real trees need a dozen."""
+_NAMES_CACHED: Final = 4096
 
 
-def pack_leaf(layer: int, type_: int, mode: int, uid: int, gid: int, size: int, mtime: int, tail: bytes = b"") -> Leaf:
-    """A non-directory as one object; ``mtime`` in nanoseconds, ``tail`` as the type asks for."""
-    seconds, ns = divmod(mtime, _NS)
-    return _FIXED.pack(layer, type_, mode, uid, gid, size, seconds, ns) + tail
+class Tree(ABC):
+    """The tree that layers are applied to. Where its entries are written is up to the subclass."""
 
+    def __init__(self, root: Directory, implied: Metadata, limits: Limits) -> None:
+        self.root = root
+        self.layer = 0
+        """The current layer, 1 for the lowest."""
+        self.implied = implied
+        """The metadata of a directory that no entry names."""
+        self._limits = limits
+        self._made = 0
+        self._parents: dict[bytes, Directory] = {}
+        """Directory part of a name, as written, to its directory; cleared whenever a directory or link is removed."""
+        self._kept: set[tuple[Directory, bytes]] = set()
+        """Lower layers' entries that the current layer names and leaves as they are."""
 
-def device_tail(major: int, minor: int) -> bytes:
-    return _DEVICE.pack(major, minor)
+    def begin_layer(self) -> None:
+        """Start the next layer: all that the tree holds belongs to the lower ones."""
+        self.layer += 1
+        self._kept.clear()
 
+    # --- writing one entry, at a place that is free ----------------------------------------------------
 
-class Inode:
-    """A non-directory with several names, or with xattrs."""
+    @abstractmethod
+    def write_file(self, member: Member, node: Directory, base: bytes) -> None: ...
 
-    __slots__ = ("leaf", "xattrs")
+    @abstractmethod
+    def write_symlink(self, member: Member, node: Directory, base: bytes) -> None: ...
 
-    def __init__(self, leaf: Leaf | None, xattrs: Xattrs = ()) -> None:
-        self.leaf = leaf
-        """None: it was there before us, and nothing is known of it."""
-        self.xattrs = xattrs
+    @abstractmethod
+    def write_special(self, member: Member, node: Directory, base: bytes) -> None:
+        """Write a device or fifo."""
 
+    @abstractmethod
+    def write_hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
+        """Give ``name`` in ``source`` one more name. The caller records it in ``node``."""
 
-class Name(NamedTuple):
-    """One name of an :class:`Inode`."""
+    @abstractmethod
+    def directory_metadata(self, member: Member) -> Metadata:
+        """The metadata of a directory with this entry."""
 
-    layer: int
-    inode: Inode
+    # --- looking ---------------------------------------------------------------------------------------
 
+    def child(self, node: Directory, name: bytes) -> Child | None:
+        """The entry of this name in the directory."""
+        return None if node.children is None else node.children.get(name)
 
-class Metadata(NamedTuple):
-    """What a directory is to get once everything in it is written."""
+    def names(self, node: Directory) -> list[bytes]:
+        """The names of all entries in the directory."""
+        return list(node.children or ())
 
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    """Nanoseconds."""
-    atime: int
-    xattrs: Xattrs = ()
+    def target(self, node: Directory, name: bytes, child: Child) -> bytes | None:
+        """The target of a symbolic link; None for anything else."""
+        return link_target(child)
 
+    def place(self, name: bytes) -> tuple[Directory, bytes] | None:
+        """The place of an entry of this name; None for the root. Missing parents are made."""
+        head, _, base = name.rstrip(b"/").rpartition(b"/")
+        parent = self._parents.get(head)
+        if parent is not None and base not in (b"", b".", b".."):
+            return parent, base
+        parts = clean(name)
+        if not parts:
+            return None
+        last = parts.pop()
+        parent = self._follow(self.root, parts, make=True)
+        assert parent is not None
+        if last == base:
+            if len(self._parents) >= _NAMES_CACHED:
+                self._parents.clear()
+            self._parents[head] = parent
+        return parent, last
 
-class Directory:
-    """A directory of the tree."""
+    def find(self, name: bytes, *, through_own_links: bool) -> tuple[Directory, bytes] | None:
+        """Where ``name`` is, its parents resolved; None if they do not exist or ``name`` is the root.
 
-    __slots__ = (
-        "changed",
-        "children",
-        "complete",
-        "fd",
-        "found",
-        "metadata",
-        "name",
-        "named",
-        "parent",
-        "plain",
-        "stat",
-        "touched",
-        "xattrs",
-    )
+        ``through_own_links``: also through links that the current layer has made. A link that it names and
+        keeps (``--keep-dirlinks``) is always followed: lower layers made it.
+        """
+        parts = clean(name)
+        if not parts:
+            return None
+        base = parts.pop()
+        parent = self._follow(self.root, parts, own=through_own_links)
+        return None if parent is None else (parent, base)
 
-    def __init__(self, name: bytes, parent: Directory | None, *, found: os.stat_result | None = None) -> None:
-        self.name = name
-        self.parent = parent
-        self.children: dict[bytes, Child] | None = None
-        """By name."""
-        self.complete = found is None
-        """``children`` is all there is; else more may lie on disk."""
-        self.found = found
-        """What lstat said, if it was there before us."""
-        self.metadata: Metadata | None = None
-        """To be applied at the end; None: to be left, or put back, as it was found."""
-        self.named = 0
-        """The last layer that had an entry for it."""
-        self.touched = 0
-        """The last layer that had an entry for it or for something below."""
-        self.fd = -1
-        """An open descriptor, or -1. Kept by the cache, not here."""
-        self.plain = True
-        """New entries in it inherit nothing: no default ACL, no setgid."""
-        self.changed = False
-        """Something in it was made or removed, so its mtime on disk is not its own."""
-        self.xattrs: Xattrs = ()
-        """As applied."""
-        self.stat: tuple[int, int, int, int, int, int] | None = None
-        """Mode, uid, gid, size, nlink and mtime as they are on disk at the end."""
+    def leads_to_directory(self, node: Directory, target: bytes) -> bool:
+        """Whether a link in ``node`` with this target leads to a directory."""
+        return self._follow(*self._start(node, target)) is not None
 
-    def path(self, name: bytes | None = None) -> bytes:
-        """The path from the root, of the directory itself or of a name in it."""
-        parts = [] if name is None else [name]
-        node: Directory = self
-        while node.parent is not None:
-            parts.append(node.name)
-            node = node.parent
-        return b"/".join(reversed(parts)) or ROOT
+    # --- changing --------------------------------------------------------------------------------------
 
-    def lies_in(self, other: Directory) -> bool:
-        """It is ``other``, or below it."""
-        node: Directory | None = self
-        while node is not None and node is not other:
-            node = node.parent
-        return node is other
+    def make_directory(self, node: Directory, name: bytes) -> Directory:
+        """A new directory, with the metadata of an implied one until its own entry comes.
 
-    def put(self, name: bytes, child: Child) -> None:
-        if self.children is None:
-            self.children = {}
-        self.children[name] = child
+        Raises:
+            MalformedLayer: a link leads an entry into a directory that no layer could hold (B4.6).
+        """
+        if name.startswith(PREFIX) and not (name == AUFS_LINKS and node is self.root):
+            raise MalformedLayer("a directory cannot have a name that starts with .wh.", where=node.path(name))
+        self._made += 1
+        if self._made > self._limits.entries:
+            raise self._limits.exceeded("entries", "layer makes more than {} directories")
+        below = Directory(name, node)
+        below.metadata = self.implied
+        node.put(name, below)
+        node.changed = True
+        below.touch(self.layer)
+        return below
 
-    def touch(self, layer: int) -> None:
-        """Note that ``layer`` has written here, for this directory and all above it."""
-        node: Directory | None = self
-        while node is not None and node.touched != layer:
-            node.touched = layer
-            node = node.parent
+    def make_room(self, node: Directory, name: bytes) -> None:
+        """Remove the entry at the place of a new non-directory, so that other names keep the old inode."""
+        node.changed = True
+        existing = self.child(node, name)
+        if existing is not None:
+            self.remove(node, name, existing)
+        node.touch(self.layer)
 
+    def remove(self, node: Directory, name: bytes, child: Child) -> None:
+        """Remove an entry of any layer, with all below it."""
+        if isinstance(child, Directory) or link_target(child) is not None:
+            self._parents.clear()
+        if node.children is not None:
+            node.children.pop(name, None)
+        node.changed = True
+        if self._kept:
+            self._kept.discard((node, name))
 
-Child = Leaf | Name | Directory
+    def hide(self, node: Directory, name: bytes) -> None:
+        """Apply a whiteout: remove the entry as lower layers left it, keep what this layer has written.
 
+        The result is that of whiteouts that come first, in whatever order they come (B4.1, B4.2): a
+        directory that survives only because something below it is new is an implied one again.
+        """
+        child = self.child(node, name)
+        if child is not None and self._hide_child(node, name, child):
+            assert isinstance(child, Directory)
+            self.hide_all(child)
 
-def layer_of(child: Leaf | Name) -> int:
-    """The layer that wrote this name."""
-    return child[0] | child[1] << 8 if isinstance(child, bytes) else child.layer
+    def hide_all(self, node: Directory) -> None:
+        """Apply an opaque whiteout: hide every child (B4.3)."""
+        pending = [node]
+        while pending:
+            here = pending.pop()
+            for name in self.names(here):
+                child = self.child(here, name)
+                if child is not None and self._hide_child(here, name, child):
+                    assert isinstance(child, Directory)
+                    pending.append(child)
 
-
-def leaf_of(child: Leaf | Name) -> Leaf | None:
-    return child if isinstance(child, bytes) else child.inode.leaf
-
-
-def in_layer(child: Leaf | Name, layer: int) -> Leaf | Name:
-    """The same name, written by ``layer``."""
-    return layer.to_bytes(2, "little") + child[2:] if isinstance(child, bytes) else Name(layer, child.inode)
-
-
-def link_target(child: Child) -> bytes | None:
-    """The target of a symbolic link that this extraction wrote; None: no such link."""
-    if isinstance(child, Directory):
-        return None
-    leaf = leaf_of(child)
-    return leaf[_FIXED.size :] if leaf is not None and leaf[2] == LINK else None
-
-
-def remember_stat(node: Directory, found: os.stat_result) -> None:
-    mode = stat.S_IMODE(found.st_mode)
-    node.stat = (mode, found.st_uid, found.st_gid, found.st_size, found.st_nlink, found.st_mtime_ns)
-
-
-def entries_of(root: Directory) -> Iterator[Entry]:
-    """Every entry in mtree order: a directory, its non-directories, its sub-directories, each bytewise."""
-    links = _count_names(root)
-    pending = [(ROOT, root)]
-    while pending:
-        path, node = pending.pop()
-        yield _directory_entry(path, node)
-        if not node.children:
-            continue
-        prefix = b"" if node.parent is None else path + b"/"
-        below: list[tuple[bytes, Directory]] = []
-        for name in sorted(node.children):
-            child = node.children[name]
-            if isinstance(child, Directory):
-                below.append((prefix + name, child))
-            elif isinstance(child, Name):
-                leaf = child.inode.leaf
-                if leaf is not None:
-                    yield _leaf_entry(prefix + name, leaf, links[id(child.inode)], child.inode.xattrs)
+    def keep(self, node: Directory, name: bytes, child: Leaf | Name) -> None:
+        """Record that the current layer has an entry for what is there already."""
+        node.touch(self.layer)
+        if layer_of(child) != self.layer:
+            self._kept.add((node, name))
+            if isinstance(child, bytes):
+                node.put(name, self.layer.to_bytes(2, "little") + child[2:])
             else:
-                yield _leaf_entry(prefix + name, child, 1, ())
-        pending += reversed(below)
+                node.put(name, Name(self.layer, child.inode))
 
+    # --- inside ----------------------------------------------------------------------------------------
 
-def _count_names(root: Directory) -> dict[int, int]:
-    """How many names inside the tree each inode has, by the inode's identity."""
-    links: dict[int, int] = {}
-    pending = [root]
-    while pending:
-        for child in (pending.pop().children or {}).values():
+    def _hide_child(self, node: Directory, name: bytes, child: Child) -> bool:
+        """Remove it unless this layer wrote it; true if it is a directory that this layer wrote into."""
+        if isinstance(child, Directory):
+            if child.touched == self.layer:
+                if child.named != self.layer:
+                    child.metadata = self.implied
+                return True
+        elif layer_of(child) == self.layer:
+            return False
+        self.remove(node, name, child)
+        return False
+
+    def _follow(
+        self, node: Directory, parts: Sequence[bytes], *, own: bool = True, make: bool = False
+    ) -> Directory | None:
+        """Walk ``parts`` from a directory, links resolved in the root; None where the way ends.
+
+        ``own``: also through links of the current layer. With ``make`` missing directories are made, and a component
+        that is no directory and leads to none (a file, a loop, a link to a file) is replaced by a directory (B3.3):
+        the link itself, not its target, which this entry does not name.
+        """
+        pending = list(reversed(parts))
+        links = 0
+        steps = [0]
+        while pending:
+            part = pending.pop()
+            if links:
+                _count_step(steps, node, part)
+            if part == b"..":
+                node = node.parent or node
+                continue
+            child = self.child(node, part)
             if isinstance(child, Directory):
-                pending.append(child)
-            elif isinstance(child, Name):
-                links[id(child.inode)] = links.get(id(child.inode), 0) + 1
-    return links
+                node = child
+                continue
+            if child is not None:
+                target = self.target(node, part, child)
+                if target is not None and (own or layer_of(child) != self.layer or (node, part) in self._kept):
+                    links += 1
+                    start, further = self._start(node, target)
+                    if links <= _MAX_LINKS and (not make or self._is_passable(start, further, steps)):
+                        node = start
+                        pending += reversed(further)
+                        continue
+            if not make:
+                return None
+            if child is not None:
+                self.remove(node, part, child)
+            node = self.make_directory(node, part)
+        return node
+
+    def _is_passable(self, node: Directory, parts: Sequence[bytes], steps: list[int]) -> bool:
+        """A link with this target leads to a directory, or to where one can be made."""
+        pending = list(reversed(parts))
+        links = 0
+        while pending:
+            part = pending.pop()
+            _count_step(steps, node, part)
+            if part == b"..":
+                node = node.parent or node
+                continue
+            child = self.child(node, part)
+            if child is None:
+                return True
+            if isinstance(child, Directory):
+                node = child
+                continue
+            target = self.target(node, part, child)
+            links += 1
+            if target is None or links > _MAX_LINKS:
+                return False
+            node, further = self._start(node, target)
+            pending += reversed(further)
+        return True
+
+    def _start(self, node: Directory, target: bytes) -> tuple[Directory, list[bytes]]:
+        parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+        return (self.root if target.startswith(b"/") else node), parts
 
 
-def _directory_entry(path: bytes, node: Directory) -> Entry:
-    assert node.stat is not None
-    mode, uid, gid, size, nlink, mtime = node.stat
-    return Entry(path, "dir", mode, uid, gid, size, nlink, mtime, xattrs=node.xattrs)
-
-
-def _leaf_entry(path: bytes, leaf: Leaf, nlink: int, xattrs: Xattrs) -> Entry:
-    _, type_, mode, uid, gid, size, seconds, ns = _FIXED.unpack_from(leaf)
-    tail = leaf[_FIXED.size :]
-    return Entry(
-        path,
-        _TYPES[type_],
-        mode,
-        uid,
-        gid,
-        size,
-        nlink,
-        seconds * _NS + ns,
-        link=tail if type_ == LINK else None,
-        sha256=tail.hex() if type_ == FILE and tail else None,
-        xattrs=xattrs,
-        device=_DEVICE.unpack(tail) if type_ in (CHAR, BLOCK) else None,
-    )
+def _count_step(steps: list[int], node: Directory, part: bytes) -> None:
+    steps[0] += 1
+    if steps[0] > _MAX_STEPS:
+        raise UnsafePath("symbolic links lead through too many directories", where=node.path(part))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from layerfarm.jobs.errors import MalformedDocument
-from layerfarm.jobs.layer.whiteouts import whiteout_name
+from layerfarm.jobs.layer.names import walk_key, whiteout_name
 from layerfarm.jobs.mtree.model import ROOT, Entry
 from layerfarm.jobs.relayer.analysis import canonical, clamped, parents_of, restored_directories
 from layerfarm.jobs.relayer.spool import Difference, Spool, Written
@@ -41,11 +41,11 @@ def recipe_of_files(paths: Iterable[bytes], content: Difference, epoch: int | No
         if written.names:
             lowest = written.names[0]
             if lowest not in firsts:
-                firsts[lowest] = min(written.names, key=_depth_first)
+                firsts[lowest] = min(written.names, key=walk_key)
             first = firsts[lowest]
-        lines[_depth_first(path)] = _file(written, first, epoch)
+        lines[walk_key(path)] = _file(written, first, epoch)
         for parent in parents_of(path):
-            key = _depth_first(parent)
+            key = walk_key(parent)
             if key not in lines:
                 lines[key] = _directory(canonical(content.directories[parent]))
     return (lines[key] for key in sorted(lines))
@@ -53,7 +53,7 @@ def recipe_of_files(paths: Iterable[bytes], content: Difference, epoch: int | No
 
 def recipe_of_directories(content: Difference, epoch: int | None) -> Iterator[bytes]:
     """The recipe of the last layer: the directories as they are."""
-    for path in sorted(restored_directories(content), key=_depth_first):
+    for path in sorted(restored_directories(content), key=walk_key):
         yield _directory(clamped(content.directories[path], epoch))
 
 
@@ -62,9 +62,9 @@ def recipe_of_deletions(content: Difference) -> Iterator[bytes]:
     lines: dict[bytes, bytes] = {}
     for path in content.deleted:
         name = whiteout_name(path)
-        lines[_depth_first(name)] = _line(Header(name, REGULAR), -1)
+        lines[walk_key(name)] = _line(Header(name, REGULAR), -1)
         for parent in parents_of(path):
-            lines[_depth_first(parent)] = _directory(canonical(content.directories[parent]))
+            lines[walk_key(parent)] = _directory(canonical(content.directories[parent]))
     return (lines[key] for key in sorted(lines))
 
 
@@ -120,11 +120,6 @@ def _directory(entry: Entry) -> bytes:
     name = entry.path if entry.path == ROOT else entry.path + b"/"
     header = Header(name, DIRECTORY, entry.mode, entry.uid, entry.gid, mtime=seconds, nanoseconds=nanoseconds)
     return _line(header._replace(xattrs=entry.xattrs or ()), -1)
-
-
-def _depth_first(path: bytes) -> bytes:
-    """A key that puts a directory before what is below it, names bytewise."""
-    return b"" if path == ROOT else b"\0" + path.replace(b"/", b"\0")
 
 
 def _line(header: Header, offset: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from layerfarm.jobs.errors import display
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.image.layers import Advanced, open_layer
-from layerfarm.jobs.layer.stack import Source, Stack, expanded
+from layerfarm.jobs.layer.stack import Source, Stack
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.tar.reader import MemberReader
@@ -104,4 +104,4 @@ class Contents:
                 reader = MemberReader(stream, limits())
                 for ordinal, member in enumerate(reader):
                     if ordinal in members and member.size <= LARGEST:
-                        yield members[ordinal], b"".join(expanded(reader, member))
+                        yield members[ordinal], b"".join(reader.expanded(member))

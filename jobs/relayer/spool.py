@@ -16,12 +16,12 @@ from typing import BinaryIO
 
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
-from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, expanded, source_of
-from layerfarm.jobs.layer.tree import Child, Directory
+from layerfarm.jobs.layer.nodes import Child, Directory
+from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, source_of
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree.model import ROOT, Entry
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.tar.reader import Member, MemberReader
+from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
 
 
 @dataclass(frozen=True)
@@ -102,23 +102,22 @@ def read_image(layout: Layout, image: Resolved, keep: int, spool: Path, advanced
     return _difference(below, whole, offsets)
 
 
-def _spooled(stream: BinaryIO, out: BinaryIO, layer: int, offsets: dict[tuple[int, int], int]) -> Iterator[Read]:
+def _spooled(stream: Readable, out: BinaryIO, layer: int, offsets: dict[tuple[int, int], int]) -> Iterator[Read]:
     """The members of a layer, their content hashed and written behind what is there already."""
     reader = MemberReader(stream, limits())
-    for ordinal, member in enumerate(reader):
+    for ordinal, member in enumerate(reader.to_the_end()):
         if member.type != REGULAR:
             yield Read(member, None)
             continue
         offsets[layer, ordinal] = out.tell()
         digest = hashlib.sha256()
-        for piece in expanded(reader, member):
+        for piece in reader.expanded(member):
             digest.update(piece)
             if _is_hole(member, piece):
                 out.seek(len(piece), os.SEEK_CUR)
             else:
                 out.write(piece)
         yield Read(member, digest.hexdigest())
-    reader.drain()
 
 
 def _is_hole(member: Member, piece: bytes | memoryview) -> bool:

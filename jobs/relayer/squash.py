@@ -9,8 +9,7 @@ from layerfarm.jobs.errors import TransformError
 from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.image.layers import Advanced, open_layer, read_layer, unheard
-from layerfarm.jobs.layer.contents import OpenLayer
-from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
+from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.atomic_file import explained

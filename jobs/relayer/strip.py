@@ -10,7 +10,7 @@ from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolve
 from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
-from layerfarm.jobs.layer.modeltree import clean
+from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.layer.stack import Read, Stack
 from layerfarm.jobs.relayer.equivalence import matcher
 from layerfarm.jobs.relayer.squash import opener

@@ -1,1 +1,1 @@
-"""Tar streams: reader, writer and their headers. What Go's archive/tar reads is the measure (image-spec layer.md)."""
+"""Tar streams: reader, writer and their headers. Go's archive/tar is the reference (image-spec layer.md)."""

@@ -1,6 +1,6 @@
 """The fields of one tar header block, as Go's archive/tar reads them (its ``reader.go`` and ``strconv.go``).
 
-Builders and runtimes are Go programs: a header that they read in one way must not be read in another here.
+Builders and runtimes are Go programs: a header must not be read differently here.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def number(field: bytes) -> int:
 
 
 def is_gnu(block: bytes) -> bool:
-    """The block is of GNU tar's own format, in which it has a sparse map and no prefix."""
+    """The block is of GNU tar's own format, with a sparse map and without a prefix."""
     return block[257:265] == _GNU
 
 
 def has_devices(block: bytes) -> bool:
-    """The block has device numbers, which the format of Unix v7 does not."""
+    """The block has device numbers; the format of Unix v7 has none."""
     return block[257:263] == _USTAR or is_gnu(block)
 
 
@@ -80,11 +80,7 @@ def prefix_and_atime(block: bytes) -> tuple[bytes, int | None]:
 
 
 def check_sum(block: bytes) -> None:
-    """Check the block's checksum.
-
-    Raises:
-        MalformedLayer: it is wrong.
-    """
+    """Raises MalformedLayer if the block's checksum is wrong."""
     field = block[148:156]
     # adler32's low half is 1 + the sum of the bytes while that is below 65521: exact for 256 of them,
     # and 20 times faster than sum() over 512.

@@ -1,4 +1,4 @@
-"""PAX extended headers: records ``length key=value\\n`` before the entry they belong to (POSIX pax)."""
+"""PAX extended headers: records ``length key=value\\n`` before their entry (POSIX pax)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def read_records(body: bytes) -> Records:
 
 
 def encode_time(seconds: int, nanoseconds: int) -> bytes:
-    """A PAX time; ``nanoseconds`` are counted from the second on, before 1970 too."""
+    """A PAX time; ``nanoseconds`` are added to the second, before 1970 too."""
     total = seconds * 10**9 + nanoseconds
     whole, fraction = divmod(abs(total), 10**9)
     text = b"%d.%09d" % (whole, fraction) if fraction else b"%d" % whole
@@ -105,16 +105,12 @@ def parse_time(value: bytes) -> int:
         return -total if sign == b"-" else total
     if _TIME_WITH_EXPONENT.fullmatch(value) is None:
         raise MalformedLayer("PAX time is not a number", where=value[:100])
-    # Decimal: a float would lose nanoseconds. 200 digits hold whatever the pattern lets through.
+    # Decimal: a float would lose nanoseconds. 200 digits hold all that the pattern accepts.
     return int(_EXACT.scaleb(_EXACT.create_decimal(value.decode()), 9).to_integral_value(ROUND_FLOOR))
 
 
 def parse_number(key: bytes, value: bytes) -> int:
-    """A PAX decimal number that is not negative.
-
-    Raises:
-        MalformedLayer: it is something else.
-    """
+    """A PAX decimal number that is not negative. Raises MalformedLayer for anything else."""
     if _NUMBER.fullmatch(value) is None:
         raise MalformedLayer(f"PAX record {key.decode('ascii', 'replace')} is not a number", where=value[:100])
     return int(value)

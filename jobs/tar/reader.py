@@ -1,15 +1,14 @@
 """Reading a tar stream: every dialect that layers come in, strictly (umoci.md B3.9, B6).
 
 v7, USTAR, star, GNU (long names, base-256 numbers, old sparse files) and PAX (also sparse files 0.0, 0.1
-and 1.0). What Go's archive/tar reads is read as it does, for builders and runtimes use it; some of what it
-refuses is read, too. Global PAX headers change nothing: containerd and Docker ignore them. What follows the
-trailer is not looked at.
+and 1.0). All that Go's archive/tar reads is read in the same way, because builders and runtimes use it; some of what
+it refuses is read, too. Global PAX headers are ignored, as by containerd and Docker; so is the data after the trailer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
 from layerfarm.jobs.limits import Limits
@@ -30,6 +29,14 @@ _HEADER_ONLY: Final = frozenset(b"123456")
 _NUMBERS_KEPT: Final = 65536
 _PLAIN_USTAR: Final = b"ustar\0"
 _NS: Final = 10**9
+_ZEROS: Final = bytes(1 << 20)
+
+
+class Readable(Protocol):
+    """A binary stream to read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes, none only at the end."""
 
 
 class Member(NamedTuple):
@@ -53,7 +60,7 @@ class Member(NamedTuple):
 
 
 class MemberReader:
-    """The members of a tar stream. After each, its content may be taken once with :meth:`content`.
+    """The members of a tar stream. The content of each may be read once, before the next, with :meth:`content`.
 
     Raises while iterating:
         TruncatedStream: the stream ends inside a header or an entry's content.
@@ -61,7 +68,7 @@ class MemberReader:
         LimitExceeded: a header is larger than ``limits`` allow.
     """
 
-    def __init__(self, stream: BinaryIO, limits: Limits) -> None:
+    def __init__(self, stream: Readable, limits: Limits) -> None:
         self.ordinal = -1
         """The position of the current member in the stream, from 0."""
         self._read = stream.read
@@ -91,7 +98,7 @@ class MemberReader:
                 raise self._limits.exceeded("entries", "layer has more than {} entries")
             flag = block[156:157]
             if flag == _GLOBAL:
-                # Go gives it to its caller like a member: what came before it belongs to nothing.
+                # To Go it is a member: extended headers before it belong to it, and are dropped.
                 decode_records(self._extended(block, 0))
                 records, long_name, long_link, held = {}, b"", b"", 0
                 continue
@@ -100,7 +107,7 @@ class MemberReader:
                 # One without a body is a header all the same.
                 held += len(body) or 1
                 if flag in _LOCAL:
-                    # The last one counts, as in Go, with nothing of those before it.
+                    # The last one counts, as in Go, and replaces those before it.
                     records = read_records(body)
                 elif flag == _LONG_NAME:
                     long_name = text(body)
@@ -125,7 +132,7 @@ class MemberReader:
             yield piece
 
     def whole(self, size: int) -> memoryview | None:
-        """The current member's content at once, if all ``size`` bytes of it are at hand; else None."""
+        """The current member's content at once, if all ``size`` bytes of it are in the buffer; else None."""
         at = self._at
         if size != self._content or at + size > len(self._buffer):
             return None
@@ -133,8 +140,27 @@ class MemberReader:
         self._content = 0
         return self._buffer[at : at + size]
 
-    def drain(self) -> None:
-        """Read what is left of the stream, so that whoever hashes it sees all (the diff_id covers it)."""
+    def expanded(self, member: Member) -> Iterator[bytes | memoryview]:
+        """The current member's content with zeros, as ``bytes``, in its holes; pieces are valid until the next one."""
+        content = self.content()
+        if member.holes is None:
+            yield from content
+            return
+        held = memoryview(b"")
+        end = 0
+        for offset, length in member.holes.parts:
+            yield from _zeros(offset - end)
+            end = offset + length
+            while length:
+                held = held or next(content)
+                piece, held = held[:length], held[length:]
+                length -= len(piece)
+                yield piece
+        yield from _zeros(member.holes.size - end)
+
+    def to_the_end(self) -> Iterator[Member]:
+        """All members; then the rest of the stream is read, which the diff_id covers too."""
+        yield from self
         self._buffer, self._at = memoryview(b""), 0
         while piece := self._read(_CHUNK):
             self._count(len(piece))
@@ -196,7 +222,7 @@ class MemberReader:
             raise self._limits.exceeded("stream_bytes", "layer is larger than {} bytes")
 
     def _skip(self) -> None:
-        """Go to the next header. The padding of the last member may be missing, as its readers allow."""
+        """Go to the next header. The padding of the last member may be missing: other readers allow it."""
         left = self._content + self._padding
         at = self._at + left
         if at <= len(self._buffer):
@@ -208,7 +234,7 @@ class MemberReader:
         self._content = self._padding = 0
 
     def _extended(self, block: bytes, held: int) -> bytes:
-        """The body of an extended header, of which ``held`` bytes wait for the same member already."""
+        """The body of an extended header; ``held`` bytes of others belong to the same member."""
         size = self._number(block[124:136])
         if held + size > self._limits.pax_bytes:
             raise self._limits.exceeded("pax_bytes", "extended tar headers of one entry hold more than {} bytes")
@@ -306,3 +332,9 @@ class MemberReader:
             # Modes, owners and sizes repeat: looking them up saves 1 us an entry.
             self._numbers[field] = value
         return value
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    while size > 0:
+        yield _ZEROS[:size]
+        size -= len(_ZEROS)

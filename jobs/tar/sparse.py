@@ -1,6 +1,6 @@
-"""Sparse files in tar: where their data lies (GNU tar manual, "Storing Sparse Files").
+"""Maps of sparse files in tar (GNU tar manual, "Storing Sparse Files").
 
-Read, never written: layers should not use them (image-spec layer.md "Sparse").
+They are read, never written: layers should not use them (image-spec layer.md "Sparse").
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def is_sparse(records: Records) -> bool:
 
 
 def pax_map(records: Records, stored: int, take: Callable[[int], bytes], limits: Limits) -> tuple[Holes, int]:
-    """The map of a sparse file: in its PAX records (0.0 and 0.1), or at the begin of the content (1.0).
+    """The map of a sparse file: in its PAX records (0.0 and 0.1), or at the start of its content (1.0).
 
     Returns it and how many bytes of content are left.
     """
@@ -106,7 +106,7 @@ def _checked(size: int, parts: Iterable[tuple[int, int]], stored: int, limits: L
     kept: list[tuple[int, int]] = []
     for offset, length in parts:
         if not length:
-            # A last empty area only says how long the file is.
+            # A last empty area only marks the end of the file.
             continue
         if offset < end or offset + length > size:
             raise MalformedLayer("sparse map does not fit the file")

@@ -28,7 +28,7 @@ _MOST_DEVICE: Final = 0o7777777
 
 
 class Header(NamedTuple):
-    """What one entry of a layer we write says about itself."""
+    """One entry of a layer to be written."""
 
     name: bytes
     type: bytes
@@ -42,22 +42,22 @@ class Header(NamedTuple):
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     nanoseconds: int = 0
-    """Of the mtime, beyond its seconds; only layers that are made of layers have any (B1.3)."""
+    """Of the mtime, beyond its seconds; only layers made of layers have any (B1.3)."""
 
 
 def hardlink(first: Header, name: bytes) -> Header:
     """The entry ``name`` for a further name of the inode whose entry is ``first``.
 
-    It repeats the owner, mode, times and xattrs: containerd and Docker apply what the entry of a link says
-    to the inode, which would lose its owner, setuid bit and capabilities. umoci writes the same.
+    It repeats the owner, mode, times and xattrs, as umoci does: containerd and Docker apply those of a link's entry
+    to the inode, which would otherwise lose its owner, setuid bit and capabilities.
     """
     return first._replace(name=name, type=HARDLINK, size=0, link=first.name, device=(0, 0))
 
 
 def encode_header(header: Header) -> bytes:
-    """The blocks that announce an entry: a PAX header if a field needs one, and the USTAR header.
+    """The header blocks of an entry: a PAX header if a field needs one, and the USTAR header.
 
-    uname and gname stay empty and there is no atime or ctime (B1.3): nothing of this host gets in.
+    uname and gname stay empty and there is no atime or ctime (B1.3): nothing of this host is recorded.
     """
     name, type_, mode, uid, gid, size, mtime, link, device, xattrs, nanoseconds = header
     records: list[tuple[bytes, bytes]] = []
@@ -99,7 +99,7 @@ def encode_header(header: Header) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """What follows ``size`` bytes of content up to the next block."""
+    """The zeros between ``size`` bytes of content and the next block."""
     return bytes(-size % BLOCK)
 
 
@@ -130,7 +130,7 @@ def _ustar(
 
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
-    """``name`` as USTAR prefix (155 bytes) and name (100 bytes), or None where that cannot be."""
+    """``name`` as USTAR prefix (155 bytes) and name (100 bytes), or None if it does not fit."""
     if len(name) > 256 or not name.isascii():
         return None
     at = name.rfind(b"/", 0, 156)
@@ -141,7 +141,7 @@ def _split(name: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _fallback(name: bytes, is_directory: bool) -> bytes:
-    """What a reader without PAX sees: the end of the name, a question mark for what is not ASCII."""
+    """The name for readers without PAX: its end, with question marks for bytes that are not ASCII."""
     plain = bytes(byte if byte < 0x80 else 0x3F for byte in name[-99:])
     return plain.rstrip(b"/")[-99:] + b"/" if is_directory else plain
 

@@ -313,6 +313,27 @@ def test_closing_a_read_ahead_early_stops_its_thread() -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_progress_adds_up_to_the_compressed_bytes(ahead: bool) -> None:
+    blob = pack(TEXT, Codec())
+    told: list[int] = []
+    with decompress(io.BytesIO(blob), Compression.GZIP, ahead=ahead, advanced=told.append) as reader:
+        while reader.read(1000):
+            pass
+    assert sum(told) == len(blob)
+
+
+def test_progress_may_stop_the_reader() -> None:
+    def stop(size: int) -> None:
+        raise KeyError("stop")
+
+    with (
+        pytest.raises(KeyError, match="stop"),
+        decompress(io.BytesIO(pack(TEXT, Codec())), Compression.GZIP, ahead=True, advanced=stop) as reader,
+    ):
+        reader.read(1000)
+
+
 def test_abandoning_the_compressor_stops_its_threads() -> None:
     import threading
 

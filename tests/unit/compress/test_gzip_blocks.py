@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from zstandard import backend_c
 
-from layerfarm.jobs.compress import Codec, Compression, codec_id, compress, gzip_blocks
+from layerfarm.jobs.compress import Codec, Compression, codec_id, codecs, compress
 
 TEXT = b"".join(b"line %d of some text that compresses\n" % n for n in range(30_000))
 NOISE = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(40_000))
@@ -56,7 +56,7 @@ def test_B1_20_other_processors_make_the_same_blob(program: Callable[[str], str]
 def test_a_processor_on_which_isal_makes_other_bytes_does_without_it_and_says_so(
     program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gzip_blocks, "isal_serves", lambda: False)
+    monkeypatch.setattr(codecs, "isal_serves", lambda: False)
     codec, digest = emulated(program, "qemu64")
     assert codec == codec_id(Codec())
     assert "isal" not in codec
@@ -75,12 +75,12 @@ def test_each_kind_of_content_is_about_as_small_as_zlib_makes_it(content: bytes,
 
 
 def test_content_that_isal_makes_much_larger_is_given_to_libdeflate() -> None:
-    assert gzip_blocks.compress_block(TABLES) == blob(TABLES, Codec(level=gzip_blocks.DENSE_LEVEL))
+    assert codecs.compress_block(TABLES) == blob(TABLES, Codec(level=codecs.DENSE_LEVEL))
     for content in (TEXT, NOISE, CODE):
         block = content[: 1 << 20]
-        assert gzip_blocks.compress_block(block) != blob(block, Codec(level=gzip_blocks.DENSE_LEVEL))
+        assert codecs.compress_block(block) != blob(block, Codec(level=codecs.DENSE_LEVEL))
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_383, 16_384, 16_385, 16_386])
 def test_small_blocks_round_trip(size: int) -> None:
-    assert zlib.decompress(gzip_blocks.compress_block(TEXT[:size]), 31) == TEXT[:size]
+    assert zlib.decompress(codecs.compress_block(TEXT[:size]), 31) == TEXT[:size]

@@ -498,16 +498,6 @@ def test_without_hashing_entries_have_no_digest(root: Path) -> None:
     assert found[1].sha256 is None
 
 
-def test_progress_adds_up_to_the_content(root: Path) -> None:
-    told: list[int] = []
-    apply(
-        root,
-        archive(entry("a", content=b"x" * 9_000_000), entry("b", content=b"y")),
-        options=ExtractOptions(advanced=told.append),
-    )
-    assert sum(told) == 9_000_001
-
-
 def test_a_default_acl_or_setgid_around_the_root_does_not_leak_into_the_tree(tmp_path: Path) -> None:
     outer = tree(tmp_path / "outer", {})
     acl = bytes.fromhex("0200000001000700ffffffff020007000500000004000700ffffffff10000700ffffffff20000700ffffffff")

@@ -14,7 +14,7 @@ import pytest
 from layerfarm.jobs.errors import LayerError, RootfsNotFound, TreeChanged, UnmappedId, UnsafePath
 from layerfarm.jobs.fs.xattrs import version_2
 from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
-from layerfarm.jobs.layer.rootless import encode_owner
+from layerfarm.jobs.layer.owners import encode_owner
 from layerfarm.jobs.mtree.model import Delta
 from tests.trees import MTIME, block, char, directory, fifo, file, hardlink, read_tree, socket, symlink, tree
 from tests.unit.layer.archives import (

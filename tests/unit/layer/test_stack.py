@@ -14,9 +14,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer
-from layerfarm.jobs.layer import Extractor, contents
+from layerfarm.jobs.layer import Extractor, merge
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
-from layerfarm.jobs.layer.modeltree import clean
+from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.mtree import Entry
 from tests.examples import examples
@@ -153,8 +153,8 @@ def test_a_sparse_file_that_has_to_wait_is_no_larger_on_disk(tmp_path: Path, mon
     holes = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(size), "GNU.sparse.map": "5,1"}
     low = archive(entry("z", "file", b"x", pax=holes), entry("a", "file", b"y"))
     written = []
-    real = contents.os.pwrite
-    monkeypatch.setattr(contents.os, "pwrite", lambda fd, data, at: written.append(len(data)) or real(fd, data, at))
+    real = merge.os.pwrite
+    monkeypatch.setattr(merge.os, "pwrite", lambda fd, data, at: written.append(len(data)) or real(fd, data, at))
     read = merge_layers(None, stacked([low]), opener([low]), MergeOptions(scratch=tmp_path))
     assert sum(map(len, read)) > size
     assert written == [1]

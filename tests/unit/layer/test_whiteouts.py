@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.layer.names import check_real_name, whiteout_name, whiteout_target
 from layerfarm.jobs.layer.stack import Stack, read_members
-from layerfarm.jobs.layer.whiteouts import check_real_name, whiteout_name, whiteout_target
 from tests.trees import char, directory, file, read_tree, tree
 from tests.unit.layer.archives import MTIME, apply, archive, entry, extra, generate, members
 

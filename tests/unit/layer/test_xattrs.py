@@ -11,7 +11,7 @@ import pytest
 
 from layerfarm.jobs.errors import MalformedLayer
 from layerfarm.jobs.layer import ExtractOptions
-from layerfarm.jobs.layer.rootless import decode_owner, encode_owner
+from layerfarm.jobs.layer.owners import decode_owner, encode_owner
 from tests.trees import file, read_tree, tree
 from tests.unit.layer.archives import applied_entries, apply, archive, entry
 

@@ -13,7 +13,7 @@ from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.image.layers import open_layer
-from layerfarm.jobs.layer.modeltree import clean
+from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.layer.stack import read_members
 from layerfarm.jobs.relayer.equivalence import matcher
 from layerfarm.jobs.relayer.proof import proofs_of

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import LayerError, LayerfarmError, MalformedLayer
 from layerfarm.jobs.layer import ExtractOptions, Extractor
-from layerfarm.jobs.layer.foresight import Foresight
+from layerfarm.jobs.layer.look_ahead import LookAhead
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.mtree.model import Entry
 from tests.examples import examples
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("as_root")
 """Unpacking sets owners, which needs root."""
 
 Member = tuple[tarfile.TarInfo, bytes]
-Doomed = Callable[[bytes, int], bool]
+Skip = Callable[[bytes, int], bool]
 Outcome = tuple[dict[bytes, Node], list[Entry], list[str]] | tuple[type[LayerfarmError], str, object]
 
 # Few names, so that layers meet; s and d/s are often links, so that names lead elsewhere.
@@ -52,27 +52,27 @@ def whiteout(path: str) -> str:
     return f"{head}/.wh.{base}" if head else f".wh.{base}"
 
 
-def outcome(root: Path, stack: list[bytes], doomed: Doomed | None = None, *, keep_dirlinks: bool = False) -> Outcome:
+def outcome(root: Path, stack: list[bytes], skip: Skip | None = None, *, keep_dirlinks: bool = False) -> Outcome:
     """What applying the layers to a new directory gives: tree, entries and warnings, or the error."""
     root.mkdir()
     os.utime(root, ns=(0, 0))
     try:
-        with Extractor(root, ExtractOptions(doomed=doomed, keep_dirlinks=keep_dirlinks)) as extractor:
+        with Extractor(root, ExtractOptions(skip=skip, keep_dirlinks=keep_dirlinks)) as extractor:
             for layer in stack:
                 extractor.apply(io.BytesIO(layer))
-            for number in extractor.left_out():
-                extractor.write_left_out(number, io.BytesIO(stack[number - 1]))
+            for number in extractor.skipped():
+                extractor.write_skipped(number, io.BytesIO(stack[number - 1]))
             extractor.finish()
             return read_tree(root), list(extractor.entries()), extractor.warnings
     except LayerfarmError as error:
         return type(error), error.what, error.where
 
 
-def foresight_of(stack: list[bytes]) -> Foresight:
-    foresight = Foresight(Limits())
+def look_ahead_of(stack: list[bytes]) -> LookAhead:
+    look_ahead = LookAhead(Limits())
     for number, layer in enumerate(stack, 1):
-        foresight.add(number, io.BytesIO(layer))
-    return foresight
+        look_ahead.add(number, io.BytesIO(layer))
+    return look_ahead
 
 
 @settings(CHECKS, max_examples=examples(150))
@@ -80,7 +80,7 @@ def foresight_of(stack: list[bytes]) -> Foresight:
 def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(stack: list[bytes], keep: bool) -> None:
     with workspace() as place:
         plain = outcome(place / "plain", stack, keep_dirlinks=keep)
-        assert outcome(place / "fast", stack, foresight_of(stack).dooms, keep_dirlinks=keep) == plain
+        assert outcome(place / "fast", stack, look_ahead_of(stack).replaces, keep_dirlinks=keep) == plain
 
 
 @settings(CHECKS, max_examples=examples(150))
@@ -98,7 +98,7 @@ LOWER = archive(
 
 
 @pytest.mark.parametrize(
-    ("upper", "doomed"),
+    ("upper", "replaced"),
     [
         ([entry("d/old", content=b"new")], {b"d/old"}),
         ([entry("./d//old", content=b"new")], {b"d/old"}),
@@ -112,10 +112,10 @@ LOWER = archive(
         ([entry("d", "dir", mode=0o700)], set()),
     ],
 )
-def test_what_is_foreseen(upper: list[Member], doomed: set[bytes]) -> None:
-    foresight = foresight_of([LOWER, archive(*upper)])
-    assert {path for path in (b"d/old", b"d/kept", b"top") if foresight.dooms(path, 1)} == doomed
-    assert not any(foresight.dooms(path, 2) for path in (b"d/old", b"d/kept", b"top"))
+def test_names_that_are_replaced(upper: list[Member], replaced: set[bytes]) -> None:
+    look_ahead = look_ahead_of([LOWER, archive(*upper)])
+    assert {path for path in (b"d/old", b"d/kept", b"top") if look_ahead.replaces(path, 1)} == replaced
+    assert not any(look_ahead.replaces(path, 2) for path in (b"d/old", b"d/kept", b"top"))
 
 
 def test_what_is_replaced_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_what_is_replaced_is_never_written(tmp_path: Path, monkeypatch: pytest.M
         return real(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", watched)
-    outcome(tmp_path / "root", stack, foresight_of(stack).dooms)
+    outcome(tmp_path / "root", stack, look_ahead_of(stack).replaces)
     assert opened == [b"kept", b"old"]
 
 
@@ -138,8 +138,8 @@ def test_a_file_that_is_left_out_and_linked_to_is_written_under_the_names_that_s
         archive(entry("a", content=b"one", mode=0o4755), entry("b", "hardlink", link="a")),
         archive(entry("c", "hardlink", link="b"), entry("a", content=b"two")),
     ]
-    assert foresight_of(stack).dooms(b"a", 1)
-    tree, entries, _ = outcome(tmp_path / "fast", stack, foresight_of(stack).dooms)
+    assert look_ahead_of(stack).replaces(b"a", 1)
+    tree, entries, _ = outcome(tmp_path / "fast", stack, look_ahead_of(stack).replaces)
     assert (tree, entries) == outcome(tmp_path / "plain", stack)[:2]
     b, c = ((tmp_path / "fast" / name).stat() for name in "bc")
     assert b.st_ino == c.st_ino and b.st_mode & 0o7777 == 0o4755
@@ -154,29 +154,29 @@ def test_a_link_in_place_of_the_directory_that_its_target_is_in_is_an_error_eith
 
 
 def test_a_tree_with_files_left_out_is_never_finished(tmp_path: Path) -> None:
-    with Extractor(tmp_path, ExtractOptions(doomed=lambda path, layer: True)) as extractor:
+    with Extractor(tmp_path, ExtractOptions(skip=lambda path, layer: True)) as extractor:
         extractor.apply(io.BytesIO(LOWER))
-        assert extractor.left_out() == [1]
-        with pytest.raises(LayerError, match="left out"):
+        assert extractor.skipped() == [1]
+        with pytest.raises(LayerError, match="skipped"):
             extractor.finish()
 
 
 def test_nothing_is_left_out_of_a_tree_that_was_not_empty(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
-    with pytest.raises(LayerError, match="begins empty"):
-        Extractor(tmp_path, ExtractOptions(doomed=lambda path, layer: True))
+    with pytest.raises(LayerError, match="empty at first"):
+        Extractor(tmp_path, ExtractOptions(skip=lambda path, layer: True))
 
 
-def test_a_layer_that_breaks_off_is_foreseen_up_to_there() -> None:
-    foresight = Foresight(Limits())
+def test_a_layer_that_breaks_off_is_known_up_to_there() -> None:
+    look_ahead = LookAhead(Limits())
     cut = archive(entry("a", content=b"1"), entry("b", content=bytes(4000)))[:3000]
     with pytest.raises(LayerError):
-        foresight.add(2, io.BytesIO(cut))
-    assert foresight.dooms(b"a", 1)
+        look_ahead.add(2, io.BytesIO(cut))
+    assert look_ahead.replaces(b"a", 1)
 
 
-def test_a_stopped_foresight_reads_no_further() -> None:
-    foresight = Foresight(Limits())
-    foresight.stop()
-    foresight.add(2, io.BytesIO(LOWER))
-    assert not foresight.dooms(b"top", 1)
+def test_a_stopped_look_ahead_reads_no_further() -> None:
+    look_ahead = LookAhead(Limits())
+    look_ahead.stop()
+    look_ahead.add(2, io.BytesIO(LOWER))
+    assert not look_ahead.replaces(b"top", 1)

@@ -1,95 +1,67 @@
-"""The rules by which layers change a tree (image-spec layer.md "Applying Changesets").
+"""The rules by which layers change a tree (image-spec layer.md "Applying Changesets"; umoci.md B2 to B5).
 
-Nothing here knows of a disk: :mod:`layerfarm.jobs.layer.extract` applies layers to a directory by these rules,
-:mod:`layerfarm.jobs.layer.stack` to a tree that exists in memory only. Every rule is one of umoci.md B2 to B5,
-without its BUGs.
+The same rules serve :mod:`layerfarm.jobs.layer.extract`, which applies layers to a directory, and
+:mod:`layerfarm.jobs.layer.stack`, which applies them in memory.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final, Generic, TypeVar
 
 from layerfarm.jobs.errors import LayerError, LayerfarmError, MalformedLayer, RootfsError, UnsupportedEntry
-from layerfarm.jobs.layer.modeltree import ModelTree, clean
-from layerfarm.jobs.layer.tree import Directory, Inode, Metadata, Name
-from layerfarm.jobs.layer.whiteouts import AUFS_LINKS, OPAQUE, PREFIX, whiteout_target
+from layerfarm.jobs.layer.names import AUFS_LINKS, OPAQUE, PREFIX, clean, whiteout_target
+from layerfarm.jobs.layer.nodes import Directory, Name, inode_of, layer_of
+from layerfarm.jobs.layer.tree import Tree
 from layerfarm.jobs.limits import Limits
-from layerfarm.jobs.tar.reader import Member, MemberReader
+from layerfarm.jobs.tar.reader import Member
 
 _MOST_LAYERS: Final = 65535
 _MOST_ROUNDS: Final = 40
-"""Through the links whose target came later; only a way that another late link leads takes more than one."""
+"""Of linking to targets that came later; only a path through another such link takes more than one."""
 _AUFS_METADATA: Final = b".wh..wh."
+_HIGHEST_MAJOR: Final = (1 << 12) - 1
+_HIGHEST_MINOR: Final = (1 << 20) - 1
+"""Of Linux (``MINORBITS``); beyond, mknod(2) would take other bits and make another device."""
+
+Place = tuple[Directory, bytes]
+AnyTree = TypeVar("AnyTree", bound=Tree)
 
 
-class Writer(Protocol):
-    """Who makes the entries that an :class:`Applier` has found a place for."""
-
-    reader: MemberReader
-    """Where the content of the current layer's members comes from."""
-
-    def regular(self, member: Member, node: Directory, base: bytes) -> None:
-        """Write a file, in place of whatever is there."""
-
-    def symlink(self, member: Member, node: Directory, base: bytes) -> None:
-        """Write a symbolic link."""
-
-    def special(self, member: Member, node: Directory, base: bytes) -> None:
-        """Write a device or fifo."""
-
-    def hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
-        """Give what is ``name`` in ``source`` one more name; the tree's model is the caller's affair."""
-
-    def metadata(self, member: Member) -> Metadata:
-        """What a directory is to get by this entry."""
-
-    def report(self, size: int) -> None:
-        """Tell progress; ``size`` 0 at the end of a layer."""
-
-
-class Applier:
+class Applier(Generic[AnyTree]):
     """Applies layers, one after the other, to a tree."""
 
-    def __init__(self, tree: ModelTree, writer: Writer, limits: Limits, *, keep_dirlinks: bool = False) -> None:
+    def __init__(self, tree: AnyTree, limits: Limits, *, keep_dirlinks: bool = False) -> None:
         self._tree = tree
-        self._writer = writer
         self._limits = limits
         self._keep_dirlinks = keep_dirlinks
-        self._deferred: dict[tuple[Directory, bytes], Member] = {}
-        self._finished = False
+        self._deferred: dict[Place, Member] = {}
         self._has_aufs_links = False
         """The current layer has files in the directory that AUFS keeps for hard links."""
+        self._unpacked = 0
+        """Bytes of the files of all layers."""
         self._handlers: dict[int, Callable[[Member, Directory, bytes], None]] = {
-            ord("0"): writer.regular,
+            ord("0"): self._file,
             ord("1"): self._hardlink,
-            ord("2"): writer.symlink,
-            ord("3"): writer.special,
-            ord("4"): writer.special,
+            ord("2"): self._symlink,
+            ord("3"): self._special,
+            ord("4"): self._special,
             ord("5"): self._directory,
-            ord("6"): writer.special,
+            ord("6"): self._special,
         }
 
-    def apply(self, stream: BinaryIO) -> None:
-        """Apply one layer's raw tar. The stream is read to its end, also what follows the archive.
+    def apply_members(self, members: Iterable[Member]) -> None:
+        """Apply one layer.
 
         Raises:
             LayerError: the layer is malformed.
             RootfsError: the tree cannot be written, or a path would lead out of it.
             LimitExceeded: the layer exceeds the limits.
         """
-        reader = self._writer.reader = MemberReader(stream, self._limits)
-        self.apply_members(_to_the_end(reader))
-
-    def apply_members(self, members: Iterable[Member]) -> None:
-        """The same for the members of one layer. Raises as :meth:`apply`."""
-        if self._finished:
-            raise LayerError("no layer can be applied to a finished tree")
-        tree = self._tree
-        if tree.layer == _MOST_LAYERS:
+        if self._tree.layer == _MOST_LAYERS:
             raise LayerError(f"more than {_MOST_LAYERS} layers")
-        tree.begin_layer()
+        self._tree.begin_layer()
         self._deferred.clear()
         self._has_aufs_links = False
         member: Member | None = None
@@ -105,7 +77,6 @@ class Applier:
             if error.where is None and member is not None:
                 raise type(error)(error.what, where=member.name, hint=error.hint) from error
             raise
-        self._writer.report(0)
 
     # --- one member ----------------------------------------------------------------------------------
 
@@ -132,7 +103,7 @@ class Applier:
             raise MalformedLayer("the root of a layer must be a directory", where=name)
 
     def _is_deletion(self, name: bytes) -> bool:
-        """Apply ``name`` if it is a whiteout; what else must not exist under such a name is an error."""
+        """Apply ``name`` if it is a whiteout. Other names that start with ``.wh.`` are errors, or AUFS' own files."""
         parts = name.split(b"/")
         while parts and parts[-1] in (b"", b"."):
             parts.pop()
@@ -161,6 +132,26 @@ class Applier:
                 self._tree.hide_all(found[0])
         return True
 
+    def _file(self, member: Member, node: Directory, base: bytes) -> None:
+        self._unpacked += member.size
+        if self._unpacked > self._limits.unpacked_bytes:
+            raise self._limits.exceeded("unpacked_bytes", "image unpacks to more than {} bytes")
+        self._tree.make_room(node, base)
+        self._tree.write_file(member, node, base)
+
+    def _symlink(self, member: Member, node: Directory, base: bytes) -> None:
+        if not member.link or b"\0" in member.link:
+            raise MalformedLayer("symbolic link has no target", where=member.name)
+        self._tree.make_room(node, base)
+        self._tree.write_symlink(member, node, base)
+
+    def _special(self, member: Member, node: Directory, base: bytes) -> None:
+        major, minor = member.device
+        if major > _HIGHEST_MAJOR or minor > _HIGHEST_MINOR:
+            raise MalformedLayer("device number is out of range", where=member.name)
+        self._tree.make_room(node, base)
+        self._tree.write_special(member, node, base)
+
     def _directory(self, member: Member, node: Directory, base: bytes) -> None:
         tree = self._tree
         existing = tree.child(node, base)
@@ -176,14 +167,14 @@ class Applier:
         self._set_metadata(member, existing)
 
     def _set_metadata(self, member: Member, node: Directory) -> None:
-        node.metadata = self._writer.metadata(member)
+        node.metadata = self._tree.directory_metadata(member)
         node.named = self._tree.layer
         node.touch(self._tree.layer)
 
     # --- hard links ----------------------------------------------------------------------------------
 
     def _hardlink(self, member: Member, node: Directory, base: bytes) -> None:
-        """Link now, or at the end of the layer if the target is yet to come (B3.6)."""
+        """Link now, or at the end of the layer if the target does not exist yet (B3.6)."""
         if not self._link(member, node, base):
             self._deferred[node, base] = member
 
@@ -202,21 +193,22 @@ class Applier:
         if isinstance(target, Directory):
             raise MalformedLayer("hard link to a directory", where=member.name)
         if source is node and name == base:
-            # A link to itself says that the file is there; it is.
+            # A link to itself: the file is there already.
             tree.keep(node, base, target)
             return True
         replaced = tree.child(node, base)
-        if isinstance(replaced, Directory) and source.lies_in(replaced):
+        if isinstance(replaced, Directory) and source.is_within(replaced):
             raise MalformedLayer("hard link takes the place of a directory that its target is in", where=member.name)
+        inode = inode_of(target)
         if isinstance(target, bytes):
-            target = Name(target[0] | target[1] << 8, Inode(target))
-            source.put(name, target)
-        self._writer.hardlink(source, name, node, base)
-        node.put(base, Name(tree.layer, target.inode))
+            source.put(name, Name(layer_of(target), inode))
+        tree.make_room(node, base)
+        tree.write_hardlink(source, name, node, base)
+        node.put(base, Name(tree.layer, inode))
         return True
 
     def _link_deferred(self) -> None:
-        """Links whose target came later."""
+        """Make the links whose target came later."""
         waiting = list(self._deferred.values())
         for _ in range(_MOST_ROUNDS):
             left = self._link_waiting(waiting)
@@ -227,20 +219,13 @@ class Applier:
             waiting = left
         raise MalformedLayer("hard link to a file that does not exist", where=left[0].name)
 
-    def _remove_aufs_links(self) -> None:
-        """Leave of the files that AUFS kept for hard links the links alone."""
-        if self._has_aufs_links:
-            directory = self._tree.child(self._tree.root, AUFS_LINKS)
-            if directory is not None:
-                self._tree.remove(self._tree.root, AUFS_LINKS, directory)
-
     def _link_waiting(self, waiting: list[Member]) -> list[Member]:
-        """Make these links, one that waits for another as soon as that is made; those that cannot be made.
+        """Make these links, one that waits for another as soon as that is made; returns those that cannot be made.
 
-        So a chain of links, each to the next one, takes as many steps as it has links.
+        A chain of links, each to the next one, takes as many steps as it has links.
         """
         tree = self._tree
-        blocked: dict[tuple[Directory, bytes] | None, list[Member]] = {}
+        blocked: dict[Place | None, list[Member]] = {}
         """By the place of the target; None: its directory does not exist."""
         for first in waiting:
             ready = [first]
@@ -253,20 +238,23 @@ class Applier:
                     blocked.setdefault(tree.find(member.link, through_own_links=True), []).append(member)
         return [member for members in blocked.values() for member in members]
 
+    def _remove_aufs_links(self) -> None:
+        """Remove AUFS' own names of the files with hard links; the links stay."""
+        if self._has_aufs_links:
+            directory = self._tree.child(self._tree.root, AUFS_LINKS)
+            if directory is not None:
+                self._tree.remove(self._tree.root, AUFS_LINKS, directory)
+
 
 def _is_aufs_link(member: Member) -> bool:
-    """A file that is there for the layer's hard links only; Docker reads it, and ignores all else of AUFS (B4.6)."""
+    """A file that is only a target of the layer's hard links. Docker reads these, and no other file of AUFS (B4.6)."""
     parts = clean(member.name)
     return member.type == 0x30 and parts[:1] == [AUFS_LINKS] and len(parts) == 2 and not parts[1].startswith(PREFIX)
 
 
-def _to_the_end(reader: MemberReader) -> Iterator[Member]:
-    yield from reader
-    reader.drain()
-
-
 def explained(error: OSError, where: bytes | None) -> LayerfarmError:
+    """The error of a layer or tree for one of the kernel; ``where``: the entry that was being written."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
         return RootfsError(f"the tree changed while a layer was applied, {error.strerror}", where=where)
-    hint = {errno.EPERM: "run as root, or use --rootless", errno.EACCES: "run as root, or use --rootless"}
-    return RootfsError(f"entry cannot be written, {error.strerror}", where=where, hint=hint.get(error.errno or 0))
+    hint = "run as root, or use --rootless" if error.errno in (errno.EPERM, errno.EACCES) else None
+    return RootfsError(f"entry cannot be written, {error.strerror}", where=where, hint=hint)

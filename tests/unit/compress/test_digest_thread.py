@@ -1,4 +1,4 @@
-"""Digests computed in a thread beside: complete, in order, and no error lost."""
+"""Digests computed in a thread thread: complete, in order, and no error lost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.compress.beside import Beside, Buffer
 from layerfarm.jobs.compress.codecs import Codec, Compression, compress
 from layerfarm.jobs.compress.decompress import decompress
+from layerfarm.jobs.compress.digest_thread import Buffer, DigestThread
 from layerfarm.jobs.layer import ExtractOptions
 from tests.unit.layer.archives import applied_entries, archive, entry
 
@@ -20,12 +20,12 @@ BLOB = b"".join(compress([bytes(range(256)) * 20_000], Codec()))
 
 def test_pieces_are_seen_in_order_and_all_before_wait_returns() -> None:
     seen: list[Buffer] = []
-    beside = Beside()
+    thread = DigestThread()
     for number in range(100):
-        beside.put(seen.append, b"%d" % number)
-    beside.wait()
+        thread.put(seen.append, b"%d" % number)
+    thread.wait()
     assert seen == [b"%d" % number for number in range(100)]
-    beside.close()
+    thread.close()
 
 
 def test_an_error_beside_is_raised_by_wait_and_nothing_is_called_after_it() -> None:
@@ -35,13 +35,13 @@ def test_an_error_beside_is_raised_by_wait_and_nothing_is_called_after_it() -> N
         seen.append(piece)
         raise MemoryError("no")
 
-    beside = Beside()
+    thread = DigestThread()
     for number in range(100):
-        beside.put(refuse, b"%d" % number)
+        thread.put(refuse, b"%d" % number)
     with pytest.raises(MemoryError):
-        beside.wait()
+        thread.wait()
     assert seen == [b"0"]
-    beside.close()
+    thread.close()
 
 
 @pytest.mark.parametrize("ahead", [False, True])
