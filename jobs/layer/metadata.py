@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, RootfsError
-from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, proc_path, set_xattr
+from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, get_xattr, proc_path, set_xattr
 from layerfarm.jobs.layer import rootless
 from layerfarm.jobs.layer.idmap import HIGHEST_ID, IdMap
 from layerfarm.jobs.mtree.model import Xattrs
@@ -181,7 +181,7 @@ def in_user_namespace() -> bool:
 
 def _current(target: int | bytes, name: bytes) -> bytes | None:
     try:
-        return os.getxattr(target, name, follow_symlinks=isinstance(target, int))
+        return get_xattr(target, name)
     except OSError:
         return None
 
