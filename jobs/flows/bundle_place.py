@@ -7,20 +7,23 @@ the nearest directory above and appears in one rename; the directories between a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from layerfarm.jobs.errors import BundleError, BundleExists
+from layerfarm.jobs.errors import BundleError, BundleExists, RootfsError
 from layerfarm.jobs.flows.base import Model, WorkDirectory, staging_name
 from layerfarm.jobs.flows.requests import UnpackResult
 from layerfarm.jobs.fs import open_file, own_directory
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME, ROOTFS_NAME
 from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.store.blob import late_pauses
 
 _FOUND = "place"
 _PUBLISHED = "published"
@@ -87,6 +90,39 @@ class _Beside(WorkDirectory):
         own_directory(self.path)
 
 
+_locks: dict[Path, int] = {}
+"""Open files that this process holds a lock of, by the records of the job that it does alone."""
+_LOCK = "lock"
+_MOMENT = 60.0
+"""Seconds: by far longer than between making a lock and taking it."""
+
+
+def remove_abandoned(bundle: Path) -> None:
+    """Remove staging directories of killed processes from the directory in which ``bundle`` is staged.
+
+    A process that does a whole job holds a lock in its records while it lives. Kept are directories without such a lock
+    (a farm's), those of other users, and all on a network filesystem, where other hosts may not see the lock.
+    """
+    base = base_of(bundle)
+    if late_pauses(base):
+        return
+    with suppress(OSError):
+        for name in os.listdir(base):
+            if name.startswith(staging_name("")):
+                _remove_abandoned(base / name)
+
+
+def _remove_abandoned(staging: Path) -> None:
+    lock = staging / "records" / _LOCK
+    with suppress(OSError, RootfsError):
+        if staging.lstat().st_uid != os.geteuid():
+            return
+        with open_file(lock) as stream:
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(stream.fileno()).st_mtime < time.time() - _MOMENT:
+                remove_tree(staging)
+
+
 def records_beside(bundle: Path, job: str) -> WorkDirectory:
     """The records of a job that writes nothing into its store: existing ones, else in the directory to stage in."""
     for staging in staged_by(bundle, job):
@@ -95,8 +131,11 @@ def records_beside(bundle: Path, job: str) -> WorkDirectory:
     return _Beside(base_of(bundle), job)
 
 
-def remember(work: WorkDirectory, bundle: Path) -> None:
-    """Record the place as it is, for :func:`end`; the first call of a job counts."""
+def remember(work: WorkDirectory, bundle: Path, *, alone: bool) -> None:
+    """Record the place as it is, for :func:`end`; the first call of a job counts.
+
+    ``alone``: this process does the whole job, and holds a lock for :func:`remove_abandoned` until its end.
+    """
     if (work.path / _FOUND).exists():
         return
     base = base_of(bundle)
@@ -107,7 +146,16 @@ def remember(work: WorkDirectory, bundle: Path) -> None:
         between = [path for path in bundle.parents if path.is_relative_to(base) and path != base]
         found = _Found(missing=[str(path) for path in reversed(between)])
     work.create()
+    if alone:
+        _hold(work.path)
     work.publish(_FOUND, lambda path: _write(path, found))
+
+
+def _hold(records: Path) -> None:
+    fd = os.open(records / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with suppress(OSError):  # a filesystem without flock(2): nobody else can tell either
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _locks[records] = fd
 
 
 def stage(bundle: Path, job: str) -> Path:
@@ -198,6 +246,9 @@ def end(work: WorkDirectory, bundle: Path, stagings: Iterable[Path], succeeded: 
             with suppress(OSError):
                 _restore(found, bundle, own=record is not None, made=made)
     work.remove()
+    lock = _locks.pop(work.path, None)
+    if lock is not None:
+        os.close(lock)
 
 
 def _restore(found: _Found, bundle: Path, *, own: bool, made: bool) -> None:

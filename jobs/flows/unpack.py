@@ -16,6 +16,7 @@ from layerfarm.jobs.flows.bundle_place import (
     records_beside,
     refuse_existing,
     remember,
+    remove_abandoned,
     stage,
     staged_by,
 )
@@ -48,7 +49,9 @@ def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
     if published(work, bundle) is None:
         _check_place(ctx, bundle)
     resolved = resolve(store, request.image.tag, request.platform)
-    remember(work, bundle)
+    if not ctx.fenced:
+        remove_abandoned(bundle)
+    remember(work, bundle, alone=not ctx.fenced)
     size = sum(layer.size for layer in resolved.manifest.layers)
     return UnpackState(request=request, store=store.path, bundle=bundle, walk=list(resolved.path), bytes=size)
 

@@ -7,6 +7,7 @@ from layerfarm.jobs.fs.unprivileged import Widened
 from layerfarm.jobs.fs.xattrs import (
     HOST_XATTRS,
     clear_xattrs,
+    get_xattr,
     get_xattrs,
     portable_xattrs,
     proc_path,
@@ -20,6 +21,7 @@ __all__ = [
     "Rootfs",
     "Widened",
     "clear_xattrs",
+    "get_xattr",
     "get_xattrs",
     "open_beneath",
     "open_file",

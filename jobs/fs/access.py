@@ -236,7 +236,10 @@ def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
 
         # Through /proc/self/fd the very inode that was checked is opened, not its name again.
         def opened() -> int:
-            return os.open(b"/proc/self/fd/%d" % handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            try:
+                return os.open(b"/proc/self/fd/%d" % handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            except FileNotFoundError:  # /proc is not mounted
+                return _same_file(root, path, found)
 
         try:
             fd = opened()
@@ -252,3 +255,16 @@ def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
     if len(content) > limit:
         raise LimitExceeded(f"file is larger than {limit} bytes", where=path)
     return content
+
+
+def _same_file(root: int, path: bytes, wanted: os.stat_result) -> int:
+    """The regular file ``path``, opened by name and only if it still is the inode ``wanted``.
+
+    Raises:
+        TreeChanged: it is another one.
+    """
+    fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    if not os.path.samestat(os.fstat(fd), wanted):
+        os.close(fd)
+        raise TreeChanged("another file has come to this place", where=path)
+    return fd

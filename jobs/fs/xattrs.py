@@ -9,10 +9,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
+
+from layerfarm.jobs.fs.without_proc import in_directory
+
+T = TypeVar("T")
 
 HOST_XATTRS: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
 """Labels and ACLs of the machine: never packed, compared, cleared or taken from a layer."""
+_DESCRIPTORS: Final = b"/proc/self/fd/"
 _CAPABILITY: Final = b"security.capability"
 _UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _IGNORED: Final = (*_UNSUPPORTED, errno.ENODATA)
@@ -22,9 +27,10 @@ def proc_path(directory: int, name: bytes) -> bytes:
     """A path for the entry ``name`` of an open directory, for system calls that take no descriptor.
 
     A link, a device or a fifo cannot be opened without side effects, and the xattr calls have no ``*at`` form; through
-    /proc/self/fd only the last component is looked up by name.
+    /proc/self/fd only the last component is looked up by name. Where /proc is not mounted, the functions here split the
+    path again.
     """
-    return b"/proc/self/fd/%d/%s" % (directory, name)
+    return b"%s%d/%s" % (_DESCRIPTORS, directory, name)
 
 
 def get_xattrs(target: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
@@ -35,18 +41,26 @@ def get_xattrs(target: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
     Raises:
         OSError: the attributes exist but cannot be read.
     """
-    follow = isinstance(target, int)
-    names = _names(target, follow)
+    names = _names(target)
     if not names:
         return ()
     found: list[tuple[bytes, bytes]] = []
     for name in sorted(map(os.fsencode, names)):
         try:
-            found.append((name, os.getxattr(target, name, follow_symlinks=follow)))
+            found.append((name, get_xattr(target, name)))
         except OSError as error:
             if error.errno not in _IGNORED:
                 raise
     return tuple(found)
+
+
+def get_xattr(target: int | bytes, name: bytes) -> bytes:
+    """One xattr, without following ``target``.
+
+    Raises:
+        OSError: as lgetxattr(2).
+    """
+    return _call(os.getxattr, target, name)
 
 
 def set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:
@@ -55,7 +69,7 @@ def set_xattr(target: int | bytes, name: bytes, value: bytes) -> None:
     Raises:
         OSError: as lsetxattr(2); ENOTSUP where the filesystem or the entry's type has none.
     """
-    os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
+    _call(os.setxattr, target, name, value)
 
 
 def clear_xattrs(target: int | bytes, keep: frozenset[bytes] = frozenset()) -> None:
@@ -64,24 +78,34 @@ def clear_xattrs(target: int | bytes, keep: frozenset[bytes] = frozenset()) -> N
     Raises:
         OSError: an attribute exists and cannot be removed.
     """
-    follow = isinstance(target, int)
-    for name in map(os.fsencode, _names(target, follow)):
+    for name in map(os.fsencode, _names(target)):
         if name in keep:
             continue
         try:
-            os.removexattr(target, name, follow_symlinks=follow)
+            _call(os.removexattr, target, name)
         except OSError as error:
             if error.errno not in _IGNORED:
                 raise
 
 
-def _names(target: int | bytes, follow: bool) -> list[str]:
+def _names(target: int | bytes) -> list[str]:
     try:
-        return os.listxattr(target, follow_symlinks=follow)
+        return _call(os.listxattr, target)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return []
         raise
+
+
+def _call(call: Callable[..., T], target: int | bytes, *args: bytes) -> T:
+    """``call`` for an open file or a path from :func:`proc_path`, which is not followed."""
+    try:
+        return call(target, *args, follow_symlinks=isinstance(target, int))
+    except FileNotFoundError:
+        if isinstance(target, int) or os.path.exists(_DESCRIPTORS):
+            raise
+        directory, _, name = target.removeprefix(_DESCRIPTORS).partition(b"/")
+        return in_directory(int(directory), lambda: call(name, *args, follow_symlinks=False))
 
 
 def portable_xattrs(

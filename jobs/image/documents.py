@@ -163,3 +163,15 @@ def check_timestamp(text: str) -> str:
     if not is_timestamp(text):
         raise RequestError("not an RFC 3339 time", where=text[:100], hint="write 2006-01-02T15:04:05Z")
     return text
+
+
+def as_go_writes(text: str) -> str:
+    """Return an RFC 3339 time as Go (time.RFC3339Nano), and so umoci, skopeo and Docker, writes it.
+
+    Offset 0 is ``Z``, and the fraction has no trailing zeros.
+    """
+    time, offset = text[:19], text[19:]
+    fraction = re.match(r"(?:\.[0-9]+)?", offset)
+    assert fraction is not None
+    zone = offset[fraction.end() :]
+    return time + fraction.group().rstrip("0").rstrip(".") + ("Z" if zone[1:] == "00:00" else zone)

@@ -12,9 +12,15 @@ from collections.abc import Callable
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, RootfsError
+<<<<<<< HEAD
 from layerfarm.jobs.fs import HOST_XATTRS, proc_path, set_xattr
 from layerfarm.jobs.layer.nodes import Metadata
 from layerfarm.jobs.layer.owners import HIGHEST_ID, OWNER_XATTR, IdMap, encode_owner
+=======
+from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, get_xattr, proc_path, set_xattr
+from layerfarm.jobs.layer import rootless
+from layerfarm.jobs.layer.idmap import HIGHEST_ID, IdMap
+>>>>>>> c
 from layerfarm.jobs.mtree.model import Xattrs
 from layerfarm.jobs.tar.reader import Member
 
@@ -172,7 +178,7 @@ def in_user_namespace() -> bool:
 
 def _current(target: int | bytes, name: bytes) -> bytes | None:
     try:
-        return os.getxattr(target, name, follow_symlinks=isinstance(target, int))
+        return get_xattr(target, name)
     except OSError:
         return None
 

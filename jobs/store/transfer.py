@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -66,8 +67,11 @@ def import_blob(layout: Layout, path: Path, descriptor: Descriptor) -> bool:
 
 
 def _umask() -> int:
-    """This process's umask, read without setting it (proc(5))."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022
+    """This process's umask: proc(5) gives it without setting it, where /proc is mounted."""
+    with suppress(FileNotFoundError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,15 +55,50 @@ def test_it_is_taken_by_both(tools: tuple[Tool, Tool], args: list[str]) -> None:
         assert tool(*args).code == 0, tool.program
 
 
+def config_of(tool: Tool) -> dict[str, Any]:
+    """The config of the only image of ``s``."""
+    (entry,) = json.loads((tool.directory / "s/index.json").read_bytes())["manifests"]
+    blobs = tool.directory / "s/blobs"
+    manifest = json.loads((blobs / entry["digest"].replace(":", "/")).read_bytes())
+    config: dict[str, Any] = json.loads((blobs / manifest["config"]["digest"].replace(":", "/")).read_bytes())
+    return config
+
+
 def test_an_empty_platform_is_written_as_umoci_writes_it(tools: tuple[Tool, Tool]) -> None:
-    configs = []
     for tool in tools:
         assert tool("config", "--image=s:t", "--architecture=", "--os=").code == 0
-        (entry,) = json.loads((tool.directory / "s/index.json").read_bytes())["manifests"]
-        blobs = tool.directory / "s/blobs"
-        manifest = json.loads((blobs / entry["digest"].replace(":", "/")).read_bytes())
-        configs.append(json.loads((blobs / manifest["config"]["digest"].replace(":", "/")).read_bytes()))
-    assert [(config["architecture"], config["os"]) for config in configs] == [("", ""), ("", "")]
+    assert [(config["architecture"], config["os"]) for config in map(config_of, tools)] == [("", ""), ("", "")]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["a", "", "b"], ["a", "b"]),
+        (["", "a"], ["a"]),
+        (["a", "", ""], ["a", ""]),
+        (["", ""], [""]),
+        ([""], [""]),
+        ([" ", ""], [" "]),
+    ],
+    ids=str,
+)
+def test_an_empty_word_beside_others_is_left_out(tools: tuple[Tool, Tool], words: list[str], kept: list[str]) -> None:
+    flags = [flag for word in words for flag in ("--config.cmd", word)]
+    more = ["--config.env=A=1", "--config.env=", "--config.label", "", "--config.label=k=v", "--config.volume", "/v"]
+    for tool in tools:
+        assert tool("config", "--image=s:t", *flags, *more, "--config.volume=").code == 0, tool.program
+    expected = {"Cmd": kept, "Env": ["A=1"], "Labels": {"k": "v"}, "Volumes": {"/v": {}}}
+    assert [config_of(tool)["config"] for tool in tools] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    "time", ["2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00.500-02:30", "2020-01-01T00:00:00.0Z"]
+)
+def test_times_are_spelled_as_umoci_spells_them(tools: tuple[Tool, Tool], time: str) -> None:
+    for tool in tools:
+        assert tool("config", "--image=s:t", "--created", time, "--history.created", time).code == 0
+    theirs, ours = map(config_of, tools)
+    assert ours["created"] == theirs["created"] == ours["history"][0]["created"] == theirs["history"][0]["created"]
 
 
 def test_only_the_specified_files_are_made_for_an_empty_layout(tools: tuple[Tool, Tool]) -> None:

@@ -16,6 +16,7 @@ from layerfarm.worker.cli.flags import (
     platform_option,
     tag_option,
     timestamp,
+    words,
 )
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
@@ -48,12 +49,26 @@ class _ConfigCommand(GoStyleCommand):
 @tag_option
 @platform_option
 @click.option("--config.user", "user", metavar="USER[:GROUP]", help="Who the container's process runs as.")
-@click.option("--config.exposedports", "exposed_ports", multiple=True, metavar="PORT[/PROTOCOL]", help="Add a port.")
-@click.option("--config.env", "env", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-@click.option("--config.entrypoint", "entrypoint", multiple=True, metavar="WORD", help="The entrypoint, word by word.")
-@click.option("--config.cmd", "cmd", multiple=True, metavar="WORD", help="The command, word by word.")
-@click.option("--config.volume", "volumes", multiple=True, metavar="PATH", help="Add a volume.")
-@click.option("--config.label", "labels", multiple=True, metavar="NAME=VALUE", help="Set a label.")
+@click.option(
+    "--config.exposedports",
+    "exposed_ports",
+    multiple=True,
+    callback=words,
+    metavar="PORT[/PROTOCOL]",
+    help="Add a port.",
+)
+@click.option("--config.env", "env", multiple=True, callback=words, metavar="NAME=VALUE", help="Set a variable.")
+@click.option(
+    "--config.entrypoint",
+    "entrypoint",
+    multiple=True,
+    callback=words,
+    metavar="WORD",
+    help="The entrypoint, word by word.",
+)
+@click.option("--config.cmd", "cmd", multiple=True, callback=words, metavar="WORD", help="The command, word by word.")
+@click.option("--config.volume", "volumes", multiple=True, callback=words, metavar="PATH", help="Add a volume.")
+@click.option("--config.label", "labels", multiple=True, callback=words, metavar="NAME=VALUE", help="Set a label.")
 @click.option("--config.workingdir", "working_dir", metavar="PATH", help="Where the process starts.")
 @click.option("--config.stopsignal", "stop_signal", metavar="SIGNAL", help="The signal that stops the container.")
 @click.option("--created", metavar="TIME", callback=timestamp, help="When the image was made (2006-01-02T15:04:05Z).")
@@ -61,7 +76,9 @@ class _ConfigCommand(GoStyleCommand):
 @click.option("--platform.os", "--os", "os_name", metavar="OS", help="The operating system of the image.")
 @click.option("--platform.arch", "--architecture", "architecture", metavar="ARCH", help="Its processor architecture.")
 @click.option("--platform.variant", "variant", metavar="VARIANT", help="The variant of that architecture.")
-@click.option("--manifest.annotation", "annotations", multiple=True, metavar="NAME=VALUE", help="Annotate.")
+@click.option(
+    "--manifest.annotation", "annotations", multiple=True, callback=words, metavar="NAME=VALUE", help="Annotate."
+)
 @click.option(
     "--clear", multiple=True, type=click.Choice(CLEARABLE), metavar="WHAT", help=f"First empty: {', '.join(CLEARABLE)}."
 )

@@ -223,12 +223,29 @@ def history_options(command: CommandT) -> CommandT:
 
 
 def timestamp(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The callback of an option that takes an RFC 3339 time (image-spec config.md "created")."""
-    from layerfarm.jobs.image.documents import is_timestamp
+    """The callback of an option that takes an RFC 3339 time (image-spec config.md "created").
 
-    if value is not None and not is_timestamp(value):
+    The value is spelled as umoci would write it: +00:00 becomes Z.
+    """
+    from layerfarm.jobs.image.documents import as_go_writes, is_timestamp
+
+    if value is None:
+        return None
+    if not is_timestamp(value):
         raise click.BadParameter(f"{value!r} is not a time like 2006-01-02T15:04:05Z")
-    return value
+    return as_go_writes(value)
+
+
+def words(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The callback of a repeated option: the first empty value beside others is left out.
+
+    So does umoci, through its parser of flags (urfave/cli's lookupStringSlice): scripts pass ``--config.cmd "$ARG"``
+    where ARG may be empty.
+    """
+    if len(values) > 1 and "" in values:
+        at = values.index("")
+        return values[:at] + values[at + 1 :]
+    return values
 
 
 # --- --compress, and what else shapes a layer ------------------------------------------------------

@@ -148,8 +148,12 @@ class _Pool:
         self._executor: ProcessPoolExecutor | None = None
         self._futures: list[Future[dict[str, Any]]] = []
         self._children: set[Any] = set()
-        self._bytes: Synchronized[int] = self._fork.Value("Q", 0)
-        self._stop = self._fork.Value("b", 0, lock=False)
+        try:
+            self._bytes: Synchronized[int] = self._fork.Value("Q", 0)
+            self._stop = self._fork.Value("b", 0, lock=False)
+        except OSError:
+            # What processes share is in /dev/shm, which a chroot or container may not have: all units run in this one.
+            self.processes = 1
 
     def __enter__(self) -> _Pool:
         return self
@@ -180,9 +184,9 @@ class _Pool:
 
     def stop(self) -> None:
         """Let running units stop through their observers, then kill those that do not."""
-        self._stop.value = 1
         if self._executor is None:
             return
+        self._stop.value = 1
         for future in self._futures:
             future.cancel()
         if wait(self._futures, timeout=_GRACE).not_done:

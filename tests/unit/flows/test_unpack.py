@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -132,6 +135,53 @@ def test_a_copy_killed_between_two_renames_is_continued(
     names = {path.name for path in request_of.bundle.iterdir()}
     assert {"rootfs", "config.json", "umoci.json"} < names
     assert not any(name.startswith(".layerfarm-") for name in names)
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["beside a new bundle", "in a directory that exists"])
+def test_what_a_killed_process_staged_is_removed_by_the_next_unpack(request_of: UnpackRequest, exists: bool) -> None:
+    """Of three: one was killed long ago, one just now, and one is alive."""
+    bundle = request_of.bundle
+    if exists:
+        bundle.mkdir()
+    base = bundle if exists else bundle.parent
+    for job in ("local-1-old", "local-2-new"):
+        child = os.fork()
+        if child == 0:
+            UNPACK.begin(Context(job), request_of)
+            (bundle_place.stage(bundle, job) / "file").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    UNPACK.begin(Context("local-3-alive"), request_of)
+    for job in ("local-1-old", "local-3-alive"):
+        os.utime(base / f".layerfarm-{job}/records/lock", (5, 5))
+    local.run(request_of)
+    assert sorted(base.glob(".layerfarm-*")) == [base / f".layerfarm-local-{job}" for job in ("2-new", "3-alive")]
+    assert (bundle / "rootfs/file").is_file()
+
+
+def test_what_the_next_unpack_cannot_know_for_a_leftover_stays(request_of: UnpackRequest) -> None:
+    base = request_of.bundle.parent
+    (base / ".layerfarm-of-another-kind/records").mkdir(parents=True)
+    (base / ".layerfarm-a-file").write_text("x")
+    (base / ".layerfarm-a-link").symlink_to(base / ".layerfarm-of-another-kind")
+    (base / ".layerfarm-of-another-kind/records/lock").mkdir()
+    before = sorted(base.glob(".layerfarm-*"))
+    local.run(request_of)
+    assert sorted(base.glob(".layerfarm-*")) == before
+
+
+def test_without_semaphores_the_units_run_in_this_process(
+    request_of: UnpackRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in /dev/shm, which a chroot may not have."""
+    request = BuildRequest(rootfs=tmp_path / "tree", image=ImageRef(store=request_of.image.store, tag="again"))
+    expected = local.run(request, processes=2)
+
+    def missing(*args: Any, **options: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(multiprocessing.get_context("fork"), "Value", missing)
+    assert local.run(request, processes=2) == expected
 
 
 @pytest.mark.parametrize("name", ["rootfs", "config.json", "umoci.json"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from layerfarm.jobs.fs import xattrs
 from layerfarm.jobs.fs.xattrs import clear_xattrs, get_xattrs, proc_path, set_xattr
 
 
@@ -22,6 +23,22 @@ def path(tmp_path: Path) -> Path:
     return found
 
 
+def test_without_proc_what_is_gone_is_gone_and_the_working_directory_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xattrs, "_DESCRIPTORS", b"/no/proc/is/mounted/")
+    before = Path.cwd()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        with pytest.raises(FileNotFoundError):
+            get_xattrs(proc_path(directory, b"none"))
+        with pytest.raises(FileNotFoundError):
+            set_xattr(proc_path(directory, b"none"), b"user.a", b"1")
+    finally:
+        os.close(directory)
+    assert Path.cwd() == before != path.parent
+
+
 def failing(number: int) -> Callable[..., Any]:
     def call(*args: object, **kwargs: object) -> Any:
         raise OSError(number, os.strerror(number))
@@ -29,7 +46,11 @@ def failing(number: int) -> Callable[..., Any]:
     return call
 
 
-def test_all_are_read_in_order_and_all_but_those_to_be_kept_are_cleared(path: Path) -> None:
+@pytest.mark.parametrize("descriptors", [b"/proc/self/fd/", b"/no/proc/is/mounted/"], ids=os.fsdecode)
+def test_all_are_read_in_order_and_all_but_those_to_be_kept_are_cleared(
+    path: Path, monkeypatch: pytest.MonkeyPatch, descriptors: bytes
+) -> None:
+    monkeypatch.setattr(xattrs, "_DESCRIPTORS", descriptors)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         target = proc_path(directory, b"f")

@@ -8,7 +8,7 @@ import pytest
 from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.errors import MalformedDocument, RequestError
 from layerfarm.jobs.image import HistoryEntry, append_layer, pack_layer, resolve, write_image
-from layerfarm.jobs.image.documents import ImageConfig, Manifest, check_timestamp, timestamp
+from layerfarm.jobs.image.documents import ImageConfig, Manifest, as_go_writes, check_timestamp, timestamp
 from layerfarm.jobs.image.mutate import ConfigChanges, configure, new_image
 from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.image.resolve import host_platform
@@ -203,6 +203,21 @@ def test_times_are_those_of_rfc_3339_and_no_others() -> None:
     for text in (*NOT_RFC3339, *LAX):
         with pytest.raises(RequestError, match="RFC 3339"):
             check_timestamp(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00Z"),
+        ("2020-01-01T00:00:00-00:00", "2020-01-01T00:00:00Z"),
+        ("2020-01-01T00:00:00.000Z", "2020-01-01T00:00:00Z"),
+        ("2020-01-01T10:00:00.500-02:30", "2020-01-01T10:00:00.5-02:30"),
+        ("2020-01-01T00:00:10.010+00:00", "2020-01-01T00:00:10.01Z"),
+    ],
+)
+def test_a_time_is_spelled_as_go_does(text: str, written: str) -> None:
+    assert as_go_writes(text) == written
 
 
 @pytest.mark.parametrize("created", ["20240101T120000Z", "2024-01-01", ""])
