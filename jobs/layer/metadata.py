@@ -12,15 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, RootfsError
-<<<<<<< HEAD
-from layerfarm.jobs.fs import HOST_XATTRS, proc_path, set_xattr
+from layerfarm.jobs.fs import HOST_XATTRS, get_xattr, proc_path, set_xattr
 from layerfarm.jobs.layer.nodes import Metadata
 from layerfarm.jobs.layer.owners import HIGHEST_ID, OWNER_XATTR, IdMap, encode_owner
-=======
-from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, get_xattr, proc_path, set_xattr
-from layerfarm.jobs.layer import rootless
-from layerfarm.jobs.layer.idmap import HIGHEST_ID, IdMap
->>>>>>> c
 from layerfarm.jobs.mtree.model import Xattrs
 from layerfarm.jobs.tar.reader import Member
 
