@@ -85,7 +85,7 @@ coverage: packages environment
 	    --cov-report=json:.cache/coverage/report.json $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.coverage_floors .cache/coverage/report.json
 
-fuzz: environment
+fuzz: packages environment
 	SECONDS='$(SECONDS)' MUTATIONS='$(MUTATIONS)' TARGETS='$(TARGETS)' SEED='$(SEED)' PROCESSES='$(JOBS)' \
 	    $(BIN)/python -m tests.fuzz
 
