@@ -29,7 +29,7 @@ def main() -> int:
     try:
         report = fuzz(seconds, seed, processes, [TARGETS[name] for name in names], mutations)
     except ToolMissing as error:
-        print(f"{error}; TARGETS names the others: {' '.join(name for name in names if name != 'gotar')}")
+        print(f"{error}; without it: TARGETS='{' '.join(name for name in names if name != 'gotar')}'")
         return 1
     total = sum(report.inputs.values())
     rate = total / max(report.cpu, 0.001)

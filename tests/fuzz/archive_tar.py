@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer
-from layerfarm.jobs.layer import Limits
-from layerfarm.jobs.layer.headerblock import number
-from layerfarm.jobs.layer.members import Member, MemberReader
 from layerfarm.jobs.layer.stack import expanded
+from layerfarm.jobs.limits import Limits
+from layerfarm.jobs.tar.header import number
+from layerfarm.jobs.tar.reader import Member, MemberReader
 
 SOURCE: Final = Path(__file__).with_suffix(".go")
 _CACHE: Final = Path(__file__).parents[2] / ".cache" / "go"
@@ -172,7 +172,7 @@ class Oracle:
             return
         go = shutil.which("go")
         if go is None:
-            raise ToolMissing("the differential test of tar needs Go (Debian: golang-go)")
+            raise ToolMissing("the target gotar needs Go (Debian: golang-go)")
         _CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = _CACHE / f"archive_tar.{os.getpid()}"
         environment = os.environ | _ALONE | {"GOCACHE": str(_CACHE / "build")}

@@ -163,6 +163,7 @@ def _work(
     signal.signal(signal.SIGALRM, on_alarm)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for target in targets:
+        target.figures.clear()
         target.start()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     rng = Random(seed)
