@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, NamedTuple
 from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.tar.header import check_sum, has_devices, is_gnu, number, prefix_and_atime, text
-from layerfarm.jobs.tar.pax import XATTR, Records, parse_number, parse_signed, parse_time, read_records
+from layerfarm.jobs.tar.pax import XATTR, Records, parse_signed, parse_time, read_records
 from layerfarm.jobs.tar.sparse import Holes, is_sparse, old_gnu_map, pax_map
 from layerfarm.jobs.tar.writer import BLOCK, ZERO_BLOCK
 
@@ -252,14 +252,14 @@ class MemberReader:
                 name = prefix + b"/" + name
             if seconds is not None:
                 atime = seconds * _NS
-        number_of = self._number
+        number_of, signed = self._number, self._signed
         if block[329:345] not in _NO_DEVICES and has_devices(block):
-            read = number_of if flag in _DEVICES else self._signed
+            read = number_of if flag in _DEVICES else signed
             major, minor = read(block[329:337]), read(block[337:345])
             device = (major, minor) if flag in _DEVICES else device
         # A size is a number in any case, and not negative where the header's type has content.
-        size = (self._signed if flag in _HEADER_ONLY else number_of)(block[124:136])
-        mode, uid, gid = number_of(block[100:108]), number_of(block[108:116]), number_of(block[116:124])
+        size = (signed if flag in _HEADER_ONLY else number_of)(block[124:136])
+        mode, uid, gid = signed(block[100:108]), signed(block[108:116]), signed(block[116:124])
         mtime = number(block[136:148]) * _NS
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
         if records:
@@ -268,9 +268,9 @@ class MemberReader:
             name = get(b"path") or name
             link = get(b"linkpath") or link
             if value := get(b"uid"):
-                uid = parse_number(b"uid", value)
+                uid = parse_signed(b"uid", value)
             if value := get(b"gid"):
-                gid = parse_number(b"gid", value)
+                gid = parse_signed(b"gid", value)
             if value := get(b"mtime"):
                 mtime = parse_time(value)
             if value := get(b"atime"):
@@ -280,6 +280,9 @@ class MemberReader:
             if value := get(b"size"):
                 size = parse_signed(b"size", value)
             xattrs = self._xattrs(records)
+        if mode < 0 or uid < 0 or gid < 0:
+            # Go leaves it to its caller; chown(2) takes -1 for "leave the owner as it is".
+            raise MalformedLayer("negative number in a tar header")
         # GNU's long names override PAX records, as in Go.
         name = long_name or name
         link = long_link or link

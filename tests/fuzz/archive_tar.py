@@ -2,8 +2,8 @@
 
 Both read the same archive. Each entry must have the same name, link, type, mode, owner, times, device, xattrs, size and
 content in both, and reading must end at the same place, with an error in both or in neither. Names of owners are not
-compared: layers are applied by number, and the reader leaves the names out. What differs on purpose is in TOLERANCES,
-each with its reason, and is counted by name.
+compared: layers are applied by number, and the reader leaves the names out. TOLERANCES lists the differences that are
+deliberate, each with its reason; they are counted by name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOST: Final = 2 << 20
 _LENGTH: Final = struct.Struct(">I")
 _BLOCK: Final = 512
 _REGULAR: Final = "07S"
-"""Types that the reader gives as 0: it has read what makes them another kind of regular file."""
+"""Types that the reader reports as 0: kinds of regular files, whose peculiarities it has handled."""
 _HEADER_ONLY: Final = "123456"
 _DEVICES: Final = "34"
 _MODE_BITS: Final = 0o7777
@@ -94,7 +94,10 @@ def _limits(found: Difference) -> bool:
 
 def _negative(found: Difference) -> bool:
     """Owners, modes and devices are unsigned; chown(2) takes -1 for "leave as it is", so the file would be root's."""
-    return _refused_with(found, "negative number")
+    theirs = found.theirs
+    if theirs is None or not _refused_with(found, "negative number"):
+        return False
+    return min(theirs.mode, theirs.uid, theirs.gid, *theirs.device) < 0
 
 
 def _nameless(found: Difference) -> bool:
@@ -109,7 +112,7 @@ def _nameless_xattr(found: Difference) -> bool:
 
 def _nul_in_sparse_name(found: Difference) -> bool:
     """No path has a NUL: open(2) would see another name, or Go's os package refuses it."""
-    return _refused_with(found, "holds a NUL") and b"GNU.sparse.name=" in found.archive
+    return _refused_with(found, "holds a NUL: GNU.sparse.name")
 
 
 def _dangling(found: Difference) -> bool:
@@ -144,7 +147,7 @@ def _refused_with(found: Difference, text: str) -> bool:
 
 
 def _extended_bodies(archive: bytes) -> Iterator[bytes]:
-    """The bodies of what may be PAX headers, in any block."""
+    """Yield the body of every block that may be a PAX header."""
     for at in range(0, len(archive) - _BLOCK, _BLOCK):
         if archive[at + 156] in b"xg":
             with suppress(MalformedLayer):
@@ -195,7 +198,7 @@ class Oracle:
             self._process = None
 
     def read(self, archive: bytes) -> Reading:
-        """What Go reads."""
+        """Read the archive with Go."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         process.stdin.write(_LENGTH.pack(len(archive)) + archive)
@@ -213,7 +216,7 @@ def _of_go(found: dict[str, Any]) -> Entry:
         found["Name"],
         found["Link"],
         "0" if kind in _REGULAR else kind,
-        found["Mode"] & _MODE_BITS,
+        found["Mode"] & _MODE_BITS if found["Mode"] >= 0 else found["Mode"],
         found["Uid"],
         found["Gid"],
         0 if kind in _HEADER_ONLY else found["Size"],
@@ -234,7 +237,7 @@ def _nanoseconds(time: list[int]) -> int:
 
 
 def read_ours(archive: bytes, limits: Limits) -> tuple[list[Entry], LayerfarmError | None]:
-    """The entries that the reader of layers gives with their content, and the error with which it ends."""
+    """Read the archive with the reader of layers: its entries, and the error with which it ends."""
     entries: list[Entry] = []
     reader = MemberReader(io.BytesIO(archive), limits)
     try:
@@ -295,7 +298,7 @@ def compare(archive: bytes, oracle: Oracle, limits: Limits, figures: Counter[str
 
 
 def _described(found: Difference) -> str:
-    """What differs, without the values, so that one kind of difference is found once."""
+    """Name the difference, without values, so that one kind of difference is reported once."""
     if found.ours is not None and found.theirs is not None:
         pairs = zip(Entry._fields, found.ours, found.theirs, strict=True)
         return f"{next(name for name, one, other in pairs if one != other)} is not what archive/tar reads"

@@ -222,6 +222,15 @@ def test_a_size_of_a_header_is_a_number_that_is_not_negative_though_a_record_ove
         only(block((156, b"\0"), (0, b"d/"), (124, b"\xff" * 12)))
 
 
+@pytest.mark.parametrize(("at", "key"), [(108, b"uid"), (116, b"gid")])
+def test_an_owner_is_negative_only_if_no_record_overrides_it(at: int, key: bytes) -> None:
+    member, _ = only(records((key, b"7")) + block((at, b"\xff" * 8)))
+    assert member.uid + member.gid == 7
+    for raw in (records((key, b"-7")) + block(), records((key, b"")) + block((at, b"\xff" * 8))):
+        with pytest.raises(MalformedLayer, match="negative"):
+            only(raw)
+
+
 def test_a_negative_size_of_a_record_is_an_error_where_content_follows() -> None:
     with pytest.raises(MalformedLayer, match="negative"):
         only(records((b"size", b"-3")) + block())
