@@ -22,7 +22,8 @@ PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 
 # make fuzz: for so many seconds; SEED= a number repeats a run, else one is taken and printed. With MUTATIONS= it
-# ends when they are done, and SECONDS is the longest it may take. TARGETS= names kinds of input (layers: tar gzip zstd).
+# ends when they are done, and SECONDS is the longest it may take. TARGETS= names kinds of input (layers: tar gzip zstd;
+# gotar: tar headers read beside Go's archive/tar).
 SECONDS ?= $(if $(MUTATIONS),3600,60)
 SEED ?=
 MUTATIONS ?=
@@ -38,7 +39,7 @@ help:
 	@echo 'make unit                                     the unit tests only'
 	@echo 'make coverage                                 how much of jobs/ the tests run: 95 % of lines and 90 % of branches at least'
 	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
-	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes'
+	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes; gotar: tar beside Go'
 	@echo 'make explore [SCHEDULES=1000000] [SEED=N]      the job engine under random interleavings and losses; what goes wrong'
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store under many writers, gc and readers; what was lost (0)'
@@ -85,7 +86,7 @@ coverage: packages environment
 	    --cov-report=json:.cache/coverage/report.json $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.coverage_floors .cache/coverage/report.json
 
-fuzz: environment
+fuzz: packages environment
 	SECONDS='$(SECONDS)' MUTATIONS='$(MUTATIONS)' TARGETS='$(TARGETS)' SEED='$(SEED)' PROCESSES='$(JOBS)' \
 	    $(BIN)/python -m tests.fuzz
 

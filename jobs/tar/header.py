@@ -91,7 +91,7 @@ def check_sum(block: bytes) -> None:
     try:
         expected = _octal(field)
     except MalformedLayer:
-        expected = -1
+        expected = None
     if total == expected:
         return
     # Very old writers summed signed bytes (POSIX ustar tells readers to take both).

@@ -13,11 +13,11 @@ XATTR: Final = b"SCHILY.xattr."
 Records = dict[bytes, bytes]
 
 HOLDS_NO_NUL: Final = frozenset((b"path", b"linkpath", b"uname", b"gname", b"GNU.sparse.name"))
-_LENGTH_DIGITS = 10
+_SHORTEST: Final = 5
+_HIGHEST: Final = (1 << 63) - 1
+_HIGHEST_DIGITS: Final = 19
 _SPARSE_PAIR: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-_TIME = re.compile(rb"([+-]?)([0-9]{1,20})(?:\.([0-9]*))?")
 _TIME_WITH_EXPONENT = re.compile(rb"-?[0-9]{1,20}(?:\.[0-9]{0,40})?e[+-]?[0-9]{1,2}")
-_NUMBER = re.compile(rb"\+?[0-9]{1,20}")
 _EXACT = Context(prec=200)
 
 
@@ -44,16 +44,15 @@ def decode_records(body: bytes) -> list[tuple[bytes, bytes]]:
     records: list[tuple[bytes, bytes]] = []
     at, end = 0, len(body)
     while at < end:
-        space = body.find(b" ", at, at + _LENGTH_DIGITS + 1)
-        digits = body[at:space]
-        # isdigit: int() alone would also take "+5", " 5" and "1_0".
-        if space < 0 or not digits.isdigit():
+        space = body.find(b" ", at)
+        length = None if space < 0 else _integer(body[at:space])
+        if length is None:
             # Some writers pad the header's body with NULs; they are no record and end the list.
             if not body[at:].strip(b"\0"):
                 break
             raise MalformedLayer("PAX record has no length")
-        stop = at + int(digits)
-        equals = body.find(b"=", space + 1, stop)
+        stop = at + length
+        equals = body.find(b"=", space + 1, stop) if length >= _SHORTEST else -1
         if stop > end or equals < 0 or body[stop - 1] != 0x0A or equals == space + 1:
             raise MalformedLayer("PAX record breaks the format")
         key, value = body[space + 1 : equals], body[equals + 1 : stop - 1]
@@ -98,11 +97,11 @@ def parse_time(value: bytes) -> int:
     Raises:
         MalformedLayer: not a decimal number.
     """
-    found = _TIME.fullmatch(value)
-    if found is not None:
-        sign, whole, fraction = found.groups(b"")
-        total = int(whole) * 10**9 + int(fraction[:9].ljust(9, b"0"))
-        return -total if sign == b"-" else total
+    whole, _, fraction = value.partition(b".")
+    seconds = _integer(whole)
+    if seconds is not None and (not fraction or fraction.isdigit()):
+        nanoseconds = int(fraction[:9].ljust(9, b"0"))
+        return seconds * 10**9 + (-nanoseconds if whole[0] == 0x2D else nanoseconds)
     if _TIME_WITH_EXPONENT.fullmatch(value) is None:
         raise MalformedLayer("PAX time is not a number", where=value[:100])
     # Decimal: a float would lose nanoseconds. 200 digits hold all that the pattern accepts.
@@ -110,7 +109,40 @@ def parse_time(value: bytes) -> int:
 
 
 def parse_number(key: bytes, value: bytes) -> int:
-    """A PAX decimal number that is not negative. Raises MalformedLayer for anything else."""
-    if _NUMBER.fullmatch(value) is None:
+    """A PAX decimal number that is not negative.
+
+    Raises:
+        MalformedLayer: it is something else, or does not fit into 64 bits.
+    """
+    number = parse_signed(key, value)
+    if number < 0:
+        raise MalformedLayer(f"PAX record {key.decode('ascii', 'replace')} is a negative number", where=value[:100])
+    return number
+
+
+def parse_signed(key: bytes, value: bytes) -> int:
+    """A PAX decimal number.
+
+    Raises:
+        MalformedLayer: it is something else, or does not fit into 64 bits.
+    """
+    number = _integer(value)
+    if number is None:
         raise MalformedLayer(f"PAX record {key.decode('ascii', 'replace')} is not a number", where=value[:100])
-    return int(value)
+    return number
+
+
+def _integer(text: bytes) -> int | None:
+    """A decimal number of 64 bits with or without a sign, as Go's strconv.ParseInt reads it; None: it is none."""
+    digits = text[1:] if text[:1] in (b"+", b"-") else text
+    # isdigit: int() alone would also take " 5" and "1_0".
+    if not digits.isdigit():
+        return None
+    # int() refuses thousands of digits, be they zeros.
+    digits = digits.lstrip(b"0")
+    if len(digits) > _HIGHEST_DIGITS:
+        return None
+    value = int(digits or b"0")
+    if text[0] == 0x2D:
+        value = -value
+    return value if -_HIGHEST - 1 <= value <= _HIGHEST else None

@@ -14,9 +14,7 @@ from layerfarm.jobs.tar.pax import Records, parse_number
 from layerfarm.jobs.tar.writer import BLOCK
 
 _FIELD: Final = 12
-_DIGITS: Final = 20
 _VERSIONS: Final = ((b"0", b"0"), (b"0", b"1"), (b"1", b"0"))
-_HIGHEST_OFFSET: Final = (1 << 63) - 1
 
 
 class Holes(NamedTuple):
@@ -72,8 +70,9 @@ def pax_map(records: Records, stored: int, take: Callable[[int], bytes], limits:
         return _checked(size, parts, stored - used, limits), stored - used
     text = records.get(b"GNU.sparse.map", b"")
     numbers = [parse_number(b"GNU.sparse.map", field) for field in text.split(b",")] if text else []
-    if len(numbers) % 2:
-        raise MalformedLayer("sparse map has an odd number of fields")
+    count = parse_number(b"GNU.sparse.numblocks", records.get(b"GNU.sparse.numblocks", b""))
+    if len(numbers) != 2 * count:
+        raise MalformedLayer("sparse map has another number of fields than it says")
     return _checked(size, zip(numbers[::2], numbers[1::2], strict=True), stored, limits), stored
 
 
@@ -86,7 +85,7 @@ def _inline_map(stored: int, take: Callable[[int], bytes], limits: Limits) -> tu
     while len(numbers) < wanted:
         line, newline, rest = held.partition(b"\n")
         if not newline:
-            if len(held) > _DIGITS or used + BLOCK > stored:
+            if len(held) >= BLOCK or used + BLOCK > stored:
                 raise MalformedLayer("sparse map breaks the format")
             held += take(BLOCK)
             used += BLOCK
@@ -105,15 +104,13 @@ def _checked(size: int, parts: Iterable[tuple[int, int]], stored: int, limits: L
     data = 0
     kept: list[tuple[int, int]] = []
     for offset, length in parts:
-        if not length:
-            # A last empty area only marks the end of the file.
-            continue
         if offset < end or offset + length > size:
             raise MalformedLayer("sparse map does not fit the file")
         end = offset + length
         data += length
-        kept.append((offset, length))
-    if data != stored or size > _HIGHEST_OFFSET:
+        if length:  # a last empty area only says how long the file is
+            kept.append((offset, length))
+    if data != stored:
         raise MalformedLayer("sparse map does not fit the stored content")
     if size - data > limits.hole_bytes:
         raise limits.exceeded("hole_bytes", "sparse file has holes of more than {} bytes")

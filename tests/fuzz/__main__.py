@@ -11,6 +11,7 @@ import random
 import sys
 from pathlib import Path
 
+from tests.fuzz.archive_tar import ToolMissing
 from tests.fuzz.engine import fuzz
 from tests.fuzz.targets import TARGETS
 
@@ -25,7 +26,11 @@ def main() -> int:
     names = os.environ.get("TARGETS", "").split() or list(TARGETS)
     aim = f"{seconds:g} s" if mutations is None else f"{mutations} mutations, at most {seconds:g} s,"
     print(f"fuzzing {' '.join(names)} for {aim} in {processes} processes, SEED={seed}", flush=True)
-    report = fuzz(seconds, seed, processes, [TARGETS[name] for name in names], mutations)
+    try:
+        report = fuzz(seconds, seed, processes, [TARGETS[name] for name in names], mutations)
+    except ToolMissing as error:
+        print(f"{error}; without it: TARGETS='{' '.join(name for name in names if name != 'gotar')}'")
+        return 1
     total = sum(report.inputs.values())
     rate = total / max(report.cpu, 0.001)
     isolation = "mount namespaces and chroots of their own" if report.private else "directories, not as root"
@@ -38,6 +43,9 @@ def main() -> int:
             if key.partition(" ")[0] == name
         ]
         print(f"  {name} {report.inputs[name]}: {', '.join(outcomes)}")
+        for key, count in report.figures.most_common():
+            if key.partition(" ")[0] == name:
+                print(f"    {key.partition(' ')[2]}: {count}")
     for finding in report.findings.values():
         path = CORPUS / finding.name
         path.write_bytes(finding.data)

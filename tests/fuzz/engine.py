@@ -61,6 +61,8 @@ class Report:
     """By target."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """``ok`` or the name of the error class, behind the target's name."""
+    figures: Counter[str] = field(default_factory=Counter)
+    """What the targets counted themselves, behind their names."""
     findings: dict[str, Finding] = field(default_factory=dict)
     """One for each different failure."""
     seconds: float = 0.0
@@ -73,6 +75,7 @@ class Report:
     def add(self, other: Report) -> None:
         self.inputs += other.inputs
         self.outcomes += other.outcomes
+        self.figures += other.figures
         self.findings |= other.findings
         self.cpu += other.cpu
         self.seconds = max(self.seconds, other.seconds)
@@ -107,6 +110,8 @@ def fuzz(
     The same seed gives each process the same sequence of inputs.
     """
     total = Report()
+    for target in targets:
+        target.build()
     context = multiprocessing.get_context("fork")
     workers = []
     with _directories(processes) as places:
@@ -157,6 +162,9 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGALRM, on_alarm)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for target in targets:
+        target.figures.clear()
+        target.start()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     rng = Random(seed)
     import_all()
@@ -189,6 +197,8 @@ def _work(
         if place.look() != clean:
             clean = _blame(place, batch, report)
     report.seconds, report.cpu = now - begin, time.process_time()
+    for target in targets:
+        report.figures.update({f"{target.name} {what}": count for what, count in target.figures.items()})
     out.send(report)
     out.close()
 

@@ -109,7 +109,8 @@ def _sparse_pax() -> bytes:
     return archive(
         entry("v00", content=content, pax={"GNU.sparse.size": "4096", "GNU.sparse.numblocks": "1",
                                            "GNU.sparse.offset": "0", "GNU.sparse.numbytes": "512"}),
-        entry("v01", content=content, pax={"GNU.sparse.size": "4096", "GNU.sparse.map": "1024,512"}),
+        entry("v01", content=content, pax={"GNU.sparse.size": "4096", "GNU.sparse.numblocks": "1",
+                                           "GNU.sparse.map": "1024,512"}),
         entry("v10", content=inline + content, pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0",
                                                     "GNU.sparse.realsize": "4096", "GNU.sparse.name": "sparse"}),
     )  # fmt: skip

@@ -9,9 +9,10 @@ import gzip
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,7 +35,9 @@ from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.mtree import Entry, compare, read_deltas, read_full, simplify, snapshot, write_deltas
 from layerfarm.jobs.relayer.equivalence import differences, facts_of
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, Layout, encode_document
-from tests.fuzz import bytes_mutations, json_mutations, mtree_mutations, seeds, tar_mutations
+from tests.fuzz import bytes_mutations, header_mutations, json_mutations, mtree_mutations, seeds, tar_mutations
+from tests.fuzz.archive_tar import Oracle
+from tests.fuzz.archive_tar import compare as compare_with_go
 from tests.fuzz.sandbox import Place
 from tests.trees import directory, file, symlink, tree
 
@@ -60,6 +63,12 @@ class Target:
     mutate: Mutate
     run: Run
     variants: int = 1
+    build: Callable[[], None] = lambda: None
+    """Called once, before the processes are started."""
+    start: Callable[[], None] = lambda: None
+    """Called in each process, before it enters its place."""
+    figures: Counter[str] = field(default_factory=Counter)
+    """Counted by ``run`` in a process, beyond what comes out of each input."""
 
     def variant(self, data: bytes) -> int:
         return crc32(data) % self.variants
@@ -133,6 +142,19 @@ def merge(place: Place, data: bytes, variant: int) -> None:
         # A warning says that the host, or its filesystem, did not take all that the layer asks for.
         if told != list(stack.entries()) and not extractor.warnings:
             raise AssertionError("the stack is not the tree that extraction makes")
+
+
+_ORACLE = Oracle()
+_COMPARED: Counter[str] = Counter()
+
+
+def _mutated_headers(rng: Random) -> bytes:
+    return header_mutations.mutate(rng) if rng.randrange(3) else _mutated_layer(rng)
+
+
+def read_as_go(place: Place, data: bytes, variant: int) -> None:
+    """Read the layer beside Go's archive/tar."""
+    compare_with_go(data, _ORACLE, LIMITS, _COMPARED)
 
 
 def _found_tree(root: Path) -> None:
@@ -302,6 +324,7 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target("tar", 600, _mutated_layer, extract, len(_VARIANTS)),
         Target("merge", 120, _mutated_layer, merge, 2),
+        Target("gotar", 120, _mutated_headers, read_as_go, 1, _ORACLE.build, _ORACLE.start, _COMPARED),
         Target("gzip", 80, _mutated_gzip, _extract_compressed(Compression.GZIP)),
         Target("zstd", 80, _mutated_zstd, _extract_compressed(Compression.ZSTD)),
         Target("mtree", 120, _mutated_mtree, run_mtree, 8),

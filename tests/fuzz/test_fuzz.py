@@ -25,10 +25,14 @@ SHORT = 20_000
 """Mutations: a count, not a time, so that one tree gives one result. ``make fuzz`` looks further."""
 
 
+ALONE = [target for name, target in TARGETS.items() if name != "gotar"]
+"""Targets that need no other program; test_archive_tar.py runs the one that does."""
+
+
 def test_a_short_run_finds_nothing(as_root: None) -> None:
-    report = fuzz(600, seed=20260101, mutations=SHORT)
+    report = fuzz(600, seed=20260101, targets=ALONE, mutations=SHORT)
     assert {finding.name: finding.what for finding in report.findings.values()} == {}
-    assert report.inputs.keys() == TARGETS.keys()
+    assert report.inputs.keys() == {target.name for target in ALONE}
     # Mutations that all fail at once would test the first check only.
     assert report.outcomes["tar ok"] > report.inputs["tar"] / 10
     assert report.private == (os.geteuid() == 0)
@@ -38,6 +42,7 @@ def _replay(top: Path, out: Connection) -> None:
     signal.signal(signal.SIGALRM, on_alarm)
     engine.import_all()
     cases = [(path.name.partition("-")[0], path.read_bytes()) for path in sorted(CORPUS.iterdir())]
+    cases = [case for case in cases if TARGETS[case[0]] in ALONE]
     place = enter(top)
     findings = []
     for name, data in cases:
@@ -61,7 +66,7 @@ def test_nothing_that_was_ever_found_goes_wrong_again(as_root: None, tmp_path: P
     cases, findings = here.recv()
     process.join()
     assert findings == []
-    assert cases == len(list(CORPUS.iterdir())) > 0
+    assert cases == len([path for path in CORPUS.iterdir() if not path.name.startswith("gotar-")]) > 0
 
 
 # --- the fuzzer itself -----------------------------------------------------------------------------
@@ -78,7 +83,7 @@ def _the_finding(report: engine.Report) -> str:
 
 
 def test_a_counted_run_does_exactly_so_many_and_the_same_ones_each_time() -> None:
-    seen = [fuzz(600, seed=4, processes=2, mutations=301) for _ in range(2)]
+    seen = [fuzz(600, seed=4, processes=2, targets=ALONE, mutations=301) for _ in range(2)]
     assert [sum(report.inputs.values()) for report in seen] == [301, 301]
     assert seen[0].outcomes == seen[1].outcomes
     assert 0 < seen[0].slowest < seen[0].seconds < 600

@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Callable[[Path], object], int, int]] = {
     "xattr_bytes": (layer(entry("f", xattrs={"trusted.x": b"v" * 91})), 99, 100),
     "stream_bytes": (unpacked(tar(("f", b"x" * 5000))), 10_000, 10_240),
     "unpacked_bytes": (unpacked(tar(("f", b"x" * 300)), tar(("f", b"x" * 300))), 599, 600),
-    "hole_bytes": (sparse(size="102", map="100,2"), 99, 100),
+    "hole_bytes": (sparse(size="102", numblocks="1", map="100,2"), 99, 100),
     "sparse_parts": (layer(entry("s", content=b"2\n0\n1\n5\n1\n".ljust(512, b"\0") + b"ab", pax={
         "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "6"})), 1, 2),
     "zstd_window": (zstd_window, (1 << 20) - 1, 1 << 20),

@@ -441,7 +441,7 @@ def test_B3_13_times_before_1970_and_after_2262_are_kept(tmp_path: Path, text: s
 
 
 @pytest.mark.parametrize("kind", ["file", "dir", "link"])
-@pytest.mark.parametrize("text", ["99999999999999999", "-99999999999999999", "9" * 20])
+@pytest.mark.parametrize("text", ["99999999999999999", "-99999999999999999", str(2**63 - 1)])
 def test_B3_13_a_time_that_the_filesystem_cannot_hold_is_clamped_with_a_warning(
     root: Path, kind: str, text: str
 ) -> None:

@@ -203,7 +203,7 @@ def _victim() -> bytes:
         entry("p", "fifo"),
         entry("d/.wh.gone"),
         entry("e/.wh..wh..opq"),
-        entry("s", content=b"3", pax={"GNU.sparse.map": "5,1", "GNU.sparse.size": "9"}),
+        entry("s", content=b"3", pax={"GNU.sparse.map": "5,1", "GNU.sparse.numblocks": "1", "GNU.sparse.size": "9"}),
     )
 
 

@@ -150,7 +150,8 @@ def test_content_is_found_in_whatever_order_many_layers_have_it(order: str) -> N
 
 def test_a_sparse_file_that_has_to_wait_is_no_larger_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 3 << 30
-    holes = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(size), "GNU.sparse.map": "5,1"}
+    named = {"major": "0", "minor": "1", "size": str(size), "numblocks": "1", "map": "5,1"}
+    holes = {f"GNU.sparse.{key}": value for key, value in named.items()}
     low = archive(entry("z", "file", b"x", pax=holes), entry("a", "file", b"y"))
     written = []
     real = merge.os.pwrite

@@ -168,6 +168,114 @@ def test_extended_headers_of_one_entry_count_together() -> None:
             read(header * 2 + third + block() + TRAILER, limits)
 
 
+BAD = b"no number"[:8]
+EXTENDED_WITH = {
+    "mode": (100, BAD),
+    "owner": (108, BAD),
+    "group": (116, BAD),
+    "time": (136, BAD),
+    "device": (329, BAD),
+    "star time": (476, BAD + bytes(24) + b"tar\0"),
+}
+
+
+@pytest.mark.parametrize("name", EXTENDED_WITH)
+@pytest.mark.parametrize("flag", [b"x", b"g", b"L", b"K"])
+def test_a_field_of_an_extended_header_that_is_no_number_is_an_error(name: str, flag: bytes) -> None:
+    body = (b"6 a=b\n" if flag in b"xg" else b"long\0").ljust(512, b"\0")
+    raw = block((156, flag), (124, b"%011o\0" % (6 if flag in b"xg" else 5)), EXTENDED_WITH[name]) + body + block()
+    with pytest.raises(MalformedLayer):
+        only(raw)
+
+
+@pytest.mark.parametrize("fields", [(GNU, (345, b"usr/share")), ((257, bytes(8)), (329, BAD))], ids=["prefix", "v7"])
+def test_what_is_no_field_of_an_extended_header_may_hold_anything(fields: tuple[tuple[int, bytes], ...]) -> None:
+    member, _ = only(block((156, b"x"), (124, b"%011o\0" % 9), *fields) + b"9 path=p\n".ljust(512, b"\0") + block())
+    assert member.name == b"p"
+
+
+@pytest.mark.parametrize("flag", [b"0", b"2", b"5"])
+def test_device_fields_are_numbers_whatever_the_type_is(flag: bytes) -> None:
+    with pytest.raises(MalformedLayer):
+        only(block((156, flag), (329, BAD)))
+    member, _ = only(block((156, flag), (329, b"\xff" * 8), (337, b"0000003\0")))
+    assert member.device == (0, 0)
+    member, _ = only(block((156, flag), (257, bytes(8)), (329, BAD)))
+    assert member.device == (0, 0)
+
+
+@pytest.mark.parametrize("flag", [b"2", b"5"])
+def test_a_size_that_counts_nothing_is_a_number_all_the_same(flag: bytes) -> None:
+    for raw in (block((156, flag), (124, BAD)), records((b"size", b"3.0")) + block((156, flag))):
+        with pytest.raises(MalformedLayer):
+            only(raw)
+    for raw in (block((156, flag), (124, b"\xff" * 12)), records((b"size", b"-3")) + block((156, flag))):
+        assert only(raw)[0].size == 0
+
+
+def test_a_size_of_a_header_is_a_number_that_is_not_negative_though_a_record_overrides_it() -> None:
+    for field in (BAD, b"\xff" * 12):
+        with pytest.raises(MalformedLayer):
+            only(records((b"size", b"0")) + block((124, field)))
+    # The type 0 of v7 is a file's until the name says that it is a directory.
+    with pytest.raises(MalformedLayer):
+        only(block((156, b"\0"), (0, b"d/"), (124, b"\xff" * 12)))
+
+
+@pytest.mark.parametrize(("at", "key"), [(108, b"uid"), (116, b"gid")])
+def test_an_owner_is_negative_only_if_no_record_overrides_it(at: int, key: bytes) -> None:
+    member, _ = only(records((key, b"7")) + block((at, b"\xff" * 8)))
+    assert member.uid + member.gid == 7
+    for raw in (records((key, b"-7")) + block(), records((key, b"")) + block((at, b"\xff" * 8))):
+        with pytest.raises(MalformedLayer, match="negative"):
+            only(raw)
+
+
+def test_a_negative_size_of_a_record_is_an_error_where_content_follows() -> None:
+    with pytest.raises(MalformedLayer, match="negative"):
+        only(records((b"size", b"-3")) + block())
+
+
+@pytest.mark.parametrize("key", [b"mtime", b"atime", b"ctime", b"uid", b"gid", b"size"])
+@pytest.mark.parametrize("value", [b"1x", b"9223372036854775808", b"-9223372036854775809", b"1 "])
+def test_records_that_are_no_number_of_64_bits_are_an_error(key: bytes, value: bytes) -> None:
+    with pytest.raises(MalformedLayer):
+        only(records((key, value)) + block((156, b"5")))
+
+
+def test_records_may_have_any_number_of_leading_zeros_and_a_sign() -> None:
+    zeros = b"0" * 5000
+    fields = (b"uid", zeros + b"7"), (b"gid", b"+8"), (b"mtime", b"-" + zeros + b"9.5"), (b"size", b"-0")
+    member, _ = only(records(*fields) + block())
+    assert (member.uid, member.gid, member.mtime, member.size) == (7, 8, -9_500_000_000, 0)
+
+
+def test_a_checksum_that_is_no_number_matches_no_sum() -> None:
+    raw = bytearray(block((0, b"\xff" * 100)))
+    raw[148:156] = b"no sum  "
+    # The sum of signed bytes can be -1.
+    rest = sum(byte - 256 if byte > 127 else byte for byte in raw[:148] + raw[156:]) + 256
+    for at in range(400, 500):
+        step = max(-128, min(127, -1 - rest))
+        raw[at] = step % 256
+        rest += step
+    assert rest == -1
+    with pytest.raises(MalformedLayer, match="checksum"):
+        only(bytes(raw))
+
+
+def test_the_map_of_a_global_header_has_its_order_too() -> None:
+    pairs = (b"GNU.sparse.numbytes", b"1"), (b"GNU.sparse.offset", b"0")
+    assert only(extended(b"g", encode_records(pairs[::-1])) + block())[0].holes is None
+    with pytest.raises(MalformedLayer, match="order"):
+        only(extended(b"g", encode_records(pairs)) + block())
+
+
+def test_an_entry_of_type_x_in_capitals_is_one_like_any_other() -> None:
+    (first, content), (second, _) = read(extended(b"X", b"9 path=p\n") + block() + TRAILER)
+    assert (first.type, content, second.name) == (0x58, b"9 path=p\n", b"f")
+
+
 def test_gnu_sparse_maps_end_with_an_area_that_begins_with_a_nul() -> None:
     areas = b"00000000001\0" + b"00000000003\0" + bytes(24) + b"no numbers".ljust(24)
     size = (124, b"00000000003\0"), (483, b"00000000010\0")
@@ -176,6 +284,23 @@ def test_gnu_sparse_maps_end_with_an_area_that_begins_with_a_nul() -> None:
     assert content == b"abc"
     with pytest.raises(MalformedLayer):
         only(block((156, b"S"), *size) + b"abc".ljust(512, b"\0"))
+
+
+@pytest.mark.parametrize("flag", [b"\0", b"0", b"7", b"V"])
+def test_files_of_every_type_may_be_sparse(flag: bytes) -> None:
+    named = {b"size": b"8", b"numblocks": b"1", b"map": b"1,3", b"name": b"real"}
+    body = records(*((b"GNU.sparse." + key, value) for key, value in named.items()))
+    member, content = only(body + block((156, flag), (124, b"%011o\0" % 3)) + b"abc".ljust(512, b"\0"))
+    assert (member.name, member.size, member.holes, content) == (b"real", 8, Holes(8, ((1, 3),)), b"abc")
+
+
+@pytest.mark.parametrize("flag", [b"1", b"2", b"3", b"5"])
+@pytest.mark.parametrize("version", [(b"0", b"1"), (b"1", b"0")])
+def test_what_is_no_file_is_not_sparse(flag: bytes, version: tuple[bytes, bytes]) -> None:
+    named = {b"size": b"0", b"numblocks": b"0", b"map": b"", b"major": version[0], b"minor": version[1]}
+    body = records(*((b"GNU.sparse." + key, value) for key, value in named.items()))
+    with pytest.raises(MalformedLayer):
+        only(body + block((156, flag)))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +347,11 @@ def test_broken_pax_records_are_an_error(body: bytes) -> None:
         decode_records(body)
 
 
+@pytest.mark.parametrize("length", [b"+7", b"0" * 20 + b"27"])
+def test_the_length_of_a_pax_record_may_have_a_sign_and_zeros(length: bytes) -> None:
+    assert decode_records(length + b" a=b\n" + b"6 c=d\n") == [(b"a", b"b"), (b"c", b"d")]
+
+
 def test_pax_bodies_padded_with_zeros_are_read() -> None:
     assert decode_records(b"6 a=b\n" + bytes(9)) == [(b"a", b"b")]
 
@@ -258,6 +388,8 @@ def test_a_pax_number_that_is_none_is_an_error(text: bytes) -> None:
 
 
 def sparse(content: bytes, **records: str) -> bytes:
+    if "map" in records:
+        records = {"numblocks": str(records["map"].count(",") // 2 + 1)} | records
     return archive(entry("s", content=content, pax={"GNU.sparse." + key: value for key, value in records.items()}))
 
 
@@ -265,6 +397,12 @@ def sparse(content: bytes, **records: str) -> bytes:
     "records",
     [
         {"map": "0,1,5", "size": "9"},
+        {"map": "0,1", "size": "9", "numblocks": ""},
+        {"map": "0,1", "size": "9", "numblocks": "2"},
+        {"map": "0,1", "size": "9", "numblocks": "-1"},
+        {"map": "8,0,0,1", "size": "9"},
+        {"map": "0,1,10,0", "size": "9"},
+        {"map": "", "major": "0", "minor": "1", "size": "9", "numblocks": ""},
         {"map": "5,1,0,1", "size": "9"},
         {"map": "0,2", "size": "9"},
         {"map": "0,1", "size": "0"},
