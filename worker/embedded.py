@@ -22,7 +22,7 @@ from layerfarm.jobs.errors import FarmError
 from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.connection import client_of
 from layerfarm.worker.client import Farm
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.settings import Settings, load_settings
 from layerfarm.worker.signals import terminable
 

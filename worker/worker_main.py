@@ -32,7 +32,7 @@ from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.monitoring.census import census
 from layerfarm.worker.monitoring.logs import configure_logs
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.security.sandbox import Sandbox, sandbox
 from layerfarm.worker.security.signing import Keyring
 from layerfarm.worker.settings import Settings

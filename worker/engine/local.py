@@ -19,7 +19,7 @@ from layerfarm.jobs.flows.base import Context, Flow, Policy, Request, Result, Un
 from layerfarm.jobs.flows.inputs import release, stores_of
 from layerfarm.jobs.store.leases import LOCAL, holding
 from layerfarm.worker.model import JobState, Progress
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.signals import terminable
 
 _TICK = 0.1

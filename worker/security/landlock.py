@@ -14,10 +14,11 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
+from layerfarm.worker.security import kernel
+
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION: Final = 1
 _PATH_BENEATH, _NET_PORT = 1, 2
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << bit for bit in range(4))
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
@@ -33,8 +34,6 @@ _ABSTRACT_SOCKETS: Final = 0b1
 _PATH_BENEATH_ATTR: Final = Struct("=Qi")
 """Allowed rights and parent directory. Packed in the kernel's header, unlike the other structures."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class _Ruleset(ctypes.Structure):
     _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
@@ -45,8 +44,11 @@ class _NetPort(ctypes.Structure):
 
 
 def version() -> int:
-    """Of this kernel's Landlock; 0: it has none, or may not be used."""
-    return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
+    """Version of this kernel's Landlock; 0: it has none, or may not be used."""
+    try:
+        return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
+    except OSError:
+        return 0
 
 
 def restrict(read: Iterable[Path], write: Iterable[Path], ports: Iterable[int]) -> None:
@@ -74,8 +76,7 @@ def restrict(read: Iterable[Path], write: Iterable[Path], ports: Iterable[int]) 
             _allow(ruleset, path, rights)
         for port in ports if known >= 4 else ():
             _call(_ADD_RULE, ruleset, _NET_PORT, ctypes.byref(_NetPort(_CONNECT_TCP, port)), 0)
-        if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "no_new_privs")
+        kernel.forbid_new_privileges()
         _call(_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
@@ -95,8 +96,4 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    result = int(_libc.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"Landlock: {os.strerror(code)}")
-    return result
+    return kernel.syscall("Landlock", number, *arguments)
