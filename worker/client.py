@@ -39,7 +39,7 @@ from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Item, Status
-from layerfarm.worker.model import JobRecord, JobState, Progress
+from layerfarm.worker.model import JobRecord, JobState, Progress, first_error
 from layerfarm.worker.monitoring.census import Census, census
 from layerfarm.worker.security.signing import Signed, read_keys, sign
 from layerfarm.worker.settings import Settings, load_settings
@@ -364,9 +364,7 @@ def _checked(request: Request) -> str:
         text = request.model_dump_json()
         type(request).model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or type(request).__name__
-        raise RequestError(f"request is not valid: {field}: {first['msg']}") from None
+        raise RequestError(f"request is not valid: {first_error(error, type(request).__name__)}") from None
     except ValueError as error:
         raise RequestError(f"request cannot be written as JSON: {error}") from None
     if len(text) > LARGEST_REQUEST:

@@ -6,8 +6,8 @@ import importlib
 import os
 import signal
 import warnings
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import redis
@@ -25,7 +25,6 @@ from layerfarm.worker.broker.app import make_app
 from layerfarm.worker.broker.connection import client_of, connect
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.doctor.views import Views
-from layerfarm.worker.engine.hooks import Witness, Witnesses
 from layerfarm.worker.engine.recovery import Recovery
 from layerfarm.worker.engine.tasks import Process, work_as
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
@@ -63,25 +62,20 @@ def run_worker(settings: Settings) -> int:
     client = client_of(settings.address)
     transport.use_in_this_process(settings.queues, lambda why: _count_refused(client, Keys(settings.queue), why))
     with ExitStack() as stack:
-        witnesses = Witnesses(_witnesses(settings, client, stack))
-        return _work(settings, client, witnesses, stack.enter_context(sandbox(settings)))
+        if settings.metrics:
+            from layerfarm.worker.monitoring.metrics import served
+
+            look = partial(census, client, Keys(settings.queue), settings.queues)
+            stack.enter_context(served(settings.metrics, look))
+        if settings.traces:
+            require("traces", "LAYERFARM_TRACES")
+            from layerfarm.worker.monitoring.traces import Traces
+
+            stack.callback(Traces().flush)
+        return _work(settings, client, stack.enter_context(sandbox(settings)))
 
 
-def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Iterator[Witness]:
-    if settings.metrics:
-        from layerfarm.worker.monitoring.metrics import served
-
-        yield stack.enter_context(
-            served(settings.metrics, lambda: census(client, Keys(settings.queue), settings.queues))
-        )
-    if settings.traces:
-        require("traces", "LAYERFARM_TRACES")
-        from layerfarm.worker.monitoring.traces import Traces
-
-        yield Traces()
-
-
-def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: Sandbox) -> int:
+def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     app = make_app(settings)
     stopping = Stopping()
     work_as(
@@ -90,7 +84,6 @@ def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: 
             settings,
             stopping=stopping.__bool__,
             leaving=lambda: stopping.begun,
-            witnesses=witnesses,
             keyring=_keyring(settings),
             is_outdated=place.is_outdated,
         )

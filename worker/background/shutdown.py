@@ -16,7 +16,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from layerfarm.worker.broker.messages import Sender
-from layerfarm.worker.engine.damaged import mending
+from layerfarm.worker.engine.recovery import failing_if_damaged
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.owner import Owner, owner_of
 
@@ -97,7 +97,7 @@ class Drain:
 
     def _hand_back(self, owners: Sequence[Owner]) -> None:
         for job_id in self._store.active():
-            with mending(self._store, self._sender, job_id):
+            with failing_if_damaged(self._store, self._sender, job_id):
                 found = self._store.hand_back(job_id, owners).items
                 if found:
                     _log.warning("handed back", job=job_id, items=len(found))

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from structlog.contextvars import bind_contextvars
 
 from layerfarm.jobs.errors import (
+    FarmError,
     JobCancelled,
     JobNotFound,
     LayerfarmError,
@@ -41,19 +42,17 @@ from layerfarm.jobs.flows.inputs import release, stores_in, stores_of
 from layerfarm.jobs.store.leases import LOCAL, holding
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.broker.priorities import Traffic
-from layerfarm.worker.engine.action_cache import Works
-from layerfarm.worker.engine.damaged import mending
-from layerfarm.worker.engine.errors import describe, invalid_request, poisonous
+from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.failpoints import reached
 from layerfarm.worker.engine.heartbeat import HandedBack, Heart
-from layerfarm.worker.engine.hooks import Task, Witnesses
-from layerfarm.worker.engine.outcomes import Endings
-from layerfarm.worker.engine.recovery import Recovery
-from layerfarm.worker.engine.single_flight import EqualUnits
+from layerfarm.worker.engine.hooks import Task
+from layerfarm.worker.engine.outcomes import Journal, describe
+from layerfarm.worker.engine.recovery import Recovery, failing_if_damaged
+from layerfarm.worker.engine.single_flight import ActionCache, SingleFlight
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
 from layerfarm.worker.jobstore.owner import Owner
-from layerfarm.worker.model import Ending, JobError, JobState
+from layerfarm.worker.model import Ending, JobError, JobState, first_error
 from layerfarm.worker.security.signing import Keyring, Signed
 
 _OUTAGE = (redis.RedisError, OperationalError)
@@ -81,7 +80,7 @@ class CeleryRunner:
         self,
         store: JobStore,
         owner: Owner,
-        works: Works,
+        cache: ActionCache,
         heart: Heart,
         sender: Sender,
         recovery: Recovery,
@@ -90,7 +89,6 @@ class CeleryRunner:
         lease_for: float = LOCAL,
         keyring: Keyring | None = None,
         job_bytes: int = 0,
-        witnesses: Witnesses | None = None,
         leaving: Callable[[], bool] = bool,
         young: float = _YOUNG,
     ) -> None:
@@ -104,13 +102,12 @@ class CeleryRunner:
         self._lease_for = lease_for
         self._keyring = keyring
         self._job_bytes = job_bytes
-        self._witnesses = witnesses or Witnesses()
         self._next: Item | None = None
         self._leaving = leaving
         self._young = young
         self._until = 0.0
-        self._equal = EqualUnits(store, works, sender, self._witnesses)
-        self._endings = Endings(policy)
+        self._single_flight = SingleFlight(store, cache, sender)
+        self._journal = Journal(policy)
 
     # --- the three messages -------------------------------------------------------------------------
 
@@ -128,7 +125,7 @@ class CeleryRunner:
         self._next = item
         while (item_now := self._next) is not None:
             self._next = None
-            with mending(self._store, self._sender, item_now.job_id):
+            with failing_if_damaged(self._store, self._sender, item_now.job_id):
                 steps[item_now.what](item_now)
 
     def _go_on(self, item: Item, *, here: bool = False) -> None:
@@ -166,11 +163,11 @@ class CeleryRunner:
             flow, request = self._flow(item.job_id, claim.job)
             stage = flow.stages[item.stage]
             with (
-                self._witnesses.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
+                hooks.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
                 self._heart.watching(claim, seen) as observer,
                 self._holding(item.job_id, request),
             ):
-                result = self._equal.result(stage, self._context(item, observer), claim, observer)
+                result = self._single_flight.result(stage, self._context(item, observer), claim, observer)
                 if result is None:
                     seen.how = "stopped"
                     return
@@ -212,8 +209,9 @@ class CeleryRunner:
             _log.info("job ended", state=claim.job.ending)
 
     def _tell_end(self, item: Item) -> None:
-        with suppress(JobNotFound):
-            self._witnesses.ended(lambda: self._store.job(item.job_id))
+        if hooks.ended.has_listeners():
+            with suppress(JobNotFound):
+                hooks.ended.send(None, record=self._store.job(item.job_id))
 
     def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
         """What is done inside is done under the job's lease of the blobs that it counts on or makes."""
@@ -226,7 +224,7 @@ class CeleryRunner:
 
     def _claimed(self, item: Item) -> Claim | None:
         claim = self._store.claim(item, self._owner)
-        self._witnesses.claimed("won" if isinstance(claim, Claim) else claim.why)
+        hooks.claimed.send(None, how="won" if isinstance(claim, Claim) else claim.why)
         if isinstance(claim, Claim):
             return claim
         _log.debug("not claimed", item=item.name, why=claim.why)
@@ -238,14 +236,16 @@ class CeleryRunner:
         elif claim.why is Status.STALE:
             self._recovery.take_over(item.job_id)
         elif claim.why is Status.POISON:
-            told = describe(poisonous(item))
+            what = f"unit {item.index} of" if item.what == "unit" else "joining"
+            error = FarmError(f"{what} stage {item.stage + 1} killed its worker process each time it was tried")
+            told = describe(error)
             answer = self._store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
             if answer.due:
                 self._send_close(item)
         return None
 
     def _send_close(self, item: Item) -> None:
-        self._go_on(Item(item.job_id, item.attempt, "close"))
+        self._go_on(item.close)
 
     def _too_late(self, claim: Claim, answer: Answer) -> None:
         """The claim was taken over, or the job ended meanwhile.
@@ -295,7 +295,7 @@ class CeleryRunner:
         if job.stage < 0:
             self._admit(context.job_id, job)
         name = "begin" if job.stage < 0 else flow.stages[job.stage].name
-        with self._witnesses.working(Task(context.job_id, flow.name, name)), self._holding(context.job_id, request):
+        with hooks.working(Task(context.job_id, flow.name, name)), self._holding(context.job_id, request):
             self._open_next(claim, context, flow, request)
 
     def _open_next(self, claim: Claim, context: Context, flow: Flow[Any], request: Request) -> None:
@@ -390,7 +390,7 @@ class CeleryRunner:
         try:
             return flow, flow.request.model_validate_json(job.request)
         except ValidationError as error:
-            raise invalid_request(job.kind, error) from None
+            raise RequestError(f"not a valid {job.kind} request: {first_error(error, 'request')}") from None
 
     # --- how jobs end -----------------------------------------------------------------------------------
 
@@ -415,7 +415,7 @@ class CeleryRunner:
         try:
             if request is None:
                 _, request = self._flow(job_id, claim.job)
-            ending = self._endings.recall(job_id, request, claim.job.retries)
+            ending = self._journal.recall(job_id, request, claim.job.retries)
         except LayerfarmError:
             return False
         if ending is None:
@@ -456,7 +456,7 @@ class CeleryRunner:
             return True
         if job.ending is not None:
             ending = Ending(state=job.ending, result=job.result, error=job.error, retries=job.retries)
-            self._endings.remember(context.job_id, request, ending)
+            self._journal.remember(context.job_id, request, ending)
         try:
             flow.clean(context, request, job.ending is JobState.SUCCEEDED)
         except OutsideAllowedRoots:

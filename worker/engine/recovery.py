@@ -8,17 +8,17 @@ less often (``jobstore/lua/look.lua``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import redis
 import structlog
 
-from layerfarm.jobs.errors import LimitExceeded
+from layerfarm.jobs.errors import LimitExceeded, RecordDamaged
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.broker.priorities import Queues
-from layerfarm.worker.engine.action_cache import Works
-from layerfarm.worker.engine.damaged import end_if_unsound, mending
-from layerfarm.worker.engine.single_flight import wake
+from layerfarm.worker.engine.single_flight import ActionCache, wake
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import MESSAGE_LOST, Item
@@ -69,10 +69,10 @@ class Recovery:
     """
 
     def __init__(
-        self, store: JobStore, works: Works, sender: Sender, backlog: Backlog, every: float, longest: float = 0
+        self, store: JobStore, cache: ActionCache, sender: Sender, backlog: Backlog, every: float, longest: float = 0
     ) -> None:
         self._store = store
-        self._works = works
+        self._cache = cache
         self._sender = sender
         self._backlog = backlog
         self._every = every
@@ -80,9 +80,8 @@ class Recovery:
 
     @classmethod
     def of(cls, client: redis.Redis, store: JobStore, sender: Sender, settings: Settings) -> Recovery:
-        """That of the farm behind ``client``."""
         backlog = Backlog(client, Keys(settings.queue), settings.queues)
-        return cls(store, Works.of(client, settings), sender, backlog, settings.look_every, settings.job_time_limit)
+        return cls(store, ActionCache(client, settings), sender, backlog, settings.look_every, settings.job_time_limit)
 
     def look_at_all(self) -> None:
         """Look at every job, unless another worker did so just now."""
@@ -92,7 +91,7 @@ class Recovery:
         for job_id in self._store.active():
             self._look(job_id, quiet, started)
         self._sender.send(self._store.overdue())
-        wake(self._sender, self._store, self._works.abandoned())
+        wake(self._sender, self._store, self._cache.abandoned())
         self._store.prune()
 
     def look_at(self, job_id: str) -> None:
@@ -100,10 +99,10 @@ class Recovery:
         self._look(job_id, self._quiet(), self._backlog.has_all_starts())
 
     def take_over(self, job_id: str) -> None:
-        """Send at once what a process of this host had begun of the job, and is seen to be dead.
+        """Send again at once what a process of this host had begun of the job, if that process is seen to be dead.
 
-        For whoever gets a message of a step that is done: it comes again when the process dies that took it, which may
-        have gone on with the job since.
+        The message of a step that is done comes again when the process dies that took it, which may have gone on with
+        the job since.
         """
         dead = [owner for owner in self._store.holders(job_id) if owner.is_known_dead]
         if dead:
@@ -116,14 +115,14 @@ class Recovery:
         return self._every if self._backlog.is_empty() else _BUSY_QUIET
 
     def _look(self, job_id: str, quiet: float, started: bool) -> None:
-        with mending(self._store, self._sender, job_id):
+        with failing_if_damaged(self._store, self._sender, job_id):
             lost = self._store.look(job_id, quiet, started, self._longest)
             if lost.reason == "overtime":
                 self._end(job_id, lost.attempt)
             elif lost.items:
                 if lost.reason == MESSAGE_LOST:
                     # Sent again and again in vain it would be, were its record one in which nothing can be claimed.
-                    end_if_unsound(self._store, self._sender, job_id)
+                    fail_if_damaged(self._store, self._sender, job_id)
                 _log.warning(
                     "sending again", job=job_id, why=lost.reason, what=lost.items[0].name, messages=len(lost.items)
                 )
@@ -135,3 +134,23 @@ class Recovery:
         told = JobError(type=type(error).__name__, message=str(error))
         if self._store.end(job_id, JobState.FAILED, error=told, attempt=attempt).due:
             self._sender.send([Item(job_id, attempt, "close")])
+
+
+@contextmanager
+def failing_if_damaged(store: JobStore, sender: Sender, job_id: str) -> Iterator[None]:
+    """Inside, something is done with the job; if its record turns out to be corrupt, that job fails, and no other."""
+    try:
+        yield
+    except RecordDamaged as error:
+        _log.error("could not read the record of the job", job=job_id, error=str(error))
+        fail_if_damaged(store, sender, job_id)
+
+
+def fail_if_damaged(store: JobStore, sender: Sender, job_id: str) -> None:
+    """Let the job fail if its record is corrupt. The store alone decides that: a process that comes too late may not
+    understand the record of a healthy job."""
+    told = JobError(type=RecordDamaged.__name__, message="what Redis holds of the job makes no sense")
+    attempt = store.condemn(job_id, told)
+    if attempt:
+        _log.error("record of the job is unsound, the job fails", job=job_id)
+        sender.send([Item(job_id, attempt, "close")])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final, cast
 
 import redis
-from pydantic import ValidationError
 
 from layerfarm.jobs.errors import JobNotFound, RecordDamaged, RequestError
 from layerfarm.jobs.flows.base import State, Unit
@@ -19,27 +17,19 @@ from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.keys import Keys, is_job_id
 from layerfarm.worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
 from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.jobstore.scripts import Scripts
 from layerfarm.worker.model import JobError, JobRecord, JobState, Progress
 from layerfarm.worker.settings import Settings
 
-_TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
-"""Read at once: in its sandbox, as another user perhaps, a process reads nothing of ours any more."""
-_CONSTANTS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs")
-"""Keys that scripts know by these names, in capitals."""
 _VIEW: Final = (
     *("kind", "request", "position", "flow_state", "ending", "traffic", "format", "submitter", "signature"),
     *("bytes_planned", "retries", "error", "result"),
 )
 """The fields that ``claim.lua`` returns, in its order."""
-_EVENT_NUMBERS: Final = ("stage_number", "stages", "units_done", "units_total", "bytes_done", "bytes_total")
+_NONSENSE: Final = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (attempt to|bad argument)|hash value is not an? ")
+"""What Redis answers when a script of ours, or a read, meets what no script of ours has written."""
 _NAMED_AGAIN: Final = 60_000
 """Milliseconds after which the closing of a job that was kept is asked for again."""
-
-
-def script(name: str, keys: Keys) -> str:
-    """The text of ``lua/<name>.lua`` with what every script begins with."""
-    constants = "".join(f"local {each.upper()} = '{getattr(keys, each)}'\n" for each in _CONSTANTS)
-    return constants + _TEXTS["prelude"] + _TEXTS[name]
 
 
 class RedisJobStore:
@@ -67,11 +57,10 @@ class RedisJobStore:
         self._result_expires = max(1, int(result_expires))
         self._lease = int(lease * 1000)
         self._deliveries = deliveries
-        self._scripts: dict[str, Any] = {}
+        self._scripts = Scripts(client, self._keys)
 
     @classmethod
     def of(cls, client: redis.Redis, settings: Settings) -> RedisJobStore:
-        """That of the farm behind ``client``."""
         return cls(
             client,
             settings.job_expires,
@@ -82,9 +71,8 @@ class RedisJobStore:
         )
 
     def _run(self, name: str, job_id: str, *args: Any) -> Any:
-        if name not in self._scripts:
-            self._scripts[name] = self._client.register_script(script(name, self._keys))
-        return self._scripts[name](keys=self._keys.job(job_id), args=args)
+        with _sound(job_id):
+            return self._scripts.run(name, self._keys.job(job_id), args)
 
     # --- begin ----------------------------------------------------------------------------------------
 
@@ -125,8 +113,11 @@ class RedisJobStore:
 
     def claim(self, item: Item, owner: Owner) -> Claim | Refused:
         answer = self._ask(item, owner, "")
-        if answer[0] == Status.BUSY and _parse_owner(answer[2]).is_known_dead:
-            answer = self._ask(item, owner, answer[2])
+        if answer[0] == Status.BUSY:
+            with _sound(item.job_id):
+                dead = Owner.parse(answer[2]).is_known_dead
+            if dead:
+                answer = self._ask(item, owner, answer[2])
         if answer[0] != Status.OK:
             return Refused(Status(answer[0]), bool(answer[1]))
         _, token, unit, fields, results = answer
@@ -147,15 +138,11 @@ class RedisJobStore:
         return Status(self._under("beat", claim, self._lease, claim.item.index_text, nbytes))
 
     def release(self, claim: Claim, *, counts: bool = True, waits: float = 0) -> Answer:
-        status, due = self._under("release", claim, "1" if counts else "", int(waits * 1000))
-        return Answer(Status(status), bool(due))
+        return _answer(self._under("release", claim, "1" if counts else "", int(waits * 1000)))
 
     def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
         assert claim.unit is not None
-        status, complete, due = self._under(
-            "record", claim, claim.item.index_text, json.dumps(result), claim.unit.bytes
-        )
-        return Answer(Status(status), bool(due), bool(complete))
+        return _answer(self._under("record", claim, claim.item.index_text, json.dumps(result), claim.unit.bytes))
 
     def open_stage(
         self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
@@ -169,36 +156,24 @@ class RedisJobStore:
         return None if status != Status.OK else (found[0], found[1:])
 
     def sent(self, claim: Claim, position: int) -> Answer:
-        status, due = self._under("sent", claim, position)
-        return Answer(Status(status), bool(due))
+        return _answer(self._under("sent", claim, position))
 
     # --- end ------------------------------------------------------------------------------------------
 
     def finish(self, claim: Claim, ending: JobState, *, error: JobError | None = None, result: str = "") -> Answer:
         item = claim.item
         held = (item.name, claim.token, str(claim.owner))
-        return self._end(item.job_id, str(claim.token), item.attempt, ending, error, result, held, False)
+        return self._end(item.job_id, (claim.token, item.attempt, ending), error, (result, *held, ""))
 
     def end(
         self, job_id: str, ending: JobState, *, error: JobError | None = None, attempt: int = 0, forced: bool = False
     ) -> Answer:
-        return self._end(job_id, os.urandom(8).hex(), attempt, ending, error, "", ("", 0, ""), not forced)
+        who = os.urandom(8).hex()
+        return self._end(job_id, (who, attempt, ending), error, ("", "", 0, "", "" if forced else "1"))
 
-    def _end(
-        self,
-        job_id: str,
-        who: str,
-        attempt: int,
-        ending: JobState,
-        error: JobError | None,
-        result: str,
-        held: tuple[str, int, str],
-        open_only: bool,
-    ) -> Answer:
+    def _end(self, job_id: str, who: tuple[Any, ...], error: JobError | None, how: tuple[Any, ...]) -> Answer:
         told = error.model_dump_json() if error else ""
-        args = (who, attempt, ending, told, result, *held, "1" if open_only else "", self._result_expires)
-        status, due = self._run("finish", job_id, *args)
-        return Answer(Status(status), bool(due))
+        return _answer(self._run("finish", job_id, *who, told, *how, self._result_expires))
 
     def keep(self, claim: Claim, seconds: float) -> Status:
         # The record outlives what is kept by far: it is what leads to the files that are to be removed.
@@ -233,9 +208,9 @@ class RedisJobStore:
     # --- recovery -------------------------------------------------------------------------------------
 
     def holders(self, job_id: str) -> list[Owner]:
-        claims = cast("list[str]", self._client.hvals(self._keys.job(job_id).claims))
         with _sound(job_id):
-            return [_parse_owner(claim.split(" ", 3)[-1]) for claim in claims]
+            claims = cast("list[str]", self._client.hvals(self._keys.job(job_id).claims))
+            return [Owner.parse(claim.split(" ", 3)[-1]) for claim in claims]
 
     def hand_back(self, job_id: str, owners: Sequence[Owner], *, counts: bool = False) -> Lost:
         attempt, *found = self._run("hand_back", job_id, "1" if counts else "", *(str(owner) for owner in owners))
@@ -274,7 +249,8 @@ class RedisJobStore:
             return _view(fields)
 
     def traffic(self, job_id: str) -> Traffic:
-        found = cast("str | None", self._client.hget(self._keys.job(job_id).job, "traffic"))
+        with _sound(job_id):
+            found = cast("str | None", self._client.hget(self._keys.job(job_id).job, "traffic"))
         return Traffic.BULK if found == Traffic.BULK else Traffic.INTERACTIVE
 
     def job(self, job_id: str) -> JobRecord:
@@ -314,6 +290,11 @@ class RedisJobStore:
         answer = cast("Any", self._client.xread({key: after}, count=1000, block=max(1, int(block * 1000))))
         entries = answer[0][1] if answer else []
         return [(event_id, progress) for event_id, fields in entries if (progress := _progress(fields)) is not None]
+
+
+def _answer(found: Sequence[Any]) -> Answer:
+    status, *flags = found
+    return Answer(Status(status), *map(bool, flags))
 
 
 def retried(job_id: str, how: str, attempt: int) -> Retried:
@@ -361,28 +342,23 @@ def _view(fields: Sequence[str | None]) -> JobView:
     )
 
 
-def _parse_owner(text: str) -> Owner:
-    try:
-        return Owner.parse(text)
-    except ValueError as error:
-        raise RecordDamaged("what Redis holds of the job makes no sense") from error
-
-
 def _progress(fields: dict[str, str]) -> Progress | None:
-    """What an event says; None: nothing that makes sense."""
-    with suppress(ValueError, KeyError):
-        numbers = {name: int(fields[name] or 0) for name in _EVENT_NUMBERS}
-        progress = Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"])
-        return replace(progress, **cast("Any", numbers))
+    """None: not an event that a script writes."""
+    with suppress(ValueError, TypeError):
+        return Progress(**cast("Any", {name: text for name, text in fields.items() if text}))
     return None
 
 
 @contextmanager
 def _sound(job_id: str) -> Iterator[None]:
-    """Inside, what Redis holds of a job is read."""
+    """Inside, what Redis holds of a job is read.
+
+    Raises:
+        RecordDamaged: somebody edited it.
+    """
     try:
         yield
-    except (ValueError, TypeError, ValidationError, redis.ResponseError) as error:
-        if isinstance(error, redis.ResponseError) and not str(error).startswith("WRONGTYPE"):
+    except (ValueError, TypeError, redis.ResponseError) as error:
+        if isinstance(error, redis.ResponseError) and not _NONSENSE.search(str(error)):
             raise
         raise RecordDamaged("what Redis holds of the job makes no sense", where=job_id) from error

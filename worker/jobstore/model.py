@@ -67,6 +67,11 @@ class Item:
     def index_text(self) -> str:
         return str(self.index) if self.what == "unit" else ""
 
+    @property
+    def close(self) -> Item:
+        """The closing of the same attempt."""
+        return Item(self.job_id, self.attempt, "close")
+
     def __str__(self) -> str:
         return f"{self.job_id}/{self.attempt} {self.name}"
 

@@ -19,6 +19,7 @@ import structlog
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows import FLOWS
+from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.hooks import Outcome, Task
 from layerfarm.worker.model import JobRecord
 
@@ -34,7 +35,7 @@ _log = structlog.get_logger()
 
 
 class Metrics:
-    """The witness that counts. Made in the main process before the pool is forked."""
+    """Counts what the hooks report, for as long as the object lives. Made before the pool is forked."""
 
     def __init__(self) -> None:
         from prometheus_client import Counter, Histogram
@@ -62,20 +63,24 @@ class Metrics:
         self._equal = Counter(
             "layerfarm_equal_work", "Work that other jobs may have too: executed, known already, waited for.", ["how"]
         )
+        hooks.claimed.connect(self.claimed)
+        hooks.equal.connect(self.equal)
+        hooks.finished.connect(self.finished)
+        hooks.ended.connect(self.ended)
 
-    def claimed(self, how: str) -> None:
+    def claimed(self, how: str, **_: Any) -> None:
         self._claims.labels(how).inc()
 
-    def equal(self, how: str) -> None:
+    def equal(self, how: str, **_: Any) -> None:
         self._equal.labels(how).inc()
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
+    def finished(self, task: Task, outcome: Outcome, **_: Any) -> None:
         what = "join" if task.index is None else "unit"
         self._units.labels(_known(task.kind), task.stage, what, outcome.how).observe(outcome.seconds)
         if outcome.nbytes:
             self._bytes.labels(_known(task.kind), task.stage).inc(outcome.nbytes)
 
-    def ended(self, record: JobRecord) -> None:
+    def ended(self, record: JobRecord, **_: Any) -> None:
         seconds = (record.ended or record.submitted) - record.submitted
         self._jobs.labels(_known(record.kind), record.state, record.traffic).observe(seconds)
 
