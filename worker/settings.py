@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Policy
@@ -131,8 +136,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The order of the sources."""
-        return init_settings, env_settings, _FileSource(settings_cls)
+        file = settings_file()
+        values = {} if file is None else {_FIELDS[key]: value for key, value in file.values.items()}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
 
     @field_validator("roots", "stores", mode="before")
     @classmethod
@@ -226,17 +232,6 @@ def limit_origins(of_file: frozenset[str] = frozenset()) -> list[Origin]:
     return rows
 
 
-class _FileSource(PydanticBaseSettingsSource):
-    """The settings file, as pydantic-settings asks for it."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError("the whole file is read at once")
-
-    def __call__(self) -> dict[str, Any]:
-        file = settings_file()
-        return {} if file is None else {_FIELDS[key]: value for key, value in file.values.items()}
-
-
 _KEYS: Final = {field: "class" if field == "traffic" else field for field in Settings.model_fields}
 """The key of each field in the settings file; in the environment it is the same in capitals."""
 _FIELDS: Final = {key: field for field, key in _KEYS.items()}
@@ -264,12 +259,9 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: Path | No
     known = sorted(known)
     for name in sorted(given):
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = (
-                f"do you mean {close[0]}?"
-                if close
-                else "`layerfarm config show` lists them, docs/operating.md#settings says more"
-            )
+            hint = "`layerfarm config show` lists them, docs/operating.md#settings says more"
+            for close in difflib.get_close_matches(name, known, 1):
+                hint = f"do you mean {close}?"
             raise RequestError(f"there is no setting {name[:100]!r}", where=where, hint=hint)
 
 

@@ -113,7 +113,7 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     signals.worker_process_init.connect(in_child)
     signals.setup_logging.connect(keep_logs)
     worker = app.Worker(
-        hostname=f"layerfarm@{voice.name}",
+        hostname=f"layerfarm@{voice.info.name}",
         pool="prefork",
         concurrency=settings.concurrency,
         queues=list(settings.queues),

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
@@ -85,35 +86,25 @@ def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
     return found
 
 
+@dataclass
 class Voice:
-    """The thread in a worker's main process that speaks for it, and calls ``look`` from time to time.
+    """The thread in a worker's main process that speaks for it, and calls ``look`` every ``look_every`` seconds.
 
     ``answer`` is called whenever it speaks. It speaks only while ``tick`` is called: that is the consumer's
     event loop, which stands still when the worker hangs and stops when the connection to Redis is lost.
     """
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        keys: Keys,
-        info: WorkerInfo,
-        look: Callable[[], None],
-        look_every: float,
-        answer: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._client = client
-        self._keys = keys
-        self._info = info
-        self._answer = answer
-        self._look = look
-        self._look_every = look_every
+    client: redis.Redis
+    keys: Keys
+    info: WorkerInfo
+    look: Callable[[], None]
+    look_every: float
+    answer: Callable[[], None]
+
+    def __post_init__(self) -> None:
         self._ticked = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._speak, daemon=True, name="layerfarm-voice")
-
-    @property
-    def name(self) -> str:
-        return self._info.name
 
     def tick(self) -> None:
         self._ticked = time.monotonic()
@@ -123,8 +114,8 @@ class Voice:
     def stop(self) -> None:
         self._over.set()
         try:
-            self._client.delete(self._keys.worker(self._info.name))
-            self._client.zrem(self._keys.workers, self._info.name)
+            self.client.delete(self.keys.worker(self.info.name))
+            self.client.zrem(self.keys.workers, self.info.name)
         except redis.RedisError:
             # Redis is gone too; what was said expires by itself.
             _log.debug("could not say goodbye")
@@ -134,10 +125,10 @@ class Voice:
         while not self._over.is_set():
             if time.monotonic() - self._ticked < 2 * _SAY_EVERY:
                 self._try(self._say)
-                self._try(self._answer)
-            if time.monotonic() - looked >= self._look_every:
+                self._try(self.answer)
+            if time.monotonic() - looked >= self.look_every:
                 looked = time.monotonic()
-                self._try(self._look)
+                self._try(self.look)
             self._over.wait(_SAY_EVERY)
 
     def _try(self, duty: Callable[[], None]) -> None:
@@ -148,11 +139,11 @@ class Voice:
             _log.warning("could not look after the farm", error=str(error) or type(error).__name__)
 
     def _say(self) -> None:
-        word = self._info.now(self._client).model_dump_json()
-        with self._client.pipeline() as pipe:
-            pipe.zadd(self._keys.workers, {self._info.name: 0})
-            pipe.expire(self._keys.workers, 24 * 3600)
-            pipe.set(self._keys.worker(self._info.name), word, ex=_EXPIRES)
+        word = self.info.now(self.client).model_dump_json()
+        with self.client.pipeline() as pipe:
+            pipe.zadd(self.keys.workers, {self.info.name: 0})
+            pipe.expire(self.keys.workers, 24 * 3600)
+            pipe.set(self.keys.worker(self.info.name), word, ex=_EXPIRES)
             pipe.execute()
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import redis
@@ -47,6 +48,7 @@ class Stopping:
         self._byte[0] = 2
 
 
+@dataclass
 class Drain:
     """Sees to it that the worker ends in bounded time and loses no unit.
 
@@ -59,31 +61,29 @@ class Drain:
     run out, and the try counts: where one was allowed, the job failed.
     """
 
-    def __init__(
-        self, grace: float, stopping: Stopping, store: JobStore, sender: Sender, pool: Callable[[], Sequence[int]]
-    ) -> None:
-        self._grace = grace
-        self._stopping = stopping
-        self._store = store
-        self._sender = sender
-        self._pool = pool
-        self._thread: threading.Thread | None = None
+    grace: float
+    stopping: Stopping
+    store: JobStore
+    sender: Sender
+    pool: Callable[[], Sequence[int]]
+    """The pids of the processes that work."""
+    _thread: threading.Thread | None = None
 
     def begin(self, **_: object) -> None:
         """The worker was asked to stop."""
         if self._thread is None:
-            _log.info("worker stops", grace=self._grace)
-            self._stopping.begin()
+            _log.info("worker stops", grace=self.grace)
+            self.stopping.begin()
             self._thread = threading.Thread(target=self._run, daemon=True, name="layerfarm-drain")
             self._thread.start()
 
     def _run(self) -> None:
-        time.sleep(self._grace)
+        time.sleep(self.grace)
         _log.info("handing back what still runs")
-        self._stopping.set()
+        self.stopping.set()
         # The process ends meanwhile if all of them listen, and this thread with it.
         time.sleep(_NOTICE)
-        owners = [owner_of(pid) for pid in self._pool()]
+        owners = [owner_of(pid) for pid in self.pool()]
         for owner in owners:
             with suppress(ProcessLookupError):
                 os.kill(owner.pid, signal.SIGKILL)
@@ -96,9 +96,9 @@ class Drain:
         os._exit(0)
 
     def _hand_back(self, owners: Sequence[Owner]) -> None:
-        for job_id in self._store.active():
-            with failing_if_damaged(self._store, self._sender, job_id):
-                found = self._store.hand_back(job_id, owners).items
+        for job_id in self.store.active():
+            with failing_if_damaged(self.store, self.sender, job_id):
+                found = self.store.hand_back(job_id, owners).items
                 if found:
                     _log.warning("handed back", job=job_id, items=len(found))
-                    self._sender.send(found, self._store.traffic(job_id))
+                    self.sender.send(found, self.store.traffic(job_id))

@@ -32,14 +32,14 @@ class _SocketConnection(redis.UnixDomainSocketConnection):
     host = port = None  # type: ignore[assignment]
 
 
-def client_of(address: Address, socket_timeout: float = SOCKET_TIMEOUT) -> redis.Redis:
+def client_of(address: Address) -> redis.Redis:
     """A client that has not connected yet; answers are text."""
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": socket_timeout,
+        "socket_timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "health_check_interval": 30,
-        "retry": retry_once(),
+        "retry": RetryOnce(),
     }
     if address.is_sentinel:
         options |= address.login | address.tls | {"db": address.database}
@@ -59,7 +59,7 @@ def sentinel_options(address: Address) -> dict[str, Any]:
     return address.sentinel_login | address.tls | timeouts
 
 
-class _Once(Retry):
+class RetryOnce(Retry):
     """Once more by a new connection: Redis closed the old one, or it leads to what was the primary before a failover.
 
     Scripts may run twice without harm.
@@ -70,11 +70,6 @@ class _Once(Retry):
 
     def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, with_failure_count: bool = False) -> Any:
         return super().call_with_retry(do, fail, is_retryable or _is_of_the_connection, with_failure_count)
-
-
-def retry_once() -> Retry:
-    """What every connection to Redis tries again, and how often."""
-    return _Once()
 
 
 def is_read_only(error: Exception) -> bool:
@@ -139,7 +134,6 @@ def reason(error: BaseException) -> str:
 
 
 def unreachable(address: Address, why: str) -> FarmUnreachable:
-    """The error of one who cannot go on without Redis."""
     return FarmUnreachable(
         f"Redis does not answer ({why})", where=address.masked, hint="see docs/operating.md#when-redis-fails"
     )

@@ -1,4 +1,4 @@
-"""What kombu's Redis transport lacks; in the processes of workers only (:func:`use_in_this_process`).
+"""Overrides of kombu's Redis transport, in the processes of workers only (:func:`use_in_this_process`).
 
 - ``QoS.ack``: a message that a full or read-only Redis cannot acknowledge keeps its place, and no others are fetched.
 - ``Channel._connparams``: giving a message back after the connection was closed ends the worker (kombu #582, #970).
@@ -24,7 +24,7 @@ from redis.exceptions import ExecAbortError
 from redis.retry import Retry
 
 from layerfarm.jobs.errors import RequestError
-from layerfarm.worker.broker.connection import retry_once
+from layerfarm.worker.broker.connection import RetryOnce
 from layerfarm.worker.broker.message_filter import control_message, our_message
 
 # A Redis whose disk is full, or that misses its replicas, refuses what a replica refuses, and is to be borne as one;
@@ -63,7 +63,7 @@ class Channel(kombu_redis.Channel):
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("the connection to Redis is closed")
-        return super()._connparams(*args, **kwargs) | {"retry": retry_once()}  # type: ignore[no-untyped-call]
+        return super()._connparams(*args, **kwargs) | {"retry": RetryOnce()}  # type: ignore[no-untyped-call]
 
     def _receive_one(self, c: Any) -> Any:
         """Read what was published; an error if the connection is lost.

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -94,19 +95,19 @@ def _finding(topic: str, worker: WorkerInfo, view: str | None) -> Finding:
 # --- the worker's side -------------------------------------------------------------------------------
 
 
+@dataclass
 class Views:
     """Answers the doctor's questions for one worker."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, name: str, policy: Policy) -> None:
-        self._client = client
-        self._keys = keys
-        self._name = name
-        self._policy = policy
-        self._answered = ""
+    client: redis.Redis
+    keys: Keys
+    name: str
+    policy: Policy
+    _answered: str = ""
 
     def answer(self) -> None:
         """Answer the question that stands in Redis, if it is a new one."""
-        text = cast("str | None", self._client.get(self._keys.probe))
+        text = cast("str | None", self.client.get(self.keys.probe))
         if text is None or len(text) > _LARGEST or text == self._answered:
             return
         self._answered = text
@@ -114,9 +115,9 @@ class Views:
             question = Question.model_validate_json(text)
         except ValidationError:
             return  # no doctor's
-        with self._client.pipeline() as pipe:
-            pipe.hset(_key(self._keys, question), self._name, view_of(question, self._policy))
-            pipe.expire(_key(self._keys, question), _EXPIRES)
+        with self.client.pipeline() as pipe:
+            pipe.hset(_key(self.keys, question), self.name, view_of(question, self.policy))
+            pipe.expire(_key(self.keys, question), _EXPIRES)
             pipe.execute()
 
 

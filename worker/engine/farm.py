@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -58,56 +59,38 @@ from layerfarm.worker.security.signing import Keyring, Signed
 _OUTAGE = (redis.RedisError, OperationalError)
 """Redis is away. That is no fault of the job: the claim runs out and the item is sent again."""
 
-_YOUNG = 1.0
-"""Seconds since a message was taken in which its process goes on with what comes next in the job. Longer work gives
-way: what has waited in the meantime may be more urgent."""
-
 _log = structlog.get_logger()
 
 
+@dataclass
 class CeleryRunner:
-    """The work of one worker process, ``owner``.
+    """The work of one worker process, ``owner``."""
 
-    Parameters:
-        retry_for: seconds for which a failed job is kept; 0: not at all.
-        lease_for: seconds for which the lease of a job's blobs holds.
-        job_bytes: that a job may read and write; 0: any number.
-        leaving: whether the worker has been asked to stop.
-        young: seconds for which a process goes on with a job after a message.
-    """
+    store: JobStore
+    owner: Owner
+    cache: ActionCache
+    heart: Heart
+    sender: Sender
+    recovery: Recovery
+    policy: Policy
+    retry_for: float = 0
+    """Seconds for which a failed job is kept; 0: not at all."""
+    lease_for: float = LOCAL
+    """Seconds for which the lease of a job's blobs holds."""
+    keyring: Keyring | None = None
+    job_bytes: int = 0
+    """Bytes that a job may read and write; 0: any number."""
+    leaving: Callable[[], bool] = bool
+    """Whether the worker has been asked to stop."""
+    young: float = 1.0
+    """Seconds since a message was taken in which its process goes on with what comes next in the job. Longer work gives
+    way: what has waited in the meantime may be more urgent."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        owner: Owner,
-        cache: ActionCache,
-        heart: Heart,
-        sender: Sender,
-        recovery: Recovery,
-        policy: Policy,
-        retry_for: float = 0,
-        lease_for: float = LOCAL,
-        keyring: Keyring | None = None,
-        job_bytes: int = 0,
-        leaving: Callable[[], bool] = bool,
-        young: float = _YOUNG,
-    ) -> None:
-        self._store = store
-        self._owner = owner
-        self._heart = heart
-        self._sender = sender
-        self._recovery = recovery
-        self._policy = policy
-        self._retry_for = retry_for
-        self._lease_for = lease_for
-        self._keyring = keyring
-        self._job_bytes = job_bytes
+    def __post_init__(self) -> None:
         self._next: Item | None = None
-        self._leaving = leaving
-        self._young = young
         self._until = 0.0
-        self._single_flight = SingleFlight(store, cache, sender)
-        self._journal = Journal(policy)
+        self._single_flight = SingleFlight(self.store, self.cache, self.sender)
+        self._journal = Journal(self.policy)
 
     # --- the three messages -------------------------------------------------------------------------
 
@@ -115,17 +98,17 @@ class CeleryRunner:
         """Do what a message asks for, and what of the same job comes next while the message is young."""
         if item.begins:
             # Not always the one that the message names: submitters take turns.
-            turn = Item(*self._store.next(item.job_id, item.attempt, self._owner), "advance")
+            turn = Item(*self.store.next(item.job_id, item.attempt, self.owner), "advance")
             if turn.job_id != item.job_id:
-                self._recovery.take_over(item.job_id)
+                self.recovery.take_over(item.job_id)
             item = turn
             bind_contextvars(job=item.job_id)
         steps = {"advance": self._advance, "unit": self._unit, "close": self._close}
-        self._until = time.monotonic() + self._young
+        self._until = time.monotonic() + self.young
         self._next = item
         while (item_now := self._next) is not None:
             self._next = None
-            with failing_if_damaged(self._store, self._sender, item_now.job_id):
+            with failing_if_damaged(self.store, self.sender, item_now.job_id):
                 steps[item_now.what](item_now)
 
     def _go_on(self, item: Item, *, here: bool = False) -> None:
@@ -133,10 +116,10 @@ class CeleryRunner:
         if self._next is None and (here or self._is_young()):
             self._next = item
         else:
-            self._sender.send([item])
+            self.sender.send([item])
 
     def _is_young(self) -> bool:
-        return time.monotonic() < self._until and not self._leaving()
+        return time.monotonic() < self._until and not self.leaving()
 
     def _advance(self, item: Item) -> None:
         """Join a stage of the job, or begin one, and open the next."""
@@ -145,7 +128,7 @@ class CeleryRunner:
             return
         reached("advance.claimed")
         try:
-            with self._heart.watching(claim) as observer:
+            with self.heart.watching(claim) as observer:
                 self._move_on(claim, self._context(item, observer))
         except (*_OUTAGE, RecordDamaged):
             raise
@@ -164,7 +147,7 @@ class CeleryRunner:
             stage = flow.stages[item.stage]
             with (
                 hooks.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
-                self._heart.watching(claim, seen) as observer,
+                self.heart.watching(claim, seen) as observer,
                 self._holding(item.job_id, request),
             ):
                 result = self._single_flight.result(stage, self._context(item, observer), claim, observer)
@@ -172,7 +155,7 @@ class CeleryRunner:
                     seen.how = "stopped"
                     return
             reached("unit.done")
-            answer = self._store.record_result(claim, result)
+            answer = self.store.record_result(claim, result)
         except (*_OUTAGE, RecordDamaged):
             raise
         except Exception as error:
@@ -189,21 +172,21 @@ class CeleryRunner:
 
     def _close(self, item: Item) -> None:
         """Remove what the job staged, then show how it ended."""
-        claim = self._store.claim(item, self._owner)
+        claim = self.store.claim(item, self.owner)
         if isinstance(claim, Refused):
             if claim.why is Status.POISON:
                 _log.error("gave up removing what the job staged")
-                self._store.give_up_closing(item)
+                self.store.give_up_closing(item)
             return
         reached("close.claimed")
-        if self._retry_for and self._store.keep(claim, self._retry_for) is Status.OK:
-            _log.info("job ended", state=JobState.FAILED, kept_for=self._retry_for)
+        if self.retry_for and self.store.keep(claim, self.retry_for) is Status.OK:
+            _log.info("job ended", state=JobState.FAILED, kept_for=self.retry_for)
             self._tell_end(item)
             return
-        with self._heart.watching(claim) as observer:
+        with self.heart.watching(claim) as observer:
             clean = self._clean(claim.job, self._context(item, observer))
         reached("close.cleaned")
-        if self._store.closed(claim, clean=clean) is Status.OK:
+        if self.store.closed(claim, clean=clean) is Status.OK:
             self._tell_end(item)
             reached("close.closed")
             _log.info("job ended", state=claim.job.ending)
@@ -211,19 +194,19 @@ class CeleryRunner:
     def _tell_end(self, item: Item) -> None:
         if hooks.ended.has_listeners():
             with suppress(JobNotFound):
-                hooks.ended.send(None, record=self._store.job(item.job_id))
+                hooks.ended.send(None, record=self.store.job(item.job_id))
 
     def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
         """What is done inside is done under the job's lease of the blobs that it counts on or makes."""
-        return holding(job_id, self._lease_for, stores_of(request, self._policy))
+        return holding(job_id, self.lease_for, stores_of(request, self.policy))
 
     def _context(self, item: Item, observer: Observer) -> Context:
-        return Context(item.job_id, self._policy, observer, attempt=item.attempt, fenced=True)
+        return Context(item.job_id, self.policy, observer, attempt=item.attempt, fenced=True)
 
     # --- claims, and what a refused one asks for ------------------------------------------------------
 
     def _claimed(self, item: Item) -> Claim | None:
-        claim = self._store.claim(item, self._owner)
+        claim = self.store.claim(item, self.owner)
         hooks.claimed.send(None, how="won" if isinstance(claim, Claim) else claim.why)
         if isinstance(claim, Claim):
             return claim
@@ -234,12 +217,12 @@ class CeleryRunner:
             # Whoever recorded the last result may have died before sending this.
             self._go_on(Item(item.job_id, item.attempt, "advance", item.stage))
         elif claim.why is Status.STALE:
-            self._recovery.take_over(item.job_id)
+            self.recovery.take_over(item.job_id)
         elif claim.why is Status.POISON:
             what = f"unit {item.index} of" if item.what == "unit" else "joining"
             error = FarmError(f"{what} stage {item.stage + 1} killed its worker process each time it was tried")
             told = describe(error)
-            answer = self._store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
+            answer = self.store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
             if answer.due:
                 self._send_close(item)
         return None
@@ -264,7 +247,7 @@ class CeleryRunner:
         Should it die before, that is left to the janitor (``layerfarm.jobs.store.janitor``).
         """
         try:
-            record = self._store.job(item.job_id)
+            record = self.store.job(item.job_id)
             old = record.attempt > item.attempt
             ended = record.state if record.state.final else record.ending
             # What a job that is failing has staged may be kept, and removed when it is not kept any more.
@@ -272,10 +255,10 @@ class CeleryRunner:
                 return
             if not old and record.kept is not None:
                 return
-            flow, request = self._flow(item.job_id, self._store.view(item.job_id), of_any_format=True)
+            flow, request = self._flow(item.job_id, self.store.view(item.job_id), of_any_format=True)
             flow.clean(self._context(item, Silent()), request, not old and ended is JobState.SUCCEEDED)
             if not old:
-                release(item.job_id, stores_of(request, self._policy))
+                release(item.job_id, stores_of(request, self.policy))
         except LayerfarmError:
             return
         except OSError as error:
@@ -285,38 +268,38 @@ class CeleryRunner:
 
     def _move_on(self, claim: Claim, context: Context) -> None:
         job = claim.job
-        if claim.item.stage < job.stage:
+        if claim.item.stage < job.position:
             # An earlier copy opened the stage and died before all its units were sent.
-            pending = self._store.pending(claim)
+            pending = self.store.pending(claim)
             if pending is not None:
                 self._send_units(claim, *pending)
             return
         flow, request = self._flow(context.job_id, job)
-        if job.stage < 0:
+        if job.position < 0:
             self._admit(context.job_id, job)
-        name = "begin" if job.stage < 0 else flow.stages[job.stage].name
+        name = "begin" if job.position < 0 else flow.stages[job.position].name
         with hooks.working(Task(context.job_id, flow.name, name)), self._holding(context.job_id, request):
             self._open_next(claim, context, flow, request)
 
     def _open_next(self, claim: Claim, context: Context, flow: Flow[Any], request: Request) -> None:
         job = claim.job
-        if job.stage < 0:
+        if job.position < 0:
             if self._ended_before(claim, request):
                 return
             if context.attempt > 1:
                 # What was kept of the attempt before has been of no use.
-                before = Context(context.job_id, self._policy, context.observer, context.attempt - 1, fenced=True)
+                before = Context(context.job_id, self.policy, context.observer, context.attempt - 1, fenced=True)
                 flow.clean(before, request, False)
             state = flow.begin(context, request)
         else:
             state = self._join(flow, claim, context)
             reached("advance.joined")
-        for number in range(job.stage + 1, len(flow.stages)):
+        for number in range(job.position + 1, len(flow.stages)):
             stage = flow.stages[number]
             units = stage.plan(context, state)
             if units:
                 self._check_bytes(job, units)
-                status = self._store.open_stage(claim, number, stage.name, state, units, commits=stage.commits)
+                status = self.store.open_stage(claim, number, stage.name, state, units, commits=stage.commits)
                 if status is Status.OK:
                     reached("stage.opened")
                     self._send_units(claim, number, range(len(units)))
@@ -328,17 +311,17 @@ class CeleryRunner:
         self._finish(claim, JobState.SUCCEEDED, result=result)
 
     def _check_bytes(self, job: JobView, units: Sequence[Unit]) -> None:
-        planned = job.planned + sum(unit.bytes for unit in units)
-        if self._job_bytes and planned > self._job_bytes:
+        planned = job.bytes_planned + sum(unit.bytes for unit in units)
+        if self.job_bytes and planned > self.job_bytes:
             hint = "see LAYERFARM_JOB_BYTES_LIMIT"
-            raise LimitExceeded(f"job would read and write {planned} bytes, more than {self._job_bytes}", hint=hint)
+            raise LimitExceeded(f"job would read and write {planned} bytes, more than {self.job_bytes}", hint=hint)
 
     def _join(self, flow: Flow[Any], claim: Claim, context: Context) -> State:
         try:
-            before = flow.state.model_validate_json(claim.job.state)
+            before = flow.state.model_validate_json(claim.job.flow_state)
         except ValidationError:
             raise RequestError("job was begun by another version of layerfarm", hint="submit it again") from None
-        joined: State = flow.stages[claim.job.stage].join(context, before, claim.results)
+        joined: State = flow.stages[claim.job.position].join(context, before, claim.results)
         return joined
 
     def _send_units(self, claim: Claim, position: int, indexes: Iterable[int]) -> None:
@@ -346,9 +329,9 @@ class CeleryRunner:
         item = claim.item
         units = [Item(item.job_id, item.attempt, "unit", position, index) for index in indexes]
         mine = units.pop(0) if units and claim.job.traffic is not Traffic.BULK and self._is_young() else None
-        self._sender.send(units, claim.job.traffic)
+        self.sender.send(units, claim.job.traffic)
         reached("units.sent")
-        answer = self._store.sent(claim, position)
+        answer = self.store.sent(claim, position)
         if answer.due:
             # Meanwhile others have done the units, and whatever came after them.
             self._send_close(item)
@@ -360,10 +343,10 @@ class CeleryRunner:
         Raises:
             Untrusted: requests have to be signed, and the signature is out of date or was used before.
         """
-        if self._keyring is None:
+        if self.keyring is None:
             return
-        now, fresh = self._store.admit(job_id)
-        self._keyring.check_time(job.signature, now)
+        now, fresh = self.store.admit(job_id)
+        self.keyring.check_time(job.signature, now)
         if not fresh:
             raise Untrusted("signature of the request was used before", hint="submit it again")
 
@@ -379,9 +362,9 @@ class CeleryRunner:
                 f"job has format {job.format}, this worker reads {FORMAT}",
                 hint="client and workers have to be of one version, see docs/operating.md#upgrades",
             )
-        if self._keyring is not None:
+        if self.keyring is not None:
             signed = Signed(job_id, job.kind, job.traffic, job.submitter, job.format, job.request)
-            self._keyring.check(signed, job.signature)
+            self.keyring.check(signed, job.signature)
         if len(job.request) > LARGEST_REQUEST:
             raise RequestError(f"request has {len(job.request)} characters, more than {LARGEST_REQUEST}")
         flow = FLOWS.get(job.kind)
@@ -425,7 +408,7 @@ class CeleryRunner:
         return True
 
     def _finish(self, claim: Claim, state: JobState, *, error: JobError | None = None, result: str = "") -> None:
-        answer = self._store.finish(claim, state, error=error, result=result)
+        answer = self.store.finish(claim, state, error=error, result=result)
         reached("job.decided")
         if answer.status is Status.OK:
             if answer.due:
@@ -434,16 +417,16 @@ class CeleryRunner:
             self._too_late(claim, answer)
 
     def _give_back(self, claim: Claim) -> None:
-        answer = self._store.release(claim)
+        answer = self.store.release(claim)
         self._too_late(claim, answer)
 
     def _hand_back(self, claim: Claim) -> None:
-        answer = self._store.release(claim, counts=False)
+        answer = self.store.release(claim, counts=False)
         _log.info("handed back", item=claim.item.name)
         if answer.due or answer.status is not Status.OK:
             self._too_late(claim, answer)
         else:
-            self._sender.send([claim.item], claim.job.traffic)
+            self.sender.send([claim.item], claim.job.traffic)
 
     def _clean(self, job: JobView, context: Context) -> bool:
         """Remove what the job staged. False: that is to be tried again later."""
@@ -452,7 +435,7 @@ class CeleryRunner:
             flow, request = self._flow(context.job_id, job, of_any_format=True)
         except RequestError:
             # Such a job was refused before it staged anything; its client may have taken a lease for it.
-            release(context.job_id, stores_in(job.request, self._policy))
+            release(context.job_id, stores_in(job.request, self.policy))
             return True
         if job.ending is not None:
             ending = Ending(state=job.ending, result=job.result, error=job.error, retries=job.retries)
@@ -467,5 +450,5 @@ class CeleryRunner:
             _log.exception("could not remove what the job staged")
             return False
         finally:
-            release(context.job_id, stores_of(request, self._policy))
+            release(context.job_id, stores_of(request, self.policy))
         return True

@@ -34,13 +34,13 @@ _WAITS: Final = 600.0
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
 class SingleFlight:
     """Runs units, equal ones of different jobs once."""
 
-    def __init__(self, store: JobStore, cache: ActionCache, sender: Sender) -> None:
-        self._store = store
-        self._cache = cache
-        self._sender = sender
+    store: JobStore
+    cache: ActionCache
+    sender: Sender
 
     def result(self, stage: Stage[Any], context: Context, claim: Claim, observer: Watched) -> dict[str, Any] | None:
         """The result of the claimed unit, or of equal work that was done before.
@@ -55,47 +55,47 @@ class SingleFlight:
         name = stage.equal.name(context, unit) if stage.equal else None
         if stage.equal is None or name is None:
             return stage.run(context, unit)
-        taken = self._cache.take(name)
+        taken = self.cache.take(name)
         while isinstance(taken, Known):
             result: dict[str, Any] = json.loads(taken.text)
             if stage.equal.holds(context, unit, result):
                 _log.info("equal work is done already", work=name[:12])
                 hooks.equal.send(None, how="known")
                 return result
-            self._cache.forget(taken)
-            taken = self._cache.take(name)
+            self.cache.forget(taken)
+            taken = self.cache.take(name)
         if taken is None:
             self._subscribe(name, claim)
             return None
         waiting: list[Item] = []
         work = taken
-        observer.keeps(lambda: self._cache.beat(work))
+        observer.keeps(lambda: self.cache.beat(work))
         hooks.equal.send(None, how="executed")
         reached("work.taken")
         try:
             result = stage.run(context, unit)
-            waiting = self._cache.end(work, json.dumps(result))
+            waiting = self.cache.end(work, json.dumps(result))
             reached("work.done")
         except BaseException:
-            waiting = self._cache.end(work)
+            waiting = self.cache.end(work)
             raise
         finally:
             observer.keeps(None)
-            wake(self._sender, self._store, waiting)
+            wake(self.sender, self.store, waiting)
         return result
 
     def _subscribe(self, name: str, claim: Claim) -> None:
         # The unit first: the work may be done before the next line, and the unit be sent for.
         item = claim.item
-        answer = self._store.release(claim, counts=False, waits=_WAITS)
+        answer = self.store.release(claim, counts=False, waits=_WAITS)
         if answer.due:
-            self._sender.send([item.close])
+            self.sender.send([item.close])
         if answer.due or answer.status is not Status.OK:
             return
         _log.info("equal work is being done, waiting for it", work=name[:12])
         hooks.equal.send(None, how="waited")
-        if not self._cache.subscribe(name, item):
-            wake(self._sender, self._store, [item])
+        if not self.cache.subscribe(name, item):
+            wake(self.sender, self.store, [item])
 
 
 def wake(sender: Sender, store: JobStore, waiting: Iterable[Item]) -> None:

@@ -21,11 +21,7 @@ from layerfarm.worker.jobstore.scripts import Scripts
 from layerfarm.worker.model import JobError, JobRecord, JobState, Progress
 from layerfarm.worker.settings import Settings
 
-_VIEW: Final = (
-    *("kind", "request", "position", "flow_state", "ending", "traffic", "format", "submitter", "signature"),
-    *("bytes_planned", "retries", "error", "result"),
-)
-"""The fields that ``claim.lua`` returns, in its order."""
+_VIEW: Final = tuple(JobView.model_fields)
 _NONSENSE: Final = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (attempt to|bad argument)|hash value is not an? ")
 """What Redis answers when a script of ours, or a read, meets what no script of ours has written."""
 _NAMED_AGAIN: Final = 60_000
@@ -322,24 +318,7 @@ def _view(fields: Sequence[str | None]) -> JobView:
     Raises:
         ValueError: the fields are not those of a job.
     """
-    read = dict(zip(_VIEW, (field or "" for field in fields), strict=True))
-    if not read["kind"]:
-        raise ValueError("job has no kind")
-    return JobView(
-        kind=read["kind"],
-        request=read["request"],
-        stage=int(read["position"] or -1),
-        state=read["flow_state"],
-        ending=JobState(read["ending"]) if read["ending"] else None,
-        traffic=Traffic(read["traffic"] or Traffic.INTERACTIVE),
-        format=int(read["format"] or 1),
-        submitter=read["submitter"],
-        signature=read["signature"],
-        planned=int(read["bytes_planned"] or 0),
-        retries=int(read["retries"] or 0),
-        error=JobError.model_validate_json(read["error"]) if read["error"] else None,
-        result=read["result"],
-    )
+    return JobView.model_validate({name: text for name, text in zip(_VIEW, fields, strict=True) if text})
 
 
 def _progress(fields: dict[str, str]) -> Progress | None:

@@ -1,10 +1,13 @@
-"""What is said of jobs between the engine and the job store: items of work, claims on them, and how a store answers."""
+"""Types between the engine and the job store: items of work, claims on them, and the store's answers."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from layerfarm.jobs.flows.base import Unit
 from layerfarm.worker.broker.priorities import Traffic
@@ -76,28 +79,33 @@ class Item:
         return f"{self.job_id}/{self.attempt} {self.name}"
 
 
-@dataclass(frozen=True)
-class JobView:
-    """What whoever works on a job needs of its record, as it was when the claim was given."""
+def _of_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
-    kind: str
-    request: str
+
+class JobView(BaseModel):
+    """The fields of a job's record that the engine needs, in the order in which ``lua/claim.lua`` returns them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Annotated[str, Field(min_length=1)]
+    request: str = ""
     """JSON."""
-    stage: int = -1
+    position: int = -1
     """Index of the stage that was opened last; -1: none."""
-    state: str = ""
+    flow_state: str = ""
     """The flow's state when that stage was opened, JSON; empty at -1."""
     ending: JobState | None = None
     """The end has been decided, what the job staged has still to be removed."""
     traffic: Traffic = Traffic.INTERACTIVE
-    format: int = FORMAT
+    format: int = 1
     submitter: str = ""
     signature: str = ""
     """See ``layerfarm.worker.security.signing``; empty: the request is not signed."""
-    planned: int = 0
+    bytes_planned: int = 0
     """Bytes of all units of the stages that were opened."""
     retries: int = 0
-    error: JobError | None = None
+    error: Annotated[JobError | None, BeforeValidator(_of_json)] = None
     result: str = ""
     """JSON."""
 
