@@ -1,4 +1,4 @@
-"""What the workers see of a store: whether it is the same one as this machine's, and whether locks hold there.
+"""How the workers see a store: whether it is the same one as this machine's, and whether locks hold there.
 
 The doctor leaves a file in the store, holds its lock and asks in Redis; each worker answers for itself.
 """
