@@ -1,4 +1,4 @@
-"""A farm of one's own: a private Redis and a worker on this machine, started and stopped for you."""
+"""A private farm: a Redis and a worker on this machine, for the duration of a block."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ _STOP: Final = 5.0
 class EmbeddedFarm:
     """A context manager; inside it ``url`` and ``farm()`` lead to the farm.
 
-    Everything it started has ended when it is left: by an exception, Ctrl-C and SIGTERM too, and if
-    this process is killed, the kernel ends the children. Has to be entered in the main thread, or in
-    one that lives longer than the farm: the children end with the thread that started them.
+    Everything it started has ended when it is left, also by an exception, Ctrl-C or SIGTERM; if this process is killed,
+    the kernel ends the children. They end with the thread that entered it, too.
 
     Parameters:
         state_dir: where the private directory (mode 0700) is made; default: the system's temporary one.
@@ -84,7 +83,6 @@ class EmbeddedFarm:
 
     @property
     def settings(self) -> Settings:
-        """Those of the worker."""
         assert self._settings is not None, "the farm is not running"
         return self._settings
 

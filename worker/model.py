@@ -1,7 +1,4 @@
-"""What can be seen of a job while it runs and after: its record, and the progress a watcher is shown.
-
-The same types come from the farm (``layerfarm.worker.jobstore`` keeps the record) and from the local runner.
-"""
+"""Records of jobs and their progress, the same from the farm and from the local runner."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 
 class JobState(StrEnum):
-    """Where a job stands. The last three are final."""
+    """State of a job. The last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -59,7 +56,7 @@ class JobError(BaseModel):
 
 
 class Ending(BaseModel):
-    """How one try of a job ends."""
+    """Outcome of one try of a job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,11 +65,11 @@ class Ending(BaseModel):
     """JSON."""
     error: JobError | None = None
     retries: int = 0
-    """How often the job had been retried by then."""
+    """Retries of the job by then."""
 
 
 class JobRecord(BaseModel):
-    """What the farm remembers of one job, until it expires."""
+    """One job, as the farm remembers it until the record expires."""
 
     model_config = ConfigDict(frozen=True)
 

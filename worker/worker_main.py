@@ -1,4 +1,4 @@
-"""A worker in the foreground: what ``layerfarm worker`` and ``python -m worker`` run."""
+"""A worker in the foreground."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _log = structlog.get_logger()
 def run_worker(settings: Settings) -> int:
     """Work for the farm until SIGTERM or Ctrl-C; returns the exit code.
 
-    What runs then may end within ``settings.drain`` seconds, and is handed back to the farm after that.
+    Running units may end within ``settings.drain`` seconds, and are handed back to the farm after that.
 
     Raises:
         RequestError: the settings allow no store or no root, or name a module that cannot be imported.
@@ -139,7 +139,7 @@ def _count_refused(client: redis.Redis, keys: Keys, why: str) -> None:
 
 
 def _keyring(settings: Settings) -> Keyring | None:
-    """Read once, before the fork: those who do the work need no right to the files."""
+    """Read once, before the fork: the processes of the pool need no right to the files."""
     if settings.keys is None:
         return None
     keyring = Keyring.load(settings.keys, int(settings.signature_valid * 1000) + _LENIENCE)

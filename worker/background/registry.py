@@ -1,4 +1,4 @@
-"""Which workers there are: each says so as long as it could take a message, and no longer."""
+"""The registry of workers: each renews its entry only as long as it could take a message."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT
 
 _SAY_EVERY: Final = 2.0
-"""Seconds between two words of a worker."""
+"""Seconds between two renewals of an entry."""
 _EXPIRES: Final = 10
-"""Seconds for which one holds."""
+"""Seconds for which one is valid."""
 _REPLACE_EVERY: Final = 0.5
 """Seconds between two looks for processes of the pool that died."""
 
@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 
 class WorkerInfo(BaseModel):
-    """What a worker says of itself."""
+    """A worker's entry."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,9 +44,9 @@ class WorkerInfo(BaseModel):
     kinds: tuple[str, ...]
     """The kinds of jobs it knows."""
     version: str = ""
-    """Of layerfarm."""
+    """Version of layerfarm."""
     format: int = 0
-    """Of the jobs that it reads (``layerfarm.worker.jobstore.model.FORMAT``)."""
+    """Format of the jobs that it reads (``layerfarm.worker.jobstore.model.FORMAT``)."""
     clock: float = 0.0
     """Seconds by which its clock is ahead of that of Redis."""
     confined: bool = False
@@ -62,7 +62,7 @@ class WorkerInfo(BaseModel):
         return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **said)
 
     def now(self, client: redis.Redis) -> WorkerInfo:
-        """With what may change while the worker runs."""
+        """The entry with the clock and the missing directories of now."""
         seconds, micros = client.time()
         missing = tuple(path for path in (*self.roots, *self.stores) if not path.is_dir())
         return self.model_copy(update={"clock": time.time() - (seconds + micros / 1e6), "missing": missing})

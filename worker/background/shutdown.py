@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 
 class Stopping:
-    """Whether units are to be handed back now: one byte that a worker shares with its pool. Made before the fork."""
+    """Progress of a shutdown: one byte that a worker shares with its pool. True: hand units back now."""
 
     def __init__(self) -> None:
         self._byte = mmap.mmap(-1, 1)
@@ -50,15 +50,12 @@ class Stopping:
 
 @dataclass
 class Drain:
-    """Sees to it that the worker ends in bounded time and loses no unit.
+    """Ends the worker in bounded time without losing a unit.
 
     Celery lets running tasks end and takes no new ones. After ``grace`` seconds the units are told to stop,
-    which they do at their next word of progress, and go back to the queue. A unit that does not listen is
-    killed with its process, and handed back in its name; in no case does the try count against it.
-
-    Celery's own soft shutdown (``worker_soft_shutdown_timeout``, 5.5) was tried in its place: it gives the messages
-    back and ends in time, but kills the units before they can remove what they have half done, leaves their claims to
-    run out, and the try counts: where one was allowed, the job failed.
+    which they do at their next progress, and go back to the queue. A unit that does not listen is killed with its
+    process and handed back for it; the try never counts. Celery's own soft shutdown kills units before they can
+    remove what they have half done, leaves their claims to run out, and the try counts.
     """
 
     grace: float
@@ -70,7 +67,6 @@ class Drain:
     _thread: threading.Thread | None = None
 
     def begin(self, **_: object) -> None:
-        """The worker was asked to stop."""
         if self._thread is None:
             _log.info("worker stops", grace=self.grace)
             self.stopping.begin()

@@ -24,10 +24,7 @@ _PATIENCE = 4.5
 
 
 class _SocketConnection(redis.UnixDomainSocketConnection):
-    """redis-py asks a connection that it gives up for its host and port.
-
-    One by a socket has none, and the AttributeError would stand in the place of what Redis said.
-    """
+    """redis-py asks a connection that it gives up for its host and port; the AttributeError would hide Redis' error."""
 
     host = port = None  # type: ignore[assignment]
 
@@ -54,7 +51,7 @@ def _manager(address: Address) -> Any:
 
 
 def sentinel_options(address: Address) -> dict[str, Any]:
-    """What a connection to a sentinel is made with."""
+    """Options of a connection to a sentinel."""
     timeouts = {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
     return address.sentinel_login | address.tls | timeouts
 
@@ -73,7 +70,7 @@ class RetryOnce(Retry):
 
 
 def is_read_only(error: Exception) -> bool:
-    """Whether a replica refused a write. Before Redis 7 a script's error holds the code only somewhere in its text."""
+    """True if a replica refused a write. Before Redis 7 a script's error has the code only somewhere in its text."""
     cause = error.__cause__ or error
     return isinstance(cause, redis.ReadOnlyError) or "-READONLY " in str(cause)
 

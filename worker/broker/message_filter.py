@@ -57,7 +57,7 @@ class _Broadcast(_Part):
 
 
 class _Control(_Part):
-    """What the tools of Celery may ask of a worker, Flower for one: to look, and to send events."""
+    """Commands that the tools of Celery, Flower for one, may send: to look, and to send events."""
 
     method: str = Field(pattern=f"^({'|'.join(_OBEYED)})$")
     arguments: dict[str, Any] | None = None

@@ -62,7 +62,7 @@ class Sender:
                     self._app.send_task(task, kwargs=message, queue=queue, producer=producer, retry=False)
 
     def _queue(self, item: Item, traffic: Traffic) -> str:
-        """What moves a job on or ends it comes before any units; new jobs begin in their turn."""
+        """Items that move a job on or end it come before any units; new jobs begin in their turn."""
         if item.what == "unit":
             return self._queues.units_of(traffic)
         return self._queues.starts_of(traffic) if item.begins else self._queues.control

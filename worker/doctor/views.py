@@ -1,4 +1,4 @@
-"""How the workers see a store: whether it is the same one as this machine's, and whether locks hold there.
+"""Checks that the workers see the same store as this machine, locks included.
 
 The doctor leaves a file in the store, holds its lock and asks in Redis; each worker answers for itself.
 """
@@ -43,10 +43,10 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str = Field(pattern=_NAME.pattern)
-    """Of the file; also that of the question."""
+    """Name of the file and of the question."""
     store: str = Field(max_length=4096)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of its content. A worker tells only whether it found that, so nothing can be read by asking."""
+    """Digest of its content. A worker tells only whether it found that, so nothing can be read by asking."""
 
 
 def examine_views(client: redis.Redis, keys: Keys, store: Path, workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
@@ -122,7 +122,7 @@ class Views:
 
 
 def view_of(question: Question, policy: Policy) -> View:
-    """How this process sees what the question names."""
+    """The file of the question, as this process sees it."""
     try:
         store = policy.check_store(Path(question.store))
     except RequestError:

@@ -29,7 +29,7 @@ STEPS: Final = (
     "close.cleaned",
     "close.closed",
 )
-"""In the order in which a job comes by them."""
+"""In the order in which a job passes them."""
 
 _KILL_AT: Final = os.environ.get("LAYERFARM_KILL_AT")
 

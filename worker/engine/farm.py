@@ -1,14 +1,14 @@
-"""Run jobs on the farm: what a worker process does for each message.
+"""Run jobs on the farm: the steps of a worker process for each message.
 
 ``advance`` joins a complete stage and opens the next one; ``unit`` does one unit; ``close`` removes what
 the job staged and shows its final state. The stages are joined here and not by Celery's chords: a
 chord whose member is lost or expires never calls its body.
 
 Every step may be interrupted anywhere and run again: it is claimed first, changes the job in one operation of
-the job store, fenced by the claim, and only then sends the next message. Should that be lost,
+the job store, fenced by the claim, and only then sends the next message. If that is lost,
 ``layerfarm.worker.engine.recovery`` sends it again. A process that took a message less than a second ago goes on
-with what comes next in the job, without a message: a join, the close, one unit of a new stage. Whoever finds that it
-came too late removes what it has left meanwhile, and does nothing else.
+with the next step of the job without a message: a join, the close, one unit of a new stage. A process that came too
+late removes what it has left meanwhile, and does nothing else.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from layerfarm.worker.model import Ending, JobError, JobState, first_error
 from layerfarm.worker.security.signing import Keyring, Signed
 
 _OUTAGE = (redis.RedisError, OperationalError)
-"""Redis is away. That is no fault of the job: the claim runs out and the item is sent again."""
+"""Redis is away: the claim runs out and the item is sent again."""
 
 _log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class CeleryRunner:
     job_bytes: int = 0
     """Bytes that a job may read and write; 0: any number."""
     leaving: Callable[[], bool] = bool
-    """Whether the worker has been asked to stop."""
+    """True once the worker was asked to stop."""
     young: float = 1.0
     """Seconds since a message was taken in which its process goes on with what comes next in the job. Longer work gives
     way: what has waited in the meantime may be more urgent."""
@@ -95,7 +95,7 @@ class CeleryRunner:
     # --- the three messages -------------------------------------------------------------------------
 
     def do(self, item: Item) -> None:
-        """Do what a message asks for, and what of the same job comes next while the message is young."""
+        """Do the item of a message, and the next ones of the same job while the message is young."""
         if item.begins:
             # Not always the one that the message names: submitters take turns.
             turn = Item(*self.store.next(item.job_id, item.attempt, self.owner), "advance")
@@ -112,7 +112,7 @@ class CeleryRunner:
                 steps[item_now.what](item_now)
 
     def _go_on(self, item: Item, *, here: bool = False) -> None:
-        """Have the join or the close of the job done; ``here``: in this process, however long it has been at it."""
+        """Have the join or the close of the job done; ``here``: in this process, even if the message is not young."""
         if self._next is None and (here or self._is_young()):
             self._next = item
         else:
@@ -136,7 +136,7 @@ class CeleryRunner:
             self._fail(claim, error)
 
     def _unit(self, item: Item) -> None:
-        """Do one unit and record its result; whoever completes the stage sees to the join."""
+        """Do one unit and record its result; if it completes the stage, have that joined."""
         reached("unit.taken")
         claim = self._claimed(item)
         if claim is None:
@@ -197,7 +197,7 @@ class CeleryRunner:
                 hooks.ended.send(None, record=self.store.job(item.job_id))
 
     def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
-        """What is done inside is done under the job's lease of the blobs that it counts on or makes."""
+        """Inside, the job's lease covers the blobs that it reads or makes."""
         return holding(job_id, self.lease_for, stores_of(request, self.policy))
 
     def _context(self, item: Item, observer: Observer) -> Context:
@@ -231,10 +231,7 @@ class CeleryRunner:
         self._go_on(item.close)
 
     def _too_late(self, claim: Claim, answer: Answer) -> None:
-        """The claim was taken over, or the job ended meanwhile.
-
-        What this process has put there since its job ended nobody else removes.
-        """
+        """The claim was taken over, or the job ended meanwhile: nobody else removes what this process staged since."""
         if answer.due:
             self._send_close(claim.item)
         if answer.status is not Status.OK:
@@ -242,9 +239,9 @@ class CeleryRunner:
             self._sweep(claim.item)
 
     def _sweep(self, item: Item) -> None:
-        """Remove what this process, which came too late, has staged for an attempt that is over, if it is.
+        """Remove what this process has staged too late for an attempt that is over.
 
-        Should it die before, that is left to the janitor (``layerfarm.jobs.store.janitor``).
+        If it dies before that, the janitor removes it (``layerfarm.jobs.store.janitor``).
         """
         try:
             record = self.store.job(item.job_id)
@@ -325,7 +322,7 @@ class CeleryRunner:
         return joined
 
     def _send_units(self, claim: Claim, position: int, indexes: Iterable[int]) -> None:
-        """Have the units done: one of them by this process, if it may go on. A bulk job gives way between two units."""
+        """Send the units; one of them is done by this process, if it may go on. A bulk job gives way between units."""
         item = claim.item
         units = [Item(item.job_id, item.attempt, "unit", position, index) for index in indexes]
         mine = units.pop(0) if units and claim.job.traffic is not Traffic.BULK and self._is_young() else None
@@ -378,7 +375,7 @@ class CeleryRunner:
     # --- how jobs end -----------------------------------------------------------------------------------
 
     def _fail(self, claim: Claim, error: Exception) -> None:
-        """The job ends with ``error``, if the claim is still held: else that is nobody's trouble but this process's."""
+        """End the job with ``error``, if the claim is still held."""
         if isinstance(error, MemoryError):
             # What the unit had is what is needed to say so.
             traceback.clear_frames(error.__traceback__)
@@ -390,9 +387,9 @@ class CeleryRunner:
             self._finish(claim, JobState.FAILED, error=describe(error))
 
     def _ended_before(self, claim: Claim, request: Request | None = None) -> bool:
-        """End the job as it ended before, if it did: Redis has forgotten that, and what the job staged is gone.
+        """End the job as it ended before, if the journal has an outcome that Redis has forgotten.
 
-        So it is looked for when a job begins, and when something goes wrong in it.
+        Asked when a job begins and when it fails: what it staged may be gone.
         """
         job_id = claim.item.job_id
         try:
@@ -429,7 +426,7 @@ class CeleryRunner:
             self.sender.send([claim.item], claim.job.traffic)
 
     def _clean(self, job: JobView, context: Context) -> bool:
-        """Remove what the job staged. False: that is to be tried again later."""
+        """Remove what the job staged. False: try again later."""
         try:
             # Also of a job that was begun by another version: what it staged lies where the request says.
             flow, request = self._flow(context.job_id, job, of_any_format=True)

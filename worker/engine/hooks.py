@@ -39,7 +39,7 @@ class Task:
 
 @dataclass
 class Outcome:
-    """How a task went; filled in while it runs."""
+    """Outcome of a task; filled in while it runs."""
 
     began: int = field(default_factory=time.time_ns)
     """Nanoseconds since the epoch."""
@@ -49,7 +49,6 @@ class Outcome:
     how: str = "done"
     """``done``, ``failed``, or ``stopped``: cancelled, handed back, or left to another process."""
     error: str | None = None
-    """What went wrong, for people."""
 
 
 @contextmanager

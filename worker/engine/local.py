@@ -122,7 +122,7 @@ class _Counting:
     """The observer of units that run in the calling process, one after the other."""
 
     _results: Sequence[object]
-    """Of the units that are done."""
+    """Results of the units that are done."""
     _report: Callable[[int, int], None]
     _bytes: int = 0
 

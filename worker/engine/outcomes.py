@@ -1,6 +1,6 @@
-"""How jobs end: the error as the record tells it, and the journal of outcomes beside the store.
+"""Outcomes of jobs: errors as the record tells them, and a journal beside the store.
 
-The journal (``layerfarm.jobs.store.ended``) counts when Redis has forgotten how a job ended.
+The journal (``layerfarm.jobs.store.ended``) is used when Redis has forgotten how a job ended.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Journal:
         self._policy = policy
 
     def remember(self, job_id: str, request: Request, ending: Ending) -> None:
-        """Write it down. Where that is not possible, Redis alone knows it."""
+        """Write the outcome; a store that cannot be written is only logged."""
         for store in self._store_of(request):
             try:
                 write_ending(store, job_id, ending.model_dump_json())
@@ -55,7 +55,7 @@ class Journal:
                 _log.warning("could not write down how the job ended", error=str(error))
 
     def recall(self, job_id: str, request: Request, retries: int) -> Ending | None:
-        """How this try of the job ended. None: it has not, as far as is known."""
+        """Outcome of this try of the job; None: not known to have ended."""
         for store in self._store_of(request):
             with suppress(LayerfarmError, OSError, ValidationError):
                 text = read_ending(store, job_id)

@@ -1,9 +1,8 @@
-"""Recovery: what is sent again, and why. The one place that decides it.
+"""Recovery: the one place that decides what is sent again, and why.
 
-A worker whose host died, a Redis that was restarted without its newest writes, a process killed between its last
-word to the job store and its first to the queue: each leaves a job that nobody works on. Every worker looks for such
-jobs in turn, and so does every client that waits for one. A job in which nothing comes of it is looked at less and
-less often (``jobstore/lua/look.lua``).
+A host that dies, a Redis restarted without its newest writes, or a process killed before it sends the next message
+leaves a job that nobody works on. Every worker looks for such jobs in turn, and so does every client that waits for
+one. Each time in vain, the next comes later (``jobstore/lua/look.lua``).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from layerfarm.worker.model import JobError, JobState
 from layerfarm.worker.settings import Settings
 
 _BUSY_QUIET: Final = 300.0
-"""Seconds of silence after which a job is taken for stuck although messages, perhaps its own, are waiting."""
+"""Seconds of silence after which a job is stuck although messages, perhaps its own, are waiting."""
 
 _log = structlog.get_logger()
 
@@ -41,7 +40,7 @@ class Backlog:
     queues: Queues
 
     def my_turn(self, seconds: float) -> bool:
-        """Whether nobody else has looked for ``seconds``."""
+        """True if no other worker has looked for ``seconds``."""
         if self.client.set(self.keys.looking, "1", nx=True, px=int(seconds * 1000)):
             return True
         if self.client.pttl(self.keys.looking) == -1:
@@ -50,11 +49,10 @@ class Backlog:
         return False
 
     def is_empty(self) -> bool:
-        """No message waits."""
         return not self._waiting(*self.queues)
 
     def has_all_starts(self) -> bool:
-        """Whether no job waits in vain for its beginning; a long queue is no reason to send its messages again."""
+        """True if every queued job has its first message; a long queue is no reason to send them again."""
         return self._waiting(self.queues.start, self.queues.bulk_start) >= int(self.client.scard(self.keys.queued))
 
     def _waiting(self, *queues: str) -> int:
@@ -91,7 +89,6 @@ class Recovery:
         self.store.prune()
 
     def look_at(self, job_id: str) -> None:
-        """Look at one job."""
         self._look(job_id, self._quiet(), self.backlog.has_all_starts())
 
     def take_over(self, job_id: str) -> None:
@@ -107,7 +104,7 @@ class Recovery:
             self.sender.send(items, self.store.traffic(job_id))
 
     def _quiet(self) -> float:
-        """With empty queues a job that nobody works on cannot be waiting for its turn."""
+        """Seconds of silence after which a job is stuck: with empty queues it cannot be waiting for its turn."""
         return self.every if self.backlog.is_empty() else _BUSY_QUIET
 
     def _look(self, job_id: str, quiet: float, started: bool) -> None:

@@ -123,7 +123,7 @@ class Known:
 
 
 class ActionCache:
-    """What Redis holds of equal work: claims, results and subscribers."""
+    """Claims, results and subscribers of equal work, in Redis."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._run = Scripts(client, Keys(settings.queue)).run

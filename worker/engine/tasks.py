@@ -51,9 +51,9 @@ class Process:
     app: Celery
     settings: Settings
     stopping: Callable[[], bool]
-    """Whether units are to be handed back."""
+    """True when units are to be handed back."""
     leaving: Callable[[], bool]
-    """Whether the worker has been asked to stop."""
+    """True once the worker was asked to stop."""
     keyring: Keyring | None
     is_outdated: Callable[[], bool]
     """Asked before each task; where it holds, this process ends, and another takes its place."""

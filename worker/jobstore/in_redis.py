@@ -23,7 +23,7 @@ from layerfarm.worker.settings import Settings
 
 _VIEW: Final = tuple(JobView.model_fields)
 _NONSENSE: Final = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (attempt to|bad argument)|hash value is not an? ")
-"""What Redis answers when a script of ours, or a read, meets what no script of ours has written."""
+"""Answers of Redis when a script or a read meets what no script of ours has written."""
 _NAMED_AGAIN: Final = 60_000
 """Milliseconds after which the closing of a job that was kept is asked for again."""
 
@@ -294,7 +294,7 @@ def _answer(found: Sequence[Any]) -> Answer:
 
 
 def retried(job_id: str, how: str, attempt: int) -> Retried:
-    """What ``retry`` answers, for both stores."""
+    """The answer of ``retry``, for both stores."""
     match how:
         case "gone":
             raise JobNotFound("no job has this id", where=job_id)

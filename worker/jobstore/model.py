@@ -22,7 +22,7 @@ LARGEST_REQUEST: Final = 64 * 1024
 
 
 class Status(StrEnum):
-    """How a job store answers."""
+    """Answers of a job store."""
 
     OK = "ok"
     GONE = "gone"
@@ -45,7 +45,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Item:
-    """What can be claimed of an attempt at a job."""
+    """An item of work of an attempt at a job; it can be claimed."""
 
     job_id: str
     attempt: int
@@ -56,7 +56,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """That of its claim."""
+        """Name of its claim."""
         if self.what == "close":
             return self.what
         return f"{self.what}:{self.stage}" + (f":{self.index}" if self.what == "unit" else "")
@@ -121,7 +121,7 @@ class Claim:
     job: JobView
     unit: Unit | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
-    """Of a complete stage that is to be joined, in the units' order."""
+    """Results of a complete stage that is to be joined, in the units' order."""
 
 
 class Refused(NamedTuple):
@@ -129,11 +129,11 @@ class Refused(NamedTuple):
 
     why: Status
     due: bool = False
-    """With OVER: nobody works on the job any more, so it can be closed. With DONE: its stage is complete."""
+    """OVER: nobody works on the job any more, so it can be closed. DONE: its stage is complete."""
 
 
 class Answer(NamedTuple):
-    """What an operation under a claim, or one that ends a job, brought about."""
+    """Answer to an operation under a claim, or to one that ends a job."""
 
     status: Status
     due: bool = False
@@ -148,7 +148,7 @@ MESSAGE_LOST: Final = "message lost"
 
 @dataclass(frozen=True)
 class Lost:
-    """What has to be sent again of a job."""
+    """Items of a job that have to be sent again."""
 
     attempt: int
     reason: str

@@ -31,5 +31,5 @@ class Scripts:
         self._registered = registered
 
     def run(self, name: str, keys: Sequence[str] = (), args: Sequence[Any] = ()) -> Any:
-        """What ``lua/<name>.lua`` answers."""
+        """The answer of ``lua/<name>.lua``."""
         return self._registered(name)(keys=keys, args=args)

@@ -1,6 +1,6 @@
-"""The states of a job: which there are, and who may move a job from which to which, by which operation.
+"""The state table of jobs: who may move a job from which state to which, by which operation.
 
-The one table of it. The picture in docs/architecture.md is made of it (``python -m layerfarm.worker.jobstore.states``),
+The picture in docs/architecture.md is made of it (``python -m layerfarm.worker.jobstore.states``),
 and both job stores are held to it by a test.
 """
 
@@ -13,7 +13,7 @@ from layerfarm.worker.model import JobRecord, JobState
 
 
 class Phase(StrEnum):
-    """Where a job stands, more exactly than :class:`layerfarm.worker.model.JobState` tells its users."""
+    """State of a job, more exact than :class:`layerfarm.worker.model.JobState`."""
 
     ABSENT = "absent"
     QUEUED = "queued"
@@ -35,7 +35,7 @@ class Move(NamedTuple):
 
     before: Phase
     operation: str
-    """Of :class:`layerfarm.worker.jobstore.interface.JobStore`."""
+    """Method of :class:`layerfarm.worker.jobstore.interface.JobStore`."""
     after: Phase
     who: str
     when: str = ""
@@ -60,7 +60,7 @@ MOVES: Final = (
 
 
 def phase_of(record: JobRecord | None, *, committing: bool = False) -> Phase:
-    """Where a job stands, by its record. ``committing``: which the record does not tell."""
+    """Phase of a job by its record; ``committing``, which the record does not tell."""
     if record is None:
         return Phase.ABSENT
     if record.kept is not None:

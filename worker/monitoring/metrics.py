@@ -1,7 +1,7 @@
-"""A worker's metrics for Prometheus: what its processes did, and what the farm looks like from here.
+"""A worker's metrics for Prometheus: those of its processes, and those of the whole farm.
 
 The pool's processes write into files of one private directory, which ``prometheus_client`` adds up when the
-main process is asked (its "multiprocess mode"). What of the farm is the same for all workers is named
+main process is asked (its "multiprocess mode"). Metrics of the farm are the same at all workers and named
 ``layerfarm_farm_…``: take the maximum over workers, not the sum.
 """
 
@@ -126,7 +126,7 @@ def served(listen: str, census: Callable[[], Census]) -> Iterator[Metrics]:
 
 
 class _Farm:
-    """What is the same whichever worker is asked."""
+    """Metrics of the farm, the same at every worker."""
 
     def __init__(self, census: Callable[[], Census]) -> None:
         self._census = census

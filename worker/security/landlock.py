@@ -1,4 +1,4 @@
-"""Landlock (landlock(7)): a process gives up, for ever, what it may do with files and TCP outside what it names.
+"""Landlock (landlock(7)): a process gives up, for ever, its access to all files and TCP ports that it does not name.
 
 The kernel checks the file that is opened, not the name it was opened by, so no exchange of a directory for a
 symbolic link between a check and its use leads out.
@@ -25,7 +25,7 @@ _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 """The rights that a rule about one file can give; all others are those of directories."""
 _BITS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many rights over files each version knows; later ones know no more."""
+"""Number of rights over files that each version knows; later ones know no more."""
 _TCP: Final = 0b11
 """To bind and to connect."""
 _CONNECT_TCP: Final = 0b10

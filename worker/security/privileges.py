@@ -1,4 +1,4 @@
-"""What a process of the pool gives up before it does anybody's work: root's other powers, or root itself."""
+"""Privileges that a process of the pool gives up before it works: root's other powers, or root itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEPT: Final = {
     "CAP_MKNOD": 27,
     "CAP_SETFCAP": 31,
 }
-"""What layers are made of: owners, modes, devices, capabilities of files; trusted.* xattrs ask for SYS_ADMIN.
+"""Needed to make layers: owners, modes, devices, capabilities of files; trusted.* xattrs ask for SYS_ADMIN.
 Not CAP_DAC_READ_SEARCH: it opens files by handles, past all directories."""
 
 
@@ -89,7 +89,7 @@ def _keep(kept: frozenset[int]) -> None:
 
 
 def _effective() -> frozenset[int]:
-    """What this process has: a container may have taken some away."""
+    """Capabilities of this process: a container may have taken some away."""
     with open("/proc/self/status", encoding="ascii") as status:
         mask = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
     return frozenset(number for number in range(64) if mask >> number & 1)

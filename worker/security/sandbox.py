@@ -39,23 +39,23 @@ _NAMES: Final = (
     "ssl",
     "pki",
 )
-"""Of /etc, read: what finding and trusting the host of Redis takes. The rest, shadow not least, stays closed."""
+"""Files of /etc that are read to find and trust the host of Redis. The rest, shadow not least, stays closed."""
 _OTHERS: Final = ("passwd", "group", "ld.so.cache")
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _TRACES: Final = (4317, 4318)
-"""Where OpenTelemetry's collector listens, unless its variables say otherwise."""
+"""Default ports of OpenTelemetry's collector."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What the processes of one worker keep. Made in its main process, entered in each of the pool."""
+    """The sandbox of one worker. Made in its main process, entered in each of the pool."""
 
     settings: Settings
     temporary: Path
     confined: bool
-    """By Landlock."""
+    """Landlock is used."""
     _entered: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """The files of the host that the process may read, as they were when it entered."""
 
@@ -77,7 +77,7 @@ class Sandbox:
             self._entered.update(_identities(settings))
 
     def is_outdated(self) -> bool:
-        """Whether a file was replaced since, as DHCP does with resolv.conf and cert-manager with certificates.
+        """True if a file was replaced since, as DHCP does with resolv.conf and cert-manager with certificates.
 
         Landlock's rules are of files, not of names: this process cannot read the new one, the next can.
         """
@@ -109,7 +109,7 @@ def sandbox(settings: Settings) -> Iterator[Sandbox]:
 
 
 def _try(place: Sandbox) -> None:
-    """Enter it once, in a process of its own, before there is work: what does not work is said at the start.
+    """Enter it once, in a process of its own, so that a failure shows at the start.
 
     Raises:
         RequestError: it cannot be entered.
