@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import warnings
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -104,7 +103,7 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
             os._exit(1)
         # Without its main process a child would never learn that its work was given to another. After the sandbox,
         # because becoming another user takes this back.
-        die_with_parent(main, signal.SIGKILL)
+        die_with_parent(main)
         configure_logs(settings.log_level)
 
     def keep_logs(**_: Any) -> None:

@@ -162,9 +162,8 @@ class CeleryRunner:
             self._fail(claim, error)
             return
         reached("unit.recorded")
-        if answer.status is not Status.OK:
-            self._too_late(claim, answer)
-        elif answer.complete:
+        self._follow_up(claim, answer)
+        if answer.complete:
             # The last one here: the job's effects are there, and a message could come to a worker of another version,
             # which refuses it.
             last = item.stage == len(flow.stages) - 1
@@ -230,8 +229,9 @@ class CeleryRunner:
     def _send_close(self, item: Item) -> None:
         self._go_on(item.close)
 
-    def _too_late(self, claim: Claim, answer: Answer) -> None:
-        """The claim was taken over, or the job ended meanwhile: nobody else removes what this process staged since."""
+    def _follow_up(self, claim: Claim, answer: Answer) -> None:
+        """Close the job if that is due. If the claim was taken over, or the job ended meanwhile, sweep: nobody else
+        removes what this process staged since."""
         if answer.due:
             self._send_close(claim.item)
         if answer.status is not Status.OK:
@@ -407,22 +407,16 @@ class CeleryRunner:
     def _finish(self, claim: Claim, state: JobState, *, error: JobError | None = None, result: str = "") -> None:
         answer = self.store.finish(claim, state, error=error, result=result)
         reached("job.decided")
-        if answer.status is Status.OK:
-            if answer.due:
-                self._send_close(claim.item)
-        else:
-            self._too_late(claim, answer)
+        self._follow_up(claim, answer)
 
     def _give_back(self, claim: Claim) -> None:
-        answer = self.store.release(claim)
-        self._too_late(claim, answer)
+        self._follow_up(claim, self.store.release(claim))
 
     def _hand_back(self, claim: Claim) -> None:
         answer = self.store.release(claim, counts=False)
         _log.info("handed back", item=claim.item.name)
-        if answer.due or answer.status is not Status.OK:
-            self._too_late(claim, answer)
-        else:
+        self._follow_up(claim, answer)
+        if answer.status is Status.OK and not answer.due:
             self.sender.send([claim.item], claim.job.traffic)
 
     def _clean(self, job: JobView, context: Context) -> bool:

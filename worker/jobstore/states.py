@@ -9,8 +9,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from layerfarm.worker.model import JobRecord, JobState
-
 
 class Phase(StrEnum):
     """State of a job, more exact than :class:`layerfarm.worker.model.JobState`."""
@@ -57,21 +55,6 @@ MOVES: Final = (
     Move(Phase.KEPT, "retry", Phase.RUNNING, "client", "goes on, or from the start"),
     Move(Phase.ENDED, "retry", Phase.RUNNING, "client", "failed: from the start"),
 )
-
-
-def phase_of(record: JobRecord | None, *, committing: bool = False) -> Phase:
-    """Phase of a job by its record; ``committing``, which the record does not tell."""
-    if record is None:
-        return Phase.ABSENT
-    if record.kept is not None:
-        return Phase.KEPT
-    if record.state.final:
-        return Phase.ENDED
-    if record.ending is not None:
-        return Phase.ENDING
-    if record.state is JobState.QUEUED:
-        return Phase.QUEUED
-    return Phase.COMMITTING if committing else Phase.RUNNING
 
 
 def picture() -> str:

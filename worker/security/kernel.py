@@ -32,14 +32,14 @@ def forbid_new_privileges() -> None:
     prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
 
 
-def die_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
-    """Called in a child: the kernel sends it ``signum`` when the thread that started it ends.
+def die_with_parent(parent: int) -> None:
+    """Called in a child: the kernel kills it when the thread that started it ends.
 
     ``parent`` is the pid of the starter as it saw itself; if it is gone already, this process ends at once.
     """
-    prctl("prctl", _PR_SET_PDEATHSIG, signum)
+    prctl("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signum)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _checked(what: str, result: int) -> int:
