@@ -77,7 +77,7 @@ class Farm:
         self.keys: Final = Keys(settings.queue)
         """Names of the farm's keys in Redis."""
         self.client: Final = connect(self.address)
-        self.store: Final = RedisJobStore.of(self.client, settings)
+        self.store: Final = RedisJobStore(self.client, settings)
 
     def __enter__(self) -> Farm:
         return self

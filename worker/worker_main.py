@@ -87,7 +87,7 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
             is_outdated=place.is_outdated,
         )
     )
-    store = RedisJobStore.of(client, settings)
+    store = RedisJobStore(client, settings)
     sender = Sender(app, settings)
     voice = _voice(client, Recovery.of(client, store, sender, settings), settings, place)
     app.steps["consumer"].add(ticking(voice))

@@ -73,7 +73,7 @@ class Process:
         """Made at the first task, so after the fork."""
         settings = self.settings
         client = client_of(settings.address)
-        store = RedisJobStore.of(client, settings)
+        store = RedisJobStore(client, settings)
         sender = Sender(self.app, settings)
         return CeleryRunner(
             store=store,

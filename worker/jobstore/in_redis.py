@@ -29,42 +29,16 @@ _NAMED_AGAIN: Final = 60_000
 
 
 class RedisJobStore:
-    """The jobs in one Redis, for one process.
+    """The jobs in one Redis, for one process."""
 
-    Parameters:
-        job_expires: seconds after which a job that does not advance is forgotten.
-        result_expires: seconds for which the record of an ended job is kept.
-        lease: seconds after which an item whose holder says nothing more is taken over.
-        deliveries: how often an item whose process dies is tried.
-    """
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        job_expires: float,
-        result_expires: float,
-        lease: float = 10,
-        deliveries: int = 3,
-        keys: Keys | None = None,
-    ) -> None:
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client = client
-        self._keys = keys or Keys()
-        self._job_expires = int(job_expires)
-        self._result_expires = max(1, int(result_expires))
-        self._lease = int(lease * 1000)
-        self._deliveries = deliveries
+        self._keys = Keys(settings.queue)
+        self._job_expires = int(settings.job_expires)
+        self._result_expires = max(1, int(settings.result_expires))
+        self._lease = int(settings.lease * 1000)
+        self._deliveries = settings.deliveries
         self._scripts = Scripts(client, self._keys)
-
-    @classmethod
-    def of(cls, client: redis.Redis, settings: Settings) -> RedisJobStore:
-        return cls(
-            client,
-            settings.job_expires,
-            settings.result_expires,
-            settings.lease,
-            settings.deliveries,
-            Keys(settings.queue),
-        )
 
     def _run(self, name: str, job_id: str, *args: Any) -> Any:
         with _sound(job_id):
@@ -252,17 +226,14 @@ class RedisJobStore:
     def job(self, job_id: str) -> JobRecord:
         with _sound(job_id):
             fields = cast("dict[str, str]", self._client.hgetall(self._keys.job(job_id).job))
-        if not fields:
-            hint = "or Redis was restarted without its data; then submit it again"
-            raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
-        with _sound(job_id):
+            if not fields:
+                hint = "or Redis was restarted without its data; then submit it again"
+                raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
             return JobRecord.parse(job_id, fields)
 
     def jobs(self, limit: int) -> Iterator[JobRecord]:
         """The newest ``limit`` jobs, newest first, without those whose record makes no sense."""
-        ids = [
-            each for each in cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, limit - 1)) if is_job_id(each)
-        ]
+        ids = list(filter(is_job_id, cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, limit - 1))))
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(self._keys.job(job_id).job)
