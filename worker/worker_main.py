@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import mmap
 import os
 import warnings
 from contextlib import ExitStack, suppress
@@ -18,7 +19,7 @@ from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.extras import require
 from layerfarm.jobs.flows import FLOWS
 from layerfarm.worker.background.registry import Voice, WorkerInfo, ticking
-from layerfarm.worker.background.shutdown import Drain, Stopping
+from layerfarm.worker.background.shutdown import BEGUN, HANDING_BACK, Drain
 from layerfarm.worker.broker import transport
 from layerfarm.worker.broker.app import make_app
 from layerfarm.worker.broker.connection import client_of, connect
@@ -76,13 +77,13 @@ def run_worker(settings: Settings) -> int:
 
 def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     app = make_app(settings)
-    stopping = Stopping()
+    shared = mmap.mmap(-1, 1)  # before the fork
     work_as(
         Process(
             app,
             settings,
-            stopping=stopping.__bool__,
-            leaving=lambda: stopping.begun,
+            stopping=lambda: shared[0] == HANDING_BACK,
+            leaving=lambda: shared[0] >= BEGUN,
             keyring=_keyring(settings),
             is_outdated=place.is_outdated,
         )
@@ -121,7 +122,7 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
         without_mingle=True,
         quiet=True,
     )
-    drain = Drain(settings.drain, stopping, store, sender, lambda: worker.pool.info["processes"])
+    drain = Drain(settings.drain, shared, store, sender, lambda: worker.pool.info["processes"])
     signals.worker_shutting_down.connect(drain.begin)
     _log.info("worker starts", farm=settings.address.masked, concurrency=settings.concurrency, kinds=sorted(FLOWS))
     try:

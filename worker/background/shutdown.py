@@ -1,4 +1,4 @@
-"""A worker that is asked to stop: what runs may end within a grace, and is then handed back to the farm."""
+"""Shutdown of a worker: running units may end within a grace, and are then handed back to the farm."""
 
 from __future__ import annotations
 
@@ -24,28 +24,12 @@ from layerfarm.worker.jobstore.owner import Owner, owner_of
 _NOTICE: Final = 5.0
 """Seconds after the grace for units to notice, remove what they have half done, and give their claims back."""
 
+BEGUN: Final = 1
+"""First byte of the memory that a worker shares with its pool: it was asked to stop."""
+HANDING_BACK: Final = 2
+"""The same: units are to be handed back now."""
+
 _log = structlog.get_logger()
-
-
-class Stopping:
-    """Progress of a shutdown: one byte that a worker shares with its pool. True: hand units back now."""
-
-    def __init__(self) -> None:
-        self._byte = mmap.mmap(-1, 1)
-
-    def __bool__(self) -> bool:
-        return self._byte[0] == 2
-
-    @property
-    def begun(self) -> bool:
-        """The worker was asked to stop."""
-        return self._byte[0] != 0
-
-    def begin(self) -> None:
-        self._byte[0] = 1
-
-    def set(self) -> None:
-        self._byte[0] = 2
 
 
 @dataclass
@@ -59,7 +43,8 @@ class Drain:
     """
 
     grace: float
-    stopping: Stopping
+    shared: mmap.mmap
+    """Memory that the pool sees too."""
     store: JobStore
     sender: Sender
     pool: Callable[[], Sequence[int]]
@@ -69,14 +54,14 @@ class Drain:
     def begin(self, **_: object) -> None:
         if self._thread is None:
             _log.info("worker stops", grace=self.grace)
-            self.stopping.begin()
+            self.shared[0] = BEGUN
             self._thread = threading.Thread(target=self._run, daemon=True, name="layerfarm-drain")
             self._thread.start()
 
     def _run(self) -> None:
         time.sleep(self.grace)
         _log.info("handing back what still runs")
-        self.stopping.set()
+        self.shared[0] = HANDING_BACK
         # The process ends meanwhile if all of them listen, and this thread with it.
         time.sleep(_NOTICE)
         owners = [owner_of(pid) for pid in self.pool()]
