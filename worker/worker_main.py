@@ -18,7 +18,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.extras import require
 from layerfarm.jobs.flows import FLOWS
-from layerfarm.worker.background.registry import Voice, WorkerInfo, ticking
+from layerfarm.worker.background.registry import Registration, WorkerInfo, ticking
 from layerfarm.worker.background.shutdown import BEGUN, HANDING_BACK, Drain
 from layerfarm.worker.broker import transport
 from layerfarm.worker.broker.app import make_app
@@ -90,8 +90,8 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     )
     store = RedisJobStore(client, settings)
     sender = Sender(app, settings)
-    voice = _voice(client, Recovery.of(client, store, sender, settings), settings, place)
-    app.steps["consumer"].add(ticking(voice))
+    registration = _registration(client, Recovery.of(client, store, sender, settings), settings, place)
+    app.steps["consumer"].add(ticking(registration))
     main = os.getpid()
 
     # Strong references: Celery's signals hold weak ones.
@@ -113,7 +113,7 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     signals.worker_process_init.connect(in_child)
     signals.setup_logging.connect(keep_logs)
     worker = app.Worker(
-        hostname=f"layerfarm@{voice.info.name}",
+        hostname=f"layerfarm@{registration.info.name}",
         pool="prefork",
         concurrency=settings.concurrency,
         queues=list(settings.queues),
@@ -128,7 +128,7 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     try:
         worker.start()
     finally:
-        voice.stop()
+        registration.stop()
     return int(worker.exitcode or 0)
 
 
@@ -169,7 +169,7 @@ def _import_flows(settings: Settings) -> None:
             raise RequestError(f"module of flows cannot be imported: {error}", where=name) from error
 
 
-def _voice(client: redis.Redis, recovery: Recovery, settings: Settings, place: Sandbox) -> Voice:
+def _registration(client: redis.Redis, recovery: Recovery, settings: Settings, place: Sandbox) -> Registration:
     info = WorkerInfo.of_this_process(
         concurrency=settings.concurrency,
         roots=settings.roots,
@@ -179,4 +179,4 @@ def _voice(client: redis.Redis, recovery: Recovery, settings: Settings, place: S
     )
     keys = Keys(settings.queue)
     views = Views(client, keys, info.name, settings.policy)
-    return Voice(client, keys, info, recovery.look_at_all, settings.look_every, views.answer)
+    return Registration(client, keys, info, recovery.look_at_all, settings.look_every, views.answer)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT
 
-_SAY_EVERY: Final = 2.0
+_RENEW_EVERY: Final = 2.0
 """Seconds between two renewals of an entry."""
 _EXPIRES: Final = 10
 """Seconds for which one is valid."""
@@ -55,11 +55,11 @@ class WorkerInfo(BaseModel):
     """Roots and stores that are no directories there."""
 
     @classmethod
-    def of_this_process(cls, **said: Any) -> WorkerInfo:
+    def of_this_process(cls, **fields: Any) -> WorkerInfo:
         host = socket.gethostname()
         # A container's pid is often the same on every host, hence the random end.
         name = f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
-        return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **said)
+        return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **fields)
 
     def now(self, client: redis.Redis) -> WorkerInfo:
         """The entry with the clock and the missing directories of now."""
@@ -73,13 +73,13 @@ def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
     names = cast("list[str]", client.zrange(keys.workers, 0, -1))
     if not names:
         return []
-    words = cast("list[str | None]", client.mget([keys.worker(name) for name in names]))
+    entries = cast("list[str | None]", client.mget([keys.worker(name) for name in names]))
     found, gone = [], []
-    for name, word in zip(names, words, strict=True):
+    for name, entry in zip(names, entries, strict=True):
         try:
-            found.append(WorkerInfo.model_validate_json(word or ""))
+            found.append(WorkerInfo.model_validate_json(entry or ""))
         except ValidationError:
-            # Expired; or not said by a worker, which is no reason to see none of the others.
+            # Expired; or not written by a worker, which must not hide the others.
             gone.append(name)
     if gone:
         client.zrem(keys.workers, *gone)
@@ -87,10 +87,10 @@ def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
 
 
 @dataclass
-class Voice:
-    """The thread in a worker's main process that speaks for it, and calls ``look`` every ``look_every`` seconds.
+class Registration:
+    """The thread in a worker's main process that renews its entry, and calls ``look`` every ``look_every`` seconds.
 
-    ``answer`` is called whenever it speaks. It speaks only while ``tick`` is called: that is the consumer's
+    ``answer`` is called at each renewal. There is one only while ``tick`` is called: that is the consumer's
     event loop, which stands still when the worker hangs and stops when the connection to Redis is lost.
     """
 
@@ -104,7 +104,7 @@ class Voice:
     def __post_init__(self) -> None:
         self._ticked = 0.0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._speak, daemon=True, name="layerfarm-voice")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="layerfarm-registry")
 
     def tick(self) -> None:
         self._ticked = time.monotonic()
@@ -117,19 +117,19 @@ class Voice:
             self.client.delete(self.keys.worker(self.info.name))
             self.client.zrem(self.keys.workers, self.info.name)
         except redis.RedisError:
-            # Redis is gone too; what was said expires by itself.
-            _log.debug("could not say goodbye")
+            # Redis is gone too; the entry expires by itself.
+            _log.debug("could not leave the registry")
 
-    def _speak(self) -> None:
+    def _run(self) -> None:
         looked = time.monotonic()
         while not self._over.is_set():
-            if time.monotonic() - self._ticked < 2 * _SAY_EVERY:
-                self._try(self._say)
+            if time.monotonic() - self._ticked < 2 * _RENEW_EVERY:
+                self._try(self._renew)
                 self._try(self.answer)
             if time.monotonic() - looked >= self.look_every:
                 looked = time.monotonic()
                 self._try(self.look)
-            self._over.wait(_SAY_EVERY)
+            self._over.wait(_RENEW_EVERY)
 
     def _try(self, duty: Callable[[], None]) -> None:
         """One duty that cannot be done, for an outage of Redis say, ends neither the thread nor the others."""
@@ -138,16 +138,16 @@ class Voice:
         except Exception as error:
             _log.warning("could not look after the farm", error=str(error) or type(error).__name__)
 
-    def _say(self) -> None:
-        word = self.info.now(self.client).model_dump_json()
+    def _renew(self) -> None:
+        entry = self.info.now(self.client).model_dump_json()
         with self.client.pipeline() as pipe:
             pipe.zadd(self.keys.workers, {self.info.name: 0})
             pipe.expire(self.keys.workers, 24 * 3600)
-            pipe.set(self.keys.worker(self.info.name), word, ex=_EXPIRES)
+            pipe.set(self.keys.worker(self.info.name), entry, ex=_EXPIRES)
             pipe.execute()
 
 
-def ticking(voice: Voice) -> type[bootsteps.StartStopStep]:
+def ticking(registration: Registration) -> type[bootsteps.StartStopStep]:
     """The step of Celery's consumer that ticks as long as it consumes, and replaces dead processes soon."""
 
     class Ticking(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -158,10 +158,10 @@ def ticking(voice: Voice) -> type[bootsteps.StartStopStep]:
             self._timers: list[Any] = []
 
         def start(self, parent: Any) -> None:
-            voice.tick()
+            registration.tick()
             # Of itself the pool looks every 5 s only; so long a unit whose process died would wait.
             self._timers = [
-                parent.timer.call_repeatedly(1.0, voice.tick),
+                parent.timer.call_repeatedly(1.0, registration.tick),
                 parent.timer.call_repeatedly(_REPLACE_EVERY, parent.pool.maintain_pool),
             ]
 

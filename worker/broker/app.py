@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import Celery
 
 from layerfarm.worker.broker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT, sentinel_options
-from layerfarm.worker.broker.priorities import Turns
+from layerfarm.worker.broker.priorities import WeightedRoundRobin
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.settings import Settings
 
@@ -47,7 +47,7 @@ def make_app(settings: Settings) -> Celery:
             "broker_transport_options": {
                 "visibility_timeout": settings.visibility_timeout,
                 "unacked_restore_throttle": _SWEEP,
-                "queue_order_strategy": f"{Turns.__module__}:{Turns.__name__}",
+                "queue_order_strategy": f"{WeightedRoundRobin.__module__}:{WeightedRoundRobin.__name__}",
                 "global_keyprefix": Keys(settings.queue).broker,
                 "socket_connect_timeout": CONNECT_TIMEOUT,
                 "socket_timeout": SOCKET_TIMEOUT,

@@ -1,7 +1,7 @@
 """Two classes of traffic: what somebody waits for overtakes what has time, and neither starves.
 
 Overtaking happens between two units: a worker that becomes free takes its next message from the queues in
-the order that :class:`Turns` says.
+the order that :class:`WeightedRoundRobin` says.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ROUND: Final = (_NEW_FIRST, _NAMES, _NAMES, _NAMES, _NEW_FIRST, _NAMES, _NAMES,
 """A small interactive job does not wait for a large one to end (twice in eight), nor bulk for ever (once)."""
 
 
-class Turns:
+class WeightedRoundRobin:
     """The order in which a worker looks at the queues for its next message; a cycle in kombu's sense.
 
     Counts the messages taken, those of the control queue left out, and goes through a round of eight.

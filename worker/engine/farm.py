@@ -45,7 +45,7 @@ from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.failpoints import reached
-from layerfarm.worker.engine.heartbeat import HandedBack, Heart
+from layerfarm.worker.engine.heartbeat import HandedBack, Heartbeat
 from layerfarm.worker.engine.hooks import Task
 from layerfarm.worker.engine.outcomes import Journal, describe
 from layerfarm.worker.engine.recovery import Recovery, failing_if_damaged
@@ -69,7 +69,7 @@ class CeleryRunner:
     store: JobStore
     owner: Owner
     cache: ActionCache
-    heart: Heart
+    heartbeat: Heartbeat
     sender: Sender
     recovery: Recovery
     policy: Policy
@@ -128,7 +128,7 @@ class CeleryRunner:
             return
         reached("advance.claimed")
         try:
-            with self.heart.watching(claim) as observer:
+            with self.heartbeat.watching(claim) as observer:
                 self._move_on(claim, self._context(item, observer))
         except (*_OUTAGE, RecordDamaged):
             raise
@@ -147,7 +147,7 @@ class CeleryRunner:
             stage = flow.stages[item.stage]
             with (
                 hooks.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
-                self.heart.watching(claim, seen) as observer,
+                self.heartbeat.watching(claim, seen) as observer,
                 self._holding(item.job_id, request),
             ):
                 result = self._single_flight.result(stage, self._context(item, observer), claim, observer)
@@ -182,7 +182,7 @@ class CeleryRunner:
             _log.info("job ended", state=JobState.FAILED, kept_for=self.retry_for)
             self._tell_end(item)
             return
-        with self.heart.watching(claim) as observer:
+        with self.heartbeat.watching(claim) as observer:
             clean = self._clean(claim.job, self._context(item, observer))
         reached("close.cleaned")
         if self.store.closed(claim, clean=clean) is Status.OK:

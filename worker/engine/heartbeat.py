@@ -64,7 +64,7 @@ class Watched:
         self._stop = why
 
 
-class Heart:
+class Heartbeat:
     """One per process; the thread starts with the first piece of work and sleeps between two.
 
     ``stopping``: asked at each beat whether the worker hands its work back.
@@ -84,7 +84,7 @@ class Heart:
         watched = Watched(claim)
         self._watched = watched
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._beat, daemon=True, name="layerfarm-heart")
+            self._thread = threading.Thread(target=self._beat, daemon=True, name="layerfarm-heartbeat")
             self._thread.start()
         # Costs nothing while the thread is between two beats, as it is when units are short.
         self._begun.set()

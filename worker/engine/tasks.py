@@ -15,7 +15,7 @@ from structlog.contextvars import bound_contextvars
 from layerfarm.worker.broker.connection import client_of
 from layerfarm.worker.broker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
 from layerfarm.worker.engine.farm import CeleryRunner
-from layerfarm.worker.engine.heartbeat import Heart
+from layerfarm.worker.engine.heartbeat import Heartbeat
 from layerfarm.worker.engine.recovery import Recovery
 from layerfarm.worker.engine.single_flight import ActionCache
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
@@ -79,7 +79,7 @@ class Process:
             store=store,
             owner=this_process(),
             cache=ActionCache(client, settings),
-            heart=Heart(store, stopping=self.stopping),
+            heartbeat=Heartbeat(store, stopping=self.stopping),
             sender=sender,
             recovery=Recovery.of(client, store, sender, settings),
             policy=settings.policy,
