@@ -72,7 +72,9 @@ class Sandbox:
             resource.setrlimit(resource.RLIMIT_DATA, (settings.unit_memory_limit, settings.unit_memory_limit))
         privileges.give_up(privileges.user_of(settings.user) if settings.user else None)
         if self.confined:
-            writable = [*settings.roots, *settings.stores, self.temporary, *map(Path, _DEVICES), *_metrics()]
+            writable = [*settings.roots, *settings.stores, self.temporary, *map(Path, _DEVICES)]
+            if settings.metrics:
+                writable.append(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
             landlock.restrict(_readable(settings), writable, _ports(settings))
             self._entered.update(_identities(settings))
 
@@ -165,9 +167,3 @@ def _ports(settings: Settings) -> set[int]:
         ports.update(urlsplit(url).port or (443 if url.startswith("https") else 80) for url in told)
         ports.update(_TRACES)
     return ports
-
-
-def _metrics() -> list[Path]:
-    """The directory in which the processes count for ``layerfarm.worker.monitoring.metrics``."""
-    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return [Path(directory)] if directory else []
