@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,13 +127,8 @@ class CeleryRunner:
         if claim is None:
             return
         reached("advance.claimed")
-        try:
-            with self.heartbeat.watching(claim) as observer:
-                self._move_on(claim, self._context(item, observer))
-        except (*_OUTAGE, RecordDamaged):
-            raise
-        except Exception as error:
-            self._fail(claim, error)
+        with self._failing(claim), self.heartbeat.watching(claim) as observer:
+            self._move_on(claim, self._context(item, observer))
 
     def _unit(self, item: Item) -> None:
         """Do one unit and record its result; if it completes the stage, have that joined."""
@@ -142,7 +137,7 @@ class CeleryRunner:
         if claim is None:
             return
         reached("unit.claimed")
-        try:
+        with self._failing(claim):
             flow, request = self._flow(item.job_id, claim.job)
             stage = flow.stages[item.stage]
             with (
@@ -156,18 +151,13 @@ class CeleryRunner:
                     return
             reached("unit.done")
             answer = self.store.record_result(claim, result)
-        except (*_OUTAGE, RecordDamaged):
-            raise
-        except Exception as error:
-            self._fail(claim, error)
-            return
-        reached("unit.recorded")
-        self._follow_up(claim, answer)
-        if answer.complete:
-            # The last one here: the job's effects are there, and a message could come to a worker of another version,
-            # which refuses it.
-            last = item.stage == len(flow.stages) - 1
-            self._go_on(Item(item.job_id, item.attempt, "advance", item.stage), here=last)
+            reached("unit.recorded")
+            self._follow_up(claim, answer)
+            if answer.complete:
+                # The last one here: the job's effects are there, and a message could come to a worker of another
+                # version, which refuses it.
+                last = item.stage == len(flow.stages) - 1
+                self._go_on(Item(item.job_id, item.attempt, "advance", item.stage), here=last)
 
     def _close(self, item: Item) -> None:
         """Remove what the job staged, then show how it ended."""
@@ -374,17 +364,23 @@ class CeleryRunner:
 
     # --- how jobs end -----------------------------------------------------------------------------------
 
-    def _fail(self, claim: Claim, error: Exception) -> None:
-        """End the job with ``error``, if the claim is still held."""
-        if isinstance(error, MemoryError):
-            # What the unit had is what is needed to say so.
-            traceback.clear_frames(error.__traceback__)
-        if isinstance(error, HandedBack):
+    @contextmanager
+    def _failing(self, claim: Claim) -> Iterator[None]:
+        """Inside, an error ends the job, if the claim is still held."""
+        try:
+            yield
+        except (*_OUTAGE, RecordDamaged):
+            raise
+        except HandedBack:
             self._hand_back(claim)
-        elif isinstance(error, JobCancelled | JobNotFound):
+        except (JobCancelled, JobNotFound):
             self._give_back(claim)
-        elif not self._ended_before(claim):
-            self._finish(claim, JobState.FAILED, error=describe(error))
+        except Exception as error:
+            if isinstance(error, MemoryError):
+                # The unit's memory is needed to say so.
+                traceback.clear_frames(error.__traceback__)
+            if not self._ended_before(claim):
+                self._finish(claim, JobState.FAILED, error=describe(error))
 
     def _ended_before(self, claim: Claim, request: Request | None = None) -> bool:
         """End the job as it ended before, if the journal has an outcome that Redis has forgotten.
