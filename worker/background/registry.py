@@ -17,6 +17,7 @@ import structlog
 from celery import bootsteps
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from layerfarm.worker.broker.connection import clock_offset
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT
 
@@ -63,9 +64,8 @@ class WorkerInfo(BaseModel):
 
     def now(self, client: redis.Redis) -> WorkerInfo:
         """The entry with the clock and the missing directories of now."""
-        seconds, micros = client.time()
         missing = tuple(path for path in (*self.roots, *self.stores) if not path.is_dir())
-        return self.model_copy(update={"clock": time.time() - (seconds + micros / 1e6), "missing": missing})
+        return self.model_copy(update={"clock": clock_offset(client), "missing": missing})
 
 
 def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:

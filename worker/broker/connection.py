@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -134,6 +135,12 @@ def unreachable(address: Address, why: str) -> FarmUnreachable:
     return FarmUnreachable(
         f"Redis does not answer ({why})", where=address.masked, hint="see docs/operating.md#when-redis-fails"
     )
+
+
+def clock_offset(client: redis.Redis) -> float:
+    """Seconds by which this machine's clock is ahead of that of Redis."""
+    seconds, micros = client.time()
+    return float(time.time() - (seconds + micros / 1e6))
 
 
 def ports_behind(address: Address) -> set[int]:

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import redis
 
 from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.connection import clock_offset
 from layerfarm.worker.doctor.finding import Finding, clock, expect, fail, ok, warn
 from layerfarm.worker.jobstore.keys import Keys
 
@@ -37,7 +38,8 @@ def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator
     if info.get("role") == "slave":
         yield fail(_TOPIC, "is a replica, and takes no writes", "let the address lead to the primary")
     yield _transport(address)
-    yield _clock(client)
+    advice = "set the clocks by NTP; the farm itself goes by that of Redis alone"
+    yield clock(clock_offset(client), _TOPIC, "this machine's clock and that of Redis", advice)
     refused = int(cast("Any", client.get(keys.refused)) or 0)
     if refused:
         yield warn(
@@ -108,10 +110,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _clock(client: redis.Redis) -> Finding:
-    seconds, micros = client.time()
-    off = time.time() - (seconds + micros / 1e6)
-    advice = "set the clocks by NTP; the farm itself goes by that of Redis alone"
-    return clock(off, _TOPIC, "this machine's clock and that of Redis", advice)
