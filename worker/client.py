@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-import redis
 import structlog
 from pydantic import ValidationError
 
@@ -33,13 +32,12 @@ from layerfarm.jobs.flows import FLOWS, flow_of
 from layerfarm.jobs.flows.base import Request, Result
 from layerfarm.jobs.flows.inputs import lease_inputs, release, stores_of
 from layerfarm.worker.background.registry import WorkerInfo, workers
-from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.connection import connect, reaching
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Item, Status
-from layerfarm.worker.model import JobRecord, JobState, Progress
+from layerfarm.worker.model import JobRecord, JobState, Progress, first_error
 from layerfarm.worker.monitoring.census import Census, census
 from layerfarm.worker.security.signing import Signed, read_keys, sign
 from layerfarm.worker.settings import Settings, load_settings
@@ -74,9 +72,12 @@ class Farm:
         if url is not None:
             settings = settings.model_copy(update={"farm": load_settings(farm=url).farm})
         self._settings = settings
-        self._address = settings.address
-        self._client = connect(self._address)
-        self._store = RedisJobStore.of(self._client, settings)
+        self.address: Final = settings.address
+        self.look_every: Final = settings.look_every
+        self.keys: Final = Keys(settings.queue)
+        """Names of the farm's keys in Redis."""
+        self.client: Final = connect(self.address)
+        self.store: Final = RedisJobStore(self.client, settings)
 
     def __enter__(self) -> Farm:
         return self
@@ -86,18 +87,14 @@ class Farm:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._client.close()
+        self.client.close()
         if "_app" in self.__dict__:
             self._app.close()
 
-    @property
-    def address(self) -> Address:
-        return self._address
-
     def census(self) -> Census:
-        """What the farm is doing now: queues, workers, jobs that have not ended."""
-        with reaching(self._address):
-            return census(self._client, self.keys, self._settings.queues)
+        """Count queues, workers, and jobs that have not ended."""
+        with reaching(self.address):
+            return census(self.client, self.keys, self._settings.queues)
 
     def submit(
         self,
@@ -112,7 +109,7 @@ class Farm:
 
         Parameters:
             traffic: its class; default: ``LAYERFARM_CLASS``, else interactive.
-            submitter: in whose name; default: ``LAYERFARM_SUBMITTER``, else ``user@host``.
+            submitter: name of the submitter; default: ``LAYERFARM_SUBMITTER``, else ``user@host``.
             block: wait until the farm has room, at most ``timeout`` seconds.
 
         Raises:
@@ -128,9 +125,9 @@ class Farm:
         traffic = traffic or settings.traffic
         job_id = secrets.token_hex(6)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with reaching(self._address), _leased(job_id, request, settings.job_expires):
+        with reaching(self.address), _leased(job_id, request, settings.job_expires):
             signature = self._sign(job_id, flow.name, text, traffic, settings.submitter)
-            while not self._store.submit(
+            while not self.store.submit(
                 job_id,
                 flow.name,
                 text,
@@ -143,13 +140,13 @@ class Farm:
                 if not block or (deadline is not None and time.monotonic() >= deadline):
                     raise FarmFull(
                         f"{settings.most_queued} jobs wait for their beginning already",
-                        where=self._address.masked,
+                        where=self.address.masked,
                         hint="try again later, or see docs/operating.md#who-comes-first",
                     )
                 time.sleep(_ROOM)
         job = Job(self, job_id)
         try:
-            with reaching(self._address):
+            with reaching(self.address):
                 self.sender.send([Item(job_id, 1, "advance")], traffic)
         except FarmUnreachable as error:
             # Its record is what queues a job. The message is sent again by whoever looks for jobs without one.
@@ -157,63 +154,46 @@ class Farm:
         return job
 
     def sign_again(self, job_id: str) -> None:
-        """Let a job that this submitter signed begin once more; one of another submitter is left as it is."""
-        position = self._store.view(job_id)
+        """Sign a job of this submitter again, so that it can begin once more."""
+        position = self.store.view(job_id)
         if position.submitter == self._settings.submitter:
             signature = self._sign(job_id, position.kind, position.request, position.traffic, position.submitter)
             if signature:
-                self._store.sign(job_id, signature)
+                self.store.sign(job_id, signature)
 
     def _sign(self, job_id: str, kind: str, request: str, traffic: Traffic, submitter: str) -> str:
         if self._settings.key_file is None:
             return ""
         signed = Signed(job_id, kind, traffic, submitter, FORMAT, request)
-        expires = self._store.now() + int(self._settings.signature_valid * 1000)
+        expires = self.store.now() + int(self._settings.signature_valid * 1000)
         return sign(read_keys(self._settings.key_file)[0], signed, expires)
 
     def job(self, job_id: str) -> Job:
-        """A job that was submitted earlier, by whomever.
+        """A job that anyone submitted earlier.
 
         Raises:
             JobNotFound: there never was such a job, or its record has expired.
         """
-        with reaching(self._address):
-            self._store.job(job_id)
+        with reaching(self.address):
+            self.store.job(job_id)
         return Job(self, job_id)
 
     def jobs(self, limit: int = 1000) -> list[JobRecord]:
         """The newest jobs, newest first."""
-        with reaching(self._address):
-            return list(self._store.jobs(limit))
+        with reaching(self.address):
+            return list(self.store.jobs(limit))
 
     def workers(self) -> list[WorkerInfo]:
         """The workers that are listening now."""
-        with reaching(self._address):
-            return workers(self._client, self.keys)
+        with reaching(self.address):
+            return workers(self.client, self.keys)
 
     def ping(self) -> float:
         """Seconds that Redis takes to answer."""
         begun = time.monotonic()
-        with reaching(self._address):
-            self._client.ping()
+        with reaching(self.address):
+            self.client.ping()
         return time.monotonic() - begun
-
-    @property
-    def client(self) -> redis.Redis:
-        """The connection to the farm's Redis."""
-        return self._client
-
-    # --- what the jobs of this farm use; Celery is imported only when a message is to be sent ---------
-
-    @property
-    def keys(self) -> Keys:
-        """Where in Redis everything of this farm is."""
-        return Keys(self._settings.queue)
-
-    @property
-    def store(self) -> RedisJobStore:
-        """What Redis holds of the jobs."""
-        return self._store
 
     @cached_property
     def sender(self) -> Sender:
@@ -225,11 +205,7 @@ class Farm:
     def recovery(self) -> Recovery:
         from layerfarm.worker.engine.recovery import Recovery
 
-        return Recovery.of(self._client, self._store, self.sender, self._settings)
-
-    @property
-    def look_every(self) -> float:
-        return self._settings.look_every
+        return Recovery.of(self.client, self.store, self.sender, self._settings)
 
     @cached_property
     def _app(self) -> Celery:
@@ -249,8 +225,7 @@ class Job:
         return f"Job({self.id!r})"
 
     def record(self) -> JobRecord:
-        """What the farm knows of the job now.
-
+        """
         Raises:
             JobNotFound: the record has expired.
         """
@@ -316,10 +291,10 @@ class Job:
                 release(self.id, stores_of(flow.request.model_validate_json(position.request)))
 
     def retry(self, *, anew: bool = False) -> bool:
-        """Let the job, which failed, go on with the units that did not finish; nothing else runs again.
+        """Continue a failed job with the units that did not finish.
 
-        False: it begins anew, because that is asked for, because its work is not kept any more
-        (``LAYERFARM_RETRY_FOR``), or because the tree changed under it: then its work is of no use.
+        False: it starts from the beginning, because that is asked for (``anew``), because its work is not kept any more
+        (``LAYERFARM_RETRY_FOR``), or because the tree changed under it.
 
         Raises:
             JobNotFound: the record has expired.
@@ -335,7 +310,7 @@ class Job:
         return not retried.anew
 
     def discard(self) -> bool:
-        """Remove what is kept of the job, which failed, for a retry. False: nothing is."""
+        """Remove what is kept of a failed job for a retry. False: nothing is kept."""
         with reaching(self._farm.address):
             attempt = self._farm.store.discard(self.id)
             if attempt:
@@ -345,7 +320,7 @@ class Job:
 
 @contextmanager
 def _leased(job_id: str, request: Request, seconds: float) -> Iterator[None]:
-    """What the job reads is held from before it is queued; if it is not queued after all, no more."""
+    """Hold the job's inputs from before it is queued; release them if that fails."""
     lease_inputs(job_id, request, seconds)
     try:
         yield
@@ -364,9 +339,7 @@ def _checked(request: Request) -> str:
         text = request.model_dump_json()
         type(request).model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or type(request).__name__
-        raise RequestError(f"request is not valid: {field}: {first['msg']}") from None
+        raise RequestError(f"request is not valid: {first_error(error, type(request).__name__)}") from None
     except ValueError as error:
         raise RequestError(f"request cannot be written as JSON: {error}") from None
     if len(text) > LARGEST_REQUEST:

@@ -23,11 +23,9 @@ SYSTEM: Final = Path("/etc/layerfarm/layerfarm.toml")
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """What the file says."""
-
     path: Path
     values: Mapping[str, Any] = field(default_factory=dict)
-    """By the name of the setting; not validated yet."""
+    """Settings by name; not validated yet."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Its table ``[limits]``: numbers, or texts such as ``20M``."""
 

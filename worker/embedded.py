@@ -1,4 +1,4 @@
-"""A farm of one's own: a private Redis and a worker on this machine, started and stopped for you."""
+"""A private farm: a Redis and a worker on this machine, for the duration of a block."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from typing import IO, Final
 import redis
 
 from layerfarm.jobs.errors import FarmError
-from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.connection import client_of
 from layerfarm.worker.client import Farm
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.settings import Settings, load_settings
 from layerfarm.worker.signals import terminable
 
@@ -40,9 +39,8 @@ _STOP: Final = 5.0
 class EmbeddedFarm:
     """A context manager; inside it ``url`` and ``farm()`` lead to the farm.
 
-    Everything it started has ended when it is left: by an exception, Ctrl-C and SIGTERM too, and if
-    this process is killed, the kernel ends the children. Has to be entered in the main thread, or in
-    one that lives longer than the farm: the children end with the thread that started them.
+    Everything it started has ended when it is left, also by an exception, Ctrl-C or SIGTERM; if this process is killed,
+    the kernel ends the children. They end with the thread that entered it, too.
 
     Parameters:
         state_dir: where the private directory (mode 0700) is made; default: the system's temporary one.
@@ -67,26 +65,24 @@ class EmbeddedFarm:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._state_dir = state_dir
-        self._concurrency = concurrency
-        self._roots = tuple(roots)
-        self._stores = tuple(stores)
-        self._flows = tuple(flows)
+        self._allowed = {
+            "concurrency": concurrency,
+            "roots": tuple(roots),
+            "stores": tuple(stores),
+            "flows": tuple(flows),
+        }
         self._output = output
         self._environment = dict(os.environ if environment is None else environment)
         self._stack = ExitStack()
-        self._directory = Path()
-        self._address: Address | None = None
         self._settings: Settings | None = None
 
     @property
     def url(self) -> str:
         """The address for ``--farm`` and ``LAYERFARM_FARM``."""
-        assert self._address is not None, "the farm is not running"
-        return self._address.url
+        return self.settings.address.url
 
     @property
     def settings(self) -> Settings:
-        """Those of the worker."""
         assert self._settings is not None, "the farm is not running"
         return self._settings
 
@@ -97,21 +93,13 @@ class EmbeddedFarm:
     def __enter__(self) -> EmbeddedFarm:
         with ExitStack() as stack:
             stack.enter_context(terminable())
-            self._directory = self._private_directory(stack)
-            self._address = Address(f"unix://{self._directory}/redis.sock")
-            self._settings = load_settings(
-                farm=self._address.url,
-                concurrency=self._concurrency,
-                roots=self._roots,
-                stores=self._stores,
-                flows=self._flows,
-                retry_for=0,
-            )
+            directory = self._private_directory(stack)
+            self._settings = load_settings(farm=f"unix://{directory}/redis.sock", retry_for=0, **self._allowed)
             from layerfarm.worker.worker_main import check
 
             check(self._settings)
-            self._start_redis(stack)
-            self._start_worker(stack)
+            self._start_redis(stack, directory)
+            self._start_worker(stack, directory / "worker.log")
             stack.callback(self._end_jobs)
             self._stack = stack.pop_all()
         return self
@@ -133,26 +121,24 @@ class EmbeddedFarm:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return directory
 
-    def _start_redis(self, stack: ExitStack) -> None:
-        socket = self._directory / "redis.sock"
+    def _start_redis(self, stack: ExitStack, directory: Path) -> None:
         command = [str(redis_server(self._environment.get("PATH", ""))), "--port", "0"]
-        command += ["--unixsocket", str(socket), "--unixsocketperm", "700", "--dir", str(self._directory)]
+        command += ["--unixsocket", f"{directory}/redis.sock", "--unixsocketperm", "700", "--dir", str(directory)]
         command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--daemonize", "no"]
-        log = self._directory / "redis.log"
-        server = _start(stack, command, self._environment, log.open("wb"), self._directory)
-        assert self._address is not None
-        with client_of(self._address) as client:
+        log = directory / "redis.log"
+        server = _start(stack, command, self._environment, log.open("wb"), directory)
+        with client_of(self.settings.address) as client:
             _until(lambda: _answers(client), server, "Redis", log)
 
-    def _start_worker(self, stack: ExitStack) -> None:
-        log = self._directory / "worker.log"
+    def _start_worker(self, stack: ExitStack, log: Path) -> None:
+        settings = self.settings
         # The address goes through the environment: an argument could be seen by every user.
         environment = self._environment | {
             "LAYERFARM_FARM": self.url,
-            "LAYERFARM_CONCURRENCY": str(self._concurrency),
-            "LAYERFARM_ROOTS": os.pathsep.join(map(str, self._roots)),
-            "LAYERFARM_STORES": os.pathsep.join(map(str, self._stores)),
-            "LAYERFARM_FLOWS": os.pathsep.join(self._flows),
+            "LAYERFARM_CONCURRENCY": str(settings.concurrency),
+            "LAYERFARM_ROOTS": os.pathsep.join(map(str, settings.roots)),
+            "LAYERFARM_STORES": os.pathsep.join(map(str, settings.stores)),
+            "LAYERFARM_FLOWS": os.pathsep.join(settings.flows),
             # The farm ends before anybody could retry: what a failed job staged is removed at once.
             "LAYERFARM_RETRY_FOR": "0",
             "LAYERFARM_DRAIN": "1",
@@ -180,11 +166,8 @@ def redis_server(path: str) -> Path:
     Raises:
         FarmError: there is none of them.
     """
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name, path=path)
-        if found:
-            return Path(found)
-    return wheel_server()
+    found = shutil.which("valkey-server", path=path) or shutil.which("redis-server", path=path)
+    return Path(found) if found else wheel_server()
 
 
 def wheel_server() -> Path:

@@ -1,4 +1,4 @@
-"""Where modules are looked for: first where layerfarm is installed, then where the caller's PYTHONPATH leads."""
+"""Order of the import path: first where layerfarm is installed, then the caller's PYTHONPATH."""
 
 from __future__ import annotations
 

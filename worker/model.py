@@ -1,21 +1,19 @@
-"""What can be seen of a job while it runs and after: its record, and the progress a watcher is shown.
-
-The same types come from the farm (``layerfarm.worker.jobstore`` keeps the record) and from the local runner.
-"""
+"""Records of jobs and their progress, the same from the farm and from the local runner."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 
 class JobState(StrEnum):
-    """Where a job stands. The last three are final."""
+    """State of a job. The last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -58,7 +56,7 @@ class JobError(BaseModel):
 
 
 class Ending(BaseModel):
-    """How one try of a job ends."""
+    """Outcome of one try of a job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,11 +65,11 @@ class Ending(BaseModel):
     """JSON."""
     error: JobError | None = None
     retries: int = 0
-    """How often the job had been retried by then."""
+    """Retries of the job by then."""
 
 
 class JobRecord(BaseModel):
-    """What the farm remembers of one job, until it expires."""
+    """One job, as the farm remembers it until the record expires."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -105,29 +103,26 @@ class JobRecord(BaseModel):
     result: dict[str, Any] | None = None
 
     @classmethod
-    def parse(cls, job_id: str, fields: Mapping[str, str]) -> JobRecord:
-        """From the Redis hash of a job; fields that are the runner's own business are left out."""
-        values: dict[str, Any] = {name: fields[name] for name in _PLAIN if fields.get(name)}
-        if fields.get("kept"):
-            values["kept"] = int(fields["kept"]) / 1000
-        for name in ("result", "error"):
-            if fields.get(name):
-                values[name] = json.loads(fields[name])
-        return cls(id=job_id, request=_object(fields.get("request", "")), **values)
+    def parse(cls, job_id: str, hashed: Mapping[str, str]) -> JobRecord:
+        """From the Redis hash of a job, which has these fields and some of the runner's own."""
+        values: dict[str, Any] = {name: hashed[name] for name in cls.model_fields if hashed.get(name)}
+        if "kept" in values:
+            values["kept"] = int(values["kept"]) / 1000
+        for name in {"result", "error"} & values.keys():
+            values[name] = json.loads(values[name])
+        return cls(**values | {"id": job_id, "request": _object(hashed.get("request", ""))})
 
-    def progress(self, notice: str | None = None) -> Progress:
+    def progress(self) -> Progress:
         return Progress(
-            state=self.state,
-            kind=self.kind,
-            stage=self.stage,
-            stage_number=self.stage_number,
-            stages=self.stages,
-            units_done=self.units_done,
-            units_total=self.units_total,
-            bytes_done=self.bytes_done,
-            bytes_total=self.bytes_total,
-            notice=notice,
+            **{field.name: getattr(self, field.name) for field in fields(Progress) if field.name != "notice"}
         )
+
+
+def first_error(error: ValidationError, whole: str) -> str:
+    """The first thing that pydantic found, as ``field: message``; ``whole`` names the document itself."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -137,24 +132,3 @@ def _object(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-_PLAIN = (
-    "kind",
-    "state",
-    "ending",
-    "stage",
-    "stage_number",
-    "stages",
-    "units_done",
-    "units_total",
-    "bytes_done",
-    "bytes_total",
-    "submitted",
-    "started",
-    "ended",
-    "traffic",
-    "submitter",
-    "retries",
-    "attempt",
-)

@@ -1,7 +1,7 @@
 """The settings of a worker and of a client: from options, ``LAYERFARM_*`` in the environment, or the settings file.
 
-The first of these that names a setting decides it. What none of them can mean is an error, so that a setting
-misspelt is not a default in silence.
+The first of these that names a setting decides it. An unknown name is an error, so that a misspelt setting is not
+ignored.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Policy
@@ -75,7 +80,7 @@ class Settings(BaseSettings):
     traffic: Traffic = Field(default=Traffic.INTERACTIVE, validation_alias="LAYERFARM_CLASS")
     """Class of the jobs that are submitted (``LAYERFARM_CLASS``, in the file ``class``)."""
     submitter: str = Field(default_factory=_this_user, pattern=r"^[\w.@+/-]{1,100}$")
-    """In whose name jobs are submitted; those that wait begin in turns of their submitters."""
+    """Name of the submitter; jobs that wait begin in turns of their submitters."""
     most_queued: int = Field(default=10_000, ge=0)
     """Jobs that may wait for their beginning; one more is refused, or waits outside. 0: any number."""
     unit_time_limit: float = Field(default=3600, gt=0)
@@ -89,7 +94,7 @@ class Settings(BaseSettings):
     lease: float = Field(default=30, gt=0)
     """Seconds after which a unit whose worker says nothing more is taken over."""
     deliveries: int = Field(default=3, ge=1)
-    """How often a unit is tried whose process dies each time."""
+    """Tries of a unit whose process dies each time."""
     look_every: float = Field(default=5, gt=0)
     """Seconds between two looks for jobs that are stuck."""
     drain: float = Field(default=60, ge=0)
@@ -103,9 +108,9 @@ class Settings(BaseSettings):
     visibility_timeout: int = Field(default=900, gt=0)
     """Seconds after which Redis hands a message out again whose worker vanished; equal for all of a farm."""
     sandbox: Literal["auto", "require", "off"] = "auto"
-    """Whether units may use nothing but the roots, the stores and Redis; ``auto``: where the kernel has Landlock."""
+    """Confine units to the roots, the stores and Redis; ``auto``: where the kernel has Landlock."""
     user: str | None = None
-    """Whom the worker's processes become before they work; without one they stay who the worker is."""
+    """User that the worker's processes become before they work; default: the worker's own."""
     key_file: Path | None = None
     """File with the key by which this submitter signs; without one, requests are not signed."""
     keys: Path | None = None
@@ -131,8 +136,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The order of the sources."""
-        return init_settings, env_settings, _FileSource(settings_cls)
+        file = settings_file()
+        values = {} if file is None else {_FIELDS[key]: value for key, value in file.values.items()}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
 
     @field_validator("roots", "stores", mode="before")
     @classmethod
@@ -158,7 +164,7 @@ class Settings(BaseSettings):
 
     @property
     def address(self) -> Address:
-        """Where the farm's Redis is.
+        """Address of the farm's Redis.
 
         Raises:
             RequestError: no farm is configured, or not by an address.
@@ -169,7 +175,7 @@ class Settings(BaseSettings):
 
     @property
     def policy(self) -> Policy:
-        """What a worker with these settings allows; unlike in the local command, nothing is allowed unsaid."""
+        """Policy of a worker with these settings; unlike in the local command, nothing is allowed by default."""
         return Policy(
             roots=self.roots,
             stores=self.stores,
@@ -226,17 +232,6 @@ def limit_origins(of_file: frozenset[str] = frozenset()) -> list[Origin]:
     return rows
 
 
-class _FileSource(PydanticBaseSettingsSource):
-    """The settings file, as pydantic-settings asks for it."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError("the whole file is read at once")
-
-    def __call__(self) -> dict[str, Any]:
-        file = settings_file()
-        return {} if file is None else {_FIELDS[key]: value for key, value in file.values.items()}
-
-
 _KEYS: Final = {field: "class" if field == "traffic" else field for field in Settings.model_fields}
 """The key of each field in the settings file; in the environment it is the same in capitals."""
 _FIELDS: Final = {key: field for field, key in _KEYS.items()}
@@ -264,12 +259,9 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: Path | No
     known = sorted(known)
     for name in sorted(given):
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = (
-                f"do you mean {close[0]}?"
-                if close
-                else "`layerfarm config show` lists them, docs/operating.md#settings says more"
-            )
+            hint = "`layerfarm config show` lists them, docs/operating.md#settings says more"
+            for close in difflib.get_close_matches(name, known, 1):
+                hint = f"do you mean {close}?"
             raise RequestError(f"there is no setting {name[:100]!r}", where=where, hint=hint)
 
 

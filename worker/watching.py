@@ -1,4 +1,4 @@
-"""Follow a job from outside: its events, and what is to be said when none come."""
+"""Follow a job from outside: its events, and notices when none come."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 _BLOCK: Final = 1.0
 """Seconds that one wait for events lasts."""
 _OUTAGE: Final = 120.0
-"""Seconds for which a waiting client bears with a Redis that went away: longer than a restart or a failover takes."""
+"""Seconds for which a waiting client tolerates a Redis that is away: longer than a restart or a failover takes."""
 
 
 class Watch:
-    """One follower of a job's events; also the second look of a client that waits.
+    """One follower of a job's events; also looks for a job that is stuck (``Recovery``).
 
     Parameters:
         timeout: seconds after which it gives up; None: never.
-        heartbeat: seconds after which a progress comes also if nothing has happened; None: none does.
+        heartbeat: seconds of silence after which the last progress comes again; None: never.
     """
 
     def __init__(self, farm: Farm, job_id: str, timeout: float | None, heartbeat: float | None = None) -> None:

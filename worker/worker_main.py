@@ -1,13 +1,13 @@
-"""A worker in the foreground: what ``layerfarm worker`` and ``python -m worker`` run."""
+"""A worker in the foreground."""
 
 from __future__ import annotations
 
 import importlib
+import mmap
 import os
-import signal
 import warnings
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import redis
@@ -18,21 +18,20 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.extras import require
 from layerfarm.jobs.flows import FLOWS
-from layerfarm.worker.background.registry import Voice, WorkerInfo, ticking
-from layerfarm.worker.background.shutdown import Drain, Stopping
+from layerfarm.worker.background.registry import Registration, WorkerInfo, ticking
+from layerfarm.worker.background.shutdown import BEGUN, HANDING_BACK, Drain
 from layerfarm.worker.broker import transport
 from layerfarm.worker.broker.app import make_app
 from layerfarm.worker.broker.connection import client_of, connect
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.doctor.views import Views
-from layerfarm.worker.engine.hooks import Witness, Witnesses
 from layerfarm.worker.engine.recovery import Recovery
 from layerfarm.worker.engine.tasks import Process, work_as
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.monitoring.census import census
 from layerfarm.worker.monitoring.logs import configure_logs
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.security.sandbox import Sandbox, sandbox
 from layerfarm.worker.security.signing import Keyring
 from layerfarm.worker.settings import Settings
@@ -46,7 +45,7 @@ _log = structlog.get_logger()
 def run_worker(settings: Settings) -> int:
     """Work for the farm until SIGTERM or Ctrl-C; returns the exit code.
 
-    What runs then may end within ``settings.drain`` seconds, and is handed back to the farm after that.
+    Running units may end within ``settings.drain`` seconds, and are handed back to the farm after that.
 
     Raises:
         RequestError: the settings allow no store or no root, or name a module that cannot be imported.
@@ -63,42 +62,36 @@ def run_worker(settings: Settings) -> int:
     client = client_of(settings.address)
     transport.use_in_this_process(settings.queues, lambda why: _count_refused(client, Keys(settings.queue), why))
     with ExitStack() as stack:
-        witnesses = Witnesses(_witnesses(settings, client, stack))
-        return _work(settings, client, witnesses, stack.enter_context(sandbox(settings)))
+        if settings.metrics:
+            from layerfarm.worker.monitoring.metrics import served
+
+            look = partial(census, client, Keys(settings.queue), settings.queues)
+            stack.enter_context(served(settings.metrics, look))
+        if settings.traces:
+            require("traces", "LAYERFARM_TRACES")
+            from layerfarm.worker.monitoring.traces import Traces
+
+            stack.callback(Traces().flush)
+        return _work(settings, client, stack.enter_context(sandbox(settings)))
 
 
-def _witnesses(settings: Settings, client: redis.Redis, stack: ExitStack) -> Iterator[Witness]:
-    if settings.metrics:
-        from layerfarm.worker.monitoring.metrics import served
-
-        yield stack.enter_context(
-            served(settings.metrics, lambda: census(client, Keys(settings.queue), settings.queues))
-        )
-    if settings.traces:
-        require("traces", "LAYERFARM_TRACES")
-        from layerfarm.worker.monitoring.traces import Traces
-
-        yield Traces()
-
-
-def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: Sandbox) -> int:
+def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     app = make_app(settings)
-    stopping = Stopping()
+    shared = mmap.mmap(-1, 1)  # before the fork
     work_as(
         Process(
             app,
             settings,
-            stopping=stopping.__bool__,
-            leaving=lambda: stopping.begun,
-            witnesses=witnesses,
+            stopping=lambda: shared[0] == HANDING_BACK,
+            leaving=lambda: shared[0] >= BEGUN,
             keyring=_keyring(settings),
             is_outdated=place.is_outdated,
         )
     )
-    store = RedisJobStore.of(client, settings)
+    store = RedisJobStore(client, settings)
     sender = Sender(app, settings)
-    voice = _voice(client, Recovery.of(client, store, sender, settings), settings, place)
-    app.steps["consumer"].add(ticking(voice))
+    registration = _registration(client, Recovery.of(client, store, sender, settings), settings, place)
+    app.steps["consumer"].add(ticking(registration))
     main = os.getpid()
 
     # Strong references: Celery's signals hold weak ones.
@@ -111,7 +104,7 @@ def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: 
             os._exit(1)
         # Without its main process a child would never learn that its work was given to another. After the sandbox,
         # because becoming another user takes this back.
-        die_with_parent(main, signal.SIGKILL)
+        die_with_parent(main)
         configure_logs(settings.log_level)
 
     def keep_logs(**_: Any) -> None:
@@ -120,7 +113,7 @@ def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: 
     signals.worker_process_init.connect(in_child)
     signals.setup_logging.connect(keep_logs)
     worker = app.Worker(
-        hostname=f"layerfarm@{voice.name}",
+        hostname=f"layerfarm@{registration.info.name}",
         pool="prefork",
         concurrency=settings.concurrency,
         queues=list(settings.queues),
@@ -129,13 +122,13 @@ def _work(settings: Settings, client: redis.Redis, witnesses: Witnesses, place: 
         without_mingle=True,
         quiet=True,
     )
-    drain = Drain(settings.drain, stopping, store, sender, lambda: worker.pool.info["processes"])
+    drain = Drain(settings.drain, shared, store, sender, lambda: worker.pool.info["processes"])
     signals.worker_shutting_down.connect(drain.begin)
     _log.info("worker starts", farm=settings.address.masked, concurrency=settings.concurrency, kinds=sorted(FLOWS))
     try:
         worker.start()
     finally:
-        voice.stop()
+        registration.stop()
     return int(worker.exitcode or 0)
 
 
@@ -146,7 +139,7 @@ def _count_refused(client: redis.Redis, keys: Keys, why: str) -> None:
 
 
 def _keyring(settings: Settings) -> Keyring | None:
-    """Read once, before the fork: those who do the work need no right to the files."""
+    """Read once, before the fork: the processes of the pool need no right to the files."""
     if settings.keys is None:
         return None
     keyring = Keyring.load(settings.keys, int(settings.signature_valid * 1000) + _LENIENCE)
@@ -176,7 +169,7 @@ def _import_flows(settings: Settings) -> None:
             raise RequestError(f"module of flows cannot be imported: {error}", where=name) from error
 
 
-def _voice(client: redis.Redis, recovery: Recovery, settings: Settings, place: Sandbox) -> Voice:
+def _registration(client: redis.Redis, recovery: Recovery, settings: Settings, place: Sandbox) -> Registration:
     info = WorkerInfo.of_this_process(
         concurrency=settings.concurrency,
         roots=settings.roots,
@@ -186,4 +179,4 @@ def _voice(client: redis.Redis, recovery: Recovery, settings: Settings, place: S
     )
     keys = Keys(settings.queue)
     views = Views(client, keys, info.name, settings.policy)
-    return Voice(client, keys, info, recovery.look_at_all, settings.look_every, views.answer)
+    return Registration(client, keys, info, recovery.look_at_all, settings.look_every, views.answer)

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, ClassVar
 
-import layerfarm.worker.engine.outcomes
 from layerfarm.jobs.errors import JobNotFound, RequestError
 from layerfarm.jobs.flows.base import Context, Policy, Request
 from layerfarm.worker.broker.priorities import Traffic
-from layerfarm.worker.engine.action_cache import Works
 from layerfarm.worker.engine.farm import CeleryRunner
 from layerfarm.worker.engine.heartbeat import Watched
+from layerfarm.worker.engine.outcomes import Journal
 from layerfarm.worker.engine.recovery import Backlog, Recovery
+from layerfarm.worker.engine.single_flight import ActionCache
 from layerfarm.worker.jobstore.model import Claim, Item, Status
 from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.model import Ending, JobState
@@ -91,7 +91,7 @@ class Heart:
             process.beat = None
 
 
-class Endings(layerfarm.worker.engine.outcomes.Endings):
+class StoredOutcomes(Journal):
     """How jobs ended, as the stores keep it."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Endings(layerfarm.worker.engine.outcomes.Endings):
         return ending if ending is not None and ending.retries == retries else None
 
 
-class NoWorks(Works):
+class NoEqualWork(ActionCache):
     """Nobody else has equal work."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Farm:
         self.plain = MemoryJobStore(lambda: world.now + self.clock, world.lease, DELIVERIES)
         self.went_back = False
         """The store has forgotten its newest writes."""
-        self.endings = Endings()
+        self.journal = StoredOutcomes()
         self.store: Any = SteppedStore(world, self.plain)
         self.sender: Any = Sender(world)
         self.retry_for = 0.0
@@ -163,7 +163,7 @@ class Farm:
         world.tick = self._tick
         self._births = 0
         self._looking = False
-        self.recovery = Recovery(self.store, NoWorks(), self.sender, QueueOf(world), every=5)
+        self.recovery = Recovery(self.store, NoEqualWork(), self.sender, QueueOf(world), every=5)
         for _ in range(workers):
             self._start_worker()
 
@@ -180,9 +180,9 @@ class Farm:
         # Every other one sends by message what it might have gone on with.
         young = inf if self._births % 2 else 0.0
         runner = CeleryRunner(
-            self.store, owner, NoWorks(), heart, self.sender, self.recovery, Policy(), self.retry_for, young=young
+            self.store, owner, NoEqualWork(), heart, self.sender, self.recovery, Policy(), self.retry_for, young=young
         )
-        runner._endings = self.endings
+        runner._journal = self.journal
         process = self.world.me
         assert process is not None
         process.owner = owner

@@ -17,7 +17,7 @@ from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.connection import client_of
 from layerfarm.worker.client import Farm, Job
 from layerfarm.worker.model import JobState
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.settings import Settings, load_settings
 from tests.redis_server import server
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ground import until
 
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 
 
 class Host:

@@ -27,7 +27,7 @@ from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_LAYER, MEDIA_TYPE
 from layerfarm.jobs.store.gc import collect
 from layerfarm.jobs.store.leases import LOCAL, Leases, holding
 from layerfarm.jobs.store.reachability import reachable
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 
 AN_IMAGE_EVERY = 10
 """Tags that one image gets, after one another; the images in between are garbage for the collector."""

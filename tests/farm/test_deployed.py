@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from tests.unit.image.images import image, tar
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

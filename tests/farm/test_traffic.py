@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from ground import Ground, running, until
@@ -118,13 +119,13 @@ def test_long_queue_is_no_reason_to_send_first_messages_again(ground: Ground) ->
     for _ in range(3):
         farm.submit(ToyRequest(directory=ground.allowed))
     client = farm.client
-    farm.recovery._every = 0.0
+    recovery = replace(farm.recovery, every=0.0)
     for job_id in farm.store.active():
-        farm.recovery._look(job_id, -1.0, farm.recovery._backlog.has_all_starts())
+        recovery._look(job_id, -1.0, recovery.backlog.has_all_starts())
     assert client.llen("layerfarm:broker:layerfarm.start") == client.scard(KEYS.queued) == 3
 
     client.rpop("layerfarm:broker:layerfarm.start")
-    farm.recovery._look(farm.store.active()[0], -1.0, farm.recovery._backlog.has_all_starts())
+    recovery._look(farm.store.active()[0], -1.0, recovery.backlog.has_all_starts())
     assert client.llen("layerfarm:broker:layerfarm.start") == 3
 
 

@@ -1,1 +1,1 @@
-"""What a worker's main process does besides the work: it says that it is there, looks for lost work, and stops."""
+"""Background duties of a worker's main process: the registry of workers, recovery, shutdown."""

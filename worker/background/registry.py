@@ -1,4 +1,4 @@
-"""Which workers there are: each says so as long as it could take a message, and no longer."""
+"""The registry of workers: each renews its entry only as long as it could take a message."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,13 +17,14 @@ import structlog
 from celery import bootsteps
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from layerfarm.worker.broker.connection import clock_offset
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT
 
-_SAY_EVERY: Final = 2.0
-"""Seconds between two words of a worker."""
+_RENEW_EVERY: Final = 2.0
+"""Seconds between two renewals of an entry."""
 _EXPIRES: Final = 10
-"""Seconds for which one holds."""
+"""Seconds for which one is valid."""
 _REPLACE_EVERY: Final = 0.5
 """Seconds between two looks for processes of the pool that died."""
 
@@ -30,7 +32,7 @@ _log = structlog.get_logger()
 
 
 class WorkerInfo(BaseModel):
-    """What a worker says of itself."""
+    """A worker's entry."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,9 +45,9 @@ class WorkerInfo(BaseModel):
     kinds: tuple[str, ...]
     """The kinds of jobs it knows."""
     version: str = ""
-    """Of layerfarm."""
+    """Version of layerfarm."""
     format: int = 0
-    """Of the jobs that it reads (``layerfarm.worker.jobstore.model.FORMAT``)."""
+    """Format of the jobs that it reads (``layerfarm.worker.jobstore.model.FORMAT``)."""
     clock: float = 0.0
     """Seconds by which its clock is ahead of that of Redis."""
     confined: bool = False
@@ -54,17 +56,16 @@ class WorkerInfo(BaseModel):
     """Roots and stores that are no directories there."""
 
     @classmethod
-    def of_this_process(cls, **said: Any) -> WorkerInfo:
+    def of_this_process(cls, **fields: Any) -> WorkerInfo:
         host = socket.gethostname()
         # A container's pid is often the same on every host, hence the random end.
         name = f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
-        return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **said)
+        return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **fields)
 
     def now(self, client: redis.Redis) -> WorkerInfo:
-        """With what may change while the worker runs."""
-        seconds, micros = client.time()
+        """The entry with the clock and the missing directories of now."""
         missing = tuple(path for path in (*self.roots, *self.stores) if not path.is_dir())
-        return self.model_copy(update={"clock": time.time() - (seconds + micros / 1e6), "missing": missing})
+        return self.model_copy(update={"clock": clock_offset(client), "missing": missing})
 
 
 def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
@@ -72,48 +73,38 @@ def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
     names = cast("list[str]", client.zrange(keys.workers, 0, -1))
     if not names:
         return []
-    words = cast("list[str | None]", client.mget([keys.worker(name) for name in names]))
+    entries = cast("list[str | None]", client.mget([keys.worker(name) for name in names]))
     found, gone = [], []
-    for name, word in zip(names, words, strict=True):
+    for name, entry in zip(names, entries, strict=True):
         try:
-            found.append(WorkerInfo.model_validate_json(word or ""))
+            found.append(WorkerInfo.model_validate_json(entry or ""))
         except ValidationError:
-            # Expired; or not said by a worker, which is no reason to see none of the others.
+            # Expired; or not written by a worker, which must not hide the others.
             gone.append(name)
     if gone:
         client.zrem(keys.workers, *gone)
     return found
 
 
-class Voice:
-    """The thread in a worker's main process that speaks for it, and calls ``look`` from time to time.
+@dataclass
+class Registration:
+    """The thread in a worker's main process that renews its entry, and calls ``look`` every ``look_every`` seconds.
 
-    ``answer`` is called whenever it speaks. It speaks only while ``tick`` is called: that is the consumer's
+    ``answer`` is called at each renewal. There is one only while ``tick`` is called: that is the consumer's
     event loop, which stands still when the worker hangs and stops when the connection to Redis is lost.
     """
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        keys: Keys,
-        info: WorkerInfo,
-        look: Callable[[], None],
-        look_every: float,
-        answer: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._client = client
-        self._keys = keys
-        self._info = info
-        self._answer = answer
-        self._look = look
-        self._look_every = look_every
+    client: redis.Redis
+    keys: Keys
+    info: WorkerInfo
+    look: Callable[[], None]
+    look_every: float
+    answer: Callable[[], None]
+
+    def __post_init__(self) -> None:
         self._ticked = 0.0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._speak, daemon=True, name="layerfarm-voice")
-
-    @property
-    def name(self) -> str:
-        return self._info.name
+        self._thread = threading.Thread(target=self._run, daemon=True, name="layerfarm-registry")
 
     def tick(self) -> None:
         self._ticked = time.monotonic()
@@ -123,22 +114,22 @@ class Voice:
     def stop(self) -> None:
         self._over.set()
         try:
-            self._client.delete(self._keys.worker(self._info.name))
-            self._client.zrem(self._keys.workers, self._info.name)
+            self.client.delete(self.keys.worker(self.info.name))
+            self.client.zrem(self.keys.workers, self.info.name)
         except redis.RedisError:
-            # Redis is gone too; what was said expires by itself.
-            _log.debug("could not say goodbye")
+            # Redis is gone too; the entry expires by itself.
+            _log.debug("could not leave the registry")
 
-    def _speak(self) -> None:
+    def _run(self) -> None:
         looked = time.monotonic()
         while not self._over.is_set():
-            if time.monotonic() - self._ticked < 2 * _SAY_EVERY:
-                self._try(self._say)
-                self._try(self._answer)
-            if time.monotonic() - looked >= self._look_every:
+            if time.monotonic() - self._ticked < 2 * _RENEW_EVERY:
+                self._try(self._renew)
+                self._try(self.answer)
+            if time.monotonic() - looked >= self.look_every:
                 looked = time.monotonic()
-                self._try(self._look)
-            self._over.wait(_SAY_EVERY)
+                self._try(self.look)
+            self._over.wait(_RENEW_EVERY)
 
     def _try(self, duty: Callable[[], None]) -> None:
         """One duty that cannot be done, for an outage of Redis say, ends neither the thread nor the others."""
@@ -147,16 +138,16 @@ class Voice:
         except Exception as error:
             _log.warning("could not look after the farm", error=str(error) or type(error).__name__)
 
-    def _say(self) -> None:
-        word = self._info.now(self._client).model_dump_json()
-        with self._client.pipeline() as pipe:
-            pipe.zadd(self._keys.workers, {self._info.name: 0})
-            pipe.expire(self._keys.workers, 24 * 3600)
-            pipe.set(self._keys.worker(self._info.name), word, ex=_EXPIRES)
+    def _renew(self) -> None:
+        entry = self.info.now(self.client).model_dump_json()
+        with self.client.pipeline() as pipe:
+            pipe.zadd(self.keys.workers, {self.info.name: 0})
+            pipe.expire(self.keys.workers, 24 * 3600)
+            pipe.set(self.keys.worker(self.info.name), entry, ex=_EXPIRES)
             pipe.execute()
 
 
-def ticking(voice: Voice) -> type[bootsteps.StartStopStep]:
+def ticking(registration: Registration) -> type[bootsteps.StartStopStep]:
     """The step of Celery's consumer that ticks as long as it consumes, and replaces dead processes soon."""
 
     class Ticking(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -167,10 +158,10 @@ def ticking(voice: Voice) -> type[bootsteps.StartStopStep]:
             self._timers: list[Any] = []
 
         def start(self, parent: Any) -> None:
-            voice.tick()
+            registration.tick()
             # Of itself the pool looks every 5 s only; so long a unit whose process died would wait.
             self._timers = [
-                parent.timer.call_repeatedly(1.0, voice.tick),
+                parent.timer.call_repeatedly(1.0, registration.tick),
                 parent.timer.call_repeatedly(_REPLACE_EVERY, parent.pool.maintain_pool),
             ]
 

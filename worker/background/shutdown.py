@@ -1,4 +1,4 @@
-"""A worker that is asked to stop: what runs may end within a grace, and is then handed back to the farm."""
+"""Shutdown of a worker: running units may end within a grace, and are then handed back to the farm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import redis
@@ -16,74 +17,54 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from layerfarm.worker.broker.messages import Sender
-from layerfarm.worker.engine.damaged import mending
+from layerfarm.worker.engine.recovery import failing_if_damaged
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.owner import Owner, owner_of
 
 _NOTICE: Final = 5.0
 """Seconds after the grace for units to notice, remove what they have half done, and give their claims back."""
 
+BEGUN: Final = 1
+"""First byte of the memory that a worker shares with its pool: it was asked to stop."""
+HANDING_BACK: Final = 2
+"""The same: units are to be handed back now."""
+
 _log = structlog.get_logger()
 
 
-class Stopping:
-    """Whether units are to be handed back now: one byte that a worker shares with its pool. Made before the fork."""
-
-    def __init__(self) -> None:
-        self._byte = mmap.mmap(-1, 1)
-
-    def __bool__(self) -> bool:
-        return self._byte[0] == 2
-
-    @property
-    def begun(self) -> bool:
-        """The worker was asked to stop."""
-        return self._byte[0] != 0
-
-    def begin(self) -> None:
-        self._byte[0] = 1
-
-    def set(self) -> None:
-        self._byte[0] = 2
-
-
+@dataclass
 class Drain:
-    """Sees to it that the worker ends in bounded time and loses no unit.
+    """Ends the worker in bounded time without losing a unit.
 
     Celery lets running tasks end and takes no new ones. After ``grace`` seconds the units are told to stop,
-    which they do at their next word of progress, and go back to the queue. A unit that does not listen is
-    killed with its process, and handed back in its name; in no case does the try count against it.
-
-    Celery's own soft shutdown (``worker_soft_shutdown_timeout``, 5.5) was tried in its place: it gives the messages
-    back and ends in time, but kills the units before they can remove what they have half done, leaves their claims to
-    run out, and the try counts: where one was allowed, the job failed.
+    which they do at their next progress, and go back to the queue. A unit that does not listen is killed with its
+    process and handed back for it; the try never counts. Celery's own soft shutdown kills units before they can
+    remove what they have half done, leaves their claims to run out, and the try counts.
     """
 
-    def __init__(
-        self, grace: float, stopping: Stopping, store: JobStore, sender: Sender, pool: Callable[[], Sequence[int]]
-    ) -> None:
-        self._grace = grace
-        self._stopping = stopping
-        self._store = store
-        self._sender = sender
-        self._pool = pool
-        self._thread: threading.Thread | None = None
+    grace: float
+    shared: mmap.mmap
+    """Memory that the pool sees too."""
+    store: JobStore
+    sender: Sender
+    pool: Callable[[], Sequence[int]]
+    """The pids of the processes that work."""
+    _thread: threading.Thread | None = None
 
     def begin(self, **_: object) -> None:
-        """The worker was asked to stop."""
         if self._thread is None:
-            _log.info("worker stops", grace=self._grace)
-            self._stopping.begin()
+            _log.info("worker stops", grace=self.grace)
+            self.shared[0] = BEGUN
             self._thread = threading.Thread(target=self._run, daemon=True, name="layerfarm-drain")
             self._thread.start()
 
     def _run(self) -> None:
-        time.sleep(self._grace)
+        time.sleep(self.grace)
         _log.info("handing back what still runs")
-        self._stopping.set()
+        self.shared[0] = HANDING_BACK
         # The process ends meanwhile if all of them listen, and this thread with it.
         time.sleep(_NOTICE)
-        owners = [owner_of(pid) for pid in self._pool()]
+        owners = [owner_of(pid) for pid in self.pool()]
         for owner in owners:
             with suppress(ProcessLookupError):
                 os.kill(owner.pid, signal.SIGKILL)
@@ -96,9 +77,9 @@ class Drain:
         os._exit(0)
 
     def _hand_back(self, owners: Sequence[Owner]) -> None:
-        for job_id in self._store.active():
-            with mending(self._store, self._sender, job_id):
-                found = self._store.hand_back(job_id, owners).items
+        for job_id in self.store.active():
+            with failing_if_damaged(self.store, self.sender, job_id):
+                found = self.store.hand_back(job_id, owners).items
                 if found:
                     _log.warning("handed back", job=job_id, items=len(found))
-                    self._sender.send(found, self._store.traffic(job_id))
+                    self.sender.send(found, self.store.traffic(job_id))

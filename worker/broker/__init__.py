@@ -1,1 +1,1 @@
-"""How messages travel: the Celery app, its queues and priorities, the connection to Redis, and what kombu lacks."""
+"""The Celery app, its queues and priorities, messages, the connection to Redis, and overrides of kombu."""

@@ -14,7 +14,7 @@ _SOCKET_SCHEMES: Final = ("unix", "redis+socket")
 _TCP_SCHEMES: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
 """Schemes of a server reached by TCP, as redis-py and kombu know them; the second two are through TLS."""
 _SENTINEL_SCHEMES: Final = ("sentinel", "sentinels")
-"""Of several sentinels, which know where the primary is; the second is through TLS, to them and to it."""
+"""Schemes of several sentinels, which know the primary; the second is through TLS, to them and to it."""
 _SEVERAL: Final = re.compile(r"(sentinels?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 """Scheme, authority and the rest of an address that may list several hosts."""
 _PORT: Final = 6379

@@ -1,19 +1,16 @@
-"""The Celery app: how messages travel between the clients and the workers of a farm."""
+"""The Celery app of a farm."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery import Celery
 
-from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT, sentinel_options
-from layerfarm.worker.broker.priorities import Turns
+from layerfarm.worker.broker.priorities import WeightedRoundRobin
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.settings import Settings
 
 _SWEEP = 3
-"""Every how many tens of seconds kombu looks for messages whose worker vanished."""
+"""Tens of seconds between two looks of kombu for messages whose worker vanished."""
 
 
 def make_app(settings: Settings) -> Celery:
@@ -22,58 +19,50 @@ def make_app(settings: Settings) -> Celery:
     Raises:
         RequestError: no farm is configured.
     """
-    app = Celery("layerfarm", broker=settings.address.for_celery, set_as_current=False)
-    app.conf.update(_configuration(settings))
+    address = settings.address
+    app = Celery("layerfarm", broker=address.for_celery, set_as_current=False)
+    app.conf.update(
+        {
+            # What a message holds is typed and small; the state of jobs is in the job store, not in results.
+            "accept_content": ["json"],
+            "task_serializer": "json",
+            "task_ignore_result": True,
+            "result_backend": None,
+            "task_store_errors_even_if_ignored": False,
+            # A message is gone only when its work is done; a killed process gives it back.
+            "task_acks_late": True,
+            "task_reject_on_worker_lost": True,
+            "task_acks_on_failure_or_timeout": True,
+            "worker_prefetch_multiplier": 1,
+            "worker_cancel_long_running_tasks_on_connection_loss": False,
+            "task_soft_time_limit": settings.unit_time_limit,
+            "task_time_limit": settings.unit_time_limit + 60,
+            "task_queues": {
+                name: {"exchange": name, "exchange_type": "direct", "routing_key": name} for name in settings.queues
+            },
+            "task_default_queue": settings.queues.control,
+            "task_create_missing_queues": False,
+            "broker_connection_timeout": CONNECT_TIMEOUT,
+            "broker_connection_retry_on_startup": True,
+            "broker_transport_options": {
+                "visibility_timeout": settings.visibility_timeout,
+                "unacked_restore_throttle": _SWEEP,
+                "queue_order_strategy": f"{WeightedRoundRobin.__module__}:{WeightedRoundRobin.__name__}",
+                "global_keyprefix": Keys(settings.queue).broker,
+                "socket_connect_timeout": CONNECT_TIMEOUT,
+                "socket_timeout": SOCKET_TIMEOUT,
+                "socket_keepalive": True,
+            },
+            "task_publish_retry": False,
+            "worker_hijack_root_logger": False,
+            "worker_redirect_stdouts": False,
+            "worker_enable_remote_control": True,
+            "worker_send_task_events": settings.events,
+            "task_send_sent_event": settings.events,
+        }
+    )
+    if address.is_sentinel:
+        sentinels = {"master_name": address.service, "sentinel_kwargs": sentinel_options(address)}
+        app.conf.broker_transport_options |= sentinels
+        app.conf.broker_use_ssl = address.tls
     return app
-
-
-def _configuration(settings: Settings) -> dict[str, Any]:
-    return {
-        # What a message holds is typed and small; the state of jobs is in the job store, not in results.
-        "accept_content": ["json"],
-        "task_serializer": "json",
-        "task_ignore_result": True,
-        "result_backend": None,
-        "task_store_errors_even_if_ignored": False,
-        # A message is gone only when its work is done; a killed process gives it back.
-        "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
-        "task_acks_on_failure_or_timeout": True,
-        "worker_prefetch_multiplier": 1,
-        "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "task_soft_time_limit": settings.unit_time_limit,
-        "task_time_limit": settings.unit_time_limit + 60,
-        "task_queues": {name: _queue(name) for name in settings.queues},
-        "task_default_queue": settings.queues.control,
-        "task_create_missing_queues": False,
-        "broker_connection_timeout": CONNECT_TIMEOUT,
-        "broker_connection_retry_on_startup": True,
-        "broker_transport_options": {
-            "visibility_timeout": settings.visibility_timeout,
-            "unacked_restore_throttle": _SWEEP,
-            "queue_order_strategy": f"{Turns.__module__}:{Turns.__name__}",
-            "global_keyprefix": Keys(settings.queue).broker,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-            "socket_timeout": SOCKET_TIMEOUT,
-            "socket_keepalive": True,
-            **_sentinels(settings.address),
-        },
-        "broker_use_ssl": settings.address.tls if settings.address.is_sentinel else None,
-        "task_publish_retry": False,
-        "worker_hijack_root_logger": False,
-        "worker_redirect_stdouts": False,
-        "worker_enable_remote_control": True,
-        "worker_send_task_events": settings.events,
-        "task_send_sent_event": settings.events,
-    }
-
-
-def _sentinels(address: Address) -> dict[str, Any]:
-    """What kombu wants to know of sentinels beside their URLs."""
-    if not address.is_sentinel:
-        return {}
-    return {"master_name": address.service, "sentinel_kwargs": sentinel_options(address)}
-
-
-def _queue(name: str) -> dict[str, str]:
-    return {"exchange": name, "exchange_type": "direct", "routing_key": name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -24,22 +25,19 @@ _PATIENCE = 4.5
 
 
 class _SocketConnection(redis.UnixDomainSocketConnection):
-    """redis-py asks a connection that it gives up for its host and port.
-
-    One by a socket has none, and the AttributeError would stand in the place of what Redis said.
-    """
+    """redis-py asks a connection that it gives up for its host and port; the AttributeError would hide Redis' error."""
 
     host = port = None  # type: ignore[assignment]
 
 
-def client_of(address: Address, socket_timeout: float = SOCKET_TIMEOUT) -> redis.Redis:
+def client_of(address: Address) -> redis.Redis:
     """A client that has not connected yet; answers are text."""
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": socket_timeout,
+        "socket_timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "health_check_interval": 30,
-        "retry": retry_once(),
+        "retry": RetryOnce(),
     }
     if address.is_sentinel:
         options |= address.login | address.tls | {"db": address.database}
@@ -54,12 +52,12 @@ def _manager(address: Address) -> Any:
 
 
 def sentinel_options(address: Address) -> dict[str, Any]:
-    """What a connection to a sentinel is made with."""
+    """Options of a connection to a sentinel."""
     timeouts = {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
     return address.sentinel_login | address.tls | timeouts
 
 
-class _Once(Retry):
+class RetryOnce(Retry):
     """Once more by a new connection: Redis closed the old one, or it leads to what was the primary before a failover.
 
     Scripts may run twice without harm.
@@ -72,13 +70,8 @@ class _Once(Retry):
         return super().call_with_retry(do, fail, is_retryable or _is_of_the_connection, with_failure_count)
 
 
-def retry_once() -> Retry:
-    """What every connection to Redis tries again, and how often."""
-    return _Once()
-
-
 def is_read_only(error: Exception) -> bool:
-    """Whether a replica refused a write. Before Redis 7 a script's error holds the code only somewhere in its text."""
+    """True if a replica refused a write. Before Redis 7 a script's error has the code only somewhere in its text."""
     cause = error.__cause__ or error
     return isinstance(cause, redis.ReadOnlyError) or "-READONLY " in str(cause)
 
@@ -139,10 +132,15 @@ def reason(error: BaseException) -> str:
 
 
 def unreachable(address: Address, why: str) -> FarmUnreachable:
-    """The error of one who cannot go on without Redis."""
     return FarmUnreachable(
         f"Redis does not answer ({why})", where=address.masked, hint="see docs/operating.md#when-redis-fails"
     )
+
+
+def clock_offset(client: redis.Redis) -> float:
+    """Seconds by which this machine's clock is ahead of that of Redis."""
+    seconds, micros = client.time()
+    return float(time.time() - (seconds + micros / 1e6))
 
 
 def ports_behind(address: Address) -> set[int]:

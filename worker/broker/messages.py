@@ -1,16 +1,15 @@
-"""What travels through the queue: which item of which job is to be worked on; never the work itself."""
+"""Messages: the item of a job that is to be worked on; never the work itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from layerfarm.jobs.errors import RequestError
 from layerfarm.worker.broker.connection import is_read_only
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.model import Item
@@ -32,23 +31,11 @@ class Message(BaseModel):
 
     job: _JobId
     attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """0: of a job that another version of layerfarm queued, which knew no attempts."""
+    """0: of a job that a version of layerfarm queued that knew no attempts."""
     stage: _Position = -1
     index: _Position = -1
 
-    @classmethod
-    def parse(cls, fields: dict[str, Any]) -> Message:
-        """
-        Raises:
-            RequestError: not a message of ours.
-        """
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise RequestError(f"not a message for layerfarm: {error.errors()[0]['msg']}") from None
-
     def item(self, what: str) -> Item:
-        """What it says is to be worked on."""
         return Item(self.job, self.attempt, what, self.stage, self.index)
 
 
@@ -75,7 +62,7 @@ class Sender:
                     self._app.send_task(task, kwargs=message, queue=queue, producer=producer, retry=False)
 
     def _queue(self, item: Item, traffic: Traffic) -> str:
-        """What moves a job on or ends it comes before any units; new jobs begin in their turn."""
+        """Items that move a job on or end it come before any units; new jobs begin in their turn."""
         if item.what == "unit":
             return self._queues.units_of(traffic)
         return self._queues.starts_of(traffic) if item.begins else self._queues.control

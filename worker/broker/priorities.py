@@ -1,7 +1,7 @@
 """Two classes of traffic: what somebody waits for overtakes what has time, and neither starves.
 
 Overtaking happens between two units: a worker that becomes free takes its next message from the queues in
-the order that :class:`Turns` says.
+the order that :class:`WeightedRoundRobin` says.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Queues(NamedTuple):
     """
 
     control: str
-    """What moves a job on or ends it, whatever its class: short, and it frees what the job holds."""
+    """Items that move a job on or end it, of either class: short, and they free what the job holds."""
     units: str
     start: str
     bulk_units: str
@@ -46,15 +46,14 @@ class Queues(NamedTuple):
 
 
 _NAMES: Final = ("control", "units", "start", "bulk-units", "bulk-start")
-_USUAL: Final = ("control", "units", "start", "bulk-units", "bulk-start")
 _NEW_FIRST: Final = ("control", "start", "units", "bulk-units", "bulk-start")
 _BULK_FIRST: Final = ("control", "bulk-units", "bulk-start", "units", "start")
-_ROUND: Final = (_NEW_FIRST, _USUAL, _USUAL, _USUAL, _NEW_FIRST, _USUAL, _USUAL, _BULK_FIRST)
+_ROUND: Final = (_NEW_FIRST, _NAMES, _NAMES, _NAMES, _NEW_FIRST, _NAMES, _NAMES, _BULK_FIRST)
 """A small interactive job does not wait for a large one to end (twice in eight), nor bulk for ever (once)."""
 
 
-class Turns:
-    """In which order a worker looks at the queues for its next message; a cycle in kombu's sense.
+class WeightedRoundRobin:
+    """The order in which a worker looks at the queues for its next message; a cycle in kombu's sense.
 
     Counts the messages taken, those of the control queue left out, and goes through a round of eight.
     """
@@ -77,6 +76,6 @@ class Turns:
 
 
 def _role(queue: str) -> str:
-    """What a queue is for; others (Celery's own, for remote control) are as urgent as control."""
+    """Role of a queue; others (Celery's own, for remote control) are as urgent as control."""
     role = queue.rpartition(".")[2]
     return role if role in _NAMES else "control"

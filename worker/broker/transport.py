@@ -1,4 +1,4 @@
-"""What kombu's Redis transport lacks; in the processes of workers only (:func:`use_in_this_process`).
+"""Overrides of kombu's Redis transport, in the processes of workers only (:func:`use_in_this_process`).
 
 - ``QoS.ack``: a message that a full or read-only Redis cannot acknowledge keeps its place, and no others are fetched.
 - ``Channel._connparams``: giving a message back after the connection was closed ends the worker (kombu #582, #970).
@@ -24,7 +24,7 @@ from redis.exceptions import ExecAbortError
 from redis.retry import Retry
 
 from layerfarm.jobs.errors import RequestError
-from layerfarm.worker.broker.connection import retry_once
+from layerfarm.worker.broker.connection import RetryOnce
 from layerfarm.worker.broker.message_filter import control_message, our_message
 
 # A Redis whose disk is full, or that misses its replicas, refuses what a replica refuses, and is to be borne as one;
@@ -39,14 +39,11 @@ for _name in ("host", "port"):
 
 
 class QoS(kombu_redis.QoS):
-    """What a worker has been given and has not acknowledged."""
-
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge, also to a Redis that cannot write it down now.
+        """Acknowledge, also to a Redis that cannot write that now, and hands the message out again later.
 
         Celery logs the error and goes on, but a message that stays on the list takes the place of another: after as
-        many as there are processes, the worker would wait for ever. Redis hands such a message out once more
-        after the visibility timeout, which does no harm.
+        many as there are processes, the worker would wait for ever.
         """
         try:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
@@ -63,14 +60,11 @@ class Channel(kombu_redis.Channel):
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("the connection to Redis is closed")
-        return super()._connparams(*args, **kwargs) | {"retry": retry_once()}  # type: ignore[no-untyped-call]
+        return super()._connparams(*args, **kwargs) | {"retry": RetryOnce()}  # type: ignore[no-untyped-call]
 
     def _receive_one(self, c: Any) -> Any:
-        """Read what was published; an error if the connection is lost.
-
-        redis-py would connect again in here, and wait for the next thing to be published: where Redis is back at once,
-        the worker's event loop would stand still for ever.
-        """
+        """Read what was published. A lost connection is an error: redis-py would connect again in here, and wait for
+        the next thing to be published, while the worker's event loop stands still."""
         if c.connection is not None:
             c.connection.retry = Retry(NoBackoff(), 0)
         return super()._receive_one(c)  # type: ignore[no-untyped-call]
@@ -90,7 +84,7 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """The transport that uses it. Delivers on our queues only what a client of ours sends."""
+    """Delivers on our queues only what a client of ours sends."""
 
     Channel = Channel
 
@@ -112,12 +106,10 @@ class Transport(kombu_redis.Transport):
 
 
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
-    """The same, where sentinels know which Redis it is."""
+    """The channel of a Redis that sentinels know."""
 
 
 class SentinelTransport(Transport, kombu_redis.SentinelTransport):
-    """The transport that uses it."""
-
     Channel = SentinelChannel
 
 
@@ -126,9 +118,9 @@ _refused: Callable[[str], None] = print
 
 
 def use_in_this_process(queues: Iterable[str], refused: Callable[[str], None]) -> None:
-    """Let every Redis connection of this process have it: for a worker, whose process is its own.
+    """Use these overrides for every Redis connection of this process, which is a worker's own.
 
-    ``refused`` is called with the reason for each message on ``queues`` that is none of ours.
+    ``refused`` is called with the reason for each message on ``queues`` that is not ours.
     """
     global _guarded, _refused
     _guarded, _refused = frozenset(queues), refused

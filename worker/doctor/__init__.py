@@ -1,4 +1,4 @@
-"""``layerfarm doctor``: what of a farm is as it should be, what is not, and what to do about it."""
+"""``layerfarm doctor``: problems of a farm, and how to fix them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from layerfarm.worker.client import Farm
-from layerfarm.worker.doctor.finding import Finding, Level
+from layerfarm.worker.doctor.finding import Finding, Level, worst
 from layerfarm.worker.doctor.redis_checks import examine_redis
 from layerfarm.worker.doctor.store_checks import examine_store
 from layerfarm.worker.doctor.views import examine_views
@@ -34,8 +34,3 @@ def examine(farm: Farm | None, stores: Sequence[Path]) -> Iterator[Finding]:
         yield from examine_store(store)
         if farm is not None and workers:
             yield from examine_views(farm.client, farm.keys, store, workers)
-
-
-def worst(findings: Sequence[Finding]) -> Level:
-    """The gravest level among them."""
-    return max((finding.level for finding in findings), default=Level.OK, key=list(Level).index)

@@ -1,7 +1,8 @@
-"""What the doctor says: one line per thing that was looked at."""
+"""Findings of the doctor: one line for each thing that was looked at."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -39,3 +40,18 @@ def warn(topic: str, what: str, advice: str) -> Finding:
 
 def fail(topic: str, what: str, advice: str) -> Finding:
     return Finding(level=Level.FAIL, topic=topic, what=what, advice=advice)
+
+
+def expect(good: bool, topic: str, what: str, advice: str) -> Finding:
+    """OK, or a warning with ``advice``."""
+    return ok(topic, what) if good else warn(topic, what, advice)
+
+
+def clock(off: float, topic: str, which: str, advice: str) -> Finding:
+    """OK if two clocks are at most a minute apart; ``off``: seconds."""
+    return expect(abs(off) <= 60, topic, f"{which} differ by {abs(off):.1f} s", advice)
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """The gravest level among them."""
+    return max((finding.level for finding in findings), default=Level.OK, key=list(Level).index)

@@ -1,4 +1,4 @@
-"""Whether the farm's Redis is one that loses no job. Needs no right that the farm's own user has not."""
+"""Checks of the farm's Redis: that it loses no job. They need only the rights of the farm's own user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, Final, cast
 import redis
 
 from layerfarm.worker.broker.address import Address
-from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
+from layerfarm.worker.broker.connection import clock_offset
+from layerfarm.worker.doctor.finding import Finding, clock, expect, fail, ok, warn
 from layerfarm.worker.jobstore.keys import Keys
 
 _TOPIC: Final = "redis"
@@ -22,8 +23,6 @@ _SLOW: Final = 0.010
 """Seconds for one answer: a unit asks some ten times."""
 _FULL: Final = 0.8
 """Part of ``maxmemory``."""
-_CLOCK: Final = 60.0
-"""Seconds by which the clocks of two hosts may differ without a word."""
 
 
 def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator[Finding]:
@@ -39,7 +38,8 @@ def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator
     if info.get("role") == "slave":
         yield fail(_TOPIC, "is a replica, and takes no writes", "let the address lead to the primary")
     yield _transport(address)
-    yield _clock(client)
+    advice = "set the clocks by NTP; the farm itself goes by that of Redis alone"
+    yield clock(clock_offset(client), _TOPIC, "this machine's clock and that of Redis", advice)
     refused = int(cast("Any", client.get(keys.refused)) or 0)
     if refused:
         yield warn(
@@ -53,7 +53,7 @@ def _version(info: dict[str, Any]) -> Finding:
     text = str(info.get("redis_version", "0"))
     numbers = tuple(int(part) if part.isdigit() else 0 for part in text.split("."))
     if numbers < _OLDEST:
-        return fail(_TOPIC, f"version {text}", f"bring in {'.'.join(map(str, _OLDEST))} or newer")
+        return fail(_TOPIC, f"version {text}", f"upgrade to {'.'.join(map(str, _OLDEST))} or newer")
     return ok(_TOPIC, f"version {text}")
 
 
@@ -64,10 +64,8 @@ def _latency(client: redis.Redis) -> Finding:
         client.ping()
         seconds.append(time.monotonic() - begun)
     typical = statistics.median(seconds)
-    what = f"answers in {typical * 1000:.1f} ms"
-    if typical > _SLOW:
-        return warn(_TOPIC, what, "small units will wait for it more than they work: bring it nearer to the workers")
-    return ok(_TOPIC, what)
+    advice = "small units will wait for it more than they work: bring it nearer to the workers"
+    return expect(typical <= _SLOW, _TOPIC, f"answers in {typical * 1000:.1f} ms", advice)
 
 
 def _memory(info: dict[str, Any]) -> Iterator[Finding]:
@@ -112,12 +110,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _clock(client: redis.Redis) -> Finding:
-    seconds, micros = client.time()
-    off = time.time() - (seconds + micros / 1e6)
-    what = f"this machine's clock and that of Redis differ by {abs(off):.1f} s"
-    if abs(off) > _CLOCK:
-        return warn(_TOPIC, what, "set the clocks by NTP; the farm itself goes by that of Redis alone")
-    return ok(_TOPIC, what)

@@ -1,4 +1,4 @@
-"""Whether a store, seen from this machine, is one that many writers can share."""
+"""Checks of a store from this machine: that many writers can share it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from typing import Final
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.probe import clock_offset, locks_exclude, probe_file, renames_are_atomic, room, sync_seconds
-from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
+from layerfarm.worker.doctor.finding import Finding, clock, expect, fail, ok, warn
 
 _LITTLE: Final = 0.05
 """Part of the filesystem that should be free."""
 _SLOW: Final = 0.2
 """Seconds to make one small file durable; a layer waits for it a few times."""
-_CLOCK: Final = 60.0
-"""Seconds."""
 
 
 def examine_store(store: Path) -> Iterator[Finding]:
@@ -36,7 +34,8 @@ def examine_store(store: Path) -> Iterator[Finding]:
             yield _locks(probe, topic)
             yield _renames(probe, topic)
             yield _syncs(probe, topic)
-            yield _clock(probe, topic)
+            advice = "set the clocks by NTP; gc itself goes by that of the store"
+            yield clock(clock_offset(probe), topic, "its clock and this machine's", advice)
     except OSError as error:
         yield fail(
             topic, f"cannot be written, {error.strerror}", "mount it read-write, and let the worker's user write to it"
@@ -46,10 +45,7 @@ def examine_store(store: Path) -> Iterator[Finding]:
 def _room(store: Path, topic: str) -> Iterator[Finding]:
     found = room(store)
     what = f"{found.bytes >> 20} of {found.bytes_of >> 20} MiB are free"
-    if found.bytes < _LITTLE * found.bytes_of:
-        yield warn(topic, what, "make room: layerfarm gc, or a larger disk")
-    else:
-        yield ok(topic, what)
+    yield expect(found.bytes >= _LITTLE * found.bytes_of, topic, what, "make room: layerfarm gc, or a larger disk")
     if found.inodes_of and found.inodes < _LITTLE * found.inodes_of:
         yield warn(topic, f"{found.inodes} of {found.inodes_of} inodes are free", "make room: layerfarm gc")
 
@@ -81,12 +77,4 @@ def _syncs(probe: Path, topic: str) -> Finding:
             return warn(topic, "directories cannot be made durable by fsync", advice)
         return fail(topic, f"fsync fails, {error.strerror}", "look at the disk")
     what = f"a file is durable in {seconds * 1000:.1f} ms"
-    return ok(topic, what) if seconds < _SLOW else warn(topic, what, "jobs will wait for this disk")
-
-
-def _clock(probe: Path, topic: str) -> Finding:
-    off = clock_offset(probe)
-    what = f"its clock and this machine's differ by {abs(off):.1f} s"
-    if abs(off) > _CLOCK:
-        return warn(topic, what, "set the clocks by NTP; gc itself goes by that of the store")
-    return ok(topic, what)
+    return expect(seconds < _SLOW, topic, what, "jobs will wait for this disk")

@@ -1,4 +1,4 @@
-"""What the workers see of a store: whether it is the same one as this machine's, and whether locks hold there.
+"""Checks that the workers see the same store as this machine, locks included.
 
 The doctor leaves a file in the store, holds its lock and asks in Redis; each worker answers for itself.
 """
@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -42,10 +43,10 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str = Field(pattern=_NAME.pattern)
-    """Of the file; also that of the question."""
+    """Name of the file and of the question."""
     store: str = Field(max_length=4096)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of its content. A worker tells only whether it found that, so nothing can be read by asking."""
+    """Digest of its content. A worker tells only whether it found that, so nothing can be read by asking."""
 
 
 def examine_views(client: redis.Redis, keys: Keys, store: Path, workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
@@ -94,19 +95,19 @@ def _finding(topic: str, worker: WorkerInfo, view: str | None) -> Finding:
 # --- the worker's side -------------------------------------------------------------------------------
 
 
+@dataclass
 class Views:
     """Answers the doctor's questions for one worker."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, name: str, policy: Policy) -> None:
-        self._client = client
-        self._keys = keys
-        self._name = name
-        self._policy = policy
-        self._answered = ""
+    client: redis.Redis
+    keys: Keys
+    name: str
+    policy: Policy
+    _answered: str = ""
 
     def answer(self) -> None:
         """Answer the question that stands in Redis, if it is a new one."""
-        text = cast("str | None", self._client.get(self._keys.probe))
+        text = cast("str | None", self.client.get(self.keys.probe))
         if text is None or len(text) > _LARGEST or text == self._answered:
             return
         self._answered = text
@@ -114,14 +115,14 @@ class Views:
             question = Question.model_validate_json(text)
         except ValidationError:
             return  # no doctor's
-        with self._client.pipeline() as pipe:
-            pipe.hset(_key(self._keys, question), self._name, view_of(question, self._policy))
-            pipe.expire(_key(self._keys, question), _EXPIRES)
+        with self.client.pipeline() as pipe:
+            pipe.hset(_key(self.keys, question), self.name, view_of(question, self.policy))
+            pipe.expire(_key(self.keys, question), _EXPIRES)
             pipe.execute()
 
 
 def view_of(question: Question, policy: Policy) -> View:
-    """How this process sees what the question names."""
+    """The file of the question, as this process sees it."""
     try:
         store = policy.check_store(Path(question.store))
     except RequestError:

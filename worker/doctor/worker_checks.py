@@ -1,4 +1,4 @@
-"""Whether there are workers, and whether they are like each other: any of them may get any unit of a job."""
+"""Checks of the workers: that they are alike, as any of them may get any unit of a job."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _one(worker: WorkerInfo) -> Iterator[Finding]:
         yield ok(topic, "its units run in a sandbox")
     else:
         advice = (
-            "bring in Linux 5.13 or newer with Landlock, leave LAYERFARM_SANDBOX at auto; see SECURITY.md#the-sandbox"
+            "upgrade to Linux 5.13 or newer with Landlock, leave LAYERFARM_SANDBOX at auto; see SECURITY.md#the-sandbox"
         )
         yield warn(topic, "its units run without a sandbox", advice)
     if abs(worker.clock) > _CLOCK:

@@ -1,14 +1,15 @@
 """Named steps at which a worker can be made to kill itself, for tests of what a crash leaves behind.
 
 With ``LAYERFARM_KILL_AT=STEP`` a worker's process sends itself SIGKILL when it reaches that step, whether in
-the pool or not; ``LAYERFARM_KILL_ONCE=FILE`` makes it happen once in all: who creates the file dies. Without
-the variable a step costs one comparison.
+the pool or not; with ``LAYERFARM_KILL_ONCE=FILE`` only the one that creates the file. Without the variable a step
+costs one comparison.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ STEPS: Final = (
     "close.cleaned",
     "close.closed",
 )
-"""In the order in which a job comes by them."""
+"""In the order in which a job passes them."""
 
 _KILL_AT: Final = os.environ.get("LAYERFARM_KILL_AT")
 
@@ -37,14 +38,8 @@ _KILL_AT: Final = os.environ.get("LAYERFARM_KILL_AT")
 def reached(step: str) -> None:
     """Die here, if that is asked for."""
     if step == _KILL_AT:
-        _die()
-
-
-def _die() -> None:
-    once = os.environ.get("LAYERFARM_KILL_ONCE")
-    if once is not None:
-        try:
-            Path(once).touch(exist_ok=False)
-        except FileExistsError:
-            return
-    os.kill(os.getpid(), signal.SIGKILL)
+        once = os.environ.get("LAYERFARM_KILL_ONCE")
+        with suppress(FileExistsError):
+            if once is not None:
+                Path(once).touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,22 +1,23 @@
-"""Run jobs on the farm: what a worker process does for each message.
+"""Run jobs on the farm: the steps of a worker process for each message.
 
 ``advance`` joins a complete stage and opens the next one; ``unit`` does one unit; ``close`` removes what
 the job staged and shows its final state. The stages are joined here and not by Celery's chords: a
 chord whose member is lost or expires never calls its body.
 
 Every step may be interrupted anywhere and run again: it is claimed first, changes the job in one operation of
-the job store, fenced by the claim, and only then sends the next message. Should that be lost,
+the job store, fenced by the claim, and only then sends the next message. If that is lost,
 ``layerfarm.worker.engine.recovery`` sends it again. A process that took a message less than a second ago goes on
-with what comes next in the job, without a message: a join, the close, one unit of a new stage. Whoever finds that it
-came too late removes what it has left meanwhile, and does nothing else.
+with the next step of the job without a message: a join, the close, one unit of a new stage. A process that came too
+late removes what it has left meanwhile, and does nothing else.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -26,6 +27,7 @@ from pydantic import ValidationError
 from structlog.contextvars import bind_contextvars
 
 from layerfarm.jobs.errors import (
+    FarmError,
     JobCancelled,
     JobNotFound,
     LayerfarmError,
@@ -41,105 +43,83 @@ from layerfarm.jobs.flows.inputs import release, stores_in, stores_of
 from layerfarm.jobs.store.leases import LOCAL, holding
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.broker.priorities import Traffic
-from layerfarm.worker.engine.action_cache import Works
-from layerfarm.worker.engine.damaged import mending
-from layerfarm.worker.engine.errors import describe, invalid_request, poisonous
+from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.failpoints import reached
-from layerfarm.worker.engine.heartbeat import HandedBack, Heart
-from layerfarm.worker.engine.hooks import Task, Witnesses
-from layerfarm.worker.engine.outcomes import Endings
-from layerfarm.worker.engine.recovery import Recovery
-from layerfarm.worker.engine.single_flight import EqualUnits
+from layerfarm.worker.engine.heartbeat import HandedBack, Heartbeat
+from layerfarm.worker.engine.hooks import Task
+from layerfarm.worker.engine.outcomes import Journal, describe
+from layerfarm.worker.engine.recovery import Recovery, failing_if_damaged
+from layerfarm.worker.engine.single_flight import ActionCache, SingleFlight
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
 from layerfarm.worker.jobstore.owner import Owner
-from layerfarm.worker.model import Ending, JobError, JobState
+from layerfarm.worker.model import Ending, JobError, JobState, first_error
 from layerfarm.worker.security.signing import Keyring, Signed
 
 _OUTAGE = (redis.RedisError, OperationalError)
-"""Redis is away. That is no fault of the job: the claim runs out and the item is sent again."""
-
-_YOUNG = 1.0
-"""Seconds since a message was taken in which its process goes on with what comes next in the job. Longer work gives
-way: what has waited in the meantime may be more urgent."""
+"""Redis is away: the claim runs out and the item is sent again."""
 
 _log = structlog.get_logger()
 
 
+@dataclass
 class CeleryRunner:
-    """The work of one worker process, ``owner``.
+    """The work of one worker process, ``owner``."""
 
-    Parameters:
-        retry_for: seconds for which a failed job is kept; 0: not at all.
-        lease_for: seconds for which the lease of a job's blobs holds.
-        job_bytes: that a job may read and write; 0: any number.
-        leaving: whether the worker has been asked to stop.
-        young: seconds for which a process goes on with a job after a message.
-    """
+    store: JobStore
+    owner: Owner
+    cache: ActionCache
+    heartbeat: Heartbeat
+    sender: Sender
+    recovery: Recovery
+    policy: Policy
+    retry_for: float = 0
+    """Seconds for which a failed job is kept; 0: not at all."""
+    lease_for: float = LOCAL
+    """Seconds for which the lease of a job's blobs holds."""
+    keyring: Keyring | None = None
+    job_bytes: int = 0
+    """Bytes that a job may read and write; 0: any number."""
+    leaving: Callable[[], bool] = bool
+    """True once the worker was asked to stop."""
+    young: float = 1.0
+    """Seconds since a message was taken in which its process goes on with what comes next in the job. Longer work gives
+    way: what has waited in the meantime may be more urgent."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        owner: Owner,
-        works: Works,
-        heart: Heart,
-        sender: Sender,
-        recovery: Recovery,
-        policy: Policy,
-        retry_for: float = 0,
-        lease_for: float = LOCAL,
-        keyring: Keyring | None = None,
-        job_bytes: int = 0,
-        witnesses: Witnesses | None = None,
-        leaving: Callable[[], bool] = bool,
-        young: float = _YOUNG,
-    ) -> None:
-        self._store = store
-        self._owner = owner
-        self._heart = heart
-        self._sender = sender
-        self._recovery = recovery
-        self._policy = policy
-        self._retry_for = retry_for
-        self._lease_for = lease_for
-        self._keyring = keyring
-        self._job_bytes = job_bytes
-        self._witnesses = witnesses or Witnesses()
+    def __post_init__(self) -> None:
         self._next: Item | None = None
-        self._leaving = leaving
-        self._young = young
         self._until = 0.0
-        self._equal = EqualUnits(store, works, sender, self._witnesses)
-        self._endings = Endings(policy)
+        self._single_flight = SingleFlight(self.store, self.cache, self.sender)
+        self._journal = Journal(self.policy)
 
     # --- the three messages -------------------------------------------------------------------------
 
     def do(self, item: Item) -> None:
-        """Do what a message asks for, and what of the same job comes next while the message is young."""
+        """Do the item of a message, and the next ones of the same job while the message is young."""
         if item.begins:
             # Not always the one that the message names: submitters take turns.
-            turn = Item(*self._store.next(item.job_id, item.attempt, self._owner), "advance")
+            turn = Item(*self.store.next(item.job_id, item.attempt, self.owner), "advance")
             if turn.job_id != item.job_id:
-                self._recovery.take_over(item.job_id)
+                self.recovery.take_over(item.job_id)
             item = turn
             bind_contextvars(job=item.job_id)
         steps = {"advance": self._advance, "unit": self._unit, "close": self._close}
-        self._until = time.monotonic() + self._young
+        self._until = time.monotonic() + self.young
         self._next = item
         while (item_now := self._next) is not None:
             self._next = None
-            with mending(self._store, self._sender, item_now.job_id):
+            with failing_if_damaged(self.store, self.sender, item_now.job_id):
                 steps[item_now.what](item_now)
 
     def _go_on(self, item: Item, *, here: bool = False) -> None:
-        """Have the join or the close of the job done; ``here``: in this process, however long it has been at it."""
+        """Have the join or the close of the job done; ``here``: in this process, even if the message is not young."""
         if self._next is None and (here or self._is_young()):
             self._next = item
         else:
-            self._sender.send([item])
+            self.sender.send([item])
 
     def _is_young(self) -> bool:
-        return time.monotonic() < self._until and not self._leaving()
+        return time.monotonic() < self._until and not self.leaving()
 
     def _advance(self, item: Item) -> None:
         """Join a stage of the job, or begin one, and open the next."""
@@ -147,86 +127,76 @@ class CeleryRunner:
         if claim is None:
             return
         reached("advance.claimed")
-        try:
-            with self._heart.watching(claim) as observer:
-                self._move_on(claim, self._context(item, observer))
-        except (*_OUTAGE, RecordDamaged):
-            raise
-        except Exception as error:
-            self._fail(claim, error)
+        with self._failing(claim), self.heartbeat.watching(claim) as observer:
+            self._move_on(claim, self._context(item, observer))
 
     def _unit(self, item: Item) -> None:
-        """Do one unit and record its result; whoever completes the stage sees to the join."""
+        """Do one unit and record its result; if it completes the stage, have that joined."""
         reached("unit.taken")
         claim = self._claimed(item)
         if claim is None:
             return
         reached("unit.claimed")
-        try:
+        with self._failing(claim):
             flow, request = self._flow(item.job_id, claim.job)
             stage = flow.stages[item.stage]
             with (
-                self._witnesses.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
-                self._heart.watching(claim, seen) as observer,
+                hooks.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
+                self.heartbeat.watching(claim, seen) as observer,
                 self._holding(item.job_id, request),
             ):
-                result = self._equal.result(stage, self._context(item, observer), claim, observer)
+                result = self._single_flight.result(stage, self._context(item, observer), claim, observer)
                 if result is None:
                     seen.how = "stopped"
                     return
             reached("unit.done")
-            answer = self._store.record_result(claim, result)
-        except (*_OUTAGE, RecordDamaged):
-            raise
-        except Exception as error:
-            self._fail(claim, error)
-            return
-        reached("unit.recorded")
-        if answer.status is not Status.OK:
-            self._too_late(claim, answer)
-        elif answer.complete:
-            # The last one here: the job's effects are there, and a message could come to a worker of another version,
-            # which refuses it.
-            last = item.stage == len(flow.stages) - 1
-            self._go_on(Item(item.job_id, item.attempt, "advance", item.stage), here=last)
+            answer = self.store.record_result(claim, result)
+            reached("unit.recorded")
+            self._follow_up(claim, answer)
+            if answer.complete:
+                # The last one here: the job's effects are there, and a message could come to a worker of another
+                # version, which refuses it.
+                last = item.stage == len(flow.stages) - 1
+                self._go_on(Item(item.job_id, item.attempt, "advance", item.stage), here=last)
 
     def _close(self, item: Item) -> None:
         """Remove what the job staged, then show how it ended."""
-        claim = self._store.claim(item, self._owner)
+        claim = self.store.claim(item, self.owner)
         if isinstance(claim, Refused):
             if claim.why is Status.POISON:
                 _log.error("gave up removing what the job staged")
-                self._store.give_up_closing(item)
+                self.store.give_up_closing(item)
             return
         reached("close.claimed")
-        if self._retry_for and self._store.keep(claim, self._retry_for) is Status.OK:
-            _log.info("job ended", state=JobState.FAILED, kept_for=self._retry_for)
+        if self.retry_for and self.store.keep(claim, self.retry_for) is Status.OK:
+            _log.info("job ended", state=JobState.FAILED, kept_for=self.retry_for)
             self._tell_end(item)
             return
-        with self._heart.watching(claim) as observer:
+        with self.heartbeat.watching(claim) as observer:
             clean = self._clean(claim.job, self._context(item, observer))
         reached("close.cleaned")
-        if self._store.closed(claim, clean=clean) is Status.OK:
+        if self.store.closed(claim, clean=clean) is Status.OK:
             self._tell_end(item)
             reached("close.closed")
             _log.info("job ended", state=claim.job.ending)
 
     def _tell_end(self, item: Item) -> None:
-        with suppress(JobNotFound):
-            self._witnesses.ended(lambda: self._store.job(item.job_id))
+        if hooks.ended.has_listeners():
+            with suppress(JobNotFound):
+                hooks.ended.send(None, record=self.store.job(item.job_id))
 
     def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
-        """What is done inside is done under the job's lease of the blobs that it counts on or makes."""
-        return holding(job_id, self._lease_for, stores_of(request, self._policy))
+        """Inside, the job's lease covers the blobs that it reads or makes."""
+        return holding(job_id, self.lease_for, stores_of(request, self.policy))
 
     def _context(self, item: Item, observer: Observer) -> Context:
-        return Context(item.job_id, self._policy, observer, attempt=item.attempt, fenced=True)
+        return Context(item.job_id, self.policy, observer, attempt=item.attempt, fenced=True)
 
     # --- claims, and what a refused one asks for ------------------------------------------------------
 
     def _claimed(self, item: Item) -> Claim | None:
-        claim = self._store.claim(item, self._owner)
-        self._witnesses.claimed("won" if isinstance(claim, Claim) else claim.why)
+        claim = self.store.claim(item, self.owner)
+        hooks.claimed.send(None, how="won" if isinstance(claim, Claim) else claim.why)
         if isinstance(claim, Claim):
             return claim
         _log.debug("not claimed", item=item.name, why=claim.why)
@@ -236,22 +206,22 @@ class CeleryRunner:
             # Whoever recorded the last result may have died before sending this.
             self._go_on(Item(item.job_id, item.attempt, "advance", item.stage))
         elif claim.why is Status.STALE:
-            self._recovery.take_over(item.job_id)
+            self.recovery.take_over(item.job_id)
         elif claim.why is Status.POISON:
-            told = describe(poisonous(item))
-            answer = self._store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
+            what = f"unit {item.index} of" if item.what == "unit" else "joining"
+            error = FarmError(f"{what} stage {item.stage + 1} killed its worker process each time it was tried")
+            told = describe(error)
+            answer = self.store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
             if answer.due:
                 self._send_close(item)
         return None
 
     def _send_close(self, item: Item) -> None:
-        self._go_on(Item(item.job_id, item.attempt, "close"))
+        self._go_on(item.close)
 
-    def _too_late(self, claim: Claim, answer: Answer) -> None:
-        """The claim was taken over, or the job ended meanwhile.
-
-        What this process has put there since its job ended nobody else removes.
-        """
+    def _follow_up(self, claim: Claim, answer: Answer) -> None:
+        """Close the job if that is due. If the claim was taken over, or the job ended meanwhile, sweep: nobody else
+        removes what this process staged since."""
         if answer.due:
             self._send_close(claim.item)
         if answer.status is not Status.OK:
@@ -259,12 +229,12 @@ class CeleryRunner:
             self._sweep(claim.item)
 
     def _sweep(self, item: Item) -> None:
-        """Remove what this process, which came too late, has staged for an attempt that is over, if it is.
+        """Remove what this process has staged too late for an attempt that is over.
 
-        Should it die before, that is left to the janitor (``layerfarm.jobs.store.janitor``).
+        If it dies before that, the janitor removes it (``layerfarm.jobs.store.janitor``).
         """
         try:
-            record = self._store.job(item.job_id)
+            record = self.store.job(item.job_id)
             old = record.attempt > item.attempt
             ended = record.state if record.state.final else record.ending
             # What a job that is failing has staged may be kept, and removed when it is not kept any more.
@@ -272,10 +242,10 @@ class CeleryRunner:
                 return
             if not old and record.kept is not None:
                 return
-            flow, request = self._flow(item.job_id, self._store.view(item.job_id), of_any_format=True)
+            flow, request = self._flow(item.job_id, self.store.view(item.job_id), of_any_format=True)
             flow.clean(self._context(item, Silent()), request, not old and ended is JobState.SUCCEEDED)
             if not old:
-                release(item.job_id, stores_of(request, self._policy))
+                release(item.job_id, stores_of(request, self.policy))
         except LayerfarmError:
             return
         except OSError as error:
@@ -285,38 +255,38 @@ class CeleryRunner:
 
     def _move_on(self, claim: Claim, context: Context) -> None:
         job = claim.job
-        if claim.item.stage < job.stage:
+        if claim.item.stage < job.position:
             # An earlier copy opened the stage and died before all its units were sent.
-            pending = self._store.pending(claim)
+            pending = self.store.pending(claim)
             if pending is not None:
                 self._send_units(claim, *pending)
             return
         flow, request = self._flow(context.job_id, job)
-        if job.stage < 0:
+        if job.position < 0:
             self._admit(context.job_id, job)
-        name = "begin" if job.stage < 0 else flow.stages[job.stage].name
-        with self._witnesses.working(Task(context.job_id, flow.name, name)), self._holding(context.job_id, request):
+        name = "begin" if job.position < 0 else flow.stages[job.position].name
+        with hooks.working(Task(context.job_id, flow.name, name)), self._holding(context.job_id, request):
             self._open_next(claim, context, flow, request)
 
     def _open_next(self, claim: Claim, context: Context, flow: Flow[Any], request: Request) -> None:
         job = claim.job
-        if job.stage < 0:
+        if job.position < 0:
             if self._ended_before(claim, request):
                 return
             if context.attempt > 1:
                 # What was kept of the attempt before has been of no use.
-                before = Context(context.job_id, self._policy, context.observer, context.attempt - 1, fenced=True)
+                before = Context(context.job_id, self.policy, context.observer, context.attempt - 1, fenced=True)
                 flow.clean(before, request, False)
             state = flow.begin(context, request)
         else:
             state = self._join(flow, claim, context)
             reached("advance.joined")
-        for number in range(job.stage + 1, len(flow.stages)):
+        for number in range(job.position + 1, len(flow.stages)):
             stage = flow.stages[number]
             units = stage.plan(context, state)
             if units:
                 self._check_bytes(job, units)
-                status = self._store.open_stage(claim, number, stage.name, state, units, commits=stage.commits)
+                status = self.store.open_stage(claim, number, stage.name, state, units, commits=stage.commits)
                 if status is Status.OK:
                     reached("stage.opened")
                     self._send_units(claim, number, range(len(units)))
@@ -328,27 +298,27 @@ class CeleryRunner:
         self._finish(claim, JobState.SUCCEEDED, result=result)
 
     def _check_bytes(self, job: JobView, units: Sequence[Unit]) -> None:
-        planned = job.planned + sum(unit.bytes for unit in units)
-        if self._job_bytes and planned > self._job_bytes:
+        planned = job.bytes_planned + sum(unit.bytes for unit in units)
+        if self.job_bytes and planned > self.job_bytes:
             hint = "see LAYERFARM_JOB_BYTES_LIMIT"
-            raise LimitExceeded(f"job would read and write {planned} bytes, more than {self._job_bytes}", hint=hint)
+            raise LimitExceeded(f"job would read and write {planned} bytes, more than {self.job_bytes}", hint=hint)
 
     def _join(self, flow: Flow[Any], claim: Claim, context: Context) -> State:
         try:
-            before = flow.state.model_validate_json(claim.job.state)
+            before = flow.state.model_validate_json(claim.job.flow_state)
         except ValidationError:
             raise RequestError("job was begun by another version of layerfarm", hint="submit it again") from None
-        joined: State = flow.stages[claim.job.stage].join(context, before, claim.results)
+        joined: State = flow.stages[claim.job.position].join(context, before, claim.results)
         return joined
 
     def _send_units(self, claim: Claim, position: int, indexes: Iterable[int]) -> None:
-        """Have the units done: one of them by this process, if it may go on. A bulk job gives way between two units."""
+        """Send the units; one of them is done by this process, if it may go on. A bulk job gives way between units."""
         item = claim.item
         units = [Item(item.job_id, item.attempt, "unit", position, index) for index in indexes]
         mine = units.pop(0) if units and claim.job.traffic is not Traffic.BULK and self._is_young() else None
-        self._sender.send(units, claim.job.traffic)
+        self.sender.send(units, claim.job.traffic)
         reached("units.sent")
-        answer = self._store.sent(claim, position)
+        answer = self.store.sent(claim, position)
         if answer.due:
             # Meanwhile others have done the units, and whatever came after them.
             self._send_close(item)
@@ -360,10 +330,10 @@ class CeleryRunner:
         Raises:
             Untrusted: requests have to be signed, and the signature is out of date or was used before.
         """
-        if self._keyring is None:
+        if self.keyring is None:
             return
-        now, fresh = self._store.admit(job_id)
-        self._keyring.check_time(job.signature, now)
+        now, fresh = self.store.admit(job_id)
+        self.keyring.check_time(job.signature, now)
         if not fresh:
             raise Untrusted("signature of the request was used before", hint="submit it again")
 
@@ -379,9 +349,9 @@ class CeleryRunner:
                 f"job has format {job.format}, this worker reads {FORMAT}",
                 hint="client and workers have to be of one version, see docs/operating.md#upgrades",
             )
-        if self._keyring is not None:
+        if self.keyring is not None:
             signed = Signed(job_id, job.kind, job.traffic, job.submitter, job.format, job.request)
-            self._keyring.check(signed, job.signature)
+            self.keyring.check(signed, job.signature)
         if len(job.request) > LARGEST_REQUEST:
             raise RequestError(f"request has {len(job.request)} characters, more than {LARGEST_REQUEST}")
         flow = FLOWS.get(job.kind)
@@ -390,32 +360,38 @@ class CeleryRunner:
         try:
             return flow, flow.request.model_validate_json(job.request)
         except ValidationError as error:
-            raise invalid_request(job.kind, error) from None
+            raise RequestError(f"not a valid {job.kind} request: {first_error(error, 'request')}") from None
 
     # --- how jobs end -----------------------------------------------------------------------------------
 
-    def _fail(self, claim: Claim, error: Exception) -> None:
-        """The job ends with ``error``, if the claim is still held: else that is nobody's trouble but this process's."""
-        if isinstance(error, MemoryError):
-            # What the unit had is what is needed to say so.
-            traceback.clear_frames(error.__traceback__)
-        if isinstance(error, HandedBack):
+    @contextmanager
+    def _failing(self, claim: Claim) -> Iterator[None]:
+        """Inside, an error ends the job, if the claim is still held."""
+        try:
+            yield
+        except (*_OUTAGE, RecordDamaged):
+            raise
+        except HandedBack:
             self._hand_back(claim)
-        elif isinstance(error, JobCancelled | JobNotFound):
+        except (JobCancelled, JobNotFound):
             self._give_back(claim)
-        elif not self._ended_before(claim):
-            self._finish(claim, JobState.FAILED, error=describe(error))
+        except Exception as error:
+            if isinstance(error, MemoryError):
+                # The unit's memory is needed to say so.
+                traceback.clear_frames(error.__traceback__)
+            if not self._ended_before(claim):
+                self._finish(claim, JobState.FAILED, error=describe(error))
 
     def _ended_before(self, claim: Claim, request: Request | None = None) -> bool:
-        """End the job as it ended before, if it did: Redis has forgotten that, and what the job staged is gone.
+        """End the job as it ended before, if the journal has an outcome that Redis has forgotten.
 
-        So it is looked for when a job begins, and when something goes wrong in it.
+        Asked when a job begins and when it fails: what it staged may be gone.
         """
         job_id = claim.item.job_id
         try:
             if request is None:
                 _, request = self._flow(job_id, claim.job)
-            ending = self._endings.recall(job_id, request, claim.job.retries)
+            ending = self._journal.recall(job_id, request, claim.job.retries)
         except LayerfarmError:
             return False
         if ending is None:
@@ -425,38 +401,32 @@ class CeleryRunner:
         return True
 
     def _finish(self, claim: Claim, state: JobState, *, error: JobError | None = None, result: str = "") -> None:
-        answer = self._store.finish(claim, state, error=error, result=result)
+        answer = self.store.finish(claim, state, error=error, result=result)
         reached("job.decided")
-        if answer.status is Status.OK:
-            if answer.due:
-                self._send_close(claim.item)
-        else:
-            self._too_late(claim, answer)
+        self._follow_up(claim, answer)
 
     def _give_back(self, claim: Claim) -> None:
-        answer = self._store.release(claim)
-        self._too_late(claim, answer)
+        self._follow_up(claim, self.store.release(claim))
 
     def _hand_back(self, claim: Claim) -> None:
-        answer = self._store.release(claim, counts=False)
+        answer = self.store.release(claim, counts=False)
         _log.info("handed back", item=claim.item.name)
-        if answer.due or answer.status is not Status.OK:
-            self._too_late(claim, answer)
-        else:
-            self._sender.send([claim.item], claim.job.traffic)
+        self._follow_up(claim, answer)
+        if answer.status is Status.OK and not answer.due:
+            self.sender.send([claim.item], claim.job.traffic)
 
     def _clean(self, job: JobView, context: Context) -> bool:
-        """Remove what the job staged. False: that is to be tried again later."""
+        """Remove what the job staged. False: try again later."""
         try:
             # Also of a job that was begun by another version: what it staged lies where the request says.
             flow, request = self._flow(context.job_id, job, of_any_format=True)
         except RequestError:
             # Such a job was refused before it staged anything; its client may have taken a lease for it.
-            release(context.job_id, stores_in(job.request, self._policy))
+            release(context.job_id, stores_in(job.request, self.policy))
             return True
         if job.ending is not None:
             ending = Ending(state=job.ending, result=job.result, error=job.error, retries=job.retries)
-            self._endings.remember(context.job_id, request, ending)
+            self._journal.remember(context.job_id, request, ending)
         try:
             flow.clean(context, request, job.ending is JobState.SUCCEEDED)
         except OutsideAllowedRoots:
@@ -467,5 +437,5 @@ class CeleryRunner:
             _log.exception("could not remove what the job staged")
             return False
         finally:
-            release(context.job_id, stores_of(request, self._policy))
+            release(context.job_id, stores_of(request, self.policy))
         return True

@@ -1,7 +1,6 @@
-"""The beats of a worker process: its claims stay alive, its progress is told, and it learns of a cancel.
+"""Heartbeat of a worker process: renews its claims, reports progress, detects cancellation.
 
-A thread of its own does the talking, so that ``Observer.advanced`` costs a unit an addition, and a
-unit that says nothing for a while does not lose its claim.
+A thread does that, so that ``Observer.advanced`` costs a unit an addition, and a silent unit keeps its claim.
 """
 
 from __future__ import annotations
@@ -35,28 +34,24 @@ class Watched:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self._bytes = 0
+        self.nbytes = 0
+        """Bytes done so far."""
         self._stop: Exception | None = None
         self._kept: Callable[[], object] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """What has been done so far."""
-        return self._bytes
-
     def keeps(self, beat: Callable[[], object] | None) -> None:
-        """Call ``beat`` at every beat, too: something else is held for as long as this work lasts."""
+        """Call ``beat`` at every beat, too, to hold something else for as long as this work lasts."""
         self._kept = beat
 
     def advanced(self, nbytes: int) -> None:
         reached("unit.working")
-        self._bytes += nbytes
+        self.nbytes += nbytes
         if self._stop is not None:
             raise self._stop
 
     def tell(self, store: JobStore) -> None:
-        """Keep the claim, and say how much is done."""
-        status = store.beat(self.claim, self._bytes)
+        """Renew the claim and report the bytes done."""
+        status = store.beat(self.claim, self.nbytes)
         kept = self._kept
         if kept is not None:
             kept()
@@ -65,11 +60,11 @@ class Watched:
             self.stop(JobCancelled("job is being ended" if over else "another worker took over"))
 
     def stop(self, why: Exception) -> None:
-        """Let the work end with ``why`` at its next word."""
+        """End the work with ``why`` at its next progress."""
         self._stop = why
 
 
-class Heart:
+class Heartbeat:
     """One per process; the thread starts with the first piece of work and sleeps between two.
 
     ``stopping``: asked at each beat whether the worker hands its work back.
@@ -89,7 +84,7 @@ class Heart:
         watched = Watched(claim)
         self._watched = watched
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._beat, daemon=True, name="layerfarm-heart")
+            self._thread = threading.Thread(target=self._beat, daemon=True, name="layerfarm-heartbeat")
             self._thread.start()
         # Costs nothing while the thread is between two beats, as it is when units are short.
         self._begun.set()

@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
@@ -19,7 +20,7 @@ from layerfarm.jobs.flows.base import Context, Flow, Policy, Request, Result, Un
 from layerfarm.jobs.flows.inputs import release, stores_of
 from layerfarm.jobs.store.leases import LOCAL, holding
 from layerfarm.worker.model import JobState, Progress
-from layerfarm.worker.security.parents import die_with_parent
+from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.signals import terminable
 
 _TICK = 0.1
@@ -42,19 +43,20 @@ def run(
     """
     flow = flow_of(request)
     policy = policy or Policy(shards=processes, threads=processes)
+    context = Context(job_id=f"local-{os.getpid()}-{os.urandom(4).hex()}", policy=policy)
     with _Pool(flow, policy, processes) as pool, terminable():
-        return _Run(flow, request, policy, pool, on_progress or _ignore).to_end()
+        return _Run(flow, request, context, pool, on_progress or (lambda progress: None)).to_end()
 
 
+@dataclass
 class _Run:
     """One job from its request to its result."""
 
-    def __init__(self, flow: Flow[Any], request: Request, policy: Policy, pool: _Pool, report: Report) -> None:
-        self._flow = flow
-        self._request = request
-        self._pool = pool
-        self._report = report
-        self._context = Context(job_id=f"local-{os.getpid()}-{os.urandom(4).hex()}", policy=policy)
+    _flow: Flow[Any]
+    _request: Request
+    _context: Context
+    _pool: _Pool
+    _report: Report
 
     def to_end(self) -> Result:
         succeeded = False
@@ -115,22 +117,18 @@ class _Run:
         return results
 
 
+@dataclass
 class _Counting:
     """The observer of units that run in the calling process, one after the other."""
 
-    def __init__(self, results: Sequence[object], report: Callable[[int, int], None]) -> None:
-        """``results``: of the units that are done."""
-        self._results = results
-        self._report = report
-        self._bytes = 0
+    _results: Sequence[object]
+    """Results of the units that are done."""
+    _report: Callable[[int, int], None]
+    _bytes: int = 0
 
     def advanced(self, nbytes: int) -> None:
         self._bytes += nbytes
         self._report(len(self._results), self._bytes)
-
-
-def _ignore(progress: Progress) -> None:
-    pass
 
 
 # --- the pool --------------------------------------------------------------------------------------
@@ -216,14 +214,14 @@ class _Pool:
                 raise error
 
 
+@dataclass
 class _InPool:
-    """What a process of the pool knows; also the observer of the units that it runs."""
+    """The state of a process of the pool; also the observer of the units that it runs."""
 
-    def __init__(self, kind: str, policy: Policy, done: Synchronized[int], stop: Any) -> None:
-        self.flow = FLOWS[kind]
-        self.policy = policy
-        self._done = done
-        self._stop = stop
+    flow: Flow[Any]
+    policy: Policy
+    _done: Synchronized[int]
+    _stop: Any
 
     def advanced(self, nbytes: int) -> None:
         if self._stop.value:
@@ -241,7 +239,7 @@ def _enter_pool(kind: str, policy: Policy, done: Synchronized[int], stop: Any, p
     # Ctrl-C goes to every process of the terminal; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _in_pool = _InPool(kind, policy, done, stop)
+    _in_pool = _InPool(FLOWS[kind], policy, done, stop)
 
 
 def _run_unit(job_id: str, number: int, unit: Unit) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""How a job ended is also written beside its store, and counts when Redis has forgotten it.
+"""Outcomes of jobs: errors as the record tells them, and a journal beside the store.
 
-See ``layerfarm.jobs.store.retention``.
+The journal (``layerfarm.jobs.store.retention``) is used when Redis has forgotten how a job ended.
 """
 
 from __future__ import annotations
@@ -9,25 +9,45 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import ValidationError
 
-from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, display
 from layerfarm.jobs.flows.base import Policy, Request
 from layerfarm.jobs.flows.inputs import stores_of
 from layerfarm.jobs.store.retention import read_ending, write_ending
-from layerfarm.worker.model import Ending
+from layerfarm.worker.model import Ending, JobError
 
 _log = structlog.get_logger()
 
 
-class Endings:
-    """Those in the stores that this worker may use."""
+def describe(error: Exception) -> JobError:
+    """``error`` as the record tells it; only layerfarm's own errors are written to be read by users."""
+    if isinstance(error, SoftTimeLimitExceeded):
+        error = LimitExceeded("unit took longer than a unit may", hint="see LAYERFARM_UNIT_TIME_LIMIT")
+    if isinstance(error, MemoryError):
+        error = LimitExceeded("unit needs more memory than there is", hint="see LAYERFARM_UNIT_MEMORY_LIMIT")
+    kind = type(error).__name__
+    if isinstance(error, LayerfarmError):
+        _log.warning("job failed", error=str(error), type=kind)
+        return JobError(type=kind, message=str(error))
+    if isinstance(error, OSError) and error.strerror:
+        # The system's own word (disk full, no permission) is what the user needs; where is no secret either.
+        _log.warning("job failed", exc_info=error)
+        where = "" if error.filename is None else f": {display(error.filename)}"
+        return JobError(type=kind, message=f"{error.strerror}{where}")
+    _log.error("job failed by an unexpected error", exc_info=error)
+    return JobError(type=kind, message=f"internal error ({kind}), see the worker's log")
+
+
+class Journal:
+    """Outcomes in the stores that this worker may use."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
     def remember(self, job_id: str, request: Request, ending: Ending) -> None:
-        """Write it down. Where that is not possible, Redis alone knows it."""
+        """Write the outcome; a store that cannot be written is only logged."""
         for store in self._store_of(request):
             try:
                 write_ending(store, job_id, ending.model_dump_json())
@@ -35,7 +55,7 @@ class Endings:
                 _log.warning("could not write down how the job ended", error=str(error))
 
     def recall(self, job_id: str, request: Request, retries: int) -> Ending | None:
-        """How this try of the job ended, though Redis does not say so. None: it has not, as far as is known."""
+        """Outcome of this try of the job; None: not known to have ended."""
         for store in self._store_of(request):
             with suppress(LayerfarmError, OSError, ValidationError):
                 text = read_ending(store, job_id)

@@ -1,95 +1,174 @@
-"""A unit that other jobs may want done, too: it is done once, by whoever comes first, and the others wait for it.
+"""Equal work of different jobs, done once across the farm: the first one does it, the others subscribe.
 
-They wait without a process: who does the work sends for them at its end, and recovery should he die.
+Work has a name that says all that its result depends on (``layerfarm.jobs.flows.base.Equal``). Under that name Redis
+holds a claim as of a unit, then the result, and the subscribers. A unit that finds a living claim gives its own claim
+back: no process waits for another. The process that does the work sends for the subscribers, or recovery if it dies.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
 
+import redis
 import structlog
 
 from layerfarm.jobs.flows.base import Context, Stage
 from layerfarm.worker.broker.messages import Sender
-from layerfarm.worker.engine.action_cache import Known, Subscriber, Works
+from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.failpoints import reached
 from layerfarm.worker.engine.heartbeat import Watched
-from layerfarm.worker.engine.hooks import Witnesses
 from layerfarm.worker.jobstore.interface import JobStore
+from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import Claim, Item, Status
+from layerfarm.worker.jobstore.owner import Owner, this_process
+from layerfarm.worker.jobstore.scripts import Scripts
+from layerfarm.worker.settings import Settings
 
-_WAITS = 600.0
-"""Seconds for which a unit that waits is left alone; it is sent long before if whoever does the work has vanished."""
+_WAITS: Final = 600.0
+"""Seconds for which a unit that waits is left alone; it is sent long before if the process that works has died."""
 
 _log = structlog.get_logger()
 
 
-class EqualUnits:
+@dataclass(frozen=True)
+class SingleFlight:
     """Runs units, equal ones of different jobs once."""
 
-    def __init__(self, store: JobStore, works: Works, sender: Sender, witnesses: Witnesses) -> None:
-        self._store = store
-        self._works = works
-        self._sender = sender
-        self._witnesses = witnesses
+    store: JobStore
+    cache: ActionCache
+    sender: Sender
 
     def result(self, stage: Stage[Any], context: Context, claim: Claim, observer: Watched) -> dict[str, Any] | None:
-        """What the claimed unit gives, or gave when equal work was done before.
+        """The result of the claimed unit, or of equal work that was done before.
 
-        None: another process is at it. The claim is given back then.
+        None: another process is at it, and the claim was given back.
 
         Raises:
-            Exception: whatever the unit raises; those who wait for it are woken.
+            Exception: whatever the unit raises; its subscribers are sent for.
         """
         unit = claim.unit
         assert unit is not None
         name = stage.equal.name(context, unit) if stage.equal else None
         if stage.equal is None or name is None:
             return stage.run(context, unit)
-        taken = self._works.take(name)
+        taken = self.cache.take(name)
         while isinstance(taken, Known):
-            if stage.equal.holds(context, unit, taken.result):
+            result: dict[str, Any] = json.loads(taken.text)
+            if stage.equal.holds(context, unit, result):
                 _log.info("equal work is done already", work=name[:12])
-                self._witnesses.equal("known")
-                return taken.result
-            self._works.forget(taken)
-            taken = self._works.take(name)
+                hooks.equal.send(None, how="known")
+                return result
+            self.cache.forget(taken)
+            taken = self.cache.take(name)
         if taken is None:
             self._subscribe(name, claim)
             return None
-        waiting: list[Subscriber] = []
+        waiting: list[Item] = []
         work = taken
-        observer.keeps(lambda: self._works.beat(work))
-        self._witnesses.equal("executed")
+        observer.keeps(lambda: self.cache.beat(work))
+        hooks.equal.send(None, how="executed")
         reached("work.taken")
         try:
             result = stage.run(context, unit)
-            waiting = self._works.done(work, result)
+            waiting = self.cache.end(work, json.dumps(result))
             reached("work.done")
         except BaseException:
-            waiting = self._works.give_up(work)
+            waiting = self.cache.end(work)
             raise
         finally:
             observer.keeps(None)
-            wake(self._sender, self._store, waiting)
+            wake(self.sender, self.store, waiting)
         return result
 
     def _subscribe(self, name: str, claim: Claim) -> None:
-        # The unit first: whoever does the work may be done before the next line, and send for it.
+        # The unit first: the work may be done before the next line, and the unit be sent for.
         item = claim.item
-        answer = self._store.release(claim, counts=False, waits=_WAITS)
+        answer = self.store.release(claim, counts=False, waits=_WAITS)
         if answer.due:
-            self._sender.send([Item(item.job_id, item.attempt, "close")])
+            self.sender.send([item.close])
         if answer.due or answer.status is not Status.OK:
             return
         _log.info("equal work is being done, waiting for it", work=name[:12])
-        self._witnesses.equal("waited")
-        if not self._works.subscribe(name, Subscriber(item)):
-            wake(self._sender, self._store, [Subscriber(item)])
+        hooks.equal.send(None, how="waited")
+        if not self.cache.subscribe(name, item):
+            wake(self.sender, self.store, [item])
 
 
-def wake(sender: Sender, store: JobStore, waiting: Iterable[Subscriber]) -> None:
+def wake(sender: Sender, store: JobStore, waiting: Iterable[Item]) -> None:
     """Send the units that waited for equal work."""
-    for subscriber in waiting:
-        sender.send([subscriber.item], store.traffic(subscriber.item.job_id))
+    for item in waiting:
+        sender.send([item], store.traffic(item.job_id))
+
+
+@dataclass(frozen=True)
+class Work:
+    """The right to do a piece of work for the whole farm, until the lease ends without a beat."""
+
+    name: str
+    token: int
+    """Fencing number; also how often the work was begun."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Work that was done before, for this job or another."""
+
+    name: str
+    text: str
+    """Its result, JSON."""
+
+
+class ActionCache:
+    """Claims, results and subscribers of equal work, in Redis."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._run = Scripts(client, Keys(settings.queue)).run
+        self._lease = int(settings.lease * 1000)
+        self._lifetime = max(1, int(settings.result_expires))
+
+    @cached_property
+    def _me(self) -> str:
+        return str(this_process())
+
+    def take(self, name: str) -> Work | Known | None:
+        """Take the work, also from an owner that this process can see is dead. None: a living process is at it."""
+        what, value = self._take(name, "")
+        if what == "busy" and Owner.parse(value).is_known_dead:
+            what, value = self._take(name, value)
+        if what == "busy":
+            return None
+        return Work(name, int(value)) if what == "ok" else Known(name, value)
+
+    def _take(self, name: str, dead: str) -> tuple[str, str]:
+        what, value = self._run("work_take", args=(name, self._me, self._lease, dead, self._lifetime))
+        return what, str(value)
+
+    def beat(self, work: Work) -> bool:
+        """Keep it. False: it was taken over, which does no harm: equal work gives the equal blob."""
+        return bool(self._run("work_beat", args=(work.name, work.token, self._lease)))
+
+    def end(self, work: Work, result: str = "") -> list[Item]:
+        """Give the work back, with its result if it is done; returns the subscribers."""
+        return _units(self._run("work_end", args=(work.name, work.token, result, self._lifetime)))
+
+    def subscribe(self, name: str, item: Item) -> bool:
+        """Have the unit sent when the work is done. False: it is, or nobody is at it any more."""
+        subscriber = f"{item.job_id}:{item.attempt}:{item.stage}:{item.index}"
+        return bool(self._run("work_subscribe", args=(name, subscriber, self._lifetime)))
+
+    def forget(self, known: Known) -> None:
+        """Remove a result that does not hold any more."""
+        self._run("work_forget", args=(known.name, known.text))
+
+    def abandoned(self) -> list[Item]:
+        """Subscribers of work whose holder is gone."""
+        return _units(self._run("work_abandoned", args=("",)))
+
+
+def _units(subscribers: Iterable[str]) -> list[Item]:
+    fields = [text.split(":") for text in subscribers]
+    return [Item(job_id, int(attempt), "unit", int(stage), int(index)) for job_id, attempt, stage, index in fields]

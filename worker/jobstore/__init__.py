@@ -1,1 +1,1 @@
-"""All that Redis holds of jobs: what may be done to it (``interface``), and how (``in_redis``, ``lua/``)."""
+"""The job store: its operations (``interface``), in Redis (``in_redis``, ``lua/``)."""

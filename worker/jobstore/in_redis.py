@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final, cast
 
 import redis
-from pydantic import ValidationError
 
 from layerfarm.jobs.errors import JobNotFound, RecordDamaged, RequestError
 from layerfarm.jobs.flows.base import State, Unit
@@ -19,72 +17,32 @@ from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.keys import Keys, is_job_id
 from layerfarm.worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
 from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.jobstore.scripts import Scripts
 from layerfarm.worker.model import JobError, JobRecord, JobState, Progress
 from layerfarm.worker.settings import Settings
 
-_TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
-"""Read at once: in its sandbox, as another user perhaps, a process reads nothing of ours any more."""
-_CONSTANTS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs")
-"""Keys that scripts know by these names, in capitals."""
-_VIEW: Final = (
-    *("kind", "request", "position", "flow_state", "ending", "traffic", "format", "submitter", "signature"),
-    *("bytes_planned", "retries", "error", "result"),
-)
-"""The fields that ``claim.lua`` returns, in its order."""
-_EVENT_NUMBERS: Final = ("stage_number", "stages", "units_done", "units_total", "bytes_done", "bytes_total")
+_VIEW: Final = tuple(JobView.model_fields)
+_NONSENSE: Final = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (attempt to|bad argument)|hash value is not an? ")
+"""Answers of Redis when a script or a read meets what no script of ours has written."""
 _NAMED_AGAIN: Final = 60_000
 """Milliseconds after which the closing of a job that was kept is asked for again."""
 
 
-def script(name: str, keys: Keys) -> str:
-    """The text of ``lua/<name>.lua`` with what every script begins with."""
-    constants = "".join(f"local {each.upper()} = '{getattr(keys, each)}'\n" for each in _CONSTANTS)
-    return constants + _TEXTS["prelude"] + _TEXTS[name]
-
-
 class RedisJobStore:
-    """The jobs in one Redis, for one process.
+    """The jobs in one Redis, for one process."""
 
-    Parameters:
-        job_expires: seconds after which a job that does not advance is forgotten.
-        result_expires: seconds for which the record of an ended job is kept.
-        lease: seconds after which an item whose holder says nothing more is taken over.
-        deliveries: how often an item whose process dies is tried.
-    """
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        job_expires: float,
-        result_expires: float,
-        lease: float = 10,
-        deliveries: int = 3,
-        keys: Keys | None = None,
-    ) -> None:
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client = client
-        self._keys = keys or Keys()
-        self._job_expires = int(job_expires)
-        self._result_expires = max(1, int(result_expires))
-        self._lease = int(lease * 1000)
-        self._deliveries = deliveries
-        self._scripts: dict[str, Any] = {}
-
-    @classmethod
-    def of(cls, client: redis.Redis, settings: Settings) -> RedisJobStore:
-        """That of the farm behind ``client``."""
-        return cls(
-            client,
-            settings.job_expires,
-            settings.result_expires,
-            settings.lease,
-            settings.deliveries,
-            Keys(settings.queue),
-        )
+        self._keys = Keys(settings.queue)
+        self._job_expires = int(settings.job_expires)
+        self._result_expires = max(1, int(settings.result_expires))
+        self._lease = int(settings.lease * 1000)
+        self._deliveries = settings.deliveries
+        self._scripts = Scripts(client, self._keys)
 
     def _run(self, name: str, job_id: str, *args: Any) -> Any:
-        if name not in self._scripts:
-            self._scripts[name] = self._client.register_script(script(name, self._keys))
-        return self._scripts[name](keys=self._keys.job(job_id), args=args)
+        with _sound(job_id):
+            return self._scripts.run(name, self._keys.job(job_id), args)
 
     # --- begin ----------------------------------------------------------------------------------------
 
@@ -125,8 +83,11 @@ class RedisJobStore:
 
     def claim(self, item: Item, owner: Owner) -> Claim | Refused:
         answer = self._ask(item, owner, "")
-        if answer[0] == Status.BUSY and _parse_owner(answer[2]).is_known_dead:
-            answer = self._ask(item, owner, answer[2])
+        if answer[0] == Status.BUSY:
+            with _sound(item.job_id):
+                dead = Owner.parse(answer[2]).is_known_dead
+            if dead:
+                answer = self._ask(item, owner, answer[2])
         if answer[0] != Status.OK:
             return Refused(Status(answer[0]), bool(answer[1]))
         _, token, unit, fields, results = answer
@@ -147,15 +108,11 @@ class RedisJobStore:
         return Status(self._under("beat", claim, self._lease, claim.item.index_text, nbytes))
 
     def release(self, claim: Claim, *, counts: bool = True, waits: float = 0) -> Answer:
-        status, due = self._under("release", claim, "1" if counts else "", int(waits * 1000))
-        return Answer(Status(status), bool(due))
+        return _answer(self._under("release", claim, "1" if counts else "", int(waits * 1000)))
 
     def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
         assert claim.unit is not None
-        status, complete, due = self._under(
-            "record", claim, claim.item.index_text, json.dumps(result), claim.unit.bytes
-        )
-        return Answer(Status(status), bool(due), bool(complete))
+        return _answer(self._under("record", claim, claim.item.index_text, json.dumps(result), claim.unit.bytes))
 
     def open_stage(
         self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
@@ -169,36 +126,24 @@ class RedisJobStore:
         return None if status != Status.OK else (found[0], found[1:])
 
     def sent(self, claim: Claim, position: int) -> Answer:
-        status, due = self._under("sent", claim, position)
-        return Answer(Status(status), bool(due))
+        return _answer(self._under("sent", claim, position))
 
     # --- end ------------------------------------------------------------------------------------------
 
     def finish(self, claim: Claim, ending: JobState, *, error: JobError | None = None, result: str = "") -> Answer:
         item = claim.item
         held = (item.name, claim.token, str(claim.owner))
-        return self._end(item.job_id, str(claim.token), item.attempt, ending, error, result, held, False)
+        return self._end(item.job_id, (claim.token, item.attempt, ending), error, (result, *held, ""))
 
     def end(
         self, job_id: str, ending: JobState, *, error: JobError | None = None, attempt: int = 0, forced: bool = False
     ) -> Answer:
-        return self._end(job_id, os.urandom(8).hex(), attempt, ending, error, "", ("", 0, ""), not forced)
+        who = os.urandom(8).hex()
+        return self._end(job_id, (who, attempt, ending), error, ("", "", 0, "", "" if forced else "1"))
 
-    def _end(
-        self,
-        job_id: str,
-        who: str,
-        attempt: int,
-        ending: JobState,
-        error: JobError | None,
-        result: str,
-        held: tuple[str, int, str],
-        open_only: bool,
-    ) -> Answer:
+    def _end(self, job_id: str, who: tuple[Any, ...], error: JobError | None, how: tuple[Any, ...]) -> Answer:
         told = error.model_dump_json() if error else ""
-        args = (who, attempt, ending, told, result, *held, "1" if open_only else "", self._result_expires)
-        status, due = self._run("finish", job_id, *args)
-        return Answer(Status(status), bool(due))
+        return _answer(self._run("finish", job_id, *who, told, *how, self._result_expires))
 
     def keep(self, claim: Claim, seconds: float) -> Status:
         # The record outlives what is kept by far: it is what leads to the files that are to be removed.
@@ -233,9 +178,9 @@ class RedisJobStore:
     # --- recovery -------------------------------------------------------------------------------------
 
     def holders(self, job_id: str) -> list[Owner]:
-        claims = cast("list[str]", self._client.hvals(self._keys.job(job_id).claims))
         with _sound(job_id):
-            return [_parse_owner(claim.split(" ", 3)[-1]) for claim in claims]
+            claims = cast("list[str]", self._client.hvals(self._keys.job(job_id).claims))
+            return [Owner.parse(claim.split(" ", 3)[-1]) for claim in claims]
 
     def hand_back(self, job_id: str, owners: Sequence[Owner], *, counts: bool = False) -> Lost:
         attempt, *found = self._run("hand_back", job_id, "1" if counts else "", *(str(owner) for owner in owners))
@@ -274,23 +219,21 @@ class RedisJobStore:
             return _view(fields)
 
     def traffic(self, job_id: str) -> Traffic:
-        found = cast("str | None", self._client.hget(self._keys.job(job_id).job, "traffic"))
+        with _sound(job_id):
+            found = cast("str | None", self._client.hget(self._keys.job(job_id).job, "traffic"))
         return Traffic.BULK if found == Traffic.BULK else Traffic.INTERACTIVE
 
     def job(self, job_id: str) -> JobRecord:
         with _sound(job_id):
             fields = cast("dict[str, str]", self._client.hgetall(self._keys.job(job_id).job))
-        if not fields:
-            hint = "or Redis was restarted without its data; then submit it again"
-            raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
-        with _sound(job_id):
+            if not fields:
+                hint = "or Redis was restarted without its data; then submit it again"
+                raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
             return JobRecord.parse(job_id, fields)
 
     def jobs(self, limit: int) -> Iterator[JobRecord]:
         """The newest ``limit`` jobs, newest first, without those whose record makes no sense."""
-        ids = [
-            each for each in cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, limit - 1)) if is_job_id(each)
-        ]
+        ids = list(filter(is_job_id, cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, limit - 1))))
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(self._keys.job(job_id).job)
@@ -316,8 +259,13 @@ class RedisJobStore:
         return [(event_id, progress) for event_id, fields in entries if (progress := _progress(fields)) is not None]
 
 
+def _answer(found: Sequence[Any]) -> Answer:
+    status, *flags = found
+    return Answer(Status(status), *map(bool, flags))
+
+
 def retried(job_id: str, how: str, attempt: int) -> Retried:
-    """What ``retry`` answers, for both stores."""
+    """The answer of ``retry``, for both stores."""
     match how:
         case "gone":
             raise JobNotFound("no job has this id", where=job_id)
@@ -341,48 +289,26 @@ def _view(fields: Sequence[str | None]) -> JobView:
     Raises:
         ValueError: the fields are not those of a job.
     """
-    read = dict(zip(_VIEW, (field or "" for field in fields), strict=True))
-    if not read["kind"]:
-        raise ValueError("job has no kind")
-    return JobView(
-        kind=read["kind"],
-        request=read["request"],
-        stage=int(read["position"] or -1),
-        state=read["flow_state"],
-        ending=JobState(read["ending"]) if read["ending"] else None,
-        traffic=Traffic(read["traffic"] or Traffic.INTERACTIVE),
-        format=int(read["format"] or 1),
-        submitter=read["submitter"],
-        signature=read["signature"],
-        planned=int(read["bytes_planned"] or 0),
-        retries=int(read["retries"] or 0),
-        error=JobError.model_validate_json(read["error"]) if read["error"] else None,
-        result=read["result"],
-    )
-
-
-def _parse_owner(text: str) -> Owner:
-    try:
-        return Owner.parse(text)
-    except ValueError as error:
-        raise RecordDamaged("what Redis holds of the job makes no sense") from error
+    return JobView.model_validate({name: text for name, text in zip(_VIEW, fields, strict=True) if text})
 
 
 def _progress(fields: dict[str, str]) -> Progress | None:
-    """What an event says; None: nothing that makes sense."""
-    with suppress(ValueError, KeyError):
-        numbers = {name: int(fields[name] or 0) for name in _EVENT_NUMBERS}
-        progress = Progress(state=JobState(fields["state"]), kind=fields["kind"], stage=fields["stage"])
-        return replace(progress, **cast("Any", numbers))
+    """None: not an event that a script writes."""
+    with suppress(ValueError, TypeError):
+        return Progress(**cast("Any", {name: text for name, text in fields.items() if text}))
     return None
 
 
 @contextmanager
 def _sound(job_id: str) -> Iterator[None]:
-    """Inside, what Redis holds of a job is read."""
+    """Inside, what Redis holds of a job is read.
+
+    Raises:
+        RecordDamaged: somebody edited it.
+    """
     try:
         yield
-    except (ValueError, TypeError, ValidationError, redis.ResponseError) as error:
-        if isinstance(error, redis.ResponseError) and not str(error).startswith("WRONGTYPE"):
+    except (ValueError, TypeError, redis.ResponseError) as error:
+        if isinstance(error, redis.ResponseError) and not _NONSENSE.search(str(error)):
             raise
         raise RecordDamaged("what Redis holds of the job makes no sense", where=job_id) from error

@@ -1,6 +1,6 @@
 """The job store: every operation by which a job is changed, each one step that happens whole or not at all.
 
-An operation under a claim is fenced by the claim's token, one without by the attempt: whoever comes too late is told
+An operation under a claim is fenced by the claim's token, one without by the attempt: one that comes too late answers
 ``stale`` and changes nothing. Each may run twice, as when its reply was lost, and then answers the same. Two stores
 keep to this, in Redis (``in_redis``) and, for the explorer, in memory; ``tests/unit/jobstore`` holds them to it.
 """
@@ -38,7 +38,7 @@ class JobStore(Protocol):
         """Accept a new job. False: ``most_queued`` jobs (0: any number) wait already."""
 
     def next(self, job_id: str, attempt: int, owner: Owner) -> tuple[str, int]:
-        """Which attempt at which job ``owner`` is to begin now that it has the first message of ``job_id``."""
+        """The job and attempt that ``owner`` is to begin now that it has the first message of ``job_id``."""
 
     def admit(self, job_id: str) -> tuple[int, bool]:
         """The time (ms), and whether the job's signature has not opened a job before."""
@@ -107,7 +107,7 @@ class JobStore(Protocol):
     # --- a failed job that may be retried ---------------------------------------------------------------
 
     def discard(self, job_id: str) -> int:
-        """Let go of what was kept of a failed job. The attempt that is to be closed; 0: nothing is kept."""
+        """Release what was kept of a failed job. The attempt that is to be closed; 0: nothing is kept."""
 
     def overdue(self) -> list[Item]:
         """Closings of failed jobs that were kept for long enough, at most 100 at once, each once a minute."""
@@ -123,13 +123,13 @@ class JobStore(Protocol):
     # --- recovery -------------------------------------------------------------------------------------
 
     def holders(self, job_id: str) -> list[Owner]:
-        """Who holds claims of the job, alive or not."""
+        """Owners of claims of the job, alive or not."""
 
     def hand_back(self, job_id: str, owners: Sequence[Owner], *, counts: bool = False) -> Lost:
         """Take the claims of ``owners``, which were stopped, or are dead (``counts``: as a delivery in vain)."""
 
     def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:
-        """What has to be sent again.
+        """Items that have to be sent again.
 
         Parameters:
             quiet: seconds after which a job that nobody works on is taken for stuck; longer each time in vain.

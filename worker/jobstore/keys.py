@@ -40,19 +40,19 @@ class Keys:
         self.kept: Final = self.prefix + "kept"
         """Sorted set of the jobs that have ended and whose work is to be removed, by the time in ms at which it is."""
         self.refused: Final = self.prefix + "refused"
-        """How many messages workers have refused because no client of theirs can have sent them."""
+        """Number of messages that workers have refused because no client of theirs can have sent them."""
         self.looking: Final = self.prefix + "looking"
         """Held by the worker that looks for what was lost."""
         self.nonce: Final = self.prefix + "nonce:"
         """With the nonce of a signed request: the job that begins by it, or ``spent``, until the signature expires."""
         self.probe: Final = self.prefix + "probe"
-        """What ``layerfarm doctor`` asks the workers; with ``:<name>`` their answers."""
+        """Question of ``layerfarm doctor`` to the workers; with ``:<name>`` their answers."""
         self.works: Final = self.prefix + "works"
         """Set of the names of equal work that is being done."""
         self.work: Final = self.prefix + "work:"
-        """With such a name: who does it, or its result; with ``:waiting`` who waits for it."""
+        """With such a name: its claim or its result; with ``:waiting`` its subscribers."""
         self.broker: Final = self.prefix + "broker:"
-        """What Celery keeps: queues, bindings, unacknowledged messages."""
+        """Celery's own: queues, bindings, unacknowledged messages."""
 
     def worker(self, name: str) -> str:
         """The last word of a worker."""
@@ -70,5 +70,4 @@ class Keys:
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a job can have this id."""
     return _JOB_ID.fullmatch(text) is not None

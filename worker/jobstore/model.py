@@ -1,10 +1,13 @@
-"""What is said of jobs between the engine and the job store: items of work, claims on them, and how a store answers."""
+"""Types between the engine and the job store: items of work, claims on them, and the store's answers."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from layerfarm.jobs.flows.base import Unit
 from layerfarm.worker.broker.priorities import Traffic
@@ -19,7 +22,7 @@ LARGEST_REQUEST: Final = 64 * 1024
 
 
 class Status(StrEnum):
-    """How a job store answers."""
+    """Answers of a job store."""
 
     OK = "ok"
     GONE = "gone"
@@ -42,7 +45,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Item:
-    """What can be claimed of an attempt at a job."""
+    """An item of work of an attempt at a job; it can be claimed."""
 
     job_id: str
     attempt: int
@@ -53,7 +56,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """That of its claim."""
+        """Name of its claim."""
         if self.what == "close":
             return self.what
         return f"{self.what}:{self.stage}" + (f":{self.index}" if self.what == "unit" else "")
@@ -67,32 +70,42 @@ class Item:
     def index_text(self) -> str:
         return str(self.index) if self.what == "unit" else ""
 
+    @property
+    def close(self) -> Item:
+        """The closing of the same attempt."""
+        return Item(self.job_id, self.attempt, "close")
+
     def __str__(self) -> str:
         return f"{self.job_id}/{self.attempt} {self.name}"
 
 
-@dataclass(frozen=True)
-class JobView:
-    """What whoever works on a job needs of its record, as it was when the claim was given."""
+def _of_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
-    kind: str
-    request: str
+
+class JobView(BaseModel):
+    """The fields of a job's record that the engine needs, in the order in which ``lua/claim.lua`` returns them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Annotated[str, Field(min_length=1)]
+    request: str = ""
     """JSON."""
-    stage: int = -1
+    position: int = -1
     """Index of the stage that was opened last; -1: none."""
-    state: str = ""
+    flow_state: str = ""
     """The flow's state when that stage was opened, JSON; empty at -1."""
     ending: JobState | None = None
     """The end has been decided, what the job staged has still to be removed."""
     traffic: Traffic = Traffic.INTERACTIVE
-    format: int = FORMAT
+    format: int = 1
     submitter: str = ""
     signature: str = ""
     """See ``layerfarm.worker.security.signing``; empty: the request is not signed."""
-    planned: int = 0
+    bytes_planned: int = 0
     """Bytes of all units of the stages that were opened."""
     retries: int = 0
-    error: JobError | None = None
+    error: Annotated[JobError | None, BeforeValidator(_of_json)] = None
     result: str = ""
     """JSON."""
 
@@ -108,7 +121,7 @@ class Claim:
     job: JobView
     unit: Unit | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
-    """Of a complete stage that is to be joined, in the units' order."""
+    """Results of a complete stage that is to be joined, in the units' order."""
 
 
 class Refused(NamedTuple):
@@ -116,11 +129,11 @@ class Refused(NamedTuple):
 
     why: Status
     due: bool = False
-    """With OVER: nobody works on the job any more, so it can be closed. With DONE: its stage is complete."""
+    """OVER: nobody works on the job any more, so it can be closed. DONE: its stage is complete."""
 
 
 class Answer(NamedTuple):
-    """What an operation under a claim, or one that ends a job, brought about."""
+    """Answer to an operation under a claim, or to one that ends a job."""
 
     status: Status
     due: bool = False
@@ -135,7 +148,7 @@ MESSAGE_LOST: Final = "message lost"
 
 @dataclass(frozen=True)
 class Lost:
-    """What has to be sent again of a job."""
+    """Items of a job that have to be sent again."""
 
     attempt: int
     reason: str

@@ -1,4 +1,4 @@
-"""Who holds a claim: one process, told from every other on every host, alive or dead."""
+"""Owners of claims: one process, told from every other on every host, alive or dead."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The states of a job: which there are, and who may move a job from which to which, by which operation.
+"""The state table of jobs: who may move a job from which state to which, by which operation.
 
-The one table of it. The picture in docs/architecture.md is made of it (``python -m layerfarm.worker.jobstore.states``),
+The picture in docs/architecture.md is made of it (``python -m layerfarm.worker.jobstore.states``),
 and both job stores are held to it by a test.
 """
 
@@ -9,11 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from layerfarm.worker.model import JobRecord, JobState
-
 
 class Phase(StrEnum):
-    """Where a job stands, more exactly than :class:`layerfarm.worker.model.JobState` tells its users."""
+    """State of a job, more exact than :class:`layerfarm.worker.model.JobState`."""
 
     ABSENT = "absent"
     QUEUED = "queued"
@@ -35,7 +33,7 @@ class Move(NamedTuple):
 
     before: Phase
     operation: str
-    """Of :class:`layerfarm.worker.jobstore.interface.JobStore`."""
+    """Method of :class:`layerfarm.worker.jobstore.interface.JobStore`."""
     after: Phase
     who: str
     when: str = ""
@@ -57,21 +55,6 @@ MOVES: Final = (
     Move(Phase.KEPT, "retry", Phase.RUNNING, "client", "goes on, or from the start"),
     Move(Phase.ENDED, "retry", Phase.RUNNING, "client", "failed: from the start"),
 )
-
-
-def phase_of(record: JobRecord | None, *, committing: bool = False) -> Phase:
-    """Where a job stands, by its record. ``committing``: which the record does not tell."""
-    if record is None:
-        return Phase.ABSENT
-    if record.kept is not None:
-        return Phase.KEPT
-    if record.state.final:
-        return Phase.ENDED
-    if record.ending is not None:
-        return Phase.ENDING
-    if record.state is JobState.QUEUED:
-        return Phase.QUEUED
-    return Phase.COMMITTING if committing else Phase.RUNNING
 
 
 def picture() -> str:

@@ -1,1 +1,1 @@
-"""What an operator sees: logs, metrics, traces, and the counts of the farm."""
+"""Logs, metrics, traces, and the counts of the farm."""

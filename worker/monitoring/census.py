@@ -18,7 +18,7 @@ _FIELDS = ("kind", "state", "traffic", "submitted")
 
 @dataclass(frozen=True)
 class Census:
-    """What was there; counts."""
+    """Counts at one moment."""
 
     jobs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Jobs that have not ended, by kind, state and class."""

@@ -1,7 +1,7 @@
-"""A worker's metrics for Prometheus: what its processes did, and what the farm looks like from here.
+"""A worker's metrics for Prometheus: those of its processes, and those of the whole farm.
 
 The pool's processes write into files of one private directory, which ``prometheus_client`` adds up when the
-main process is asked (its "multiprocess mode"). What of the farm is the same for all workers is named
+main process is asked (its "multiprocess mode"). Metrics of the farm are the same at all workers and named
 ``layerfarm_farm_…``: take the maximum over workers, not the sum.
 """
 
@@ -19,6 +19,7 @@ import structlog
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows import FLOWS
+from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.hooks import Outcome, Task
 from layerfarm.worker.model import JobRecord
 
@@ -34,7 +35,7 @@ _log = structlog.get_logger()
 
 
 class Metrics:
-    """The witness that counts. Made in the main process before the pool is forked."""
+    """Counts what the hooks report, for as long as the object lives. Made before the pool is forked."""
 
     def __init__(self) -> None:
         from prometheus_client import Counter, Histogram
@@ -62,20 +63,24 @@ class Metrics:
         self._equal = Counter(
             "layerfarm_equal_work", "Work that other jobs may have too: executed, known already, waited for.", ["how"]
         )
+        hooks.claimed.connect(self.claimed)
+        hooks.equal.connect(self.equal)
+        hooks.finished.connect(self.finished)
+        hooks.ended.connect(self.ended)
 
-    def claimed(self, how: str) -> None:
+    def claimed(self, how: str, **_: Any) -> None:
         self._claims.labels(how).inc()
 
-    def equal(self, how: str) -> None:
+    def equal(self, how: str, **_: Any) -> None:
         self._equal.labels(how).inc()
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
+    def finished(self, task: Task, outcome: Outcome, **_: Any) -> None:
         what = "join" if task.index is None else "unit"
         self._units.labels(_known(task.kind), task.stage, what, outcome.how).observe(outcome.seconds)
         if outcome.nbytes:
             self._bytes.labels(_known(task.kind), task.stage).inc(outcome.nbytes)
 
-    def ended(self, record: JobRecord) -> None:
+    def ended(self, record: JobRecord, **_: Any) -> None:
         seconds = (record.ended or record.submitted) - record.submitted
         self._jobs.labels(_known(record.kind), record.state, record.traffic).observe(seconds)
 
@@ -121,7 +126,7 @@ def served(listen: str, census: Callable[[], Census]) -> Iterator[Metrics]:
 
 
 class _Farm:
-    """What is the same whichever worker is asked."""
+    """Metrics of the farm, the same at every worker."""
 
     def __init__(self, census: Callable[[], Census]) -> None:
         self._census = census

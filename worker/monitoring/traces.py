@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
+from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.hooks import Outcome, Task
 from layerfarm.worker.model import JobRecord, JobState
 
@@ -28,18 +29,14 @@ _DELAY = 1000
 
 
 class Traces:
-    """The witness that traces. Its exporter begins at the first span, so after the fork."""
+    """Traces what the hooks report, for as long as the object lives. Exports from the first span on, after the fork."""
 
     def __init__(self) -> None:
-        signals.worker_process_shutdown.connect(self._flush)
+        signals.worker_process_shutdown.connect(self.flush)
+        hooks.finished.connect(self.finished)
+        hooks.ended.connect(self.ended)
 
-    def claimed(self, how: str) -> None:
-        """A refused claim is no part of the job's story."""
-
-    def equal(self, how: str) -> None:
-        """Shown by how short the unit is."""
-
-    def finished(self, task: Task, outcome: Outcome) -> None:
+    def finished(self, task: Task, outcome: Outcome, **_: Any) -> None:
         what = "join" if task.index is None else f"unit {task.index}"
         parent = trace.NonRecordingSpan(
             trace.SpanContext(_trace(task.job_id), _root(task.job_id), True, trace.TraceFlags(trace.TraceFlags.SAMPLED))
@@ -53,7 +50,7 @@ class Traces:
             trace.set_span_in_context(parent),
         )
 
-    def ended(self, record: JobRecord) -> None:
+    def ended(self, record: JobRecord, **_: Any) -> None:
         self._ids.trace, self._ids.span = _trace(record.id), _root(record.id)
         try:
             self._span(
@@ -95,7 +92,7 @@ class Traces:
     def _tracer(self) -> trace.Tracer:
         return self._provider.get_tracer("layerfarm")
 
-    def _flush(self, **_: Any) -> None:
+    def flush(self, **_: Any) -> None:
         if "_provider" in self.__dict__:
             self._provider.shutdown()
 

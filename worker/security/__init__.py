@@ -1,1 +1,1 @@
-"""What keeps a job in its place, and strangers away from the farm."""
+"""The sandbox of units, and signatures of requests."""

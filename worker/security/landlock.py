@@ -1,4 +1,4 @@
-"""Landlock (landlock(7)): a process gives up, for ever, what it may do with files and TCP outside what it names.
+"""Landlock (landlock(7)): a process gives up, for ever, its access to all files and TCP ports that it does not name.
 
 The kernel checks the file that is opened, not the name it was opened by, so no exchange of a directory for a
 symbolic link between a check and its use leads out.
@@ -14,17 +14,18 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
+from layerfarm.worker.security import kernel
+
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION: Final = 1
 _PATH_BENEATH, _NET_PORT = 1, 2
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << bit for bit in range(4))
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 """The rights that a rule about one file can give; all others are those of directories."""
 _BITS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many rights over files each version knows; later ones know no more."""
+"""Number of rights over files that each version knows; later ones know no more."""
 _TCP: Final = 0b11
 """To bind and to connect."""
 _CONNECT_TCP: Final = 0b10
@@ -32,8 +33,6 @@ _ABSTRACT_SOCKETS: Final = 0b1
 
 _PATH_BENEATH_ATTR: Final = Struct("=Qi")
 """Allowed rights and parent directory. Packed in the kernel's header, unlike the other structures."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Ruleset(ctypes.Structure):
@@ -45,8 +44,11 @@ class _NetPort(ctypes.Structure):
 
 
 def version() -> int:
-    """Of this kernel's Landlock; 0: it has none, or may not be used."""
-    return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
+    """Version of this kernel's Landlock; 0: it has none, or may not be used."""
+    try:
+        return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
+    except OSError:
+        return 0
 
 
 def restrict(read: Iterable[Path], write: Iterable[Path], ports: Iterable[int]) -> None:
@@ -74,8 +76,7 @@ def restrict(read: Iterable[Path], write: Iterable[Path], ports: Iterable[int]) 
             _allow(ruleset, path, rights)
         for port in ports if known >= 4 else ():
             _call(_ADD_RULE, ruleset, _NET_PORT, ctypes.byref(_NetPort(_CONNECT_TCP, port)), 0)
-        if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "no_new_privs")
+        kernel.forbid_new_privileges()
         _call(_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
@@ -95,8 +96,4 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    result = int(_libc.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"Landlock: {os.strerror(code)}")
-    return result
+    return kernel.syscall("Landlock", number, *arguments)

@@ -1,16 +1,17 @@
-"""What a process of the pool gives up before it does anybody's work: root's other powers, or root itself."""
+"""Privileges that a process of the pool gives up before it works: root's other powers, or root itself."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import pwd
+from contextlib import suppress
 from typing import Final
 
 from layerfarm.jobs.errors import RequestError
+from layerfarm.worker.security import kernel
 
 _PR_CAPBSET_DROP: Final = 24
-_PR_SET_NO_NEW_PRIVS: Final = 38
 _VERSION_3: Final = 0x20080522
 _CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _LAST: Final = 40
@@ -24,10 +25,8 @@ _KEPT: Final = {
     "CAP_MKNOD": 27,
     "CAP_SETFCAP": 31,
 }
-"""What layers are made of: owners, modes, devices, capabilities of files; trusted.* xattrs ask for SYS_ADMIN.
+"""Needed to make layers: owners, modes, devices, capabilities of files; trusted.* xattrs ask for SYS_ADMIN.
 Not CAP_DAC_READ_SEARCH: it opens files by handles, past all directories."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Header(ctypes.Structure):
@@ -41,7 +40,7 @@ class _Data(ctypes.Structure):
 def user_of(name: str) -> pwd.struct_passwd:
     """
     Raises:
-        RequestError: there is no such user, or this process may not become him.
+        RequestError: there is no such user, or this process may not become that user.
     """
     try:
         user = pwd.getpwnam(name)
@@ -58,15 +57,14 @@ def give_up(user: pwd.struct_passwd | None) -> None:
     Raises:
         OSError: the kernel refuses.
     """
-    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "no_new_privs")
+    kernel.forbid_new_privileges()
     if os.geteuid() != 0:
         return
     kept = frozenset(_KEPT.values()) if user is None else frozenset()
     for number in range(_LAST + 1):
         if number not in kept:
-            # Refused of numbers that an older kernel does not know.
-            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+            with suppress(OSError):  # a number that an older kernel does not know
+                kernel.prctl("capbset", _PR_CAPBSET_DROP, number)
     if user is not None:
         # With the last uid of 0 go all capabilities (capabilities(7)).
         os.initgroups(user.pw_name, user.pw_gid)
@@ -87,13 +85,11 @@ def _keep(kept: frozenset[int]) -> None:
     for number in kept & mine:
         data[number // 32].effective |= 1 << number % 32
         data[number // 32].permitted |= 1 << number % 32
-    if _libc.syscall(_CAPSET[machine], ctypes.byref(header), ctypes.byref(data)) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"capset: {os.strerror(code)}")
+    kernel.syscall("capset", _CAPSET[machine], ctypes.byref(header), ctypes.byref(data))
 
 
 def _effective() -> frozenset[int]:
-    """What this process has: a container may have taken some away."""
+    """Capabilities of this process: a container may have taken some away."""
     with open("/proc/self/status", encoding="ascii") as status:
         mask = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
     return frozenset(number for number in range(64) if mask >> number & 1)

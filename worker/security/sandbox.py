@@ -39,23 +39,23 @@ _NAMES: Final = (
     "ssl",
     "pki",
 )
-"""Of /etc, read: what finding and trusting the host of Redis takes. The rest, shadow not least, stays closed."""
+"""Files of /etc that are read to find and trust the host of Redis. The rest, shadow not least, stays closed."""
 _OTHERS: Final = ("passwd", "group", "ld.so.cache")
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _TRACES: Final = (4317, 4318)
-"""Where OpenTelemetry's collector listens, unless its variables say otherwise."""
+"""Default ports of OpenTelemetry's collector."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What the processes of one worker keep. Made in its main process, entered in each of the pool."""
+    """The sandbox of one worker. Made in its main process, entered in each of the pool."""
 
     settings: Settings
     temporary: Path
     confined: bool
-    """By Landlock."""
+    """Landlock is used."""
     _entered: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """The files of the host that the process may read, as they were when it entered."""
 
@@ -72,12 +72,14 @@ class Sandbox:
             resource.setrlimit(resource.RLIMIT_DATA, (settings.unit_memory_limit, settings.unit_memory_limit))
         privileges.give_up(privileges.user_of(settings.user) if settings.user else None)
         if self.confined:
-            writable = [*settings.roots, *settings.stores, self.temporary, *map(Path, _DEVICES), *_metrics()]
+            writable = [*settings.roots, *settings.stores, self.temporary, *map(Path, _DEVICES)]
+            if settings.metrics:
+                writable.append(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
             landlock.restrict(_readable(settings), writable, _ports(settings))
             self._entered.update(_identities(settings))
 
     def is_outdated(self) -> bool:
-        """Whether a file was replaced since, as DHCP does with resolv.conf and cert-manager with certificates.
+        """True if a file was replaced since, as DHCP does with resolv.conf and cert-manager with certificates.
 
         Landlock's rules are of files, not of names: this process cannot read the new one, the next can.
         """
@@ -109,7 +111,7 @@ def sandbox(settings: Settings) -> Iterator[Sandbox]:
 
 
 def _try(place: Sandbox) -> None:
-    """Enter it once, in a process of its own, before there is work: what does not work is said at the start.
+    """Enter it once, in a process of its own, so that a failure shows at the start.
 
     Raises:
         RequestError: it cannot be entered.
@@ -165,9 +167,3 @@ def _ports(settings: Settings) -> set[int]:
         ports.update(urlsplit(url).port or (443 if url.startswith("https") else 80) for url in told)
         ports.update(_TRACES)
     return ports
-
-
-def _metrics() -> list[Path]:
-    """The directory in which the processes count for ``layerfarm.worker.monitoring.metrics``."""
-    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return [Path(directory)] if directory else []

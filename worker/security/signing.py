@@ -1,4 +1,4 @@
-"""Requests signed by those who submit them, for farms on which the password alone is not to be enough.
+"""Signatures of requests by their submitters, for farms where the password alone is not enough.
 
 A signature is ``1:<expiry>:<nonce>:<hmac>``: an HMAC-SHA256, by the submitter's key, of the job's id, kind, class and
 format, the submitter's name, the request to the byte, the expiry (ms since the epoch by the clock of Redis) and the
@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pydantic import SecretStr
+
 from layerfarm.jobs.errors import RequestError, Untrusted
 
 _SHORTEST: Final = 32
@@ -28,7 +30,7 @@ _SUBMITTER: Final = re.compile(r"[\w@+-][\w.@+-]{0,99}")
 
 
 class Signed(NamedTuple):
-    """What a signature speaks for."""
+    """The fields that a signature covers."""
 
     job_id: str
     kind: str
@@ -39,27 +41,19 @@ class Signed(NamedTuple):
     """JSON, as it stands in the record."""
 
 
-class Key:
-    """A secret that shows itself to nobody."""
-
-    def __init__(self, text: str) -> None:
-        self._secret = text.encode()
-
-    def __repr__(self) -> str:
-        return "Key(***)"
-
-    def hmac(self, signed: Signed, expires: int, nonce: str) -> str:
-        text = json.dumps([*signed, expires, nonce], ensure_ascii=True, separators=(",", ":"))
-        return hmac.new(self._secret, b"layerfarm request 1\n" + text.encode(), hashlib.sha256).hexdigest()
-
-
-def sign(key: Key, signed: Signed, expires: int) -> str:
+def sign(key: SecretStr, signed: Signed, expires: int) -> str:
     """The signature of a request; ``expires``: ms since the epoch."""
     nonce = secrets.token_hex(16)
-    return f"1:{expires}:{nonce}:{key.hmac(signed, expires, nonce)}"
+    return f"1:{expires}:{nonce}:{_hmac(key, signed, expires, nonce)}"
 
 
-def read_keys(path: Path) -> tuple[Key, ...]:
+def _hmac(key: SecretStr, signed: Signed, expires: int, nonce: str) -> str:
+    text = json.dumps([*signed, expires, nonce], ensure_ascii=True, separators=(",", ":"))
+    secret = key.get_secret_value().encode()
+    return hmac.new(secret, b"layerfarm request 1\n" + text.encode(), hashlib.sha256).hexdigest()
+
+
+def read_keys(path: Path) -> tuple[SecretStr, ...]:
     """The keys in a file, one a line; the first one signs, all are accepted, so that a key can be replaced.
 
     Raises:
@@ -76,7 +70,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     if not lines or any(len(line) < _SHORTEST for line in lines):
         hint = "make one with: openssl rand -hex 32"
         raise RequestError(f"a key has less than {_SHORTEST} characters", where=path, hint=hint)
-    return tuple(Key(line) for line in lines)
+    return tuple(map(SecretStr, lines))
 
 
 class Keyring:
@@ -86,13 +80,13 @@ class Keyring:
         longest: ms for which a signature may be valid at most.
     """
 
-    def __init__(self, keys: Mapping[str, tuple[Key, ...]], longest: int) -> None:
+    def __init__(self, keys: Mapping[str, tuple[SecretStr, ...]], longest: int) -> None:
         self._keys = keys
         self._longest = longest
 
     @classmethod
     def load(cls, directory: Path, longest: int) -> Keyring:
-        """From a directory that holds a file for each submitter, of his name.
+        """From a directory with a file for each submitter, named after the submitter.
 
         Raises:
             RequestError: it cannot be read, holds no key, or one that is not to be used.
@@ -115,7 +109,7 @@ class Keyring:
             hint = "this farm takes signed requests only, see docs/operating.md#signed-requests"
             raise Untrusted("request is not signed", hint=hint)
         keys = self._keys.get(signed.submitter, ())
-        if not any(hmac.compare_digest(key.hmac(signed, int(found[1]), found[2]), found[3]) for key in keys):
+        if not any(hmac.compare_digest(_hmac(key, signed, int(found[1]), found[2]), found[3]) for key in keys):
             raise Untrusted("signature of the request is not one of its submitter", where=signed.submitter)
 
     def check_time(self, signature: str, now: int) -> None:

@@ -12,6 +12,7 @@ from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.model import Claim, Item, Refused
 from layerfarm.worker.jobstore.owner import Owner
+from layerfarm.worker.settings import Settings
 
 LEASE = 10.0
 ONE, OTHER = Owner("one-host", 1, 1), Owner("another-host", 2, 2)
@@ -37,7 +38,8 @@ class Numbers(State):
 
 
 def redis_store(client: fakeredis.FakeRedis) -> RedisJobStore:
-    return RedisJobStore(client, job_expires=100_000, result_expires=10_000, lease=LEASE, deliveries=3)
+    settings = Settings(job_expires=100_000, result_expires=10_000, lease=LEASE, deliveries=3)
+    return RedisJobStore(client, settings)
 
 
 def unit(index: int, stage: int = 0, attempt: int = 1) -> Item:

@@ -15,8 +15,8 @@ from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.base import Unit
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.model import Claim, Item
-from layerfarm.worker.jobstore.states import MOVES, Phase, phase_of
-from layerfarm.worker.model import JobState
+from layerfarm.worker.jobstore.states import MOVES, Phase
+from layerfarm.worker.model import JobRecord, JobState
 from tests.explorer.memory_store import MemoryJobStore
 from tests.unit.jobstore.stores import LEASE, ONE, OTHER, Clock, Numbers, redis_store
 
@@ -54,7 +54,7 @@ class Side:
 
     def phase(self) -> Phase:
         assert isinstance(self.store, MemoryJobStore)
-        return phase_of(self.store.job("job"), committing=self.store._jobs["job"].committing)
+        return _phase(self.store.job("job"), self.store._jobs["job"].committing)
 
     def do(self, what: str, *args: Any) -> Any:
         try:
@@ -138,3 +138,16 @@ def test_both_stores_answer_alike(operations: list[tuple[Any, ...]]) -> None:
             before, phase = phase, sides[1].phase()
             move = (before, {"open": "open_stage", "record": "record_result"}.get(what, what), phase)
             assert before == phase or move in _MOVES, move
+
+
+def _phase(record: JobRecord, committing: bool) -> Phase:
+    """By the record; ``committing``, which it does not tell."""
+    if record.kept is not None:
+        return Phase.KEPT
+    if record.state.final:
+        return Phase.ENDED
+    if record.ending is not None:
+        return Phase.ENDING
+    if record.state is JobState.QUEUED:
+        return Phase.QUEUED
+    return Phase.COMMITTING if committing else Phase.RUNNING

@@ -82,7 +82,8 @@ def test_claim_gives_all_that_the_work_needs(bench: Bench) -> None:
     bench.opened(2)
     claim = bench.claimed(unit(1))
     assert claim.unit == Unit(params={"n": 1}, bytes=10)
-    assert (claim.job.kind, claim.job.request, claim.job.stage, claim.job.state) == ("toy", "{}", 0, '{"total":0}')
+    job = claim.job
+    assert (job.kind, job.request, job.position, job.flow_state) == ("toy", "{}", 0, '{"total":0}')
     bench.store.record_result(claim, {"n": 1})
     bench.done(unit(0))
     assert bench.claimed(Item("job", 1, "advance", 0)).results == [{"n": 0}, {"n": 1}]
@@ -213,7 +214,7 @@ def test_stage_is_opened_by_the_newest_claim_only_and_once(bench: Bench) -> None
     assert bench.store.open_stage(old, 0, "first", Numbers(total=1), units) is Status.STALE
     for _ in range(2):
         assert bench.store.open_stage(new, 0, "first", Numbers(total=2), units) is Status.OK
-    assert bench.store.view("job").state == '{"total":2}'
+    assert bench.store.view("job").flow_state == '{"total":2}'
     for _ in range(2):
         assert bench.store.sent(new, 0).status is Status.OK
 

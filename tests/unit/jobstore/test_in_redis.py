@@ -9,6 +9,7 @@ from layerfarm.jobs.errors import JobNotFound, RecordDamaged
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.model import JobError, JobState
+from layerfarm.worker.settings import Settings
 from tests.unit.jobstore.stores import CLOSE, Bench, Clock, redis_store, unit
 
 FARM = Keys()
@@ -138,7 +139,7 @@ def test_record_without_a_kind_cannot_be_worked_on(
 
 
 def test_two_farms_in_one_redis_share_nothing(client: fakeredis.FakeRedis, store: RedisJobStore, bench: Bench) -> None:
-    other = RedisJobStore(client, 1000, 1000, keys=Keys("other"))
+    other = RedisJobStore(client, Settings(queue="other"))
     bench.submit()
     assert other.active() == []
     assert other.submit("job", "toy", "{}", 1, most_queued=1)

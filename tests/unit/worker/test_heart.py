@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from layerfarm.jobs.errors import JobCancelled
-from layerfarm.worker.engine.heartbeat import HandedBack, Heart, Watched
+from layerfarm.worker.engine.heartbeat import HandedBack, Heartbeat, Watched
 from layerfarm.worker.jobstore.model import Claim, Status
 from layerfarm.worker.model import JobState
 from tests.explorer.memory_store import MemoryJobStore
@@ -34,10 +34,10 @@ def store() -> Store:
 
 
 @contextmanager
-def beating(store: Store, stopping: Callable[[], bool] = bool, indexes: int = 1) -> Iterator[tuple[Bench, Heart]]:
+def beating(store: Store, stopping: Callable[[], bool] = bool, indexes: int = 1) -> Iterator[tuple[Bench, Heartbeat]]:
     bench = Bench(store, Clock())
     bench.opened()
-    yield bench, Heart(store, interval=0.02, stopping=stopping)
+    yield bench, Heartbeat(store, interval=0.02, stopping=stopping)
 
 
 def test_observer_learns_of_a_cancel(store: Store) -> None:

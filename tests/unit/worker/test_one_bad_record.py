@@ -29,7 +29,7 @@ def client() -> Iterator[fakeredis.FakeRedis]:
 
 @pytest.fixture
 def store(client: fakeredis.FakeRedis) -> RedisJobStore:
-    store = RedisJobStore(client, job_expires=1000, result_expires=1000)
+    store = RedisJobStore(client, Settings())
     store.submit("job", "toy", "{}", 1)
     return store
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from layerfarm.jobs.errors import RequestError, Untrusted
-from layerfarm.worker.security.signing import Key, Keyring, Signed, read_keys, sign
+from layerfarm.worker.security.signing import Keyring, Signed, read_keys, sign
 
 SIGNED = Signed("5481e43f0ef6", "build", "interactive", "ci@build-7", 1, '{"rootfs": "/srv/a"}')
-KEY, OTHER = Key("k" * 32), Key("o" * 32)
+KEY, OTHER = SecretStr("k" * 32), SecretStr("o" * 32)
 HOUR = 3_600_000
 
 
-def keyring(**keys: tuple[Key, ...]) -> Keyring:
+def keyring(**keys: tuple[SecretStr, ...]) -> Keyring:
     return Keyring({"ci@build-7": (KEY,), **keys}, HOUR)
 
 

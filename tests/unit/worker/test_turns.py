@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from layerfarm.worker.broker.priorities import Queues, Traffic, Turns
+from layerfarm.worker.broker.priorities import Queues, Traffic, WeightedRoundRobin
 
 QUEUES = Queues.of("farm")
 
 
 def taken(waiting: set[str], count: int) -> Counter[str]:
     """Which queues ``count`` messages come from while every one of ``waiting`` always holds some."""
-    turns = Turns()
+    turns = WeightedRoundRobin()
     turns.update(QUEUES)
     found: Counter[str] = Counter()
     for _ in range(count):
@@ -36,14 +36,14 @@ def test_units_of_bulk_jobs_that_have_begun_come_before_new_ones() -> None:
 
 def test_control_always_comes_first_and_costs_nobody_a_turn() -> None:
     assert taken(set(QUEUES), 80) == {QUEUES.control: 80}
-    turns = Turns(QUEUES)
+    turns = WeightedRoundRobin(QUEUES)
     before = turns.consume(5)
     turns.rotate(QUEUES.control)
     assert turns.consume(5) == before
 
 
 def test_queues_that_are_not_ours_are_looked_at_too() -> None:
-    turns = Turns([*QUEUES, "worker.pidbox"])
+    turns = WeightedRoundRobin([*QUEUES, "worker.pidbox"])
     assert set(turns.consume(6)) == {*QUEUES, "worker.pidbox"}
 
 

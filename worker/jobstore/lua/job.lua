@@ -1,16 +1,12 @@
--- What every script of a job begins with. KEYS: the job's hash, its claims, its events, the units of its current stage,
--- the set of the jobs that have not ended (jobstore/keys.py: JobKeys).
+-- What every script of a job begins with, after claims.lua. KEYS: the job's hash, its claims, its events, the units of
+-- its current stage, the set of the jobs that have not ended (jobstore/keys.py: JobKeys).
 --
--- A claim is one field of the claims, `<token> <expiry in ms> <lease in ms> <owner>`; its name is `unit:<stage>:<index>`,
--- `advance:<stage>` or `close`. A job's tokens grow with each claim, through all its attempts. Times are those of the
--- Redis server: the clocks of workers may differ.
+-- The name of a claim is `unit:<stage>:<index>`, `advance:<stage>` or `close`. A job's tokens grow with each claim, through
+-- all its attempts.
 local job, claims, events, units, active = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function exists() return redis.call('EXISTS', job) == 1 end
 local function get(field) return redis.call('HGET', job, field) or '' end
 local function num(field) return tonumber(redis.call('HGET', job, field) or '0') end
-local function int(value) return string.format('%d', value) end
 local function stamp() return string.format('%d.%03d', math.floor(now / 1000), now % 1000) end
 local function final()
   local state = get('state')
@@ -25,17 +21,8 @@ local function touch() redis.call('HSET', job, 'touched', int(now)) end
 -- The job has moved on: recovery may be quick again.
 local function moved() redis.call('HSET', job, 'touched', int(now), 'recoveries', 0) end
 
-local function claim_of(name)
-  local value = redis.call('HGET', claims, name)
-  if not value then return nil, nil, false end
-  local token, expires, lease, owner = string.match(value, '^(%d+) (%d+) (%d+) (.*)$')
-  expires = tonumber(expires)
-  -- One that is valid for longer than its lease was dated by a clock that has been set back since: it is none.
-  return tonumber(token), owner, expires > now and expires <= now + tonumber(lease)
-end
-local function hold(name, token, lease, owner)
-  redis.call('HSET', claims, name, string.format('%d %d %d %s', token, now + lease, lease, owner))
-end
+local function claim_of(name) return claim_in(claims, name) end
+local function hold(name, token, lease, owner) hold_in(claims, name, token, lease, owner) end
 local function holds(name, token, owner)
   local found, holder = claim_of(name)
   return found == tonumber(token) and holder == owner

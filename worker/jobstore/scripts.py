@@ -1,0 +1,35 @@
+"""The scripts of ``lua/``, at one Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from layerfarm.worker.jobstore.keys import Keys
+
+_TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
+"""Read at once: in its sandbox, as another user perhaps, a process cannot read the files any more."""
+_CONSTANTS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs", "works", "work")
+"""Keys that scripts know by these names, in capitals."""
+
+
+class Scripts:
+    """Each is registered when it is first run."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        constants = "".join(f"local {name.upper()} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
+
+        @cache
+        def registered(name: str) -> Any:
+            prelude = "work" if name.startswith("work_") else "job"
+            return client.register_script(constants + _TEXTS["claims"] + _TEXTS[prelude] + _TEXTS[name])
+
+        self._registered = registered
+
+    def run(self, name: str, keys: Sequence[str] = (), args: Sequence[Any] = ()) -> Any:
+        """The answer of ``lua/<name>.lua``."""
+        return self._registered(name)(keys=keys, args=args)
