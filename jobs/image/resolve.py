@@ -169,13 +169,20 @@ def is_artifact(layout: Layout, descriptor: Descriptor) -> bool:
     if kind != MEDIA_TYPE_MANIFEST:
         return not layout.lacks(descriptor)
     try:
-        if not is_of_an_image(_read_json(layout, descriptor)):
+        named = parse_document(_WithConfig, layout.read(descriptor), descriptor.digest).config
+        if named.media_type not in _CONFIGS:
             return True
         if _named_platform(descriptor):
             return False
         return is_attestation(_read_config(layout, read_manifest(layout, descriptor)))
     except LayerfarmError:
         return False
+
+
+class _WithConfig(Document):
+    """A manifest of any kind; only its config is checked."""
+
+    config: Descriptor
 
 
 def is_marked_attestation(descriptor: Descriptor) -> bool:
@@ -206,13 +213,10 @@ def read_artifact(layout: Layout, descriptor: Descriptor) -> AnyManifest | None:
     """
     if descriptor.media_type != MEDIA_TYPE_MANIFEST:
         return None
-    if is_of_an_image(_read_json(layout, descriptor)):
+    raw = layout.read(descriptor)
+    if is_of_an_image(parse_document(Document, raw, descriptor.digest).model_extra or {}):
         return None
-    return parse_document(AnyManifest, layout.read(descriptor), descriptor.digest)
-
-
-def _read_json(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
-    return parse_document(Document, layout.read(descriptor), descriptor.digest).model_extra or {}
+    return parse_document(AnyManifest, raw, descriptor.digest)
 
 
 # --- which image a tag means -----------------------------------------------------------------------
