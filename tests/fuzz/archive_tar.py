@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer
-from layerfarm.jobs.layer.stack import expanded
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.tar.header import number
 from layerfarm.jobs.tar.reader import Member, MemberReader
@@ -243,7 +242,7 @@ def read_ours(archive: bytes, limits: Limits) -> tuple[list[Entry], LayerfarmErr
     try:
         for member in reader:
             digest = hashlib.sha256()
-            for piece in expanded(reader, member):
+            for piece in reader.expanded(member):
                 digest.update(piece)
             entries.append(_of_member(member, digest.hexdigest()))
     except LayerfarmError as error:
