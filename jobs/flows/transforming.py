@@ -234,7 +234,7 @@ class _Closing(Generic[StateT]):
         (old,) = (image for image in images if image.descriptor.digest == unit.params["image"])
         target = target_of(ctx, state)
         new = self._make(ctx, state, old)
-        copy_blob(source_of(ctx, state), target, new.image.manifest.config, _unheard)
+        copy_blob(source_of(ctx, state), target, new.image.manifest.config)
         made = Made(
             old=old.descriptor,
             new=new.image.descriptor,
@@ -319,7 +319,3 @@ def _change(old: Resolved, new: Resolved) -> ImageChange:
 
 def _bytes(images: Iterable[Resolved]) -> int:
     return sum({layer.digest: layer.size for image in images for layer in image.manifest.layers}.values())
-
-
-def _unheard(nbytes: int) -> None:
-    pass
