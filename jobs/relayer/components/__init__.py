@@ -1,10 +1,9 @@
-"""Components: who owns each file of an image, read from the image itself.
+"""Components: the owner of each file of an image, read from the image itself.
 
-One module per kind of database. Each yields claims; :mod:`~layerfarm.jobs.relayer.components.ownership` decides.
+Each reader of a database yields claims; :mod:`~layerfarm.jobs.relayer.components.ownership` decides between them.
 """
 
-from layerfarm.jobs.relayer.components.imagetree import ImageTree, Links
-from layerfarm.jobs.relayer.components.model import Claim, Component, Rule
-from layerfarm.jobs.relayer.components.ownership import Ownership, find_owners
+from layerfarm.jobs.relayer.components.image_tree import Claim, Component, ImageTree, Links
+from layerfarm.jobs.relayer.components.ownership import Ownership, Rule, find_owners
 
 __all__ = ["Claim", "Component", "ImageTree", "Links", "Ownership", "Rule", "find_owners"]

@@ -1,36 +1,50 @@
-"""Which component owns each file: the claims of all databases, decided."""
+"""The component that owns each file: the claims of all databases, decided; the rest by directory."""
 
 from __future__ import annotations
 
-import logging
+import fnmatch
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from layerfarm.jobs.mtree import UNRECORDED_TIME
-from layerfarm.jobs.relayer.components import apk, dpkg, gems, jars, npm, pacman, python, rpm, rules
-from layerfarm.jobs.relayer.components.imagetree import BrokenDatabase, ImageTree, Links
-from layerfarm.jobs.relayer.components.model import Claim, Component, Rule
-from layerfarm.jobs.relayer.components.unowned import component_of
-
-_log = logging.getLogger(__name__)
+from layerfarm.jobs.relayer.components.distributions import APK, DPKG, PACMAN, apk_claims, dpkg_claims, pacman_claims
+from layerfarm.jobs.relayer.components.image_tree import BrokenDatabase, Claim, Component, ImageTree, Links, text
+from layerfarm.jobs.relayer.components.languages import gem_claims, jar_claims, npm_claims, python_claims
+from layerfarm.jobs.relayer.components.rpm import RPM, rpm_claims
 
 Source = Callable[[ImageTree], Iterator[Claim]]
 
-_PACKAGES: tuple[tuple[str, Source], ...] = (
-    ("dpkg", dpkg.claims),
-    ("apk", apk.claims),
-    ("rpm", rpm.claims),
-    ("pacman", pacman.claims),
+_PACKAGES: tuple[tuple[str, Source, tuple[bytes, ...]], ...] = (
+    ("dpkg", dpkg_claims, (DPKG,)),
+    ("apk", apk_claims, APK),
+    ("rpm", rpm_claims, RPM),
+    ("pacman", pacman_claims, (PACMAN,)),
 )
+"""Each package manager with the directories of its database, which change whenever any package does."""
 _LANGUAGES: tuple[tuple[str, Source], ...] = (
-    ("Python", python.claims),
-    ("npm", npm.claims),
-    ("gem", gems.claims),
-    ("jar", jars.claims),
+    ("Python", python_claims),
+    ("npm", npm_claims),
+    ("gem", gem_claims),
+    ("jar", jar_claims),
 )
-_DATABASES: tuple[Source, ...] = (dpkg.database, apk.database, rpm.database, pacman.database)
-
 _CACHE = b"/__pycache__/"
+_LARGE = 1 << 20
+"""Bytes from which on a file nobody owns is a component of its own (relayer.md 2.1: on Fedora CoreOS five
+such files were 95 % of what was unclaimed)."""
+_DIGITS = re.compile(rb"\d+")
+_DEEP = frozenset((b"usr", b"var", b"opt", b"srv", b"home"))
+"""Directories whose sub-directories are unrelated: files below them are grouped one level deeper."""
+
+
+class Rule(NamedTuple):
+    """An operator's own component: the paths that match one of the patterns."""
+
+    name: str
+    patterns: tuple[str, ...]
+    """As :func:`fnmatch.fnmatch` on the path without its first slash: ``*`` matches slashes, too."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Ownership:
     owners: dict[bytes, Component]
     """The component of each path; all names of one inode have the same."""
     warnings: list[str]
-    """Databases that could not be read; what they own is then owned by place."""
+    """Databases that could not be read; their files are grouped by directory."""
 
 
 def find_owners(tree: ImageTree, custom: Sequence[Rule] = ()) -> Ownership:
@@ -51,18 +65,33 @@ def find_owners(tree: ImageTree, custom: Sequence[Rule] = ()) -> Ownership:
     with its source; a package's files that are newer than the package are its *generated* part.
     """
     found = _Finder(tree)
-    for claim in rules.claims(tree, custom):
-        found.grant(claim)
-    for name, source in _PACKAGES:
+    for rule in custom:
+        found.grant(_ruled(tree, rule))
+    for name, source, _ in _PACKAGES:
         found.grant_all(name, source, by_package=True)
     for name, source in _LANGUAGES:
         found.grant_all(name, source)
-    for database in _DATABASES:
-        for claim in database(tree):
-            found.grant(claim)
+    for name, _, directories in _PACKAGES:
+        found.grant(Claim(Component("database", name), tree.below(*directories)))
     found.grant_rest()
     found.unite(tree.links)
     return Ownership(found.owners, found.warnings)
+
+
+def _ruled(tree: ImageTree, rule: Rule) -> Claim:
+    translated = (fnmatch.translate(pattern.removeprefix("/")) for pattern in rule.patterns)
+    matches = re.compile("|".join(translated)).match
+    return Claim(Component("rule", rule.name), [path for path in tree.entries if matches(os.fsdecode(path))])
+
+
+def _unowned(path: bytes, size: int) -> Component:
+    """The component of a file that no database lists: itself if it is large, else its directory."""
+    if size >= _LARGE:
+        # app-1.2.jar follows app-1.1.jar: numbers are left out of what names it.
+        return Component("file", text(_DIGITS.sub(b"#", path)))
+    parts = path.split(b"/")[:-1]
+    depth = 3 if parts and parts[0] in _DEEP else 2
+    return Component("tree", text(b"/".join(parts[:depth])))
 
 
 class _Finder:
@@ -73,7 +102,7 @@ class _Finder:
         self._known: dict[str, Component] = {}
 
     def grant(self, claim: Claim) -> list[bytes]:
-        """Give the component what it claims and nobody has."""
+        """Give the component those of its paths that have no owner; returns them, links resolved."""
         # Two claims of one name (two environments' records of it, say) make one component.
         component = self._known.setdefault(claim.component.key, claim.component)
         granted: list[bytes] = []
@@ -85,7 +114,7 @@ class _Finder:
         return granted
 
     def grant_all(self, name: str, source: Source, *, by_package: bool = False) -> None:
-        """All claims of a database, or none: half of a broken one would be a guess."""
+        """Grant all claims of a database, or none if it is broken."""
         try:
             claims = [Claim(claim.component, list(claim.paths)) for claim in source(self._tree)]
         except BrokenDatabase as error:
@@ -97,10 +126,10 @@ class _Finder:
                 self._part(self._known[claim.component.key], granted)
 
     def _part(self, component: Component, paths: list[bytes]) -> None:
-        """Set apart what was made or changed on the image itself, so that it does not spoil the rest.
+        """Separate files that were made or changed on the image, so that the rest is the same in every image.
 
-        A file of a package has a time of before the package was built, which the newest of the files that
-        cannot be changed here, those that dpkg or pacman keep about the package, tells. Without one: no part.
+        Those are newer than the package: than the newest file that dpkg or pacman keeps about it. Without
+        such a file nothing is separated.
         """
         about = [path for path in paths if path.startswith((b"var/lib/dpkg/info/", b"var/lib/pacman/local/"))]
         if not about:
@@ -114,12 +143,12 @@ class _Finder:
 
     def grant_rest(self) -> None:
         rest = [path for path, entry in self._tree.entries.items() if entry.type != "dir" and path not in self.owners]
-        # Byte code last: its source may be of nobody, too.
+        # Byte code last: its source may have no owner until here, too.
         for path in sorted(rest, key=lambda path: (_CACHE in path, path)):
-            self.owners[path] = self._byte_code(path) or component_of(path, self._tree.entries[path].size)
+            self.owners[path] = self._byte_code(path) or _unowned(path, self._tree.entries[path].size)
 
     def _byte_code(self, path: bytes) -> Component | None:
-        """The generated part of the component whose source this was compiled from."""
+        """The generated part of the component that owns the source of this byte code."""
         if _CACHE not in path or not path.endswith(b".pyc"):
             return None
         directory, _, name = path.rpartition(_CACHE)
@@ -128,6 +157,6 @@ class _Finder:
         return None if owner is None else owner._replace(generated=True)
 
     def unite(self, links: Links) -> None:
-        """All names of one inode to the owner of the first: a link cannot lead from one layer to another."""
+        """Give all names of one inode to the owner of the first: a hard link cannot cross layers."""
         for path, group in links.items():
             self.owners[path] = self.owners[group[0]]

@@ -1,6 +1,6 @@
-"""rpm's packages, from its sqlite or ndb database; rpm-rs reads the headers in it.
+"""rpm's packages, from its sqlite or ndb database; rpm-rs reads the headers.
 
-The database of rpm before 4.16 is Berkeley DB, which no kept library reads.
+rpm before 4.16 has a Berkeley DB, which no maintained library reads.
 """
 
 from __future__ import annotations
@@ -8,56 +8,48 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from layerfarm.jobs.extras import require
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.relayer.components.imagetree import BrokenDatabase, ImageTree
-from layerfarm.jobs.relayer.components.model import Claim, Component, text
+from layerfarm.jobs.relayer.components.image_tree import BrokenDatabase, Claim, Component, ImageTree, text
 
-_DIRECTORIES: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
+RPM: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
 _SQLITE: Final = b"rpmdb.sqlite"
-_NDB: Final = b"Packages.db"
+_NDB_NAME: Final = b"Packages.db"
 _BERKELEY: Final = b"Packages"
 _HEADER_MAGIC: Final = bytes.fromhex("8eade80100000000")
 _LEAD: Final = bytes.fromhex("edabeedb0300000000017800").ljust(76, b"\0") + b"\0\1\0\5" + bytes(16)
-"""What the file of a package begins with: 96 bytes, of which nothing but the magic and the signature's
-type 5 is read any more."""
+"""The first 96 bytes of a package's file; only the magic and the signature's type 5 are still read."""
 _NO_SIGNATURE: Final = _HEADER_MAGIC + bytes(8)
 
 _COUNTS: Final = struct.Struct(">II")
-"""Of a header: index entries of 16 bytes, and bytes of data."""
-_NDB_HEADER: Final = struct.Struct("<4sIII")
-_NDB_SLOT: Final = struct.Struct("<4sIII")
-_NDB_BLOB: Final = struct.Struct("<4sIII")
+"""Index entries of 16 bytes, and bytes of data, of a header."""
+_NDB: Final = struct.Struct("<4sIII")
+"""The file's header, a slot and the head of a blob."""
 
 
-def claims(tree: ImageTree) -> Iterator[Claim]:
-    """What rpm says that each installed package owns.
+def rpm_claims(tree: ImageTree) -> Iterator[Claim]:
+    """The files of each package that rpm has installed.
 
     Raises:
-        BrokenDatabase: the database does not parse, or is of a kind that is not read.
-        MissingExtra: an rpm database is there, and ``layerfarm[catalog]`` is not installed.
+        BrokenDatabase: the database does not parse, or is a Berkeley DB.
+        MissingExtra: there is an rpm database, and ``layerfarm[catalog]`` is not installed.
     """
-    for directory in _DIRECTORIES:
+    for directory in RPM:
         there = set(tree.names(directory))
         if _SQLITE in there:
             yield from _packages(_sqlite_headers(tree, directory), directory)
-        elif _NDB in there:
-            yield from _packages(_ndb_headers(tree.read(directory + b"/" + _NDB) or b"", directory), directory)
+        elif _NDB_NAME in there:
+            yield from _packages(_ndb_headers(tree.read(directory + b"/" + _NDB_NAME) or b"", directory), directory)
         elif _BERKELEY in there:
             raise BrokenDatabase("rpm database is Berkeley DB, which is not read", where=directory + b"/" + _BERKELEY)
         else:
             continue
         return  # further directories are links to the first one
-
-
-def database(tree: ImageTree) -> Iterator[Claim]:
-    """What rpm itself keeps: it changes whenever any package does."""
-    below = tuple(directory + b"/" for directory in _DIRECTORIES)
-    yield Claim(Component("database", "rpm"), [path for path in tree.entries if path.startswith(below)])
 
 
 def _packages(headers: Iterator[bytes], where: bytes) -> Iterator[Claim]:
@@ -66,7 +58,8 @@ def _packages(headers: Iterator[bytes], where: bytes) -> Iterator[Claim]:
         name, evr, source, paths = _read_header(header, where)
         if name != "gpg-pubkey":
             owned = [path.encode("utf-8", "surrogateescape").removeprefix(b"/") for path in paths]
-            built_from = _without_version(source) if source else name
+            # bash-5.2.15-1.fc38.src.rpm: the name is before the last two hyphens.
+            built_from = source.rsplit("-", 2)[0] if source else name
             yield Claim(Component("rpm", text(name), text(evr), f"rpm:{text(built_from)}"), owned)
 
 
@@ -86,45 +79,38 @@ def _read_header(header: bytes, where: bytes) -> tuple[str, str, str | None, lis
         raise BrokenDatabase(f"header of a package does not parse, {text(str(error))}", where=where) from error
 
 
-def _without_version(source_rpm: str) -> str:
-    """``bash-5.2.15-1.fc38.src.rpm``: the name is what stands before the last two hyphens."""
-    return source_rpm.rsplit("-", 2)[0]
-
-
 def _sqlite_headers(tree: ImageTree, directory: bytes) -> Iterator[bytes]:
     """The headers in table ``Packages``, read from a copy: opening a database with a log would write."""
+    where = directory + b"/" + _SQLITE
     with TemporaryDirectory(prefix="layerfarm-rpmdb-") as temporary:
         copy = Path(temporary, "rpmdb.sqlite")
-        tree.copy(directory + b"/" + _SQLITE, copy)
-        tree.copy(directory + b"/" + _SQLITE + b"-wal", copy.with_name("rpmdb.sqlite-wal"))
+        for suffix in ("", "-wal"):
+            content = tree.read(where + suffix.encode())
+            if content is not None:
+                copy.with_name(copy.name + suffix).write_bytes(content)
         try:
-            connection = sqlite3.connect(copy)
-            try:
+            with closing(sqlite3.connect(copy)) as connection:
                 for (blob,) in connection.execute("SELECT blob FROM Packages ORDER BY hnum"):
                     if not isinstance(blob, bytes):
-                        raise BrokenDatabase("header of a package is no blob", where=directory + b"/" + _SQLITE)
+                        raise BrokenDatabase("header of a package is no blob", where=where)
                     yield blob
-            finally:
-                connection.close()
         except sqlite3.Error as error:
-            raise BrokenDatabase(
-                f"rpm database cannot be read, {text(str(error))}", where=directory + b"/" + _SQLITE
-            ) from error
+            raise BrokenDatabase(f"rpm database cannot be read, {text(str(error))}", where=where) from error
 
 
 def _ndb_headers(content: bytes, directory: bytes) -> Iterator[bytes]:
-    """The headers in a ``Packages.db``: a table of slots of 16 bytes, each with the place of a blob.
+    """The headers in a ``Packages.db``: a table of slots of 16 bytes, each with the offset of a blob.
 
-    Places and lengths of blobs count in blocks of 16 bytes; the table has whole pages of 4096, and its first
-    two slots are the file's own header (rpm's lib/backend/ndb/rpmpkg.c).
+    Offsets count in blocks of 16 bytes; the table has whole pages of 4096 bytes, and its first two slots
+    are the file's own header (rpm's lib/backend/ndb/rpmpkg.c).
     """
-    where = directory + b"/" + _NDB
+    where = directory + b"/" + _NDB_NAME
     if len(content) < 32 or content[:4] != b"RpmP":
         raise BrokenDatabase("not an ndb database", where=where)
-    _, version, _, pages = _NDB_HEADER.unpack_from(content)
+    _, version, _, pages = _NDB.unpack_from(content)
     if version != 0 or not pages or pages * 4096 > len(content):
         raise BrokenDatabase("ndb database is of another version, or cut short", where=where)
-    slots = [_NDB_SLOT.unpack_from(content, at) for at in range(32, pages * 4096, _NDB_SLOT.size)]
+    slots = [_NDB.unpack_from(content, at) for at in range(32, pages * 4096, _NDB.size)]
     most = limits().document_bytes * 16
     for magic, index, block, _ in sorted(slots, key=lambda slot: slot[1]):
         if magic != b"Slot":
@@ -132,10 +118,10 @@ def _ndb_headers(content: bytes, directory: bytes) -> Iterator[bytes]:
         if not index or not block:
             continue
         at = block * 16
-        if at + _NDB_BLOB.size > len(content):
+        if at + _NDB.size > len(content):
             raise BrokenDatabase("ndb database is cut short", where=where)
-        begin, owner, _, length = _NDB_BLOB.unpack_from(content, at)
-        header = content[at + _NDB_BLOB.size : at + _NDB_BLOB.size + length]
+        begin, owner, _, length = _NDB.unpack_from(content, at)
+        header = content[at + _NDB.size : at + _NDB.size + length]
         if begin != b"BlbS" or owner != index or len(header) != length or length > most:
             raise BrokenDatabase("blob of the ndb database is damaged", where=where)
         yield header

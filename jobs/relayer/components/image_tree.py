@@ -1,13 +1,13 @@
-"""The tree of an image as the readers of package databases see it."""
+"""The tree of an image as the readers of package databases see it, and the components that they claim."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from typing import NamedTuple
 
-from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.errors import LayerfarmError, display
 from layerfarm.jobs.mtree import Entry
 
 _MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
@@ -20,11 +20,46 @@ Links = dict[bytes, tuple[bytes, ...]]
 """Each path that is one of several names of an inode, to all of these, sorted."""
 
 
+class Component(NamedTuple):
+    """A part of an image that is made, and changes, as one."""
+
+    kind: str
+    """``dpkg apk rpm pacman python npm gem jar file rule tree``, or ``database``."""
+    name: str
+    """Unique in an image among those of its kind; the same from one version to the next."""
+    version: str = ""
+    source: str = ""
+    """Components built from one source change together. Empty: no other is built from it."""
+    generated: bool = False
+    """Its files that were made or changed on the image itself: byte code, edited configuration."""
+
+    @property
+    def key(self) -> str:
+        """Identifies the component, of any version, in a plan."""
+        return f"{self.kind}:{self.name}{'#generated' if self.generated else ''}"
+
+
+class Claim(NamedTuple):
+    """Paths that a database gives to a component: relative, as it writes them, links not resolved."""
+
+    component: Component
+    paths: Iterable[bytes]
+
+
+class BrokenDatabase(LayerfarmError):
+    """A package database of an image does not parse; it then owns no files."""
+
+
+def text(name: bytes | str) -> str:
+    """A name of the image as it is shown and written into a plan: always one printable line."""
+    return display(name)
+
+
 class ImageTree:
-    """The entries of an image, and the content of the few files among them that say who owns the others."""
+    """The entries of an image, and the content of the few files among them that name owners of others."""
 
     def __init__(self, entries: Iterable[Entry], links: Links, content: Callable[[bytes], bytes]) -> None:
-        """``content`` is asked for whole regular files, by path."""
+        """``content`` reads a whole regular file by path."""
         self.entries = {entry.path: entry for entry in entries}
         """By path, in the order given."""
         self.links = links
@@ -34,9 +69,9 @@ class ImageTree:
         self._real: dict[bytes, bytes | None] = {}
 
     def real(self, path: bytes) -> bytes | None:
-        """Where what a database calls ``path`` lies, its parents' links resolved; None: nothing is there.
+        """The path with its parents' links resolved; None: nothing is there.
 
-        On a merged /usr dpkg lists ``bin/sh``, which lies in ``usr/bin``.
+        On a merged /usr dpkg lists ``bin/sh``, which is at ``usr/bin/sh``.
         """
         if path in self.entries and (b"/" not in path or self.entries.get(os.path.dirname(path)) is not None):
             return path
@@ -46,6 +81,11 @@ class ImageTree:
             return None
         found = directory + b"/" + name if directory else name
         return found if found in self.entries else None
+
+    def below(self, *directories: bytes) -> list[bytes]:
+        """The paths below these directories, links not resolved."""
+        prefixes = tuple(directory + b"/" for directory in directories)
+        return [path for path in self.entries if path.startswith(prefixes)]
 
     def names(self, directory: bytes) -> list[bytes]:
         """The names in a directory, sorted; none if there is no such directory."""
@@ -58,10 +98,10 @@ class ImageTree:
         return [] if real is None else self._names.get(real, [])
 
     def read(self, path: bytes, limit: int = _DATABASE_BYTES) -> bytes | None:
-        """The content of a small regular file; None: there is none, or a directory, link or device is there.
+        """The content of a small regular file; None: a directory, link, device or nothing is there.
 
         Raises:
-            BrokenDatabase: it is larger than ``limit`` bytes, or all that was read by now is too much.
+            BrokenDatabase: it is larger than ``limit`` bytes, or too much has been read in all.
         """
         real = self.real(path)
         if real is None or self.entries[real].type != "file":
@@ -74,21 +114,11 @@ class ImageTree:
             raise BrokenDatabase(f"databases of the image are larger than {_MOST_READ} bytes", where=real)
         return self._content(real)
 
-    def copy(self, path: bytes, target: Path) -> bool:
-        """Copy a regular file of the tree; False: there is none."""
-        content = self.read(path)
-        if content is None:
-            return False
-        target.write_bytes(content)
-        return True
-
     def _directory(self, path: bytes) -> bytes | None:
-        """The directory that ``path`` leads to, the root as the empty string; None: it leads to none."""
-        if path in self._real:
-            return self._real[path]
-        found = self._resolve(path)
-        self._real[path] = found
-        return found
+        """The directory that ``path`` leads to, the root as the empty string; None: no directory."""
+        if path not in self._real:
+            self._real[path] = self._resolve(path)
+        return self._real[path]
 
     def _resolve(self, path: bytes) -> bytes | None:
         here: list[bytes] = []
@@ -112,7 +142,3 @@ class ImageTree:
             else:
                 return None
         return b"/".join(here)
-
-
-class BrokenDatabase(LayerfarmError):
-    """A package database of an image does not parse: its files are then owned by nobody."""

@@ -1,4 +1,4 @@
-"""The nouns of a rebase check: the trees that are looked at, what speaks against it, and the verdict."""
+"""A rebase under examination: its trees, the content of their files, and the findings against it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from layerfarm.jobs.errors import display
-from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.image.layers import Advanced, open_layer
+from layerfarm.jobs.image.trees import Advanced, opened_layer
 from layerfarm.jobs.layer.stack import Source, Stack
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.tar.reader import MemberReader
 
 LARGEST: Final = 256 << 20
-"""Bytes of a file that is looked into: it is held in memory."""
+"""Bytes of the largest file that is examined: it is held in memory."""
 
 
 class Verdict(StrEnum):
-    """What the evidence comes to; each is worse than the one before."""
+    """The worst of all findings; each is worse than the one before."""
 
     SAFE = "safe"
     REVIEW = "review"
-    """It will most likely run, but somebody should look at what is named."""
+    """It will most likely run, but somebody should look at the findings."""
     REFUSE = "refuse"
-    """Something that the image needs is not there any more."""
+    """Something that the image needs is missing."""
 
     @property
     def rank(self) -> int:
@@ -34,11 +33,11 @@ class Verdict(StrEnum):
 
 
 class Concern(NamedTuple):
-    """One thing that speaks against it."""
+    """One finding against the rebase."""
 
     verdict: Verdict
     path: bytes
-    """Of the file that is concerned."""
+    """The file that is concerned."""
     what: str
 
     def __str__(self) -> str:
@@ -47,7 +46,7 @@ class Concern(NamedTuple):
 
 @dataclass
 class Examined:
-    """What was found."""
+    """All findings."""
 
     concerns: list[Concern] = field(default_factory=list)
     packages: list[str] = field(default_factory=list)
@@ -58,9 +57,13 @@ class Examined:
         return max((concern.verdict for concern in self.concerns), key=lambda v: v.rank, default=Verdict.SAFE)
 
 
+Layers = list[tuple[Layout, Descriptor, str]]
+"""Layers of an image, lowest first, each with its layout and diff_id."""
+
+
 @dataclass(frozen=True)
 class Trees:
-    """The four trees of a rebase."""
+    """The four trees of a rebase, and the layers from which two of them are read."""
 
     old_base: Stack
     new_base: Stack
@@ -68,39 +71,24 @@ class Trees:
     below: int
     """Layers of the old base; those above are the image's own."""
     rebased: Stack
+    image_layers: Layers
+    rebased_layers: Layers
+    advanced: Advanced
 
+    def read_image(self, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:
+        """The content of these files of the image; those larger than :data:`LARGEST` are left out."""
+        return self._read(self.image_layers, wanted)
 
-class Contents:
-    """Reads files out of the layers of the image and of the rebased one, those of at most :data:`LARGEST` bytes."""
+    def read_rebased(self, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:
+        """The same of the rebased image."""
+        return self._read(self.rebased_layers, wanted)
 
-    def __init__(
-        self,
-        layout: Layout,
-        image: Resolved,
-        new_layout: Layout,
-        new_base: Resolved,
-        below: int,
-        advanced: Advanced,
-    ) -> None:
-        self._image = [(layout, *layer) for layer in image.layers]
-        self._rebased = [*((new_layout, *layer) for layer in new_base.layers), *self._image[below:]]
-        self._advanced = advanced
-        self.section = image.config.config
-
-    def of_image(self, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:
-        return self._read(self._image, wanted)
-
-    def of_rebased(self, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:
-        return self._read(self._rebased, wanted)
-
-    def _read(
-        self, layers: list[tuple[Layout, Descriptor, str]], wanted: Iterable[Source]
-    ) -> Iterator[tuple[Source, bytes]]:
+    def _read(self, layers: Layers, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:
         by_layer: dict[int, dict[int, Source]] = {}
         for source in wanted:
             by_layer.setdefault(source.layer, {})[source.ordinal] = source
         for number, members in sorted(by_layer.items()):
-            with open_layer(*layers[number - 1], self._advanced) as stream:
+            with opened_layer(*layers[number - 1], self.advanced) as stream:
                 reader = MemberReader(stream, limits())
                 for ordinal, member in enumerate(reader):
                     if ordinal in members and member.size <= LARGEST:
