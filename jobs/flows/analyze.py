@@ -23,9 +23,8 @@ from layerfarm.jobs.flows.dissect import analysis_options, spooled
 from layerfarm.jobs.flows.transforming import kept_layers
 from layerfarm.jobs.flows.transforms import AnalyzeRequest, AnalyzeResult, ComponentRule, ImageParts
 from layerfarm.jobs.image import Resolved, resolve_walk
-from layerfarm.jobs.relayer.analysis import Analysis, analyze
+from layerfarm.jobs.relayer.analysis import Analysis, analyze, keep_analysis, kept_analysis
 from layerfarm.jobs.relayer.indexes import follow, platform_of, read_images
-from layerfarm.jobs.relayer.rechunk import keep_analysis, kept_analysis
 from layerfarm.jobs.relayer.spool import Spool
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.result_cache import cache_path, may_write, user_cache

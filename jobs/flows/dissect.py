@@ -11,11 +11,10 @@ from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.flows.base import Context, FileRef, Model, Unit, WorkDirectory, name_of_work, work_directory
 from layerfarm.jobs.flows.transforms import ComponentRule
 from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
-from layerfarm.jobs.relayer.analysis import AnalysisOptions, Analyzed, analyze
+from layerfarm.jobs.relayer.analysis import AnalysisOptions, Analyzed, analyze, keep_analysis, kept_analysis
 from layerfarm.jobs.relayer.components import Rule
-from layerfarm.jobs.relayer.layer_recipe import recipe_of_deletions, recipe_of_directories, recipe_of_files
 from layerfarm.jobs.relayer.planner.plan import Plan
-from layerfarm.jobs.relayer.rechunk import LayerToBe, keep_analysis, kept_analysis, layers_to_be, read_plan
+from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be, read_plan, recipe_of
 from layerfarm.jobs.relayer.spool import Difference, Spool, read_image
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.result_cache import read_result, write_result
@@ -150,13 +149,7 @@ def _described(
 
     def write(path: Path) -> None:
         with path.open("wb") as out:
-            if layer.digest == analyzed.analysis.directories and not layer.keys:
-                out.writelines(recipe_of_directories(content, params.epoch))
-            elif not layer.keys:
-                out.writelines(recipe_of_deletions(content))
-            else:
-                paths = (path for key in layer.keys for path in analyzed.members[key])
-                out.writelines(recipe_of_files(paths, content, params.epoch))
+            out.writelines(recipe_of(layer, content, analyzed, params.epoch))
 
     recipe = work.publish(f"recipe-{_short(params.task.image.digest)}-{layer.digest[:16]}", write)
     return known.model_copy(update={"recipe": recipe, "spool": spool, "bytes": sum(sizes[key] for key in layer.keys)})

@@ -13,7 +13,7 @@ from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import resolve, resolve_walk
 from layerfarm.jobs.relayer.flatten import flatten
 from layerfarm.jobs.relayer.indexes import follow, platform_of, read_images
-from layerfarm.jobs.relayer.squash import linux_only
+from layerfarm.jobs.relayer.layers import linux_only
 from layerfarm.jobs.store import Descriptor, Layout
 
 

@@ -42,11 +42,11 @@ from layerfarm.jobs.flows.transforms import (
     VerdictName,
 )
 from layerfarm.jobs.image import Resolved, resolve, resolve_walk, write_image
+from layerfarm.jobs.relayer.configs import rebased_config, rebased_manifest
 from layerfarm.jobs.relayer.indexes import ImageSet, platform_of, read_images
+from layerfarm.jobs.relayer.layers import layers_of_base, linux_only
 from layerfarm.jobs.relayer.proof import prove_rebase
-from layerfarm.jobs.relayer.rebase import rebased_config, rebased_manifest
 from layerfarm.jobs.relayer.rebase_findings import Verdict
-from layerfarm.jobs.relayer.squash import layers_of_base, linux_only
 from layerfarm.jobs.store import Descriptor, Layout
 
 _PLAN = "plan"

@@ -36,9 +36,9 @@ from layerfarm.jobs.flows.transforming import (
 from layerfarm.jobs.flows.transforms import ComponentRule, RechunkRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.pack import choose_compression
+from layerfarm.jobs.relayer.configs import rechunked_config
 from layerfarm.jobs.relayer.equivalence import Allowed
-from layerfarm.jobs.relayer.layer_recipe import write_layer
-from layerfarm.jobs.relayer.rechunk import read_plan, rechunked_config
+from layerfarm.jobs.relayer.rechunk import read_plan, write_layer
 from layerfarm.jobs.relayer.spool import Spool
 from layerfarm.jobs.store import Descriptor, Layout
 

@@ -25,8 +25,8 @@ from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import PackedLayer, Resolved
 from layerfarm.jobs.image.mutate import with_manifest
 from layerfarm.jobs.relayer.indexes import ImageSet
+from layerfarm.jobs.relayer.layers import needs_recompression, recompress_layer, recompressed
 from layerfarm.jobs.relayer.proof import prove
-from layerfarm.jobs.relayer.recompress import is_wanted, recompress_layer, replacing
 from layerfarm.jobs.store import Descriptor, Layout
 
 
@@ -57,7 +57,7 @@ def _wanted(images: ImageSet, state: RecompressState) -> dict[tuple[str, str], D
         (layer.digest, diff_id): layer
         for image in images.images
         for layer, diff_id in image.layers[state.keep :]
-        if is_wanted(layer, codec, any_level=state.level is None)
+        if needs_recompression(layer, codec, any_level=state.level is None)
     }
 
 
@@ -139,7 +139,7 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
         if packed is None:
             layers.append(layer)
             continue
-        new, gone = replacing(layer, packed)
+        new, gone = recompressed(layer, packed)
         layers.append(new)
         lost.update(gone)
     if layers == old.manifest.layers:

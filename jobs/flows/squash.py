@@ -25,8 +25,9 @@ from layerfarm.jobs.flows.transforming import (
 from layerfarm.jobs.flows.transforms import SquashRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
 from layerfarm.jobs.image.pack import choose_compression
+from layerfarm.jobs.relayer.configs import squashed_config
 from layerfarm.jobs.relayer.equivalence import Allowed
-from layerfarm.jobs.relayer.squash import check_range, squash_layers, squashed_config
+from layerfarm.jobs.relayer.layers import check_range, squash_layers
 from layerfarm.jobs.store import Descriptor, Layout
 
 

@@ -23,9 +23,9 @@ from layerfarm.jobs.flows.transforming import (
 )
 from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
+from layerfarm.jobs.relayer.configs import stripped_config
 from layerfarm.jobs.relayer.equivalence import Allowed
-from layerfarm.jobs.relayer.squash import linux_only
-from layerfarm.jobs.relayer.strip import strip_layers, stripped_config
+from layerfarm.jobs.relayer.layers import linux_only, strip_layers
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.result_cache import read_result, write_result
 

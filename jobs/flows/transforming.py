@@ -19,9 +19,9 @@ from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, Trans
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
 from layerfarm.jobs.relayer.equivalence import Allowed
 from layerfarm.jobs.relayer.indexes import ImageSet, copy_manifest, follow, platform_of, read_images, rewrite
+from layerfarm.jobs.relayer.layers import check_range, layers_of_base, linux_only
 from layerfarm.jobs.relayer.proof import Proof, attach_proof, prove
-from layerfarm.jobs.relayer.referrer_copy import Carrier, Choice
-from layerfarm.jobs.relayer.squash import check_range, layers_of_base, linux_only
+from layerfarm.jobs.relayer.referrers import Carrier, Choice
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 from layerfarm.jobs.store.transfer import copy_blob
 

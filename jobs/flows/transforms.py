@@ -12,7 +12,7 @@ from pydantic import Field
 from layerfarm.jobs.flows.base import Model, Request, Result
 from layerfarm.jobs.flows.requests import AbsolutePath, CompressionChoice, Epoch, ImageRef
 from layerfarm.jobs.relayer.planner.plan import DEFAULT_BUDGET, MOST_LAYERS
-from layerfarm.jobs.relayer.referrer_copy import Choice
+from layerfarm.jobs.relayer.referrers import Choice
 
 
 class TransformRequest(Request):

@@ -8,7 +8,7 @@ from typing import Any
 from layerfarm.jobs.errors import display
 from layerfarm.jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit, unit_of
 from layerfarm.jobs.flows.requests import ImageRef
-from layerfarm.jobs.relayer.verify import verify_image
+from layerfarm.jobs.relayer.proof import verify_image
 from layerfarm.jobs.store import Layout
 
 _MOST = 20

@@ -1,8 +1,9 @@
-"""The components of one image: what each is called, how large it is, and a digest of all that a layer holds of it."""
+"""The components of one image: their names, sizes, and digests over all that a layer holds of them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from layerfarm.jobs.mtree.model import Entry
 from layerfarm.jobs.relayer.components import Component, ImageTree, Rule, find_owners
 from layerfarm.jobs.relayer.planner.plan import Part, Snapshot
 from layerfarm.jobs.relayer.spool import Difference, Spool, Written
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.result_cache import read_result, write_result
 
-CANONICAL_TIME = 0
-"""The mtime of a directory in a layer of files, where only its last layer's says what it is."""
-
+_NOTES = "analyses"
 _NS = 10**9
 _HEADER_BYTES = 90
-"""What an entry takes besides its content, compressed: measured over the packages of Debian 12."""
+"""Compressed bytes of an entry without its content, measured over the packages of Debian 12."""
 _SAMPLES = 8
 _SAMPLE_BYTES = 64 << 10
 _SAMPLE_LEVEL = 6
@@ -29,17 +30,17 @@ _SAMPLE_LEVEL = 6
 
 @dataclass(frozen=True)
 class AnalysisOptions:
-    """How an image is taken apart."""
+    """Parameters of an analysis."""
 
     keep: int = 0
-    """Lowest layers that stay as they are: what they hold is no component."""
+    """Lowest layers that stay as they are and are not analyzed."""
     epoch: int | None = None
-    """Seconds; newer mtimes are to become it."""
+    """Seconds; newer mtimes become it."""
     rules: tuple[Rule, ...] = ()
 
 
 class Analysis(BaseModel):
-    """One image, taken apart. The version changes whenever an image would be taken apart in another way."""
+    """One image as components. The version changes whenever the same image would give other components."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,34 +51,42 @@ class Analysis(BaseModel):
     parts: tuple[Part, ...]
     """Sorted by key."""
     directories: str | None
-    """Digest of the layer that gives directories their metadata; None: the kept layers do already."""
+    """Digest of the layer that gives directories their metadata; None: the kept layers do that."""
     deletions: str | None = None
     """Digest of the layer that deletes from the kept ones; None: nothing is deleted."""
     warnings: tuple[str, ...] = ()
 
-    def encode(self) -> bytes:
-        return self.model_dump_json().encode()
-
     def room(self, budget: int) -> int:
-        """Layers that the parts may be spread over, of an image of ``budget`` layers at most."""
+        """Layers left for the parts of an image of at most ``budget`` layers."""
         return budget - self.keep - (self.directories is not None) - (self.deletions is not None)
 
     def snapshot(self, line: str, when: int, tag: str, budget: int) -> Snapshot:
-        """The image as the planner wants it. ``room`` is at least 1, though the budget may then be exceeded."""
+        """The image as input of the planner. ``room`` is at least 1, even if that exceeds the budget."""
         return Snapshot(line, when, tag, self.parts, max(1, self.room(budget)))
 
 
-def decode_analysis(content: bytes) -> Analysis | None:
-    """What :meth:`Analysis.encode` wrote; None: it is of another version, or damaged."""
+def kept_analysis(layout: Layout, manifest: str, options: AnalysisOptions) -> Analysis | None:
+    """An analysis that was kept beside the layout; None: there is none, or it is damaged."""
+    content = read_result(layout, _NOTES, _note_of(manifest, options))
     try:
-        return Analysis.model_validate_json(content)
+        return None if content is None else Analysis.model_validate_json(content)
     except ValidationError:
         return None
 
 
+def keep_analysis(layout: Layout, analysis: Analysis, options: AnalysisOptions) -> bool:
+    """Keep an analysis beside the layout. False: the store is read-only."""
+    return write_result(layout, _NOTES, _note_of(analysis.image, options), analysis.model_dump_json().encode())
+
+
+def _note_of(manifest: str, options: AnalysisOptions) -> str:
+    known = [Analysis.model_fields["version"].default, manifest, options.keep, options.epoch, options.rules]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Analyzed:
-    """An analysis, and which paths it means."""
+    """An analysis with the paths of its parts."""
 
     analysis: Analysis
     members: dict[str, list[bytes]]
@@ -85,7 +94,7 @@ class Analyzed:
 
 
 def analyze(manifest: str, content: Difference, spool: Spool, options: AnalysisOptions) -> Analyzed:
-    """Take an image apart. The same image and options give the same analysis."""
+    """Divide an image into components. The same image and options give the same analysis."""
     tree = image_tree(content, spool)
     ownership = find_owners(tree, options.rules)
     members: defaultdict[str, list[bytes]] = defaultdict(list)
@@ -106,7 +115,7 @@ def analyze(manifest: str, content: Difference, spool: Spool, options: AnalysisO
 
 
 def image_tree(content: Difference, spool: Spool) -> ImageTree:
-    """What is to be written, and all directories, as the readers of package databases see it."""
+    """The files above the kept layers, and all directories, for the readers of package databases."""
     files = content.files
 
     def read(path: bytes) -> bytes:
@@ -138,9 +147,9 @@ def _part(
 
 
 def _ratio(written: Iterable[Written], spool: Spool) -> float:
-    """Compressed bytes for one of content, by samples taken evenly from all of it.
+    """Compressed bytes per byte of content, estimated from samples taken evenly from all of it.
 
-    Of whole images of Debian packages that comes within 3 %, of one package within 10 % of what gzip makes.
+    That is within 3 % of gzip's result for whole images of Debian packages, within 10 % for one package.
     """
     files = [each for each in written if each.offset >= 0 and each.entry.size]
     plain = packed = 0
@@ -152,7 +161,7 @@ def _ratio(written: Iterable[Written], spool: Spool) -> float:
 
 
 def _samples(total: int) -> list[tuple[int, int]]:
-    """Where samples of ``total`` bytes begin, and how long they are."""
+    """Offsets and lengths of the samples of ``total`` bytes."""
     if total <= _SAMPLES * _SAMPLE_BYTES:
         return [(0, total)]
     middles = ((2 * number + 1) * total // (2 * _SAMPLES) for number in range(_SAMPLES))
@@ -170,7 +179,7 @@ def _piece(files: Iterable[Written], spool: Spool, begin: int, end: int) -> Iter
 
 
 def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int | None) -> str:
-    """Over all that a layer says of these files: themselves, and the directories above, without their times."""
+    """Digest of all that a layer holds of these files: themselves, and their directories without times."""
     digest = hashlib.sha256()
     parents: set[bytes] = set()
     for each in written:
@@ -184,7 +193,7 @@ def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int
 
 
 def digest_of_directories(content: Difference, epoch: int | None) -> str:
-    """Over all that the last layer says."""
+    """Digest of the layer of directories."""
     digest = hashlib.sha256(b"directories\n")
     for path in restored_directories(content):
         digest.update(_line(clamped(content.directories[path], epoch), ()))
@@ -192,7 +201,7 @@ def digest_of_directories(content: Difference, epoch: int | None) -> str:
 
 
 def digest_of_deletions(content: Difference) -> str:
-    """Over all that the first layer above the kept ones says."""
+    """Digest of the layer of deletions."""
     digest = hashlib.sha256(b"deletions\n")
     for path in content.deleted:
         digest.update(repr(path).encode() + b"\n")
@@ -202,7 +211,7 @@ def digest_of_deletions(content: Difference) -> str:
 
 
 def restored_directories(content: Difference) -> list[bytes]:
-    """The directories that the last layer has to name: those that are new, and those that other layers touch."""
+    """Directories in the last layer: those that are new or changed, and those that other layers touch."""
     touched = set(content.changed)
     for path in (*content.files, *content.deleted):
         touched.update(parents_of(path))
@@ -222,8 +231,8 @@ def parents_of(path: bytes) -> list[bytes]:
 
 
 def canonical(directory: Entry) -> Entry:
-    """A directory as layers of files name it: with what protects what is in it, and nothing that changes."""
-    return directory._replace(mtime=CANONICAL_TIME, xattrs=())
+    """A directory as layers of files hold it: mode and owner, which protect its content, without time and xattrs."""
+    return directory._replace(mtime=0, xattrs=())
 
 
 def clamped(entry: Entry, epoch: int | None) -> Entry:
@@ -232,5 +241,5 @@ def clamped(entry: Entry, epoch: int | None) -> Entry:
 
 
 def _line(entry: Entry, names: tuple[bytes, ...]) -> bytes:
-    """One entry as bytes: of integers, bytes, strings and tuples ``repr`` writes one way only."""
+    """One entry as bytes: ``repr`` writes integers, bytes, strings and tuples one way only."""
     return repr((*entry._replace(nlink=1), names)).encode() + b"\n"

@@ -18,8 +18,8 @@ from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.relayer.equivalence import EXACT, Allowed
+from layerfarm.jobs.relayer.layers import opener
 from layerfarm.jobs.relayer.proof import compare
-from layerfarm.jobs.relayer.squash import opener
 from layerfarm.jobs.store import Layout
 
 Form = Literal["directory", "tar"]

@@ -1,8 +1,8 @@
-"""All that one tag leads to: the images, what lies beside them in the index, and how it is all written anew.
+"""The images and other manifests behind one tag, and their indexes written again.
 
 An index holds more than images. BuildKit puts an attestation beside each image, a manifest for the platform
-``unknown/unknown`` that names the image in an annotation; others put artifacts there. A transform makes new
-images of the images and has to say what becomes of the rest.
+``unknown/unknown`` that names the image in an annotation; others put artifacts there. A transform replaces the
+images and decides what happens to the rest.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
 
 REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
-"""BuildKit's annotation on an attestation: of which image of the same index it is."""
+"""BuildKit's annotation on an attestation: the digest of its image in the same index."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What one tag leads to."""
+    """The manifests and indexes behind one tag."""
 
     top: Descriptor
-    """As it stands in index.json."""
+    """The entry of index.json."""
     images: tuple[Resolved, ...]
     """Each image once, in the order of the index."""
     beside: tuple[Descriptor, ...]
-    """Manifests in the index that are no images: attestations, artifacts."""
+    """Manifests in the index other than images: attestations, artifacts."""
     indexes: tuple[Descriptor, ...]
     """The indexes that lead to them, the top one first; none where the tag names one image."""
     absent: tuple[Descriptor, ...] = ()
-    """Manifests and indexes that these name and the layout does not hold (image-layout.md "Blobs")."""
+    """Manifests and indexes that these name and that are not in the layout (image-layout.md "Blobs")."""
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be told of a job on all of them."""
+        """Warnings for every job on this set."""
         if not self.absent:
             return []
         return [
@@ -50,15 +50,15 @@ class ImageSet:
 
     @property
     def manifests(self) -> tuple[Descriptor, ...]:
-        """Everything that can be spoken of: all of the above."""
+        """Everything that may have referrers."""
         return (*self.indexes, *(image.descriptor for image in self.images), *self.beside)
 
 
 def read_images(layout: Layout, tag: str) -> ImageSet:
-    """All that ``tag`` leads to.
+    """The manifests and indexes behind ``tag``.
 
     Raises:
-        InvalidReference, TagNotFound, AmbiguousReference: it names nothing, or several things.
+        InvalidReference, TagNotFound, AmbiguousReference: the tag names nothing, or several things.
         UnsupportedMediaType, MalformedDocument, LimitExceeded: something in it is no OCI image.
         BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
     """
@@ -72,7 +72,7 @@ def read_images(layout: Layout, tag: str) -> ImageSet:
 
 
 def follow(layout: Layout, top: Descriptor) -> ImageSet:
-    """The same from a descriptor that was found before. Raises as :func:`read_images`."""
+    """The manifests and indexes behind a descriptor. Raises as :func:`read_images`."""
     images: dict[str, Resolved] = {}
     beside: dict[str, Descriptor] = {}
     indexes: dict[str, Descriptor] = {}
@@ -109,12 +109,12 @@ def rewrite(
     replaced: dict[str, Descriptor],
     keep: Callable[[Descriptor, str | None], Descriptor | None],
 ) -> Descriptor:
-    """Write the indexes of ``top`` anew into ``layout``, with the manifests of ``replaced`` instead of the old.
+    """Write the indexes of ``top`` into ``layout``, with the manifests in ``replaced`` instead of the old ones.
 
-    ``replaced`` has the new of each by the old one's digest, and the indexes too when this is done.
-    ``keep`` is asked for each manifest beside the images, and given the digest of the new image that it
-    speaks of, if it does of one: it returns the entry to write, or None to leave it out. Where nothing
-    changes the old index stays, byte for byte. Returns what stands for ``top`` now.
+    ``replaced`` maps old digests to new descriptors; the indexes are added to it. ``keep`` is called for each
+    manifest beside the images with the digest of the new image that it refers to, or None; it returns the
+    entry to write, or None to leave it out. An index that does not change stays, byte for byte. Returns the
+    new ``top``.
     """
     if top.digest in replaced:
         return rewritten(replaced[top.digest], top)
@@ -143,10 +143,10 @@ def rewrite(
 
 
 def copy_manifest(source: Layout, target: Layout, descriptor: Descriptor) -> None:
-    """Copy a manifest with all the blobs that it names, but its subject; or what an index names and is none.
+    """Copy a manifest, or another blob that an index names, with all blobs that it names except its subject.
 
     Raises:
-        StoreError: something of it is missing or corrupt.
+        StoreError: one of them is missing or corrupt.
     """
     if source.path == target.path:
         return

@@ -1,32 +1,41 @@
-"""That a new image is the old one made over, and nothing else: checked, written down, checked again later.
+"""The proof that a new image is the old one transformed: made, stored as a referrer, and verified later.
 
-Two ways lead to the same certainty. Where both images have the same diff_ids they are the same tars in the
-same order, however compressed. Else both trees are read from the layers and held against each other:
-type, mode, owner, size, mtime to the nanosecond, link, content, device, every xattr, and which names are
-one inode.
+Images with the same diff_ids hold the same tars in the same order, however compressed. Otherwise both trees are
+read from the layers and compared: type, mode, owner, size, mtime to the nanosecond, link, content, device,
+every xattr, and which names are one inode.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from itertools import islice
+from typing import Any, Literal
 
 from pydantic import Field
 
-from layerfarm.jobs.errors import MalformedDocument, NotEquivalent
-from layerfarm.jobs.image import Resolved, tree_digest
+from layerfarm.jobs.errors import LayerfarmError, MalformedDocument, NotEquivalent
+from layerfarm.jobs.image import Resolved, resolve_walk, tree_digest
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC
-from layerfarm.jobs.image.layers import Advanced, unheard
-from layerfarm.jobs.image.resolve import platform_text
-from layerfarm.jobs.image.trees import stacks_of
+from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
+from layerfarm.jobs.image.trees import stack_of, stacks_of
+from layerfarm.jobs.image.validate import Report
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.relayer.equivalence import EXACT, Allowed, differences, digest_of, facts_of
-from layerfarm.jobs.relayer.referrers import MEDIA_TYPE_EMPTY, Artifact, attach, put_artifact, read_artifact, referrers
+from layerfarm.jobs.relayer.indexes import platform_of, read_images
+from layerfarm.jobs.relayer.referrers import (
+    MEDIA_TYPE_EMPTY,
+    MEDIA_TYPE_PROOF,
+    Artifact,
+    attach,
+    put_artifact,
+    read_artifact,
+    referrers,
+)
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Document, Layout, parse_document
 
-ARTIFACT_TYPE: Final = "application/vnd.layerfarm.proof.v1+json"
-_SHOWN: Final = 5
+_SHOWN = 5
 """Differences that an error names."""
 
 
@@ -37,9 +46,13 @@ class Named(Document):
     size: int
     platform: str | None = None
 
+    @classmethod
+    def of(cls, image: Resolved) -> Named:
+        return cls(digest=image.descriptor.digest, size=image.descriptor.size, platform=platform_of(image))
+
 
 class Permitted(Document):
-    """The differences that the policy allowed (:class:`~layerfarm.jobs.relayer.equivalence.Allowed`)."""
+    """The differences that were allowed (:class:`~layerfarm.jobs.relayer.equivalence.Allowed`), as JSON."""
 
     clamp: int | None = None
     whole_seconds: bool | None = None
@@ -62,7 +75,7 @@ class Permitted(Document):
 
 
 class Swapped(Document):
-    """A rebase: the lowest layers of the old image were exactly those of one base, and are those of another."""
+    """A rebase: the lowest layers of the old image were those of one base, and are those of another."""
 
     old: str
     """Digest of the old base's manifest."""
@@ -72,7 +85,7 @@ class Swapped(Document):
 
 
 class Proof(Document):
-    """What was compared, and how."""
+    """The two images, the method of comparison, and its result."""
 
     version: Literal[1] = 1
     operation: str
@@ -84,10 +97,9 @@ class Proof(Document):
     diff_ids: list[str] | None = None
     """Method ``layers``: those of the new image."""
     tree: str | None = None
-    """Method ``tree``: digest over all facts of the new image's tree, see
-    :func:`~layerfarm.jobs.relayer.equivalence.digest_of`."""
+    """Method ``tree``: :func:`~layerfarm.jobs.relayer.equivalence.digest_of` the new image's tree."""
     mtree: str | None = None
-    """The same tree as ``layerfarm unpack`` and ``build`` report it: digest of its mtree manifest."""
+    """Digest of the mtree manifest of the same tree, as ``layerfarm unpack`` and ``build`` report it."""
     entries: int | None = None
     allowed: Permitted = Field(default_factory=Permitted)
     swapped: Swapped | None = None
@@ -97,8 +109,11 @@ class Proof(Document):
 
     @property
     def same_tree(self) -> bool:
-        """Whether the new image holds what the old one does, times apart."""
+        """True if the new image's tree is the old one's, except for times."""
         return self.swapped is None and not self.allowed.removed
+
+
+# --- make ----------------------------------------------------------------------------------------
 
 
 def prove(
@@ -112,24 +127,16 @@ def prove(
     parameters: dict[str, Any] | None = None,
     advanced: Advanced = unheard,
 ) -> Proof:
-    """Compare ``new`` with ``old``, layers and all. Neither is unpacked.
+    """Compare ``new`` with ``old``. Neither is unpacked.
 
-    Where the diff_ids are equal nothing is read: whoever wrote a layer anew has read it back
-    (:func:`layerfarm.jobs.relayer.recompress.recompress_layer`).
+    With equal diff_ids no layer is read: each new blob was read back when it was written
+    (:func:`layerfarm.jobs.relayer.layers.recompress_layer`).
 
     Raises:
         NotEquivalent: they differ in more than ``allowed``; the first differences are named.
-        StoreError, LayerError: a layer cannot be read, or is not what its digest and diff_id promise.
+        StoreError, LayerError: a layer cannot be read, or does not match its digest and diff_id.
     """
-    known: dict[str, Any] = {
-        "operation": operation,
-        "parameters": parameters or {},
-        "old": _named(old),
-        "new": _named(new),
-        "allowed": Permitted.of(allowed),
-        "tool": f"layerfarm {version('layerfarm')}",
-        "codecs": _codecs(new),
-    }
+    known = _about(operation, parameters or {}, old, new, allowed)
     if allowed == EXACT and old.config.rootfs.diff_ids == new.config.rootfs.diff_ids:
         return Proof(method="layers", diff_ids=list(new.config.rootfs.diff_ids), **known)
     before, stack = stacks_of(layout_old, old, layout_new, new, advanced)
@@ -141,45 +148,52 @@ def prove(
 def prove_rebase(
     old: Resolved, old_base: Resolved, new_base: Resolved, new: Resolved, *, parameters: dict[str, Any]
 ) -> Proof:
-    """That ``new`` is ``new_base`` with exactly the layers on it that ``old`` has on ``old_base``.
+    """Check that ``new`` has the layers of ``new_base`` and, above them, those that ``old`` has on ``old_base``.
 
     Raises:
-        NotEquivalent: it is not.
+        NotEquivalent: it has others.
     """
     below = len(old_base.manifest.layers)
-    wanted = [*new_base.config.rootfs.diff_ids, *old.config.rootfs.diff_ids[below:]]
-    if old.config.rootfs.diff_ids[:below] != old_base.config.rootfs.diff_ids or wanted != new.config.rootfs.diff_ids:
+    ids = old.config.rootfs.diff_ids
+    wanted = [*new_base.config.rootfs.diff_ids, *ids[below:]]
+    if ids[:below] != old_base.config.rootfs.diff_ids or wanted != new.config.rootfs.diff_ids:
         raise NotEquivalent("the rebased image has not the layers of the old one", where=new.descriptor.digest)
-    return Proof(
-        operation="rebase",
-        parameters=parameters,
-        old=_named(old),
-        new=_named(new),
-        method="layers",
-        diff_ids=wanted,
-        swapped=Swapped(old=old_base.descriptor.digest, new=new_base.descriptor.digest, layers=below),
-        tool=f"layerfarm {version('layerfarm')}",
-        codecs=_codecs(new),
-    )
+    swapped = Swapped(old=old_base.descriptor.digest, new=new_base.descriptor.digest, layers=below)
+    return Proof(method="layers", diff_ids=wanted, swapped=swapped, **_about("rebase", parameters, old, new))
+
+
+def _about(
+    operation: str, parameters: dict[str, Any], old: Resolved, new: Resolved, allowed: Allowed = EXACT
+) -> dict[str, Any]:
+    codecs = {(layer.annotations or {}).get(ANNOTATION_CODEC) for layer in new.manifest.layers}
+    return {
+        "operation": operation,
+        "parameters": parameters,
+        "old": Named.of(old),
+        "new": Named.of(new),
+        "allowed": Permitted.of(allowed),
+        "tool": f"layerfarm {version('layerfarm')}",
+        "codecs": sorted(codec for codec in codecs if codec),
+    }
 
 
 def compare(old: Stack, new: Stack, allowed: Allowed, where: str) -> None:
-    """Hold two trees against each other.
+    """Compare two trees.
 
     Raises:
         NotEquivalent: they differ in more than ``allowed``.
     """
-    first = []
-    count = 0
-    # What a policy does to times it may do to one part of the image only: both sides are taken that way.
-    for difference in differences(facts_of(old, allowed), facts_of(new, replace(allowed, removed=()))):
-        count += 1
-        if count <= _SHOWN:
-            first.append(str(difference))
-    if count:
-        more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
-        what = f"the new image's tree is not the old one's: {'; '.join(first)}{more}"
+    # A policy may have changed the times of one part of the image only, so that it is applied to both sides.
+    found = differences(facts_of(old, allowed), facts_of(new, replace(allowed, removed=())))
+    first = [str(difference) for difference in islice(found, _SHOWN)]
+    if first:
+        more = sum(1 for _ in found)
+        rest = f" and {more} more" if more else ""
+        what = f"the new image's tree is not the old one's: {'; '.join(first)}{rest}"
         raise NotEquivalent(what, where=where, hint="see docs/transforms.md#the-proof")
+
+
+# --- store ---------------------------------------------------------------------------------------
 
 
 def attach_proof(layout: Layout, proof: Proof, subject: Descriptor) -> Descriptor:
@@ -188,10 +202,10 @@ def attach_proof(layout: Layout, proof: Proof, subject: Descriptor) -> Descripto
     Returns the entry of index.json.
     """
     empty = layout.put(b"{}", MEDIA_TYPE_EMPTY)
-    document = layout.put_document(proof, ARTIFACT_TYPE)
+    document = layout.put_document(proof, MEDIA_TYPE_PROOF)
     artifact = Artifact(
         mediaType=MEDIA_TYPE_MANIFEST,
-        artifactType=ARTIFACT_TYPE,
+        artifactType=MEDIA_TYPE_PROOF,
         config=empty,
         layers=[document],
         subject=Descriptor(mediaType=subject.media_type, digest=subject.digest, size=subject.size),
@@ -210,17 +224,94 @@ def proofs_of(layout: Layout, subject: str) -> list[Proof]:
     found = []
     for entry in referrers(layout, subject):
         artifact = read_artifact(layout, entry)
-        if artifact.kind == ARTIFACT_TYPE:
+        if artifact.kind == MEDIA_TYPE_PROOF:
             if len(artifact.layers) != 1:
                 raise MalformedDocument("a proof has one document", where=entry.digest)
             found.append(parse_document(Proof, layout.read(artifact.layers[0]), artifact.layers[0].digest))
     return found
 
 
-def _named(image: Resolved) -> Named:
-    return Named(digest=image.descriptor.digest, size=image.descriptor.size, platform=platform_text(image.config))
+# --- verify --------------------------------------------------------------------------------------
 
 
-def _codecs(image: Resolved) -> list[str]:
-    said = {(layer.annotations or {}).get(ANNOTATION_CODEC) for layer in image.manifest.layers}
-    return sorted(codec for codec in said if codec)
+def verify_image(layout: Layout, tag: str, advanced: Advanced = unheard) -> Report:
+    """Check every proof of every image behind ``tag``. All layers are read again.
+
+    An old image that the store no longer holds is not read; only the digests in the proof are then compared.
+    ``report.reachable`` counts the proofs, ``reachable_bytes`` the bytes of layers read.
+
+    Raises:
+        StoreError: the tag leads to no image.
+    """
+    report = Report()
+    for image in read_images(layout, tag).images:
+        _Verifier(layout, image, report, advanced).check()
+    return report
+
+
+class _Verifier:
+    """One image and its proofs."""
+
+    def __init__(self, layout: Layout, image: Resolved, report: Report, advanced: Advanced) -> None:
+        self._layout = layout
+        self._image = image
+        self._digest = image.descriptor.digest
+        self._report = report
+        self._advanced = advanced
+
+    def check(self) -> None:
+        try:
+            proofs = proofs_of(self._layout, self._digest)
+        except LayerfarmError as error:
+            self._report.error("proof", error.where or self._digest, error)
+            return
+        if not proofs:
+            self._report.warning("no-proof", self._digest, "the image has no proof of what it was made of")
+        for proof in proofs:
+            self._report.reachable += 1
+            try:
+                self._check_new(proof)
+                self._check_old(proof)
+            except LayerfarmError as error:
+                self._report.error("not-equal", error.where or self._digest, error)
+
+    @cached_property
+    def _stack(self) -> Stack:
+        return stack_of(self._layout, self._image, self._read)
+
+    def _read(self, nbytes: int) -> None:
+        self._report.reachable_bytes += nbytes
+        self._advanced(nbytes)
+
+    def _check_new(self, proof: Proof) -> None:
+        """Check that the image is still the one that was proved."""
+        if proof.new.digest != self._digest:
+            self._report.error("proof", self._digest, f"the proof is of another image, {proof.new.digest}")
+        elif proof.method == "layers":
+            if proof.diff_ids != self._image.config.rootfs.diff_ids:
+                self._report.error("not-equal", self._digest, "the proof names other layers than the image has")
+            for layer, diff_id in self._image.layers:
+                if not layer.urls or self._layout.has(layer):
+                    with open_layer(self._layout, layer, diff_id, self._read):
+                        pass
+        elif digest_of(facts_of(self._stack)) != (proof.tree, proof.entries):
+            self._report.error("not-equal", self._digest, "the image's tree is not the one that was proved")
+
+    def _check_old(self, proof: Proof) -> None:
+        """Compare it with the old image, if the store holds that."""
+        found = Descriptor(mediaType=MEDIA_TYPE_MANIFEST, digest=proof.old.digest, size=proof.old.size)
+        if not self._layout.has(found):
+            self._report.warning(
+                "old-image", proof.old.digest, "not in the store any more: only recorded digests checked"
+            )
+            return
+        old = resolve_walk(self._layout, (found,))
+        ids, new_ids = old.config.rootfs.diff_ids, self._image.config.rootfs.diff_ids
+        if proof.method == "tree":
+            compare(stack_of(self._layout, old, self._read), self._stack, proof.allowed.allowed(), self._digest)
+        elif proof.swapped is None and ids != new_ids:
+            self._report.error("not-equal", self._digest, f"its layers are not those of {proof.old.digest}")
+        elif proof.swapped is not None:
+            above = ids[proof.swapped.layers :]
+            if new_ids[len(new_ids) - len(above) :] != above:
+                self._report.error("not-equal", self._digest, f"its upper layers are not those of {proof.old.digest}")

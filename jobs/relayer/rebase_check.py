@@ -12,7 +12,7 @@ from typing import Final
 
 from layerfarm.jobs.errors import LayerError, LayerfarmError
 from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.image.trees import Advanced, read_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
 from layerfarm.jobs.layer.stack import Source, Stack
 from layerfarm.jobs.relayer.components.distributions import DPKG, Fields, paragraphs
 from layerfarm.jobs.relayer.elf_dependencies import unmet_needs

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from layerfarm.jobs.errors import display
-from layerfarm.jobs.image.trees import Advanced, opened_layer
+from layerfarm.jobs.image.layers import Advanced, open_layer
 from layerfarm.jobs.layer.stack import Source, Stack
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Layout
@@ -88,7 +88,7 @@ class Trees:
         for source in wanted:
             by_layer.setdefault(source.layer, {})[source.ordinal] = source
         for number, members in sorted(by_layer.items()):
-            with opened_layer(*layers[number - 1], self.advanced) as stream:
+            with open_layer(*layers[number - 1], self.advanced) as stream:
                 reader = MemberReader(stream, limits())
                 for ordinal, member in enumerate(reader):
                     if ordinal in members and member.size <= LARGEST:

@@ -1,29 +1,46 @@
-"""Laying one image out anew: which layers it is to have, and what its config tells of them."""
+"""The layers of a rechunked image: which components each holds, the recipe of its content, and its tar.
+
+A recipe is a file beside the store, one line for each entry of the layer, with the offset of a file's content in
+the spool (:mod:`layerfarm.jobs.relayer.spool`).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, Final, NamedTuple
 
-from layerfarm.jobs.errors import BlobNotFound, TransformError
-from layerfarm.jobs.image import HistoryEntry, ImageConfig
-from layerfarm.jobs.image.documents import timestamp
-from layerfarm.jobs.image.mutate import completed
-from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, decode_analysis
+from layerfarm.jobs.errors import BlobNotFound, MalformedDocument, TransformError
+from layerfarm.jobs.layer.names import walk_key, whiteout_name
+from layerfarm.jobs.mtree.model import ROOT, Entry
+from layerfarm.jobs.relayer.analysis import Analysis, Analyzed, canonical, clamped, parents_of, restored_directories
 from layerfarm.jobs.relayer.planner.plan import MOST_LAYERS, Plan, divide, parse_plan
 from layerfarm.jobs.relayer.planner.search import PlanOptions, make_plan
+from layerfarm.jobs.relayer.spool import Difference, Spool, Written
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.jobs.store.result_cache import read_result, write_result
+from layerfarm.jobs.tar.writer import (
+    BLOCK_DEVICE,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    REGULAR,
+    SYMLINK,
+    TRAILER,
+    Header,
+    encode_header,
+    hardlink,
+    padding,
+)
 
 MEDIA_TYPE_PLAN: Final = "application/vnd.layerfarm.plan.v1+json"
 DIRECTORIES: Final = "directories"
 """Name of the last layer, which gives directories their metadata."""
 DELETIONS: Final = "deletions"
-"""Name of the first layer above kept ones, where something in them is gone."""
+"""Name of the first layer above kept ones, if it deletes something in them."""
 
-_ANALYSES = "analyses"
+_NS = 10**9
+_PIECE = 1 << 20
+_TYPES = {"file": REGULAR, "link": SYMLINK, "char": CHAR, "block": BLOCK_DEVICE, "fifo": FIFO, "dir": DIRECTORY}
 
 
 class LayerToBe(NamedTuple):
@@ -31,39 +48,22 @@ class LayerToBe(NamedTuple):
 
     name: str
     digest: str
-    """Of what it holds."""
+    """Digest of its content."""
     keys: tuple[str, ...] = ()
-    """Of its parts; none for :data:`DIRECTORIES` and :data:`DELETIONS`."""
-
-
-def note_of(manifest: str, options: AnalysisOptions) -> str:
-    """The name under which the analysis of an image is kept."""
-    known = [Analysis.model_fields["version"].default, manifest, options.keep, options.epoch, options.rules]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
-
-
-def kept_analysis(layout: Layout, manifest: str, options: AnalysisOptions) -> Analysis | None:
-    """The analysis of an image that was made before, if it is still there."""
-    content = read_result(layout, _ANALYSES, note_of(manifest, options))
-    return None if content is None else decode_analysis(content)
-
-
-def keep_analysis(layout: Layout, analysis: Analysis, options: AnalysisOptions) -> bool:
-    """Keep an analysis for :func:`kept_analysis`. False: it cannot be written, because the store may only be read."""
-    return write_result(layout, _ANALYSES, note_of(analysis.image, options), analysis.encode())
+    """Keys of its parts; none for :data:`DIRECTORIES` and :data:`DELETIONS`."""
 
 
 def put_plan(layout: Layout, plan: Plan) -> str:
-    """Put a plan into the store, for the jobs that follow it; returns the blob's digest."""
+    """Put a plan into the store for the jobs that use it; returns the blob's digest."""
     return layout.put(plan.encode(), MEDIA_TYPE_PLAN).digest
 
 
 def read_plan(layout: Layout, digest: str) -> Plan:
-    """The plan of :func:`put_plan`. It counts as just used.
+    """The plan of :func:`put_plan`, which then counts as just used.
 
     Raises:
-        BlobNotFound: the store does not hold it; DigestMismatch: it is damaged.
-        MalformedPlan: it is none.
+        BlobNotFound: it is not in the store; DigestMismatch: it is damaged.
+        MalformedPlan: the blob is no plan.
     """
     try:
         size = layout.blob_path(digest).stat().st_size
@@ -75,10 +75,10 @@ def read_plan(layout: Layout, digest: str) -> Plan:
 
 
 def layers_to_be(analysis: Analysis, plan: Plan | None, budget: int) -> list[LayerToBe]:
-    """The layers above the kept ones, lowest first. Without a plan: one made for this image alone.
+    """The layers above the kept ones, lowest first. Without a plan, one is made for this image alone.
 
     Raises:
-        TransformError: with the layers that are kept the budget leaves no room.
+        TransformError: the kept layers use up the budget.
     """
     if analysis.parts and analysis.room(budget) < 1:
         raise TransformError(
@@ -96,31 +96,139 @@ def layers_to_be(analysis: Analysis, plan: Plan | None, budget: int) -> list[Lay
     return layers
 
 
-def rechunked_config(
-    config: ImageConfig, keep: int, names: Sequence[str], diff_ids: Sequence[str], old: str, epoch: int | None
-) -> ImageConfig:
-    """The config of the new image: the old steps stay in the history, as empty ones above the kept layers.
+# --- recipes -------------------------------------------------------------------------------------
 
-    The name of each layer stands in the comment of its step, where it survives tools that drop annotations
-    (relayer.md "Traps").
+
+def recipe_of(layer: LayerToBe, content: Difference, analyzed: Analyzed, epoch: int | None) -> Iterable[bytes]:
+    """The lines of the recipe of one layer of an analyzed image."""
+    if layer.keys:
+        return recipe_of_files((path for key in layer.keys for path in analyzed.members[key]), content, epoch)
+    if layer.digest == analyzed.analysis.directories:
+        return _recipe_of_directories(content, epoch)
+    return _recipe_of_deletions(content)
+
+
+def recipe_of_files(paths: Iterable[bytes], content: Difference, epoch: int | None) -> Iterator[bytes]:
+    """The recipe of a layer of files: each inode's content once, and the directories above in canonical form."""
+    lines: dict[bytes, bytes] = {}
+    firsts: dict[bytes, bytes] = {}
+    """By the lowest name of an inode with several: the name that is first in the layer, and holds the content."""
+    for path in paths:
+        written = content.files[path]
+        first = path
+        if written.names:
+            lowest = written.names[0]
+            if lowest not in firsts:
+                firsts[lowest] = min(written.names, key=walk_key)
+            first = firsts[lowest]
+        lines[walk_key(path)] = _file(written, first, epoch)
+        for parent in parents_of(path):
+            key = walk_key(parent)
+            if key not in lines:
+                lines[key] = _directory(canonical(content.directories[parent]))
+    return (lines[key] for key in sorted(lines))
+
+
+def _recipe_of_directories(content: Difference, epoch: int | None) -> Iterator[bytes]:
+    """The recipe of the last layer: directories with their metadata."""
+    for path in sorted(restored_directories(content), key=walk_key):
+        yield _directory(clamped(content.directories[path], epoch))
+
+
+def _recipe_of_deletions(content: Difference) -> Iterator[bytes]:
+    """The recipe of the first layer above the kept ones: whiteouts, and the directories above in canonical form."""
+    lines: dict[bytes, bytes] = {}
+    for path in content.deleted:
+        name = whiteout_name(path)
+        lines[walk_key(name)] = _line(Header(name, REGULAR), -1)
+        for parent in parents_of(path):
+            lines[walk_key(parent)] = _directory(canonical(content.directories[parent]))
+    return (lines[key] for key in sorted(lines))
+
+
+def write_layer(recipe: BinaryIO, spool: Spool) -> Iterator[bytes]:
+    """The raw tar of a recipe. The same recipe and content give the same bytes.
+
+    Raises (while iterating):
+        MalformedDocument: a line of the recipe does not parse, or the spool is too short for it.
     """
-    ids = config.rootfs.diff_ids
-    changes: dict[str, object] = {
-        "rootfs": config.rootfs.model_copy(update={"diff_ids": [*ids[:keep], *diff_ids]}),
-    }
-    created = timestamp(epoch) if epoch is not None else config.created
-    if epoch is not None:
-        changes["created"] = created
-    history: list[HistoryEntry] = []
-    number = 0
-    for entry in config.history or []:
-        number += not entry.empty_layer
-        emptied = not entry.empty_layer and number > keep
-        history.append(entry.model_copy(update={"empty_layer": True}) if emptied else entry)
-    if number < keep:
-        # Steps and layers have to match, or none may be told: of the kept ones some have no step.
-        return config.model_copy(update=changes | {"history": None})
-    for name in names:
-        step = HistoryEntry(created=created, created_by=f"layerfarm rechunk of {old}", comment=name)
-        history.append(completed(step, config))
-    return config.model_copy(update=changes | {"history": history})
+    held = bytearray()
+    for line in recipe:
+        header, offset = _parsed(line)
+        held += encode_header(header)
+        left = header.size
+        while left:
+            piece = spool.read(offset, min(left, _PIECE))
+            if not piece:
+                raise MalformedDocument("content of a file is gone from the spool", where=spool.path)
+            held += piece
+            offset += len(piece)
+            left -= len(piece)
+            if len(held) >= _PIECE:
+                yield bytes(held)
+                held.clear()
+        held += padding(header.size)
+    held += TRAILER
+    yield bytes(held)
+
+
+def _file(written: Written, first: bytes, epoch: int | None) -> bytes:
+    entry = clamped(written.entry, epoch)
+    seconds, nanoseconds = divmod(entry.mtime, _NS)
+    header = Header(
+        entry.path,
+        _TYPES[entry.type],
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size if entry.type == "file" else 0,
+        seconds,
+        entry.link or b"",
+        entry.device or (0, 0),
+        entry.xattrs or (),
+        nanoseconds,
+    )
+    if entry.path != first:
+        return _line(hardlink(header._replace(name=first), entry.path), -1)
+    return _line(header, written.offset)
+
+
+def _directory(entry: Entry) -> bytes:
+    seconds, nanoseconds = divmod(entry.mtime, _NS)
+    name = entry.path if entry.path == ROOT else entry.path + b"/"
+    header = Header(name, DIRECTORY, entry.mode, entry.uid, entry.gid, mtime=seconds, nanoseconds=nanoseconds)
+    return _line(header._replace(xattrs=entry.xattrs or ()), -1)
+
+
+def _line(header: Header, offset: int) -> bytes:
+    # Latin-1 is every byte as one character, and back.
+    fields: list[Any] = [_as_text(value) for value in header]
+    return json.dumps([*fields, offset], separators=(",", ":")).encode() + b"\n"
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return [_as_text(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _parsed(line: bytes) -> tuple[Header, int]:
+    try:
+        *fields, offset = json.loads(line)
+        name, type_, mode, uid, gid, size, mtime, link, device, xattrs, nanoseconds = fields
+        header = Header(
+            name.encode("latin-1"),
+            type_.encode("latin-1"),
+            mode,
+            uid,
+            gid,
+            size,
+            mtime,
+            link.encode("latin-1"),
+            (device[0], device[1]),
+            tuple((key.encode("latin-1"), value.encode("latin-1")) for key, value in xattrs),
+            nanoseconds,
+        )
+    except (ValueError, AttributeError, IndexError, TypeError) as error:
+        raise MalformedDocument("not a line of a recipe", where=line[:200]) from error
+    return header, offset

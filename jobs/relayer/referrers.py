@@ -1,11 +1,15 @@
-"""Manifests that speak of another one by their ``subject``: signatures, SBOMs, our own proofs.
+"""Referrers: manifests that name another one as their ``subject`` (signatures, SBOMs, proofs), and their copies.
 
-Where they lie: distribution-spec lists referrers at an API that a layout has not. Two ways are in use, and
-both are read here: the ``sha256-HEX`` tag of the spec's fallback (regclient), and entries of index.json
-without a tag (oras). Ours are written the second way. A tag would be one more name in ``layerfarm ls`` and
-in every script that lists tags, and adding to the index behind it means rewriting that; an entry is
-appended, and a garbage collection lets it live as long as its subject (:mod:`layerfarm.jobs.store.reachability`). Who
-pushes to a registry without the API makes the tag from them (:func:`fallback_index`).
+distribution-spec lists referrers in an API that a layout does not have. Two ways are in use, and both are read
+here: the ``sha256-HEX`` tag of the spec's fallback (regclient), and entries of index.json without a tag (oras).
+layerfarm writes the second: a tag would appear in ``layerfarm ls`` and every script that lists tags, and adding
+a referrer would rewrite the index behind it. Garbage collection keeps such an entry as long as its subject
+(:mod:`layerfarm.jobs.store.reachability`). A push to a registry without the API makes the tag (:func:`fallback_index`).
+
+When an image is transformed, referrers that stay true of the new image may be copied to it. Attestations and SBOMs
+describe the content and its origin: both are true of a new image with the same tree. Those in the image's index are
+part of it, and stay. A signature, and everything that is signed, is a statement on certain bytes: beside other bytes
+it fails to verify, so it stays with the old image.
 """
 
 from __future__ import annotations
@@ -15,18 +19,36 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 
+from layerfarm.jobs.relayer.indexes import REFERENCE_DIGEST, copy_manifest
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Document, Index, Layout
 from layerfarm.jobs.store import parse_document as parse
 from layerfarm.jobs.store.descriptor import StringMap
 from layerfarm.jobs.store.reachability import SUBJECT, subject_of
 
 MEDIA_TYPE_EMPTY: Final = "application/vnd.oci.empty.v1+json"
+MEDIA_TYPE_PROOF: Final = "application/vnd.layerfarm.proof.v1+json"
 _NO_TAG: Final = re.compile("[^A-Za-z0-9._-]")
-_SPEAKS: Final = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\..+)?")
+_REFERRER_TAG: Final = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\..+)?")
+_SIGNED: Final = (
+    "application/vnd.dev.cosign.",
+    "application/vnd.dev.sigstore.",
+    "application/vnd.cncf.notary.",
+    "application/vnd.dsse.",
+    "application/vnd.in-toto",
+    "application/pgp-signature",
+)
+_SIGNED_TAGS: Final = ("sig", "att")
+"""Endings of the tags under which cosign keeps signatures: ``sha256-HEX.sig``."""
+_SBOM_TAG: Final = "sbom"
+_OLD_BYTES: Final = "it is of the old image's bytes"
+
+Choice = Literal["leave", "carry"]
+"""Whether referrers that stay true of the new image are copied to it. They are other people's statements on the old
+one, so that they are left unless the request says ``carry``."""
 
 
 class Artifact(Document):
@@ -42,12 +64,12 @@ class Artifact(Document):
 
     @property
     def kind(self) -> str:
-        """The artifact's type: the field's, else that of its config."""
+        """The artifact type, else the media type of the config."""
         return self.artifact_type or self.config.media_type
 
 
 class _Subject(Document):
-    """What can be said of any manifest."""
+    """The one field that is read of a manifest of any kind."""
 
     subject: Descriptor | None = None
 
@@ -63,7 +85,7 @@ def referrers(layout: Layout, subject: str) -> list[Descriptor]:
 
 
 def attach(layout: Layout, descriptor: Descriptor, subject: str) -> Descriptor:
-    """Enter a manifest that is in the store as a referrer of ``subject``; doing it twice changes nothing.
+    """Add a manifest in the store to index.json as a referrer of ``subject``. Idempotent.
 
     Returns the entry of index.json.
     """
@@ -81,37 +103,37 @@ def attach(layout: Layout, descriptor: Descriptor, subject: str) -> Descriptor:
 
 
 def put_artifact(layout: Layout, artifact: Artifact) -> Descriptor:
-    """Store the manifest of an artifact whose blobs are there; returns its descriptor."""
+    """Store the manifest of an artifact whose blobs are in the store; returns its descriptor."""
     return layout.put_document(artifact, MEDIA_TYPE_MANIFEST, artifactType=artifact.kind)
 
 
 def read_artifact(layout: Layout, descriptor: Descriptor) -> Artifact:
-    """The manifest. Raises StoreError: it is missing, corrupt or none."""
+    """The manifest of an artifact. Raises StoreError: it is missing, corrupt or no manifest."""
     return parse(Artifact, layout.read(descriptor), descriptor.digest)
 
 
 def fallback_tag(subject: str) -> str:
-    """The tag under which registries without a referrers API have them (distribution-spec "Referrers Tag Schema")."""
+    """The tag that lists referrers in a registry without the API (distribution-spec "Referrers Tag Schema")."""
     algorithm, _, encoded = subject.partition(":")
     return f"{_NO_TAG.sub('-', algorithm)[:32]}-{encoded[:64]}"
 
 
 def speaks_of_another(tag: str) -> bool:
-    """True for a tag that is no image's: the fallback's, or one with an ending, as cosign's ``sha256-HEX.sig``.
+    """True for the fallback tag, and for one with an ending, as cosign's ``sha256-HEX.sig``.
 
-    Behind such an ending is one manifest, which speaks of the subject without naming it.
+    A tag with an ending leads to one manifest, which refers to the subject without naming it.
     """
-    return _SPEAKS.fullmatch(tag) is not None
+    return _REFERRER_TAG.fullmatch(tag) is not None
 
 
 def tags_beside(tags: Sequence[str], subject: str) -> list[str]:
-    """Those of ``tags``, which are sorted, that hang an ending on the fallback tag of ``subject``."""
+    """The tags, of these sorted ones, that add an ending to the fallback tag of ``subject``."""
     begin = f"{fallback_tag(subject)}."
     return list(itertools.takewhile(lambda tag: tag.startswith(begin), tags[bisect_left(tags, begin) :]))
 
 
 def spoken(layout: Layout) -> dict[str, list[str]]:
-    """All that speaks of others in a layout: digests, by the fallback tag of what they speak of.
+    """The digests of all referrers in a layout, by the fallback tag of their subject.
 
     Raises:
         MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: something cannot be read.
@@ -140,7 +162,7 @@ def _subject(layout: Layout, entry: Descriptor) -> str | None:
 
 
 def fallback_index(layout: Layout, subject: str) -> Index | None:
-    """What that tag is to name; None if nothing refers to ``subject``."""
+    """The index for :func:`fallback_tag`; None if nothing refers to ``subject``."""
     found = referrers(layout, subject)
     if not found:
         return None
@@ -155,7 +177,7 @@ def fallback_index(layout: Layout, subject: str) -> Index | None:
 
 
 def unread_referrers(layout: Layout, subject: str) -> list[Descriptor]:
-    """What the fallback tag lists for ``subject`` that is no OCI manifest, and no referrer that layerfarm can read."""
+    """Entries of the fallback index of ``subject`` that are no OCI manifests, which layerfarm does not read."""
     return [
         entry
         for tagged in layout.find(fallback_tag(subject))
@@ -176,10 +198,103 @@ def _found(layout: Layout, index: Index, subject: str) -> Iterator[tuple[Descrip
 
 
 def _candidates(layout: Layout, index: Index, subject: str) -> Iterator[Descriptor]:
-    """Entries that may refer to ``subject``: those that say so, or say nothing, and those of the fallback."""
+    """Entries that may refer to ``subject``: with its annotation or none, and those of the fallback index."""
     for entry in index.manifests:
         named = (entry.annotations or {}).get(REF_NAME)
         if named is None and subject_of(entry) in (None, subject):
             yield entry
         elif named == fallback_tag(subject) and entry.media_type == MEDIA_TYPE_INDEX:
             yield from parse(Index, layout.read(entry), entry.digest).manifests
+
+
+# --- copied to transformed images ----------------------------------------------------------------
+
+
+class Carrier:
+    """Copies referrers of images in ``source`` to new images in ``target``, and warns of those that it leaves."""
+
+    def __init__(self, source: Layout, target: Layout, *, same_tree: bool, choice: Choice) -> None:
+        self._source = source
+        self._target = target
+        self._same_tree = same_tree
+        self._choice = choice
+        self.carried = 0
+        self.warnings: list[str] = []
+
+    def beside(self, entry: Descriptor, subject: str | None) -> Descriptor | None:
+        """Copy a manifest of the index. ``subject``: digest of the new image that it refers to, if it refers to one.
+
+        Returns the entry for the new index, or None: it is left out.
+        """
+        if subject is not None and not self._same_tree:
+            self._leave(entry.digest, "an attestation", "the new image has another content")
+            return None
+        copy_manifest(self._source, self._target, entry)
+        self.referrers(entry, entry)
+        if subject is None:
+            return entry
+        self.carried += 1
+        return entry.model_copy(update={"annotations": {**(entry.annotations or {}), REFERENCE_DIGEST: subject}})
+
+    def referrers(self, old: Descriptor, new: Descriptor) -> None:
+        """Copy or leave all referrers of ``old``, which became ``new``, and their own referrers.
+
+        If both are the same manifest, in two layouts, all are copied.
+
+        Raises:
+            StoreError: one cannot be read.
+        """
+        if old.digest == new.digest and self._source.path == self._target.path:
+            return
+        for entry in referrers(self._source, old.digest):
+            self._referrer(entry, read_artifact(self._source, entry), old, new)
+        for entry in unread_referrers(self._source, old.digest):
+            self._leave(entry.digest, entry.media_type, "layerfarm does not read that")
+        for tag in tags_beside(sorted(self._source.tags()), old.digest):
+            self._tagged(tag, old, new)
+
+    def _referrer(self, entry: Descriptor, artifact: Artifact, old: Descriptor, new: Descriptor) -> None:
+        kind = artifact.kind
+        if old.digest == new.digest:
+            copy_manifest(self._source, self._target, entry)
+            self._carried(entry, entry, new)
+        elif kind == MEDIA_TYPE_PROOF:
+            pass  # an earlier transform's proof is about the old image, which the new proof names
+        elif kind.startswith(_SIGNED):
+            self._leave(entry.digest, f"a signature ({kind})", _OLD_BYTES)
+        elif self._stays_true(entry.digest, kind):
+            copy_manifest(self._source, self._target, entry)
+            subject = new.model_copy(update={"annotations": None, "platform": None})
+            stored = put_artifact(self._target, artifact.model_copy(update={"subject": subject}))
+            self._carried(entry, stored.model_copy(update={"annotations": artifact.annotations}), new)
+
+    def _carried(self, entry: Descriptor, stored: Descriptor, subject: Descriptor) -> None:
+        attach(self._target, stored, subject.digest)
+        self.carried += 1
+        self.referrers(entry, stored)
+
+    def _tagged(self, tag: str, old: Descriptor, new: Descriptor) -> None:
+        ending = tag.partition(".")[2]
+        for entry in self._source.find(tag):
+            what = f"the tag {tag[:19]}….{ending}"
+            if old.digest != new.digest and ending in _SIGNED_TAGS:
+                self._leave(entry.digest, what, _OLD_BYTES)
+            elif old.digest != new.digest and ending != _SBOM_TAG:
+                self._leave(entry.digest, what, "nothing says that it is true of the new one")
+            elif old.digest == new.digest or self._stays_true(entry.digest, what):
+                copy_manifest(self._source, self._target, entry)
+                self._target.tag(f"{fallback_tag(new.digest)}.{ending}", entry)
+                self.carried += 1
+
+    def _stays_true(self, digest: str, what: str) -> bool:
+        """True if a statement on the content is to be copied; otherwise adds a warning."""
+        if not self._same_tree:
+            self._leave(digest, what, "the new image has another content")
+        elif self._choice == "leave":
+            self._leave(digest, what, "it is of the old image (referrers: carry would point it to the new one)")
+        else:
+            return True
+        return False
+
+    def _leave(self, digest: str, what: str, why: str) -> None:
+        self.warnings.append(f"not carried over: {what}, {why}: {digest}")

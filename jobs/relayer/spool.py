@@ -1,7 +1,6 @@
-"""An image read once: its tree, and the content of its files in one file beside the store.
+"""The content spool: an image read once, its tree in memory and the content of its files in one file.
 
-Nothing is unpacked: to lay an image out anew takes no right to give files away, no file system that holds
-its xattrs, and no more than one open file.
+Nothing is unpacked: rechunking needs no right to change owners, no file system with xattrs, and one open file.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import BinaryIO
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
 from layerfarm.jobs.layer.nodes import Child, Directory
-from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, source_of
+from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Stack, source_of
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree.model import ROOT, Entry
 from layerfarm.jobs.store import Layout
@@ -26,33 +25,33 @@ from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
 
 @dataclass(frozen=True)
 class Written:
-    """One path that the layers above the kept ones have to hold."""
+    """One path in the layers above the kept ones."""
 
     entry: Entry
     names: tuple[bytes, ...]
     """Every path of the inode where it has several, sorted."""
     offset: int
-    """Where a regular file's content begins in the spool; -1: not a regular file."""
+    """Offset of a regular file's content in the spool; -1: not a regular file."""
     layer: int = 0
-    """Number, from 1, of the image's layer that holds it."""
+    """Number, from 1, of the layer of the image that holds it."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What turns the tree of the kept layers (of none: an empty one) into that of the image."""
+    """The difference between the tree of the kept layers (empty without any) and the tree of the image."""
 
     files: dict[bytes, Written]
-    """All that is no directory, by path."""
+    """All entries but directories, by path."""
     directories: dict[bytes, Entry]
     """Every directory of the image, by path."""
     changed: frozenset[bytes]
-    """The directories that the kept layers have not, or have otherwise."""
+    """Directories that the kept layers do not hold, or hold with other metadata."""
     deleted: tuple[bytes, ...]
-    """What the kept layers have and the image has not, the topmost paths of it."""
+    """The topmost paths in the kept layers that are not in the image."""
 
 
 class Spool:
-    """The content of an image's files, one after the other, in an unnamed order. A context manager."""
+    """The content of an image's files in one file. A context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,9 +77,9 @@ class Spool:
 
 
 def read_image(layout: Layout, image: Resolved, keep: int, spool: Path, advanced: Advanced = unheard) -> Difference:
-    """Read every layer of ``image`` once; the ``keep`` lowest are to stay as they are.
+    """Read every layer of ``image`` once; the ``keep`` lowest are kept.
 
-    ``spool`` is made, and holds the content of all files of the layers, those that others replace too.
+    Creates the file ``spool`` with the content of all files of the layers, including replaced ones.
 
     Raises:
         BlobNotFound, DigestMismatch, SizeMismatch: the image is incomplete or corrupt.
@@ -103,7 +102,7 @@ def read_image(layout: Layout, image: Resolved, keep: int, spool: Path, advanced
 
 
 def _spooled(stream: Readable, out: BinaryIO, layer: int, offsets: dict[tuple[int, int], int]) -> Iterator[Read]:
-    """The members of a layer, their content hashed and written behind what is there already."""
+    """The members of a layer, their content hashed and appended to the spool."""
     reader = MemberReader(stream, limits())
     for ordinal, member in enumerate(reader.to_the_end()):
         if member.type != REGULAR:
@@ -121,8 +120,8 @@ def _spooled(stream: Readable, out: BinaryIO, layer: int, offsets: dict[tuple[in
 
 
 def _is_hole(member: Member, piece: bytes | memoryview) -> bool:
-    """A hole of a sparse file, which is to take no room on disk either: a few bytes may stand for gigabytes."""
-    # Content comes as views of what was read.
+    """True for a hole of a sparse file, which is one in the spool too: it may be gigabytes long."""
+    # Content is given as views of the buffer, a hole as bytes.
     return member.holes is not None and isinstance(piece, bytes)
 
 
@@ -151,15 +150,12 @@ def _written(placed: Placed, path: bytes, names: tuple[bytes, ...], offsets: dic
 
 
 def _is_kept(below: Stack, placed: Placed) -> bool:
-    """Whether the kept layers hold at this path the very member of the very layer that the image has there."""
+    """True if the kept layers hold, at this path, the same member of the same layer as the image."""
     found = _at(below, placed.entry.path)
     if found is None or isinstance(found, Directory) or placed.source is None:
         return False
-    return _identity(source_of(found)) == _identity(placed.source)
-
-
-def _identity(source: Source) -> tuple[int, int]:
-    return source.layer, source.ordinal
+    kept = source_of(found)
+    return (kept.layer, kept.ordinal) == (placed.source.layer, placed.source.ordinal)
 
 
 def _at(stack: Stack, path: bytes) -> Child | None:

@@ -24,10 +24,9 @@ from typing import Any
 
 import click
 
-from layerfarm.jobs.relayer.analysis import AnalysisOptions
+from layerfarm.jobs.relayer.analysis import AnalysisOptions, kept_analysis
 from layerfarm.jobs.relayer.indexes import read_images
 from layerfarm.jobs.relayer.planner.plan import Snapshot
-from layerfarm.jobs.relayer.rechunk import kept_analysis
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.embedded import EmbeddedFarm
 from tests.bench import planners

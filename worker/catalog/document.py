@@ -16,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from layerfarm.jobs.errors import CatalogFileError
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.relayer.referrer_copy import Choice
+from layerfarm.jobs.relayer.referrers import Choice
 
 DOCKER: Final = "docker://"
 CompressionChoice = Literal["auto", "gzip", "zstd", "none"]

@@ -21,12 +21,12 @@ from layerfarm.jobs.flows.transforms import (
     TransformRequest,
 )
 from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions
+from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, kept_analysis
 from layerfarm.jobs.relayer.components import Rule
 from layerfarm.jobs.relayer.indexes import follow, platform_of
 from layerfarm.jobs.relayer.planner.plan import Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
-from layerfarm.jobs.relayer.rechunk import LayerToBe, kept_analysis, layers_to_be
+from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.report import LONGEST_LIST, DuplicateRow, Holding

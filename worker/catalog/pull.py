@@ -28,8 +28,7 @@ from layerfarm.jobs.errors import (
     RegistryBusy,
     TagNotFound,
 )
-from layerfarm.jobs.relayer.referrer_copy import Carrier
-from layerfarm.jobs.relayer.referrers import attach, fallback_tag, read_artifact, tags_beside
+from layerfarm.jobs.relayer.referrers import Carrier, attach, fallback_tag, read_artifact, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descriptor, Index, Layout, parse_document
 from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.document import Document

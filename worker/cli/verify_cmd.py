@@ -27,7 +27,7 @@ def command(image: Image, as_json: bool) -> None:
     from json import dumps
 
     from layerfarm.jobs.errors import display
-    from layerfarm.jobs.relayer.verify import verify_image
+    from layerfarm.jobs.relayer.proof import verify_image
     from layerfarm.jobs.store import Layout
 
     report = verify_image(Layout.open(image.layout), image.tag)

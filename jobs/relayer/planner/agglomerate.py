@@ -1,4 +1,4 @@
-"""Merging clusters: cheapest first, for as long as that pays or an image has too many."""
+"""Merging clusters: the cheapest pair first, while it pays or an image has too many."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from layerfarm.jobs.relayer.planner.bitsets import Cluster
-from layerfarm.jobs.relayer.planner.costs import Costs, bits, merged
+from layerfarm.jobs.relayer.planner.bitsets import Cluster, Costs, bits, merged
 
 _PAIRS = 400
-"""Clusters of which all pairs are looked at; of more, first the smallest are merged with their like."""
+"""Most clusters of which all pairs are compared; beyond, the smallest are first merged with similar ones."""
 
 
 class Merger:
@@ -29,11 +28,11 @@ class Merger:
                 self._counts[column] += 1
 
     def clusters(self) -> list[Cluster]:
-        """What there is now, sorted by key."""
+        """The clusters, sorted by key."""
         return sorted(self._clusters.values(), key=lambda cluster: cluster.keys)
 
     def merge_for_free(self) -> None:
-        """Merge what the same images hold, where that saves more than it costs."""
+        """Merge clusters that the same images hold, where that saves more than it costs."""
         classes: defaultdict[int, list[int]] = defaultdict(list)
         for number, cluster in self._clusters.items():
             if not cluster.locked:
@@ -44,9 +43,9 @@ class Merger:
                 self._agglomerate(left, 0)
 
     def fit(self, room: Sequence[int]) -> None:
-        """Merge until no image has more clusters than it has room for, as far as locked ones let it.
+        """Merge until no image has more clusters than it has room for, as far as locked ones allow.
 
-        The image that lacks most comes first; what is merged for it is merged for all.
+        The image that exceeds its room most comes first; a merge is one for all images.
         """
         order = sorted(range(len(room)), key=lambda column: (room[column] - self._counts[column], column))
         # Once an image fits it stays so, because counts only fall; one pass in any order is enough.
@@ -63,7 +62,7 @@ class Merger:
         free = self._shortened(free, max(_PAIRS, wanted), paying=False)
         free = self._agglomerate(free, max(1, wanted), over)
         if wanted < 1 and free:
-            # Locked ones fill the image: what is new has to go to one of them.
+            # Locked clusters fill the image: new ones have to join one of them.
             for number in free:
                 locked = [at for at in mine if at in self._clusters and self._clusters[at].locked]
                 if locked:
@@ -73,8 +72,8 @@ class Merger:
     def _agglomerate(self, numbers: Iterable[int], wanted: int, over: int = 0) -> list[int]:
         """Merge the cheapest pair of these until ``wanted`` are left; with 0, as long as it pays.
 
-        The heap holds guesses, which are seldom too high; the exact cost of a pair is computed when its
-        guess is the lowest, and if it is then no longer, the pair goes back by what it costs.
+        The heap holds estimates, which are seldom too high. The exact cost of a pair is computed when its
+        estimate is the lowest, and the pair goes back with that.
         """
         alive = dict.fromkeys(numbers)
         heap: list[tuple[float, bool, int, int]] = []
@@ -104,13 +103,13 @@ class Merger:
         return (self._per_relief(guess, one, other, over), False, one, other)
 
     def _per_relief(self, extra: float, one: int, other: int, over: int) -> float:
-        """What a merge costs for each image that it brings nearer to its room."""
+        """The cost of a merge per image that it brings nearer to its room."""
         if extra <= 0 or not over:
             return extra
         return extra / max(1, (self._clusters[one].owners & self._clusters[other].owners & over).bit_count())
 
     def _shortened(self, numbers: Sequence[int], most: int, *, paying: bool) -> list[int]:
-        """No more than ``most`` of them: of the lightest each with the next in an order that puts like by like."""
+        """At most ``most`` of them: the lightest are merged in pairs, similar ones first."""
         alive = list(numbers)
         while len(alive) > most:
             surplus = len(alive) - most
@@ -134,7 +133,7 @@ class Merger:
         return (cluster.owners, cluster.changed, cluster.rate, number)
 
     def _extra(self, one: int, other: int) -> float:
-        """What the two cost more together than each alone. Many images ask it of the same two."""
+        """The extra cost of two clusters merged. Cached: many images ask for the same pair."""
         pair = (one, other) if one < other else (other, one)
         known = self._extras.get(pair)
         if known is None:

@@ -1,8 +1,7 @@
-"""Moving single components to other clusters, after all merging: for what was put together too early.
+"""Local search: after merging, single components move to other clusters.
 
-Merging never parts what it has put together, whatever comes after. Here each component is held against every
-cluster once more, and moves where that makes the plan cheaper and gives no image more clusters than it has room for.
-What a previous plan holds stays.
+Merging never separates components again. Here each component is compared with every cluster once more, and moves
+where that makes the plan cheaper and gives no image more clusters than it has room for. Groups of a previous plan stay.
 """
 
 from __future__ import annotations
@@ -10,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
-from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns
-from layerfarm.jobs.relayer.planner.costs import Costs, bits, merged
+from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, bits, merged
 
 _PASSES = 6
 """Over all components; most is gained in the first two."""
 _WORK = 6_000_000
-"""Clusters and variants that are looked at, some 0.7 us each; the heaviest components come first. A count and no
-time: the same images have to give the same plan on every machine."""
+"""Clusters and variants that are compared, some 0.7 us each; the heaviest components come first. A count instead of
+a time: the same images have to give the same plan on every machine."""
 _WIDE = 64
-"""Images for which a variant counts once more: sets of images take longer the more there are."""
+"""Images per unit of work of one variant: operations on larger sets take longer."""
 _LEAST = 1.0
-"""Bytes that a move has to gain: rounding must not move anything to and fro."""
+"""Bytes that a move has to save, so that rounding does not move components back and forth."""
 
 
 class Refiner:
@@ -35,7 +33,7 @@ class Refiner:
         clusters: Iterable[Cluster],
         room: Sequence[int],
     ) -> None:
-        """``components`` are what the ``clusters`` were merged of."""
+        """``clusters`` were merged from ``components``."""
         self._costs = costs
         self._rates = rates
         self._room = room
@@ -57,7 +55,7 @@ class Refiner:
         self._unit = 1 + len(room) // _WIDE
 
     def refined(self) -> list[Cluster]:
-        """The clusters after that, sorted by key."""
+        """Move components; returns the clusters, sorted by key."""
         home = {each.keys: number for number, members in self._members.items() for each in members}
         components = [each for members in self._members.values() for each in members]
         components.sort(key=lambda each: (-each.weight, each.keys))
@@ -78,7 +76,7 @@ class Refiner:
         return sorted([*self._clusters.values(), *self._locked], key=lambda cluster: cluster.keys)
 
     def _without(self, component: Cluster, at: int) -> Cluster | None:
-        """What is left of a cluster without one of its components; None: nothing."""
+        """A cluster without one of its components; None: without any."""
         rest = [other for other in self._members[at] if other is not component]
         return reduce(self._merged, rest) if rest else None
 
@@ -87,14 +85,14 @@ class Refiner:
         return merged(one, other, self._rates)
 
     def _better(self, component: Cluster, at: int, rest: Cluster | None) -> int | None:
-        """The cluster in which the component costs least, if that is less than where it is."""
+        """The cluster in which the component costs least, if that is less than in its own."""
         alone = self._costs.of(component)
         limit = self._cost[at] - _cost(self._costs, rest) - alone - _LEAST
         freed = self._clusters[at].owners & ~_owners(rest)
         best = None
         self._left -= len(self._clusters) + self._unit * (len(component.variants) + _variants(rest))
         for number, cluster in self._clusters.items():
-            # The guess is seldom too high, and 20 times faster than the truth.
+            # The estimate is seldom too high, and 20 times faster than the exact cost.
             if number == at or self._costs.guess(cluster, component) >= limit:
                 continue
             if not self._has_room(component.owners & ~cluster.owners & ~freed):

@@ -1,4 +1,4 @@
-"""What a plan is: which components share a layer, for a whole catalog. Pure data; JSON when written down."""
+"""A plan: which components share a layer, for a whole catalog. Pure data; a JSON document."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ class Part(NamedTuple):
     source: str
     """Components of one source change together; empty: the key itself."""
     digest: str
-    """Over paths, metadata, content and links: equal parts give equal bytes in a layer."""
+    """Digest of paths, metadata, content and links: equal parts give equal bytes in a layer."""
     size: int
     """Bytes of content."""
     packed: int
-    """Bytes that it will take in a layer, compressed: an estimate."""
+    """Compressed bytes in a layer, estimated."""
     files: int = 1
     kind: str = ""
     version: str = ""
     layer: int = 0
-    """Number, from 1, of the lowest layer of the image as it was that holds something of it; 0: unknown."""
+    """Number, from 1, of the lowest layer of the old image that holds some of it; 0: unknown."""
 
 
 class Snapshot(NamedTuple):
-    """One image of the catalog: what a repository held under a tag, at a time."""
+    """One image of the catalog: one tag of a repository."""
 
     line: str
-    """What is pulled again and again: the repository (and the platform)."""
+    """The repository (and the platform), of which hosts pull one tag after the other."""
     when: int
     """Position in the line's history; the next tag is the next higher one."""
     tag: str
     parts: tuple[Part, ...]
     room: int
-    """Layers that its parts may be spread over."""
+    """Layers available for its parts."""
 
 
 class _Model(BaseModel):
@@ -54,7 +54,7 @@ class _Model(BaseModel):
 
 
 class Group(_Model):
-    """Components that share a layer, wherever an image holds any of them."""
+    """Components that share a layer in every image that holds some of them."""
 
     name: str
     components: tuple[str, ...]
@@ -62,16 +62,16 @@ class Group(_Model):
 
 
 class Prediction(_Model):
-    """What a plan costs over the images that it was made from; compressed bytes, by estimate."""
+    """The cost of a plan for the images that it was made from, in estimated compressed bytes."""
 
     images: int
     layers_most: int
     stored: int
     """Every different layer once."""
     pulled: int
-    """Summed over every tag and the next one of its line: the layers that a host with the one lacks."""
+    """Sum over all tags: the layers that a host with the tag before lacks."""
     components: int
-    """If every component of every version were stored once: less is not possible."""
+    """The lower bound: every version of every component stored once."""
 
 
 class Plan(_Model):
@@ -93,7 +93,7 @@ class Plan(_Model):
         return self
 
     def encode(self) -> bytes:
-        """As it is written to a file; equal plans give equal bytes."""
+        """The JSON document; equal plans give equal bytes."""
         return self.model_dump_json(indent=1).encode() + b"\n"
 
     @property
@@ -119,7 +119,7 @@ def parse_plan(content: bytes, where: str) -> Plan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One layer to be: a group as one image holds it."""
+    """One future layer: the components of a group that one image holds."""
 
     name: str
     parts: tuple[Part, ...]
@@ -127,7 +127,7 @@ class Chunk:
 
     @property
     def digest(self) -> str:
-        """Over its parts' digests: equal chunks become equal layers."""
+        """Digest of its parts' digests: equal chunks become equal layers."""
         return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
 
     @property
@@ -138,8 +138,8 @@ class Chunk:
 def divide(plan: Plan, parts: Sequence[Part], room: int) -> list[Chunk]:
     """The layers of one image: every part in exactly one, at most ``room`` of them, in a fixed order.
 
-    What the plan does not know goes to spare layers of its own, by its name, so that nothing else moves. An
-    image that the plan was not made for may have parts of more groups than it has room: its smallest ones
+    Components that are not in the plan go to spare layers, chosen by their names, so that no other layer changes.
+    An image that the plan was not made for may have parts of more groups than it has room: the smallest layers
     are then joined.
     """
     assert room >= 1
@@ -168,7 +168,7 @@ def _chunk(name: str, parts: Iterable[Part]) -> Chunk:
 
 
 def _slot(name: str, slots: int) -> int:
-    """Rendezvous hashing: with one slot less only what was in it moves."""
+    """Rendezvous hashing: with one slot less only the components in it move."""
     return max(
         range(slots), key=lambda slot: hashlib.sha256(f"{slot}\0{name}".encode("utf-8", "surrogatepass")).digest()
     )

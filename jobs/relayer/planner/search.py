@@ -1,11 +1,10 @@
 """The planner: which components share a layer, for all images of a catalog at once.
 
-Components begin as clusters of their own. Two are merged where a layer less is worth more than what is
-stored and pulled in vain, and then, in each image that has more clusters than layers, the two whose union
-costs least. At last components move to clusters that suit them better. What that costs is always counted
-over the whole catalog: over every image that holds the one or the other. It is the owner-set idea of nix'
-auto-layer, weighed by hhd-dev/rechunk's joint update history (relayer.md 2.3, 2.4), observed instead of
-taken from changelogs.
+Each component begins as a cluster. Two clusters are merged where one layer less is worth more than the extra bytes
+stored and pulled, and then, in each image with more clusters than layers, the two whose union costs least. At last
+single components move to clusters that suit them better. Costs are always counted over every image of the catalog
+that holds one of the two. It is the owner-set idea of nix' auto-layer, weighed by the joint update history of
+hhd-dev/rechunk (relayer.md 2.3, 2.4), observed instead of taken from changelogs.
 """
 
 from __future__ import annotations
@@ -15,32 +14,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from layerfarm.jobs.relayer.planner.agglomerate import Merger
-from layerfarm.jobs.relayer.planner.bitsets import Catalog, Cluster, clusters_of, lowest_possible, update_rates
-from layerfarm.jobs.relayer.planner.costs import Costs, bits, merged
+from layerfarm.jobs.relayer.planner.bitsets import Catalog, Cluster, Costs, clusters_of, merged, update_rates
 from layerfarm.jobs.relayer.planner.local_search import Refiner
-from layerfarm.jobs.relayer.planner.plan import Chunk, Group, Plan, Prediction, Snapshot, divide
+from layerfarm.jobs.relayer.planner.plan import Group, Plan, Prediction, Snapshot, divide
 
 _EAGER = 2.0
-"""How much more a pull weighs while clusters are merged than it does in the end: what changes is harder to part from
-what does not, once they are together. Of 1, 2 and 4 this one gave the cheapest plans of 24 and 16 layers."""
+"""Weight of a pull while clusters are merged, relative to the final one: merged clusters are hard to separate again.
+Of 1, 2 and 4 this one gave the cheapest plans of 24 and 16 layers."""
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What is asked of a plan."""
+    """Parameters of a plan."""
 
     pulls: float = 3.0
-    """Pulls of each tag by hosts that have the one before, for each time that it is stored."""
+    """Pulls of each tag, by hosts that have the one before it, per copy that is stored."""
     spare: int = 4
     """Layers of each image that are kept free for components that come later."""
 
 
 def make_plan(images: Iterable[Snapshot], options: PlanOptions = PlanOptions(), previous: Plan | None = None) -> Plan:
-    """Plan the layers of these images together.
+    """Plan the layers of these images together. The order of ``images`` does not matter.
 
-    Deterministic, whatever the order of ``images``. With a ``previous`` plan its groups stay as they are, and
-    only components that it does not know are grouped, among themselves; so the layers of what it knows keep
-    their digests.
+    The groups of a ``previous`` plan stay, so that their layers keep their digests; only other components are
+    grouped, among themselves.
     """
     catalog = Catalog.of(images)
     clusters = clusters_of(catalog)
@@ -59,13 +56,13 @@ def make_plan(images: Iterable[Snapshot], options: PlanOptions = PlanOptions(), 
 
 
 def _room(image: Snapshot, options: PlanOptions, previous: Plan | None) -> int:
-    """The layers of an image that are given away now: some stay free, fewer where there are few."""
+    """Layers of an image that may be used now: some stay free, fewer where there are few."""
     spare = min(options.spare, max(1, image.room // 12)) if previous is None else 1
     return max(1, image.room - min(spare, options.spare))
 
 
 def predict(plan: Plan, images: Sequence[Snapshot]) -> Prediction:
-    """What the images would cost, if their layers were those of the plan."""
+    """The cost of the images with the layers of the plan."""
     catalog = Catalog.of(images)
     stored: dict[str, int] = {}
     pulled = most = 0
@@ -78,19 +75,20 @@ def predict(plan: Plan, images: Sequence[Snapshot]) -> Prediction:
         if before is not None:
             pulled += sum(size for digest, size in sizes.items() if digest not in held)
         held = set(sizes)
+    every = {(part.key, part.digest): part.packed for image in catalog.images for part in image.parts}
     return Prediction(
         images=len(catalog.images),
         layers_most=most,
         stored=sum(stored.values()),
         pulled=pulled,
-        components=lowest_possible(catalog),
+        components=sum(every.values()),
     )
 
 
 def _locked(
     clusters: Sequence[Cluster], previous: Plan, rates: dict[str, float]
 ) -> tuple[list[Cluster], dict[str, Group]]:
-    """The clusters with those of a previous group put together; each such group by the first of its keys."""
+    """The clusters, those of one previous group merged and locked; and that group by its first key."""
     group_of = {key: group for group in previous.groups for key in group.components}
     together: defaultdict[str, list[Cluster]] = defaultdict(list)
     free: list[Cluster] = []
@@ -112,7 +110,7 @@ def _locked(
 
 
 def _groups(clusters: Sequence[Cluster], kept: dict[str, Group], previous: Plan | None) -> tuple[Group, ...]:
-    """The plan's groups: the previous ones first and as they were, then the new ones by name."""
+    """The groups of the plan: the previous ones in their order, then the new ones by name."""
     grown: dict[str, set[str]] = {}
     new: list[Group] = []
     for cluster in clusters:
@@ -132,6 +130,3 @@ def _name(cluster: Cluster) -> str:
     # No other cluster has this key, so the name is its own.
     more = len(cluster.keys) - 1
     return cluster.keys[0] if not more else f"{cluster.keys[0]} and {more} more"
-
-
-__all__ = ["Chunk", "PlanOptions", "bits", "divide", "make_plan", "predict"]

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.relayer.planner import local_search as refining
-from layerfarm.jobs.relayer.planner.bitsets import Catalog, Cluster, clusters_of, update_rates
-from layerfarm.jobs.relayer.planner.costs import Costs, merged
+from layerfarm.jobs.relayer.planner.bitsets import Catalog, Cluster, Costs, clusters_of, merged, update_rates
 from layerfarm.jobs.relayer.planner.local_search import Refiner
 from layerfarm.jobs.relayer.planner.plan import Snapshot
 from tests.examples import examples

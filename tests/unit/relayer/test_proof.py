@@ -13,9 +13,8 @@ from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
 from layerfarm.jobs.image import Resolved, resolve, tree_of
 from layerfarm.jobs.image.trees import tree_digest
 from layerfarm.jobs.relayer.equivalence import Allowed
-from layerfarm.jobs.relayer.proof import ARTIFACT_TYPE, Proof, attach_proof, proofs_of, prove
-from layerfarm.jobs.relayer.referrers import referrers
-from layerfarm.jobs.relayer.verify import verify_image
+from layerfarm.jobs.relayer.proof import Proof, attach_proof, proofs_of, prove, verify_image
+from layerfarm.jobs.relayer.referrers import MEDIA_TYPE_PROOF, referrers
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.gc import collect
 from tests.examples import examples
@@ -224,7 +223,7 @@ def test_a_proof_that_waits_for_the_tag_of_its_image_is_left_alone(layout: Layou
     made = squashed(layout)
     layout.untag("s")
     collect(layout, 3600)
-    assert ARTIFACT_TYPE in [entry.artifact_type for entry in layout.index().manifests]
+    assert MEDIA_TYPE_PROOF in [entry.artifact_type for entry in layout.index().manifests]
     layout.tag("s", made.path[0], needs=made.blobs)
     assert codes(layout) == []
 

@@ -13,8 +13,7 @@ import pytest
 
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.image import resolve
-from layerfarm.jobs.relayer.analysis import AnalysisOptions
-from layerfarm.jobs.relayer.rechunk import kept_analysis
+from layerfarm.jobs.relayer.analysis import AnalysisOptions, kept_analysis
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.leases import holding
 from layerfarm.jobs.store.result_cache import cache_path, may_write, user_cache

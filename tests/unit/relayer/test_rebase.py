@@ -13,8 +13,7 @@ from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.transforms import RebaseCheckRequest, RebaseRequest, RebaseVerdict
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.relayer.elf_dependencies import Needs, needs_of, provided_versions
-from layerfarm.jobs.relayer.proof import proofs_of
-from layerfarm.jobs.relayer.verify import verify_image
+from layerfarm.jobs.relayer.proof import proofs_of, verify_image
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
 from tests.unit.image.images import image

@@ -25,11 +25,10 @@ from layerfarm.jobs.flows.transforms import (
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.layer import unpack_layer
-from layerfarm.jobs.relayer.analysis import AnalysisOptions, analyze
-from layerfarm.jobs.relayer.layer_recipe import recipe_of_files
+from layerfarm.jobs.relayer.analysis import AnalysisOptions, analyze, kept_analysis
 from layerfarm.jobs.relayer.planner.plan import Group, Plan
 from layerfarm.jobs.relayer.proof import proofs_of
-from layerfarm.jobs.relayer.rechunk import DELETIONS, DIRECTORIES, kept_analysis, put_plan
+from layerfarm.jobs.relayer.rechunk import DELETIONS, DIRECTORIES, put_plan, recipe_of_files
 from layerfarm.jobs.relayer.spool import Spool, read_image
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local

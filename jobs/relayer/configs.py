@@ -1,0 +1,194 @@
+"""Configs, and manifests, of transformed images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved
+from layerfarm.jobs.image.documents import ConfigSection, Manifest, timestamp
+from layerfarm.jobs.image.mutate import completed
+
+BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
+BASE_NAME: Final = "org.opencontainers.image.base.name"
+
+
+def _changed(
+    config: ImageConfig,
+    diff_ids: Sequence[str],
+    history: list[HistoryEntry] | None,
+    epoch: int | None,
+) -> ImageConfig:
+    rootfs = config.rootfs.model_copy(update={"diff_ids": list(diff_ids)})
+    changes: dict[str, object] = {"rootfs": rootfs, "history": history}
+    if epoch is not None:
+        changes["created"] = timestamp(epoch)
+    return config.model_copy(update=changes)
+
+
+# --- squash and strip ----------------------------------------------------------------------------
+
+
+def squashed_config(
+    config: ImageConfig, keep: int, upto: int, diff_id: str, old: str, epoch: int | None
+) -> ImageConfig:
+    """The config of an image whose layers ``keep`` + 1 to ``upto`` were merged into the layer ``diff_id``.
+
+    As Docker does, the steps that made those layers stay in the history as empty ones, followed by one that
+    made the merged layer. ``old``: digest of the manifest.
+    """
+    ids = config.rootfs.diff_ids
+    history = None
+    if config.history is not None:
+        what = f"layers {keep + 1} to {upto} of {old}"
+        step = HistoryEntry(created=_created(config, keep, upto, epoch), created_by="layerfarm squash", comment=what)
+        history = list(_squashed_history(config.history, keep, upto, step))
+    return _changed(config, [*ids[:keep], diff_id, *ids[upto:]], history, epoch)
+
+
+def _squashed_history(
+    history: list[HistoryEntry], keep: int, upto: int, merged: HistoryEntry
+) -> Iterator[HistoryEntry]:
+    number = 0
+    for entry in history:
+        if entry.empty_layer:
+            yield entry
+            continue
+        number += 1
+        yield _emptied(entry) if keep < number <= upto else entry
+        if number == upto:
+            yield merged
+    if number < upto:
+        yield merged
+
+
+def _emptied(entry: HistoryEntry) -> HistoryEntry:
+    return entry.model_copy(update={"empty_layer": True})
+
+
+def _created(config: ImageConfig, keep: int, upto: int, epoch: int | None) -> str | None:
+    """The time of the merged layer: the epoch, else the time of the newest layer in it."""
+    if epoch is not None:
+        return timestamp(epoch)
+    filled = [entry for entry in config.history or [] if not entry.empty_layer]
+    known = [entry.created for entry in filled[keep:upto] if entry.created is not None]
+    return known[-1] if known else config.created
+
+
+def stripped_config(
+    config: ImageConfig, done: Mapping[int, PackedLayer], patterns: Sequence[str], epoch: int | None
+) -> ImageConfig:
+    """The config of a stripped image, with one more step in its history. ``done``: new layers by position from 0."""
+    ids = [done[at].diff_id if at in done else diff_id for at, diff_id in enumerate(config.rootfs.diff_ids)]
+    history = None
+    if config.history is not None:
+        created = config.created if epoch is None else timestamp(epoch)
+        step = HistoryEntry(created=created, created_by=f"layerfarm strip {' '.join(patterns)}", empty_layer=True)
+        history = [*config.history, step]
+    return _changed(config, ids, history, epoch)
+
+
+# --- rechunk -------------------------------------------------------------------------------------
+
+
+def rechunked_config(
+    config: ImageConfig, keep: int, names: Sequence[str], diff_ids: Sequence[str], old: str, epoch: int | None
+) -> ImageConfig:
+    """The config of a rechunked image: the old steps stay in the history, as empty ones above the kept layers.
+
+    The name of each layer is the comment of its step, where it survives tools that drop annotations
+    (relayer.md "Traps"). ``old``: digest of the manifest.
+    """
+    ids = [*config.rootfs.diff_ids[:keep], *diff_ids]
+    history: list[HistoryEntry] = []
+    number = 0
+    for entry in config.history or []:
+        number += not entry.empty_layer
+        history.append(_emptied(entry) if not entry.empty_layer and number > keep else entry)
+    if number < keep:
+        # Some kept layers have no step, and steps have to match the layers.
+        return _changed(config, ids, None, epoch)
+    created = timestamp(epoch) if epoch is not None else config.created
+    for name in names:
+        step = HistoryEntry(created=created, created_by=f"layerfarm rechunk of {old}", comment=name)
+        history.append(completed(step, config))
+    return _changed(config, ids, history, epoch)
+
+
+# --- rebase --------------------------------------------------------------------------------------
+
+
+def rebased_manifest(image: Resolved, below: int, new_base: Resolved) -> Manifest:
+    """The image's manifest with the new base's layers instead of the ``below`` lowest.
+
+    The annotation with the base's digest is set; the one with its name, which may include the version, is removed.
+    """
+    annotations = {**(image.manifest.annotations or {}), BASE_DIGEST: new_base.descriptor.digest}
+    annotations.pop(BASE_NAME, None)
+    layers = [*new_base.manifest.layers, *image.manifest.layers[below:]]
+    return image.manifest.model_copy(update={"layers": layers, "annotations": annotations})
+
+
+def rebased_config(
+    image: Resolved, old_base: Resolved, new_base: Resolved, epoch: int | None
+) -> tuple[ImageConfig, list[str]]:
+    """The image's config on the new base, and the settings that both have changed (the image's stay).
+
+    A setting that the image inherited from its old base (variables, labels, ports, the user) takes the new
+    base's value. A setting of the image's own stays.
+    """
+    old, below = image.config, len(old_base.manifest.layers)
+    ids = [*new_base.config.rootfs.diff_ids, *old.rootfs.diff_ids[below:]]
+    history = None
+    if old.history is not None:
+        history = [*(new_base.config.history or []), *_own_history(old.history, old_base.config, below)]
+    conflicts: list[str] = []
+    before, after = _plain(old_base.config.config), _plain(new_base.config.config)
+    merged = _merge_mappings(_plain(old.config), before, after, conflicts)
+    section = ConfigSection.model_validate(merged) if merged or old.config is not None else None
+    rebased = _changed(old, ids, history, epoch).model_copy(update={"config": section})
+    return rebased, sorted(conflicts)
+
+
+def _own_history(history: list[HistoryEntry], old_base: ImageConfig, below: int) -> list[HistoryEntry]:
+    """The steps after those of the base; counted by layers where the base's are not the first ones."""
+    known = old_base.history or []
+    if history[: len(known)] == known:
+        return history[len(known) :]
+    layers = 0
+    for position, entry in enumerate(history):
+        if layers == below and not entry.empty_layer:
+            return history[position:]
+        layers += not entry.empty_layer
+    return []
+
+
+def _plain(section: ConfigSection | None) -> dict[str, Any]:
+    return {} if section is None else section.model_dump(by_alias=True, exclude_none=True)
+
+
+def _merge_mappings(
+    image: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], conflicts: list[str], where: str = ""
+) -> dict[str, Any]:
+    """A three-way merge, key by key, in the order of the image's and then the new base's."""
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys([*image, *new]):
+        mine, before, after = image.get(key), old.get(key), new.get(key)
+        if key == "Env" and not where:
+            variables = _merge_mappings(_variables(mine), _variables(before), _variables(after), conflicts, "Env ")
+            value: Any = [f"{name}={text}" for name, text in variables.items()]
+        elif isinstance(mine, dict) and isinstance(after, dict):
+            value = _merge_mappings(mine, before or {}, after, conflicts, f"{key} ")
+        elif mine == before:
+            value = after
+        else:
+            value = mine
+            if after not in (before, mine):
+                conflicts.append(where + key)
+        if value is not None:
+            merged[key] = value
+    return merged
+
+
+def _variables(env: list[str] | None) -> dict[str, str]:
+    return {name: text for name, _, text in (variable.partition("=") for variable in env or [])}

@@ -1,0 +1,211 @@
+"""Layers written again: recompressed, several merged into one, or without some paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from layerfarm.jobs.compress import Codec, Compression, codec_id, compression_of
+from layerfarm.jobs.compress.codecs import is_foreign
+from layerfarm.jobs.errors import TransformError
+from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
+from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
+from layerfarm.jobs.image.layers import Advanced, open_layer, read_layer, unheard
+from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
+from layerfarm.jobs.layer.names import clean
+from layerfarm.jobs.layer.stack import Read, Stack
+from layerfarm.jobs.relayer.equivalence import matcher
+from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.atomic_file import explained
+
+_CHUNK: Final = 1 << 20
+_HARDLINK: Final = 0x31
+_OF_THE_BLOB: Final = (
+    "containerd.io/snapshot/stargz/",
+    "io.containers.estargz.",
+    "io.github.containers.zstd-chunked.",
+    "containerd.io/snapshot/overlaybd/",
+    "com.amazon.soci",
+)
+"""Annotations about the compressed bytes, such as the offset of their table of contents: untrue of others."""
+
+
+# --- which layers --------------------------------------------------------------------------------
+
+
+def linux_only(image: Resolved) -> None:
+    """Refuse an image for another system: its layers use records that layerfarm does not read.
+
+    Raises:
+        TransformError: the image is not for Linux.
+    """
+    if image.config.os not in (None, "linux"):
+        raise TransformError(
+            f"layers for {image.config.os!r} cannot be taken apart, only recompressed", where=image.descriptor.digest
+        )
+
+
+def check_range(image: Resolved, keep: int, upto: int | None) -> int:
+    """The number of the highest layer to be squashed, 1 for the lowest.
+
+    Raises:
+        TransformError: the image has fewer layers.
+    """
+    layers = len(image.manifest.layers)
+    top = layers if upto is None else upto
+    if keep > layers or top > layers:
+        raise TransformError(f"the image has {layers} layers, not {max(keep, top)}", where=image.descriptor.digest)
+    return top
+
+
+def layers_of_base(image: Resolved, base: Resolved) -> int:
+    """The number of layers of ``base``, which must be the lowest ones of ``image``.
+
+    Raises:
+        TransformError: the image has other lowest layers.
+    """
+    own, below = image.config.rootfs.diff_ids, base.config.rootfs.diff_ids
+    if own[: len(below)] != below:
+        pairs = enumerate(zip(own, below, strict=False))
+        shared = next((at for at, (left, right) in pairs if left != right), len(own))
+        raise TransformError(
+            f"the image is not on this base: of its {len(below)} layers only the lowest {shared} are the same",
+            where=image.descriptor.digest,
+            hint="name the very version of the base that it was built on",
+        )
+    return len(below)
+
+
+# --- recompress ----------------------------------------------------------------------------------
+
+
+def needs_recompression(layer: Descriptor, codec: Codec, *, any_level: bool) -> bool:
+    """False for a layer that is compressed as ``codec`` does it; with ``any_level``, at whatever level and by any tool.
+
+    Layers that are fetched from elsewhere are left alone: their urls promise the same bytes.
+
+    Raises:
+        UnsupportedMediaType: it is no layer of the image-spec.
+    """
+    if is_foreign(layer.media_type) or layer.urls:
+        return False
+    if compression_of(layer.media_type) is not codec.compression:
+        return True
+    return not any_level and (layer.annotations or {}).get(ANNOTATION_CODEC) != codec_id(codec)
+
+
+def recompress_layer(
+    source: Layout, target: Layout, layer: Descriptor, diff_id: str, codec: Codec, advanced: Advanced = unheard
+) -> PackedLayer:
+    """Compress a layer of ``source`` again into ``target``, and read it back to check that it is the same tar.
+
+    Raises:
+        StoreError, LayerError: it cannot be read, or does not match its digest and diff_id; or the new blob
+            does not unpack to the same tar, and no image will name it.
+    """
+    with open_layer(source, layer, diff_id, advanced) as stream:
+        packed = pack_layer(target, iter(lambda: stream.read(_CHUNK), b""), codec)
+    with open_layer(target, packed.descriptor, packed.diff_id):
+        pass
+    return packed
+
+
+def recompressed(layer: Descriptor, packed: PackedLayer) -> tuple[Descriptor, list[str]]:
+    """The descriptor of the recompressed layer, and the annotations that it lost: those on the compressed bytes.
+
+    Annotations on the layer's content stay.
+    """
+    kept = dict(layer.annotations or {})
+    lost = sorted(key for key in kept if key.startswith(_OF_THE_BLOB))
+    for key in (*lost, ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE):
+        kept.pop(key, None)
+    new = packed.descriptor
+    kept |= new.annotations or {}
+    changes = {"media_type": new.media_type, "digest": new.digest, "size": new.size, "annotations": kept or None}
+    return layer.model_copy(update={**changes, "data": None, "urls": None}), lost
+
+
+# --- squash and strip ----------------------------------------------------------------------------
+
+
+def squash_layers(
+    source: Layout,
+    target: Layout,
+    image: Resolved,
+    keep: int,
+    upto: int,
+    codec: Codec,
+    epoch: int | None = None,
+    advanced: Advanced = unheard,
+) -> PackedLayer:
+    """Merge the layers above the ``keep`` lowest, up to the layer ``upto``, into one in ``target``.
+
+    Each is read twice: to find the entries that survive, and to copy their content.
+
+    Raises:
+        StoreError, LayerError, LimitExceeded: a layer cannot be read or applied.
+    """
+    below, whole = Stack(), Stack()
+    for number, (layer, diff_id) in enumerate(image.layers[:upto]):
+        reads = list(read_layer(source, layer, diff_id, advanced, hash_content=False))
+        if number < keep:
+            below.apply_read(reads)
+        whole.apply_read(reads)
+    options = MergeOptions(source_date_epoch=epoch, scratch=target.scratch())
+    with explained("layers cannot be merged in the layout", target.path):
+        return pack_layer(target, merge_layers(below, whole, opener(source, image, advanced), options), codec)
+
+
+def strip_layers(
+    source: Layout,
+    target: Layout,
+    image: Resolved,
+    patterns: Sequence[str],
+    level: int | None = None,
+    threads: int = 1,
+    epoch: int | None = None,
+    advanced: Advanced = unheard,
+) -> dict[int, PackedLayer]:
+    """Write again, in its own compression, every layer that holds a path that matches a pattern.
+
+    A new layer turns the stripped tree below it into the stripped tree with it. Returns the new layers by
+    their position, 0 for the lowest.
+
+    Raises:
+        StoreError, LayerError, LimitExceeded: a layer cannot be read or applied.
+    """
+    gone = matcher(patterns)
+    options = MergeOptions(source_date_epoch=epoch, gone=gone, scratch=target.scratch())
+    layers = [list(read_layer(source, layer, diff_id, advanced, hash_content=False)) for layer, diff_id in image.layers]
+    done: dict[int, PackedLayer] = {}
+    stack = Stack()
+    for position, reads in enumerate(layers):
+        stack.apply_read(reads)
+        if _touches(stack, position + 1, reads, gone):
+            tar = merge_layers(Stack.of(layers[:position]), stack, opener(source, image, advanced), options)
+            compression = compression_of(image.manifest.layers[position].media_type)
+            codec = Codec(compression, level=level if compression is not Compression.NONE else None, threads=threads)
+            with explained("layer cannot be written anew in the layout", target.path):
+                done[position] = pack_layer(target, tar, codec)
+    return done
+
+
+def _touches(stack: Stack, layer: int, reads: Iterable[Read], gone: Callable[[bytes], bool]) -> bool:
+    """True if the topmost layer, whose number is ``layer``, has to be written again.
+
+    That is: an entry of it is at a path that goes, as it is written or after links are followed, or is another
+    name of a file that has such a path.
+    """
+    for member, _ in reads:
+        if gone(b"/".join(clean(member.name))) or (member.type == _HARDLINK and gone(b"/".join(clean(member.link)))):
+            return True
+    for paths in stack.names().values():
+        if any(map(gone, paths)) and not all(map(gone, paths)):
+            return True
+    return any(placed.layer == layer and gone(placed.entry.path) for placed in stack.placed())
+
+
+def opener(source: Layout, image: Resolved, advanced: Advanced) -> OpenLayer:
+    """Opens the layers of an image by their number, 1 for the lowest."""
+    layers = image.layers
+    return lambda number: open_layer(source, *layers[number - 1], advanced)
