@@ -1,9 +1,8 @@
-"""What a job is: a flow of stages, each a list of independent units and a join.
+"""A kind of job as a flow of stages, each a list of independent units and a join.
 
-A flow is written once and run by either of two runners (``layerfarm.worker.engine.local`` and
-``layerfarm.worker.engine.farm``). What passes between stages is a small JSON document, the *state*; anything
-that grows with the image is a file in the job's work directory beside the store, named by a
-:class:`FileRef` (DESIGN laws 1 to 3).
+A flow is run by either of two runners (``layerfarm.worker.engine.local`` and ``layerfarm.worker.engine.farm``). The
+*state* that passes between stages is a small JSON document; everything that grows with the image is a file in the
+job's work directory beside the store, named by a :class:`FileRef` (DESIGN laws 1 to 3).
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged, UnsafePath
 from layerfarm.jobs.fs import own_directory
@@ -31,22 +30,22 @@ class Model(BaseModel):
 
 
 class Request(Model):
-    """What a user asks for. Subclasses are the public request types."""
+    """Parameters of a job. Subclasses are the public request types."""
 
     kind: ClassVar[str] = ""
-    """Of the job, and the name of the flow that serves it."""
+    """The kind of job, which is the name of its flow."""
 
 
 class Result(Model):
-    """What a job gives back: digests, sizes and counts."""
+    """Result of a job: digests, sizes and counts."""
 
 
 class State(Model):
-    """What a flow knows between two stages."""
+    """State of a job between two stages."""
 
 
 class FileRef(Model):
-    """A file in the job's work directory: what a message carries instead of the bytes."""
+    """A file in the job's work directory: a message carries this instead of the bytes."""
 
     path: str = Field(pattern=r"^[^/\x00]+$")
     """Name in the work directory."""
@@ -69,18 +68,18 @@ class Unit(Model):
     params: dict[str, Any]
     """JSON values only, a few hundred bytes."""
     bytes: int = 0
-    """Cost: bytes to be read or written; what progress counts."""
+    """Bytes to be read or written: the cost, and the measure of progress."""
 
 
 class Observer(Protocol):
-    """What a unit tells while it runs, and how it learns that it should stop."""
+    """Receives the progress of a unit while it runs, and cancels it."""
 
     def advanced(self, nbytes: int) -> None:
-        """``nbytes`` more are done. Raises JobCancelled when the job has been cancelled."""
+        """``nbytes`` more are done. Raises JobCancelled after the job was cancelled."""
 
 
 class Silent:
-    """An observer that nobody listens to."""
+    """An observer that ignores progress and never cancels."""
 
     def advanced(self, nbytes: int) -> None:
         pass
@@ -88,44 +87,44 @@ class Silent:
 
 @dataclass(frozen=True)
 class Policy:
-    """What the operator of this process allows and how it spends its resources.
+    """Directories that the operator of this process allows, and limits of its resources.
 
-    ``None`` for roots or stores means no restriction: the local command, where the user is the operator.
+    ``None`` for roots or stores: no restriction, as in the local command, where the user is the operator.
     """
 
     roots: tuple[Path, ...] | None = None
-    """Directories below which rootfs and bundles may lie."""
+    """Directories that may hold rootfs and bundles."""
     stores: tuple[Path, ...] | None = None
-    """Layouts that may be used, or directories below which layouts may lie."""
+    """Layouts that may be used, or directories that may hold layouts."""
     shards: int = 2
-    """Into how many shards a tree is cut at most; never changes the resulting bytes."""
+    """Most shards of a tree; never changes the resulting bytes."""
     threads: int = 2
     """Threads of one unit that compresses or hashes."""
 
     def check_root(self, path: Path) -> Path:
-        """``path`` resolved, if it lies in an allowed root.
+        """``path`` resolved.
 
         Raises:
-            OutsideAllowedRoots: it does not.
+            OutsideAllowedRoots: it is not in an allowed root.
         """
         return self._check(path, self.roots, "path lies outside the worker's allowed roots", "--root")
 
     def check_resolved(self, path: Path) -> Path:
-        """The same for what :meth:`check_root` returned when the job began, and no link has come into since.
+        """Check again a path that :meth:`check_root` returned when the job began.
 
         Raises:
-            OutsideAllowedRoots: it lies in no allowed root.
-            UnsafePath: it leads elsewhere now.
+            OutsideAllowedRoots: it is not in an allowed root.
+            UnsafePath: a link in it leads elsewhere now.
         """
         if self.check_root(path) != path:
             raise UnsafePath("a symbolic link has come into the path since the job began", where=path)
         return path
 
     def check_store(self, path: Path) -> Path:
-        """``path`` resolved, if it is an allowed store or lies below one.
+        """``path`` resolved.
 
         Raises:
-            OutsideAllowedRoots: it is not.
+            OutsideAllowedRoots: it is neither an allowed store nor below one.
         """
         return self._check(path, self.stores, "store is not one of the worker's allowed stores", "--store")
 
@@ -144,49 +143,50 @@ class Policy:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a unit, a plan or a join runs."""
+    """The job and the process in which a unit, a plan or a join runs."""
 
     job_id: str
     policy: Policy = field(default_factory=Policy)
     observer: Observer = field(default_factory=Silent)
     attempt: int = 1
-    """Its number: a retry from the start is the next attempt."""
+    """Number of the attempt: a retry from the start is the next one."""
     fenced: bool = False
-    """On a farm: another process may do the same, now or earlier, and its effect has to happen once."""
+    """On a farm: another process may do the same work, and its effect must happen once."""
 
     @property
     def work(self) -> str:
-        """Name of the attempt's own directory."""
+        """Name of the attempt's work directory."""
         return self.job_id if self.attempt <= 1 else f"{self.job_id}_{self.attempt}"
 
     @property
     def commit(self) -> str:
-        """Under which name the attempt gives its tag, once; empty where nobody else can do the same."""
+        """Name under which the attempt sets its tag once; empty if no other process can do the same."""
         return self.work if self.fenced else ""
 
 
 StateT = TypeVar("StateT", bound=State)
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Equal:
-    """How equal work of different jobs is told, so that a farm does it once (DESIGN law 2)."""
+    """How a farm recognizes equal work of different jobs, which it does once (DESIGN law 2)."""
 
     name: Callable[[Context, Unit], str | None]
-    """A digest of the operation, its inputs, its parameters and its codec's version: units of one name have
-    one result, whichever jobs they belong to. None: this one is like no other."""
+    """A digest of the operation, its inputs, its parameters and its codec's version: units with the same name
+    have the same result. None: never deduplicated."""
     holds: Callable[[Context, Unit, dict[str, Any]], bool]
-    """Whether an earlier result can be used: what it speaks of is in the store, and counts as just used."""
+    """True if an earlier result is still valid: its blobs are in the store, and now count as just used."""
 
 
 @dataclass(frozen=True)
 class Stage(Generic[StateT]):
     """One step of a flow.
 
-    ``plan`` computes the units from the state, ``run`` does one of them and returns a small JSON
-    object, ``join`` folds the results, in the units' order, into the next state. ``plan`` and ``join``
-    may run again after a crash, so their effects must be repeatable; ``run`` may run twice at once.
-    A stage whose plan is empty is joined at once.
+    ``plan`` computes the units from the state, ``run`` does one of them and returns a small JSON object, and
+    ``join`` computes the next state from the results, in the order of the units. ``plan`` and ``join`` may run
+    again after a crash, so they must be repeatable; ``run`` may run twice at once. A stage without units is joined
+    at once.
     """
 
     name: str
@@ -195,7 +195,11 @@ class Stage(Generic[StateT]):
     join: Callable[[Context, StateT, list[dict[str, Any]]], StateT]
     equal: Equal | None = None
     commits: bool = False
-    """Its units make the job's effect visible, a tag say: once one is claimed, a cancel comes too late."""
+    """Its units make the job's effect visible, such as a tag: after one is claimed, a cancel is too late."""
+
+
+def nothing_staged(ctx: Context, request: Any, succeeded: bool) -> None:
+    """:attr:`Flow.clean` of a flow that stages nothing."""
 
 
 @dataclass(frozen=True)
@@ -206,18 +210,18 @@ class Flow(Generic[StateT]):
     state: type[StateT]
     stages: tuple[Stage[StateT], ...]
     begin: Callable[[Context, Any], StateT]
-    """From the validated request to the first state; checks the policy (law 7) and the input."""
+    """Makes the first state from the validated request; checks the policy (law 7) and the input."""
     finish: Callable[[Context, StateT], Result]
-    """From the last state to the result; must be repeatable."""
-    clean: Callable[[Context, Any, bool], None]
-    """Remove what the job staged. Given the request and whether the job succeeded; runs exactly when
-    the job ends, in whatever way, and again if that was interrupted; never raises for what is gone."""
+    """Makes the result from the last state; must be repeatable."""
+    clean: Callable[[Context, Any, bool], None] = nothing_staged
+    """Removes staged files, given the request and whether the job succeeded. Runs when the job ends, however that
+    is, and again if interrupted; never raises for missing files."""
     result: type[Result] = Result
-    """What ``finish`` returns: a client reads the record of the job back as this."""
+    """Type of the result, with which a client reads the record of the job."""
 
     @property
     def name(self) -> str:
-        """The kind of job that it does."""
+        """The kind of job."""
         return self.request.kind
 
 
@@ -234,8 +238,8 @@ class WorkDirectory:
     def create(self) -> None:
         """
         Raises:
-            FileNotFoundError: the store is not there.
-            UnsafePath: a link stands in the way.
+            FileNotFoundError: the store does not exist.
+            UnsafePath: a link is in the path.
         """
         make_directory(self.path, self._store)
 
@@ -244,9 +248,9 @@ class WorkDirectory:
             files_of(self._store).remove(self.path)
 
     def publish(self, name: str, write: Callable[[Path], None]) -> FileRef:
-        """Let ``write`` fill a temporary file, then give it ``name`` in one step.
+        """Let ``write`` fill a temporary file, then rename it to ``name``.
 
-        Two copies of one unit write two temporary files; the renames leave one whole file.
+        Two copies of one unit write two temporary files; one of them remains, whole.
         """
         (ref,) = self.publish_all((name,), lambda paths: write(paths[0]))
         return ref
@@ -270,7 +274,7 @@ class WorkDirectory:
         """The path of a published file, its size checked.
 
         Raises:
-            TreeChanged: somebody removed or changed it.
+            TreeChanged: it was removed or changed.
         """
         path = self.path / ref.path
         try:
@@ -287,17 +291,36 @@ class WorkDirectory:
             raise TreeChanged(f"a work file of the job has {size} bytes, not {ref.size}", where=path)
         return path
 
+    def keep(self, name: str, records: Mapping[str, RecordT], kind: type[RecordT]) -> FileRef:
+        """Publish records by key, such as a digest: the state of a job goes through Redis (DESIGN law 3)."""
+        content = TypeAdapter(dict[str, kind]).dump_json(dict(records), by_alias=True)  # type: ignore[valid-type]
+        return self.publish(name, lambda path: _write(path, content))
+
+    def kept(self, file: FileRef | None, kind: type[RecordT]) -> dict[str, RecordT]:
+        """The records in the order in which they were written; none without a file.
+
+        Raises:
+            TreeChanged: the file was removed.
+        """
+        if file is None:
+            return {}
+        return TypeAdapter(dict[str, kind]).validate_json(self.open(file).read_bytes())  # type: ignore[valid-type]
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
 
 def staging_name(work: str) -> str:
-    """The name of what a job stages beside its output (:attr:`Context.work`).
+    """The name of a job's staging directory beside its output; ``work``: :attr:`Context.work`.
 
-    Not made of the output's name: that may have all the bytes that a name can have.
+    Not made of the output's name, which may have the greatest length that a name can have.
     """
     return f".layerfarm-{work}"
 
 
 class WorkBeside(WorkDirectory):
-    """The same beside what the job makes, where that belongs to no store or the store is only read."""
+    """A work directory beside the output, where that is in no store or the store is read-only."""
 
     def __init__(self, output: Path, name: str) -> None:
         super().__init__(output.parent, name)
@@ -306,7 +329,7 @@ class WorkBeside(WorkDirectory):
     def create(self) -> None:
         """
         Raises:
-            UnsafePath: somebody else has made it, where everybody may.
+            UnsafePath: another user has created it, in a directory where everybody may.
         """
         own_directory(self.path)
 
@@ -326,14 +349,14 @@ def unit_of(params: Model, nbytes: int = 0) -> Unit:
 
 
 _BYTES: Final = 2
-"""Raised when equal inputs give other layers than the release before, so that a farm takes none of its results.
+"""Increased when equal inputs give other layers than in the release before, whose results a farm then does not use.
 
 2: the entries of hard links repeat the metadata of their file, and merged layers have the order of a walk.
 """
 
 
 def name_of_work(*parts: Any) -> str:
-    """A digest of JSON values, and of what this release makes of them: the name for :class:`Equal`."""
+    """A digest of JSON values and of :data:`_BYTES`: the name for :class:`Equal`."""
     text = json.dumps([_BYTES, *parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

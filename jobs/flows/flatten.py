@@ -4,63 +4,46 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from layerfarm.jobs.errors import RequestError
-from layerfarm.jobs.flows.base import Context, Flow, Model, Stage, State, Unit, staging_name, unit_of
+from layerfarm.jobs.flows.base import Context, Flow, staging_name
+from layerfarm.jobs.flows.images import ImagesState, image_set, image_stage, images_behind, pin, source_of
+from layerfarm.jobs.flows.stages import result_of
 from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult, FlatTree
 from layerfarm.jobs.fs.remove import remove_tree
-from layerfarm.jobs.image import resolve, resolve_walk
+from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.relayer.flatten import flatten
-from layerfarm.jobs.relayer.indexes import follow, platform_of, read_images
+from layerfarm.jobs.relayer.indexes import platform_of
 from layerfarm.jobs.relayer.layers import linux_only
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store import Layout
 
 
-class Wanted(Model):
-    """One tree to be written."""
-
-    store: Path
-    image: Descriptor
-    output: Path
-    staging: Path
-    form: Literal["directory", "tar"]
-    rootless: bool
-    epoch: int | None
-
-
-class FlattenState(State):
-    """What the flow knows between two stages."""
-
-    store: Path
-    top: Descriptor
-    """What is flattened, as it was when the job began: an image, or an index with all its images."""
+class FlattenState(ImagesState):
     output: Path
     form: Literal["directory", "tar"]
     rootless: bool
     epoch: int | None
-    done: list[FlatTree] = []
-    warnings: list[str] = []
+    result: FlattenResult | None = None
 
 
 def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     output = ctx.policy.check_root(request.output)
-    if request.platform is not None:
-        top = resolve(store, request.image.tag, request.platform).descriptor
-    else:
-        top = read_images(store, request.image.tag).top
-    found = follow(store, top)
-    images = found.images
-    for image in images:
+    tag = request.image.tag
+    top = tag if request.platform is None else resolve(store, tag, request.platform).descriptor
+    found = images_behind(ctx, store.path, top)
+    for image in found.images:
         linux_only(image)
-        for blob in image.blobs:
-            store.pin(blob)
-    if len(images) > 1:
-        _make(output)
+    pin(store, found.images)
+    if len(found.images) > 1:
+        try:
+            output.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"directory for several trees cannot be made, {error.strerror}", where=output) from error
     return FlattenState(
-        store=store.path,
-        top=top,
+        source=store.path,
+        top=found.top,
         output=output,
         form=request.form,
         rootless=request.rootless,
@@ -73,67 +56,32 @@ def _staging(output: Path, work: str) -> Path:
     return output.with_name(staging_name(work))
 
 
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"directory for several trees cannot be made, {error.strerror}", where=directory) from error
-
-
-def _plan(ctx: Context, state: FlattenState) -> list[Unit]:
-    images = follow(Layout.open(ctx.policy.check_store(state.store)), state.top).images
-    end = ".tar" if state.form == "tar" else ""
-    units = []
-    for image in images:
-        wanted = Wanted(
-            store=state.store,
-            image=image.descriptor,
-            output=state.output if len(images) == 1 else state.output / (platform_of(image).replace("/", "_") + end),
-            staging=_staging(state.output, ctx.work),
-            form=state.form,
-            rootless=state.rootless,
-            epoch=state.epoch,
-        )
-        units.append(unit_of(wanted, nbytes=sum(layer.size for layer in image.manifest.layers)))
-    return units
-
-
-def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
-    wanted = Wanted.model_validate(unit.params)
-    store = Layout.open(ctx.policy.check_store(wanted.store))
-    output = ctx.policy.check_resolved(wanted.output)
-    image = resolve_walk(store, [wanted.image])
+def _run(ctx: Context, state: FlattenState, image: Resolved) -> FlattenResult:
+    output = state.output
+    if len(image_set(ctx, state).images) > 1:
+        output /= platform_of(image).replace("/", "_") + (".tar" if state.form == "tar" else "")
     mtree, warnings = flatten(
-        store,
+        source_of(ctx, state),
         image,
-        output,
-        ctx.policy.check_resolved(wanted.staging),
-        wanted.form,
-        rootless=wanted.rootless,
-        epoch=wanted.epoch,
+        ctx.policy.check_resolved(output),
+        ctx.policy.check_resolved(_staging(state.output, ctx.work)),
+        state.form,
+        rootless=state.rootless,
+        epoch=state.epoch,
         advanced=ctx.observer.advanced,
     )
     tree = FlatTree(platform=platform_of(image), output=str(output), manifest=image.descriptor.digest, mtree=mtree)
-    return {"tree": tree.model_dump(), "warnings": warnings}
+    return FlattenResult(trees=[tree], warnings=warnings)
 
 
-def _join(ctx: Context, state: FlattenState, results: list[dict[str, Any]]) -> FlattenState:
-    return state.model_copy(
-        update={
-            "done": [FlatTree.model_validate(result["tree"]) for result in results],
-            "warnings": list(
-                dict.fromkeys([*state.warnings, *(text for result in results for text in result["warnings"])])
-            ),
-        }
-    )
-
-
-def _finish(ctx: Context, state: FlattenState) -> FlattenResult:
-    return FlattenResult(trees=state.done, warnings=state.warnings)
+def _join(ctx: Context, state: FlattenState, results: dict[str, FlattenResult]) -> FlattenState:
+    trees = [tree for result in results.values() for tree in result.trees]
+    warnings = dict.fromkeys([*state.warnings, *(text for result in results.values() for text in result.warnings)])
+    return state.model_copy(update={"result": FlattenResult(trees=trees, warnings=list(warnings))})
 
 
 def _clean(ctx: Context, request: FlattenRequest, succeeded: bool) -> None:
-    """What was staged; and the directory for several trees, if nothing came into it."""
+    """Remove the staging directory; and after a failure the directory for several trees, if it is empty."""
     output = ctx.policy.check_root(request.output)
     with suppress(OSError):
         remove_tree(_staging(output, ctx.work))
@@ -145,9 +93,9 @@ def _clean(ctx: Context, request: FlattenRequest, succeeded: bool) -> None:
 FLATTEN = Flow(
     request=FlattenRequest,
     state=FlattenState,
-    stages=(Stage("flatten", _plan, _run, _join),),
+    stages=(image_stage("flatten", FlattenState, FlattenResult, _run, _join),),
     begin=_begin,
-    finish=_finish,
+    finish=result_of,
     clean=_clean,
     result=FlattenResult,
 )

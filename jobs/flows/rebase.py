@@ -1,37 +1,27 @@
-"""The flows ``rebase`` and ``rebase-check``: an image on another base, and what speaks against it."""
+"""The flows ``rebase`` and ``rebase-check``: an image on another base, and the findings against it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from layerfarm.jobs.errors import UnsafeRebase
 from layerfarm.jobs.extras import require
-from layerfarm.jobs.flows.base import (
-    Context,
-    FileRef,
-    Flow,
-    Model,
-    Request,
-    Stage,
-    State,
-    Unit,
-    unit_of,
-    work_directory,
-)
+from layerfarm.jobs.flows.base import Context, FileRef, Flow, Model, Stage, work_directory
+from layerfarm.jobs.flows.images import ImagesState, image_set, image_stage, images_behind, pin, source_of
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records
 from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.stages import result_of
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
-    finish,
-    image_set,
     importing,
-    records_of,
+    importing_from,
     target_of,
     transform_flow,
+    work_of,
 )
 from layerfarm.jobs.flows.transforms import (
     RebaseCheckRequest,
@@ -43,7 +33,7 @@ from layerfarm.jobs.flows.transforms import (
 )
 from layerfarm.jobs.image import Resolved, resolve, resolve_walk, write_image
 from layerfarm.jobs.relayer.configs import rebased_config, rebased_manifest
-from layerfarm.jobs.relayer.indexes import ImageSet, platform_of, read_images
+from layerfarm.jobs.relayer.indexes import ImageSet, platform_of
 from layerfarm.jobs.relayer.layers import layers_of_base, linux_only
 from layerfarm.jobs.relayer.proof import prove_rebase
 from layerfarm.jobs.relayer.rebase_findings import Verdict
@@ -51,13 +41,12 @@ from layerfarm.jobs.store import Descriptor, Layout
 
 _PLAN = "plan"
 _MOST_SHOWN = 50
-"""Concerns, and packages, that a result names; it goes through Redis."""
+"""Concerns, and packages, in a result, which goes through Redis."""
 
 
 class Bases(Model):
     """The bases of one image, pinned."""
 
-    image: Descriptor
     below: int
     """Layers of the old base."""
     old: Descriptor
@@ -65,71 +54,69 @@ class Bases(Model):
 
 
 class Plan(Model):
-    """What both flows know of every image."""
+    """The bases of all images of a rebase or a check, by the digest of the image."""
 
-    source: Path
     old_store: Path
     new_store: Path
-    bases: list[Bases]
+    bases: dict[str, Bases]
 
 
-def _pin(ctx: Context, images: ImageSet, source: Layout, request: RebaseCheckRequest | RebaseRequest) -> Plan:
-    """The bases of each image's own platform, claimed.
+def _pin(ctx: Context, images: ImageSet, request: RebaseCheckRequest | RebaseRequest) -> Plan:
+    """Claim the bases of each image's platform.
 
     Raises:
-        MissingExtra: ``layerfarm[rebase]`` is not installed, without which no program can be examined.
+        MissingExtra: ``layerfarm[rebase]`` is not installed, which reads programs.
         TransformError: an image is not on the old base, or not for Linux.
         TagNotFound: a base has no image for the platform.
     """
     require("rebase", "a rebase")
-    stores = [Layout.open(ctx.policy.check_store(ref.store)) for ref in (request.old_base, request.new_base)]
-    bases = []
+    refs = (request.old_base, request.new_base)
+    stores = [Layout.open(ctx.policy.check_store(ref.store)) for ref in refs]
+    bases = {}
     for image in images.images:
         linux_only(image)
-        old, new = (
-            resolve(store, ref.tag, platform_of(image))
-            for store, ref in zip(stores, (request.old_base, request.new_base), strict=True)
-        )
+        old, new = (resolve(store, ref.tag, platform_of(image)) for store, ref in zip(stores, refs, strict=True))
         for store, base in zip(stores, (old, new), strict=True):
-            for blob in base.blobs:
-                store.pin(blob)
+            pin(store, [base])
         below = layers_of_base(image, old)
-        bases.append(Bases(image=image.descriptor, below=below, old=old.descriptor, new=new.descriptor))
-    return Plan(source=source.path, old_store=stores[0].path, new_store=stores[1].path, bases=bases)
+        bases[image.descriptor.digest] = Bases(below=below, old=old.descriptor, new=new.descriptor)
+    return Plan(old_store=stores[0].path, new_store=stores[1].path, bases=bases)
+
+
+def _new_base(ctx: Context, plan: Plan, image: str) -> Resolved:
+    return resolve_walk(Layout.open(ctx.policy.check_store(plan.new_store)), [plan.bases[image].new])
 
 
 # --- examine: one image a unit -------------------------------------------------------------------
 
-
-class _ExamineUnit(Model):
-    source: Path
-    new_store: Path
-    bases: Bases
+StateT = TypeVar("StateT", bound=ImagesState)
 
 
-def _plan_examine(plan: Plan) -> list[Unit]:
-    source, new_store = Layout.open(plan.source), Layout.open(plan.new_store)
-    units = []
-    for bases in plan.bases:
-        read = [
-            *resolve_walk(source, [bases.image]).manifest.layers,
-            *resolve_walk(new_store, [bases.new]).manifest.layers,
-        ]
-        params = _ExamineUnit(source=plan.source, new_store=plan.new_store, bases=bases)
-        units.append(unit_of(params, nbytes=sum(layer.size for layer in read)))
-    return units
+def _examine_stage(
+    state: type[StateT],
+    plan_of: Callable[[Context, StateT], Plan],
+    join: Callable[[Context, StateT, dict[str, RebaseVerdict]], StateT],
+) -> Stage[StateT]:
+    def costs(ctx: Context, known: StateT) -> Iterator[tuple[Resolved, int]]:
+        plan = plan_of(ctx, known)
+        for image in image_set(ctx, known).images:
+            both = (image, _new_base(ctx, plan, image.descriptor.digest))
+            yield image, sum(layer.size for each in both for layer in each.manifest.layers)
+
+    def run(ctx: Context, known: StateT, image: Resolved) -> RebaseVerdict:
+        return _examine(ctx, source_of(ctx, known), plan_of(ctx, known), image)
+
+    return image_stage("examine", state, RebaseVerdict, run, join, costs=costs)
 
 
-def _run_examine(ctx: Context, unit: Unit) -> dict[str, Any]:
+def _examine(ctx: Context, source: Layout, plan: Plan, image: Resolved) -> RebaseVerdict:
     require("rebase", "a rebase")
     from layerfarm.jobs.relayer.rebase_check import examine
 
-    params = _ExamineUnit.model_validate(unit.params)
-    source = Layout.open(ctx.policy.check_store(params.source))
-    new_store = Layout.open(ctx.policy.check_store(params.new_store))
-    image = resolve_walk(source, [params.bases.image])
-    new_base = resolve_walk(new_store, [params.bases.new])
-    found = examine(source, image, params.bases.below, new_store, new_base, ctx.observer.advanced)
+    new_store = Layout.open(ctx.policy.check_store(plan.new_store))
+    digest = image.descriptor.digest
+    new_base, below = _new_base(ctx, plan, digest), plan.bases[digest].below
+    found = examine(source, image, below, new_store, new_base, ctx.observer.advanced)
     return RebaseVerdict(
         platform=platform_of(image),
         verdict=found.verdict.value,
@@ -137,10 +124,10 @@ def _run_examine(ctx: Context, unit: Unit) -> dict[str, Any]:
         concerns_total=len(found.concerns),
         packages=found.packages[:_MOST_SHOWN],
         packages_total=len(found.packages),
-    ).model_dump()
+    )
 
 
-def _worst(verdicts: list[RebaseVerdict]) -> VerdictName:
+def _worst(verdicts: Iterable[RebaseVerdict]) -> VerdictName:
     return max((Verdict(each.verdict) for each in verdicts), key=lambda verdict: verdict.rank).value
 
 
@@ -148,7 +135,7 @@ def _worst(verdicts: list[RebaseVerdict]) -> VerdictName:
 
 
 class RebaseState(TransformState):
-    """What a rebase knows between two stages."""
+    """State of a rebase."""
 
     plan: FileRef
     """The one :class:`Plan`."""
@@ -160,65 +147,53 @@ class RebaseState(TransformState):
 
 def _begin(ctx: Context, request: RebaseRequest) -> RebaseState:
     images, fields = begin(ctx, request)
-    plan = _pin(ctx, images, Layout.open(fields["source"]), request)
-    file = keep_records(work_directory(ctx, fields["target"].store), _PLAN, {_PLAN: plan}, Plan)
+    plan = _pin(ctx, images, request)
+    file = work_directory(ctx, fields["target"].store).keep(_PLAN, {_PLAN: plan}, Plan)
     return RebaseState(plan=file, accept=request.accept, epoch=request.source_date_epoch, **fields)
 
 
-def _join_examine(ctx: Context, state: RebaseState, results: list[dict[str, Any]]) -> RebaseState:
-    verdicts = [RebaseVerdict.model_validate(result) for result in results]
-    worst = _worst(verdicts)
+def _join_examine(ctx: Context, state: RebaseState, verdicts: dict[str, RebaseVerdict]) -> RebaseState:
+    worst = _worst(verdicts.values())
     if Verdict(worst).rank > Verdict(state.accept).rank:
-        named = [f"{each.platform}: {concern}" for each in verdicts for concern in each.concerns[:3]]
-        total = sum(each.concerns_total for each in verdicts)
+        named = [f"{each.platform}: {concern}" for each in verdicts.values() for concern in each.concerns[:3]]
+        total = sum(each.concerns_total for each in verdicts.values())
         raise UnsafeRebase(
             f"the verdict on this rebase is {worst!r}, {total} things speak against it: {'; '.join(named[:5])}",
             where=str(state.target),
             hint="see all with layerfarm rebase --check; do it all the same with --accept; docs/transforms.md#rebase",
         )
-    found = {bases.image.digest: verdict for bases, verdict in zip(_plan(ctx, state).bases, verdicts, strict=True)}
-    file = keep_records(work_directory(ctx, state.target.store), "verdicts", found, RebaseVerdict)
-    return state.model_copy(update={"verdicts": file})
+    return state.model_copy(update={"verdicts": work_of(ctx, state).keep("verdicts", verdicts, RebaseVerdict)})
 
 
 def _plan(ctx: Context, state: RebaseState) -> Plan:
-    return records_of(ctx, state, state.plan, Plan)[_PLAN]
+    return work_of(ctx, state).kept(state.plan, Plan)[_PLAN]
 
 
 def _verdicts(ctx: Context, state: RebaseState) -> dict[str, RebaseVerdict]:
-    return records_of(ctx, state, state.verdicts, RebaseVerdict)
+    return work_of(ctx, state).kept(state.verdicts, RebaseVerdict)
 
 
 def _from_old(ctx: Context, state: RebaseState) -> Import:
+    bases = _plan(ctx, state).bases
     images = image_set(ctx, state).images
-    own = [
-        layer
-        for image, bases in zip(images, _plan(ctx, state).bases, strict=True)
-        for layer in image.manifest.layers[bases.below :]
-    ]
+    own = (layer for image in images for layer in image.manifest.layers[bases[image.descriptor.digest].below :])
     return importing(ctx, state, own)
 
 
 def _from_new_base(ctx: Context, state: RebaseState) -> Import:
     plan = _plan(ctx, state)
     new_store = Layout.open(ctx.policy.check_store(plan.new_store))
-    layers = [
-        layer
-        for bases in plan.bases
-        for layer in resolve_walk(new_store, [bases.new]).manifest.layers
-        if not layer.urls or new_store.has(layer)
-    ]
-    return Import(plan.new_store, state.target.store, layers)
+    layers = (layer for image in plan.bases for layer in _new_base(ctx, plan, image).manifest.layers)
+    return importing_from(new_store, state, layers)
 
 
 def _make(ctx: Context, state: RebaseState, old: Resolved) -> NewImage:
-    plan = _plan(ctx, state)
-    (bases,) = (bases for bases in plan.bases if bases.image.digest == old.descriptor.digest)
-    found = _verdicts(ctx, state)[old.descriptor.digest]
+    plan, digest = _plan(ctx, state), old.descriptor.digest
+    bases, found = plan.bases[digest], _verdicts(ctx, state)[digest]
     if bases.old.digest == bases.new.digest:
         return NewImage(old, None)
     old_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.old_store)), [bases.old])
-    new_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.new_store)), [bases.new])
+    new_base = _new_base(ctx, plan, digest)
     config, conflicts = rebased_config(old, old_base, new_base, state.epoch)
     manifest = rebased_manifest(old, bases.below, new_base)
     image = write_image(target_of(ctx, state), old.path[-1:], manifest, config)
@@ -230,7 +205,7 @@ def _make(ctx: Context, state: RebaseState, old: Resolved) -> NewImage:
 
 def _finish(ctx: Context, state: RebaseState) -> RebaseResult:
     verdicts = list(_verdicts(ctx, state).values())
-    return RebaseResult(verdict=_worst(verdicts), verdicts=verdicts, **finish(ctx, state).model_dump(mode="python"))
+    return RebaseResult(verdict=_worst(verdicts), verdicts=verdicts, **result_of(ctx, state).model_dump())
 
 
 REBASE = transform_flow(
@@ -238,54 +213,45 @@ REBASE = transform_flow(
     RebaseState,
     _begin,
     (
-        Stage("examine", lambda ctx, state: _plan_examine(_plan(ctx, state)), _run_examine, _join_examine),
+        _examine_stage(RebaseState, _plan, _join_examine),
         import_stage(_from_old),
         import_stage(_from_new_base, "import-base"),
     ),
     _make,
-    finish=_finish,
-    result=RebaseResult,
+    _finish,
+    RebaseResult,
 )
 
 
 # --- rebase-check --------------------------------------------------------------------------------
 
 
-class CheckState(State):
-    """What a check knows between its stages."""
+class CheckState(ImagesState):
+    """State of a check. Without a work directory: its store may be read-only."""
 
     image: ImageRef
     plan: Plan
-    verdicts: list[RebaseVerdict] = []
+    result: RebaseCheckResult | None = None
 
 
 def _begin_check(ctx: Context, request: RebaseCheckRequest) -> CheckState:
     source = Layout.open(ctx.policy.check_store(request.image.store))
-    images = read_images(source, request.image.tag)
-    for image in images.images:
-        for blob in image.blobs:
-            source.pin(blob)
-    return CheckState(image=request.image, plan=_pin(ctx, images, source, request))
+    images = images_behind(ctx, source.path, request.image.tag)
+    pin(source, images.images)
+    return CheckState(source=source.path, top=images.top, image=request.image, plan=_pin(ctx, images, request))
 
 
-def _join_check(ctx: Context, state: CheckState, results: list[dict[str, Any]]) -> CheckState:
-    return state.model_copy(update={"verdicts": [RebaseVerdict.model_validate(result) for result in results]})
-
-
-def _finish_check(ctx: Context, state: CheckState) -> RebaseCheckResult:
-    return RebaseCheckResult(image=str(state.image), verdict=_worst(state.verdicts), images=state.verdicts)
-
-
-def _clean_check(ctx: Context, request: Request, succeeded: bool) -> None:
-    """Nothing was staged."""
+def _join_check(ctx: Context, state: CheckState, verdicts: dict[str, RebaseVerdict]) -> CheckState:
+    found = list(verdicts.values())
+    result = RebaseCheckResult(image=str(state.image), verdict=_worst(found), images=found)
+    return state.model_copy(update={"result": result})
 
 
 REBASE_CHECK = Flow(
     request=RebaseCheckRequest,
     state=CheckState,
-    stages=(Stage("examine", lambda ctx, state: _plan_examine(state.plan), _run_examine, _join_check),),
+    stages=(_examine_stage(CheckState, lambda ctx, state: state.plan, _join_check),),
     begin=_begin_check,
-    finish=_finish_check,
-    clean=_clean_check,
+    finish=result_of,
     result=RebaseCheckResult,
 )

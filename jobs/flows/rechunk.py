@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from layerfarm.jobs.compress import Compression
-from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
-from layerfarm.jobs.flows.dissect import (
-    Laid,
-    Listed,
-    Listing,
-    ReadUnit,
-    Task,
-    chosen_codec,
-    name_of_layer,
-    note_layer,
-    run_read,
-)
+from layerfarm.jobs.compress import Codec, Compression, codec_id
+from layerfarm.jobs.flows.base import Context, FileRef, Model, WorkDirectory, name_of_work, work_directory
+from layerfarm.jobs.flows.images import image_stage, source_of
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records
+from layerfarm.jobs.flows.stages import Planned
 from layerfarm.jobs.flows.transforming import (
+    LayerWork,
     NewImage,
     TransformState,
     begin,
     images_with,
     importing,
+    keeping,
     kept_layers,
-    layer_is_there,
-    records_of,
+    layer_stage,
+    target_of,
     transform_flow,
+    work_of,
     written,
 )
 from layerfarm.jobs.flows.transforms import ComponentRule, RechunkRequest
 from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.pack import choose_compression
+from layerfarm.jobs.relayer.analysis import AnalysisOptions, Analyzed, analyze, keep_analysis, kept_analysis
+from layerfarm.jobs.relayer.components import Rule
 from layerfarm.jobs.relayer.configs import rechunked_config
 from layerfarm.jobs.relayer.equivalence import Allowed
-from layerfarm.jobs.relayer.rechunk import read_plan, write_layer
-from layerfarm.jobs.relayer.spool import Spool
+from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be, read_plan, recipe_of, write_layer
+from layerfarm.jobs.relayer.spool import Difference, Spool, read_image
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.result_cache import read_result, write_result
+
+_NOTES = "layers"
+_LEVELS = {Compression.GZIP: 6, Compression.ZSTD: 9}
+"""Default levels, slower than those of a build: an image is rechunked once, and every pull has fewer bytes."""
+
+
+class Task(Model):
+    """One image of the set, its kept layers, and the compression of its new ones."""
+
+    image: Descriptor
+    keep: int
+    compression: Compression
 
 
 class RechunkState(TransformState):
-    """What a rechunk knows between two stages."""
+    """State of a rechunk."""
 
     budget: int
     plan: str | None
@@ -52,11 +60,11 @@ class RechunkState(TransformState):
     epoch: int | None
     components: list[ComponentRule]
     tasks: FileRef
-    """:class:`~layerfarm.jobs.flows.dissect.Task` by the digest of the image."""
+    """:class:`Task` by the digest of the image."""
     laid: FileRef | None = None
-    """:class:`~layerfarm.jobs.flows.dissect.Laid` by the digest of the image."""
+    """:class:`Laid` by the digest of the image."""
     packed: FileRef | None = None
-    """The layers that were written, by the digest of what they hold."""
+    """The layers that were written, by :func:`_name_of_layer`."""
 
 
 def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
@@ -74,13 +82,9 @@ def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
         level=request.level,
         epoch=request.source_date_epoch,
         components=request.components,
-        tasks=keep_records(work_directory(ctx, fields["target"].store), "tasks", tasks, Task),
+        tasks=work_directory(ctx, fields["target"].store).keep("tasks", tasks, Task),
         **fields,
     )
-
-
-def _tasks(ctx: Context, state: RechunkState) -> dict[str, Task]:
-    return records_of(ctx, state, state.tasks, Task)
 
 
 def _images(ctx: Context, state: RechunkState) -> Iterator[tuple[Resolved, Task]]:
@@ -92,136 +96,204 @@ def _kept(ctx: Context, state: RechunkState) -> Import:
     return importing(ctx, state, kept)
 
 
-# --- read ----------------------------------------------------------------------------------------
+# --- read: one image a unit ----------------------------------------------------------------------
 
 
-def _plan_read(ctx: Context, state: RechunkState) -> list[Unit]:
-    return [
-        unit_of(
-            ReadUnit(
-                source=state.source,
-                target=state.target.store,
-                task=task,
-                budget=state.budget,
-                plan=state.plan,
-                level=state.level,
-                epoch=state.epoch,
-                components=state.components,
-            ),
-            nbytes=sum(layer.size for layer in image.manifest.layers),
-        )
-        for image, task in _images(ctx, state)
-    ]
+class Listed(Model):
+    """One layer above the kept ones."""
+
+    name: str
+    digest: str
+    """Digest of its content."""
+    packed: PackedLayer | None = None
+    """The blob, if it is in the store already."""
+    recipe: FileRef | None = None
+    """The recipe otherwise, and the spool that it refers to."""
+    spool: FileRef | None = None
+    bytes: int = 0
+    """Bytes of content."""
 
 
-def _join_read(ctx: Context, state: RechunkState, results: list[dict[str, Any]]) -> RechunkState:
-    laid = {digest: Laid.model_validate(each) for digest, each in zip(_tasks(ctx, state), results, strict=True)}
-    file = keep_records(work_directory(ctx, state.target.store), "laid", laid, Laid)
-    return state.model_copy(update={"laid": file})
+class Laid(Model):
+    """Result of reading one image."""
+
+    listing: FileRef
+    """:class:`Listed` by number, from 0 for the lowest."""
+    warnings: list[str] = []
 
 
-def _laid(ctx: Context, state: RechunkState) -> dict[str, Laid]:
-    return records_of(ctx, state, state.laid, Laid)
+def analysis_options(keep: int, epoch: int | None, components: Sequence[ComponentRule]) -> AnalysisOptions:
+    """Parameters of an analysis, from the fields of a request."""
+    return AnalysisOptions(keep, epoch, tuple(Rule(rule.name, tuple(rule.paths)) for rule in components))
 
 
-def _listed(ctx: Context, state: RechunkState, laid: Laid) -> list[Listed]:
-    """The layers of one image of the set, lowest first."""
-    path = work_directory(ctx, state.target.store).open(laid.listing)
-    return Listing.model_validate_json(path.read_bytes()).layers
+def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
+    """Find the layers of one image. It is not read if its analysis is kept and all its layers are in the store."""
+    source, target = source_of(ctx, state), target_of(ctx, state)
+    work = work_of(ctx, state)
+    work.create()
+    plan = None if state.plan is None else read_plan(target, state.plan)
+    digest = image.descriptor.digest
+    task = work.kept(state.tasks, Task)[digest]
+    options = analysis_options(task.keep, state.epoch, state.components)
+    analysis = kept_analysis(source, digest, options) or kept_analysis(target, digest, options)
+    if analysis is not None:
+        layers = [_known(target, layer, task, state.level) for layer in layers_to_be(analysis, plan, state.budget)]
+        if all(layer.packed is not None for layer in layers):
+            return _laid(work, digest, layers, analysis.warnings)
+    content, spool_file = spooled(ctx, work, source, image, task.keep)
+    with Spool(work.open(spool_file)) as spool:
+        analyzed = analyze(digest, content, spool, options)
+    if not keep_analysis(source, analyzed.analysis, options):
+        keep_analysis(target, analyzed.analysis, options)
+    layers = []
+    for layer in layers_to_be(analyzed.analysis, plan, state.budget):
+        known = _known(target, layer, task, state.level)
+        if known.packed is None:
+            sizes = {part.key: part.size for part in analyzed.analysis.parts}
+            recipe = _recipe(work, layer, content, analyzed, state.epoch)
+            nbytes = sum(sizes[key] for key in layer.keys)
+            known = known.model_copy(update={"recipe": recipe, "spool": spool_file, "bytes": nbytes})
+        layers.append(known)
+    return _laid(work, digest, layers, analyzed.analysis.warnings)
+
+
+def _known(target: Layout, layer: LayerToBe, task: Task, level: int | None) -> Listed:
+    """The layer, with its blob if that was written earlier and is still in the store."""
+    content = read_result(target, _NOTES, _name_of_layer(layer.digest, task.compression, level))
+    packed = None
+    if content is not None:
+        with suppress(ValueError):
+            packed = PackedLayer.model_validate_json(content)
+    if packed is not None and not target.claim(packed.descriptor):
+        packed = None
+    return Listed(name=layer.name, digest=layer.digest, packed=packed)
+
+
+def _recipe(
+    work: WorkDirectory, layer: LayerToBe, content: Difference, analyzed: Analyzed, epoch: int | None
+) -> FileRef:
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            out.writelines(recipe_of(layer, content, analyzed, epoch))
+
+    return work.publish(f"recipe-{_short(analyzed.analysis.image)}-{layer.digest[:16]}", write)
+
+
+def _laid(work: WorkDirectory, digest: str, layers: list[Listed], warnings: Sequence[str]) -> Laid:
+    numbered = {str(number): layer for number, layer in enumerate(layers)}
+    listing = work.keep(f"listing-{_short(digest)}", numbered, Listed)
+    return Laid(listing=listing, warnings=list(warnings))
+
+
+def spooled(
+    ctx: Context, work: WorkDirectory, source: Layout, image: Resolved, keep: int
+) -> tuple[Difference, FileRef]:
+    """Read an image into a spool in the work directory."""
+    content: Difference
+
+    def fill(path: Path) -> None:
+        nonlocal content
+        content = read_image(source, image, keep, path, ctx.observer.advanced)
+
+    spool = work.publish(f"spool-{_short(image.descriptor.digest)}", fill)
+    return content, spool
+
+
+def _short(digest: str) -> str:
+    return digest.partition(":")[2][:32]
 
 
 # --- pack: each layer a unit, shared by all jobs of the farm ----------------------------------------
 
 
-class _PackUnit(Model):
-    target: Path
+class _Pack(LayerWork):
     digest: str
     recipe: FileRef
     spool: FileRef
     compression: Compression
     level: int | None
 
+    @property
+    def name(self) -> str:
+        return _name_of_layer(self.digest, self.compression, self.level)
 
-def _wanted(ctx: Context, state: RechunkState) -> dict[str, _PackUnit]:
-    """The layers to be written, each once, by the digest of what they hold."""
-    units: dict[str, _PackUnit] = {}
-    tasks = _tasks(ctx, state)
-    for digest, laid in _laid(ctx, state).items():
-        task = tasks[digest]
-        for layer in _listed(ctx, state, laid):
+
+def _codec(compression: Compression, level: int | None, threads: int = 1) -> Codec:
+    return Codec(compression, level=_LEVELS.get(compression) if level is None else level, threads=threads)
+
+
+def _name_of_layer(digest: str, compression: Compression, level: int | None) -> str:
+    """The name of a layer with this content and compression, in any image."""
+    return name_of_work("chunk", codec_id(_codec(compression, level)), digest)
+
+
+def _plan_pack(ctx: Context, state: RechunkState) -> Planned[_Pack]:
+    work = work_of(ctx, state)
+    tasks = work.kept(state.tasks, Task)
+    units: dict[str, tuple[_Pack, int]] = {}
+    for digest, laid in work.kept(state.laid, Laid).items():
+        compression = tasks[digest].compression
+        for layer in _listed(work, laid):
             if layer.recipe is not None and layer.spool is not None:
-                units.setdefault(
-                    name_of_layer(layer.digest, task.compression, state.level),
-                    _PackUnit(
-                        target=state.target.store,
-                        digest=layer.digest,
-                        recipe=layer.recipe,
-                        spool=layer.spool,
-                        compression=task.compression,
-                        level=state.level,
-                    ),
+                unit = _Pack(
+                    target=state.target.store,
+                    digest=layer.digest,
+                    recipe=layer.recipe,
+                    spool=layer.spool,
+                    compression=compression,
+                    level=state.level,
                 )
+                units.setdefault(unit.name, (unit, layer.bytes))
     return units
 
 
-def _plan_pack(ctx: Context, state: RechunkState) -> list[Unit]:
-    sizes = {layer.digest: layer.bytes for laid in _laid(ctx, state).values() for layer in _listed(ctx, state, laid)}
-    return [unit_of(unit, nbytes=sizes[unit.digest]) for unit in _wanted(ctx, state).values()]
+def _listed(work: WorkDirectory, laid: Laid) -> list[Listed]:
+    """The layers of one image of the set, lowest first."""
+    return list(work.kept(laid.listing, Listed).values())
 
 
-def _run_pack(ctx: Context, unit: Unit) -> dict[str, Any]:
-    params = _PackUnit.model_validate(unit.params)
-    target = Layout.open(ctx.policy.check_store(params.target))
+def _run_pack(ctx: Context, params: _Pack) -> PackedLayer:
+    target = params.open_target(ctx)
     work = work_directory(ctx, target.path)
-    codec = chosen_codec(params.compression, params.level, ctx.policy.threads)
+    codec = _codec(params.compression, params.level, ctx.policy.threads)
     with work.open(params.recipe).open("rb") as recipe, Spool(work.open(params.spool)) as spool:
-        packed = pack_layer(target, _told(write_layer(recipe, spool), ctx), codec)
-    note_layer(target, name_of_layer(params.digest, params.compression, params.level), packed)
-    return packed.model_dump(mode="json", by_alias=True)
+        packed = pack_layer(target, _reported(write_layer(recipe, spool), ctx), codec)
+    write_result(target, _NOTES, params.name, packed.model_dump_json(by_alias=True).encode())
+    return packed
 
 
-def _told(pieces: Iterator[bytes], ctx: Context) -> Iterator[bytes]:
+def _reported(pieces: Iterator[bytes], ctx: Context) -> Iterator[bytes]:
     for piece in pieces:
         yield piece
         ctx.observer.advanced(len(piece))
 
 
-def _name_of_pack(ctx: Context, unit: Unit) -> str:
-    params = _PackUnit.model_validate(unit.params)
-    return name_of_work(str(params.target), name_of_layer(params.digest, params.compression, params.level))
-
-
-def _join_pack(ctx: Context, state: RechunkState, results: list[dict[str, Any]]) -> RechunkState:
-    packed = {
-        name: PackedLayer.model_validate(result) for name, result in zip(_wanted(ctx, state), results, strict=True)
-    }
-    file = keep_records(work_directory(ctx, state.target.store), "packed", packed, PackedLayer)
-    return state.model_copy(update={"packed": file})
+def _equal_pack(ctx: Context, params: _Pack) -> str:
+    return name_of_work(str(params.target), params.name)
 
 
 # --- prove ---------------------------------------------------------------------------------------
 
 
 def _make(ctx: Context, state: RechunkState, old: Resolved) -> NewImage:
-    digest = old.descriptor.digest
-    task, laid = _tasks(ctx, state)[digest], _laid(ctx, state)[digest]
-    listed = _listed(ctx, state, laid)
-    written_now = records_of(ctx, state, state.packed, PackedLayer)
-    packed = [
-        layer.packed or written_now[name_of_layer(layer.digest, task.compression, state.level)] for layer in listed
-    ]
+    digest, work = old.descriptor.digest, work_of(ctx, state)
+    task, laid = work.kept(state.tasks, Task)[digest], work.kept(state.laid, Laid)[digest]
+    listed = _listed(work, laid)
+    new = work.kept(state.packed, PackedLayer)
+    packed = [layer.packed or new[_name_of_layer(layer.digest, task.compression, state.level)] for layer in listed]
     layers = [*old.manifest.layers[: task.keep], *(_in_order(each.descriptor) for each in packed)]
-    warnings = list(laid.warnings)
     if [layer.digest for layer in layers] == [layer.digest for layer in old.manifest.layers]:
-        return NewImage(old, None, warnings)
+        return NewImage(old, None, laid.warnings)
     names = [layer.name for layer in listed]
     config = rechunked_config(old.config, task.keep, names, [each.diff_id for each in packed], digest, state.epoch)
     parameters = {"budget": state.budget, "keep": task.keep, "plan": state.plan}
-    return written(ctx, state, old, layers, config, Allowed(clamp=state.epoch), "rechunk", parameters, warnings)
+    allowed = Allowed(clamp=state.epoch)
+    return written(ctx, state, old, layers, config, allowed, "rechunk", parameters, laid.warnings)
 
 
 def _in_order(layer: Descriptor) -> Descriptor:
-    """The descriptor with its fields in the order of a new one: what was read from a note keeps that of the note."""
+    """The descriptor with its fields in the order of a new one; one read from a note has the order of the note."""
     return Descriptor.model_validate(
         {
             "mediaType": layer.media_type,
@@ -238,8 +310,8 @@ RECHUNK = transform_flow(
     _begin,
     (
         import_stage(_kept),
-        Stage("read", _plan_read, run_read, _join_read),
-        Stage("pack", _plan_pack, _run_pack, _join_pack, Equal(_name_of_pack, layer_is_there)),
+        image_stage("read", RechunkState, Laid, _run_read, keeping("laid", Laid)),
+        layer_stage("pack", _Pack, _plan_pack, _run_pack, "packed", _equal_pack),
     ),
     _make,
 )

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from layerfarm.jobs.compress import Codec, Compression, codec_id
-from layerfarm.jobs.flows.base import Context, Equal, FileRef, Model, Stage, Unit, name_of_work, unit_of, work_directory
+from layerfarm.jobs.flows.base import Context, FileRef, Model, name_of_work, work_directory
+from layerfarm.jobs.flows.images import image_stage, source_of
 from layerfarm.jobs.flows.importing import Import, import_stage
-from layerfarm.jobs.flows.records import keep_records
 from layerfarm.jobs.flows.transforming import (
     NewImage,
     TransformState,
     begin,
     images_with,
     importing,
+    keeping,
     kept_layers,
-    layer_is_there,
-    records_of,
+    target_of,
     transform_flow,
+    work_of,
     written,
 )
 from layerfarm.jobs.flows.transforms import SquashRequest
-from layerfarm.jobs.image import PackedLayer, Resolved, resolve_walk
+from layerfarm.jobs.image import PackedLayer, Resolved
 from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.relayer.configs import squashed_config
 from layerfarm.jobs.relayer.equivalence import Allowed
 from layerfarm.jobs.relayer.layers import check_range, squash_layers
-from layerfarm.jobs.store import Descriptor, Layout
 
 
 class Range(Model):
-    """Which layers of one image are merged, and how the result is compressed."""
+    """The layers of one image that are merged, and the compression of the result."""
 
     keep: int
     upto: int
@@ -40,19 +38,19 @@ class Range(Model):
 
     @property
     def is_one(self) -> bool:
-        """There is nothing to be merged."""
+        """True if there is nothing to merge."""
         return self.upto - self.keep < 2
 
 
 class SquashState(TransformState):
-    """What a squash knows between two stages."""
+    """State of a squash."""
 
     level: int | None
     epoch: int | None
     ranges: FileRef
     """:class:`Range` by the digest of the image."""
     squashed: FileRef | None = None
-    """:class:`~layerfarm.jobs.image.PackedLayer` by the digest of the image; none where nothing had to be done."""
+    """:class:`~layerfarm.jobs.image.PackedLayer` by the digest of the image; none where nothing was merged."""
 
 
 def _begin(ctx: Context, request: SquashRequest) -> SquashState:
@@ -63,16 +61,11 @@ def _begin(ctx: Context, request: SquashRequest) -> SquashState:
         compression = choose_compression(request.compress, image, request.level)
         upto = check_range(image, keep, request.upto)
         ranges[image.descriptor.digest] = Range(keep=keep, upto=upto, compression=compression)
-    file = keep_records(work_directory(ctx, fields["target"].store), "ranges", ranges, Range)
+    file = work_directory(ctx, fields["target"].store).keep("ranges", ranges, Range)
     return SquashState(level=request.level, epoch=request.source_date_epoch, ranges=file, **fields)
 
 
-def _ranges(ctx: Context, state: SquashState) -> dict[str, Range]:
-    return records_of(ctx, state, state.ranges, Range)
-
-
 def _images(ctx: Context, state: SquashState) -> Iterator[tuple[Resolved, Range]]:
-    """Each image of the set, once, and what is merged of it."""
     return images_with(ctx, state, state.ranges, Range)
 
 
@@ -84,91 +77,57 @@ def _kept(ctx: Context, state: SquashState) -> Import:
     return importing(ctx, state, kept)
 
 
-# --- layers --------------------------------------------------------------------------------------
-
-
-class _SquashUnit(Model):
-    source: Path
-    target: Path
-    image: Descriptor
-    keep: int
-    upto: int
-    compression: Compression
-    level: int | None
-    epoch: int | None
-
-
-def _plan_layers(ctx: Context, state: SquashState) -> list[Unit]:
-    units = []
+def _costs(ctx: Context, state: SquashState) -> Iterator[tuple[Resolved, int]]:
     for image, each in _images(ctx, state):
         if not each.is_one:
-            params = _SquashUnit(
-                source=state.source,
-                target=state.target.store,
-                image=image.descriptor,
-                keep=each.keep,
-                upto=each.upto,
-                compression=each.compression,
-                level=state.level,
-                epoch=state.epoch,
-            )
             # Each layer is read to know its entries, and once more for its content.
-            units.append(unit_of(params, nbytes=2 * sum(layer.size for layer in image.manifest.layers[: each.upto])))
-    return units
+            yield image, 2 * sum(layer.size for layer in image.manifest.layers[: each.upto])
 
 
-def _run_layers(ctx: Context, unit: Unit) -> dict[str, Any]:
-    params = _SquashUnit.model_validate(unit.params)
-    source = Layout.open(ctx.policy.check_store(params.source))
-    target = Layout.open(ctx.policy.check_store(params.target))
-    image = resolve_walk(source, [params.image])
-    codec = Codec(params.compression, level=params.level, threads=ctx.policy.threads)
-    packed = squash_layers(source, target, image, params.keep, params.upto, codec, params.epoch, ctx.observer.advanced)
-    return packed.model_dump(mode="json", by_alias=True)
+def _range(ctx: Context, state: SquashState, image: Resolved) -> Range:
+    return work_of(ctx, state).kept(state.ranges, Range)[image.descriptor.digest]
 
 
-def _name_of_layers(ctx: Context, unit: Unit) -> str:
-    """By the layers: images that differ in their config only have the same ones."""
-    params = _SquashUnit.model_validate(unit.params)
-    image = resolve_walk(Layout.open(ctx.policy.check_store(params.source)), [params.image])
-    layers = [(layer.digest, diff_id) for layer, diff_id in image.layers[: params.upto]]
-    codec = codec_id(Codec(params.compression, level=params.level))
-    return name_of_work("squash", codec, str(params.target), layers, params.keep, params.epoch)
+def _run(ctx: Context, state: SquashState, image: Resolved) -> PackedLayer:
+    each = _range(ctx, state, image)
+    codec = Codec(each.compression, level=state.level, threads=ctx.policy.threads)
+    source, target = source_of(ctx, state), target_of(ctx, state)
+    return squash_layers(source, target, image, each.keep, each.upto, codec, state.epoch, ctx.observer.advanced)
 
 
-def _join_layers(ctx: Context, state: SquashState, results: list[dict[str, Any]]) -> SquashState:
-    done = iter(results)
-    squashed = {
-        image.descriptor.digest: PackedLayer.model_validate(next(done))
-        for image, each in _images(ctx, state)
-        if not each.is_one
-    }
-    file = keep_records(work_directory(ctx, state.target.store), "squashed", squashed, PackedLayer)
-    return state.model_copy(update={"squashed": file})
+def _equal(ctx: Context, state: SquashState, image: Resolved) -> str:
+    # By the layers: images that differ in their configs only have the same ones.
+    each = _range(ctx, state, image)
+    layers = [(layer.digest, diff_id) for layer, diff_id in image.layers[: each.upto]]
+    codec = codec_id(Codec(each.compression, level=state.level))
+    return name_of_work("squash", codec, str(state.target.store), layers, each.keep, state.epoch)
 
 
-# --- prove ---------------------------------------------------------------------------------------
+def _holds(ctx: Context, state: SquashState, packed: PackedLayer) -> bool:
+    return target_of(ctx, state).claim(packed.descriptor)
 
 
 def _make(ctx: Context, state: SquashState, old: Resolved) -> NewImage:
-    each = _ranges(ctx, state)[old.descriptor.digest]
+    digest = old.descriptor.digest
+    each = _range(ctx, state, old)
     if each.is_one:
         return NewImage(old, None)
-    packed = records_of(ctx, state, state.squashed, PackedLayer)[old.descriptor.digest]
+    packed = work_of(ctx, state).kept(state.squashed, PackedLayer)[digest]
     layers = old.manifest.layers
     layers = [*layers[: each.keep], packed.descriptor, *layers[each.upto :]]
-    config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, old.descriptor.digest, state.epoch)
+    config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, digest, state.epoch)
     parameters = {"keep": each.keep, "upto": each.upto}
     return written(ctx, state, old, layers, config, Allowed(clamp=state.epoch), "squash", parameters)
 
 
-SQUASH = transform_flow(
-    SquashRequest,
+_LAYERS = image_stage(
+    "layers",
     SquashState,
-    _begin,
-    (
-        import_stage(_kept),
-        Stage("layers", _plan_layers, _run_layers, _join_layers, Equal(_name_of_layers, layer_is_there)),
-    ),
-    _make,
+    PackedLayer,
+    _run,
+    keeping("squashed", PackedLayer),
+    costs=_costs,
+    equal=_equal,
+    holds=_holds,
 )
+SQUASH = transform_flow(SquashRequest, SquashState, _begin, (import_stage(_kept), _LAYERS), _make)

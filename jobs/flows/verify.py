@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from layerfarm.jobs.errors import display
-from layerfarm.jobs.flows.base import Context, Flow, Request, Result, Stage, State, Unit, unit_of
+from layerfarm.jobs.flows.base import Context, Flow, Request, Result, State
 from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.flows.stages import result_of, single_stage
 from layerfarm.jobs.relayer.proof import verify_image
 from layerfarm.jobs.store import Layout
 
 _MOST = 20
-"""Faults that are told."""
+"""Findings of each severity in the result."""
 
 
 class VerifyRequest(Request):
-    """Check every proof of all that the tag leads to."""
+    """Check every proof of all images behind the tag."""
 
     kind = "verify"
 
@@ -24,7 +24,7 @@ class VerifyRequest(Request):
 
 
 class VerifyResult(Result):
-    """What was found."""
+    """Findings of a verification."""
 
     image: str
     proofs: int
@@ -35,8 +35,6 @@ class VerifyResult(Result):
 
 
 class VerifyState(State):
-    """What the flow knows between two stages."""
-
     store: Path
     tag: str
     result: VerifyResult | None = None
@@ -47,49 +45,26 @@ def _begin(ctx: Context, request: VerifyRequest) -> VerifyState:
     return VerifyState(store=store.path, tag=request.image.tag)
 
 
-def _plan(ctx: Context, state: VerifyState) -> list[Unit]:
-    return [unit_of(state)]
-
-
-def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
-    state = VerifyState.model_validate(unit.params)
+def _verify(ctx: Context, state: VerifyState) -> VerifyResult:
     found = verify_image(Layout.open(ctx.policy.check_store(state.store)), state.tag, ctx.observer.advanced)
-    told = {
-        severity: [f"{display(f.where)}: {display(f.message)}" for f in found.findings if f.severity == severity][
-            :_MOST
-        ]
+    errors, warnings = (
+        [f"{display(f.where)}: {display(f.message)}" for f in found.findings if f.severity == severity][:_MOST]
         for severity in ("error", "warning")
-    }
+    )
     return VerifyResult(
         image=f"{state.store}:{state.tag}",
         proofs=found.reachable,
         bytes_read=found.reachable_bytes,
-        errors=told["error"],
-        warnings=told["warning"],
-    ).model_dump()
-
-
-def _join(ctx: Context, state: VerifyState, results: list[dict[str, Any]]) -> VerifyState:
-    (result,) = results
-    return state.model_copy(update={"result": VerifyResult.model_validate(result)})
-
-
-def _finish(ctx: Context, state: VerifyState) -> VerifyResult:
-    assert state.result is not None
-    return state.result
-
-
-def _clean(ctx: Context, request: VerifyRequest, succeeded: bool) -> None:
-    """Nothing was staged."""
+        errors=errors,
+        warnings=warnings,
+    )
 
 
 VERIFY = Flow(
     request=VerifyRequest,
     state=VerifyState,
-    stages=(Stage("verify", _plan, _run, _join),),
+    stages=(single_stage("verify", VerifyState, VerifyResult, _verify),),
     begin=_begin,
-    finish=_finish,
-    clean=_clean,
+    finish=result_of,
     result=VerifyResult,
 )
-"""The flow."""

@@ -54,13 +54,11 @@ class ImageSet:
         return (*self.indexes, *(image.descriptor for image in self.images), *self.beside)
 
 
-def read_images(layout: Layout, tag: str) -> ImageSet:
-    """The manifests and indexes behind ``tag``.
+def tagged(layout: Layout, tag: str) -> Descriptor:
+    """The one entry of index.json with this tag.
 
     Raises:
         InvalidReference, TagNotFound, AmbiguousReference: the tag names nothing, or several things.
-        UnsupportedMediaType, MalformedDocument, LimitExceeded: something in it is no OCI image.
-        BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
     """
     named = layout.find(tag)
     if not named:
@@ -68,11 +66,21 @@ def read_images(layout: Layout, tag: str) -> ImageSet:
         raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
     if len(named) > 1:
         raise AmbiguousReference(f"tag {tag!r} names {len(named)} images", where=layout.path)
-    return follow(layout, named[0])
+    return named[0]
+
+
+def read_images(layout: Layout, tag: str) -> ImageSet:
+    """The manifests and indexes behind ``tag``. Raises as :func:`tagged` and :func:`follow`."""
+    return follow(layout, tagged(layout, tag))
 
 
 def follow(layout: Layout, top: Descriptor) -> ImageSet:
-    """The manifests and indexes behind a descriptor. Raises as :func:`read_images`."""
+    """The manifests and indexes behind a descriptor.
+
+    Raises:
+        UnsupportedMediaType, MalformedDocument, LimitExceeded: something in it is no OCI image.
+        BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
+    """
     images: dict[str, Resolved] = {}
     beside: dict[str, Descriptor] = {}
     indexes: dict[str, Descriptor] = {}

@@ -233,7 +233,7 @@ def test_the_same_image_twice_is_read_once_and_written_once(layout: Layout, monk
     second = run(request(layout, "two"))
     assert done == []
     assert resolve(layout, "one-re").manifest.layers == resolve(layout, "two-re").manifest.layers
-    monkeypatch.setattr("layerfarm.jobs.flows.dissect.read_image", lambda *args: done.append("read"))
+    monkeypatch.setattr("layerfarm.jobs.flows.rechunk.read_image", lambda *args: done.append("read"))
     again = run(request(layout, "one"))
     assert done == [] and again.new == first.new != second.new
 
@@ -323,7 +323,7 @@ def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytes
     by_key = {part.key: part for part in kept.parts}
     assert (by_key["dpkg:a"].size, by_key["dpkg:a"].files, by_key["dpkg:a"].version) == (8000, 2, "1")
     assert 0 < by_key["dpkg:a"].packed < 4000
-    monkeypatch.setattr("layerfarm.jobs.flows.dissect.read_image", lambda *args: pytest.fail("read again"))
+    monkeypatch.setattr("layerfarm.jobs.flows.rechunk.read_image", lambda *args: pytest.fail("read again"))
     assert local.run(analyze, Policy(shards=1, threads=1), 1) == result
     assert kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1)) is None
 
