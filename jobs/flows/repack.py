@@ -15,7 +15,7 @@ from layerfarm.jobs.image.bundle import Bundle, BundleIdMapping
 from layerfarm.jobs.image.documents import masked_paths
 from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.image.repack import open_baseline, refresh_bundle
-from layerfarm.jobs.mtree import Entry, Walk, write_stat_cache
+from layerfarm.jobs.mtree import Digests, Entry, Walk, sha256_of, write_stat_cache
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
 
@@ -80,13 +80,15 @@ def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
     survey, tree = state.surveyed, state.exact_tree
     if tree is not None:
         manifest, extra = work.open(tree.manifest), work.open(tree.extra)
+        sums = tree.manifest.sha256, tree.extra.sha256
     else:  # nothing was touched: the files of the bundle are still true, under whichever name
         manifest, extra = bundle.mtree, bundle.extra
-    walk = Walk(survey.entries, survey.racy)
+        sums = sha256_of(manifest), sha256_of(extra)
+    digests = Digests(survey.walk.sha256, *sums, tree_digest(state))
 
     def write(path: Path) -> None:
         with path.open("wb") as out:
-            write_stat_cache(out, work.open(survey.walk), walk, manifest, extra, tree_digest(state))
+            write_stat_cache(out, work.open(survey.walk), Walk(survey.entries, survey.racy), digests)
 
     refresh_bundle(bundle, image, manifest, extra, work.open(work.publish("stat", write)))
 

@@ -31,7 +31,7 @@ from layerfarm.jobs.image.users import lookup_user
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
-from layerfarm.jobs.mtree import Entry, Walk, next_tick, write_stat_cache
+from layerfarm.jobs.mtree import Digests, Entry, Walk, next_tick, sha256_of, write_stat_cache
 from layerfarm.jobs.mtree.model import Xattrs
 from layerfarm.jobs.mtree.walk_process import walking
 from layerfarm.jobs.paths import is_directory
@@ -120,8 +120,9 @@ def _write_stat_cache(bundle: Bundle, walk: Walk | None, count: int, tree: str) 
     """
     walk_file = bundle.path / _WALK
     if walk is not None and walk.entries == count:
+        digests = Digests(sha256_of(walk_file), sha256_of(bundle.mtree), sha256_of(bundle.extra), tree)
         with _new_file(bundle.stat_cache) as out:
-            write_stat_cache(out, walk_file, walk, bundle.mtree, bundle.extra, tree)
+            write_stat_cache(out, walk_file, walk, digests)
     walk_file.unlink()
 
 

@@ -18,7 +18,15 @@ from layerfarm.jobs.mtree.model import (
 )
 from layerfarm.jobs.mtree.patch import Edit, ManifestPatch, read_edits
 from layerfarm.jobs.mtree.read import read_full, read_manifest
-from layerfarm.jobs.mtree.stat_cache import Dirty, StatCache, find_dirty, open_stat_cache, write_stat_cache
+from layerfarm.jobs.mtree.stat_cache import (
+    Digests,
+    Dirty,
+    StatCache,
+    find_dirty,
+    open_stat_cache,
+    sha256_of,
+    write_stat_cache,
+)
 from layerfarm.jobs.mtree.walk import Walk, walk_tree
 from layerfarm.jobs.mtree.write import Output, write_extra, write_tree
 
@@ -31,6 +39,7 @@ __all__ = [
     "Delta",
     "DeltaKind",
     "DeltaSummary",
+    "Digests",
     "Dirty",
     "Edit",
     "Entry",
@@ -55,6 +64,7 @@ __all__ = [
     "read_edits",
     "read_full",
     "read_manifest",
+    "sha256_of",
     "simplify",
     "snapshot",
     "walk_tree",

@@ -52,19 +52,35 @@ class Dirty(NamedTuple):
     """Of the old tree: gone, or to be read again."""
 
 
-def write_stat_cache(out: BinaryIO, walk_file: Path, walk: Walk, manifest: Path, extra: Path, tree: str) -> None:
-    """Write the cache for the tree that ``manifest`` and ``extra`` were made of.
+class Digests(NamedTuple):
+    """sha256 of the files that a stat cache is made of, and of the tree."""
+
+    walk: str
+    manifest: str
+    extra: str
+    tree: str
+    """The ``sha256:`` digest of the tree's portable manifest."""
+
+
+def write_stat_cache(out: BinaryIO, walk_file: Path, walk: Walk, digests: Digests) -> None:
+    """Write the cache for the tree that the manifest and the extra file were made of.
 
     No record of the walk may be younger than what was read of its entry: an entry that changes between the walk and its
     being read is dirty the next time, the reverse is not noticed.
     """
     with walk_file.open("rb") as records:
         header = (
-            f"#layerfarm stat cache 1 entries={walk.entries} untrusted={walk.racy} walk={_digest(walk_file)}"
-            f" manifest={_digest(manifest)} extra={_digest(extra)} tree={tree}\n"
+            f"#layerfarm stat cache 1 entries={walk.entries} untrusted={walk.racy} walk={digests.walk}"
+            f" manifest={digests.manifest} extra={digests.extra} tree={digests.tree}\n"
         )
         out.write(header.encode("ascii"))
         shutil.copyfileobj(records, out, 1 << 20)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file in a bundle, in hexadecimal."""
+    with open_file(path) as stream:
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
@@ -79,7 +95,7 @@ def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
         if found is None:
             raise StaleCache("not a stat cache of this version", where=path)
         entries, racy, digest, *others, tree = (group.decode("ascii") for group in found.groups())
-        if others != [_digest(manifest), _digest(extra)]:
+        if others != [sha256_of(manifest), sha256_of(extra)]:
             raise StaleCache("stat cache is that of another manifest", where=path)
     except UnsafePath as error:
         raise StaleCache(f"stat cache cannot be read, {error.what}", where=path) from error
@@ -145,8 +161,3 @@ def _edits(olds: Iterator[bytes], news: Iterator[bytes], dirty: BinaryIO) -> Ite
         dirty.write(new)
         new = next(news, b"")
     yield Edit(keep, drop, take)
-
-
-def _digest(path: Path) -> str:
-    with open_file(path) as stream:
-        return file_digest(stream, "sha256").hexdigest()

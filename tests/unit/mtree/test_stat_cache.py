@@ -15,6 +15,7 @@ from layerfarm.jobs.errors import MtreeError, MtreeSyntaxError, StaleCache
 from layerfarm.jobs.mtree import (
     NO_CLOCK,
     Clock,
+    Digests,
     Dirty,
     Edit,
     Entry,
@@ -28,6 +29,7 @@ from layerfarm.jobs.mtree import (
     open_stat_cache,
     read_clock,
     read_edits,
+    sha256_of,
     vis,
     walk_tree,
     write_extra,
@@ -134,7 +136,8 @@ class Place:
     def remember(self, clock: Clock) -> None:
         walk = walk_into(self.walk, self.root, clock)
         with self.cache.open("wb") as out:
-            write_stat_cache(out, self.walk, walk, self.manifest, self.extra, TREE)
+            digests = Digests(*map(sha256_of, (self.walk, self.manifest, self.extra)), TREE)
+            write_stat_cache(out, self.walk, walk, digests)
 
     def open(self) -> StatCache:
         return open_stat_cache(self.cache, self.manifest, self.extra)
