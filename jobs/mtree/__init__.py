@@ -12,8 +12,6 @@ from layerfarm.jobs.mtree.model import (
     Delta,
     DeltaKind,
     Entry,
-    EntryType,
-    Xattrs,
     mtree_key,
 )
 from layerfarm.jobs.mtree.patch import Edit, ManifestPatch, read_edits
@@ -43,13 +41,11 @@ __all__ = [
     "Dirty",
     "Edit",
     "Entry",
-    "EntryType",
     "ManifestPatch",
     "Output",
     "Shard",
     "StatCache",
     "Walk",
-    "Xattrs",
     "compare",
     "find_dirty",
     "hash_shard",
