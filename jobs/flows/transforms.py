@@ -1,7 +1,4 @@
-"""What can be asked of an image that exists already, and what comes back: requests and results of re-layering.
-
-Each acts on all that the tag leads to: one image, or every platform of an index.
-"""
+"""Requests and results of transforms. Each works on all images behind the tag: one, or every platform of an index."""
 
 from __future__ import annotations
 
@@ -16,30 +13,30 @@ from layerfarm.jobs.relayer.referrers import Choice
 
 
 class TransformRequest(Request):
-    """Make an image over. The old one stays as it is unless ``target`` is its own tag."""
+    """Transform an image. The old one stays as it is unless ``target`` is its own tag."""
 
     image: ImageRef
     target: ImageRef
-    """Where the new one goes: this store or another one, this tag or another one."""
+    """Store and tag of the new image."""
     referrers: Choice = "leave"
     """Of SBOMs and other artifacts that refer to the old image and stay true of the new one: whether copies refer to
     that. What is left is among the warnings of the result."""
 
 
 class RecompressRequest(TransformRequest):
-    """Compress the layers anew. The tars, their diff_ids and the config stay the same."""
+    """Recompress the layers. The tars, their diff_ids and the config stay the same."""
 
     kind = "recompress"
 
     compress: Literal["gzip", "zstd", "none"]
     level: int | None = None
-    """None: layerfarm's default, and a layer that is so compressed already stays as it is, whoever wrote it."""
+    """None: layerfarm's default, and a layer with this compression at any level stays as it is."""
     keep: int = Field(default=0, ge=0)
     """So many of the lowest layers stay as they are: recompressed, a base would not be shared with others any more."""
 
 
 class RewriteRequest(TransformRequest):
-    """A transform that writes layers of its own."""
+    """A transform that writes new layers."""
 
     compress: CompressionChoice = "auto"
     """``auto``: as the newest compressed layer of the image, else gzip."""
@@ -62,7 +59,7 @@ class SquashRequest(RewriteRequest):
 
 
 class StripRequest(TransformRequest):
-    """Take paths out of an image, and out of each of its layers."""
+    """Remove paths from an image, and from each of its layers."""
 
     kind = "strip"
 
@@ -94,30 +91,30 @@ VerdictName = Literal["safe", "review", "refuse"]
 
 
 class RebaseCheckRequest(Request):
-    """Look for what speaks against putting an image on another base; nothing is written."""
+    """Check whether an image can be put on another base; nothing is written."""
 
     kind = "rebase-check"
 
     image: ImageRef
     old_base: ImageRef
-    """What the image was built on, exactly."""
+    """The exact base that the image was built on."""
     new_base: ImageRef
 
 
 class RebaseRequest(TransformRequest):
-    """Put an image on another base: the layers of the old one go, those of the new one come."""
+    """Replace the layers of an image's base with those of another base."""
 
     kind = "rebase"
 
     old_base: ImageRef
     new_base: ImageRef
     accept: VerdictName = "safe"
-    """The worst verdict with which it is done all the same."""
+    """The worst verdict with which the rebase is done."""
     source_date_epoch: Epoch | None = None
 
 
 class ComponentRule(Model):
-    """A component of the operator's own, which comes before what package databases say."""
+    """A component of the operator's own, which takes precedence over package databases."""
 
     name: str = Field(min_length=1)
     paths: list[str] = Field(min_length=1)
@@ -125,7 +122,7 @@ class ComponentRule(Model):
 
 
 class RechunkRequest(RewriteRequest):
-    """Lay an image out in layers by content: what changes together, and what images share, in one."""
+    """Rechunk an image: files that change together, or that images share, go into one layer."""
 
     kind = "rechunk"
 
@@ -142,7 +139,7 @@ class RechunkRequest(RewriteRequest):
 
 
 class AnalyzeRequest(Request):
-    """Take an image apart, and keep what was found beside the store; if that may only be read, in the user's cache."""
+    """Find the components of an image, and keep them beside the store or, if it is read-only, in the user's cache."""
 
     kind = "analyze"
 
@@ -154,7 +151,7 @@ class AnalyzeRequest(Request):
 
 
 class ImageParts(Model):
-    """What one image was found to consist of."""
+    """Components of one image."""
 
     platform: str
     image: str
@@ -179,7 +176,7 @@ class AnalyzeResult(Result):
 
 
 class ImageChange(Model):
-    """What became of one image."""
+    """The change of one image."""
 
     platform: str
     old: str
@@ -196,7 +193,7 @@ class ImageChange(Model):
 
 
 class TransformResult(Result):
-    """What a transform made."""
+    """Result of a transform."""
 
     image: str
     """Store and tag of the new image."""
@@ -215,12 +212,12 @@ class TransformResult(Result):
 
 
 class RebaseVerdict(Model):
-    """What was found for one image."""
+    """Findings for one image."""
 
     platform: str
     verdict: VerdictName
     concerns: list[str] = []
-    """What speaks against it, the worst first."""
+    """Findings against the rebase, the worst first."""
     concerns_total: int = 0
     packages: list[str] = []
     """Packages of the base that change, as ``name old -> new``."""
@@ -228,7 +225,7 @@ class RebaseVerdict(Model):
 
 
 class RebaseCheckResult(Result):
-    """What speaks against a rebase, for each image."""
+    """Findings against a rebase, for each image."""
 
     image: str
     verdict: VerdictName
@@ -238,7 +235,7 @@ class RebaseCheckResult(Result):
 
 
 class RebaseResult(TransformResult):
-    """What a rebase made, and with which evidence."""
+    """Result of a rebase, with the findings."""
 
     verdict: VerdictName = "safe"
     verdicts: list[RebaseVerdict] = []
