@@ -14,7 +14,7 @@ from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.stages import result_of
 from layerfarm.jobs.flows.transforming import (
-    NewImage,
+    TransformedImage,
     TransformState,
     begin,
     importing,
@@ -187,11 +187,11 @@ def _from_new_base(ctx: Context, state: RebaseState) -> Import:
     return importing_from(new_store, state, layers)
 
 
-def _make(ctx: Context, state: RebaseState, old: Resolved) -> NewImage:
+def _make(ctx: Context, state: RebaseState, old: Resolved) -> TransformedImage:
     plan, digest = _plan(ctx, state), old.descriptor.digest
     bases, found = plan.bases[digest], _verdicts(ctx, state)[digest]
     if bases.old.digest == bases.new.digest:
-        return NewImage(old, None)
+        return TransformedImage(old, None)
     old_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.old_store)), [bases.old])
     new_base = _new_base(ctx, plan, digest)
     config, conflicts = rebased_config(old, old_base, new_base, state.epoch)
@@ -200,7 +200,7 @@ def _make(ctx: Context, state: RebaseState, old: Resolved) -> NewImage:
     parameters = {"verdict": found.verdict, "concerns": found.concerns_total}
     proof = prove_rebase(old, old_base, new_base, image, parameters=parameters)
     warnings = [f"set by the image and changed by the base, the image's stays: {name}" for name in conflicts]
-    return NewImage(image, proof, [*warnings, *found.concerns])
+    return TransformedImage(image, proof, [*warnings, *found.concerns])
 
 
 def _finish(ctx: Context, state: RebaseState) -> RebaseResult:

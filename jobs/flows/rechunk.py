@@ -13,7 +13,7 @@ from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.stages import Planned
 from layerfarm.jobs.flows.transforming import (
     LayerWork,
-    NewImage,
+    TransformedImage,
     TransformState,
     begin,
     images_with,
@@ -32,7 +32,7 @@ from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.relayer.analysis import AnalysisOptions, Analyzed, analyze, keep_analysis, kept_analysis
 from layerfarm.jobs.relayer.components import Rule
 from layerfarm.jobs.relayer.configs import rechunked_config
-from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be, read_plan, recipe_of, write_layer
 from layerfarm.jobs.relayer.spool import Difference, Spool, read_image
 from layerfarm.jobs.store import Descriptor, Layout
@@ -276,7 +276,7 @@ def _equal_pack(ctx: Context, params: _Pack) -> str:
 # --- prove ---------------------------------------------------------------------------------------
 
 
-def _make(ctx: Context, state: RechunkState, old: Resolved) -> NewImage:
+def _make(ctx: Context, state: RechunkState, old: Resolved) -> TransformedImage:
     digest, work = old.descriptor.digest, work_of(ctx, state)
     task, laid = work.kept(state.tasks, Task)[digest], work.kept(state.laid, Laid)[digest]
     listed = _listed(work, laid)
@@ -284,11 +284,11 @@ def _make(ctx: Context, state: RechunkState, old: Resolved) -> NewImage:
     packed = [layer.packed or new[_name_of_layer(layer.digest, task.compression, state.level)] for layer in listed]
     layers = [*old.manifest.layers[: task.keep], *(_in_order(each.descriptor) for each in packed)]
     if [layer.digest for layer in layers] == [layer.digest for layer in old.manifest.layers]:
-        return NewImage(old, None, laid.warnings)
+        return TransformedImage(old, None, laid.warnings)
     names = [layer.name for layer in listed]
     config = rechunked_config(old.config, task.keep, names, [each.diff_id for each in packed], digest, state.epoch)
     parameters = {"budget": state.budget, "keep": task.keep, "plan": state.plan}
-    allowed = Allowed(clamp=state.epoch)
+    allowed = Tolerance(clamp=state.epoch)
     return written(ctx, state, old, layers, config, allowed, "rechunk", parameters, laid.warnings)
 
 

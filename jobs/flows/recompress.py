@@ -11,7 +11,7 @@ from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.stages import Planned
 from layerfarm.jobs.flows.transforming import (
     LayerWork,
-    NewImage,
+    TransformedImage,
     TransformState,
     begin,
     importing,
@@ -105,7 +105,7 @@ def _equal(ctx: Context, work: _Work) -> str:
     return name_of_work("recompress", codec, str(work.target), work.layer.digest, work.diff_id)
 
 
-def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
+def _make(ctx: Context, state: RecompressState, old: Resolved) -> TransformedImage:
     done = work_of(ctx, state).kept(state.recompressed, PackedLayer)
     layers: list[Descriptor] = []
     lost: set[str] = set()
@@ -118,12 +118,12 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> NewImage:
         layers.append(new)
         lost.update(gone)
     if layers == old.manifest.layers:
-        return NewImage(old, None)
+        return TransformedImage(old, None)
     target = target_of(ctx, state)
     image = with_manifest(target, old, old.manifest.model_copy(update={"layers": layers}))
     parameters = {"codec": codec_id(state.codec()), "keep": state.keep}
     proof = prove(source_of(ctx, state), old, target, image, operation="recompress", parameters=parameters)
-    return NewImage(
+    return TransformedImage(
         image, proof, [f"annotation {key!r} spoke of a layer's old bytes and is gone" for key in sorted(lost)]
     )
 

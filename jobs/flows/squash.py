@@ -9,7 +9,7 @@ from layerfarm.jobs.flows.base import Context, FileRef, Model, name_of_work, wor
 from layerfarm.jobs.flows.images import image_stage, source_of
 from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.transforming import (
-    NewImage,
+    TransformedImage,
     TransformState,
     begin,
     images_with,
@@ -25,7 +25,7 @@ from layerfarm.jobs.flows.transforms import SquashRequest
 from layerfarm.jobs.image import PackedLayer, Resolved
 from layerfarm.jobs.image.pack import choose_compression
 from layerfarm.jobs.relayer.configs import squashed_config
-from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.layers import check_range, squash_layers
 
 
@@ -107,17 +107,17 @@ def _holds(ctx: Context, state: SquashState, packed: PackedLayer) -> bool:
     return target_of(ctx, state).claim(packed.descriptor)
 
 
-def _make(ctx: Context, state: SquashState, old: Resolved) -> NewImage:
+def _make(ctx: Context, state: SquashState, old: Resolved) -> TransformedImage:
     digest = old.descriptor.digest
     each = _range(ctx, state, old)
     if each.is_one:
-        return NewImage(old, None)
+        return TransformedImage(old, None)
     packed = work_of(ctx, state).kept(state.squashed, PackedLayer)[digest]
     layers = old.manifest.layers
     layers = [*layers[: each.keep], packed.descriptor, *layers[each.upto :]]
     config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, digest, state.epoch)
     parameters = {"keep": each.keep, "upto": each.upto}
-    return written(ctx, state, old, layers, config, Allowed(clamp=state.epoch), "squash", parameters)
+    return written(ctx, state, old, layers, config, Tolerance(clamp=state.epoch), "squash", parameters)
 
 
 _LAYERS = image_stage(

@@ -8,7 +8,7 @@ from layerfarm.jobs.flows.base import Context, FileRef, Model, name_of_work
 from layerfarm.jobs.flows.images import image_stage, source_of
 from layerfarm.jobs.flows.importing import Import, import_stage
 from layerfarm.jobs.flows.transforming import (
-    NewImage,
+    TransformedImage,
     TransformState,
     begin,
     images_with,
@@ -22,7 +22,7 @@ from layerfarm.jobs.flows.transforming import (
 from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import PackedLayer, Resolved
 from layerfarm.jobs.relayer.configs import stripped_config
-from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.layers import linux_only, strip_layers
 from layerfarm.jobs.store.result_cache import read_result, write_result
 
@@ -105,13 +105,13 @@ def _kept(ctx: Context, state: StripState) -> Import:
     return importing(ctx, state, kept)
 
 
-def _make(ctx: Context, state: StripState, old: Resolved) -> NewImage:
+def _make(ctx: Context, state: StripState, old: Resolved) -> TransformedImage:
     done = _stripped(ctx, state, work_of(ctx, state).kept(state.stripped, Noted)[old.descriptor.digest])
     if not done:
-        return NewImage(old, None, ["nothing in the image matches"])
+        return TransformedImage(old, None, ["nothing in the image matches"])
     layers = [done[at].descriptor if at in done else layer for at, layer in enumerate(old.manifest.layers)]
     config = stripped_config(old.config, done, state.paths, state.epoch)
-    allowed = Allowed(clamp=state.epoch, removed=tuple(state.paths))
+    allowed = Tolerance(clamp=state.epoch, removed=tuple(state.paths))
     return written(ctx, state, old, layers, config, allowed, "strip", {"paths": state.paths})
 
 

@@ -27,7 +27,7 @@ from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.stages import Planned, ResultT, keyed_stage, result_of, single_stage
 from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
-from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.indexes import ImageSet, copy_manifest, follow, platform_of, rewrite
 from layerfarm.jobs.relayer.layers import check_range, layers_of_base, linux_only
 from layerfarm.jobs.relayer.proof import Proof, attach_proof, prove
@@ -61,7 +61,7 @@ class Transformed(Model):
 
 
 @dataclass(frozen=True)
-class NewImage:
+class TransformedImage:
     """A transformed image; its blobs are in the target's store, except those it shares with the old one."""
 
     image: Resolved
@@ -70,7 +70,7 @@ class NewImage:
     warnings: list[str] = field(default_factory=list)
 
 
-Make = Callable[[Context, StateT, Resolved], NewImage]
+Make = Callable[[Context, StateT, Resolved], TransformedImage]
 """Writes the documents of a transformed image, given the old one."""
 
 
@@ -191,11 +191,11 @@ def written(
     old: Resolved,
     layers: Sequence[Descriptor],
     config: ImageConfig,
-    allowed: Allowed,
+    allowed: Tolerance,
     operation: str,
     parameters: dict[str, Any],
     warnings: Sequence[str] = (),
-) -> NewImage:
+) -> TransformedImage:
     """Write the image with these layers and this config, and prove that it differs as ``allowed`` only.
 
     Raises:
@@ -204,7 +204,7 @@ def written(
     source, target = source_of(ctx, state), target_of(ctx, state)
     image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": list(layers)}), config)
     known: dict[str, Any] = {"operation": operation, "parameters": parameters, "advanced": ctx.observer.advanced}
-    return NewImage(image, prove(source, old, target, image, allowed, **known), list(warnings))
+    return TransformedImage(image, prove(source, old, target, image, allowed, **known), list(warnings))
 
 
 def transform_flow(

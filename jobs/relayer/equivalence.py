@@ -18,7 +18,7 @@ _NS = 10**9
 
 
 @dataclass(frozen=True)
-class Allowed:
+class Tolerance:
     """The differences that a policy names. By default none: the trees have to be the same to the nanosecond."""
 
     clamp: int | None = None
@@ -31,11 +31,11 @@ class Allowed:
     """Names of xattrs that may be gone, because no unpacker gives them to a tree on disk."""
 
 
-EXACT: Final = Allowed()
+EXACT: Final = Tolerance()
 """Nothing may differ."""
 
 
-class Facts(NamedTuple):
+class PathFacts(NamedTuple):
     """All that is compared of one path."""
 
     path: bytes
@@ -64,7 +64,7 @@ class Difference(NamedTuple):
         return f"{display(self.path)}: {self.what}"
 
 
-def facts_of(stack: Stack, allowed: Allowed = EXACT) -> Iterator[Facts]:
+def facts_of(stack: Stack, allowed: Tolerance = EXACT) -> Iterator[PathFacts]:
     """The facts of a tree in mtree order, as they are to be once the allowed has been done to it."""
     gone = matcher(allowed.removed)
     names = {
@@ -78,7 +78,7 @@ def facts_of(stack: Stack, allowed: Allowed = EXACT) -> Iterator[Facts]:
             yield _facts(placed, allowed, dropped, () if placed.source is None else names.get(placed.source, ()))
 
 
-def _facts(placed: Placed, allowed: Allowed, dropped: frozenset[bytes], names: tuple[bytes, ...]) -> Facts:
+def _facts(placed: Placed, allowed: Tolerance, dropped: frozenset[bytes], names: tuple[bytes, ...]) -> PathFacts:
     entry = placed.entry
     mtime = entry.mtime
     if allowed.clamp is not None and mtime > allowed.clamp * _NS:
@@ -87,10 +87,10 @@ def _facts(placed: Placed, allowed: Allowed, dropped: frozenset[bytes], names: t
         mtime -= mtime % _NS
     xattrs = tuple(pair for pair in entry.xattrs or () if pair[0] not in dropped)
     path, kind, mode, uid, gid, size, _, _, link, sha256, _, device = entry
-    return Facts(path, kind, mode, uid, gid, size, mtime, link, sha256, device, xattrs, names)
+    return PathFacts(path, kind, mode, uid, gid, size, mtime, link, sha256, device, xattrs, names)
 
 
-def differences(expected: Iterable[Facts], found: Iterable[Facts]) -> Iterator[Difference]:
+def differences(expected: Iterable[PathFacts], found: Iterable[PathFacts]) -> Iterator[Difference]:
     """Every path that is not the same; both sides in mtree order."""
     olds, news = iter(expected), iter(found)
     old, new = next(olds, None), next(news, None)
@@ -109,7 +109,7 @@ def differences(expected: Iterable[Facts], found: Iterable[Facts]) -> Iterator[D
             old, new = next(olds, None), next(news, None)
 
 
-def digest_of(facts: Iterable[Facts]) -> tuple[str, int]:
+def digest_of(facts: Iterable[PathFacts]) -> tuple[str, int]:
     """A ``sha256:`` digest over all facts of a tree, and how many paths it has.
 
     Over the lines of ``repr``: of integers, bytes, strings and tuples, which Python writes one way only.
@@ -145,12 +145,12 @@ def matcher(patterns: Sequence[str]) -> Callable[[bytes], bool]:
     return lambda path: path != ROOT and found(path + b"/") is not None
 
 
-def _key(facts: Facts) -> bytes:
+def _key(facts: PathFacts) -> bytes:
     return mtree_key(facts.path, facts.type == "dir")
 
 
-def _what_differs(old: Facts, new: Facts) -> str:
-    pairs = zip(Facts._fields[1:], old[1:], new[1:], strict=True)
+def _what_differs(old: PathFacts, new: PathFacts) -> str:
+    pairs = zip(PathFacts._fields[1:], old[1:], new[1:], strict=True)
     return "; ".join(_change(name, before, after) for name, before, after in pairs if before != after)
 
 

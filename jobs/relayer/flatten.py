@@ -17,7 +17,7 @@ from layerfarm.jobs.image.unpack import UnpackOptions, extracted
 from layerfarm.jobs.layer.merge import MergeOptions, merge_layers
 from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.paths import is_directory
-from layerfarm.jobs.relayer.equivalence import EXACT, Allowed
+from layerfarm.jobs.relayer.equivalence import EXACT, Tolerance
 from layerfarm.jobs.relayer.layers import opener
 from layerfarm.jobs.relayer.proof import compare
 from layerfarm.jobs.store import Layout
@@ -115,5 +115,5 @@ def _tar(layout: Layout, image: Resolved, place: Path, epoch: int | None, advanc
             flat = Stack.of([read_members(written)])
     except OSError as error:
         raise TransformError(f"tar cannot be written, {error.strerror}", where=place) from error
-    compare(stack, flat, EXACT if epoch is None else Allowed(clamp=epoch), str(place))
+    compare(stack, flat, EXACT if epoch is None else Tolerance(clamp=epoch), str(place))
     return tree_digest(flat.entries())

@@ -22,7 +22,7 @@ from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
 from layerfarm.jobs.image.trees import stack_of, stacks_of
 from layerfarm.jobs.image.validate import Report
 from layerfarm.jobs.layer.stack import Stack
-from layerfarm.jobs.relayer.equivalence import EXACT, Allowed, differences, digest_of, facts_of
+from layerfarm.jobs.relayer.equivalence import EXACT, Tolerance, differences, digest_of, facts_of
 from layerfarm.jobs.relayer.indexes import platform_of, read_images
 from layerfarm.jobs.relayer.referrers import (
     MEDIA_TYPE_EMPTY,
@@ -52,7 +52,7 @@ class Named(Document):
 
 
 class Permitted(Document):
-    """The differences that were allowed (:class:`~layerfarm.jobs.relayer.equivalence.Allowed`), as JSON."""
+    """The differences that were allowed (:class:`~layerfarm.jobs.relayer.equivalence.Tolerance`), as JSON."""
 
     clamp: int | None = None
     whole_seconds: bool | None = None
@@ -60,7 +60,7 @@ class Permitted(Document):
     without_xattrs: list[str] | None = None
 
     @classmethod
-    def of(cls, allowed: Allowed) -> Permitted:
+    def of(cls, allowed: Tolerance) -> Permitted:
         return cls(
             clamp=allowed.clamp,
             whole_seconds=allowed.whole_seconds or None,
@@ -68,8 +68,8 @@ class Permitted(Document):
             without_xattrs=list(allowed.without_xattrs) or None,
         )
 
-    def allowed(self) -> Allowed:
-        return Allowed(
+    def allowed(self) -> Tolerance:
+        return Tolerance(
             self.clamp, bool(self.whole_seconds), tuple(self.removed or ()), tuple(self.without_xattrs or ())
         )
 
@@ -121,7 +121,7 @@ def prove(
     old: Resolved,
     layout_new: Layout,
     new: Resolved,
-    allowed: Allowed = EXACT,
+    allowed: Tolerance = EXACT,
     *,
     operation: str,
     parameters: dict[str, Any] | None = None,
@@ -163,7 +163,7 @@ def prove_rebase(
 
 
 def _about(
-    operation: str, parameters: dict[str, Any], old: Resolved, new: Resolved, allowed: Allowed = EXACT
+    operation: str, parameters: dict[str, Any], old: Resolved, new: Resolved, allowed: Tolerance = EXACT
 ) -> dict[str, Any]:
     codecs = {(layer.annotations or {}).get(ANNOTATION_CODEC) for layer in new.manifest.layers}
     return {
@@ -177,7 +177,7 @@ def _about(
     }
 
 
-def compare(old: Stack, new: Stack, allowed: Allowed, where: str) -> None:
+def compare(old: Stack, new: Stack, allowed: Tolerance, where: str) -> None:
     """Compare two trees.
 
     Raises:

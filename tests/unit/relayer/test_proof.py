@@ -12,7 +12,7 @@ from layerfarm.jobs.errors import LayerfarmError, NotEquivalent
 from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
 from layerfarm.jobs.image import Resolved, resolve, tree_of
 from layerfarm.jobs.image.trees import tree_digest
-from layerfarm.jobs.relayer.equivalence import Allowed
+from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.proof import Proof, attach_proof, proofs_of, prove, verify_image
 from layerfarm.jobs.relayer.referrers import MEDIA_TYPE_PROOF, referrers
 from layerfarm.jobs.store import Layout
@@ -39,13 +39,13 @@ def layer(**changes: object) -> bytes:
     return archive(*(value for value in {**given, **changes}.values() if value is not None))  # type: ignore[misc]
 
 
-def both(layout: Layout, old: bytes, new: bytes, allowed: Allowed | None = None) -> Proof:
+def both(layout: Layout, old: bytes, new: bytes, allowed: Tolerance | None = None) -> Proof:
     return prove(
         layout,
         image(layout, [old], tag="old"),
         layout,
         image(layout, [new], tag="new"),
-        allowed or Allowed(),
+        allowed or Tolerance(),
         operation="test",
     )
 
@@ -101,16 +101,16 @@ def test_the_same_tree_from_other_layers_is_equal(layout: Layout) -> None:
 
 def test_what_a_policy_allows_may_differ_and_nothing_more(layout: Layout) -> None:
     late = {"dir": entry("d/", "dir", mode=0o711, mtime=40)}
-    both(layout, layer(), layer(**late), Allowed(clamp=40))
+    both(layout, layer(), layer(**late), Tolerance(clamp=40))
     with pytest.raises(NotEquivalent, match="d: mtime"):
-        both(layout, layer(), layer(**late), Allowed(clamp=45))
+        both(layout, layer(), layer(**late), Tolerance(clamp=45))
     exact = entry("d/", "dir", mode=0o711, pax={"mtime": "50.25"})
-    both(layout, layer(dir=exact), layer(), Allowed(whole_seconds=True))
+    both(layout, layer(dir=exact), layer(), Tolerance(whole_seconds=True))
     bare = entry("d/file", content=b"content", mode=0o640, uid=5, gid=6, mtime=100)
-    both(layout, layer(), layer(file=bare), Allowed(without_xattrs=("user.a",)))
-    both(layout, layer(), layer(two=None), Allowed(removed=("two",)))
+    both(layout, layer(), layer(file=bare), Tolerance(without_xattrs=("user.a",)))
+    both(layout, layer(), layer(two=None), Tolerance(removed=("two",)))
     with pytest.raises(NotEquivalent, match="two: this file is not in the old image"):
-        both(layout, layer(), layer(), Allowed(removed=("two",)))
+        both(layout, layer(), layer(), Tolerance(removed=("two",)))
 
 
 def test_only_the_first_differences_are_named(layout: Layout) -> None:
