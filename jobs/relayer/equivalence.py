@@ -1,4 +1,4 @@
-"""Whether two trees are the same, entry by entry, and what a policy allows to be different."""
+"""Compare two trees entry by entry, with a tolerance for differences that a policy allows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _NS = 10**9
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The differences that a policy names. By default none: the trees have to be the same to the nanosecond."""
+    """The differences that a policy allows. By default none: the trees must be equal to the nanosecond."""
 
     clamp: int | None = None
     """Seconds: mtimes newer than it may have become it."""
     whole_seconds: bool = False
-    """Parts of a second may be gone from mtimes, as in every layer that is packed from a tree on disk."""
+    """Mtimes may have lost their fractions, as in every layer that is packed from a tree on disk."""
     removed: tuple[str, ...] = ()
-    """Patterns (:func:`matcher`): what they match is gone, with all that is below."""
+    """Patterns (:func:`matcher`) of removed paths; all below them is removed too."""
     without_xattrs: tuple[str, ...] = ()
-    """Names of xattrs that may be gone, because no unpacker gives them to a tree on disk."""
+    """Names of xattrs that may be missing, because no unpacker sets them on disk."""
 
 
 EXACT: Final = Tolerance()
@@ -36,7 +36,7 @@ EXACT: Final = Tolerance()
 
 
 class PathFacts(NamedTuple):
-    """All that is compared of one path."""
+    """The facts of one path that are compared."""
 
     path: bytes
     type: str
@@ -55,7 +55,7 @@ class PathFacts(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One path that is not the same."""
+    """One path that differs."""
 
     path: bytes
     what: str
@@ -65,7 +65,7 @@ class Difference(NamedTuple):
 
 
 def facts_of(stack: Stack, allowed: Tolerance = EXACT) -> Iterator[PathFacts]:
-    """The facts of a tree in mtree order, as they are to be once the allowed has been done to it."""
+    """The facts of a tree in mtree order, after the allowed changes."""
     gone = matcher(allowed.removed)
     names = {
         source: left
@@ -91,7 +91,7 @@ def _facts(placed: Placed, allowed: Tolerance, dropped: frozenset[bytes], names:
 
 
 def differences(expected: Iterable[PathFacts], found: Iterable[PathFacts]) -> Iterator[Difference]:
-    """Every path that is not the same; both sides in mtree order."""
+    """Every path that differs; both sides in mtree order."""
     olds, news = iter(expected), iter(found)
     old, new = next(olds, None), next(news, None)
     while old is not None or new is not None:
@@ -131,7 +131,7 @@ def digest_of(facts: Iterable[PathFacts]) -> tuple[str, int]:
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[bytes], bool]:
-    """Whether a path of an image, or a directory above it, matches one of the patterns.
+    """A function that is true for a path that matches one of the patterns, or is below one that does.
 
     As those of a shell, from the root of the image: ``*`` and ``?`` match the slash too, ``[a-z]`` one
     byte of a class. ``usr/share/doc`` is the directory with all that is in it.

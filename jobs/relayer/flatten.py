@@ -1,4 +1,4 @@
-"""The tree of an image outside of any image: as a directory or as one plain tar."""
+"""The tree of an image written as a directory or as one plain tar."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def flatten(
     """Write the tree of ``image`` to ``output``, which must not exist: whole, or not at all.
 
     It is made in the directory ``staging``, on the same filesystem, which the caller removes at the end. A
-    copy of this call that comes second, with the same ``staging``, finds what the first one made and is
-    content. A tar is read back and held against the layers; ``epoch`` clamps its mtimes. Returns the digest
+    second call with the same ``staging`` returns the result of the first. A tar is read back and compared with
+    the layers; ``epoch`` clamps its mtimes. Returns the digest
     of the tree's mtree manifest, as ``unpack`` reports it, and warnings.
 
     Raises:
@@ -74,7 +74,7 @@ def flatten(
 
 
 def _finished(output: Path, staging: Path) -> tuple[str, list[str]] | None:
-    """What an earlier copy of this call returned, if what lies at ``output`` is what that made."""
+    """The result of an earlier call with this ``staging``, if ``output`` is its work."""
     try:
         found = _identity(output)
     except FileNotFoundError:
