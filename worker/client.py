@@ -141,7 +141,7 @@ class Farm:
                     raise FarmFull(
                         f"{settings.most_queued} jobs wait for their beginning already",
                         where=self.address.masked,
-                        hint="try again later, or see docs/operating.md#who-comes-first",
+                        hint="try again later, or see docs/operating.md#priorities",
                     )
                 time.sleep(_ROOM)
         job = Job(self, job_id)
