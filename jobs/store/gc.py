@@ -266,7 +266,7 @@ def _explaining(look: Callable[[], ResultT]) -> ResultT:
         raise StoreError(
             f"nothing was removed, because a manifest cannot be read: {error.what}",
             where=error.where,
-            hint="see layerfarm validate and docs/store.md#gc; remove the tag if the image is lost",
+            hint="see layerfarm validate and docs/store.md#garbage-collection; remove the tag if the image is lost",
         ) from error
 
 
