@@ -18,11 +18,12 @@ import itertools
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal
 
 from pydantic import Field
 
+from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.relayer.indexes import REFERENCE_DIGEST, copy_manifest
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Document, Index, Layout
 from layerfarm.jobs.store import parse_document as parse
@@ -74,13 +75,17 @@ class _Subject(Document):
     subject: Descriptor | None = None
 
 
-def referrers(layout: Layout, subject: str) -> list[Descriptor]:
+def referrers(
+    layout: Layout, subject: str, unreadable: Callable[[Descriptor, StoreError], None] = lambda entry, error: None
+) -> list[Descriptor]:
     """The manifests of the layout that have this digest as their subject, each once, with their types.
 
+    ``unreadable`` is called for untagged manifests that cannot be read and may have any subject, or none.
+
     Raises:
-        MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: one cannot be read.
+        StoreError: a manifest cannot be read that is entered as a referrer of ``subject``.
     """
-    found = _found(layout, layout.index(), subject)
+    found = _found(layout, layout.index(), subject, unreadable)
     return [entry.model_copy(update={"artifact_type": artifact.kind}) for entry, artifact in found]
 
 
@@ -135,8 +140,10 @@ def tags_beside(tags: Sequence[str], subject: str) -> list[str]:
 def spoken(layout: Layout) -> dict[str, list[str]]:
     """The digests of all referrers in a layout, by the fallback tag of their subject.
 
+    Untagged manifests that cannot be read are ignored.
+
     Raises:
-        MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: something cannot be read.
+        StoreError: a fallback index cannot be read.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
     for entry in layout.index().manifests:
@@ -157,7 +164,10 @@ def spoken(layout: Layout) -> dict[str, list[str]]:
 def _subject(layout: Layout, entry: Descriptor) -> str | None:
     if entry.media_type != MEDIA_TYPE_MANIFEST or layout.lacks(entry):
         return None
-    subject = parse(_Subject, layout.read(entry), entry.digest).subject
+    try:
+        subject = parse(_Subject, layout.read(entry), entry.digest).subject
+    except StoreError:
+        return None
     return None if subject is None else subject.digest
 
 
@@ -187,24 +197,35 @@ def unread_referrers(layout: Layout, subject: str) -> list[Descriptor]:
     ]
 
 
-def _found(layout: Layout, index: Index, subject: str) -> Iterator[tuple[Descriptor, Artifact]]:
+def _found(
+    layout: Layout, index: Index, subject: str, unreadable: Callable[[Descriptor, StoreError], None]
+) -> Iterator[tuple[Descriptor, Artifact]]:
     seen = set()
-    for entry in _candidates(layout, index, subject):
+    for entry, named in _candidates(layout, index, subject):
         if entry.digest not in seen and entry.media_type == MEDIA_TYPE_MANIFEST and not layout.lacks(entry):
             seen.add(entry.digest)
-            artifact = read_artifact(layout, entry)
+            try:
+                artifact = read_artifact(layout, entry)
+            except StoreError as error:
+                if named:
+                    raise
+                unreadable(entry, error)
+                continue
             if artifact.subject is not None and artifact.subject.digest == subject:
                 yield entry, artifact
 
 
-def _candidates(layout: Layout, index: Index, subject: str) -> Iterator[Descriptor]:
-    """Entries that may refer to ``subject``: with its annotation or none, and those of the fallback index."""
+def _candidates(layout: Layout, index: Index, subject: str) -> Iterator[tuple[Descriptor, bool]]:
+    """Entries that may refer to ``subject``: with its annotation or none, and those of the fallback index.
+
+    With each: True if something says that it refers to ``subject``.
+    """
     for entry in index.manifests:
         named = (entry.annotations or {}).get(REF_NAME)
         if named is None and subject_of(entry) in (None, subject):
-            yield entry
+            yield entry, subject_of(entry) == subject
         elif named == fallback_tag(subject) and entry.media_type == MEDIA_TYPE_INDEX:
-            yield from parse(Index, layout.read(entry), entry.digest).manifests
+            yield from ((child, True) for child in parse(Index, layout.read(entry), entry.digest).manifests)
 
 
 # --- copied to transformed images ----------------------------------------------------------------
@@ -246,7 +267,7 @@ class Carrier:
         """
         if old.digest == new.digest and self._source.path == self._target.path:
             return
-        for entry in referrers(self._source, old.digest):
+        for entry in referrers(self._source, old.digest, self._unreadable):
             self._referrer(entry, read_artifact(self._source, entry), old, new)
         for entry in unread_referrers(self._source, old.digest):
             self._leave(entry.digest, entry.media_type, "layerfarm does not read that")
@@ -295,6 +316,9 @@ class Carrier:
         else:
             return True
         return False
+
+    def _unreadable(self, entry: Descriptor, error: StoreError) -> None:
+        self._leave(entry.digest, "an untagged manifest", f"it cannot be read ({error.what})")
 
     def _leave(self, digest: str, what: str, why: str) -> None:
         self.warnings.append(f"not carried over: {what}, {why}: {digest}")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from layerfarm.jobs.errors import MalformedDocument
 from layerfarm.jobs.flows.transforms import RecompressRequest, StripRequest, TransformResult
 from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.relayer.referrers import fallback_tag, referrers, speaks_of_another, spoken, tags_beside
-from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
+from layerfarm.jobs.relayer.referrers import attach, fallback_tag, referrers, speaks_of_another, spoken, tags_beside
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from layerfarm.worker.catalog.pull import copy_in
 from tests.unit.image.images import image, tar
 from tests.unit.relayer.images import attestation, enter, entry, index, manifest, ref, run, two_platforms
@@ -68,6 +69,26 @@ def test_what_stays_true_is_carried_when_asked_and_signatures_are_not(layout: La
     assert sum("….sig" in text or "….notes" in text for text in result.warnings) == 2
     assert len(result.warnings) == 4
     assert said(layout, found[SPDX]) == {}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_unreadable_untagged_manifest_is_left_with_a_warning(layout: Layout, damaged: bool) -> None:
+    old = image(layout, [LOW], tag="t")
+    stray = manifest(layout, SPDX, b"{}", old.descriptor) if damaged else layout.put(b"{}", MEDIA_TYPE_MANIFEST)
+    enter(layout, stray)
+    if damaged:
+        layout.blob_path(stray.digest).write_bytes(b"{}")
+    result = made_over(layout)
+    assert [text for text in result.warnings if stray.digest in text and "cannot be read" in text]
+    assert spoken(layout).keys() == {fallback_tag(result.new)}
+
+
+def test_an_unreadable_manifest_that_is_entered_as_a_referrer_stops_the_transform(layout: Layout) -> None:
+    old = image(layout, [LOW], tag="t")
+    attach(layout, layout.put(b"{}", MEDIA_TYPE_MANIFEST), old.descriptor.digest)
+    with pytest.raises(MalformedDocument):
+        made_over(layout)
+    assert layout.tags() == ["t"]
 
 
 def test_asked_or_not_nothing_is_carried_to_another_content(layout: Layout, old: Resolved) -> None:
