@@ -22,11 +22,11 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 
 @click.command("build", cls=GoStyleCommand)
-@click.option("--rootfs", type=PathType(), required=True, metavar="DIR", help="The directory to make an image of.")
-@image_option(help="Where the image goes: a layout and a tag.")
-@image_option("--base", required=False, help="The image below: only what differs from it becomes a layer.")
+@click.option("--rootfs", type=PathType(), required=True, metavar="DIR", help="The directory to build the image from.")
+@image_option(help="The new image: a layout and a tag.")
+@image_option("--base", required=False, help="The base image: the layer has only the differences from it.")
 @click.option(
-    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of --base to take where that is an index of several."
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="The image of --base to use, if it is an index of several."
 )
 @mask_path_option("Leave out changes at and below PATH in the rootfs. Repeatable.")
 @compress_options
@@ -44,10 +44,10 @@ def command(
     where: Where,
     as_json: bool,
 ) -> None:
-    """Makes an image of a directory, on top of a base image if one is given.
+    """Build an image from a directory, on top of a base image if one is given.
 
-    Prints the digests of the layer, of the layer's tar (diff_id) and of the manifest. Run twice, it prints
-    the same ones.
+    Prints the digests of the layer, of the layer's tar (diff_id) and of the manifest. Equal inputs give
+    equal digests.
 
     \b
     Examples:

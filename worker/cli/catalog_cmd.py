@@ -37,7 +37,7 @@ class How(NamedTuple):
 
 @click.group("catalog", cls=GoStyleGroup, no_args_is_help=True)
 def command() -> None:
-    """Re-layers many images together, by a YAML file that says which, how, and where they go.
+    """Re-layer many images together, as a YAML file with sources, policies and a destination says.
 
     docs/catalogs.md describes the file.
 
@@ -61,24 +61,29 @@ _file = click.argument("file", type=PathType(), callback=_read_by_extra)
 def _how(command: CommandT) -> CommandT:
     """The flags of :class:`How`, given as ``how``."""
 
-    @click.option("--farm", "farm_url", metavar="URL", help="Run the jobs on the farm at this Redis; empty: here.")
+    @click.option(
+        "--farm", "farm_url", metavar="URL", help="Run the jobs on the farm at this Redis; empty: on this machine."
+    )
     @click.option(
         "--at-once",
         metavar="N",
         type=click.IntRange(1, 1000),
         default=16,
         show_default=True,
-        help="With a farm: jobs that are queued at a time. They are of the class bulk.",
+        help="With a farm: number of jobs queued at a time, with the class bulk.",
     )
     @click.option(
-        "--processes", metavar="N", type=click.IntRange(1, 1024), help="Without a farm: use N processes, not all."
+        "--processes",
+        metavar="N",
+        type=click.IntRange(1, 1024),
+        help="Without a farm: number of processes (default: one per CPU).",
     )
     @click.option(
         "--progress",
         type=click.Choice(MODES),
         default="auto",
         show_default=True,
-        help="How to show progress on stderr; auto: a live table if that is a terminal.",
+        help="How to show progress on stderr; auto: a live table on a terminal.",
     )
     @functools.wraps(command)
     def with_how(
@@ -91,12 +96,10 @@ def _how(command: CommandT) -> CommandT:
     return with_how  # type: ignore[return-value]
 
 
-_replan = click.option(
-    "--replan", is_flag=True, help="Plan from scratch: layers that the last run's plan would keep may move."
-)
+_replan = click.option("--replan", is_flag=True, help="Plan from scratch; layers of the last plan may move.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-_html = click.option("--html", type=PathType(), metavar="FILE", help="Write the report as one HTML page, too.")
-_images = click.option("--images", "each", is_flag=True, help="Print a line for each image, too.")
+_html = click.option("--html", type=PathType(), metavar="FILE", help="Also write the report as one HTML page.")
+_images = click.option("--images", "each", is_flag=True, help="Also print a line for each image.")
 
 
 @command.command("plan", cls=GoStyleCommand)
@@ -107,9 +110,9 @@ _images = click.option("--images", "each", is_flag=True, help="Print a line for 
 @_html
 @_images
 def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, each: bool) -> None:
-    """Says what a run would come to: layers, bytes stored and pulled, before and after. A dry run.
+    """Predict the result of a run: layers, bytes stored and pulled, before and after.
 
-    The images are fetched and analyzed, for nobody can tell otherwise; nothing is made of them.
+    The images are fetched and analyzed; no image is made.
     """
     from layerfarm.worker.catalog.report import report_of
 
@@ -129,10 +132,10 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
 @_html
 @_images
 def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: Path | None, each: bool) -> None:
-    """Makes all images of the catalog over, proves each, and publishes it.
+    """Transform all images of the catalog, verify each, and publish it.
 
-    What is done already is skipped; what was interrupted goes on. An image that fails does not stop the
-    others; the exit code is 1 then.
+    Finished images are skipped, interrupted ones continue. A failed image does not stop the others; the exit
+    code is then 1.
     """
     from layerfarm.worker.catalog.report import report_of
 
@@ -157,7 +160,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
 @_html
 @_images
 def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
-    """Prints what the last run came to, predicted against actual. Asks no registry."""
+    """Print the result of the last run, predicted and actual, without querying a registry."""
     from layerfarm.worker.catalog.report import report_of
 
     with _working(file, How(None, 1, None, "none"), lock=False) as work:
@@ -170,7 +173,7 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
 @_file
 @_how
 def verify(file: Path, how: How) -> None:
-    """Checks the proofs of all images that are done, every layer read again. Exit code 1 if one does not hold."""
+    """Check the proofs of all finished images, reading every layer. Exit code 1 if one fails."""
     with _working(file, how) as work:
         faults = work.verify(work.known())
         count = sum(work.is_made(image) for image in work.known())

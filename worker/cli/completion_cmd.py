@@ -12,7 +12,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Prints the completion script of a shell.
+    """Print the completion script of a shell.
 
     \b
     Examples:

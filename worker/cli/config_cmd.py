@@ -48,7 +48,7 @@ class _ConfigCommand(GoStyleCommand):
 @image_option(help="The image; its tag is replaced unless --tag names another.")
 @tag_option
 @platform_option
-@click.option("--config.user", "user", metavar="USER[:GROUP]", help="Who the container's process runs as.")
+@click.option("--config.user", "user", metavar="USER[:GROUP]", help="User and group of the process.")
 @click.option(
     "--config.exposedports",
     "exposed_ports",
@@ -69,10 +69,12 @@ class _ConfigCommand(GoStyleCommand):
 @click.option("--config.cmd", "cmd", multiple=True, callback=words, metavar="WORD", help="The command, word by word.")
 @click.option("--config.volume", "volumes", multiple=True, callback=words, metavar="PATH", help="Add a volume.")
 @click.option("--config.label", "labels", multiple=True, callback=words, metavar="NAME=VALUE", help="Set a label.")
-@click.option("--config.workingdir", "working_dir", metavar="PATH", help="Where the process starts.")
+@click.option("--config.workingdir", "working_dir", metavar="PATH", help="Working directory of the process.")
 @click.option("--config.stopsignal", "stop_signal", metavar="SIGNAL", help="The signal that stops the container.")
-@click.option("--created", metavar="TIME", callback=timestamp, help="When the image was made (2006-01-02T15:04:05Z).")
-@click.option("--author", metavar="NAME", help="Who made the image.")
+@click.option(
+    "--created", metavar="TIME", callback=timestamp, help="Creation time of the image (2006-01-02T15:04:05Z)."
+)
+@click.option("--author", metavar="NAME", help="Author of the image.")
 @click.option("--platform.os", "--os", "os_name", metavar="OS", help="The operating system of the image.")
 @click.option("--platform.arch", "--architecture", "architecture", metavar="ARCH", help="Its processor architecture.")
 @click.option("--platform.variant", "variant", metavar="VARIANT", help="The variant of that architecture.")
@@ -105,10 +107,10 @@ def command(
     clear: tuple[str, ...],
     history: History,
 ) -> None:
-    """Changes the configuration of an image. What no flag names stays, fields unknown to layerfarm too.
+    """Change the configuration of an image. All other fields are kept, including unknown ones.
 
-    Options of lists may be repeated. `layerfarm config show` is something else: it lists the settings of
-    layerfarm itself, and where each comes from.
+    Options of lists may be repeated. `layerfarm config show` is another command: it lists the settings of
+    layerfarm itself.
 
     \b
     Examples:

@@ -13,9 +13,9 @@ from layerfarm.worker.cli.session import Session
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Lists the settings and limits of layerfarm on this machine, and where each value came from.
+    """List the settings and limits of layerfarm on this machine, and the origin of each value.
 
-    A setting NAME is taken from an option, else from $LAYERFARM_NAME, else from the settings file:
+    A setting NAME is read from an option, then from $LAYERFARM_NAME, then from the settings file:
     $LAYERFARM_CONFIG, ~/.config/layerfarm/layerfarm.toml or /etc/layerfarm/layerfarm.toml, the first that exists.
 
     \b

@@ -25,15 +25,15 @@ from layerfarm.worker.cli.submission import Outcome, Where, carry_out
     default=lambda: Path(sysconfig.get_path("purelib")),
     show_default="the Python library that layerfarm is installed in",
     metavar="DIR",
-    help="The tree.",
+    help="The root filesystem.",
 )
 @click.option("--store", type=PathType(), default="store", show_default=True, metavar="DIR", help="The layout to use.")
 @click.option("--tag", default="demo", show_default=True, help="The tag to give.")
 @click.option("--concurrency", default=2, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
 def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
-    """Builds an image on a farm of its own, unpacks it through the queue, and compares the two trees.
+    """Build an image on a private farm, unpack it through the queue, and compare the two trees.
 
-    Starts a private Redis and a worker, and stops them. The image stays; the bundle, made beside the store,
+    Starts a private Redis and a worker, and stops them. The image is kept; the bundle, made beside the store,
     is removed.
 
     \b

@@ -16,7 +16,7 @@ SAME, DIFFERENT, TROUBLE = 0, 1, 2
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 def command(as_json: bool, old: str, new: str) -> None:
-    """Shows how NEW differs from OLD. Each is a bundle, a directory, an image (PATH:TAG) or an mtree file.
+    """Show how NEW differs from OLD. Each is a bundle, a directory, an image (PATH:TAG) or an mtree file.
 
     One line for each path: + only in NEW, - only in OLD, ~ in both and different, with what differs. Names
     that are not plain text are shown as in a manifest (\\ooo). Times are compared in whole seconds; sizes

@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor", cls=GoStyleCommand)
-@click.option("--farm", "url", metavar="URL", help="The Redis of the farm; without it, $LAYERFARM_FARM.")
+@click.option("--farm", "url", metavar="URL", help="The Redis of the farm (default: $LAYERFARM_FARM).")
 @click.option(
     "--store",
     "stores",
     multiple=True,
     type=PathType(),
     metavar="DIR",
-    help="Look at this store, too. May be repeated; without it, at those of the workers that are on this machine.",
+    help="A store to check. May be repeated; default: stores of the workers that are on this machine.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 @click.pass_context
 def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_json: bool) -> None:
-    """Says what of a farm is not as it should be, and what to do about it.
+    """Report problems with a farm and how to fix them.
 
-    Looks at Redis (version, memory, persistence, latency), at the workers (versions, roots, stores, clocks), and at
+    Checks Redis (version, memory, persistence, latency), the workers (versions, roots, stores, clocks), and
     the stores (locks, durability, room, whether a rename is one step, and whether all hosts see the same disk).
-    Each line is ok, warn or fail. Without a farm it looks at the stores alone.
+    Each line is ok, warn or fail. Without a farm it checks only the stores.
 
     The exit code is 0 if nothing failed, else 1.
 

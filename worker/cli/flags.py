@@ -120,7 +120,7 @@ tag_option = click.option(
     "new_tag",
     metavar="TAG",
     callback=_tag,
-    help="Where the new image goes; without it, the tag of --image is replaced.",
+    help="The new image; default: replace the tag of --image.",
 )
 
 
@@ -140,7 +140,7 @@ def _below_root(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 
 platform_option = click.option(
-    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image to take where the tag is an index of several."
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="The image to use, if the tag is an index of several."
 )
 volumes_option = click.option(
     "--volumes",
@@ -279,7 +279,7 @@ def compress_options(command: CommandT) -> CommandT:
         type=click.Choice(["auto", "gzip", "zstd", "none"]),
         default="auto",
         show_default=True,
-        help="How to compress the layer; auto: as the newest compressed layer of the image, else gzip.",
+        help="Compression of the layer; auto: that of the newest compressed layer of the image, else gzip.",
     )
     @click.option("--compress-level", metavar="N", type=int, help="Level of the chosen compression.")
     @functools.wraps(command)
@@ -349,7 +349,7 @@ def remap_options(command: CommandT) -> CommandT:
         multiple=True,
         metavar="CONTAINER:HOST[:SIZE]",
         callback=_id_map,
-        help="Uids CONTAINER and following are HOST and following on this machine. May be repeated.",
+        help="Map SIZE uids (default 1) from CONTAINER to HOST. May be repeated.",
     )
     @click.option(
         "--gid-map",

@@ -23,10 +23,10 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 def command(
     image: Image, platform: str | None, as_tar: bool, rootless: bool, where: Where, as_json: bool, output: Path
 ) -> None:
-    """Writes the tree of an image to OUTPUT, which must not exist: as a directory, or as one tar.
+    """Write the tree of an image to OUTPUT, which must not exist, as a directory or as one tar.
 
-    A tar is made from the layers without unpacking them, and read back and held against them. Of an index
-    of several platforms OUTPUT becomes a directory with a tree for each, unless --platform picks one.
+    A tar is made from the layers without unpacking them, then read back and compared with them. For an index
+    of several platforms OUTPUT is a directory with one tree for each, unless --platform selects one.
 
     \b
     Examples:

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     metavar="DURATION",
     envvar="LAYERFARM_GC_GRACE",
     show_envvar=True,
-    help="Leave blobs that were stored or used in this time: another tool may be yet to tag them. 0s: as umoci.",
+    help="Keep blobs stored or used within this time, which another tool may still tag. 0s: as umoci.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be removed and how many bytes, and remove nothing.")
-@click.option("--why", metavar="DIGEST", help="Say why a blob is kept, or that it is not; remove nothing.")
+@click.option("--why", metavar="DIGEST", help="Print why a blob is kept, or that it is not; remove nothing.")
 def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
-    """Removes the blobs that nothing needs any more, and what crashed jobs left in the layout.
+    """Remove unreferenced blobs, and files that crashed jobs left in the layout.
 
-    Kept is what a tag leads to, what a queued or running job holds a lease of, and what is younger than the grace.
-    The rest goes into a trash, and is deleted by a later gc when it has lain there for the grace; until then it comes
-    back when a tag or a reader asks for it. So it is safe while others build into the layout or copy into it.
+    Blobs are kept if a tag references them, if a queued or running job holds a lease of them, or while they are
+    younger than the grace period. All others are moved to a trash and deleted by a later gc after the grace period;
+    until then they are restored if a tag or a reader needs them. So gc is safe while others write to the layout.
     umoci's gc removes everything at once and assumes that it is alone: --grace=0s does that, but for what jobs hold.
     Nothing is removed if any manifest that a tag leads to cannot be read; manifests that an index names and the layout
     does not hold, as docker save leaves those of other platforms, are skipped with a warning. Prints nothing else, as

@@ -12,7 +12,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.argument("words", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """Shows the help of a command, or that of layerfarm itself; of the group when called as `layerfarm raw help`.
+    """Show the help of a command or of layerfarm itself; `layerfarm raw help` shows that of the group.
 
     \b
     Examples:

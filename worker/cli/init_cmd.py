@@ -14,9 +14,9 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.command("init", cls=GoStyleCommand)
 @layout_option
 def command(layout: Path) -> None:
-    """Creates an OCI layout, empty: `layerfarm new` and `layerfarm build` put images into it.
+    """Create an empty OCI layout, to which `layerfarm new` and `layerfarm build` add images.
 
-    Nothing may be at the path yet.
+    The path must not exist.
 
     \b
     Example:

@@ -27,8 +27,8 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.command("insert", cls=GoStyleCommand)
 @image_option(help="The image; its tag is replaced unless --tag names another.")
 @tag_option
-@click.option("--opaque", is_flag=True, help="Hide what the layers below have in the directory TARGET.")
-@click.option("--whiteout", is_flag=True, help="Insert the deletion of TARGET; there is no SOURCE then.")
+@click.option("--opaque", is_flag=True, help="Hide the content of the directory TARGET in the layers below.")
+@click.option("--whiteout", is_flag=True, help="Delete TARGET, without SOURCE.")
 @platform_option
 @remap_options
 @compress_options
@@ -45,10 +45,10 @@ def command(
     history: History,
     paths: tuple[str, ...],
 ) -> None:
-    """Inserts SOURCE, a file or a directory, into an image as TARGET; or removes TARGET from it.
+    """Insert SOURCE, a file or a directory, into an image as TARGET, or remove TARGET from it.
 
-    A directory is merged with the one that the image has there, unless --opaque is given. What a layer
-    removes is still in the layers below: this does not take secrets out of an image.
+    A directory is merged with an existing one of the image, unless --opaque is given. Removed files remain in
+    the layers below: to remove secrets, use `layerfarm strip`.
 
     \b
     Examples:

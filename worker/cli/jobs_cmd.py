@@ -32,14 +32,14 @@ farm_option = click.option(
     metavar="URL",
     expose_value=False,
     callback=_use_farm,
-    help="The Redis of the farm; without it, $LAYERFARM_FARM.",
+    help="The Redis of the farm (default: $LAYERFARM_FARM).",
 )
 
 
 @click.group("jobs", cls=GoStyleGroup, no_args_is_help=True)
 @farm_option
 def command() -> None:
-    """Lists, shows, follows, cancels and retries the jobs of the farm.
+    """List, show, follow, cancel and retry the jobs of the farm.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def command() -> None:
 @_json_option
 @click.pass_obj
 def ls(session: Session, as_json: bool) -> None:
-    """Lists the jobs that the farm remembers, the newest first. With --json, one record a line."""
+    """List the jobs that the farm knows, the newest first. With --json, one record a line."""
     records = sorted(farm_of(session).jobs(), key=lambda record: record.submitted, reverse=True)
     if as_json:
         for record in records:
@@ -77,7 +77,7 @@ def ls(session: Session, as_json: bool) -> None:
 @_json_option
 @click.pass_obj
 def show(session: Session, job_id: str, as_json: bool) -> None:
-    """Shows one job: how far it is, what it was asked, and what came of it."""
+    """Show the progress, request and result of a job."""
     record = farm_of(session).job(job_id).record()
     if as_json:
         output.echo(record.model_dump_json())
@@ -109,9 +109,9 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
 @_json_option
 @click.pass_obj
 def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
-    """Follows a job to its end, and ends as the job did: exit code 1 if it failed or was cancelled.
+    """Follow a job to its end. Exit code 1 if it failed or was cancelled.
 
-    Interrupting this leaves the job alone.
+    Interrupting this command does not affect the job.
     """
     from layerfarm.jobs.flows.requests import ImageResult
 
@@ -133,7 +133,7 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @click.pass_obj
 def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
-    """Cancels jobs. What they have staged is removed; a job that has ended stays as it is."""
+    """Cancel jobs and remove what they staged. Jobs that have ended are not changed."""
     farm = farm_of(session)
     for job_id in job_ids:
         farm.job(job_id).cancel()
@@ -142,13 +142,13 @@ def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
 @command.command("retry")
 @farm_option
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
-@click.option("--anew", is_flag=True, help="Begin at the beginning, also where finished units are kept.")
+@click.option("--anew", is_flag=True, help="Start from the beginning, even if finished units are kept.")
 @click.pass_obj
 def retry(session: Session, job_ids: tuple[str, ...], anew: bool) -> None:
-    """Runs failed jobs again; of each, only the units that did not finish.
+    """Run the unfinished units of failed jobs again.
 
-    What a failed job's units did is kept for $LAYERFARM_RETRY_FOR of its workers (1 h). After that, or if its
-    tree has changed, the job begins anew.
+    The results of finished units are kept for $LAYERFARM_RETRY_FOR (1 h by default, set on the workers). After
+    that, or if the tree has changed, the job starts from the beginning.
     """
     farm = farm_of(session)
     for job_id in job_ids:
@@ -161,7 +161,7 @@ def retry(session: Session, job_ids: tuple[str, ...], anew: bool) -> None:
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @click.pass_obj
 def clean(session: Session, job_ids: tuple[str, ...]) -> None:
-    """Removes what is kept of failed jobs for a retry, before its time is over."""
+    """Remove the results of failed jobs that are kept for a retry."""
     farm = farm_of(session)
     for job_id in job_ids:
         farm.job(job_id).discard()

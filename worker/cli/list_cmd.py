@@ -14,7 +14,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.command("list", cls=GoStyleCommand)
 @layout_option
 def command(layout: Path) -> None:
-    """Lists the tags of an OCI layout, sorted, one on a line.
+    """List the tags of an OCI layout, sorted, one a line.
 
     \b
     Examples:

@@ -137,14 +137,14 @@ The commands and flags of umoci 0.6 work here too: put `layerfarm` where a scrip
     "level",
     metavar="LEVEL",
     type=click.Choice((*output.LEVELS, "warning"), case_sensitive=False),
-    help="How much to say on stderr: debug, info, warn (the default), error or fatal.",
+    help="Log level on stderr: debug, info, warn (the default), error or fatal.",
 )
 @click.option(
     "--farm",
     metavar="URL",
     envvar="LAYERFARM_FARM",
     show_envvar=True,
-    help="Run build, unpack, repack and the commands that re-layer as jobs of the farm at this Redis; without it, as"
+    help="Run build, unpack, repack and transforms as jobs of the farm at this Redis; without it, as"
     " the settings file says (see `layerfarm config show`). The store is a disk that this machine shares with the"
     " workers: all other commands act on it directly.",
 )
@@ -153,7 +153,7 @@ The commands and flags of umoci 0.6 work here too: put `layerfarm` where a scrip
     "limits",
     metavar="NAME=N",
     multiple=True,
-    help="Raise or lower what an input may ask of this process and those that it starts, for example"
+    help="Set a limit on inputs for this process and those that it starts, for example"
     " entries=20M. See docs/limits.md.",
 )
 @click.option("--cpu-profile", metavar="FILE", type=click.Path(dir_okay=False), hidden=True)

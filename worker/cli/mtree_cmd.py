@@ -21,11 +21,10 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 @json_option
 @click.argument("directory", metavar="DIR", type=PathType())
 def command(output: Path | None, where: Where, as_json: bool, directory: Path) -> None:
-    """Writes the mtree manifest of DIR: every entry with type, mode, owner, size, times, SHA-256 and xattrs.
+    """Write the mtree manifest of DIR: every entry with type, mode, owner, size, times, SHA-256 and xattrs.
 
-    Full-path lines in a fixed order, nothing left out; the same bytes however many processes hash. To
-    compare with it later, give it to `layerfarm diff`. With a farm, --output is needed, on a disk that the
-    workers share.
+    Lines have full paths in a fixed order; the bytes do not depend on the number of processes. Compare with it
+    later by `layerfarm diff`. With a farm, --output is required, on a disk that the workers share.
 
     \b
     Examples:

@@ -12,9 +12,9 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.command("new", cls=GoStyleCommand)
 @image_option(help="The layout, and the tag of the new image.")
 def command(image: Image) -> None:
-    """Creates an image without layers, for this machine's platform, under a tag.
+    """Create an image without layers, for this machine's platform, under a tag.
 
-    Its time of creation is $SOURCE_DATE_EPOCH, or none: the same command makes the same image.
+    Its creation time is $SOURCE_DATE_EPOCH, or none, so that the same command makes the same image.
 
     \b
     Example:

@@ -12,13 +12,13 @@ from layerfarm.worker.cli.session import Session
 
 @click.command("ping", cls=GoStyleCommand)
 @farm_option
-@click.option("--this-host", is_flag=True, help="A worker on this host has to listen; in a container, this one.")
+@click.option("--this-host", is_flag=True, help="Check for a worker on this host; in a container, in this container.")
 @click.pass_obj
 def command(session: Session, this_host: bool) -> None:
-    """Says whether workers of the farm take messages now: exit code 0, or 1 where none does.
+    """Check that workers of the farm take messages. Exit code 0 if one does, otherwise 1.
 
-    A worker counts only while its event loop consumes, not because it answers: made for health checks. Where
-    Redis is away no worker takes messages, so restart a worker after minutes of it, not at the first failure.
+    For health checks: a worker counts only while its event loop consumes messages. While Redis is unavailable no
+    worker does, so restart a worker only after minutes of failures.
 
     \b
     Examples:

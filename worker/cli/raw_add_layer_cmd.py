@@ -32,9 +32,9 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 def command(
     image: Image, new_tag: str | None, platform: str | None, layering: Layering, history: History, archive: Path
 ) -> None:
-    """Adds an uncompressed tar archive to an image as its newest layer, byte for byte.
+    """Add an uncompressed tar archive to an image as its newest layer, byte for byte.
 
-    What is no tar archive that can be unpacked is refused.
+    The archive must be one that can be unpacked.
 
     \b
     Example:

@@ -40,7 +40,7 @@ class Raw(GoStyleGroup):
 @click.group("raw", cls=Raw, invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """The single steps of unpack and repack, for other tools. They run here, whatever --farm says.
+    """Single steps of unpack and repack, for other tools. They always run on this machine.
 
     \b
     Example:

@@ -26,7 +26,7 @@ _UMOCI_KEYWORDS = frozenset(KEYWORDS) - {"device"}
 @click.option("-k", "only", multiple=True, metavar="KEYWORDS", help="Compare only these keywords (a comma list).")
 @click.option("-K", "more", multiple=True, metavar="KEYWORDS", help="Compare these too, with -k or --umoci-keywords.")
 @click.option("--umoci-keywords", is_flag=True, help="Compare what umoci compares.")
-@click.option("--rootless", is_flag=True, help="Accepted as umoci does; changes nothing.")
+@click.option("--rootless", is_flag=True, help="Accepted for compatibility with umoci; ignored.")
 def command(
     manifest: Path,
     root: Path,
@@ -35,9 +35,9 @@ def command(
     umoci_keywords: bool,
     rootless: bool,
 ) -> None:
-    """Compares a directory with an mtree manifest, and prints what differs. Exit code 1 if anything does.
+    """Compare a directory with an mtree manifest and print the differences. Exit code 1 if there are any.
 
-    Every keyword that the manifest holds is compared, unless -k or --umoci-keywords says which.
+    All keywords of the manifest are compared, unless -k or --umoci-keywords selects some.
 
     \b
     Example:

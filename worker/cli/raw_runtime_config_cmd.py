@@ -25,14 +25,14 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @volumes_option
 @platform_option
 @click.option(
-    "--rootfs", type=PathType(), metavar="DIR", help="Look up the image's user in this root filesystem's passwd."
+    "--rootfs", type=PathType(), metavar="DIR", help="Look up the image's user in etc/passwd of this root filesystem."
 )
 @remap_options
 @click.argument("file", type=PathType())
 def command(
     image: Image, volumes: Literal["tmpfs", "none"], platform: str | None, rootfs: Path | None, remap: Remap, file: Path
 ) -> None:
-    """Writes the runtime configuration of an image to FILE, as `layerfarm unpack` does to config.json.
+    """Write the runtime configuration of an image to FILE, as `layerfarm unpack` does to config.json.
 
     \b
     Examples:

@@ -26,10 +26,10 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @remap_options
 @click.argument("rootfs", type=PathType())
 def command(image: Image, keep_dirlinks: bool, platform: str | None, remap: Remap, rootfs: Path) -> None:
-    """Unpacks the layers of an image into the directory ROOTFS: no config.json, no mtree manifest.
+    """Unpack the layers of an image into the directory ROOTFS, without config.json and mtree manifest.
 
-    ROOTFS may exist: layers are applied over what it holds, and after an error only a new or empty directory is left
-    as it was found.
+    ROOTFS may exist: the layers are applied over its content. After an error, only a new or empty directory is
+    restored.
 
     \b
     Example:

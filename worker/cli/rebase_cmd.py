@@ -25,17 +25,17 @@ EXIT_UNSAFE = 3
     type=ImageType(),
     required=True,
     metavar="PATH[:TAG]",
-    help="The base that the image was built on, in exactly that version.",
+    help="The exact base version that the image was built on.",
 )
-@click.option("--new-base", type=ImageType(), required=True, metavar="PATH[:TAG]", help="The base to put it on.")
+@click.option("--new-base", type=ImageType(), required=True, metavar="PATH[:TAG]", help="The new base.")
 @click.option(
     "--accept",
     type=click.Choice(("safe", "review", "refuse")),
     default="safe",
     show_default=True,
-    help="Do it with a verdict as bad as this.",
+    help="The worst verdict with which to rebase.",
 )
-@click.option("--check", is_flag=True, help="Only look, write nothing; exit code 3 where --accept would not take it.")
+@click.option("--check", is_flag=True, help="Only check; exit code 3 if the verdict is worse than --accept.")
 @transform_options
 def command(
     old_base: Image,
@@ -46,11 +46,11 @@ def command(
     where: Where,
     as_json: bool,
 ) -> None:
-    """Puts an image on another base without building it again, on every platform, if the files say that it fits.
+    """Rebase an image, on every platform, without building it again, if its files are compatible.
 
-    Looked at are both bases' trees, what the image itself wrote and deleted, and what its programs need:
-    libraries with their symbol versions, interpreters, dpkg's packages. The verdict is safe, review or
-    refuse, with reasons. Settings that the image took from its old base become those of the new one.
+    Checks the trees of both bases, the files that the image wrote and deleted, and what its programs need:
+    libraries with their symbol versions, interpreters, dpkg packages. The verdict is safe, review or refuse,
+    with reasons. Settings inherited from the old base are taken from the new one.
 
     \b
     Examples:

@@ -14,24 +14,27 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
 
 @click.command("rechunk", cls=GoStyleCommand)
 @click.option(
-    "--budget", metavar="N", type=click.IntRange(2, 120), default=64, show_default=True, help="Layers at most."
+    "--budget",
+    metavar="N",
+    type=click.IntRange(2, 120),
+    default=64,
+    show_default=True,
+    help="Maximum number of layers.",
 )
 @click.option(
     "--plan",
     type=PathType(),
     metavar="FILE",
-    help="Which components share a layer, as `layerfarm catalog plan` writes it; without it, planned for this image.",
+    help="A plan written by `layerfarm catalog plan`; default: plan for this image.",
 )
-@click.option(
-    "--keep-base", type=ImageType(), metavar="PATH[:TAG]", help="Leave the layers of this image, on which it was built."
-)
-@click.option("--keep", metavar="N", type=click.IntRange(0), default=0, help="Leave the N lowest layers as they are.")
+@click.option("--keep-base", type=ImageType(), metavar="PATH[:TAG]", help="Keep the layers of this image, the base.")
+@click.option("--keep", metavar="N", type=click.IntRange(0), default=0, help="Keep the N lowest layers.")
 @click.option(
     "--component",
     "components",
     metavar="NAME=PATTERN",
     multiple=True,
-    help="Paths that are a component of their own, whatever a package database says. Repeatable.",
+    help="Paths that form a component, regardless of package databases. Repeatable.",
 )
 @compress_options
 @transform_options
@@ -46,11 +49,11 @@ def command(
     where: Where,
     as_json: bool,
 ) -> None:
-    """Splits an image into layers by content, on every platform: by packages, and by what changes together.
+    """Split an image, on every platform, into layers by content: by packages and by what changes together.
 
-    Who owns a file is read from the image: dpkg, apk, rpm, pacman, Python, npm, gems, jars. Equal content
-    gives equal layers in all images, whatever the times of its directories; the last layer gives them
-    theirs. What unpacks is the same to the nanosecond, and proved to be before the new image gets its tag.
+    Owners of files are read from the image: dpkg, apk, rpm, pacman, Python, npm, gems, jars. Equal content
+    gives equal layers in all images, independent of directory times, which are in the last layer. The image
+    is tagged only after its files are verified to match the original, times to the nanosecond.
     $SOURCE_DATE_EPOCH clamps mtimes.
 
     \b

@@ -20,21 +20,21 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
     "--compress-level",
     metavar="N",
     type=int,
-    help="Level; with it layers that are so compressed already, at another level or by another tool, are done anew.",
+    help="Level; layers with this compression at another level, or by another tool, are recompressed too.",
 )
 @click.option(
     "--keep",
     metavar="N",
     type=click.IntRange(0),
     default=0,
-    help="Leave the N lowest layers as they are, so that they stay those of a public base.",
+    help="Keep the N lowest layers, those of a public base.",
 )
 @transform_options
 def command(compress: str, compress_level: int | None, keep: int, making: Making, where: Where, as_json: bool) -> None:
-    """Compresses the layers of an image anew, of every platform. The tars and the config stay the same.
+    """Recompress the layers of an image, on every platform. The tars and the config do not change.
 
-    A layer that many images of a farm share is done once. Each new layer is read back, and the proof that
-    nothing else changed is kept beside the new image.
+    A layer shared by many images is compressed once across a farm. Each new layer is read back, and a proof
+    that nothing else changed is stored with the new image.
 
     \b
     Examples:

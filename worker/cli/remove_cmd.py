@@ -12,7 +12,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @click.command("remove", cls=GoStyleCommand)
 @image_option()
 def command(image: Image) -> None:
-    """Removes a tag. Its blobs stay, as umoci leaves them; a tag that is not there is no error.
+    """Remove a tag. Its blobs are kept until `layerfarm gc`, as with umoci; a missing tag is no error.
 
     \b
     Examples:

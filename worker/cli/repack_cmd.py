@@ -22,11 +22,11 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 
 
 @click.command("repack", cls=GoStyleCommand)
-@image_option(help="Where the new image goes: the layout that the bundle came from, and a tag.")
+@image_option(help="The new image: the layout of the bundle, and a tag.")
 @mask_path_option("Ignore changes at and below PATH. Repeatable.")
-@click.option("--no-mask-volumes", is_flag=True, help="Pack changes in the image's volumes too.")
-@click.option("--refresh-bundle", is_flag=True, help="Make the bundle one of the new image.")
-@click.option("--no-stat-cache", is_flag=True, help="Read every file again, not only those touched since.")
+@click.option("--no-mask-volumes", is_flag=True, help="Also pack changes in the image's volumes.")
+@click.option("--refresh-bundle", is_flag=True, help="Make the bundle one of the new image, for the next repack.")
+@click.option("--no-stat-cache", is_flag=True, help="Read every file, not only changed ones.")
 @compress_options
 @history_options
 @farm_options
@@ -44,10 +44,10 @@ def command(
     as_json: bool,
     bundle: Path,
 ) -> None:
-    """Turns what was changed in BUNDLE into a layer, and tags the image that has it on top.
+    """Turn the changes in BUNDLE into a new layer, and tag the image with that layer.
 
-    BUNDLE was made by `layerfarm unpack` or `umoci unpack`; the id maps are those it was unpacked with.
-    Prints nothing, as umoci; the digests are shown by --verbose, --json and `layerfarm stat`.
+    BUNDLE was made by `layerfarm unpack` or `umoci unpack`; its id maps are used again. Prints nothing, as
+    umoci; --verbose, --json and `layerfarm stat` show the digests.
 
     \b
     Examples:

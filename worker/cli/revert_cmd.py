@@ -15,11 +15,11 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @layout_option
 @click.argument("bundle", type=PathType())
 def command(layout: Path, bundle: Path) -> None:
-    """Puts the root filesystem of BUNDLE back to its image, touching only what differs.
+    """Revert the root filesystem of BUNDLE to its image, touching only what differs.
 
-    The image, which the layout holds, is the one that BUNDLE was unpacked from, or last repacked to with
-    --refresh-bundle. Afterwards `layerfarm diff` finds no difference. config.json is left alone.
-    Interrupted, it can be run again. Prints nothing; --verbose says what was done.
+    The image is the one in the layout from which BUNDLE was unpacked, or to which it was last repacked with
+    --refresh-bundle. Afterwards `layerfarm diff` finds no difference. config.json is not changed. After an
+    interruption, run it again. Prints nothing; --verbose prints what was done.
 
     \b
     Example:

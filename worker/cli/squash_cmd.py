@@ -11,12 +11,10 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
 
 
 @click.command("squash", cls=GoStyleCommand)
+@click.option("--base", type=ImageType(), metavar="PATH[:TAG]", help="Keep the layers of this image, the base.")
+@click.option("--keep", metavar="N", type=click.IntRange(0), default=0, help="Keep the N lowest layers.")
 @click.option(
-    "--base", type=ImageType(), metavar="PATH[:TAG]", help="Leave the layers of this image, on which it was built."
-)
-@click.option("--keep", metavar="N", type=click.IntRange(0), default=0, help="Leave the N lowest layers as they are.")
-@click.option(
-    "--upto", metavar="N", type=click.IntRange(1), help="Merge up to the Nth layer from below, and leave those above."
+    "--upto", metavar="N", type=click.IntRange(1), help="Merge up to the Nth layer from below; keep those above."
 )
 @compress_options
 @transform_options
@@ -29,10 +27,10 @@ def command(
     where: Where,
     as_json: bool,
 ) -> None:
-    """Merges layers of an image into one, on every platform: all, or those above a base. Nothing is unpacked.
+    """Merge all layers of an image, or those above a base, into one, on every platform, without unpacking.
 
-    What unpacks is the same to the nanosecond, hard links and xattrs included, and proved to be before the
-    new image gets its tag. The history keeps the old steps, as empty ones. $SOURCE_DATE_EPOCH clamps mtimes.
+    The image is tagged only after its files are verified to match the original, times to the nanosecond, hard
+    links and xattrs included. The history keeps the old steps as empty layers. $SOURCE_DATE_EPOCH clamps mtimes.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @platform_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(image: Image, platform: str | None, as_json: bool) -> None:
-    """Shows the manifest, the configuration and the history of an image, or the manifest of an artifact.
+    """Show the manifest, the configuration and the history of an image, or the manifest of an artifact.
 
     Programs should use --json: the text is for people, and may change.
 

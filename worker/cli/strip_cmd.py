@@ -11,15 +11,15 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
 
 
 @click.command("strip", cls=GoStyleCommand)
-@click.option("--compress-level", metavar="N", type=int, help="Level of the layers that are written anew.")
+@click.option("--compress-level", metavar="N", type=int, help="Compression level of the new layers.")
 @transform_options
 @click.argument("patterns", metavar="PATTERN", nargs=-1, required=True)
 def command(compress_level: int | None, making: Making, where: Where, as_json: bool, patterns: tuple[str, ...]) -> None:
-    """Takes what matches PATTERN out of an image, on every platform, and out of each layer that holds it.
+    """Remove paths that match PATTERN from every layer of an image, on every platform.
 
-    A layer on top would only hide it. PATTERN is from the root of the image, as in a shell, but `*` matches
-    slashes too; a directory goes with all that is in it. Layers that hold nothing of the kind stay as they
-    are. Signatures and SBOMs of the old image are not carried over, and named.
+    A whiteout in a layer above would only hide them. PATTERN is a shell pattern relative to the root of the image
+    in which `*` also matches slashes; a matching directory is removed with everything below it. Layers without
+    a match are kept. Signatures and SBOMs of the old image are left behind, and reported.
 
     \b
     Examples:

@@ -53,37 +53,40 @@ def farm_options(command: CommandT) -> CommandT:
         "--farm",
         "farm_url",
         metavar="URL",
-        help="Run as a job of the farm at this Redis; empty: here, whatever $LAYERFARM_FARM says.",
+        help="Run as a job of the farm at this Redis; empty: on this machine, ignoring $LAYERFARM_FARM.",
     )
-    @click.option("--detach", is_flag=True, help="With a farm: print the job's id and leave; see `layerfarm jobs`.")
+    @click.option("--detach", is_flag=True, help="With a farm: print the job's id and exit; see `layerfarm jobs`.")
     @click.option(
         "--class",
         "traffic",
         type=click.Choice(("interactive", "bulk")),
-        help="With a farm: bulk jobs let interactive ones overtake them. Default: $LAYERFARM_CLASS, else interactive.",
+        help="With a farm: interactive jobs run before bulk ones. Default: $LAYERFARM_CLASS, else interactive.",
     )
     @click.option(
         "--if-full",
         type=click.Choice(("wait", "fail")),
         default="wait",
         show_default=True,
-        help="With a farm that has as many jobs waiting as it takes: wait for room, or fail at once.",
+        help="If the queue of the farm is full: wait, or fail immediately.",
     )
     @click.option(
-        "--processes", metavar="N", type=click.IntRange(1, 1024), help="Without a farm: use N processes, not all."
+        "--processes",
+        metavar="N",
+        type=click.IntRange(1, 1024),
+        help="Without a farm: number of processes (default: one per CPU).",
     )
     @click.option(
         "--shards",
         metavar="N",
         type=click.IntRange(1, 4096),
-        help="Without a farm: cut the tree into N pieces. Changes the speed, never the bytes.",
+        help="Without a farm: number of shards of the tree. Changes the speed, not the bytes.",
     )
     @click.option(
         "--progress",
         type=click.Choice(MODES),
         default="auto",
         show_default=True,
-        help="How to show progress on stderr; auto: a bar if that is a terminal.",
+        help="How to show progress on stderr; auto: a bar on a terminal.",
     )
     @functools.wraps(command)
     def with_where(

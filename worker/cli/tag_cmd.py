@@ -13,7 +13,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @image_option()
 @click.argument("new_tag", metavar="NEW-TAG")
 def command(image: Image, new_tag: str) -> None:
-    """Gives an image another tag. A tag of that name is moved; the old one stays.
+    """Add a tag to an image. An existing tag of that name is moved; the old tag of the image is kept.
 
     \b
     Example:

@@ -31,12 +31,12 @@ _ENDED = 600.0
 @click.command("top", cls=GoStyleCommand)
 @farm_option
 @click.option("--every", metavar="SECONDS", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True)
-@click.option("--once", is_flag=True, help="Print one look and leave; so it is, too, when stdout is no terminal.")
-@click.option("--json", "as_json", is_flag=True, help="Print one look as JSON, for programs.")
+@click.option("--once", is_flag=True, help="Print the state once and exit; the default if stdout is not a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print the state once as JSON, for programs.")
 @click.option("--jobs", "most", metavar="N", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @click.pass_obj
 def command(session: Session, every: float, once: bool, as_json: bool, most: int) -> None:
-    """Shows the queues, the workers and the newest jobs of a farm, again and again, until Ctrl-C.
+    """Show the queues, the workers and the newest jobs of a farm, updated until Ctrl-C.
 
     \b
     Examples:

@@ -24,12 +24,12 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 def transform_options(command: CommandT) -> CommandT:
     """``--image``, ``--target`` and ``--referrers``, given as ``making``; ``where`` and ``as_json``."""
 
-    @image_option(help="The image to make over: a layout and a tag, of one image or of several platforms.")
+    @image_option(help="The image to transform: a layout and a tag, of one image or of several platforms.")
     @click.option(
         "--target",
         type=ImageType(),
         metavar="PATH[:TAG]",
-        help="Where the new image goes, also in another layout; without it, the tag of --image is replaced.",
+        help="The new image, in this or another layout; default: replace the tag of --image.",
     )
     @click.option(
         "--referrers",

@@ -40,9 +40,9 @@ def command(
     as_json: bool,
     bundle: Path,
 ) -> None:
-    """Unpacks an image into the runtime bundle BUNDLE: rootfs/, config.json, and what `repack` needs.
+    """Unpack an image into the runtime bundle BUNDLE: rootfs/, config.json, and metadata for `repack`.
 
-    All or nothing: on an error, BUNDLE is left as it was found. Prints nothing, as umoci.
+    After an error, BUNDLE is restored. Prints nothing, as umoci.
 
     \b
     Examples:

@@ -34,15 +34,18 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
     metavar="DIR",
     help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, every layout.",
 )
-@click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes; without it, one per CPU.")
+@click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes (default: one per CPU).")
 @click.option(
-    "--state", type=PathType(), metavar="DIR", help="Make the private directory in DIR, not in the temporary one."
+    "--state",
+    type=PathType(),
+    metavar="DIR",
+    help="Parent of the private directory (default: the temporary directory).",
 )
 def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int | None, state: Path | None) -> None:
-    """Runs a private Redis and a worker for this machine until interrupted, and stops both then.
+    """Run a private Redis and a worker on this machine until interrupted.
 
-    The first line on stdout is the setting that lets other shells use them. Only this user can: the socket
-    lies in a directory of mode 0700.
+    The first line on stdout is the setting with which other shells of this user use them; the socket is in a
+    directory of mode 0700.
 
     \b
     Example:

@@ -12,16 +12,16 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("validate", cls=GoStyleCommand)
-@image_option(required=False, help="Check all that this tag leads to.")
-@click.option("--layout", type=LayoutType(), metavar="PATH", help="Check a whole layout, unreachable blobs too.")
+@image_option(required=False, help="Check everything that this tag references.")
+@click.option("--layout", type=LayoutType(), metavar="PATH", help="Check a whole layout, including unreachable blobs.")
 @click.option("--bundle", type=PathType(), metavar="DIR", help="Check a bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(image: Image | None, layout: Path | None, bundle: Path | None, as_json: bool) -> None:
-    """Checks an image, a layout or a bundle whole, and reports every fault. Exit code 1 if there is an error.
+    """Check an image, a layout or a bundle, and report every fault. Exit code 1 if there is an error.
 
-    Read are every blob (digest and size), every document (against its schema), every layer (as a tar,
-    within the limits, against its diff_id) and the tags; of a bundle umoci.json, config.json, the mtree
-    manifest and the rootfs. Warnings, such as unreachable blobs, leave the exit code at 0.
+    Checks every blob (digest and size), every document (against its schema), every layer (as a tar, within the
+    limits, against its diff_id) and the tags; in a bundle umoci.json, config.json, the mtree manifest and the
+    rootfs. Warnings, such as unreachable blobs, do not change the exit code.
 
     \b
     Examples:

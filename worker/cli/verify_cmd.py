@@ -13,11 +13,11 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 @image_option(help="The image, or all platforms of it, whose proofs to check.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(image: Image, as_json: bool) -> None:
-    """Checks the proofs of an image again, all layers read. Exit code 1 if one does not hold.
+    """Check the proofs of an image, reading all layers. Exit code 1 if one fails.
 
-    A transform leaves a proof beside each image that it makes: which image it was made of, how, and that
-    nothing else changed. If the old image is still in the layout both are compared once more; if not, the
-    new one is held against the digests in the proof, and a warning says so.
+    Each transform stores a proof with the new image: the original image, the operation, and that nothing else
+    changed. If the original is still in the layout, both are compared again; otherwise the new image is
+    compared with the digests in the proof, with a warning.
 
     \b
     Example:

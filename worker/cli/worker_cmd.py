@@ -14,7 +14,7 @@ _PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
 
 
 @click.command("worker", cls=GoStyleCommand)
-@click.option("--farm", "url", metavar="URL", help="The Redis of the farm; without it, $LAYERFARM_FARM.")
+@click.option("--farm", "url", metavar="URL", help="The Redis of the farm (default: $LAYERFARM_FARM).")
 @click.option(
     "--root",
     "roots",
@@ -31,8 +31,8 @@ _PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
     metavar="DIR",
     help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, $LAYERFARM_STORES.",
 )
-@click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes; without it, one per CPU.")
-@click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there; 127.0.0.1:9464, say.")
+@click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes (default: one per CPU).")
+@click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics here, for example 127.0.0.1:9464.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -42,11 +42,11 @@ def command(
     concurrency: int | None,
     metrics: str | None,
 ) -> None:
-    """Runs a worker of the farm on this machine, until SIGTERM or Ctrl-C.
+    """Run a worker of the farm on this machine until SIGTERM or Ctrl-C.
 
-    It does nothing outside the directories named by --root and --store. The first signal lets running units
-    end, for at most $LAYERFARM_DRAIN seconds (60), then hands them back to the farm; a second one stops at
-    once, and another worker does them again.
+    It accesses only the directories in --root and --store. After the first signal, running units have at most
+    $LAYERFARM_DRAIN seconds (60) to end, and are then returned to the farm; a second signal stops the worker
+    at once, and another worker runs them again.
 
     \b
     Example:
