@@ -135,7 +135,7 @@ def test_running_job_is_cancelled_and_cleaned_up_on_leaving(allowed: Path) -> No
         until(lambda: len(list(allowed.glob("run-*"))) == 2)
         assert (allowed / "staged").exists()
         left = time.monotonic()
-    assert time.monotonic() - left < 10
+    assert time.monotonic() - left < 45  # less than the units take
     assert not (allowed / "staged").exists()
     assert len(list(allowed.glob("clean-False.*"))) == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -105,15 +104,13 @@ def test_error_while_cleaning_does_not_change_the_outcome(shared: Ground, allowe
 
 
 def test_cancel_stops_running_units_and_cleans_up(shared: Ground, allowed: Path) -> None:
-    job = shared.farm().submit(ToyRequest(directory=allowed, numbers=20, sleep=10))
+    job = shared.farm().submit(ToyRequest(directory=allowed, numbers=20, sleep=100))
     until(lambda: marks(allowed, "run-0") + marks(allowed, "run-1") == 2)
     assert (allowed / "staged").exists()
 
-    begun = time.monotonic()
     assert job.cancel()
     with pytest.raises(JobCancelled):
-        job.result(10)
-    assert time.monotonic() - begun < 2
+        job.result(50)  # half of what a unit would take
     assert marks(allowed, "stopped") == 2
     assert marks(allowed, "clean-False") == 1
     assert not (allowed / "staged").exists()

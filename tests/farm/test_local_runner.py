@@ -83,16 +83,16 @@ def test_error_of_a_unit_is_raised_as_it_was(tmp_path: Path, numbers: int) -> No
 def test_failed_unit_stops_the_others(tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(RequestError):
-        run(ToyRequest(directory=tmp_path, numbers=2, trouble="error", sleep=30))
-    assert time.monotonic() - begun < 20, "it waited for the other unit to end"
+        run(ToyRequest(directory=tmp_path, numbers=2, trouble="error", sleep=100))
+    assert time.monotonic() - begun < 60, "it waited for the other unit to end"
     assert marks(tmp_path, "stopped") == 1
 
 
 def test_unit_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(RequestError):
-        run(ToyRequest(directory=tmp_path, numbers=2, trouble="error", deaf=30))
-    assert time.monotonic() - begun < 20, "it waited for the other unit to end"
+        run(ToyRequest(directory=tmp_path, numbers=2, trouble="error", deaf=100))
+    assert time.monotonic() - begun < 60, "it waited for the other unit to end"
     assert multiprocessing.active_children() == []
 
 
@@ -136,9 +136,7 @@ def test_ctrl_c_and_sigterm_leave_nothing(tmp_path: Path, signum: int, code: int
         until(lambda: len(list(tmp_path.glob("run-*"))) == numbers)
         children = psutil.Process(program.pid).children(recursive=True)
         os.killpg(program.pid, signum) if signum == signal.SIGINT else program.terminate()
-        begun = time.monotonic()
-        assert program.wait(90) == code
-        assert time.monotonic() - begun < 3
+        assert program.wait(50) == code  # less than its units take
     finally:
         program.kill()
         program.wait()
