@@ -29,7 +29,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store bench bench-catalog profile scaling docs man newcomer lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut bench bench-catalog profile scaling docs man newcomer lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo 'make explore [SCHEDULES=1000000] [SEED=N]      the job engine under random interleavings and losses; what goes wrong'
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store under many writers, gc and readers; what was lost (0)'
+	@echo 'make powercut [CUTS=1000] [SEED=N]             machines under QEMU lose power while they work in a store; what was lost (0)'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm beside umoci, tar, sha256sum, cp: a table with targets'
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
 	@echo 'make scaling                                   measure how it scales, and write tests/bench/SCALING.md'
@@ -114,6 +115,11 @@ torture-store: TAGS ?= 1000
 torture-store: environment
 	for hosts in 1 4; do PATH="$(abspath $(BIN)):$$PATH" WRITERS='$(WRITERS)' TAGS='$(TAGS)' HOSTS=$$hosts \
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
+
+# Emulated machines; the first run makes their system disk in .cache/machines (some minutes, 600 MB).
+powercut: CUTS ?= 1000
+powercut: environment
+	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED))
 
 # TREE and OPERATION take several names; the trees large (20 files of 500 MB) and million are measured only when named.
 TIMES ?= 5

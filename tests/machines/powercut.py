@@ -1,0 +1,142 @@
+"""``make powercut``: cut the power of machines that work in a store, boot them, and look for what was lost.
+
+One machine for each filesystem and kind of disk. After each cut it boots by itself and mounts its disk, and every
+acknowledged tag has to be there and intact. Prints a table, and each fault with its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.machines.image import missing_for_machines
+from tests.machines.machine import Command, Machines
+
+CACHE: Final = Path(__file__).resolve().parents[2] / ".cache" / "machines"
+DEVICE: Final = "/dev/vda"
+SIZE: Final = 512 << 20
+FILESYSTEMS: Final = {
+    "ext4 ordered": ("mkfs.ext4 -q", "data=ordered"),
+    "ext4 writeback": ("mkfs.ext4 -q", "data=writeback"),
+    "xfs": ("modprobe xfs; mkfs.xfs -q", "defaults"),
+    "btrfs": ("modprobe btrfs; mkfs.btrfs -q", "defaults"),
+}
+DISKS: Final = {"volatile cache": True, "power-safe cache": False}
+
+
+@dataclass
+class Row:
+    """A filesystem on a kind of disk, and what happened there."""
+
+    filesystem: str
+    disk: str
+    cuts: int = 0
+    acknowledged: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.filesystem:15} {self.disk:17} {self.cuts:5} {self.acknowledged:9} {len(self.faults):6}"
+
+
+class Trial:
+    """One machine that is cut again and again."""
+
+    def __init__(self, machines: Machines, row: Row, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._row = row
+        self._make, options = FILESYSTEMS[row.filesystem]
+        self._mount = f"{self._make.partition('mkfs')[0]} mount -o {options} {DEVICE} /mnt"
+        name = "".join(word[0] for word in f"{row.filesystem} {row.disk}".split()) + f"{seed % 1000}"
+        self._machine = machines.machine(name, [machines.disk(name, SIZE, volatile=DISKS[row.disk])], boot=False)
+        self._acknowledged: list[str] = []
+
+    def run(self, cuts: int) -> Row:
+        """Work, cut, boot and check, so many times."""
+        self._machine.boot()
+        self._machine.check(f"{self._make} {DEVICE} && {self._mount}")
+        for _ in range(cuts):
+            seed = self._random.randrange(1 << 31)
+            with self._working(seed) as work:
+                self._follow(work, self._random.uniform(1, 15))
+            self._row.cuts += 1
+            self._machine.boot()
+            self._check(seed)
+        self._machine.cut()
+        return self._row
+
+    @contextmanager
+    def _working(self, seed: int) -> Iterator[Command]:
+        work = self._machine.start(f"cd /opt/layerfarm && exec python3 -m workload work /mnt/layout {seed}")
+        try:
+            yield work
+        finally:
+            self._machine.cut()
+            self._take(work.lines())
+
+    def _follow(self, work: Command, seconds: float) -> None:
+        """Wait for the first acknowledged result, then so long."""
+        self._take([next(work.lines())])
+        time.sleep(seconds)
+
+    def _take(self, lines: Iterable[str]) -> None:
+        said = ""
+        for line in lines:
+            if line.startswith("{"):
+                self._acknowledged.append(line)
+                self._row.acknowledged += 1
+            else:
+                said = line  # The last line of a traceback says what happened.
+        if said:
+            self._row.faults.append(f"work: {said}")
+
+    def _check(self, seed: int) -> None:
+        lines = "\n".join(self._acknowledged)
+        command = f"{self._mount} && cd /opt/layerfarm && python3 -m workload check /mnt/layout"
+        ended = self._machine.run(command, lines, 600)
+        if ended.code or ended.text:
+            said = ended.text.splitlines() if not ended.code else [f"{ended.code}: {ended.text.splitlines()[-1:]}"]
+            self._row.faults += [f"seed {seed}: {line}" for line in said]
+        # The disk is finite: begin with a new store when it is half full.
+        if int(self._machine.check("df --output=pcent /mnt | tail -1").strip(" %\n")) > 50:
+            self._machine.check("rm -rf /mnt/* && sync")
+            self._acknowledged.clear()
+
+
+def powercut(cuts: int, seed: int, rows: list[Row], cache: Path = CACHE, at_once: int = 2) -> list[Row]:
+    """So many cuts, spread over the rows."""
+    with Machines(cache, seed) as machines, ThreadPoolExecutor(at_once) as pool:
+        trials = [Trial(machines, row, seed + number) for number, row in enumerate(rows)]
+        each = -(-cuts // len(trials))
+        return list(pool.map(lambda trial: trial.run(each), trials))
+
+
+def main() -> int:
+    """Print the table; 1 where anything was lost."""
+    parser = argparse.ArgumentParser(prog="make powercut", description=__doc__)
+    parser.add_argument("--cuts", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    options = parser.parse_args()
+    missing = missing_for_machines()
+    if missing:
+        print(f"make powercut needs {missing}", file=sys.stderr)
+        return 2
+    print(f"SEED={options.seed}", flush=True)
+    rows = powercut(options.cuts, options.seed, [Row(name, disk) for name in FILESYSTEMS for disk in DISKS])
+    print("filesystem      disk               cuts acknowl.  faults")
+    print("\n".join(map(str, rows)))
+    for row in rows:
+        for fault in row.faults:
+            print(f"{row.filesystem}, {row.disk}: {fault}")
+    return any(row.faults for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

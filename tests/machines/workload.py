@@ -1,0 +1,140 @@
+"""Runs in a machine: works in a store without end, and checks the store after a power cut.
+
+``python3 -m workload work LAYOUT SEED`` prints ``{"tag", "digest"}`` after each operation that gave a tag.
+``python3 -m workload check LAYOUT`` reads these lines from stdin and prints what is lost or damaged, a line each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
+from layerfarm.jobs.flows.transforms import RecompressRequest
+from layerfarm.jobs.image.validate import Severity, validate_layout
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.gc import collect
+from layerfarm.jobs.store.janitor import janitor
+from layerfarm.worker.engine.local import run
+
+_CODECS: Final[tuple[Literal["gzip", "zstd", "none"], ...]] = ("gzip", "zstd", "none")
+
+
+class Work:
+    """Operations chosen at random."""
+
+    def __init__(self, layout: Path, seed: int) -> None:
+        self._path = layout
+        self._layout = Layout.open(layout)
+        self._random = random.Random(seed)
+        self._scratch = layout.parent / f"scratch-{seed}"
+        self._scratch.mkdir()
+        self._names = (f"{seed}-{number}" for number in itertools.count())
+        self._tags: list[str] = []
+
+    def forever(self) -> None:
+        """One operation after the other."""
+        self.build()
+        kinds: list[Callable[[], None]] = [self.build, self.tag, self.move, self.repack, self.recompress]
+        kinds.append(self.collect)
+        while True:
+            self._random.choice(kinds)()
+
+    def build(self) -> None:
+        root = self._scratch / "root"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        for number in range(self._random.randrange(1, 12)):
+            (root / f"file-{number}").write_bytes(self._random.randbytes(self._random.randrange(1, 1 << 17)))
+        image = self._image(next(self._names))
+        run(BuildRequest(rootfs=root, image=image), processes=1)
+        self._acknowledge(image.tag)
+
+    def tag(self) -> None:
+        name = next(self._names)
+        self._layout.copy_tag(self._random.choice(self._tags), name)
+        self._acknowledge(name)
+
+    def move(self) -> None:
+        """A tag that every power cut finds somewhere else."""
+        self._layout.copy_tag(self._random.choice(self._tags), "moving")
+        self._acknowledge("moving")
+
+    def repack(self) -> None:
+        bundle = self._scratch / "bundle"
+        shutil.rmtree(bundle, ignore_errors=True)
+        run(UnpackRequest(image=self._image(self._random.choice(self._tags)), bundle=bundle), processes=1)
+        (bundle / "rootfs" / "changed").write_bytes(self._random.randbytes(1000))
+        image = self._image(next(self._names))
+        run(RepackRequest(bundle=bundle, image=image), processes=1)
+        self._acknowledge(image.tag)
+
+    def recompress(self) -> None:
+        target = self._image(next(self._names))
+        old = self._image(self._random.choice(self._tags))
+        run(RecompressRequest(image=old, target=target, compress=self._random.choice(_CODECS)), processes=1)
+        self._acknowledge(target.tag)
+
+    def collect(self) -> None:
+        collect(self._layout, grace=0)
+
+    def _image(self, tag: str) -> ImageRef:
+        return ImageRef(store=self._path, tag=tag)
+
+    def _acknowledge(self, tag: str) -> None:
+        if tag not in self._tags:
+            self._tags.append(tag)
+        print(json.dumps({"tag": tag, "digest": self._layout.find(tag)[0].digest}), flush=True)
+
+
+def faults(path: Path, acknowledged: list[dict[str, str]]) -> list[str]:
+    """What is not as it was acknowledged."""
+    layout = Layout.open(path)
+    tags = set(layout.tags())
+    found = []
+    for tag, digest in {line["tag"]: line["digest"] for line in acknowledged}.items():
+        if tag not in tags:
+            found.append(f"tag {tag} is lost")
+        elif tag != "moving" and layout.find(tag)[0].digest != digest:
+            found.append(f"tag {tag} is another image")
+    report = validate_layout(path)
+    found += [f"validate: {finding}" for finding in report.findings if finding.severity is Severity.ERROR]
+    try:
+        collect(layout, grace=0)
+        janitor(path, 0)
+    except LayerfarmError as error:
+        found.append(f"gc: {error}")
+    newest = acknowledged[-1]["tag"] if acknowledged else None
+    if newest in tags:
+        seen = subprocess.run(["skopeo", "inspect", "--raw", f"oci:{path}:{newest}"], capture_output=True, text=True)
+        if seen.returncode:
+            found.append(f"skopeo: {seen.stderr}")
+    for scratch in path.parent.glob("scratch-*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+    return found
+
+
+def main() -> None:
+    """See the module."""
+    path = Path(sys.argv[2])
+    if sys.argv[1] == "work":
+        if not path.exists():
+            Layout.create(path)
+            os.sync()
+        Work(path, int(sys.argv[3])).forever()
+    else:
+        for fault in faults(path, [json.loads(line) for line in sys.stdin]):
+            print(fault)
+
+
+if __name__ == "__main__":
+    main()
