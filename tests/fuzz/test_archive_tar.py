@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import LayerfarmError
-from layerfarm.jobs.tar.pax import encode_records
-from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
+from layerfarm.jobs.tar.writer import TRAILER
 from tests.fuzz import __main__ as command
 from tests.fuzz import seeds
 from tests.fuzz.archive_tar import TOLERANCES, Entry, Oracle, Reading, compare, read_ours
 from tests.fuzz.engine import fuzz
 from tests.fuzz.targets import LIMITS, TARGETS
 from tests.trees import directory, fifo, file, hardlink, symlink, tree
+from tests.unit.tar.headers import block, extended, records
 
 CORPUS = Path(__file__).parent / "corpus"
 SHORT = 20_000
@@ -84,39 +84,22 @@ def test_what_other_programs_write_is_read_by_both(tmp_path: Path, oracle: Oracl
     assert figures[READ] == 1 and figures["entries alike"] >= 6
 
 
-def _block(*fields: tuple[int, bytes]) -> bytes:
-    made = bytearray(encode_header(Header(b"f", b"0", mtime=5)))
-    for at, field in fields:
-        made[at : at + len(field)] = field
-    made[148:156] = b" " * 8
-    made[148:156] = b"%06o\0 " % sum(made)
-    return bytes(made)
-
-
-def _extended(body: bytes) -> bytes:
-    return _block((156, b"x"), (124, b"%011o\0" % len(body))) + body + bytes(-len(body) % 512)
-
-
-def _records(*records: tuple[bytes, bytes]) -> bytes:
-    return _extended(encode_records(records))
-
-
 _SPARSE = ((b"GNU.sparse.size", b"0"), (b"GNU.sparse.map", b"0,0"), (b"GNU.sparse.numblocks", b"1"))
 _TOLERATED = {
-    "limit exceeded": _records((b"comment", b"x" * (LIMITS.pax_bytes + 1))) + _block(),
-    "negative number": _block((108, b"\xff" * 8)),
-    "entry without a name": _block((0, b"\0")),
-    "xattr without a name": _records((b"SCHILY.xattr.", b"v")) + _block(),
-    "NUL in a sparse name": _records(*_SPARSE, (b"GNU.sparse.name", b"a\0b")) + _block(),
-    "cut after an extended header": _records((b"path", b"p")),
-    "PAX records padded with NULs": _extended(b"9 path=p\n\0\0\0") + _block(),
-    "PAX time with an exponent": _records((b"mtime", b"1e-05")) + _block(),
+    "limit exceeded": records((b"comment", b"x" * (LIMITS.pax_bytes + 1))) + block(),
+    "negative number": block((108, b"\xff" * 8)),
+    "entry without a name": block((0, b"\0")),
+    "xattr without a name": records((b"SCHILY.xattr.", b"v")) + block(),
+    "NUL in a sparse name": records(*_SPARSE, (b"GNU.sparse.name", b"a\0b")) + block(),
+    "cut after an extended header": records((b"path", b"p")),
+    "PAX records padded with NULs": extended(b"x", b"9 path=p\n\0\0\0") + block(),
+    "PAX time with an exponent": records((b"mtime", b"1e-05")) + block(),
 }
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
 def test_what_differs_on_purpose_is_counted_by_its_name(oracle: Oracle, name: str) -> None:
-    figures = _compared(_block() + _TOLERATED[name] + TRAILER, oracle)
+    figures = _compared(block() + _TOLERATED[name] + TRAILER, oracle)
     assert figures == {"entries alike": 1, f"tolerated: {name}": 1}
 
 
@@ -136,7 +119,7 @@ _CHANGED = Entry("g", "l", "5", 0o600, 1, 2, 4, 6, 7, (1, 2), {"user.x": "v"}, "
 
 @pytest.mark.parametrize("field", Entry._fields)
 def test_a_difference_of_each_field_is_found(field: str) -> None:
-    archive = _block() + TRAILER
+    archive = block() + TRAILER
     (entry,), _ = read_ours(archive, LIMITS)
     other = _Other(Reading([entry._replace(**{field: getattr(_CHANGED, field)})], ""))
     with pytest.raises(AssertionError, match=f"^{field} is not what archive/tar reads"):
@@ -146,12 +129,12 @@ def test_a_difference_of_each_field_is_found(field: str) -> None:
 @pytest.mark.parametrize(
     ("archive", "reading"),
     [
-        (_block() + TRAILER, Reading([], "invalid tar header")),
-        (_block() + TRAILER, Reading([], "")),
+        (block() + TRAILER, Reading([], "invalid tar header")),
+        (block() + TRAILER, Reading([], "")),
         (TRAILER, Reading([_CHANGED], "")),
         (TRAILER, Reading([], "unexpected EOF")),
-        (_block((100, b"no mode")), Reading([_CHANGED], "")),
-        (_block((100, b"no mode")), Reading([], "")),
+        (block((100, b"no mode")), Reading([_CHANGED], "")),
+        (block((100, b"no mode")), Reading([], "")),
     ],
 )
 def test_an_end_at_another_place_is_found(archive: bytes, reading: Reading) -> None:

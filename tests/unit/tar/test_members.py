@@ -18,6 +18,7 @@ from layerfarm.jobs.tar.sparse import Holes
 from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
 from tests.trees import directory, file, read_tree, symlink, tree
 from tests.unit.layer.archives import archive, entry
+from tests.unit.tar.headers import block, extended, records
 
 
 def read(raw: bytes, limits: Limits | None = None) -> list[tuple[Member, bytes]]:
@@ -80,24 +81,6 @@ def test_an_entry_without_a_name_is_an_error() -> None:
 
 
 GNU = (257, b"ustar  \0")
-
-
-def block(*fields: tuple[int, bytes]) -> bytes:
-    """A header block with fields overwritten, its checksum right."""
-    made = bytearray(encode_header(Header(b"f", b"0", mtime=5)))
-    for at, field in fields:
-        made[at : at + len(field)] = field
-    made[148:156] = b" " * 8
-    made[148:156] = b"%06o\0 " % sum(made)
-    return bytes(made)
-
-
-def extended(flag: bytes, body: bytes) -> bytes:
-    return block((156, flag), (124, b"%011o\0" % len(body))) + body + bytes(-len(body) % 512)
-
-
-def records(*pairs: tuple[bytes, bytes]) -> bytes:
-    return extended(b"x", encode_records(pairs))
 
 
 def only(raw: bytes) -> tuple[Member, bytes]:
