@@ -1,6 +1,6 @@
 """Access to root filesystems and private directories: relative to a descriptor, no link followed out of it."""
 
-from layerfarm.jobs.fs.access import DirectoryCache, Rootfs, read_regular, stat_regular, unreadable
+from layerfarm.jobs.fs.access import DirectoryCache, Rootfs, read_regular, stat_regular, umask, unreadable
 from layerfarm.jobs.fs.beneath import Beneath, open_file, own_directory
 from layerfarm.jobs.fs.resolve import open_beneath, open_in_root
 from layerfarm.jobs.fs.unprivileged import Widened
@@ -32,5 +32,6 @@ __all__ = [
     "read_regular",
     "set_xattr",
     "stat_regular",
+    "umask",
     "unreadable",
 ]

@@ -268,3 +268,12 @@ def _same_file(root: int, path: bytes, wanted: os.stat_result) -> int:
         os.close(fd)
         raise TreeChanged("another file has come to this place", where=path)
     return fd
+
+
+def umask() -> int | None:
+    """The process's umask, without the moment of change that umask(2) needs (proc(5)); None: it is not known."""
+    try:
+        with open("/proc/self/status", "rb") as stream:
+            return next((int(line.split()[1], 8) for line in stream if line.startswith(b"Umask:")), None)
+    except OSError:
+        return None

@@ -10,7 +10,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from layerfarm.jobs.fs import HOST_XATTRS, DirectoryCache, Rootfs, get_xattrs, proc_path, set_xattr, stat_regular
+from layerfarm.jobs.fs import (
+    HOST_XATTRS,
+    DirectoryCache,
+    Rootfs,
+    clear_xattrs,
+    get_xattrs,
+    proc_path,
+    set_xattr,
+    stat_regular,
+)
 from layerfarm.jobs.fs.remove import open_directory, remove
 from layerfarm.jobs.fs.unprivileged import may
 from layerfarm.jobs.mtree import ROOT, Entry
@@ -191,8 +200,8 @@ def _set_xattrs(target: int | bytes, entry: Entry) -> None:
         return
     wanted = dict(entry.xattrs)
     there = dict(get_xattrs(target))
-    for name in there.keys() - wanted.keys() - HOST_XATTRS:
-        os.removexattr(target, name, follow_symlinks=isinstance(target, int))
+    if there.keys() - wanted.keys() - HOST_XATTRS:
+        clear_xattrs(target, HOST_XATTRS.union(wanted))
     for name, value in wanted.items():
         if there.get(name) != value and name not in HOST_XATTRS:
             set_xattr(target, name, value)

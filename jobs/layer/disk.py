@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from layerfarm.jobs.compress.digest_thread import DigestThread
-from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, proc_path
+from layerfarm.jobs.fs import HOST_XATTRS, clear_xattrs, proc_path, umask
 from layerfarm.jobs.fs.remove import open_directory, remove
 from layerfarm.jobs.fs.unprivileged import may
 from layerfarm.jobs.layer.look_ahead import Skipped, is_skipped
@@ -54,7 +54,7 @@ _HASHED_IN_THREAD: Final = 256 * 1024
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How layers are applied."""
+    """Options of applying layers."""
 
     uid_map: IdMap = field(default_factory=IdMap)
     gid_map: IdMap = field(default_factory=IdMap)
@@ -89,7 +89,8 @@ class DiskTree(Tree):
         self._options = options
         self._native: tuple[int, int] | None = None
         """Owner of a new file before any chown; learnt from the first one."""
-        self._umask = _umask()
+        known = umask()
+        self._umask = 0o777 if known is None else known  # unknown: no mode is taken for one that creation gives
         self._digest_thread = DigestThread()
         self._inspect_found(self.root)
 
@@ -338,15 +339,3 @@ def _write(fd: int, piece: memoryview) -> None:
     written = os.write(fd, piece)
     while written < len(piece):
         written += os.write(fd, piece[written:])
-
-
-def _umask() -> int:
-    """The process' umask, without the moment of change that umask(2) needs; all bits if it is not known."""
-    try:
-        with open("/proc/self/status", "rb") as stream:
-            for line in stream:
-                if line.startswith(b"Umask:"):
-                    return int(line.split()[1], 8)
-    except OSError:
-        pass
-    return 0o777

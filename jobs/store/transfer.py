@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from layerfarm.jobs.fs import umask
 from layerfarm.jobs.store.atomic_file import explained, files_of, give_to_owner, make_directory, rename_durably
 from layerfarm.jobs.store.blob import check_hash, check_size, hasher
 from layerfarm.jobs.store.descriptor import Descriptor
@@ -67,11 +67,8 @@ def import_blob(layout: Layout, path: Path, descriptor: Descriptor) -> bool:
 
 
 def _umask() -> int:
-    """This process's umask: proc(5) gives it without setting it, where /proc is mounted."""
-    with suppress(FileNotFoundError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+    known = umask()
+    if known is None:
+        known = os.umask(0o077)
+        os.umask(known)
+    return known
