@@ -281,7 +281,7 @@ def compress_block(block: bytes) -> bytes:
 
 @cache
 def isal_serves() -> bool:
-    """Whether this machine's isal makes the bytes that it makes on most machines, tested with a known answer.
+    """Test with a known answer that this machine's isal makes the bytes that it makes on most machines.
 
     It does not on processors that are no x86, or are older than SSE 4.2.
     """

@@ -170,7 +170,7 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Equal:
-    """How a farm recognizes equal work of different jobs, which it does once (DESIGN law 2)."""
+    """Identification of equal work of different jobs, which a farm does once (DESIGN law 2)."""
 
     name: Callable[[Context, Unit], str | None]
     """A digest of the operation, its inputs, its parameters and its codec's version: units with the same name

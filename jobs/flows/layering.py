@@ -53,7 +53,7 @@ class LayeringState(TreeState):
     refresh: bool = False
     """Write the new tree as on disk, too: for the bundle's next repack."""
     exact_tree: Tree | None = None
-    """That tree; None if not wanted, or if it is the old one."""
+    """The file of that tree; None if it is not wanted, or equal to the old one."""
     tree_digest: str = ""
     """``sha256:`` digest of the manifest of the tree as a layer can hold it."""
     deltas: FileRef | None = None

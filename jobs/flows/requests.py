@@ -89,7 +89,7 @@ Epoch = Annotated[int, Field(ge=SECONDS.start, lt=SECONDS.stop)]
 
 
 class LayerOptions(Model):
-    """How a layer is written; shared by every flow that writes one."""
+    """Options of a new layer; shared by every flow that writes one."""
 
     compress: CompressionChoice = "auto"
     """``auto``: that of the newest compressed layer below, else gzip."""

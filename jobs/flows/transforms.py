@@ -164,7 +164,7 @@ class ImageParts(Model):
 
 
 class AnalyzeResult(Result):
-    """What an analysis found; the components themselves are in :func:`layerfarm.jobs.relayer.rechunk.kept_analysis`."""
+    """Result of an analysis; the components are in :func:`layerfarm.jobs.relayer.rechunk.kept_analysis`."""
 
     image: str
     top: str

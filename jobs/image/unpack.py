@@ -47,7 +47,7 @@ class UnpackOptions:
     rootless: bool = False
     keep_dirlinks: bool = False
     volumes: Volumes = "tmpfs"
-    """How config.json mounts the image's volumes."""
+    """Mounts of the image's volumes in config.json."""
     content_wanted: Callable[[bytes], bool] | None = None
     """Called with a file's path; if it returns False the file stays empty (:func:`extracted` only)."""
     limits: Limits = field(default_factory=process_limits)

@@ -19,11 +19,11 @@ from layerfarm.jobs.tar.reader import Member
 
 _MOST_LAYERS: Final = 65535
 _MOST_ROUNDS: Final = 40
-"""Of linking to targets that came later; only a path through another such link takes more than one."""
+"""Passes over links whose targets came later; only a path through another such link takes more than one."""
 _AUFS_METADATA: Final = b".wh..wh."
 _HIGHEST_MAJOR: Final = (1 << 12) - 1
 _HIGHEST_MINOR: Final = (1 << 20) - 1
-"""Of Linux (``MINORBITS``); beyond, mknod(2) would take other bits and make another device."""
+"""Limits of Linux (``MINORBITS``); beyond them mknod(2) would take other bits and make another device."""
 
 Place = tuple[Directory, bytes]
 AnyTree = TypeVar("AnyTree", bound=Tree)

@@ -48,7 +48,7 @@ _SPECIAL: Final = {stat.S_IFCHR: CHAR, stat.S_IFBLK: BLOCK_DEVICE, stat.S_IFIFO:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How a layer is written."""
+    """Options of writing a layer."""
 
     uid_map: IdMap = field(default_factory=IdMap)
     gid_map: IdMap = field(default_factory=IdMap)

@@ -59,7 +59,7 @@ class LookAhead:
                     below[path] = layer
 
     def replaces(self, path: bytes, layer: int) -> bool:
-        """Whether the layers above probably replace or delete the file of ``layer`` at ``path``."""
+        """Return True if the layers above probably replace or delete the file of ``layer`` at ``path``."""
         if self._single.get(path, 0) > layer:
             return True
         below = self._below

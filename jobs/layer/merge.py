@@ -200,7 +200,7 @@ class _Encoder:
 
 
 def _is_same(before: Source, after: Source) -> bool:
-    """Whether two stacks with the same lower layers mean the same member of the same layer."""
+    """Return True if both are the same member of the same layer, in stacks with the same lower layers."""
     return (before.layer, before.ordinal) == (after.layer, after.ordinal)
 
 

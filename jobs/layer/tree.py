@@ -108,7 +108,7 @@ class Tree(ABC):
         return None if parent is None else (parent, base)
 
     def leads_to_directory(self, node: Directory, target: bytes) -> bool:
-        """Whether a link in ``node`` with this target leads to a directory."""
+        """Return True if a link in ``node`` with this target leads to a directory."""
         return self._follow(*self._start(node, target)) is not None
 
     # --- changing --------------------------------------------------------------------------------------
