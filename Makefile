@@ -14,10 +14,10 @@ STORE ?= .cache/store
 TAG ?= demo
 
 # make test: JOBS processes, of which one or the other waits for a farm; the files of tests begin in order, the slow ones
-# of real images and tools before the many short ones. REQUIRE_ALL=1 fails when a test could not run for want of a
-# package or right.
+# of real images and tools before the many short ones; the slowest tests are listed at the end. REQUIRE_ALL=1 fails when
+# a test could not run for want of a package or right.
 JOBS ?= 3
-XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder
+XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5
 PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 
