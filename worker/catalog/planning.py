@@ -30,7 +30,8 @@ from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.report import LONGEST_LIST, DuplicateRow, Holding
-from layerfarm.worker.catalog.sources import CatalogImage, in_order
+from layerfarm.worker.catalog.series import in_order, split_name
+from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import States
 
 NEW: Final = "new/"
@@ -191,7 +192,7 @@ def plan_together(
 
 
 def _snapshot(member: Member, position: Mapping[str, int]) -> Snapshot:
-    repository, _, tag = member.name.rpartition(":")
+    repository, tag = split_name(member.name)
     line = f"{repository} {platform_of(member.image)}"
     return member.analysis.snapshot(line, position[member.name], tag, member.budget)
 

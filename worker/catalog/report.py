@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from layerfarm.jobs.relayer.indexes import follow
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.worker.catalog.sources import CatalogImage, in_order, repository_of
+from layerfarm.worker.catalog.series import in_order, repository_of, split_name
+from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import ImageState
 
 if TYPE_CHECKING:
@@ -301,6 +302,7 @@ def page(report: Report) -> str:
         count="{:,}".format,
         percent=percent,
         named=_named,
+        tag=lambda name: split_name(name)[1] or name,
     )
 
 
@@ -315,8 +317,9 @@ def _named(images: Sequence[str]) -> str:
     """The images by repository: ``web/api: 1.0, 1.1``, shortened."""
     tags: dict[str, list[str]] = {}
     for image in images:
-        tags.setdefault(repository_of(image), []).append(image.rpartition(":")[2])
-    shown = [f"{name}: {_span(found)}" for name, found in list(tags.items())[:_NAMES]]
+        repository, tag = split_name(image)
+        tags.setdefault(repository, []).append(tag)
+    shown = [f"{name}: {_span(found)}".rstrip(": ") for name, found in list(tags.items())[:_NAMES]]
     more = [f"{len(tags) - _NAMES} more repositories"] if len(tags) > _NAMES else []
     return "; ".join(shown + more)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
 
 from layerfarm.jobs.errors import CatalogError
 from layerfarm.jobs.relayer.referrers import speaks_of_another
 from layerfarm.jobs.store import check_refname
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Policy, Source
-
-_NUMBERS: Final = re.compile(r"(\d+)")
+from layerfarm.worker.catalog.series import by_repository, natural, newest, repository_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,6 @@ class CatalogImage:
     @property
     def repository(self) -> str:
         return repository_of(self.name)
-
-
-def repository_of(name: str) -> str:
-    """The part of an image's name before its tag; may be empty."""
-    return name.rpartition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -85,17 +77,24 @@ def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogIma
 def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
     source = listing.source
     beside = tuple(sorted(filter(speaks_of_another, listing.tags)))
-    tags = sorted((tag for tag in set(listing.tags).difference(beside) if _wanted(source, tag)), key=natural)
-    series: dict[str, list[str]] = {}
-    for tag in tags:
-        series.setdefault(repository_of(tag) if source.layout else "", []).append(tag)
-    for repository in series.values():
-        for tag in repository[-source.newest :] if source.newest else repository:
-            name = source.prefix + (f"{_path(source)}{listing.repository}:{tag}" if source.registry else tag)
-            policy = policy_for(catalog, name)
-            if policy is not None:
-                origin = _origin(source, listing.repository, tag)
-                yield CatalogImage(check_refname(name), origin, source.registry is not None, policy, beside)
+    names = {
+        source.prefix + (f"{_path(source)}{listing.repository}:{tag}" if source.registry else tag): tag
+        for tag in set(listing.tags).difference(beside)
+        if _wanted(source, tag)
+    }
+    for name in _newest(source, names) if source.newest else names:
+        policy = policy_for(catalog, name)
+        if policy is not None:
+            origin = _origin(source, listing.repository, names[name])
+            yield CatalogImage(check_refname(name), origin, source.registry is not None, policy, beside)
+
+
+def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
+    """The images of the newest tags of each repository; ``names``: their tags by their names."""
+    assert source.newest is not None
+    asked = {name for name, tag in names.items() if tag in source.tags}
+    for repository in by_repository(names).values():
+        yield from newest(repository, source.newest, asked)
 
 
 def policy_for(catalog: CatalogFile, name: str) -> Policy | None:
@@ -123,24 +122,3 @@ def _origin(source: Source, repository: str, tag: str) -> str:
         return f"{Path(source.layout)}:{tag}"
     assert source.registry is not None
     return f"{source.registry.rstrip('/')}/{repository.strip('/')}:{tag}"
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """A key that sorts 1.9 before 1.10."""
-    parts = _NUMBERS.split(text)
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
-
-
-def in_order(names: Iterable[str], created: Mapping[str, str | None], order: str) -> dict[str, list[str]]:
-    """Each repository's images in order of time, by creation or by name alone.
-
-    ``created`` are RFC 3339 times in UTC, as image configurations hold them; an image without one sorts by name.
-    """
-    series: dict[str, list[str]] = {}
-    for name in sorted(names, key=natural):
-        series.setdefault(repository_of(name), []).append(name)
-    if order == "created":
-        for repository in series.values():
-            if all(created.get(name) for name in repository):
-                repository.sort(key=lambda name: str(created[name]))
-    return series

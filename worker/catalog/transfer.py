@@ -180,8 +180,7 @@ class Pusher:
         """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes."""
         assert state.new is not None
         reference = _reference(self._registry, state.name)
-        # A name from a layout may have no tag; a colon before a port begins none.
-        repository = _reference(self._registry, state.name.partition(":")[0])
+        repository = _repository(self._registry, state.name)
         try:
             push(self._skopeo, layout, state.new, reference)
             subjects = [each.digest for each in follow(layout, state.new).manifests]
@@ -227,6 +226,12 @@ class Pusher:
 
 def _reference(registry: str, name: str) -> str:
     return f"{registry.rstrip('/')}/{name}"
+
+
+def _repository(registry: str, name: str) -> str:
+    """The repository that :func:`_reference` leads to. A name from a layout may have no tag; a port is none."""
+    path, slash, last = name.rpartition("/")
+    return _reference(registry, path + slash + (last.rpartition(":")[0] or last))
 
 
 def _pushed(state: ImageState, registry: str) -> str:
