@@ -291,10 +291,11 @@ def _change(old: Resolved, new: Resolved) -> ImageChange:
         new=new.descriptor.digest,
         layers_before=len(old.manifest.layers),
         layers_after=len(new.manifest.layers),
-        bytes_before=sum(layer.size for layer in old.manifest.layers),
-        bytes_after=sum(layer.size for layer in new.manifest.layers),
+        bytes_before=_bytes([old]),
+        bytes_after=_bytes([new]),
     )
 
 
 def _bytes(images: Iterable[Resolved]) -> int:
+    """Compressed bytes of their layers, each counted once."""
     return sum({layer.digest: layer.size for image in images for layer in image.manifest.layers}.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerfarm.jobs.errors import display
-from layerfarm.worker.catalog.report import ImageRow, Report, Totals, by_repository, percent, size_text
+from layerfarm.worker.catalog.costs import Totals
+from layerfarm.worker.catalog.report import ImageRow, Report, by_repository, percent, size_text
 
 _SHARED = 10
 """Rows of what is shared by whom; the page and JSON have more."""
