@@ -209,7 +209,7 @@ def test_two_runs_of_one_catalog_do_not_mix(registry: Registry, tmp_path: Path, 
     if pid == 0:  # a lock of another process
         import signal
 
-        with States(Layout.open(tmp_path / "store"), "team").locked():
+        with States(Layout.open(tmp_path / "store"), path).locked():
             (tmp_path / "locked").touch()
             signal.pause()
         os._exit(0)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +20,9 @@ from layerfarm.jobs.errors import CatalogError, UnsafePath
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
+
+_OWNER: Final = "file"
+"""In a catalog's directory: the path of its file."""
 
 
 class ImageState(BaseModel):
@@ -61,13 +65,15 @@ class ImageState(BaseModel):
 
 
 class States:
-    """The states of one catalog, ``<store>/.layerfarm/catalog/<name>/``."""
+    """The states of one catalog file; beside its store, in a directory of its own."""
 
-    def __init__(self, store: Layout, name: str) -> None:
+    def __init__(self, store: Layout, catalog: Path) -> None:
+        """``catalog``: the catalog file."""
         self._store = store
-        self.directory = store.path / PRIVATE_DIRECTORY / "catalog" / name
+        place = store.path / PRIVATE_DIRECTORY / "catalog"
         self._known: dict[str, ImageState] = {}
-        with explained("catalog state cannot be kept", self.directory):
+        with explained("catalog state cannot be kept", place):
+            self.directory = _directory_for(catalog.resolve(), place, store.path)
             make_directory(self.directory / "images", store.path)
         images, files = self.directory / "images", files_of(store.path)
         for path in (images / file for file in files.names(images) if file.endswith(".json")):
@@ -124,5 +130,40 @@ class States:
             os.close(fd)
 
 
+def _directory_for(catalog: Path, place: Path, store: Path) -> Path:
+    """The directory in ``place`` for the state of a catalog file.
+
+    It has the name of the file, and in it is the file's path. A second file of that name has a directory with a digest
+    of its path. A file that was moved finds its state again, because nothing is at its old path any more.
+    """
+    own = place / f"{catalog.stem}-{_file_name(os.fsdecode(catalog))[:12]}"
+    files = files_of(store)
+    if files.is_directory(own):
+        return own
+    first = place / catalog.stem
+    owner = b""
+    with suppress(FileNotFoundError):
+        owner = files.read(first / _OWNER)
+    path = os.fsencode(catalog)
+    if owner == path:
+        return first
+    if owner and _exists(owner):
+        return own
+    make_directory(first, store)
+    replace_file(first / _OWNER, path, store)
+    return first
+
+
+def _exists(path: bytes) -> bool:
+    """False if nothing is there; what cannot be seen may exist."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
 def _file_name(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:40]
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]

@@ -68,8 +68,8 @@ class Work:
     """By rechunked image, a digest of its planned layers."""
 
     @classmethod
-    def begin(cls, name: str, catalog: CatalogFile, backend: Backend, view: View) -> Work:
-        """Create the catalog's store and destination if they are missing.
+    def begin(cls, file: Path, catalog: CatalogFile, backend: Backend, view: View) -> Work:
+        """Create the catalog's store and destination if they are missing. ``file``: the catalog's.
 
         Raises:
             StoreError: they cannot be.
@@ -77,7 +77,7 @@ class Work:
         store = layout_at(Path(catalog.store))
         if catalog.destination.layout is not None:
             layout_at(Path(catalog.destination.layout))
-        return cls(name, catalog, store, States(store, name), Skopeo(catalog.access, view.notice), backend, view)
+        return cls(file.stem, catalog, store, States(store, file), Skopeo(catalog.access, view.notice), backend, view)
 
     # --- the steps -------------------------------------------------------------------------------
 

@@ -206,7 +206,7 @@ def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
             output.take_logs()
             backend = OnFarm(stack.enter_context(Farm(how.farm)), how.at_once)
         view = stack.enter_context(CatalogView(how.progress))
-        work = Work.begin(file.stem, catalog, backend, view)
+        work = Work.begin(file, catalog, backend, view)
         if lock:
             stack.enter_context(work.states.locked())
         yield work

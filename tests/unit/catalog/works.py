@@ -41,7 +41,7 @@ def catalog_file(directory: Path, policy: str = "{transform: rechunk}", more: st
 def work_on(path: Path, view: Seen | None = None) -> Work:
     """A run of the catalog file, in this process."""
     catalog = parse_catalog(path.read_bytes(), path)
-    return Work.begin(path.stem, catalog, Local(Policy(shards=1, threads=1), 1), view or Seen())
+    return Work.begin(path, catalog, Local(Policy(shards=1, threads=1), 1), view or Seen())
 
 
 def planned(path: Path) -> Report:
