@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedPlan
@@ -36,8 +35,6 @@ from layerfarm.worker.catalog.series import in_order, split_name
 from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import States
 
-NEW: Final = "new/"
-"""Prefix of new images' tags in the catalog's own store, where the old ones have the plain names."""
 PLAN: Final = "plan.json"
 _SMALL: Final = 20_000
 """Estimated bytes of the layer with the metadata of directories."""
@@ -45,13 +42,6 @@ _NO_DIGEST: Final = f"sha256:{'0' * 64}"
 
 
 # --- requests -------------------------------------------------------------------------------------
-
-
-def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
-    """The reference of the new image ``name``: in the destination's layout, else in the catalog's store."""
-    if destination is not None:
-        return ImageRef(store=Path(destination), tag=name)
-    return ImageRef(store=store, tag=f"{NEW}{name}")
 
 
 def request_for(policy: Transform, image: ImageRef, target: ImageRef, plan: str | None) -> TransformRequest | None:

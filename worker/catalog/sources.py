@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ from layerfarm.jobs.errors import CatalogError
 from layerfarm.jobs.relayer.referrers import speaks_of_another
 from layerfarm.jobs.store import check_refname
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Policy, Source
+from layerfarm.worker.catalog.places import NEW, check_destination
 from layerfarm.worker.catalog.series import by_repository, natural, newest, repository_of
 
 
@@ -59,7 +61,7 @@ def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogIma
     """The images of the catalog, sorted by repository and then by the numbers in their tags.
 
     Raises:
-        CatalogError: two sources give one name, or a name cannot be a tag.
+        CatalogError: two sources give one name, a name cannot be a tag, or a new image would replace an original.
     """
     chosen: dict[str, CatalogImage] = {}
     for listing in listings:
@@ -71,6 +73,7 @@ def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogIma
                     where=image.name,
                     hint="set a prefix for one of the sources",
                 )
+    check_destination(catalog, {image.name: image.origin for image in chosen.values()})
     return sorted(chosen.values(), key=lambda image: (image.repository, natural(image.name)))
 
 
@@ -80,7 +83,7 @@ def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
     names = {
         source.prefix + (f"{_path(source)}{listing.repository}:{tag}" if source.registry else tag): tag
         for tag in set(listing.tags).difference(beside)
-        if _wanted(source, tag)
+        if _wanted(source, tag) and not (tag.startswith(NEW) and _is_store(catalog, source))
     }
     for name in _newest(source, names) if source.newest else names:
         policy = policy_for(catalog, name)
@@ -100,6 +103,11 @@ def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
 def policy_for(catalog: CatalogFile, name: str) -> Policy | None:
     """The policy of the image ``REPOSITORY:TAG``; None: it is left out."""
     return next((policy for policy in catalog.policies if _matches(name, policy.match)), None)
+
+
+def _is_store(catalog: CatalogFile, source: Source) -> bool:
+    """True for the store as a source: the new images in it are none of the catalog's originals."""
+    return source.layout is not None and os.path.realpath(source.layout) == os.path.realpath(catalog.store)
 
 
 def _wanted(source: Source, tag: str) -> bool:

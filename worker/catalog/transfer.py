@@ -11,7 +11,8 @@ from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, UnsupportedImag
 from layerfarm.jobs.relayer.indexes import follow, platform_of
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers, spoken, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
-from layerfarm.worker.catalog.document import CatalogFile, Source
+from layerfarm.worker.catalog.document import CatalogFile, Destination, Source
+from layerfarm.worker.catalog.places import is_replaced
 from layerfarm.worker.catalog.pull import (
     Offer,
     Referrer,
@@ -53,9 +54,10 @@ def discover(catalog: CatalogFile, skopeo: Skopeo) -> list[CatalogImage]:
 class Fetcher:
     """Fetches images into ``store`` and records them in ``states``."""
 
-    def __init__(self, store: Layout, states: States, skopeo: Skopeo) -> None:
+    def __init__(self, store: Layout, states: States, skopeo: Skopeo, destination: Destination) -> None:
         self._store = store
         self._states = states
+        self._destination = destination
         self._skopeo = skopeo
         self._spoken: dict[str, dict[str, list[str]]] = {}
         """Referrers by subject, of each layout that images come from."""
@@ -73,14 +75,14 @@ class Fetcher:
     def is_current(self, image: CatalogImage) -> bool:
         """True if the store holds the current content of the origin."""
         offer = self._offer(image)
-        return self._is_held(self._states[image.name], offer, self._said(image, offer))
+        return self._is_held(image, offer, self._said(image, offer))
 
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
             offer = self._offer(image)
             said = self._said(image, offer)
-            if self._is_held(state, offer, said):
+            if self._is_held(image, offer, said):
                 return self._states.put(state.but(origin=image.origin, error=None)), 0
             fetched, left = 0, []
             if image.registry:
@@ -121,16 +123,22 @@ class Fetcher:
             self._spoken[layout] = spoken(Layout.open(Path(layout)))
         return in_layout(self._spoken[layout], offer.manifests)
 
-    def _is_held(self, state: ImageState, offer: Offer, said: Sequence[Referrer]) -> bool:
-        if state.old is None or state.offer != offer.digest or state.said != tuple(map(str, said)):
+    def _is_held(self, image: CatalogImage, offer: Offer, said: Sequence[Referrer]) -> bool:
+        state = self._states[image.name]
+        if state.old is None or not self._is_tagged(state, state.old):
             return False
-        tagged = self._store.find(state.name)
+        if state.new is not None and offer.digest == state.new.digest != state.offer:
+            # The new image is in the original's place, with its own referrers: the original is that in the store.
+            return is_replaced(self._destination, image.name, image.origin)
         return (
-            len(tagged) == 1
-            and tagged[0].digest == state.old.digest
-            and self._store.claim(state.old)
+            state.offer == offer.digest
+            and state.said == tuple(map(str, said))
             and all(self._store.claim(blob) for blob in offer.blobs)
         )
+
+    def _is_tagged(self, state: ImageState, old: Descriptor) -> bool:
+        tagged = self._store.find(state.name)
+        return len(tagged) == 1 and tagged[0].digest == old.digest and self._store.claim(old)
 
     def _pull(self, image: CatalogImage, offer: Offer) -> tuple[Descriptor, int]:
         """Pull an image, not at the same time as another that needs the same blobs: they would come twice."""

@@ -16,6 +16,7 @@ from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, error_text
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
+from layerfarm.worker.catalog.places import target_of
 from layerfarm.worker.catalog.planning import (
     PLAN,
     Joint,
@@ -25,7 +26,6 @@ from layerfarm.worker.catalog.planning import (
     plan_together,
     previous_plan,
     request_for,
-    target_of,
 )
 from layerfarm.worker.catalog.pull import copy_in, tagged
 from layerfarm.worker.catalog.registry import Skopeo
@@ -49,6 +49,18 @@ class View(Protocol):
 
     def notice(self, text: str) -> None:
         """A message for the user."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Result of a verification."""
+
+    images: int
+    """Images whose proofs were checked."""
+    unchanged: int
+    """Finished images that are the old ones, of which there is no proof: they were not read."""
+    faults: list[tuple[str, str]]
+    """By image."""
 
 
 @dataclass
@@ -86,7 +98,7 @@ class Work:
         images = discover(self.catalog, self.skopeo)
         self.states.forget_others(image.name for image in images)
         self.view.step("fetch", len(images))
-        fetcher = Fetcher(self.store, self.states, self.skopeo)
+        fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         fetcher.fetch(
             images,
             self.catalog.access.parallel,
@@ -176,26 +188,27 @@ class Work:
         with ThreadPoolExecutor(self.catalog.access.parallel, thread_name_prefix="push") as pool:
             list(pool.map(push, due))
 
-    def verify(self, images: Sequence[CatalogImage]) -> list[tuple[str, str]]:
-        """Check the proofs of all finished images again; returns the faults, by image."""
-        done = [image for image in images if self.is_made(image) and image.policy.do.transform != "keep"]
-        self.view.step("verify", len(done))
+    def verify(self, images: Sequence[CatalogImage]) -> Verified:
+        """Check the proofs of all finished images again."""
+        done = [image for image in images if self.is_made(image)]
+        changed = [image for image in done if self.states[image.name].is_changed]
+        self.view.step("verify", len(changed))
         faults: list[tuple[str, str]] = []
 
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
             found = [error_text(error)] if error is not None else list(result.errors)
-            if error is None and not result.proofs and self.states[task.name].is_changed:
+            if error is None and not result.proofs:
                 found.append("the image has no proof any more")
             faults.extend((task.name, fault) for fault in found)
             self.view.ended(task.name, "; ".join(found) or None, 0 if error else result.bytes_read)
 
-        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in done]
+        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in changed]
         self.backend.run(tasks, ended, _Shower(self.view))
-        return faults
+        return Verified(len(changed), len(done) - len(changed), faults)
 
     def outlook(self) -> list[tuple[str, str]]:
         """By image, the steps that a run would take. Asks the registries, and fetches nothing."""
-        fetcher = Fetcher(self.store, self.states, self.skopeo)
+        fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         found = []
         for image in discover(self.catalog, self.skopeo):
             state = self.states[image.name]

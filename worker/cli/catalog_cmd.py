@@ -112,7 +112,7 @@ _images = click.option("--images", "each", is_flag=True, help="Also print a line
 def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, each: bool) -> None:
     """Predict the result of a run: layers, bytes stored and pulled, before and after.
 
-    The images are fetched and analyzed; no image is made.
+    The images are fetched and analyzed; no image is made. Exit code 1 if an image fails.
     """
     from layerfarm.worker.catalog.report import report_of
 
@@ -121,6 +121,8 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
         work.plan(images, replan=replan, keep=False)
         report = report_of(work, images)
     _say(report, as_json, html, each)
+    if report.failed:
+        raise click.exceptions.Exit(1)
 
 
 @command.command("run", cls=GoStyleCommand)
@@ -173,14 +175,17 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
 @_file
 @_how
 def verify(file: Path, how: How) -> None:
-    """Check the proofs of all finished images, reading every layer. Exit code 1 if one fails."""
+    """Check the proofs of all finished images, reading every layer. Exit code 1 if one fails.
+
+    Images that were not changed have no proof, and are not read.
+    """
     with _working(file, how) as work:
-        faults = work.verify(work.known())
-        count = sum(work.is_made(image) for image in work.known())
-    for name, fault in faults:
+        found = work.verify(work.known())
+    for name, fault in found.faults:
         output.say(f"{name}: {display(fault)}")
-    output.say(f"{count} images, {len(faults)} faults")
-    if faults:
+    unread = f", {found.unchanged} unchanged and not read" if found.unchanged else ""
+    output.say(f"{found.images} images, {len(found.faults)} faults{unread}")
+    if found.faults:
         raise click.exceptions.Exit(1)
 
 
