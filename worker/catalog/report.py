@@ -20,7 +20,7 @@ from layerfarm.worker.catalog.costs import (
 )
 from layerfarm.worker.catalog.series import in_order, repository_of, split_name
 from layerfarm.worker.catalog.sources import CatalogImage
-from layerfarm.worker.catalog.state import ImageState
+from layerfarm.worker.catalog.state import ImageState, Missed
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.work import Work
@@ -75,10 +75,17 @@ class Report(Row):
     shared_before: tuple[SharedRow, ...] = ()
     shared_after: tuple[SharedRow, ...] = ()
     duplicates: tuple[DuplicateRow, ...] = ()
+    missed: tuple[Missed, ...] = ()
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """The images that failed and the sources that could not be listed, with the reason."""
+        failed = [(image.name, image.error or "") for image in self.images if image.state == "failed"]
+        return failed + [(row.where, row.error) for row in self.missed]
 
     @property
     def failed(self) -> int:
-        return sum(image.state == "failed" for image in self.images)
+        return len(self.failures)
 
     @property
     def warned(self) -> int:
@@ -128,6 +135,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         shared_before=shared(before),
         shared_after=shared(after) if any_made else (),
         duplicates=tuple(work.joint.duplicates()) if work.joint else (),
+        missed=work.states.last_run().missed,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from layerfarm.jobs.errors import CatalogError
+from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.jobs.relayer.referrers import speaks_of_another
 from layerfarm.jobs.store import check_refname
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Policy, Source
@@ -57,15 +57,26 @@ def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
     return found
 
 
-def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogImage]:
+Refused = Callable[[str, LayerfarmError], None]
+"""Given the origin of an image that is left out, and why."""
+
+
+def _not_allowed(origin: str, error: LayerfarmError) -> None:
+    raise error
+
+
+def select(catalog: CatalogFile, listings: Iterable[Listing], refused: Refused = _not_allowed) -> list[CatalogImage]:
     """The images of the catalog, sorted by repository and then by the numbers in their tags.
 
+    An image whose name cannot be a tag is left out, and reported to ``refused``.
+
     Raises:
-        CatalogError: two sources give one name, a name cannot be a tag, or a new image would replace an original.
+        InvalidReference: a name cannot be a tag, and there is no ``refused``.
+        CatalogError: two sources give one name, or a new image would replace an original.
     """
     chosen: dict[str, CatalogImage] = {}
     for listing in listings:
-        for image in _of(catalog, listing):
+        for image in _of(catalog, listing, refused):
             other = chosen.setdefault(image.name, image)
             if other.origin != image.origin:
                 raise CatalogError(
@@ -77,19 +88,25 @@ def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogIma
     return sorted(chosen.values(), key=lambda image: (image.repository, natural(image.name)))
 
 
-def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
+def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[CatalogImage]:
     source = listing.source
     beside = tuple(sorted(filter(speaks_of_another, listing.tags)))
     names = {
-        source.prefix + (f"{_path(source)}{listing.repository}:{tag}" if source.registry else tag): tag
+        _start(source, listing.repository) + tag: tag
         for tag in set(listing.tags).difference(beside)
         if _wanted(source, tag) and not (tag.startswith(NEW) and _is_store(catalog, source))
     }
     for name in _newest(source, names) if source.newest else names:
         policy = policy_for(catalog, name)
-        if policy is not None:
-            origin = _origin(source, listing.repository, names[name])
-            yield CatalogImage(check_refname(name), origin, source.registry is not None, policy, beside)
+        if policy is None:
+            continue
+        origin = _origin(source, listing.repository, names[name])
+        try:
+            check_refname(name)
+        except InvalidReference as error:
+            refused(origin, error)
+        else:
+            yield CatalogImage(name, origin, source.registry is not None, policy, beside)
 
 
 def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
@@ -98,6 +115,18 @@ def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
     asked = {name for name, tag in names.items() if tag in source.tags}
     for repository in by_repository(names).values():
         yield from newest(repository, source.newest, asked)
+
+
+def is_from(image: CatalogImage, source: Source, repository: str) -> bool:
+    """True if the image comes from this repository, or layout. A registry may have moved to another host since."""
+    if source.layout is not None:
+        return image.origin.startswith(_origin(source, repository, ""))
+    return image.registry and image.name.startswith(_start(source, repository))
+
+
+def _start(source: Source, repository: str) -> str:
+    """The part of the images' names before the tag."""
+    return source.prefix + (f"{_path(source)}{repository}:" if source.registry else "")
 
 
 def policy_for(catalog: CatalogFile, name: str) -> Policy | None:

@@ -21,6 +21,7 @@ from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
 
+_LAST_RUN: Final = "last-run.json"
 _OWNER: Final = "file"
 """In a catalog's directory: the path of its file."""
 
@@ -64,6 +65,23 @@ class ImageState(BaseModel):
         return self.model_copy(update=changes)
 
 
+class Missed(BaseModel):
+    """A source that could not be listed, or an image in it whose name cannot be used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    where: str
+    error: str
+
+
+class LastRun(BaseModel):
+    """The last fetch of a catalog as a whole."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    missed: tuple[Missed, ...] = ()
+
+
 class States:
     """The states of one catalog file; beside its store, in a directory of its own."""
 
@@ -104,6 +122,17 @@ class States:
             self.write(Path("images") / f"{_file_name(state.name)}.json", state.model_dump_json().encode())
             self._known[state.name] = state
         return state
+
+    def last_run(self) -> LastRun:
+        """The record of the last run; empty if there is none."""
+        try:
+            return LastRun.model_validate_json(files_of(self._store.path).read(self.directory / _LAST_RUN))
+        except (OSError, UnsafePath, ValidationError):
+            return LastRun()
+
+    def put_last_run(self, run: LastRun) -> None:
+        """Record a run, durably."""
+        self.write(_LAST_RUN, run.model_dump_json().encode())
 
     def write(self, name: Path | str, content: bytes) -> Path:
         """Replace a file of the catalog's state."""

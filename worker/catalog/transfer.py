@@ -11,7 +11,7 @@ from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, UnsupportedImag
 from layerfarm.jobs.relayer.indexes import follow, platform_of
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers, spoken, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
-from layerfarm.worker.catalog.document import CatalogFile, Destination, Source
+from layerfarm.worker.catalog.document import Destination
 from layerfarm.worker.catalog.places import is_replaced
 from layerfarm.worker.catalog.pull import (
     Offer,
@@ -30,25 +30,8 @@ from layerfarm.worker.catalog.pull import (
     tagged,
 )
 from layerfarm.worker.catalog.registry import Skopeo
-from layerfarm.worker.catalog.sources import CatalogImage, Listing, origins, select
+from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import ImageState, States
-
-
-def discover(catalog: CatalogFile, skopeo: Skopeo) -> list[CatalogImage]:
-    """The images that the catalog's sources hold now; sorted.
-
-    Raises:
-        RegistryError, RegistryBusy, NotALayout: a source cannot be listed.
-        CatalogError: two images have one name.
-    """
-
-    def listing(place: tuple[Source, str, str]) -> Listing:
-        source, repository, where = place
-        tags = skopeo.tags(where) if source.layout is None else Layout.open(Path(where)).tags()
-        return Listing(source, repository, tags)
-
-    with ThreadPoolExecutor(catalog.access.parallel) as pool:
-        return select(catalog, list(pool.map(listing, origins(catalog))))
 
 
 class Fetcher:

@@ -15,6 +15,7 @@ from layerfarm.jobs.flows.verify import VerifyRequest
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, error_text
+from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
 from layerfarm.worker.catalog.places import target_of
 from layerfarm.worker.catalog.planning import (
@@ -30,8 +31,8 @@ from layerfarm.worker.catalog.planning import (
 from layerfarm.worker.catalog.pull import copy_in, tagged
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
-from layerfarm.worker.catalog.state import ImageState, States
-from layerfarm.worker.catalog.transfer import Fetcher, Pusher, discover, is_to_push
+from layerfarm.worker.catalog.state import ImageState, LastRun, Missed, States
+from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_to_push
 from layerfarm.worker.model import Progress
 
 
@@ -95,16 +96,23 @@ class Work:
 
     def fetch(self) -> list[CatalogImage]:
         """Discover the images and fetch them into the store; record an error for those that fail."""
-        images = discover(self.catalog, self.skopeo)
-        self.states.forget_others(image.name for image in images)
-        self.view.step("fetch", len(images))
+        found = self._discover()
+        self.states.put_last_run(LastRun(missed=tuple(found.missed)))
+        self.states.forget_others(image.name for image in found.images)
+        self.view.step("fetch", len(found.listed))
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         fetcher.fetch(
-            images,
+            found.listed,
             self.catalog.access.parallel,
             lambda state, nbytes: self.view.ended(state.name, state.error, nbytes),
         )
-        return images
+        return found.images
+
+    def _discover(self) -> Found:
+        found = discover(self.catalog, self.skopeo, self.known())
+        for one in found.missed:
+            self.view.notice(one.error)
+        return found
 
     def plan(self, images: Sequence[CatalogImage], *, replan: bool = False, keep: bool = True) -> None:
         """Analyze the images to rechunk, and plan them together; record an error for those that cannot be analyzed.
@@ -206,11 +214,15 @@ class Work:
         self.backend.run(tasks, ended, _Shower(self.view))
         return Verified(len(changed), len(done) - len(changed), faults)
 
-    def outlook(self) -> list[tuple[str, str]]:
-        """By image, the steps that a run would take. Asks the registries, and fetches nothing."""
+    def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
+        """By image, the steps that a run would take; and the sources that cannot be listed.
+
+        Asks the registries, and fetches nothing.
+        """
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
+        discovered = self._discover()
         found = []
-        for image in discover(self.catalog, self.skopeo):
+        for image in discovered.listed:
             state = self.states[image.name]
             steps = []
             if not fetcher.is_current(image):
@@ -221,7 +233,7 @@ class Work:
             if registry is not None and (steps or is_to_push(state, registry)):
                 steps.append("push")
             found.append((image.name, ", ".join(steps) or "nothing"))
-        return found
+        return found, discovered.missed
 
     def known(self) -> list[CatalogImage]:
         """The images of the last run, without asking any registry."""

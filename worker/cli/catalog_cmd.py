@@ -143,8 +143,11 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
 
     with _working(file, how) as work:
         if dry_run:
-            for name, what in work.outlook():
+            steps, missed = work.outlook()
+            for name, what in steps:
                 output.say(f"{name}: {what}")
+            if missed:
+                raise click.exceptions.Exit(1)
             return
         images = work.fetch()
         work.plan(images, replan=replan)

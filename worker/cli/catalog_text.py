@@ -21,9 +21,8 @@ def report_lines(report: Report) -> list[str]:
     lines += ["", *_table(_repositories(report))]
     if report.shared_after:
         lines += ["", "shared by whom, now:", *_shared(report)]
-    failed = [image for image in report.images if image.state == "failed"]
-    if failed:
-        lines += ["", f"failed: {len(failed)}", *(f"  {image.name}: {display(image.error or '')}" for image in failed)]
+    if report.failed:
+        lines += ["", f"failed: {report.failed}", *(f"  {name}: {display(why)}" for name, why in report.failures)]
     if report.warned:
         lines += ["", f"warnings: {report.warned}", *_warnings(report)]
     return lines

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.errors import CatalogError, InvalidReference
+from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.worker.catalog.document import CatalogFile, parse_catalog
 from layerfarm.worker.catalog.sources import Listing, origins, select
 
@@ -83,6 +83,17 @@ def test_two_images_of_one_name_are_an_error_that_names_both() -> None:
         names(found, ["a:1"], ["a:1"])
 
 
-def test_a_name_that_cannot_be_a_tag_is_an_error() -> None:
-    with pytest.raises(InvalidReference):
-        names(catalog("[{registry: 'docker://h/x..y', repositories: [a]}]"), ["1"])
+def test_a_name_that_cannot_be_a_tag_is_left_out_alone() -> None:
+    found = catalog("[{registry: 'docker://h', repositories: [a]}, {layout: images}]")
+    refused: list[tuple[str, LayerfarmError]] = []
+    listings = [Listing(found.sources[0], "a", ["1"]), Listing(found.sources[1], "", ["-x", "b c", "b:2"])]
+    images = select(found, listings, lambda origin, error: refused.append((origin, error)))
+    assert [image.name for image in images] == ["a:1", "b:2"]
+    assert sorted(origin for origin, _ in refused) == ["/c/images:-x", "/c/images:b c"]
+    assert all(isinstance(error, InvalidReference) for _, error in refused)
+
+
+def test_what_docker_allows_is_a_name() -> None:
+    found = catalog("[{registry: 'docker://h/t', repositories: [my__app, my---app]}]")
+    tags = ["v1_", "main__2024", "1.0-", "_edge"]
+    assert set(names(found, tags, tags)) == {f"t/{name}:{tag}" for name in ("my__app", "my---app") for tag in tags}
