@@ -193,12 +193,11 @@ def _make(ctx: Context, state: RebaseState, old: Resolved) -> TransformedImage:
         return TransformedImage(old, None)
     old_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.old_store)), [bases.old])
     new_base = _new_base(ctx, plan, digest)
-    config, conflicts = rebased_config(old, old_base, new_base, state.epoch)
+    config, warnings = rebased_config(old, old_base, new_base, state.epoch)
     manifest = rebased_manifest(old, bases.below, new_base)
     image = write_image(target_of(ctx, state), old.path[-1:], manifest, config)
     parameters = {"verdict": found.verdict, "concerns": found.concerns_total}
     proof = prove_rebase(old, old_base, new_base, image, parameters=parameters)
-    warnings = [f"set by the image and changed by the base, the image's stays: {name}" for name in conflicts]
     return TransformedImage(image, proof, [*warnings, *found.concerns])
 
 

@@ -27,6 +27,7 @@ from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.stages import Planned, ResultT, keyed_stage, result_of, single_stage
 from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
+from layerfarm.jobs.relayer.buildpacks import untrue_label
 from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.indexes import ImageSet, copy_manifest, follow, platform_of, rewrite
 from layerfarm.jobs.relayer.layers import check_range, layers_of_base
@@ -207,7 +208,9 @@ def written(
     source, target = source_of(ctx, state), target_of(ctx, state)
     image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": list(layers)}), config)
     known: dict[str, Any] = {"operation": operation, "parameters": parameters, "advanced": ctx.observer.advanced}
-    return TransformedImage(image, prove(source, old, target, image, allowed, **known), list(warnings))
+    untrue = untrue_label(old.config, config)
+    proof = prove(source, old, target, image, allowed, **known)
+    return TransformedImage(image, proof, [*warnings, *([untrue] if untrue else [])])
 
 
 def transform_flow(
