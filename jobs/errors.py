@@ -261,5 +261,9 @@ class NotInRegistry(RegistryError):
     """A registry has no such repository, tag or manifest."""
 
 
+class AccessDenied(RegistryError):
+    """A registry denies access. Several registries also answer so if there is no such repository."""
+
+
 class RegistryBusy(RegistryError):
     """A registry is away, throttles, or dropped the connection: tried as often as the catalog allows."""

@@ -51,6 +51,7 @@ def _begin(ctx: Context, request: AnalyzeRequest) -> AnalyzeState:
         keep={image.descriptor.digest: kept_layers(ctx, image, request.keep, request.base) for image in images.images},
         epoch=request.source_date_epoch,
         components=request.components,
+        warnings=images.warnings,
     )
 
 
@@ -114,7 +115,7 @@ def _join(ctx: Context, state: AnalyzeState, results: dict[str, _Found]) -> Anal
         top=state.top.digest,
         images=[found.parts for found in results.values()],
         kept_in=str(state.place),
-        warnings=[text for found in results.values() for text in found.warnings],
+        warnings=[*state.warnings, *(text for found in results.values() for text in found.warnings)],
     )
     return state.model_copy(update={"result": result})
 

@@ -15,7 +15,6 @@ from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.relayer.flatten import flatten
 from layerfarm.jobs.relayer.indexes import platform_of
-from layerfarm.jobs.relayer.layers import linux_only
 from layerfarm.jobs.store import Layout
 
 
@@ -33,8 +32,6 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
     tag = request.image.tag
     top = tag if request.platform is None else resolve(store, tag, request.platform).descriptor
     found = images_behind(ctx, store.path, top)
-    for image in found.images:
-        linux_only(image)
     pin(store, found.images)
     if len(found.images) > 1:
         try:

@@ -20,20 +20,24 @@ class ImagesState(State):
     source: Path
     top: Descriptor
     """The manifest or index behind the tag when the job began."""
+    linux: bool = True
+    """Only images for Linux are worked on (:meth:`~layerfarm.jobs.relayer.indexes.ImageSet.linux`)."""
     warnings: list[str] = []
 
 
 StateT = TypeVar("StateT", bound=ImagesState)
 
 
-def images_behind(ctx: Context, store: Path, top: Descriptor | str) -> ImageSet:
+def images_behind(ctx: Context, store: Path, top: Descriptor | str, *, linux: bool = True) -> ImageSet:
     """The images behind a tag, or a manifest or index. A process reads the documents once a job.
 
-    Raises as :func:`~layerfarm.jobs.relayer.indexes.tagged` and :func:`~layerfarm.jobs.relayer.indexes.follow`.
+    ``linux``: see :class:`ImagesState`. Raises as :func:`~layerfarm.jobs.relayer.indexes.tagged`,
+    :func:`~layerfarm.jobs.relayer.indexes.follow` and :meth:`~layerfarm.jobs.relayer.indexes.ImageSet.linux`.
     """
     path = ctx.policy.check_store(store)
     found = tagged(Layout.open(path), top) if isinstance(top, str) else top
-    return _followed(ctx.work, path, found.model_dump_json(by_alias=True))
+    images = _followed(ctx.work, path, found.model_dump_json(by_alias=True))
+    return images.linux() if linux else images
 
 
 @lru_cache(maxsize=2)
@@ -49,7 +53,7 @@ def pin(store: Layout, images: Iterable[Resolved]) -> None:
 
 def image_set(ctx: Context, state: ImagesState) -> ImageSet:
     """The images behind the tag when the job began."""
-    return images_behind(ctx, state.source, state.top)
+    return images_behind(ctx, state.source, state.top, linux=state.linux)
 
 
 def source_of(ctx: Context, state: ImagesState) -> Layout:

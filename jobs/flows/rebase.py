@@ -34,7 +34,7 @@ from layerfarm.jobs.flows.transforms import (
 from layerfarm.jobs.image import Resolved, resolve, resolve_walk, write_image
 from layerfarm.jobs.relayer.configs import rebased_config, rebased_manifest
 from layerfarm.jobs.relayer.indexes import ImageSet, platform_of
-from layerfarm.jobs.relayer.layers import layers_of_base, linux_only
+from layerfarm.jobs.relayer.layers import layers_of_base
 from layerfarm.jobs.relayer.proof import prove_rebase
 from layerfarm.jobs.relayer.rebase_findings import Verdict
 from layerfarm.jobs.store import Descriptor, Layout
@@ -66,7 +66,7 @@ def _pin(ctx: Context, images: ImageSet, request: RebaseCheckRequest | RebaseReq
 
     Raises:
         MissingExtra: ``layerfarm[rebase]`` is not installed, which reads programs.
-        TransformError: an image is not on the old base, or not for Linux.
+        TransformError: an image is not on the old base.
         TagNotFound: a base has no image for the platform.
     """
     require("rebase", "a rebase")
@@ -74,7 +74,6 @@ def _pin(ctx: Context, images: ImageSet, request: RebaseCheckRequest | RebaseReq
     stores = [Layout.open(ctx.policy.check_store(ref.store)) for ref in refs]
     bases = {}
     for image in images.images:
-        linux_only(image)
         old, new = (resolve(store, ref.tag, platform_of(image)) for store, ref in zip(stores, refs, strict=True))
         for store, base in zip(stores, (old, new), strict=True):
             pin(store, [base])
@@ -194,12 +193,11 @@ def _make(ctx: Context, state: RebaseState, old: Resolved) -> TransformedImage:
         return TransformedImage(old, None)
     old_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.old_store)), [bases.old])
     new_base = _new_base(ctx, plan, digest)
-    config, conflicts = rebased_config(old, old_base, new_base, state.epoch)
+    config, warnings = rebased_config(old, old_base, new_base, state.epoch)
     manifest = rebased_manifest(old, bases.below, new_base)
     image = write_image(target_of(ctx, state), old.path[-1:], manifest, config)
     parameters = {"verdict": found.verdict, "concerns": found.concerns_total}
     proof = prove_rebase(old, old_base, new_base, image, parameters=parameters)
-    warnings = [f"set by the image and changed by the base, the image's stays: {name}" for name in conflicts]
     return TransformedImage(image, proof, [*warnings, *found.concerns])
 
 
@@ -238,12 +236,13 @@ def _begin_check(ctx: Context, request: RebaseCheckRequest) -> CheckState:
     source = Layout.open(ctx.policy.check_store(request.image.store))
     images = images_behind(ctx, source.path, request.image.tag)
     pin(source, images.images)
-    return CheckState(source=source.path, top=images.top, image=request.image, plan=_pin(ctx, images, request))
+    plan = _pin(ctx, images, request)
+    return CheckState(source=source.path, top=images.top, image=request.image, plan=plan, warnings=images.warnings)
 
 
 def _join_check(ctx: Context, state: CheckState, verdicts: dict[str, RebaseVerdict]) -> CheckState:
     found = list(verdicts.values())
-    result = RebaseCheckResult(image=str(state.image), verdict=_worst(found), images=found)
+    result = RebaseCheckResult(image=str(state.image), verdict=_worst(found), images=found, warnings=state.warnings)
     return state.model_copy(update={"result": result})
 
 

@@ -43,7 +43,7 @@ class RecompressState(TransformState):
 
 def _begin(ctx: Context, request: RecompressRequest) -> RecompressState:
     Codec(Compression(request.compress), level=request.level)  # refuses an invalid level
-    _, fields = begin(ctx, request)
+    _, fields = begin(ctx, request, linux=False)  # layers of any system can be recompressed
     return RecompressState(compression=Compression(request.compress), level=request.level, keep=request.keep, **fields)
 
 

@@ -23,7 +23,7 @@ from layerfarm.jobs.flows.transforms import StripRequest
 from layerfarm.jobs.image import PackedLayer, Resolved
 from layerfarm.jobs.relayer.configs import stripped_config
 from layerfarm.jobs.relayer.equivalence import Tolerance
-from layerfarm.jobs.relayer.layers import linux_only, strip_layers
+from layerfarm.jobs.relayer.layers import strip_layers
 from layerfarm.jobs.store.result_cache import read_result, write_result
 
 _NOTES = "stripped"
@@ -47,9 +47,7 @@ class StripState(TransformState):
 
 
 def _begin(ctx: Context, request: StripRequest) -> StripState:
-    images, fields = begin(ctx, request)
-    for image in images.images:
-        linux_only(image)
+    _, fields = begin(ctx, request)
     return StripState(paths=request.paths, level=request.level, epoch=request.source_date_epoch, **fields)
 
 

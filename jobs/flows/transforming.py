@@ -27,9 +27,10 @@ from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.stages import Planned, ResultT, keyed_stage, result_of, single_stage
 from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
+from layerfarm.jobs.relayer.buildpacks import untrue_label
 from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.indexes import ImageSet, copy_manifest, follow, platform_of, rewrite
-from layerfarm.jobs.relayer.layers import check_range, layers_of_base, linux_only
+from layerfarm.jobs.relayer.layers import check_range, layers_of_base
 from layerfarm.jobs.relayer.proof import Proof, attach_proof, prove
 from layerfarm.jobs.relayer.referrers import Carrier, Choice
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
@@ -77,22 +78,26 @@ Make = Callable[[Context, StateT, Resolved], TransformedImage]
 # --- begin ---------------------------------------------------------------------------------------
 
 
-def begin(ctx: Context, request: TransformRequest) -> tuple[ImageSet, dict[str, Any]]:
+def begin(ctx: Context, request: TransformRequest, *, linux: bool = True) -> tuple[ImageSet, dict[str, Any]]:
     """Pin the images; returns them, and the fields of the first state. Their blobs count as just used.
+
+    ``linux``: images for other systems stay as they are (:class:`~layerfarm.jobs.flows.images.ImagesState`).
 
     Raises:
         OutsideAllowedRoots: a store is not allowed; TagNotFound and others: the image cannot be read.
+        TransformError: none is for Linux.
     """
     source = Layout.open(ctx.policy.check_store(request.image.store))
     target = Layout.open(ctx.policy.check_store(request.target.store))
     check_refname(request.target.tag)
-    images = images_behind(ctx, source.path, request.image.tag)
-    pin(source, images.images)
+    images = images_behind(ctx, source.path, request.image.tag, linux=linux)
+    pin(source, (*images.images, *images.others))
     work_directory(ctx, target.path).create()
     return images, {
         "source": source.path,
         "target": request.target.model_copy(update={"store": target.path}),
         "top": images.top,
+        "linux": linux,
         "referrers": request.referrers,
         "warnings": images.warnings,
     }
@@ -102,9 +107,8 @@ def kept_layers(ctx: Context, image: Resolved, keep: int, base: ImageRef | None)
     """The number of lowest layers that stay: ``keep``, or those of the ``base`` if they are more.
 
     Raises:
-        TransformError: the image has fewer layers, is not on that base, or not for Linux.
+        TransformError: the image has fewer layers, or is not on that base.
     """
-    linux_only(image)
     if base is not None:
         base_store = Layout.open(ctx.policy.check_store(base.store))
         keep = max(keep, layers_of_base(image, resolve(base_store, base.tag, platform_of(image))))
@@ -204,7 +208,9 @@ def written(
     source, target = source_of(ctx, state), target_of(ctx, state)
     image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": list(layers)}), config)
     known: dict[str, Any] = {"operation": operation, "parameters": parameters, "advanced": ctx.observer.advanced}
-    return TransformedImage(image, prove(source, old, target, image, allowed, **known), list(warnings))
+    untrue = untrue_label(old.config, config)
+    proof = prove(source, old, target, image, allowed, **known)
+    return TransformedImage(image, proof, [*warnings, *([untrue] if untrue else [])])
 
 
 def transform_flow(
@@ -253,11 +259,12 @@ def _publish(ctx: Context, state: TransformState) -> TransformResult:
     """Write indexes, proofs and referrers, and set the tag. Idempotent."""
     source, target = source_of(ctx, state), target_of(ctx, state)
     images = image_set(ctx, state)
+    every = (*images.images, *images.others)
     work = work_of(ctx, state)
     files = work.kept(state.transformed, FileRef).values()
     done = [each for file in files for each in work.kept(file, Transformed).values()]
     replaced = {each.old.digest: each.new for each in done if each.new.digest != each.old.digest}
-    for image in images.images:
+    for image in every:
         if image.descriptor.digest not in replaced:
             copy_manifest(source, target, image.descriptor)
     same = all(each.proof is None or each.proof.same_tree for each in done)
@@ -267,7 +274,7 @@ def _publish(ctx: Context, state: TransformState) -> TransformResult:
     for each in done:
         proof = None if each.proof is None else attach_proof(target, each.proof, each.new).digest
         changes.append(each.change.model_copy(update={"proof": proof}))
-    for old in (*images.indexes, *(image.descriptor for image in images.images)):
+    for old in (*images.indexes, *(image.descriptor for image in every)):
         carrier.referrers(old, replaced.get(old.digest, old))
     new = follow(target, top).images
     target.tag(state.target.tag, top, needs=[blob for image in new for blob in image.blobs], once=ctx.commit)
@@ -276,7 +283,7 @@ def _publish(ctx: Context, state: TransformState) -> TransformResult:
         old=images.top.digest,
         new=top.digest,
         images=changes,
-        bytes_before=_bytes(images.images),
+        bytes_before=_bytes(every),
         bytes_after=_bytes(new),
         referrers=carrier.carried,
         unchanged=top.digest == images.top.digest,
@@ -291,10 +298,11 @@ def _change(old: Resolved, new: Resolved) -> ImageChange:
         new=new.descriptor.digest,
         layers_before=len(old.manifest.layers),
         layers_after=len(new.manifest.layers),
-        bytes_before=sum(layer.size for layer in old.manifest.layers),
-        bytes_after=sum(layer.size for layer in new.manifest.layers),
+        bytes_before=_bytes([old]),
+        bytes_after=_bytes([new]),
     )
 
 
 def _bytes(images: Iterable[Resolved]) -> int:
+    """Compressed bytes of their layers, each counted once."""
     return sum({layer.digest: layer.size for image in images for layer in image.manifest.layers}.values())

@@ -186,7 +186,7 @@ class ImageChange(Model):
     layers_before: int
     layers_after: int
     bytes_before: int
-    """Compressed bytes of its layers."""
+    """Compressed bytes of its layers, each counted once."""
     bytes_after: int
     proof: str | None = None
     """Digest of the proof's manifest, a referrer of the new image; None where nothing was done."""

@@ -165,6 +165,19 @@ def check_timestamp(text: str) -> str:
     return text
 
 
+def instant(text: str) -> tuple[int, str] | None:
+    """A time that sorts: the seconds since the epoch, and the digits of the fraction of a second.
+
+    None: ``text`` is no time (:func:`is_timestamp`), or of the year 0.
+    """
+    if not is_timestamp(text) or text.startswith("0000"):
+        return None
+    zone = re.search(r"(?:Z|[+-].{5})$", text[19:])
+    assert zone is not None
+    whole = datetime.fromisoformat(text[:19] + zone.group())
+    return (whole - _EPOCH) // timedelta(seconds=1), text[19 : 19 + zone.start()].strip(".").rstrip("0")
+
+
 def as_go_writes(text: str) -> str:
     """Return an RFC 3339 time as Go (time.RFC3339Nano), and so umoci, skopeo and Docker, writes it.
 

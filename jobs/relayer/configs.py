@@ -8,6 +8,7 @@ from typing import Any, Final
 from layerfarm.jobs.image import HistoryEntry, ImageConfig, PackedLayer, Resolved
 from layerfarm.jobs.image.documents import ConfigSection, Manifest, timestamp
 from layerfarm.jobs.image.mutate import completed
+from layerfarm.jobs.relayer import buildpacks
 
 BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 BASE_NAME: Final = "org.opencontainers.image.base.name"
@@ -132,10 +133,10 @@ def rebased_manifest(image: Resolved, below: int, new_base: Resolved) -> Manifes
 def rebased_config(
     image: Resolved, old_base: Resolved, new_base: Resolved, epoch: int | None
 ) -> tuple[ImageConfig, list[str]]:
-    """The image's config on the new base, and the settings that both have changed (the image's stay).
+    """The image's config on the new base, and warnings.
 
     A setting that the image inherited from its old base (variables, labels, ports, the user) takes the new
-    base's value. A setting of the image's own stays.
+    base's value. A setting of the image's own stays, with a warning if the base changed it too.
     """
     old, below = image.config, len(old_base.manifest.layers)
     ids = [*new_base.config.rootfs.diff_ids, *old.rootfs.diff_ids[below:]]
@@ -145,9 +146,14 @@ def rebased_config(
     conflicts: list[str] = []
     before, after = _plain(old_base.config.config), _plain(new_base.config.config)
     merged = _merge_mappings(_plain(old.config), before, after, conflicts)
+    warnings = [f"set by the image and changed by the base, the image's stays: {name}" for name in sorted(conflicts)]
+    if buildpacks.LABEL in merged.get("Labels", {}):
+        label, warning = buildpacks.rebased_label(merged["Labels"][buildpacks.LABEL], old_base, new_base)
+        merged["Labels"][buildpacks.LABEL] = label
+        warnings += [warning] if warning else []
     section = ConfigSection.model_validate(merged) if merged or old.config is not None else None
     rebased = _changed(old, ids, history, epoch).model_copy(update={"config": section})
-    return rebased, sorted(conflicts)
+    return rebased, warnings
 
 
 def _own_history(history: list[HistoryEntry], old_base: ImageConfig, below: int) -> list[HistoryEntry]:

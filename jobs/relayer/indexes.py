@@ -8,10 +8,10 @@ images and decides what happens to the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from layerfarm.jobs.errors import AmbiguousReference, BlobNotFound, TagNotFound
+from layerfarm.jobs.errors import AmbiguousReference, BlobNotFound, TagNotFound, TransformError
 from layerfarm.jobs.image import Resolved, resolve_walk
 from layerfarm.jobs.image.mutate import rewritten
 from layerfarm.jobs.image.resolve import is_artifact, platform_text, read_index, walks
@@ -37,21 +37,43 @@ class ImageSet:
     """The indexes that lead to them, the top one first; none where the tag names one image."""
     absent: tuple[Descriptor, ...] = ()
     """Manifests and indexes that these name and that are not in the layout (image-layout.md "Blobs")."""
+    others: tuple[Resolved, ...] = ()
+    """Images for other systems than Linux, which stay as they are; only after :meth:`linux`."""
+
+    def linux(self) -> ImageSet:
+        """The set for a job that reads layers: those for other systems use records that layerfarm does not read.
+
+        Raises:
+            TransformError: no image is for Linux.
+        """
+        found = tuple(filter(is_for_linux, self.images))
+        if not found:
+            raise TransformError(
+                f"layers for {self.images[0].config.os!r} cannot be taken apart, only recompressed",
+                where=self.images[0].descriptor.digest,
+            )
+        return replace(self, images=found, others=tuple(image for image in self.images if image not in found))
 
     @property
     def warnings(self) -> list[str]:
         """Warnings for every job on this set."""
-        if not self.absent:
-            return []
-        return [
-            f"{len(self.absent)} manifests of the index are not in the layout and were passed over,"
-            f" among them {self.absent[0].digest}"
+        found = [
+            f"the image for {platform_of(image)} is kept as it is, its layers can only be recompressed:"
+            f" {image.descriptor.digest}"
+            for image in self.others
         ]
+        if self.absent:
+            found.append(
+                f"{len(self.absent)} manifests of the index are not in the layout and were passed over,"
+                f" among them {self.absent[0].digest}"
+            )
+        return found
 
     @property
     def manifests(self) -> tuple[Descriptor, ...]:
         """Everything that may have referrers."""
-        return (*self.indexes, *(image.descriptor for image in self.images), *self.beside)
+        images = (image.descriptor for image in (*self.images, *self.others))
+        return (*self.indexes, *images, *self.beside)
 
 
 def tagged(layout: Layout, tag: str) -> Descriptor:
@@ -108,6 +130,11 @@ def follow(layout: Layout, top: Descriptor) -> ImageSet:
 def platform_of(image: Resolved) -> str:
     """``os/arch[/variant]`` of an image, from its config."""
     return platform_text(image.config)
+
+
+def is_for_linux(image: Resolved) -> bool:
+    """True unless the config names another system."""
+    return image.config.os in (None, "", "linux")
 
 
 def rewrite(

@@ -33,18 +33,6 @@ _OF_THE_BLOB: Final = (
 # --- which layers --------------------------------------------------------------------------------
 
 
-def linux_only(image: Resolved) -> None:
-    """Refuse an image for another system: its layers use records that layerfarm does not read.
-
-    Raises:
-        TransformError: the image is not for Linux.
-    """
-    if image.config.os not in (None, "linux"):
-        raise TransformError(
-            f"layers for {image.config.os!r} cannot be taken apart, only recompressed", where=image.descriptor.digest
-        )
-
-
 def check_range(image: Resolved, keep: int, upto: int | None) -> int:
     """The number of the highest layer to be squashed, 1 for the lowest.
 

@@ -21,7 +21,11 @@ REF_NAME: Final = "org.opencontainers.image.ref.name"
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _COMPONENT = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
-_REFNAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_DOCKER_COMPONENT = r"[A-Za-z0-9]+(?:(?:[._]|__|-+)[A-Za-z0-9]+)*"
+_DOCKER_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_REFNAME = re.compile(
+    rf"{_COMPONENT}(?:/{_COMPONENT})*|(?:{_DOCKER_COMPONENT}/)*(?:{_DOCKER_COMPONENT}:)?{_DOCKER_TAG}"
+)
 
 
 def check_digest(text: str) -> str:
@@ -97,14 +101,19 @@ class Index(Document):
 
 
 def check_refname(text: str) -> str:
-    """``text`` if it is a tag by the grammar of annotations.md, "org.opencontainers.image.ref.name".
+    """``text`` if it is a tag by the grammar of annotations.md, "org.opencontainers.image.ref.name", or Docker's.
+
+    The grammar there is a SHOULD. Registries hold tags that it does not allow, such as ``v1_``, ``main__2024`` and
+    ``_edge``, and repositories such as ``my---app`` (skopeo#1740); distribution's reference.go has their grammar.
 
     Raises:
-        InvalidReference: it is not.
+        InvalidReference: it is neither.
     """
     if not _REFNAME.fullmatch(text):
         raise InvalidReference(
-            "not a valid tag", where=text[:200], hint="letters and digits, joined by one of - . _ : @ + or --, and /"
+            "not a valid tag",
+            where=text[:200],
+            hint="letters and digits, joined by one of - . _ : @ + or --, and /; or a name and tag as Docker allows",
         )
     return text
 

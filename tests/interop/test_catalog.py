@@ -123,6 +123,63 @@ def test_an_image_that_fails_does_not_stop_the_others_and_is_tried_again(
     assert "make over: 1 images" in err
 
 
+def test_odd_names_and_an_absent_repository_do_not_stop_the_rest(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    odd = ["my__app:v1_", "my---app:main__2024", "app:1.0-", "app:_edge"]
+    for name in odd:
+        registry.put(tmp_path / "origin", "t", f"team/{name}")
+    path = write(tmp_path, registry.host, destination=f"destination: {{registry: 'docker://{registry.host}/new'}}\n")
+    path.write_text(path.read_text().replace("[app, other]", "[app, gone, my__app, my---app]"))
+    code, out, err = layerfarm("catalog", "run", path, "--json")
+    report = json.loads(out)
+    assert code == 1, err
+    states = {row["name"]: row["state"] for row in report["images"]}
+    assert states == dict.fromkeys([f"team/app:1.{n}" for n in range(3)] + [f"team/{name}" for name in odd], "done")
+    (missed,) = report["missed"]
+    assert missed["where"] == f"docker://{registry.host}/team/gone"
+    client = Skopeo(Access.model_validate({"tls-verify": False}))
+    for name in odd:
+        assert look(client, f"docker://{registry.host}/new/team/{name}").digest
+    assert layerfarm("catalog", "report", path, "--json")[1] == out
+    code, out, err = layerfarm("catalog", "run", path, "--dry-run")
+    assert (code, {line.rpartition(": ")[2] for line in out.splitlines()}) == (1, {"nothing"})
+    assert "team/gone" in err
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_sources_that_cannot_be_listed_are_not_forgotten(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm, status: int
+) -> None:
+    path = write(tmp_path, registry.host)
+    layerfarm("catalog", "run", path)
+    with Gate(registry, lambda method, where: status if "/tags/list" in where else None) as gate:
+        places = {f"docker://{gate.host}/team/{name}" for name in ("app", "other")}
+        code, out, err = layerfarm("catalog", "run", write(tmp_path, gate.host), "--json")
+        report = json.loads(out)
+        assert (code, {one["where"] for one in report["missed"]}) == (1, places), err
+        assert [row["state"] for row in report["images"]] == ["done"] * 4
+    code, _, err = layerfarm("catalog", "run", write(tmp_path, registry.host), "--progress", "plain")
+    assert code == 0, err
+    assert "make over: 0 images" in err
+
+
+def test_a_pattern_that_matches_nothing_any_more_forgets_nothing(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    path = write(tmp_path, registry.host)
+    layerfarm("catalog", "run", path)
+    path.write_text(path.read_text().replace("repositories", "tags: [nothing]\n    repositories"))
+    code, out, _ = layerfarm("catalog", "run", path, "--json")
+    report = json.loads(out)
+    assert (code, [row["state"] for row in report["images"]]) == (1, ["done"] * 4)
+    assert all("no image any more" in one["error"] for one in report["missed"])
+    code, out, err = layerfarm("catalog", "run", path)
+    assert (code, out.count("no image any more")) == (1, 2)
+    code, _, err = layerfarm("catalog", "run", write(tmp_path, registry.host), "--progress", "plain")
+    assert (code, "make over: 0 images" in err) == (0, True), err
+
+
 def test_a_broken_image_is_told_and_the_rest_is_done(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
     layout = Layout.open(tmp_path / "origin")
     image(layout, [b"this is no tar" * 100], tag="t")
@@ -209,7 +266,7 @@ def test_two_runs_of_one_catalog_do_not_mix(registry: Registry, tmp_path: Path, 
     if pid == 0:  # a lock of another process
         import signal
 
-        with States(Layout.open(tmp_path / "store"), "team").locked():
+        with States(Layout.open(tmp_path / "store"), path).locked():
             (tmp_path / "locked").touch()
             signal.pause()
         os._exit(0)

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import (
+    AccessDenied,
     DigestMismatch,
     MalformedDocument,
+    NotInRegistry,
     RegistryBusy,
     RegistryError,
     StoreError,
@@ -24,9 +26,11 @@ from layerfarm.jobs.errors import (
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
 from layerfarm.jobs.store.transfer import import_blob
+from layerfarm.worker.catalog.answers import Kind
 from layerfarm.worker.catalog.document import Access
 from layerfarm.worker.catalog.pull import copy_in, look, pull, push, reachable_blobs
 from layerfarm.worker.catalog.registry import Pace, Skopeo
+from tests.catalog.answers import RECORDED, Recorded
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
 
@@ -187,6 +191,46 @@ def test_a_refusal_is_an_error_at_once(registry: Registry, store: Layout, status
     assert not isinstance(caught.value, RegistryBusy)
     assert sum("manifests" in path for _, path in gate.requests) == 1
     assert store.tags() == []
+
+
+_NAMES = itertools.cycle(["error-500/pages:404", "defaultbackend-404/denied:unknown", "team/app:1"])
+_ERRORS = {
+    Kind.ABSENT: NotInRegistry,
+    Kind.DENIED: AccessDenied,
+    Kind.PASSING: RegistryBusy,
+    Kind.REFUSED: RegistryError,
+}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "name"),
+    [(one, name) for one, name in zip(RECORDED, _NAMES, strict=False) if one.status != 429],
+    ids=str,
+)
+def test_what_real_registries_answer_is_understood_whatever_the_repository_is_called(
+    registry: Registry, store: Layout, recorded: Recorded, name: str
+) -> None:
+    """Without the answers of status 429: skopeo itself waits up to a minute after each."""
+    top = image(store, [tar(("a", b"1"))], tag="1").descriptor
+    repository, _, tag = name.partition(":")
+
+    def verdict(method: str, path: str) -> int | None:
+        asked = "tags" if path.endswith("/tags/list") else "upload" if method == "PUT" else "manifest"
+        concerned = asked == recorded.request and (asked == "tags" or "/manifests/" in path)
+        return recorded.status if concerned else None
+
+    with Gate(registry, verdict, refusal=recorded.body(repository, tag)) as gate:
+        reference = f"docker://{gate.host}/{name}"
+        with pytest.raises(RegistryError) as caught:
+            match recorded.request:
+                case "tags":
+                    skopeo(attempts=1).tags(reference.rpartition(":")[0])
+                case "manifest":
+                    skopeo(attempts=1).raw_manifest(reference)
+                case "upload":
+                    registry.put(store.path, "1", f"{repository}:blobs")
+                    push(skopeo(attempts=1), store, top, reference)
+    assert type(caught.value) is _ERRORS[recorded.kind], str(caught.value)
 
 
 def test_a_connection_dropped_in_the_middle_of_a_layer_leaves_no_tag(registry: Registry, store: Layout) -> None:

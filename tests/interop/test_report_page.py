@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from layerfarm.worker.catalog.report import DuplicateRow, Holding, ImageRow, Report, page, pulls, shared, totals
+from layerfarm.worker.catalog.costs import Holding, Pullable, pulls, shared, totals
+from layerfarm.worker.catalog.report import DuplicateRow, ImageRow, Report, page
 
 _HARNESS = """\
 <!doctype html><title>harness</title>
@@ -40,17 +41,21 @@ document.getElementById('f').onload = function () {{
 """
 
 
+def holding(layers: dict[str, int], config: str, size: int) -> Holding:
+    return {"linux/amd64": Pullable(tuple(layers), layers | {config: size})}
+
+
 def report() -> Report:
     """A catalog of long names, of many tags, of images that failed."""
     repositories = ["web/front", "data/" + "a-very-long-name-" * 6, "ci/<b>bold</b>"]
     series = [[f"{name}:{tag}.0" for tag in range(6)] for name in repositories]
     before = {
-        name: Holding({f"base {name[-3:]}": 28_000_000, name: 12_345_678}, {f"c{name}": 3000})
+        name: holding({f"base {name[-3:]}": 28_000_000, name: 12_345_678}, f"c{name}", 3000)
         for s in series
         for name in s
     }
     after = {
-        name: Holding({f"group {at}": 1_000_000 for at in range(20)} | {name: 90_000}, {f"d{name}": 9000})
+        name: holding({f"group {at}": 1_000_000 for at in range(20)} | {name: 90_000}, f"d{name}", 9000)
         for name in before
     }
     costs, now = pulls(before, series), pulls(after, series)

@@ -19,7 +19,7 @@ def outcome(directory: Path, text: str, *options: str, everything: bool) -> tupl
     (directory / "test_probe.py").write_text(text)
     setting = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LAYERFARM_REQUIRE_ALL": "1" if everything else ""}
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull]
-    # Its directories are its own: at its end, pytest removes what earlier runs have left in the shared one, however much.
+    # Its directories are its own: at its end, pytest removes what earlier runs have left in the shared one.
     command += ["--basetemp", str(directory / "base")]
     done = subprocess.run(
         [*command, *options, "--rootdir", str(directory), str(directory)],

@@ -165,6 +165,8 @@ class Destination(_Section):
 
     layout: str | None = None
     registry: str | None = None
+    replace: bool = False
+    """True: new images may take the place of the old ones in a source."""
 
     _docker = field_validator("registry")(Source._is_docker.__func__)  # type: ignore[attr-defined]
 
@@ -295,7 +297,7 @@ def _absolute(catalog: CatalogFile, base: Path) -> CatalogFile:
     )
     changes: dict[str, Any] = {"store": path(catalog.store), "sources": sources, "policies": policies}
     if catalog.destination.layout is not None:
-        changes["destination"] = Destination(layout=path(catalog.destination.layout))
+        changes["destination"] = catalog.destination.model_copy(update={"layout": path(catalog.destination.layout)})
     if catalog.access.auth_file is not None:
         changes["access"] = catalog.access.model_copy(update={"auth_file": path(catalog.access.auth_file)})
     return catalog.model_copy(update=changes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedPlan
@@ -23,31 +22,26 @@ from layerfarm.jobs.flows.transforms import (
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, kept_analysis
 from layerfarm.jobs.relayer.components import Rule
+from layerfarm.jobs.relayer.configs import rechunked_config
 from layerfarm.jobs.relayer.indexes import follow, platform_of
 from layerfarm.jobs.relayer.planner.plan import Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
-from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store import Layout, encode_document
+from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, platforms_of
 from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
-from layerfarm.worker.catalog.report import LONGEST_LIST, DuplicateRow, Holding
-from layerfarm.worker.catalog.sources import CatalogImage, in_order
+from layerfarm.worker.catalog.report import DuplicateRow
+from layerfarm.worker.catalog.series import in_order, split_name
+from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import States
 
-NEW: Final = "new/"
-"""Prefix of new images' tags in the catalog's own store, where the old ones have the plain names."""
 PLAN: Final = "plan.json"
 _SMALL: Final = 20_000
 """Estimated bytes of the layer with the metadata of directories."""
+_NO_DIGEST: Final = f"sha256:{'0' * 64}"
 
 
 # --- requests -------------------------------------------------------------------------------------
-
-
-def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
-    """The reference of the new image ``name``: in the destination's layout, else in the catalog's store."""
-    if destination is not None:
-        return ImageRef(store=Path(destination), tag=name)
-    return ImageRef(store=store, tag=f"{NEW}{name}")
 
 
 def request_for(policy: Transform, image: ImageRef, target: ImageRef, plan: str | None) -> TransformRequest | None:
@@ -91,11 +85,34 @@ class Member:
     """Name of the catalog's image that it belongs to."""
     image: Resolved
     analysis: Analysis
-    budget: int
+    policy: Rechunk
 
     def layers(self, plan: Plan) -> list[LayerToBe]:
         """Its planned layers, above the kept ones."""
-        return layers_to_be(self.analysis, plan, self.budget)
+        return layers_to_be(self.analysis, plan, self.policy.budget)
+
+    def predicted(self, plan: Plan) -> Pullable:
+        """Its layers, kept and planned, and the configuration that will name them."""
+        manifest, keep = self.image.manifest, self.analysis.keep
+        packed = {part.key: part.packed for part in self.analysis.parts}
+        blobs = {layer.digest: layer.size for layer in manifest.layers[:keep]}
+        layers = self.layers(plan)
+        blobs |= {layer.digest: sum(packed[key] for key in layer.keys) or _SMALL for layer in layers}
+        digests = [layer.digest for layer in manifest.layers[:keep]] + [layer.digest for layer in layers]
+        blobs[f"config for {self.image.descriptor.digest}"] = self._config_size(layers)
+        return Pullable(tuple(digests), blobs)
+
+    def _config_size(self, layers: Sequence[LayerToBe]) -> int:
+        """The bytes of the new configuration: all that is not known of it is the diff_ids, which have one length."""
+        config = rechunked_config(
+            self.image.config,
+            self.analysis.keep,
+            [layer.name for layer in layers],
+            [_NO_DIGEST] * len(layers),
+            self.image.descriptor.digest,
+            self.policy.source_date_epoch,
+        )
+        return len(encode_document(config))
 
 
 @dataclass(frozen=True)
@@ -114,18 +131,19 @@ class Joint:
 
     def holdings(self) -> dict[str, Holding]:
         """By image, its predicted layers and configurations."""
-        layers: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        configs: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        found: defaultdict[str, list[Member]] = defaultdict(list)
         for member in self.members:
-            packed = {part.key: part.packed for part in member.analysis.parts}
-            kept = member.image.manifest.layers[: member.analysis.keep]
-            layers[member.name] |= {layer.digest: layer.size for layer in kept}
-            layers[member.name] |= {
-                layer.digest: sum(packed[key] for key in layer.keys) or _SMALL for layer in member.layers(self.plan)
-            }
-            config = member.image.manifest.config
-            configs[member.name][f"of {config.digest}"] = config.size
-        return {name: Holding(layers[name], configs[name]) for name in layers}
+            found[member.name].append(member)
+        return {
+            name: dict(
+                zip(
+                    platforms_of(member.image for member in members),
+                    (member.predicted(self.plan) for member in members),
+                    strict=True,
+                )
+            )
+            for name, members in found.items()
+        }
 
     def duplicates(self) -> list[DuplicateRow]:
         """The components that are in several layers, by the bytes that this wastes."""
@@ -170,7 +188,7 @@ def members_of(
             continue
         options = options_of(policy)
         found = [(each, kept_analysis(store, each.descriptor.digest, options)) for each in follow(store, old).images]
-        members = [Member(image.name, each, kept, policy.budget) for each, kept in found if kept is not None]
+        members = [Member(image.name, each, kept, policy) for each, kept in found if kept is not None]
         if len(members) == len(found):
             known += members
         else:
@@ -191,9 +209,9 @@ def plan_together(
 
 
 def _snapshot(member: Member, position: Mapping[str, int]) -> Snapshot:
-    repository, _, tag = member.name.rpartition(":")
+    repository, tag = split_name(member.name)
     line = f"{repository} {platform_of(member.image)}"
-    return member.analysis.snapshot(line, position[member.name], tag, member.budget)
+    return member.analysis.snapshot(line, position[member.name], tag, member.policy.budget)
 
 
 def previous_plan(states: States) -> Plan | None:

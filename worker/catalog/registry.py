@@ -18,28 +18,16 @@ from typing import Final, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from layerfarm.jobs.errors import NotInRegistry, RegistryBusy, RegistryError
+from layerfarm.jobs.errors import AccessDenied, NotInRegistry, RegistryBusy, RegistryError
+from layerfarm.worker.catalog.answers import Answer, Kind, answer_in
 from layerfarm.worker.catalog.document import Access
 
-_PASSING: Final = re.compile(
-    r"toomanyrequests|too many requests|\b(?:408|425|429|500|502|503|504)\b|connection (?:refused|reset)|broken pipe"
-    r"|unexpected EOF|: EOF\b|i/o timeout|timed? ?out|temporary failure|no route to host|network is unreachable"
-    r"|server closed|http2: |unavailable|internal server error|bad gateway|use of closed network connection"
-    r"|blob upload (?:unknown|invalid)|manifest blob unknown|uploading manifest .*: digest invalid"
-    r"|context deadline exceeded",
-    re.IGNORECASE,
-)
-"""skopeo's messages on transient failures; it has no other sign of them.
-
-``manifest blob unknown``: skopeo has sent all blobs, but a registry may not see one of them yet, or not while another
-client sends it to the same repository, as with images that share layers (docker-registry 2.8). skopeo 1.18 names only
-the first of the registry's reasons, ``digest invalid``.
-"""
-_ABSENT: Final = re.compile(r"\b(?:manifest|name|repository name) (?:is )?(?:unknown|not found)|\b404\b", re.IGNORECASE)
 _LONGEST_WAIT: Final = 60.0
 _ANSWER: Final = 120.0
 """Seconds in which a registry has to answer a query; transfers have no limit."""
 ResultT = TypeVar("ResultT")
+_ESCAPES: Final = {"n": "\n", "t": "\t"}
+"""Of Go's quoted strings, those that stand for another character."""
 
 
 class Pace:
@@ -79,7 +67,8 @@ class Skopeo:
 
         Raises:
             NotInRegistry: there is no such repository.
-            RegistryError: access is refused.
+            AccessDenied: access is denied, or there is no such repository.
+            RegistryError: the registry refuses for another reason.
             RegistryBusy: the registry does not answer.
         """
         listed = json.loads(self._ask(["list-tags", *self._flags(""), repository], repository))
@@ -156,11 +145,21 @@ def _run(arguments: Sequence[str], where: str, timeout: float | None) -> bytes:
     if done.returncode == 0:
         return done.stdout
     reason = _reason(done.stderr.decode(errors="replace"))
-    if _PASSING.search(reason):
-        raise RegistryBusy(f"registry cannot serve now, {reason}", where=where)
-    if _ABSENT.search(reason):
-        raise NotInRegistry(f"registry has it not, {reason}", where=where)
-    raise RegistryError(f"registry refuses, {reason}", where=where)
+    raise error_of(answer_in(reason), where)
+
+
+def error_of(answer: Answer, where: str) -> RegistryError:
+    """The error that reports an answer to a request about ``where``."""
+    match answer.kind:
+        case Kind.PASSING:
+            return RegistryBusy(f"registry cannot serve now, {answer.text}", where=where)
+        case Kind.ABSENT:
+            return NotInRegistry(f"not found in the registry, {answer.text}", where=where)
+        case Kind.DENIED:
+            hint = "log in with skopeo login; some registries answer so when there is no such repository"
+            return AccessDenied(f"registry denies access, {answer.text}", where=where, hint=hint)
+        case Kind.REFUSED:
+            return RegistryError(f"registry refuses, {answer.text}", where=where)
 
 
 def _reason(stderr: str) -> str:
@@ -169,4 +168,6 @@ def _reason(stderr: str) -> str:
     if not lines:
         return "skopeo said nothing"
     found = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
-    return (found[1].replace('\\"', '"') if found else lines[-1])[:1000]
+    if not found:
+        return lines[-1][:1000]
+    return re.sub(r"\\(.)", lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), found[1]).strip()[:1000]

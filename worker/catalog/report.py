@@ -1,49 +1,32 @@
-"""The report on a catalog: the costs of its images before and after, predicted and actual.
-
-*Stored* bytes are those of all different blobs. A *pull* is what a host that has one tag of a repository must fetch for
-the next one: the blobs that the first does not have. Both count layers and configurations, compressed.
-"""
+"""The report on a catalog: the costs of its images before and after, predicted and actual."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict
-
-from layerfarm.jobs.relayer.indexes import follow
-from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.worker.catalog.sources import CatalogImage, in_order, repository_of
-from layerfarm.worker.catalog.state import ImageState
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.catalog.costs import (
+    Holding,
+    Row,
+    SharedRow,
+    Totals,
+    holding_of,
+    layer_count,
+    nbytes,
+    pulls,
+    shared,
+    totals,
+)
+from layerfarm.worker.catalog.series import in_order, repository_of, split_name
+from layerfarm.worker.catalog.sources import CatalogImage
+from layerfarm.worker.catalog.state import ImageState, Missed
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.work import Work
 
-Blobs = Mapping[str, int]
-"""Bytes by digest, or by a placeholder for one in a plan."""
 
-
-class Holding(NamedTuple):
-    """The blobs of one image, all platforms of an index together."""
-
-    layers: Blobs
-    configs: Blobs = {}
-
-    @property
-    def blobs(self) -> dict[str, int]:
-        return {**self.layers, **self.configs}
-
-
-LONGEST_LIST: Final = 40
-"""Rows of the lists of shared layers and of duplicates."""
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ImageRow(_Row):
+class ImageRow(Row):
     """One image. None: not known, because it is not planned or not done, or has no tag before it."""
 
     name: str
@@ -56,27 +39,21 @@ class ImageRow(_Row):
     new: str | None = None
     proof: str | None = None
     layers_before: int
+    """Of an index, the layers of the platform that has most."""
     layers_planned: int | None = None
     layers_after: int | None = None
     bytes_before: int
+    """Of all platforms together, each blob once."""
     bytes_after: int | None = None
     pull_before: int | None = None
-    """Bytes to fetch for a host that has the repository's preceding tag."""
+    """Bytes to fetch for a host that has the repository's preceding tag (:mod:`~layerfarm.worker.catalog.costs`)."""
     pull_planned: int | None = None
     pull_after: int | None = None
     warnings: tuple[str, ...] = ()
     """Referrers of the old image that were not copied, and why; faults found by an analysis."""
 
 
-class SharedRow(_Row):
-    """The layers that exactly these images have."""
-
-    images: tuple[str, ...]
-    layers: int
-    bytes: int
-
-
-class DuplicateRow(_Row):
+class DuplicateRow(Row):
     """One content that is in several layers."""
 
     what: str
@@ -87,20 +64,7 @@ class DuplicateRow(_Row):
     after: int | None = None
 
 
-class Totals(_Row):
-    """The catalog in one state."""
-
-    images: int
-    layers: int
-    """Different ones."""
-    stored: int
-    """Bytes of all different blobs."""
-    pulled: int
-    """Bytes of all pulls from one tag to the next."""
-    pulls: int
-
-
-class Report(_Row):
+class Report(Row):
     """A catalog's costs. ``after`` counts an image that is not done, or failed, as it was."""
 
     catalog: str
@@ -111,10 +75,17 @@ class Report(_Row):
     shared_before: tuple[SharedRow, ...] = ()
     shared_after: tuple[SharedRow, ...] = ()
     duplicates: tuple[DuplicateRow, ...] = ()
+    missed: tuple[Missed, ...] = ()
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """The images that failed and the sources that could not be listed, with the reason."""
+        failed = [(image.name, image.error or "") for image in self.images if image.state == "failed"]
+        return failed + [(row.where, row.error) for row in self.missed]
 
     @property
     def failed(self) -> int:
-        return sum(image.state == "failed" for image in self.images)
+        return len(self.failures)
 
     @property
     def warned(self) -> int:
@@ -164,15 +135,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         shared_before=shared(before),
         shared_after=shared(after) if any_made else (),
         duplicates=tuple(work.joint.duplicates()) if work.joint else (),
-    )
-
-
-def holding_of(layout: Layout, top: Descriptor) -> Holding:
-    """The layers and configurations of an image, all platforms of an index together."""
-    images = follow(layout, top).images
-    return Holding(
-        {layer.digest: layer.size for image in images for layer in image.manifest.layers},
-        {image.manifest.config.digest: image.manifest.config.size for image in images},
+        missed=work.states.last_run().missed,
     )
 
 
@@ -193,61 +156,13 @@ def _row(
         old=state.old.digest if state.old else "",
         new=state.new.digest if state.new and made else None,
         proof=proofs[0] if proofs else None,
-        layers_before=len(before.layers) if before else 0,
-        layers_planned=len(planned.layers) if planned else None,
-        layers_after=len(made.layers) if made else None,
-        bytes_before=sum(before.blobs.values()) if before else 0,
-        bytes_after=sum(made.blobs.values()) if made else None,
+        layers_before=layer_count(before) if before else 0,
+        layers_planned=layer_count(planned) if planned else None,
+        layers_after=layer_count(made) if made else None,
+        bytes_before=nbytes(before) if before else 0,
+        bytes_after=nbytes(made) if made else None,
         warnings=(*state.left, *(state.result.warnings if state.result else ())) if before else (),
     )
-
-
-# --- costs ----------------------------------------------------------------------------------------
-
-
-def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> Totals:
-    """The costs of images whose repositories have the tags of ``series``, in order of time."""
-    layers: dict[str, int] = {}
-    blobs: dict[str, int] = {}
-    for held in images.values():
-        layers |= held.layers
-        blobs |= held.blobs
-    costs = [cost for cost in pulls(images, series).values() if cost is not None]
-    return Totals(
-        images=len(images), layers=len(layers), stored=sum(blobs.values()), pulled=sum(costs), pulls=len(costs)
-    )
-
-
-def pulls(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> dict[str, int | None]:
-    """By image, the bytes of its pull for a host that has the preceding tag; None for the first one."""
-    costs: dict[str, int | None] = {}
-    for repository in series:
-        before: Holding | None = None
-        for name in repository:
-            if name in images:
-                costs[name] = None if before is None else missing(images[name].blobs, before.blobs)
-                before = images[name]
-    return costs
-
-
-def missing(wanted: Blobs, there: Blobs) -> int:
-    """Bytes of ``wanted`` that are not ``there``."""
-    return sum(size for digest, size in wanted.items() if digest not in there)
-
-
-def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
-    """The layers by the exact set of images that have them, most bytes first."""
-    holders: defaultdict[str, list[str]] = defaultdict(list)
-    sizes: dict[str, int] = {}
-    for name in sorted(images):
-        for digest, size in images[name].layers.items():
-            holders[digest].append(name)
-            sizes[digest] = size
-    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for digest, names in holders.items():
-        groups[tuple(names)].append(sizes[digest])
-    rows = [SharedRow(images=names, layers=len(found), bytes=sum(found)) for names, found in groups.items()]
-    return tuple(sorted(rows, key=lambda row: (-row.bytes, row.images))[:LONGEST_LIST])
 
 
 def percent(part: int, whole: int) -> str:
@@ -301,6 +216,7 @@ def page(report: Report) -> str:
         count="{:,}".format,
         percent=percent,
         named=_named,
+        tag=lambda name: split_name(name)[1] or name,
     )
 
 
@@ -315,8 +231,9 @@ def _named(images: Sequence[str]) -> str:
     """The images by repository: ``web/api: 1.0, 1.1``, shortened."""
     tags: dict[str, list[str]] = {}
     for image in images:
-        tags.setdefault(repository_of(image), []).append(image.rpartition(":")[2])
-    shown = [f"{name}: {_span(found)}" for name, found in list(tags.items())[:_NAMES]]
+        repository, tag = split_name(image)
+        tags.setdefault(repository, []).append(tag)
+    shown = [f"{name}: {_span(found)}".rstrip(": ") for name, found in list(tags.items())[:_NAMES]]
     more = [f"{len(tags) - _NAMES} more repositories"] if len(tags) > _NAMES else []
     return "; ".join(shown + more)
 

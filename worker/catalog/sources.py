@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
 
-from layerfarm.jobs.errors import CatalogError
+from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.jobs.relayer.referrers import speaks_of_another
 from layerfarm.jobs.store import check_refname
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Policy, Source
-
-_NUMBERS: Final = re.compile(r"(\d+)")
+from layerfarm.worker.catalog.places import NEW, check_destination
+from layerfarm.worker.catalog.series import by_repository, natural, newest, repository_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,6 @@ class CatalogImage:
     @property
     def repository(self) -> str:
         return repository_of(self.name)
-
-
-def repository_of(name: str) -> str:
-    """The part of an image's name before its tag; may be empty."""
-    return name.rpartition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -63,15 +57,26 @@ def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
     return found
 
 
-def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogImage]:
+Refused = Callable[[str, LayerfarmError], None]
+"""Given the origin of an image that is left out, and why."""
+
+
+def _not_allowed(origin: str, error: LayerfarmError) -> None:
+    raise error
+
+
+def select(catalog: CatalogFile, listings: Iterable[Listing], refused: Refused = _not_allowed) -> list[CatalogImage]:
     """The images of the catalog, sorted by repository and then by the numbers in their tags.
 
+    An image whose name cannot be a tag is left out, and reported to ``refused``.
+
     Raises:
-        CatalogError: two sources give one name, or a name cannot be a tag.
+        InvalidReference: a name cannot be a tag, and there is no ``refused``.
+        CatalogError: two sources give one name, or a new image would replace an original.
     """
     chosen: dict[str, CatalogImage] = {}
     for listing in listings:
-        for image in _of(catalog, listing):
+        for image in _of(catalog, listing, refused):
             other = chosen.setdefault(image.name, image)
             if other.origin != image.origin:
                 raise CatalogError(
@@ -79,28 +84,59 @@ def select(catalog: CatalogFile, listings: Iterable[Listing]) -> list[CatalogIma
                     where=image.name,
                     hint="set a prefix for one of the sources",
                 )
+    check_destination(catalog, {image.name: image.origin for image in chosen.values()})
     return sorted(chosen.values(), key=lambda image: (image.repository, natural(image.name)))
 
 
-def _of(catalog: CatalogFile, listing: Listing) -> Iterable[CatalogImage]:
+def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[CatalogImage]:
     source = listing.source
     beside = tuple(sorted(filter(speaks_of_another, listing.tags)))
-    tags = sorted((tag for tag in set(listing.tags).difference(beside) if _wanted(source, tag)), key=natural)
-    series: dict[str, list[str]] = {}
-    for tag in tags:
-        series.setdefault(repository_of(tag) if source.layout else "", []).append(tag)
-    for repository in series.values():
-        for tag in repository[-source.newest :] if source.newest else repository:
-            name = source.prefix + (f"{_path(source)}{listing.repository}:{tag}" if source.registry else tag)
-            policy = policy_for(catalog, name)
-            if policy is not None:
-                origin = _origin(source, listing.repository, tag)
-                yield CatalogImage(check_refname(name), origin, source.registry is not None, policy, beside)
+    names = {
+        _start(source, listing.repository) + tag: tag
+        for tag in set(listing.tags).difference(beside)
+        if _wanted(source, tag) and not (tag.startswith(NEW) and _is_store(catalog, source))
+    }
+    for name in _newest(source, names) if source.newest else names:
+        policy = policy_for(catalog, name)
+        if policy is None:
+            continue
+        origin = _origin(source, listing.repository, names[name])
+        try:
+            check_refname(name)
+        except InvalidReference as error:
+            refused(origin, error)
+        else:
+            yield CatalogImage(name, origin, source.registry is not None, policy, beside)
+
+
+def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
+    """The images of the newest tags of each repository; ``names``: their tags by their names."""
+    assert source.newest is not None
+    asked = {name for name, tag in names.items() if tag in source.tags}
+    for repository in by_repository(names).values():
+        yield from newest(repository, source.newest, asked)
+
+
+def is_from(image: CatalogImage, source: Source, repository: str) -> bool:
+    """True if the image comes from this repository, or layout. A registry may have moved to another host since."""
+    if source.layout is not None:
+        return image.origin.startswith(_origin(source, repository, ""))
+    return image.registry and image.name.startswith(_start(source, repository))
+
+
+def _start(source: Source, repository: str) -> str:
+    """The part of the images' names before the tag."""
+    return source.prefix + (f"{_path(source)}{repository}:" if source.registry else "")
 
 
 def policy_for(catalog: CatalogFile, name: str) -> Policy | None:
     """The policy of the image ``REPOSITORY:TAG``; None: it is left out."""
     return next((policy for policy in catalog.policies if _matches(name, policy.match)), None)
+
+
+def _is_store(catalog: CatalogFile, source: Source) -> bool:
+    """True for the store as a source: the new images in it are none of the catalog's originals."""
+    return source.layout is not None and os.path.realpath(source.layout) == os.path.realpath(catalog.store)
 
 
 def _wanted(source: Source, tag: str) -> bool:
@@ -123,24 +159,3 @@ def _origin(source: Source, repository: str, tag: str) -> str:
         return f"{Path(source.layout)}:{tag}"
     assert source.registry is not None
     return f"{source.registry.rstrip('/')}/{repository.strip('/')}:{tag}"
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """A key that sorts 1.9 before 1.10."""
-    parts = _NUMBERS.split(text)
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
-
-
-def in_order(names: Iterable[str], created: Mapping[str, str | None], order: str) -> dict[str, list[str]]:
-    """Each repository's images in order of time, by creation or by name alone.
-
-    ``created`` are RFC 3339 times in UTC, as image configurations hold them; an image without one sorts by name.
-    """
-    series: dict[str, list[str]] = {}
-    for name in sorted(names, key=natural):
-        series.setdefault(repository_of(name), []).append(name)
-    if order == "created":
-        for repository in series.values():
-            if all(created.get(name) for name in repository):
-                repository.sort(key=lambda name: str(created[name]))
-    return series

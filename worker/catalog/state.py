@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +20,10 @@ from layerfarm.jobs.errors import CatalogError, UnsafePath
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
+
+_LAST_RUN: Final = "last-run.json"
+_OWNER: Final = "file"
+"""In a catalog's directory: the path of its file."""
 
 
 class ImageState(BaseModel):
@@ -60,14 +65,33 @@ class ImageState(BaseModel):
         return self.model_copy(update=changes)
 
 
-class States:
-    """The states of one catalog, ``<store>/.layerfarm/catalog/<name>/``."""
+class Missed(BaseModel):
+    """A source that could not be listed, or an image in it whose name cannot be used."""
 
-    def __init__(self, store: Layout, name: str) -> None:
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    where: str
+    error: str
+
+
+class LastRun(BaseModel):
+    """The last fetch of a catalog as a whole."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    missed: tuple[Missed, ...] = ()
+
+
+class States:
+    """The states of one catalog file; beside its store, in a directory of its own."""
+
+    def __init__(self, store: Layout, catalog: Path) -> None:
+        """``catalog``: the catalog file."""
         self._store = store
-        self.directory = store.path / PRIVATE_DIRECTORY / "catalog" / name
+        place = store.path / PRIVATE_DIRECTORY / "catalog"
         self._known: dict[str, ImageState] = {}
-        with explained("catalog state cannot be kept", self.directory):
+        with explained("catalog state cannot be kept", place):
+            self.directory = _directory_for(catalog.resolve(), place, store.path)
             make_directory(self.directory / "images", store.path)
         images, files = self.directory / "images", files_of(store.path)
         for path in (images / file for file in files.names(images) if file.endswith(".json")):
@@ -99,6 +123,17 @@ class States:
             self._known[state.name] = state
         return state
 
+    def last_run(self) -> LastRun:
+        """The record of the last run; empty if there is none."""
+        try:
+            return LastRun.model_validate_json(files_of(self._store.path).read(self.directory / _LAST_RUN))
+        except (OSError, UnsafePath, ValidationError):
+            return LastRun()
+
+    def put_last_run(self, run: LastRun) -> None:
+        """Record a run, durably."""
+        self.write(_LAST_RUN, run.model_dump_json().encode())
+
     def write(self, name: Path | str, content: bytes) -> Path:
         """Replace a file of the catalog's state."""
         path = self.directory / name
@@ -124,5 +159,40 @@ class States:
             os.close(fd)
 
 
+def _directory_for(catalog: Path, place: Path, store: Path) -> Path:
+    """The directory in ``place`` for the state of a catalog file.
+
+    It has the name of the file, and in it is the file's path. A second file of that name has a directory with a digest
+    of its path. A file that was moved finds its state again, because nothing is at its old path any more.
+    """
+    own = place / f"{catalog.stem}-{_file_name(os.fsdecode(catalog))[:12]}"
+    files = files_of(store)
+    if files.is_directory(own):
+        return own
+    first = place / catalog.stem
+    owner = b""
+    with suppress(FileNotFoundError):
+        owner = files.read(first / _OWNER)
+    path = os.fsencode(catalog)
+    if owner == path:
+        return first
+    if owner and _exists(owner):
+        return own
+    make_directory(first, store)
+    replace_file(first / _OWNER, path, store)
+    return first
+
+
+def _exists(path: bytes) -> bool:
+    """False if nothing is there; what cannot be seen may exist."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
 def _file_name(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:40]
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]

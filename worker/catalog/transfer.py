@@ -11,7 +11,8 @@ from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, UnsupportedImag
 from layerfarm.jobs.relayer.indexes import follow, platform_of
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers, spoken, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
-from layerfarm.worker.catalog.document import CatalogFile, Source
+from layerfarm.worker.catalog.document import Destination
+from layerfarm.worker.catalog.places import is_replaced
 from layerfarm.worker.catalog.pull import (
     Offer,
     Referrer,
@@ -29,33 +30,17 @@ from layerfarm.worker.catalog.pull import (
     tagged,
 )
 from layerfarm.worker.catalog.registry import Skopeo
-from layerfarm.worker.catalog.sources import CatalogImage, Listing, origins, select
+from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import ImageState, States
-
-
-def discover(catalog: CatalogFile, skopeo: Skopeo) -> list[CatalogImage]:
-    """The images that the catalog's sources hold now; sorted.
-
-    Raises:
-        RegistryError, RegistryBusy, NotALayout: a source cannot be listed.
-        CatalogError: two images have one name.
-    """
-
-    def listing(place: tuple[Source, str, str]) -> Listing:
-        source, repository, where = place
-        tags = skopeo.tags(where) if source.layout is None else Layout.open(Path(where)).tags()
-        return Listing(source, repository, tags)
-
-    with ThreadPoolExecutor(catalog.access.parallel) as pool:
-        return select(catalog, list(pool.map(listing, origins(catalog))))
 
 
 class Fetcher:
     """Fetches images into ``store`` and records them in ``states``."""
 
-    def __init__(self, store: Layout, states: States, skopeo: Skopeo) -> None:
+    def __init__(self, store: Layout, states: States, skopeo: Skopeo, destination: Destination) -> None:
         self._store = store
         self._states = states
+        self._destination = destination
         self._skopeo = skopeo
         self._spoken: dict[str, dict[str, list[str]]] = {}
         """Referrers by subject, of each layout that images come from."""
@@ -73,14 +58,14 @@ class Fetcher:
     def is_current(self, image: CatalogImage) -> bool:
         """True if the store holds the current content of the origin."""
         offer = self._offer(image)
-        return self._is_held(self._states[image.name], offer, self._said(image, offer))
+        return self._is_held(image, offer, self._said(image, offer))
 
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
             offer = self._offer(image)
             said = self._said(image, offer)
-            if self._is_held(state, offer, said):
+            if self._is_held(image, offer, said):
                 return self._states.put(state.but(origin=image.origin, error=None)), 0
             fetched, left = 0, []
             if image.registry:
@@ -121,16 +106,22 @@ class Fetcher:
             self._spoken[layout] = spoken(Layout.open(Path(layout)))
         return in_layout(self._spoken[layout], offer.manifests)
 
-    def _is_held(self, state: ImageState, offer: Offer, said: Sequence[Referrer]) -> bool:
-        if state.old is None or state.offer != offer.digest or state.said != tuple(map(str, said)):
+    def _is_held(self, image: CatalogImage, offer: Offer, said: Sequence[Referrer]) -> bool:
+        state = self._states[image.name]
+        if state.old is None or not self._is_tagged(state, state.old):
             return False
-        tagged = self._store.find(state.name)
+        if state.new is not None and offer.digest == state.new.digest != state.offer:
+            # The new image is in the original's place, with its own referrers: the original is that in the store.
+            return is_replaced(self._destination, image.name, image.origin)
         return (
-            len(tagged) == 1
-            and tagged[0].digest == state.old.digest
-            and self._store.claim(state.old)
+            state.offer == offer.digest
+            and state.said == tuple(map(str, said))
             and all(self._store.claim(blob) for blob in offer.blobs)
         )
+
+    def _is_tagged(self, state: ImageState, old: Descriptor) -> bool:
+        tagged = self._store.find(state.name)
+        return len(tagged) == 1 and tagged[0].digest == old.digest and self._store.claim(old)
 
     def _pull(self, image: CatalogImage, offer: Offer) -> tuple[Descriptor, int]:
         """Pull an image, not at the same time as another that needs the same blobs: they would come twice."""
@@ -180,8 +171,7 @@ class Pusher:
         """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes."""
         assert state.new is not None
         reference = _reference(self._registry, state.name)
-        # A name from a layout may have no tag; a colon before a port begins none.
-        repository = _reference(self._registry, state.name.partition(":")[0])
+        repository = _repository(self._registry, state.name)
         try:
             push(self._skopeo, layout, state.new, reference)
             subjects = [each.digest for each in follow(layout, state.new).manifests]
@@ -227,6 +217,12 @@ class Pusher:
 
 def _reference(registry: str, name: str) -> str:
     return f"{registry.rstrip('/')}/{name}"
+
+
+def _repository(registry: str, name: str) -> str:
+    """The repository that :func:`_reference` leads to. A name from a layout may have no tag; a port is none."""
+    path, slash, last = name.rpartition("/")
+    return _reference(registry, path + slash + (last.rpartition(":")[0] or last))
 
 
 def _pushed(state: ImageState, registry: str) -> str:

@@ -15,7 +15,9 @@ from layerfarm.jobs.flows.verify import VerifyRequest
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, error_text
+from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
+from layerfarm.worker.catalog.places import target_of
 from layerfarm.worker.catalog.planning import (
     PLAN,
     Joint,
@@ -25,13 +27,12 @@ from layerfarm.worker.catalog.planning import (
     plan_together,
     previous_plan,
     request_for,
-    target_of,
 )
 from layerfarm.worker.catalog.pull import copy_in, tagged
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
-from layerfarm.worker.catalog.state import ImageState, States
-from layerfarm.worker.catalog.transfer import Fetcher, Pusher, discover, is_to_push
+from layerfarm.worker.catalog.state import ImageState, LastRun, Missed, States
+from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_to_push
 from layerfarm.worker.model import Progress
 
 
@@ -51,6 +52,18 @@ class View(Protocol):
         """A message for the user."""
 
 
+@dataclass(frozen=True)
+class Verified:
+    """Result of a verification."""
+
+    images: int
+    """Images whose proofs were checked."""
+    unchanged: int
+    """Finished images that are the old ones, of which there is no proof: they were not read."""
+    faults: list[tuple[str, str]]
+    """By image."""
+
+
 @dataclass
 class Work:
     """The run of a catalog."""
@@ -68,8 +81,8 @@ class Work:
     """By rechunked image, a digest of its planned layers."""
 
     @classmethod
-    def begin(cls, name: str, catalog: CatalogFile, backend: Backend, view: View) -> Work:
-        """Create the catalog's store and destination if they are missing.
+    def begin(cls, file: Path, catalog: CatalogFile, backend: Backend, view: View) -> Work:
+        """Create the catalog's store and destination if they are missing. ``file``: the catalog's.
 
         Raises:
             StoreError: they cannot be.
@@ -77,22 +90,29 @@ class Work:
         store = layout_at(Path(catalog.store))
         if catalog.destination.layout is not None:
             layout_at(Path(catalog.destination.layout))
-        return cls(name, catalog, store, States(store, name), Skopeo(catalog.access, view.notice), backend, view)
+        return cls(file.stem, catalog, store, States(store, file), Skopeo(catalog.access, view.notice), backend, view)
 
     # --- the steps -------------------------------------------------------------------------------
 
     def fetch(self) -> list[CatalogImage]:
         """Discover the images and fetch them into the store; record an error for those that fail."""
-        images = discover(self.catalog, self.skopeo)
-        self.states.forget_others(image.name for image in images)
-        self.view.step("fetch", len(images))
-        fetcher = Fetcher(self.store, self.states, self.skopeo)
+        found = self._discover()
+        self.states.put_last_run(LastRun(missed=tuple(found.missed)))
+        self.states.forget_others(image.name for image in found.images)
+        self.view.step("fetch", len(found.listed))
+        fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         fetcher.fetch(
-            images,
+            found.listed,
             self.catalog.access.parallel,
             lambda state, nbytes: self.view.ended(state.name, state.error, nbytes),
         )
-        return images
+        return found.images
+
+    def _discover(self) -> Found:
+        found = discover(self.catalog, self.skopeo, self.known())
+        for one in found.missed:
+            self.view.notice(one.error)
+        return found
 
     def plan(self, images: Sequence[CatalogImage], *, replan: bool = False, keep: bool = True) -> None:
         """Analyze the images to rechunk, and plan them together; record an error for those that cannot be analyzed.
@@ -176,28 +196,33 @@ class Work:
         with ThreadPoolExecutor(self.catalog.access.parallel, thread_name_prefix="push") as pool:
             list(pool.map(push, due))
 
-    def verify(self, images: Sequence[CatalogImage]) -> list[tuple[str, str]]:
-        """Check the proofs of all finished images again; returns the faults, by image."""
-        done = [image for image in images if self.is_made(image) and image.policy.do.transform != "keep"]
-        self.view.step("verify", len(done))
+    def verify(self, images: Sequence[CatalogImage]) -> Verified:
+        """Check the proofs of all finished images again."""
+        done = [image for image in images if self.is_made(image)]
+        changed = [image for image in done if self.states[image.name].is_changed]
+        self.view.step("verify", len(changed))
         faults: list[tuple[str, str]] = []
 
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
             found = [error_text(error)] if error is not None else list(result.errors)
-            if error is None and not result.proofs and self.states[task.name].is_changed:
+            if error is None and not result.proofs:
                 found.append("the image has no proof any more")
             faults.extend((task.name, fault) for fault in found)
             self.view.ended(task.name, "; ".join(found) or None, 0 if error else result.bytes_read)
 
-        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in done]
+        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in changed]
         self.backend.run(tasks, ended, _Shower(self.view))
-        return faults
+        return Verified(len(changed), len(done) - len(changed), faults)
 
-    def outlook(self) -> list[tuple[str, str]]:
-        """By image, the steps that a run would take. Asks the registries, and fetches nothing."""
-        fetcher = Fetcher(self.store, self.states, self.skopeo)
+    def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
+        """By image, the steps that a run would take; and the sources that cannot be listed.
+
+        Asks the registries, and fetches nothing.
+        """
+        fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
+        discovered = self._discover()
         found = []
-        for image in discover(self.catalog, self.skopeo):
+        for image in discovered.listed:
             state = self.states[image.name]
             steps = []
             if not fetcher.is_current(image):
@@ -208,7 +233,7 @@ class Work:
             if registry is not None and (steps or is_to_push(state, registry)):
                 steps.append("push")
             found.append((image.name, ", ".join(steps) or "nothing"))
-        return found
+        return found, discovered.missed
 
     def known(self) -> list[CatalogImage]:
         """The images of the last run, without asking any registry."""

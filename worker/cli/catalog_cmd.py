@@ -112,7 +112,7 @@ _images = click.option("--images", "each", is_flag=True, help="Also print a line
 def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, each: bool) -> None:
     """Predict the result of a run: layers, bytes stored and pulled, before and after.
 
-    The images are fetched and analyzed; no image is made.
+    The images are fetched and analyzed; no image is made. Exit code 1 if an image fails.
     """
     from layerfarm.worker.catalog.report import report_of
 
@@ -121,6 +121,8 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
         work.plan(images, replan=replan, keep=False)
         report = report_of(work, images)
     _say(report, as_json, html, each)
+    if report.failed:
+        raise click.exceptions.Exit(1)
 
 
 @command.command("run", cls=GoStyleCommand)
@@ -141,8 +143,11 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
 
     with _working(file, how) as work:
         if dry_run:
-            for name, what in work.outlook():
+            steps, missed = work.outlook()
+            for name, what in steps:
                 output.say(f"{name}: {what}")
+            if missed:
+                raise click.exceptions.Exit(1)
             return
         images = work.fetch()
         work.plan(images, replan=replan)
@@ -173,14 +178,17 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
 @_file
 @_how
 def verify(file: Path, how: How) -> None:
-    """Check the proofs of all finished images, reading every layer. Exit code 1 if one fails."""
+    """Check the proofs of all finished images, reading every layer. Exit code 1 if one fails.
+
+    Images that were not changed have no proof, and are not read.
+    """
     with _working(file, how) as work:
-        faults = work.verify(work.known())
-        count = sum(work.is_made(image) for image in work.known())
-    for name, fault in faults:
+        found = work.verify(work.known())
+    for name, fault in found.faults:
         output.say(f"{name}: {display(fault)}")
-    output.say(f"{count} images, {len(faults)} faults")
-    if faults:
+    unread = f", {found.unchanged} unchanged and not read" if found.unchanged else ""
+    output.say(f"{found.images} images, {len(found.faults)} faults{unread}")
+    if found.faults:
         raise click.exceptions.Exit(1)
 
 
@@ -206,7 +214,7 @@ def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
             output.take_logs()
             backend = OnFarm(stack.enter_context(Farm(how.farm)), how.at_once)
         view = stack.enter_context(CatalogView(how.progress))
-        work = Work.begin(file.stem, catalog, backend, view)
+        work = Work.begin(file, catalog, backend, view)
         if lock:
             stack.enter_context(work.states.locked())
         yield work

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerfarm.jobs.errors import display
-from layerfarm.worker.catalog.report import ImageRow, Report, Totals, by_repository, percent, size_text
+from layerfarm.worker.catalog.costs import Totals
+from layerfarm.worker.catalog.report import ImageRow, Report, by_repository, percent, size_text
 
 _SHARED = 10
 """Rows of what is shared by whom; the page and JSON have more."""
@@ -20,9 +21,8 @@ def report_lines(report: Report) -> list[str]:
     lines += ["", *_table(_repositories(report))]
     if report.shared_after:
         lines += ["", "shared by whom, now:", *_shared(report)]
-    failed = [image for image in report.images if image.state == "failed"]
-    if failed:
-        lines += ["", f"failed: {len(failed)}", *(f"  {image.name}: {display(image.error or '')}" for image in failed)]
+    if report.failed:
+        lines += ["", f"failed: {report.failed}", *(f"  {name}: {display(why)}" for name, why in report.failures)]
     if report.warned:
         lines += ["", f"warnings: {report.warned}", *_warnings(report)]
     return lines

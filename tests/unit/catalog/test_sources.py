@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.errors import CatalogError, InvalidReference
+from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.worker.catalog.document import CatalogFile, parse_catalog
-from layerfarm.worker.catalog.sources import Listing, in_order, origins, select
+from layerfarm.worker.catalog.sources import Listing, origins, select
 
 
 def catalog(sources: str, policies: str = "[{match: '*', do: {transform: keep}}]") -> CatalogFile:
@@ -39,9 +39,34 @@ def test_tags_of_what_speaks_of_an_image_are_no_images() -> None:
     assert (image.name, image.beside) == ("a:sha256-notes", (of, f"{of}.sbom", f"{of}.sig"))
 
 
-def test_newest_counts_for_each_repository_of_a_layout() -> None:
-    found = catalog("[{layout: images, newest: 1, prefix: old/}]")
-    assert names(found, ["a:1", "a:2", "b:1"]) == ["old/a:2", "old/b:1"]
+@pytest.mark.parametrize(
+    ("tags", "chosen"),
+    [
+        (["a:1", "a:2", "b:1"], ["old/a:2", "old/b:1"]),
+        (["a-1", "a-2", "b-1", "c"], ["old/a-2", "old/b-1", "old/c"]),
+        (["1.9", "1.10", "latest"], ["old/1.10"]),
+        (["a:1", "a:latest", "b-1", "b-latest"], ["old/a:1", "old/b-1"]),
+    ],
+)
+def test_newest_counts_for_each_repository_of_a_layout(tags: list[str], chosen: list[str]) -> None:
+    assert names(catalog("[{layout: images, newest: 1, prefix: old/}]"), tags) == chosen
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tags", "chosen"),
+    [
+        ("'*'", ["1.0", "1.1", "latest"], ["a:1.1"]),
+        ("'*'", ["1.0", "latest-alpine3.19", "stable", "main"], ["a:1.0"]),
+        ("'*', latest", ["1.0", "1.1", "latest", "stable"], ["a:1.1", "a:latest"]),
+        ("'1.0', '1.1'", ["1.0", "1.1"], ["a:1.1"]),
+        ("'*'", ["bookworm", "trixie"], ["a:trixie"]),
+    ],
+)
+def test_newest_leaves_out_tags_that_follow_others_unless_they_are_named(
+    wanted: str, tags: list[str], chosen: list[str]
+) -> None:
+    found = catalog(f"[{{registry: 'docker://h', repositories: [a], tags: [{wanted}], newest: 1}}]")
+    assert names(found, tags) == chosen
 
 
 def test_the_first_policy_that_matches_counts_and_without_one_the_image_is_left_out() -> None:
@@ -58,17 +83,17 @@ def test_two_images_of_one_name_are_an_error_that_names_both() -> None:
         names(found, ["a:1"], ["a:1"])
 
 
-def test_a_name_that_cannot_be_a_tag_is_an_error() -> None:
-    with pytest.raises(InvalidReference):
-        names(catalog("[{registry: 'docker://h/x..y', repositories: [a]}]"), ["1"])
+def test_a_name_that_cannot_be_a_tag_is_left_out_alone() -> None:
+    found = catalog("[{registry: 'docker://h', repositories: [a]}, {layout: images}]")
+    refused: list[tuple[str, LayerfarmError]] = []
+    listings = [Listing(found.sources[0], "a", ["1"]), Listing(found.sources[1], "", ["-x", "b c", "b:2"])]
+    images = select(found, listings, lambda origin, error: refused.append((origin, error)))
+    assert [image.name for image in images] == ["a:1", "b:2"]
+    assert sorted(origin for origin, _ in refused) == ["/c/images:-x", "/c/images:b c"]
+    assert all(isinstance(error, InvalidReference) for _, error in refused)
 
 
-def test_tags_follow_each_other_by_time_of_creation_or_by_name() -> None:
-    created = {
-        "a:1": "2024-01-03T00:00:00Z",
-        "a:2": "2024-01-01T00:00:00Z",
-        "a:10": "2024-01-02T00:00:00Z",
-        "b:1": None,
-    }
-    assert in_order(created, created, "created") == {"a": ["a:2", "a:10", "a:1"], "b": ["b:1"]}
-    assert in_order(created, created, "name") == {"a": ["a:1", "a:2", "a:10"], "b": ["b:1"]}
+def test_what_docker_allows_is_a_name() -> None:
+    found = catalog("[{registry: 'docker://h/t', repositories: [my__app, my---app]}]")
+    tags = ["v1_", "main__2024", "1.0-", "_edge"]
+    assert set(names(found, tags, tags)) == {f"t/{name}:{tag}" for name in ("my__app", "my---app") for tag in tags}

@@ -84,13 +84,20 @@ def test_failed_update_changes_nothing(layout: Layout) -> None:
     layout.tag("t", A)  # the lock is free
 
 
-@pytest.mark.parametrize("text", ["a", "latest", "1.2.3", "a/b/c", "a--b", "v1.0+x@y:z_w", "A-b"])
+DOCKER = ["v1_", "main__2024", "1.0-", "_edge", "1..0", "my__app:1", "team/my---app:v1_", "a/b:_", "new/a:" + "x" * 128]
+
+
+@pytest.mark.parametrize("text", ["a", "latest", "1.2.3", "a/b/c", "a--b", "v1.0+x@y:z_w", "A-b", *DOCKER])
 def test_refname_grammar_accepts(text: str) -> None:
     assert check_refname(text) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "a b", "-a", "a-", "a//b", "/a", "a/", "a..b", "a---b", "a\n", "ä", "a\0", "a" * 10 + "!"]
+    "text",
+    [
+        *("", " ", "a b", "-a", ".a", "..", "a/..", "a//b", "/a", "a/", "a..b/c", "a---/b", "_a/b", "a:", "a:-b"),
+        *("a+:b-", "a\n", "ä", "a\0", "a" * 10 + "!", "a:" + "x" * 129 + "-"),
+    ],
 )
 def test_refname_grammar_refuses(text: str) -> None:
     with pytest.raises(InvalidReference):

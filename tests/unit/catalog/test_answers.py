@@ -1,0 +1,23 @@
+"""Answers of registries, as skopeo prints them and as they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from layerfarm.worker.catalog.answers import Answer, Kind, answer_in
+from tests.catalog.answers import PRINTED, RECORDED, Recorded
+
+NAMES = ("team/app:1.0", "error-500/pages:404", "defaultbackend-404:denied", "manifest/unknown:unknown")
+
+
+@pytest.mark.parametrize(("text", "kind"), PRINTED)
+def test_a_message_is_judged_by_its_code_or_status_and_not_by_the_names_in_it(text: str, kind: Kind) -> None:
+    assert answer_in(text).kind is kind
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_is_at_hand_is_judged_the_same(recorded: Recorded, name: str) -> None:
+    repository, _, tag = name.partition(":")
+    message = recorded.message.format(repository=repository, tag=tag)
+    assert Answer(message, recorded.status, recorded.code or None).kind is recorded.kind

@@ -1,0 +1,61 @@
+"""Runs of catalogs whose sources are layouts: no registry and no farm is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from layerfarm.jobs.flows.base import Policy
+from layerfarm.worker.catalog.backends import Local
+from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.report import Report, report_of
+from layerfarm.worker.catalog.work import Work
+
+
+class Seen:
+    """A view that remembers the number of images in each step, and the notices."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+        self.notices: list[str] = []
+
+    def step(self, name: str, total: int) -> None:
+        self.steps[name] = total
+
+    def working(self, name: str, what: str) -> None:
+        pass
+
+    def ended(self, name: str, error: str | None, nbytes: int = 0) -> None:
+        pass
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+def catalog_file(directory: Path, policy: str = "{transform: rechunk}", more: str = "", name: str = "c.yaml") -> Path:
+    """A catalog of the layout ``images`` beside it, with one policy."""
+    path = directory / name
+    path.write_text(f"store: store\nsources: [{{layout: images}}]\npolicies: [{{match: '*', do: {policy}}}]\n{more}")
+    return path
+
+
+def work_on(path: Path, view: Seen | None = None) -> Work:
+    """A run of the catalog file, in this process."""
+    catalog = parse_catalog(path.read_bytes(), path)
+    return Work.begin(path, catalog, Local(Policy(shards=1, threads=1), 1), view or Seen())
+
+
+def planned(path: Path) -> Report:
+    """The report of ``layerfarm catalog plan``."""
+    work = work_on(path)
+    images = work.fetch()
+    work.plan(images, keep=False)
+    return report_of(work, images)
+
+
+def ran(path: Path, view: Seen | None = None, *, replan: bool = False) -> Report:
+    """The report of ``layerfarm catalog run``, without a push."""
+    work = work_on(path, view)
+    images = work.fetch()
+    work.plan(images, replan=replan)
+    work.transform(images)
+    return report_of(work, images)

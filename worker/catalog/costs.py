@@ -1,0 +1,150 @@
+"""The costs of images: layers, bytes stored, and bytes that a host pulls from one tag to the next.
+
+A host pulls one platform of an index. *Stored* bytes are those of all different blobs of all platforms. A *pull* is
+what a host that has one tag of a repository must fetch for the next one: the blobs that the first does not have, on
+average over the platforms that both have. Both count layers and configurations, compressed, each blob once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.relayer.indexes import follow, platform_of
+from layerfarm.jobs.store import Descriptor, Layout
+
+LONGEST_LIST: Final = 40
+"""Rows of the lists of shared layers and of duplicates."""
+
+
+class Pullable(NamedTuple):
+    """One platform of an image, as a host pulls it."""
+
+    layers: tuple[str, ...]
+    """Digests, or placeholders for planned ones; one that comes twice is there twice, as in the manifest."""
+    blobs: Mapping[str, int]
+    """Bytes of each layer and of the configuration."""
+
+
+Holding = Mapping[str, Pullable]
+"""One image of the catalog, by platform."""
+
+
+class Row(BaseModel):
+    """A row of a report."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SharedRow(Row):
+    """The layers that exactly these images have."""
+
+    images: tuple[str, ...]
+    layers: int
+    bytes: int
+
+
+class Totals(Row):
+    """The catalog in one state."""
+
+    images: int
+    layers: int
+    """Different ones."""
+    stored: int
+    """Bytes of all different blobs."""
+    pulled: int
+    """Bytes of all pulls from one tag to the next."""
+    pulls: int
+
+
+def holding_of(layout: Layout, top: Descriptor) -> Holding:
+    """The layers and configurations of an image."""
+    images = follow(layout, top).images
+    return dict(zip(platforms_of(images), map(_pullable, images), strict=True))
+
+
+def platforms_of(images: Iterable[Resolved]) -> list[str]:
+    """The platform of each image of an index; a second image of one platform is numbered."""
+    seen: defaultdict[str, int] = defaultdict(int)
+    names = []
+    for image in images:
+        platform = platform_of(image)
+        seen[platform] += 1
+        names.append(platform if seen[platform] == 1 else f"{platform} {seen[platform]}")
+    return names
+
+
+def _pullable(image: Resolved) -> Pullable:
+    layers, config = image.manifest.layers, image.manifest.config
+    blobs = {layer.digest: layer.size for layer in layers} | {config.digest: config.size}
+    return Pullable(tuple(layer.digest for layer in layers), blobs)
+
+
+def layer_count(holding: Holding) -> int:
+    """The layers of the image, of the platform that has most: each platform has its own limit."""
+    return max(len(each.layers) for each in holding.values())
+
+
+def nbytes(holding: Holding) -> int:
+    """The bytes of the image, all platforms together, each blob once."""
+    return sum({digest: size for each in holding.values() for digest, size in each.blobs.items()}.values())
+
+
+def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> Totals:
+    """The costs of images whose repositories have the tags of ``series``, in order of time."""
+    blobs: dict[str, int] = {}
+    layers: set[str] = set()
+    for held in images.values():
+        for each in held.values():
+            blobs.update(each.blobs)
+            layers.update(each.layers)
+    costs = [cost for cost in pulls(images, series).values() if cost is not None]
+    return Totals(
+        images=len(images), layers=len(layers), stored=sum(blobs.values()), pulled=sum(costs), pulls=len(costs)
+    )
+
+
+def pulls(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> dict[str, int | None]:
+    """By image, the bytes of its pull for a host that has the preceding tag; None where no platform has one."""
+    costs: dict[str, int | None] = {}
+    for repository in series:
+        before: Holding = {}
+        for name in repository:
+            if name in images:
+                costs[name] = pull(images[name], before)
+                before = images[name]
+    return costs
+
+
+def pull(wanted: Holding, there: Holding) -> int | None:
+    """Bytes to fetch for a host that has the image ``there``, on average over the platforms that both have."""
+    costs = [
+        sum(size for digest, size in each.blobs.items() if digest not in there[platform].blobs)
+        for platform, each in wanted.items()
+        if platform in there
+    ]
+    return round(sum(costs) / len(costs)) if costs else None
+
+
+def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
+    """The layers by the exact set of images that have them, most bytes first."""
+    holders: defaultdict[str, list[str]] = defaultdict(list)
+    sizes: dict[str, int] = {}
+    for name in sorted(images):
+        for digest, size in _layers(images[name]):
+            holders[digest].append(name)
+            sizes[digest] = size
+    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for digest, names in holders.items():
+        groups[tuple(names)].append(sizes[digest])
+    rows = [SharedRow(images=names, layers=len(found), bytes=sum(found)) for names, found in groups.items()]
+    return tuple(sorted(rows, key=lambda row: (-row.bytes, row.images))[:LONGEST_LIST])
+
+
+def _layers(holding: Holding) -> Iterator[tuple[str, int]]:
+    """The different layers of an image, with their bytes."""
+    return iter({digest: each.blobs[digest] for each in holding.values() for digest in each.layers}.items())

@@ -1,0 +1,72 @@
+"""Find the images of a catalog in its sources. A source that cannot be listed stops no other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerfarm.jobs.errors import CatalogError, LayerfarmError
+from layerfarm.jobs.store import Layout
+from layerfarm.worker.catalog.document import CatalogFile, Source
+from layerfarm.worker.catalog.registry import Skopeo
+from layerfarm.worker.catalog.sources import CatalogImage, Listing, is_from, origins, select
+from layerfarm.worker.catalog.state import Missed
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of a catalog, each group sorted."""
+
+    listed: Sequence[CatalogImage]
+    """Those that the sources hold now."""
+    kept: Sequence[CatalogImage]
+    """Those of the last run whose source cannot be listed now. They stay as they are."""
+    missed: Sequence[Missed]
+
+    @property
+    def images(self) -> list[CatalogImage]:
+        return [*self.listed, *self.kept]
+
+
+def discover(catalog: CatalogFile, skopeo: Skopeo, known: Collection[CatalogImage]) -> Found:
+    """List the catalog's sources. ``known``: the images of the last run.
+
+    A source that held images then and holds none now counts as one that cannot be listed: a wrong pattern, or the
+    wrong credentials, do not make a catalog forget them.
+
+    Raises:
+        CatalogError: two images have one name, or there is no image at all.
+        LayerfarmError: no source can be listed, and there was no last run.
+    """
+    errors: list[tuple[str, LayerfarmError]] = []
+
+    def listing(place: tuple[Source, str, str]) -> Listing | None:
+        source, repository, where = place
+        try:
+            tags = skopeo.tags(where) if source.layout is None else Layout.open(Path(where)).tags()
+        except LayerfarmError as error:
+            errors.append((where, error))
+            return None
+        return Listing(source, repository, tags)
+
+    places = origins(catalog)
+    with ThreadPoolExecutor(catalog.access.parallel) as pool:
+        listings = [one for one in pool.map(listing, places) if one is not None]
+    listed = select(catalog, listings, lambda origin, error: errors.append((origin, error)))
+    present = {image.name for image in listed}
+    kept: dict[str, CatalogImage] = {}
+    unlisted = {where for where, _ in errors}
+    for source, repository, where in places:
+        before = [image for image in known if is_from(image, source, repository)]
+        if before and where not in unlisted and not any(is_from(image, source, repository) for image in listed):
+            what = f"no image any more, {len(before)} in the last run"
+            hint = "remove the source from the catalog if that is meant"
+            errors.append((where, CatalogError(what, where=where, hint=hint)))
+        elif where not in unlisted:
+            continue
+        kept |= {image.name: image for image in before if image.name not in present}
+    if not listed and not kept:
+        raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
+    return Found(listed, list(kept.values()), [Missed(where=where, error=str(error)) for where, error in errors])

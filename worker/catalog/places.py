@@ -1,0 +1,77 @@
+"""The places of images: where a new one is published, and whether an original is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from layerfarm.jobs.errors import CatalogError
+from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Destination
+
+NEW: Final = "new/"
+"""Prefix of new images' tags in the catalog's own store, where the old ones have the plain names."""
+_DOCKER_HUB: Final = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
+
+
+def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
+    """The reference of the new image ``name``: in the destination's layout, else in the catalog's store."""
+    if destination is not None:
+        return ImageRef(store=Path(destination), tag=name)
+    return ImageRef(store=store, tag=f"{NEW}{name}")
+
+
+def place_of(destination: Destination, name: str) -> str | None:
+    """``docker://…`` or ``LAYOUT:TAG`` of the new image ``name``; None: it stays in the catalog's store."""
+    if destination.registry is not None:
+        return f"{destination.registry.rstrip('/')}/{name}"
+    return None if destination.layout is None else f"{Path(destination.layout)}:{name}"
+
+
+def is_replaced(destination: Destination, name: str, origin: str) -> bool:
+    """True if the new image ``name`` takes the place of its original."""
+    place = place_of(destination, name)
+    return place is not None and _address(place, os.path.realpath) == _address(origin, os.path.realpath)
+
+
+def check_destination(catalog: CatalogFile, origins: Mapping[str, str]) -> None:
+    """Refuse a destination in which new images would replace others; ``origins``: places of the originals, by name.
+
+    Raises:
+        CatalogError: an original would be replaced, which the catalog does not ask for; or the destination is the
+            store, where the originals have the names of the new images.
+    """
+    destination = catalog.destination
+    real = cache(os.path.realpath)
+    if destination.layout is not None and real(destination.layout) == real(catalog.store):
+        raise CatalogError(
+            "the destination is the store, which holds the originals under the same names",
+            where=destination.layout,
+            hint="without a destination the new images stay in the store as new/NAME",
+        )
+    if destination.replace:
+        return
+    originals = {_address(origin, real): origin for origin in origins.values()}
+    for name in sorted(origins):
+        place = place_of(destination, name)
+        if place is not None and (original := originals.get(_address(place, real))) is not None:
+            raise CatalogError(
+                f"the new image would replace the original {original}",
+                where=name,
+                hint="set another destination, a prefix for the source, or destination: {replace: true}",
+            )
+
+
+def _address(place: str, real: Callable[[str], str]) -> str:
+    """A place in one form, whichever of its names the registry or the directory has."""
+    if not place.startswith(DOCKER):
+        path, _, tag = place.partition(":")
+        return f"{real(path)}:{tag}"
+    host, _, path = place.removeprefix(DOCKER).partition("/")
+    host = host.lower().removesuffix(":443")
+    if host in _DOCKER_HUB:
+        host, path = _DOCKER_HUB[0], path if "/" in path else f"library/{path}"
+    return f"{DOCKER}{host}/{path}"
