@@ -249,10 +249,6 @@ class CatalogFileError(CatalogError):
         return self.what if self.where is None else f"{self.where}: {self.what}"
 
 
-class UnsupportedImage(CatalogError):
-    """An image that cannot be made over: it is for another operating system."""
-
-
 class RegistryError(CatalogError):
     """A registry, or skopeo, refuses; trying again would change nothing."""
 

@@ -19,6 +19,8 @@ from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Document, Layout,
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
 
+_SHOWN: Final = 4
+"""Images that an error names."""
 REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
 """BuildKit's annotation on an attestation: the digest of its image in the same index."""
 
@@ -86,8 +88,11 @@ def tagged(layout: Layout, tag: str) -> Descriptor:
     if not named:
         check_refname(tag)
         raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
-    if len(named) > 1:
-        raise AmbiguousReference(f"tag {tag!r} names {len(named)} images", where=layout.path)
+    digests = list(dict.fromkeys(entry.digest for entry in named))
+    if len(digests) > 1:
+        raise AmbiguousReference(
+            f"tag {tag!r} names {len(digests)} images: {', '.join(digests[:_SHOWN])}", where=layout.path
+        )
     return named[0]
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import Access
-from layerfarm.worker.catalog.pull import look
+from layerfarm.worker.catalog.offers import look
 from layerfarm.worker.catalog.registry import Skopeo
 from tests.catalog.registry import Registry
 from tests.farm.ground import Ground

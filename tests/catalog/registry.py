@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import http.server
 import socket
@@ -11,7 +12,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
+from typing import cast
 
 from tests.started import for_later_tests
 
@@ -22,7 +25,14 @@ storage:
   filesystem: {{rootdirectory: "{root}"}}
   delete: {{enabled: true}}
 http: {{addr: "127.0.0.1:{port}"}}
+validation: {{manifests: {{urls: {{allow: ["^https?://"]}}}}}}
 """
+_ACCEPTED = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
 
 
 class Registry:
@@ -80,6 +90,31 @@ class Registry:
         )
         assert done.returncode == 0, done.stderr
 
+    def put_blob(self, repository: str, content: bytes) -> None:
+        """Upload a blob, without skopeo."""
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        place = self._send("POST", f"/v2/{repository}/blobs/uploads/")["Location"]
+        separator = "&" if "?" in place else "?"
+        self._send("PUT", f"{place}{separator}digest={digest}", content)
+
+    def put_manifest(self, name: str, content: bytes, media_type: str) -> None:
+        """Upload a manifest byte for byte, of any format, as ``name``, ``repository:tag`` or ``repository@digest``."""
+        self._send("PUT", _manifest_path(name), content, media_type)
+
+    def manifest(self, name: str) -> bytes:
+        """The manifest byte for byte, without skopeo."""
+        request = urllib.request.Request(f"http://{self.host}{_manifest_path(name)}")
+        request.add_header("Accept", ", ".join(_ACCEPTED))
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return bytes(answer.read())
+
+    def _send(self, method: str, where: str, content: bytes = b"", media_type: str = "") -> Message:
+        url = where if where.startswith("http") else f"http://{self.host}{where}"
+        request = urllib.request.Request(url, data=content, method=method)
+        request.add_header("Content-Type", media_type or "application/octet-stream")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return cast(Message, answer.headers)
+
     def blob_bytes(self) -> int:
         """Bytes of all blobs that it stores."""
         return sum(path.stat().st_size for path in (self.directory / "data").rglob("blobs/sha256/*/*/data"))
@@ -90,6 +125,11 @@ class Registry:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _manifest_path(name: str) -> str:
+    repository, _, reference = name.partition("@") if "@" in name else name.rpartition(":")
+    return f"/v2/{repository}/manifests/{reference}"
 
 
 Verdict = Callable[[str, str], int | None]

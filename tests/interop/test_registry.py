@@ -28,7 +28,8 @@ from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
 from layerfarm.jobs.store.transfer import import_blob
 from layerfarm.worker.catalog.answers import Kind
 from layerfarm.worker.catalog.document import Access
-from layerfarm.worker.catalog.pull import copy_in, look, pull, push, reachable_blobs
+from layerfarm.worker.catalog.offers import look
+from layerfarm.worker.catalog.pull import copy_in, pull, push, reachable_blobs
 from layerfarm.worker.catalog.registry import Pace, Skopeo
 from tests.catalog.answers import RECORDED, Recorded
 from tests.catalog.registry import Gate, Registry

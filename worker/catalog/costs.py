@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.relayer.indexes import follow, platform_of
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.image import ImageConfig
+from layerfarm.jobs.image.resolve import platform_text
+from layerfarm.jobs.store import Descriptor, Layout, parse_document
+from layerfarm.worker.catalog.offers import Read, look_at
 
 LONGEST_LIST: Final = 40
 """Rows of the lists of shared layers and of duplicates."""
@@ -62,25 +63,37 @@ class Totals(Row):
 
 
 def holding_of(layout: Layout, top: Descriptor) -> Holding:
-    """The layers and configurations of an image."""
-    images = follow(layout, top).images
-    return dict(zip(platforms_of(images), map(_pullable, images), strict=True))
+    """The layers and configurations of an image in any format, or the content of an artifact.
+
+    Raises:
+        StoreError: the layout does not hold its manifests and configurations.
+    """
+    offer = look_at(layout, top)
+    images = offer.images or [each for each in offer.manifests if not each.is_index]
+    return dict(zip(numbered(_platform(layout, each) for each in images), map(_pullable, images), strict=True))
 
 
-def platforms_of(images: Iterable[Resolved]) -> list[str]:
-    """The platform of each image of an index; a second image of one platform is numbered."""
+def numbered(platforms: Iterable[str]) -> list[str]:
+    """The platforms of the images of an index, the second of one platform with a number."""
     seen: defaultdict[str, int] = defaultdict(int)
     names = []
-    for image in images:
-        platform = platform_of(image)
+    for platform in platforms:
         seen[platform] += 1
         names.append(platform if seen[platform] == 1 else f"{platform} {seen[platform]}")
     return names
 
 
-def _pullable(image: Resolved) -> Pullable:
-    layers, config = image.manifest.layers, image.manifest.config
-    blobs = {layer.digest: layer.size for layer in layers} | {config.digest: config.size}
+def _platform(layout: Layout, manifest: Read) -> str:
+    """The platform of an image, the type of an artifact."""
+    config = manifest.config
+    if not manifest.is_image or config is None:
+        return manifest.kind
+    return platform_text(parse_document(ImageConfig, layout.read(config), config.digest))
+
+
+def _pullable(manifest: Read) -> Pullable:
+    layers, config = manifest.layers, manifest.config
+    blobs = {blob.digest: blob.size for blob in (*layers, *([config] if config else []))}
     return Pullable(tuple(layer.digest for layer in layers), blobs)
 
 

@@ -23,12 +23,12 @@ from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, kept_analysis
 from layerfarm.jobs.relayer.components import Rule
 from layerfarm.jobs.relayer.configs import rechunked_config
-from layerfarm.jobs.relayer.indexes import follow, platform_of
+from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
 from layerfarm.jobs.relayer.planner.plan import Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
 from layerfarm.jobs.store import Layout, encode_document
-from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, platforms_of
+from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered
 from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.report import DuplicateRow
 from layerfarm.worker.catalog.series import in_order, split_name
@@ -137,7 +137,7 @@ class Joint:
         return {
             name: dict(
                 zip(
-                    platforms_of(member.image for member in members),
+                    numbered(platform_of(member.image) for member in members),
                     (member.predicted(self.plan) for member in members),
                     strict=True,
                 )
@@ -179,7 +179,7 @@ def options_of(policy: Rechunk) -> AnalysisOptions:
 def members_of(
     store: Layout, states: States, images: Iterable[CatalogImage]
 ) -> tuple[list[Member], list[CatalogImage]]:
-    """The images to rechunk that were analyzed, and those that were not."""
+    """The images to rechunk that were analyzed, and those that were not. Only platforms of Linux are planned."""
     known: list[Member] = []
     unknown: list[CatalogImage] = []
     for image in images:
@@ -187,7 +187,8 @@ def members_of(
         if not isinstance(policy, Rechunk) or old is None:
             continue
         options = options_of(policy)
-        found = [(each, kept_analysis(store, each.descriptor.digest, options)) for each in follow(store, old).images]
+        of_linux = filter(is_for_linux, follow(store, old).images)
+        found = [(each, kept_analysis(store, each.descriptor.digest, options)) for each in of_linux]
         members = [Member(image.name, each, kept, policy) for each, kept in found if kept is not None]
         if len(members) == len(found):
             known += members

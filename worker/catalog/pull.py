@@ -11,14 +11,13 @@ tags with a suffix, as cosign's.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from layerfarm.jobs.errors import (
     DigestMismatch,
@@ -26,81 +25,61 @@ from layerfarm.jobs.errors import (
     MalformedDocument,
     NotInRegistry,
     RegistryBusy,
-    TagNotFound,
 )
 from layerfarm.jobs.relayer.referrers import Carrier, attach, fallback_tag, read_artifact, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descriptor, Index, Layout, parse_document
 from layerfarm.jobs.store.atomic_file import make_directory
-from layerfarm.jobs.store.document import Document
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
+from layerfarm.worker.catalog.offers import Offer, digest_of, parsed, tagged
 from layerfarm.worker.catalog.registry import Skopeo
 
 _TAG: Final = "image"
 
 
-@dataclass(frozen=True)
-class Offer:
-    """The current content of an origin's reference."""
-
-    digest: str
-    """Digest of the manifest or index at the origin; converting Docker's formats to OCI's changes it."""
-    manifests: tuple[str, ...]
-    """Digests of it and of all manifests below it."""
-    blobs: tuple[Descriptor, ...]
-    """All other blobs that it leads to."""
-
-
-def look(skopeo: Skopeo, reference: str) -> Offer:
-    """The offer of ``docker://HOST/REPOSITORY:TAG``.
-
-    Raises:
-        RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
-        MalformedDocument: it is no manifest.
-    """
-    raw = skopeo.raw_manifest(reference)
-    top = digest_of(raw)
-    manifests = {top: None}
-    blobs: dict[str, Descriptor] = {}
-    pending = [raw]
-    repository = reference.rpartition(":")[0]
-    while pending:
-        document = _parsed(pending.pop(), reference)
-        for child, leads_on in children(document, reference, lambda _: False):
-            if leads_on:
-                manifests[child.digest] = None
-                pending.append(skopeo.raw_manifest(f"{repository}@{child.digest}"))
-            else:
-                blobs[child.digest] = child
-    return Offer(top, tuple(manifests), tuple(blobs.values()))
-
-
-def look_in(layout: Layout, tag: str) -> Offer:
-    """The offer of a layout's tag.
-
-    Raises:
-        TagNotFound: the layout has no such tag.
-        StoreError: a manifest is incomplete.
-    """
-    top = tagged(layout, tag)
-    below = [blob.digest for blob in reachable_blobs(layout, top) if blob.media_type in MANIFEST_TYPES]
-    return Offer(top.digest, tuple(below), ())
-
-
-def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str) -> Descriptor:
+def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, *, exact: bool = True) -> Descriptor:
     """Pull the image into ``store`` as ``tag``; returns its descriptor.
+
+    ``exact``: every byte stays. Otherwise Docker's formats are converted to OCI's, which gives them other digests.
 
     Raises:
         RegistryError, RegistryBusy: the registry does not serve it.
         StoreError: it is incomplete, or the store cannot be written; the tag is unchanged.
     """
+    repository = reference.rpartition(":")[0]
     with staging_beside(store) as staging:
         for blob in offer.blobs:
             _link(store, staging, blob)
-        skopeo.pull(reference, staging.path, _TAG)
-        top = tagged(staging, _TAG)
-        store.tag(tag, top, needs=_imported(staging, top, store))
+        skopeo.pull(f"{repository}@{offer.digest}", staging.path, _TAG)
+        if exact or not offer.is_docker:
+            top, needs = offer.top, _unchanged(skopeo, repository, offer, staging, store)
+        else:
+            top = tagged(staging, _TAG)
+            needs = _imported(staging, top, store)
+        store.tag(tag, top, needs=needs)
     return top
+
+
+def _unchanged(skopeo: Skopeo, repository: str, offer: Offer, staging: Layout, store: Layout) -> list[Descriptor]:
+    """Move the blobs of ``offer`` into ``store``, and write its manifests beside them; returns all.
+
+    skopeo converts to OCI's formats what it writes into a layout. Layers stay the same, manifests and configurations
+    of Docker's formats do not: these are asked for once more.
+    """
+    for blob in offer.blobs:
+        if not staging.lacks(blob):
+            import_blob(store, staging.blob_path(blob.digest), blob)
+    for each in reversed(offer.manifests):
+        if each.config is not None and not store.claim(each.config):
+            _put(store, each.config, skopeo.raw_config(f"{repository}@{each.descriptor.digest}"))
+        _put(store, each.descriptor, each.raw)
+    return [*offer.blobs, *(each.descriptor for each in offer.manifests)]
+
+
+def _put(store: Layout, descriptor: Descriptor, content: bytes) -> None:
+    with store.ingest() as blob:
+        blob.write(content)
+        blob.commit((descriptor.digest, descriptor.size))
 
 
 def _imported(staging: Layout, top: Descriptor, store: Layout) -> list[Descriptor]:
@@ -112,10 +91,10 @@ def _imported(staging: Layout, top: Descriptor, store: Layout) -> list[Descripto
 
 
 def copy_in(source: Layout, tag: str, store: Layout, new_tag: str) -> Descriptor:
-    """Copy an image of another layout into ``store``, with its referrers; returns its descriptor.
+    """Copy an image of another layout into ``store``, with its referrers, byte for byte; returns its descriptor.
 
     Raises:
-        TagNotFound: the layout has no such tag.
+        TagNotFound, AmbiguousReference: the tag names nothing, or several things.
         StoreError: the image, or a referrer, is incomplete.
     """
     top = tagged(source, tag)
@@ -138,21 +117,14 @@ def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str, 
     """
     with staging_beside(store) as staging:
         staging.tag(_TAG, descriptor.model_copy(update={"annotations": None}))
-        skopeo.push(staging.path, _TAG, store.path / "blobs", reference, exact=exact)
-
-
-def tagged(layout: Layout, tag: str) -> Descriptor:
-    """The descriptor that the tag names, without its annotations in the index."""
-    found = layout.find(tag)
-    if not found:
-        raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
-    return found[0].model_copy(update={"annotations": None})
+        skopeo.push(staging.path, store.path / "blobs", reference, exact=exact)
 
 
 def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
     """All that a manifest or index leads to, itself last; each blob after those that it names.
 
-    Manifests of an index that the layout does not hold are left out.
+    Manifests of an index, and layers to be fetched from elsewhere (``urls``), that the layout does not hold are left
+    out.
 
     Raises:
         StoreError: a manifest is missing, corrupt, or names what is no descriptor.
@@ -163,10 +135,11 @@ def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
         if descriptor.digest in found:
             return
         if descriptor.media_type in MANIFEST_TYPES:
-            document = _parsed(layout.read(descriptor), descriptor.digest)
+            document = parsed(layout.read(descriptor), descriptor.digest)
             for child, leads_on in children(document, descriptor.digest, layout.has):
                 if not leads_on:
-                    found.setdefault(child.digest, child)
+                    if not child.urls or layout.has(child):
+                        found.setdefault(child.digest, child)
                 elif descriptor.media_type not in INDEX_TYPES or not layout.lacks(child):
                     visit(child)
         found[descriptor.digest] = descriptor
@@ -185,17 +158,6 @@ def staging_beside(store: Layout) -> Iterator[Layout]:
         yield layout
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-class _Any(Document):
-    """Any JSON object."""
-
-
-def _parsed(raw: bytes, where: str) -> dict[str, Any]:
-    document = parse_document(_Any, raw, where).model_dump(by_alias=True)
-    if "schemaVersion" not in document or document.get("schemaVersion") == 1:
-        raise MalformedDocument("not an image manifest that layerfarm reads (Docker's schema 1?)", where=where)
-    return document
 
 
 def _link(store: Layout, staging: Layout, blob: Descriptor) -> None:
@@ -269,10 +231,6 @@ def referred(skopeo: Skopeo, repository: str, subject: str) -> list[Referrer]:
     return [Referrer(subject, entry.digest) for entry in index.manifests]
 
 
-def digest_of(raw: bytes) -> str:
-    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
-
-
 def bring(
     skopeo: Skopeo, repository: str, referrers: Iterable[Referrer], held: Iterable[str], store: Layout
 ) -> list[str]:
@@ -287,7 +245,9 @@ def bring(
     known = set(held)
     for one in referrers:
         if one.subject not in known:
-            left.append(f"not brought along: {one}, it is of Docker's format of the image, which is OCI's here")
+            left.append(
+                f"not brought along: {one}, it is of Docker's format of the image, which was converted to OCI's"
+            )
             continue
         try:
             _pull_one(skopeo, repository, one, store)

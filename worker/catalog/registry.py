@@ -78,18 +78,22 @@ class Skopeo:
         """The manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, byte for byte. Raises as :meth:`tags`."""
         return self._ask(["inspect", "--raw", *self._flags(""), reference], reference)
 
+    def raw_config(self, reference: str) -> bytes:
+        """The configuration of the image that ``docker://HOST/REPOSITORY@DIGEST`` names. Raises as :meth:`tags`."""
+        return self._ask(["inspect", "--config", "--raw", *self._flags(""), reference], reference)
+
     def pull(self, reference: str, layout: Path, tag: str) -> None:
         """Copy an image, all its platforms, into a private layout. Raises as :meth:`tags`.
 
-        Docker's formats are converted to OCI's. Blobs that the layout holds are not fetched.
+        Docker's formats are converted to OCI's; layers stay as they are. Blobs that the layout holds are not fetched.
         """
-        flags = ["--all", *self._flags("src-")]
+        flags = ["--all", "--dest-oci-accept-uncompressed-layers", *self._flags("src-")]
         self._transfer(["copy", *flags, reference, f"oci:{layout}:{tag}"], reference)
 
-    def push(self, layout: Path, tag: str, blobs: Path, reference: str, *, exact: bool = True) -> None:
-        """Copy an image, all its platforms, to a registry; ``exact``: fail if that changes the digest.
+    def push(self, layout: Path, blobs: Path, reference: str, *, exact: bool = True) -> None:
+        """Copy the one image of a layout, all its platforms, to a registry; ``exact``: fail if that changes the digest.
 
-        Raises as :meth:`tags`.
+        By its tag, skopeo would not find an image in one of Docker's formats. Raises as :meth:`tags`.
         """
         flags = [
             "--all",
@@ -98,7 +102,7 @@ class Skopeo:
             "--src-shared-blob-dir",
             str(blobs),
         ]
-        self._transfer(["copy", *flags, f"oci:{layout}:{tag}", reference], reference)
+        self._transfer(["copy", *flags, f"oci:{layout}", reference], reference)
 
     def _flags(self, side: str) -> list[str]:
         flags = [] if self.access.tls_verify else [f"--{side}tls-verify=false"]

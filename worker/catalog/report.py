@@ -31,7 +31,7 @@ class ImageRow(Row):
 
     name: str
     state: str
-    """``done``, ``failed``, ``pending`` or ``planned``."""
+    """``done``, ``failed``, ``pending``, ``planned`` or ``skipped``."""
     error: str | None = None
     policy: str = ""
     old: str = ""
@@ -50,7 +50,7 @@ class ImageRow(Row):
     pull_planned: int | None = None
     pull_after: int | None = None
     warnings: tuple[str, ...] = ()
-    """Referrers of the old image that were not copied, and why; faults found by an analysis."""
+    """Why it is skipped or kept; referrers of the old image that were not copied; faults found by an analysis."""
 
 
 class DuplicateRow(Row):
@@ -109,7 +109,8 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     any_made = any(made.values())
     after = {name: made[name] or held for name, held in before.items()}
     plan = work.joint.holdings() if work.joint else {}
-    planned = {name: plan.get(name, held) for name, held in before.items()} if plan else {}
+    # Platforms that are not planned, those of other systems, stay as they are.
+    planned = {name: {**held, **plan.get(name, {})} for name, held in before.items()} if plan else {}
     created = {name: states[name].created for name in before}
     series = list(in_order(before, created, work.catalog.order).values())
     pull_before, pull_planned, pull_after = (pulls(held, series) for held in (before, planned, after))
@@ -151,7 +152,7 @@ def _row(
     proofs = [change.proof for change in state.result.images if change.proof] if state.result and before else []
     return ImageRow(
         name=state.name,
-        state="failed" if state.error else "done" if made else "planned" if planned else "pending",
+        state=_state(state, planned, made),
         error=state.error,
         old=state.old.digest if state.old else "",
         new=state.new.digest if state.new and made else None,
@@ -161,8 +162,19 @@ def _row(
         layers_after=layer_count(made) if made else None,
         bytes_before=nbytes(before) if before else 0,
         bytes_after=nbytes(made) if made else None,
-        warnings=(*state.left, *(state.result.warnings if state.result else ())) if before else (),
+        warnings=(
+            *([state.note] if state.note else []),
+            *((*state.left, *(state.result.warnings if state.result else ())) if before else ()),
+        ),
     )
+
+
+def _state(state: ImageState, planned: Holding | None, made: Holding | None) -> str:
+    if state.error:
+        return "failed"
+    if state.note and state.old is None:
+        return "skipped"
+    return "done" if made else "planned" if planned else "pending"
 
 
 def percent(part: int, whole: int) -> str:

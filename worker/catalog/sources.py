@@ -33,6 +33,11 @@ class CatalogImage:
     def repository(self) -> str:
         return repository_of(self.name)
 
+    @property
+    def is_kept(self) -> bool:
+        """True if its policy is to copy it unchanged."""
+        return self.policy.do.transform == "keep"
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -55,6 +55,8 @@ class ImageState(BaseModel):
     job_work: str | None = None
     error: str | None = None
     """Why it failed; None: it is done, or was not tried."""
+    note: str | None = None
+    """Why its policy does not apply to it: without ``old`` it is left out, else it is copied as it is."""
 
     @property
     def is_changed(self) -> bool:

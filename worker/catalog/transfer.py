@@ -7,27 +7,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, UnsupportedImage
-from layerfarm.jobs.relayer.indexes import follow, platform_of
+from layerfarm.jobs.errors import LayerfarmError, NotInRegistry
+from layerfarm.jobs.image import ImageConfig
+from layerfarm.jobs.relayer.indexes import follow
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers, spoken, tags_beside
-from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
 from layerfarm.worker.catalog.document import Destination
+from layerfarm.worker.catalog.offers import Offer, digest_of, look, look_at, look_in, tagged
 from layerfarm.worker.catalog.places import is_replaced
 from layerfarm.worker.catalog.pull import (
-    Offer,
     Referrer,
     bring,
     copy_in,
-    digest_of,
     in_layout,
     in_registry,
-    look,
-    look_in,
     pull,
     push,
     reachable_blobs,
     referred,
-    tagged,
 )
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage
@@ -55,27 +52,35 @@ class Fetcher:
             for _ in pool.map(lambda image: done(*self._one(image)), images):
                 pass
 
-    def is_current(self, image: CatalogImage) -> bool:
-        """True if the store holds the current content of the origin."""
+    def outlook(self, image: CatalogImage) -> str | None:
+        """What :meth:`fetch` would do: ``fetch``, nothing (empty), or None: the image would be left out."""
         offer = self._offer(image)
-        return self._is_held(image, offer, self._said(image, offer))
+        if _left_out(image, offer):
+            return None
+        return "" if self._is_held(image, offer, self._said(image, offer)) else "fetch"
 
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
             offer = self._offer(image)
+            if _left_out(image, offer):
+                note = f"left out, it is no image but {offer.artifact}; the policy keep would copy it"
+                state = ImageState(name=image.name, origin=image.origin, offer=offer.digest, note=note)
+                return self._states.put(state), 0
             said = self._said(image, offer)
             if self._is_held(image, offer, said):
                 return self._states.put(state.but(origin=image.origin, error=None)), 0
             fetched, left = 0, []
             if image.registry:
                 top, fetched = self._pull(image, offer)
-                held = [each.digest for each in follow(self._store, top).manifests]
+                held = look_at(self._store, top).digests
                 left = bring(self._skopeo, image.origin.rpartition(":")[0], said, held, self._store)
             else:
                 layout, _, tag = image.origin.partition(":")
                 top = copy_in(Layout.open(Path(layout)), tag, self._store, image.name)
-            created = self._check(top, image)
+            created = self._created(top)
+            if not image.is_kept:
+                follow(self._store, top)  # an image that cannot be transformed fails here
         except LayerfarmError as error:
             return self._states.put(state.but(origin=image.origin, error=str(error))), 0
         if state.old is None or state.old.digest != top.digest:
@@ -100,11 +105,11 @@ class Fetcher:
     def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
         """The referrers of the image at its origin."""
         if image.registry:
-            return in_registry(self._skopeo, image.origin.rpartition(":")[0], image.beside, offer.manifests)
+            return in_registry(self._skopeo, image.origin.rpartition(":")[0], image.beside, offer.digests)
         layout = image.origin.partition(":")[0]
         if layout not in self._spoken:  # by two threads at once at worst
             self._spoken[layout] = spoken(Layout.open(Path(layout)))
-        return in_layout(self._spoken[layout], offer.manifests)
+        return in_layout(self._spoken[layout], offer.digests)
 
     def _is_held(self, image: CatalogImage, offer: Offer, said: Sequence[Referrer]) -> bool:
         state = self._states[image.name]
@@ -116,7 +121,9 @@ class Fetcher:
         return (
             state.offer == offer.digest
             and state.said == tuple(map(str, said))
-            and all(self._store.claim(blob) for blob in offer.blobs)
+            # After a change of the policy, an image in Docker's formats is needed as it was, or converted.
+            and (state.old.digest == offer.digest) == (image.is_kept or not offer.is_docker)
+            and all(self._store.claim(blob) for blob in offer.needed(image.is_kept))
         )
 
     def _is_tagged(self, state: ImageState, old: Descriptor) -> bool:
@@ -126,29 +133,30 @@ class Fetcher:
     def _pull(self, image: CatalogImage, offer: Offer) -> tuple[Descriptor, int]:
         """Pull an image, not at the same time as another that needs the same blobs: they would come twice."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._missing(offer).keys() & self._coming))
-            missing = self._missing(offer)
+            self._changed.wait_for(lambda: not (self._missing(image, offer).keys() & self._coming))
+            missing = self._missing(image, offer)
             self._coming |= missing.keys()
         try:
-            return pull(self._skopeo, image.origin, offer, self._store, image.name), sum(missing.values())
+            top = pull(self._skopeo, image.origin, offer, self._store, image.name, exact=image.is_kept)
+            return top, sum(missing.values())
         finally:
             with self._changed:
                 self._coming -= missing.keys()
                 self._changed.notify_all()
 
-    def _missing(self, offer: Offer) -> dict[str, int]:
-        return {blob.digest: blob.size for blob in offer.blobs if not self._store.has(blob)}
+    def _missing(self, image: CatalogImage, offer: Offer) -> dict[str, int]:
+        return {blob.digest: blob.size for blob in offer.needed(image.is_kept) if not self._store.has(blob)}
 
-    def _check(self, top: Descriptor, image: CatalogImage) -> str | None:
-        """The creation time of the image. Raises UnsupportedImage if it cannot be transformed."""
-        images = follow(self._store, top).images
-        if image.policy.do.transform != "keep":
-            for one in images:
-                if one.config.os not in (None, "", "linux"):
-                    raise UnsupportedImage(
-                        f"image is for {platform_of(one)}, layerfarm makes over those for linux", where=image.name
-                    )
-        return next((one.config.created for one in images if one.config.created), None)
+    def _created(self, top: Descriptor) -> str | None:
+        """The creation time of the image."""
+        found = [each.config for each in look_at(self._store, top).images if each.config is not None]
+        configs = (parse_document(ImageConfig, self._store.read(each), each.digest) for each in found)
+        return next((config.created for config in configs if config.created), None)
+
+
+def _left_out(image: CatalogImage, offer: Offer) -> bool:
+    """True for an artifact that no transform applies to."""
+    return offer.artifact is not None and not image.is_kept
 
 
 # --- pushing --------------------------------------------------------------------------------------
@@ -174,7 +182,7 @@ class Pusher:
         repository = _repository(self._registry, state.name)
         try:
             push(self._skopeo, layout, state.new, reference)
-            subjects = [each.digest for each in follow(layout, state.new).manifests]
+            subjects = look_at(layout, state.new).digests
             for subject in subjects:
                 self._push_tags(layout, repository, subject)
                 # Referrers of referrers: a signature on an SBOM.

@@ -12,11 +12,13 @@ from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.flows.verify import VerifyRequest
+from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, error_text
 from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
+from layerfarm.worker.catalog.offers import tagged
 from layerfarm.worker.catalog.places import target_of
 from layerfarm.worker.catalog.planning import (
     PLAN,
@@ -28,7 +30,7 @@ from layerfarm.worker.catalog.planning import (
     previous_plan,
     request_for,
 )
-from layerfarm.worker.catalog.pull import copy_in, tagged
+from layerfarm.worker.catalog.pull import copy_in
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
 from layerfarm.worker.catalog.state import ImageState, LastRun, Missed, States
@@ -101,11 +103,7 @@ class Work:
         self.states.forget_others(image.name for image in found.images)
         self.view.step("fetch", len(found.listed))
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
-        fetcher.fetch(
-            found.listed,
-            self.catalog.access.parallel,
-            lambda state, nbytes: self.view.ended(state.name, state.error, nbytes),
-        )
+        fetcher.fetch(found.listed, self.catalog.access.parallel, self._fetched)
         return found.images
 
     def _discover(self) -> Found:
@@ -113,6 +111,11 @@ class Work:
         for one in found.missed:
             self.view.notice(one.error)
         return found
+
+    def _fetched(self, state: ImageState, nbytes: int) -> None:
+        if state.note is not None:
+            self.view.notice(f"{state.name}: {state.note}")
+        self.view.ended(state.name, state.error, nbytes)
 
     def plan(self, images: Sequence[CatalogImage], *, replan: bool = False, keep: bool = True) -> None:
         """Analyze the images to rechunk, and plan them together; record an error for those that cannot be analyzed.
@@ -163,14 +166,15 @@ class Work:
 
     def transform(self, images: Sequence[CatalogImage]) -> None:
         """Transform, verify and tag every image that is due, one job each. To be called after ``plan``."""
-        due = [image for image in images if self.states[image.name].error is None and not self.is_made(image)]
+        due = [image for image in images if self.is_due(image)]
         self.view.step("make over", len(due))
         plan = self._put_plan() if any(image.name in self._layouts for image in due) else None
         tasks = []
         for image in due:
             request = request_for(image.policy.do, self.source(image), self.target(image), plan)
-            if request is None:
-                self._keep(image)
+            others = self._other_systems(image)
+            if request is None or others:
+                self._keep(image, others)
                 continue
             state = self.states[image.name]
             job = state.job if state.job_work == self.job_work(image) else None
@@ -224,9 +228,11 @@ class Work:
         found = []
         for image in discovered.listed:
             state = self.states[image.name]
-            steps = []
-            if not fetcher.is_current(image):
-                steps.append("fetch")
+            first = fetcher.outlook(image)
+            if first is None:
+                found.append((image.name, "nothing, it is no image"))
+                continue
+            steps = [first] if first else []
             if steps or not self.is_made(image):
                 steps.append(image.policy.do.transform)
             registry = self.catalog.destination.registry
@@ -269,6 +275,23 @@ class Work:
         found = Layout.open(target.store).find(target.tag)
         return len(found) == 1 and found[0].digest == state.new.digest
 
+    def is_due(self, image: CatalogImage) -> bool:
+        """True if the new image has to be made, and can be."""
+        state = self.states[image.name]
+        return state.error is None and state.old is not None and not self.is_made(image)
+
+    def _other_systems(self, image: CatalogImage) -> str | None:
+        """Why an image with no platform to which its transform applies is copied as it is; None: it has one."""
+        if image.policy.do.transform in ("keep", "recompress"):
+            return None
+        old = self.states[image.name].old
+        assert old is not None
+        images = follow(self.store, old).images
+        if any(map(is_for_linux, images)):
+            return None
+        platforms = ", ".join(sorted(set(map(platform_of, images))))
+        return f"kept as it is, it is for {platforms}: its layers can only be recompressed"
+
     def _put_plan(self) -> str:
         """Store the plan for the jobs, in the store that the new images go to; returns its digest."""
         assert self.joint is not None
@@ -278,18 +301,21 @@ class Work:
         """Key of the job that the image needs now."""
         return f"{self.work_of(image)} {self._layouts.get(image.name, '')}"
 
-    def _keep(self, image: CatalogImage) -> None:
+    def _keep(self, image: CatalogImage, note: str | None) -> None:
         state = self.states[image.name]
+        if note is not None:
+            self.view.notice(f"{image.name}: {note}")
         target = self.target(image)
         try:
             top = copy_in(self.store, image.name, Layout.open(target.store), target.tag)
         except LayerfarmError as error:
             self._end(state.but(error=str(error)), 0)
         else:
-            self._end(state.but(new=top, work=self.work_of(image), layout=None, result=None), top.size)
+            done = state.but(new=top, work=self.work_of(image), layout=None, result=None, note=note)
+            self._end(done, top.size)
 
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:
-        state = self.states[image.name].but(job=None, job_work=None)
+        state = self.states[image.name].but(job=None, job_work=None, note=None)
         if error is not None:
             self._end(state.but(error=error_text(error)), 0)
             return

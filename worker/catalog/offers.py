@@ -1,0 +1,196 @@
+"""The content behind a tag of a registry or a layout, in any format: its manifests byte for byte, and its blobs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from layerfarm.jobs.errors import MalformedDocument
+from layerfarm.jobs.image.resolve import is_marked_attestation, is_of_an_image
+from layerfarm.jobs.limits import limits
+from layerfarm.jobs.relayer import indexes
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, parse_document
+from layerfarm.jobs.store.document import Document
+from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
+from layerfarm.worker.catalog.registry import Skopeo
+
+_DOCKER: Final = "application/vnd.docker.distribution.manifest."
+_IMAGE_TYPES: Final = (MEDIA_TYPE_MANIFEST, f"{_DOCKER}v2+json")
+
+
+@dataclass(frozen=True)
+class Read:
+    """One manifest or index."""
+
+    descriptor: Descriptor
+    raw: bytes
+    document: dict[str, Any]
+
+    @property
+    def is_index(self) -> bool:
+        return "manifests" in self.document
+
+    @property
+    def is_image(self) -> bool:
+        """False for an index, an attestation and any other artifact."""
+        return (
+            not self.is_index
+            and self.descriptor.media_type in _IMAGE_TYPES
+            and not is_marked_attestation(self.descriptor)
+            and is_of_an_image(self.document)
+        )
+
+    @property
+    def kind(self) -> str:
+        """The artifact type, else the media type of the config, else that of the manifest."""
+        config = self.config
+        return str(self.document.get("artifactType") or (config.media_type if config else self.descriptor.media_type))
+
+    @property
+    def config(self) -> Descriptor | None:
+        found = self._named("config")
+        return found[0] if found else None
+
+    @property
+    def layers(self) -> list[Descriptor]:
+        return self._named("layers")
+
+    def _named(self, field: str) -> list[Descriptor]:
+        found = children({field: self.document.get(field)}, self.descriptor.digest, lambda _: False)
+        return [child for child, _ in found][::-1]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The current content of an origin's reference."""
+
+    manifests: tuple[Read, ...]
+    """What the reference names, and all manifests below it in the order of the indexes."""
+    blobs: tuple[Descriptor, ...]
+    """All other blobs that they lead to, without layers that are fetched from elsewhere (``urls``)."""
+
+    @property
+    def top(self) -> Descriptor:
+        return self.manifests[0].descriptor
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the reference names."""
+        return self.top.digest
+
+    @property
+    def digests(self) -> list[str]:
+        """Digests of all manifests."""
+        return [each.descriptor.digest for each in self.manifests]
+
+    @property
+    def images(self) -> list[Read]:
+        """The manifests of images, one for each platform."""
+        return [each for each in self.manifests if each.is_image]
+
+    @property
+    def artifact(self) -> str | None:
+        """The type of the artifact, such as a Helm chart, that the reference names; None: it leads to images."""
+        if self.images:
+            return None
+        return next((each.kind for each in self.manifests if not each.is_index), self.top.media_type)
+
+    @property
+    def is_docker(self) -> bool:
+        """True if a manifest is in one of Docker's own formats."""
+        return any(each.descriptor.media_type.startswith(_DOCKER) for each in self.manifests)
+
+    def needed(self, exact: bool) -> tuple[Descriptor, ...]:
+        """The blobs of its copy. Unless that is ``exact``, Docker's formats are converted, configurations too."""
+        if exact or not self.is_docker:
+            return self.blobs
+        converted = {each.config.digest for each in self.manifests if each.config is not None}
+        return tuple(blob for blob in self.blobs if blob.digest not in converted)
+
+
+def look(skopeo: Skopeo, reference: str) -> Offer:
+    """The offer of ``docker://HOST/REPOSITORY:TAG``.
+
+    Raises:
+        RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
+        MalformedDocument: it is no manifest.
+        LimitExceeded: it leads to too many manifests.
+    """
+    repository = reference.rpartition(":")[0]
+    raw = skopeo.raw_manifest(reference)
+    media_type = _media_type(parsed(raw, reference))
+    top = Descriptor(mediaType=media_type, digest=digest_of(raw), size=len(raw))
+    return _follow(top, raw, lambda child: skopeo.raw_manifest(f"{repository}@{child.digest}"))
+
+
+def look_at(layout: Layout, top: Descriptor) -> Offer:
+    """The offer of a manifest or index in a layout. Manifests of an index that are not there are passed over.
+
+    Raises:
+        StoreError: a manifest is corrupt, or is no manifest.
+        LimitExceeded: it leads to too many manifests.
+    """
+    return _follow(top, layout.read(top), lambda child: None if layout.lacks(child) else layout.read(child))
+
+
+def look_in(layout: Layout, tag: str) -> Offer:
+    """The offer of a layout's tag; its blobs, which are at hand, are left out. Raises as :func:`tagged`."""
+    return replace(look_at(layout, tagged(layout, tag)), blobs=())
+
+
+def tagged(layout: Layout, tag: str) -> Descriptor:
+    """The descriptor that the tag names, without its annotations in the index.
+
+    Raises:
+        TagNotFound, AmbiguousReference: the tag names nothing, or several things.
+    """
+    return indexes.tagged(layout, tag).model_copy(update={"annotations": None})
+
+
+def digest_of(raw: bytes) -> str:
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def parsed(raw: bytes, where: str) -> dict[str, Any]:
+    """A manifest or index, of any format, as JSON. Raises MalformedDocument: it is none."""
+    document = parse_document(_Any, raw, where).model_dump(by_alias=True)
+    if "schemaVersion" not in document or document.get("schemaVersion") == 1:
+        raise MalformedDocument("not an image manifest that layerfarm reads (Docker's schema 1?)", where=where)
+    return document
+
+
+class _Any(Document):
+    """Any JSON object."""
+
+
+def _media_type(document: dict[str, Any]) -> str:
+    named = document.get("mediaType")
+    if isinstance(named, str) and named:
+        return named
+    return MEDIA_TYPE_INDEX if "manifests" in document else MEDIA_TYPE_MANIFEST
+
+
+def _follow(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | None]) -> Offer:
+    manifests: dict[str, Read] = {}
+    blobs: dict[str, Descriptor] = {}
+    pending: list[tuple[Descriptor, bytes | None]] = [(top, raw)]
+    while pending:
+        descriptor, content = pending.pop()
+        if descriptor.digest in manifests:
+            continue
+        content = fetch(descriptor) if content is None else content
+        if content is None:
+            continue
+        if len(manifests) >= limits().manifests:
+            raise limits().exceeded("manifests", "tag leads to more than {} manifests", top.digest)
+        document = parsed(content, descriptor.digest)
+        manifests[descriptor.digest] = Read(descriptor, content, document)
+        # In reverse order, so that the first is the next to be taken.
+        for child, leads_on in children(document, descriptor.digest, lambda _: False):
+            if leads_on and child.media_type in MANIFEST_TYPES:
+                pending.append((child, None))
+            elif not child.urls:
+                blobs[child.digest] = child
+    return Offer(tuple(manifests.values()), tuple(blobs.values()))
