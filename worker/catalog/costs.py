@@ -70,7 +70,8 @@ def holding_of(layout: Layout, top: Descriptor) -> Holding:
     """
     offer = look_at(layout, top)
     images = offer.images or [each for each in offer.manifests if not each.is_index]
-    return dict(zip(numbered(_platform(layout, each) for each in images), map(_pullable, images), strict=True))
+    platforms = numbered(_platform(layout, each) for each in images)
+    return {name: pullable(each.layers, each.config) for name, each in zip(platforms, images, strict=True)}
 
 
 def numbered(platforms: Iterable[str]) -> list[str]:
@@ -91,8 +92,8 @@ def _platform(layout: Layout, manifest: Read) -> str:
     return platform_text(parse_document(ImageConfig, layout.read(config), config.digest))
 
 
-def _pullable(manifest: Read) -> Pullable:
-    layers, config = manifest.layers, manifest.config
+def pullable(layers: Sequence[Descriptor], config: Descriptor | None) -> Pullable:
+    """What a host pulls that has nothing of it."""
     blobs = {blob.digest: blob.size for blob in (*layers, *([config] if config else []))}
     return Pullable(tuple(layer.digest for layer in layers), blobs)
 

@@ -95,6 +95,9 @@ class Rechunk(_Keeping, _Writing):
     budget: int = Field(default=64, ge=2, le=120)
     """Layers of one image at most."""
     components: tuple[Rule, ...] = Field(default=(), strict=False)
+    only_if_saves: Annotated[float, Field(ge=0, lt=100)] | Literal["off"] = Field(default=0, alias="only-if-saves")
+    """Percent of the bytes pulled from tag to tag that the plan must save a repository; otherwise that stays as it
+    is."""
 
 
 class Recompress(_Keeping):

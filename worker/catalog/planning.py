@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +28,7 @@ from layerfarm.jobs.relayer.planner.plan import Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
 from layerfarm.jobs.store import Layout, encode_document
-from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered
+from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered, pullable
 from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.report import DuplicateRow
 from layerfarm.worker.catalog.series import in_order, split_name
@@ -46,7 +46,7 @@ _NO_DIGEST: Final = f"sha256:{'0' * 64}"
 
 def request_for(policy: Transform, image: ImageRef, target: ImageRef, plan: str | None) -> TransformRequest | None:
     """The job for one image; None: it stays as it is. ``plan``: digest of the joint plan."""
-    fields = policy.model_dump(mode="json", exclude={"transform"}) | {"image": image, "target": target}
+    fields = policy.model_dump(mode="json", exclude={"transform", "only_if_saves"}) | {"image": image, "target": target}
     match policy:
         case Keep():
             return None
@@ -71,7 +71,7 @@ def analysis_for(policy: Rechunk, image: ImageRef) -> AnalyzeRequest:
 
 def fingerprint(old: str, policy: Transform, target: ImageRef, *more: str) -> str:
     """A digest of all that determines the new image: if it is unchanged, there is nothing to do."""
-    return name_of_work("catalog", old, policy.model_dump(mode="json"), str(target), *more)
+    return name_of_work("catalog", old, policy.model_dump(mode="json", exclude={"only_if_saves"}), str(target), *more)
 
 
 # --- the joint plan -------------------------------------------------------------------------------
@@ -131,16 +131,19 @@ class Joint:
 
     def holdings(self) -> dict[str, Holding]:
         """By image, its predicted layers and configurations."""
+        return self._by_image(lambda member: member.predicted(self.plan))
+
+    def originals(self) -> dict[str, Holding]:
+        """By image, its layers and configurations as they are."""
+        return self._by_image(lambda member: pullable(member.image.manifest.layers, member.image.manifest.config))
+
+    def _by_image(self, pullable_of: Callable[[Member], Pullable]) -> dict[str, Holding]:
         found: defaultdict[str, list[Member]] = defaultdict(list)
         for member in self.members:
             found[member.name].append(member)
         return {
             name: dict(
-                zip(
-                    numbered(platform_of(member.image) for member in members),
-                    (member.predicted(self.plan) for member in members),
-                    strict=True,
-                )
+                zip(numbered(platform_of(each.image) for each in members), map(pullable_of, members), strict=True)
             )
             for name, members in found.items()
         }

@@ -20,7 +20,7 @@ from layerfarm.worker.catalog.costs import (
 )
 from layerfarm.worker.catalog.series import in_order, repository_of, split_name
 from layerfarm.worker.catalog.sources import CatalogImage
-from layerfarm.worker.catalog.state import ImageState, Missed
+from layerfarm.worker.catalog.state import ImageState, Loss, Missed
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.work import Work
@@ -76,6 +76,8 @@ class Report(Row):
     shared_after: tuple[SharedRow, ...] = ()
     duplicates: tuple[DuplicateRow, ...] = ()
     missed: tuple[Missed, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    """Repositories that stay as they are, because the plan would not save enough of their pulls."""
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -110,7 +112,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     after = {name: made[name] or held for name, held in before.items()}
     plan = work.joint.holdings() if work.joint else {}
     # Platforms that are not planned, those of other systems, stay as they are.
-    planned = {name: {**held, **plan.get(name, {})} for name, held in before.items()} if plan else {}
+    planned = {name: {**held, **plan.get(name, {})} for name, held in before.items()} if plan or work.losses else {}
     created = {name: states[name].created for name in before}
     series = list(in_order(before, created, work.catalog.order).values())
     pull_before, pull_planned, pull_after = (pulls(held, series) for held in (before, planned, after))
@@ -137,6 +139,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         shared_after=shared(after) if any_made else (),
         duplicates=tuple(work.joint.duplicates()) if work.joint else (),
         missed=work.states.last_run().missed,
+        losses=tuple(work.losses),
     )
 
 

@@ -22,6 +22,8 @@ from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
 
 _LAST_RUN: Final = "last-run.json"
+AS_IT_IS: Final = "as it is"
+"""Layout of an image that is not rechunked, because that would not save enough."""
 _OWNER: Final = "file"
 """In a catalog's directory: the path of its file."""
 
@@ -45,7 +47,7 @@ class ImageState(BaseModel):
     work: str | None = None
     """Digest of all that determines ``new`` but the plan: the old image, the policy."""
     layout: str | None = None
-    """Digest of the planned layers of a rechunked image."""
+    """Digest of the planned layers of a rechunked image, or :data:`AS_IT_IS`."""
     new: Descriptor | None = None
     result: TransformResult | None = None
     pushed: str | None = None
@@ -76,12 +78,27 @@ class Missed(BaseModel):
     error: str
 
 
+class Loss(BaseModel):
+    """A repository, or some images of one, that stays as it is: the plan would not save enough of its pulls."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository: str
+    images: int
+    pull_before: int
+    """Bytes of all pulls from tag to tag."""
+    pull_planned: int
+    wanted: float
+    """Percent that the policy wants to be saved."""
+
+
 class LastRun(BaseModel):
-    """The last fetch of a catalog as a whole."""
+    """The last run of a catalog as a whole."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     missed: tuple[Missed, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
 
 class States:

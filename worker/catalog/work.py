@@ -26,14 +26,14 @@ from layerfarm.worker.catalog.planning import (
     analysis_for,
     fingerprint,
     members_of,
-    plan_together,
     previous_plan,
     request_for,
 )
 from layerfarm.worker.catalog.pull import copy_in
 from layerfarm.worker.catalog.registry import Skopeo
+from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
-from layerfarm.worker.catalog.state import ImageState, LastRun, Missed, States
+from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, LastRun, Loss, Missed, States
 from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_to_push
 from layerfarm.worker.model import Progress
 
@@ -79,8 +79,10 @@ class Work:
     view: View
     joint: Joint | None = None
     """The plan of the rechunked images, after :meth:`plan`."""
+    losses: Sequence[Loss] = ()
+    """What the plan leaves as it is, after :meth:`plan`."""
     _layouts: dict[str, str] = field(default_factory=dict)
-    """By rechunked image, a digest of its planned layers."""
+    """By image to rechunk, a digest of its planned layers, or :data:`AS_IT_IS`."""
 
     @classmethod
     def begin(cls, file: Path, catalog: CatalogFile, backend: Backend, view: View) -> Work:
@@ -120,7 +122,8 @@ class Work:
     def plan(self, images: Sequence[CatalogImage], *, replan: bool = False, keep: bool = True) -> None:
         """Analyze the images to rechunk, and plan them together; record an error for those that cannot be analyzed.
 
-        Nothing of the last run's plan moves, unless ``replan``. ``keep``: save the plan for the next run.
+        Nothing of the last run's plan moves, unless ``replan``. Repositories that it would not save enough stay as they
+        are (:mod:`layerfarm.worker.catalog.savings`). ``keep``: save the plan for the next run.
         """
         images = [image for image in images if self.states[image.name].error is None]
         _, unknown = members_of(self.store, self.states, images)
@@ -136,17 +139,29 @@ class Work:
             return
         created = {image.name: self.states[image.name].created for image in images}
         previous = None if replan else previous_plan(self.states)
-        self.joint = plan_together(members, created, self.catalog.order, previous)
-        self._layouts = self.joint.layouts()
+        rechunked = () if replan else self._rechunked(images)
+        self.joint, self.losses = plan_what_saves(members, created, self.catalog.order, previous, rechunked)
+        self._layouts = dict.fromkeys((member.name for member in members), AS_IT_IS)
+        if self.joint is not None:
+            self._layouts |= self.joint.layouts()
         if keep:
-            self.states.write(PLAN, self.joint.plan.encode())
+            self.states.put_last_run(self.states.last_run().model_copy(update={"losses": tuple(self.losses)}))
+            if self.joint is not None:
+                self.states.write(PLAN, self.joint.plan.encode())
+
+    def _rechunked(self, images: Sequence[CatalogImage]) -> list[str]:
+        """The images that an earlier run rechunked."""
+        states = [self.states[image.name] for image in images if isinstance(image.policy.do, Rechunk)]
+        return [state.name for state in states if state.layout not in (None, AS_IT_IS)]
 
     def plan_again(self) -> None:
         """Load the plan of the last run, for images whose analysis is kept; nothing is analyzed."""
         plan = previous_plan(self.states)
         if plan is not None:
-            members, _ = members_of(self.store, self.states, self.known())
+            images = [image for image in self.known() if self.states[image.name].layout != AS_IT_IS]
+            members, _ = members_of(self.store, self.states, images)
             self.joint = Joint(plan, tuple(members)) if members else None
+        self.losses = self.states.last_run().losses
 
     def _analyze(self, images: Sequence[CatalogImage]) -> None:
         self.view.step("analyze", len(images))
@@ -168,11 +183,13 @@ class Work:
         """Transform, verify and tag every image that is due, one job each. To be called after ``plan``."""
         due = [image for image in images if self.is_due(image)]
         self.view.step("make over", len(due))
-        plan = self._put_plan() if any(image.name in self._layouts for image in due) else None
+        planned = any(self._layouts.get(image.name, AS_IT_IS) != AS_IT_IS for image in due)
+        plan = self._put_plan() if planned else None
         tasks = []
         for image in due:
-            request = request_for(image.policy.do, self.source(image), self.target(image), plan)
-            others = self._other_systems(image)
+            request, others = None, self._other_systems(image)
+            if self._layouts.get(image.name) != AS_IT_IS:
+                request = request_for(image.policy.do, self.source(image), self.target(image), plan)
             if request is None or others:
                 self._keep(image, others)
                 continue
@@ -311,7 +328,8 @@ class Work:
         except LayerfarmError as error:
             self._end(state.but(error=str(error)), 0)
         else:
-            done = state.but(new=top, work=self.work_of(image), layout=None, result=None, note=note)
+            layout = self._layouts.get(image.name)
+            done = state.but(new=top, work=self.work_of(image), layout=layout, result=None, note=note)
             self._end(done, top.size)
 
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:

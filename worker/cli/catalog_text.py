@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from layerfarm.jobs.errors import display
 from layerfarm.worker.catalog.costs import Totals
 from layerfarm.worker.catalog.report import ImageRow, Report, by_repository, percent, size_text
+from layerfarm.worker.catalog.state import Loss
 
 _SHARED = 10
 """Rows of what is shared by whom; the page and JSON have more."""
@@ -21,11 +22,19 @@ def report_lines(report: Report) -> list[str]:
     lines += ["", *_table(_repositories(report))]
     if report.shared_after:
         lines += ["", "shared by whom, now:", *_shared(report)]
+    if report.losses:
+        lines += ["", "left as they are, because rechunk would not save enough:", *map(_loss, report.losses)]
     if report.failed:
         lines += ["", f"failed: {report.failed}", *(f"  {name}: {display(why)}" for name, why in report.failures)]
     if report.warned:
         lines += ["", f"warnings: {report.warned}", *_warnings(report)]
     return lines
+
+
+def _loss(loss: Loss) -> str:
+    wanted = f", {loss.wanted:g} % less is wanted" if loss.wanted else ""
+    pulls = f"pulls {size_text(loss.pull_before)} -> {size_text(loss.pull_planned)} predicted"
+    return f"  {loss.repository or '-'}, {loss.images} images: {pulls}{wanted}"
 
 
 def image_lines(report: Report) -> list[str]:

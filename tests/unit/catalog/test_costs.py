@@ -110,7 +110,7 @@ def test_a_prediction_has_the_size_of_the_new_configuration(images: Layout, tmp_
             author="ä <a@b>",
             history=[{"created_by": "x"}] * 2,
         )
-    path = catalog_file(tmp_path, "{transform: rechunk, budget: 12, source-date-epoch: 1700000000}")
+    path = catalog_file(tmp_path, "{transform: rechunk, budget: 12, source-date-epoch: 1700000000, only-if-saves: off}")
     guessed = {row.name: row.layers_planned for row in planned(path).images}
     report = ran(path)
     store = Layout.open(tmp_path / "store")
