@@ -24,10 +24,11 @@ from typing import Final, Literal
 from pydantic import Field
 
 from layerfarm.jobs.errors import StoreError
+from layerfarm.jobs.image.resolve import is_attestation
 from layerfarm.jobs.relayer.indexes import REFERENCE_DIGEST, copy_manifest
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Document, Index, Layout
 from layerfarm.jobs.store import parse_document as parse
-from layerfarm.jobs.store.descriptor import StringMap
+from layerfarm.jobs.store.descriptor import StringMap, name_of
 from layerfarm.jobs.store.reachability import SUBJECT, subject_of
 
 MEDIA_TYPE_EMPTY: Final = "application/vnd.oci.empty.v1+json"
@@ -131,6 +132,44 @@ def speaks_of_another(tag: str) -> bool:
     return _REFERRER_TAG.fullmatch(tag) is not None
 
 
+def is_fallback_tag(tag: str) -> bool:
+    """True for a tag that :func:`fallback_tag` gives, without an ending."""
+    return speaks_of_another(tag) and "." not in tag
+
+
+def names_image(tag: str, digest: str, index: Index | None) -> bool:
+    """True if a fallback tag names an image, or an artifact, instead of an index of referrers.
+
+    Tools that mirror images by their digests make such tags (oc-mirror, zot#4398). ``digest`` is that of the manifest
+    behind the tag; ``index`` is None if that is no OCI index. The entries of an index of referrers are for no platform.
+    """
+    if index is None or fallback_tag(digest) == tag:
+        return True
+    platforms = (entry.platform for entry in index.manifests if entry.platform is not None)
+    return any(platform.os and not is_attestation(platform) for platform in platforms)
+
+
+def fallback_entries(layout: Layout, entry: Descriptor) -> list[Descriptor]:
+    """The entries of the index of referrers behind a fallback tag; none if that names an image.
+
+    ``entry``: the tag's in index.json.
+
+    Raises:
+        StoreError: the index cannot be read.
+    """
+    index = _index(layout, entry)
+    return [] if index is None or names_image(name_of(entry) or "", entry.digest, index) else index.manifests
+
+
+def entry_names_image(layout: Layout, entry: Descriptor) -> bool:
+    """:func:`names_image` for an entry of index.json. Raises as :func:`fallback_entries`."""
+    return names_image(name_of(entry) or "", entry.digest, _index(layout, entry))
+
+
+def _index(layout: Layout, entry: Descriptor) -> Index | None:
+    return parse(Index, layout.read(entry), entry.digest) if entry.media_type == MEDIA_TYPE_INDEX else None
+
+
 def tags_beside(tags: Sequence[str], subject: str) -> list[str]:
     """The tags, of these sorted ones, that add an ending to the fallback tag of ``subject``."""
     begin = f"{fallback_tag(subject)}."
@@ -154,10 +193,7 @@ def spoken(layout: Layout) -> dict[str, list[str]]:
                 found[fallback_tag(subject)].append(entry.digest)
         elif speaks_of_another(tag):
             fallback, _, ending = tag.partition(".")
-            if ending or entry.media_type != MEDIA_TYPE_INDEX:
-                found[fallback].append(entry.digest)
-            else:
-                found[fallback] += (child.digest for child in parse(Index, layout.read(entry), tag).manifests)
+            found[fallback] += [entry.digest] if ending else (one.digest for one in fallback_entries(layout, entry))
     return found
 
 
@@ -191,8 +227,7 @@ def unread_referrers(layout: Layout, subject: str) -> list[Descriptor]:
     return [
         entry
         for tagged in layout.find(fallback_tag(subject))
-        if tagged.media_type == MEDIA_TYPE_INDEX
-        for entry in parse(Index, layout.read(tagged), tagged.digest).manifests
+        for entry in fallback_entries(layout, tagged)
         if entry.media_type != MEDIA_TYPE_MANIFEST
     ]
 
@@ -224,8 +259,8 @@ def _candidates(layout: Layout, index: Index, subject: str) -> Iterator[tuple[De
         named = (entry.annotations or {}).get(REF_NAME)
         if named is None and subject_of(entry) in (None, subject):
             yield entry, subject_of(entry) == subject
-        elif named == fallback_tag(subject) and entry.media_type == MEDIA_TYPE_INDEX:
-            yield from ((child, True) for child in parse(Index, layout.read(entry), entry.digest).manifests)
+        elif named == fallback_tag(subject):
+            yield from ((child, True) for child in fallback_entries(layout, entry))
 
 
 # --- copied to transformed images ----------------------------------------------------------------

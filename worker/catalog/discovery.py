@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerfarm.jobs.errors import CatalogError, LayerfarmError
+from layerfarm.jobs.relayer.referrers import entry_names_image, is_fallback_tag
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import CatalogFile, Source
+from layerfarm.worker.catalog.offers import names_in
+from layerfarm.worker.catalog.pull import referrers_behind
 from layerfarm.worker.catalog.registry import Skopeo
-from layerfarm.worker.catalog.sources import CatalogImage, Listing, is_from, origins, select
+from layerfarm.worker.catalog.sources import CatalogImage, Listing, is_from, is_wanted, origin_of, origins, select
 from layerfarm.worker.catalog.state import Missed
 
 
@@ -24,14 +27,20 @@ class Found:
     kept: Sequence[CatalogImage]
     """Those of the last run whose source cannot be listed now. They stay as they are."""
     missed: Sequence[Missed]
+    referrers: frozenset[str]
+    """Origins of the tags ``sha256-HEX`` that name an index of referrers, in registries and layouts."""
 
     @property
     def images(self) -> list[CatalogImage]:
         return [*self.listed, *self.kept]
 
 
-def discover(catalog: CatalogFile, skopeo: Skopeo, known: Collection[CatalogImage]) -> Found:
-    """List the catalog's sources. ``known``: the images of the last run.
+def discover(
+    catalog: CatalogFile, skopeo: Skopeo, known: Collection[CatalogImage], referrers: Collection[str] = ()
+) -> Found:
+    """List the catalog's sources.
+
+    ``known``: the images of the last run. ``referrers``: its :attr:`Found.referrers`, which are not asked for again.
 
     A source that held images then and holds none now counts as one that cannot be listed: a wrong pattern, or the
     wrong credentials, do not make a catalog forget them.
@@ -45,7 +54,7 @@ def discover(catalog: CatalogFile, skopeo: Skopeo, known: Collection[CatalogImag
     def listing(place: tuple[Source, str, str]) -> Listing | None:
         source, repository, where = place
         try:
-            tags = skopeo.tags(where) if source.layout is None else Layout.open(Path(where)).tags()
+            tags = skopeo.tags(where) if source.layout is None else names_in(Layout.open(Path(where)))
         except LayerfarmError as error:
             errors.append((where, error))
             return None
@@ -54,6 +63,13 @@ def discover(catalog: CatalogFile, skopeo: Skopeo, known: Collection[CatalogImag
     places = origins(catalog)
     with ThreadPoolExecutor(catalog.access.parallel) as pool:
         listings = [one for one in pool.map(listing, places) if one is not None]
+        asked = [(one, tag) for one in listings for tag in _digest_tags(one)]
+        answers = pool.map(lambda each: _names_referrers(skopeo, referrers, *each), asked)
+        lists = frozenset(origin_of(*each) for each, answer in zip(asked, answers, strict=True) if answer)
+    listings = [
+        replace(one, images=frozenset(tag for tag in _digest_tags(one) if origin_of(one, tag) not in lists))
+        for one in listings
+    ]
     listed = select(catalog, listings, lambda origin, error: errors.append((origin, error)))
     present = {image.name for image in listed}
     kept: dict[str, CatalogImage] = {}
@@ -69,4 +85,22 @@ def discover(catalog: CatalogFile, skopeo: Skopeo, known: Collection[CatalogImag
         kept |= {image.name: image for image in before if image.name not in present}
     if not listed and not kept:
         raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
-    return Found(listed, list(kept.values()), [Missed(where=where, error=str(error)) for where, error in errors])
+    missed = [Missed(where=where, error=str(error)) for where, error in errors]
+    return Found(listed, list(kept.values()), missed, lists)
+
+
+def _digest_tags(listing: Listing) -> list[str]:
+    """The tags that name an index of referrers, or an image that was mirrored by its digest."""
+    return [tag for tag in listing.tags if is_fallback_tag(tag) and is_wanted(listing.source, tag)]
+
+
+def _names_referrers(skopeo: Skopeo, known: Collection[str], listing: Listing, tag: str) -> bool:
+    """True for the tag of an index of referrers. One that cannot be read counts as an image, whose fetch fails."""
+    origin = origin_of(listing, tag)
+    try:
+        if listing.source.layout is not None:
+            layout = Layout.open(Path(listing.source.layout))
+            return not any(entry_names_image(layout, entry) for entry in layout.find(tag))
+        return origin in known or referrers_behind(skopeo, origin.rpartition(":")[0], tag) is not None
+    except LayerfarmError:
+        return False

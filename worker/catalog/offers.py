@@ -17,6 +17,7 @@ from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 from layerfarm.worker.catalog.registry import Skopeo
 
 _DOCKER: Final = "application/vnd.docker.distribution.manifest."
+_CONTAINERD_NAME: Final = "io.containerd.image.name"
 _IMAGE_TYPES: Final = (MEDIA_TYPE_MANIFEST, f"{_DOCKER}v2+json")
 
 
@@ -135,9 +136,46 @@ def look_at(layout: Layout, top: Descriptor) -> Offer:
     return _follow(top, layout.read(top), lambda child: None if layout.lacks(child) else layout.read(child))
 
 
-def look_in(layout: Layout, tag: str) -> Offer:
-    """The offer of a layout's tag; its blobs, which are at hand, are left out. Raises as :func:`tagged`."""
-    return replace(look_at(layout, tagged(layout, tag)), blobs=())
+def look_in(layout: Layout, name: str) -> Offer:
+    """The offer of an image of a layout; its blobs, which are at hand, are left out. Raises as :func:`find`."""
+    return replace(look_at(layout, find(layout, name)), blobs=())
+
+
+def names_in(layout: Layout) -> list[str]:
+    """The names of the images in a layout: its tags.
+
+    One tag may stand for several images, as ``docker save`` writes them, told apart by ``io.containerd.image.name``.
+    Then that gives the names, without the host: ``library/web:latest`` in place of ``latest``.
+    """
+    places = layout.index_text().places
+    names: list[str] = []
+    for tag, found in places.items():
+        own = [_own_name(entry) for entry in layout.find(tag)] if len(found) > 1 else []
+        told_apart = len(set(own)) > 1 and all(name and own.count(name) == 1 and name not in places for name in own)
+        names += [name or "" for name in own] if told_apart else [tag]
+    return names
+
+
+def find(layout: Layout, name: str) -> Descriptor:
+    """The descriptor of an image that :func:`names_in` lists, without its annotations in the index.
+
+    Raises:
+        TagNotFound, AmbiguousReference: nothing has the name, or several things.
+    """
+    if not layout.find(name):
+        for entry in layout.index().manifests:
+            if _own_name(entry) == name:
+                return entry.model_copy(update={"annotations": None})
+    return tagged(layout, name)
+
+
+def _own_name(entry: Descriptor) -> str | None:
+    """Repository and tag of ``io.containerd.image.name``; None: there is none, or it is no tag."""
+    name = (entry.annotations or {}).get(_CONTAINERD_NAME, "")
+    host, slash, path = name.partition("/")
+    if slash and (set(".:") & set(host) or host == "localhost"):
+        name = path
+    return name if ":" in name and "@" not in name else None
 
 
 def tagged(layout: Layout, tag: str) -> Descriptor:

@@ -26,12 +26,12 @@ from layerfarm.jobs.errors import (
     NotInRegistry,
     RegistryBusy,
 )
-from layerfarm.jobs.relayer.referrers import Carrier, attach, fallback_tag, read_artifact, tags_beside
+from layerfarm.jobs.relayer.referrers import Carrier, attach, fallback_tag, names_image, read_artifact, tags_beside
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descriptor, Index, Layout, parse_document
 from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
-from layerfarm.worker.catalog.offers import Offer, digest_of, parsed, tagged
+from layerfarm.worker.catalog.offers import Offer, digest_of, find, parsed, tagged
 from layerfarm.worker.catalog.registry import Skopeo
 
 _TAG: Final = "image"
@@ -90,14 +90,16 @@ def _imported(staging: Layout, top: Descriptor, store: Layout) -> list[Descripto
     return blobs
 
 
-def copy_in(source: Layout, tag: str, store: Layout, new_tag: str) -> Descriptor:
+def copy_in(source: Layout, name: str, store: Layout, new_tag: str) -> Descriptor:
     """Copy an image of another layout into ``store``, with its referrers, byte for byte; returns its descriptor.
 
+    ``name``: as in :func:`~layerfarm.worker.catalog.offers.names_in`.
+
     Raises:
-        TagNotFound, AmbiguousReference: the tag names nothing, or several things.
+        TagNotFound, AmbiguousReference: the layout has no such image, or several.
         StoreError: the image, or a referrer, is incomplete.
     """
-    top = tagged(source, tag)
+    top = find(source, name)
     blobs = reachable_blobs(source, top)
     for blob in blobs:
         copy_blob(source, store, blob)
@@ -205,7 +207,7 @@ def in_registry(skopeo: Skopeo, repository: str, tags: Sequence[str], manifests:
     """
 
     def of(subject: str) -> list[Referrer]:
-        found = referred(skopeo, repository, subject) if fallback_tag(subject) in tags else []
+        found = (referred(skopeo, repository, subject) or []) if fallback_tag(subject) in tags else []
         for tag in tags_beside(tags, subject):
             raw = skopeo.raw_manifest(f"{repository}:{tag}")
             found.append(Referrer(subject, digest_of(raw), tag))
@@ -214,21 +216,28 @@ def in_registry(skopeo: Skopeo, repository: str, tags: Sequence[str], manifests:
     return _all(manifests, of)
 
 
-def referred(skopeo: Skopeo, repository: str, subject: str) -> list[Referrer]:
-    """The referrers of ``subject`` in the index behind its fallback tag. Raises as :func:`in_registry`.
+def referred(skopeo: Skopeo, repository: str, subject: str) -> list[Referrer] | None:
+    """The referrers of ``subject`` in the index behind its fallback tag; None if that names an image.
 
-    If that tag names something else, it is returned as a referrer, and :func:`bring` reports that it is none.
+    Raises as :func:`in_registry`.
     """
-    reference = f"{repository}:{fallback_tag(subject)}"
+    tag = fallback_tag(subject)
     try:
-        raw = skopeo.raw_manifest(reference)
+        index = referrers_behind(skopeo, repository, tag)
     except NotInRegistry:
         return []
+    return None if index is None else [Referrer(subject, entry.digest) for entry in index.manifests]
+
+
+def referrers_behind(skopeo: Skopeo, repository: str, tag: str) -> Index | None:
+    """The index of referrers behind a fallback tag; None if that names an image. Raises as :func:`in_registry`."""
+    reference = f"{repository}:{tag}"
+    raw = skopeo.raw_manifest(reference)
     try:
         index = parse_document(Index, raw, reference)
     except MalformedDocument:
-        return [Referrer(subject, digest_of(raw))]
-    return [Referrer(subject, entry.digest) for entry in index.manifests]
+        return None
+    return None if names_image(tag, digest_of(raw), index) else index
 
 
 def bring(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from layerfarm.jobs.image.documents import instant
+from layerfarm.jobs.relayer.referrers import speaks_of_another
 
 _NUMBER: Final = re.compile(r"([0-9]+)")
 _VERSION: Final = re.compile(r"(?:^|[-_])(v?[0-9].*|latest)$", re.DOTALL)
@@ -47,8 +48,8 @@ def by_repository(names: Iterable[str]) -> dict[str, list[str]]:
 def newest(repository: Iterable[str], count: int, asked: Collection[str] = ()) -> list[str]:
     """The last ``count`` images of one repository by the numbers in their tags, and those that are ``asked`` for.
 
-    A tag without a number, and one that begins with ``latest``, follows the newest version, or a branch. It is left
-    out, unless it is ``asked`` for or the repository has no other tags.
+    A tag without a number, and one that begins with ``latest``, follows the newest version, or a branch; a digest is
+    none either. They are left out, unless they are ``asked`` for or the repository has no other tags.
     """
     ordered = sorted(repository, key=natural)
     versions = list(filter(_is_version, ordered))
@@ -58,7 +59,7 @@ def newest(repository: Iterable[str], count: int, asked: Collection[str] = ()) -
 
 def _is_version(name: str) -> bool:
     tag = split_name(name)[1]
-    return _NUMBER.search(tag) is not None and not tag.startswith(_LATEST)
+    return _NUMBER.search(tag) is not None and not tag.startswith(_LATEST) and not speaks_of_another(tag)
 
 
 def natural(text: str) -> tuple[list[tuple[int, str]], str]:

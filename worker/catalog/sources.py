@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -47,6 +47,8 @@ class Listing:
     repository: str
     """Empty for a layout."""
     tags: Sequence[str]
+    images: Collection[str] = frozenset()
+    """Those of its tags ``sha256-HEX`` that name images, not an index of referrers."""
 
 
 def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
@@ -95,17 +97,17 @@ def select(catalog: CatalogFile, listings: Iterable[Listing], refused: Refused =
 
 def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[CatalogImage]:
     source = listing.source
-    beside = tuple(sorted(filter(speaks_of_another, listing.tags)))
+    beside = tuple(sorted(tag for tag in listing.tags if speaks_of_another(tag) and tag not in listing.images))
     names = {
         _start(source, listing.repository) + tag: tag
         for tag in set(listing.tags).difference(beside)
-        if _wanted(source, tag) and not (tag.startswith(NEW) and _is_store(catalog, source))
+        if is_wanted(source, tag) and not (tag.startswith(NEW) and _is_store(catalog, source))
     }
     for name in _newest(source, names) if source.newest else names:
         policy = policy_for(catalog, name)
         if policy is None:
             continue
-        origin = _origin(source, listing.repository, names[name])
+        origin = origin_of(listing, names[name])
         try:
             check_refname(name)
         except InvalidReference as error:
@@ -144,7 +146,8 @@ def _is_store(catalog: CatalogFile, source: Source) -> bool:
     return source.layout is not None and os.path.realpath(source.layout) == os.path.realpath(catalog.store)
 
 
-def _wanted(source: Source, tag: str) -> bool:
+def is_wanted(source: Source, tag: str) -> bool:
+    """True if the patterns of the source choose the tag."""
     return _matches(tag, source.tags) and not _matches(tag, source.exclude)
 
 
@@ -157,6 +160,11 @@ def _path(source: Source) -> str:
     assert source.registry is not None
     _, _, path = source.registry.removeprefix(DOCKER).strip("/").partition("/")
     return f"{path}/" if path else ""
+
+
+def origin_of(listing: Listing, tag: str) -> str:
+    """``docker://…`` or ``LAYOUT:TAG``."""
+    return _origin(listing.source, listing.repository, tag)
 
 
 def _origin(source: Source, repository: str, tag: str) -> str:

@@ -99,6 +99,8 @@ class LastRun(BaseModel):
 
     missed: tuple[Missed, ...] = ()
     losses: tuple[Loss, ...] = ()
+    referrers: frozenset[str] = frozenset()
+    """:attr:`layerfarm.worker.catalog.discovery.Found.referrers` of the fetch."""
 
 
 class States:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from layerfarm.jobs.errors import LayerfarmError, NotInRegistry
 from layerfarm.jobs.image import ImageConfig
 from layerfarm.jobs.relayer.indexes import follow
-from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers, spoken, tags_beside
+from layerfarm.jobs.relayer.referrers import (
+    fallback_index,
+    fallback_tag,
+    is_fallback_tag,
+    referrers,
+    spoken,
+    tags_beside,
+)
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
 from layerfarm.worker.catalog.document import Destination
 from layerfarm.worker.catalog.offers import Offer, digest_of, look, look_at, look_in, tagged
@@ -99,8 +106,8 @@ class Fetcher:
     def _offer(self, image: CatalogImage) -> Offer:
         if image.registry:
             return look(self._skopeo, image.origin)
-        layout, _, tag = image.origin.partition(":")
-        return look_in(Layout.open(Path(layout)), tag)
+        layout, _, name = image.origin.partition(":")
+        return look_in(Layout.open(Path(layout)), name)
 
     def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
         """The referrers of the image at its origin."""
@@ -170,10 +177,12 @@ def is_to_push(state: ImageState, registry: str) -> bool:
 class Pusher:
     """Pushes images to ``docker://HOST/PREFIX``; ``notice`` is given what is left out."""
 
-    def __init__(self, skopeo: Skopeo, registry: str, notice: Callable[[str], None]) -> None:
+    def __init__(self, skopeo: Skopeo, registry: str, names: Iterable[str], notice: Callable[[str], None]) -> None:
+        """``names``: those of all images that are published there."""
         self._skopeo = skopeo
         self._registry = registry
         self._notice = notice
+        self._taken = {_reference(registry, name) for name in names if is_fallback_tag(name.rpartition(":")[2])}
 
     def push(self, state: ImageState, layout: Layout) -> tuple[ImageState, int]:
         """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes."""
@@ -200,7 +209,11 @@ class Pusher:
         ours = {each.digest for each in referrers(layout, subject)}
         if not ours:
             return []
-        others = [one for one in referred(self._skopeo, repository, subject) if one.digest not in ours]
+        there = referred(self._skopeo, repository, subject)
+        if there is None or f"{repository}:{fallback_tag(subject)}" in self._taken:
+            self._notice(f"not published, an image has their tag: the referrers of {repository}@{subject}")
+            return []
+        others = [one for one in there if one.digest not in ours]
         for text in bring(self._skopeo, repository, others, [subject], layout):
             self._notice(f"{repository}: {text}")
         index = fallback_index(layout, subject)

@@ -101,7 +101,7 @@ class Work:
     def fetch(self) -> list[CatalogImage]:
         """Discover the images and fetch them into the store; record an error for those that fail."""
         found = self._discover()
-        self.states.put_last_run(LastRun(missed=tuple(found.missed)))
+        self.states.put_last_run(LastRun(missed=tuple(found.missed), referrers=found.referrers))
         self.states.forget_others(image.name for image in found.images)
         self.view.step("fetch", len(found.listed))
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
@@ -109,7 +109,7 @@ class Work:
         return found.images
 
     def _discover(self) -> Found:
-        found = discover(self.catalog, self.skopeo, self.known())
+        found = discover(self.catalog, self.skopeo, self.known(), self.states.last_run().referrers)
         for one in found.missed:
             self.view.notice(one.error)
         return found
@@ -208,7 +208,7 @@ class Work:
             return
         due = [image for image in images if is_to_push(self.states[image.name], registry)]
         self.view.step("push", len(due))
-        pusher = Pusher(self.skopeo, registry, self.view.notice)
+        pusher = Pusher(self.skopeo, registry, [image.name for image in images], self.view.notice)
 
         def push(image: CatalogImage) -> None:
             self.view.working(image.name, "push")
