@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from layerfarm.jobs.image import resolve
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout
 from layerfarm.worker.catalog.document import Access
 from layerfarm.worker.catalog.offers import look
 from layerfarm.worker.catalog.registry import Skopeo
@@ -98,6 +99,55 @@ def test_a_run_fetches_makes_over_proves_and_pushes_and_a_second_one_does_nothin
         assert not [where for _, where in gate.requests if "/blobs/" in where]
         code, out, err = layerfarm("catalog", "run", path, "--dry-run")
         assert (code, {line.rpartition(": ")[2] for line in out.splitlines()}) == (0, {"nothing"}), out
+
+
+def test_unchanged_images_cost_no_pull_and_every_request_is_counted(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    layout = Layout.open(tmp_path / "origin")
+    both = [image(layout, [BASE], architecture=one, created=CREATED.format(1)) for one in ("amd64", "arm64")]
+    manifests = [
+        one.descriptor.model_copy(update={"platform": {"os": "linux", "architecture": one.config.architecture}})
+        for one in both
+    ]
+    for number in range(3):
+        top = Index(mediaType=MEDIA_TYPE_INDEX, manifests=manifests, annotations={"number": str(number)})
+        layout.tag("many", layout.put_document(top, MEDIA_TYPE_INDEX))
+        registry.put(layout.path, "many", f"team/app:2.{number}")
+    with Gate(registry, lambda method, path: None) as gate:
+        path = write(tmp_path, gate.host)
+        for first in (True, False):
+            gate.requests.clear()
+            code, out, err = layerfarm("catalog", "run", path, "--json")
+            assert code == 0, err
+            manifest_gets = [where for method, where in gate.requests if method == "GET" and "/manifests/" in where]
+            heads = [where for method, where in gate.requests if method == "HEAD"]
+            assert json.loads(out)["requests"] == dict(sorted(Counter(method for method, _ in gate.requests).items()))
+            assert bool(manifest_gets) == first
+            if not first:
+                assert sorted(heads) == sorted(
+                    f"/v2/team/{name}"
+                    for name in [f"app/manifests/{a}.{b}" for a in (1, 2) for b in range(3)] + ["other/manifests/1.0"]
+                )
+        text = layerfarm("catalog", "report", path)[1]
+        assert f"requests to registries: {len(gate.requests)} (" in text
+        layerfarm("catalog", "report", path, "--html", tmp_path / "report.html")
+        assert f"Requests to registries: {len(gate.requests)} (" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("answer", ["405", "no digest", "404"])
+def test_a_registry_that_does_not_answer_head_requests_is_asked_otherwise(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm, answer: str
+) -> None:
+    def verdict(method: str, path: str) -> int | None:
+        refused = method == "HEAD" and "/manifests/" in path
+        return {"405": 405, "no digest": 200, "404": 404}[answer] if refused else None
+
+    with Gate(registry, verdict) as gate:
+        path = write(tmp_path, gate.host)
+        assert layerfarm("catalog", "run", path)[0] == 0
+        code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
+    assert (code, "make over: 0 images" in err) == (0, True), err
 
 
 def test_an_image_that_fails_does_not_stop_the_others_and_is_tried_again(

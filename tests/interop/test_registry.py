@@ -29,8 +29,9 @@ from layerfarm.jobs.store.transfer import import_blob
 from layerfarm.worker.catalog.answers import Kind
 from layerfarm.worker.catalog.document import Access
 from layerfarm.worker.catalog.offers import look
+from layerfarm.worker.catalog.pace import Pace
 from layerfarm.worker.catalog.pull import copy_in, pull, push, reachable_blobs
-from layerfarm.worker.catalog.registry import Pace, Skopeo
+from layerfarm.worker.catalog.registry import Skopeo
 from tests.catalog.answers import RECORDED, Recorded
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar

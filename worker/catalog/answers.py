@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from layerfarm.jobs.errors import AccessDenied, NotInRegistry, RegistryBusy, RegistryError
+
 _MESSAGES: Final = {
     "BLOB_UNKNOWN": "blob unknown to registry",
     "BLOB_UPLOAD_INVALID": "blob upload invalid",
@@ -133,3 +135,17 @@ def answer_in(text: str) -> Answer:
         # "unknown: MESSAGE", or the first of several errors.
         unknown = True
     return Answer(text, code="UNKNOWN" if unknown else None)
+
+
+def error_of(answer: Answer, where: str) -> RegistryError:
+    """The error that reports an answer to a request about ``where``."""
+    match answer.kind:
+        case Kind.PASSING:
+            return RegistryBusy(f"registry cannot serve now, {answer.text}", where=where)
+        case Kind.ABSENT:
+            return NotInRegistry(f"not found in the registry, {answer.text}", where=where)
+        case Kind.DENIED:
+            hint = "log in with skopeo login; some registries answer so when there is no such repository"
+            return AccessDenied(f"registry denies access, {answer.text}", where=where, hint=hint)
+        case Kind.REFUSED:
+            return RegistryError(f"registry refuses, {answer.text}", where=where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,7 +13,7 @@ from layerfarm.jobs.relayer import indexes
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, parse_document
 from layerfarm.jobs.store.document import Document
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
-from layerfarm.worker.catalog.registry import Skopeo
+from layerfarm.worker.catalog.registry import ManifestReader, digest_of
 
 _DOCKER: Final = "application/vnd.docker.distribution.manifest."
 _CONTAINERD_NAME: Final = "io.containerd.image.name"
@@ -111,7 +110,7 @@ class Offer:
         return tuple(blob for blob in self.blobs if blob.digest not in converted)
 
 
-def look(skopeo: Skopeo, reference: str) -> Offer:
+def look(reader: ManifestReader, reference: str) -> Offer:
     """The offer of ``docker://HOST/REPOSITORY:TAG``.
 
     Raises:
@@ -120,10 +119,10 @@ def look(skopeo: Skopeo, reference: str) -> Offer:
         LimitExceeded: it leads to too many manifests.
     """
     repository = reference.rpartition(":")[0]
-    raw = skopeo.raw_manifest(reference)
+    raw = reader.raw_manifest(reference)
     media_type = _media_type(parsed(raw, reference))
     top = Descriptor(mediaType=media_type, digest=digest_of(raw), size=len(raw))
-    return _follow(top, raw, lambda child: skopeo.raw_manifest(f"{repository}@{child.digest}"))
+    return _follow(top, raw, lambda child: reader.raw_manifest(f"{repository}@{child.digest}"))
 
 
 def look_at(layout: Layout, top: Descriptor) -> Offer:
@@ -185,10 +184,6 @@ def tagged(layout: Layout, tag: str) -> Descriptor:
         TagNotFound, AmbiguousReference: the tag names nothing, or several things.
     """
     return indexes.tagged(layout, tag).model_copy(update={"annotations": None})
-
-
-def digest_of(raw: bytes) -> str:
-    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 def parsed(raw: bytes, where: str) -> dict[str, Any]:

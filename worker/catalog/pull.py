@@ -31,8 +31,8 @@ from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descrip
 from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
-from layerfarm.worker.catalog.offers import Offer, digest_of, find, parsed, tagged
-from layerfarm.worker.catalog.registry import Skopeo
+from layerfarm.worker.catalog.offers import Offer, find, parsed, tagged
+from layerfarm.worker.catalog.registry import ManifestReader, Skopeo, digest_of
 
 _TAG: Final = "image"
 
@@ -199,7 +199,9 @@ def in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> 
     return _all(manifests, lambda subject: [Referrer(subject, each) for each in spoken.get(fallback_tag(subject), ())])
 
 
-def in_registry(skopeo: Skopeo, repository: str, tags: Sequence[str], manifests: Iterable[str]) -> list[Referrer]:
+def in_registry(
+    reader: ManifestReader, repository: str, tags: Sequence[str], manifests: Iterable[str]
+) -> list[Referrer]:
     """The same in ``docker://HOST/REPOSITORY``; ``tags``: its tags of this kind, sorted.
 
     Raises:
@@ -207,32 +209,32 @@ def in_registry(skopeo: Skopeo, repository: str, tags: Sequence[str], manifests:
     """
 
     def of(subject: str) -> list[Referrer]:
-        found = (referred(skopeo, repository, subject) or []) if fallback_tag(subject) in tags else []
+        found = (referred(reader, repository, subject) or []) if fallback_tag(subject) in tags else []
         for tag in tags_beside(tags, subject):
-            raw = skopeo.raw_manifest(f"{repository}:{tag}")
+            raw = reader.raw_manifest(f"{repository}:{tag}")
             found.append(Referrer(subject, digest_of(raw), tag))
         return found
 
     return _all(manifests, of)
 
 
-def referred(skopeo: Skopeo, repository: str, subject: str) -> list[Referrer] | None:
+def referred(reader: ManifestReader, repository: str, subject: str) -> list[Referrer] | None:
     """The referrers of ``subject`` in the index behind its fallback tag; None if that names an image.
 
     Raises as :func:`in_registry`.
     """
     tag = fallback_tag(subject)
     try:
-        index = referrers_behind(skopeo, repository, tag)
+        index = referrers_behind(reader, repository, tag)
     except NotInRegistry:
         return []
     return None if index is None else [Referrer(subject, entry.digest) for entry in index.manifests]
 
 
-def referrers_behind(skopeo: Skopeo, repository: str, tag: str) -> Index | None:
+def referrers_behind(reader: ManifestReader, repository: str, tag: str) -> Index | None:
     """The index of referrers behind a fallback tag; None if that names an image. Raises as :func:`in_registry`."""
     reference = f"{repository}:{tag}"
-    raw = skopeo.raw_manifest(reference)
+    raw = reader.raw_manifest(reference)
     try:
         index = parse_document(Index, raw, reference)
     except MalformedDocument:

@@ -6,21 +6,22 @@ growing, random time; any other failure is raised at once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from layerfarm.jobs.errors import AccessDenied, NotInRegistry, RegistryBusy, RegistryError
-from layerfarm.worker.catalog.answers import Answer, Kind, answer_in
+from layerfarm.jobs.errors import DigestMismatch, RegistryBusy, RegistryError
+from layerfarm.worker.catalog.answers import answer_in, error_of
 from layerfarm.worker.catalog.document import Access
+from layerfarm.worker.catalog.head import Head, NoPlainAnswer
+from layerfarm.worker.catalog.pace import Pace, requests_in
 
 _LONGEST_WAIT: Final = 60.0
 _ANSWER: Final = 120.0
@@ -30,22 +31,11 @@ _ESCAPES: Final = {"n": "\n", "t": "\t"}
 """Of Go's quoted strings, those that stand for another character."""
 
 
-class Pace:
-    """Limits the starts in a minute, evenly spaced, for all threads together."""
+class ManifestReader(Protocol):
+    """Reads manifests of registries."""
 
-    def __init__(self, per_minute: int | None) -> None:
-        self._step = 60.0 / per_minute if per_minute else 0.0
-        self._lock = threading.Lock()
-        self._next = 0.0
-
-    def wait(self) -> None:
-        if not self._step:
-            return
-        with self._lock:
-            now = time.monotonic()
-            begin = max(now, self._next)
-            self._next = begin + self._step
-        time.sleep(begin - now)
+    def raw_manifest(self, reference: str) -> bytes:
+        """As :meth:`Skopeo.raw_manifest`."""
 
 
 @dataclass
@@ -58,9 +48,11 @@ class Skopeo:
     first_wait: float = 1.0
     """Seconds to wait after the first failure, randomized; doubled each time, up to a minute."""
     pace: Pace = field(init=False)
+    _head: Head = field(init=False)
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.access.per_minute)
+        self._head = Head(self.access, self.pace)
 
     def tags(self, repository: str) -> list[str]:
         """The tags of ``docker://HOST/REPOSITORY``.
@@ -74,9 +66,36 @@ class Skopeo:
         listed = json.loads(self._ask(["list-tags", *self._flags(""), repository], repository))
         return sorted(str(tag) for tag in listed.get("Tags") or [])
 
+    def head(self, reference: str) -> str | None:
+        """The digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, by a HEAD request.
+
+        None: the registry gives no plain answer; only :meth:`raw_manifest` tells.
+
+        Raises:
+            NotInRegistry: it is not there.
+            RegistryBusy: the registry does not answer.
+        """
+        try:
+            return self._patiently(lambda: self._head.digest(reference))
+        except NoPlainAnswer:
+            return None
+
+    def digest(self, reference: str) -> str:
+        """The same, asked for in the way that gives an answer. Raises as :meth:`tags`."""
+        return self.head(reference) or digest_of(self.raw_manifest(reference))
+
     def raw_manifest(self, reference: str) -> bytes:
-        """The manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, byte for byte. Raises as :meth:`tags`."""
-        return self._ask(["inspect", "--raw", *self._flags(""), reference], reference)
+        """The manifest or index that ``docker://HOST/REPOSITORY:TAG``, or ``…@DIGEST``, names, byte for byte.
+
+        Raises:
+            DigestMismatch: the registry serves other bytes for the digest.
+            LayerfarmError: as :meth:`tags`.
+        """
+        raw = self._ask(["inspect", "--raw", *self._flags(""), reference], reference)
+        _, at, digest = reference.partition("@")
+        if at and digest != digest_of(raw) and digest.startswith("sha256:"):
+            raise DigestMismatch("the registry serves other bytes for this digest", where=reference)
+        return raw
 
     def raw_config(self, reference: str) -> bytes:
         """The configuration of the image that ``docker://HOST/REPOSITORY@DIGEST`` names. Raises as :meth:`tags`."""
@@ -111,14 +130,32 @@ class Skopeo:
         return flags
 
     def _ask(self, arguments: Sequence[str], where: str) -> bytes:
-        return self._patiently(lambda: _run(arguments, where, _ANSWER))
+        return self._patiently(lambda: self._run(arguments, where, _ANSWER))
 
     def _transfer(self, arguments: Sequence[str], where: str) -> None:
-        def once() -> None:
-            self.pace.wait()
-            _run(arguments, where, None)
+        self._patiently(lambda: self._run(arguments, where, None))
 
-        self._patiently(once)
+    def _run(self, arguments: Sequence[str], where: str, timeout: float | None) -> bytes:
+        self.pace.wait()
+        try:
+            done = subprocess.run(
+                ["skopeo", "--debug", *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=timeout,
+            )
+        except FileNotFoundError as error:
+            raise RegistryError(
+                "skopeo is not installed", hint="registries are used through it: apt install skopeo"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            self.pace.sent(requests_in(error.stderr or b""))
+            raise RegistryBusy("registry does not answer", where=where) from error
+        self.pace.sent(requests_in(done.stderr))
+        if done.returncode == 0:
+            return done.stdout
+        raise error_of(answer_in(_reason(done.stderr.decode(errors="replace"))), where)
 
     def _patiently(self, once: Callable[[], ResultT]) -> ResultT:
         retrying = Retrying(
@@ -135,35 +172,9 @@ class Skopeo:
         self.on_retry(f"{error}, trying again (attempt {state.attempt_number + 1})")
 
 
-def _run(arguments: Sequence[str], where: str, timeout: float | None) -> bytes:
-    try:
-        done = subprocess.run(
-            ["skopeo", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout
-        )
-    except FileNotFoundError as error:
-        raise RegistryError(
-            "skopeo is not installed", hint="registries are used through it: apt install skopeo"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise RegistryBusy("registry does not answer", where=where) from error
-    if done.returncode == 0:
-        return done.stdout
-    reason = _reason(done.stderr.decode(errors="replace"))
-    raise error_of(answer_in(reason), where)
-
-
-def error_of(answer: Answer, where: str) -> RegistryError:
-    """The error that reports an answer to a request about ``where``."""
-    match answer.kind:
-        case Kind.PASSING:
-            return RegistryBusy(f"registry cannot serve now, {answer.text}", where=where)
-        case Kind.ABSENT:
-            return NotInRegistry(f"not found in the registry, {answer.text}", where=where)
-        case Kind.DENIED:
-            hint = "log in with skopeo login; some registries answer so when there is no such repository"
-            return AccessDenied(f"registry denies access, {answer.text}", where=where, hint=hint)
-        case Kind.REFUSED:
-            return RegistryError(f"registry refuses, {answer.text}", where=where)
+def digest_of(raw: bytes) -> str:
+    """The SHA-256 digest of a document."""
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 def _reason(stderr: str) -> str:

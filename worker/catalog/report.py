@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from layerfarm.jobs.store import Layout
@@ -78,6 +78,8 @@ class Report(Row):
     missed: tuple[Missed, ...] = ()
     losses: tuple[Loss, ...] = ()
     """Repositories that stay as they are, because the plan would not save enough of their pulls."""
+    requests: dict[str, int] = {}
+    """Requests to registries, by method, whatever they were for."""
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -129,6 +131,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         for name in repository
     ]
     rows += [_row(state) for name, state in states.items() if name not in before]
+    last = work.states.last_run()
     return Report(
         catalog=work.name,
         before=totals(before, series),
@@ -138,8 +141,9 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         shared_before=shared(before),
         shared_after=shared(after) if any_made else (),
         duplicates=tuple(work.joint.duplicates()) if work.joint else (),
-        missed=work.states.last_run().missed,
+        missed=last.missed,
         losses=tuple(work.losses),
+        requests=last.requests,
     )
 
 
@@ -195,6 +199,11 @@ def size_text(count: int | None) -> str:
     return f"{count} B"
 
 
+def requests_text(requests: Mapping[str, int]) -> str:
+    """Numbers of requests by method, as text: ``53 (13 GET, 40 HEAD)``."""
+    return f"{sum(requests.values()):,} ({', '.join(f'{count:,} {method}' for method, count in requests.items())})"
+
+
 def by_repository(images: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
     """The rows of each repository, in the order given."""
     found: dict[str, list[ImageRow]] = {}
@@ -230,6 +239,7 @@ def page(report: Report) -> str:
         size=size_text,
         count="{:,}".format,
         percent=percent,
+        requests=requests_text,
         named=_named,
         tag=lambda name: split_name(name)[1] or name,
     )

@@ -93,7 +93,7 @@ class Loss(BaseModel):
 
 
 class LastRun(BaseModel):
-    """The last run of a catalog as a whole."""
+    """The last run of a catalog as a whole, or the last plan."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -101,6 +101,8 @@ class LastRun(BaseModel):
     losses: tuple[Loss, ...] = ()
     referrers: frozenset[str] = frozenset()
     """:attr:`layerfarm.worker.catalog.discovery.Found.referrers` of the fetch."""
+    requests: dict[str, int] = {}
+    """Requests to registries, by method."""
 
 
 class States:

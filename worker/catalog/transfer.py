@@ -20,7 +20,8 @@ from layerfarm.jobs.relayer.referrers import (
 )
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
 from layerfarm.worker.catalog.document import Destination
-from layerfarm.worker.catalog.offers import Offer, digest_of, look, look_at, look_in, tagged
+from layerfarm.worker.catalog.known import Known
+from layerfarm.worker.catalog.offers import Offer, look, look_at, look_in, tagged
 from layerfarm.worker.catalog.places import is_replaced
 from layerfarm.worker.catalog.pull import (
     Referrer,
@@ -46,6 +47,7 @@ class Fetcher:
         self._states = states
         self._destination = destination
         self._skopeo = skopeo
+        self._known = Known(skopeo, store)
         self._spoken: dict[str, dict[str, list[str]]] = {}
         """Referrers by subject, of each layout that images come from."""
         self._changed = threading.Condition()
@@ -105,14 +107,14 @@ class Fetcher:
 
     def _offer(self, image: CatalogImage) -> Offer:
         if image.registry:
-            return look(self._skopeo, image.origin)
+            return look(self._known, image.origin)
         layout, _, name = image.origin.partition(":")
         return look_in(Layout.open(Path(layout)), name)
 
     def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
         """The referrers of the image at its origin."""
         if image.registry:
-            return in_registry(self._skopeo, image.origin.rpartition(":")[0], image.beside, offer.digests)
+            return in_registry(self._known, image.origin.rpartition(":")[0], image.beside, offer.digests)
         layout = image.origin.partition(":")[0]
         if layout not in self._spoken:  # by two threads at once at worst
             self._spoken[layout] = spoken(Layout.open(Path(layout)))
@@ -228,11 +230,11 @@ class Pusher:
         for tag in tags_beside(sorted(layout.tags()), subject):
             reference, ours = f"{repository}:{tag}", tagged(layout, tag)
             try:
-                there = self._skopeo.raw_manifest(reference)
+                there = self._skopeo.digest(reference)
             except NotInRegistry:
                 push(self._skopeo, layout, ours, reference)
             else:
-                if digest_of(there) != ours.digest:
+                if there != ours.digest:
                     self._notice(f"there is another one already, which stays: {reference}")
 
 

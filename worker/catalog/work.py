@@ -106,7 +106,13 @@ class Work:
         self.view.step("fetch", len(found.listed))
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         fetcher.fetch(found.listed, self.catalog.access.parallel, self._fetched)
+        self._record()
         return found.images
+
+    def _record(self) -> None:
+        """Record the requests sent so far."""
+        last = self.states.last_run()
+        self.states.put_last_run(last.model_copy(update={"requests": self.skopeo.pace.counts}))
 
     def _discover(self) -> Found:
         found = discover(self.catalog, self.skopeo, self.known(), self.states.last_run().referrers)
@@ -216,6 +222,7 @@ class Work:
 
         with ThreadPoolExecutor(self.catalog.access.parallel, thread_name_prefix="push") as pool:
             list(pool.map(push, due))
+        self._record()
 
     def verify(self, images: Sequence[CatalogImage]) -> Verified:
         """Check the proofs of all finished images again."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from layerfarm.jobs.errors import display
 from layerfarm.worker.catalog.costs import Totals
-from layerfarm.worker.catalog.report import ImageRow, Report, by_repository, percent, size_text
+from layerfarm.worker.catalog.report import ImageRow, Report, by_repository, percent, requests_text, size_text
 from layerfarm.worker.catalog.state import Loss
 
 _SHARED = 10
@@ -17,7 +17,9 @@ _WARNINGS = 30
 
 def report_lines(report: Report) -> list[str]:
     """The report, to be printed."""
-    lines = [f"catalog: {report.catalog}, {report.before.images} images", ""]
+    lines = [f"catalog: {report.catalog}, {report.before.images} images"]
+    lines += [f"requests to registries: {requests_text(report.requests)}"] if report.requests else []
+    lines += [""]
     lines += _table(_totals(report))
     lines += ["", *_table(_repositories(report))]
     if report.shared_after:
