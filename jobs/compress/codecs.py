@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from zlib import crc32
 
+from layerfarm.jobs.compress.in_order import in_order
 from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 BLOCK_SIZE: Final = 1 << 20
 """Uncompressed bytes of one gzip member: part of the bytes of a blob, like the level (DESIGN law 1)."""
@@ -38,6 +35,8 @@ it. With long-distance matching level 2 then makes 0.84 times umoci's gzip blob 
 level 3 with its own window of 2 MiB makes 0.86 of it. Long matches are searched at one byte of 512, not of 128, which
 takes 13 % less time and makes 1 % more bytes. Jobs of less than four windows, which is libzstd's choice, keep 2 threads
 busy and memory lower."""
+_CHUNKED_FORMAT: Final = 1
+"""Raised when layerfarm cuts zstd:chunked frames, or describes them, differently."""
 
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
@@ -50,19 +49,33 @@ class Compression(StrEnum):
 
     GZIP = "gzip"
     ZSTD = "zstd"
+    ZSTD_CHUNKED = "zstd:chunked"
+    """zstd in a frame for each file, with a table of contents for clients that pull in part. Readers see zstd."""
     NONE = "none"
+
+    @property
+    def of_stream(self) -> Compression:
+        """The compression as readers see it, and as media types name it."""
+        return Compression.ZSTD if self is Compression.ZSTD_CHUNKED else self
 
 
 _COMPRESSIONS: Final = {
     base if compression is Compression.NONE else f"{base}{separator}{compression}": compression
     for base, separator in ((_MEDIA_TYPE, "+"), (_FOREIGN, "+"), (_DOCKER, "."), (_DOCKER_FOREIGN, "."))
     for compression in Compression
+    if compression is compression.of_stream
 }
 # gzip's default is no level of one compressor: see compress_block.
-_DEFAULT_LEVEL: dict[Compression, int | None] = {Compression.GZIP: None, Compression.ZSTD: 2, Compression.NONE: 0}
+_DEFAULT_LEVEL: dict[Compression, int | None] = {
+    Compression.GZIP: None,
+    Compression.ZSTD: 2,
+    Compression.ZSTD_CHUNKED: 6,
+    Compression.NONE: 0,
+}
 _LEVELS: dict[Compression, range] = {
     Compression.GZIP: range(1, 13),
     Compression.ZSTD: range(1, 20),
+    Compression.ZSTD_CHUNKED: range(1, 20),
     Compression.NONE: range(1),
 }
 
@@ -93,7 +106,7 @@ class Codec:
 
 def media_type_for(compression: Compression) -> str:
     """The media type of a layer blob of this compression (layer.md)."""
-    return _MEDIA_TYPE if compression is Compression.NONE else f"{_MEDIA_TYPE}+{compression}"
+    return _MEDIA_TYPE if compression is Compression.NONE else f"{_MEDIA_TYPE}+{compression.of_stream}"
 
 
 def compression_of(media_type: str) -> Compression:
@@ -124,10 +137,12 @@ def is_foreign(media_type: str) -> bool:
 def codec_id(codec: Codec) -> str:
     """Everything that decides a blob's bytes besides the tar, as one line to record beside it."""
     level = codec.effective_level
-    if codec.compression is Compression.ZSTD:
+    if codec.compression.of_stream is Compression.ZSTD:
         import zstandard
 
         version = ".".join(map(str, zstandard.ZSTD_VERSION))
+        if codec.compression is Compression.ZSTD_CHUNKED:
+            return f"zstd:chunked;libzstd={version};level={level};format={_CHUNKED_FORMAT}"
         return f"zstd;libzstd={version};level={level};window={_ZSTD_WINDOW_LOG};job={_ZSTD_JOB};long={_ZSTD_LONG_RATE}"
     if codec.compression is Compression.NONE:
         return "none"
@@ -140,13 +155,32 @@ def codec_id(codec: Codec) -> str:
     return f"gzip;isal={isal.__version__};deflate={deflate.__version__};level=default.2;block={BLOCK_SIZE}"
 
 
-def compress(chunks: Iterable[bytes], codec: Codec) -> Iterator[bytes]:
-    """The compressed stream, in pieces, the same for any cut of ``chunks`` and any number of threads."""
-    if codec.compression is Compression.GZIP:
-        return _gzip(chunks, codec)
-    if codec.compression is Compression.ZSTD:
-        return _zstd(chunks, codec)
-    return iter(chunks)
+@dataclass
+class Notes:
+    """What a compression says of a blob, once it is written."""
+
+    annotations: dict[str, str] = field(default_factory=dict)
+    """For the descriptor of the layer."""
+    warnings: list[str] = field(default_factory=list)
+
+
+def compress(chunks: Iterable[bytes], codec: Codec, notes: Notes | None = None) -> Iterator[bytes]:
+    """The compressed stream, in pieces, the same for any cut of ``chunks`` and any number of threads.
+
+    ``notes`` is filled at the end.
+    """
+    match codec.compression:
+        case Compression.GZIP:
+            return _gzip(chunks, codec)
+        case Compression.ZSTD:
+            return _zstd(chunks, codec)
+        case Compression.ZSTD_CHUNKED:
+            # Imported here: only this compression needs the tar reader.
+            from layerfarm.jobs.compress.zstd_chunked.writer import write
+
+            return write(chunks, codec, notes or Notes())
+        case Compression.NONE:
+            return iter(chunks)
 
 
 class Blocks:
@@ -201,26 +235,7 @@ def _gzip(chunks: Iterable[bytes], codec: Codec) -> Iterator[bytes]:
 
     Blocks are cut by size alone, so any number of threads gives the same blob.
     """
-    member = _member_of(codec.effective_level)
-    if codec.threads == 1:
-        yield from map(member, _blocks(chunks))
-        return
-    # Imported here: it costs 10 ms that commands which compress nothing need not pay.
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(codec.threads, thread_name_prefix="gzip")
-    try:
-        ahead: deque[Future[bytes]] = deque()
-        for block in _blocks(chunks):
-            ahead.append(pool.submit(member, block))
-            # A few blocks per thread keep every thread busy and memory flat: an entry of many small files may
-            # take as long to read as four blocks to compress.
-            if len(ahead) >= 4 * codec.threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_order(_member_of(codec.effective_level), _blocks(chunks), codec.threads, "gzip")
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:

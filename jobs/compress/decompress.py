@@ -66,7 +66,7 @@ def decompress(
     """
     source = _Source(stream)
     if isinstance(compression, Compression):
-        known = compression
+        known = compression.of_stream
     else:
         known = _compression_in(source.peek(BLOCK), compression_of(compression))
     pieces = _bounded(_PIECES[known], source, limits or process_limits())

@@ -273,7 +273,7 @@ def _pack(ctx: Context, params: _PackUnit) -> dict[str, Any]:
     with work.open(params.deltas).open("rb") as stream:
         layer = generate_layer(rootfs, read_deltas(stream), options)
         packed = pack_layer(Layout.open(params.store), layer, codec)
-    return {"packed": packed.model_dump(by_alias=True), "warnings": warnings}
+    return {"packed": packed.model_dump(by_alias=True), "warnings": [*warnings, *packed.warnings]}
 
 
 def _name_of_pack(ctx: Context, unit: Unit) -> str | None:

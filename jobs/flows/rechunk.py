@@ -39,7 +39,7 @@ from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.result_cache import read_result, write_result
 
 _NOTES = "layers"
-_LEVELS = {Compression.GZIP: 6, Compression.ZSTD: 9}
+_LEVELS = {Compression.GZIP: 6, Compression.ZSTD: 9, Compression.ZSTD_CHUNKED: 9}
 """Default levels, slower than those of a build: an image is rechunked once, and every pull has fewer bytes."""
 
 

@@ -35,7 +35,7 @@ def _rfc3339(text: str) -> str:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 MaskPath = Annotated[str, AfterValidator(_below_root)]
 Timestamp = Annotated[str, AfterValidator(_rfc3339)]
-CompressionChoice = Literal["auto", "gzip", "zstd", "none"]
+CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
 
 
 class ImageRef(Model):

@@ -28,7 +28,7 @@ class RecompressRequest(TransformRequest):
 
     kind = "recompress"
 
-    compress: Literal["gzip", "zstd", "none"]
+    compress: Literal["gzip", "zstd", "zstd:chunked", "none"]
     level: int | None = None
     """None: layerfarm's default, and a layer with this compression at any level stays as it is."""
     keep: int = Field(default=0, ge=0)

@@ -9,6 +9,7 @@ from typing import Final
 
 from layerfarm.jobs.compress import Compression, compression_of
 from layerfarm.jobs.compress.decompress import PlainStream, decompress
+from layerfarm.jobs.compress.zstd_chunked import toc
 from layerfarm.jobs.errors import DigestMismatch, LayerfarmError
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.layer.look_ahead import LookAhead
@@ -54,6 +55,18 @@ def open_layer(
     stream.diff_id = f"{digest.name}:{digest.hexdigest()}"
     if diff_id is not None and stream.diff_id != diff_id:
         raise DigestMismatch(f"layer unpacks to {stream.diff_id}, its diff_id is {diff_id}", where=layer.digest)
+
+
+def written_as(layer: Descriptor) -> Compression:
+    """The compression that writes such a layer: zstd:chunked where it has a table of contents.
+
+    Raises:
+        UnsupportedMediaType: as :func:`~layerfarm.jobs.compress.compression_of`.
+    """
+    compression = compression_of(layer.media_type)
+    if compression is Compression.ZSTD and toc.CHECKSUM in (layer.annotations or {}):
+        return Compression.ZSTD_CHUNKED
+    return compression
 
 
 def other_compression(stream: PlainStream, layer: Descriptor) -> str | None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from pydantic import BaseModel, ConfigDict
 
-from layerfarm.jobs.compress.codecs import Codec, Compression, codec_id, compress, compression_of, media_type_for
+from layerfarm.jobs.compress.codecs import (
+    Codec,
+    Compression,
+    Notes,
+    codec_id,
+    compress,
+    media_type_for,
+)
 from layerfarm.jobs.compress.digest_thread import Buffer, digested
 from layerfarm.jobs.errors import MalformedLayer, RequestError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE, HistoryEntry
+from layerfarm.jobs.image.layers import written_as
 from layerfarm.jobs.image.mutate import append_layer
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
@@ -28,6 +36,8 @@ class PackedLayer(BaseModel):
     """``sha256:`` digest of the uncompressed tar stream."""
     uncompressed_size: int
     """Bytes of that stream."""
+    warnings: list[str] = []
+    """What the compression could not do."""
 
 
 def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLayer:
@@ -38,20 +48,27 @@ def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLaye
         LayerfarmError: from ``tar``; no blob is left then.
     """
     measured = _Measured()
+    notes = Notes()
     # The thread that makes the tar is what a layer of many small files waits for; the digest took a third of its time.
     in_thread = codec.threads > 1
     with closing(digested(tar, measured.add, in_thread=in_thread)) as chunks, layout.ingest() as blob:
-        for chunk in compress(chunks, codec):
+        for chunk in compress(chunks, codec, notes):
             blob.write(chunk)
         digest, size = blob.commit()
     annotations = None
     if codec.compression != Compression.NONE:
         annotations = {ANNOTATION_UNCOMPRESSED_SIZE: str(measured.size), ANNOTATION_CODEC: codec_id(codec)}
+        annotations |= notes.annotations
     descriptor = Descriptor(
         mediaType=media_type_for(codec.compression), digest=digest, size=size, annotations=annotations
     )
     diff_id = f"sha256:{measured.hash.hexdigest()}"
-    return PackedLayer(descriptor=descriptor, diff_id=diff_id, uncompressed_size=measured.size)
+    return PackedLayer(
+        descriptor=descriptor,
+        diff_id=diff_id,
+        uncompressed_size=measured.size,
+        warnings=[f"layer {digest}: {warning}" for warning in notes.warnings],
+    )
 
 
 def choose_compression(choice: str, base: Resolved | None, level: int | None = None) -> Compression:
@@ -72,13 +89,13 @@ def _named(choice: str) -> Compression:
     try:
         return Compression(choice)
     except ValueError as error:
-        raise RequestError(f"no such compression: {choice!r}", hint="auto, gzip, zstd or none") from error
+        raise RequestError(f"no such compression: {choice!r}", hint=f"auto, {', '.join(Compression)}") from error
 
 
 def _auto(base: Resolved | None) -> Compression:
     for layer in reversed(base.manifest.layers if base else []):
         try:
-            compression = compression_of(layer.media_type)
+            compression = written_as(layer)
         except UnsupportedMediaType:
             continue
         if compression is not Compression.NONE:
@@ -110,12 +127,13 @@ def add_layer(
     history: HistoryEntry | None,
     created: str | None = None,
     checked: bool = False,
+    warn: Callable[[str], None] | None = None,
 ) -> Resolved:
     """``base`` with the layer ``tar`` on top, tagged ``tag``: ``insert`` and ``raw add-layer``.
 
     ``compress``: see :func:`choose_compression`. ``created``, ``history``: see
     :func:`~layerfarm.jobs.image.mutate.append_layer`. ``checked``: read the stored layer back, for a stream of unknown
-    origin; a layer that cannot be unpacked is not tagged.
+    origin; a layer that cannot be unpacked is not tagged. ``warn`` is called with what the compression could not do.
 
     Raises:
         InvalidReference: the tag breaks the grammar; nothing has been written.
@@ -128,6 +146,9 @@ def add_layer(
     if checked:
         for name, what in check_layer(layout, layer.descriptor).faults:
             raise MalformedLayer(what, where=name)
+    if warn is not None:
+        for warning in layer.warnings:
+            warn(warning)
     image = append_layer(layout, base, layer, history, created)
     layout.tag(tag, image.path[0], needs=image.blobs)
     return image

@@ -75,6 +75,12 @@ class MemberReader:
     def __init__(self, stream: Readable, limits: Limits) -> None:
         self.ordinal = -1
         """The position of the current member in the stream, from 0."""
+        self.block = b""
+        """The current member's header block."""
+        self.records: Records = {}
+        """The PAX records of the current member."""
+        self.has_global = False
+        """A global PAX header was read, which applies to nothing (Go treats it as a member)."""
         self._read = stream.read
         self._limits = limits
         self._buffer = memoryview(b"")
@@ -105,6 +111,7 @@ class MemberReader:
             if flag == _GLOBAL:
                 # To Go it is a member: extended headers before it belong to it, and are dropped.
                 read_records(self._extended(block, 0))
+                self.has_global = True
                 records, long_name, long_link, held = {}, b"", b"", 0
                 continue
             if flag in _EXTENDED:
@@ -121,10 +128,21 @@ class MemberReader:
                 continue
             member = self._member(block, records, long_name, long_link)
             self.ordinal += 1
+            self.block, self.records = block, records
             yield member
             self._skip()
             if held:
                 records, long_name, long_link, held = {}, b"", b"", 0
+
+    @property
+    def position(self) -> int:
+        """Bytes of the stream before what is read next: at a new member, before its content."""
+        return self._total - len(self._buffer) + self._at
+
+    @property
+    def left(self) -> int:
+        """Bytes of the current member's content that are still in the stream: before reading it, all without holes."""
+        return self._content
 
     def content(self) -> Iterator[memoryview]:
         """The current member's content, data only without its holes, in pieces valid until the next one."""

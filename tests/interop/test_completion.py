@@ -67,7 +67,7 @@ def test_completion_in_bash(shell: Callable[..., list[str]]) -> None:
         "--config.env",
         "--config.entrypoint",
     ]
-    assert completed("layerfarm", "repack", "--compress", "") == ["auto", "gzip", "zstd", "none"]
+    assert completed("layerfarm", "repack", "--compress", "") == ["auto", "gzip", "zstd", "zstd:chunked", "none"]
     assert completed("layerfarm", "unpack", "--image", "sto")[0] == "compopt -o dirnames"
 
 
@@ -84,7 +84,7 @@ def test_completion_in_fish(shell: Callable[..., list[str]]) -> None:
         "--config.env",
         "--config.exposedports",
     ]
-    assert completed("layerfarm repack --compress ") == ["auto", "gzip", "none", "zstd"]
+    assert completed("layerfarm repack --compress ") == ["auto", "gzip", "none", "zstd", "zstd:chunked"]
     assert completed("layerfarm unpack --image sto") == ["store/"]
 
 

@@ -276,10 +276,11 @@ def compress_options(command: CommandT) -> CommandT:
 
     @click.option(
         "--compress",
-        type=click.Choice(["auto", "gzip", "zstd", "none"]),
+        type=click.Choice(["auto", "gzip", "zstd", "zstd:chunked", "none"]),
         default="auto",
         show_default=True,
-        help="Compression of the layer; auto: that of the newest compressed layer of the image, else gzip.",
+        help="Compression of the layer; zstd:chunked: zstd that podman pulls in part; auto: that of the newest "
+        "compressed layer of the image, else gzip.",
     )
     @click.option("--compress-level", metavar="N", type=int, help="Level of the chosen compression.")
     @functools.wraps(command)

@@ -91,5 +91,6 @@ def command(
         threads=len(os.sched_getaffinity(0)),
         history=history.entry("layerfarm insert"),
         created=history.moment(),
+        warn=output.warning,
     )
     output.info(f"manifest: {added.descriptor.digest}")

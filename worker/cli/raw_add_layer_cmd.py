@@ -57,6 +57,7 @@ def command(
             threads=len(os.sched_getaffinity(0)),
             history=history.entry("layerfarm raw add-layer"),
             created=history.moment(),
+            warn=output.warning,
             checked=True,
         )
     output.info(f"manifest: {added.descriptor.digest}")

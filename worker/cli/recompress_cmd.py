@@ -12,9 +12,9 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
 @click.command("recompress", cls=GoStyleCommand)
 @click.option(
     "--compress",
-    type=click.Choice(["gzip", "zstd", "none"]),
+    type=click.Choice(["gzip", "zstd", "zstd:chunked", "none"]),
     required=True,
-    help="How to compress the layers.",
+    help="How to compress the layers; zstd:chunked: zstd that podman pulls in part.",
 )
 @click.option(
     "--compress-level",

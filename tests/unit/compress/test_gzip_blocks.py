@@ -63,7 +63,7 @@ def test_a_processor_on_which_isal_makes_other_bytes_does_without_it_and_says_so
     assert digest == hashlib.sha256(blob(CONTENT, Codec(level=1))).hexdigest()
 
 
-@pytest.mark.parametrize("compression", list(Compression))
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD, Compression.NONE])
 def test_B1_20_threads_change_no_byte_of_a_layer_of_many_blocks_and_jobs(compression: Compression) -> None:
     data = CONTENT * 9  # 60 MB: several jobs of zstd, each behind the window of the one before
     assert len({hashlib.sha256(blob(data, Codec(compression, threads=n))).digest() for n in (1, 2, 7)}) == 1
