@@ -43,7 +43,7 @@ _NOT_SETTINGS: Final = frozenset(
         "LAYERFARM_TEST_REDIS",
     )
 )
-"""Variables that others read: the default of a command's option, and what only tests set."""
+"""Variables that are not settings: the default of a command's option, and those that only tests set."""
 
 
 def _this_user() -> str:
@@ -64,68 +64,69 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True)
 
     farm: SecretStr | None = None
-    """Address of the farm's Redis; secret because it may hold a password."""
+    """Address of the farm's Redis. Secret, because it may contain a password."""
     roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Directories below which rootfs and bundles may lie."""
+    """Directories in which jobs may use root filesystems and bundles."""
     stores: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Layouts that may be used, or directories below which layouts may lie."""
+    """Layouts that jobs may use, or directories that contain such layouts."""
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
-    """Processes of one worker."""
+    """Number of processes of a worker."""
     shards: int | None = Field(default=None, ge=1, le=4096)
-    """Pieces a tree is cut into; default: one per process. Never changes the resulting bytes."""
+    """Number of shards that a tree is split into. Changes the speed, not the bytes."""
     threads: int | None = Field(default=None, ge=1, le=256)
-    """Threads of one unit; default: the machine's processors."""
+    """Number of threads of one unit."""
     queue: str = Field(default="layerfarm", pattern=r"^[A-Za-z0-9_-]+$")
-    """Name of the farm, below which all lies that it keeps in Redis."""
+    """Name of the farm and prefix of all its keys in Redis; equal on all workers and clients of the farm."""
     traffic: Traffic = Field(default=Traffic.INTERACTIVE, validation_alias="LAYERFARM_CLASS")
-    """Class of the jobs that are submitted (``LAYERFARM_CLASS``, in the file ``class``)."""
+    """Class of submitted jobs: ``interactive`` or ``bulk``."""
     submitter: str = Field(default_factory=_this_user, pattern=r"^[\w.@+/-]{1,100}$")
-    """Name of the submitter; jobs that wait begin in turns of their submitters."""
+    """Name of the submitter; queued jobs start in turns of their submitters."""
     most_queued: int = Field(default=10_000, ge=0)
-    """Jobs that may wait for their beginning; one more is refused, or waits outside. 0: any number."""
+    """Maximum number of queued jobs; further submissions fail or wait. 0: unlimited."""
     unit_time_limit: float = Field(default=3600, gt=0)
-    """Seconds after which a unit is ended with an error."""
+    """Seconds after which a unit fails."""
     job_time_limit: float = Field(default=24 * 3600, ge=0)
-    """Seconds after its beginning at which a job is ended with an error. 0: never."""
+    """Seconds from its start after which a job fails. 0: unlimited."""
     job_bytes_limit: int = Field(default=0, ge=0)
-    """Bytes that all units of a job may have to read or write, as planned; ``2T`` for powers of 1024. 0: any number."""
+    """Bytes that the units of a job may read or write, according to its plan, such as ``2T``. 0: unlimited."""
     unit_memory_limit: int = Field(default=0, ge=0)
-    """Bytes of memory of one process, its own and the unit's (``RLIMIT_DATA``); ``2G``. 0: any number."""
+    """Bytes of memory of one process with its unit (``RLIMIT_DATA``), such as ``2G``. 0: unlimited."""
     lease: float = Field(default=30, gt=0)
-    """Seconds after which a unit whose worker says nothing more is taken over."""
+    """Seconds without a heartbeat after which another process takes over a unit."""
     deliveries: int = Field(default=3, ge=1)
-    """Tries of a unit whose process dies each time."""
+    """Number of attempts of a unit whose process dies each time."""
     look_every: float = Field(default=5, gt=0)
-    """Seconds between two looks for jobs that are stuck."""
+    """Seconds between two searches for stuck jobs."""
     drain: float = Field(default=60, ge=0)
-    """Seconds for which a worker that was asked to stop lets its units go on; then it hands them back."""
+    """Seconds that a stopping worker gives its running units; then it returns them to the queue."""
     retry_for: float = Field(default=3600, ge=0)
-    """Seconds for which the finished units of a failed job, and the files they staged, are kept for a retry."""
+    """Seconds for which the results and staged files of a failed job are kept for a retry. 0: not kept."""
     result_expires: float = Field(default=24 * 3600, gt=0)
     """Seconds for which the record of an ended job is kept."""
     job_expires: float = Field(default=7 * 24 * 3600, gt=0)
-    """Seconds after which a job that does not advance is forgotten."""
+    """Seconds without progress after which the record and the leases of a job expire."""
     visibility_timeout: int = Field(default=900, gt=0)
-    """Seconds after which Redis hands a message out again whose worker vanished; equal for all of a farm."""
+    """Seconds after which the message of a vanished worker is delivered again; equal on all workers of a farm."""
     sandbox: Literal["auto", "require", "off"] = "auto"
-    """Confine units to the roots, the stores and Redis; ``auto``: where the kernel has Landlock."""
+    """Confine units to the roots, the stores and Redis. ``auto``: if the kernel supports Landlock."""
     user: str | None = None
-    """User that the worker's processes become before they work; default: the worker's own."""
+    """User that the processes of the worker switch to before they run units."""
     key_file: Path | None = None
-    """File with the key by which this submitter signs; without one, requests are not signed."""
+    """File with the key that signs requests. Without it requests are not signed."""
     keys: Path | None = None
-    """Directory with a file of keys for each submitter. A worker that has one takes signed requests only."""
+    """Directory with one file of keys per submitter. With it a worker accepts signed requests only."""
     signature_valid: float = Field(default=24 * 3600, gt=0, le=7 * 24 * 3600)
-    """Seconds for which a signature is good: longer than a job waits for its beginning. Workers take no longer one."""
+    """Seconds for which a signature is valid; longer than jobs wait to start. Workers refuse longer ones."""
     flows: Annotated[tuple[str, ...], NoDecode] = ()
     """Python modules that add flows to ``layerfarm.jobs.flows.FLOWS`` when the worker imports them."""
     log_level: str = "info"
+    """Log level of a worker: ``debug``, ``info``, ``warning``, ``error`` or ``critical``."""
     events: bool = False
-    """Send Celery's events, which Flower shows: three small messages for each task."""
+    """Send Celery's events for Flower: three small messages per task."""
     metrics: str | None = None
-    """``HOST:PORT`` at which a worker serves its metrics for Prometheus; none without it."""
+    """``HOST:PORT`` at which a worker serves metrics for Prometheus. Without it no metrics are served."""
     traces: bool = False
-    """Send traces by OTLP, to where ``OTEL_EXPORTER_OTLP_ENDPOINT`` says; needs ``layerfarm[traces]``."""
+    """Send traces with OTLP to ``OTEL_EXPORTER_OTLP_ENDPOINT``; needs ``layerfarm[traces]``."""
 
     @classmethod
     def settings_customise_sources(
