@@ -42,6 +42,7 @@ class TransformState(ImagesState):
 
     target: ImageRef
     referrers: Choice
+    proof: bool
     transformed: FileRef | None = None
     """A file with its :class:`Transformed`, by the digest of each old image."""
     result: TransformResult | None = None
@@ -99,6 +100,7 @@ def begin(ctx: Context, request: TransformRequest, *, linux: bool = True) -> tup
         "top": images.top,
         "linux": linux,
         "referrers": request.referrers,
+        "proof": request.proof,
         "warnings": images.warnings,
     }
 
@@ -272,8 +274,8 @@ def _publish(ctx: Context, state: TransformState) -> TransformResult:
     top = rewrite(target, source, images.top, replaced, carrier.beside)
     changes = []
     for each in done:
-        proof = None if each.proof is None else attach_proof(target, each.proof, each.new).digest
-        changes.append(each.change.model_copy(update={"proof": proof}))
+        attached = attach_proof(target, each.proof, each.new).digest if each.proof is not None and state.proof else None
+        changes.append(each.change.model_copy(update={"proof": attached}))
     for old in (*images.indexes, *(image.descriptor for image in every)):
         carrier.referrers(old, replaced.get(old.digest, old))
     new = follow(target, top).images

@@ -21,6 +21,8 @@ class TransformRequest(Request):
     referrers: Choice = "leave"
     """Of SBOMs and other artifacts that refer to the old image and stay true of the new one: whether copies refer to
     that. What is left is among the warnings of the result."""
+    proof: bool = True
+    """The proof is stored as a referrer of the new image. It is made in any case, and without it nothing is tagged."""
 
 
 class RecompressRequest(TransformRequest):
@@ -189,7 +191,7 @@ class ImageChange(Model):
     """Compressed bytes of its layers, each counted once."""
     bytes_after: int
     proof: str | None = None
-    """Digest of the proof's manifest, a referrer of the new image; None where nothing was done."""
+    """Digest of the proof's manifest, a referrer of the new image; None where nothing was done, or it is not kept."""
 
 
 class TransformResult(Result):

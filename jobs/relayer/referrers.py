@@ -18,7 +18,7 @@ import itertools
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from pydantic import Field
@@ -207,11 +207,8 @@ def _subject(layout: Layout, entry: Descriptor) -> str | None:
     return None if subject is None else subject.digest
 
 
-def fallback_index(layout: Layout, subject: str) -> Index | None:
-    """The index for :func:`fallback_tag`; None if nothing refers to ``subject``."""
-    found = referrers(layout, subject)
-    if not found:
-        return None
+def fallback_index(found: Iterable[Descriptor]) -> Index:
+    """The index for :func:`fallback_tag` of these :func:`referrers` of one manifest."""
     own = {SUBJECT, REF_NAME}
     entries = [
         entry.model_copy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import http.server
+import json
 import socket
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import urllib.request
 from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from tests.started import for_later_tests
 
@@ -136,13 +137,24 @@ Verdict = Callable[[str, str], int | None]
 """Of a request's method and path: None lets it pass, 0 drops the connection, anything else is the status."""
 
 
+def allow(method: str, path: str) -> None:
+    """The verdict that lets every request pass."""
+
+
 class Gate:
     """Passes requests on to a registry, as long as ``verdict`` lets it; ``refusal`` is what it answers else.
 
-    Blobs cannot be uploaded through it, manifests can.
+    ``takes``: of a manifest that is sent, as JSON, whether the registry takes it. Other ones are invalid to it.
     """
 
-    def __init__(self, registry: Registry, verdict: Verdict, *, refusal: bytes = b"") -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        verdict: Verdict = allow,
+        *,
+        refusal: bytes = b"",
+        takes: Callable[[dict[str, Any]], bool] = lambda manifest: True,
+    ) -> None:
         self.requests: list[tuple[str, str]] = []
         gate = self
 
@@ -151,7 +163,7 @@ class Gate:
 
             def _pass(self) -> None:
                 gate.requests.append((self.command, self.path))
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self._body()
                 status = verdict(self.command, self.path)
                 if status == 0:
                     self.close_connection = True
@@ -160,14 +172,30 @@ class Gate:
                 if status is not None:
                     self._answer(status, {}, refusal)
                     return
+                if self.command == "PUT" and "/manifests/" in self.path and not takes(json.loads(body)):
+                    self._answer(400, {}, b'{"errors":[{"code":"MANIFEST_INVALID","message":"manifest invalid"}]}')
+                    return
                 upstream = http.client.HTTPConnection("127.0.0.1", registry.port, timeout=30)
                 upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():  # several of one name, Accept above all
-                    upstream.putheader(name, value)
+                    if name not in ("Content-Length", "Transfer-Encoding"):
+                        upstream.putheader(name, value)
+                if self.command in ("POST", "PUT", "PATCH"):
+                    upstream.putheader("Content-Length", str(len(body)))
                 upstream.endheaders(body or None)
                 answer = upstream.getresponse()
                 self._answer(answer.status, dict(answer.getheaders()), answer.read())
                 upstream.close()
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
             def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 self.send_response_only(status)
@@ -179,7 +207,7 @@ class Gate:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_HEAD = do_PUT = _pass
+            do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = _pass
 
             def log_message(self, *_: object) -> None:
                 pass

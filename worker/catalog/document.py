@@ -20,6 +20,8 @@ from layerfarm.jobs.relayer.referrers import Choice
 
 DOCKER: Final = "docker://"
 CompressionChoice = Literal["auto", "gzip", "zstd", "none"]
+Proofs = Literal["referrer", "store", "off"]
+"""Where proofs go: beside the new images also in a registry, only in the layout where these are made, or nowhere."""
 
 
 class _Section(BaseModel):
@@ -207,6 +209,7 @@ class CatalogFile(_Section):
     access: Access = Access()
     order: Literal["created", "name"] = "created"
     """The order of the tags of a repository."""
+    proofs: Proofs = "referrer"
 
 
 def read_catalog(path: Path) -> CatalogFile:

@@ -44,9 +44,12 @@ _NO_DIGEST: Final = f"sha256:{'0' * 64}"
 # --- requests -------------------------------------------------------------------------------------
 
 
-def request_for(policy: Transform, image: ImageRef, target: ImageRef, plan: str | None) -> TransformRequest | None:
-    """The job for one image; None: it stays as it is. ``plan``: digest of the joint plan."""
-    fields = policy.model_dump(mode="json", exclude={"transform", "only_if_saves"}) | {"image": image, "target": target}
+def request_for(
+    policy: Transform, image: ImageRef, target: ImageRef, plan: str | None, *, proof: bool = True
+) -> TransformRequest | None:
+    """The job for one image; None: it stays as it is. ``plan``: digest of the joint plan; ``proof``: it is stored."""
+    fields = policy.model_dump(mode="json", exclude={"transform", "only_if_saves"})
+    fields |= {"image": image, "target": target, "proof": proof}
     match policy:
         case Keep():
             return None

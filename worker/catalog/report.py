@@ -50,7 +50,7 @@ class ImageRow(Row):
     pull_planned: int | None = None
     pull_after: int | None = None
     warnings: tuple[str, ...] = ()
-    """Why it is skipped or kept; referrers of the old image that were not copied; faults found by an analysis."""
+    """Why it is skipped or kept; referrers that were not copied or published; faults found by an analysis."""
 
 
 class DuplicateRow(Row):
@@ -171,7 +171,7 @@ def _row(
         bytes_after=nbytes(made) if made else None,
         warnings=(
             *([state.note] if state.note else []),
-            *((*state.left, *(state.result.warnings if state.result else ())) if before else ()),
+            *((*state.left, *(state.result.warnings if state.result else ()), *state.refused) if before else ()),
         ),
     )
 

@@ -52,6 +52,8 @@ class ImageState(BaseModel):
     result: TransformResult | None = None
     pushed: str | None = None
     """Key of the last push: image and destination."""
+    refused: tuple[str, ...] = ()
+    """Its proofs and referrers that the destination refused in that push, and why."""
     job: str | None = None
     """Id of the last job on a farm, for ``job_work``."""
     job_work: str | None = None
@@ -64,6 +66,12 @@ class ImageState(BaseModel):
     def is_changed(self) -> bool:
         """True if the new image is not the old one."""
         return self.old is not None and self.new is not None and self.old.digest != self.new.digest
+
+    @property
+    def is_proved(self) -> bool:
+        """True if there is a proof of every change, which a catalog without proofs does not keep."""
+        changes = self.result.images if self.result is not None else []
+        return all(change.proof is not None or change.new == change.old for change in changes)
 
     def but(self, **changes: object) -> ImageState:
         return self.model_copy(update=changes)

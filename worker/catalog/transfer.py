@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from layerfarm.jobs.errors import LayerfarmError, NotInRegistry
+from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, RegistryBusy, RegistryError
 from layerfarm.jobs.image import ImageConfig
 from layerfarm.jobs.relayer.indexes import follow
 from layerfarm.jobs.relayer.referrers import (
+    MEDIA_TYPE_PROOF,
     fallback_index,
     fallback_tag,
     is_fallback_tag,
@@ -19,7 +20,7 @@ from layerfarm.jobs.relayer.referrers import (
     tags_beside,
 )
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
-from layerfarm.worker.catalog.document import Destination
+from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.offers import Offer, look, look_at, look_in, tagged
 from layerfarm.worker.catalog.places import is_replaced
@@ -171,44 +172,67 @@ def _left_out(image: CatalogImage, offer: Offer) -> bool:
 # --- pushing --------------------------------------------------------------------------------------
 
 
-def is_to_push(state: ImageState, registry: str) -> bool:
+def is_to_push(state: ImageState, registry: str, proofs: Proofs) -> bool:
     """True if the new image, or a referrer, is not in the registry as it is now."""
-    return state.error is None and state.new is not None and state.pushed != _pushed(state, registry)
+    return state.error is None and state.new is not None and state.pushed != _pushed(state, registry, proofs)
 
 
 class Pusher:
     """Pushes images to ``docker://HOST/PREFIX``; ``notice`` is given what is left out."""
 
-    def __init__(self, skopeo: Skopeo, registry: str, names: Iterable[str], notice: Callable[[str], None]) -> None:
+    def __init__(
+        self, skopeo: Skopeo, registry: str, names: Iterable[str], proofs: Proofs, notice: Callable[[str], None]
+    ) -> None:
         """``names``: those of all images that are published there."""
         self._skopeo = skopeo
         self._registry = registry
+        self._proofs = proofs
         self._notice = notice
         self._taken = {_reference(registry, name) for name in names if is_fallback_tag(name.rpartition(":")[2])}
 
     def push(self, state: ImageState, layout: Layout) -> tuple[ImageState, int]:
-        """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes."""
+        """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes.
+
+        A registry that refuses its proofs and referrers has the image all the same: not every one takes artifacts.
+        """
         assert state.new is not None
         reference = _reference(self._registry, state.name)
         repository = _repository(self._registry, state.name)
         try:
             push(self._skopeo, layout, state.new, reference)
-            subjects = look_at(layout, state.new).digests
-            for subject in subjects:
-                self._push_tags(layout, repository, subject)
-                # Referrers of referrers: a signature on an SBOM.
-                subjects += [each for each in self._push_referrers(layout, repository, subject) if each not in subjects]
+            refused = self._push_beside(layout, repository, state.new)
             nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))
         except LayerfarmError as error:
             return state.but(error=str(error)), 0
-        return state.but(pushed=_pushed(state, self._registry)), nbytes
+        for text in refused:
+            self._notice(f"{state.name}: {text}")
+        return state.but(pushed=_pushed(state, self._registry, self._proofs), refused=tuple(refused)), nbytes
+
+    def _push_beside(self, layout: Layout, repository: str, new: Descriptor) -> list[str]:
+        """Push all that refers to the image and its platforms; returns what the registry refuses, and why.
+
+        Raises:
+            RegistryBusy: the registry does not take them now.
+        """
+        refused = []
+        subjects = look_at(layout, new).digests
+        for subject in subjects:
+            try:
+                self._push_tags(layout, repository, subject)
+                # Referrers of referrers: a signature on an SBOM.
+                subjects += [each for each in self._push_referrers(layout, repository, subject) if each not in subjects]
+            except RegistryBusy:
+                raise
+            except RegistryError as error:
+                refused.append(f"not published: proofs and referrers of {subject}, {error}")
+        return refused
 
     def _push_referrers(self, layout: Layout, repository: str, subject: str) -> list[str]:
         """Push the referrers behind the tag for registries without the referrers API; returns their digests.
 
         Referrers that others have put there stay.
         """
-        ours = {each.digest for each in referrers(layout, subject)}
+        ours = {each.digest for each in referrers(layout, subject) if self._publishes(each)}
         if not ours:
             return []
         there = referred(self._skopeo, repository, subject)
@@ -218,12 +242,15 @@ class Pusher:
         others = [one for one in there if one.digest not in ours]
         for text in bring(self._skopeo, repository, others, [subject], layout):
             self._notice(f"{repository}: {text}")
-        index = fallback_index(layout, subject)
-        assert index is not None
+        listed = ours.union(one.digest for one in others)
+        index = fallback_index(each for each in referrers(layout, subject) if each.digest in listed)
         stored = layout.put_document(index, MEDIA_TYPE_INDEX)
         # Not exact: older skopeos drop fields of the index that they do not know.
         push(self._skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
         return [entry.digest for entry in index.manifests]
+
+    def _publishes(self, referrer: Descriptor) -> bool:
+        return self._proofs == "referrer" or referrer.artifact_type != MEDIA_TYPE_PROOF
 
     def _push_tags(self, layout: Layout, repository: str, subject: str) -> None:
         """Push signatures and SBOMs of cosign, where there are none yet."""
@@ -248,7 +275,8 @@ def _repository(registry: str, name: str) -> str:
     return _reference(registry, path + slash + (last.rpartition(":")[0] or last))
 
 
-def _pushed(state: ImageState, registry: str) -> str:
-    """A key for what was pushed where: the image, and what it and its referrers were made from."""
+def _pushed(state: ImageState, registry: str, proofs: Proofs) -> str:
+    """A key for what was pushed where: the image, what it and its referrers were made from, and whether its proofs."""
     assert state.new is not None
-    return f"{state.new.digest} {_reference(registry, state.name)} {state.work}"
+    beside = "" if proofs == "referrer" else " without proofs"
+    return f"{state.new.digest} {_reference(registry, state.name)} {state.work}{beside}"

@@ -62,6 +62,8 @@ class Verified:
     """Images whose proofs were checked."""
     unchanged: int
     """Finished images that are the old ones, of which there is no proof: they were not read."""
+    unproved: int
+    """Changed images without a proof, because the catalog keeps none: they were not read."""
     faults: list[tuple[str, str]]
     """By image."""
 
@@ -195,7 +197,8 @@ class Work:
         for image in due:
             request, others = None, self._other_systems(image)
             if self._layouts.get(image.name) != AS_IT_IS:
-                request = request_for(image.policy.do, self.source(image), self.target(image), plan)
+                proof = self.catalog.proofs != "off"
+                request = request_for(image.policy.do, self.source(image), self.target(image), plan, proof=proof)
             if request is None or others:
                 self._keep(image, others)
                 continue
@@ -212,9 +215,10 @@ class Work:
         registry = self.catalog.destination.registry
         if registry is None:
             return
-        due = [image for image in images if is_to_push(self.states[image.name], registry)]
+        due = [image for image in images if is_to_push(self.states[image.name], registry, self.catalog.proofs)]
         self.view.step("push", len(due))
-        pusher = Pusher(self.skopeo, registry, [image.name for image in images], self.view.notice)
+        names = [image.name for image in images]
+        pusher = Pusher(self.skopeo, registry, names, self.catalog.proofs, self.view.notice)
 
         def push(image: CatalogImage) -> None:
             self.view.working(image.name, "push")
@@ -228,7 +232,8 @@ class Work:
         """Check the proofs of all finished images again."""
         done = [image for image in images if self.is_made(image)]
         changed = [image for image in done if self.states[image.name].is_changed]
-        self.view.step("verify", len(changed))
+        proved = [image for image in changed if self.states[image.name].is_proved]
+        self.view.step("verify", len(proved))
         faults: list[tuple[str, str]] = []
 
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
@@ -238,9 +243,9 @@ class Work:
             faults.extend((task.name, fault) for fault in found)
             self.view.ended(task.name, "; ".join(found) or None, 0 if error else result.bytes_read)
 
-        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in changed]
+        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in proved]
         self.backend.run(tasks, ended, _Shower(self.view))
-        return Verified(len(changed), len(done) - len(changed), faults)
+        return Verified(len(proved), len(done) - len(changed), len(changed) - len(proved), faults)
 
     def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
         """By image, the steps that a run would take; and the sources that cannot be listed.
@@ -260,7 +265,7 @@ class Work:
             if steps or not self.is_made(image):
                 steps.append(image.policy.do.transform)
             registry = self.catalog.destination.registry
-            if registry is not None and (steps or is_to_push(state, registry)):
+            if registry is not None and (steps or is_to_push(state, registry, self.catalog.proofs)):
                 steps.append("push")
             found.append((image.name, ", ".join(steps) or "nothing"))
         return found, discovered.missed
@@ -293,6 +298,8 @@ class Work:
         state = self.states[image.name]
         if state.old is None or state.new is None or state.work != self.work_of(image):
             return False
+        if self.catalog.proofs != "off" and not state.is_proved:
+            return False
         if state.layout != self._layouts.get(image.name, state.layout):
             return False
         target = self.target(image)
@@ -323,7 +330,8 @@ class Work:
 
     def job_work(self, image: CatalogImage) -> str:
         """Key of the job that the image needs now."""
-        return f"{self.work_of(image)} {self._layouts.get(image.name, '')}"
+        without = " without proof" if self.catalog.proofs == "off" else ""
+        return f"{self.work_of(image)} {self._layouts.get(image.name, '')}{without}"
 
     def _keep(self, image: CatalogImage, note: str | None) -> None:
         state = self.states[image.name]

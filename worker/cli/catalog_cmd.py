@@ -187,6 +187,7 @@ def verify(file: Path, how: How) -> None:
     for name, fault in found.faults:
         output.say(f"{name}: {display(fault)}")
     unread = f", {found.unchanged} unchanged and not read" if found.unchanged else ""
+    unread += f", {found.unproved} without a proof and not read" if found.unproved else ""
     output.say(f"{found.images} images, {len(found.faults)} faults{unread}")
     if found.faults:
         raise click.exceptions.Exit(1)
