@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
+from layerfarm.jobs.compress.zstd_chunked.check import TocCheck
+from layerfarm.jobs.compress.zstd_chunked.toc import CHECKSUM
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
 from layerfarm.jobs.image.layers import Advanced, open_layer, other_compression, unheard
 from layerfarm.jobs.layer.names import OPAQUE, PREFIX, clean, whiteout_target
@@ -31,6 +37,8 @@ class CheckedLayer:
     """Entries that no reader can apply."""
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """Entries that readers apply differently."""
+    toc_faults: list[tuple[str, str]] = field(default_factory=list)
+    """Where the table of contents of a zstd:chunked layer is not what the layer holds: name or annotation, message."""
 
 
 def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard) -> CheckedLayer:
@@ -42,18 +50,45 @@ def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard)
     """
     checked = CheckedLayer()
     links = _HardLinks()
-    with open_layer(layout, layer, None, advanced) as stream:
-        checked.other_compression = other_compression(stream, layer)
-        for member in MemberReader(stream, limits()):
-            if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
-                checked.warnings.append((display(member.name[:200]), _CONTRADICTION))
-            if len(checked.faults) < MOST_FAULTS:
-                try:
-                    _check_member(member)
-                except LayerfarmError as error:
-                    checked.faults.append((display(member.name[:200]), error.what))
-    checked.diff_id = stream.diff_id
+    with _open_toc(layout, layer, checked.toc_faults) as toc:
+        with open_layer(layout, layer, None, advanced) as stream:
+            checked.other_compression = other_compression(stream, layer)
+            reader = MemberReader(stream, limits())
+            for member in reader:
+                if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
+                    checked.warnings.append((display(member.name[:200]), _CONTRADICTION))
+                if len(checked.faults) < MOST_FAULTS:
+                    try:
+                        _check_member(member)
+                    except LayerfarmError as error:
+                        checked.faults.append((display(member.name[:200]), error.what))
+                if toc is not None:
+                    toc.member(member, reader)
+        checked.diff_id = stream.diff_id
+        if toc is not None:
+            toc.finish(checked.diff_id)
     return checked
+
+
+@contextmanager
+def _open_toc(layout: Layout, layer: Descriptor, faults: list[tuple[str, str]]) -> Iterator[TocCheck | None]:
+    """The check of a layer's table of contents, which adds to ``faults``; None if it has none."""
+    if CHECKSUM not in (layer.annotations or {}):
+        yield None
+        return
+
+    def fault(where: str, message: str) -> None:
+        if len(faults) < MOST_FAULTS:
+            faults.append((display(where[:200]), message))
+
+    # closing: leaving the blob's own `with` would read all of it.
+    with closing(layout.open_blob(layer)) as blob:
+        if isinstance(blob, io.BytesIO):
+            content = blob.getvalue()
+            yield TocCheck(lambda at, size: content[at : at + size], layer.size, layer.annotations or {}, fault)
+        else:
+            fd = blob.fileno()
+            yield TocCheck(lambda at, size: os.pread(fd, size, at), layer.size, layer.annotations or {}, fault)
 
 
 def _check_member(member: Member) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from layerfarm.jobs.compress import compression_of
 from layerfarm.jobs.compress.codecs import is_docker
+from layerfarm.jobs.compress.zstd_chunked.toc import of_toc
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, is_timestamp
@@ -166,7 +167,7 @@ class _Walker:
         """Digest, media type and size: each way in which a blob is described must be right."""
         self._named: set[str] = set()
         self._read: set[str] = set()
-        self._diff_ids: dict[tuple[str, str], str | None] = {}
+        self._diff_ids: dict[tuple[str, str, frozenset[tuple[str, str]]], str | None] = {}
 
     def follow(self, descriptor: Descriptor, where: str, depth: int) -> None:
         """Check an entry of an index: a manifest, a nested index, or a blob of unknown type."""
@@ -316,7 +317,7 @@ class _Walker:
     # --- blobs ---------------------------------------------------------------------------------------
 
     def _layer(self, layer: Descriptor, diff_id: str | None, where: str) -> None:
-        key = (layer.digest, layer.media_type)
+        key = (layer.digest, layer.media_type, of_toc(layer.annotations))
         if self._first(layer) or key not in self._diff_ids:
             self._diff_ids[key] = self._layer_stream(layer, where)
         found = self._diff_ids[key]
@@ -347,6 +348,8 @@ class _Walker:
             self._report.warning("media-type", layer.digest, f"one of Docker's in an OCI manifest: {layer.media_type}")
         for name, message in checked.faults:
             self._report.error("tar", layer.digest, f"{message}: {name}")
+        for name, message in checked.toc_faults:
+            self._report.error("toc", layer.digest, f"{name}: {message}")
         for name, message in checked.warnings:
             self._report.warning("hard-link", layer.digest, f"{message}: {name}")
         return checked.diff_id

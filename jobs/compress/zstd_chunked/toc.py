@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 PREFIX: Final = "io.github.containers.zstd-chunked."
 CHECKSUM: Final = f"{PREFIX}manifest-checksum"
@@ -79,6 +80,58 @@ _KEYS: Final = {each.name: each.name for each in fields(TocEntry)} | {
     "chunk_type": "chunkType",
 }
 """The keys of the document by field."""
+_FIELDS: Final = {key: name for name, key in _KEYS.items()}
+_TYPES: Final = {each.name: type(getattr(TocEntry(), each.name)) for each in fields(TocEntry)}
+
+
+class Toc(NamedTuple):
+    """The whole document."""
+
+    entries: list[TocEntry]
+    tar_split_digest: str
+    """Of the compressed tar-split data; empty if there is none."""
+
+
+def parse_toc(text: bytes) -> Toc:
+    """Read a table of contents. Each key may occur once, as it is: containers/storage ignores case, and takes the last.
+
+    Raises:
+        ValueError: it is no table of contents of version 1.
+    """
+    try:
+        document = json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(document, dict) or document.keys() - {"version", "entries", "tarSplitDigest"}:
+        raise ValueError("not an object of version, entries and tarSplitDigest")
+    entries, digest = document.get("entries"), document.get("tarSplitDigest", "")
+    if document.get("version") != 1:
+        raise ValueError("version is not 1")
+    if not isinstance(entries, list) or not all(isinstance(entry, TocEntry) for entry in entries):
+        raise ValueError("entries are not a list of objects with a type and a name")
+    if not isinstance(digest, str):
+        raise ValueError("tarSplitDigest is not a string")
+    return Toc(entries, digest)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> TocEntry | dict[str, Any]:
+    """An object of the document: an entry if it has a type and a name. Made at once: a list of objects is large."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("key occurs twice in an object")
+    if "type" not in found or "name" not in found:
+        return found
+    entry = TocEntry()
+    for key, value in pairs:
+        name = _FIELDS.get(key)
+        if name is None:
+            raise ValueError(f"unknown key {key[:40]!r}")
+        if type(value) is not _TYPES[name] or (type(value) is int and value < 0):
+            raise ValueError(f"key {key!r} has an invalid value")
+        setattr(entry, name, value)
+    if not all(isinstance(value, str) for value in entry.xattrs.values()):
+        raise ValueError("value of an xattr is not a string")
+    return entry
 
 
 class Place(NamedTuple):
@@ -101,6 +154,11 @@ class Place(NamedTuple):
         return cls(offset, length, uncompressed)
 
 
+def of_toc(annotations: Mapping[str, str] | None) -> frozenset[tuple[str, str]]:
+    """Those of a layer's annotations that describe its table of contents."""
+    return frozenset(pair for pair in (annotations or {}).items() if pair[0].startswith(PREFIX))
+
+
 def skippable(data: bytes) -> bytes:
     """A frame that decompressors skip (RFC 8878 3.1.2)."""
     return _SKIPPABLE + struct.pack("<I", len(data)) + data
@@ -109,6 +167,14 @@ def skippable(data: bytes) -> bytes:
 def is_skippable(header: bytes, length: int) -> bool:
     """The header is that of a skippable frame of ``length`` bytes."""
     return header == _SKIPPABLE + struct.pack("<I", length)
+
+
+def has_footer(frame: bytes, toc: Place, tar_split: Place | None) -> bool:
+    """The last ``SKIPPABLE_HEADER + FOOTER_BYTES`` bytes of a blob are the frame that names these places."""
+    if not is_skippable(frame[:SKIPPABLE_HEADER], FOOTER_BYTES):
+        return False
+    *numbers, magic = _FOOTER.unpack(frame[SKIPPABLE_HEADER:])
+    return magic == _MAGIC and numbers[:4] == [*toc, CRFS] and (tar_split is None or numbers[4:] == [*tar_split])
 
 
 def footer(toc: Place, tar_split: Place) -> bytes:

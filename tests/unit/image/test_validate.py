@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.image import Resolved, unpack_manifest
+from layerfarm.jobs.compress import Codec, Compression
+from layerfarm.jobs.image import Resolved, append_layer, pack_layer, unpack_manifest
 from layerfarm.jobs.image.validate import Report, Severity, validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
@@ -55,6 +56,26 @@ def rewritten(layout: Layout, made: Resolved, change: Callable[[dict[str, Any]],
     descriptor = put_json(layout, document, MEDIA_TYPE_MANIFEST)
     layout.tag("t", descriptor)
     return descriptor
+
+
+def test_the_table_of_contents_of_a_layer_is_checked_for_each_descriptor_that_names_it(layout: Layout) -> None:
+    base = image(layout)
+    layer = pack_layer(layout, [LAYERS[0]], Codec(Compression.ZSTD_CHUNKED))
+    made = append_layer(layout, base, layer, None)
+    layout.tag("t", made.path[0])
+    assert codes(validate_image(layout.path, "t")) == []
+    checksum = "io.github.containers.zstd-chunked.manifest-checksum"
+
+    def lie(document: dict[str, Any]) -> None:
+        (described,) = document["layers"]
+        other = {**described, "annotations": described["annotations"] | {checksum: "sha256:" + "0" * 64}}
+        document["layers"] = [described, other]
+
+    rewritten(layout, made, lie)
+    report = validate_image(layout.path, "t")
+    (found,) = [finding for finding in report.findings if finding.code == "toc"]
+    assert (found.severity, found.where) == (Severity.ERROR, layer.descriptor.digest)
+    assert checksum in found.message
 
 
 def reconfigured(layout: Layout, made: Resolved, change: Callable[[dict[str, Any]], None]) -> Descriptor:
