@@ -43,6 +43,19 @@ def test_systemd_reads_the_unit_and_the_drop_in(unit: Path, deploy: Path, progra
     assert (done.returncode, ours) == (0, [])
 
 
+def test_redis_may_read_the_files_that_the_drop_in_and_its_configuration_name(deploy: Path) -> None:
+    closed = [
+        line.split()[1]
+        for line in (deploy / "systemd/tmpfiles.d/layerfarm.conf").read_text().splitlines()
+        if line.startswith("d ") and not int(line.split()[2], 8) & 0o005
+    ]
+    (drop_in,) = (deploy / "systemd/redis-server.service.d").iterdir()
+    paths = re.findall(r"^ExecStart=\S+ (\S+)", drop_in.read_text(), re.MULTILINE)
+    paths += re.findall(r"^#\S*file (/\S+)", (deploy / "redis/redis.conf").read_text(), re.MULTILINE)
+    assert closed == ["/etc/layerfarm"] and len(paths) == 5
+    assert [path for path in paths if str(Path(path).parent) in closed] == []
+
+
 def test_the_unit_exposes_little(unit: Path, program: Callable[[str], str]) -> None:
     done = subprocess.run(
         [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", unit], capture_output=True, text=True

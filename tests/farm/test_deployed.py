@@ -142,7 +142,7 @@ class Deployed:
                 line = "bind " + " ".join(self._addresses)
             # Settings stand behind a # alone, remarks behind one and a blank.
             lines.append(line[1:] if line.startswith("#") and not line.startswith("# ") else line)
-        self.queue.install("/etc/layerfarm/redis.conf", "\n".join(lines))
+        self.queue.install("/etc/redis/layerfarm.conf", "\n".join(lines))
         acl = (DEPLOY / "redis/users.acl").read_text().replace("CHANGE-ME", PASSWORD)
         self.queue.install("/etc/redis/users.acl", acl)
         for name in ("redis.crt", "redis.key", "ca.crt"):
