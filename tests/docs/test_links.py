@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,16 @@ def test_what_is_made_in_a_store_is_documented() -> None:
     made = {name for text in sources for name in re.findall(r'PRIVATE_DIRECTORY / "([\w.]+)"', text)}
     page = (ROOT / "docs/store.md").read_text()
     assert len(made) >= 10 and {name for name in made if f"`.layerfarm/{name}" not in page} == set()
+
+
+def test_files_that_the_architecture_page_names_are_there() -> None:
+    files = [path.relative_to(ROOT) for place in ("jobs", "worker", "tests") for path in (ROOT / place).rglob("*")]
+    named = set(re.findall(r"`([\w/]+(?:\.py|\.lua|/))`", (ROOT / "docs/architecture.md").read_text()))
+    assert len(named) > 80
+    assert [name for name in sorted(named) if not (ROOT / name).exists() and not any(map(name_of(name), files))] == []
+
+
+def name_of(name: str) -> Callable[[Path], bool]:
+    """True for paths that end in ``name``."""
+    parts = Path(name).parts
+    return lambda path: path.parts[-len(parts) :] == parts
