@@ -1,7 +1,7 @@
-"""Every error layerfarm raises on purpose.
+"""Every error that layerfarm raises on purpose.
 
-Each message says what is wrong, where (a path, a digest, a tag) and what to do about it. The command
-line prints the message and leaves with ``exit_code``; only a bug shows a traceback.
+Each message says what is wrong, where (a path, a digest, a tag) and what to do. The command line prints the message and
+exits with ``exit_code``; only a bug shows a traceback.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LayerfarmError(Exception):
 
 
 class RequestError(LayerfarmError):
-    """A request asks for something that makes no sense or holds a value out of range."""
+    """A request is inconsistent or holds a value out of range."""
 
 
 class OutsideAllowedRoots(RequestError):
@@ -41,7 +41,7 @@ class OutsideAllowedRoots(RequestError):
 
 
 class Untrusted(RequestError):
-    """A request is not signed by a submitter that the worker knows, was altered, replayed or signed too long ago."""
+    """A request is not signed by a known submitter, or was altered, replayed or signed too long ago."""
 
 
 class MissingExtra(LayerfarmError):
@@ -64,11 +64,11 @@ class RootfsNotFound(RootfsError):
 
 
 class UnsafePath(RootfsError):
-    """A path inside a root filesystem would lead out of it, or cannot be a path at all."""
+    """A path inside a root filesystem would lead out of it, or is not a valid path."""
 
 
 class TreeChanged(RootfsError):
-    """Somebody changed the root filesystem while it was being read."""
+    """The root filesystem was changed while it was being read."""
 
 
 # --- mtree ---------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class IncompleteTree(MtreeError):
 
 
 class StaleCache(MtreeError):
-    """A stat cache is missing, damaged, of another version or of another manifest: nothing is known by it."""
+    """A stat cache is missing, damaged, of another version or of another manifest; it is ignored."""
 
 
 # --- layers --------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class UnsupportedMediaType(LayerError):
 
 
 class UnmappedId(LayerError):
-    """A uid or gid has no place in the given id map."""
+    """A uid or gid is outside the given id map."""
 
 
 # --- the store -----------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class NotALayout(StoreError):
 
 
 class LayoutExists(StoreError):
-    """A layout was to be created where something is already."""
+    """A layout was to be created at a path that is in use."""
 
 
 class BlobNotFound(StoreError):
@@ -137,7 +137,7 @@ class BlobNotFound(StoreError):
 
 
 class DigestMismatch(StoreError):
-    """The bytes of a blob, or of an unpacked layer, do not have the digest that was promised."""
+    """The bytes of a blob, or of an unpacked layer, do not have the expected digest."""
 
 
 class SizeMismatch(StoreError):
@@ -172,22 +172,22 @@ class BundleExists(BundleError):
 
 
 class ImageConfigError(LayerfarmError):
-    """An image configuration cannot be turned into a runtime configuration."""
+    """An image configuration cannot be converted to a runtime configuration."""
 
 
 # --- re-layering ---------------------------------------------------------------------------------
 
 
 class TransformError(LayerfarmError):
-    """An image cannot be made over as asked."""
+    """An image cannot be transformed as requested."""
 
 
 class NotEquivalent(TransformError):
-    """A new image is not what it was to be: the tree differs from the old one's. Nothing is published."""
+    """A new image's files differ from the original's. Nothing is published."""
 
 
 class UnsafeRebase(TransformError):
-    """A rebase would break the image, or somebody has to look at it first; the message says what was found."""
+    """A rebase would break the image, or needs a review first; the message lists the findings."""
 
 
 class MalformedPlan(TransformError):
@@ -206,7 +206,7 @@ class FarmUnreachable(FarmError):
 
 
 class FarmFull(FarmError):
-    """As many jobs as the farm allows wait for their beginning already."""
+    """The queue already holds the maximum number of waiting jobs."""
 
 
 class JobNotFound(FarmError):
@@ -214,7 +214,7 @@ class JobNotFound(FarmError):
 
 
 class RecordDamaged(FarmError):
-    """What Redis holds of a job makes no sense: somebody edited it."""
+    """The record of a job in Redis is corrupt."""
 
 
 class JobFailed(FarmError):
@@ -231,26 +231,26 @@ class JobCancelled(FarmError):
 
 
 class JobTimeout(FarmError):
-    """A job did not end within the time that the caller was ready to wait."""
+    """A job did not end within the caller's timeout."""
 
 
 # --- catalogs ------------------------------------------------------------------------------------
 
 
 class CatalogError(LayerfarmError):
-    """A catalog cannot be worked on."""
+    """A catalog cannot be processed."""
 
 
 class CatalogFileError(CatalogError):
     """A catalog file is not YAML, or not a catalog; ``where`` ends in line and column."""
 
     def __str__(self) -> str:
-        # The way compilers say it: editors jump to the place.
+        # The form that compilers use: editors jump to the place.
         return self.what if self.where is None else f"{self.where}: {self.what}"
 
 
 class RegistryError(CatalogError):
-    """A registry, or skopeo, refuses; trying again would change nothing."""
+    """A registry, or skopeo, refuses; a retry would change nothing."""
 
 
 class NotInRegistry(RegistryError):
@@ -258,8 +258,8 @@ class NotInRegistry(RegistryError):
 
 
 class AccessDenied(RegistryError):
-    """A registry denies access. Several registries also answer so if there is no such repository."""
+    """A registry denies access. Several registries also do so if the repository does not exist."""
 
 
 class RegistryBusy(RegistryError):
-    """A registry is away, throttles, or dropped the connection: tried as often as the catalog allows."""
+    """A registry is unreachable, throttles, or dropped the connection; retried as often as the catalog allows."""

@@ -21,7 +21,7 @@ _PACKAGES: Final[dict[Extra, tuple[str, ...]]] = {
 
 
 def require(extra: Extra, purpose: str) -> None:
-    """Check that the packages of ``extra`` are installed; ``purpose`` is what they are needed for.
+    """Check that the packages of ``extra`` are installed; ``purpose`` names their use.
 
     Raises:
         MissingExtra: one of them is not; the hint is the command that installs it.

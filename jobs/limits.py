@@ -1,9 +1,9 @@
-"""How much an input may ask of us (DESIGN law 9): every limit, its default, and how it is set.
+"""Limits on inputs (DESIGN law 9): every limit, its default, and how it is set.
 
-Limits belong to the process, like its memory, not to a request: whoever sends hostile work must not
-choose them, and nobody who reads an input can forget to pass them on. They come from the environment,
-``LAYERFARM_LIMIT_<NAME>``, where the command's ``--limit NAME=N`` puts them too, so that the processes
-that it starts have the same. The table for users is docs/limits.md.
+Limits belong to the process, like its memory, not to a request: the sender of untrusted work must not
+choose them, and no reader of an input can forget to pass them on. They come from the environment,
+``LAYERFARM_LIMIT_<NAME>``. The command's ``--limit NAME=N`` sets these variables, so that child processes
+have the same limits. The table for users is docs/limits.md.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 @dataclass(frozen=True)
 class Limits:
-    """The defaults pass every real image; exceeding one raises LimitExceeded."""
+    """Defaults allow every real image; exceeding one raises LimitExceeded."""
 
     entries: int = 10_000_000
-    """Tar entries of one layer; as many directories, implied ones included, may one image make."""
+    """Tar entries of one layer; also the most directories, implied ones included, of one image."""
     path_bytes: int = 8 * 1024
     """Bytes of a path or of a link's target. Linux takes 4,095 in one call; deeper trees exist."""
     pax_bytes: int = 4 * 1024 * 1024
@@ -47,17 +47,17 @@ class Limits:
     ratio: int = 5_000
     """Uncompressed bytes per compressed byte. Deflate cannot exceed 1,032; zstd packs zeros to 20,000."""
     ratio_floor: int = 4 << 30
-    """Uncompressed bytes below which ``ratio`` is not looked at (4 GiB)."""
+    """Uncompressed bytes below which ``ratio`` is not checked (4 GiB)."""
     zstd_window: int = 512 << 20
-    """Bytes of the window of a zstd frame, which decompressing holds in memory: 512 MiB, what Go's decoder takes."""
+    """Bytes of the window of a zstd frame, which decompressing holds in memory: 512 MiB, as in Go's decoder."""
     document_bytes: int = 4 * 1024 * 1024
     """Bytes of a manifest, image config, nested index or umoci.json. Registries refuse larger manifests, too."""
     document_depth: int = 64
-    """Lists and objects inside each other in any of these or in index.json; real ones have 6."""
+    """Nesting depth of lists and objects in any of these or in index.json; real ones have 6."""
     index_bytes: int = 64 * 1024 * 1024
     """Bytes of index.json: some 200,000 tags."""
     index_depth: int = 8
-    """Indexes inside indexes."""
+    """Nesting depth of indexes."""
     manifests: int = 1_000
     """Manifests and indexes that one tag may lead to."""
     passwd_bytes: int = 16 * 1024 * 1024
@@ -66,7 +66,7 @@ class Limits:
     """Bytes of one line of an mtree manifest (256 MiB), which holds all xattrs of an entry."""
 
     def exceeded(self, name: str, what: str, where: str | bytes | Path | None = None) -> LimitExceeded:
-        """The error for the limit ``name``; ``{}`` in ``what`` is its value."""
+        """Return the error for the limit ``name``; ``{}`` in ``what`` is replaced by its value."""
         hint = f"limit {name!r}; raise it with --limit {name}=N or {PREFIX}{name.upper()}, see docs/limits.md"
         return LimitExceeded(what.format(getattr(self, name)), where=where, hint=hint)
 
@@ -75,39 +75,39 @@ NAMES: Final = tuple(field.name for field in fields(Limits))
 
 
 def limits() -> Limits:
-    """The limits of this process.
+    """Return the limits of this process.
 
     Raises:
         RequestError: the environment sets one that does not exist, or not to a number.
     """
-    # Asked for each small document, so without decoding the whole environment each time.
+    # Called for each small document, so it does not decode the whole environment each time.
     names = [name for name in os.environb if name.startswith(_PREFIX_BYTES)]
     return _parsed(tuple((os.fsdecode(name), os.fsdecode(os.environb[name])) for name in names))
 
 
 def set_limit(text: str, environment: MutableMapping[str, str] = os.environ) -> None:
-    """``NAME=N`` for this process and those that it starts. ``N`` may end in K, M, G or T (powers of 1024).
+    """Set ``NAME=N`` for this process and its children. ``N`` may end in K, M, G or T (powers of 1024).
 
     Raises:
-        RequestError: there is no such limit, or the number is none.
+        RequestError: the limit does not exist, or ``N`` is not a number.
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise RequestError("a limit is set by NAME=N", where=text[:100])
+        raise RequestError("limit is not NAME=N", where=text[:100])
     key = PREFIX + name.upper().replace("-", "_")
     _parsed(((key, value),))
     environment[key] = value
 
 
 def parse_number(text: str) -> int:
-    """A whole number that may end in K, M, G or T.
+    """Parse a whole number that may end in K, M, G or T.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a number.
     """
     found = _VALUE.fullmatch(text)
     if found is None:
-        raise ValueError("not a whole number, or one that ends in K, M, G or T")
+        raise ValueError("not a whole number, optionally with K, M, G or T at its end")
     return int(found[1]) << _UNITS[found[2].upper()]
 
 
@@ -117,7 +117,7 @@ def _parsed(variables: tuple[tuple[str, str], ...]) -> Limits:
     for key, value in variables:
         name = key.removeprefix(PREFIX).lower()
         if name not in NAMES:
-            raise RequestError(f"there is no limit {name[:100]!r}", hint=f"there are {', '.join(NAMES)}")
+            raise RequestError(f"unknown limit {name[:100]!r}", hint=f"one of {', '.join(NAMES)}")
         try:
             number = parse_number(value)
         except ValueError:

@@ -15,7 +15,7 @@ from typing import Final
 _TESTS: Final = Path(__file__).parent
 _PROGRAMS: Final = frozenset(("chroot", "debootstrap", "hostname", "ip", "mount", "nsenter", "umount", "unshare"))
 _SAID: Final = (
-    "owners can only be restored by root",
+    "only root can restore owners",
     "cannot be set without privileges",
     "maybe --rootless will help",
 )

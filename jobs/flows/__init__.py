@@ -1,4 +1,4 @@
-"""Each job as stages, the typed requests and results, and the registry that both runners look flows up in."""
+"""Each job as stages, the typed requests and results, and the registry of flows for both runners."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _OWN: Final = {
     "unpack": "unpack.UNPACK",
     "verify": "verify.VERIFY",
 }
-"""The module and the name in it of each flow of layerfarm."""
+"""The module of each of layerfarm's own flows, and the flow's name in it."""
 
 
 class Flows(MutableMapping[str, Flow[Any]]):
-    """Flows by name, each imported when it is asked for: a command typed in a shell waits for the one that it runs."""
+    """Flows by name, each imported on first use: a command in a shell waits only for the one that it runs."""
 
     def __init__(self) -> None:
         self._flows: dict[str, Flow[Any] | None] = dict.fromkeys(_OWN)
@@ -54,7 +54,7 @@ class Flows(MutableMapping[str, Flow[Any]]):
         return len(self._flows)
 
     def import_all(self) -> None:
-        """Before a fork, or before this process may no longer read its own modules."""
+        """Import all flows: before a fork, or before this process loses access to its own modules."""
         for name in self:
             self[name]
 
@@ -64,7 +64,7 @@ FLOWS = Flows()
 
 
 def flow_of(request: Request) -> Flow[Any]:
-    """The flow that serves requests of this type.
+    """Return the flow that serves requests of this type.
 
     Raises:
         RequestError: no flow does.

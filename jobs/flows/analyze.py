@@ -1,4 +1,4 @@
-"""The flow ``analyze``: the components of an image, kept beside the store for plans and for ``rechunk``."""
+"""The flow ``analyze``: find the components of an image, stored beside the store for plans and for ``rechunk``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from layerfarm.jobs.store.result_cache import cache_path, may_write, user_cache
 class AnalyzeState(ImagesState):
     image: str
     place: Path
-    """The layout beside which the analyses are made and kept."""
+    """The layout beside which the analyses are computed and stored."""
     keep: dict[str, int]
-    """Kept layers of each image, by its digest."""
+    """Number of kept layers of each image, by its digest."""
     epoch: int | None
     components: list[ComponentRule]
     result: AnalyzeResult | None = None
@@ -56,7 +56,7 @@ def _begin(ctx: Context, request: AnalyzeRequest) -> AnalyzeState:
 
 
 def _place(ctx: Context, store: Layout) -> Layout:
-    """The store or, if it is read-only, the user's cache, which on a farm is not one of the operator's stores.
+    """Return the store or, if it is read-only, the user's cache; on a farm the cache is not an allowed store.
 
     Raises:
         StoreError: the farm's store is read-only.
@@ -65,7 +65,7 @@ def _place(ctx: Context, store: Layout) -> Layout:
         return store
     if ctx.policy.stores is not None:
         raise StoreError(
-            "store may only be read, and an analysis is kept beside it",
+            "store is read-only, and an analysis is stored beside it",
             where=store.path,
             hint="copy the image into another store of the farm",
         )

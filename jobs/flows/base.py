@@ -1,7 +1,7 @@
 """A kind of job as a flow of stages, each a list of independent units and a join.
 
 A flow is run by either of two runners (``layerfarm.worker.engine.local`` and ``layerfarm.worker.engine.farm``). The
-*state* that passes between stages is a small JSON document; everything that grows with the image is a file in the
+*state* passed between stages is a small JSON document; everything that grows with the image is a file in the
 job's work directory beside the store, named by a :class:`FileRef` (DESIGN laws 1 to 3).
 """
 
@@ -24,7 +24,7 @@ from layerfarm.jobs.store.atomic_file import files_of, make_directory
 
 
 class Model(BaseModel):
-    """A typed message: unknown fields are refused, values are not changed once made."""
+    """A typed message: unknown fields are refused, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,14 +68,14 @@ class Unit(Model):
     params: dict[str, Any]
     """JSON values only, a few hundred bytes."""
     bytes: int = 0
-    """Bytes to be read or written: the cost, and the measure of progress."""
+    """Bytes to read or write: the cost, and the measure of progress."""
 
 
 class Observer(Protocol):
     """Receives the progress of a unit while it runs, and cancels it."""
 
     def advanced(self, nbytes: int) -> None:
-        """``nbytes`` more are done. Raises JobCancelled after the job was cancelled."""
+        """Report that ``nbytes`` more are done. Raises JobCancelled after the job was cancelled."""
 
 
 class Silent:
@@ -102,26 +102,26 @@ class Policy:
     """Threads of one unit that compresses or hashes."""
 
     def check_root(self, path: Path) -> Path:
-        """``path`` resolved.
+        """Return ``path`` resolved.
 
         Raises:
             OutsideAllowedRoots: it is not in an allowed root.
         """
-        return self._check(path, self.roots, "path lies outside the worker's allowed roots", "--root")
+        return self._check(path, self.roots, "path is outside the worker's allowed roots", "--root")
 
     def check_resolved(self, path: Path) -> Path:
         """Check again a path that :meth:`check_root` returned when the job began.
 
         Raises:
             OutsideAllowedRoots: it is not in an allowed root.
-            UnsafePath: a link in it leads elsewhere now.
+            UnsafePath: a link in it now leads elsewhere.
         """
         if self.check_root(path) != path:
-            raise UnsafePath("a symbolic link has come into the path since the job began", where=path)
+            raise UnsafePath("path was replaced by a symbolic link since the job began", where=path)
         return path
 
     def check_store(self, path: Path) -> Path:
-        """``path`` resolved.
+        """Return ``path`` resolved.
 
         Raises:
             OutsideAllowedRoots: it is neither an allowed store nor below one.
@@ -132,7 +132,7 @@ class Policy:
     def _check(path: Path, allowed: tuple[Path, ...] | None, what: str, option: str) -> Path:
         if not path.is_absolute():
             raise RequestError("path must be absolute", where=path)
-        # The last component may not exist yet (a bundle to be made): its parent decides.
+        # The last component may not exist yet (a bundle to be created): its parent decides.
         resolved = Path(os.path.realpath(path))
         if allowed is not None and not any(resolved.is_relative_to(os.path.realpath(root)) for root in allowed):
             raise OutsideAllowedRoots(
@@ -151,7 +151,7 @@ class Context:
     attempt: int = 1
     """Number of the attempt: a retry from the start is the next one."""
     fenced: bool = False
-    """On a farm: another process may do the same work, and its effect must happen once."""
+    """On a farm: other processes may do the same work, and its effect must happen once."""
 
     @property
     def work(self) -> str:
@@ -160,7 +160,7 @@ class Context:
 
     @property
     def commit(self) -> str:
-        """Name under which the attempt sets its tag once; empty if no other process can do the same."""
+        """Name under which the attempt sets its tag once; empty if no other process can set it."""
         return self.work if self.fenced else ""
 
 
@@ -173,10 +173,10 @@ class Equal:
     """Identification of equal work of different jobs, which a farm does once (DESIGN law 2)."""
 
     name: Callable[[Context, Unit], str | None]
-    """A digest of the operation, its inputs, its parameters and its codec's version: units with the same name
-    have the same result. None: never deduplicated."""
+    """A digest of the operation, its inputs, its parameters and its codec's version: units with the same name have the
+    same result. None: never deduplicated."""
     holds: Callable[[Context, Unit, dict[str, Any]], bool]
-    """True if an earlier result is still valid: its blobs are in the store, and now count as just used."""
+    """Returns True if an earlier result is still valid: its blobs are in the store, and are marked as just used."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Stage(Generic[StateT]):
 
 
 def nothing_staged(ctx: Context, request: Any, succeeded: bool) -> None:
-    """:attr:`Flow.clean` of a flow that stages nothing."""
+    """Do nothing: :attr:`Flow.clean` of a flow that stages nothing."""
 
 
 @dataclass(frozen=True)
@@ -210,14 +210,14 @@ class Flow(Generic[StateT]):
     state: type[StateT]
     stages: tuple[Stage[StateT], ...]
     begin: Callable[[Context, Any], StateT]
-    """Makes the first state from the validated request; checks the policy (law 7) and the input."""
+    """Creates the first state from the validated request; checks the policy (law 7) and the input."""
     finish: Callable[[Context, StateT], Result]
-    """Makes the result from the last state; must be repeatable."""
+    """Creates the result from the last state; must be repeatable."""
     clean: Callable[[Context, Any, bool], None] = nothing_staged
-    """Removes staged files, given the request and whether the job succeeded. Runs when the job ends, however that
-    is, and again if interrupted; never raises for missing files."""
+    """Removes staged files, given the request and whether the job succeeded. Called when the job ends in any way, and
+    again if interrupted; never raises for missing files."""
     result: type[Result] = Result
-    """Type of the result, with which a client reads the record of the job."""
+    """Type of the result, used by clients to parse the job's record."""
 
     @property
     def name(self) -> str:
@@ -236,7 +236,7 @@ class WorkDirectory:
         self.path = store / ".layerfarm" / "work" / name
 
     def create(self) -> None:
-        """
+        """Create the directory.
         Raises:
             FileNotFoundError: the store does not exist.
             UnsafePath: a link is in the path.
@@ -271,7 +271,7 @@ class WorkDirectory:
         return refs
 
     def open(self, ref: FileRef) -> Path:
-        """The path of a published file, its size checked.
+        """Return the path of a published file, its size checked.
 
         Raises:
             TreeChanged: it was removed or changed.
@@ -280,24 +280,24 @@ class WorkDirectory:
         try:
             fd = files_of(self._store).open(path)
         except FileNotFoundError as error:
-            raise TreeChanged("a work file of the job is gone", where=path) from error
+            raise TreeChanged("work file of the job was removed", where=path) from error
         except UnsafePath as error:
-            raise TreeChanged("a work file of the job is no file any more", where=path) from error
+            raise TreeChanged("work file of the job is no longer a regular file", where=path) from error
         try:
             size = os.fstat(fd).st_size
         finally:
             os.close(fd)
         if size != ref.size:
-            raise TreeChanged(f"a work file of the job has {size} bytes, not {ref.size}", where=path)
+            raise TreeChanged(f"work file of the job has {size} bytes, not {ref.size}", where=path)
         return path
 
     def keep(self, name: str, records: Mapping[str, RecordT], kind: type[RecordT]) -> FileRef:
-        """Publish records by key, such as a digest: the state of a job goes through Redis (DESIGN law 3)."""
+        """Publish records by key, such as a digest: a job's state, which passes through Redis, stays small (law 3)."""
         content = TypeAdapter(dict[str, kind]).dump_json(dict(records), by_alias=True)  # type: ignore[valid-type]
         return self.publish(name, lambda path: _write(path, content))
 
     def kept(self, file: FileRef | None, kind: type[RecordT]) -> dict[str, RecordT]:
-        """The records in the order in which they were written; none without a file.
+        """Return the records in the order in which they were written; none without a file.
 
         Raises:
             TreeChanged: the file was removed.
@@ -312,30 +312,30 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def staging_name(work: str) -> str:
-    """The name of a job's staging directory beside its output; ``work``: :attr:`Context.work`.
+    """Return the name of a job's staging directory beside its output; ``work``: :attr:`Context.work`.
 
-    Not made of the output's name, which may have the greatest length that a name can have.
+    It does not contain the output's name, which may have the maximum length.
     """
     return f".layerfarm-{work}"
 
 
 class WorkBeside(WorkDirectory):
-    """A work directory beside the output, where that is in no store or the store is read-only."""
+    """A work directory beside the output, if that is not in a store or the store is read-only."""
 
     def __init__(self, output: Path, name: str) -> None:
         super().__init__(output.parent, name)
         self.path = output.with_name(staging_name(name))
 
     def create(self) -> None:
-        """
+        """Create the directory.
         Raises:
-            UnsafePath: another user has created it, in a directory where everybody may.
+            UnsafePath: another user created it in a world-writable directory.
         """
         own_directory(self.path)
 
 
 def work_directory(ctx: Context, store: Path) -> WorkDirectory:
-    """The job's work directory in a store that this worker may use.
+    """Return the job's work directory in a store that this worker may use.
 
     Raises:
         OutsideAllowedRoots: the operator does not allow the store.
@@ -344,19 +344,19 @@ def work_directory(ctx: Context, store: Path) -> WorkDirectory:
 
 
 def unit_of(params: Model, nbytes: int = 0) -> Unit:
-    """A unit that is given ``params`` and reads or writes about ``nbytes``."""
+    """Return a unit with ``params`` that reads or writes about ``nbytes``."""
     return Unit(params=params.model_dump(mode="json"), bytes=nbytes)
 
 
 _BYTES: Final = 2
-"""Increased when equal inputs give other layers than in the release before, whose results a farm then does not use.
+"""Incremented when equal inputs give other layers than in the last release, whose results a farm then does not use.
 
 2: the entries of hard links repeat the metadata of their file, and merged layers have the order of a walk.
 """
 
 
 def name_of_work(*parts: Any) -> str:
-    """A digest of JSON values and of :data:`_BYTES`: the name for :class:`Equal`."""
+    """Return the digest of JSON values and of :data:`_BYTES`: the name for :class:`Equal`."""
     text = json.dumps([_BYTES, *parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The flow ``build``: a directory becomes an image, on top of a base image if one is named."""
+"""The flow ``build``: pack a directory as an image, on top of a base image if one is given."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
         base_store = Layout.open(ctx.policy.check_store(request.base.store))
         base = resolve(base_store, request.base.tag, request.platform)
         for blob in base.blobs:
-            base_store.pin(blob)  # its tag may go away while the job runs
+            base_store.pin(blob)  # its tag may be removed while the job runs
     compression = choose_compression(request.layer.compress, base, request.layer.level)
     work_directory(ctx, store.path).create()
     return BuildState(
@@ -48,13 +48,13 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
         compression=compression,
         mask_paths=request.mask_paths,
         base_store=base_store.path if base_store else None,
-        # Annotations in the base's index, such as its tag, do not hold for the new image.
+        # Annotations in the base's index, such as its tag, do not apply to the new image.
         base=base.descriptor.model_copy(update={"annotations": None}) if base else None,
     )
 
 
 def _wanted(ctx: Context, state: BuildState) -> Import | None:
-    """The base's blobs, in the image's own store."""
+    """Return the base's blobs, in the image's own store."""
     if state.base is None or state.base_store is None:
         return None
     base = resolve_walk(Layout.open(state.base_store), [state.base])

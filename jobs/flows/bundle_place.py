@@ -2,7 +2,7 @@
 
 An existing directory is filled: it may be a mount point, the working directory of a shell, or the only directory that
 the user may write. So the bundle is staged inside it, and its parts are renamed within it. A new bundle is staged in
-the nearest directory above and appears in one rename; the directories between are made then.
+the nearest existing directory above and appears in one rename; the directories between are created then.
 """
 
 from __future__ import annotations
@@ -48,34 +48,34 @@ class _Published(Model):
     """Device and inode of the rootfs, which identify the bundle in place."""
     staged: str
     names: list[str]
-    """Parts of the bundle, the rootfs first: with it other jobs refuse the place."""
+    """Parts of the bundle, the rootfs first: once it is there, other jobs refuse the place."""
     result: UnpackResult
 
 
 def base_of(bundle: Path) -> Path:
-    """The directory to stage in: ``bundle`` if it is one, else the nearest existing one above."""
+    """Return the directory to stage in: ``bundle`` if it is one, else the nearest existing one above."""
     while not is_directory(bundle):
         bundle = bundle.parent
     return bundle
 
 
 def refuse_existing(bundle: Path) -> None:
-    """
+    """Raise if a bundle cannot be unpacked to this place.
     Raises:
-        BundleExists: a part of a bundle is there, or something that is no directory is in the way.
+        BundleExists: a part of a bundle is there, or the path is not a directory.
     """
     _refuse(bundle, (ROOTFS_NAME, CONFIG_NAME, META_NAME))
     base = base_of(bundle)
     if base != bundle:
         first = base / bundle.relative_to(base).parts[0]
         if os.path.lexists(first):
-            raise BundleExists("something that is no directory is here already", where=first)
+            raise BundleExists("path exists and is not a directory", where=first)
 
 
 def _refuse(bundle: Path, names: Iterable[str]) -> None:
     for name in names:
         if os.path.lexists(bundle / name):
-            raise BundleExists("the bundle already holds a " + name, where=bundle, hint="choose another directory")
+            raise BundleExists("directory already holds a " + name, where=bundle, hint="choose another directory")
 
 
 class _Beside(WorkDirectory):
@@ -91,17 +91,17 @@ class _Beside(WorkDirectory):
 
 
 _locks: dict[Path, int] = {}
-"""Open files that this process holds a lock of, by the records of the job that it does alone."""
+"""Open files that this process has locked, by the records of the job that it does alone."""
 _LOCK = "lock"
 _MOMENT = 60.0
-"""Seconds: by far longer than between making a lock and taking it."""
+"""Seconds: far longer than between creating a lock and taking it."""
 
 
 def remove_abandoned(bundle: Path) -> None:
     """Remove staging directories of killed processes from the directory in which ``bundle`` is staged.
 
-    A process that does a whole job holds a lock in its records while it lives. Kept are directories without such a lock
-    (a farm's), those of other users, and all on a network filesystem, where other hosts may not see the lock.
+    A process that does a whole job locks a file in its records while it lives. Directories without such a lock
+    (a farm's), those of other users, and all on a network filesystem, where other hosts may not see the lock, are kept.
     """
     base = base_of(bundle)
     if late_pauses(base):
@@ -124,7 +124,7 @@ def _remove_abandoned(staging: Path) -> None:
 
 
 def records_beside(bundle: Path, job: str) -> WorkDirectory:
-    """The records of a job that writes nothing into its store: existing ones, else in the directory to stage in."""
+    """Return the records of a job that does not write into its store: existing ones, else in the staging directory."""
     for staging in staged_by(bundle, job):
         if is_directory(staging / "records"):
             return _Beside(staging.parent, job)
@@ -153,19 +153,19 @@ def remember(work: WorkDirectory, bundle: Path, *, alone: bool) -> None:
 
 def _hold(records: Path) -> None:
     fd = os.open(records / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with suppress(OSError):  # a filesystem without flock(2): nobody else can tell either
+    with suppress(OSError):  # a filesystem without flock(2): other processes cannot check it either
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _locks[records] = fd
 
 
 def stage(bundle: Path, job: str) -> Path:
-    """A new directory for one copy of the unit; the caller passes it to :func:`discard` at the end.
+    """Create a directory for one copy of the unit; the caller passes it to :func:`discard` at the end.
 
     The mode of an existing ``bundle`` becomes 0700.
 
     Raises:
-        BundleError: the directory cannot be made, or belongs to another user.
-        UnsafePath: something that is no directory has its name.
+        BundleError: the directory cannot be created, or belongs to another user.
+        UnsafePath: its path exists and is not a directory.
     """
     base = base_of(bundle)
     parent = base / staging_name(job)
@@ -173,7 +173,7 @@ def stage(bundle: Path, job: str) -> Path:
         if base == bundle and stat.S_IMODE(bundle.stat().st_mode) != 0o700:
             os.chmod(bundle, 0o700)
         while True:
-            # Another copy of the unit that ends now may remove the parent.
+            # Another copy of the unit that is ending may remove the parent.
             with suppress(FileNotFoundError):
                 own_directory(parent)
                 if parent.lstat().st_uid != os.geteuid():
@@ -196,8 +196,8 @@ def publish(work: WorkDirectory, staged: Path, bundle: Path, result: UnpackResul
     """Record ``result`` for :func:`published`, then move the finished bundle to its place.
 
     Raises:
-        BundleExists: something else appeared there meanwhile; it stays.
-        BundleError: the bundle cannot be moved; nothing of it is left there.
+        BundleExists: another one appeared there meanwhile; it stays.
+        BundleError: the bundle cannot be moved; no part of it is left there.
     """
     names = sorted(os.listdir(staged), key=lambda name: (name != ROOTFS_NAME, name == META_NAME, name))
     record = _Published(inode=_identity(staged), staged=str(staged), names=names, result=result)
@@ -214,7 +214,7 @@ def publish(work: WorkDirectory, staged: Path, bundle: Path, result: UnpackResul
 
 
 def published(work: WorkDirectory, bundle: Path) -> UnpackResult | None:
-    """The result of an earlier copy of the unit, if it made the bundle in place.
+    """Return the result of an earlier copy of the unit, if its bundle is in place.
 
     The renames of a copy that was killed between them are completed.
     """
@@ -229,13 +229,13 @@ def published(work: WorkDirectory, bundle: Path) -> UnpackResult | None:
 
 
 def end(work: WorkDirectory, bundle: Path, stagings: Iterable[Path], succeeded: bool) -> None:
-    """Remove the stagings and the records; after a failure also the job's own bundle.
+    """Remove the staged files and the records; after a failure also the job's own bundle.
 
     The place is then restored as the job found it, if ``work`` has a record of it.
     """
     record, found, made = _record_of(work, bundle), _found(work), bool(_records(work))
     for staging in stagings:
-        # shutil.rmtree would remove nothing in an ordinary user's own directory of mode 000.
+        # shutil.rmtree removes nothing in an ordinary user's own directory of mode 000.
         with suppress(OSError):
             remove_tree(staging)
     if not succeeded:
@@ -252,7 +252,7 @@ def end(work: WorkDirectory, bundle: Path, stagings: Iterable[Path], succeeded: 
 
 
 def _restore(found: _Found, bundle: Path, *, own: bool, made: bool) -> None:
-    """``own``: the bundle is the job's. ``made``: a copy of the unit may have made the directories above it."""
+    """``own``: the bundle is the job's. ``made``: a copy of the unit may have created the directories above it."""
     if found.mode is None:
         if own:
             bundle.rmdir()
@@ -265,7 +265,7 @@ def _restore(found: _Found, bundle: Path, *, own: bool, made: bool) -> None:
 
 
 def staged_by(bundle: Path, job: str) -> list[Path]:
-    """Possible staging directories of the job: directories above the bundle may have appeared or gone since."""
+    """Return possible staging directories of the job: directories above the bundle may have appeared or vanished."""
     return [place / staging_name(job) for place in (bundle, *bundle.parents)]
 
 
@@ -282,7 +282,7 @@ def _move_parts(staged: Path, bundle: Path, names: list[str]) -> None:
 
 
 def _record_of(work: WorkDirectory, bundle: Path) -> _Published | None:
-    """The record of the bundle in place; None: this job did not make it."""
+    """Return the record of the bundle in place; None: it is not this job's."""
     try:
         identity = _identity(bundle)
     except (FileNotFoundError, NotADirectoryError):

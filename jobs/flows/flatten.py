@@ -1,4 +1,4 @@
-"""The flow ``flatten``: the trees of images as directories or tars."""
+"""The flow ``flatten``: write the trees of images as directories or tars."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
         try:
             output.mkdir(exist_ok=True)
         except OSError as error:
-            raise RequestError(f"directory for several trees cannot be made, {error.strerror}", where=output) from error
+            raise RequestError(f"directory for the trees cannot be created, {error.strerror}", where=output) from error
     return FlattenState(
         source=store.path,
         top=found.top,

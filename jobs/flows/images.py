@@ -21,7 +21,7 @@ class ImagesState(State):
     top: Descriptor
     """The manifest or index behind the tag when the job began."""
     linux: bool = True
-    """Only images for Linux are worked on (:meth:`~layerfarm.jobs.relayer.indexes.ImageSet.linux`)."""
+    """Process only images for Linux (:meth:`~layerfarm.jobs.relayer.indexes.ImageSet.linux`)."""
     warnings: list[str] = []
 
 
@@ -29,7 +29,7 @@ StateT = TypeVar("StateT", bound=ImagesState)
 
 
 def images_behind(ctx: Context, store: Path, top: Descriptor | str, *, linux: bool = True) -> ImageSet:
-    """The images behind a tag, or a manifest or index. A process reads the documents once a job.
+    """Return the images behind a tag, or a manifest or index. A process reads the documents once a job.
 
     ``linux``: see :class:`ImagesState`. Raises as :func:`~layerfarm.jobs.relayer.indexes.tagged`,
     :func:`~layerfarm.jobs.relayer.indexes.follow` and :meth:`~layerfarm.jobs.relayer.indexes.ImageSet.linux`.
@@ -52,7 +52,7 @@ def pin(store: Layout, images: Iterable[Resolved]) -> None:
 
 
 def image_set(ctx: Context, state: ImagesState) -> ImageSet:
-    """The images behind the tag when the job began."""
+    """Return the images behind the tag when the job began."""
     return images_behind(ctx, state.source, state.top, linux=state.linux)
 
 
@@ -81,9 +81,9 @@ def image_stage(
     equal: Callable[[Context, StateT, Resolved], str] | None = None,
     holds: Callable[[Context, StateT, ResultT], bool] = lambda ctx, state, result: True,
 ) -> Stage[StateT]:
-    """A stage with a unit for each image. ``join`` gets the results by the digests of the images.
+    """Return a stage with a unit for each image. ``join`` gets the results by the digests of the images.
 
-    ``costs``: the images, and the bytes to be read for each. ``equal``, ``holds``: as
+    ``costs``: the images, and the bytes to read for each. ``equal``, ``holds``: as
     :class:`~layerfarm.jobs.flows.base.Equal`.
     """
 

@@ -28,7 +28,7 @@ class _ImportUnit(Model):
 
 
 def import_stage(wanted: Callable[[Context, StateT], Import | None], name: str = "import") -> Stage[StateT]:
-    """A stage that copies the blobs returned by ``wanted``; none if it returns None or both stores are one."""
+    """Return a stage that copies the blobs returned by ``wanted``; none if it returns None or both stores are one."""
 
     def plan(ctx: Context, state: StateT) -> list[Unit]:
         asked = wanted(ctx, state)

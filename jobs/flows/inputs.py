@@ -1,4 +1,4 @@
-"""Leases on the images that a request names, taken before any worker has seen it."""
+"""Leases on the images of a request, taken before any worker reads the request."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from layerfarm.jobs.store.reachability import reachable
 
 
 def images_of(request: Request) -> Iterator[ImageRef]:
-    """Every image that the request names, to be read or to be written."""
+    """Yield every image that the request names, to be read or written."""
     return (value for value in _within(request) if isinstance(value, ImageRef))
 
 
 def _within(whole: Any) -> Iterator[Any]:
-    """The value and every nested value, of models or of parsed JSON."""
+    """Yield the value and every nested value, of models or of parsed JSON."""
     pending = [whole]
     while pending:
         value = pending.pop()
@@ -38,7 +38,7 @@ def _within(whole: Any) -> Iterator[Any]:
 
 
 def stores_of(request: Request, policy: Policy | None = None) -> list[Path]:
-    """The layouts that the request names; with a policy, those that it allows."""
+    """Return the layouts that the request names; with a policy, only allowed ones."""
     found = set()
     for image in images_of(request):
         with suppress(LayerfarmError):
@@ -47,7 +47,7 @@ def stores_of(request: Request, policy: Policy | None = None) -> list[Path]:
 
 
 def stores_in(request: str, policy: Policy) -> list[Path]:
-    """The layouts named in a request that does not parse (of another version, or forged), if the policy allows them."""
+    """Return the allowed layouts named in a request that does not parse (of another version, or forged)."""
     try:
         parsed = json.loads(request)
     except (ValueError, RecursionError):
@@ -65,8 +65,8 @@ def lease_inputs(job_id: str, request: Request, seconds: float) -> None:
     """Lease all blobs of the request's images to the job, for ``seconds``.
 
     The job resolves its tags when it begins; a lease on what a tag named before is harmless. The base of a repack,
-    which only the bundle names, may have no tag at all. A store that cannot be read or written from here (the client
-    of a farm need not have it) is left to the worker, which takes the lease when the job begins, or reports the error.
+    which only the bundle names, may have no tag at all. If a store cannot be read or written from here (a client of the
+    farm need not have it), the worker takes the lease when the job begins, or reports the error.
     """
     for image in images_of(request):
         with suppress(LayerfarmError, OSError):
@@ -77,7 +77,7 @@ def lease_inputs(job_id: str, request: Request, seconds: float) -> None:
 
 
 def release(job_id: str, stores: Iterable[Path]) -> None:
-    """Release the leases of an ended job in these layouts, as far as they can be reached."""
+    """Release the leases of an ended job in those of these layouts that can be written."""
     for store in stores:
         with suppress(LayerfarmError, OSError):
             Leases(store).release(job_id)

@@ -1,8 +1,8 @@
 """The stages that turn a tree on disk into a layer of an image: survey, hash, compare, pack, publish.
 
 ``build`` and ``repack`` share them; they differ in where the old tree and the base image come from. Every unit leaves
-its output as a file in the job's work directory, so a unit that runs twice, or on another host, finds the same input
-and leaves the same output.
+its output as a file in the job's work directory, so a unit that runs twice, or on another host, has the same input
+and output.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from layerfarm.jobs.store import Layout
 _TREE: Final = "new_tree"
 """The only parameter of a tree unit, and the key of its result."""
 _LAST_SECOND: Final = 253_402_300_799
-"""9999-12-31T23:59:59Z, the last one that RFC 3339 can write."""
+"""9999-12-31T23:59:59Z, the last one that RFC 3339 can express."""
 
 
 class LayeringState(TreeState):
@@ -51,16 +51,16 @@ class LayeringState(TreeState):
     gid_map: list[IdMapping] = []
     rootless: bool = False
     refresh: bool = False
-    """Write the new tree as on disk, too: for the bundle's next repack."""
+    """Also write the new tree as on disk, for the bundle's next repack."""
     exact_tree: Tree | None = None
     """The file of that tree; None if it is not wanted, or equal to the old one."""
     tree_digest: str = ""
     """``sha256:`` digest of the manifest of the tree as a layer can hold it."""
     deltas: FileRef | None = None
     changed: DeltaSummary = DeltaSummary()
-    """Over the deltas."""
+    """Counts over the deltas."""
     differing: int = 0
-    """Paths that are not as they were, masked ones too."""
+    """Number of changed paths, masked ones too."""
     sockets: int = 0
     packed: PackedLayer | None = None
     warnings: list[str] = []
@@ -77,10 +77,10 @@ def layering_stages(
     created_by: str,
     published: Callable[[Context, StateT, Resolved], None] = lambda ctx, state, image: None,
 ) -> tuple[Stage[StateT], ...]:
-    """The five stages.
+    """Return the five stages.
 
     ``old_tree`` opens the tree to compare with, in mtree order; ``base_of`` is the image below the new layer;
-    ``published`` is called with the new image once it is tagged, perhaps twice.
+    ``published`` is called with the new image after it is tagged, perhaps twice.
     """
 
     def run_compare(ctx: Context, unit: Unit) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def layering_stages(
 
 
 def id_map(rows: list[IdMapping]) -> IdMap:
-    """The id map of a request or a bundle in the layer room's form."""
+    """Convert the id map of a request or a bundle to the type of ``jobs.layer``."""
     return IdMap.of(*((row.container, row.host, row.size) for row in rows))
 
 
@@ -118,7 +118,7 @@ def remove_work(ctx: Context, request: BuildRequest | RepackRequest, succeeded: 
 
 
 def _join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
-    """The state with the fields in ``results``; warnings are added to those it has."""
+    """Return the state with the fields in ``results`` and their warnings added."""
     update: dict[str, Any] = {}
     warnings = state.warnings
     for result in results:
@@ -131,9 +131,9 @@ def _join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
 
 # --- the tree unit: digests the new tree, and writes it for the bundle -----------------------------------------------
 #
-# It runs beside a unit that leaves a processor idle. Where most of the tree was read, that is the comparison: it takes
-# one processor, and as long. Where few entries were dirty, the comparison is short, and shows if there is anything to
-# write: then it is the layer, which waits for its reader now and then.
+# It runs beside a unit that leaves a processor idle. If most of the tree was read, that is the comparison: it takes
+# one processor, for as long. If few entries were dirty, the comparison is short, and shows whether there is anything to
+# write: then it is the packing of the layer, which waits for its reader now and then.
 
 
 def _tree_unit(state: LayeringState) -> list[Unit]:
@@ -154,7 +154,7 @@ def _run_tree(ctx: Context, state: LayeringState) -> dict[str, Any]:
     return {"tree_digest": digest, "exact_tree": tree.model_dump()}
 
 
-# --- compare: merge the shards, and compare what they found with the old tree ----------------------------------------
+# --- compare: merge the shards, and compare them with the old tree ----------------------------------------------------
 
 
 def _plan_compare(ctx: Context, state: LayeringState) -> list[Unit]:
@@ -191,19 +191,19 @@ def _compare(ctx: Context, state: LayeringState, old_tree: Callable[[], Iterator
     masked = [path.encode("utf-8", "surrogateescape") for path in state.mask_paths]
     wanted = simplify(mask(_unclamped(found, state.options.source_date_epoch), masked))
     deltas = work.publish("deltas", write)
-    for _ in found:  # masked deltas are not read above, but make the tree another one all the same
+    for _ in found:  # masked deltas are not read above, but they change the tree
         pass
     return {
         "deltas": deltas.model_dump(),
         "changed": summary,
         "differing": differing,
         "sockets": len(sockets),
-        "warnings": [f"socket left out, no layer can hold one: {display(path)}" for path in sockets],
+        "warnings": [f"socket left out, a layer cannot hold it: {display(path)}" for path in sockets],
     }
 
 
 def _unclamped(deltas: Iterator[Delta], epoch: int | None) -> Iterator[Delta]:
-    """Drop what differs only because the layer below was written with the same clamp of mtimes."""
+    """Drop differences that come only from the same clamp of mtimes in the layer below."""
     for delta in deltas:
         if (
             epoch is None
@@ -223,8 +223,8 @@ class _PackUnit(Model):
     rootfs: Path
     deltas: FileRef
     tree: str
-    """Digest of what was walked and read of the tree, inodes and times too: two trees that differ only in their hard
-    links are not taken for one."""
+    """Digest of the tree as walked and read, inodes and times included: two trees that differ only in their hard links
+    have different digests."""
     compression: Compression
     level: int | None
     source_date_epoch: int | None
@@ -251,7 +251,7 @@ def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
             rootless=state.rootless,
         )
         units.append(unit_of(params, state.changed.bytes))
-    # Where nothing differs the tree as a layer can hold it is the old one, whatever was dirty.
+    # Without a difference, the tree as a layer can hold it equals the old one, whatever was dirty.
     if survey.to_read is not None and not _most_was_read(state) and (state.differing or state.refresh):
         units += _tree_unit(state)
     return units
@@ -319,15 +319,15 @@ def _result(state: LayeringState, image: Resolved) -> ImageResult:
 
 
 def tree_digest(state: LayeringState) -> str:
-    """``sha256:`` digest of the new tree's manifest: that of the known one unless something differs."""
+    """Return the ``sha256:`` digest of the new tree's manifest: the known one's unless something differs."""
     incremental = state.surveyed.incremental
     return state.tree_digest or (incremental.tree if incremental else "")
 
 
 def _created(state: LayeringState) -> str | None:
-    """The time of the new layer: as asked, else the epoch given, else that of the newest change.
+    """Return the time of the new layer: as requested, else the given epoch, else the newest change's.
 
-    Never the clock, or the same input would not give the same manifest (DESIGN law 1).
+    Never the clock: the same input must give the same manifest (DESIGN law 1).
     """
     if state.options.history.created is not None:
         return state.options.history.created

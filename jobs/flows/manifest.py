@@ -27,8 +27,8 @@ _CHUNK = 1 << 20
 class ManifestRequest(Request):
     """Write the mtree manifest of a directory to a file outside it.
 
-    Full-path lines in mtree order with every keyword, times to the nanosecond: the same bytes however many
-    shards. bsdtar, go-mtree and layerfarm read them; nothing is left out, as umoci's form does.
+    Full-path lines in mtree order with every keyword, times to the nanosecond: the same bytes for any number of
+    shards. bsdtar, go-mtree and layerfarm read them; unlike umoci's form, it omits nothing.
     """
 
     kind = "manifest"
@@ -57,7 +57,7 @@ class ManifestState(TreeState):
 
 
 def read_tree_file(stream: BinaryIO) -> Iterator[Entry]:
-    """The entries of a file that this flow wrote; several times faster than reading any mtree dialect.
+    """Yield the entries of a file that this flow wrote; several times faster than reading any mtree dialect.
 
     Raises:
         MtreeSyntaxError: it is not one.
@@ -73,9 +73,9 @@ def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:
     if not is_directory(rootfs):
         raise RootfsNotFound("directory does not exist or is not one", where=request.rootfs)
     if output.is_relative_to(rootfs):
-        raise RequestError("the manifest would lie in the directory that it is of", where=request.output)
+        raise RequestError("manifest would be written into the directory that it describes", where=request.output)
     if is_directory(output) or not is_directory(output.parent):
-        raise RequestError("the manifest cannot be written here", where=request.output)
+        raise RequestError("manifest cannot be written here", where=request.output)
     WorkBeside(output, ctx.work).create()
     return ManifestState(rootfs=rootfs, output=output)
 
@@ -85,7 +85,7 @@ def _work(ctx: Context, output: Path) -> WorkDirectory:
 
 
 def _write(ctx: Context, state: ManifestState) -> ManifestResult:
-    """Join the fragments: they are of one walk in order, and their lines are stateless."""
+    """Join the fragments: they are in order of one walk, and their lines are stateless."""
     work = _work(ctx, state.output)
     work.create()
 

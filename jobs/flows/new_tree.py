@@ -1,4 +1,4 @@
-"""The tree as it is now, of what was read of it and, with a stat cache, what was known of it before."""
+"""The tree as it is now, from the entries that were read and, with a stat cache, from the known ones."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class NewTree:
     """A surveyed and hashed tree.
 
     Every method raises:
-        IncompleteTree: a shard's fragment is not whole.
-        MtreeError: the known tree is not that of the survey.
+        IncompleteTree: a shard's fragment is incomplete.
+        MtreeError: the known tree does not match the survey.
     """
 
     def __init__(self, work: WorkDirectory, state: TreeState) -> None:
@@ -35,12 +35,12 @@ class NewTree:
         self._recorded = state.recorded
 
     def read(self) -> Iterator[Entry]:
-        """The entries that were read, in mtree order: all, or the dirty ones."""
+        """Return the entries that were read, in mtree order: all, or the dirty ones."""
         fragments = [self._work.open(ref) for ref in self._fragments]
         return merge_fragments(fragments, self._survey.entries_to_read)
 
     def replaced(self, baseline: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
-        """The old entries in their place: the whole old tree, or those that are gone or dirty."""
+        """Yield the old entries in their place: the whole old tree, or those that are gone or dirty."""
         if self._survey.incremental is None:
             yield from baseline()
             return
@@ -48,18 +48,18 @@ class NewTree:
             yield from patch.dropped(edits)
 
     def digest(self) -> str:
-        """``sha256:`` digest of its manifest in the form in which a layer can hold it."""
+        """Return the ``sha256:`` digest of its manifest in the form in which a layer can hold it."""
         sink = ManifestDigest()
         self._write(sink.output())
         return sink.digest()
 
     def write(self) -> tuple[Tree, str]:
-        """Write all of it into the work directory, exactly as on disk; returns that and the :meth:`digest`."""
+        """Write the tree into the work directory, exactly as on disk; return it and the :meth:`digest`."""
         sink = ManifestDigest()
 
         def write(paths: list[Path]) -> None:
             with paths[0].open("wb") as manifest, paths[1].open("wb") as extra:
-                # The exact form first: the other one leaves some of its entries out.
+                # The exact form first: the other one omits some of its entries.
                 self._write(Output(manifest, extra), sink.output())
 
         manifest, extra = self._work.publish_all(("bundle.mtree", "bundle.extra"), write)

@@ -1,4 +1,4 @@
-"""The flows ``rebase`` and ``rebase-check``: an image on another base, and the findings against it."""
+"""The flows ``rebase`` and ``rebase-check``: put an image on another base, and report findings against it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Bases(Model):
     """The bases of one image, pinned."""
 
     below: int
-    """Layers of the old base."""
+    """Number of layers of the old base."""
     old: Descriptor
     new: Descriptor
 
@@ -65,7 +65,7 @@ def _pin(ctx: Context, images: ImageSet, request: RebaseCheckRequest | RebaseReq
     """Claim the bases of each image's platform.
 
     Raises:
-        MissingExtra: ``layerfarm[rebase]`` is not installed, which reads programs.
+        MissingExtra: ``layerfarm[rebase]``, which reads programs, is not installed.
         TransformError: an image is not on the old base.
         TagNotFound: a base has no image for the platform.
     """
@@ -157,9 +157,9 @@ def _join_examine(ctx: Context, state: RebaseState, verdicts: dict[str, RebaseVe
         named = [f"{each.platform}: {concern}" for each in verdicts.values() for concern in each.concerns[:3]]
         total = sum(each.concerns_total for each in verdicts.values())
         raise UnsafeRebase(
-            f"the verdict on this rebase is {worst!r}, {total} things speak against it: {'; '.join(named[:5])}",
+            f"rebase is rated {worst!r}, findings ({total}): {'; '.join(named[:5])}",
             where=str(state.target),
-            hint="see all with layerfarm rebase --check; do it all the same with --accept; docs/transforms.md#rebase",
+            hint="list all with layerfarm rebase --check; override with --accept; docs/transforms.md#rebase",
         )
     return state.model_copy(update={"verdicts": work_of(ctx, state).keep("verdicts", verdicts, RebaseVerdict)})
 

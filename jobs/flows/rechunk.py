@@ -1,4 +1,4 @@
-"""The flow ``rechunk``: an image in layers by content, each distinct one written once across the farm."""
+"""The flow ``rechunk``: group an image's files into layers by content, each distinct one written once a farm."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RechunkState(TransformState):
     laid: FileRef | None = None
     """:class:`Laid` by the digest of the image."""
     packed: FileRef | None = None
-    """The layers that were written, by :func:`_name_of_layer`."""
+    """The written layers, by :func:`_name_of_layer`."""
 
 
 def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
@@ -106,9 +106,9 @@ class Listed(Model):
     digest: str
     """Digest of its content."""
     packed: PackedLayer | None = None
-    """The blob, if it is in the store already."""
+    """The blob, if it is already in the store."""
     recipe: FileRef | None = None
-    """The recipe otherwise, and the spool that it refers to."""
+    """Otherwise the recipe, and the spool that it refers to."""
     spool: FileRef | None = None
     bytes: int = 0
     """Bytes of content."""
@@ -128,7 +128,7 @@ def analysis_options(keep: int, epoch: int | None, components: Sequence[Componen
 
 
 def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
-    """Find the layers of one image. It is not read if its analysis is kept and all its layers are in the store."""
+    """Find the layers of one image. It is not read if its analysis exists and all its layers are in the store."""
     source, target = source_of(ctx, state), target_of(ctx, state)
     work = work_of(ctx, state)
     work.create()
@@ -159,7 +159,7 @@ def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
 
 
 def _known(target: Layout, layer: LayerToBe, task: Task, level: int | None) -> Listed:
-    """The layer, with its blob if that was written earlier and is still in the store."""
+    """Return the layer, with its blob if that was written earlier and is still in the store."""
     content = read_result(target, _NOTES, _name_of_layer(layer.digest, task.compression, level))
     packed = None
     if content is not None:
@@ -224,7 +224,7 @@ def _codec(compression: Compression, level: int | None, threads: int = 1) -> Cod
 
 
 def _name_of_layer(digest: str, compression: Compression, level: int | None) -> str:
-    """The name of a layer with this content and compression, in any image."""
+    """Return the name of a layer with this content and compression, in any image."""
     return name_of_work("chunk", codec_id(_codec(compression, level)), digest)
 
 
@@ -249,7 +249,7 @@ def _plan_pack(ctx: Context, state: RechunkState) -> Planned[_Pack]:
 
 
 def _listed(work: WorkDirectory, laid: Laid) -> list[Listed]:
-    """The layers of one image of the set, lowest first."""
+    """Return the layers of one image of the set, lowest first."""
     return list(work.kept(laid.listing, Listed).values())
 
 
@@ -293,7 +293,7 @@ def _make(ctx: Context, state: RechunkState, old: Resolved) -> TransformedImage:
 
 
 def _in_order(layer: Descriptor) -> Descriptor:
-    """The descriptor with its fields in the order of a new one; one read from a note has the order of the note."""
+    """Return the descriptor with its fields in the order of a new one, also if read from a note."""
     return Descriptor.model_validate(
         {
             "mediaType": layer.media_type,

@@ -1,4 +1,4 @@
-"""The flow ``recompress``: every layer of an image in another compression, each layer done once."""
+"""The flow ``recompress``: every layer of an image in another compression, each layer once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _key(layer: Descriptor, diff_id: str) -> str:
 
 
 def _wanted(ctx: Context, state: RecompressState) -> dict[str, tuple[Descriptor, str]]:
-    """The layers to be recompressed, each once, with their diff_ids."""
+    """Return the layers to recompress, each once, with their diff_ids."""
     codec = state.codec()
     return {
         _key(layer, diff_id): (layer, diff_id)
@@ -100,7 +100,7 @@ def _run(ctx: Context, work: _Work) -> PackedLayer:
 
 
 def _equal(ctx: Context, work: _Work) -> str:
-    # The digest counts too, not the diff_id alone: an image with a false diff_id must fail.
+    # The digest counts too, not only the diff_id: an image with a false diff_id must fail.
     codec = codec_id(Codec(work.compression, level=work.level))
     return name_of_work("recompress", codec, str(work.target), work.layer.digest, work.diff_id)
 
@@ -124,7 +124,7 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> TransformedIma
     parameters = {"codec": codec_id(state.codec()), "keep": state.keep}
     proof = prove(source_of(ctx, state), old, target, image, operation="recompress", parameters=parameters)
     return TransformedImage(
-        image, proof, [f"annotation {key!r} spoke of a layer's old bytes and is gone" for key in sorted(lost)]
+        image, proof, [f"annotation {key!r} described a layer's old bytes and was removed" for key in sorted(lost)]
     )
 
 

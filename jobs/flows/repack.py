@@ -1,4 +1,4 @@
-"""The flow ``repack``: changes in a bundle become a layer on top of the image that it was unpacked from."""
+"""The flow ``repack``: pack the changes in a bundle as a layer on top of the image that it was unpacked from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     base = resolve_walk(store, bundle.walk)
     for blob in base.blobs:
-        store.claim(blob)  # its tag may be gone, and a garbage collector running
+        store.claim(blob)  # its tag may be removed, and a garbage collector running
     maps = bundle.meta.map_options
     compression = choose_compression(request.layer.compress, base, request.layer.level)
     work_directory(ctx, store.path).create()
@@ -61,7 +61,7 @@ def _rows(rows: list[BundleIdMapping] | None) -> list[IdMapping]:
 
 
 def _old_tree(ctx: Context, state: RepackState) -> Iterator[Entry]:
-    """The tree as it was unpacked, from the bundle's own manifest."""
+    """Yield the tree as it was unpacked, from the bundle's own manifest."""
     ctx.policy.check_resolved(state.bundle)
     assert state.recorded is not None
     return open_baseline(state.recorded.manifest, state.recorded.extra)
@@ -72,7 +72,7 @@ def _base_of(state: RepackState) -> Resolved:
 
 
 def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
-    """Make the bundle one of the new image, if that was asked for."""
+    """Make the bundle one of the new image, if requested."""
     if not state.refresh:
         return
     bundle = Bundle.open(ctx.policy.check_resolved(state.bundle))
@@ -81,7 +81,7 @@ def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
     if tree is not None:
         manifest, extra = work.open(tree.manifest), work.open(tree.extra)
         sums = tree.manifest.sha256, tree.extra.sha256
-    else:  # nothing was touched: the files of the bundle are still true, under whichever name
+    else:  # nothing was touched: the files of the bundle are still valid, under any name
         manifest, extra = bundle.mtree, bundle.extra
         sums = sha256_of(manifest), sha256_of(extra)
     digests = Digests(survey.walk.sha256, *sums, tree_digest(state))

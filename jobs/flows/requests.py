@@ -1,4 +1,4 @@
-"""What can be asked of layerfarm, and what comes back: the typed requests and results of every flow."""
+"""The typed requests and results of every flow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _absolute(path: Path) -> Path:
 
 def _below_root(path: str) -> str:
     if names_root(path):
-        raise ValueError("path to be masked is empty or the root, and nothing would be left to pack")
+        raise ValueError("path to mask is empty or the root, and nothing would be packed")
     return path
 
 
@@ -46,7 +46,7 @@ class ImageRef(Model):
 
     @classmethod
     def parse(cls, text: str) -> ImageRef:
-        """From ``path[:tag]``; the path ends at the first ``:`` (umoci.md A).
+        """Parse ``path[:tag]``; the path ends at the first ``:`` (umoci.md A).
 
         A relative path is taken from the current directory.
 
@@ -65,7 +65,7 @@ class ImageRef(Model):
 
 
 class IdMapping(Model):
-    """``size`` ids from ``container`` on are ``host`` and following on the host."""
+    """Map ``size`` ids from ``container`` on to ids of the host from ``host`` on."""
 
     container: int = Field(ge=0, le=0xFFFFFFFF)
     host: int = Field(ge=0, le=0xFFFFFFFF)
@@ -85,7 +85,7 @@ class HistoryOptions(Model):
 
 
 Epoch = Annotated[int, Field(ge=SECONDS.start, lt=SECONDS.stop)]
-"""Seconds since 1970 that can be written into a document."""
+"""Seconds since 1970, in the range that a document can express."""
 
 
 class LayerOptions(Model):
@@ -109,20 +109,20 @@ class BuildRequest(Request):
     image: ImageRef
     base: ImageRef | None = None
     platform: str | None = None
-    """``os/arch[/variant]`` where the base is an index of several."""
+    """``os/arch[/variant]``, if the base is an index of several."""
     layer: LayerOptions = LayerOptions()
     mask_paths: list[MaskPath] = []
-    """Absolute paths inside the rootfs whose changes are left out."""
+    """Absolute paths inside the rootfs whose changes are omitted."""
 
     @model_validator(mode="after")
     def _platform_is_of_a_base(self) -> BuildRequest:
         if self.platform is not None and self.base is None:
-            raise ValueError("platform picks an image of the base, and there is none")
+            raise ValueError("platform selects an image of the base, but there is no base")
         return self
 
 
 class RepackRequest(Request):
-    """Turn what changed in a bundle into a layer and a new tag."""
+    """Pack the changes in a bundle as a layer, and set a tag."""
 
     kind = "repack"
 
@@ -133,7 +133,7 @@ class RepackRequest(Request):
     mask_volumes: bool = True
     refresh_bundle: bool = False
     stat_cache: bool = True
-    """Read only the files that were touched since the bundle was made; False: all of them."""
+    """Read only files touched since the bundle was made; False: all of them."""
 
 
 class UnpackRequest(Request):
@@ -148,13 +148,13 @@ class UnpackRequest(Request):
     rootless: bool = False
     keep_dirlinks: bool = False
     volumes: Literal["tmpfs", "none"] = "tmpfs"
-    """What config.json mounts over the image's volumes: an empty tmpfs, as umoci does, or nothing."""
+    """Mounts over the image's volumes in config.json: an empty tmpfs, as in umoci, or nothing."""
     platform: str | None = None
-    """``os/arch[/variant]`` where the tag is an index of several."""
+    """``os/arch[/variant]``, if the tag is an index of several."""
 
 
 class ImageResult(Result):
-    """A build or a repack. ``layer`` and ``diff_id`` are None when nothing had changed."""
+    """A build or a repack. ``layer`` and ``diff_id`` are None if nothing had changed."""
 
     image: str
     manifest: str

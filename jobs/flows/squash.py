@@ -1,4 +1,4 @@
-"""The flow ``squash``: several layers of an image become one."""
+"""The flow ``squash``: merge several layers of an image into one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SquashState(TransformState):
     ranges: FileRef
     """:class:`Range` by the digest of the image."""
     squashed: FileRef | None = None
-    """:class:`~layerfarm.jobs.image.PackedLayer` by the digest of the image; none where nothing was merged."""
+    """:class:`~layerfarm.jobs.image.PackedLayer` by the digest of the image; none if nothing was merged."""
 
 
 def _begin(ctx: Context, request: SquashRequest) -> SquashState:
@@ -80,7 +80,7 @@ def _kept(ctx: Context, state: SquashState) -> Import:
 def _costs(ctx: Context, state: SquashState) -> Iterator[tuple[Resolved, int]]:
     for image, each in _images(ctx, state):
         if not each.is_one:
-            # Each layer is read to know its entries, and once more for its content.
+            # Each layer is read for its entries, and again for its content.
             yield image, 2 * sum(layer.size for layer in image.manifest.layers[: each.upto])
 
 
@@ -96,7 +96,7 @@ def _run(ctx: Context, state: SquashState, image: Resolved) -> PackedLayer:
 
 
 def _equal(ctx: Context, state: SquashState, image: Resolved) -> str:
-    # By the layers: images that differ in their configs only have the same ones.
+    # By the layers: images that differ only in their configs have the same ones.
     each = _range(ctx, state, image)
     layers = [(layer.digest, diff_id) for layer, diff_id in image.layers[: each.upto]]
     codec = codec_id(Codec(each.compression, level=state.level))

@@ -28,7 +28,7 @@ def keyed_stage(
     holds: Callable[[Context, ParamsT, ResultT], bool] = lambda ctx, params, result: True,
     commits: bool = False,
 ) -> Stage[StateT]:
-    """A stage whose units have typed parameters and results. ``join`` gets the results by the keys of the plan.
+    """Return a stage whose units have typed parameters and results. ``join`` gets the results by the keys of the plan.
 
     ``equal`` and ``holds``: see :class:`Equal`.
     """
@@ -64,7 +64,7 @@ def single_stage(
     commits: bool = False,
     nbytes: Callable[[StateT], int] = lambda state: 0,
 ) -> Stage[StateT]:
-    """A stage of one unit, which is given the state, and whose result becomes ``field`` of the state."""
+    """Return a stage of one unit, which gets the state, and whose result becomes ``field`` of the state."""
 
     def plan(ctx: Context, known: StateT) -> dict[str, tuple[StateT, int]]:
         return {"": (known, nbytes(known))}
@@ -76,6 +76,6 @@ def single_stage(
 
 
 def result_of(ctx: Context, state: Any) -> Any:
-    """:attr:`Flow.finish` of a flow whose last stage has put the result into the state."""
+    """Return the result that the last stage put into the state: :attr:`Flow.finish`."""
     assert state.result is not None
     return state.result

@@ -1,4 +1,4 @@
-"""The flow ``strip``: paths out of an image, layer by layer."""
+"""The flow ``strip``: remove paths from an image, layer by layer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _begin(ctx: Context, request: StripRequest) -> StripState:
     return StripState(paths=request.paths, level=request.level, epoch=request.source_date_epoch, **fields)
 
 
-# --- layers: those of one image are one unit, for each depends on the layers below it ----------------
+# --- layers: those of one image are one unit, as each depends on the layers below it -----------------
 
 
 class Noted(Model):
@@ -65,12 +65,12 @@ def _run(ctx: Context, state: StripState, image: Resolved) -> Noted:
     done = strip_layers(source, target, image, state.paths, state.level, ctx.policy.threads, state.epoch, told)
     note = _equal(ctx, state, image)
     if not write_result(target, _NOTES, note, Stripped(layers=done).model_dump_json(by_alias=True).encode()):
-        raise StoreError("what was stripped cannot be noted", where=target.path)
+        raise StoreError("result of the strip cannot be stored", where=target.path)
     return Noted(note=note)
 
 
 def _equal(ctx: Context, state: StripState, image: Resolved) -> str:
-    # By the layers: images that differ in their configs only have the same ones.
+    # By the layers: images that differ only in their configs have the same ones.
     layers = [(layer.digest, diff_id) for layer, diff_id in image.layers]
     codecs = [codec_id(Codec(kind)) for kind in (Compression.GZIP, Compression.ZSTD, Compression.ZSTD_CHUNKED)]
     return name_of_work("strip", codecs, state.level, str(state.target.store), layers, state.paths, state.epoch)
@@ -87,15 +87,15 @@ def _parsed(content: bytes) -> dict[int, PackedLayer]:
 
 
 def _stripped(ctx: Context, state: StripState, noted: Noted) -> dict[int, PackedLayer]:
-    """The new layers of one image, by their position from 0."""
+    """Return the new layers of one image, by their position from 0."""
     content = read_result(target_of(ctx, state), _NOTES, noted.note)
     if content is None:
-        raise TreeChanged("a note of the job is gone", where=noted.note)
+        raise TreeChanged("a record of the job was removed", where=noted.note)
     return _parsed(content)
 
 
 def _kept(ctx: Context, state: StripState) -> Import:
-    """The layers from which nothing was removed."""
+    """Return the layers from which nothing was removed."""
     kept = []
     for image, noted in images_with(ctx, state, state.stripped, Noted):
         new = _stripped(ctx, state, noted)

@@ -1,7 +1,7 @@
-"""The first stages of a manifest and of a layer: walk a tree, and hash in shards what is not known of it.
+"""The first stages of a manifest and of a layer: walk a tree, and hash the unknown entries in shards.
 
-A bundle that layerfarm made has a stat cache beside its manifest; with it only the *dirty* entries are read, those not
-known to be what the manifest says. The result of the job is the same without.
+A bundle that layerfarm made has a stat cache beside its manifest; with it only the *dirty* entries are read, which may
+differ from the manifest. The result of the job is the same without it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Recorded(Model):
 
 
 class Incremental(Model):
-    """The part of a tree that has to be read, where the rest is known."""
+    """The part of a tree that must be read; the rest is known."""
 
     tree: str
     """``sha256:`` digest of the known tree."""
     walk: FileRef | None = None
     """Walk file of the dirty entries; None: no entry was touched."""
     script: FileRef | None = None
-    """The edits that make the new tree of the old one and the dirty entries (:mod:`layerfarm.jobs.mtree.patch`)."""
+    """The edit script from the old tree and the dirty entries to the new tree (:mod:`layerfarm.jobs.mtree.patch`)."""
     entries: int = 0
     """Dirty entries."""
     dropped: int = 0
@@ -63,11 +63,11 @@ class Survey(Model):
     racy: int
     """Entries whose record no later walk can rely on."""
     incremental: Incremental | None = None
-    """None: all of it has to be read."""
+    """None: the whole tree must be read."""
 
     @property
     def to_read(self) -> FileRef | None:
-        """Walk file of the entries that have to be read; None: there are none."""
+        """Walk file of the entries that must be read; None: there are none."""
         return self.incremental.walk if self.incremental else self.walk
 
     @property
@@ -96,7 +96,7 @@ StateT = TypeVar("StateT", bound=TreeState)
 def survey_stages(
     state_type: type[StateT], place_of: Callable[[StateT], Path], work_of: Callable[[Context, Path], WorkDirectory]
 ) -> tuple[Stage[StateT], Stage[StateT]]:
-    """The stages ``survey`` and ``hash``. ``work_of`` opens the job's work directory at ``place_of`` the state."""
+    """Return the stages ``survey`` and ``hash``. ``work_of`` opens the work directory at ``place_of`` the state."""
 
     def survey(ctx: Context, state: StateT) -> Survey:
         rootfs = ctx.policy.check_resolved(state.rootfs)
@@ -158,7 +158,7 @@ def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None) -> Sur
             cache = open_stat_cache(recorded.cache, recorded.manifest, recorded.extra)
             incremental = _dirty(cache, work, walk)
         except StaleCache as error:
-            _log.info("every file is read again: %s", error)
+            _log.info("reading every file, the stat cache cannot be used: %s", error)
     return Survey(walk=walk, entries=found.entries, racy=found.racy, incremental=incremental)
 
 

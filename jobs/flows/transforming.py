@@ -1,7 +1,7 @@
-"""The first and the last stages of every transform of an image: pin it; prove, publish and tag the new one.
+"""The first and the last stages of every transform: pin the image; verify, publish and tag the new one.
 
 A flow puts its own stages between :func:`begin` and those that :func:`transform_flow` adds. Nothing is tagged
-before every image of the set is proved.
+before every image of the set is proved equivalent.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ Make = Callable[[Context, StateT, Resolved], TransformedImage]
 
 
 def begin(ctx: Context, request: TransformRequest, *, linux: bool = True) -> tuple[ImageSet, dict[str, Any]]:
-    """Pin the images; returns them, and the fields of the first state. Their blobs count as just used.
+    """Pin the images; return them, and the fields of the first state. Their blobs count as just used.
 
-    ``linux``: images for other systems stay as they are (:class:`~layerfarm.jobs.flows.images.ImagesState`).
+    ``linux``: images for other systems stay unchanged (:class:`~layerfarm.jobs.flows.images.ImagesState`).
 
     Raises:
         OutsideAllowedRoots: a store is not allowed; TagNotFound and others: the image cannot be read.
@@ -106,7 +106,7 @@ def begin(ctx: Context, request: TransformRequest, *, linux: bool = True) -> tup
 
 
 def kept_layers(ctx: Context, image: Resolved, keep: int, base: ImageRef | None) -> int:
-    """The number of lowest layers that stay: ``keep``, or those of the ``base`` if they are more.
+    """Return the number of lowest layers that stay: ``keep``, or those of the ``base`` if they are more.
 
     Raises:
         TransformError: the image has fewer layers, or is not on that base.
@@ -132,19 +132,19 @@ def work_of(ctx: Context, state: TransformState) -> WorkDirectory:
 def images_with(
     ctx: Context, state: TransformState, file: FileRef | None, kind: type[RecordT]
 ) -> Iterator[tuple[Resolved, RecordT]]:
-    """Each image of the set, once, with its record in ``file``."""
+    """Yield each image of the set, once, with its record in ``file``."""
     records = work_of(ctx, state).kept(file, kind)
     for image in image_set(ctx, state).images:
         yield image, records[image.descriptor.digest]
 
 
 def importing(ctx: Context, state: TransformState, layers: Iterable[Descriptor]) -> Import:
-    """The import of layers that the new image shares with the old; external ones need not be in the store."""
+    """Return the import of layers that the new image shares with the old; external ones need not be in the store."""
     return importing_from(source_of(ctx, state), state, layers)
 
 
 def importing_from(store: Layout, state: TransformState, layers: Iterable[Descriptor]) -> Import:
-    """The same from another store."""
+    """Return the import of shared layers from another store."""
     return Import(store.path, state.target.store, [layer for layer in layers if not layer.urls or store.has(layer)])
 
 
@@ -171,7 +171,7 @@ def layer_stage(
     into: str,
     equal: Callable[[Context, WorkT], str],
 ) -> Stage[StateT]:
-    """A stage with a unit for each layer to be written; equal units of all jobs share it."""
+    """Return a stage with a unit for each layer to be written; equal units of all jobs share it."""
 
     def holds(ctx: Context, params: WorkT, packed: PackedLayer) -> bool:
         return params.open_target(ctx).claim(packed.descriptor)
@@ -180,7 +180,7 @@ def layer_stage(
 
 
 def keeping(into: str, result: type[ResultT]) -> Callable[[Context, StateT, dict[str, ResultT]], StateT]:
-    """A join that keeps the results, by the keys of the plan, in the file ``into`` of the state."""
+    """Return a join that stores the results, by the keys of the plan, in the file ``into`` of the state."""
 
     def join(ctx: Context, state: StateT, results: dict[str, ResultT]) -> StateT:
         return state.model_copy(update={into: work_of(ctx, state).keep(into, results, result)})
@@ -202,10 +202,10 @@ def written(
     parameters: dict[str, Any],
     warnings: Sequence[str] = (),
 ) -> TransformedImage:
-    """Write the image with these layers and this config, and prove that it differs as ``allowed`` only.
+    """Write the image with these layers and this config, and prove that it differs only as ``allowed``.
 
     Raises:
-        NotEquivalent: it differs in more.
+        NotEquivalent: it has other differences.
     """
     source, target = source_of(ctx, state), target_of(ctx, state)
     image = write_image(target, old.path[-1:], old.manifest.model_copy(update={"layers": list(layers)}), config)
@@ -224,7 +224,7 @@ def transform_flow(
     finish: Callable[[Context, StateT], TransformResult] = result_of,
     result: type[TransformResult] = TransformResult,
 ) -> Flow[StateT]:
-    """The flow of a transform: its own ``stages``, then ``prove``, with a unit for each image, and ``publish``."""
+    """Return the flow of a transform: its own ``stages``, ``prove`` with a unit for each image, and ``publish``."""
 
     def run_prove(ctx: Context, known: StateT, old: Resolved) -> FileRef:
         new = make(ctx, known, old)
@@ -249,7 +249,7 @@ def transform_flow(
 
 
 def _no_bytes(ctx: Context, state: TransformState) -> Iterator[tuple[Resolved, int]]:
-    """The images, with no bytes: a proof that reads no layer would leave its progress incomplete."""
+    """Return the images, with no bytes: a proof that reads no layer would leave its progress incomplete."""
     return ((image, 0) for image in image_set(ctx, state).images)
 
 
@@ -306,5 +306,5 @@ def _change(old: Resolved, new: Resolved) -> ImageChange:
 
 
 def _bytes(images: Iterable[Resolved]) -> int:
-    """Compressed bytes of their layers, each counted once."""
+    """Return the compressed bytes of their layers, each counted once."""
     return sum({layer.digest: layer.size for image in images for layer in image.manifest.layers}.values())

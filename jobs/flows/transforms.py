@@ -1,4 +1,4 @@
-"""Requests and results of transforms. Each works on all images behind the tag: one, or every platform of an index."""
+"""Requests and results of transforms. Each processes all images behind the tag: one, or every platform of an index."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class TransformRequest(Request):
     target: ImageRef
     """Store and tag of the new image."""
     referrers: Choice = "leave"
-    """Of SBOMs and other artifacts that refer to the old image and stay true of the new one: whether copies refer to
-    that. What is left is among the warnings of the result."""
+    """Copy SBOMs and other artifacts that refer to the old image, and remain valid, to the new one. Those left behind
+    are among the warnings of the result."""
     proof: bool = True
-    """The proof is stored as a referrer of the new image. It is made in any case, and without it nothing is tagged."""
+    """Store the proof as a referrer of the new image. It is made in any case, and without it nothing is tagged."""
 
 
 class RecompressRequest(TransformRequest):
@@ -34,7 +34,7 @@ class RecompressRequest(TransformRequest):
     level: int | None = None
     """None: layerfarm's default, and a layer with this compression at any level stays as it is."""
     keep: int = Field(default=0, ge=0)
-    """So many of the lowest layers stay as they are: recompressed, a base would not be shared with others any more."""
+    """Number of lowest layers that stay unchanged: recompressed, a base would no longer be shared with other images."""
 
 
 class RewriteRequest(TransformRequest):
@@ -44,7 +44,7 @@ class RewriteRequest(TransformRequest):
     """``auto``: as the newest compressed layer of the image, else gzip."""
     level: int | None = None
     source_date_epoch: Epoch | None = None
-    """Seconds; newer mtimes are clamped to it, and it is the time of what is written into the config."""
+    """Seconds; newer mtimes are clamped to it, and it is the time written into the config."""
 
 
 class SquashRequest(RewriteRequest):
@@ -53,11 +53,11 @@ class SquashRequest(RewriteRequest):
     kind = "squash"
 
     keep: int = Field(default=0, ge=0)
-    """So many of the lowest layers stay, with their digests."""
+    """Number of lowest layers that stay, with their digests."""
     base: ImageRef | None = None
-    """The layers of this image stay: it has to be what the image was built on."""
+    """Keep the layers of this image: it must be the base that the image was built on."""
     upto: int | None = Field(default=None, ge=1)
-    """The number, from 1, of the highest layer to be merged; those above stay. None: the topmost."""
+    """The number, from 1, of the highest layer to merge; those above stay. None: the topmost."""
 
 
 class StripRequest(TransformRequest):
@@ -66,7 +66,7 @@ class StripRequest(TransformRequest):
     kind = "strip"
 
     paths: list[str] = Field(min_length=1)
-    """Patterns as a shell's, from the root; ``*`` matches slashes too, and a directory goes with all in it."""
+    """Shell patterns, from the root; ``*`` matches slashes too, and a directory includes everything below it."""
     level: int | None = None
     source_date_epoch: Epoch | None = None
 
@@ -78,8 +78,8 @@ class FlattenRequest(Request):
 
     image: ImageRef
     output: AbsolutePath
-    """Must not exist yet. Where the tag leads to several images and no platform is named: a directory that gets
-    one tree for each, ``linux_amd64`` or ``linux_amd64.tar``."""
+    """Must not exist. If the tag leads to several images and no platform is given: a directory with one tree for each,
+    ``linux_amd64`` or ``linux_amd64.tar``."""
     form: Literal["directory", "tar"] = "directory"
     platform: str | None = None
     """``os/arch[/variant]``."""
@@ -116,11 +116,11 @@ class RebaseRequest(TransformRequest):
 
 
 class ComponentRule(Model):
-    """A component of the operator's own, which takes precedence over package databases."""
+    """A component defined by the operator, which takes precedence over package databases."""
 
     name: str = Field(min_length=1)
     paths: list[str] = Field(min_length=1)
-    """Patterns as a shell's, from the root; ``*`` matches slashes too."""
+    """Shell patterns, from the root; ``*`` matches slashes too."""
 
 
 class RechunkRequest(RewriteRequest):
@@ -129,19 +129,19 @@ class RechunkRequest(RewriteRequest):
     kind = "rechunk"
 
     budget: int = Field(default=DEFAULT_BUDGET, ge=2, le=MOST_LAYERS)
-    """Layers at most, kept ones included."""
+    """Maximum number of layers, kept ones included."""
     plan: str | None = None
-    """Digest of a plan in the target's store (:func:`layerfarm.jobs.relayer.rechunk.put_plan`). None: the plan is
-    made for this image alone."""
+    """Digest of a plan in the target's store (:func:`layerfarm.jobs.relayer.rechunk.put_plan`). None: plan for this
+    image alone."""
     keep: int = Field(default=0, ge=0)
-    """So many of the lowest layers stay, with their digests."""
+    """Number of lowest layers that stay, with their digests."""
     base: ImageRef | None = None
-    """The layers of this image stay: it has to be what the image was built on."""
+    """Keep the layers of this image: it must be the base that the image was built on."""
     components: list[ComponentRule] = []
 
 
 class AnalyzeRequest(Request):
-    """Find the components of an image, and keep them beside the store or, if it is read-only, in the user's cache."""
+    """Find the components of an image; store them beside the store or, if it is read-only, in the user's cache."""
 
     kind = "analyze"
 
@@ -170,10 +170,10 @@ class AnalyzeResult(Result):
 
     image: str
     top: str
-    """Digest of what the tag names."""
+    """Digest that the tag names."""
     images: list[ImageParts]
     kept_in: str
-    """The layout beside which they are kept: the image's own, or that in the user's cache directory."""
+    """The layout beside which they are stored: the image's own, or that in the user's cache directory."""
     warnings: list[str] = []
 
 
@@ -184,14 +184,14 @@ class ImageChange(Model):
     old: str
     """Digest of its manifest."""
     new: str
-    """The same where nothing had to be done."""
+    """Digest of the new manifest; the same if nothing had to be done."""
     layers_before: int
     layers_after: int
     bytes_before: int
     """Compressed bytes of its layers, each counted once."""
     bytes_after: int
     proof: str | None = None
-    """Digest of the proof's manifest, a referrer of the new image; None where nothing was done, or it is not kept."""
+    """Digest of the proof's manifest, a referrer of the new image; None if nothing was done, or it is not stored."""
 
 
 class TransformResult(Result):
@@ -200,14 +200,14 @@ class TransformResult(Result):
     image: str
     """Store and tag of the new image."""
     old: str
-    """Digest of what the tag of the old one names: a manifest or an index."""
+    """Digest that the old image's tag names: a manifest or an index."""
     new: str
     images: list[ImageChange]
     bytes_before: int
     """Compressed bytes of all layers, each counted once."""
     bytes_after: int
     referrers: int = 0
-    """Manifests beside the images (attestations, SBOMs …) that were carried over to the new ones."""
+    """Number of referrers (attestations, SBOMs …) copied to the new images."""
     unchanged: bool
     """There was nothing to do; the tag names the old image."""
     warnings: list[str] = []

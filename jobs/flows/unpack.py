@@ -45,7 +45,7 @@ def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
     store = Layout.open(ctx.policy.check_store(request.image.store))
     bundle = ctx.policy.check_root(request.bundle)
     work = _records(ctx, store, bundle)
-    # A job that begins again, because Redis lost it, may find the bundle that it made.
+    # A job that begins again, because Redis lost it, may find its own bundle.
     if published(work, bundle) is None:
         _check_place(ctx, bundle)
     resolved = resolve(store, request.image.tag, request.platform)
@@ -110,10 +110,10 @@ def _unpack(ctx: Context, store: Layout, staged: Path, state: UnpackState) -> Un
 
 
 def _records(ctx: Context, store: Layout, bundle: Path) -> WorkDirectory:
-    """The job's records: the place as it was found, and the bundle that a unit made.
+    """Return the job's records: the place as it was found, and the bundle that a unit made.
 
     On a farm they are in the store, where the janitor finds those of a job that Redis lost. Without a farm only this
-    process needs them, and the source is only read.
+    process needs them, and the source is not written.
     """
     return work_directory(ctx, store.path) if ctx.fenced and may_write(store) else records_beside(bundle, ctx.work)
 

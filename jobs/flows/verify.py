@@ -1,4 +1,4 @@
-"""The flow ``verify``: the proofs of an image checked again, as a job, for catalogs of them."""
+"""The flow ``verify``: check the proofs of an image again, as a job, for catalogs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layerfarm.jobs.relayer.proof import verify_image
 from layerfarm.jobs.store import Layout
 
 _MOST = 20
-"""Findings of each severity in the result."""
+"""Most findings of each severity in the result."""
 
 
 class VerifyRequest(Request):
@@ -30,7 +30,7 @@ class VerifyResult(Result):
     proofs: int
     bytes_read: int
     errors: list[str]
-    """The first ones; none: every proof holds."""
+    """The first errors; empty: every proof holds."""
     warnings: list[str] = []
 
 

@@ -21,7 +21,7 @@ _S_IFREG_BITS = stat.S_IFREG >> 12
 
 
 def unreadable(error: OSError, where: bytes | Path) -> RootfsError:
-    """The error to raise for an entry that cannot be read, with a hint if a right is missing."""
+    """Return the error to raise for an entry that cannot be read, with a hint if a right is missing."""
     hint = "run as root, or make it readable" if error.errno in (errno.EACCES, errno.EPERM) else None
     return RootfsError(f"entry cannot be read, {error.strerror}", where=where, hint=hint)
 
@@ -34,9 +34,9 @@ class Rootfs:
     """
 
     def __init__(self, path: Path, *, to_be_read: bool = False, follow: bool = True) -> None:
-        """``follow``: the path is the operator's own, and may end in a link.
+        """``follow``: the path is the operator's own and may end in a link.
 
-        ``to_be_read``: an ordinary user's own root is widened until the end if its mode forbids to read it.
+        ``to_be_read``: if its mode denies reading to an ordinary user who owns it, widen the root until the end.
         """
         self.path = path
         self.fd = -1
@@ -75,7 +75,7 @@ class Rootfs:
                 raise
 
     def regain(self) -> None:
-        """Widen the root again, if another process that had widened it has put its mode back."""
+        """Widen the root again if another process that had widened it has restored its mode."""
         if self._widened is not None:
             self._widened.again()
         elif is_locked(self.fd, b".", os.fstat(self.fd)):
@@ -99,8 +99,8 @@ class Rootfs:
 class DirectoryCache:
     """Descriptors of directories below a root, opened *beneath* (no link followed) and kept for reuse.
 
-    Sorted access opens each directory once. At most ``limit`` stay open. An ordinary user's own directory that its mode
-    locks is widened while it is open.
+    Sorted access opens each directory once. At most ``limit`` stay open. An ordinary user's own directory whose mode
+    denies access is widened while it is open.
     """
 
     def __init__(self, root: int, limit: int = 64) -> None:
@@ -110,7 +110,7 @@ class DirectoryCache:
         self._widened: dict[int, Widened] = {}
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
-        """The descriptor of the directory that holds ``path``, and the last component of ``path``.
+        """Return the descriptor of the directory that holds ``path``, and the last component of ``path``.
 
         The cache closes the descriptor. For the root itself (``.``) it is the root and ``.``.
 
@@ -122,7 +122,7 @@ class DirectoryCache:
         return (self.directory(directory) if directory else self._root), name
 
     def directory(self, path: bytes) -> int:
-        """The descriptor of the directory ``path``, which the cache closes."""
+        """Return the descriptor of the directory ``path``, which the cache closes."""
         fd = self._open.get(path)
         if fd is not None:
             self._open.move_to_end(path)
@@ -131,7 +131,7 @@ class DirectoryCache:
         return self._step_by_step(path) if fd is None else self._keep(path, fd)
 
     def settle(self, fd: int) -> None:
-        """Do not restore the old mode of an open directory, which has been given its final one."""
+        """Do not restore the old mode of an open directory that has received its final mode."""
         if fd in self._widened:
             self._widened.pop(fd).leave()
 
@@ -153,7 +153,7 @@ class DirectoryCache:
 
     @staticmethod
     def _unlocked(parent: int, path: bytes) -> int | None:
-        """A descriptor, unless it or something on the way is locked for its owner."""
+        """Return a descriptor, unless the directory or one above it denies access to its owner."""
         try:
             fd = open_beneath(parent, path, _DIRECTORY)
         except PermissionError:
@@ -164,7 +164,7 @@ class DirectoryCache:
         return fd
 
     def _step_by_step(self, path: bytes) -> int:
-        """Open a directory below one that is locked for its owner, an ordinary user."""
+        """Open a directory below one whose mode denies access to its owner, an ordinary user."""
         here, known = self._root, b""
         for name in path.split(b"/"):
             known = known + b"/" + name if known else name
@@ -215,7 +215,7 @@ def stat_regular(directory: int, name: bytes | str) -> tuple[int, os.stat_result
 
 
 def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
-    """The content of a small regular file inside the root, links resolved *in root*; None if there is none.
+    """Return the content of a small regular file inside the root, links resolved *in root*; None if there is none.
 
     For the few files whose content layerfarm interprets (``etc/passwd``, package databases). Anything but a regular
     file (a fifo, a device, a directory, a dangling link) counts as absent and is never opened for reading.
@@ -258,7 +258,7 @@ def read_regular(root: int, path: bytes, limit: int) -> bytes | None:
 
 
 def _same_file(root: int, path: bytes, wanted: os.stat_result) -> int:
-    """The regular file ``path``, opened by name and only if it still is the inode ``wanted``.
+    """Return the regular file ``path``, opened by name and only if it still is the inode ``wanted``.
 
     Raises:
         TreeChanged: it is another one.
@@ -266,12 +266,12 @@ def _same_file(root: int, path: bytes, wanted: os.stat_result) -> int:
     fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     if not os.path.samestat(os.fstat(fd), wanted):
         os.close(fd)
-        raise TreeChanged("another file has come to this place", where=path)
+        raise TreeChanged("file was replaced by another one", where=path)
     return fd
 
 
 def umask() -> int | None:
-    """The process's umask, without the moment of change that umask(2) needs (proc(5)); None: it is not known."""
+    """Return the process's umask from proc(5): umask(2) would change it for a moment. None: unknown."""
     try:
         with open("/proc/self/status", "rb") as stream:
             return next((int(line.split()[1], 8) for line in stream if line.startswith(b"Umask:")), None)

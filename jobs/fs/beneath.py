@@ -44,7 +44,7 @@ class Beneath:
     # --- files ---------------------------------------------------------------------------------------
 
     def open(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-        """A descriptor of a regular file; the caller closes it."""
+        """Return a descriptor of a regular file; the caller closes it."""
         follow = flags == os.O_RDONLY and self._may_be_linked(self._below(path))
         with self._parent(path) as parent:
             try:
@@ -59,12 +59,12 @@ class Beneath:
         return fd
 
     def read(self, path: Path, most: int = -1) -> bytes:
-        """The whole file, or at most ``most`` bytes of it."""
+        """Return the whole file, or at most ``most`` bytes of it."""
         with os.fdopen(self.open(path), "rb") as stream:
             return stream.read(most)
 
     def is_file(self, path: Path) -> bool:
-        """True if a regular file is there."""
+        """Return True if a regular file is there."""
         try:
             return stat.S_ISREG(self.lstat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -75,14 +75,14 @@ class Beneath:
             return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
 
     def touch(self, path: Path) -> None:
-        """Set its times to now, of a link itself."""
+        """Set the times of a file, or of a link itself, to now."""
         with self._parent(path) as parent:
             os.utime(path.name, dir_fd=parent, follow_symlinks=False)
 
     # --- directories ---------------------------------------------------------------------------------
 
     def is_directory(self, path: Path) -> bool:
-        """True if a directory is there."""
+        """Return True if a directory is there."""
         try:
             with self.directory(path):
                 return True
@@ -90,7 +90,7 @@ class Beneath:
             return False
 
     def names(self, path: Path) -> list[str]:
-        """The names in a directory; none if it does not exist."""
+        """Return the names in a directory; none if it does not exist."""
         try:
             fd = self._open_directory(path, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
@@ -102,7 +102,7 @@ class Beneath:
 
     @contextmanager
     def directory(self, path: Path, flags: int = _HANDLE) -> Iterator[int]:
-        """A descriptor of a directory: by default one for the ``*at`` calls, not to list or sync it."""
+        """Yield a descriptor of a directory: by default one for the ``*at`` calls, not to list or sync it."""
         fd = self._open_directory(path, flags)
         try:
             yield fd
@@ -161,15 +161,15 @@ class Beneath:
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Open a regular file in a directory of the operator's for reading. Raises as :class:`Beneath`."""
+    """Open a regular file in one of the operator's directories for reading. Raises as :class:`Beneath`."""
     return os.fdopen(Beneath(path.parent).open(path), "rb")
 
 
 def own_directory(path: Path) -> None:
-    """Make a directory that only its owner may enter, if it does not exist.
+    """Create a directory that only its owner may enter, if it does not exist.
 
     Raises:
-        UnsafePath: another user made it, in a directory that everybody may write to; or it is no directory.
+        UnsafePath: another user created it in a world-writable directory, or it is not a directory.
         OSError: as mkdir(2).
     """
     try:
@@ -178,6 +178,6 @@ def own_directory(path: Path) -> None:
     except FileExistsError:
         found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        raise UnsafePath("something that is no directory is in the way", where=path)
+        raise UnsafePath("path exists and is not a directory", where=path)
     if path.parent.stat().st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), 0):
-        raise UnsafePath("somebody else has made this directory", where=path)
+        raise UnsafePath("directory belongs to another user", where=path)

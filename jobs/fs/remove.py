@@ -66,10 +66,10 @@ def open_directory(parent: int, name: bytes) -> int:
 
 
 def _remove_directory(parent: int, name: bytes) -> None:
-    """Depth first with one descriptor at a time, back up through ``..``.
+    """Remove depth first with one descriptor at a time, returning through ``..``.
 
-    A stack of descriptors would end at the limit of open files, recursion at Python's; ``..`` is safe because the
-    directory it leads to is compared with the one that was left.
+    A stack of descriptors is limited by the number of open files, recursion by Python's limit. ``..`` is safe because
+    the directory it leads to is compared with the one that was left.
     """
     here = os.dup(parent)
     above: list[tuple[tuple[int, int], list[bytes], bytes]] = []

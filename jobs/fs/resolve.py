@@ -69,7 +69,7 @@ def _open(root: int, path: bytes, flags: int, resolve: int) -> int:
             return _openat2(root, path, flags | os.O_CLOEXEC, resolve)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise UnsafePath("a symbolic link stands in the way", where=path) from error
+                raise UnsafePath("path goes through a symbolic link", where=path) from error
             if error.errno == errno.EXDEV:
                 raise UnsafePath("path leads out of the root", where=path) from error
             if error.errno == errno.ENAMETOOLONG and len(path) >= 4096:
@@ -95,7 +95,7 @@ def _openat2(root: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def _walk(root: int, path: bytes, flags: int, resolve: int) -> int:
-    """openat2 in user space: one component at a time, each by O_PATH|O_NOFOLLOW from its parent."""
+    """Emulate openat2 in user space: open one component at a time, each with O_PATH|O_NOFOLLOW from its parent."""
     parents: list[int] = [os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)]
     pending = _components(path)
     links = 0
@@ -126,7 +126,7 @@ def _walk(root: int, path: bytes, flags: int, resolve: int) -> int:
                 return _open_link(parents[-1], part, flags, path)
             links += 1
             if resolve & _RESOLVE_NO_SYMLINKS or links > _MAX_LINKS:
-                raise UnsafePath("a symbolic link stands in the way", where=path)
+                raise UnsafePath("path goes through a symbolic link", where=path)
             target = os.readlink(part, dir_fd=parents[-1])
             if target.startswith(b"/"):
                 while len(parents) > 1:
@@ -144,14 +144,14 @@ def _open_link(parent: int, name: bytes, flags: int, path: bytes) -> int:
         return os.open(name, flags, dir_fd=parent)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UnsafePath("a symbolic link stands in the way", where=path) from error
+            raise UnsafePath("path goes through a symbolic link", where=path) from error
         raise
 
 
 def _components(path: bytes) -> list[bytes]:
-    """The components of a path, the first one last, without ``.`` but at its end.
+    """Return the components of a path, the first one last, without ``.`` except at its end.
 
-    There, like a trailing slash, it requires a directory before it, and a link there is followed.
+    A final ``.`` or a trailing slash requires a directory before it, and a link there is followed.
     """
     parts = path.split(b"/")
     kept = [part for part in parts if part not in (b"", b".")]

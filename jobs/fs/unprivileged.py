@@ -1,11 +1,11 @@
-"""Read what its mode forbids even to its owner, for a process without root's rights.
+"""Read entries whose mode denies access even to their owner, for a process without root's rights.
 
 A rootless unpack leaves files and directories of mode 000 that belong to the user, who then cannot read them. The mode
-is widened while they are read and restored afterwards, also after an error (as umoci's pkg/unpriv). Only after the
-kernel has said EACCES: so root never does it, unless it has given up CAP_DAC_OVERRIDE.
+is widened while they are read and restored afterwards, also after an error (as umoci's pkg/unpriv). It is widened only
+after the kernel returned EACCES, so root never does it unless it has dropped CAP_DAC_OVERRIDE.
 
 Two processes may read one tree: the one that widened a mode also restores it, perhaps while the other still needs it.
-The one that is then refused tries again, a little later each time, at most :data:`ATTEMPTS` times.
+The other one then gets EACCES and retries with growing pauses, at most :data:`ATTEMPTS` times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Widened:
     """The entry ``name`` of an open directory, readable for its owner until :meth:`restore`; a context manager.
 
     Raises:
-        PermissionError: it is not ours, or neither a file nor a directory, so nothing can be done.
+        PermissionError: it belongs to another user, or is neither a file nor a directory.
         OSError: as open(2).
     """
 
@@ -38,7 +38,7 @@ class Widened:
 
     @classmethod
     def of_handle(cls, handle: int) -> Widened:
-        """The entry behind an O_PATH descriptor, which stays the caller's."""
+        """Return the entry behind an O_PATH descriptor, which the caller still owns."""
         made = cls.__new__(cls)
         made._take(os.dup(handle))
         return made
@@ -63,16 +63,16 @@ class Widened:
         if now.st_mode & rights == rights:
             return False
         if not self._changed:
-            # The other process had it to restore; now this one has.
+            # The other process was to restore the mode; now this one is.
             self.found, self._changed = now, True
         self._chmod(stat.S_IMODE(now.st_mode) | rights)
         return True
 
     def open(self, opened: Callable[[], T]) -> T:
-        """The result of ``opened()``, called again when another process put the mode back just before.
+        """Return ``opened()``, called again if another process restored the mode just before.
 
         Raises:
-            PermissionError: the mode is not what forbids it, or it was put back :data:`ATTEMPTS` times.
+            PermissionError: the mode is not the reason, or it was restored :data:`ATTEMPTS` times.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -92,11 +92,11 @@ class Widened:
             os.close(self._handle)
 
     def leave(self) -> None:
-        """Keep the mode that the entry has now: it was given its final one."""
+        """Keep the current mode of the entry, which is its final one."""
         os.close(self._handle)
 
     def _chmod(self, mode: int) -> None:
-        # fchmod(2) takes no O_PATH descriptor; through /proc it is this inode, whatever has the entry's name by now.
+        # fchmod(2) takes no O_PATH descriptor; the path in /proc leads to this inode even if it was renamed.
         os.chmod(b"/proc/self/fd/%d" % self._handle, mode)
 
     def __enter__(self) -> Widened:
@@ -107,15 +107,16 @@ class Widened:
 
 
 def is_locked(directory: int, name: bytes | str, found: os.stat_result) -> bool:
-    """True if ``found``, the directory ``name`` of an open one, is this user's own and its mode forbids to list it or
-    to look into it."""
+    """Return True if an ordinary user owns the directory ``name`` and its mode denies listing or searching it.
+
+    ``found`` is its lstat; ``name`` is relative to an open directory."""
     return (
         found.st_mode & 0o500 != 0o500 and found.st_uid == os.geteuid() and not may(directory, os.R_OK | os.X_OK, name)
     )
 
 
 def may(directory: int, rights: int, name: bytes | str = b".") -> bool:
-    """True if this process has the ``rights`` (access(2)) over an open directory, or its entry ``name``.
+    """Return True if this process has the ``rights`` (access(2)) over an open directory, or its entry ``name``.
 
     The kernel is asked: a process of uid 0 may be without CAP_DAC_OVERRIDE, as in a container that drops it.
     """

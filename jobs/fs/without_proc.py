@@ -1,4 +1,4 @@
-"""System calls by name in an open directory where /proc is not mounted, as in a chroot that nobody prepared."""
+"""System calls by name in an open directory where /proc is not mounted, as in a bare chroot."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _CLONE_FS = 0x200
-"""unshare(2): a working directory of the thread's own. It takes no privilege."""
+"""Flag of unshare(2): gives the thread a working directory of its own. Needs no privilege."""
 
 
 def in_directory(directory: int, call: Callable[[], T]) -> T:
-    """``call()`` in a thread whose working directory is the open ``directory``; that of the process stays.
+    """Run ``call()`` in a thread whose working directory is ``directory``; the process keeps its own.
 
     Raises:
         OSError: unshare(2) is forbidden, or ``call`` raises it.

@@ -1,4 +1,4 @@
-"""Extended attributes of any entry, links and devices included, without following it; and the rule which are portable.
+"""Extended attributes of any entry, links and devices included, never followed; and which of them are portable.
 
 Walks record all xattrs on disk. Comparing trees, packing them, unpacking layers and reverting bundles follow the rules
 here, so that a tree's manifest and its layer hold the same xattrs (umoci.md B1.6, B5).
@@ -24,7 +24,7 @@ _IGNORED: Final = (*_UNSUPPORTED, errno.ENODATA)
 
 
 def proc_path(directory: int, name: bytes) -> bytes:
-    """A path for the entry ``name`` of an open directory, for system calls that take no descriptor.
+    """Return a path for the entry ``name`` of an open directory, for system calls that take no descriptor.
 
     A link, a device or a fifo cannot be opened without side effects, and the xattr calls have no ``*at`` form; through
     /proc/self/fd only the last component is looked up by name. Where /proc is not mounted, the functions here split the
@@ -98,7 +98,7 @@ def _names(target: int | bytes) -> list[str]:
 
 
 def _call(call: Callable[..., T], target: int | bytes, *args: bytes) -> T:
-    """``call`` for an open file or a path from :func:`proc_path`, which is not followed."""
+    """Run ``call`` on an open file or a path from :func:`proc_path`, which is not followed."""
     try:
         return call(target, *args, follow_symlinks=isinstance(target, int))
     except FileNotFoundError:
@@ -111,11 +111,11 @@ def _call(call: Callable[..., T], target: int | bytes, *args: bytes) -> T:
 def portable_xattrs(
     xattrs: tuple[tuple[bytes, bytes], ...], left_out: Callable[[bytes, str], None] | None = None
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """The xattrs on disk that a layer can hold, in the same order; capabilities without their user namespace.
+    """Return the xattrs on disk that a layer can hold, in the same order; capabilities without their user namespace.
 
-    The host's are left out, as are those with an empty value (a PAX record without one deletes) and those with ``=`` in
-    their name (PAX ends a keyword at its first equals sign; the value would go to another name). For the latter two
-    ``left_out`` is called with the name and the reason.
+    Omitted are the host's xattrs, those with an empty value (a PAX record without a value deletes) and those with ``=``
+    in their name (PAX ends a keyword at its first equals sign). For the latter two ``left_out`` is called with the name
+    and the reason.
     """
     kept: list[tuple[bytes, bytes]] = []
     for name, value in xattrs:
@@ -129,7 +129,7 @@ def portable_xattrs(
 
 
 def version_2(capability: bytes) -> bytes:
-    """File capabilities without the user namespace of this host.
+    """Return file capabilities without the user namespace of this host.
 
     Version 3 names the namespace's root as a uid of the host, which means nothing elsewhere; Docker rewrites it the
     same way (moby#41724, umoci #261). Anything else is unchanged.

@@ -1,4 +1,4 @@
-"""A runtime bundle on disk, as umoci lays it out: either tool can repack a bundle that the other unpacked."""
+"""A runtime bundle on disk, in umoci's form: either tool can repack a bundle that the other unpacked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BundleIdMapping(Document):
 
 
 def _null_if_empty(value: Any) -> Any:
-    # umoci reads an empty list as a map that maps nothing; no map at all is null.
+    # umoci reads an empty list as a map that maps nothing; a missing map is null.
     return None if value == [] else value
 
 
@@ -39,7 +39,7 @@ _Rows = Annotated[list[BundleIdMapping] | None, BeforeValidator(_null_if_empty)]
 
 
 class MapOptions(Document):
-    """How ids of the image became ids of the host when the bundle was unpacked."""
+    """Mapping of the image's ids to the host's ids when the bundle was unpacked."""
 
     uid_mappings: _Rows = None
     gid_mappings: _Rows = None
@@ -89,12 +89,12 @@ class BundleMeta(Document):
 
 
 def mtree_name(digest: str) -> str:
-    """umoci's name of the bundle's mtree manifest."""
+    """Return umoci's name of the bundle's mtree manifest."""
     return f"{digest.replace(':', '_')}.mtree"
 
 
 def extra_name(digest: str) -> str:
-    """The name of the file for metadata that the mtree manifest cannot hold; umoci ignores it."""
+    """Return the name of the file for metadata that the mtree manifest cannot hold; umoci ignores it."""
     return f"{digest.replace(':', '_')}.layerfarm"
 
 
@@ -107,10 +107,10 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
-        """The bundle at ``path``.
+        """Open the bundle at ``path``.
 
         Raises:
-            BundleError: there is none, it is not complete, a part of it is a link, or it is of another version.
+            BundleError: there is none, it is incomplete, a part of it is a link, or it is of another version.
         """
         files = Beneath(path)
         try:
@@ -119,7 +119,7 @@ class Bundle:
             raise BundleError(error.what, where=path / META_NAME) from error
         except OSError as error:
             raise BundleError(
-                f"not a bundle, {META_NAME} cannot be read, {error.strerror}", where=path, hint="made by unpack?"
+                f"not a bundle, {META_NAME} cannot be read, {error.strerror}", where=path, hint="unpack an image there"
             ) from error
         try:
             meta = parse_document(BundleMeta, raw, META_NAME)
@@ -130,7 +130,7 @@ class Bundle:
         return bundle
 
     def _check(self, files: Beneath) -> None:
-        # With a link, the bundle's author would choose what is packed, reverted or quoted in an error.
+        # Through a link, the bundle's author would choose what is packed, reverted or quoted in an error.
         for part in (self.rootfs, self.mtree):
             if part.is_symlink():
                 raise BundleError("part of the bundle is a symbolic link", where=part)

@@ -1,4 +1,4 @@
-"""Check a layer without unpacking it: whether it is a tar that can be applied, and its diff_id."""
+"""Check a layer without unpacking it: that it is a tar that can be applied, and its diff_id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.tar.reader import Member, MemberReader
 
 MOST_FAULTS = 20
-"""Faults, and warnings, that are kept of one layer."""
+"""Most faults, and most warnings, that are kept of one layer."""
 _KNOWN_TYPES = frozenset(b"0123456")
 _HARDLINK = 0x31
 _DIRECTORY = 0x35
@@ -116,10 +116,10 @@ class _HardLinks:
 
     def __init__(self) -> None:
         self._files: dict[bytes, tuple[object, ...]] = {}
-        """Rights by path, of the files that chown, chmod or setcap would change."""
+        """Owner, mode and capabilities by path, of the files that chown, chmod or setcap would change."""
 
     def contradicts(self, member: Member) -> bool:
-        """True for a hard link whose entry gives its file, earlier in the layer, other rights."""
+        """Return True for a hard link whose entry differs from its file's in owner, mode or capabilities."""
         if member.type == _HARDLINK:
             before = self._files.get(b"/".join(clean(member.link)))
             if before is None:

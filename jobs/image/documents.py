@@ -78,7 +78,7 @@ class RootFS(Document):
 
 
 class HistoryEntry(Document):
-    """One build step of an image; each that is not an ``empty_layer`` made a layer."""
+    """One build step of an image; each without ``empty_layer`` made a layer."""
 
     created: str | None = None
     created_by: str | None = None
@@ -104,23 +104,23 @@ class ImageConfig(Document):
 
 
 def masked_paths(config: ImageConfig, given: Sequence[str], mask_volumes: bool = True) -> list[str]:
-    """The paths whose changes a repack leaves out: those given, and the image's volumes unless switched off.
+    """Return the paths whose changes a repack omits: those given, and the image's volumes unless switched off.
 
-    A volume at the root masks nothing, as with umoci: the new image would lose every change.
+    A volume at the root masks nothing, as in umoci: the new image would lose every change.
     """
     volumes = (config.config.volumes if config.config else None) or {}
     return [*given, *(sorted(path for path in volumes if not names_root(path)) if mask_volumes else ())]
 
 
 def names_root(path: str) -> bool:
-    """True if ``path``, absolute or not, is empty or the root of an image once it is cleaned."""
+    """Return True if ``path``, absolute or not, is empty or the root of an image after cleaning."""
     return posixpath.normpath(f"/{path.lstrip('/')}") == "/"
 
 
-# --- times: RFC 3339, always given, never read from the clock here (DESIGN law 1) -----------------------
+# --- times: RFC 3339, always explicit, never read from the clock here (DESIGN law 1) --------------------
 
 SECONDS: Final = range(-62_135_596_800, 253_402_300_800)
-"""Seconds since the epoch that RFC 3339 can write: the years 1 to 9999."""
+"""Seconds since the epoch that RFC 3339 can express: the years 1 to 9999."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339: Final = re.compile(
     r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
@@ -130,7 +130,7 @@ _RFC3339: Final = re.compile(
 
 
 def timestamp(seconds: int) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC.
+    """Format seconds since the epoch as RFC 3339 in UTC.
 
     Raises:
         RequestError: the year would have more than four digits, or be before 1.
@@ -141,21 +141,21 @@ def timestamp(seconds: int) -> str:
 
 
 def is_timestamp(text: str) -> bool:
-    """True for a time by the grammar of RFC 3339 5.6 (image-spec config.md), as Go reads it.
+    """Return True for a time by the grammar of RFC 3339 5.6 (image-spec config.md), as Go reads it.
 
-    Go programs refuse the whole config otherwise: ``T`` and ``Z`` in capitals, no leap second, a day that its month
-    has, a year from 0000.
+    Go programs refuse the whole config otherwise: ``T`` and ``Z`` must be capitals, without leap seconds, the day must
+    exist in its month, and years start at 0000.
     """
     found = _RFC3339.fullmatch(text)
     if found is None:
         return False
     year, month, day = (int(found[name]) for name in ("year", "month", "day"))
-    # 2000 and 2001 stand for all leap years and all others: Go has a year 0000, Python has not.
+    # 2000 and 2001 represent leap years and other years: Go has a year 0000, Python does not.
     return 1 <= month <= 12 and 1 <= day <= monthrange(2000 if isleap(year) else 2001, month)[1]
 
 
 def check_timestamp(text: str) -> str:
-    """``text``, checked by :func:`is_timestamp`.
+    """Return ``text``, checked by :func:`is_timestamp`.
 
     Raises:
         RequestError: it is not RFC 3339.
@@ -166,9 +166,9 @@ def check_timestamp(text: str) -> str:
 
 
 def instant(text: str) -> tuple[int, str] | None:
-    """A time that sorts: the seconds since the epoch, and the digits of the fraction of a second.
+    """Return a time that sorts: the seconds since the epoch, and the digits of the fraction of a second.
 
-    None: ``text`` is no time (:func:`is_timestamp`), or of the year 0.
+    None: ``text`` is not a time (:func:`is_timestamp`), or of the year 0.
     """
     if not is_timestamp(text) or text.startswith("0000"):
         return None

@@ -34,9 +34,9 @@ def open_layer(
     advanced: Advanced = unheard,
     limits: Limits | None = None,
 ) -> Iterator[PlainStream]:
-    """The tar stream of one layer, verified by the blob's digest and by ``diff_id`` (None: only computed).
+    """Open the tar stream of one layer, verified by the blob's digest and by ``diff_id`` (None: only computed).
 
-    The end of the ``with`` block reads the rest: the diff_id covers what follows the end of the tar, too (umoci.md B6).
+    The end of the ``with`` block reads the rest: the diff_id also covers bytes after the end of the tar (umoci.md B6).
 
     Raises (while reading, and at the end):
         BlobNotFound, DigestMismatch, SizeMismatch: the layer is missing or corrupt.
@@ -70,7 +70,7 @@ def written_as(layer: Descriptor) -> Compression:
 
 
 def other_compression(stream: PlainStream, layer: Descriptor) -> str | None:
-    """A warning if an open layer is compressed otherwise than its media type says, else None."""
+    """Return a warning if an open layer's compression differs from its media type, else None."""
     if stream.compression is compression_of(layer.media_type):
         return None
     what = "are not compressed" if stream.compression is Compression.NONE else f"are {stream.compression}"
@@ -80,7 +80,7 @@ def other_compression(stream: PlainStream, layer: Descriptor) -> str | None:
 def read_layer(
     layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard, *, hash_content: bool = True
 ) -> Iterator[Read]:
-    """The members of one layer, with the digests of their content if wanted. Raises as :func:`open_layer`."""
+    """Yield the members of one layer, with the digests of their content if wanted. Raises as :func:`open_layer`."""
     with open_layer(layout, layer, diff_id, advanced) as stream:
         yield from read_members(stream, hash_content=hash_content)
 
@@ -88,17 +88,17 @@ def read_layer(
 # --- looking ahead ---------------------------------------------------------------------------------
 
 _SMALLER: Final = 32
-"""A layer is scanned ahead if it is so many times smaller than the layers below it together.
+"""A layer is scanned ahead if it is this many times smaller than the layers below it together.
 
-Scanning decompresses it once more. For files that are replaced that costs as much as not writing the old ones saves;
-it pays for deleted files, and layers that delete much are small. So scanning costs at most 1 %.
+Scanning decompresses it once more. For replaced files that costs as much as it saves by not writing the old ones.
+It pays for deleted files, and layers that delete much are small. So scanning costs at most 1 %.
 """
 _PATIENCE: Final = 0.02
-"""Seconds to wait for the scan: layers that only delete take no longer."""
+"""Seconds to wait for the scan: layers that only delete need no longer."""
 
 
 def layers_to_scan(image: Resolved) -> list[int]:
-    """The layers, 1 for the lowest, that are small compared with those below them."""
+    """Return the layers, 1 for the lowest, that are small compared with those below them."""
     chosen: list[int] = []
     below = 0
     for number, descriptor in enumerate(image.manifest.layers, 1):
@@ -110,9 +110,9 @@ def layers_to_scan(image: Resolved) -> list[int]:
 
 @contextmanager
 def look_ahead(store: Layout, image: Resolved, limits: Limits) -> Iterator[LookAhead | None]:
-    """The paths that the small upper layers replace or delete; None if no layer is worth a scan.
+    """Yield the paths that the small upper layers replace or delete; None if no layer is worth a scan.
 
-    A thread fills it while layers are applied. It reports no errors: applying the layer meets the same bytes.
+    A thread adds them while layers are applied. It reports no errors: applying the layer reads the same bytes.
     """
     numbers = layers_to_scan(image)
     if not numbers:

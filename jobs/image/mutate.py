@@ -1,4 +1,4 @@
-"""Make a new image from an old one: another layer, another config. Writes blobs; the caller sets the tag.
+"""Derive a new image from an old one: another layer, another config. Writes blobs; the caller sets the tag.
 
 Everything else is kept: unknown fields, the platform's variant (umoci loses both, umoci.md B7), annotations, the
 embedded platform of nested indexes.
@@ -22,9 +22,9 @@ _EPOCH: Final = "1970-01-01T00:00:00Z"
 
 
 def new_image(layout: Layout, created: str | None = None, platform: Platform | None = None) -> Resolved:
-    """An image without layers: ``umoci new``. The caller tags ``.path[0]``.
+    """Return an image without layers: ``umoci new``. The caller tags ``.path[0]``.
 
-    ``created`` is RFC 3339; without it the image has no time of creation, so that the same call gives the same image
+    ``created`` is RFC 3339. Without it the image has no creation time, so that the same call gives the same image
     (DESIGN law 1). The platform defaults to this machine's.
 
     Raises:
@@ -45,7 +45,7 @@ def _empty_config(created: str | None, platform: Platform) -> ImageConfig:
 
 
 def _empty_manifest() -> Manifest:
-    """A manifest whose config :func:`write_image` fills in."""
+    """Return a manifest whose config :func:`write_image` fills in."""
     nowhere = Descriptor(mediaType=MEDIA_TYPE_CONFIG, digest=f"sha256:{'0' * 64}", size=0)
     return Manifest(mediaType=MEDIA_TYPE_MANIFEST, config=nowhere, layers=[])
 
@@ -57,7 +57,7 @@ def append_layer(
     history: HistoryEntry | None,
     created: str | None = None,
 ) -> Resolved:
-    """``base``, or an empty image, with one more layer on top.
+    """Add one layer on top of ``base`` or of an empty image.
 
     Without a ``layer`` (nothing changed) only the history entry is added, marked as empty; None adds no entry.
     ``created`` (RFC 3339), if given, replaces the image's time.
@@ -84,10 +84,10 @@ def append_layer(
 
 
 def _extended_history(config: ImageConfig, entry: HistoryEntry) -> list[HistoryEntry] | None:
-    """The history of ``config`` with one more entry; unchanged if there are layers and no history.
+    """Return the history of ``config`` with one more entry; unchanged if there are layers and no history.
 
-    Entries must match the layers (image-spec config.md): of one entry for several layers, tools assume that it is the
-    lowest layer's, or they refuse the image.
+    Entries must match the layers (image-spec config.md): given one entry for several layers, tools assign it to the
+    lowest layer, or refuse the image.
     """
     if not config.history and config.rootfs.diff_ids:
         return config.history
@@ -95,7 +95,7 @@ def _extended_history(config: ImageConfig, entry: HistoryEntry) -> list[HistoryE
 
 
 def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
-    """``entry`` with the image's author if it names none, and with a time: the image's, else the epoch.
+    """Add the image's author to ``entry`` if it has none, and a time: the image's, else the epoch.
 
     The image-spec calls the time optional, but ``umoci stat`` up to 0.4.7 panics on an entry without one.
     Empty values become absent (``--history.author=``), as in umoci.
@@ -117,7 +117,7 @@ def completed(entry: HistoryEntry, config: ImageConfig) -> HistoryEntry:
 
 
 def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest, config: ImageConfig) -> Resolved:
-    """Store ``config``, the ``manifest`` that names it, and the nested indexes on ``path`` that lead to it.
+    """Store ``config``, its ``manifest``, and the nested indexes on ``path`` that lead to it.
 
     ``path`` is empty for a new image. A tag must name ``Resolved.path[0]``.
 
@@ -134,7 +134,7 @@ def write_image(layout: Layout, path: Sequence[Descriptor], manifest: Manifest, 
 
 
 def with_manifest(layout: Layout, image: Resolved, manifest: Manifest) -> Resolved:
-    """``image`` with another manifest for the same config blob; no index is written."""
+    """Return ``image`` with another manifest for the same config blob; no index is written."""
     new = rewritten(layout.put_document(manifest, MEDIA_TYPE_MANIFEST), image.descriptor)
     return Resolved((*image.path[:-1], new), manifest, image.config)
 
@@ -151,7 +151,7 @@ def _replace_child(layout: Layout, parent: Descriptor, old: Descriptor, new: Des
 
 
 def rewritten(new: Descriptor, old: Descriptor, config: ImageConfig | None = None) -> Descriptor:
-    """``old``, pointing to the new blob, without embedded data and urls, which belong to the old blob."""
+    """Point ``old`` to the new blob, without embedded data and urls, which belong to the old blob."""
     update: dict[str, object] = {"digest": new.digest, "size": new.size, "data": None, "urls": None}
     if config is not None and old.platform is not None:
         named = {"os": config.os, "architecture": config.architecture, "variant": config.variant}
@@ -175,9 +175,9 @@ _CLEAR_ANNOTATIONS = "manifest.annotations"
 
 @dataclass(frozen=True)
 class ConfigChanges:
-    """Changes, named as umoci's flags. None or empty: unchanged.
+    """Changes, named like umoci's flags. None or empty: unchanged.
 
-    The last of several values for one name counts. ``clear`` is applied first, so that a list can be replaced.
+    For one name, the last of several values counts. ``clear`` is applied first, so that a list can be replaced.
     """
 
     user: str | None = None
@@ -206,7 +206,7 @@ class ConfigChanges:
 
 
 def configure(layout: Layout, image: Resolved, changes: ConfigChanges, history: HistoryEntry | None) -> Resolved:
-    """The image with ``changes`` applied and ``history`` appended, marked as an entry without a layer (None: no entry).
+    """Apply ``changes`` and append ``history``, marked as an entry without a layer (None: no entry).
 
     Raises:
         RequestError: an invalid value; nothing has been written then.
@@ -224,7 +224,7 @@ def _changed_config(config: ImageConfig, changes: ConfigChanges) -> ImageConfig:
     for name in ("author", "os", "architecture", "variant"):
         value = getattr(changes, name)
         if value is not None:
-            # Empty author and variant become absent; os and architecture are required (config.md): empty, as in umoci.
+            # An empty author or variant is omitted; os and architecture are required (config.md): empty, as in umoci.
             update[name] = value if name in ("os", "architecture") else value or None
     if changes.created is not None:
         update["created"] = check_timestamp(changes.created)
@@ -265,7 +265,7 @@ def _cleared(keys: Iterable[str]) -> list[str]:
             raise RequestError("--clear=rootfs.diffids would break the image")
         if key != _CLEAR_ANNOTATIONS and key not in _CLEARABLE:
             known = ", ".join(sorted([*_CLEARABLE, _CLEAR_ANNOTATIONS]))
-            raise RequestError(f"nothing to clear is called {key[:100]!r}", hint=f"one of {known}")
+            raise RequestError(f"unknown key to clear: {key[:100]!r}", hint=f"one of {known}")
         if key in _CLEARABLE:
             fields.append(_CLEARABLE[key])
     return fields
@@ -282,7 +282,7 @@ def _pairs(flag: str, values: Iterable[str]) -> dict[str, str]:
 
 
 def _set(what: str, values: Iterable[str]) -> dict[str, Any]:
-    """A set as Go encodes it: an object of empty objects."""
+    """Encode a set as Go does: an object of empty objects."""
     for value in values:
         if not value:
             raise RequestError(f"{what} is empty")

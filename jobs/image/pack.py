@@ -27,7 +27,7 @@ from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
 
 class PackedLayer(BaseModel):
-    """A layer in the store that no image names yet."""
+    """A layer in the store that is not yet part of an image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class PackedLayer(BaseModel):
 
 
 def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLayer:
-    """Compress ``tar`` by ``codec`` into a blob of ``layout``.
+    """Compress ``tar`` with ``codec`` into a blob of ``layout``.
 
     Raises:
         StoreError: the blob cannot be written.
@@ -49,7 +49,7 @@ def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLaye
     """
     measured = _Measured()
     notes = Notes()
-    # The thread that makes the tar is what a layer of many small files waits for; the digest took a third of its time.
+    # The thread that produces the tar limits the speed with many small files; the digest took a third of its time.
     in_thread = codec.threads > 1
     with closing(digested(tar, measured.add, in_thread=in_thread)) as chunks, layout.ingest() as blob:
         for chunk in compress(chunks, codec, notes):
@@ -72,13 +72,13 @@ def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLaye
 
 
 def choose_compression(choice: str, base: Resolved | None, level: int | None = None) -> Compression:
-    """The compression for a new layer on ``base``.
+    """Return the compression for a new layer on ``base``.
 
-    ``auto`` is that of the newest compressed layer of ``base`` in a format that layerfarm writes, else gzip (umoci.md
+    ``auto``: that of the newest compressed layer of ``base`` in a format that layerfarm writes, else gzip (umoci.md
     A, "compress").
 
     Raises:
-        RequestError: there is no such compression, or it has no such ``level``.
+        RequestError: there is no such compression, or it does not have ``level``.
     """
     compression = _auto(base) if choice == "auto" else _named(choice)
     Codec(compression, level=level)  # checks the level
@@ -89,7 +89,7 @@ def _named(choice: str) -> Compression:
     try:
         return Compression(choice)
     except ValueError as error:
-        raise RequestError(f"no such compression: {choice!r}", hint=f"auto, {', '.join(Compression)}") from error
+        raise RequestError(f"unknown compression: {choice!r}", hint=f"auto, {', '.join(Compression)}") from error
 
 
 def _auto(base: Resolved | None) -> Compression:
@@ -129,7 +129,7 @@ def add_layer(
     checked: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> Resolved:
-    """``base`` with the layer ``tar`` on top, tagged ``tag``: ``insert`` and ``raw add-layer``.
+    """Put the layer ``tar`` on ``base`` and tag the image ``tag``: ``insert`` and ``raw add-layer``.
 
     ``compress``: see :func:`choose_compression`. ``created``, ``history``: see
     :func:`~layerfarm.jobs.image.mutate.append_layer`. ``checked``: read the stored layer back, for a stream of unknown

@@ -1,4 +1,4 @@
-"""The parts of a repack that its flow (:mod:`layerfarm.jobs.flows.repack`) puts together."""
+"""The parts of a repack that its flow (:mod:`layerfarm.jobs.flows.repack`) combines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layerfarm.jobs.mtree import Entry, read_full
 
 
 def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:
-    """The tree as it was when the bundle was unpacked, in mtree order; also of umoci's bundles.
+    """Return the tree as unpacked into the bundle, in mtree order; also for umoci's bundles.
 
     Raises:
         BundleError: the bundle's mtree manifest cannot be opened.
@@ -25,7 +25,7 @@ def open_bundle_baseline(bundle: Bundle) -> Iterator[Entry]:
 
 
 def open_baseline(mtree: Path, extra: Path) -> Iterator[Entry]:
-    """The same from the manifest and the extra file, which may be missing.
+    """Return the tree from the manifest and the extra file, which may be missing.
 
     Raises:
         UnsafePath: one of them is not a regular file.
@@ -43,7 +43,7 @@ def open_baseline(mtree: Path, extra: Path) -> Iterator[Entry]:
 
 
 def closing_after(entries: Iterator[Entry], opened: ExitStack) -> Iterator[Entry]:
-    """``entries``; ``opened`` is closed at their end."""
+    """Yield ``entries``; close ``opened`` at their end."""
     with opened:
         yield from entries
 
@@ -51,7 +51,7 @@ def closing_after(entries: Iterator[Entry], opened: ExitStack) -> Iterator[Entry
 def refresh_bundle(
     bundle: Bundle, image: Resolved, manifest: Path, extra: Path, stat_cache: Path | None = None
 ) -> Bundle:
-    """Let the bundle be one of ``image``, which was just made from it, so that the next repack starts there.
+    """Make the bundle one of ``image``, which was just made from it, so that the next repack starts there.
 
     ``manifest``, ``extra`` and ``stat_cache`` describe the tree as it is now; they are copied.
 
@@ -64,7 +64,7 @@ def refresh_bundle(
         if source is not None:
             with open_file(source) as content:
                 new.replace(target, content)
-    # umoci.json decides which manifest counts, so it is written after the new files and before the old ones go.
+    # umoci.json decides which manifest counts: it is written after the new files, before the old ones are removed.
     new.save()
     if new.mtree != bundle.mtree:
         for old in (bundle.mtree, bundle.extra, bundle.stat_cache):
@@ -73,7 +73,7 @@ def refresh_bundle(
 
 
 def as_in_image(entries: Iterable[Entry], maps: MapOptions) -> Iterator[Entry]:
-    """A bundle's entries with the owners that a repack would give them: mapped back, or as rootless unpack noted.
+    """Yield a bundle's entries with the owners that a repack would give them: mapped back, or as rootless unpack noted.
 
     Raises:
         UnmappedId: the owner of a file is not in the bundle's id map.

@@ -1,4 +1,4 @@
-"""Resolve a tag to an image: what counts as an image, through nested indexes, by platform if there are several."""
+"""Resolve a tag to an image, through nested indexes, by platform if there are several."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from layerfarm.jobs.store import (
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES
 
 Walk = tuple[Descriptor, ...]
-"""From a descriptor of index.json through nested indexes, if any, to a manifest."""
+"""Path from a descriptor of index.json through nested indexes, if any, to a manifest."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """One image of a layout, its documents read and checked against each other."""
+    """One image of a layout, its documents read and checked for consistency."""
 
     path: Walk
     manifest: Manifest
@@ -56,29 +56,29 @@ class Resolved:
 
     @property
     def blobs(self) -> list[Descriptor]:
-        """Everything that it needs in the store, layers first."""
+        """Every blob that it needs in the store, layers first."""
         return [*self.manifest.layers, self.manifest.config, *reversed(self.path)]
 
 
 def resolve(layout: Layout, tag: str, platform: str | None = None) -> Resolved:
-    """The image that ``tag`` names, for ``platform`` (``os/arch[/variant]``) if given. See :func:`choose`.
+    """Return the image that ``tag`` names, for ``platform`` (``os/arch[/variant]``) if given. See :func:`choose`.
 
     Raises:
-        InvalidReference: the tag breaks the grammar, so nothing can have it.
-        TagNotFound: nothing has it, or nothing for this platform.
+        InvalidReference: the tag breaks the grammar.
+        TagNotFound: the tag does not exist, or has no image for this platform.
         AmbiguousReference: it leads to several images.
         MalformedDocument, UnsupportedMediaType, LimitExceeded: it does not lead to an image.
-        BlobNotFound: the layout does not hold the image, or not all of it.
+        BlobNotFound: the layout lacks the image or parts of it.
         DigestMismatch, SizeMismatch: it is corrupt.
     """
     return resolve_walk(layout, choose(layout, tag, platform))
 
 
 def resolve_walk(layout: Layout, walk: Sequence[Descriptor]) -> Resolved:
-    """The image at the end of a walk recorded earlier (by a bundle, a job); later tag moves are ignored.
+    """Return the image at the end of a walk recorded earlier (by a bundle, a job); later tag moves are ignored.
 
     Raises:
-        MalformedDocument: manifest and config do not belong together.
+        MalformedDocument: manifest and config do not match.
         BlobNotFound, DigestMismatch, SizeMismatch: as reading the blobs.
     """
     if not walk:
@@ -95,11 +95,11 @@ def resolve_walk(layout: Layout, walk: Sequence[Descriptor]) -> Resolved:
 
 
 def read_manifest(layout: Layout, descriptor: Descriptor) -> Manifest:
-    """The manifest blob.
+    """Read a manifest blob.
 
     Raises:
-        UnsupportedMediaType: the descriptor is not of an OCI manifest.
-        MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading it.
+        UnsupportedMediaType: the descriptor is not that of an OCI manifest.
+        MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as for every document.
     """
     if descriptor.media_type != MEDIA_TYPE_MANIFEST:
         raise UnsupportedMediaType(
@@ -115,17 +115,17 @@ def _read_config(layout: Layout, manifest: Manifest) -> ImageConfig:
 
 
 def read_index(layout: Layout, descriptor: Descriptor) -> Index:
-    """A nested index blob. Raises as :func:`read_manifest`."""
+    """Read a nested index blob. Raises as :func:`read_manifest`."""
     return parse_document(Index, layout.read(descriptor), descriptor.digest)
 
 
 def walks(layout: Layout, named: Sequence[Descriptor]) -> Iterator[Walk]:
-    """Every walk from the tagged descriptors to a descriptor that is no index, or to a nested index that is absent.
+    """Yield every walk from the tagged descriptors to a descriptor other than an index, or to an absent nested index.
 
     Depth first, in the order of the indexes.
 
     Raises:
-        LimitExceeded: they are too many, or indexes are nested too deep.
+        LimitExceeded: there are too many, or indexes are nested too deeply.
         MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading the indexes.
     """
     pending: list[Walk] = [(descriptor,) for descriptor in reversed(named)]
@@ -155,10 +155,10 @@ _CONFIGS: Final = ("", MEDIA_TYPE_CONFIG, "application/vnd.docker.container.imag
 
 
 def is_artifact(layout: Layout, descriptor: Descriptor) -> bool:
-    """True for the end of a walk that is an artifact; every command goes by this rule.
+    """Return True if the end of a walk is an artifact; every command follows this rule.
 
-    An artifact is a manifest whose config is of another type than an image's (manifest.md "Guidelines for Artifact
-    Usage"), BuildKit's attestation, or a blob that is no manifest. Absent and unreadable manifests, and images in
+    An artifact is a manifest whose config does not have an image's type (manifest.md "Guidelines for Artifact
+    Usage"), BuildKit's attestation, or a blob other than a manifest. Absent and unreadable manifests, and images in
     Docker's formats, count as images: reading them reports the error.
     """
     kind = descriptor.media_type
@@ -186,7 +186,7 @@ class _WithConfig(Document):
 
 
 def is_marked_attestation(descriptor: Descriptor) -> bool:
-    """True if the descriptor alone marks an attestation."""
+    """Return True if the descriptor alone marks an attestation."""
     platform = descriptor.platform
     return bool((descriptor.annotations or {}).get(REFERENCE_TYPE)) or (
         platform is not None and is_attestation(platform)
@@ -194,19 +194,19 @@ def is_marked_attestation(descriptor: Descriptor) -> bool:
 
 
 def is_attestation(platform: Platform | ImageConfig) -> bool:
-    """True for the platform ``unknown/unknown``, spelled out: BuildKit gives it to attestations and nothing else."""
+    """Return True for the explicit platform ``unknown/unknown``, which BuildKit gives only to attestations."""
     return (platform.os, platform.architecture) == _UNKNOWN
 
 
 def is_of_an_image(manifest: Mapping[str, Any]) -> bool:
-    """False for a manifest, as JSON, that names a config of another type than an image's."""
+    """Return False for a manifest, as JSON, whose config does not have an image's type."""
     config = manifest.get("config")
     kind = config.get("mediaType") if isinstance(config, dict) else None
     return not isinstance(kind, str) or kind in _CONFIGS
 
 
 def read_artifact(layout: Layout, descriptor: Descriptor) -> AnyManifest | None:
-    """The manifest of an artifact; None for an image's manifest, and for other media types.
+    """Return the manifest of an artifact; None for an image's manifest, and for other media types.
 
     Raises:
         MalformedDocument, BlobNotFound, DigestMismatch, SizeMismatch: as reading it.
@@ -219,13 +219,13 @@ def read_artifact(layout: Layout, descriptor: Descriptor) -> AnyManifest | None:
     return parse_document(AnyManifest, raw, descriptor.digest)
 
 
-# --- which image a tag means -----------------------------------------------------------------------
+# --- choice of the image ---------------------------------------------------------------------------
 
 
 def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
-    """The walk to the only thing that ``tag`` leads to, else to the only image (for ``platform``).
+    """Return the walk to the only manifest that ``tag`` leads to, else to the only image (for ``platform``).
 
-    If the layout holds just one image of an index, that one is meant unless a platform is named.
+    If the layout holds just one image of an index, that one is chosen unless a platform is given.
 
     Raises:
         InvalidReference, TagNotFound, AmbiguousReference, LimitExceeded: as :func:`resolve`.
@@ -236,7 +236,7 @@ def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
     if not named:
         check_refname(tag)
         raise TagNotFound(f"tag {tag!r} not found", where=layout.path)
-    # One manifest may stand for several platforms; reaching it on two ways is no ambiguity.
+    # One manifest may serve several platforms; reaching it on two paths is not ambiguous.
     found: dict[tuple[str, str | None], Walk] = {}
     for walk in walks(layout, named):
         found.setdefault((walk[-1].digest, _named_platform(walk[-1])), walk)
@@ -268,7 +268,7 @@ def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
 
 
 def _platform(layout: Layout, descriptor: Descriptor) -> str | None:
-    """The image's platform by its descriptor, else by its config; None: unknown."""
+    """Return the image's platform by its descriptor, else by its config; None: unknown."""
     named = _named_platform(descriptor)
     if named is None:
         with suppress(LayerfarmError):
@@ -277,7 +277,7 @@ def _platform(layout: Layout, descriptor: Descriptor) -> str | None:
 
 
 def _named_platform(descriptor: Descriptor) -> str | None:
-    """The platform that the descriptor itself names; ``{}``, or half of one, is none."""
+    """Return the platform that the descriptor itself names; ``{}`` or half of one counts as none."""
     platform = descriptor.platform
     return platform_text(platform) if platform is not None and platform.os and platform.architecture else None
 
@@ -319,13 +319,13 @@ def host_platform() -> Platform:
 
 
 def platform_text(platform: Platform | ImageConfig) -> str:
-    """``os/arch[/variant]``."""
+    """Format as ``os/arch[/variant]``."""
     parts = [platform.os or "unknown", platform.architecture or "unknown", platform.variant or ""]
     return "/".join(part for part in parts if part)
 
 
 def matching(wanted: str, found: Sequence[str | None]) -> list[int]:
-    """The positions in ``found`` that match the platform ``wanted``: equal ones, normalised as containerd does.
+    """Return the positions in ``found`` that match the platform ``wanted``: equal ones, normalised as containerd does.
 
     If there are none, a platform without a variant matches every variant. None in ``found``: unknown.
     """
@@ -338,7 +338,7 @@ def matching(wanted: str, found: Sequence[str | None]) -> list[int]:
 
 
 def _normalised(text: str) -> tuple[str, ...]:
-    """Operating system, architecture, variant, and further fields of ``text``, which match no platform."""
+    """Return operating system, architecture, variant, and further fields of ``text``, which match no platform."""
     system, _, rest = text.lower().partition("/")
     architecture, *more = rest.split("/")
     architecture, implied = _ALIASES.get(architecture, (architecture, None))

@@ -64,13 +64,13 @@ class Restorer:
         os.mkdir(name, 0o700, dir_fd=directory)
 
     def put_back(self, path: bytes) -> None:
-        """Move the staged entry, which has all of its metadata, to its place."""
+        """Move the staged entry, which has all its metadata, to its place."""
         source, name = self._staged_parent(path)
         target, _ = self._parent(path)
         os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
 
     def groups(self, linked: Iterable[bytes]) -> list[list[bytes]]:
-        """Groups of paths that share an inode in the staged copy."""
+        """Return groups of paths that share an inode in the staged copy."""
         found: defaultdict[_Inode, list[bytes]] = defaultdict(list)
         for path in linked:
             directory, name = self._staged_parent(path)
@@ -78,9 +78,9 @@ class Restorer:
         return [sorted(paths) for paths in found.values() if len(paths) > 1]
 
     def link_again(self, group: list[bytes], lost: Collection[bytes]) -> int:
-        """Make all paths of ``group`` names of one inode again; returns the number of changed paths.
+        """Make all paths of ``group`` names of one inode again; return the number of changed paths.
 
-        An inode that is still in the tree, under a path that is not ``lost``, is kept.
+        An inode that is still in the tree, under a path that is not in ``lost``, is kept.
         """
         inodes = {path: self._inode(path) for path in group}
         good = [path for path in group if path not in lost and inodes[path] not in self._claimed and inodes[path]]
@@ -99,7 +99,7 @@ class Restorer:
         return changed
 
     def apply_metadata(self, entry: Entry) -> None:
-        """Restore owner, xattrs, mode and mtime of an entry in place; equal values are not written."""
+        """Restore owner, xattrs, mode and mtime of an entry in place; write only what differs."""
         if entry.type == "dir":
             fd = self._root if entry.path == ROOT else self._here.directory(entry.path)
             self._apply_to_fd(fd, entry)
@@ -122,7 +122,7 @@ class Restorer:
     # --- inside --------------------------------------------------------------------------------------
 
     def _parent(self, path: bytes) -> tuple[int, bytes]:
-        """The directory in the tree that holds ``path``, open and writable."""
+        """Return the directory in the tree that holds ``path``, open and writable."""
         directory, name = self._here.parent(path)
         mode = stat.S_IMODE(os.fstat(directory).st_mode)
         if mode & 0o300 != 0o300 and not may(directory, os.W_OK | os.X_OK):
@@ -134,7 +134,7 @@ class Restorer:
         return self._there.parent(path)
 
     def _widen(self, path: bytes) -> None:
-        """Make the staged directories on the way to ``path`` accessible; the staged copy is removed afterwards."""
+        """Make the staged directories above ``path`` accessible; the staged copy is removed afterwards."""
         if path in self._widened:
             return
         self._widened.add(path)

@@ -30,10 +30,10 @@ _CONTENT = frozenset(("type", "size", "sha256digest", "link", "device"))
 
 @dataclass
 class Plan:
-    """The changes that make a tree the expected one. Paths in mtree order."""
+    """The changes that restore the expected tree. Paths in mtree order."""
 
     removals: list[bytes] = field(default_factory=list)
-    """Paths that the image lacks, or has as another type; everything below them is removed, too."""
+    """Paths that the image lacks, or has as another type; removed with everything below them."""
     directories: list[Entry] = field(default_factory=list)
     """Directories to make, parents first."""
     files: dict[bytes, Entry] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Plan:
     linked: dict[bytes, Entry] = field(default_factory=dict)
     """All entries with several names in the image, if any such group is damaged."""
     suspects: set[tuple[str | None, int]] = field(default_factory=set)
-    """Digest and size of the damaged ones: the manifest does not record which equal files share an inode."""
+    """Digest and size of damaged entries: the manifest does not record which equal files share an inode."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -90,12 +90,12 @@ def revert_bundle(
                     return _restore(plan, restorer, known)
             except OSError as error:
                 raise RootfsError(
-                    f"tree cannot be put back, {error.strerror}", where=error.filename or bundle.rootfs
+                    f"tree cannot be restored, {error.strerror}", where=error.filename or bundle.rootfs
                 ) from error
 
 
 def _expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[], Iterator[Entry]]:
-    """Returns a function that lists the tree of the bundle's image, as unpacked with the bundle's id maps.
+    """Return a function that lists the tree of the bundle's image, as unpacked with the bundle's id maps.
 
     umoci's manifest is not complete (device numbers, xattrs of links): for its bundles without id maps the tree is
     derived from the image's layers, read once.
@@ -137,7 +137,7 @@ def _plan(expected: Callable[[], Iterable[Entry]], current: Iterable[Entry], dir
             if set(delta.keys) != {"nlink"}:
                 plan.fixes[delta.path] = old
     for delta in surplus:
-        # Its surplus names may be extra paths, which are removed. If others remain, it needs an inode of its own.
+        # Its surplus names may be extra paths, which are removed. If others remain, a separate inode is needed.
         assert delta.old is not None and delta.new is not None
         if delta.new.nlink - extras.get(_inode(directories, delta.path), 0) > 1:
             plan.files[delta.path] = delta.old
@@ -200,7 +200,7 @@ def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes]
 def _staged(
     store: Layout, image: Resolved, bundle: Bundle, plan: Plan, advanced: Advanced
 ) -> Iterator[tuple[Path | None, dict[bytes, Entry]]]:
-    """The image's tree unpacked beside the rootfs, with the content of only the needed files.
+    """Unpack the image's tree beside the rootfs, with the content of only the needed files.
 
     Yields its path, and its entries at the paths of the plan; None if the plan needs no files.
     """
@@ -224,10 +224,10 @@ def _staged(
             if not (wrong := next(_mismatches(plan, known), None)):
                 yield rootfs, known
                 return
-            # A hard link in the layers may lead to a file that the final tree has under other names only, and
-            # keep_dirlinks is not recorded: again, with every content.
+            # A hard link in the layers may lead to a file that the final tree has only under other names, and
+            # keep_dirlinks is not recorded: unpack again, with every content.
             remove_tree(rootfs)
-        raise BundleError("the image does not give what the bundle was made of", where=wrong)
+        raise BundleError("image does not match the bundle's manifest", where=wrong)
     finally:
         remove_tree(staging)
 
@@ -247,7 +247,7 @@ def _options(
 
 
 def _likes(plan: Plan) -> dict[bytes, Entry]:
-    """Files that may be names of an inode to be restored."""
+    """Return the files that may be names of an inode to be restored."""
     return {path: entry for path, entry in plan.linked.items() if (entry.sha256, entry.size) in plan.suspects}
 
 
@@ -292,7 +292,7 @@ def _locked(bundle: Bundle) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BundleError("another revert is at work on this bundle", where=bundle.path) from error
+            raise BundleError("another revert of this bundle is running", where=bundle.path) from error
         for left in bundle.path.glob(f"{_STAGING}*"):
             remove_tree(left)
         yield

@@ -71,7 +71,7 @@ def runtime_config(
     volumes: Volumes = "tmpfs",
     root: str = ROOTFS_NAME,
 ) -> dict[str, Any]:
-    """The runtime-spec configuration of a container of this image.
+    """Return the runtime-spec configuration of a container of this image.
 
     ``root``: ``root.path``, relative to the directory of config.json.
 
@@ -79,7 +79,7 @@ def runtime_config(
         ImageConfigError: the image is not for Linux, or a field of its config is invalid.
     """
     if config.os != "linux":
-        raise ImageConfigError(f"image is for {config.os or 'no known system'!r}, a bundle can only be for 'linux'")
+        raise ImageConfigError(f"image is for {config.os or 'no known system'!r}, only 'linux' bundles can be made")
     section = config.config or ConfigSection()
     spec: dict[str, Any] = {
         "ociVersion": _SPEC_VERSION,
@@ -105,7 +105,7 @@ def runtime_config(
 
 
 def encode_runtime_config(spec: dict[str, Any]) -> bytes:
-    """The file's bytes, indented by tabs like umoci's."""
+    """Return the file's bytes, indented by tabs like umoci's."""
     return (json.dumps(spec, indent="\t", ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
@@ -131,7 +131,7 @@ def _process(section: ConfigSection, user: User) -> dict[str, Any]:
 
 
 def _environment(wanted: list[str], home: str | None) -> list[str]:
-    """The default variables, overridden in place by the image's; the last value of a name counts.
+    """Return the default variables, overridden in place by the image's; the last value of a name counts.
 
     HOME is the user's from passwd only if the image sets none (umoci #652).
     """
@@ -164,7 +164,7 @@ def _volume_mounts(section: ConfigSection, volumes: Volumes) -> list[dict[str, A
 
 
 def _annotations(config: ImageConfig, section: ConfigSection) -> dict[str, str]:
-    """The image's fields under their conventional names; a label of the same name overrides them."""
+    """Return the image's fields under their conventional names; a label of the same name overrides them."""
     values = {
         "org.opencontainers.image.architecture": config.architecture,
         "org.opencontainers.image.author": config.author,
@@ -218,7 +218,7 @@ def _is_below_sys(destination: str) -> bool:
 
 
 def _without_ids(mount: dict[str, Any]) -> dict[str, Any]:
-    """Without the options whose ids are not mapped: the mount would fail."""
+    """Remove the options whose ids are not mapped: the mount would fail."""
     if "options" not in mount:
         return mount
     return mount | {"options": [o for o in mount["options"] if not o.startswith(("uid=", "gid="))]}

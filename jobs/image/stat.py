@@ -1,6 +1,6 @@
 """Describe an image or an artifact for ``stat``: umoci 0.6's JSON, and its text.
 
-Texts of an image are untrusted: anything that could move the cursor or look like another field is quoted.
+Texts of an image are untrusted: text that could move the cursor or look like another field is quoted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DATA_SHOWN = 256
 
 
 def stat_json(layout: Layout, image: Resolved) -> dict[str, Any]:
-    """``manifest`` and ``config`` with descriptor and blob each, and ``history``, with umoci's names.
+    """Return ``manifest`` and ``config`` with descriptor and blob each, and ``history``, with umoci's names.
 
     The blobs are the stored documents, unknown fields included.
 
@@ -41,7 +41,7 @@ def stat_json(layout: Layout, image: Resolved) -> dict[str, Any]:
 
 
 def stat_text(image: Resolved) -> str:
-    """The same as text, in three parts. Raises as :func:`stat_json`."""
+    """Return the text form, in three parts. Raises as :func:`stat_json`."""
     lines = ["== MANIFEST ==", *_manifest(image.manifest), *_descriptor(image.descriptor)]
     lines += ["", "== CONFIG ==", *_config(image.config), *_descriptor(image.manifest.config)]
     lines += ["", "== HISTORY ==", *_table(_history_rows(image))]
@@ -49,7 +49,7 @@ def stat_text(image: Resolved) -> str:
 
 
 def artifact_json(layout: Layout, descriptor: Descriptor, manifest: AnyManifest) -> dict[str, Any]:
-    """The same of an artifact, as in umoci: no history, and a config's blob only if it is JSON.
+    """Describe an artifact as umoci does: no history, and a config's blob only if it is JSON.
 
     Raises:
         BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
@@ -71,14 +71,14 @@ def _described(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
 
 
 def artifact_text(descriptor: Descriptor, manifest: AnyManifest) -> str:
-    """The same of an artifact as text: the manifest, and the config's descriptor."""
+    """Return the text form for an artifact: the manifest, and the config's descriptor."""
     lines = ["== MANIFEST ==", *_manifest(manifest), *_descriptor(descriptor)]
     lines += ["", "== CONFIG ==", *_descriptor(manifest.config)]
     return "\n".join(lines) + "\n"
 
 
 def human_size(count: float) -> str:
-    """Bytes in decimal units with four digits: ``143B``, ``49.25MB``."""
+    """Format bytes in decimal units with four digits: ``143B``, ``49.25MB``."""
     units = ["B", "kB", "MB", "GB", "TB", "PB"]
     while count >= 1000 and len(units) > 1:
         count /= 1000
@@ -90,7 +90,7 @@ def human_size(count: float) -> str:
 
 
 def _steps(image: Resolved) -> Iterator[tuple[HistoryEntry, Descriptor | None, str]]:
-    """Each history entry with its layer and diff_id; None and "" for an empty one."""
+    """Yield each history entry with its layer and diff_id; None and "" for an empty one."""
     layers = iter(image.layers)
     for entry in image.config.history or []:
         if entry.empty_layer:
@@ -119,7 +119,7 @@ def _history_rows(image: Resolved) -> Iterator[tuple[str, ...]]:
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Columns aligned as by Go's tabwriter: one blank between, at least four wide."""
+    """Align columns like Go's tabwriter: one blank between, at least four wide."""
     cells = list(rows)
     widths = [max(4, max(map(len, column)) + 1) for column in zip(*cells, strict=True)]
     return [
@@ -205,7 +205,7 @@ def _platform(platform: Platform | ImageConfig) -> Iterator[str]:
 
 
 def _data(text: str) -> Iterator[str]:
-    """Embedded data in the format of xxd."""
+    """Format embedded data like xxd."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -246,18 +246,18 @@ def _indented(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _precise(text: str) -> str:
-    """:func:`_quoted`, and quoted also if it is empty or has white space."""
+    """Quote as :func:`_quoted`, and also if the text is empty or has white space."""
     return _string(text) if not text or any(c.isspace() for c in text) else _quoted(text)
 
 
 def _quoted(text: str) -> str:
-    """``text``, quoted if it has unprintable characters, quotes or backslashes."""
+    """Quote ``text`` if it has unprintable characters, quotes or backslashes."""
     quoted = _string(text)
     return text if quoted == f'"{text}"' else quoted
 
 
 def _string(text: str) -> str:
-    """A double-quoted string in Go's notation, of printable characters only."""
+    """Return a double-quoted string in Go's notation, of printable characters only."""
     return '"' + "".join(map(_escaped, text)) + '"'
 
 

@@ -2,7 +2,7 @@
 
 ``build --base`` and ``diff`` need the tree of an image, not its files. It is derived from the image's verified layers
 by the rules of a plain unpack. Other sources may differ (a bundle unpacked with --keep-dirlinks, or by umoci) or be
-hostile (files beside the layout), so the cache is the user's own, never beside the image.
+untrusted (files beside the layout), so the cache belongs to the user and is never beside the image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from layerfarm.jobs.store.result_cache import read_result, result_path, user_cac
 
 
 def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> Stack:
-    """The tree of an image. Every blob is verified by its digest, every tar stream by its diff_id.
+    """Return the tree of an image. Every blob is verified by its digest, every tar stream by its diff_id.
 
     Raises:
         BlobNotFound, DigestMismatch, SizeMismatch: the image is incomplete or corrupt.
@@ -39,7 +39,7 @@ def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> S
 def stacks_of(
     layout_old: Layout, old: Resolved, layout_new: Layout, new: Resolved, advanced: Advanced = unheard
 ) -> tuple[Stack, Stack]:
-    """The trees of two images; the lowest layers that they share are read once. Raises as :func:`stack_of`."""
+    """Return the trees of two images; the lowest layers that they share are read once. Raises as :func:`stack_of`."""
     before, after = Stack(), Stack()
     common = 0
     for layer_old, layer_new in zip(old.layers, new.layers, strict=False):
@@ -59,7 +59,7 @@ def stacks_of(
 
 
 def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The entries as a layer can hold them: the same for the tree that was packed and for its copy.
+    """Yield the entries as a layer can hold them: the same for the tree that was packed and for its copy.
 
     Whole seconds; sizes and link counts of directories, which depend on the filesystem, are 0 and 1; no sockets;
     xattrs as :func:`layerfarm.jobs.fs.portable_xattrs` leaves them.
@@ -68,7 +68,7 @@ def portable(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def portable_entry(entry: Entry) -> Entry | None:
-    """One entry of :func:`portable`: the same object if nothing differs; None for a socket."""
+    """Return one entry of :func:`portable`: the same object if nothing differs; None for a socket."""
     path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = entry
     if kind == "socket":
         return None
@@ -81,20 +81,20 @@ def portable_entry(entry: Entry) -> Entry | None:
     if xattrs:
         xattrs = portable_xattrs(xattrs)
     fields = path, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device
-    # Without Entry's own __new__, as where fragments are read: a tree has a million of these.
+    # Bypasses Entry's own __new__, as for fragments: a tree has a million of these.
     made: Entry = tuple.__new__(Entry, fields)
     return entry if made == entry else made
 
 
 def tree_digest(entries: Iterable[Entry]) -> str:
-    """``sha256:`` digest of the mtree manifest of :func:`portable` entries; nothing is written."""
+    """Return the ``sha256:`` digest of the mtree manifest of :func:`portable` entries; nothing is written."""
     sink = ManifestDigest()
     write_tree(entries, sink.output())
     return sink.digest()
 
 
 def write_tree_and_digest(entries: Iterable[Entry], manifest: BinaryIO, extra: BinaryIO) -> tuple[int, str]:
-    """Write a tree as it is on disk, in one pass with its :func:`tree_digest`; returns the entries and the digest."""
+    """Write a tree as on disk and compute its :func:`tree_digest`, in one pass; return the entries and the digest."""
     sink = ManifestDigest()
     count = write_tree(entries, Output(manifest, extra), sink.output())
     return count, sink.digest()
@@ -107,7 +107,7 @@ class ManifestDigest:
         self._hash = hashlib.sha256()
 
     def output(self) -> Output:
-        """The output to write the tree to."""
+        """Return the output to write the tree to."""
         return Output(cast(BinaryIO, self), adapt=portable_entry)
 
     def write(self, data: bytes) -> int:
@@ -122,13 +122,13 @@ class ManifestDigest:
 # --- cache -----------------------------------------------------------------------------------------
 
 RULES: Final = 1
-"""Version of the rules by which a tree is derived and written, part of its name in the cache. Raise it with every
+"""Version of the rules by which a tree is derived and written, part of its name in the cache. Increment it with every
 change of either."""
 _KIND: Final = "trees"
 
 
 def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
-    """The tree of an image in its :func:`portable` form and in mtree order, from the cache or from its layers.
+    """Return the tree of an image in :func:`portable` form and in mtree order, from the cache or from its layers.
 
     Raises:
         LayerfarmError: the image cannot be read.
@@ -137,7 +137,7 @@ def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
     name = f"plain-{RULES}-{image.descriptor.digest.replace(':', '-')}"
     try:
         cache = user_cache()
-    except StoreError:  # no home, or another user's: a worker in a container, sudo -E
+    except StoreError:  # no home, or it belongs to another user: a worker in a container, sudo -E
         return portable(stack_of(layout, image).entries())
     kept = _load(cache, name)
     if kept is not None:
@@ -149,7 +149,7 @@ def tree_of(layout: Layout, image: Resolved) -> Iterator[Entry]:
 
 
 def _load(cache: Layout, name: str) -> Iterator[Entry] | None:
-    """None: not cached, or not as it was written."""
+    """Load the tree; None: not cached, or damaged."""
     record = read_result(cache, _KIND, name)
     if record is None:
         return None
@@ -157,7 +157,7 @@ def _load(cache: Layout, name: str) -> Iterator[Entry] | None:
         paths = _paths(cache, name)
         try:
             for path in paths:
-                os.utime(path)  # as recent as the note, which expires if unread
+                os.utime(path)  # as recent as the record, which expires if unread
             manifest, extra = (stack.enter_context(path.open("rb")) for path in paths)
         except OSError:
             return None
@@ -193,7 +193,7 @@ def _paths(cache: Layout, name: str) -> list[Path]:
 
 
 def _record(*streams: BufferedReader | BufferedRandom) -> bytes:
-    """Digests of the files, as the note records them; leaves each file at its beginning."""
+    """Return the digests of the files, as the record has them; leaves each file at its beginning."""
     lines = []
     for stream in streams:
         stream.seek(0)

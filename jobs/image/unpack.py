@@ -40,7 +40,7 @@ from layerfarm.jobs.store import Descriptor, Layout, encode_document
 
 @dataclass(frozen=True)
 class UnpackOptions:
-    """How an image is unpacked."""
+    """Options of unpacking."""
 
     uid_map: IdMap = field(default_factory=IdMap)
     gid_map: IdMap = field(default_factory=IdMap)
@@ -64,12 +64,12 @@ class UnpackedBundle:
     count: int
     """Entries of the tree."""
     mtree: str
-    """``sha256:`` digest of the tree's manifest in its :func:`~layerfarm.jobs.image.trees.portable` form: equal for
+    """``sha256:`` digest of the tree's manifest in its :func:`~layerfarm.jobs.image.trees.portable` form: the same for
     the tree that was packed and for this copy."""
     warnings: list[str]
 
     def entries(self) -> Iterator[Entry]:
-        """The tree as it was unpacked, in mtree order, read back from the bundle."""
+        """Yield the tree as it was unpacked, in mtree order, read back from the bundle."""
         return open_bundle_baseline(self.bundle)
 
 
@@ -88,7 +88,7 @@ def unpack_manifest(
         BundleExists: the directory holds a part of a bundle already.
         DigestMismatch, SizeMismatch, BlobNotFound: the image is corrupt or incomplete, diff_ids included.
         LayerError, LimitExceeded: a layer cannot be applied.
-        ImageConfigError: the image's config makes no runtime config.
+        ImageConfigError: the image's config cannot be converted to a runtime config.
     """
     image = manifest if isinstance(manifest, Resolved) else resolve_walk(store, (manifest,))
     maps = MapOptions.of(options.uid_map, options.gid_map, options.rootless)
@@ -107,7 +107,7 @@ def unpack_manifest(
             _write_stat_cache(made, walked(), count, mtree)
         with _new_file(bundle / CONFIG_NAME) as out:
             out.write(spec)
-        # Last: with it the directory is a bundle.
+        # Last: it makes the directory a bundle.
         with _new_file(bundle / META_NAME) as out:
             out.write(encode_document(made.meta) + b"\n")
     return UnpackedBundle(made, len(image.manifest.layers), count, mtree, list(extractor.warnings))
@@ -116,7 +116,7 @@ def unpack_manifest(
 def _write_stat_cache(bundle: Bundle, walk: Walk | None, count: int, tree: str) -> None:
     """Record the lstat of each entry, so that a repack need not read unchanged files.
 
-    ``walk`` is None if an ordinary user cannot enter all of her own directories.
+    ``walk`` is None if an ordinary user cannot enter all of the user's own directories.
     """
     walk_file = bundle.path / _WALK
     if walk is not None and walk.entries == count:
@@ -132,21 +132,21 @@ def _new_file(path: Path) -> BinaryIO:
 
 @contextmanager
 def _bundle_directory(bundle: Bundle) -> Iterator[None]:
-    """The directory to unpack into, restored on any error."""
+    """Yield the directory to unpack into, restored on any error."""
     path = bundle.path
     try:
         path.mkdir(mode=0o700)
         found = None
     except FileExistsError:
         if not is_directory(path):
-            raise BundleExists("something that is no directory is here already", where=path) from None
+            raise BundleExists("path exists and is not a directory", where=path) from None
         found = path.stat()
     except OSError as error:
         raise BundleError(f"bundle cannot be created, {error.strerror}", where=path) from error
     files = [path / META_NAME, path / CONFIG_NAME, bundle.mtree, bundle.extra, bundle.stat_cache, path / _WALK]
     for part in (bundle.rootfs, *files):
         if os.path.lexists(part):
-            raise BundleExists(f"the bundle holds a {part.name} already", where=path, hint="choose another directory")
+            raise BundleExists(f"directory already holds a {part.name}", where=path, hint="choose another directory")
     try:
         os.chmod(path, 0o700)
         yield
@@ -169,14 +169,14 @@ def _bundle_directory(bundle: Bundle) -> Iterator[None]:
 def unpack_rootfs(
     store: Layout, rootfs: Path, manifest: Resolved | Descriptor, options: UnpackOptions = UnpackOptions()
 ) -> list[str]:
-    """Unpack only the tree into the directory ``rootfs``, which may exist: ``raw unpack``. Returns warnings.
+    """Unpack only the tree into the directory ``rootfs``, which may exist: ``raw unpack``. Return warnings.
 
     An existing directory is kept, as it may be a mount point; its owner becomes the container's root and its mode
-    stays, unless a layer has an entry for the root. Layers are applied over its content, as umoci does. On any error a
-    new directory is removed and an empty one is restored; one that held something keeps what the layers made of it.
+    stays, unless a layer has an entry for the root. Layers are applied over its content, as in umoci. On any error a
+    new directory is removed and an empty one is restored; a non-empty one keeps what the layers wrote.
 
     Raises:
-        BundleExists: something that is no directory is at ``rootfs``.
+        BundleExists: ``rootfs`` exists and is not a directory.
         LayerfarmError: as :func:`unpack_manifest`.
     """
     image = manifest if isinstance(manifest, Resolved) else resolve_walk(store, (manifest,))
@@ -196,14 +196,14 @@ def extracted(
     hash_content: bool = True,
     may_exist: bool = False,
 ) -> Iterator[Extractor]:
-    """All layers of ``image`` applied to the new directory ``rootfs``, which is removed on any error.
+    """Apply all layers of ``image`` to the new directory ``rootfs``, which is removed on any error.
 
     Without ``hash_content`` the extractor's entries have no digests. With ``may_exist`` the directory need not be new
     (:func:`unpack_rootfs`).
 
     Raises:
-        BundleExists: something is at ``rootfs``.
-        BundleError: the directory that is to hold it does not exist or cannot be written.
+        BundleExists: ``rootfs`` exists.
+        BundleError: its parent directory does not exist or cannot be written.
     """
     found = _open_target(rootfs) if may_exist else None
     if found is None:
@@ -240,7 +240,7 @@ def _apply_layers(store: Layout, extractor: Extractor, image: Resolved, options:
                 extractor.warn(warning)
             extractor.apply(stream)
     for number in extractor.skipped():
-        # Once more through a layer, for files that its upper layers seemed to replace and did not.
+        # Read a layer again for files that upper layers seemed to replace but did not.
         descriptor, diff_id = image.layers[number - 1]
         with open_layer(store, descriptor, diff_id, lambda nbytes: options.advanced(0), options.limits) as stream:
             extractor.write_skipped(number, stream)
@@ -252,9 +252,9 @@ def _make_rootfs(rootfs: Path) -> None:
         rootfs.mkdir(mode=0o755)
         os.chmod(rootfs, 0o755)  # whatever the umask (DESIGN law 1)
     except FileExistsError as error:
-        raise BundleExists("something is here already", where=rootfs) from error
+        raise BundleExists("path already exists", where=rootfs) from error
     except OSError as error:
-        raise BundleError(f"cannot be created, {error.strerror}", where=rootfs) from error
+        raise BundleError(f"directory cannot be created, {error.strerror}", where=rootfs) from error
 
 
 def _give_to_container_root(rootfs: Path, options: UnpackOptions) -> None:
@@ -267,15 +267,15 @@ def _give_to_container_root(rootfs: Path, options: UnpackOptions) -> None:
         os.utime(rootfs, ns=(0, 0))
     except OSError as error:
         raise BundleError(
-            f"cannot be given to its owner, {error.strerror}",
+            f"owner of the directory cannot be set, {error.strerror}",
             where=rootfs,
-            hint="owners can only be restored by root; others unpack with --rootless",
+            hint="only root can restore owners; other users unpack with --rootless",
         ) from error
 
 
 @dataclass(frozen=True)
 class _Target:
-    """An existing directory that is unpacked into, as it was found."""
+    """An existing target directory, as it was found."""
 
     path: Path
     empty: bool
@@ -283,7 +283,7 @@ class _Target:
     xattrs: Xattrs
 
     def restore(self) -> None:
-        """Empty the directory and restore its metadata as far as the process may; for one that was empty."""
+        """Empty the directory, which was empty before, and restore its metadata as far as the process may."""
         for left in os.listdir(self.path):
             remove_tree(self.path / left)
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -304,16 +304,16 @@ class _Target:
 
 
 def _open_target(path: Path) -> _Target | None:
-    """The directory at ``path``; None: nothing is there.
+    """Open the directory at ``path``; None: it does not exist.
 
     Raises:
-        BundleExists: something that is no directory is there.
+        BundleExists: ``path`` exists and is not a directory.
         BundleError: the directory cannot be read.
     """
     if not os.path.lexists(path):
         return None
     if not is_directory(path):
-        raise BundleExists("something that is no directory is here already", where=path)
+        raise BundleExists("path exists and is not a directory", where=path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

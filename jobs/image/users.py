@@ -43,9 +43,9 @@ class _Group(NamedTuple):
 
 
 def lookup_user(rootfs: Path | None, spec: str) -> User:
-    """The user that ``spec`` (``user``, ``uid``, ``user:group`` … or nothing) names in this rootfs.
+    """Return the user that ``spec`` (``user``, ``uid``, ``user:group`` … or nothing) names in this rootfs.
 
-    A number is an id even if a user has it as a name, and need not be in the files. A name must be. The user's other
+    A number is an id even if it is also a user's name, and need not be in the files. A name must be. The user's other
     groups count only if ``spec`` names no group. Without a rootfs no name is known.
 
     Raises:
@@ -99,7 +99,7 @@ def _find_gid(text: str, groups: list[_Group]) -> int:
 
 
 def _number(text: str, kind: str) -> int:
-    # Eleven digits are beyond the range already; int() of a million digits is slow.
+    # Eleven digits already exceed the range; int() of a million digits is slow.
     value = int(text) if len(text) <= 11 else -1
     if not 0 <= value <= _MAX_ID:
         raise ImageConfigError(f"{kind} id {text[:40]} is not between 0 and {_MAX_ID}")
@@ -119,7 +119,7 @@ def _groups(content: bytes) -> Iterator[_Group]:
 
 
 def _lines(content: bytes, width: int) -> Iterator[list[str]]:
-    """The fields of each line that may be an entry, padded to ``width``; other lines are skipped."""
+    """Yield the fields of each line that may be an entry, padded to ``width``; other lines are skipped."""
     for line in content.split(b"\n"):
         text = os.fsdecode(line.strip())
         if not text or text.startswith("#"):

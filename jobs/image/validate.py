@@ -1,7 +1,7 @@
 """Check a layout or an image and report every problem (umoci #361).
 
-Problems are collected as findings, not raised. An error breaks readers; a warning is advised against by the specs, or
-only wastes space.
+Problems are collected as findings, not raised. An error breaks readers; a warning violates a recommendation of the
+specs, or only wastes space.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Report:
 
     def _add(self, severity: Severity, code: str, where: str, message: object) -> None:
         finding = Finding(severity, code, where, message.what if isinstance(message, LayerfarmError) else str(message))
-        if finding not in self.findings[-16:]:  # the same blob reached on two ways
+        if finding not in self.findings[-16:]:  # the same blob may be reached on two paths
             self.findings.append(finding)
 
 
@@ -108,7 +108,7 @@ def validate_layout(path: Path, advanced: Advanced = unheard) -> Report:
 
 
 def validate_image(path: Path, tag: str, advanced: Advanced = unheard) -> Report:
-    """Check all that a tag leads to, every platform."""
+    """Check everything that a tag leads to, every platform."""
     report = Report()
     opened = _open(path, report)
     if opened is not None:
@@ -164,7 +164,7 @@ class _Walker:
         self._report = report
         self._advanced = advanced
         self._seen: set[tuple[str, str, int]] = set()
-        """Digest, media type and size: each way in which a blob is described must be right."""
+        """Digest, media type and size: each description of a blob must be right."""
         self._named: set[str] = set()
         self._read: set[str] = set()
         self._diff_ids: dict[tuple[str, str, frozenset[tuple[str, str]]], str | None] = {}
@@ -217,7 +217,7 @@ class _Walker:
                 )
 
     def _manifest(self, raw: bytes, descriptor: Descriptor) -> None:
-        """Check a manifest; of artifacts and foreign formats only the blobs."""
+        """Check a manifest; for artifacts and foreign formats only the blobs."""
         parsed = self._parse(Document, raw, descriptor)
         if parsed is None:
             return
@@ -329,7 +329,7 @@ class _Walker:
             self._report.warning("diff-id", layer.digest, f"diff_id is not a sha256 and was not compared: {diff_id}")
 
     def _layer_stream(self, layer: Descriptor, where: str) -> str | None:
-        """Read a layer whole; the sha256 digest of its tar stream, or None if it cannot be read."""
+        """Read a whole layer; return the sha256 digest of its tar stream, or None if it cannot be read."""
         try:
             compression_of(layer.media_type)
         except UnsupportedMediaType as error:
@@ -371,7 +371,7 @@ class _Walker:
         if _exists(self._layout, descriptor):
             self._report.error("blob", descriptor.digest, error)
         elif descriptor.urls:
-            self._report.warning("blob-missing", descriptor.digest, f"to be fetched from {descriptor.urls[0][:200]}")
+            self._report.warning("blob-missing", descriptor.digest, f"external, at {descriptor.urls[0][:200]}")
         else:
             self._report.error("blob-missing", descriptor.digest, f"named by {where}, and the store does not hold it")
 
@@ -408,7 +408,7 @@ class _Walker:
             return
         self._report.unreachable += 1
         self._report.unreachable_bytes += found.st_size
-        self._report.warning("unreachable", digest, f"nothing leads to this blob of {found.st_size} bytes")
+        self._report.warning("unreachable", digest, f"blob of {found.st_size} bytes is not referenced")
         try:
             self._read_blob(Descriptor(mediaType="application/octet-stream", digest=digest, size=found.st_size))
         except (LayerfarmError, OSError) as error:

@@ -31,7 +31,7 @@ class _Process(Document):
 
 
 class RuntimeConfig(Document):
-    """The part of runtime-spec config.md that layerfarm writes and every runtime needs."""
+    """The fields of runtime-spec config.md that layerfarm writes and every runtime needs."""
 
     ociVersion: str
     root: _Root
@@ -41,7 +41,7 @@ class RuntimeConfig(Document):
 
 
 def validate_bundle(path: Path) -> Report:
-    """Check every part of a bundle. The rootfs is not compared with the manifest: bundles are made to be changed."""
+    """Check every part of a bundle. The rootfs is not compared with the manifest: bundles are meant to be changed."""
     report = Report()
     if not is_directory(path):
         report.error("bundle", ".", "bundle is not a directory")
@@ -78,7 +78,7 @@ def _check_manifest(bundle: Bundle, report: Report) -> None:
             if last is None and entry.path != ROOT:
                 report.error("mtree", name, f"manifest does not begin with the root but with {display(entry.path)}")
             if last is not None and key <= last:
-                report.error("mtree", name, f"not in mtree order, or twice there: {display(entry.path)}")
+                report.error("mtree", name, f"entry is not in mtree order, or repeated: {display(entry.path)}")
                 return
             last = key
     except (LayerfarmError, OSError) as error:

@@ -19,11 +19,11 @@ from layerfarm.jobs.tar.reader import Member
 
 _MOST_LAYERS: Final = 65535
 _MOST_ROUNDS: Final = 40
-"""Passes over links whose targets came later; only a path through another such link takes more than one."""
+"""Passes over links whose targets come later; only a path through another such link takes more than one."""
 _AUFS_METADATA: Final = b".wh..wh."
 _HIGHEST_MAJOR: Final = (1 << 12) - 1
 _HIGHEST_MINOR: Final = (1 << 20) - 1
-"""Limits of Linux (``MINORBITS``); beyond them mknod(2) would take other bits and make another device."""
+"""Limits of Linux (``MINORBITS``); beyond them mknod(2) would truncate the number and create another device."""
 
 Place = tuple[Directory, bytes]
 AnyTree = TypeVar("AnyTree", bound=Tree)
@@ -103,7 +103,7 @@ class Applier(Generic[AnyTree]):
             raise MalformedLayer("the root of a layer must be a directory", where=name)
 
     def _is_deletion(self, name: bytes) -> bool:
-        """Apply ``name`` if it is a whiteout. Other names that start with ``.wh.`` are errors, or AUFS' own files."""
+        """Apply ``name`` and return True if it is a whiteout. Other names with ``.wh.`` are errors, or AUFS' files."""
         parts = name.split(b"/")
         while parts and parts[-1] in (b"", b"."):
             parts.pop()
@@ -179,7 +179,7 @@ class Applier(Generic[AnyTree]):
             self._deferred[node, base] = member
 
     def _link(self, member: Member, node: Directory, base: bytes) -> bool:
-        """Make the link; False if its target does not exist."""
+        """Create the link; return False if its target does not exist."""
         tree = self._tree
         found = tree.find(member.link, through_own_links=True)
         if found is None:
@@ -198,7 +198,7 @@ class Applier(Generic[AnyTree]):
             return True
         replaced = tree.child(node, base)
         if isinstance(replaced, Directory) and source.is_within(replaced):
-            raise MalformedLayer("hard link takes the place of a directory that its target is in", where=member.name)
+            raise MalformedLayer("hard link replaces a directory that contains its target", where=member.name)
         inode = inode_of(target)
         if isinstance(target, bytes):
             source.put(name, Name(layer_of(target), inode))
@@ -208,7 +208,7 @@ class Applier(Generic[AnyTree]):
         return True
 
     def _link_deferred(self) -> None:
-        """Make the links whose target came later."""
+        """Create the links whose targets came later."""
         waiting = list(self._deferred.values())
         for _ in range(_MOST_ROUNDS):
             left = self._link_waiting(waiting)
@@ -220,7 +220,7 @@ class Applier(Generic[AnyTree]):
         raise MalformedLayer("hard link to a file that does not exist", where=left[0].name)
 
     def _link_waiting(self, waiting: list[Member]) -> list[Member]:
-        """Make these links, one that waits for another as soon as that is made; returns those that cannot be made.
+        """Create these links, each as soon as its target exists; return those that cannot be created.
 
         A chain of links, each to the next one, takes as many steps as it has links.
         """
@@ -247,13 +247,13 @@ class Applier(Generic[AnyTree]):
 
 
 def _is_aufs_link(member: Member) -> bool:
-    """A file that is only a target of the layer's hard links. Docker reads these, and no other file of AUFS (B4.6)."""
+    """Return True for a mere target of the layer's hard links. Docker reads no other file of AUFS (B4.6)."""
     parts = clean(member.name)
     return member.type == 0x30 and parts[:1] == [AUFS_LINKS] and len(parts) == 2 and not parts[1].startswith(PREFIX)
 
 
 def explained(error: OSError, where: bytes | None) -> LayerfarmError:
-    """The error of a layer or tree for one of the kernel; ``where``: the entry that was being written."""
+    """Convert an error of the kernel to one of a layer or tree; ``where``: the entry that was being written."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
         return RootfsError(f"the tree changed while a layer was applied, {error.strerror}", where=where)
     hint = "run as root, or use --rootless" if error.errno in (errno.EPERM, errno.EACCES) else None

@@ -49,7 +49,7 @@ _OPEN_DIRECTORIES: Final = 128
 _EMPTY_SHA256: Final = hashlib.sha256().digest()
 _LONGEST_NAME: Final = 255
 _HASHED_IN_THREAD: Final = 256 * 1024
-"""Bytes of a file from which on it is hashed in a thread while it is written."""
+"""Bytes from which a file is hashed in a thread while it is written."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class ExtractOptions:
     rootless: bool = False
     """As an ordinary user: owners go into ``user.rootlesscontainers``, devices become empty files."""
     keep_dirlinks: bool = False
-    """A directory entry at the place of a link to a directory leaves the link as it is (B3.11)."""
+    """A directory entry in place of a link to a directory leaves the link as it is (B3.11)."""
     hash_content: bool = True
     """Compute the SHA-256 of every file while writing it, for :meth:`Extractor.entries`."""
     content_wanted: Callable[[bytes], bool] | None = None
-    """Called with a file's path; if false the file stays empty. For a caller that needs only a part."""
+    """Called with a file's path; if it returns False, the file stays empty. For callers that need only some files."""
     skip: Callable[[bytes, int], bool] | None = None
-    """Called with a file's path and its layer, 1 for the lowest; if true the file is skipped for now, because the
-    layers above replace it. The caller must write :meth:`Extractor.skipped` at the end."""
+    """Called with a file's path and its layer, 1 for the lowest; if it returns True, the file is skipped, because upper
+    layers replace it. The caller must write :meth:`Extractor.skipped` at the end."""
     limits: Limits = field(default_factory=process_limits)
     warn: Callable[[str], None] | None = None
 
@@ -88,9 +88,9 @@ class DiskTree(Tree):
         self._warnings = warnings
         self._options = options
         self._native: tuple[int, int] | None = None
-        """Owner of a new file before any chown; learnt from the first one."""
+        """Owner of a new file before any chown; read from the first one."""
         known = umask()
-        self._umask = 0o777 if known is None else known  # unknown: no mode is taken for one that creation gives
+        self._umask = 0o777 if known is None else known  # unknown: no file is assumed to be created with its final mode
         self._digest_thread = DigestThread()
         self._inspect_found(self.root)
 
@@ -102,7 +102,7 @@ class DiskTree(Tree):
     # --- looking -------------------------------------------------------------------------------------
 
     def fd(self, node: Directory) -> int:
-        """A descriptor of the directory, valid until the next call."""
+        """Return a descriptor of the directory, valid until the next call."""
         if node.fd >= 0:
             return node.fd
         closed: list[Directory] = []
@@ -186,11 +186,11 @@ class DiskTree(Tree):
             node.fd = -1
 
     def _inspect_found(self, node: Directory) -> None:
-        """Make a directory that was there before accessible, and see if its new entries inherit anything."""
+        """Make an existing directory accessible, and check if its new entries inherit anything."""
         assert node.found is not None
         fd = self.fd(node) if node.found.st_mode & 0o700 != 0o700 else -1
         if fd >= 0 and not may(fd, os.R_OK | os.W_OK | os.X_OK):
-            # Restored, or set as its own entry says, at the end.
+            # Restored, or set as its own entry requires, at the end.
             os.fchmod(fd, stat.S_IMODE(node.found.st_mode) | 0o700)
             node.changed = True
         try:
@@ -209,7 +209,7 @@ class DiskTree(Tree):
             self._write_file(member, node, base, empty=self._stays_empty(node, base))
 
     def write_skipped(self, member: Member, places: Sequence[tuple[Directory, bytes]]) -> None:
-        """Write a file that was skipped and is in the tree after all, under all its names."""
+        """Write a skipped file that is in the tree after all, under all its names."""
         (node, base), *others = places
         self._write_file(member, node, base, empty=self._stays_empty(node, base))
         if others:
@@ -227,7 +227,7 @@ class DiskTree(Tree):
         return wanted is not None and not wanted(node.path(base))
 
     def _is_silent(self, member: Member, base: bytes) -> bool:
-        """Writing this file would give no error and no warning of its own, but for a full disk."""
+        """Return True if writing this file would give no error and no warning of its own, except for a full disk."""
         self.metadata.owner(member.uid, member.gid)
         return len(base) <= _LONGEST_NAME and is_safe_time(member.mtime) and not self.metadata.xattrs(member)
 
@@ -236,8 +236,8 @@ class DiskTree(Tree):
         metadata = self.metadata
         owner = metadata.owner(uid, gid)
         wanted = metadata.xattrs(member)
-        # A file whose owner and mode come out right by themselves needs no chown and no chmod: 2 of 6
-        # system calls less, 15 % of the time for small files.
+        # A file created with the right owner and mode needs no chown and no chmod: 2 of 6 system calls less, 15 % of
+        # the time for small files.
         simple = owner == self._native and not wanted and mode <= 0o777 and not mode & self._umask and node.plain
         fd = os.open(base, _CREATE, mode if simple else 0o600, dir_fd=self.fd(node))
         try:
@@ -262,7 +262,7 @@ class DiskTree(Tree):
         node.put(base, Name(self.layer, Inode(leaf, applied)) if applied else leaf)
 
     def _write_content(self, member: Member, fd: int) -> bytes:
-        """Write a member's content. Returns its SHA-256; anything if none is wanted."""
+        """Write a member's content. Return its SHA-256; an arbitrary value if hashing is off."""
         hash_content = self._options.hash_content
         in_thread = hash_content and member.size >= _HASHED_IN_THREAD
         whole = None if in_thread or member.holes is not None else self.reader.whole(member.size)
@@ -306,7 +306,7 @@ class DiskTree(Tree):
             else:
                 self._finish_name(member, node, base, type_, device_tail(*member.device))
                 return
-        self._warnings.once("device", "devices cannot be made without privileges, empty files stand for them")
+        self._warnings.once("device", "devices cannot be created without privileges, empty files replace them")
         self._write_file(member, node, base, empty=True)
 
     def write_hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
@@ -314,7 +314,7 @@ class DiskTree(Tree):
             return
         held = os.dup(self.fd(source))
         try:
-            # The last component is not followed: a link to a symbolic link is one more name of it (B2.3).
+            # The last component is not followed: a link to a symbolic link is another name of it (B2.3).
             os.link(name, base, src_dir_fd=held, dst_dir_fd=self.fd(node), follow_symlinks=False)
         finally:
             os.close(held)

@@ -44,7 +44,7 @@ class Extractor(Applier[DiskTree]):
     """Applies layers, one after the other, to a directory; a context manager.
 
     Directories get their metadata once, in :meth:`finish`, which must be called for a whole tree.
-    No one else may change the tree meanwhile: nothing outside is ever touched, but errors are possible (B2.4).
+    No other process may change the tree meanwhile: nothing outside is ever touched, but errors are possible (B2.4).
 
     Raises:
         RootfsNotFound: ``root`` is not a directory.
@@ -63,7 +63,7 @@ class Extractor(Applier[DiskTree]):
             if self._can_skip and not self._was_empty:
                 raise LayerError("files can only be skipped in a tree that is empty at first")
             if self._was_empty:
-                # A default ACL of the bundle's directory must not leak into the image: every entry would inherit it.
+                # A default ACL of the bundle's directory must not reach the image: every entry would inherit it.
                 with suppress(OSError):
                     os.removexattr(self._rootfs.fd, "system.posix_acl_default")
             tree = DiskTree(self._rootfs.fd, options, self._warnings)
@@ -79,11 +79,11 @@ class Extractor(Applier[DiskTree]):
 
     @property
     def warnings(self) -> list[str]:
-        """Deviations from what the layers ask for, each kind once."""
+        """Return deviations from the layers, each kind once."""
         return self._warnings.texts
 
     def apply(self, stream: Readable) -> None:
-        """Apply one layer's raw tar. The stream is read to its end, also behind the archive.
+        """Apply one layer's raw tar. The stream is read to its end, also after the archive.
 
         Raises:
             LayerError, RootfsError, LimitExceeded: as :meth:`apply_members`.
@@ -94,9 +94,9 @@ class Extractor(Applier[DiskTree]):
         self.apply_members(reader.to_the_end())
 
     def skipped(self) -> list[int]:
-        """The layers, 1 for the lowest, with skipped files that are in the tree after all.
+        """Return the layers, 1 for the lowest, whose skipped files are in the tree after all.
 
-        Once all layers are applied, each must be given to :meth:`write_skipped`.
+        After all layers are applied, each must be passed to :meth:`write_skipped`.
         """
         return sorted(find_skipped(self._tree.root)) if self._can_skip else []
 
@@ -131,7 +131,7 @@ class Extractor(Applier[DiskTree]):
             order.append(node)
             self.count += len(node.children or {})
             pending += [child for child in (node.children or {}).values() if isinstance(child, Directory)]
-        # Parents come before their children in this order, so children before their parents from its end.
+        # Parents precede their children in this order, so the reversed order has children first.
         while order:
             node = order.pop()
             try:
@@ -143,13 +143,13 @@ class Extractor(Applier[DiskTree]):
         self._tree.close()
 
     def entries(self) -> Iterator[Entry]:
-        """The whole tree on disk in mtree order, known without a second walk.
+        """Yield the whole tree on disk in mtree order, without a second walk.
 
         Raises:
             LayerError: not finished, or the tree was not empty at first.
         """
         if not self._finished or not self._was_empty:
-            raise LayerError("only the entries of a finished tree that was empty at first are known")
+            raise LayerError("entries are known only of a finished tree that was empty at first")
         return entries_of(self._tree.root)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Layers made of directories: from the deltas of a tree, or inserted without a comparison (``umoci insert``, B1.18).
+"""Write layers from directories: from the deltas of a tree, or without a comparison (``umoci insert``, B1.18).
 
 The mirror of :mod:`layerfarm.jobs.layer.extract`. The rules are those of umoci.md B1.
 """
@@ -53,21 +53,21 @@ class GenerateOptions:
     uid_map: IdMap = field(default_factory=IdMap)
     gid_map: IdMap = field(default_factory=IdMap)
     rootless: bool = False
-    """Owners come from ``user.rootlesscontainers``, which is left out of the layer; without it they are root."""
+    """Owners come from ``user.rootlesscontainers``, which the layer does not get; without it they are root."""
     source_date_epoch: int | None = None
-    """Seconds; later mtimes become this one (B1.4)."""
+    """Seconds; later mtimes become this value (B1.4)."""
     advanced: Callable[[int], None] | None = None
-    """Called with the bytes of content read, now and then."""
+    """Called repeatedly with the bytes of content read."""
     warn: Callable[[str], None] | None = None
-    """Called with what is left out: sockets, empty xattr values."""
+    """Called for omitted items: sockets, empty xattr values."""
 
 
 def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions | None = None) -> Iterator[bytes]:
-    """The raw tar of a layer that turns the old tree into the one at ``root``.
+    """Yield the raw tar of a layer that turns the old tree into the one at ``root``.
 
     Only the kind and the path of a delta are used, in any order. Entries come out depth first, each
     directory's names bytewise and its whiteouts before everything else (B1.10); the same tree and deltas
-    give the same bytes. Nothing inside ``root`` is followed, only regular files are opened.
+    directory's names bytewise and its whiteouts first (B1.10); the same tree and deltas
 
     Raises (while iterating):
         RootfsNotFound: ``root`` is not a directory.
@@ -80,12 +80,12 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
     builder = TarBuilder(options or GenerateOptions())
     with Rootfs(root, to_be_read=True) as rootfs, DirectoryCache(rootfs.fd) as directories:
         for position, key in enumerate(keys):
-            # A path is needed once: a million of them are 100 MB.
+            # Each path is needed once: a million of them are 100 MB.
             keys[position] = b""
             path, is_whiteout = path_of_key(key)
             try:
                 directory, base = directories.parent(path)
-                # The mode of the root may be widened now.
+                # The mode of the root may be widened by now.
                 found = rootfs.found if path == ROOT else _lstat(directory, base)
             except UnsafePath as error:
                 if is_whiteout:
@@ -93,8 +93,8 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
                 raise TreeChanged("a parent directory became a symbolic link", where=path) from error
             except (FileNotFoundError, NotADirectoryError) as error:
                 if is_whiteout:
-                    # The directory above is itself gone or no directory any more, as its own entry says. A whiteout
-                    # here would reach through its replacement (B1.11, B1.12).
+                    # The directory above is itself gone or replaced, as its own entry says. A whiteout here would reach
+                    # through its replacement (B1.11, B1.12).
                     continue
                 raise TreeChanged("entry has vanished since the trees were compared", where=path) from error
             except OSError as error:
@@ -119,15 +119,15 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
 def insert_layer(
     source: Path, target: bytes, *, opaque: bool = False, options: GenerateOptions | None = None
 ) -> Iterator[bytes]:
-    """The raw tar of a layer that puts ``source``, a directory or a single entry, at ``target``.
+    """Yield the raw tar of a layer that puts ``source``, a directory or a single entry, at ``target``.
 
-    A directory is merged with the one of lower layers, or hides it if ``opaque``. ``target`` is
-    taken from the root of the image; its parents get no entries. A ``source`` that is a symbolic link is
-    stored as such. Entries come in the order of :func:`generate_layer`.
+    A directory is merged with that of lower layers, or hides it if ``opaque``. ``target`` is relative to the root of
+    the image; its parents get no entries. A ``source`` that is a symbolic link is stored as such. Entries come in the
+    order of :func:`generate_layer`.
 
     Raises (while iterating):
         RootfsNotFound: ``source`` does not exist.
-        RequestError: ``target`` is the root and ``source`` is no directory.
+        RequestError: ``target`` is the root and ``source`` is not a directory.
         TreeChanged, LayerError, UnmappedId: as :func:`generate_layer`.
     """
     base = b"/".join(clean(target))
@@ -153,11 +153,11 @@ def insert_layer(
 
 
 def whiteout_layer(target: bytes) -> Iterator[bytes]:
-    """The raw tar of a layer that deletes ``target``.
+    """Yield the raw tar of a layer that deletes ``target``.
 
     Raises (while iterating):
         RequestError: ``target`` is the root.
-        LayerError: its name cannot be that of a whiteout.
+        LayerError: its name cannot be stored as a whiteout.
     """
     parts = clean(target)
     if not parts:
@@ -170,7 +170,7 @@ def whiteout_layer(target: bytes) -> Iterator[bytes]:
 
 
 def _key(delta: Delta) -> bytes:
-    """The sort key of a delta, from which its path can be read back."""
+    """Return the sort key of a delta, from which its path can be read back."""
     path = delta.path
     parts = path.split(b"/")
     if path == ROOT:
@@ -191,7 +191,7 @@ def _lstat(directory: int, base: bytes) -> os.stat_result | None:
 
 
 def _tree(rootfs: Rootfs, base: bytes, opaque: bool, builder: TarBuilder) -> Iterator[bytes]:
-    """A directory and everything below it, put at ``base``."""
+    """Yield a directory and everything below it, put at ``base``."""
     prefix = base + b"/" if base else b""
     yield from builder.entry(rootfs.fd, b".", rootfs.found, base or ROOT)
     if opaque:
@@ -225,11 +225,11 @@ class TarBuilder:
         self._unreported = 0
 
     def whiteout(self, name: bytes) -> Iterator[bytes]:
-        """A whiteout entry: an empty file with no mode, owner and time (B1.9)."""
+        """Yield a whiteout entry: an empty file with no mode, owner and time (B1.9)."""
         yield from self._blocks.put(encode_header(Header(name, REGULAR)))
 
     def entry(self, directory: int, base: bytes, found: os.stat_result, name: bytes) -> Iterator[bytes]:
-        """The entry ``base`` of an open directory, whose lstat is ``found``, under ``name`` in the layer.
+        """Yield the entry ``base`` of an open directory, whose lstat is ``found``, under ``name`` in the layer.
 
         Raises:
             TreeChanged: it differs from ``found``, or changes while it is read.
@@ -238,8 +238,8 @@ class TarBuilder:
         check_real_name(name)
         kind = stat.S_IFMT(found.st_mode)
         if found.st_nlink > 1 and kind not in (stat.S_IFDIR, stat.S_IFSOCK):
-            # By device too, and never a directory: an inode's number repeats on other filesystems, and
-            # umoci then stores one file as a link to another (B1.7).
+            # By device too, and never a directory: inode numbers repeat on other filesystems, and umoci then stores one
+            # file as a link to another (B1.7).
             first = self._links.get((found.st_dev, found.st_ino))
             if first is not None:
                 yield from self._blocks.put(encode_header(hardlink(first, name)))
@@ -255,8 +255,8 @@ class TarBuilder:
             # The root's name has no slash (B1.2).
             yield from self._blocks.put(self._header(found, name if name == ROOT else name + b"/", DIRECTORY, xattrs))
         elif kind == stat.S_IFSOCK:
-            # tar cannot hold it and a running program makes its own; Docker and containers/storage
-            # leave it out too (B1.13).
+            # tar cannot hold it and a running program creates its own; Docker and containers/storage leave it out too
+            # (B1.13).
             self._warn(f"socket left out: {os.fsdecode(name)!r}")
         else:
             xattrs = get_xattrs(proc_path(directory, base))
@@ -267,11 +267,11 @@ class TarBuilder:
                 device = (0, 0) if kind == stat.S_IFIFO else (os.major(found.st_rdev), os.minor(found.st_rdev))
                 header = self._header(found, name, _SPECIAL[kind], xattrs, device=device)
             else:
-                raise LayerError("entry of a type that no layer can hold", where=name)
+                raise LayerError("entry of a type that a layer cannot hold", where=name)
             yield from self._blocks.put(header)
 
     def end(self) -> Iterator[bytes]:
-        """The end of the archive."""
+        """Return the end of the archive."""
         yield from self._blocks.put(TRAILER)
         yield self._blocks.rest()
         if self._options.advanced is not None:
@@ -291,7 +291,7 @@ class TarBuilder:
                     raise TreeChanged("file became shorter while it was read", where=name)
                 left -= count
                 self._advance(count)
-            # Also sees that it grew: the size is compared.
+            # Also detects growth: the size is compared.
             _check_same(opened, os.fstat(fd), name)
         finally:
             os.close(fd)
@@ -343,7 +343,7 @@ class TarBuilder:
 
 
 def _open_own(directory: int, name: bytes) -> tuple[int, os.stat_result, Widened | None]:
-    """Open a file. The mode of an ordinary user's own file is widened if it forbids that; the caller restores it."""
+    """Open a file. If the mode of an ordinary user's own file denies that, widen it; the caller restores it."""
     try:
         return *stat_regular(directory, name), None
     except PermissionError:

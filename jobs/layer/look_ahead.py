@@ -1,8 +1,8 @@
 """Names in upper layers, read before the lower layers are applied, so that files they replace need not be written.
 
-The names are taken as they are written: links that lead elsewhere, hard links and names used again are ignored. So
-the answer is a guess: a file that it calls replaced is skipped, and written after all if it is in the tree at the
-end. A wrong guess costs time, never a byte.
+Names are taken as written: links that lead elsewhere, hard links and reused names are ignored. So the answer is a
+guess: a file that counts as replaced is skipped, and written after all if it is in the tree at the end. A wrong guess
+costs time, never a byte.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.tar.reader import MemberReader, Readable
 
 _MOST_NAMES: Final = 250_000
-"""Names that are kept, some 40 MB; files that further ones replace are written and removed again."""
+"""Most names that are kept, some 40 MB; files that further names replace are written and removed again."""
 _REPLACED: Final = b"0236"
 _SYMLINK: Final = 0x32
 
 
 class LookAhead:
-    """Names of some layers. One thread may ask while another one still adds."""
+    """Names of some layers. One thread may query while another one adds."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -32,14 +32,14 @@ class LookAhead:
         self._stopped = False
 
     def stop(self) -> None:
-        """End :meth:`add` in another thread."""
+        """Make :meth:`add` in another thread return."""
         self._stopped = True
 
     def add(self, layer: int, stream: Readable) -> None:
-        """Add the names of a layer, given its raw tar. Content is skipped, nothing is checked.
+        """Add the names of a layer, given its raw tar. Content is skipped and nothing is checked.
 
         Raises:
-            LayerError, LimitExceeded: the stream is damaged; the names before that were added.
+            LayerError, LimitExceeded: the stream is damaged; the names before the damage were added.
         """
         single, below = self._single, self._below
         for member in MemberReader(stream, self._limits):
@@ -77,7 +77,7 @@ class Skipped(Inode):
     __slots__ = ("layer", "ordinal")
 
     def __init__(self, layer: int, ordinal: int) -> None:
-        # Enough for the rules of applying layers: it is no link.
+        # Enough for the rules of applying layers: it is not a link.
         super().__init__(pack_leaf(layer, FILE, 0, 0, 0, 0, 0))
         self.layer = layer
         """1 for the lowest."""
@@ -90,7 +90,7 @@ def is_skipped(child: Child | None) -> bool:
 
 
 def find_skipped(root: Directory) -> dict[int, dict[int, list[tuple[Directory, bytes]]]]:
-    """All names of the skipped files that are in the tree, by layer and ordinal."""
+    """Return all names of the skipped files that are in the tree, by layer and ordinal."""
     found: dict[int, dict[int, list[tuple[Directory, bytes]]]] = {}
     for node, name, child in files(root):
         if isinstance(child, Name) and isinstance(child.inode, Skipped):

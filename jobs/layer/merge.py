@@ -1,4 +1,4 @@
-"""Layers made of layers: the tar that turns one stack's tree into another's. Nothing is unpacked.
+"""Merge layers: write the tar that turns one stack's tree into another's. Nothing is unpacked.
 
 The trees say which members survive (:mod:`layerfarm.jobs.layer.stack`); their content is then copied from the layers
 that hold it. So memory holds headers only.
@@ -6,9 +6,9 @@ that hold it. So memory holds headers only.
 Entries come in the order of a walk: a directory, its whiteouts, then all below it, names bytewise. GNU tar sets time
 and mode of a directory at the first entry that is not below it, and must write into none afterwards.
 
-The layer stands on its own: it has an entry for every directory above its entries, and every name of a
+The layer is self-contained: it has an entry for every directory above its entries, and every name of a
 file that has several, for unpackers that see one layer at a time (a hard link to a lower layer fails there,
-and a parent that is not named gets a default mode).
+and a parent without an entry gets a default mode).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from layerfarm.jobs.tar.writer import REGULAR as FILE
 _NS: Final = 10**9
 _PIECE: Final = 1 << 20
 _MOST_OPEN: Final = 4
-"""Layers that are read side by side: each takes a thread and some MB."""
+"""Layers that are read at once: each takes a thread and some MB."""
 
 OpenLayer = Callable[[int], AbstractContextManager[Readable]]
 """Opens the raw tar of a layer by its number in the stack, 1 for the lowest."""
@@ -44,20 +44,20 @@ OpenLayer = Callable[[int], AbstractContextManager[Readable]]
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How the layer is written."""
+    """Options of writing the layer."""
 
     source_date_epoch: int | None = None
-    """Seconds; later mtimes become this one."""
+    """Seconds; later mtimes become this value."""
     gone: Callable[[bytes], bool] = field(default=lambda path: False)
-    """Paths for which this is true count as missing from both trees, with all below them."""
+    """Paths for which it returns True count as missing from both trees, with everything below them."""
     scratch: Path | None = None
-    """Directory for content that its layer has too early; None: that of temporary files."""
+    """Directory for content that a layer has before it is needed; None: that of temporary files."""
 
 
 def merge_layers(
     old: Stack | None, new: Stack, open_layer: OpenLayer, options: MergeOptions | None = None
 ) -> Iterator[bytes]:
-    """The raw tar of a layer that turns the tree of ``old``, by default an empty one, into that of ``new``.
+    """Yield the raw tar of a layer that turns the tree of ``old``, by default an empty one, into that of ``new``.
 
     The same stacks give the same bytes.
 
@@ -98,7 +98,7 @@ class _Plan:
         self.directories: dict[bytes, Directory] = {}
         """Those that get an entry, by path."""
         self.sources: dict[Source, bytes] = {}
-        """Each inode that is written, and the first of its paths; the others are links to that."""
+        """Each inode to be written, and the first of its paths; the others are links to that."""
         self._whiteouts: list[bytes] = []
         self._paths: dict[bytes, Source] = {}
         self._everywhere: dict[bytes, Directory] = {}
@@ -118,14 +118,14 @@ class _Plan:
             paths = [name for name in names.get(source, ()) if not gone(name)] or [path]
             self.sources[source] = min(paths, key=walk_key)
             self._paths.update(dict.fromkeys(paths, source))
-        # An empty stack's root is implied like any other that nothing names.
+        # The root of an empty stack is implied, like any directory without an entry.
         for path in changed:
             self.directories[path] = self._everywhere[path]
         for path in [*changed, *self._whiteouts, *self._paths]:
             self._add_parents(path)
 
     def entries(self) -> Iterator[tuple[bytes, Directory | Source | None]]:
-        """All entries in the order of a walk, the whiteouts of a directory first; None: a whiteout."""
+        """Yield all entries in the order of a walk, the whiteouts of a directory first; None: a whiteout."""
         keys = [walk_key(path) for path in (*self.directories, *self._paths)]
         keys += [walk_key(path, whiteout=True) for path in self._whiteouts]
         keys.sort()
@@ -134,7 +134,7 @@ class _Plan:
             yield path, None if is_whiteout else self.directories.get(path) or self._paths[path]
 
     def _pairs(self, old: Stack, new: Stack) -> Iterator[tuple[bytes, Child | None, Child | None]]:
-        """Each path of the new tree with its old and new entry, and with None as the new one each to be deleted."""
+        """Yield each path of the new tree with its old and new entry, and each deleted path with None as new entry."""
         pending: list[tuple[bytes, Directory | None, Directory]] = [(ROOT, old.root, new.root)]
         while pending:
             path, before, after = pending.pop()
@@ -166,7 +166,7 @@ class _Encoder:
     """Entries as tar headers."""
 
     def __init__(self, epoch: int | None, has_root: bool) -> None:
-        """``has_root``: the root has an entry, and all names are written as below it."""
+        """``has_root``: the root has an entry, and all names are relative to it (``./``)."""
         self._epoch = epoch
         # After "." GNU tar sets the root's time and mode at the first name that does not begin with "./".
         self._prefix = b"./" if has_root else b""
@@ -182,7 +182,7 @@ class _Encoder:
         return encode_header(Header(name, DIRECTORY, mode, uid, gid, mtime=seconds, xattrs=xattrs, nanoseconds=ns))
 
     def link(self, source: Source, path: bytes, first: bytes) -> bytes:
-        """A further name of an inode that was written as ``first``."""
+        """Return another name of an inode that was written as ``first``."""
         return encode_header(hardlink(self.source(source, first), self._prefix + path))
 
     def source(self, source: Source, path: bytes) -> Header:
@@ -207,13 +207,13 @@ def _is_same(before: Source, after: Source) -> bool:
 class _Contents:
     """The content of files of several layers, in any order, though each layer is read once and from its beginning.
 
-    A context manager. Content that its layer has before it is asked for is kept in an unnamed file.
+    A context manager. Content that a layer has before it is requested is spooled to an unnamed file.
 
-    That is little: the largest layers are read side by side, and most builders write a layer in the order of a walk.
+    That is little: the largest layers are read at once, and most builders write a layer in the order of a walk.
     """
 
     def __init__(self, sources: Iterable[Source], open_layer: OpenLayer, scratch: Path | None) -> None:
-        """``sources``: the files that will be asked for, each once; ``scratch``: the directory for the unnamed file."""
+        """Return ``sources``: the files to be requested, each once; ``scratch``: the directory for the unnamed file."""
         self._wanted: dict[int, dict[int, int]] = {}
         for source in sources:
             self._wanted.setdefault(source.layer, {})[source.ordinal] = source.member.size
@@ -242,7 +242,7 @@ class _Contents:
         self._opened.__exit__(kind, error, traceback)
 
     def of(self, source: Source) -> Iterator[bytes | memoryview]:
-        """The content of a file, zeros in its holes; pieces are valid until the next one.
+        """Return the content of a file, zeros in its holes; pieces are valid until the next one.
 
         Raises (while iterating):
             LayerError, LimitExceeded: as reading the layer.
@@ -251,7 +251,7 @@ class _Contents:
 
 
 class _Layer:
-    """One layer, as far as it has been read."""
+    """One layer, read up to some member."""
 
     def __init__(self, number: int, stream: Readable, wanted: Mapping[int, int], spool: _Spool) -> None:
         self._number = number
@@ -267,7 +267,7 @@ class _Layer:
         return self.spool_until(ordinal)
 
     def spool_until(self, ordinal: int | None) -> Iterator[bytes | memoryview]:
-        """Spool what is wanted before this member, and return its content; None: spool all."""
+        """Spool wanted content before this member, and return the member's content; None: spool all."""
         for member in self._members:
             at = self._reader.ordinal
             if at == ordinal:
@@ -275,7 +275,7 @@ class _Layer:
             if at in self._wanted:
                 self._spooled[at] = self._spool.write(self._reader.expanded(member))
         if ordinal is not None:
-            raise MalformedLayer(f"layer {self._number} is not the one that was read before")
+            raise MalformedLayer(f"layer {self._number} has changed since it was read before")
         return iter(())
 
 
@@ -285,7 +285,7 @@ class _Spool:
         self._end = 0
 
     def write(self, pieces: Iterable[bytes | memoryview]) -> tuple[int, int]:
-        """Append; returns the offset and the size. A hole stays one."""
+        """Append; return the offset and the size. A hole stays a hole."""
         start = self._end
         for piece in pieces:
             if isinstance(piece, bytes):  # of a hole: content comes as views

@@ -52,7 +52,7 @@ class MetadataWriter:
         self._lenient = rootless or in_user_namespace()
 
     def owner(self, uid: int, gid: int) -> tuple[int, int]:
-        """The host's ids for an entry's.
+        """Return the host's ids of an entry's owner.
 
         Raises:
             UnmappedId: an id is in no range of its map.
@@ -73,7 +73,7 @@ class MetadataWriter:
         return host
 
     def xattrs(self, member: Member) -> Xattrs:
-        """The xattrs to set for an entry: its own and, if rootless, its owner."""
+        """Return the xattrs to set for an entry: its own and, if rootless, its owner."""
         if not member.xattrs and not (self._rootless and (member.uid or member.gid)):
             return ()
         wanted = dict(member.xattrs)
@@ -86,13 +86,13 @@ class MetadataWriter:
         return tuple(sorted(wanted.items()))
 
     def of(self, member: Member) -> Metadata:
-        """The metadata to apply for an entry, with the host's ids."""
+        """Return the metadata to apply for an entry, with the host's ids."""
         atime = member.mtime if member.atime is None else member.atime
         owner = self.owner(member.uid, member.gid)
         return Metadata(member.mode, *owner, member.mtime, atime, self.xattrs(member))
 
     def apply_fd(self, fd: int, wanted: Metadata) -> Xattrs:
-        """To an open file or directory; returns the xattrs that were set."""
+        """Apply metadata to an open file or directory; return the xattrs that were set."""
         mode, uid, gid, mtime, atime, xattrs = wanted
         try:
             os.fchown(fd, uid, gid)
@@ -104,7 +104,7 @@ class MetadataWriter:
         return applied
 
     def apply_name(self, directory: int, name: bytes, wanted: Metadata, *, is_link: bool) -> Xattrs:
-        """To a symbolic link, device or fifo, which cannot be opened; returns as :meth:`apply_fd`."""
+        """Apply metadata to a symbolic link, device or fifo, which cannot be opened; return as :meth:`apply_fd`."""
         mode, uid, gid, mtime, atime, xattrs = wanted
         try:
             os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
@@ -117,13 +117,13 @@ class MetadataWriter:
         return applied
 
     def stored_time(self, found: os.stat_result, mtime: int) -> int:
-        """The mtime that an entry has on disk; a warning if the filesystem cannot hold ``mtime`` (B3.13)."""
+        """Return the mtime that an entry has on disk; warn if the filesystem cannot hold ``mtime`` (B3.13)."""
         if found.st_mtime_ns // 10**9 != mtime // 10**9:
             self._warnings.once("time", f"the filesystem cannot hold the mtime {mtime // 10**9}, it keeps the nearest")
         return found.st_mtime_ns
 
     def _set_xattrs(self, target: int | bytes, xattrs: Xattrs) -> Xattrs:
-        """Set them; returns those that were set. A refusal of the host or the filesystem is a warning."""
+        """Set xattrs; return those that were set. A refusal by the host or the filesystem is a warning."""
         applied: list[tuple[bytes, bytes]] = []
         for name, value in xattrs:
             if name in HOST_XATTRS:
@@ -157,12 +157,12 @@ def is_safe_time(mtime: int) -> bool:
 
 
 def in_range(atime: int, mtime: int) -> tuple[int, int]:
-    """Both times, clamped to those of a timespec."""
+    """Return both times, clamped to the range of a timespec."""
     return min(max(atime, -_LAST), _LAST), min(max(mtime, -_LAST), _LAST)
 
 
 def in_user_namespace() -> bool:
-    """Whether some ids of the host do not exist for this process."""
+    """Return True if some ids of the host do not exist for this process."""
     try:
         with open("/proc/self/uid_map", "rb") as stream:
             return stream.read().split() != [b"0", b"0", b"4294967295"]

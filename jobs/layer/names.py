@@ -10,11 +10,11 @@ from layerfarm.jobs.mtree.model import ROOT
 PREFIX: Final = b".wh."
 OPAQUE: Final = b".wh..wh..opq"
 AUFS_LINKS: Final = b".wh..wh.plnk"
-"""In the root of layers that Docker made on AUFS: the files that hard links elsewhere in the layer point to."""
+"""In the root of layers that Docker made on AUFS: the targets of hard links elsewhere in the layer."""
 
 
 def clean(name: bytes) -> list[bytes]:
-    """The components of a name, ``.`` and ``..`` resolved lexically: ``/../../x`` is ``x`` (B2.1).
+    """Return the components of a name, ``.`` and ``..`` resolved lexically: ``/../../x`` is ``x`` (B2.1).
 
     Raises:
         MalformedLayer: it holds a NUL.
@@ -32,9 +32,9 @@ def clean(name: bytes) -> list[bytes]:
 
 
 def walk_key(path: bytes, *, whiteout: bool = False) -> bytes:
-    """Sort key of the order in which layers are written: a directory before its contents, names bytewise.
+    """Return the sort key of the order in which layers are written: a directory before its contents, names bytewise.
 
-    It is the path with NUL for ``/``. The whiteout of a path has a second NUL before its name and so sorts before
+    The key is the path with NUL for ``/``. The whiteout of a path has a second NUL before its name and so sorts before
     its siblings (B1.10). ``path_of_key`` is the inverse.
     """
     if path == ROOT:
@@ -44,7 +44,7 @@ def walk_key(path: bytes, *, whiteout: bool = False) -> bytes:
 
 
 def path_of_key(key: bytes) -> tuple[bytes, bool]:
-    """The path of a :func:`walk_key`, and whether it is that of a whiteout."""
+    """Return the path of a :func:`walk_key`, and True if it is a whiteout."""
     if not key:
         return ROOT, False
     head, mark, name = key.rpartition(b"\0\0")
@@ -54,15 +54,15 @@ def path_of_key(key: bytes) -> tuple[bytes, bool]:
 
 
 def whiteout_name(path: bytes) -> bytes:
-    """The name of the tar entry that deletes ``path``."""
+    """Return the name of the tar entry that deletes ``path``."""
     directory, _, name = path.rpartition(b"/")
     return directory + b"/" + PREFIX + name if directory else PREFIX + name
 
 
 def whiteout_target(name: bytes) -> bytes:
-    """The name that the whiteout with the basename ``name`` hides in its directory.
+    """Return the name that the whiteout with the basename ``name`` hides in its directory.
 
-    AUFS' own files (``.wh..wh.aufs``) hide a name that starts with ``.wh.``, which no layer can hold: they have no
+    AUFS' own files (``.wh..wh.aufs``) hide a name that starts with ``.wh.``, which a layer cannot hold: they have no
     effect (B4.6).
 
     Raises:

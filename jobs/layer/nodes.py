@@ -1,7 +1,7 @@
 """The entries of a tree that layers make, in memory.
 
 A million entries take about 250 MB: a file with one name and no xattrs is one packed ``bytes`` object in its
-directory's dict; only directories are objects of their own.
+directory's dict; only directories are separate objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from layerfarm.jobs.mtree.model import ROOT, Entry, EntryType, Xattrs
 _FIXED: Final = Struct("<HBHIIQqI")
 """Layer, type, mode, uid, gid, size, seconds and nanoseconds of mtime; 33 bytes, less than an empty object.
 
-Behind it: a file's 32 bytes of SHA-256 if it was computed, a link's target, a device's numbers.
+Followed by a file's 32 bytes of SHA-256 if it was computed, a link's target, or a device's numbers.
 """
 _DEVICE: Final = Struct("<II")
 _TYPES: Final[tuple[EntryType, ...]] = ("file", "link", "char", "block", "fifo")
@@ -27,7 +27,7 @@ Leaf = bytes
 
 
 def pack_leaf(layer: int, type_: int, mode: int, uid: int, gid: int, size: int, mtime: int, tail: bytes = b"") -> Leaf:
-    """A non-directory as one object; ``mtime`` in nanoseconds, ``tail`` depends on the type."""
+    """Pack a non-directory into one object; ``mtime`` in nanoseconds, ``tail`` depends on the type."""
     seconds, ns = divmod(mtime, _NS)
     return _FIXED.pack(layer, type_, mode, uid, gid, size, seconds, ns) + tail
 
@@ -37,13 +37,13 @@ def device_tail(major: int, minor: int) -> bytes:
 
 
 class Inode:
-    """A non-directory with several names, with xattrs, or with more to it (subclasses)."""
+    """A non-directory with several names, with xattrs, or with more data (subclasses)."""
 
     __slots__ = ("leaf", "xattrs")
 
     def __init__(self, leaf: Leaf | None, xattrs: Xattrs = ()) -> None:
         self.leaf = leaf
-        """None: it was on disk before the first layer, and nothing is known of it."""
+        """None: it was on disk before the first layer, and its metadata is unknown."""
         self.xattrs = xattrs
 
 
@@ -55,7 +55,7 @@ class Name(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """Metadata that a directory gets once everything in it is written. Times in nanoseconds."""
+    """Metadata applied to a directory after everything in it is written. Times in nanoseconds."""
 
     mode: int
     uid: int
@@ -93,7 +93,7 @@ class Directory:
         self.found = found
         """Its lstat, if it was on disk before the first layer."""
         self.metadata: Metadata | None = None
-        """To be applied at the end; None: it stays, or is restored, as it was found."""
+        """Applied at the end; None: the metadata found on disk stays, or is restored."""
         self.named = 0
         """The last layer with an entry for it."""
         self.touched = 0
@@ -110,7 +110,7 @@ class Directory:
         """Mode, uid, gid, size, nlink and mtime as they are on disk at the end."""
 
     def path(self, name: bytes | None = None) -> bytes:
-        """The path from the root, of the directory itself or of a name in it."""
+        """Return the path from the root, of the directory itself or of a name in it."""
         parts = [] if name is None else [name]
         node: Directory = self
         while node.parent is not None:
@@ -119,7 +119,7 @@ class Directory:
         return b"/".join(reversed(parts)) or ROOT
 
     def is_within(self, other: Directory) -> bool:
-        """It is ``other``, or below it."""
+        """Return True if this is ``other`` or below it."""
         node: Directory | None = self
         while node is not None and node is not other:
             node = node.parent
@@ -142,7 +142,7 @@ Child = Leaf | Name | Directory
 
 
 def layer_of(child: Leaf | Name) -> int:
-    """The layer that wrote this name."""
+    """Return the layer that wrote this name."""
     return child[0] | child[1] << 8 if isinstance(child, bytes) else child.layer
 
 
@@ -151,12 +151,12 @@ def leaf_of(child: Leaf | Name) -> Leaf | None:
 
 
 def inode_of(child: Leaf | Name) -> Inode:
-    """The inode of a name, for further names of it."""
+    """Return the inode of a name, for further names of it."""
     return Inode(child) if isinstance(child, bytes) else child.inode
 
 
 def link_target(child: Child) -> bytes | None:
-    """The target of a symbolic link that a layer has written; None for anything else."""
+    """Return the target of a symbolic link that a layer has written; None for anything else."""
     if isinstance(child, Directory):
         return None
     leaf = leaf_of(child)
@@ -164,7 +164,7 @@ def link_target(child: Child) -> bytes | None:
 
 
 def files(root: Directory) -> Iterator[tuple[Directory, bytes, Leaf | Name]]:
-    """Directory, name and entry of every non-directory, in no order."""
+    """Yield directory, name and entry of every non-directory, in no particular order."""
     pending = [root]
     while pending:
         node = pending.pop()
@@ -176,7 +176,7 @@ def files(root: Directory) -> Iterator[tuple[Directory, bytes, Leaf | Name]]:
 
 
 def in_mtree_order(root: Directory) -> Iterator[tuple[bytes, Child]]:
-    """Path and entry of everything: a directory, its non-directories, its sub-directories, each bytewise."""
+    """Yield path and entry of everything: a directory, its non-directories, its sub-directories, each bytewise."""
     pending = [(ROOT, root)]
     while pending:
         path, node = pending.pop()
@@ -195,7 +195,7 @@ def in_mtree_order(root: Directory) -> Iterator[tuple[bytes, Child]]:
 
 
 def entries_of(root: Directory) -> Iterator[Entry]:
-    """Every entry in mtree order; nlink of a non-directory is the number of its names in the tree."""
+    """Yield every entry in mtree order; nlink of a non-directory is the number of its names in the tree."""
     links: dict[int, int] = {}
     for _, _, leaf in files(root):
         if isinstance(leaf, Name):

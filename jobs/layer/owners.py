@@ -1,4 +1,4 @@
-"""Owners inside and outside of an image: id maps (runtime-spec "User namespace mappings"), and
+"""Owners inside and outside an image: id maps (runtime-spec "User namespace mappings"), and
 ``user.rootlesscontainers``, the xattr that records an owner where chown is not allowed (rootlesscontaine.rs, B5).
 
 The value of the xattr is the protobuf message ``Resource { uint32 uid = 1; uint32 gid = 2; }``.
@@ -12,7 +12,7 @@ from layerfarm.jobs.errors import MalformedLayer, RequestError, UnmappedId
 from layerfarm.jobs.mtree.model import Xattrs
 
 HIGHEST_ID: Final = 0xFFFFFFFE
-"""The highest uid or gid; to chown(2) 0xFFFFFFFF means "leave as it is"."""
+"""The highest uid or gid; 0xFFFFFFFF tells chown(2) to leave the owner unchanged."""
 OWNER_XATTR: Final = b"user.rootlesscontainers"
 NO_OWNER: Final = 0xFFFFFFFF
 """uint32(-1) in the xattr: the id that the file has on disk."""
@@ -33,10 +33,10 @@ class IdMap(NamedTuple):
 
     @classmethod
     def of(cls, *rows: tuple[int, int, int]) -> IdMap:
-        """From rows ``(container, host, size)``.
+        """Return the map with the rows ``(container, host, size)``.
 
         Raises:
-            RequestError: a row is empty or leaves the range of ids.
+            RequestError: a row is empty or exceeds the range of ids.
         """
         for container, host, size in rows:
             if container < 0 or host < 0 or size < 1 or max(container, host) + size - 1 > HIGHEST_ID:
@@ -44,7 +44,7 @@ class IdMap(NamedTuple):
         return cls(tuple(IdRange(*row) for row in rows))
 
     def to_host(self, container: int) -> int:
-        """The host's id for an id of the container. Raises UnmappedId if no range holds it."""
+        """Return the host's id for an id of the container. Raises UnmappedId if no range holds it."""
         if not self.ranges:
             return container
         for inside, outside, size in self.ranges:
@@ -53,7 +53,7 @@ class IdMap(NamedTuple):
         raise UnmappedId(f"container id {container} cannot be mapped", hint="extend the --uid-map or --gid-map")
 
     def to_container(self, host: int) -> int:
-        """The container's id for an id of the host. Raises UnmappedId if no range holds it."""
+        """Return the container's id for an id of the host. Raises UnmappedId if no range holds it."""
         if not self.ranges:
             return host
         for inside, outside, size in self.ranges:
@@ -65,10 +65,10 @@ class IdMap(NamedTuple):
 def owner_in_image(
     uid: int, gid: int, xattrs: Xattrs, uid_map: IdMap, gid_map: IdMap, *, rootless: bool
 ) -> tuple[int, int, Xattrs]:
-    """Owner and xattrs, in the image, of an entry on disk; the recorded owner is removed from the xattrs.
+    """Return owner and xattrs, in the image, of an entry on disk; the recorded owner is removed from the xattrs.
 
     In a rootless tree the owner is the recorded one, or root if none is recorded: its files belong to the user who
-    unpacked or made them, and the id maps do not count (umoci's ``unmapHeader``).
+    unpacked or created them, and the id maps are ignored (umoci's ``unmapHeader``).
 
     Raises:
         UnmappedId: not rootless, and an id is in no range of its map.
@@ -84,15 +84,15 @@ def owner_in_image(
 
 
 def encode_owner(uid: int, gid: int) -> bytes:
-    """The xattr's value. An id 0 is written as NO_OWNER, as umoci does: the file is owned by the container's root."""
+    """Return the xattr's value. Id 0 is encoded as NO_OWNER, as in umoci: the container's root owns the file."""
     return b"\x08" + _varint(uid or NO_OWNER) + b"\x10" + _varint(gid or NO_OWNER)
 
 
 def decode_owner(value: bytes) -> tuple[int, int]:
-    """uid and gid of the xattr's value; either may be NO_OWNER. A missing field is 0, as in proto3.
+    """Return uid and gid from the xattr's value; either may be NO_OWNER. A missing field is 0, as in proto3.
 
     Raises:
-        MalformedLayer: not such a message.
+        MalformedLayer: it is not such a message.
     """
     owner = [0, 0]
     at = 0

@@ -1,7 +1,7 @@
 """The tree that a stack of layers makes, in memory: no layer is unpacked.
 
-The mirror of :class:`layerfarm.jobs.layer.extract.Extractor` for callers that need to know the tree, not to have it:
-comparing images, merging their layers, checking a rebase.
+The mirror of :class:`layerfarm.jobs.layer.extract.Extractor` for callers that need only to know the tree: comparing
+images, merging their layers, checking a rebase.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
 REGULAR: Final = 0x30
 SYMLINK: Final = 0x32
 IMPLIED: Final = Metadata(0o755, 0, 0, mtime=0, atime=0)
-"""Metadata that extraction gives the root, and parents that no entry names (umoci.md B3.2)."""
+"""Metadata that extraction gives the root, and parents without an entry (umoci.md B3.2)."""
 _TYPES: Final[dict[int, tuple[EntryType, int]]] = {
     REGULAR: ("file", FILE),
     SYMLINK: ("link", LINK),
@@ -74,7 +74,7 @@ class Source(Inode):
 
 
 def read_members(stream: Readable, limits: Limits | None = None, *, hash_content: bool = True) -> Iterator[Read]:
-    """Every member of a raw tar, with the digest of its content if wanted. The stream is read to its end.
+    """Yield every member of a raw tar, with the digest of its content if wanted. The stream is read to its end.
 
     Raises (while iterating):
         LayerError, LimitExceeded: the stream is damaged or larger than the limits.
@@ -96,7 +96,7 @@ class Placed(NamedTuple):
     entry: Entry
     """Sizes of directories are 0 and their link counts 1; nlink is the number of names in the tree."""
     layer: int
-    """The last layer that has an entry for this path; 0 for a directory that none names."""
+    """The last layer that has an entry for this path; 0 for a directory without any."""
     source: Source | None
     """None: a directory."""
 
@@ -112,7 +112,7 @@ class Stack(Applier["_MemoryTree"]):
 
     @classmethod
     def of(cls, layers: Iterable[Iterable[Read]], limits: Limits | None = None) -> Stack:
-        """The tree of these layers, lowest first. Raises LayerError as applying them does."""
+        """Return the tree of these layers, lowest first. Raises LayerError as applying them does."""
         stack = cls(limits)
         for reads in layers:
             stack.apply_read(reads)
@@ -131,7 +131,7 @@ class Stack(Applier["_MemoryTree"]):
         self.apply_members(self._tree.following(reads))
 
     def look_up(self, path: bytes) -> Source | None:
-        """The file that a program inside finds at ``path``, links followed; None: there is none, or a directory."""
+        """Return the file that a program inside finds at ``path``, links followed; None: no file is there."""
         for _ in range(_MOST_LINKS):
             found = self._tree.find(path, through_own_links=True)
             child = None if found is None else self._tree.child(*found)
@@ -145,7 +145,7 @@ class Stack(Applier["_MemoryTree"]):
         return None
 
     def placed(self) -> Iterator[Placed]:
-        """Every path in mtree order: a directory, its non-directories, its sub-directories, each bytewise."""
+        """Yield every path in mtree order: a directory, its non-directories, its sub-directories, each bytewise."""
         names = self.names()
         for path, child in in_mtree_order(self.root):
             if isinstance(child, Directory):
@@ -154,11 +154,11 @@ class Stack(Applier["_MemoryTree"]):
                 yield _leaf(path, child, len(names.get(source_of(child), (b"",))))
 
     def entries(self) -> Iterator[Entry]:
-        """The entries of :meth:`placed`."""
+        """Return the entries of :meth:`placed`."""
         return (placed.entry for placed in self.placed())
 
     def names(self) -> dict[Source, tuple[bytes, ...]]:
-        """The paths, sorted, of each inode that has several."""
+        """Return the paths, sorted, of each inode that has several."""
         found: dict[Source, list[tuple[Directory, bytes]]] = {}
         for node, name, child in files(self.root):
             found.setdefault(source_of(child), []).append((node, name))
@@ -170,13 +170,13 @@ class Stack(Applier["_MemoryTree"]):
 
 
 class _MemoryTree(Tree):
-    """Records where each entry comes from."""
+    """Records the source of each entry."""
 
     _read: Read
     _ordinal: int
 
     def following(self, reads: Iterable[Read]) -> Iterator[Member]:
-        """The members of a layer; the tree remembers the current one."""
+        """Yield the members of a layer; the tree records the current one."""
         for self._ordinal, self._read in enumerate(reads):
             member = self._read.member
             if member.uid > HIGHEST_ID or member.gid > HIGHEST_ID:
@@ -196,7 +196,7 @@ class _MemoryTree(Tree):
 
 
 def source_of(child: Child) -> Source:
-    """The source of a non-directory of a stack."""
+    """Return the source of a non-directory of a stack."""
     assert isinstance(child, Name) and isinstance(child.inode, Source)
     return child.inode
 

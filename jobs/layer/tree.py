@@ -17,28 +17,28 @@ from layerfarm.jobs.tar.reader import Member
 
 _MAX_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
 _MAX_STEPS: Final = 8192
-"""Components that the links of one path may add up to; real trees need a dozen."""
+"""Most components that the links of one path may add up to; real trees need a dozen."""
 _NAMES_CACHED: Final = 4096
 
 
 class Tree(ABC):
-    """The tree that layers are applied to. Where its entries are written is up to the subclass."""
+    """The tree that layers are applied to. The subclass decides where entries are written."""
 
     def __init__(self, root: Directory, implied: Metadata, limits: Limits) -> None:
         self.root = root
         self.layer = 0
         """The current layer, 1 for the lowest."""
         self.implied = implied
-        """The metadata of a directory that no entry names."""
+        """The metadata of a directory without an entry."""
         self._limits = limits
         self._made = 0
         self._parents: dict[bytes, Directory] = {}
-        """Directory part of a name, as written, to its directory; cleared whenever a directory or link is removed."""
+        """Directory part of a name, as written, to its directory; cleared when a directory or link is removed."""
         self._kept: set[tuple[Directory, bytes]] = set()
-        """Lower layers' entries that the current layer names and leaves as they are."""
+        """Lower layers' entries that the current layer names and leaves unchanged."""
 
     def begin_layer(self) -> None:
-        """Start the next layer: all that the tree holds belongs to the lower ones."""
+        """Start the next layer: everything in the tree belongs to the lower ones."""
         self.layer += 1
         self._kept.clear()
 
@@ -52,32 +52,32 @@ class Tree(ABC):
 
     @abstractmethod
     def write_special(self, member: Member, node: Directory, base: bytes) -> None:
-        """Write a device or fifo."""
+        """Create a device or fifo."""
 
     @abstractmethod
     def write_hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
-        """Give ``name`` in ``source`` one more name. The caller records it in ``node``."""
+        """Give ``name`` in ``source`` another name. The caller records it in ``node``."""
 
     @abstractmethod
     def directory_metadata(self, member: Member) -> Metadata:
-        """The metadata of a directory with this entry."""
+        """Return the metadata of a directory with this entry."""
 
     # --- looking ---------------------------------------------------------------------------------------
 
     def child(self, node: Directory, name: bytes) -> Child | None:
-        """The entry of this name in the directory."""
+        """Return the entry of this name in the directory."""
         return None if node.children is None else node.children.get(name)
 
     def names(self, node: Directory) -> list[bytes]:
-        """The names of all entries in the directory."""
+        """Return the names of all entries in the directory."""
         return list(node.children or ())
 
     def target(self, node: Directory, name: bytes, child: Child) -> bytes | None:
-        """The target of a symbolic link; None for anything else."""
+        """Return the target of a symbolic link; None for anything else."""
         return link_target(child)
 
     def place(self, name: bytes) -> tuple[Directory, bytes] | None:
-        """The place of an entry of this name; None for the root. Missing parents are made."""
+        """Return the place of an entry of this name; None for the root. Missing parents are created."""
         head, _, base = name.rstrip(b"/").rpartition(b"/")
         parent = self._parents.get(head)
         if parent is not None and base not in (b"", b".", b".."):
@@ -95,10 +95,10 @@ class Tree(ABC):
         return parent, last
 
     def find(self, name: bytes, *, through_own_links: bool) -> tuple[Directory, bytes] | None:
-        """Where ``name`` is, its parents resolved; None if they do not exist or ``name`` is the root.
+        """Locate ``name``, its parents resolved; None if they do not exist or ``name`` is the root.
 
-        ``through_own_links``: also through links that the current layer has made. A link that it names and
-        keeps (``--keep-dirlinks``) is always followed: lower layers made it.
+        ``through_own_links``: also through links that the current layer created. A link that it names and
+        keeps (``--keep-dirlinks``) is always followed: lower layers created it.
         """
         parts = clean(name)
         if not parts:
@@ -114,10 +114,10 @@ class Tree(ABC):
     # --- changing --------------------------------------------------------------------------------------
 
     def make_directory(self, node: Directory, name: bytes) -> Directory:
-        """A new directory, with the metadata of an implied one until its own entry comes.
+        """Create a directory, with the metadata of an implied one until its own entry comes.
 
         Raises:
-            MalformedLayer: a link leads an entry into a directory that no layer could hold (B4.6).
+            MalformedLayer: a link leads an entry into a directory that a layer cannot hold (B4.6).
         """
         if name.startswith(PREFIX) and not (name == AUFS_LINKS and node is self.root):
             raise MalformedLayer("a directory cannot have a name that starts with .wh.", where=node.path(name))
@@ -152,8 +152,8 @@ class Tree(ABC):
     def hide(self, node: Directory, name: bytes) -> None:
         """Apply a whiteout: remove the entry as lower layers left it, keep what this layer has written.
 
-        The result is that of whiteouts that come first, in whatever order they come (B4.1, B4.2): a
-        directory that survives only because something below it is new is an implied one again.
+        The result is as if whiteouts came first, whatever their order (B4.1, B4.2): a directory that survives only
+        because something below it is new is implied again.
         """
         child = self.child(node, name)
         if child is not None and self._hide_child(node, name, child):
@@ -172,7 +172,7 @@ class Tree(ABC):
                     pending.append(child)
 
     def keep(self, node: Directory, name: bytes, child: Leaf | Name) -> None:
-        """Record that the current layer has an entry for what is there already."""
+        """Record that the current layer has an entry for an existing one."""
         node.touch(self.layer)
         if layer_of(child) != self.layer:
             self._kept.add((node, name))
@@ -184,7 +184,7 @@ class Tree(ABC):
     # --- inside ----------------------------------------------------------------------------------------
 
     def _hide_child(self, node: Directory, name: bytes, child: Child) -> bool:
-        """Remove it unless this layer wrote it; true if it is a directory that this layer wrote into."""
+        """Remove the entry unless this layer wrote it; return True if it is a directory that this layer wrote into."""
         if isinstance(child, Directory):
             if child.touched == self.layer:
                 if child.named != self.layer:
@@ -198,10 +198,10 @@ class Tree(ABC):
     def _follow(
         self, node: Directory, parts: Sequence[bytes], *, own: bool = True, make: bool = False
     ) -> Directory | None:
-        """Walk ``parts`` from a directory, links resolved in the root; None where the way ends.
+        """Walk ``parts`` from a directory, links resolved in the root; return None where the path ends.
 
-        ``own``: also through links of the current layer. With ``make`` missing directories are made, and a component
-        that is no directory and leads to none (a file, a loop, a link to a file) is replaced by a directory (B3.3):
+        ``own``: also through links of the current layer. With ``make`` missing directories are created, and a component
+        that neither is nor leads to a directory (a file, a loop, a link to a file) is replaced by a directory (B3.3):
         the link itself, not its target, which this entry does not name.
         """
         pending = list(reversed(parts))
@@ -235,7 +235,7 @@ class Tree(ABC):
         return node
 
     def _is_passable(self, node: Directory, parts: Sequence[bytes], steps: list[int]) -> bool:
-        """A link with this target leads to a directory, or to where one can be made."""
+        """Return True if a link with this target leads to a directory, or to where one can be created."""
         pending = list(reversed(parts))
         links = 0
         while pending:

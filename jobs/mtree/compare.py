@@ -15,13 +15,13 @@ from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.model import BILLION, ROOT, UNRECORDED, UNRECORDED_TIME, Delta, DeltaKind, Entry, Xattrs
 
 _AFTER_ALL: Final = b"\xff"
-"""Greater than any mtree key: those begin with 0 or 1."""
+"""Greater than any mtree key, which begin with 0 or 1."""
 _END: Final[tuple[bytes, Entry | None]] = (_AFTER_ALL, None)
 _HELD_IN_MEMORY: Final = 20_000
 
 
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Delta]:
-    """The deltas that turn ``old`` into ``new``; all three in mtree order.
+    """Yield the deltas that turn ``old`` into ``new``; all three in mtree order.
 
     Compares type, mode, uid, gid, size and nlink (not of directories, where they depend on the file system: umoci.md D
     limit 5), mtime in whole seconds, link, sha256, device and xattrs but the host's. A value that one side does not
@@ -53,7 +53,7 @@ def _merge(old: Iterable[Entry], new: Iterable[Entry], held: TypeChangeBuffer) -
         if held.waiting:
             held.settle(min(old_key, new_key))
         elif before is None:
-            # With an empty or short old tree: nothing of the rest can be another entry's counterpart.
+            # With an empty or short old tree, no remaining entry has a counterpart.
             for _, entry in chain(((new_key, after),), news):
                 assert entry is not None
                 yield tuple.__new__(Delta, (DeltaKind.EXTRA, entry.path, None, entry, ()))
@@ -100,7 +100,7 @@ def _merge(old: Iterable[Entry], new: Iterable[Entry], held: TypeChangeBuffer) -
 
 
 def _keyed(entries: Iterable[Entry], side: str) -> Iterator[tuple[bytes, Entry | None]]:
-    """Each entry with its mtree key (as :func:`mtree_key`, with the directory's part remembered)."""
+    """Yield each entry with its mtree key (:func:`mtree_key`, the directory's part cached)."""
     directory: bytes | None = None
     prefix = b""
     last = None
@@ -121,7 +121,7 @@ def _keyed(entries: Iterable[Entry], side: str) -> Iterator[tuple[bytes, Entry |
 
 
 def _directory_key(key: bytes) -> bytes:
-    """The key that a directory would have in the place of a non-directory with ``key``."""
+    """Return the key that a directory would have in the place of a non-directory with ``key``."""
     name = key.rindex(b"\0", 0, -1)
     return key[:name] + b"\1" + key[name + 1 :]
 
@@ -145,7 +145,7 @@ def _retyped(before: Entry | None, after: Entry | None) -> Delta:
 
 
 def differing_keys(old: Entry, new: Entry) -> tuple[str, ...]:
-    """The mtree keywords in which two entries of one path differ, sorted."""
+    """Return the mtree keywords in which two entries of one path differ, sorted."""
     _, kind, mode, uid, gid, size, nlink, mtime, link, sha256, xattrs, device = old
     _, kind2, mode2, uid2, gid2, size2, nlink2, mtime2, link2, sha2562, xattrs2, device2 = new
     # The usual case first: it decides the speed of a comparison.
@@ -227,12 +227,12 @@ class TypeChangeBuffer:
         return self._open.get(entry.path) if self._open and entry.type == "dir" else None
 
     def resolve(self, path: bytes, delta: Delta | None) -> None:
-        """The waiting delta of ``path`` becomes ``delta``, or nothing."""
+        """Replace the waiting delta of ``path`` by ``delta``, or drop it."""
         del self._open[path]
         self._settled[path] = delta
 
     def settle(self, key: bytes | None) -> None:
-        """Both trees have reached ``key`` (None: the end): what waits for a place before it is no change of type."""
+        """Release deltas that wait for a place before ``key`` (None: the end), which is no change of type."""
         while self.waiting and (key is None or self.waiting[0][0] < key):
             path = heappop(self.waiting)[1]
             delta = self._open.pop(path, None)
@@ -240,7 +240,7 @@ class TypeChangeBuffer:
                 self._settled[path] = delta
 
     def release(self) -> Iterator[Delta]:
-        """All queued deltas, in order; only when none waits any more."""
+        """Yield all queued deltas in order, once none waits any more."""
         if not self._queue and self._file is None:
             return
         for queue in self._queues():

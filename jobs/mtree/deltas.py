@@ -1,4 +1,4 @@
-"""Filters of deltas, and the deltas file, which passes them to the writer of a layer (DESIGN law 3)."""
+"""Filters of deltas, and the deltas file that carries them to the writer of a layer (DESIGN law 3)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DeltaSummary(NamedTuple):
 
 
 def simplify(deltas: Iterable[Delta]) -> Iterator[Delta]:
-    """Drop a Missing whose ancestor is Missing: one whiteout removes a directory whole (umoci.md B1.11)."""
+    """Drop a Missing whose ancestor is Missing: one whiteout removes a whole directory (umoci.md B1.11)."""
     below = None
     for delta in deltas:
         if delta.kind is DeltaKind.MISSING:
@@ -85,7 +85,7 @@ def write_deltas(deltas: Iterable[Delta], out: BinaryIO) -> DeltaSummary:
 
 
 def read_deltas(stream: BinaryIO) -> Iterator[Delta]:
-    """The deltas of a deltas file, with kind and path only.
+    """Yield the deltas of a deltas file, with kind and path only.
 
     Raises:
         MtreeSyntaxError: a line is not one of a deltas file.
@@ -93,5 +93,5 @@ def read_deltas(stream: BinaryIO) -> Iterator[Delta]:
     for number, line in enumerate(stream, 1):
         kind, _, path = line[:-1].partition(b" ")
         if kind not in _KINDS or not path or line[-1:] != b"\n":
-            raise MtreeSyntaxError(f"line {number} of the deltas file", where=line[:200])
+            raise MtreeSyntaxError(f"line {number} of the deltas file is malformed", where=line[:200])
         yield Delta(_KINDS[kind], vis.decode(path))

@@ -18,7 +18,7 @@ _TYPES: dict[bytes, EntryType] = {f"type={kind}".encode(): kind for kind in get_
 
 
 def merge_fragments(paths: Sequence[Path], expected_entries: int) -> Iterator[Entry]:
-    """The entries of all fragments in mtree order; the fragments may come in any order.
+    """Yield the entries of all fragments in mtree order; the fragments may come in any order.
 
     Raises:
         IncompleteTree: a shard is missing, or two shards hold the same path; raised at the end at the latest.
@@ -45,7 +45,7 @@ def merge_fragments(paths: Sequence[Path], expected_entries: int) -> Iterator[En
 
 
 def read_fragment(stream: BinaryIO) -> Iterator[Entry]:
-    """The entries of one fragment.
+    """Return the entries of one fragment.
 
     Raises:
         MtreeSyntaxError: it is damaged.
@@ -58,7 +58,7 @@ def _key(entry: Entry) -> bytes:
 
 
 def _parse(line: bytes) -> Entry:
-    """One line. Half of a merge's time is spent here, hence the fixed order and tuple.__new__."""
+    """Parse one line. Half of a merge's time is spent here, hence the fixed order and tuple.__new__."""
     try:
         name, kind, mode, uid, gid, size, nlink, time, *rest = line.split()
         if b"\\" in name:
@@ -100,7 +100,7 @@ def _parse(line: bytes) -> Entry:
             ),
         )
     except (ValueError, KeyError) as error:  # UnicodeDecodeError is a ValueError
-        raise MtreeSyntaxError("not a line of a fragment", where=line[:200]) from error
+        raise MtreeSyntaxError("malformed line of a fragment", where=line[:200]) from error
 
 
 def _xattr(token: bytes) -> tuple[bytes, bytes]:

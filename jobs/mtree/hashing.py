@@ -1,4 +1,4 @@
-"""Read what a walk left unread: contents, targets of links, xattrs. In shards of equal cost, or all at once."""
+"""Read what a walk does not: contents, link targets, xattrs; in shards of equal cost or all at once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SMALL = 256 << 10  # a file up to this size is read by one call into a string o
 _BUFFER = 1 << 20
 _REPORT_BYTES = 4 << 20
 _REPORT_ENTRIES = 512
-# What an entry costs besides its content, in bytes hashed in the same time: opening, two fstat, the
-# xattrs and a line are measured at 12 us for a file, and sha256 does 1.8 GB/s; without content 4 us.
+# Cost of an entry besides its content, as bytes hashed in the same time. Opening, two fstat, the xattrs and a line
+# take 12 us for a file and 4 us without content, as measured; sha256 does 1.8 GB/s.
 _FILE_COST = 22_000
 _ENTRY_COST = 7_000
 
@@ -43,7 +43,7 @@ class Shard(NamedTuple):
 
 
 def snapshot(root: Path, hash_content: bool = True) -> Iterator[Entry]:
-    """The entries of a small tree at ``root`` in mtree order, by one process; read when the first one is asked for.
+    """Yield the entries of a small tree at ``root`` in mtree order, read by one process on first use.
 
     Without ``hash_content`` no regular file is opened and ``sha256`` is None.
 
@@ -68,8 +68,8 @@ def plan_shards(walk_file: Path, count: int) -> list[Shard]:
     Raises:
         MtreeSyntaxError: it is not a walk file.
     """
-    ends = array("Q")  # of each line, in the file
-    contents = array("Q")  # bytes to be hashed up to and with each line
+    ends = array("Q")  # offset in the file after each line
+    contents = array("Q")  # bytes to hash up to and including each line
     costs = array("Q")
     end = content = cost = 0
     with walk_file.open("rb") as stream:
@@ -91,7 +91,7 @@ def plan_shards(walk_file: Path, count: int) -> list[Shard]:
     shards = []
     first = 0
     for number in range(1, count + 1):
-        # The line in which the share of this shard ends goes to it whole.
+        # The line that crosses the share of this shard belongs to it.
         last = min(bisect_left(costs, cost * number // count) + 1, len(ends))
         if last > first:
             offset, before = (ends[first - 1], contents[first - 1]) if first else (0, 0)
@@ -111,14 +111,14 @@ def hash_shard(
 ) -> None:
     """Write the fragment of one shard: a full-path mtree line for each entry, with all its keywords.
 
-    A regular file is opened once, and must be what the walk saw, before and after it is read. With ``content=False``
-    no file is opened and the fragment has no digests. ``advanced`` is called about every 4 MiB or few hundred entries
-    with the bytes of content done since its last call; it may raise to stop.
+    A regular file is opened once, and must be as the walk recorded it, before and after it is read. With
+    ``content=False`` no file is opened and the fragment has no digests. ``advanced`` is called about every 4 MiB or
+    few hundred entries with the bytes of content done since its last call; it may raise to stop.
 
     Raises:
         RootfsNotFound: the root does not exist or is not a directory.
         RootfsError: an entry cannot be read.
-        TreeChanged: an entry is no longer what the walk saw.
+        TreeChanged: an entry is no longer as the walk recorded it.
         MtreeSyntaxError: the walk file is damaged.
     """
     with (
@@ -192,7 +192,7 @@ class _Reader:
         )
 
     def _own(self, path: str, kind: str, size: int, ino: int, mtime: int, rdev: int) -> str:
-        """Read an ordinary user's own entry against its mode; again if another process put the mode back."""
+        """Read an ordinary user's own entry despite its mode; retry if another process restored the mode."""
         attempts = 0
         while True:
             attempts += 1
@@ -235,7 +235,7 @@ class _Reader:
         return sha256(data).hexdigest() if len(data) == size else self._large(fd, size, data)
 
     def _large(self, fd: int, size: int, read: bytes = b"") -> str | None:
-        """The digest of a file read through the buffer; None if it is not ``size`` bytes long."""
+        """Return the digest of a file read through the buffer; None if it does not have ``size`` bytes."""
         digest = sha256(read)
         total = len(read)
         buffer = self._buffer
@@ -256,7 +256,7 @@ class _Reader:
     def _other(self, path: str, kind: str, size: int, rdev: int) -> str:
         if kind == "dir":
             name = vis.decode(path.encode("ascii"))
-            self._prefix = ""  # opening a directory may close the one of the last file
+            self._prefix = ""  # opening a directory may close that of the last file
             return xattr_keywords(get_xattrs(self._root if path == "." else self._directories.directory(name)))
         directory, entry = self._locate(path)
         xattrs = xattr_keywords(get_xattrs(proc_path(directory, os.fsencode(entry))))
@@ -270,7 +270,7 @@ class _Reader:
         return xattrs
 
     def _locate(self, path: str) -> tuple[int, str | bytes]:
-        """The descriptor of the directory that holds ``path``, and the name in it, decoded.
+        """Return the descriptor of the directory that holds ``path``, and the name in it, decoded.
 
         Neighbours in a walk file share their directory: the last one is kept.
         """
@@ -285,5 +285,5 @@ class _Reader:
 def _failure(error: OSError, path: str) -> RootfsError:
     where = vis.decode(path.encode("ascii"))
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL):
-        return TreeChanged("entry went away since the walk", where=where)
+        return TreeChanged("entry was removed since the walk", where=where)
     return unreadable(error, where)

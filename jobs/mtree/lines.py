@@ -12,7 +12,7 @@ from layerfarm.jobs.mtree import vis
 
 _CHUNK = 1 << 20
 _LONGEST_COMMENT = 64
-"""Line breaks in the path of one directory."""
+"""Most line breaks in the path of one directory."""
 
 
 class LineSource:
@@ -37,7 +37,7 @@ class LineSource:
                 yield line
 
     def continuation(self) -> bytes:
-        """The line after the current one, which a backslash at its end continues."""
+        """Return the line after the current one, which a backslash at its end continues."""
         if not self._ready and not self._more():
             raise MtreeSyntaxError("the last line ends in a backslash")
         self.number += 1
@@ -47,8 +47,8 @@ class LineSource:
         """Skip the rest of the comment above a directory.
 
         go-mtree and NetBSD's mtree write the directory's path into it unencoded, NetBSD's also above its ``..``.
-        After a line break in the path, the rest would be read as an entry (umoci then sees a file vanish that never
-        was). Such a comment is recognized by the directory's own line after it, which has the same path, encoded.
+        After a line break in the path, the rest would be read as an entry (umoci then reports a missing file that never
+        existed). Such a comment is recognized by the directory's own line after it, which has the same path, encoded.
         """
         text = text.removeprefix(b"./")
         if not text.startswith(prefix.partition(b"\n")[0].rstrip(b"/")):
@@ -65,7 +65,7 @@ class LineSource:
             text += b"\n" + self._ready[extra]
 
     def _name_at(self, index: int) -> bytes | None:
-        """The decoded first word of a later line, or of the one after it if it is a /set."""
+        """Return the decoded first word of a later line, or of the one after it if it is a /set."""
         while True:
             while len(self._ready) <= index:
                 if not self._more():

@@ -66,7 +66,7 @@ class Delta(NamedTuple):
 
 
 def mtree_key(path: bytes, is_directory: bool) -> bytes:
-    """A sort key for mtree order (umoci.md D "Format").
+    """Return a sort key for mtree order (umoci.md D "Format").
 
     A directory comes first, then its non-directories, then its sub-directories with their contents, each group
     bytewise.

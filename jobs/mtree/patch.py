@@ -1,9 +1,9 @@
-"""Patch a known manifest: the new tree's is made of the old one, an edit script, and the entries that were read.
+"""Patch a known manifest: the new one is composed of the old one, an edit script, and the entries that were read.
 
-A script lists edits in mtree order. It counts the entries of the old tree that are still the same, so that neither an
-old entry nor a new one has to be looked at to know its place. Nine lines of ten of a manifest are files without
-xattrs. Those that stay are counted, not parsed, and are copied into the new manifest: of 125,000 entries with 1,000
-changed that takes a quarter of the time that reading and writing them all takes.
+A script lists edits in mtree order. It counts the entries of the old tree that are unchanged, so the place of an entry
+follows without reading the others. Nine of ten lines of a manifest are files without xattrs; unchanged ones are
+counted, not parsed, and copied into the new manifest. For 125,000 entries with 1,000 changed this takes a quarter of
+the time of reading and writing them all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TOO_FEW: Final = "the known tree has fewer entries than the script says"
 
 
 class Edit(NamedTuple):
-    """So many entries of the old tree stay, then so many go, and so many of the new ones take their place."""
+    """Keep some entries of the old tree, drop some, and insert some new ones."""
 
     keep: int
     drop: int
@@ -34,21 +34,21 @@ def write_edits(edits: Iterable[Edit], out: BinaryIO) -> None:
 
 
 def read_edits(stream: BinaryIO) -> Iterator[Edit]:
-    """The edits of a script.
+    """Yield the edits of a script.
 
     Raises:
-        MtreeSyntaxError: a line is none.
+        MtreeSyntaxError: a line is malformed.
     """
     for line in stream:
         try:
             keep, drop, take = map(int, line.split())
         except ValueError as error:
-            raise MtreeSyntaxError("not a line of a script", where=line[:200]) from error
+            raise MtreeSyntaxError("malformed line of an edit script", where=line[:200]) from error
         yield Edit(keep, drop, take)
 
 
 class ManifestPatch:
-    """A manifest in the form of :func:`layerfarm.jobs.mtree.write_tree` and its extra file; good for one reading."""
+    """A manifest in the form of :func:`layerfarm.jobs.mtree.write_tree` and its extra file; can be read once."""
 
     def __init__(self, manifest: BinaryIO, extra: BinaryIO) -> None:
         lines = LineSource(manifest)
@@ -56,14 +56,14 @@ class ManifestPatch:
         self._reader = LineReader(lines)
         self._extra = {entry.path: entry for entry in read_manifest(extra)}
         self._large_files = {path for path, entry in self._extra.items() if entry.type == "file"}
-        """Their lines do not show that they have xattrs."""
+        """Files whose lines do not show that they have xattrs."""
         self._began = False
 
     def dropped(self, edits: Iterable[Edit]) -> Iterator[Entry]:
-        """The entries that do not stay.
+        """Yield the entries that are dropped.
 
         Raises:
-            MtreeError: the script is that of another tree.
+            MtreeError: the script belongs to another tree.
         """
         for keep, drop, _ in edits:
             self._skip(keep)
@@ -72,12 +72,12 @@ class ManifestPatch:
         self._end()
 
     def apply(self, edits: Iterable[Edit], fresh: Iterator[Entry], first: Output, second: Output | None = None) -> int:
-        """Write the new tree of what stays and the ``fresh`` entries; returns the entries of the first output.
+        """Write the new tree from the unchanged and the ``fresh`` entries; return the entries of the first output.
 
-        Outputs must leave a file without xattrs as it is, but for the fraction of its mtime's second.
+        Outputs must leave a file without xattrs as it is, except for the fraction of its mtime's second.
 
         Raises:
-            MtreeError: the script is that of other trees.
+            MtreeError: the script belongs to other trees.
         """
         writer = TreeWriter(first, second)
         for keep, drop, take in edits:
@@ -138,7 +138,7 @@ class ManifestPatch:
         try:
             entry = self._reader.line(line)
         except (MtreeSyntaxError, ValueError) as error:
-            raise MtreeSyntaxError("not a line of a manifest of ours", where=line[:200]) from error
+            raise MtreeSyntaxError("not a line of a layerfarm manifest", where=line[:200]) from error
         self._began = self._began or entry is not None
         return entry
 

@@ -20,8 +20,8 @@ _DEVICE_FORMATS = frozenset(
     b"native 386bsd 4bsd bsdos freebsd hpux isc linux netbsd osf1 sco solaris sunos svr3 svr4 ultrix".split()
 )
 
-# Lines of a umoci manifest, matched whole: files, nine of ten lines, and directories without xattrs. It takes a third
-# of the time that splitting into keywords takes.
+# Lines of a umoci manifest, matched whole: files (nine of ten lines) and directories without xattrs. This takes a third
+# of the time of splitting into keywords.
 _OWNER_TO_TIME = (
     rb"(?: uid=(\d{1,10}))?(?: gid=(\d{1,10}))?(?: mode=([0-7]{1,5}))?"
     rb"(?: nlink=(\d{1,10}))? tar_time=(-?\d{1,20})\.0{9}"
@@ -31,11 +31,11 @@ _UMOCI_DIRECTORY = re.compile(rb"([!-.0-\[\]-~]+) size=(\d{1,19}) type=dir" + _O
 
 
 def read_manifest(stream: BinaryIO) -> Iterator[Entry]:
-    """The entries of a manifest, in its own order.
+    """Yield the entries of a manifest, in its own order.
 
-    What a manifest does not record is None, UNRECORDED or UNRECORDED_TIME, and is not compared. An entry without xattr
-    keywords has none if it is a file or directory of a manifest that says that it records them, as umoci's do; else its
-    xattrs are None.
+    Values that a manifest does not record are None, UNRECORDED or UNRECORDED_TIME, and are not compared. An entry
+    without xattr keywords has none if it is a file or directory of a manifest that declares to record them, as umoci's
+    do; else its xattrs are None.
 
     Raises:
         MtreeSyntaxError: a line does not parse; the message has its number.
@@ -53,9 +53,9 @@ def read_manifest(stream: BinaryIO) -> Iterator[Entry]:
 
 
 def read_full(manifest: BinaryIO, extra: BinaryIO | None) -> Iterator[Entry]:
-    """The entries of a manifest, completed from its extra file.
+    """Return the entries of a manifest, completed from its extra file.
 
-    Without one (a bundle made by umoci) what the manifest could not record stays None.
+    Without one (a bundle made by umoci), values that the manifest could not record stay None.
 
     Raises:
         MtreeSyntaxError: a line of either does not parse.
@@ -95,7 +95,7 @@ class LineReader:
         """uid, gid, mode and nlink of /set; None: a file's line cannot be matched whole."""
 
     def line(self, line: bytes) -> Entry | None:
-        """The entry of a line; None for a comment, ``..``, /set or /unset."""
+        """Return the entry of a line; None for a comment, ``..``, /set or /unset."""
         if not line:
             return None
         if self._defaults is not None:
@@ -113,7 +113,7 @@ class LineReader:
         return self._any_line(line)
 
     def plain_file(self, line: bytes) -> tuple[bytes, int, int] | None:
-        """Path and default uid and gid of a file's whole line in umoci's form; None for any other line."""
+        """Return path and default uid and gid of a file's whole line in umoci's form; None for any other line."""
         if self._defaults is None:
             return None
         found = _UMOCI_FILE.fullmatch(line)
@@ -207,7 +207,7 @@ class LineReader:
             )
 
     def _path(self, text: bytes) -> tuple[bytes, bool]:
-        """The path of an entry, and True if it is relative to the current directory."""
+        """Return the path of an entry, and True if it is relative to the current directory."""
         name = vis.decode(text)
         if b"\0" in name or name.count(b"/") != text.count(b"/"):
             raise MtreeSyntaxError("not the name of an entry")
@@ -219,10 +219,10 @@ class LineReader:
         if name in (b"", b".."):
             raise MtreeSyntaxError("not the name of an entry")
         if self._directory is None:
-            raise MtreeSyntaxError("entry stands after the end of the tree")
+            raise MtreeSyntaxError("entry after the end of the tree")
         if name == ROOT:
             if self._directory:
-                raise MtreeSyntaxError("the root stands below another directory")
+                raise MtreeSyntaxError("root entry below another directory")
             return ROOT, True
         return self._prefix + name, True
 
@@ -277,7 +277,7 @@ def _number(values: dict[bytes, bytes], keyword: bytes, base: int = 10) -> int:
 
 
 def _time(values: dict[bytes, bytes]) -> int:
-    """Nanoseconds of ``seconds[.nanoseconds]``; the text after the dot is a number, not a fraction.
+    """Return the nanoseconds of ``seconds[.nanoseconds]``; the text after the dot is a number, not a fraction.
 
     NetBSD's and bsdtar's manifests say ``1.5`` for five nanoseconds; go-mtree pads to nine digits.
     """

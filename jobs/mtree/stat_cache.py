@@ -1,9 +1,9 @@
-"""The stat cache: the walk of a tree whose manifest is known, kept beside that manifest.
+"""The stat cache: the walk of a tree with a known manifest, stored beside that manifest.
 
-A later walk of the tree is compared with it record by record, and only entries whose record differs are read. Nobody
-can change an entry without advancing its ctime, and so its record, with one exception that no stat cache can see:
-writing through a shared mapping that was made before the walk, on a file system that does not stamp those writes
-(tmpfs).
+A later walk is compared with it record by record, and only entries whose record differs are read. An entry cannot be
+changed without advancing its ctime, and so its record, with one exception that no stat cache can detect: writing
+through a shared mapping that was created before the walk, on a file system that does not update ctimes for those
+writes (tmpfs).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class StatCache(NamedTuple):
 
     path: Path
     walk: Walk
-    """Of the tree when the manifest was made."""
+    """Walk file of the tree, written with the manifest."""
     digest: str
     """sha256 of the records."""
     tree: str
     """The ``sha256:`` digest of the tree's portable manifest."""
 
     def unchanged(self, digest: str) -> bool:
-        """True if a later walk, whose file has this sha256, shows that no entry was touched."""
+        """Return True if a later walk, whose file has this sha256, shows that no entry was touched."""
         return digest == self.digest and not self.walk.racy
 
 
@@ -47,9 +47,9 @@ class Dirty(NamedTuple):
     """Counts of the entries that differ between a walk and a stat cache."""
 
     entries: int
-    """To be read: they are new, or not known to be what they were."""
+    """New entries, and entries that may have changed; all are read."""
     dropped: int
-    """Of the old tree: gone, or to be read again."""
+    """Entries of the old tree that are gone or read again."""
 
 
 class Digests(NamedTuple):
@@ -63,10 +63,10 @@ class Digests(NamedTuple):
 
 
 def write_stat_cache(out: BinaryIO, walk_file: Path, walk: Walk, digests: Digests) -> None:
-    """Write the cache for the tree that the manifest and the extra file were made of.
+    """Write the cache for the tree that the manifest and the extra file describe.
 
-    No record of the walk may be younger than what was read of its entry: an entry that changes between the walk and its
-    being read is dirty the next time, the reverse is not noticed.
+    No record of the walk may be younger than the reading of its entry: an entry that changes between its walk and its
+    reading is dirty the next time; the reverse would go unnoticed.
     """
     with walk_file.open("rb") as records:
         header = (
@@ -84,10 +84,10 @@ def sha256_of(path: Path) -> str:
 
 
 def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
-    """The stat cache at ``path``, if it belongs to ``manifest`` and ``extra`` as they are now.
+    """Return the stat cache at ``path``, if it belongs to ``manifest`` and ``extra`` as they are now.
 
     Raises:
-        StaleCache: it does not, or there is none, or it is of another version.
+        StaleCache: it belongs to others, is missing, or is of another version.
     """
     try:
         with open_file(path) as stream:
@@ -96,7 +96,7 @@ def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
             raise StaleCache("not a stat cache of this version", where=path)
         entries, racy, digest, *others, tree = (group.decode("ascii") for group in found.groups())
         if others != [sha256_of(manifest), sha256_of(extra)]:
-            raise StaleCache("stat cache is that of another manifest", where=path)
+            raise StaleCache("stat cache belongs to another manifest", where=path)
     except UnsafePath as error:
         raise StaleCache(f"stat cache cannot be read, {error.what}", where=path) from error
     except OSError as error:
@@ -107,8 +107,8 @@ def open_stat_cache(path: Path, manifest: Path, extra: Path) -> StatCache:
 def find_dirty(cache: StatCache, walk_file: Path, dirty: BinaryIO, script: BinaryIO) -> Dirty:
     """Compare a new walk with the cached one, record by record.
 
-    Writes the records of the dirty entries, a walk file of their own, and the edit script that makes the new tree of
-    the old one and the dirty entries.
+    Writes the records of the dirty entries as a walk file, and the edit script that produces the new tree from the old
+    one and the dirty entries.
 
     Raises:
         StaleCache: the cache is damaged.
@@ -138,7 +138,7 @@ def _edits(olds: Iterator[bytes], news: Iterator[bytes], dirty: BinaryIO) -> Ite
     old, new = next(olds, b""), next(news, b"")
     while old and new:
         if old == new and not old.startswith(RACY):
-            # Nine hundred and ninety-nine of a thousand: no field is looked at.
+            # 999 of 1,000 records are equal: no field is parsed.
             if drop or take:
                 yield Edit(keep, drop, take)
                 keep = drop = take = 0

@@ -15,7 +15,7 @@ from layerfarm.jobs.errors import MtreeSyntaxError
 from layerfarm.jobs.mtree.model import Xattrs
 
 _UNSAFE = re.compile(rb"[^!-~]|[*?\[#\\]")
-# The names of a directory joined by NUL are tested in one search; see :func:`all_plain`.
+# The names of a directory, joined by NUL, are tested with one search; see :func:`all_plain`.
 _UNSAFE_IN_LIST = re.compile("[^!-~\0]|[*?\\[#\\\\]")
 _ESCAPES = [b"\\\\" if code == ord("\\") else b"\\%03o" % code for code in range(256)]
 
@@ -36,7 +36,7 @@ _C_STYLE = {
     b"r": b"\r",
     b"s": b" ",
     b"E": b"\x1b",
-    b"$": b"",  # marks a hidden place, stands for nothing
+    b"$": b"",  # marks a hidden place, represents nothing
     b"\n": b"",
 }
 
@@ -49,12 +49,12 @@ def encode(name: bytes) -> bytes:
 
 
 def all_plain(names: str) -> bool:
-    """True if no name of a NUL-joined list needs encoding: one search instead of one for each name."""
+    """Return True if no name of a NUL-joined list needs encoding: one search instead of one for each name."""
     return _UNSAFE_IN_LIST.search(names) is None
 
 
 def decode(text: bytes) -> bytes:
-    """The bytes that ``text`` stands for; the same object if nothing is encoded.
+    """Return the bytes that ``text`` stands for; the same object if nothing is encoded.
 
     Raises:
         MtreeSyntaxError: a backslash begins no known escape.

@@ -3,8 +3,8 @@
 The walk file has one record, a line, for each entry in mtree order:
 ``ctime-ns mode size nlink uid gid mtime-ns ino dev rdev path``, numbers in decimal, the path encoded as in a
 manifest. The ctime is 0 where it proves nothing (:mod:`layerfarm.jobs.mtree.clock`). So a record that is byte for
-byte that of an earlier walk, and does not begin with ``0``, is of an entry that was not touched since: no number
-has to be parsed to know it.
+manifest. The ctime is 0 where it proves nothing (:mod:`layerfarm.jobs.mtree.clock`). A record that equals that of an
+earlier walk byte for byte, and does not begin with ``0``, belongs to an untouched entry: no number has to be parsed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
 from layerfarm.jobs.mtree.model import EntryType, mtree_key
 
 RACY: Final = b"0 "
-"""How the record of a racily clean entry begins."""
+"""Beginning of the record of a racily clean entry."""
 
 TYPE_OF: Final[dict[int, EntryType]] = {
     stat.S_IFREG: "file",
@@ -35,7 +35,7 @@ TYPE_OF: Final[dict[int, EntryType]] = {
 }
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# So many directories of the current branch stay open; above them a parent is reopened through "..".
+# At most this many directories of the current branch stay open; above them a parent is reopened through "..".
 _OPEN_DIRECTORIES = 64
 _IS_DIRECTORY = 0o4  # st_mode >> 12, cheaper than stat.S_ISDIR in the inner loop
 _IS_SOCKET = 0o14
@@ -55,15 +55,15 @@ class Walk(NamedTuple):
 def walk_tree(root: Path, out: BinaryIO, clock: Clock = NO_CLOCK) -> Walk:
     """Write the walk file of the tree at ``root`` to ``out``, which must be seekable.
 
-    Links from outside the tree do not travel with an image, so the link counts of files that have some are corrected
-    once the whole tree has been seen. Mounts below the root are walked. Names may be any bytes, and paths longer than
+    Links from outside the tree are not part of an image, so the link counts of files with several links are corrected
+    once the whole tree is known. Mounts below the root are walked. Names may be any bytes, and paths longer than
     PATH_MAX. ``clock`` was read just before: a ctime that is not older, or by another file system's clock, is not
     recorded, nor is that of a socket (a comparison must meet each of them, to warn of it).
 
     Raises:
         RootfsNotFound: the root does not exist or is not a directory.
         RootfsError: a directory cannot be read.
-        TreeChanged: an entry went away or became something else during the walk.
+        TreeChanged: an entry was removed or changed its type during the walk.
     """
     with Rootfs(root, to_be_read=True) as opened:
         tree = _TreeWalk(out, clock)
@@ -73,7 +73,7 @@ def walk_tree(root: Path, out: BinaryIO, clock: Clock = NO_CLOCK) -> Walk:
 
 
 def key_of_record(line: bytes) -> bytes:
-    """The mtree key of a record.
+    """Return the mtree key of a record.
 
     Raises:
         ValueError: it is not a line of a walk file.
@@ -83,7 +83,7 @@ def key_of_record(line: bytes) -> bytes:
 
 
 class _Directory:
-    """A directory of the current branch: its descriptor, if still open, and what is left to do in it."""
+    """A directory of the current branch: its descriptor, if still open, and its unvisited sub-directories."""
 
     __slots__ = ("fd", "identity", "prefix", "subdirectories", "widened")
 
@@ -92,7 +92,7 @@ class _Directory:
         self.identity = (found.st_dev, found.st_ino)
         self.prefix = prefix
         self.widened = widened
-        """Until this directory is left its owner, an ordinary user, may read it against its mode."""
+        """Widened mode of an ordinary user's own directory, restored when the walk leaves it."""
         self.subdirectories: list[tuple[str, str, os.stat_result]] = []
         """Name, encoded name and lstat; the next one last."""
 
@@ -106,11 +106,11 @@ class _TreeWalk:
         self._position = out.tell()
         self._lines: list[str] = []
         self._links: dict[tuple[int, int], list[int]] = {}
-        """Of inodes with several links: the places of their link counts in the walk file."""
+        """By inode with several links: the places of their link counts in the walk file."""
         self._branch: list[_Directory] = []
 
     def walk(self, fd: int, found: os.stat_result) -> None:
-        """The open root ``fd`` and everything below, depth first without recursion."""
+        """Walk the open root ``fd`` and everything below, depth first without recursion."""
         branch = self._branch
         branch.append(_Directory(fd, found, ""))
         try:
@@ -146,7 +146,7 @@ class _TreeWalk:
         self._branch.append(child)
         if len(self._branch) > _OPEN_DIRECTORIES:
             far = self._branch[-_OPEN_DIRECTORIES - 1]
-            if far.fd >= 0:  # after a way up and down again it is closed already
+            if far.fd >= 0:  # it may be closed already
                 os.close(far.fd)
                 far.fd = -1
         self._list(child, found, path)
@@ -183,7 +183,7 @@ class _TreeWalk:
         )
         names, encoded = _sorted_names(fd, prefix)
         subdirectories = directory.subdirectories
-        # The inner loop of a walk: one lstat and one formatted line, no call of our own.
+        # The inner loop of a walk: one lstat and one formatted line, no other call.
         stat = os.stat
         for name, text in zip(names, encoded, strict=True):
             try:
@@ -222,7 +222,7 @@ class _TreeWalk:
         inode = (found.st_dev, found.st_ino)
         places = self._links.setdefault(inode, [])
         places.append(self._position + len(before))
-        # An inode whose links have all been found needs no correction; forgetting it keeps memory small.
+        # An inode whose links are all found needs no correction; dropping it saves memory.
         if len(places) == found.st_nlink:
             del self._links[inode]
 
@@ -232,7 +232,7 @@ class _TreeWalk:
         self._lines.clear()
 
     def correct_link_counts(self) -> None:
-        """Put the number of links inside the tree where lstat counted links from outside too."""
+        """Replace link counts of lstat by those inside the tree."""
         for places in self._links.values():
             for place in places:
                 self._out.seek(place)
@@ -241,7 +241,7 @@ class _TreeWalk:
 
 
 def _sorted_names(fd: int, prefix: str) -> tuple[list[str], list[str]]:
-    """The names in a directory in bytewise order, and the same encoded."""
+    """Return the names in a directory in bytewise order, and the same encoded."""
     try:
         names = os.listdir(fd)
     except OSError as error:
@@ -256,7 +256,7 @@ def _sorted_names(fd: int, prefix: str) -> tuple[list[str], list[str]]:
 def _failure(error: OSError, path: str) -> RootfsError:
     where = _decoded(path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return TreeChanged("entry went away during the walk", where=where)
+        return TreeChanged("entry was removed during the walk", where=where)
     return unreadable(error, where)
 
 

@@ -1,7 +1,7 @@
-"""A walk by a process of its own, while the caller does something else with the same tree.
+"""A walk in a separate process, while the caller works on the same tree.
 
-Not a thread: a walk and the writing of a manifest both need the interpreter nearly all the time. Not a fork: the
-caller may be a worker with threads of its own, whose children may have none.
+A thread would not help: a walk and the writing of a manifest both need the interpreter nearly all the time. A fork is
+impossible: the caller may be a worker with threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from layerfarm.jobs.mtree.clock import Clock
 from layerfarm.jobs.mtree.walk import Walk, walk_tree
 
 WORTH_IT = 30_000
-"""Entries from which on it pays: a process takes some 80 ms to start, a walk 4 ms for 1,000 entries."""
+"""Entries from which a process pays off: it takes some 80 ms to start, a walk 4 ms for 1,000 entries."""
 _REFUSED = 3
 
 
@@ -27,8 +27,8 @@ _REFUSED = 3
 def walking(root: Path, walk_file: Path, clock: Clock, *, entries: int) -> Iterator[Callable[[], Walk | None]]:
     """Walk ``root`` into the new file ``walk_file``, as :func:`walk_tree` does, beside the caller.
 
-    Yields a function that waits for the end and returns the walk, None if the tree cannot be read. For few ``entries``
-    the function itself walks. Leaving without calling it ends the walk.
+    Yield a function that waits for the end and returns the walk, None if the tree cannot be read. For few ``entries``
+    the function itself walks. Leaving without a call ends the walk.
 
     The function raises:
         RootfsError: the process failed.

@@ -1,4 +1,4 @@
-"""Write a tree as umoci writes the manifest of a bundle, and what that form has no place for into the *extra file*."""
+"""Write a tree as umoci writes the manifest of a bundle, and values that this form cannot hold to the *extra file*."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXTRA_HEADER = b"#mtree\n#          tool: layerfarm\n#      keywords: type,devi
 # go-mtree reads the list of xattrs, and each value, into a buffer of 1024 bytes, and takes an entry for
 # which that fails as having none (umoci.md D, limit 1).
 _XATTR_BUFFER = 1024
-# bufio.Scanner, with which go-mtree reads a manifest, holds a line of so many bytes (limit 7).
+# bufio.Scanner, which go-mtree reads a manifest with, limits the length of a line (limit 7).
 _LONGEST_LINE = 65_535
 _LONGEST_XATTRS = 64_000  # leaves room for the name, of 255 bytes at most, and the other keywords
 _FLUSH_LINES = 1024
@@ -31,13 +31,13 @@ class Output(NamedTuple):
 
     manifest: BinaryIO
     extra: BinaryIO | None = None
-    """Takes what the manifest has no place for; None: not wanted."""
+    """Receives what the manifest cannot hold; None: not wanted."""
     adapt: Callable[[Entry], Entry | None] | None = None
-    """Returns the entry to write, with the same path, type and owner; None: left out. Without it a tree as on disk."""
+    """Returns the entry to write, with the same path, type and owner; None: left out. Default: the tree as on disk."""
 
 
 def write_tree(entries: Iterable[Entry], first: Output, second: Output | None = None) -> int:
-    """Write a whole tree, which comes in mtree order, in one or two forms; returns the entries of the first.
+    """Write a whole tree, given in mtree order, in one or two forms; return the entries of the first.
 
     Raises:
         MtreeError: an entry does not follow its directory.
@@ -49,15 +49,15 @@ def write_tree(entries: Iterable[Entry], first: Output, second: Output | None = 
 
 
 def write_extra(entries: Iterable[Entry], out: BinaryIO) -> None:
-    """Write what the manifest of the same entries has no place for."""
+    """Write the values of the entries that their manifest cannot hold."""
     out.write(_EXTRA_HEADER)
     for entry in entries:
         _write_extra_line(entry, out)
 
 
 def _write_extra_line(entry: Entry, out: BinaryIO) -> None:
-    """A full-path line, only for a device number, and for xattrs of a link, device, fifo or socket, too many or too
-    large ones."""
+    """Write a full-path line if needed: for a device number, for xattrs of a link, device, fifo or socket, and for too
+    many or too large xattrs."""
     xattrs = entry.xattrs
     if entry.type in ("file", "dir"):
         if not xattrs or _recordable(xattrs):
@@ -111,7 +111,7 @@ class TreeWriter:
         return written
 
     def close(self) -> int:
-        """Write what ends the files, which stay open; returns the entries of the first output."""
+        """Write the end of the files, which stay open; return the entries of the first output."""
         self._manifest.finish()
         return self._count
 
@@ -119,9 +119,9 @@ class TreeWriter:
 class ManifestWriter:
     """Writes the indented form; its state is the open directories and /set.
 
-    Byte for byte what umoci writes, but for the header comments, the order of an entry's xattrs (sorted; umoci takes
-    the file system's) and the comment above a directory with a line break in its path, which umoci does not encode so
-    that its own reader takes the rest of it for an entry.
+    Byte for byte as umoci, except for the header comments, the order of an entry's xattrs (sorted; umoci takes the file
+    system's order) and the comment above a directory with a line break in its path: umoci does not encode the path, and
+    its own reader then takes the rest for an entry.
     """
 
     def __init__(self, *outs: BinaryIO) -> None:
@@ -160,7 +160,7 @@ class ManifestWriter:
     def line(self, line: bytes, uid: int, gid: int) -> bool:
         """Write a non-directory's line of another manifest, where /set has this uid and gid.
 
-        False, and nothing is written, if the line would mean something else here.
+        Return False, and write nothing, if the line would have another meaning here.
         """
         if uid != self._uid or gid != self._gid:
             return False
@@ -200,7 +200,7 @@ class ManifestWriter:
     def _enter(self, path: bytes, head: bytes, uid: int, gid: int) -> None:
         if path == ROOT:
             if self._open:
-                raise MtreeError("the root comes twice")
+                raise MtreeError("tree has two roots")
             self._directory = b""
         else:
             self._return_to(head, path)
@@ -229,7 +229,7 @@ class ManifestWriter:
 
 
 def _recordable(xattrs: Xattrs) -> str:
-    """The xattr keywords that umoci itself would have recorded and can read again: all or none."""
+    """Return the xattr keywords that umoci itself would have recorded and can read again: all or none."""
     names = sum(len(name) + 1 for name, _ in xattrs)
     if names > _XATTR_BUFFER or any(len(value) > _XATTR_BUFFER for _, value in xattrs):
         return ""

@@ -14,7 +14,7 @@ from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.limits import limits
 
 PRIVATE_DIRECTORY: Final = ".layerfarm"
-"""Holds all that layerfarm keeps in a layout beside the specified files; other tools ignore it."""
+"""Holds layerfarm's own files in a layout, beside the specified ones; other tools ignore it."""
 BLOBS: Final = "blobs"
 """Present in every layout, and created first."""
 _SPECIFIED: Final = (BLOBS, "index.json", "oci-layout")
@@ -45,11 +45,11 @@ def explained(what: str, where: Path) -> Iterator[None]:
 
 
 def read_file(path: Path, limit: str, layout: Path) -> bytes:
-    """A small file of a layout whole.
+    """Read a small file of a layout.
 
     Raises:
         StoreError: it cannot be read.
-        UnsafePath: a symbolic link is in the way, or it is not a regular file.
+        UnsafePath: the path goes through a symbolic link, or it is not a regular file.
         LimitExceeded: it is larger than the limit of that name.
     """
     bounds = limits()
@@ -79,8 +79,8 @@ def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
 def replace_file(path: Path, content: bytes, layout: Path, staging: Path | None = None) -> None:
     """Replace a file of ``layout`` in one step: readers see the old content or the new, whole.
 
-    Its directory, and by default the one for staging, are created if missing. ``staging``: where the new file is
-    written first; it has to exist.
+    Its directory, and by default the one for staging, are created if missing. ``staging``: an existing directory where
+    the new file is written first.
     """
     if staging is None:
         staging = layout / PRIVATE_DIRECTORY / "ingest"
@@ -113,10 +113,10 @@ def new_file(directory: Path, layout: Path, content: bytes, *, durable: bool = T
 
 
 def create_file(directory: Path, layout: Path, holder: str = "") -> tuple[int, Path]:
-    """A new file with a random name; a descriptor open for writing, and the path.
+    """Create a file with a random name; return a descriptor open for writing, and the path.
 
-    Its mode follows the umask and its owner is the layout's, if root works: tempfile would make it 0600, unreadable
-    for other users of a shared layout (umoci.md B7). ``holder``: begins the name, before a dot.
+    Its mode follows the umask and its owner is the layout's if root works: tempfile would make it 0600, unreadable
+    for other users of a shared layout (umoci.md B7). ``holder``: beginning of the name, before a dot.
     """
     path = directory / ((f"{holder}." if holder else "") + os.urandom(16).hex())
     files = files_of(layout)
@@ -131,7 +131,7 @@ def create_file(directory: Path, layout: Path, holder: str = "") -> tuple[int, P
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """write(2) until everything is written."""
+    """Call write(2) until everything is written."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -141,14 +141,14 @@ def make_directory(path: Path, layout: Path) -> None:
     """Create ``path`` and its missing parents in ``layout``, with its owner; fine if they exist.
 
     Raises:
-        FileNotFoundError: the layout is not there. Its disk may be unmounted, and a directory created in its place
+        FileNotFoundError: the layout does not exist. Its disk may be unmounted, and a directory created in its place
             would be hidden beneath it.
     """
     files = files_of(layout)
     if files.is_directory(path):
         return
     if path == layout or (path.parent == layout and path.name != BLOBS and not (layout / BLOBS).is_dir()):
-        raise FileNotFoundError(errno.ENOENT, "there is no layout here any more", str(layout))
+        raise FileNotFoundError(errno.ENOENT, "layout no longer exists", str(layout))
     if not files.is_directory(path.parent):
         make_directory(path.parent, layout)
     try:
@@ -173,7 +173,7 @@ def give_to_owner(fd: int, layout: Path) -> None:
 
 
 def rename_durably(source: Path, target: Path, layout: Path) -> None:
-    """Rename within a layout, and make the rename itself survive a crash.
+    """Rename within a layout, and make the rename durable.
 
     An NFS client that lost the server's answer repeats the request and gets ENOENT; the target then shows whether the
     rename was done (relayer.md 4.2, point 2).
@@ -189,7 +189,7 @@ def rename_durably(source: Path, target: Path, layout: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a layout's top directory survive a crash."""
+    """Make the names in a layout's top directory durable."""
     _sync(files_of(path), path)
 
 

@@ -40,7 +40,7 @@ _LATE: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 def hasher(digest: str) -> hashlib._Hash:
-    """A hash object for the algorithm of ``digest``.
+    """Return a hash object for the algorithm of ``digest``.
 
     Raises:
         StoreError: the algorithm is not supported.
@@ -52,20 +52,20 @@ def hasher(digest: str) -> hashlib._Hash:
 
 
 def check_size(digest: str, expected: int, size: int) -> None:
-    """Raises SizeMismatch unless a blob of ``size`` bytes has the expected size."""
+    """Raise SizeMismatch unless a blob of ``size`` bytes has the expected size."""
     if size != expected:
         raise SizeMismatch(f"blob has {size} bytes, not {expected}", where=digest)
 
 
 def check_hash(expected: str, found: hashlib._Hash) -> None:
-    """Raises DigestMismatch unless the hash is the expected digest."""
+    """Raise DigestMismatch unless the hash is the expected digest."""
     digest = f"{found.name}:{found.hexdigest()}"
     if digest != expected:
-        raise DigestMismatch(f"blob has digest {digest}, not the promised one", where=expected)
+        raise DigestMismatch(f"blob has digest {digest}, not the expected one", where=expected)
 
 
 def embedded_data(descriptor: Descriptor) -> bytes | None:
-    """The content embedded in the descriptor, verified (descriptor.md "data"; umoci.md B2.8)."""
+    """Return the content embedded in the descriptor, verified (descriptor.md "data"; umoci.md B2.8)."""
     if descriptor.data is None:
         return None
     try:
@@ -83,7 +83,7 @@ def embedded_data(descriptor: Descriptor) -> bytes | None:
 
 
 class VerifiedReader(io.BufferedReader):
-    """An open blob. The read that meets the end raises if size or digest are wrong.
+    """An open blob. The read that reaches the end raises if size or digest are wrong.
 
     Leaving its ``with`` block without an error reads the rest, so that no part is used unverified.
 
@@ -127,7 +127,7 @@ class _Checking(io.RawIOBase):
             return 0
         count = os.readv(self._fd, [view[: self._left]])
         if not count:
-            raise SizeMismatch(f"blob ends {self._left} bytes too early", where=self._descriptor.digest)
+            raise SizeMismatch(f"blob is {self._left} bytes too short", where=self._descriptor.digest)
         self._hash.update(view[:count])
         self._left -= count
         return count
@@ -144,7 +144,7 @@ class _Checking(io.RawIOBase):
 
 
 def late_pauses(path: Path) -> tuple[float, ...]:
-    """Seconds to wait between attempts to open a file that another host may just have created; none on local disks.
+    """Return the seconds between attempts to open a file that another host may have created; none on local disks.
 
     An NFS client remembers for up to a minute that a name did not exist, unless mounted with
     ``lookupcache=positive`` (relayer.md 4.2, point 7).
@@ -157,7 +157,7 @@ def late_pauses(path: Path) -> tuple[float, ...]:
 
 @lru_cache(maxsize=64)
 def _filesystem_type(device: int) -> str:
-    """The type of a mounted file system by proc(5) mountinfo; empty if it is not listed."""
+    """Return the type of a mounted file system by proc(5) mountinfo; empty if it is not listed."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
@@ -181,7 +181,7 @@ class Ingest:
         staging = layout / PRIVATE_DIRECTORY / "ingest"
         with explained("blob cannot be staged", staging):
             make_directory(staging, layout)
-            # The janitor spares files named for a job that holds a lease.
+            # The janitor keeps files named for a job that holds a lease.
             self._fd, self._path = create_file(staging, layout, at_work())
 
     def write(self, data: bytes | memoryview) -> int:
@@ -193,17 +193,17 @@ class Ingest:
         return len(data)
 
     def commit(self, expected: tuple[str, int] | None = None) -> tuple[str, int]:
-        """Make the written bytes a blob of the layout, durably; returns its digest and size in bytes.
+        """Make the written bytes a blob of the layout, durably; return its digest and size in bytes.
 
         A blob that exists with the right size is kept and its mtime refreshed, as a sign of use to a garbage
         collector.
 
         Raises:
             DigestMismatch, SizeMismatch: it is not the ``expected`` (digest, size).
-            StoreError: the filesystem refuses.
+            StoreError: the file system reports an error.
         """
         if self._fd < 0:
-            raise StoreError("blob is committed or given up already", where=self._path)
+            raise StoreError("blob is already committed or abandoned", where=self._path)
         if expected is not None:
             check_size(*expected, self.size)
             check_hash(expected[0], self._hash)
@@ -219,7 +219,7 @@ class Ingest:
     def _publish(self, target: Path) -> None:
         os.fsync(self._fd)
         if os.fstat(self._fd).st_size != self.size:
-            raise StoreError("blob was changed by somebody while it was written", where=self._path)
+            raise StoreError("blob was changed by another process while it was written", where=self._path)
         make_directory(target.parent, self._layout)
         rename_durably(self._path, target, self._layout)
 
@@ -239,7 +239,7 @@ class Ingest:
 
 
 def refresh(blob: Path, size: int) -> bool:
-    """Mark the blob as just used; False if it does not exist with this size.
+    """Mark the blob as just used; return False if it does not exist with this size.
 
     It is checked again after the mark: a garbage collector that moved it before saw the old time, one that moves it
     later sees the new one and restores it (:mod:`layerfarm.jobs.store.gc`).

@@ -29,7 +29,7 @@ _REFNAME = re.compile(
 
 
 def check_digest(text: str) -> str:
-    """``text`` if it is a digest by the grammar of descriptor.md "Digests"; ValueError if not."""
+    """Return ``text`` if it is a digest by the grammar of descriptor.md "Digests"; raise ValueError if not."""
     algorithm, _, encoded = text.partition(":")
     length = _HEX_LENGTH.get(algorithm)
     if not _DIGEST.fullmatch(text) or (length and not re.fullmatch(rf"[a-f0-9]{{{length}}}", encoded)):
@@ -73,7 +73,7 @@ class Descriptor(Document):
 
 
 def empty_if_null(value: Any) -> Any:
-    """Go programs write a nil slice as null."""
+    """Convert null to an empty list: Go programs write a nil slice as null."""
     return [] if value is None else value
 
 
@@ -88,7 +88,7 @@ class Index(Document):
     @model_validator(mode="before")
     @classmethod
     def _refuse_ambiguity(cls, value: Any) -> Any:
-        """CVE-2021-41190: a document that could also be read as a manifest is neither."""
+        """Refuse a document that could also be read as a manifest (CVE-2021-41190)."""
         if isinstance(value, dict):
             if "config" in value or "layers" in value:
                 raise ValueError("an index must not have 'config' or 'layers' (CVE-2021-41190)")
@@ -101,10 +101,10 @@ class Index(Document):
 
 
 def check_refname(text: str) -> str:
-    """``text`` if it is a tag by the grammar of annotations.md, "org.opencontainers.image.ref.name", or Docker's.
+    """Return ``text`` if it is a tag by annotations.md, "org.opencontainers.image.ref.name", or by Docker's grammar.
 
-    The grammar there is a SHOULD. Registries hold tags that it does not allow, such as ``v1_``, ``main__2024`` and
-    ``_edge``, and repositories such as ``my---app`` (skopeo#1740); distribution's reference.go has their grammar.
+    The former is a SHOULD. Registries hold tags that it does not allow, such as ``v1_``, ``main__2024`` and
+    ``_edge``, and repositories such as ``my---app`` (skopeo#1740); distribution's reference.go defines theirs.
 
     Raises:
         InvalidReference: it is neither.
@@ -119,11 +119,11 @@ def check_refname(text: str) -> str:
 
 
 def named(descriptor: Descriptor, tag: str) -> Descriptor:
-    """The entry of index.json that tags ``descriptor``. Raises InvalidReference as :func:`check_refname`."""
+    """Return the entry of index.json that tags ``descriptor``. Raises InvalidReference as :func:`check_refname`."""
     check_refname(tag)
     return descriptor.model_copy(update={"annotations": {**(descriptor.annotations or {}), REF_NAME: tag}})
 
 
 def name_of(entry: Descriptor) -> str | None:
-    """The tag of this entry of index.json, if any."""
+    """Return the tag of this entry of index.json, if any."""
     return (entry.annotations or {}).get(REF_NAME)

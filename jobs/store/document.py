@@ -27,7 +27,7 @@ class Document(BaseModel):
         return document
 
     def __eq__(self, other: object) -> bool:
-        """Equal by content, in any order of keys."""
+        """Compare by content, whatever the order of keys."""
         return (
             type(self) is type(other)
             and isinstance(other, Document)
@@ -42,10 +42,10 @@ DocumentT = TypeVar("DocumentT", bound=Document)
 
 
 def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: str = "document_bytes") -> DocumentT:
-    """``raw`` as a ``model``; ``where`` (a digest, a file name) goes into the error.
+    """Parse ``raw`` as a ``model``; ``where`` (a digest, a file name) goes into the error.
 
     Raises:
-        MalformedDocument: not JSON, or not by the model's schema.
+        MalformedDocument: not JSON, or invalid by the model's schema.
         LimitExceeded: longer than the limit of that name.
     """
     bounds = limits()
@@ -55,7 +55,7 @@ def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: str = 
         # Decoded here: json would also guess at UTF-16 and UTF-32, which no document may be (RFC 8259 8.1).
         value = json.loads(raw.decode(), parse_constant=_refuse_constant)
         if b"\\u" in raw:
-            # An escaped lone surrogate is a str that no UTF-8 document can hold again.
+            # A str with an escaped lone surrogate cannot be written to a UTF-8 document again.
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise MalformedDocument(f"not a JSON document, {_first_line(error)}", where=where) from error
@@ -70,7 +70,7 @@ def parse_document(model: type[DocumentT], raw: bytes, where: str, limit: str = 
 
 
 def _depth(value: Any) -> int:
-    """The depth of nested lists and objects: unknown fields reach pydantic's serializer, which fails at some depth."""
+    """Return the depth of nested lists and objects: pydantic's serializer fails at some depth of unknown fields."""
     level = [value]
     depth = 0
     while level:
@@ -89,7 +89,7 @@ def encode_document(document: Document) -> bytes:
 
 
 def encode_around(document: Document, field: str) -> tuple[bytes, bytes]:
-    """The bytes that :func:`encode_document` writes before and after the items of the list ``field``."""
+    """Return the bytes that :func:`encode_document` writes before and after the items of the list ``field``."""
     plain = _plain(document)
     names = list(plain)
     place = names.index(field)
@@ -100,7 +100,7 @@ def encode_around(document: Document, field: str) -> tuple[bytes, bytes]:
 
 
 def explain(error: Exception) -> str:
-    """A validation error as one line: place and description of the first fault."""
+    """Return a validation error as one line: place and description of the first fault."""
     if not isinstance(error, ValidationError):
         return _first_line(error)
     first = error.errors(include_url=False, include_input=False)[0]
@@ -132,7 +132,7 @@ def _plain_document(document: Document) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,17 +1,17 @@
-"""Remove unreferenced blobs while others go on writing (relayer.md 4.2).
+"""Remove unreferenced blobs while other processes write (relayer.md 4.2).
 
-A blob is needed if the index leads to it or a lease names it (:mod:`layerfarm.jobs.store.leases`): all that a queued or
-running job of layerfarm relies on or has made. Beyond that:
+A blob is needed if the index leads to it or a lease names it (:mod:`layerfarm.jobs.store.leases`). Leases cover all
+blobs that a queued or running job of layerfarm relies on or has written. Beyond that:
 
-* The index is locked from before the mark until the sweep has moved the last blob out of ``blobs/``. A tag is given
+* The index is locked from before the mark until the sweep has moved the last blob out of ``blobs/``. A tag is set
   before, and its blobs are marked, or after, and then its blobs are checked first
-  (:meth:`layerfarm.jobs.store.Layout.tag`, ``needs``). Manifests are read before; under the lock only new ones.
-* A blob younger than the grace stays, for tools that take no lease and give the tag of an image last. A writer that
-  finds a blob refreshes its time, and checks that it still exists (:func:`layerfarm.jobs.store.blob.refresh`).
+  (:meth:`layerfarm.jobs.store.Layout.tag`, ``needs``). Manifests are read before the lock; under it only new ones.
+* A blob younger than the grace period stays, for tools that take no lease and set the tag of an image last. A writer
+  that finds a blob refreshes its time, and checks that it still exists (:func:`layerfarm.jobs.store.blob.refresh`).
 * The sweep first moves a blob, then checks its time and the leases again, and restores it if it was used meanwhile.
-* Moved blobs stay in the trash for the grace. Readers find them there, and the mark of the next collection restores
-  those that a tag leads to by then: even a collector that slept during its sweep, so long that the server released its
-  lock, loses nothing.
+* Moved blobs stay in the trash for the grace period. Readers find them there, and the mark of the next collection
+  restores those that a tag leads to by then. So nothing is lost even if a collector sleeps during its sweep for so
+  long that the server releases its lock.
 * The clock is the store's: the time that its file system gives to a new file.
 """
 
@@ -39,10 +39,10 @@ from layerfarm.jobs.store.retention import Trash
 ResultT = TypeVar("ResultT")
 
 DEFAULT_GRACE: Final = 2 * 3600.0
-"""Seconds, for tools without leases, between their first blob of an image and its tag. If they take longer, up to twice
-as long, the next collection restores their blobs from the trash."""
+"""Seconds, for tools without leases, between their first blob of an image and its tag. If they take up to twice as
+long, the next collection restores their blobs from the trash."""
 STAGING_GRACE: Final = 3600.0
-"""Seconds for which files staged by jobs are kept at least, whatever the grace: unlike umoci's directories they hold no
+"""Minimum age in seconds of staged files that are removed, whatever the grace: unlike umoci's directories they hold no
 lock that shows whether the job runs."""
 
 
@@ -59,17 +59,17 @@ class Collected:
     trash_bytes: int = 0
     """Size of the trash afterwards."""
     young: int = 0
-    """Unreferenced blobs that were kept because they are younger than the grace."""
+    """Unreferenced blobs kept because they are younger than the grace period."""
     young_bytes: int = 0
     leased: int = 0
     """Unreferenced blobs that were kept because of a lease."""
     leased_bytes: int = 0
     results: list[Path] = field(default_factory=list)
-    """Cached results that were not read for long."""
+    """Cached results that were not read for a long time."""
     leftovers: list[Path] = field(default_factory=list)
     """Files staged by crashed jobs of layerfarm or umoci, and expired leases."""
     absent: list[str] = field(default_factory=list)
-    """Digests of manifests that an index names and the layout does not hold."""
+    """Digests of manifests that an index names but the layout does not hold."""
 
     @property
     def bytes(self) -> int:
@@ -82,15 +82,15 @@ class Collected:
 
 
 def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = False) -> Collected:
-    """Remove the blobs that nothing needs and that were not used for ``grace`` seconds, and stale private files.
+    """Remove unneeded blobs that were not used for ``grace`` seconds, and stale private files.
 
-    With a grace of 0 they are deleted at once, as umoci does, and other tools that write meanwhile lose their untagged
-    blobs; jobs of layerfarm do not.
+    With a grace of 0 they are deleted at once, as umoci does: other tools that write meanwhile lose their untagged
+    blobs, jobs of layerfarm do not.
 
     Raises:
-        StoreError: the blob of an entry of the index is missing, a manifest is corrupt, or ``blobs`` is shared with
-            other layouts by a link; nothing has been removed then. Manifests that a nested index names may be absent
-            (:attr:`Collected.absent`).
+        StoreError: the blob of an entry of the index is missing, a manifest is corrupt, or ``blobs`` is a link and
+            may be shared with other layouts; then nothing was removed. Manifests that a nested index names may be
+            absent (:attr:`Collected.absent`).
     """
     _refuse_shared(layout.path / BLOBS)
     with explained("garbage collection failed", layout.path):
@@ -98,7 +98,7 @@ def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = Fal
 
 
 class Mark:
-    """The blobs that the index leads to; computed before the lock, and again under it, where most is known."""
+    """The blobs that the index leads to; computed before the lock, and completed under it."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -106,7 +106,7 @@ class Mark:
         self._entries: dict[bytes, Descriptor] = {}
 
     def referenced(self) -> set[str]:
-        """The digests that the index leads to.
+        """Return the digests that the index leads to.
 
         Raises:
             StoreError: a manifest is missing or corrupt.
@@ -115,14 +115,14 @@ class Mark:
         where = str(self._layout.path / "index.json")
         known, self._entries = self._entries, {}
         for name, entry in zip(text.names, text.entries, strict=True):
-            # An entry that is no descriptor is an error here: its blobs are unknown.
+            # An invalid descriptor is an error here: its blobs are unknown.
             self._entries[entry] = known.get(entry) or parse_document(Descriptor, entry, name or where)
         self._cache.absent.clear()
         roots = list(self._entries.values())
         return reachable(self._layout, without_dangling(self._layout, roots, self._cache), self._cache)
 
     def absent(self) -> list[str]:
-        """The digests of manifests that indexes name and the layout did not hold."""
+        """Return the digests of manifests that indexes name but the layout did not hold."""
         return sorted(self._cache.absent)
 
 
@@ -146,10 +146,10 @@ class _Collection:
         _explaining(mark.referenced)
         if not self._dry_run:
             _explaining(lambda: drop_dangling(layout, self._oldest))
-        # No reader looks here; the janitor removes those of crashed collections.
+        # No reader uses it; the janitor removes those of crashed collections.
         doomed = layout.path / PRIVATE_DIRECTORY / "doomed" / os.urandom(8).hex()
         with layout.locked():
-            # Before the mark: a job that releases its lease has given its tag, or needs no blob any more.
+            # Before the mark: a job that releases its lease has set its tag, or needs no blob any more.
             leases = self._leases.live(self._now)
             leased = _digests(leases)
             referenced = _explaining(mark.referenced)
@@ -176,7 +176,7 @@ class _Collection:
     # --- blobs -------------------------------------------------------------------------------------
 
     def _empty_trash(self, needed: set[str], doomed: Path) -> None:
-        """Restore blobs that are needed again; delete those that were here for the grace."""
+        """Restore blobs that are needed again; delete those that were in the trash for the grace period."""
         done = self._done
         for blob in list(self._trash.blobs()):
             held = self._layout.blob_path(blob.digest).is_file()
@@ -217,7 +217,7 @@ class _Collection:
                     self._doom(blob.path, doomed)
 
     def _move(self, path: Path, away: Path) -> bool:
-        """Move a blob into the trash. False if it was removed or used meanwhile."""
+        """Move a blob into the trash; return False if it was removed or used meanwhile."""
         directory = away / path.parent.name
         make_directory(directory, self._layout.path)
         trashed = directory / path.name
@@ -225,20 +225,20 @@ class _Collection:
             self._files.rename(path, trashed)
             if self._files.lstat(trashed).st_mtime <= self._oldest:
                 return True
-        except FileNotFoundError:  # gone, or restored already by a reader
+        except FileNotFoundError:  # removed, or already restored by a reader
             return False
         self._trash.restore(f"{path.parent.name}:{path.name}")
         return False
 
     def _return_leased(self) -> None:
-        """Restore blobs leased since the leases were read: the holder may have found them in place."""
+        """Restore blobs leased since the leases were read: the lease's holder may have found them in place."""
         leased = _digests(self._leases.live(self._now))
         for blob in self._done.blobs[:]:
             if blob[0] in leased and self._trash.restore(blob[0]):
                 self._done.blobs.remove(blob)
 
     def _doom(self, path: Path, doomed: Path) -> None:
-        """Move a file where no reader looks, to be deleted after the lock is released: large files take time."""
+        """Move a file to be deleted after the lock is released, to where no reader finds it: large files take time."""
         make_directory(doomed, self._layout.path)
         with suppress(FileNotFoundError):
             self._files.rename(path, doomed / os.urandom(8).hex())
@@ -252,26 +252,26 @@ def _refuse_shared(blobs: Path) -> None:
     for path in (blobs, *sorted(blobs.iterdir())):
         if path.is_symlink():
             raise StoreError(
-                "blobs are shared with other layouts by a link, whose tags are not known here",
+                "blobs directory is a link, and other layouts with unknown tags may share it",
                 where=path,
-                hint="collect where the blobs are",
+                hint="run gc in the layout that holds the blobs",
             )
 
 
 def _explaining(look: Callable[[], ResultT]) -> ResultT:
-    """The result of ``look``; its error becomes one that says that nothing was removed."""
+    """Return the result of ``look``; add to its error that nothing was removed."""
     try:
         return look()
     except LayerfarmError as error:
         raise StoreError(
-            f"nothing was removed, because a manifest cannot be read: {error.what}",
+            f"nothing was removed, a manifest cannot be read: {error.what}",
             where=error.where,
             hint="see layerfarm validate and docs/store.md#garbage-collection; remove the tag if the image is lost",
         ) from error
 
 
 def _blobs(layout: Layout) -> Iterator[tuple[str, Path, os.stat_result]]:
-    """Every blob of the layout; files with other names are ignored."""
+    """Yield every blob of the layout; files with other names are ignored."""
     for algorithm in sorted((layout.path / BLOBS).iterdir()):
         if not algorithm.is_dir():
             continue

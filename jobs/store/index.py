@@ -1,8 +1,8 @@
 """``index.json``: its file, changed by one writer at a time (umoci #146), and its text, parsed once.
 
-64,000 tags are 14 MB of JSON: 2 s to parse into documents, and 1 s to write again. Tags are given one after another,
-so most of it is the same as a moment ago. :class:`IndexText` keeps the bytes of each entry: a change encodes only the
-entries that it is about, and reading parses from the first unknown entry on.
+64,000 tags are 14 MB of JSON: 2 s to parse into documents, and 1 s to write. Between two changes most of it is the
+same. :class:`IndexText` keeps the bytes of each entry: a change encodes only the changed entries, and reading parses
+from the first unknown entry on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from layerfarm.jobs.store.document import encode_around, encode_document, parse_
 from layerfarm.jobs.store.locks import Lock
 
 _RECENT: Final = 2
-"""Indexes that this process keeps; a large one takes three times its bytes."""
+"""Indexes that this process caches; a large one takes three times its bytes."""
 _recent: dict[Path, IndexText] = {}
 _guard = threading.Lock()
 
@@ -40,7 +40,7 @@ class IndexFile:
         self._lock = layout / PRIVATE_DIRECTORY / "index.lock"
 
     def read(self) -> IndexText:
-        """The index as it is now.
+        """Read the index as it is now.
 
         Raises:
             MalformedDocument: it does not parse.
@@ -55,16 +55,16 @@ class IndexFile:
         return text
 
     def raw(self) -> bytes:
-        """The bytes of the file."""
+        """Return the bytes of the file."""
         return read_file(self.path, "index_bytes", self._layout)
 
     def update(self, change: Callable[[IndexText], IndexText]) -> None:
-        """Replace the index by ``change`` of it, which is called under the lock and must be quick."""
+        """Replace the index by ``change(index)``, which is called under the lock and must be quick."""
         with self.locked():
             self.replace(change)
 
     def replace(self, change: Callable[[IndexText], IndexText]) -> None:
-        """As :meth:`update`, for the holder of the lock."""
+        """Do as :meth:`update`, for the holder of the lock."""
         old = self.read()
         new = change(old)
         if new is old:
@@ -78,7 +78,7 @@ class IndexFile:
         _remember(self.path, new)
 
     def now(self) -> float:
-        """Seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
+        """Return seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
         with self.lock() as lock:
             return lock.touch()
 
@@ -91,7 +91,7 @@ class IndexFile:
 
     @contextmanager
     def lock(self) -> Iterator[Lock]:
-        """The lock of the index's writers, not taken yet."""
+        """Open the lock of the index's writers, without taking it."""
         with explained("index.json cannot be locked", self._layout):
             make_directory(self._lock.parent, self._layout)
             lock = Lock(self._lock, self._layout)
@@ -123,7 +123,7 @@ class IndexText:
 
     @classmethod
     def parse(cls, raw: bytes, where: str) -> IndexText:
-        """
+        """Parse the text of an index.
         Raises:
             MalformedDocument: it is no index.
             LimitExceeded: it is too large or nested too deeply.
@@ -133,7 +133,7 @@ class IndexText:
 
     @classmethod
     def of(cls, index: Index, odd: Mapping[int, Any] = {}) -> IndexText:
-        """The text of an index; ``odd``: the entries that :func:`parse_index` found odd, by position."""
+        """Return the text of an index; ``odd``: the entries that :func:`parse_index` found invalid, by position."""
         head, tail = encode_around(index, "manifests")
         entries = [encode_document(entry) for entry in index.manifests]
         names = [name_of(entry) for entry in index.manifests]
@@ -144,12 +144,12 @@ class IndexText:
 
     @cached_property
     def body(self) -> bytes:
-        """Head and entries."""
+        """Return head and entries."""
         return self.head + b",".join(self.entries)
 
     @cached_property
     def places(self) -> dict[str, list[int]]:
-        """By tag, in the order of the index, the positions of its entries; one, as a rule."""
+        """Return, by tag in the order of the index, the positions of its entries; usually one."""
         found: dict[str, list[int]] = {}
         for place, name in enumerate(self.names):
             if name is not None:
@@ -160,17 +160,17 @@ class IndexText:
         return self.body + self.tail
 
     def mentions(self, text: str) -> bool:
-        """Whether ``text`` occurs anywhere in it."""
+        """Return True if ``text`` occurs anywhere in it."""
         return text.encode() in (self.raw or self.encode())
 
     def is_of(self, raw: bytes) -> bool:
-        """Whether this is the parsed form of ``raw``."""
+        """Return True if this is the parsed form of ``raw``."""
         if self.raw is not None:
             return raw == self.raw
         return len(raw) == len(self.body) + len(self.tail) and raw.startswith(self.body) and raw.endswith(self.tail)
 
     def goes_on(self, raw: bytes, where: str) -> IndexText | None:
-        """``raw``, parsed from the first unknown entry on; None if more than the entries differ."""
+        """Parse ``raw`` from the first unknown entry on; None if more than the entries differ."""
         if self.raw is not None or not (raw.startswith(self.head) and raw.endswith(self.tail)):
             return None
         if len(raw) < len(self.head) + len(self.tail):
@@ -182,13 +182,13 @@ class IndexText:
             known = IndexText(self.head, self.tail, self.entries[:count], self.names[:count])
         more = raw[place : len(raw) - len(self.tail)]
         read = _read_entries(more, where)
-        # The same bytes, so nothing but entries stands between the last known one and the tail.
+        # The same bytes, so only entries are between the last known one and the tail.
         if read is None or not read[0] or b",".join(read[0]) != more:
             return None
         return known._with(*read)
 
     def _common(self, raw: bytes) -> tuple[int, int]:
-        """The number of leading entries in common with ``raw``, each with a comma, and their end in ``raw``."""
+        """Return the number of leading entries in common with ``raw``, each with a comma, and their end in ``raw``."""
         place, low, high = len(self.head), 0, len(self.entries)
         while low < high:
             middle = (low + high + 1) // 2
@@ -200,11 +200,11 @@ class IndexText:
         return low, place
 
     def find(self, tag: str) -> list[Descriptor]:
-        """The descriptors with this tag."""
+        """Return the descriptors with this tag."""
         return [parse_document(Descriptor, self.entries[place], tag) for place in self.places.get(tag, ())]
 
     def change(self, tags: Mapping[str, Descriptor | None]) -> IndexText:
-        """The index in which each tag names only its descriptor, in its old position or at the end; None removes it.
+        """Return the index with each tag naming only its descriptor, in its old place or at the end; None removes it.
 
         Returns itself if nothing changes.
         """
@@ -232,7 +232,7 @@ class IndexText:
         return changed.change({name_of(entry) or "": entry for entry in more}) if more else changed
 
     def _with(self, entries: Iterable[bytes], names: Iterable[str | None]) -> IndexText:
-        """With more entries at the end; what is known is not computed again."""
+        """Append entries; known values are not computed again."""
         more, called = list(entries), list(names)
         if not more:
             return self
@@ -252,9 +252,9 @@ class _AnyIndex(Index):
 
 
 def parse_index(raw: bytes, where: str) -> tuple[Index, dict[int, Any]]:
-    """``index.json``, and its entries that are no valid descriptors, by position.
+    """Parse ``index.json``; return it, and its invalid descriptors by position.
 
-    Other tools write into the same layout: an invalid entry is an error only when its own tag is asked for.
+    Other tools write into the same layout: an invalid entry is an error only when its own tag is requested.
 
     Raises:
         MalformedDocument: it is no index.
@@ -285,10 +285,10 @@ _PLAIN: Final = frozenset(("mediaType", "digest", "size", "annotations"))
 
 
 def _read_entries(text: bytes, where: str) -> tuple[list[bytes], list[str | None]] | None:
-    """The bytes and the tag of each entry in ``text``; None: not only valid entries."""
+    """Return the bytes and the tag of each entry in ``text``; None if one is not a valid entry."""
     try:
         values = json.loads(b"[" + text + b"]")
-        # Most have four plain fields, and are checked here in a fifth of the time of a document.
+        # Most have four plain fields, and are checked here in a fifth of the time that a document takes.
         if all(map(_is_plain, values)):
             entries = [json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() for value in values]
             return entries, [(value.get("annotations") or {}).get(REF_NAME) for value in values]
@@ -299,7 +299,7 @@ def _read_entries(text: bytes, where: str) -> tuple[list[bytes], list[str | None
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a descriptor with only the usual fields, each of the right type."""
+    """Return True if this is a descriptor with only the usual fields, each of the right type."""
     if type(value) is not dict or not value.keys() <= _PLAIN:
         return False
     annotations = value.get("annotations", {})

@@ -1,4 +1,4 @@
-"""Removes the files that crashed jobs left in a layout (DESIGN law 8)."""
+"""Remove the files that crashed jobs left in a layout (DESIGN law 8)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def janitor(
     dry_run: bool = False,
     holders: Collection[str] = (),
 ) -> list[Path]:
-    """Remove ingest files and work directories that nothing has touched for ``max_age`` seconds; returns them.
+    """Remove ingest files and work directories that were not touched for ``max_age`` seconds; return them.
 
     Those of ``holders``, jobs with a lease, stay: they may be queued for any time. ``now``: seconds on the store's
     clock, by default on this machine's.
@@ -52,9 +52,9 @@ def janitor(
 
 
 def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> list[Path]:
-    """Remove the temporary directories of umocis that ended; returns them.
+    """Remove the temporary directories of umoci processes that ended; return them.
 
-    A running umoci holds a flock on its directory (umoci.md B7), but not at once: only directories touched before
+    A running umoci holds a flock on its directory (umoci.md B7), but takes it late: only directories touched before
     ``oldest``, in seconds, are removed.
     """
     removed = []
@@ -77,7 +77,7 @@ def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> li
 
 
 def _last_touched(files: Beneath, path: Path) -> float:
-    """The newest mtime of the path and of the entries directly in it."""
+    """Return the newest mtime of the path and of the entries directly in it."""
     found = files.lstat(path)
     inside = files.names(path) if stat.S_ISDIR(found.st_mode) else []
     return max([found.st_mtime, *(files.lstat(path / name).st_mtime for name in inside)])

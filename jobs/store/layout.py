@@ -58,7 +58,7 @@ class Layout:
 
     @classmethod
     def create(cls, path: Path) -> Layout:
-        """A new, empty layout.
+        """Create a new, empty layout.
 
         Raises:
             LayoutExists: something is at ``path``, even an empty directory.
@@ -85,14 +85,14 @@ class Layout:
 
     @classmethod
     def open(cls, path: Path) -> Layout:
-        """The layout at ``path``.
+        """Open the layout at ``path``.
 
         Raises:
-            NotALayout: there is none, or one of another version.
+            NotALayout: there is none, or it is of another version.
             MalformedDocument: ``oci-layout`` does not parse.
         """
         if not is_directory(path):
-            raise NotALayout("no OCI image layout here", where=path, hint="make one with: layerfarm init --layout PATH")
+            raise NotALayout("no OCI image layout here", where=path, hint="create it: layerfarm init --layout PATH")
         for name, is_there in (("oci-layout", Path.is_file), ("index.json", Path.is_file), (BLOBS, Path.is_dir)):
             if not is_there(path / name):
                 raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
@@ -105,7 +105,7 @@ class Layout:
     # --- blobs ---------------------------------------------------------------------------------
 
     def blob_path(self, digest: str) -> Path:
-        """The path of the blob, stored or not. Raises StoreError if ``digest`` is not one."""
+        """Return the path of the blob, stored or not. Raises StoreError if ``digest`` is not one."""
         try:
             algorithm, _, encoded = check_digest(digest).partition(":")
         except ValueError as error:
@@ -113,7 +113,7 @@ class Layout:
         return self.path / BLOBS / algorithm / encoded
 
     def has(self, descriptor: Descriptor) -> bool:
-        """True if the blob is there with the promised size; its content is not read."""
+        """Return True if the blob is there with the expected size; its content is not read."""
         return self._has(descriptor) or (self._trash.restore(descriptor.digest) and self._has(descriptor))
 
     def _has(self, descriptor: Descriptor) -> bool:
@@ -123,7 +123,7 @@ class Layout:
             return False
 
     def lacks(self, descriptor: Descriptor) -> bool:
-        """True if the blob is absent. A damaged one is not: reading it raises.
+        """Return True if the blob is absent. A damaged one is not: reading it raises.
 
         An index may name manifests that the layout does not hold (image-layout.md "Blobs"): ``docker save`` writes
         them for platforms that were never pulled.
@@ -139,10 +139,10 @@ class Layout:
         return False
 
     def claim(self, descriptor: Descriptor) -> bool:
-        """As :meth:`has`, and garbage collectors keep the blob.
+        """Do as :meth:`has`, and protect the blob from garbage collectors.
 
-        Before this returns True it is added to the lease of the current job (:mod:`layerfarm.jobs.store.leases`) and
-        marked as just used.
+        Before it returns True, the blob is added to the lease of the current job (:mod:`layerfarm.jobs.store.leases`)
+        and marked as just used.
         """
         path = self.blob_path(descriptor.digest)
         cover(self.path, descriptor.digest)
@@ -151,7 +151,7 @@ class Layout:
         return self._trash.restore(descriptor.digest) and refresh(path, descriptor.size)
 
     def pin(self, descriptor: Descriptor) -> None:
-        """:meth:`claim` a blob that is only read; without effect in a layout that cannot be written."""
+        """:meth:`claim` a blob that is only read; has no effect in a read-only layout."""
         try:
             self.claim(descriptor)
         except StoreError as error:
@@ -175,12 +175,12 @@ class Layout:
         return self.put(encode_document(document), media_type, **fields)
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """The blob's bytes, verified while they are read (:class:`~layerfarm.jobs.store.blob.VerifiedReader`).
+        """Open the blob, verified while it is read (:class:`~layerfarm.jobs.store.blob.VerifiedReader`).
 
         Raises:
             BlobNotFound: the store does not hold it, and the descriptor does not embed it.
             SizeMismatch: the file has another size.
-            DigestMismatch: the data embedded in the descriptor is not the promised blob.
+            DigestMismatch: the data embedded in the descriptor is not the expected blob.
         """
         embedded = embedded_data(descriptor)
         path = self.blob_path(descriptor.digest)
@@ -204,7 +204,7 @@ class Layout:
         return VerifiedReader(fd, descriptor)
 
     def _open(self, digest: str, path: Path) -> int:
-        """Open the file of a blob: also from the trash, and again where another host's new file may appear late."""
+        """Open the file of a blob, also from the trash; retry where another host's new file may appear late."""
         for pause in (*late_pauses(self.path), None):
             try:
                 return os.open(path, _READ)
@@ -212,7 +212,7 @@ class Layout:
                 if self._trash.restore(digest):
                     continue
                 trashed = self._trash.open(digest)
-                if trashed is not None:  # not restored, in a layout that cannot be written
+                if trashed is not None:  # not restored, in a read-only layout
                     return trashed
                 if pause is None:
                     raise
@@ -220,10 +220,10 @@ class Layout:
         return os.open(path, _READ)
 
     def read(self, descriptor: Descriptor) -> bytes:
-        """A document whole, verified.
+        """Read and verify a whole document.
 
         Raises:
-            LimitExceeded: by its descriptor it is larger than the limit ``document_bytes``.
+            LimitExceeded: its descriptor gives a size above the limit ``document_bytes``.
             BlobNotFound, SizeMismatch, DigestMismatch: as :meth:`open_blob`, and reading it.
         """
         bounds = limits()
@@ -233,27 +233,27 @@ class Layout:
             return stream.read()
 
     def scratch(self) -> Path:
-        """A directory on the layout's file system for unnamed files; created if missing.
+        """Return a directory on the layout's file system for unnamed files; created if missing.
 
         Raises:
             StoreError: it cannot be made.
         """
         directory = self.path / PRIVATE_DIRECTORY / "ingest"
-        with explained("nothing can be staged in the layout", directory):
+        with explained("cannot stage files in the layout", directory):
             make_directory(directory, self.path)
         return directory
 
     # --- tags ----------------------------------------------------------------------------------
 
     def index(self) -> Index:
-        """``index.json`` as it is now, without entries that are no valid descriptors.
+        """Return ``index.json`` as it is now, without invalid descriptors.
 
         Raises MalformedDocument if it is no index.
         """
         return self._parts()[0]
 
     def faults(self) -> list[tuple[str | None, LayerfarmError]]:
-        """The tag, if any, and the fault of each entry of ``index.json`` that is no valid descriptor."""
+        """Return the tag, if any, and the fault of each entry of ``index.json`` that is not a valid descriptor."""
         found: list[tuple[str | None, LayerfarmError]] = []
         text = self.index_text()
         for name, entry in zip(text.names, text.entries, strict=True):
@@ -264,11 +264,11 @@ class Layout:
         return found
 
     def index_text(self) -> IndexText:
-        """``index.json`` cut into its entries; only new entries are parsed."""
+        """Return ``index.json`` cut into its entries; only new entries are parsed."""
         return self._index.read()
 
     def now(self) -> float:
-        """Seconds on the store's clock, from which other machines' clocks may differ."""
+        """Return seconds on the store's clock, which may differ from other machines' clocks."""
         return self._index.now()
 
     @contextmanager
@@ -278,7 +278,7 @@ class Layout:
             yield
 
     def update_index(self, change: Callable[[Index], Index]) -> Index:
-        """Replace ``index.json`` by ``change`` of it. No concurrent update is lost (umoci #146).
+        """Replace ``index.json`` by ``change(index)``. No concurrent update is lost (umoci #146).
 
         ``change`` is called under the layout's lock and must be quick; :meth:`tag` is faster for one tag.
         """
@@ -290,20 +290,20 @@ class Layout:
         return new
 
     def tags(self) -> list[str]:
-        """Every tag, in the order of the index, each once."""
+        """Return every tag once, in the order of the index."""
         return list(self._index.read().places)
 
     def find(self, tag: str) -> list[Descriptor]:
-        """The descriptors that the tag names; usually none or one, but the spec allows several."""
+        """Return the descriptors that the tag names; usually none or one, but the spec allows several."""
         return self._index.read().find(tag)
 
     def tag(self, name: str, descriptor: Descriptor, needs: Iterable[Descriptor] = (), once: str = "") -> None:
-        """Make ``name`` the tag of ``descriptor`` only; many writers at once are batched (``tag_batch``).
+        """Make ``name`` the tag of ``descriptor`` only; concurrent writers are batched (``tag_batch``).
 
         Parameters:
-            needs: blobs that the image consists of. They are looked for under the lock that a garbage collection
-                holds: either that sees the tag and keeps them, or they are gone and no tag is given.
-            once: if not empty, nothing is done if the tag was given under this name before, whatever it names now
+            needs: blobs of the image. They are checked under the lock that a garbage collection holds: either that sees
+                the tag and keeps them, or they are gone and no tag is set.
+            once: if not empty, nothing is done if the tag was already set under this name, whatever it names now
                 (:class:`layerfarm.jobs.store.retention.Commits`).
 
         Raises:
@@ -314,7 +314,7 @@ class Layout:
         TagBatch(self.path, self._index, self.has).give(request)
 
     def copy_tag(self, old: str, new: str) -> Descriptor:
-        """Make ``new`` a tag of the descriptor that ``old`` names, in one step; returns that.
+        """Make ``new`` a tag of the descriptor that ``old`` names, in one step; return the descriptor.
 
         Raises:
             TagNotFound: ``old`` names nothing.
@@ -335,7 +335,7 @@ class Layout:
         return found[0]
 
     def untag(self, name: str) -> bool:
-        """Remove a tag; False if there was none. The blobs stay."""
+        """Remove a tag; return False if there was none. The blobs stay."""
         removed = False
 
         def change(index: IndexText) -> IndexText:

@@ -1,12 +1,12 @@
-"""Leases: the blobs that a job needs before a tag leads to them; garbage collection keeps those (relayer.md 4.2).
+"""Leases: blobs that a job needs before a tag leads to them; garbage collection keeps those (relayer.md 4.2).
 
 A lease is a directory, ``.layerfarm/leases/<job>/``, with a file ``lease``, which holds its duration after the last
 touch, and one empty file for each digest. Creating such a file is one step that every host sees at once and that needs
 no fsync; any number of processes may do so, and a collector on any host needs no Redis to see it. Time is the store's.
 
-* It is taken when a job is queued, for all that the images of its request lead to
+* It is taken when a job is queued, for all blobs that the images of its request lead to
   (:func:`layerfarm.jobs.flows.inputs.lease_inputs`). No process renews it while the job is queued, perhaps for a night
-  without a worker, so it lasts as long as the farm remembers a job that does not advance (``LAYERFARM_JOB_EXPIRES``).
+  without a worker, so it lasts as long as the farm keeps a job that does not advance (``LAYERFARM_JOB_EXPIRES``).
 * Every process that works for the job uses :func:`holding`. A blob that it stores, or finds and relies on, is added to
   the lease *before* that is reported: no blob is ever known to the job and not to the lease. The lease is touched
   while the process works. The job's record names the outputs of a unit, which therefore last as long as inputs.
@@ -40,7 +40,7 @@ from layerfarm.jobs.store.document import Document, encode_document, parse_docum
 LOCAL: Final = 3600.0
 """Seconds after its last touch for which the lease of a job without a queue lasts."""
 _UNTOLD: Final = 24 * 3600.0
-"""Seconds for a lease without a term: its holder died between creating the directory and the file."""
+"""Seconds for a lease without a duration: its holder died between creating the directory and the file."""
 _BEATS: Final = 4
 """Touches within the duration of a lease."""
 _TERM: Final = "lease"
@@ -51,7 +51,7 @@ class Term(Document):
     """The content of the file ``lease``."""
 
     seconds: float = Field(gt=0)
-    """After the last touch."""
+    """Duration after the last touch."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Lease:
     """A lease that has not expired."""
 
     holder: str
-    """The job."""
+    """Id of the job."""
     expires: float
     """Seconds on the store's clock, unless it is touched."""
     digests: frozenset[str]
@@ -84,11 +84,11 @@ class Leases:
             try:
                 self._add(directory, seconds, digests)
             except PermissionError:
-                # Another user of the store queued the job, and owns that directory.
+                # Another user of the store queued the job and owns that directory.
                 self._add(directory.with_name(f"{holder}.{os.geteuid()}"), seconds, digests)
 
     def touch(self, holder: str) -> None:
-        """Renew the lease, if there is one, from now on."""
+        """Renew the lease, if there is one."""
         for directory in self._all_of(holder):
             # Only its owner and root may touch it.
             with suppress(FileNotFoundError, PermissionError):
@@ -100,11 +100,11 @@ class Leases:
             self._remove(directory)
 
     def live(self, now: float) -> list[Lease]:
-        """The leases that have not expired at ``now``, in seconds on the store's clock."""
+        """Return the leases that have not expired at ``now``, in seconds on the store's clock."""
         return [lease for lease, _ in self._found() if lease.expires > now]
 
     def sweep(self, now: float, *, dry_run: bool = False) -> list[Path]:
-        """Remove the expired ones; returns them."""
+        """Remove the expired leases; return them."""
         ended = [directory for lease, directory in self._found() if lease.expires <= now]
         for directory in ended if not dry_run else ():
             self._remove(directory)
@@ -114,7 +114,7 @@ class Leases:
 
     def _of(self, holder: str) -> Path:
         if not _HOLDER.fullmatch(holder):
-            raise StoreError("not a name that can hold a lease", where=holder[:200])
+            raise StoreError("not a valid name of a lease's holder", where=holder[:200])
         return self._directory / holder
 
     def _all_of(self, holder: str) -> list[Path]:
@@ -137,7 +137,7 @@ class Leases:
             try:
                 fd = self._files.open(name, flags)
             except FileNotFoundError:
-                # Swept or released this moment: its holder takes it again.
+                # Just swept or released: its holder takes it again.
                 make_directory(directory, self._layout)
                 self._say(directory, seconds)
                 fd = self._files.open(name, flags)
@@ -206,7 +206,7 @@ class _Renewer:
         self.forget()
 
     def forget(self) -> None:
-        """Reset in a child of fork(2), which holds nothing and has only one thread."""
+        """Reset in a child of fork(2), which holds no lease and has only one thread."""
         self._held: set[_Held] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -249,7 +249,7 @@ def holding(holder: str, seconds: float, layouts: Iterable[Path] = ()) -> Iterat
 
     Parameters:
         seconds: duration of the lease after a touch.
-        layouts: where it may have a lease already.
+        layouts: layouts in which the holder may have a lease already.
     """
     held = _Held(holder, seconds)
     held.start(layouts)
@@ -274,6 +274,6 @@ def cover(layout: Path, digest: str) -> None:
 
 
 def at_work() -> str:
-    """The job of this thread; empty: none."""
+    """Return the job of this thread; empty: none."""
     held = _working_for.get()
     return held.holder if held is not None else ""

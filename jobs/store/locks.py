@@ -2,8 +2,8 @@
 
 An fcntl lock works on NFSv4, where flock may not. It belongs to the open file (``F_OFD_SETLK``) and not to the process:
 two threads exclude each other, whatever names they open it by, and no other code of the process that closes the same
-file releases it. The file is open for writing, without which NFS gives no exclusive lock, and is never removed: a
-waiter could hold a lock on a file that has lost its name, while a third process locks a new one.
+file releases it. The file is open for writing, which NFS requires for an exclusive lock, and is never removed: a
+waiter could hold a lock on an unlinked file while a third process locks a new one.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ class Lock:
         _open.add(self._fd)
 
     def touch(self) -> float:
-        """Date the file now; seconds on the clock of its file system (relayer.md 4.2, point 6).
+        """Set the file's times to now; return seconds on the clock of its file system (relayer.md 4.2, point 6).
 
-        Without an explicit time, the server sets it where there is one.
+        Without an explicit time, a server's clock applies where there is one.
         """
         os.utime(self._fd)
         return os.fstat(self._fd).st_mtime
 
     def take_if_free(self) -> bool:
-        """Take it, unless another one holds it."""
+        """Take the lock unless it is held; return True if taken."""
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _LOCK)
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, fcntl(2) lets systems choose
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as fcntl(2) allows
             return False
         return True
 
     def take(self) -> None:
-        """Take it; waits without limit. The death of its holder releases it."""
+        """Take the lock, waiting without limit. The death of its holder releases it."""
         for pause in pauses():
             if self.take_if_free():
                 return
@@ -74,7 +74,7 @@ class Lock:
     def __exit__(self, *exc: object) -> None:
         if self._fd not in _open:  # in a child that was forked meanwhile: its parent holds the lock
             return
-        # Unlocked explicitly: a child forked this moment may not have closed its copy yet.
+        # Unlocked explicitly: a child just forked may not have closed its copy yet.
         with suppress(OSError):
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _UNLOCK)
         _open.discard(self._fd)
@@ -106,9 +106,9 @@ def exclusive(lock_file: Path, layout: Path) -> Iterator[None]:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between two attempts to take a lock: from 1 ms to about 30, at random.
+    """Yield the seconds between two attempts to take a lock: from 1 ms to about 30, at random.
 
-    Polled instead of waiting in the kernel: an NFS client retries after 1 s, then 2, up to 30 (NFSv4.0) unless its
+    Polling replaces waiting in the kernel: an NFS client retries after 1 s, then 2, up to 30 (NFSv4.0) unless its
     server calls back, and a thread that sleeps there does not notice that another holder granted its request.
     """
     pause = 0.001

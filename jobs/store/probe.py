@@ -1,6 +1,6 @@
-"""Checks whether a filesystem can hold a shared layout: locks, renames, durability, free space.
+"""Check whether a filesystem can hold a shared layout: locks, renames, durability, free space.
 
-They use a small file in a directory of its own below ``.layerfarm``; blobs and index are not touched.
+The checks use a small file in a separate directory below ``.layerfarm``; blobs and index are not touched.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class Room:
     bytes_of: int
     inodes: int
     inodes_of: int
-    """0: the filesystem does not count them."""
+    """0: the filesystem does not count inodes."""
 
 
 @contextmanager
 def probe_file(store: Path) -> Iterator[Path]:
-    """A file of ``_SIZE`` random bytes in the store; removed afterwards, with its directories.
+    """Yield a file of ``_SIZE`` random bytes in the store; it is removed afterwards, with its directories.
 
     ``store``: a layout, or a directory for layouts.
 
     Raises:
-        OSError: the store cannot be written, or is not there.
+        OSError: the store cannot be written, or does not exist.
     """
     directory = store / PRIVATE_DIRECTORY / "doctor"
     is_layout = (store / BLOBS).is_dir()
@@ -71,7 +71,7 @@ def probe_file(store: Path) -> Iterator[Path]:
 
 
 def locks_exclude(path: Path) -> bool:
-    """Whether a held lock excludes a second process, and a released one does not."""
+    """Return True if a held lock excludes a second process, and a released one does not."""
     with exclusive(path, path.parent):
         kept_out = _second_process(path) == 3
     return kept_out and _second_process(path) == 0
@@ -82,7 +82,7 @@ def _second_process(path: Path) -> int:
 
 
 def renames_are_atomic(path: Path) -> bool:
-    """Whether a reader always sees a whole file while ``path`` is replaced repeatedly."""
+    """Return True if a reader always sees a whole file while ``path`` is replaced repeatedly."""
     torn: list[bytes] = []
     over = threading.Event()
 
@@ -91,7 +91,7 @@ def renames_are_atomic(path: Path) -> bool:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                # NFS: the open file is gone, and readers open it again.
+                # NFS: the open file was removed, and readers open the path again.
                 content = b"" if error.errno != errno.ESTALE else b"a" * _SIZE
             if len(content) != _SIZE or len(set(content)) != 1:
                 torn.append(content)
@@ -111,10 +111,10 @@ def renames_are_atomic(path: Path) -> bool:
 
 
 def sync_seconds(path: Path) -> float:
-    """The time to make a file and its directory durable.
+    """Return the time that it takes to make a file and its directory durable.
 
     Raises:
-        OSError: one of them cannot be.
+        OSError: one of them cannot be synced.
     """
     begun = time.monotonic()
     with path.open("r+b") as file:
@@ -130,7 +130,7 @@ def sync_seconds(path: Path) -> float:
 
 
 def clock_offset(path: Path) -> float:
-    """Seconds by which the store's clock is ahead of this machine's."""
+    """Return the seconds by which the store's clock is ahead of this machine's."""
     os.utime(path)
     return path.stat().st_mtime - time.time()
 

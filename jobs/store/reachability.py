@@ -1,4 +1,4 @@
-"""Which blobs of a layout something leads to, and why a blob is kept: the mark of a garbage collection.
+"""Reachability of blobs, and the reasons why a blob is kept: the mark of a garbage collection.
 
 Deliberately generous: everything in a manifest that looks like a descriptor is followed, also in formats that
 layerfarm does not read (Docker's, artifacts). A blob too many costs space, one too few an image.
@@ -28,31 +28,31 @@ MANIFEST_TYPES: Final = INDEX_TYPES | {
     "application/vnd.oci.artifact.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 }
-"""Blobs that lead to others."""
+"""Media types of blobs that lead to others."""
 
 SUBJECT: Final = "dev.layerfarm.subject"
 """Annotation of an entry of index.json without a tag: the digest of the manifest that it refers to.
 
 A referrer (:mod:`layerfarm.jobs.relayer.referrers`) is kept as long as its subject. As an ordinary root it would keep
-that subject for ever, for a manifest leads to its subject.
+its subject for ever, because a manifest leads to its subject.
 """
 _MOST_REFERENCES: Final = 100
 
 Children = list[tuple[Descriptor, bool]]
-"""The descriptors in a manifest, and whether each leads on."""
+"""The descriptors in a manifest, and for each whether it leads on."""
 
 
 @dataclass
 class ManifestCache:
-    """Manifests that were read already; named by their content, they stay valid."""
+    """Manifests that were already read; digests name them, so they stay valid."""
 
     leads_to: dict[str, Children] = field(default_factory=dict)
-    """By digest. Without manifests that have a subject or absent children, which may appear or vanish."""
+    """By digest. Excludes manifests that have a subject or absent children, which may appear or vanish."""
     absent: set[str] = field(default_factory=set)
-    """Digests of manifests that indexes name and the layout did not hold."""
+    """Digests of manifests that indexes name but the layout did not hold."""
 
     def below(self, layout: Layout, descriptor: Descriptor) -> Children:
-        """The children of a manifest. Raises StoreError: it is missing or corrupt.
+        """Return the children of a manifest. Raises StoreError: it is missing or corrupt.
 
         Children of an index that the layout does not hold (:meth:`~layerfarm.jobs.store.layout.Layout.lacks`) lead
         nowhere.
@@ -73,14 +73,14 @@ class ManifestCache:
 
 
 def reachable(layout: Layout, roots: Iterable[Descriptor], cache: ManifestCache | None = None) -> set[str]:
-    """The digests of the roots and of all that they lead to, through indexes, manifests and subjects.
+    """Return the digests of the roots and of all that they lead to, through indexes, manifests and subjects.
 
-    Each manifest is read, and verified, once; configs and layers are not read. The store need not hold a ``subject``
+    Each manifest is read and verified once; configs and layers are not read. The store need not hold a ``subject``
     (manifest.md) or a manifest of an index (image-layout.md); every other manifest must be there. ``cache`` is used
-    and added to.
+    and extended.
 
     Raises:
-        StoreError: a manifest is missing or corrupt, or leads to something that is no descriptor.
+        StoreError: a manifest is missing or corrupt, or contains an invalid descriptor.
         LimitExceeded: a manifest is larger than any registry takes.
     """
     cache = cache or ManifestCache()
@@ -100,10 +100,10 @@ def reachable(layout: Layout, roots: Iterable[Descriptor], cache: ManifestCache 
 def children(
     document: dict[str, Any], where: str, is_held: Callable[[Descriptor], bool]
 ) -> Iterator[tuple[Descriptor, bool]]:
-    """Every descriptor in a manifest, and whether it leads on.
+    """Return every descriptor in a manifest, and for each whether it leads on.
 
     Raises:
-        MalformedDocument: something has a digest and is no descriptor.
+        MalformedDocument: an object with a digest is not a valid descriptor.
     """
     pending: list[tuple[str, Any]] = list(document.items())
     while pending:
@@ -123,7 +123,7 @@ def children(
 
 
 def _read(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
-    """A manifest as a JSON object; empty for an entry of an index that is none (a file, an archive)."""
+    """Return a manifest as a JSON object; empty for an index entry that is not a manifest (a file, an archive)."""
     known = descriptor.media_type in MANIFEST_TYPES
     if not known and descriptor.size > limits().document_bytes and layout.has(descriptor):
         return {}
@@ -145,14 +145,14 @@ def _read(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
 
 
 def subject_of(entry: Descriptor) -> str | None:
-    """The digest that an entry of index.json refers to, by its annotation."""
+    """Return the digest that an entry of index.json refers to, by its annotation."""
     return (entry.annotations or {}).get(SUBJECT)
 
 
 def without_dangling(
     layout: Layout, entries: Iterable[Descriptor], cache: ManifestCache | None = None
 ) -> list[Descriptor]:
-    """The entries without dangling referrers: those whose subject no other entry leads to.
+    """Return the entries without dangling referrers: those whose subject no other entry leads to.
 
     Raises:
         StoreError: a manifest is missing or corrupt.
@@ -175,12 +175,12 @@ def without_dangling(
 
 
 def drop_dangling(layout: Layout, oldest: float) -> None:
-    """Remove dangling referrers from index.json, if their manifest was last used before ``oldest``.
+    """Remove dangling referrers from index.json if their manifest was last used before ``oldest``.
 
     ``oldest``: seconds on the store's clock; a proof is entered before its image is tagged.
 
     Raises:
-        StoreError: a manifest is missing or corrupt; nothing is removed then.
+        StoreError: a manifest is missing or corrupt; then nothing is removed.
     """
     if not layout.index_text().mentions(SUBJECT):
         return
@@ -207,24 +207,24 @@ class Reference:
     """An entry of index.json that leads to the blob."""
 
     tag: str | None
-    """None: it has none, as the proof or the signature of an image."""
+    """None: the entry has no tag, as that of a proof or a signature."""
     via: tuple[str, ...]
-    """Digests of the manifests from the entry to the blob, without it; empty: the entry names the blob itself."""
+    """Digests of the manifests between the entry and the blob; empty: the entry names the blob itself."""
     subject: str | None = None
-    """Digest of the image whose referrer the entry is, and with which it is removed."""
+    """Digest of the image that the entry refers to, and with which it is removed."""
 
 
 @dataclass(frozen=True)
 class Reasons:
-    """All that keeps a blob, and its age."""
+    """Everything that keeps a blob, and its age."""
 
     size: int
     """Bytes."""
     references: list[Reference]
     more: int
-    """References beyond those listed."""
+    """Number of references beyond those listed."""
     leases: dict[str, float]
-    """By job, the seconds for which its lease of the blob holds unless touched."""
+    """By job, the seconds until its lease of the blob expires unless touched."""
     age: float
     """Seconds since the blob was stored or used."""
     trashed: float | None = None
@@ -232,11 +232,11 @@ class Reasons:
 
 
 def explain_blob(layout: Layout, digest: str) -> Reasons:
-    """Why a garbage collection keeps the blob.
+    """Explain why a garbage collection keeps the blob.
 
     Raises:
         BlobNotFound: the layout does not hold it, not even in its trash.
-        StoreError: it is no digest, or a manifest is missing or corrupt.
+        StoreError: it is not a digest, or a manifest is missing or corrupt.
     """
     path, trashed = layout.blob_path(digest), None
     now = layout.now()
@@ -262,7 +262,7 @@ def _references(layout: Layout, digest: str) -> Iterator[Reference]:
 
 
 def _shortest_path(layout: Layout, entry: Descriptor, digest: str, cache: ManifestCache) -> tuple[str, ...]:
-    """The fewest manifests that lead from the entry to the blob."""
+    """Return the fewest manifests that lead from the entry to the blob."""
     paths: dict[str, tuple[str, ...]] = {entry.digest: ()}
     pending = [(entry, True)]
     while digest not in paths:

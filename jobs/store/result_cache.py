@@ -1,4 +1,4 @@
-"""Small results kept in a layout, so that the next job need not compute them again; beside it if it is read-only.
+"""Small results stored in a layout, so that the next job need not compute them again; beside it if it is read-only.
 
 A result that is missing or does not parse is computed again. Garbage collection removes those unread for a month.
 """
@@ -17,13 +17,13 @@ from layerfarm.jobs.store.janitor import janitor
 from layerfarm.jobs.store.layout import Layout
 
 UNREAD: Final = 30 * 24 * 3600.0
-"""Seconds after its last reading at which a result is removed."""
+"""Seconds after the last read at which a result is removed."""
 _ABANDONED: Final = 24 * 3600.0
 """Seconds after which the files of a killed job are removed from the user's cache."""
 
 
 def read_result(layout: Layout, kind: str, name: str) -> bytes | None:
-    """A kept result, now marked as used; None: there is none, or it cannot be read."""
+    """Return a stored result and mark it as used; None: there is none, or it cannot be read."""
     path, files = result_path(layout, kind, name), files_of(layout.path)
     try:
         content = files.read(path)
@@ -35,7 +35,7 @@ def read_result(layout: Layout, kind: str, name: str) -> bytes | None:
 
 
 def write_result(layout: Layout, kind: str, name: str, content: bytes) -> bool:
-    """Keep ``content``, in one step. False: it cannot be written (a read-only store, a full disk)."""
+    """Store ``content``, in one step; return False if it cannot be written (a read-only store, a full disk)."""
     try:
         replace_file(result_path(layout, kind, name), content, layout.path)
     except (OSError, StoreError):
@@ -44,12 +44,12 @@ def write_result(layout: Layout, kind: str, name: str, content: bytes) -> bool:
 
 
 def result_path(layout: Layout, kind: str, name: str) -> Path:
-    """The file of a result, for one too large to be held in memory; its reader touches it, as :func:`read_result`."""
+    """Return the file of a result that is too large for memory; its reader touches it, as :func:`read_result` does."""
     return _directory(layout) / kind / name
 
 
 def stale_results(layout: Layout, now: float) -> list[Path]:
-    """The results that have not been read for :data:`UNREAD` seconds."""
+    """Return the results that have not been read for :data:`UNREAD` seconds."""
     files, top = files_of(layout.path), _directory(layout)
     found = []
     for directory in (top / kind for kind in sorted(files.names(top))):
@@ -68,24 +68,24 @@ def _directory(layout: Layout) -> Path:
 
 
 def may_write(layout: Layout) -> bool:
-    """False: this process cannot write into the layout, for lack of a right or on a read-only filesystem."""
+    """Return False if this process cannot write into the layout, for lack of a right or on a read-only filesystem."""
     private = layout.path / PRIVATE_DIRECTORY
     return os.access(private if private.exists() else layout.path, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def cache_path() -> Path:
-    """``$XDG_CACHE_HOME/layerfarm``, by default ``~/.cache/layerfarm`` (XDG Base Directory Specification)."""
+    """Return ``$XDG_CACHE_HOME/layerfarm``, by default ``~/.cache/layerfarm`` (XDG Base Directory Specification)."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "layerfarm"
 
 
 def user_cache() -> Layout:
-    """The layout at :func:`cache_path`, created if missing: it holds results and work files, no blobs; stale ones go.
+    """Return the layout at :func:`cache_path`, created if missing, for results and work files; remove stale ones.
 
-    Its content is trusted, so nobody else may be able to write it.
+    Its content is trusted, so no other user may be able to write it.
 
     Raises:
-        StoreError: it cannot be created, or belongs to another user (root with the $HOME of an ordinary user, say).
+        StoreError: it cannot be created, or belongs to another user (say, root with the $HOME of an ordinary user).
     """
     try:
         path = cache_path()
@@ -94,9 +94,9 @@ def user_cache() -> Layout:
         _make_private(path)
         layout = Layout.open(path)
     except RuntimeError as error:  # of Path.home()
-        raise StoreError("there is no home directory to keep a cache in", hint="set $XDG_CACHE_HOME") from error
+        raise StoreError("no home directory for the cache", hint="set $XDG_CACHE_HOME") from error
     except StoreError as error:
-        error.hint = "let $XDG_CACHE_HOME name a directory that can be written"
+        error.hint = "set $XDG_CACHE_HOME to a writable directory"
         raise
     janitor(path, _ABANDONED)
     for stale in stale_results(layout, time.time()):
@@ -106,13 +106,13 @@ def user_cache() -> Layout:
 
 
 def _make_private(path: Path) -> None:
-    """Raises StoreError if the directory, or a link that leads to it, is another user's."""
+    """Raise StoreError if the directory, or a link that leads to it, belongs to another user."""
     with explained("cache cannot be opened", path):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             found = os.fstat(fd)
             if {found.st_uid, path.lstat().st_uid} != {os.geteuid()}:
-                raise StoreError("cache is another user's", where=path)
+                raise StoreError("cache belongs to another user", where=path)
             if found.st_mode & 0o077:
                 os.fchmod(fd, 0o700)
         finally:

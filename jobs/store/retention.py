@@ -1,6 +1,6 @@
-"""Files that a layout retains for some time in ``.layerfarm``: how jobs ended, which tags they gave, deleted blobs.
+"""Files that a layout retains for some time in ``.layerfarm``: outcomes of jobs, tags that they set, deleted blobs.
 
-Time is the store's clock.
+Times are by the store's clock.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from layerfarm.jobs.store.index import IndexFile
 
 _HOUR: Final = 3600
 _ENDINGS_KEPT: Final = 2
-"""Full hours: as long as a Redis may be away."""
+"""Full hours; longer than Redis is expected to be away."""
 _COMMITS_KEPT: Final = 24
-"""Full hours: longer than a process is paused and woken again."""
+"""Full hours; longer than a process is expected to be paused."""
 
 
 class HourlyFiles:
-    """Small files, ``.layerfarm/<kind>/<hour>/<name>``; kept for ``kept`` hours beside the current one.
+    """Small files, ``.layerfarm/<kind>/<hour>/<name>``; retained for ``kept`` hours beside the current one.
 
     The first write of an hour removes the old ones.
     """
@@ -38,7 +38,7 @@ class HourlyFiles:
         self._files = files_of(layout)
 
     def write(self, name: str, content: bytes) -> None:
-        """Keep ``content`` from now on.
+        """Store ``content``.
 
         Raises:
             OSError, StoreError: the store cannot be written.
@@ -53,13 +53,13 @@ class HourlyFiles:
         replace_file(directory / name, content, self._layout)
 
     def change(self, name: str, content: bytes) -> None:
-        """Replace the content of a kept file, not its time; nothing if there is none."""
+        """Replace the content of a retained file, not its time; do nothing if there is none."""
         path = self._find(name)
         if path is not None:
             replace_file(path, content, self._layout)
 
     def read(self, name: str) -> bytes | None:
-        """The newest content; None if none is kept.
+        """Return the newest content; None if there is none.
 
         Raises:
             StoreError: it cannot be read.
@@ -78,12 +78,12 @@ class HourlyFiles:
 # --- how jobs ended -------------------------------------------------------------------------------
 #
 # For a farm whose Redis lost its newest writes, by a power cut or a failover to a late replica. The effect of such a
-# job on the store is done and its staging is removed; resuming where Redis believes it to be, the job would miss that,
-# or find its own bundle in its way. So the outcome is written beside the effect before anything is removed.
+# job on the store is done and its staging is removed. Resuming at the state that Redis holds, the job would miss it,
+# or its own bundle would block it. So the outcome is written beside the effect before anything is removed.
 
 
 def write_ending(layout: Path, job_id: str, text: str) -> None:
-    """Record how a job ended.
+    """Record the outcome of a job.
 
     Raises:
         OSError, StoreError: the store cannot be written.
@@ -92,7 +92,7 @@ def write_ending(layout: Path, job_id: str, text: str) -> None:
 
 
 def read_ending(layout: Path, job_id: str) -> str | None:
-    """The record of how a job ended; None if there is none.
+    """Return the record of a job's outcome; None if there is none.
 
     Raises:
         StoreError: it cannot be read.
@@ -115,11 +115,11 @@ class Commit(Document):
 
 
 class Commits:
-    """The tags that jobs of a farm have given in a layout: each attempt gives its tag once.
+    """The tags that jobs of a farm have set in a layout: each attempt sets its tag once.
 
-    A process that is paused just before it gives a tag, and wakes when another has done its job and a newer job has
-    moved the tag, would move it back. So the holder of the index's lock records the change under the attempt's name
-    before it is made, and that it is made afterwards. To be used under that lock.
+    A process may be paused just before it sets a tag, and resume when another process has done its job and a newer job
+    has moved the tag: it would move the tag back. So the holder of the index's lock records the change under the
+    attempt's name before making it, and records afterwards that it is made. To be used under that lock.
     """
 
     def __init__(self, layout: Path) -> None:
@@ -127,9 +127,9 @@ class Commits:
         self._files = HourlyFiles(layout, "committed", _COMMITS_KEPT)
 
     def is_done(self, name: str, tag: str, now: list[str]) -> bool:
-        """True if the change ``name`` was made. ``now``: the digests that ``tag`` names.
+        """Return True if the change ``name`` was made. ``now``: the digests that ``tag`` names.
 
-        If its holder died between the two records, it was made unless the tag names what it named before.
+        If its holder died between the two records, it was made unless the tag still names what it named before.
         """
         content = self._files.read(name)
         if content is None:
@@ -138,11 +138,11 @@ class Commits:
         return commit.done or commit.tag != tag or now != commit.before
 
     def begin(self, name: str, commit: Commit) -> None:
-        """Record what is about to change."""
+        """Record a change before it is made."""
         self._files.write(name, encode_document(commit))
 
     def end(self, name: str, commit: Commit) -> None:
-        """Record that it has changed."""
+        """Record that the change was made."""
         self._files.change(name, encode_document(commit.model_copy(update={"done": True})))
 
 
@@ -161,7 +161,7 @@ class Trashed:
 
 
 class Trash:
-    """Blobs that garbage collections removed, for readers that still need one (relayer.md 4.2, point 6).
+    """Blobs that garbage collections removed, kept for readers that still need one (relayer.md 4.2, point 6).
 
     ``.layerfarm/trash/<seconds>-<random>/<algorithm>/<hex>``: the seconds are the time of the collection. A later
     collection deletes them.
@@ -173,33 +173,33 @@ class Trash:
         self._files = files_of(layout)
 
     def new(self, now: float) -> Path:
-        """The directory for the blobs of one collection; not created yet."""
+        """Return the directory for the blobs of one collection; it is not created."""
         return self.path / f"{int(now)}-{os.urandom(4).hex()}"
 
     def open(self, digest: str) -> int | None:
-        """A descriptor of the blob, which the caller closes; None: it is not here."""
+        """Return a descriptor of the blob, which the caller closes; None: it is not here."""
         path = self._find(digest)
         return None if path is None else self._files.open(path)
 
     def restore(self, digest: str) -> bool:
-        """Move a blob back, marked as just used. False: it is not here, or may not be moved."""
+        """Move a blob back, marked as just used; return False if it is not here or cannot be moved."""
         path = self._find(digest)
         if path is None:
             return False
         target = self._layout / BLOBS / path.parent.name / path.name
         try:
-            # Marked first: a collection that comes now must not move it again.
+            # Marked first: a collection that starts now must not move it again.
             self._files.touch(path)
             make_directory(target.parent, self._layout)
             self._files.rename(path, target)
         except FileNotFoundError:
-            return target.is_file()  # another process was faster to restore or to delete it
+            return target.is_file()  # another process already restored or deleted it
         except OSError:
             return False
         return True
 
     def blobs(self) -> Iterator[Trashed]:
-        """All blobs in the trash."""
+        """Yield all blobs in the trash."""
         for collection in self._collections():
             since = float(collection.name.partition("-")[0])
             for algorithm in self._below(collection):
@@ -223,7 +223,7 @@ class Trash:
         return next(filter(self._files.is_file, paths), None)
 
     def _below(self, directory: Path) -> list[Path]:
-        """The content of a directory of the trash; nothing if a link is in its place."""
+        """Yield the content of a directory of the trash; nothing if it is a link."""
         try:
             return [directory / name for name in self._files.names(directory)]
         except UnsafePath:

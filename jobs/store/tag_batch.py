@@ -1,4 +1,4 @@
-"""Give many tags at once: the holder of the index's lock writes the tags of all who wait for it.
+"""Set many tags at once: the holder of the index's lock writes the tags of all waiting writers.
 
 If each tag were a new ``index.json``, 64 writers of 1,000 tags would write 64,000 of them, 450 GB. So a writer that
 finds the index locked leaves a request in ``.layerfarm/tagging/``, as a file; the holder of the lock puts all of them
@@ -6,12 +6,10 @@ into one new index, and then writes into each request that it is granted, or whi
 file that its writer created, because opening a known file asks the server also on NFS, where a new name may stay
 invisible for a minute.
 
-A request is granted only while its writer lives: one untouched for ``PATIENCE`` is dropped, so that the
-request of a dead writer does not overwrite newer tags a day later. A holder that dies between the index and the answers
-leaves requests that the next one grants again, oldest first, to the same effect.
+A request is granted only while its writer lives: one untouched for ``PATIENCE`` is dropped, so that the request of a
+dead writer does not overwrite newer tags a day later. A holder that dies between the index and the answers leaves
+requests that the next one grants again, oldest first, to the same effect.
 """
-
-from __future__ import annotations
 
 import os
 import time
@@ -34,13 +32,13 @@ from layerfarm.jobs.store.retention import Commit, Commits
 PATIENCE: Final = 60.0
 """Seconds on the store's clock after which an untouched request is dropped."""
 TOUCH: Final = 5.0
-"""Seconds between two touches by the writer that waits."""
+"""Seconds between two touches by the waiting writer."""
 _MOST: Final = 512
 """Requests that are granted at once; as many files are open then."""
 _GRANTED: Final = b"granted"
 _REFUSED: Final = b"refused "
 _LARGEST: Final = 1 << 20
-"""Bytes of a request: far more than an image of the most layers needs."""
+"""Bytes of a request: far more than the image with the most layers needs."""
 
 
 class TagRequest(Document):
@@ -54,7 +52,7 @@ class TagRequest(Document):
 
     @property
     def entry(self) -> Descriptor:
-        """The entry of the index. Raises InvalidReference: ``tag`` breaks the grammar."""
+        """Return the entry of the index. Raises InvalidReference: ``tag`` breaks the grammar."""
         return named(self.descriptor, self.tag)
 
 
@@ -67,7 +65,7 @@ class _Waiting:
 
 
 class TagBatch:
-    """Gives tags in one layout. ``has``: whether the layout holds a blob."""
+    """Sets tags in one layout. ``has``: whether the layout holds a blob."""
 
     def __init__(self, layout: Path, index: IndexFile, has: Callable[[Descriptor], bool]) -> None:
         self._layout = layout
@@ -85,7 +83,7 @@ class TagBatch:
             BlobNotFound: a blob of ``needs`` is missing.
         """
         _ = request.entry
-        with explained("tag cannot be given", self._layout), self._index.lock() as lock:
+        with explained("tag cannot be set", self._layout), self._index.lock() as lock:
             if lock.take_if_free():
                 self._grant(request)
                 return
@@ -107,7 +105,7 @@ class TagBatch:
 
     @contextmanager
     def _waiting(self, request: TagRequest) -> Iterator[Path]:
-        """The request as a file that others find whole or not at all."""
+        """Yield the request as a file that others find whole or not at all."""
         staging = self._layout / PRIVATE_DIRECTORY / "ingest"
         for directory in (staging, self._directory):
             make_directory(directory, self._layout)
@@ -123,14 +121,14 @@ class TagBatch:
                     self._files.unlink(name)
 
     def _settle(self, path: Path, request: TagRequest) -> None:
-        """Grant the own request under the lock, unless another holder did."""
+        """Grant this writer's request under the lock, unless another holder did."""
         if not self._is_granted(path):
             with suppress(FileNotFoundError):
                 self._files.unlink(path)
             self._grant(request)
 
     def _is_granted(self, path: Path) -> bool:
-        """False: not answered, or dropped.
+        """Return True if the request is granted; False if it is unanswered or was dropped.
 
         Raises:
             BlobNotFound: it was refused.
@@ -146,7 +144,7 @@ class TagBatch:
     # --- the holder of the lock --------------------------------------------------------------------
 
     def _grant(self, own: TagRequest) -> None:
-        """Put all requested tags into the index; the own request is the newest."""
+        """Put all requested tags into the index; this writer's request is the newest."""
         with ExitStack() as stack:
             waiting = self._collect(stack)
             seen: dict[tuple[str, int], bool] = {}
@@ -176,7 +174,7 @@ class TagBatch:
             raise _gone(answers[-1])
 
     def _collect(self, stack: ExitStack) -> list[_Waiting]:
-        """The requests of other writers, oldest first; those of dead writers are removed."""
+        """Return the requests of other writers, oldest first; those of dead writers are removed."""
         names = sorted(self._files.names(self._directory))
         if not names:
             return []
@@ -192,13 +190,13 @@ class TagBatch:
         return found
 
     def _named_by(self, tag: str) -> list[str]:
-        """The digests that the tag names; none for another tool's entry that is no descriptor."""
+        """Return the digests that the tag names; none for another tool's invalid entry."""
         with suppress(MalformedDocument):
             return [found.digest for found in self._index.read().find(tag)]
         return []
 
     def _opened(self, path: Path, stack: ExitStack) -> _Waiting | None:
-        """None: no request, answered already, or not writable; its writer takes care of it."""
+        """Open a request; None: not a request, answered already, or not writable (its writer grants it)."""
         try:
             fd = self._files.open(path, os.O_RDWR)
         except (PermissionError, IsADirectoryError, UnsafePath):
@@ -215,7 +213,7 @@ class TagBatch:
         return _Waiting(fd, request)
 
     def _missing(self, request: TagRequest, seen: dict[tuple[str, int], bool]) -> str | None:
-        """The digest of a blob that the request needs and the layout does not hold."""
+        """Return the digest of a blob that the request needs and the layout does not hold."""
         for blob in request.needs:
             key = (blob.digest, blob.size)
             if key not in seen:
@@ -229,5 +227,5 @@ def _gone(digest: str) -> BlobNotFound:
     return BlobNotFound(
         "store does not hold the blob any more",
         where=digest,
-        hint="removed by a gc? try again; see docs/store.md#leases",
+        hint="removed by gc? try again; see docs/store.md#leases",
     )

@@ -1,4 +1,4 @@
-"""Bring blobs into a layout: copied from another one, or imported from a file beside it."""
+"""Add blobs to a layout: copied from another one, or imported from a file beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK: Final = 1 << 20
 def copy_blob(
     source: Layout, target: Layout, descriptor: Descriptor, advanced: Callable[[int], None] = lambda nbytes: None
 ) -> None:
-    """Copy the blob unless ``target`` holds it; ``advanced`` is given the bytes as they are written.
+    """Copy the blob unless ``target`` holds it; ``advanced`` is called with the bytes as they are written.
 
     Raises:
         BlobNotFound, DigestMismatch, SizeMismatch: the source is incomplete or corrupt.
@@ -36,12 +36,12 @@ def copy_blob(
 def import_blob(layout: Layout, path: Path, descriptor: Descriptor) -> bool:
     """Move the file at ``path``, in the layout's private directory, into the layout as the blob ``descriptor``.
 
-    Its bytes are verified first; nobody may write to it any more. If the layout holds the blob, the file is removed
-    unread. Returns whether the layout got a new blob.
+    Its bytes are verified first; no process may write to it any more. If the layout holds the blob, the file is removed
+    unread. Returns True if the layout got a new blob.
 
     Raises:
         DigestMismatch, SizeMismatch: it is not that blob; the file stays where it is.
-        StoreError: it is not there, or cannot be moved.
+        StoreError: it does not exist, or cannot be moved.
         UnsafePath: it is not a regular file.
     """
     if layout.claim(descriptor):

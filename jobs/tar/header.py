@@ -18,18 +18,18 @@ _HIGHEST: Final = (1 << 63) - 1
 
 
 def text(field: bytes) -> bytes:
-    """A string field, up to its first NUL."""
+    """Return a string field, up to its first NUL."""
     end = field.find(b"\0")
     return field if end < 0 else field[:end]
 
 
 def number(field: bytes) -> int:
-    """A number field: octal text or, with the highest bit set, base-256, which may be negative.
+    """Return a number field: octal text or, with the highest bit set, base-256, which may be negative.
 
     Octal text may have spaces and NULs on both sides; an empty field is 0.
 
     Raises:
-        MalformedLayer: it is something else, or does not fit into 64 bits.
+        MalformedLayer: it is not a number, or does not fit into 64 bits.
     """
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
@@ -44,20 +44,20 @@ def number(field: bytes) -> int:
 
 
 def is_gnu(block: bytes) -> bool:
-    """The block is of GNU tar's own format, with a sparse map and without a prefix."""
+    """Return True if the block is in GNU tar's own format, with a sparse map and without a prefix."""
     return block[257:265] == _GNU
 
 
 def has_devices(block: bytes) -> bool:
-    """The block has device numbers; the format of Unix v7 has none."""
+    """Return True if the block has device numbers; the format of Unix v7 has none."""
     return block[257:263] == _USTAR or is_gnu(block)
 
 
 def prefix_and_atime(block: bytes) -> tuple[bytes, int | None]:
-    """The directory part of the name, empty if there is none, and the access time in seconds.
+    """Return the directory part of the name, empty if there is none, and the access time in seconds.
 
-    Before 1.8, Go (and so Docker) wrote a prefix into blocks of the GNU format, where the times of access
-    and change are: it is read where the two are no numbers and it is ASCII (golang.org/issue/12594).
+    Before 1.8, Go (and so Docker) wrote a prefix into blocks of the GNU format, where the access and change times are.
+    The prefix is read if those two are not numbers and it is ASCII (golang.org/issue/12594).
 
     Raises:
         MalformedLayer: a time of the star format is not a number.
@@ -80,7 +80,7 @@ def prefix_and_atime(block: bytes) -> tuple[bytes, int | None]:
 
 
 def check_sum(block: bytes) -> None:
-    """Raises MalformedLayer if the block's checksum is wrong."""
+    """Raise MalformedLayer if the block's checksum is wrong."""
     field = block[148:156]
     # adler32's low half is 1 + the sum of the bytes while that is below 65521: exact for 256 of them,
     # and 20 times faster than sum() over 512.
@@ -97,7 +97,7 @@ def check_sum(block: bytes) -> None:
     # Very old writers summed signed bytes (POSIX ustar tells readers to take both).
     signed = sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:]) + 8 * 0x20
     if signed != expected:
-        raise MalformedLayer("tar header has a wrong checksum, the stream is damaged or no tar")
+        raise MalformedLayer("tar header has a wrong checksum: the stream is damaged or not a tar")
 
 
 def _octal(field: bytes) -> int:
@@ -106,8 +106,8 @@ def _octal(field: bytes) -> int:
         return 0
     # isdigit: int() alone would also take "1_0" and "+7".
     if not digits.isdigit():
-        raise MalformedLayer("tar header holds a number that is none", where=field)
+        raise MalformedLayer("tar header field is not a number", where=field)
     try:
         return int(digits, 8)
     except ValueError as error:
-        raise MalformedLayer("tar header holds a number that is none", where=field) from error
+        raise MalformedLayer("tar header field is not a number", where=field) from error

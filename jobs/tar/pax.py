@@ -22,7 +22,7 @@ _EXACT = Context(prec=200)
 
 
 def encode_records(records: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The body of a PAX header, in the order given."""
+    """Return the body of a PAX header, in the order given."""
     return b"".join(_encode(key, value) for key, value in records)
 
 
@@ -36,7 +36,7 @@ def _encode(key: bytes, value: bytes) -> bytes:
 
 
 def decode_records(body: bytes) -> list[tuple[bytes, bytes]]:
-    """The records of a PAX header in their order; a value may hold any byte.
+    """Return the records of a PAX header in their order; a value may hold any byte.
 
     Raises:
         MalformedLayer: a record breaks the format, or a name holds a NUL.
@@ -47,7 +47,7 @@ def decode_records(body: bytes) -> list[tuple[bytes, bytes]]:
         space = body.find(b" ", at)
         length = None if space < 0 else _integer(body[at:space])
         if length is None:
-            # Some writers pad the header's body with NULs; they are no record and end the list.
+            # Some writers pad the header's body with NULs, which end the list.
             if not body[at:].strip(b"\0"):
                 break
             raise MalformedLayer("PAX record has no length")
@@ -64,9 +64,9 @@ def decode_records(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def read_records(body: bytes) -> Records:
-    """The records of a PAX header by their keys, the last one of each.
+    """Return the records of a PAX header by key; the last one of a key counts.
 
-    The map of a sparse file of version 0.0, in which two keys repeat, becomes one of 0.1, as in Go.
+    The map of a sparse file of version 0.0, in which two keys repeat, is converted to version 0.1, as in Go.
 
     Raises:
         MalformedLayer: as :func:`decode_records`, or such a map is out of order.
@@ -82,7 +82,7 @@ def read_records(body: bytes) -> Records:
 
 
 def encode_time(seconds: int, nanoseconds: int) -> bytes:
-    """A PAX time; ``nanoseconds`` are added to the second, before 1970 too."""
+    """Return a PAX time; ``nanoseconds`` are added to the second, before 1970 too."""
     total = seconds * 10**9 + nanoseconds
     whole, fraction = divmod(abs(total), 10**9)
     text = b"%d.%09d" % (whole, fraction) if fraction else b"%d" % whole
@@ -90,7 +90,7 @@ def encode_time(seconds: int, nanoseconds: int) -> bytes:
 
 
 def parse_time(value: bytes) -> int:
-    """A PAX time as nanoseconds, digits beyond the ninth cut off as Go does, before 1970 too.
+    """Return a PAX time as nanoseconds, digits beyond the ninth cut off as Go does, before 1970 too.
 
     Python's tarfile writes very small and very large times with an exponent; that is read too.
 
@@ -109,10 +109,10 @@ def parse_time(value: bytes) -> int:
 
 
 def parse_number(key: bytes, value: bytes) -> int:
-    """A PAX decimal number that is not negative.
+    """Return a PAX decimal number that is not negative.
 
     Raises:
-        MalformedLayer: it is something else, or does not fit into 64 bits.
+        MalformedLayer: it is not a number, is negative, or does not fit into 64 bits.
     """
     number = parse_signed(key, value)
     if number < 0:
@@ -121,10 +121,10 @@ def parse_number(key: bytes, value: bytes) -> int:
 
 
 def parse_signed(key: bytes, value: bytes) -> int:
-    """A PAX decimal number.
+    """Return a PAX decimal number.
 
     Raises:
-        MalformedLayer: it is something else, or does not fit into 64 bits.
+        MalformedLayer: it is not a number, or does not fit into 64 bits.
     """
     number = _integer(value)
     if number is None:
@@ -133,12 +133,12 @@ def parse_signed(key: bytes, value: bytes) -> int:
 
 
 def _integer(text: bytes) -> int | None:
-    """A decimal number of 64 bits with or without a sign, as Go's strconv.ParseInt reads it; None: it is none."""
+    """Return a decimal number of 64 bits with or without a sign, as Go's strconv.ParseInt reads it; else None."""
     digits = text[1:] if text[:1] in (b"+", b"-") else text
     # isdigit: int() alone would also take " 5" and "1_0".
     if not digits.isdigit():
         return None
-    # int() refuses thousands of digits, be they zeros.
+    # int() refuses thousands of digits, even zeros.
     digits = digits.lstrip(b"0")
     if len(digits) > _HIGHEST_DIGITS:
         return None

@@ -1,4 +1,4 @@
-"""Reading a tar stream: every dialect that layers come in, strictly (umoci.md B3.9, B6).
+"""Read tar streams in every dialect that layers use, strictly (umoci.md B3.9, B6).
 
 v7, USTAR, star, GNU (long names, base-256 numbers, old sparse files) and PAX (also sparse files 0.0, 0.1
 and 1.0). Reads what Go's archive/tar reads and refuses what it refuses, because builders and runtimes use it;
@@ -96,7 +96,7 @@ class MemberReader:
         records: Records = {}
         long_name = long_link = b""
         held = 0
-        """Bytes of the extended headers since the last member, which all belong to the next one."""
+        """Return the bytes of the extended headers since the last member; all belong to the next one."""
         entries = 0
         while True:
             block = self._header()
@@ -109,14 +109,14 @@ class MemberReader:
                 raise self._limits.exceeded("entries", "layer has more than {} entries")
             flag = block[156:157]
             if flag == _GLOBAL:
-                # To Go it is a member: extended headers before it belong to it, and are dropped.
+                # Go treats it as a member: extended headers before it belong to it, and are dropped.
                 read_records(self._extended(block, 0))
                 self.has_global = True
                 records, long_name, long_link, held = {}, b"", b"", 0
                 continue
             if flag in _EXTENDED:
                 body = self._extended(block, held)
-                # One without a body is a header all the same.
+                # A member without content is a header all the same.
                 held += len(body) or 1
                 if flag == _LOCAL:
                     # The last one counts, as in Go, and replaces those before it.
@@ -145,7 +145,7 @@ class MemberReader:
         return self._content
 
     def content(self) -> Iterator[memoryview]:
-        """The current member's content, data only without its holes, in pieces valid until the next one."""
+        """Yield the current member's content, data only without its holes, in pieces valid until the next one."""
         while self._content:
             if self._at == len(self._buffer):
                 self._fill()
@@ -155,7 +155,7 @@ class MemberReader:
             yield piece
 
     def whole(self, size: int) -> memoryview | None:
-        """The current member's content at once, if all ``size`` bytes of it are in the buffer; else None."""
+        """Return the current member's content at once, if all ``size`` bytes of it are in the buffer; else None."""
         at = self._at
         if size != self._content or at + size > len(self._buffer):
             return None
@@ -164,7 +164,7 @@ class MemberReader:
         return self._buffer[at : at + size]
 
     def expanded(self, member: Member) -> Iterator[bytes | memoryview]:
-        """The current member's content with zeros, as ``bytes``, in its holes; pieces are valid until the next one."""
+        """Yield the current member's content with its holes as zero ``bytes``; pieces are valid until the next one."""
         content = self.content()
         if member.holes is None:
             yield from content
@@ -182,7 +182,7 @@ class MemberReader:
         yield from _zeros(member.holes.size - end)
 
     def to_the_end(self) -> Iterator[Member]:
-        """All members; then the rest of the stream is read, which the diff_id covers too."""
+        """Yield all members, then read the rest of the stream, which the diff_id covers too."""
         yield from self
         self._buffer, self._at = memoryview(b""), 0
         while piece := self._read(_CHUNK):
@@ -191,14 +191,14 @@ class MemberReader:
     # --- blocks --------------------------------------------------------------------------------------
 
     def _header(self) -> bytes | None:
-        """The next header block, checked, or None at the end of the archive."""
+        """Return the next header block, checked, or None at the end of the archive."""
         block = self._block()
         if block is None:
             return None
         if block[0] == 0 and block == ZERO_BLOCK:
             following = self._block()
             if following is not None and following != ZERO_BLOCK:
-                # Readers disagree on what comes then; Go's, and so containerd and Docker, refuse it.
+                # Readers disagree on entries after a zero block; Go's, and so containerd and Docker, refuse them.
                 raise MalformedLayer("an entry follows a zero block in the tar stream")
             return None
         check_sum(block)
@@ -257,7 +257,7 @@ class MemberReader:
         self._content = self._padding = 0
 
     def _extended(self, block: bytes, held: int) -> bytes:
-        """The body of an extended header; ``held`` bytes of others belong to the same member."""
+        """Return the body of an extended header; ``held`` bytes of others belong to the same member."""
         self._check_numbers(block)
         size = self._number(block[124:136])
         if held + size > self._limits.pax_bytes:
@@ -269,9 +269,9 @@ class MemberReader:
     # --- fields --------------------------------------------------------------------------------------
 
     def _check_numbers(self, block: bytes) -> None:
-        """Refuse an extended header with a field that is no number, though nothing reads it, as Go does."""
+        """Raise for an extended header with a field that is not a number, even an unused one, as Go does."""
         self._signed(block[136:148])
-        # All else is the same in most of them: looking it up saves 3 us.
+        # The other fields are the same in most headers: looking them up saves 3 us.
         rest = block[100:124] + block[257:]
         if rest in self._checked:
             return
@@ -344,11 +344,11 @@ class MemberReader:
         stored = size
         if flag == _SPARSE[0]:
             if not is_gnu(block):
-                raise MalformedLayer("sparse file of another format than GNU tar's", where=name[:100])
+                raise MalformedLayer("sparse file is not in one of GNU tar's formats", where=name[:100])
             holes = old_gnu_map(block, stored, self._take, number_of, self._limits)
         elif records and is_sparse(records):
             if flag in _HEADER_ONLY:
-                raise MalformedLayer("sparse map of an entry that is no file", where=name[:100])
+                raise MalformedLayer("sparse map on an entry that is not a file", where=name[:100])
             holes, stored = pax_map(records, stored, self._take, self._limits)
             name = records.get(b"GNU.sparse.name") or name
         if holes is not None:
@@ -374,14 +374,14 @@ class MemberReader:
         return tuple(sorted(found))
 
     def _number(self, field: bytes) -> int:
-        """A number that cannot be negative."""
+        """Return a number that must not be negative."""
         value = self._signed(field)
         if value < 0:
             raise MalformedLayer("negative number in a tar header")
         return value
 
     def _signed(self, field: bytes) -> int:
-        """A number. Modes, owners and sizes repeat: looking them up saves 1 us an entry."""
+        """Return a number. Modes, owners and sizes repeat: looking them up saves 1 us an entry."""
         value = self._numbers.get(field)
         if value is None:
             value = number(field)

@@ -28,7 +28,7 @@ class Holes(NamedTuple):
 def old_gnu_map(
     block: bytes, stored: int, take: Callable[[int], bytes], number: Callable[[bytes], int], limits: Limits
 ) -> Holes:
-    """The map of a type ``S`` entry: four areas in its header, more in blocks that follow it."""
+    """Return the map of a type ``S`` entry: four areas in its header, more in blocks that follow it."""
     parts = _pairs(block, range(386, 482, 2 * _FIELD), number)
     size = number(block[483:495])
     more = block[482]
@@ -42,7 +42,7 @@ def old_gnu_map(
 
 
 def _pairs(block: bytes, places: range, number: Callable[[bytes], int]) -> list[tuple[int, int]]:
-    """The areas in one block, up to the first that begins with a NUL (as Go, GNU tar and libarchive read it)."""
+    """Return the areas in one block, up to the first that begins with a NUL (as Go, GNU tar and libarchive read it)."""
     pairs: list[tuple[int, int]] = []
     for at in places:
         if not block[at]:
@@ -52,13 +52,13 @@ def _pairs(block: bytes, places: range, number: Callable[[bytes], int]) -> list[
 
 
 def is_sparse(records: Records) -> bool:
-    """The PAX records are those of a sparse file, of a version that is known (as Go decides it)."""
+    """Return True if the PAX records describe a sparse file of a known version (as Go decides it)."""
     version = records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b"")
     return version in _VERSIONS or (version == (b"", b"") and bool(records.get(b"GNU.sparse.map")))
 
 
 def pax_map(records: Records, stored: int, take: Callable[[int], bytes], limits: Limits) -> tuple[Holes, int]:
-    """The map of a sparse file: in its PAX records (0.0 and 0.1), or at the start of its content (1.0).
+    """Return the map of a sparse file: in its PAX records (0.0 and 0.1), or at the start of its content (1.0).
 
     Returns it and how many bytes of content are left.
     """
@@ -72,12 +72,12 @@ def pax_map(records: Records, stored: int, take: Callable[[int], bytes], limits:
     numbers = [parse_number(b"GNU.sparse.map", field) for field in text.split(b",")] if text else []
     count = parse_number(b"GNU.sparse.numblocks", records.get(b"GNU.sparse.numblocks", b""))
     if len(numbers) != 2 * count:
-        raise MalformedLayer("sparse map has another number of fields than it says")
+        raise MalformedLayer("sparse map does not have the stated number of fields")
     return _checked(size, zip(numbers[::2], numbers[1::2], strict=True), stored, limits), stored
 
 
 def _inline_map(stored: int, take: Callable[[int], bytes], limits: Limits) -> tuple[list[tuple[int, int]], int]:
-    """Decimal numbers, one a line, padded to whole blocks: how many areas, then offset and length of each."""
+    """Read decimal numbers, one a line, padded to whole blocks: the number of areas, then offset and length of each."""
     used = 0
     held = b""
     numbers: list[int] = []
@@ -108,7 +108,7 @@ def _checked(size: int, parts: Iterable[tuple[int, int]], stored: int, limits: L
             raise MalformedLayer("sparse map does not fit the file")
         end = offset + length
         data += length
-        if length:  # a last empty area only says how long the file is
+        if length:  # a last empty area only gives the length of the file
             kept.append((offset, length))
     if data != stored:
         raise MalformedLayer("sparse map does not fit the stored content")

@@ -42,11 +42,11 @@ class Header(NamedTuple):
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     nanoseconds: int = 0
-    """Of the mtime, beyond its seconds; only layers made of layers have any (B1.3)."""
+    """Nanoseconds of the mtime beyond whole seconds; only layers merged from layers have any (B1.3)."""
 
 
 def hardlink(first: Header, name: bytes) -> Header:
-    """The entry ``name`` for a further name of the inode whose entry is ``first``.
+    """Return the entry ``name`` for another name of the inode whose entry is ``first``.
 
     It repeats the owner, mode, times and xattrs, as umoci does: containerd and Docker apply those of a link's entry
     to the inode, which would otherwise lose its owner, setuid bit and capabilities.
@@ -55,7 +55,7 @@ def hardlink(first: Header, name: bytes) -> Header:
 
 
 def encode_header(header: Header) -> bytes:
-    """The header blocks of an entry: a PAX header if a field needs one, and the USTAR header.
+    """Return the header blocks of an entry: a PAX header if a field needs one, and the USTAR header.
 
     uname and gname stay empty and there is no atime or ctime (B1.3): nothing of this host is recorded.
     """
@@ -91,7 +91,7 @@ def encode_header(header: Header) -> bytes:
         return block
     records.sort()
     if not all(_is_utf8(value) for key, value in records if key in (b"path", b"linkpath")):
-        # Without it bsdtar takes the bytes for broken UTF-8 and leaves with an error (pax "hdrcharset").
+        # Without it bsdtar reports invalid UTF-8 and fails (pax "hdrcharset").
         records.insert(0, (b"hdrcharset", b"BINARY"))
     body = encode_records(records)
     pax = _ustar(b"PaxHeaders.0/entry", b"x", _attributes(0o644, 0, 0), len(body), 0, b"", b"", (0, 0))
@@ -99,7 +99,7 @@ def encode_header(header: Header) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """The zeros between ``size`` bytes of content and the next block."""
+    """Return the zeros between ``size`` bytes of content and the next block."""
     return bytes(-size % BLOCK)
 
 
@@ -141,7 +141,7 @@ def _split(name: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _fallback(name: bytes, is_directory: bool) -> bytes:
-    """The name for readers without PAX: its end, with question marks for bytes that are not ASCII."""
+    """Return the name for readers without PAX: its end, with question marks for bytes that are not ASCII."""
     plain = bytes(byte if byte < 0x80 else 0x3F for byte in name[-99:])
     return plain.rstrip(b"/")[-99:] + b"/" if is_directory else plain
 

@@ -292,7 +292,7 @@ def test_everything_is_read_where_the_cache_is_of_no_use(
     with caplog.at_level(logging.INFO):
         assert ground.repack(shards=1) == expected
     assert len(seen.hashed) == len(SPEC)
-    assert [record.message for record in caplog.records if "every file is read again" in record.message]
+    assert [record.message for record in caplog.records if "reading every file" in record.message]
     # The next refresh heals it.
     ground.repack(refresh=True)
     seen.hashed.clear()
@@ -347,7 +347,7 @@ def test_where_no_clock_can_be_read_everything_is_read(
 def test_a_socket_is_told_of_each_time(ground: Ground) -> None:
     add_socket(ground.rootfs)
     for _ in range(2):
-        assert ground.both().warnings == ["socket left out, no layer can hold one: s"]
+        assert ground.both().warnings == ["socket left out, a layer cannot hold it: s"]
         found = ground.repack(refresh=True)
         assert len(found.warnings) == 1 and found.entries == len(SPEC)
     assert ground.both().deltas == 0

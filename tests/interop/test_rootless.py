@@ -116,7 +116,7 @@ def xattrs(path: Path) -> dict[str, bytes]:
 def test_B5_unpack_keeps_modes_and_notes_owners(user: OrdinaryUser) -> None:
     layout = store(user)
     done = user.run("layerfarm", "unpack", "--rootless", "--image", f"{layout}:t", "bundle")
-    assert "devices cannot be made without privileges" in done.stderr
+    assert "devices cannot be created without privileges" in done.stderr
     found = read_tree(user.home / "bundle/rootfs")
     assert {(node.uid, node.gid) for node in found.values()} == {(UID, GID)}
     modes = {path: node.mode for path, node in found.items() if node.type != "link"}

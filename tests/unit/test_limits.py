@@ -182,5 +182,5 @@ def test_what_is_no_limit_or_no_number_is_refused(text: str) -> None:
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYERFARM_LIMIT_ENTRYS", "5")
-    with pytest.raises(RequestError, match=r"no limit 'entrys'.*there are entries, path_bytes"):
+    with pytest.raises(RequestError, match=r"unknown limit 'entrys'.*one of entries, path_bytes"):
         limits()

@@ -30,8 +30,8 @@ def test_what_the_test_itself_is_refused_takes_root() -> None:
 
 
 def test_what_layerfarm_says_takes_root_does() -> None:
-    hint = "owners can only be restored by root; others unpack with --rootless"
-    assert takes_root(RootfsError("cannot be given to its owner", hint=hint)) == "unpacking with owners"
+    hint = "only root can restore owners; other users unpack with --rootless"
+    assert takes_root(RootfsError("owner of the directory cannot be set", hint=hint)) == "unpacking with owners"
 
 
 def test_everything_else_stays_a_failure(tmp_path: Path) -> None:

@@ -87,9 +87,7 @@ def bundle_full(trial: Trial, counts: Counts) -> None:
         counts.notes.append(f"left: {os.listdir(place)}")
 
 
-GONE = (
-    "no OCI image layout here|no layout here any more|work file of the job is gone|No such file or directory|not hold"
-)
+GONE = "no OCI image layout here|layout no longer exists|work file of the job was removed|No such file|not hold"
 """What may be said where the store was, by who looks for what."""
 
 

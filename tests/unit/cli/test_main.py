@@ -252,4 +252,4 @@ def test_a_limit_is_set_for_one_command_and_a_wrong_one_is_told(
     done = layerfarm("--limit", "index_bytes=1K", "ls", "--layout", "store")
     assert (done.code, done.out, done.err) == (0, "", "")
     done = layerfarm("--limit", "indexes=1K", "ls", "--layout", "store")
-    assert done.code == 1 and "there is no limit 'indexes'" in done.err
+    assert done.code == 1 and "unknown limit 'indexes'" in done.err

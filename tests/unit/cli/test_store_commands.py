@@ -95,7 +95,7 @@ def test_verbose_says_what_was_done_on_stderr(layerfarm: Run, image: str) -> Non
         (["ls", "--layout", "nowhere"], "no OCI image layout here: nowhere"),
         (["insert", "--image", "store:v1", "no-such-file", "/x"], "no-such-file"),
         (["raw", "add-layer", "--image", "store:v1", "no-such-file"], "No such file or directory: no-such-file"),
-        (["unpack", "--image", "store:v1", "store/index.json/b"], "something that is no directory is here already"),
+        (["unpack", "--image", "store:v1", "store/index.json/b"], "path exists and is not a directory"),
         (["raw", "unpack", "--image", "store:v1", "no/such/r"], "No such file or directory: no/such/r"),
         (["raw", "runtime-config", "--rootfs=nope", "--image", "store:v1", "x.json"], "nope"),
         (["raw", "runtime-config", "--image", "store:v1", "no/such/dir"], "No such file or directory: no/such/dir"),

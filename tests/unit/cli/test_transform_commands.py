@@ -87,7 +87,7 @@ def test_rebase_checks_and_refuses_by_its_exit_code(layerfarm: Run, layout: Layo
     assert looked.code == 3 and "  refuse: .: the new base shares not one file with the old one" in looked.out
     assert layerfarm("rebase", *bases, "--check", "--accept=refuse").code == 0
     refused = layerfarm("rebase", *bases, "--target", "store:r")
-    assert refused.code == 1 and "the verdict on this rebase is 'refuse'" in refused.err and "r" not in layout.tags()
+    assert refused.code == 1 and "rebase is rated 'refuse'" in refused.err and "r" not in layout.tags()
     done = layerfarm("rebase", *bases, "--target", "store:r", "--accept", "refuse")
     assert done.code == 0 and done.out.splitlines()[-1] == "verdict: refuse" and "warning: refuse: ." in done.err
 

@@ -314,7 +314,7 @@ def test_a_script_of_other_trees_is_refused(steps: list[Edit], fresh: int) -> No
 
 
 def test_damage_in_what_was_taken_for_our_own_is_said() -> None:
-    with pytest.raises(MtreeSyntaxError, match="not a line of a manifest of ours"):
+    with pytest.raises(MtreeSyntaxError, match="not a line of a layerfarm manifest"):
         list(ManifestPatch(io.BytesIO(manifest(tree()) + b"x y=\n"), io.BytesIO()).dropped([Edit(0, 2, 0)]))
     with pytest.raises(MtreeSyntaxError, match="script"):
         list(read_edits(io.BytesIO(b"1 2\n")))

@@ -147,7 +147,7 @@ def test_directory_that_goes_away_during_the_walk_is_named(build: Build, monkeyp
         return names
 
     monkeypatch.setattr(walk.os, "listdir", remove_then_list)
-    with pytest.raises(TreeChanged, match="went away during the walk: d"):
+    with pytest.raises(TreeChanged, match="entry was removed during the walk: d"):
         walk_tree(root, io.BytesIO())
 
 

@@ -310,7 +310,7 @@ def test_what_does_not_fit_is_found(layout: Layout, what: str) -> None:
     assert found.verdict == verdict, found.concerns
     assert any(said in concern for concern in found.concerns), found.concerns
     worse = {"review": "safe", "refuse": "review"}[verdict]
-    with pytest.raises(UnsafeRebase, match="things speak against it"):
+    with pytest.raises(UnsafeRebase, match="rebase is rated"):
         run(rebase(layout, worse))
     assert "r" not in layout.tags()
     if what != "hard link":

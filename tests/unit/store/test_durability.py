@@ -55,7 +55,7 @@ def test_where_the_store_was_nothing_comes_into_being(layout: Layout, left: str)
         lambda: Leases(layout.path).add("job", 10, [A.digest]),
         lambda: WorkDirectory(layout.path, "job").create(),
     ):
-        with pytest.raises((StoreError, FileNotFoundError), match="there is no layout here any more"):
+        with pytest.raises((StoreError, FileNotFoundError), match="layout no longer exists"):
             write()
     assert layout.path.exists() == (left != "nothing")
     assert left == "nothing" or os.listdir(layout.path) == []
