@@ -14,8 +14,8 @@ app = make_app(load_settings())
 
 
 def _refuse(**_: Any) -> None:
-    """A worker that Celery makes of this app knows no task of ours, and would throw every message away."""
-    sys.exit("layerfarm: workers are started by `layerfarm worker`, see docs/farm.md")
+    """Refuse to run a worker that Celery made from this app: it has no tasks and would discard every message."""
+    sys.exit("layerfarm: start workers with `layerfarm worker`, see docs/farm.md")
 
 
 signals.celeryd_init.connect(_refuse)

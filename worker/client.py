@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _ROOM: Final = 0.25
-"""Seconds between two looks of a submitter for room in a full queue."""
+"""Seconds between two checks for room in a full queue."""
 
 
 class Farm:
@@ -60,11 +60,11 @@ class Farm:
 
     Parameters:
         url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or ``unix://``; default: ``LAYERFARM_FARM``.
-        settings: instead of those in the environment.
+        settings: used instead of those in the environment.
 
     Raises:
         FarmUnreachable: Redis does not answer within 5 seconds.
-        RequestError: no farm is configured, or not by an address.
+        RequestError: no farm is configured, or its address is malformed.
     """
 
     def __init__(self, url: str | None = None, settings: Settings | None = None) -> None:
@@ -86,7 +86,7 @@ class Farm:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.client.close()
         if "_app" in self.__dict__:
             self._app.close()
@@ -115,7 +115,7 @@ class Farm:
         Raises:
             RequestError: the request is not valid or too large, or the key to sign it with cannot be used.
             FarmFull: ``LAYERFARM_MOST_QUEUED`` jobs wait already.
-            FarmUnreachable: Redis went away. The message says whether the job may be queued all the same.
+            FarmUnreachable: Redis is unreachable. The message says whether the job may have been queued.
         """
         flow = flow_of(request)
         text = _checked(request)
@@ -139,7 +139,7 @@ class Farm:
             ):
                 if not block or (deadline is not None and time.monotonic() >= deadline):
                     raise FarmFull(
-                        f"{settings.most_queued} jobs wait for their beginning already",
+                        f"{settings.most_queued} jobs are already waiting",
                         where=self.address.masked,
                         hint="try again later, or see docs/operating.md#priorities",
                     )
@@ -149,12 +149,12 @@ class Farm:
             with reaching(self.address):
                 self.sender.send([Item(job_id, 1, "advance")], traffic)
         except FarmUnreachable as error:
-            # Its record is what queues a job. The message is sent again by whoever looks for jobs without one.
+            # The record queues a job. Recovery sends the message again for jobs without one.
             _log.warning("first message of the job is late", job=job_id, error=str(error))
         return job
 
     def sign_again(self, job_id: str) -> None:
-        """Sign a job of this submitter again, so that it can begin once more."""
+        """Sign a job of this submitter again, so that it can begin again."""
         position = self.store.view(job_id)
         if position.submitter == self._settings.submitter:
             signature = self._sign(job_id, position.kind, position.request, position.traffic, position.submitter)
@@ -169,27 +169,27 @@ class Farm:
         return sign(read_keys(self._settings.key_file)[0], signed, expires)
 
     def job(self, job_id: str) -> Job:
-        """A job that anyone submitted earlier.
+        """Return a job that anyone submitted earlier.
 
         Raises:
-            JobNotFound: there never was such a job, or its record has expired.
+            JobNotFound: there was never such a job, or its record has expired.
         """
         with reaching(self.address):
             self.store.job(job_id)
         return Job(self, job_id)
 
     def jobs(self, limit: int = 1000) -> list[JobRecord]:
-        """The newest jobs, newest first."""
+        """Return the newest jobs, newest first."""
         with reaching(self.address):
             return list(self.store.jobs(limit))
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers that are listening now."""
+        """Return the workers that are listening."""
         with reaching(self.address):
             return workers(self.client, self.keys)
 
     def ping(self) -> float:
-        """Seconds that Redis takes to answer."""
+        """Return the seconds that Redis takes to answer."""
         begun = time.monotonic()
         with reaching(self.address):
             self.client.ping()
@@ -225,7 +225,7 @@ class Job:
         return f"Job({self.id!r})"
 
     def record(self) -> JobRecord:
-        """
+        """Return the record of the job.
         Raises:
             JobNotFound: the record has expired.
         """
@@ -233,7 +233,7 @@ class Job:
             return self._farm.store.job(self.id)
 
     def watch(self, *, heartbeat: float | None = None) -> Iterator[Progress]:
-        """The job's progress as it happens, to its final state.
+        """Return the job's progress as it happens, to its final state.
 
         With ``heartbeat``, also the last one again when nothing has happened for so many seconds.
 
@@ -279,7 +279,7 @@ class Job:
             if answer.due:
                 self._farm.sender.send([Item(self.id, self._farm.store.job(self.id).attempt, "close")])
             elif answer.status is Status.ENDED:
-                # It never began, so no worker will come to what was held for it.
+                # It never began, so no worker will release its lease.
                 self._release()
         return answer.status in (Status.OK, Status.ENDED)
 
@@ -293,9 +293,8 @@ class Job:
     def retry(self, *, anew: bool = False) -> bool:
         """Continue a failed job with the units that did not finish.
 
-        False: it starts from the beginning, because that is asked for (``anew``), because its work is not kept any more
-        (``LAYERFARM_RETRY_FOR``), or because the tree changed under it.
-
+        Return False if it starts from the beginning: because ``anew`` is set, because its work is no longer kept
+        (``LAYERFARM_RETRY_FOR``), or because the tree has changed.
         Raises:
             JobNotFound: the record has expired.
             RequestError: the job has not failed.
@@ -305,12 +304,12 @@ class Job:
         with reaching(self._farm.address):
             self._farm.sign_again(self.id)
             retried = store.retry(self.id, anew=anew or (error is not None and error.type == TreeChanged.__name__))
-            # Nobody works on the job, so all that it lacks is to be sent.
+            # No process works on the job: send all that is missing.
             self._farm.sender.send(store.look(self.id, -1).items, store.traffic(self.id))
         return not retried.anew
 
     def discard(self) -> bool:
-        """Remove what is kept of a failed job for a retry. False: nothing is kept."""
+        """Remove the work of a failed job that is kept for a retry. False: nothing is kept."""
         with reaching(self._farm.address):
             attempt = self._farm.store.discard(self.id)
             if attempt:
@@ -320,7 +319,7 @@ class Job:
 
 @contextmanager
 def _leased(job_id: str, request: Request, seconds: float) -> Iterator[None]:
-    """Hold the job's inputs from before it is queued; release them if that fails."""
+    """Take the lease of the job's inputs before it is queued; release it if that fails."""
     lease_inputs(job_id, request, seconds)
     try:
         yield
@@ -330,10 +329,10 @@ def _leased(job_id: str, request: Request, seconds: float) -> Iterator[None]:
 
 
 def _checked(request: Request) -> str:
-    """The request as JSON, validated once more: ``model_construct`` and ``model_copy`` check nothing.
+    """Return the request as JSON, validated once more: ``model_construct`` and ``model_copy`` check nothing.
 
     Raises:
-        RequestError: it is not valid, too large, or holds what JSON cannot.
+        RequestError: it is invalid, too large, or cannot be written as JSON.
     """
     try:
         text = request.model_dump_json()
@@ -350,5 +349,5 @@ def _checked(request: Request) -> str:
 def _result(record: JobRecord) -> Result:
     flow = FLOWS.get(record.kind)
     if flow is None or record.result is None:
-        raise RequestError("the result of a job of this kind cannot be read here", where=record.kind)
+        raise RequestError("results of this kind of job cannot be read here", where=record.kind)
     return flow.result.model_validate(record.result)

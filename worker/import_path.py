@@ -1,4 +1,4 @@
-"""Order of the import path: first where layerfarm is installed, then the caller's PYTHONPATH."""
+"""Order of the import path: first layerfarm's installation, then the caller's PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def ours_first() -> None:
-    """Put the directories of PYTHONPATH behind all others.
+    """Move the directories of PYTHONPATH behind all others.
 
-    Another project's ``click`` or ``redis`` there does not take the place of the one that layerfarm was installed
-    with; flows of one's own (``LAYERFARM_FLOWS``) are still found. To be called before anything else is imported.
+    Another project's ``click`` or ``redis`` there does not replace the one that layerfarm was installed with; the
+    user's own flows (``LAYERFARM_FLOWS``) are still found. Must be called before any other import.
     """
     callers = {str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each}
     sys.path.sort(key=callers.__contains__)

@@ -28,7 +28,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at a running job. Units and bytes are those of the current stage."""
+    """State of a running job at one moment. Units and bytes are those of the current stage."""
 
     state: JobState
     kind: str
@@ -42,7 +42,7 @@ class Progress:
     bytes_done: int = 0
     bytes_total: int = 0
     notice: str | None = None
-    """Something the waiting user should know, such as that no worker is listening."""
+    """Information for the waiting user, such as that no worker is listening."""
 
 
 class JobError(BaseModel):
@@ -65,11 +65,11 @@ class Ending(BaseModel):
     """JSON."""
     error: JobError | None = None
     retries: int = 0
-    """Retries of the job by then."""
+    """Number of retries of the job at that time."""
 
 
 class JobRecord(BaseModel):
-    """One job, as the farm remembers it until the record expires."""
+    """One job, as the farm keeps it until the record expires."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,11 +80,11 @@ class JobRecord(BaseModel):
     """Its class, ``interactive`` or ``bulk``."""
     submitter: str = ""
     attempt: int = 1
-    """Counts from 1; a retry that begins anew is the next one."""
+    """Counts from 1; a retry from the start is the next one."""
     request: dict[str, Any]
     state: JobState
     ending: JobState | None = None
-    """The final state that the job is being brought to: what it staged is still being removed."""
+    """The final state that the job will have when its staged files are removed."""
     stage: str = ""
     stage_number: int = 0
     stages: int = 0
@@ -104,7 +104,7 @@ class JobRecord(BaseModel):
 
     @classmethod
     def parse(cls, job_id: str, hashed: Mapping[str, str]) -> JobRecord:
-        """From the Redis hash of a job, which has these fields and some of the runner's own."""
+        """Parse the Redis hash of a job, which also has fields of the runner."""
         values: dict[str, Any] = {name: hashed[name] for name in cls.model_fields if hashed.get(name)}
         if "kept" in values:
             values["kept"] = int(values["kept"]) / 1000
@@ -119,14 +119,14 @@ class JobRecord(BaseModel):
 
 
 def first_error(error: ValidationError, whole: str) -> str:
-    """The first thing that pydantic found, as ``field: message``; ``whole`` names the document itself."""
+    """Return the first error of pydantic, as ``field: message``; ``whole`` names the document itself."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or whole
     return f"{field}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A request that a stranger wrote need not even be JSON; its job's record can be read all the same."""
+    """Accept any text: a request may not even be JSON, and its job's record can still be read."""
     try:
         value = json.loads(text)
     except ValueError:

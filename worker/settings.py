@@ -262,8 +262,8 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: Path | No
         if name not in known:
             hint = "`layerfarm config show` lists them, docs/operating.md#settings says more"
             for close in difflib.get_close_matches(name, known, 1):
-                hint = f"do you mean {close}?"
-            raise RequestError(f"there is no setting {name[:100]!r}", where=where, hint=hint)
+                hint = f"did you mean {close}?"
+            raise RequestError(f"unknown setting {name[:100]!r}", where=where, hint=hint)
 
 
 def _variable(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Ending in order: SIGTERM unwinds the stack, so that every ``finally`` on the way runs."""
+"""Orderly termination: SIGTERM unwinds the stack, so that every ``finally`` runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Inside the block SIGTERM raises SystemExit, unless somebody else handles it already."""
+    """Raise SystemExit on SIGTERM inside the block, unless SIGTERM already has a handler."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

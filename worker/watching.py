@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from layerfarm.worker.client import Farm
 
 _BLOCK: Final = 1.0
-"""Seconds that one wait for events lasts."""
+"""Longest wait for events, in seconds, before other checks."""
 _OUTAGE: Final = 120.0
-"""Seconds for which a waiting client tolerates a Redis that is away: longer than a restart or a failover takes."""
+"""Seconds for which a waiting client tolerates an unreachable Redis: longer than a restart or a failover takes."""
 
 
 class Watch:
-    """One follower of a job's events; also looks for a job that is stuck (``Recovery``).
+    """One follower of a job's events; also finds a stuck job (``Recovery``).
 
     Parameters:
         timeout: seconds after which it gives up; None: never.
@@ -40,7 +40,7 @@ class Watch:
         self._notice: str | None = None
 
     def run(self) -> Iterator[Progress]:
-        """The job's progress as it happens, to its final state; see :meth:`layerfarm.worker.client.Job.watch`.
+        """Yield the job's progress as it happens, to its final state; see :meth:`layerfarm.worker.client.Job.watch`.
 
         Raises:
             JobNotFound: the record has expired.

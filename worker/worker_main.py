@@ -37,15 +37,15 @@ from layerfarm.worker.security.signing import Keyring
 from layerfarm.worker.settings import Settings
 
 _LENIENCE = 60_000
-"""Milliseconds by which a signature may be valid for longer than our setting says: the same setting has to do."""
+"""Milliseconds by which a signature may be valid for longer than the worker's setting: an equal setting must work."""
 
 _log = structlog.get_logger()
 
 
 def run_worker(settings: Settings) -> int:
-    """Work for the farm until SIGTERM or Ctrl-C; returns the exit code.
+    """Work for the farm until SIGTERM or Ctrl-C; return the exit code.
 
-    Running units may end within ``settings.drain`` seconds, and are handed back to the farm after that.
+    Running units may end within ``settings.drain`` seconds; the others are handed back to the farm.
 
     Raises:
         RequestError: the settings allow no store or no root, or name a module that cannot be imported.
@@ -53,9 +53,9 @@ def run_worker(settings: Settings) -> int:
     """
     check(settings)
     connect(settings.address).close()
-    # Ownership in a rootfs asks for root; no message can hold code, all of them are typed JSON.
+    # Owners in a rootfs need root; messages hold no code, all of them are typed JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # Tasks that outlive a broken connection go on: their claims do not depend on it.
+    # Tasks continue after a lost connection: their claims do not depend on it.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     configure_logs(settings.log_level)
     _import_flows(settings)
@@ -99,16 +99,16 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
         try:
             place.enter()
         except Exception:
-            # Celery would log that, and let the process work outside.
+            # Celery would log that, and let the process work unconfined.
             _log.exception("the sandbox could not be entered")
             os._exit(1)
-        # Without its main process a child would never learn that its work was given to another. After the sandbox,
-        # because becoming another user takes this back.
+        # Without its main process a child would not learn that its work was given to another. After the sandbox,
+        # because becoming another user resets this.
         die_with_parent(main)
         configure_logs(settings.log_level)
 
     def keep_logs(**_: Any) -> None:
-        """Being connected keeps Celery from configuring the logs itself."""
+        """Do nothing: being connected keeps Celery from configuring the logs itself."""
 
     signals.worker_process_init.connect(in_child)
     signals.setup_logging.connect(keep_logs)
@@ -139,25 +139,25 @@ def _count_refused(client: redis.Redis, keys: Keys, why: str) -> None:
 
 
 def _keyring(settings: Settings) -> Keyring | None:
-    """Read once, before the fork: the processes of the pool need no right to the files."""
+    """Read the keys once, before the fork: the processes of the pool need no right to the files."""
     if settings.keys is None:
         return None
     keyring = Keyring.load(settings.keys, int(settings.signature_valid * 1000) + _LENIENCE)
-    _log.info("requests have to be signed", keys=str(settings.keys))
+    _log.info("requests must be signed", keys=str(settings.keys))
     return keyring
 
 
 def check(settings: Settings) -> None:
-    """Refuse a worker that could do nothing, before it takes anybody's job.
+    """Refuse a worker that could do no work, before it takes a job.
 
     Raises:
         RequestError: no store or no root is allowed.
     """
     _ = settings.address
     if not settings.stores:
-        raise RequestError("worker has no store to work with", hint="name one with --store or LAYERFARM_STORES")
+        raise RequestError("no store is allowed", hint="name one with --store or LAYERFARM_STORES")
     if not settings.roots:
-        raise RequestError("worker has no root to work in", hint="name one with --root or LAYERFARM_ROOTS")
+        raise RequestError("no root is allowed", hint="name one with --root or LAYERFARM_ROOTS")
 
 
 def _import_flows(settings: Settings) -> None:
@@ -166,7 +166,7 @@ def _import_flows(settings: Settings) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise RequestError(f"module of flows cannot be imported: {error}", where=name) from error
+            raise RequestError(f"module with flows cannot be imported: {error}", where=name) from error
 
 
 def _registration(client: redis.Redis, recovery: Recovery, settings: Settings, place: Sandbox) -> Registration:

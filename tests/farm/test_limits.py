@@ -60,7 +60,7 @@ def test_unit_that_needs_too_much_memory_fails_its_job_and_not_the_process(groun
     worker = ground.start_worker(unit_memory_limit="512M")
     farm = ground.farm()
     job = farm.submit(ToyRequest(directory=ground.allowed, numbers=2, trouble="greedy"))
-    exceeded(job, "unit needs more memory than there is")
+    exceeded(job, "unit ran out of memory")
     assert ground.marks("run-1") == 1
     assert worker.poll() is None
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)

@@ -80,7 +80,7 @@ def test_record_that_is_edited_when_its_job_has_ended_is_said_to_make_no_sense(g
         each.result(90)
     farm.client.hset(KEYS.job(job.id).job, "state", "over")
     for look in (job.record, job.result):
-        with pytest.raises(LayerfarmError, match="makes no sense"):
+        with pytest.raises(LayerfarmError, match="is corrupt"):
             look()
     assert [record.id for record in farm.jobs()] == [other.id]
     assert farm.census().jobs == {}
@@ -103,7 +103,7 @@ def test_job_whose_end_redis_has_forgotten_ends_as_it_did(ground: Ground) -> Non
     forget_the_end(ground, job.id)
     assert job.result(60) == before
     assert (bundle / "rootfs").stat().st_ino == inode
-    assert "Redis has forgotten it" in ground.log()
+    assert "Redis lost its outcome" in ground.log()
     # It is the job's own end, not its name's: another one finds the bundle in its way, as does this one anew.
     with pytest.raises(JobFailed, match="already holds a"):
         farm.submit(request).result(60)

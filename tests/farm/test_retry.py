@@ -68,7 +68,7 @@ def test_retried_job_that_fails_again_can_be_retried_again(ground: Ground) -> No
 def test_poison_unit_is_tried_as_often_once_more(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600, deliveries=2)
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, rounds=1, trouble="crash-until-mended"))
-    with pytest.raises(JobFailed, match="killed its worker process each time"):
+    with pytest.raises(JobFailed, match="killed its worker process at every try"):
         job.result(90)
     assert ground.marks("run-1") == 2
     # Kept for inspection: what the unit was given.

@@ -103,7 +103,7 @@ def test_worker_of_root_works_as_another_user(ground: Ground) -> None:
 
 
 def test_user_that_there_is_not_is_said(ground: Ground) -> None:
-    with pytest.raises(RequestError, match="there is no such user: nobody-of-this-name"):
+    with pytest.raises(RequestError, match="user does not exist: nobody-of-this-name"):
         run_worker(ground.settings(user="nobody-of-this-name"))
 
 

@@ -31,7 +31,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def scrape(ground: Ground) -> Samples:
     """Every sample of the worker's metrics, by name and labels."""
-    said = [json.loads(line) for line in ground.log().splitlines() if '"metrics are served"' in line]
+    said = [json.loads(line) for line in ground.log().splitlines() if '"serving metrics"' in line]
     with urllib.request.urlopen(said[-1]["address"], timeout=10) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {

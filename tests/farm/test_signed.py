@@ -63,9 +63,9 @@ def test_unsigned_forged_and_borrowed_requests_are_refused(ground: Ground, keys:
     ground.start_worker(keys=keys.directory)
     request = ToyRequest(directory=ground.allowed)
     refused(ground.farm(submitter="ci").submit(request), "request is not signed")
-    refused(keys.farm(ground, "ci", key="other").submit(request), "not one of its submitter: ci")
-    refused(keys.farm(ground, "nobody", key="ci").submit(request), "not one of its submitter: nobody")
-    refused(keys.farm(ground, "ci").submit(request, submitter="other"), "not one of its submitter: other")
+    refused(keys.farm(ground, "ci", key="other").submit(request), "not valid for its submitter: ci")
+    refused(keys.farm(ground, "nobody", key="ci").submit(request), "not valid for its submitter: nobody")
+    refused(keys.farm(ground, "ci").submit(request, submitter="other"), "not valid for its submitter: other")
     assert list(ground.allowed.iterdir()) == []
 
 
@@ -81,7 +81,7 @@ def test_altered_expired_and_replayed_requests_are_refused(ground: Ground, keys:
     good = farm.submit(ToyRequest(directory=ground.allowed, numbers=1))
     record = client.hgetall(KEYS.job(good.id).job)
     ground.start_worker(keys=keys.directory)
-    refused(altered, "not one of its submitter")
+    refused(altered, "not valid for its submitter")
     refused(late, "signature of the request has expired")
     refused(long, "valid for too long")
     assert good.result(90) == ToyResult(total=0)
@@ -89,7 +89,7 @@ def test_altered_expired_and_replayed_requests_are_refused(ground: Ground, keys:
     # Under another id, it is another request; under its own, it was used before.
     client.hset(KEYS.job("another").job, mapping=record | {"id": "another"})
     farm.sender.send([Item("another", 1, "advance")])
-    refused(farm.job("another"), "not one of its submitter")
+    refused(farm.job("another"), "not valid for its submitter")
     client.delete(*KEYS.job(good.id)[:4])
     client.hset(KEYS.job(good.id).job, mapping=record)
     farm.sender.send([Item(good.id, 1, "advance")])
@@ -103,7 +103,7 @@ def test_request_that_is_altered_while_its_job_runs_ends_it(ground: Ground, keys
     job = farm.submit(ToyRequest(directory=ground.allowed, numbers=8, rounds=1, sleep=0.4))
     running(job, units=1)
     farm.client.hset(KEYS.job(job.id).job, "request", ToyRequest(directory=ground.allowed).model_dump_json())
-    refused(job, "not one of its submitter")
+    refused(job, "not valid for its submitter")
 
 
 def test_signed_job_goes_on_after_a_crash_at_its_beginning(ground: Ground, keys: Keys) -> None:

@@ -87,7 +87,7 @@ def test_class_of_a_job_comes_from_the_environment(ground: Ground, monkeypatch: 
 def test_full_queue_refuses_at_once(ground: Ground) -> None:
     farm = ground.farm(most_queued=2)
     jobs = [farm.submit(ToyRequest(directory=ground.allowed)) for _ in range(2)]
-    with pytest.raises(FarmFull, match="2 jobs wait for their beginning already"):
+    with pytest.raises(FarmFull, match="2 jobs are already waiting"):
         farm.submit(ToyRequest(directory=ground.allowed))
     with pytest.raises(FarmFull):
         farm.submit(ToyRequest(directory=ground.allowed), block=True, timeout=0.5)

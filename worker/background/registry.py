@@ -1,4 +1,4 @@
-"""The registry of workers: each renews its entry only as long as it could take a message."""
+"""The registry of workers: each renews its entry only while it can take messages."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from layerfarm.worker.jobstore.model import FORMAT
 _RENEW_EVERY: Final = 2.0
 """Seconds between two renewals of an entry."""
 _EXPIRES: Final = 10
-"""Seconds for which one is valid."""
+"""Seconds for which an entry is valid."""
 _REPLACE_EVERY: Final = 0.5
-"""Seconds between two looks for processes of the pool that died."""
+"""Seconds between two checks for processes of the pool that died."""
 
 _log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class WorkerInfo(BaseModel):
     roots: tuple[Path, ...]
     stores: tuple[Path, ...]
     kinds: tuple[str, ...]
-    """The kinds of jobs it knows."""
+    """The kinds of jobs that it can run."""
     version: str = ""
     """Version of layerfarm."""
     format: int = 0
@@ -53,7 +53,7 @@ class WorkerInfo(BaseModel):
     confined: bool = False
     """Its units run in a sandbox (``layerfarm.worker.security.sandbox``)."""
     missing: tuple[Path, ...] = ()
-    """Roots and stores that are no directories there."""
+    """Roots and stores that are not directories there."""
 
     @classmethod
     def of_this_process(cls, **fields: Any) -> WorkerInfo:
@@ -63,13 +63,13 @@ class WorkerInfo(BaseModel):
         return cls(name=name, host=host, pid=os.getpid(), version=version("layerfarm"), format=FORMAT, **fields)
 
     def now(self, client: redis.Redis) -> WorkerInfo:
-        """The entry with the clock and the missing directories of now."""
+        """Return the entry with the current clock and missing directories."""
         missing = tuple(path for path in (*self.roots, *self.stores) if not path.is_dir())
         return self.model_copy(update={"clock": clock_offset(client), "missing": missing})
 
 
 def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
-    """The workers that are listening now, by name."""
+    """Return the workers that are listening, by name."""
     names = cast("list[str]", client.zrange(keys.workers, 0, -1))
     if not names:
         return []
@@ -79,7 +79,7 @@ def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
         try:
             found.append(WorkerInfo.model_validate_json(entry or ""))
         except ValidationError:
-            # Expired; or not written by a worker, which must not hide the others.
+            # Expired, or not written by a worker; must not hide the others.
             gone.append(name)
     if gone:
         client.zrem(keys.workers, *gone)
@@ -90,8 +90,8 @@ def workers(client: redis.Redis, keys: Keys) -> list[WorkerInfo]:
 class Registration:
     """The thread in a worker's main process that renews its entry, and calls ``look`` every ``look_every`` seconds.
 
-    ``answer`` is called at each renewal. There is one only while ``tick`` is called: that is the consumer's
-    event loop, which stands still when the worker hangs and stops when the connection to Redis is lost.
+    ``answer`` is called at each renewal. The entry is renewed only while ``tick`` is called: by the consumer's event
+    loop, which does not run when the worker hangs and stops when the connection to Redis is lost.
     """
 
     client: redis.Redis
@@ -117,7 +117,7 @@ class Registration:
             self.client.delete(self.keys.worker(self.info.name))
             self.client.zrem(self.keys.workers, self.info.name)
         except redis.RedisError:
-            # Redis is gone too; the entry expires by itself.
+            # Redis is away too; the entry expires by itself.
             _log.debug("could not leave the registry")
 
     def _run(self) -> None:
@@ -132,11 +132,11 @@ class Registration:
             self._over.wait(_RENEW_EVERY)
 
     def _try(self, duty: Callable[[], None]) -> None:
-        """One duty that cannot be done, for an outage of Redis say, ends neither the thread nor the others."""
+        """Do one duty. An error, such as an outage of Redis, ends neither the thread nor the other duties."""
         try:
             duty()
         except Exception as error:
-            _log.warning("could not look after the farm", error=str(error) or type(error).__name__)
+            _log.warning("background duty failed", error=str(error) or type(error).__name__)
 
     def _renew(self) -> None:
         entry = self.info.now(self.client).model_dump_json()
@@ -148,7 +148,7 @@ class Registration:
 
 
 def ticking(registration: Registration) -> type[bootsteps.StartStopStep]:
-    """The step of Celery's consumer that ticks as long as it consumes, and replaces dead processes soon."""
+    """Return the step of Celery's consumer that ticks while it consumes, and replaces dead processes soon."""
 
     class Ticking(bootsteps.StartStopStep):  # type: ignore[misc]
         requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -159,7 +159,7 @@ def ticking(registration: Registration) -> type[bootsteps.StartStopStep]:
 
         def start(self, parent: Any) -> None:
             registration.tick()
-            # Of itself the pool looks every 5 s only; so long a unit whose process died would wait.
+            # By default the pool checks every 5 s only; a unit whose process died would wait as long.
             self._timers = [
                 parent.timer.call_repeatedly(1.0, registration.tick),
                 parent.timer.call_repeatedly(_REPLACE_EVERY, parent.pool.maintain_pool),

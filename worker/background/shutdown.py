@@ -1,4 +1,4 @@
-"""Shutdown of a worker: running units may end within a grace, and are then handed back to the farm."""
+"""Shutdown of a worker: running units may end within a grace period, and are then handed back to the farm."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.owner import Owner, owner_of
 
 _NOTICE: Final = 5.0
-"""Seconds after the grace for units to notice, remove what they have half done, and give their claims back."""
+"""Seconds after the grace period for units to stop, remove what they have staged, and release their claims."""
 
 BEGUN: Final = 1
-"""First byte of the memory that a worker shares with its pool: it was asked to stop."""
+"""First byte of the memory that a worker shares with its pool: a stop was requested."""
 HANDING_BACK: Final = 2
-"""The same: units are to be handed back now."""
+"""The same: units are handed back now."""
 
 _log = structlog.get_logger()
 
 
 @dataclass
 class Drain:
-    """Ends the worker in bounded time without losing a unit.
+    """Stops the worker in bounded time without losing a unit.
 
-    Celery lets running tasks end and takes no new ones. After ``grace`` seconds the units are told to stop,
-    which they do at their next progress, and go back to the queue. A unit that does not listen is killed with its
-    process and handed back for it; the try never counts. Celery's own soft shutdown kills units before they can
-    remove what they have half done, leaves their claims to run out, and the try counts.
+    Celery lets running tasks end and takes no new ones. After ``grace`` seconds the units are told to stop, which they
+    do at their next progress, and go back to the queue. A unit that does not respond is killed with its process and
+    handed back; the try is not counted. Celery's own soft shutdown kills units before they can remove what they have
+    staged, lets their claims expire, and counts the try.
     """
 
     grace: float
@@ -48,7 +48,7 @@ class Drain:
     store: JobStore
     sender: Sender
     pool: Callable[[], Sequence[int]]
-    """The pids of the processes that work."""
+    """The pids of the pool's processes."""
     _thread: threading.Thread | None = None
 
     def begin(self, **_: object) -> None:
@@ -60,9 +60,9 @@ class Drain:
 
     def _run(self) -> None:
         time.sleep(self.grace)
-        _log.info("handing back what still runs")
+        _log.info("handing back running units")
         self.shared[0] = HANDING_BACK
-        # The process ends meanwhile if all of them listen, and this thread with it.
+        # If all of them respond, the process ends meanwhile, and this thread with it.
         time.sleep(_NOTICE)
         owners = [owner_of(pid) for pid in self.pool()]
         for owner in owners:
@@ -71,9 +71,9 @@ class Drain:
         try:
             self._hand_back(owners)
         except (redis.RedisError, OperationalError) as error:
-            # Then the claims run out, and another worker takes over.
-            _log.warning("could not hand back", error=str(error))
-        # Celery would wait for the processes that were killed.
+            # Then the claims expire, and another worker takes over.
+            _log.warning("units could not be handed back", error=str(error))
+        # Celery would wait for the killed processes.
         os._exit(0)
 
     def _hand_back(self, owners: Sequence[Owner]) -> None:

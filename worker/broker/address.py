@@ -1,4 +1,4 @@
-"""The address of a farm, in the forms that redis-py and Celery want, and in the form that may be shown."""
+"""The address of a farm, in the forms for redis-py and Celery, and masked for display."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from layerfarm.jobs.errors import RequestError
 
 _SOCKET_SCHEMES: Final = ("unix", "redis+socket")
 _TCP_SCHEMES: Final = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
-"""Schemes of a server reached by TCP, as redis-py and kombu know them; the second two are through TLS."""
+"""Schemes of a server reached by TCP, as redis-py and kombu know them; the last two use TLS."""
 _SENTINEL_SCHEMES: Final = ("sentinel", "sentinels")
-"""Schemes of several sentinels, which know the primary; the second is through TLS, to them and to it."""
+"""Schemes of sentinels, which know the primary; the second uses TLS for them and for the primary."""
 _SEVERAL: Final = re.compile(r"(sentinels?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 """Scheme, authority and the rest of an address that may list several hosts."""
 _PORT: Final = 6379
@@ -31,7 +31,7 @@ class Address:
     ``redis+socket://``), or ``sentinel://HOST,HOST,…/NAME/DB`` (``sentinels://`` by TLS).
 
     Raises:
-        RequestError: it is none of these.
+        RequestError: the address has none of these forms.
     """
 
     url: str
@@ -41,26 +41,26 @@ class Address:
             parts = self._parts
         except ValueError as error:
             # The parser's own message may quote the password.
-            raise RequestError("address of the farm does not parse") from error
+            raise RequestError("address of the farm is malformed", hint=_HINT) from error
         if parts.scheme in _SOCKET_SCHEMES:
             if not parts.path.startswith("/"):
-                raise RequestError("address of the farm names no socket", where=self.masked, hint=_HINT)
+                raise RequestError("address of the farm has no socket path", where=self.masked, hint=_HINT)
         elif parts.scheme in _SENTINEL_SCHEMES:
             database = self._parts.path.strip("/").partition("/")[2]
             if not self.service or not all(host for host, _ in self.hosts) or not (database or "0").isdecimal():
-                raise RequestError("not the address of a farm behind sentinels", where=self.masked, hint=_HINT)
+                raise RequestError("malformed address of a farm behind sentinels", where=self.masked, hint=_HINT)
         elif parts.scheme not in _TCP_SCHEMES or not self.hosts[0][0]:
-            raise RequestError("not the address of a farm", where=self.masked, hint=_HINT)
+            raise RequestError("malformed address of a farm", where=self.masked, hint=_HINT)
 
     @property
     def for_redis(self) -> str:
-        """The address with a scheme that redis-py knows; one of sentinels is none."""
+        """Return the address with a scheme that redis-py knows; not for sentinels."""
         assert not self.is_sentinel
         return self._with_scheme("unix" if self.is_socket else _TCP_SCHEMES[self._parts.scheme])
 
     @property
     def for_celery(self) -> str:
-        """The address with a scheme that kombu knows; of sentinels a URL for each (``layerfarm.worker.broker.app``)."""
+        """Return it with a scheme that kombu knows, a URL for each sentinel (``layerfarm.worker.broker.app``)."""
         if self.is_sentinel:
             login = self._parts.netloc.rpartition("@")[0]
             at = f"{login}@" if login else ""
@@ -81,10 +81,10 @@ class Address:
 
     @cached_property
     def hosts(self) -> list[tuple[str, int]]:
-        """Host and port of the server, or of each sentinel; none at a socket.
+        """Return host and port of the server, or of each sentinel; none for a socket.
 
         Raises:
-            RequestError: a port is no number.
+            RequestError: a port is not a number.
         """
         if self.is_socket:
             return []
@@ -94,44 +94,44 @@ class Address:
             split = [urlsplit(f"//{each}") for each in (listed if self.is_sentinel else [",".join(listed)])]
             return [(each.hostname or "", each.port or default) for each in split]
         except ValueError as error:
-            raise RequestError("address of the farm does not parse") from error
+            raise RequestError("address of the farm is malformed", hint=_HINT) from error
 
     @property
     def service(self) -> str:
-        """The name under which the sentinels know the primary."""
+        """Return the name under which the sentinels know the primary."""
         return unquote(self._parts.path.strip("/").partition("/")[0]) if self.is_sentinel else ""
 
     @property
     def database(self) -> int:
-        """Behind the sentinels: the number of the database."""
+        """Return the number of the database behind the sentinels."""
         return int(self._parts.path.strip("/").partition("/")[2] or 0)
 
     @cached_property
     def query(self) -> dict[str, str]:
-        """The options, ``ssl_ca_certs`` for one."""
+        """Return the options, such as ``ssl_ca_certs``."""
         return dict(parse_qsl(self._parts.query))
 
     @property
     def login(self) -> dict[str, str]:
-        """User and password for the server behind the sentinels, as redis-py names them."""
+        """Return user and password for the server behind the sentinels, as redis-py names them."""
         user, _, password = self._parts.netloc.rpartition("@")[0].partition(":")
         return {name: unquote(text) for name, text in (("username", user), ("password", password)) if text}
 
     @property
     def tls(self) -> dict[str, Any]:
-        """The options of TLS that the address names, as redis-py has them; none without TLS."""
+        """Return the TLS options in the address, as redis-py names them; none without TLS."""
         named = {name: text for name, text in self.query.items() if name.startswith("ssl_")}
         return {"ssl": True} | named if self.is_tls else {}
 
     @property
     def sentinel_login(self) -> dict[str, str]:
-        """User and password for the sentinels themselves: ``sentinel_username`` and ``sentinel_password``."""
+        """Return user and password for the sentinels: ``sentinel_username`` and ``sentinel_password``."""
         known = {name: self.query.get(f"sentinel_{name}") for name in ("username", "password")}
         return {name: text for name, text in known.items() if text}
 
     @property
     def masked(self) -> str:
-        """For messages and logs: without any password."""
+        """Return the address without any password, for messages and logs."""
         try:
             parts = self._parts
             netloc = parts.netloc
@@ -156,7 +156,7 @@ class Address:
         several = _SEVERAL.match(self.url)
         if several is None:
             return urlsplit(self.url)
-        # Newer Pythons refuse an authority in which a bracket is not the first or last character of the host.
+        # Newer Pythons refuse an authority with a bracket that is not the first or last character of the host.
         scheme, authority, rest = several.groups()
         return urlsplit(f"{scheme}://{rest}")._replace(netloc=authority)
 

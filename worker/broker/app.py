@@ -10,11 +10,11 @@ from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.settings import Settings
 
 _SWEEP = 3
-"""Tens of seconds between two looks of kombu for messages whose worker vanished."""
+"""Tens of seconds between two checks of kombu for messages whose worker vanished."""
 
 
 def make_app(settings: Settings) -> Celery:
-    """The app of one farm, the same for clients and workers.
+    """Return the app of one farm, the same for clients and workers.
 
     Raises:
         RequestError: no farm is configured.
@@ -23,13 +23,13 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("layerfarm", broker=address.for_celery, set_as_current=False)
     app.conf.update(
         {
-            # What a message holds is typed and small; the state of jobs is in the job store, not in results.
+            # Messages are typed and small; the state of jobs is in the job store, not in Celery's results.
             "accept_content": ["json"],
             "task_serializer": "json",
             "task_ignore_result": True,
             "result_backend": None,
             "task_store_errors_even_if_ignored": False,
-            # A message is gone only when its work is done; a killed process gives it back.
+            # A message is removed only when its work is done; a killed process returns it.
             "task_acks_late": True,
             "task_reject_on_worker_lost": True,
             "task_acks_on_failure_or_timeout": True,

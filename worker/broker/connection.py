@@ -1,4 +1,4 @@
-"""Connections to the farm's Redis that fail soon and say what they could not reach."""
+"""Connections to the farm's Redis that fail soon, with an error that names what could not be reached."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ CONNECT_TIMEOUT = 3.0
 SOCKET_TIMEOUT = 10.0
 """Seconds for one answer; longer than any blocking read."""
 _PATIENCE = 4.5
-"""Seconds for the first answer with everything that comes before it, the name's resolution too."""
+"""Seconds until the first answer, including name resolution."""
 
 
 class _SocketConnection(redis.UnixDomainSocketConnection):
-    """redis-py asks a connection that it gives up for its host and port; the AttributeError would hide Redis' error."""
+    """Fixes redis-py, which asks a failed connection for host and port; the AttributeError would hide Redis' error."""
 
     host = port = None  # type: ignore[assignment]
 
 
 def client_of(address: Address) -> redis.Redis:
-    """A client that has not connected yet; answers are text."""
+    """Return a client that has not connected yet; its answers are text."""
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": SOCKET_TIMEOUT,
@@ -58,7 +58,7 @@ def sentinel_options(address: Address) -> dict[str, Any]:
 
 
 class RetryOnce(Retry):
-    """Once more by a new connection: Redis closed the old one, or it leads to what was the primary before a failover.
+    """Retry once on a new connection: Redis closed the old one, or it leads to the old primary after a failover.
 
     Scripts may run twice without harm.
     """
@@ -71,7 +71,7 @@ class RetryOnce(Retry):
 
 
 def is_read_only(error: Exception) -> bool:
-    """True if a replica refused a write. Before Redis 7 a script's error has the code only somewhere in its text."""
+    """Return True if a replica refused a write. Before Redis 7, only the text of a script's error has the code."""
     cause = error.__cause__ or error
     return isinstance(cause, redis.ReadOnlyError) or "-READONLY " in str(cause)
 
@@ -81,10 +81,10 @@ def _is_of_the_connection(error: Exception) -> bool:
 
 
 def connect(address: Address) -> redis.Redis:
-    """A client of a Redis that answers.
+    """Return a client of a Redis that answers.
 
     Raises:
-        FarmUnreachable: it does not within 5 seconds, refuses the login, or is older than Redis 6.
+        FarmUnreachable: it does not answer within 5 seconds, refuses the login, or is older than Redis 6.
     """
     client = client_of(address)
     outcome: list[Exception | None] = []
@@ -96,7 +96,7 @@ def connect(address: Address) -> redis.Redis:
         except Exception as error:
             outcome.append(error)
 
-    # getaddrinfo(3) knows no time limit, so the limit is kept from outside.
+    # getaddrinfo(3) has no time limit, so the limit is enforced from outside.
     thread = threading.Thread(target=ping, daemon=True, name="layerfarm-ping")
     thread.start()
     thread.join(_PATIENCE)
@@ -104,7 +104,7 @@ def connect(address: Address) -> redis.Redis:
         raise unreachable(address, f"no answer within {_PATIENCE:.0f} s")
     error = outcome[0]
     if error is not None:
-        # redis-py greets with HELLO, which came with Redis 6.
+        # redis-py begins with HELLO, which Redis 6 introduced.
         if "unknown command" in str(error) and "HELLO" in str(error):
             hint = "upgrade to Redis 6 or newer, or to Valkey"
             raise FarmUnreachable("this Redis is older than 6", where=address.masked, hint=hint)
@@ -114,7 +114,7 @@ def connect(address: Address) -> redis.Redis:
 
 @contextmanager
 def reaching(address: Address) -> Iterator[None]:
-    """Turn the errors of redis-py and kombu into FarmUnreachable."""
+    """Convert errors of redis-py and kombu to FarmUnreachable."""
     from kombu.exceptions import OperationalError
 
     try:
@@ -124,7 +124,7 @@ def reaching(address: Address) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Why Redis could not be reached, on one line."""
+    """Return the reason why Redis could not be reached, on one line."""
     if isinstance(error, redis.TimeoutError):
         return "no answer in time"
     text = str(error.__cause__ or error) if isinstance(error, redis.ConnectionError) else str(error)
@@ -138,13 +138,13 @@ def unreachable(address: Address, why: str) -> FarmUnreachable:
 
 
 def clock_offset(client: redis.Redis) -> float:
-    """Seconds by which this machine's clock is ahead of that of Redis."""
+    """Return the seconds by which this machine's clock is ahead of that of Redis."""
     seconds, micros = client.time()
     return float(time.time() - (seconds + micros / 1e6))
 
 
 def ports_behind(address: Address) -> set[int]:
-    """The ports of the primary and the replicas that the sentinels know now; none without sentinels that answer."""
+    """Return the ports of the primary and the replicas that the sentinels know; none if no sentinel answers."""
     if not address.is_sentinel:
         return set()
     found: set[int] = set()

@@ -1,8 +1,8 @@
-"""Messages from the queues, rebuilt before Celery sees them: only those that a client of layerfarm sends.
+"""Messages from the queues, rebuilt before Celery reads them: only those that a layerfarm client can send.
 
-Celery reads much in a message that a stranger can use: callbacks, chains, time limits, dates. So only what
-layerfarm itself needs is taken over, the task's name, its typed arguments and the tag for acknowledging; the
-rest is written anew.
+Celery evaluates much of a message that an attacker can use: callbacks, chains, time limits, dates. So only the fields
+that layerfarm needs are copied: the task's name, its typed arguments and the tag for acknowledging. The rest is
+generated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layerfarm.jobs.errors import RequestError
 from layerfarm.worker.broker.messages import TASKS, Message
 
 _LARGEST: Final = 16 * 1024
-"""Bytes of a body; ours have some 150."""
+"""Bytes of a body; layerfarm's have some 150."""
 _OBEYED: Final = (
     *("ping", "stats", "report", "conf", "clock", "active", "active_queues", "registered", "scheduled"),
     *("reserved", "revoked", "query_task", "enable_events", "disable_events"),
@@ -57,7 +57,7 @@ class _Broadcast(_Part):
 
 
 class _Control(_Part):
-    """Commands that the tools of Celery, Flower for one, may send: to look, and to send events."""
+    """Commands that Celery's tools, such as Flower, may send: to inspect, and to send events."""
 
     method: str = Field(pattern=f"^({'|'.join(_OBEYED)})$")
     arguments: dict[str, Any] | None = None
@@ -69,26 +69,26 @@ class _Control(_Part):
 
 
 def control_message(raw: Any) -> dict[str, Any]:
-    """A broadcast to all workers, as Celery's own tools send it; nothing that changes or ends a worker.
+    """Return a broadcast to all workers, as Celery's own tools send it; nothing that changes or ends a worker.
 
     Raises:
-        RequestError: it is none, or asks for something else.
+        RequestError: it is not one of these.
     """
     try:
         found = _Broadcast.model_validate(raw)
         text = base64.b64decode(found.body) if found.properties.body_encoding == "base64" else found.body
         body = _Control.model_validate_json(text)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"not a message that a worker obeys: {_reason(error)}") from None
+        raise RequestError(f"not an allowed control message: {_reason(error)}") from None
     headers = {"clock": found.headers.clock, "expires": None}
     return _sealed(body.model_dump(), headers, found.properties.delivery_tag, 1, {"exchange": "", "routing_key": ""})
 
 
 def our_message(raw: Any, queue: str) -> dict[str, Any]:
-    """The message of ``queue`` as a client of ours sends it.
+    """Return the message of ``queue`` in the form in which a layerfarm client sends it.
 
     Raises:
-        RequestError: none does.
+        RequestError: a client cannot have sent it.
     """
     try:
         found = _Envelope.model_validate(raw)
@@ -99,7 +99,7 @@ def our_message(raw: Any, queue: str) -> dict[str, Any]:
             raise ValueError("positional arguments")
         message = Message.model_validate(fields)
     except (ValueError, TypeError, RecursionError) as error:
-        raise RequestError(f"not a message for layerfarm: {_reason(error)}") from None
+        raise RequestError(f"not a layerfarm message: {_reason(error)}") from None
     redelivered = found.headers.redelivered is True
     headers = {
         "lang": "py",
@@ -113,7 +113,7 @@ def our_message(raw: Any, queue: str) -> dict[str, Any]:
         "expires": None,
         "retries": 0,
         "redelivered": redelivered,
-        # What events, and so Flower, show of the task: the job that it is of.
+        # Events, and so Flower, show the job of the task.
         "argsrepr": "()",
         "kwargsrepr": repr(message.model_dump(exclude_none=True)),
     }
@@ -124,7 +124,7 @@ def our_message(raw: Any, queue: str) -> dict[str, Any]:
 
 
 def _sealed(body: Any, headers: dict[str, Any], tag: str, mode: int, way: dict[str, Any]) -> dict[str, Any]:
-    """A message as kombu has it; ``tag``: to acknowledge it by, ``mode``: 2 if it is persistent."""
+    """Return a message in kombu's form; ``tag``: for acknowledging, ``mode``: 2 if it is persistent."""
     return {
         "body": base64.b64encode(json.dumps(body).encode()).decode(),
         "content-type": "application/json",

@@ -1,4 +1,4 @@
-"""Messages: the item of a job that is to be worked on; never the work itself."""
+"""Messages: the item of a job to work on; never the work itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Message(BaseModel):
 
     job: _JobId
     attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """0: of a job that a version of layerfarm queued that knew no attempts."""
+    """0: from a client of a version without attempts."""
     stage: _Position = -1
     index: _Position = -1
 
@@ -47,7 +47,7 @@ class Sender:
         self._queues = settings.queues
 
     def send(self, items: Iterable[Item], traffic: Traffic = Traffic.INTERACTIVE) -> None:
-        """Have the items worked on; ``traffic`` is the class of their job."""
+        """Queue the items; ``traffic`` is the class of their job."""
         with self._app.producer_or_acquire() as producer:
             for item in items:
                 message = {"job": item.job_id, "attempt": item.attempt, "stage": item.stage, "index": item.index}
@@ -57,12 +57,12 @@ class Sender:
                 except (redis.RedisError, OperationalError) as error:
                     if not is_read_only(error):
                         raise
-                    # After a failover the connection leads to what is a replica now: by a new one, once more.
+                    # After a failover the connection leads to a replica: retry once on a new one.
                     producer.channel.pool.disconnect()
                     self._app.send_task(task, kwargs=message, queue=queue, producer=producer, retry=False)
 
     def _queue(self, item: Item, traffic: Traffic) -> str:
-        """Items that move a job on or end it come before any units; new jobs begin in their turn."""
+        """Return the queue of an item: items that advance or end a job precede units; new jobs begin in their turn."""
         if item.what == "unit":
             return self._queues.units_of(traffic)
         return self._queues.starts_of(traffic) if item.begins else self._queues.control

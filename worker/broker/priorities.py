@@ -1,7 +1,7 @@
-"""Two classes of traffic: what somebody waits for overtakes what has time, and neither starves.
+"""Two classes of traffic: interactive jobs overtake bulk jobs, and neither starves.
 
-Overtaking happens between two units: a worker that becomes free takes its next message from the queues in
-the order that :class:`WeightedRoundRobin` says.
+Overtaking happens between two units: a free worker takes its next message from the queues in the order of
+:class:`WeightedRoundRobin`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ class Traffic(StrEnum):
     """The class of a job."""
 
     INTERACTIVE = "interactive"
-    """Somebody waits for it."""
+    """A user waits for it."""
     BULK = "bulk"
-    """It has time, until nothing interactive is to be done; one message in eight is its own."""
+    """Runs when nothing interactive is waiting; one message in eight is reserved for it."""
 
 
 class Queues(NamedTuple):
     """The names of the queues of one farm.
 
-    A job's first message has a queue of its own, served after the units of the jobs that have begun: a
-    hundred queued jobs have not a hundred trees half done.
+    A job's first message has its own queue, served after the units of jobs that have begun: a hundred queued jobs
+    do not become a hundred half-done trees.
     """
 
     control: str
-    """Items that move a job on or end it, of either class: short, and they free what the job holds."""
+    """Items of either class that advance or end a job: short, and they release the job's resources."""
     units: str
     start: str
     bulk_units: str
@@ -53,9 +53,9 @@ _ROUND: Final = (_NEW_FIRST, _NAMES, _NAMES, _NAMES, _NEW_FIRST, _NAMES, _NAMES,
 
 
 class WeightedRoundRobin:
-    """The order in which a worker looks at the queues for its next message; a cycle in kombu's sense.
+    """The order in which a worker checks the queues for its next message; a cycle in kombu's sense.
 
-    Counts the messages taken, those of the control queue left out, and goes through a round of eight.
+    Counts the messages taken, except the control queue's, in rounds of eight.
     """
 
     def __init__(self, items: Iterable[str] | None = None) -> None:
@@ -76,6 +76,6 @@ class WeightedRoundRobin:
 
 
 def _role(queue: str) -> str:
-    """Role of a queue; others (Celery's own, for remote control) are as urgent as control."""
+    """Return the role of a queue; others (Celery's own, for remote control) are as urgent as control."""
     role = queue.rpartition(".")[2]
     return role if role in _NAMES else "control"

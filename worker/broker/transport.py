@@ -1,12 +1,13 @@
 """Overrides of kombu's Redis transport, in the processes of workers only (:func:`use_in_this_process`).
 
 - ``QoS.ack``: a message that a full or read-only Redis cannot acknowledge keeps its place, and no others are fetched.
-- ``Channel._connparams``: giving a message back after the connection was closed ends the worker (kombu #582, #970).
-- ``Channel._receive_one``: redis-py connects again inside and waits, and the event loop stands still (celery #8091).
-- ``Channel._brpop_read``: what is not JSON ends the worker (celery #1113); so does a primary that becomes a replica.
-- ``Transport.connection_errors``: so does what a replica or a full Redis says, in place of a new connection to wherever
-  the address leads by then (celery #7946).
-- ``Transport._deliver``: whatever strangers put on a queue reaches Celery (celery #4308).
+- ``Channel._connparams``: returning a message after the connection was closed ends the worker (kombu #582, #970).
+- ``Channel._receive_one``: redis-py reconnects inside it and waits, which blocks the event loop (celery #8091).
+- ``Channel._brpop_read``: a message that is not JSON ends the worker (celery #1113); so does a primary that becomes a
+  replica.
+- ``Transport.connection_errors``: errors of a replica or a full Redis end the worker, instead of a reconnection to the
+  current primary (celery #7946).
+- ``Transport._deliver``: any message that others put on a queue reaches Celery (celery #4308).
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from layerfarm.jobs.errors import RequestError
 from layerfarm.worker.broker.connection import RetryOnce
 from layerfarm.worker.broker.message_filter import control_message, our_message
 
-# A Redis whose disk is full, or that misses its replicas, refuses what a replica refuses, and is to be borne as one;
-# redis-py has no class for it.
+# A Redis whose disk is full, or that lost its replicas, refuses writes like a replica and is treated as one; redis-py
+# has no class for it.
 for _code in ("MISCONF", "NOREPLICAS"):
     DefaultParser.EXCEPTION_CLASSES.setdefault(_code, redis.ReadOnlyError)
 
-# As layerfarm.worker.broker.connection has it for the connections of our own; these are kombu's.
+# As layerfarm.worker.broker.connection does for layerfarm's own connections; these are kombu's.
 for _name in ("host", "port"):
     if not hasattr(redis.UnixDomainSocketConnection, _name):
         setattr(redis.UnixDomainSocketConnection, _name, None)
@@ -40,9 +41,9 @@ for _name in ("host", "port"):
 
 class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge, also to a Redis that cannot write that now, and hands the message out again later.
+        """Acknowledge. A Redis that cannot write that now delivers the message again later.
 
-        Celery logs the error and goes on, but a message that stays on the list takes the place of another: after as
+        Celery logs the error and continues, but a message that stays on the list takes the place of another: after as
         many as there are processes, the worker would wait for ever.
         """
         try:
@@ -53,7 +54,7 @@ class QoS(kombu_redis.QoS):
 
 
 class Channel(kombu_redis.Channel):
-    """Raises an error of the connection, which Celery's consumer answers by connecting again."""
+    """Raises connection errors, on which Celery's consumer reconnects."""
 
     QoS = QoS
 
@@ -63,8 +64,8 @@ class Channel(kombu_redis.Channel):
         return super()._connparams(*args, **kwargs) | {"retry": RetryOnce()}  # type: ignore[no-untyped-call]
 
     def _receive_one(self, c: Any) -> Any:
-        """Read what was published. A lost connection is an error: redis-py would connect again in here, and wait for
-        the next thing to be published, while the worker's event loop stands still."""
+        """Read a published message. A lost connection is an error: redis-py would reconnect in here and wait for the
+        next message, while the worker's event loop is blocked."""
         if c.connection is not None:
             c.connection.retry = Retry(NoBackoff(), 0)
         return super()._receive_one(c)  # type: ignore[no-untyped-call]
@@ -73,18 +74,18 @@ class Channel(kombu_redis.Channel):
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (ValueError, RecursionError) as error:
-            # Bytes that are no JSON at all would end the worker; they are off the queue by now.
+            # Bytes that are not JSON would end the worker; they are already off the queue.
             _refused(f"not JSON: {type(error).__name__}")
             raise Empty from None
         except redis.ResponseError as error:
-            # What a Redis says to who waits for a message when it becomes a replica.
+            # The answer of a Redis to a client that waits for a message when it becomes a replica.
             if str(error).startswith("UNBLOCKED"):
                 raise redis.ConnectionError(str(error)) from error
             raise
 
 
 class Transport(kombu_redis.Transport):
-    """Delivers on our queues only what a client of ours sends."""
+    """Delivers on layerfarm's queues only messages that a layerfarm client can send."""
 
     Channel = Channel
 
@@ -106,7 +107,7 @@ class Transport(kombu_redis.Transport):
 
 
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
-    """The channel of a Redis that sentinels know."""
+    """The channel of a Redis behind sentinels."""
 
 
 class SentinelTransport(Transport, kombu_redis.SentinelTransport):
@@ -118,9 +119,9 @@ _refused: Callable[[str], None] = print
 
 
 def use_in_this_process(queues: Iterable[str], refused: Callable[[str], None]) -> None:
-    """Use these overrides for every Redis connection of this process, which is a worker's own.
+    """Use these overrides for every Redis connection of this process, a worker's.
 
-    ``refused`` is called with the reason for each message on ``queues`` that is not ours.
+    ``refused`` is called with the reason for each message on ``queues`` that a layerfarm client cannot have sent.
     """
     global _guarded, _refused
     _guarded, _refused = frozenset(queues), refused

@@ -59,7 +59,7 @@ def command(
     from layerfarm.jobs.flows.requests import BuildRequest
 
     if platform is not None and base is None:
-        raise click.UsageError("--platform picks an image of --base, and there is none")
+        raise click.UsageError("--platform selects an image of --base, which is missing")
     request = BuildRequest(
         rootfs=rootfs.absolute(),
         image=image.ref(),

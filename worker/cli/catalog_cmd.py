@@ -27,7 +27,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 class How(NamedTuple):
-    """The values of the flags that say where and how a catalog is worked on."""
+    """The values of the flags that say where and how a catalog is processed."""
 
     farm: str | None
     at_once: int
@@ -59,7 +59,7 @@ _file = click.argument("file", type=PathType(), callback=_read_by_extra)
 
 
 def _how(command: CommandT) -> CommandT:
-    """The flags of :class:`How`, given as ``how``."""
+    """Add the flags of :class:`How`, passed as ``how``."""
 
     @click.option(
         "--farm", "farm_url", metavar="URL", help="Run the jobs on the farm at this Redis; empty: on this machine."

@@ -16,7 +16,7 @@ _WARNINGS = 30
 
 
 def report_lines(report: Report) -> list[str]:
-    """The report, to be printed."""
+    """Return the report, to be printed."""
     lines = [f"catalog: {report.catalog}, {report.before.images} images"]
     lines += [f"requests to registries: {requests_text(report.requests)}"] if report.requests else []
     lines += [""]

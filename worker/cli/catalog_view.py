@@ -1,4 +1,4 @@
-"""What a user sees of a catalog's run, on stderr: a live table on a terminal, lines in a log, or nothing."""
+"""Progress of a catalog's run on stderr: a live table on a terminal, lines in a log, or nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _ROWS: Final = 12
 class CatalogView:
     """Shows the steps of a run; a context manager. ``mode`` is one of ``layerfarm.worker.cli.progress_view.MODES``.
 
-    ``bar`` is the live table: of the step how many images are done, of how many, how many failed, bytes and
-    bytes a second, the time left; and below what is being worked on.
+    ``bar`` is the live table: for the step the images done, their total, the failed ones, bytes, bytes a second and
+    the time left; below it the images in progress.
     """
 
     def __init__(self, mode: str) -> None:
@@ -95,7 +95,7 @@ class CatalogView:
         return f"{size_text(self._bytes)}, {size_text(int(self._bytes / seconds))}/s{failed}"
 
     def _finish_step(self) -> None:
-        """A step that is over stays on the screen as one line."""
+        """Leave one line of a finished step on the screen."""
         with self._lock:
             if self._bar is not None:
                 line = f"{self._step}: {self._done} of {self._total} images, {self._detail()}"

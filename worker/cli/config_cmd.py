@@ -32,7 +32,7 @@ CLEARABLE = (
 
 
 class _ConfigCommand(GoStyleCommand):
-    """umoci's ``config``, which has no positionals, and ``config show`` beside it."""
+    """umoci's ``config``, which takes no arguments, with the subcommand ``config show``."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

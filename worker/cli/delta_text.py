@@ -17,7 +17,7 @@ _ORDER = ("type", "mode", "uid", "gid", "size", "link", "device", "nlink", "tar_
 
 
 def human_line(delta: Delta) -> str:
-    """``~ path  mode 0644 -> 0755, size 1 -> 2``."""
+    """Format as ``~ path  mode 0644 -> 0755, size 1 -> 2``."""
     head = f"{_SIGNS[delta.kind]} {shown(delta.path)}"
     entry = delta.new or delta.old
     if entry is not None and entry.type == "dir" and entry.path != b".":
@@ -27,7 +27,7 @@ def human_line(delta: Delta) -> str:
 
 
 def json_object(delta: Delta) -> str:
-    """``{"kind", "path", "type", "changes": {keyword: {"old", "new"}}}``; see :func:`named` for the path."""
+    """Return ``{"kind", "path", "type", "changes": {keyword: {"old", "new"}}}``; see :func:`named` for the path."""
     entry = delta.new or delta.old
     found: dict[str, Any] = {"kind": str(delta.kind), **named("path", delta.path)}
     if entry is not None:
@@ -40,7 +40,7 @@ def json_object(delta: Delta) -> str:
 
 
 def named(field: str, name: bytes) -> dict[str, str]:
-    """A name as JSON can hold it: a name that is not UTF-8 gets its exact bytes beside it, in base64."""
+    """Return a name for JSON: a name that is not UTF-8 gets its exact bytes beside it, in base64."""
     try:
         return {field: name.decode()}
     except UnicodeDecodeError:
@@ -48,7 +48,7 @@ def named(field: str, name: bytes) -> dict[str, str]:
 
 
 def shown(name: bytes) -> str:
-    """A name on one line: as it is if it is plain text, else encoded as in a manifest, so without doubt."""
+    """Return a name on one line: unchanged if it is plain text, else encoded as in a manifest, unambiguously."""
     try:
         text = name.decode()
     except UnicodeDecodeError:
@@ -85,7 +85,7 @@ def _short(entry: Entry, key: str) -> str:
 
 
 def _plain(entry: Entry, key: str) -> Any:
-    """The value of a keyword, whole, as JSON can hold it."""
+    """Return the whole value of a keyword for JSON."""
     if key.startswith("xattr."):
         value = _xattr(entry, key)
         return None if value is None else b64encode(value).decode("ascii")

@@ -1,4 +1,4 @@
-"""``layerfarm demo``: the whole of layerfarm once, on a farm that lives as long as the command."""
+"""``layerfarm demo``: one build and one unpack, on a private farm that lives as long as the command."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
 
 
 def _compare(rootfs: Path, bundle: Path, *, owners: bool) -> None:
-    """Read both trees, and hold every entry of one against the other; without ``owners``, all but whose it is.
+    """Compare every entry of both trees; without ``owners``, everything except owners.
 
     Raises:
         MtreeError: they differ; the message has the first difference.
@@ -95,7 +95,7 @@ def _compare(rootfs: Path, bundle: Path, *, owners: bool) -> None:
 
 
 def _next_steps(store: Path, tag: str) -> list[str]:
-    """What to type next, as it works in this directory."""
+    """Return commands to try next, as they work in this directory."""
     program = shlex.quote(_program())
     image = shlex.quote(f"{_short(store)}:{tag}")
     return [
@@ -107,7 +107,7 @@ def _next_steps(store: Path, tag: str) -> list[str]:
 
 
 def _program() -> str:
-    """The command that is running, as short as it can be typed here."""
+    """Return the running command, as short as it can be typed here."""
     found = shutil.which("layerfarm")
     if found is not None and os.path.realpath(found) == os.path.realpath(sys.argv[0]):
         return "layerfarm"
@@ -115,7 +115,7 @@ def _program() -> str:
 
 
 def _short(path: Path) -> str:
-    """Relative where it lies below this directory."""
+    """Return the path relative to this directory if it is below it."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -123,5 +123,5 @@ def _short(path: Path) -> str:
 
 
 def _done(outcome: Outcome | None) -> Outcome:
-    assert outcome is not None  # nothing here is detached
+    assert outcome is not None  # detached jobs do not occur here
     return outcome

@@ -18,11 +18,11 @@ SAME, DIFFERENT, TROUBLE = 0, 1, 2
 def command(as_json: bool, old: str, new: str) -> None:
     """Show how NEW differs from OLD. Each is a bundle, a directory, an image (PATH:TAG) or an mtree file.
 
-    One line for each path: + only in NEW, - only in OLD, ~ in both and different, with what differs. Names
-    that are not plain text are shown as in a manifest (\\ooo). Times are compared in whole seconds; sizes
-    and link counts of directories, which are the file system's affair, are not. Where one side is an image,
-    what no layer can hold (sockets, empty xattrs) is left aside; what an mtree file does not record is not
-    compared. Exit code 0: no difference, 1: there are some, 2: trouble.
+    One line for each path: + only in NEW, - only in OLD, ~ in both and different, with the differences. Names
+    that are not plain text are shown as in a manifest (\\ooo). Times are compared in whole seconds. Sizes and
+    link counts of directories, which depend on the file system, are not compared, nor are values that an mtree
+    file does not record. If one side is an image, entries that a layer cannot hold (sockets, empty xattrs) are
+    ignored. Exit code 0: no difference, 1: differences, 2: an error.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def command(as_json: bool, old: str, new: str) -> None:
         error.exit_code = TROUBLE
         raise
     except BrokenPipeError:
-        raise  # whoever reads has seen enough
+        raise  # the reader has closed the pipe
     except OSError as error:
         trouble = LayerfarmError(error.strerror or str(error), where=error.filename)
         trouble.exit_code = TROUBLE

@@ -52,7 +52,7 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
     session: Session = ctx.obj
     address = url or session.farm
     if address is None and not stores:
-        raise click.UsageError("nothing to look at: give --farm or --store")
+        raise click.UsageError("nothing to check: give --farm or --store")
     found: list[Finding] = []
     with ExitStack() as stack:
         farm = stack.enter_context(Farm(address)) if address else None

@@ -1,4 +1,4 @@
-"""The flags that several commands share, in the groups of umoci.md A, each parsed into one value."""
+"""Flags shared by several commands, in the groups of umoci.md A, each parsed into one value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 class Image(NamedTuple):
-    """The value of ``--image``. A plain tuple, not the request's model: pydantic costs ``tag`` half its time."""
+    """The value of ``--image``. A plain tuple, not the request's model: pydantic would double the time of ``tag``."""
 
     layout: Path
     tag: str
@@ -31,7 +31,7 @@ class Image(NamedTuple):
         return f"{self.layout}:{self.tag}"
 
     def ref(self) -> ImageRef:
-        """The same for a request: workers have another current directory."""
+        """Return the reference for a request, with an absolute path: workers have another current directory."""
         from layerfarm.jobs.flows.requests import ImageRef
 
         return ImageRef(store=self.layout.absolute(), tag=self.tag)
@@ -59,7 +59,7 @@ class ImageType(click.ParamType[Image]):
 
 
 class LayoutType(click.ParamType[Path]):
-    """The directory of a layout; no ``:``, so that nobody mistakes an image for one."""
+    """The directory of a layout; no ``:``, so that an image is not mistaken for one."""
 
     name = "PATH"
 
@@ -79,7 +79,7 @@ class LayoutType(click.ParamType[Path]):
 
 
 class PathType(click.ParamType[Path]):
-    """A path of the operator. An empty one is a mistake of the calling script, never the current directory."""
+    """A path of the operator. An empty one is an error of the calling script, never the current directory."""
 
     name = "PATH"
 
@@ -99,7 +99,7 @@ class PathType(click.ParamType[Path]):
 def image_option(
     name: str = "--image", *, required: bool = True, help: str = "The image: a layout and a tag."
 ) -> Callable[[CommandT], CommandT]:
-    """``--image PATH[:TAG]``, given as ``image``."""
+    """Add ``--image PATH[:TAG]``, passed as ``image``."""
     return click.option(name, type=ImageType(), required=required, metavar="PATH[:TAG]", help=help)
 
 
@@ -110,7 +110,7 @@ layout_option = click.option(
 
 def _tag(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value == "":
-        # An empty variable of a script, which did not mean to have the source's own tag replaced.
+        # An empty variable of a script, which did not intend to replace the source's own tag.
         raise click.BadParameter("tag is empty")
     return value
 
@@ -125,7 +125,7 @@ tag_option = click.option(
 
 
 def mask_path_option(help: str) -> Callable[[CommandT], CommandT]:
-    """``--mask-path PATH``, repeatable, given as ``mask_path``."""
+    """Add ``--mask-path PATH``, repeatable, passed as ``mask_path``."""
     return click.option("--mask-path", multiple=True, metavar="PATH", callback=_below_root, help=help)
 
 
@@ -134,8 +134,8 @@ def _below_root(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
     for value in values:
         if names_root(value):
-            # An empty variable of a script, most likely; what was changed would be lost without a word.
-            raise click.BadParameter(f"{value!r} is the root, and nothing would be left to pack")
+            # Probably an empty variable of a script; all changes would be lost silently.
+            raise click.BadParameter(f"{value!r} is the root, nothing would be packed")
     return values
 
 
@@ -173,11 +173,11 @@ class History(NamedTuple):
         return HistoryOptions(**self._asdict())
 
     def moment(self) -> str | None:
-        """The time to be recorded: as asked, else ``$SOURCE_DATE_EPOCH``, else none; never the clock."""
+        """Return the time to be recorded: as given, else ``$SOURCE_DATE_EPOCH``, else none; never the clock."""
         return epoch_time() if self.created is None else self.created
 
     def entry(self, created_by: str) -> HistoryEntry | None:
-        """The history entry of a command that is not a flow, or None for ``--no-history``."""
+        """Return the history entry of a command that is not a flow, or None for ``--no-history``."""
         from layerfarm.jobs.image import HistoryEntry
 
         if self.omit:
@@ -191,7 +191,7 @@ class History(NamedTuple):
 
 
 def history_options(command: CommandT) -> CommandT:
-    """``--no-history`` or the ``--history.*`` flags, given as ``history``."""
+    """Add ``--no-history`` and the ``--history.*`` flags, passed as ``history``."""
 
     @click.option("--no-history", is_flag=True, help="Write no history entry.")
     @click.option("--history.author", "history_author", metavar="NAME", help="Author of the history entry.")
@@ -223,9 +223,9 @@ def history_options(command: CommandT) -> CommandT:
 
 
 def timestamp(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The callback of an option that takes an RFC 3339 time (image-spec config.md "created").
+    """Return the callback of an option that takes an RFC 3339 time (image-spec config.md "created").
 
-    The value is spelled as umoci would write it: +00:00 becomes Z.
+    The value is spelled as umoci writes it: +00:00 becomes Z.
     """
     from layerfarm.jobs.image.documents import as_go_writes, is_timestamp
 
@@ -237,9 +237,9 @@ def timestamp(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def words(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """The callback of a repeated option: the first empty value beside others is left out.
+    """Return the callback of a repeated option: the first empty value beside others is dropped.
 
-    So does umoci, through its parser of flags (urfave/cli's lookupStringSlice): scripts pass ``--config.cmd "$ARG"``
+    umoci does so too, through its flag parser (urfave/cli's lookupStringSlice): scripts pass ``--config.cmd "$ARG"``
     where ARG may be empty.
     """
     if len(values) > 1 and "" in values:
@@ -248,17 +248,17 @@ def words(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     return values
 
 
-# --- --compress, and what else shapes a layer ------------------------------------------------------
+# --- --compress and other options of a layer --------------------------------------------------------
 
 
 class Layering(NamedTuple):
-    """The values of the flags that shape a layer."""
+    """The values of the flags for the new layer."""
 
     compress: str
     level: int | None
 
     def options(self, history: History) -> LayerOptions:
-        """The layer options of a request, with ``$SOURCE_DATE_EPOCH``."""
+        """Return the layer options of a request, with ``$SOURCE_DATE_EPOCH``."""
         from layerfarm.jobs.flows.requests import LayerOptions
 
         return LayerOptions.model_validate(
@@ -272,7 +272,7 @@ class Layering(NamedTuple):
 
 
 def compress_options(command: CommandT) -> CommandT:
-    """``--compress`` and ``--compress-level``, given as ``layering``."""
+    """Add ``--compress`` and ``--compress-level``, passed as ``layering``."""
 
     @click.option(
         "--compress",
@@ -291,10 +291,10 @@ def compress_options(command: CommandT) -> CommandT:
 
 
 def source_date_epoch() -> int | None:
-    """``$SOURCE_DATE_EPOCH`` in seconds, or None when it is not set.
+    """Return ``$SOURCE_DATE_EPOCH`` in seconds, or None if it is not set.
 
     Raises:
-        click.UsageError: it is set to what is not a number of seconds.
+        click.UsageError: it is not a number of seconds.
     """
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
@@ -307,7 +307,7 @@ def source_date_epoch() -> int | None:
 
 
 def epoch_time() -> str | None:
-    """``$SOURCE_DATE_EPOCH`` as RFC 3339, or None when it is not set."""
+    """Return ``$SOURCE_DATE_EPOCH`` as RFC 3339, or None if it is not set."""
     from layerfarm.jobs.image.documents import timestamp as written
 
     epoch = source_date_epoch()
@@ -329,21 +329,21 @@ class Remap(NamedTuple):
 
     @classmethod
     def of_this_user(cls) -> Remap:
-        """None for root; ``--rootless`` for anybody else."""
+        """Return no map for root, and ``--rootless`` for other users."""
         return cls((), (), False) if os.geteuid() == 0 else cls.rootless_of_this_user((), ())
 
     @classmethod
     def rootless_of_this_user(cls, uid: _Rows, gid: _Rows) -> Remap:
-        """What ``--rootless`` means: container root is this user, where no map says otherwise."""
+        """Return the map of ``--rootless``: container root is this user, unless a map says otherwise."""
         return cls(uid or ((0, os.geteuid(), 1),), gid or ((0, os.getegid(), 1),), True)
 
     def fields(self) -> dict[str, Any]:
-        """The fields ``uid_map``, ``gid_map`` and ``rootless`` of a request."""
+        """Return the fields ``uid_map``, ``gid_map`` and ``rootless`` of a request."""
         return {"uid_map": _mappings(self.uid), "gid_map": _mappings(self.gid), "rootless": self.rootless}
 
 
 def remap_options(command: CommandT) -> CommandT:
-    """``--uid-map``, ``--gid-map`` and ``--rootless``, given as ``remap``."""
+    """Add ``--uid-map``, ``--gid-map`` and ``--rootless``, passed as ``remap``."""
 
     @click.option(
         "--uid-map",
@@ -382,7 +382,7 @@ def _id_row(text: str) -> tuple[int, int, int]:
         raise click.BadParameter(f"{text!r} is not CONTAINER:HOST[:SIZE]")
     container, host, size = (*map(int, fields), 1)[:3]
     if size == 0 or max(container, host) + size > 0xFFFFFFFF:
-        raise click.BadParameter(f"{text!r} leaves the range of ids, 0 to 4294967294")
+        raise click.BadParameter(f"{text!r} exceeds the range of ids, 0 to 4294967294")
     return container, host, size
 
 
@@ -396,7 +396,7 @@ def _mappings(rows: tuple[tuple[int, int, int], ...]) -> list[IdMapping]:
 
 
 class DurationType(click.ParamType[float]):
-    """A time span as Go writes it, in seconds: ``90s``, ``1h30m``, ``0``."""
+    """A duration in Go's notation, in seconds: ``90s``, ``1h30m``, ``0``."""
 
     name = "DURATION"
     _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -408,5 +408,5 @@ class DurationType(click.ParamType[float]):
             return 0.0
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", value)
         if not parts or "".join(number + unit for number, unit in parts) != value:
-            self.fail(f"{value!r} is not a time span like 90s, 15m or 24h", param, ctx)
+            self.fail(f"{value!r} is not a duration like 90s, 15m or 24h", param, ctx)
         return sum(float(number) * self._UNITS[unit] for number, unit in parts)

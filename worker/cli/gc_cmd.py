@@ -109,7 +109,7 @@ def _explain(layout: Layout, digest: str, grace: float) -> None:
 
 
 def _time(seconds: float) -> str:
-    """In its largest unit."""
+    """Format a time in its largest unit."""
     for name, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {name}"

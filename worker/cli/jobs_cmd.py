@@ -1,4 +1,4 @@
-"""``layerfarm jobs``: what the farm is doing, and has done."""
+"""``layerfarm jobs``: present and past jobs of the farm."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def farm_of(session: Session) -> Farm:
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """``rows`` as lines whose columns are as wide as their widest cell."""
+    """Format ``rows`` as lines with columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -1,4 +1,4 @@
-"""The ``layerfarm`` command: which subcommands there are, and how an error becomes one line and an exit code.
+"""The ``layerfarm`` command: its subcommands, and the conversion of errors to one line and an exit code.
 
 A subcommand's module is imported only when it is called, so that the small ones start fast.
 """
@@ -52,13 +52,13 @@ COMMANDS = {
     "tag": Listed("image", "gives an image another tag", "tag_cmd"),
     "remove": Listed("image", "removes a tag (alias: rm)", "remove_cmd"),
     "diff": Listed("image", "shows how two images, bundles, directories or mtree files differ", "diff_cmd"),
-    "revert": Listed("image", "puts a changed bundle back to its image", "revert_cmd"),
+    "revert": Listed("image", "restores a changed bundle to its image", "revert_cmd"),
     "mtree": Listed("image", "writes the mtree manifest of a directory", "mtree_cmd"),
-    "recompress": Listed("re-layer", "compresses the layers of an image anew", "recompress_cmd"),
+    "recompress": Listed("re-layer", "recompresses the layers of an image", "recompress_cmd"),
     "rechunk": Listed("re-layer", "splits an image into layers by content", "rechunk_cmd"),
     "squash": Listed("re-layer", "merges layers of an image into one", "squash_cmd"),
-    "rebase": Listed("re-layer", "puts an image on another base, after a look at what it needs", "rebase_cmd"),
-    "strip": Listed("re-layer", "takes paths out of an image and all of its layers", "strip_cmd"),
+    "rebase": Listed("re-layer", "rebases an image, after checking what it needs", "rebase_cmd"),
+    "strip": Listed("re-layer", "removes paths from an image and all of its layers", "strip_cmd"),
     "flatten": Listed("re-layer", "writes the tree of an image as a directory or a tar", "flatten_cmd"),
     "verify": Listed("re-layer", "checks the proofs of an image again", "verify_cmd"),
     "init": Listed("layout", "creates an OCI layout", "init_cmd"),
@@ -69,10 +69,10 @@ COMMANDS = {
     "up": Listed("farm", "runs a Redis and a worker for this machine until interrupted", "up_cmd"),
     "worker": Listed("farm", "runs a worker of the farm on this machine", "worker_cmd"),
     "jobs": Listed("farm", "lists, shows, follows, cancels and retries the jobs of the farm", "jobs_cmd"),
-    "ping": Listed("farm", "says whether workers of the farm take messages, for health checks", "ping_cmd"),
+    "ping": Listed("farm", "checks that workers take messages, for health checks", "ping_cmd"),
     "top": Listed("farm", "shows the queues, workers and jobs of the farm as they change", "top_cmd"),
-    "doctor": Listed("farm", "says what of a farm is not as it should be, and what to do about it", "doctor_cmd"),
-    "demo": Listed("farm", "builds and unpacks an image on a farm of its own, and compares", "demo_cmd"),
+    "doctor": Listed("farm", "reports problems with a farm and how to fix them", "doctor_cmd"),
+    "demo": Listed("farm", "builds and unpacks an image on a private farm, and compares", "demo_cmd"),
     "raw": Listed("other", "the single steps of unpack and repack, for other tools", "raw_cmd"),
     "completion": Listed("other", "prints the completion script for bash, zsh or fish", "completion_cmd"),
     "help": Listed("other", "shows the help of a command", "help_cmd"),
@@ -175,9 +175,9 @@ def cli(
     limits: tuple[str, ...],
     cpu_profile: str | None,
 ) -> None:
-    """Turns root filesystems into OCI image layers and OCI images into runnable bundles.
+    """Turn root filesystems into OCI image layers and OCI images into runnable bundles.
 
-    Runs in this shell, or as jobs of a farm of workers. The bytes that come out are the same.
+    Commands run in this shell, or as jobs of a farm of workers, with the same resulting bytes.
     """
     if verbose and level is not None:
         raise click.UsageError("--verbose is --log=info: give one of the two")
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(cli, {}, "layerfarm", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
-    # What runs here stages files and starts processes: their clean-up is in `finally`, so SIGTERM must unwind.
+    # Commands stage files and start processes: they clean up in `finally`, so SIGTERM must unwind.
     signal.signal(signal.SIGTERM, _terminate)
     code = _run(list(sys.argv[1:] if argv is None else argv))
     output.settle()

@@ -1,4 +1,4 @@
-"""What the command says: the lines of its results on stdout, others on stderr, as many as ``--log`` asks for."""
+"""Output of the command: results on stdout, other lines on stderr, as ``--log`` selects."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _unsaid = False
 
 
 def set_level(name: str) -> None:
-    """Say what is at least as grave as ``name``; celery's and our own log records follow."""
+    """Print messages of at least the level ``name``, those of celery's and layerfarm's logs too."""
     global _level
     _level = LEVELS.index(name)
 
 
 def all_was_said() -> bool:
-    """Whether every line for stderr could be written. A command goes on without, but does not succeed."""
+    """Return False if a line for stderr could not be written. A command continues then, but does not succeed."""
     return not _unsaid
 
 
 def level() -> str:
-    """The level in force, one of :data:`LEVELS`."""
+    """Return the level in force, one of :data:`LEVELS`."""
     return LEVELS[_level]
 
 
 def say(text: str) -> None:
-    """A line of the result, on stdout. What others have named (tags, paths, records) may hold what moves a terminal."""
+    """Print a line of the result on stdout. Foreign names (tags, paths, records) may hold terminal control codes."""
     echo(display(text))
 
 
 def echo(text: str | bytes, *, nl: bool = True) -> None:
-    """``text`` on stdout as it is, and the end of a line. Raises as :func:`to_stdout`."""
+    """Print ``text`` unchanged on stdout, with an end of line. Raises as :func:`to_stdout`."""
     with to_stdout():
         click.echo(text, nl=nl)
 
@@ -50,7 +50,7 @@ def to_stdout() -> Iterator[None]:
     """Write to stdout.
 
     Raises:
-        BrokenPipeError: nobody reads it any more.
+        BrokenPipeError: the reader has closed the pipe.
         OSError: stdout, which is the error's file name, cannot be written.
     """
     try:
@@ -61,7 +61,7 @@ def to_stdout() -> Iterator[None]:
 
 
 def settle() -> None:
-    """Leave nothing for the interpreter to flush on exit, where it would complain: click's own help is not dropped."""
+    """Flush, so that the interpreter does not do so on exit, where it would complain; keeps click's own help."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -79,17 +79,17 @@ def warning(text: str) -> None:
 
 
 def notice(text: str) -> None:
-    """What the user must know to understand why nothing seems to happen, whatever the level."""
+    """Print, at any level, why nothing seems to happen."""
     _line(text)
 
 
 def error(text: str) -> None:
-    """The reason why the command ends without success, whatever the level."""
+    """Print, at any level, why the command fails."""
     _line(text)
 
 
 def traceback() -> None:
-    """The exception being handled, for ``--log=debug``."""
+    """Print the exception being handled, for ``--log=debug``."""
     if _level == LEVELS.index("debug"):
         import traceback as python_traceback
 
@@ -97,7 +97,7 @@ def traceback() -> None:
 
 
 def take_logs() -> None:
-    """Say what the farm's client logs as lines of ours. structlog's default is stdout, where the results go."""
+    """Print the log of the farm's client on stderr. structlog's default is stdout, where the results go."""
     import structlog
 
     structlog.configure(processors=[_say_event])
@@ -115,7 +115,7 @@ def _say_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> str
 
 
 def _line(text: str) -> None:
-    # One write: lines of several processes on one terminal stay whole. Messages may quote hostile names.
+    # One write: lines of several processes on one terminal stay whole. Messages may quote untrusted names.
     line = display(" ".join(text.splitlines()) or text)
     _write(f"layerfarm: {line.encode('utf-8', 'backslashreplace').decode()}\n")
 
@@ -128,13 +128,13 @@ def _write(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError:
-        # Work is not stopped halfway because nobody can be told how it goes.
+        # Work continues even if its progress cannot be printed.
         _unsaid = True
         _drop(sys.stderr)
 
 
 def _drop(stream: TextIO) -> None:
-    """Let what is left in the buffer of ``stream``, and what follows, go nowhere."""
+    """Discard the rest of the buffer of ``stream``, and all later output."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -1,8 +1,7 @@
-"""The command-line habits of umoci's users, which are those of Go's flag package (umoci.md A).
+"""Command-line conventions of umoci's users, those of Go's flag package (umoci.md A).
 
-Over what click does: ``-image X`` means ``--image X``, and a switch may be given as ``--rootless=true`` or
-``--rootless=false``. Options before or after the positionals, ``--flag=value`` and repeated options are
-click's own.
+In addition to click: ``-image X`` means ``--image X``, and a switch may be given as ``--rootless=true`` or
+``--rootless=false``. Options before or after the arguments, ``--flag=value`` and repeated options come from click.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class GoStyleGroup(click.Group):
     command_class = GoStyleCommand
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Without a subcommand umoci shows the help and is content; click would call it a usage error.
+        # Without a subcommand umoci shows the help and succeeds; click would report a usage error.
         if not args and self.no_args_is_help:
             args = ["--help"]
         return super().parse_args(ctx, go_style(ctx, self.get_params(ctx), args, options_end_at_positional=True))
@@ -37,7 +36,7 @@ class GoStyleGroup(click.Group):
 def go_style(
     ctx: click.Context, params: Iterable[click.Parameter], args: list[str], *, options_end_at_positional: bool
 ) -> list[str]:
-    """``args`` in click's spelling. The value of an option is never touched, whatever it looks like."""
+    """Convert ``args`` to click's spelling. The value of an option is never changed."""
     switches = {name: option.is_flag for option in params if isinstance(option, click.Option) for name in option.opts}
     out: list[str] = []
     rest = iter(args)

@@ -1,4 +1,4 @@
-"""What a user sees of a running job, on stderr: a bar on a terminal, lines in a log, or nothing."""
+"""Progress of a running job on stderr: a bar on a terminal, lines in a log, or nothing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BAR_AFTER = 0.5
 
 
 class ProgressView:
-    """Shows the progress it is given; a context manager, so that a bar never stays behind.
+    """Shows progress; a context manager, so that a bar is always removed.
 
-    ``auto`` is ``bar`` if stderr is a terminal, else ``none``. Notices are said in every mode.
+    ``auto`` is ``bar`` if stderr is a terminal, else ``none``. Notices are printed in every mode.
     """
 
     def __init__(self, mode: str) -> None:
@@ -43,7 +43,7 @@ class ProgressView:
             self._bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """Take note of ``progress``, the newest look at the job."""
+        """Display ``progress``, the newest state of the job."""
         if progress.notice != self._notice:
             self._notice = progress.notice
             if progress.notice:
@@ -82,7 +82,7 @@ class ProgressView:
 
 
 def megabytes(count: int) -> str:
-    """``count`` bytes for human eyes."""
+    """Format ``count`` bytes for people."""
     return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} B"
 
 

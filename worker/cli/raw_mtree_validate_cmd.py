@@ -79,7 +79,7 @@ def _lines(delta: Delta, wanted: frozenset[str] | None) -> Iterator[bytes]:
 
 
 def _values(delta: Delta, key: str) -> bytes:
-    """The two values of a keyword, where they are short enough to be of use."""
+    """Return the two values of a keyword, if they are short enough to be useful."""
     old, new = delta.old, delta.new
     field = {"tar_time": "mtime", "sha256digest": "sha256"}.get(key, key)
     if old is None or new is None or field not in old._fields:

@@ -54,9 +54,9 @@ def command(
     except ImageConfigError:
         if rootfs is not None:
             raise
-        output.warning(f"user {wanted!r} cannot be looked up without --rootfs, taking root")
+        output.warning(f"user {wanted!r} cannot be looked up without --rootfs, using root")
         user = User()
     maps = MapOptions.of(IdMap.of(*remap.uid), IdMap.of(*remap.gid), remap.rootless)
-    # umoci's root.path: the last part of --rootfs, to which the user puts the file beside.
+    # umoci's root.path: the last part of --rootfs, beside which the user puts the file.
     root = "." if rootfs is None else rootfs.name or str(rootfs)
     file.write_bytes(encode_runtime_config(runtime_config(config, user, maps, volumes, root)))

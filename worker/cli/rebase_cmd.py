@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layerfarm.jobs.flows.transforms import RebaseCheckResult, RebaseResult, RebaseVerdict
 
 EXIT_UNSAFE = 3
-"""Of ``--check``: the verdict is worse than ``--accept`` takes."""
+"""Exit code of ``--check``: the verdict is worse than ``--accept`` allows."""
 
 
 @click.command("rebase", cls=GoStyleCommand)
@@ -80,7 +80,7 @@ def _check_lines(result: RebaseCheckResult) -> list[str]:
 
 
 def _lines(result: RebaseResult) -> list[str]:
-    # The concerns are among the warnings, and said already.
+    # The concerns are among the warnings, and already printed.
     return [*transform_lines(result), f"verdict: {result.verdict}"]
 
 

@@ -94,7 +94,7 @@ def _content(plan: Path) -> bytes:
 
 
 def _rules(components: tuple[str, ...]) -> list[dict[str, object]]:
-    """The patterns of each name together, in the order in which the names first come."""
+    """Group the patterns by name, in the order in which the names first occur."""
     rules: dict[str, list[str]] = {}
     for text in components:
         name, equals, pattern = text.partition("=")

@@ -1,4 +1,4 @@
-"""What ``build``, ``repack`` and ``unpack`` say when they are done."""
+"""The final output of ``build``, ``repack`` and ``unpack``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def image_lines(job_id: str, result: ImageResult) -> list[str]:
-    """One line for each digest of a new image; ``none`` for the layer that an unchanged tree does not have."""
+    """Return one line for each digest of a new image; ``none`` for the missing layer of an unchanged tree."""
     return [
         f"job: {job_id} succeeded",
         f"layer: {result.layer or 'none'}",
@@ -26,7 +26,7 @@ def image_lines(job_id: str, result: ImageResult) -> list[str]:
 
 
 def report(outcome: Outcome | None, *, lines: list[str], as_json: bool, quiet: bool) -> None:
-    """The result on stdout as lines or as JSON; ``quiet`` commands, as umoci's are, keep stdout empty."""
+    """Print the result on stdout as lines or as JSON; ``quiet`` commands, as umoci's are, leave stdout empty."""
     if outcome is None:
         return
     if as_json:

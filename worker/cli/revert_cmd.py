@@ -41,4 +41,4 @@ def command(layout: Path, bundle: Path) -> None:
             opened_bundle,
             lambda: read_tree_file(opened.enter_context(opened.enter_context(hashed(opened_bundle.rootfs)).open("rb"))),
         )
-    output.info(f"removed: {done.removed}, restored: {done.restored}, metadata put back: {done.adjusted}")
+    output.info(f"removed: {done.removed}, restored: {done.restored}, metadata restored: {done.adjusted}")

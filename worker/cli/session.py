@@ -1,4 +1,4 @@
-"""What the global options say, for every subcommand to see."""
+"""The values of the global options, for every subcommand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class Session(NamedTuple):
     farm: str | None
     """Redis URL of the farm, or None: run in this process."""
     level: str | None = None
-    """What ``--log`` or ``--verbose`` asked for; None: neither was given."""
+    """Level of ``--log`` or ``--verbose``; None: neither was given."""
     limits_of_file: frozenset[str] = frozenset()
     """The limits that the settings file set."""

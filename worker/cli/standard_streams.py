@@ -7,17 +7,17 @@ import sys
 
 
 def keep_open() -> None:
-    """Put something that cannot be written in the place of each of the three that is closed.
+    """Replace each closed standard stream by one that cannot be used.
 
-    Otherwise the next file to be opened, a blob for example, has the number 2, and what a library says on stderr goes
-    into it; and Python's own streams are None. As in gnulib's stdopen, reading gives nothing and writing is an error,
-    which ends the command with exit code 1 when it has something to say.
+    Otherwise the next opened file, a blob for example, has the number 2, and a library's message on stderr goes into
+    it; and Python's own streams are None. As in gnulib's stdopen, reading returns nothing and writing is an error,
+    which ends the command with exit code 1 when it writes.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, so that of the stream. A pipe needs no /dev.
+            # The lowest free number, so the stream's own. A pipe needs no /dev.
             reader, writer = os.pipe()
             os.close(writer)
             os.set_inheritable(reader, True)

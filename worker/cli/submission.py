@@ -1,4 +1,4 @@
-"""Carrying out a request: in this process, or as a job of the farm that is watched, or left alone."""
+"""Run a request: in this process, or as a job of the farm that is watched or detached."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 LOCAL = "local"
-"""What stands for the id of a job that ran in this process."""
+"""Replaces the id of a job that ran in this process."""
 
 
 class Where(NamedTuple):
-    """The values of the flags that say where and how a request is carried out."""
+    """The values of the flags that say where and how a request runs."""
 
     farm: str | None
     """Redis URL, or None: in this process."""
@@ -33,7 +33,7 @@ class Where(NamedTuple):
     shards: int | None
     progress: str
     traffic: str | None = None
-    """Class of the job, ``interactive`` or ``bulk``; None: as the environment says."""
+    """Class of the job, ``interactive`` or ``bulk``; None: as the settings say."""
     if_full: str = "wait"
     """``wait`` or ``fail``."""
 
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 def farm_options(command: CommandT) -> CommandT:
-    """``--farm`` and what goes with it, given as ``where``."""
+    """Add ``--farm`` and its companions, passed as ``where``."""
 
     @click.option(
         "--farm",

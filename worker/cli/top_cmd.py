@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from layerfarm.worker.monitoring.census import Census
 
 _ENDED = 600.0
-"""Seconds for which a job that has ended is still shown."""
+"""Seconds for which an ended job is still shown."""
 
 
 @click.command("top", cls=GoStyleCommand)
@@ -62,7 +62,7 @@ def command(session: Session, every: float, once: bool, as_json: bool, most: int
 
 
 def _look(farm: Farm, most: int) -> RenderableType:
-    """The farm, or that Redis is away: it may come back while somebody watches."""
+    """Return the state of the farm, or that Redis is away: it may come back while the user watches."""
     try:
         return _view(farm, most)
     except FarmUnreachable as error:
@@ -144,7 +144,7 @@ def _table(*headings: str) -> Table:
 
 
 def _add(table: Table, *cells: str | Text) -> None:
-    """A row, as text: what others have named may look like rich's markup."""
+    """Add a row of plain text: foreign names may look like rich's markup."""
     from rich.text import Text
 
     table.add_row(*(Text(display(cell)) if isinstance(cell, str) else cell for cell in cells))

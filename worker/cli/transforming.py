@@ -1,4 +1,4 @@
-"""What the commands that make an image over share: the source, the target, and what is said at the end."""
+"""Shared parts of the transform commands: the source, the target, and the final output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def transform_options(command: CommandT) -> CommandT:
-    """``--image``, ``--target`` and ``--referrers``, given as ``making``; ``where`` and ``as_json``."""
+    """Add ``--image``, ``--target`` and ``--referrers``, passed as ``making``; ``where`` and ``as_json``."""
 
     @image_option(help="The image to transform: a layout and a tag, of one image or of several platforms.")
     @click.option(
@@ -50,13 +50,13 @@ def transform_options(command: CommandT) -> CommandT:
 
 
 def transform(request: Request, where: Where, as_json: bool) -> None:
-    """Carry the request out, and say what came of it."""
+    """Run the request, and print its result."""
     outcome = carry_out(request, where)
     report(outcome, lines=[] if outcome is None else transform_lines(outcome.result), as_json=as_json, quiet=False)
 
 
 def transform_lines(result: TransformResult) -> list[str]:
-    """One line for each image, and one for all."""
+    """Return one line for each image, and one for all."""
     lines = []
     for image in result.images:
         what = "unchanged" if image.new == image.old else f"{image.old} -> {image.new}"

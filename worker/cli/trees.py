@@ -1,4 +1,4 @@
-"""The trees that a command is told to compare: directories hashed by all processes, images, mtree files."""
+"""The trees to compare: directories hashed by all processes, images, mtree files."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from layerfarm.jobs.mtree import Entry
 
 HERE = Where(farm=None, detach=False, processes=None, shards=None, progress="none")
-"""In this process and others of this machine, in silence."""
+"""In processes of this machine, without progress."""
 
 
 class Tree(NamedTuple):
     """One side of a comparison."""
 
     entries: Iterable[Entry]
-    """In mtree order; good for one reading."""
+    """In mtree order; can be read once."""
     is_image: bool
-    """It holds only what a layer can hold."""
+    """It contains only entries that a layer can hold."""
 
 
 @contextmanager
 def hashed(directory: Path, where: Where = HERE) -> Iterator[Path]:
-    """A temporary file with the manifest of ``directory``, as :mod:`layerfarm.jobs.flows.manifest` writes it."""
+    """Yield a temporary file with the manifest of ``directory``, as :mod:`layerfarm.jobs.flows.manifest` writes it."""
     from layerfarm.jobs.flows.manifest import ManifestRequest
 
     with tempfile.TemporaryDirectory(prefix="layerfarm-") as work:
@@ -39,9 +39,9 @@ def hashed(directory: Path, where: Where = HERE) -> Iterator[Path]:
 
 
 def open_tree(text: str, opened: ExitStack, where: Where = HERE) -> Tree:
-    """What ``text`` names: a bundle, a directory, an mtree file, or ``PATH:TAG`` of a layout.
+    """Open the tree that ``text`` names: a bundle, a directory, an mtree file, or ``PATH:TAG`` of a layout.
 
-    What is there as a path is taken as one; the directory of a layout is its tag ``latest``.
+    An existing path is taken as a path; the directory of a layout means its tag ``latest``.
 
     Raises:
         LayerfarmError: it names none of these, or cannot be read.

@@ -16,10 +16,10 @@ __all__ = ["Finding", "Level", "examine", "worst"]
 
 
 def examine(farm: Farm | None, stores: Sequence[Path]) -> Iterator[Finding]:
-    """Look at a farm, and at stores from this machine.
+    """Check a farm, and stores from this machine.
 
-    Without ``stores``, those of the workers that are there on this machine are looked at. All that is written
-    is a file of a few bytes below ``<store>/.layerfarm/doctor``, removed again, and keys in Redis that expire.
+    Without ``stores``, those of the workers that exist on this machine are checked. The only writes are a file of a few
+    bytes below ``<store>/.layerfarm/doctor``, which is removed, and keys in Redis that expire.
 
     Raises:
         FarmUnreachable: Redis went away meanwhile.

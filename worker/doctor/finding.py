@@ -1,4 +1,4 @@
-"""Findings of the doctor: one line for each thing that was looked at."""
+"""Findings of the doctor: one line for each check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Level(StrEnum):
 
     OK = "ok"
     WARN = "warn"
-    """The farm works; something will hurt one day."""
+    """The farm works; trouble is likely later."""
     FAIL = "fail"
     """The farm does not work, or loses work."""
 
@@ -23,11 +23,11 @@ class Finding(BaseModel):
 
     level: Level
     topic: str
-    """``redis``, or which worker or store."""
+    """``redis``, or the worker or store."""
     what: str
-    """What was seen."""
+    """The observation."""
     advice: str | None = None
-    """What to do about it."""
+    """How to fix it."""
 
 
 def ok(topic: str, what: str) -> Finding:
@@ -48,10 +48,10 @@ def expect(good: bool, topic: str, what: str, advice: str) -> Finding:
 
 
 def clock(off: float, topic: str, which: str, advice: str) -> Finding:
-    """OK if two clocks are at most a minute apart; ``off``: seconds."""
+    """Return OK if two clocks differ by at most a minute; ``off``: seconds."""
     return expect(abs(off) <= 60, topic, f"{which} differ by {abs(off):.1f} s", advice)
 
 
 def worst(findings: Sequence[Finding]) -> Level:
-    """The gravest level among them."""
+    """Return the worst level among them."""
     return max((finding.level for finding in findings), default=Level.OK, key=list(Level).index)

@@ -1,4 +1,4 @@
-"""Checks of the farm's Redis: that it loses no job. They need only the rights of the farm's own user."""
+"""Checks that the farm's Redis loses no job. They need only the rights of the farm's own user."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from layerfarm.worker.jobstore.keys import Keys
 
 _TOPIC: Final = "redis"
 _OLDEST: Final = (6, 2)
-"""The oldest version that the tests have run with."""
+"""The oldest version that the tests run with."""
 _PINGS: Final = 9
 _SLOW: Final = 0.010
-"""Seconds for one answer: a unit asks some ten times."""
+"""Seconds for one answer: a unit sends some ten requests."""
 _FULL: Final = 0.8
-"""Part of ``maxmemory``."""
+"""Fraction of ``maxmemory``."""
 
 
 def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator[Finding]:
-    """
+    """Check the Redis of the farm.
     Raises:
         redis.RedisError: it went away.
     """
@@ -38,14 +38,14 @@ def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator
     if info.get("role") == "slave":
         yield fail(_TOPIC, "is a replica, and takes no writes", "let the address lead to the primary")
     yield _transport(address)
-    advice = "set the clocks by NTP; the farm itself goes by that of Redis alone"
+    advice = "synchronize the clocks by NTP; the farm itself uses only that of Redis"
     yield clock(clock_offset(client), _TOPIC, "this machine's clock and that of Redis", advice)
     refused = int(cast("Any", client.get(keys.refused)) or 0)
     if refused:
         yield warn(
             _TOPIC,
-            f"{refused} messages that no client of ours sends were refused",
-            "somebody else writes to this Redis: see 'message refused' in the workers' logs",
+            f"{refused} messages that no layerfarm client sends were refused",
+            "another program writes to this Redis: see 'message refused' in the workers' logs",
         )
 
 
@@ -64,7 +64,7 @@ def _latency(client: redis.Redis) -> Finding:
         client.ping()
         seconds.append(time.monotonic() - begun)
     typical = statistics.median(seconds)
-    advice = "small units will wait for it more than they work: bring it nearer to the workers"
+    advice = "small units will wait for it longer than they work: move it closer to the workers"
     return expect(typical <= _SLOW, _TOPIC, f"answers in {typical * 1000:.1f} ms", advice)
 
 
@@ -75,12 +75,10 @@ def _memory(info: dict[str, Any]) -> Iterator[Finding]:
     else:
         yield ok(_TOPIC, "maxmemory-policy is noeviction")
     if not most:
-        yield warn(
-            _TOPIC, "maxmemory is not set", "set it below the machine's memory: Redis then refuses, and survives"
-        )
+        yield warn(_TOPIC, "maxmemory is not set", "set it below the machine's memory: Redis then refuses writes")
     elif used > _FULL * most:
         yield warn(
-            _TOPIC, f"{used * 100 // most} % of maxmemory are used", "raise maxmemory; when it is full, all stops"
+            _TOPIC, f"{used * 100 // most} % of maxmemory are used", "raise maxmemory; when it is full, all jobs stop"
         )
     else:
         yield ok(_TOPIC, f"{used >> 20} of {most >> 20} MiB are used")
@@ -88,9 +86,9 @@ def _memory(info: dict[str, Any]) -> Iterator[Finding]:
 
 def _persistence(info: dict[str, Any]) -> Iterator[Finding]:
     if not info.get("aof_enabled"):
-        yield warn(_TOPIC, "keeps no append-only file", "set appendonly yes, or a restart forgets all jobs")
+        yield warn(_TOPIC, "keeps no append-only file", "set appendonly yes, or a restart loses all jobs")
     elif info.get("aof_last_write_status") != "ok":
-        yield fail(_TOPIC, "cannot write its append-only file", "look at its disk: a restart would forget jobs")
+        yield fail(_TOPIC, "cannot write its append-only file", "check its disk: a restart would lose jobs")
     else:
         yield ok(_TOPIC, "keeps an append-only file")
 
@@ -102,7 +100,7 @@ def _transport(address: Address) -> Finding:
         return ok(_TOPIC, "is reached through TLS")
     if all(_is_loopback(host) for host, _ in address.hosts):
         return ok(_TOPIC, "is reached on this machine")
-    return warn(_TOPIC, "password and jobs travel in the clear", "use rediss://, see docs/operating.md#redis-over-tls")
+    return warn(_TOPIC, "password and jobs are sent unencrypted", "use rediss://, see docs/operating.md#redis-over-tls")
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Checks of a store from this machine: that many writers can share it."""
+"""Checks from this machine that many writers can share a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layerfarm.jobs.store.probe import clock_offset, locks_exclude, probe_file, 
 from layerfarm.worker.doctor.finding import Finding, clock, expect, fail, ok, warn
 
 _LITTLE: Final = 0.05
-"""Part of the filesystem that should be free."""
+"""Fraction of the filesystem that should be free."""
 _SLOW: Final = 0.2
 """Seconds to make one small file durable; a layer waits for it a few times."""
 
@@ -34,7 +34,7 @@ def examine_store(store: Path) -> Iterator[Finding]:
             yield _locks(probe, topic)
             yield _renames(probe, topic)
             yield _syncs(probe, topic)
-            advice = "set the clocks by NTP; gc itself goes by that of the store"
+            advice = "synchronize the clocks by NTP; gc itself uses that of the store"
             yield clock(clock_offset(probe), topic, "its clock and this machine's", advice)
     except OSError as error:
         yield fail(
@@ -54,7 +54,7 @@ def _locks(probe: Path, topic: str) -> Finding:
     try:
         if locks_exclude(probe):
             return ok(topic, "fcntl locks work between processes")
-        seen = "an fcntl lock keeps nobody out"
+        seen = "an fcntl lock excludes no other process"
     except OSError as error:
         seen = f"fcntl locks do not work, {error.strerror}"
     return fail(topic, seen, "mount NFS as version 4, or with its lock daemon; without locks tags are lost")
@@ -64,7 +64,7 @@ def _renames(probe: Path, topic: str) -> Finding:
     if renames_are_atomic(probe):
         return ok(topic, "a rename replaces a file in one step")
     return fail(
-        topic, "a reader saw a file that was being replaced", "use another filesystem: index.json would be torn"
+        topic, "a reader saw an incomplete file during a rename", "use another filesystem: index.json would be torn"
     )
 
 
@@ -75,6 +75,6 @@ def _syncs(probe: Path, topic: str) -> Finding:
         if error.errno in (errno.EINVAL, errno.ENOTSUP):
             advice = "after a crash of the server the last tags may be missing"
             return warn(topic, "directories cannot be made durable by fsync", advice)
-        return fail(topic, f"fsync fails, {error.strerror}", "look at the disk")
+        return fail(topic, f"fsync fails, {error.strerror}", "check the disk")
     what = f"a file is durable in {seconds * 1000:.1f} ms"
     return expect(seconds < _SLOW, topic, what, "jobs will wait for this disk")

@@ -1,6 +1,6 @@
 """Checks that the workers see the same store as this machine, locks included.
 
-The doctor leaves a file in the store, holds its lock and asks in Redis; each worker answers for itself.
+The doctor leaves a file in the store, holds its lock and asks through Redis; each worker answers for itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
 from layerfarm.worker.jobstore.keys import Keys
 
 _EXPIRES: Final = 30
-"""Seconds for which a question stands."""
+"""Seconds for which a question is valid."""
 _PATIENCE: Final = 8.0
-"""Seconds for the answers: workers look for questions every 2 s."""
+"""Seconds to wait for answers: workers check for questions every 2 s."""
 _LARGEST: Final = 4096
 """Bytes of a question."""
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
@@ -46,7 +46,7 @@ class Question(BaseModel):
     """Name of the file and of the question."""
     store: str = Field(max_length=4096)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Digest of its content. A worker tells only whether it found that, so nothing can be read by asking."""
+    """Digest of its content. A worker reports only whether it found that, so a question cannot read files."""
 
 
 def examine_views(client: redis.Redis, keys: Keys, store: Path, workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
@@ -54,14 +54,14 @@ def examine_views(client: redis.Redis, keys: Keys, store: Path, workers: Sequenc
     topic = f"store {store}"
     try:
         with probe_file(store) as probe:
-            # Read before it is locked: a process that closes a file gives up all its locks on it (fcntl(2)).
+            # Read before locking: a process that closes a file releases all its locks on it (fcntl(2)).
             digest = hashlib.sha256(probe.read_bytes()).hexdigest()
             question = Question(name=probe.name, store=str(store), sha256=digest)
             with exclusive(probe, probe.parent):
                 client.set(keys.probe, question.model_dump_json(), ex=_EXPIRES)
                 views = _answers(client, keys, question, {worker.name for worker in workers})
     except OSError:
-        return  # said already, of the store itself
+        return  # already reported for the store itself
     for worker in workers:
         yield _finding(topic, worker, views.get(worker.name))
 
@@ -81,7 +81,7 @@ def _finding(topic: str, worker: WorkerInfo, view: str | None) -> Finding:
             return ok(topic, f"is the same at worker {worker.name}, locks included")
         case "unlocked":
             advice = "mount it so that fcntl locks reach all hosts (NFSv4); without them tags are lost"
-            return fail(topic, f"a lock taken here does not hold at worker {worker.name}", advice)
+            return fail(topic, f"a lock taken here has no effect at worker {worker.name}", advice)
         case "forbidden":
             return warn(
                 topic, f"is not allowed by worker {worker.name}", "start it with the same --store as the others"
@@ -89,7 +89,7 @@ def _finding(topic: str, worker: WorkerInfo, view: str | None) -> Finding:
         case "absent" | "other":
             advice = "mount the same disk at the same path on all hosts"
             return fail(topic, f"is not the same disk at worker {worker.name}", advice)
-    return warn(topic, f"worker {worker.name} did not say how it sees it", "is it of an older version, or stuck?")
+    return warn(topic, f"worker {worker.name} did not answer", "is it of an older version, or stuck?")
 
 
 # --- the worker's side -------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Views:
     _answered: str = ""
 
     def answer(self) -> None:
-        """Answer the question that stands in Redis, if it is a new one."""
+        """Answer the question in Redis, if it is a new one."""
         text = cast("str | None", self.client.get(self.keys.probe))
         if text is None or len(text) > _LARGEST or text == self._answered:
             return
@@ -114,7 +114,7 @@ class Views:
         try:
             question = Question.model_validate_json(text)
         except ValidationError:
-            return  # no doctor's
+            return  # not from a doctor
         with self.client.pipeline() as pipe:
             pipe.hset(_key(self.keys, question), self.name, view_of(question, self.policy))
             pipe.expire(_key(self.keys, question), _EXPIRES)
@@ -122,7 +122,7 @@ class Views:
 
 
 def view_of(question: Question, policy: Policy) -> View:
-    """The file of the question, as this process sees it."""
+    """Return the question's file, as this process sees it."""
     try:
         store = policy.check_store(Path(question.store))
     except RequestError:

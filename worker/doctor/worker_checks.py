@@ -1,4 +1,4 @@
-"""Checks of the workers: that they are alike, as any of them may get any unit of a job."""
+"""Checks that the workers are alike, as any of them may get any unit of a job."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def examine_workers(workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
         yield from _one(worker)
     for name, told in (("roots", "--root"), ("stores", "--store"), ("kinds", "LAYERFARM_FLOWS")):
         if len({tuple(sorted(getattr(worker, name))) for worker in workers}) > 1:
-            advice = (
-                f"start all with the same {told}: a unit goes to whichever worker is free, and fails on the wrong one"
-            )
+            advice = f"start all with the same {told}: a unit goes to any free worker, and fails on the wrong one"
             yield warn("workers", f"differ in their {name}", advice)
 
 
@@ -54,7 +52,7 @@ def _one(worker: WorkerInfo) -> Iterator[Finding]:
             "set it by NTP: times in its logs are wrong",
         )
     for path in worker.missing:
-        yield fail(topic, f"has no directory {path}", "mount it there, or take it out of its --root and --store")
+        yield fail(topic, f"has no directory {path}", "mount it there, or remove it from its --root and --store")
 
 
 def _listed(worker: WorkerInfo) -> str:

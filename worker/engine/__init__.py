@@ -1,1 +1,1 @@
-"""Runs a flow: its stages and units, here or on the farm, and what happens when one of them goes wrong."""
+"""Runs flows, with their stages and units, locally or on the farm, and handles their errors."""

@@ -1,8 +1,8 @@
-"""Named steps at which a worker can be made to kill itself, for tests of what a crash leaves behind.
+"""Named steps at which a worker can be made to kill itself, to test recovery from crashes.
 
-With ``LAYERFARM_KILL_AT=STEP`` a worker's process sends itself SIGKILL when it reaches that step, whether in
-the pool or not; with ``LAYERFARM_KILL_ONCE=FILE`` only the one that creates the file. Without the variable a step
-costs one comparison.
+With ``LAYERFARM_KILL_AT=STEP`` a worker's process sends itself SIGKILL when it reaches that step, in the pool or not;
+with ``LAYERFARM_KILL_ONCE=FILE`` only the process that creates the file. Without the variable a step costs one
+comparison.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KILL_AT: Final = os.environ.get("LAYERFARM_KILL_AT")
 
 
 def reached(step: str) -> None:
-    """Die here, if that is asked for."""
+    """Kill this process, if requested."""
     if step == _KILL_AT:
         once = os.environ.get("LAYERFARM_KILL_ONCE")
         with suppress(FileExistsError):

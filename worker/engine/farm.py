@@ -1,14 +1,14 @@
 """Run jobs on the farm: the steps of a worker process for each message.
 
 ``advance`` joins a complete stage and opens the next one; ``unit`` does one unit; ``close`` removes what
-the job staged and shows its final state. The stages are joined here and not by Celery's chords: a
+the job staged and publishes its final state. Stages are joined here and not by Celery's chords: a
 chord whose member is lost or expires never calls its body.
 
 Every step may be interrupted anywhere and run again: it is claimed first, changes the job in one operation of
 the job store, fenced by the claim, and only then sends the next message. If that is lost,
-``layerfarm.worker.engine.recovery`` sends it again. A process that took a message less than a second ago goes on
-with the next step of the job without a message: a join, the close, one unit of a new stage. A process that came too
-late removes what it has left meanwhile, and does nothing else.
+``layerfarm.worker.engine.recovery`` sends it again. A process that took a message less than a second ago continues
+with the next step of the job without a message: a join, the close, one unit of a new stage. A process that is too
+late removes what it has staged meanwhile, and does nothing else.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from layerfarm.worker.model import Ending, JobError, JobState, first_error
 from layerfarm.worker.security.signing import Keyring, Signed
 
 _OUTAGE = (redis.RedisError, OperationalError)
-"""Redis is away: the claim runs out and the item is sent again."""
+"""Redis is away: the claim expires and the item is sent again."""
 
 _log = structlog.get_logger()
 
@@ -81,10 +81,10 @@ class CeleryRunner:
     job_bytes: int = 0
     """Bytes that a job may read and write; 0: any number."""
     leaving: Callable[[], bool] = bool
-    """True once the worker was asked to stop."""
+    """Returns True after a stop of the worker was requested."""
     young: float = 1.0
-    """Seconds since a message was taken in which its process goes on with what comes next in the job. Longer work gives
-    way: what has waited in the meantime may be more urgent."""
+    """Seconds since a message was taken in which its process continues with the next step of the job. Longer work
+    yields: messages that arrived meanwhile may be more urgent."""
 
     def __post_init__(self) -> None:
         self._next: Item | None = None
@@ -97,7 +97,7 @@ class CeleryRunner:
     def do(self, item: Item) -> None:
         """Do the item of a message, and the next ones of the same job while the message is young."""
         if item.begins:
-            # Not always the one that the message names: submitters take turns.
+            # Not always the item that the message names: submitters take turns.
             turn = Item(*self.store.next(item.job_id, item.attempt, self.owner), "advance")
             if turn.job_id != item.job_id:
                 self.recovery.take_over(item.job_id)
@@ -112,7 +112,7 @@ class CeleryRunner:
                 steps[item_now.what](item_now)
 
     def _go_on(self, item: Item, *, here: bool = False) -> None:
-        """Have the join or the close of the job done; ``here``: in this process, even if the message is not young."""
+        """Run or send the join or the close of the job; ``here``: in this process, even if the message is not young."""
         if self._next is None and (here or self._is_young()):
             self._next = item
         else:
@@ -131,7 +131,7 @@ class CeleryRunner:
             self._move_on(claim, self._context(item, observer))
 
     def _unit(self, item: Item) -> None:
-        """Do one unit and record its result; if it completes the stage, have that joined."""
+        """Do one unit and record its result; if it completes the stage, run or send the join."""
         reached("unit.taken")
         claim = self._claimed(item)
         if claim is None:
@@ -154,17 +154,17 @@ class CeleryRunner:
             reached("unit.recorded")
             self._follow_up(claim, answer)
             if answer.complete:
-                # The last one here: the job's effects are there, and a message could come to a worker of another
-                # version, which refuses it.
+                # The last one here: the job's effects exist, and a message could reach a worker of another version,
+                # which refuses it.
                 last = item.stage == len(flow.stages) - 1
                 self._go_on(Item(item.job_id, item.attempt, "advance", item.stage), here=last)
 
     def _close(self, item: Item) -> None:
-        """Remove what the job staged, then show how it ended."""
+        """Remove what the job staged, then publish its final state."""
         claim = self.store.claim(item, self.owner)
         if isinstance(claim, Refused):
             if claim.why is Status.POISON:
-                _log.error("gave up removing what the job staged")
+                _log.error("gave up removing staged files of the job")
                 self.store.give_up_closing(item)
             return
         reached("close.claimed")
@@ -186,13 +186,13 @@ class CeleryRunner:
                 hooks.ended.send(None, record=self.store.job(item.job_id))
 
     def _holding(self, job_id: str, request: Request) -> AbstractContextManager[None]:
-        """Inside, the job's lease covers the blobs that it reads or makes."""
+        """Cover the blobs that the job reads or writes inside the block by its lease."""
         return holding(job_id, self.lease_for, stores_of(request, self.policy))
 
     def _context(self, item: Item, observer: Observer) -> Context:
         return Context(item.job_id, self.policy, observer, attempt=item.attempt, fenced=True)
 
-    # --- claims, and what a refused one asks for ------------------------------------------------------
+    # --- claims, and the handling of refused ones -----------------------------------------------------
 
     def _claimed(self, item: Item) -> Claim | None:
         claim = self.store.claim(item, self.owner)
@@ -203,13 +203,13 @@ class CeleryRunner:
         if claim.why is Status.OVER and claim.due:
             self._send_close(item)
         elif claim.why is Status.DONE and claim.due:
-            # Whoever recorded the last result may have died before sending this.
+            # The process that recorded the last result may have died before sending this.
             self._go_on(Item(item.job_id, item.attempt, "advance", item.stage))
         elif claim.why is Status.STALE:
             self.recovery.take_over(item.job_id)
         elif claim.why is Status.POISON:
             what = f"unit {item.index} of" if item.what == "unit" else "joining"
-            error = FarmError(f"{what} stage {item.stage + 1} killed its worker process each time it was tried")
+            error = FarmError(f"{what} stage {item.stage + 1} killed its worker process at every try")
             told = describe(error)
             answer = self.store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
             if answer.due:
@@ -220,16 +220,16 @@ class CeleryRunner:
         self._go_on(item.close)
 
     def _follow_up(self, claim: Claim, answer: Answer) -> None:
-        """Close the job if that is due. If the claim was taken over, or the job ended meanwhile, sweep: nobody else
-        removes what this process staged since."""
+        """Close the job if that is due. If the claim was taken over, or the job ended meanwhile, sweep: no other
+        process removes what this one staged since."""
         if answer.due:
             self._send_close(claim.item)
         if answer.status is not Status.OK:
-            # Also then: the one to be closed may be a later attempt.
+            # Also then: a later attempt may have to be closed.
             self._sweep(claim.item)
 
     def _sweep(self, item: Item) -> None:
-        """Remove what this process has staged too late for an attempt that is over.
+        """Remove what this process staged too late, for an attempt that has ended.
 
         If it dies before that, the janitor removes it (``layerfarm.jobs.store.janitor``).
         """
@@ -237,7 +237,7 @@ class CeleryRunner:
             record = self.store.job(item.job_id)
             old = record.attempt > item.attempt
             ended = record.state if record.state.final else record.ending
-            # What a job that is failing has staged may be kept, and removed when it is not kept any more.
+            # Staged files of a failing job may be kept, and are removed later.
             if not old and (ended is None or (ended is JobState.FAILED and not record.state.final)):
                 return
             if not old and record.kept is not None:
@@ -249,7 +249,7 @@ class CeleryRunner:
         except LayerfarmError:
             return
         except OSError as error:
-            _log.warning("could not remove what came too late", error=str(error))
+            _log.warning("files staged too late could not be removed", error=str(error))
 
     # --- from stage to stage --------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class CeleryRunner:
             if self._ended_before(claim, request):
                 return
             if context.attempt > 1:
-                # What was kept of the attempt before has been of no use.
+                # The kept work of the last attempt cannot be used.
                 before = Context(context.job_id, self.policy, context.observer, context.attempt - 1, fenced=True)
                 flow.clean(before, request, False)
             state = flow.begin(context, request)
@@ -312,7 +312,7 @@ class CeleryRunner:
         return joined
 
     def _send_units(self, claim: Claim, position: int, indexes: Iterable[int]) -> None:
-        """Send the units; one of them is done by this process, if it may go on. A bulk job gives way between units."""
+        """Send the units; this process does one of them, if it may continue. A bulk job yields between units."""
         item = claim.item
         units = [Item(item.job_id, item.attempt, "unit", position, index) for index in indexes]
         mine = units.pop(0) if units and claim.job.traffic is not Traffic.BULK and self._is_young() else None
@@ -320,15 +320,15 @@ class CeleryRunner:
         reached("units.sent")
         answer = self.store.sent(claim, position)
         if answer.due:
-            # Meanwhile others have done the units, and whatever came after them.
+            # Meanwhile other processes have done the units and later steps.
             self._send_close(item)
         elif answer.status is Status.OK:
             self._next = mine
 
     def _admit(self, job_id: str, job: JobView) -> None:
-        """
+        """Check and spend the signature of a job that begins.
         Raises:
-            Untrusted: requests have to be signed, and the signature is out of date or was used before.
+            Untrusted: requests must be signed, and the signature is out of date or was used before.
         """
         if self.keyring is None:
             return
@@ -338,16 +338,16 @@ class CeleryRunner:
             raise Untrusted("signature of the request was used before", hint="submit it again")
 
     def _flow(self, job_id: str, job: JobView, *, of_any_format: bool = False) -> tuple[Flow[Any], Request]:
-        """The flow and the request of a job, both checked: the record may come from anyone.
+        """Return the flow and the request of a job, both checked: the record may come from anyone.
 
         Raises:
             RequestError: this worker does not know the kind or the format, or the request is not valid.
-            Untrusted: requests have to be signed, and this one is not, or was altered.
+            Untrusted: requests must be signed, and this one is not, or was altered.
         """
         if job.format != FORMAT and not of_any_format:
             raise RequestError(
                 f"job has format {job.format}, this worker reads {FORMAT}",
-                hint="client and workers have to be of one version, see docs/operating.md#upgrades",
+                hint="client and workers must have the same version, see docs/operating.md#upgrades",
             )
         if self.keyring is not None:
             signed = Signed(job_id, job.kind, job.traffic, job.submitter, job.format, job.request)
@@ -362,11 +362,11 @@ class CeleryRunner:
         except ValidationError as error:
             raise RequestError(f"not a valid {job.kind} request: {first_error(error, 'request')}") from None
 
-    # --- how jobs end -----------------------------------------------------------------------------------
+    # --- ends of jobs -------------------------------------------------------------------------------------
 
     @contextmanager
     def _failing(self, claim: Claim) -> Iterator[None]:
-        """Inside, an error ends the job, if the claim is still held."""
+        """End the job on an error inside the block, if the claim is still held."""
         try:
             yield
         except (*_OUTAGE, RecordDamaged):
@@ -377,15 +377,15 @@ class CeleryRunner:
             self._give_back(claim)
         except Exception as error:
             if isinstance(error, MemoryError):
-                # The unit's memory is needed to say so.
+                # Reporting needs the unit's memory.
                 traceback.clear_frames(error.__traceback__)
             if not self._ended_before(claim):
                 self._finish(claim, JobState.FAILED, error=describe(error))
 
     def _ended_before(self, claim: Claim, request: Request | None = None) -> bool:
-        """End the job as it ended before, if the journal has an outcome that Redis has forgotten.
+        """End the job as it ended before, if the journal has an outcome that Redis has lost.
 
-        Asked when a job begins and when it fails: what it staged may be gone.
+        Called when a job begins and when it fails: its staged files may be gone.
         """
         job_id = claim.item.job_id
         try:
@@ -396,7 +396,7 @@ class CeleryRunner:
             return False
         if ending is None:
             return False
-        _log.warning("job had ended before, Redis has forgotten it", state=ending.state)
+        _log.warning("job had already ended, Redis lost its outcome", state=ending.state)
         self._finish(claim, ending.state, error=ending.error, result=ending.result)
         return True
 
@@ -416,9 +416,9 @@ class CeleryRunner:
             self.sender.send([claim.item], claim.job.traffic)
 
     def _clean(self, job: JobView, context: Context) -> bool:
-        """Remove what the job staged. False: try again later."""
+        """Remove what the job staged; return False to try again later."""
         try:
-            # Also of a job that was begun by another version: what it staged lies where the request says.
+            # Also for a job begun by another version: the request names the place of its staged files.
             flow, request = self._flow(context.job_id, job, of_any_format=True)
         except RequestError:
             # Such a job was refused before it staged anything; its client may have taken a lease for it.
@@ -434,7 +434,7 @@ class CeleryRunner:
             return True
         except Exception:
             # The job's outcome stands.
-            _log.exception("could not remove what the job staged")
+            _log.exception("staged files of the job could not be removed")
             return False
         finally:
             release(context.job_id, stores_of(request, self.policy))

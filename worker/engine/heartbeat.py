@@ -1,6 +1,6 @@
 """Heartbeat of a worker process: renews its claims, reports progress, detects cancellation.
 
-A thread does that, so that ``Observer.advanced`` costs a unit an addition, and a silent unit keeps its claim.
+A thread does that, so ``Observer.advanced`` costs a unit only an addition, and a silent unit keeps its claim.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.model import Claim, Status
 
 INTERVAL: Final = 0.5
-"""Seconds between two beats: how late a unit learns at most that it should stop."""
+"""Seconds between two beats: the longest delay until a unit learns that it must stop."""
 
 _log = structlog.get_logger()
 
 
 class HandedBack(JobCancelled):
-    """The worker is being stopped: the unit goes back to the farm."""
+    """The worker is stopping: the unit goes back to the farm."""
 
 
 class Watched:
@@ -40,7 +40,7 @@ class Watched:
         self._kept: Callable[[], object] | None = None
 
     def keeps(self, beat: Callable[[], object] | None) -> None:
-        """Call ``beat`` at every beat, too, to hold something else for as long as this work lasts."""
+        """Call ``beat`` at every beat too, to keep another resource for as long as this work lasts."""
         self._kept = beat
 
     def advanced(self, nbytes: int) -> None:
@@ -57,7 +57,7 @@ class Watched:
             kept()
         if status is not Status.OK:
             over = status is Status.OVER
-            self.stop(JobCancelled("job is being ended" if over else "another worker took over"))
+            self.stop(JobCancelled("job is ending" if over else "another worker took over"))
 
     def stop(self, why: Exception) -> None:
         """End the work with ``why`` at its next progress."""
@@ -67,7 +67,7 @@ class Watched:
 class Heartbeat:
     """One per process; the thread starts with the first piece of work and sleeps between two.
 
-    ``stopping``: asked at each beat whether the worker hands its work back.
+    ``stopping``: called at each beat; True if the worker hands its work back.
     """
 
     def __init__(self, store: JobStore, interval: float = INTERVAL, stopping: Callable[[], bool] = bool) -> None:
@@ -80,13 +80,13 @@ class Heartbeat:
 
     @contextmanager
     def watching(self, claim: Claim, outcome: Outcome | None = None) -> Iterator[Watched]:
-        """Keep ``claim`` alive inside the block; afterwards ``outcome`` knows how many bytes were done."""
+        """Renew ``claim`` inside the block; afterwards ``outcome`` has the number of bytes done."""
         watched = Watched(claim)
         self._watched = watched
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._beat, daemon=True, name="layerfarm-heartbeat")
             self._thread.start()
-        # Costs nothing while the thread is between two beats, as it is when units are short.
+        # Costs nothing if the thread is between two beats, as with short units.
         self._begun.set()
         try:
             yield watched
@@ -102,15 +102,15 @@ class Heartbeat:
             watched = self._watched
             if watched is None:
                 self._begun.clear()
-                # Work that began since would otherwise wait for the next piece to be heard of.
+                # Work that began meanwhile would otherwise wait for the next piece.
                 if self._watched is not None:
                     self._begun.set()
                 continue
             try:
                 if self._stopping():
-                    watched.stop(HandedBack("worker is being stopped"))
+                    watched.stop(HandedBack("worker is stopping"))
                 watched.tell(self._store)
             except Exception as error:
-                # Whatever it is (Redis away, no memory for a moment), the claims of this process depend on this thread.
-                # The lease outlives a short trouble, and the worker itself notices a long one.
+                # Whatever the error (Redis away, out of memory for a moment), the claims of this process depend on this
+                # thread. The lease outlives a short trouble, and the worker itself notices a long one.
                 _log.warning("beat failed", error=str(error) or type(error).__name__)

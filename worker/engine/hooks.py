@@ -1,6 +1,6 @@
 """Signals that a worker process sends while it works, for metrics and traces.
 
-Receivers take keywords; Celery logs what one of them raises, and goes on.
+Receivers take keywords; Celery logs their exceptions and continues.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from celery.utils.dispatch import Signal
 from layerfarm.jobs.errors import JobCancelled
 
 claimed: Final = Signal(name="claimed")
-"""An item was asked for; ``how``: ``won``, or why not (``layerfarm.worker.jobstore.model.Status``)."""
+"""An item was requested; ``how``: ``won``, or why not (``layerfarm.worker.jobstore.model.Status``)."""
 equal: Final = Signal(name="equal")
-"""``how`` work that other jobs may have too was got: ``executed``, ``known`` already, or ``waited`` for."""
+"""Work that other jobs may share was obtained; ``how``: ``executed``, ``known`` already, or ``waited`` for."""
 finished: Final = Signal(name="finished")
-"""A claimed ``task`` is over, with this ``outcome``."""
+"""A claimed ``task`` has ended, with this ``outcome``."""
 ended: Final = Signal(name="ended")
-"""A job is in a final state; its ``record``."""
+"""A job reached a final state; its ``record``."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Outcome:
 
 @contextmanager
 def working(task: Task) -> Iterator[Outcome]:
-    """Measure a task and send ``finished``; inside, the caller fills in the bytes, or that it was stopped."""
+    """Measure a task and send ``finished``; inside, the caller sets the bytes, or that it was stopped."""
     outcome = Outcome()
     begin = time.perf_counter()
     try:

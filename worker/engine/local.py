@@ -24,9 +24,9 @@ from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.signals import terminable
 
 _TICK = 0.1
-"""Seconds between two looks at the byte counter while units run."""
+"""Seconds between two reads of the byte counter while units run."""
 _GRACE = 2.0
-"""Seconds that running units have to notice that they should stop; then their processes are killed."""
+"""Seconds for running units to stop; then their processes are killed."""
 
 Report = Callable[[Progress], None]
 
@@ -36,7 +36,7 @@ def run(
 ) -> Result:
     """Run ``request`` to its end in at most ``processes`` processes and return its result.
 
-    Ctrl-C and SIGTERM end it as an error does: what the job staged is removed before they go on.
+    Ctrl-C and SIGTERM end it like an error: staged files are removed first.
 
     Raises:
         LayerfarmError: the error of the first unit, plan or join that failed.
@@ -106,7 +106,7 @@ class _Run:
 
         report(0, 0)
         if min(len(units), self._pool.processes) <= 1:
-            # A process would only add its start and the way of the data there and back.
+            # A process would only add its start and the transfer of the data.
             results: list[dict[str, Any]] = []
             context = Context(self._context.job_id, self._context.policy, _Counting(results, report))
             for unit in units:
@@ -150,7 +150,7 @@ class _Pool:
             self._bytes: Synchronized[int] = self._fork.Value("Q", 0)
             self._stop = self._fork.Value("b", 0, lock=False)
         except OSError:
-            # What processes share is in /dev/shm, which a chroot or container may not have: all units run in this one.
+            # Shared memory is in /dev/shm, which a chroot or container may lack: all units run in this process.
             self.processes = 1
 
     def __enter__(self) -> _Pool:
@@ -236,7 +236,7 @@ _in_pool: _InPool | None = None
 def _enter_pool(kind: str, policy: Policy, done: Synchronized[int], stop: Any, parent: int) -> None:
     global _in_pool
     die_with_parent(parent)
-    # Ctrl-C goes to every process of the terminal; the parent decides what happens then.
+    # Ctrl-C reaches every process of the terminal; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _in_pool = _InPool(FLOWS[kind], policy, done, stop)

@@ -1,6 +1,6 @@
-"""Outcomes of jobs: errors as the record tells them, and a journal beside the store.
+"""Outcomes of jobs: errors in the form of the record, and a journal beside the store.
 
-The journal (``layerfarm.jobs.store.retention``) is used when Redis has forgotten how a job ended.
+The journal (``layerfarm.jobs.store.retention``) is read when Redis has lost the outcome of a job.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _log = structlog.get_logger()
 
 
 def describe(error: Exception) -> JobError:
-    """``error`` as the record tells it; only layerfarm's own errors are written to be read by users."""
+    """Convert ``error`` for the record; only layerfarm's own errors are written for users."""
     if isinstance(error, SoftTimeLimitExceeded):
-        error = LimitExceeded("unit took longer than a unit may", hint="see LAYERFARM_UNIT_TIME_LIMIT")
+        error = LimitExceeded("unit exceeded its time limit", hint="see LAYERFARM_UNIT_TIME_LIMIT")
     if isinstance(error, MemoryError):
-        error = LimitExceeded("unit needs more memory than there is", hint="see LAYERFARM_UNIT_MEMORY_LIMIT")
+        error = LimitExceeded("unit ran out of memory", hint="see LAYERFARM_UNIT_MEMORY_LIMIT")
     kind = type(error).__name__
     if isinstance(error, LayerfarmError):
         _log.warning("job failed", error=str(error), type=kind)
         return JobError(type=kind, message=str(error))
     if isinstance(error, OSError) and error.strerror:
-        # The system's own word (disk full, no permission) is what the user needs; where is no secret either.
+        # The system's own text (disk full, no permission) is what the user needs; the path is no secret either.
         _log.warning("job failed", exc_info=error)
         where = "" if error.filename is None else f": {display(error.filename)}"
         return JobError(type=kind, message=f"{error.strerror}{where}")
@@ -52,10 +52,10 @@ class Journal:
             try:
                 write_ending(store, job_id, ending.model_dump_json())
             except (LayerfarmError, OSError) as error:
-                _log.warning("could not write down how the job ended", error=str(error))
+                _log.warning("outcome of the job could not be recorded", error=str(error))
 
     def recall(self, job_id: str, request: Request, retries: int) -> Ending | None:
-        """Outcome of this try of the job; None: not known to have ended."""
+        """Return the outcome of this try of the job; None: not known to have ended."""
         for store in self._store_of(request):
             with suppress(LayerfarmError, OSError, ValidationError):
                 text = read_ending(store, job_id)
@@ -65,5 +65,5 @@ class Journal:
         return None
 
     def _store_of(self, request: Request) -> list[Path]:
-        """One of those that the request names, the same each time; none if it names none."""
+        """Return one of the request's stores, the same each time; none if it names none."""
         return stores_of(request, self._policy)[:1]

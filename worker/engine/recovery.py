@@ -1,8 +1,8 @@
-"""Recovery: the one place that decides what is sent again, and why.
+"""Recovery: the only place that decides which messages are sent again, and why.
 
 A host that dies, a Redis restarted without its newest writes, or a process killed before it sends the next message
-leaves a job that nobody works on. Every worker looks for such jobs in turn, and so does every client that waits for
-one. Each time in vain, the next comes later (``jobstore/lua/look.lua``).
+leaves a job without a message. Workers take turns looking for such jobs, and so does every client that waits for
+one. The pause grows after each attempt in vain (``jobstore/lua/look.lua``).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Backlog:
-    """Messages that wait on the farm's queues, and whose turn it is to look."""
+    """Messages waiting on the farm's queues, and the turn to look."""
 
     client: redis.Redis
     keys: Keys
     queues: Queues
 
     def my_turn(self, seconds: float) -> bool:
-        """True if no other worker has looked for ``seconds``."""
+        """Return True if no other worker has looked for ``seconds``."""
         if self.client.set(self.keys.looking, "1", nx=True, px=int(seconds * 1000)):
             return True
         if self.client.pttl(self.keys.looking) == -1:
-            # Nobody of ours has set it, and it would stand for ever.
+            # Not set by layerfarm; it would never expire.
             self.client.delete(self.keys.looking)
         return False
 
@@ -52,7 +52,7 @@ class Backlog:
         return not self._waiting(*self.queues)
 
     def has_all_starts(self) -> bool:
-        """True if every queued job has its first message; a long queue is no reason to send them again."""
+        """Return True if every queued job has its first message; a long queue is no reason to send them again."""
         return self._waiting(self.queues.start, self.queues.bulk_start) >= int(self.client.scard(self.keys.queued))
 
     def _waiting(self, *queues: str) -> int:
@@ -92,9 +92,9 @@ class Recovery:
         self._look(job_id, self._quiet(), self.backlog.has_all_starts())
 
     def take_over(self, job_id: str) -> None:
-        """Send again at once what a process of this host had begun of the job, if that process is seen to be dead.
+        """Send again at once what a process of this host had begun of the job, if that process is known to be dead.
 
-        The message of a step that is done comes again when the process dies that took it, which may have gone on with
+        The message of a finished step is delivered again when the process that took it dies; it may have continued with
         the job since.
         """
         dead = [owner for owner in self.store.holders(job_id) if owner.is_known_dead]
@@ -104,7 +104,7 @@ class Recovery:
             self.sender.send(items, self.store.traffic(job_id))
 
     def _quiet(self) -> float:
-        """Seconds of silence after which a job is stuck: with empty queues it cannot be waiting for its turn."""
+        """Return the seconds of silence after which a job is stuck: with empty queues it is not waiting for a turn."""
         return self.every if self.backlog.is_empty() else _BUSY_QUIET
 
     def _look(self, job_id: str, quiet: float, started: bool) -> None:
@@ -114,7 +114,7 @@ class Recovery:
                 self._end(job_id, lost.attempt)
             elif lost.items:
                 if lost.reason == MESSAGE_LOST:
-                    # Sent again and again in vain it would be, were its record one in which nothing can be claimed.
+                    # Without this, a record in which nothing can be claimed would be sent again for ever.
                     fail_if_damaged(self.store, self.sender, job_id)
                 _log.warning(
                     "sending again", job=job_id, why=lost.reason, what=lost.items[0].name, messages=len(lost.items)
@@ -131,19 +131,19 @@ class Recovery:
 
 @contextmanager
 def failing_if_damaged(store: JobStore, sender: Sender, job_id: str) -> Iterator[None]:
-    """Inside, something is done with the job; if its record turns out to be corrupt, that job fails, and no other."""
+    """Fail a job whose record turns out to be corrupt inside the block, and no other."""
     try:
         yield
     except RecordDamaged as error:
-        _log.error("could not read the record of the job", job=job_id, error=str(error))
+        _log.error("record of the job could not be read", job=job_id, error=str(error))
         fail_if_damaged(store, sender, job_id)
 
 
 def fail_if_damaged(store: JobStore, sender: Sender, job_id: str) -> None:
-    """Let the job fail if its record is corrupt. The store alone decides that: a process that comes too late may not
+    """Fail the job if its record is corrupt. Only the store decides that: a process that comes too late may not
     understand the record of a healthy job."""
-    told = JobError(type=RecordDamaged.__name__, message="what Redis holds of the job makes no sense")
+    told = JobError(type=RecordDamaged.__name__, message="the job's record in Redis is corrupt")
     attempt = store.condemn(job_id, told)
     if attempt:
-        _log.error("record of the job is unsound, the job fails", job=job_id)
+        _log.error("record of the job is corrupt, failing the job", job=job_id)
         sender.send([Item(job_id, attempt, "close")])

@@ -1,8 +1,8 @@
 """Equal work of different jobs, done once across the farm: the first one does it, the others subscribe.
 
-Work has a name that says all that its result depends on (``layerfarm.jobs.flows.base.Equal``). Under that name Redis
-holds a claim as of a unit, then the result, and the subscribers. A unit that finds a living claim gives its own claim
-back: no process waits for another. The process that does the work sends for the subscribers, or recovery if it dies.
+The name of work contains everything that its result depends on (``layerfarm.jobs.flows.base.Equal``). Under that name
+Redis holds a claim like a unit's, then the result, and the subscribers. A unit that finds a living claim releases its
+own: no process waits for another. The process that does the work sends for the subscribers, or recovery if it dies.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from layerfarm.worker.jobstore.scripts import Scripts
 from layerfarm.worker.settings import Settings
 
 _WAITS: Final = 600.0
-"""Seconds for which a unit that waits is left alone; it is sent long before if the process that works has died."""
+"""Seconds before a waiting unit is sent again; if the working process dies, it is sent long before."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class SingleFlight:
-    """Runs units, equal ones of different jobs once."""
+    """Runs units; equal ones of different jobs once."""
 
     store: JobStore
     cache: ActionCache
     sender: Sender
 
     def result(self, stage: Stage[Any], context: Context, claim: Claim, observer: Watched) -> dict[str, Any] | None:
-        """The result of the claimed unit, or of equal work that was done before.
+        """Return the result of the claimed unit, or of equal work that was done before.
 
-        None: another process is at it, and the claim was given back.
+        None: another process is doing it, and the claim was released.
 
         Raises:
-            Exception: whatever the unit raises; its subscribers are sent for.
+            Exception: any error of the unit; its subscribers are sent for.
         """
         unit = claim.unit
         assert unit is not None
@@ -59,7 +59,7 @@ class SingleFlight:
         while isinstance(taken, Known):
             result: dict[str, Any] = json.loads(taken.text)
             if stage.equal.holds(context, unit, result):
-                _log.info("equal work is done already", work=name[:12])
+                _log.info("equal work is already done", work=name[:12])
                 hooks.equal.send(None, how="known")
                 return result
             self.cache.forget(taken)
@@ -85,14 +85,14 @@ class SingleFlight:
         return result
 
     def _subscribe(self, name: str, claim: Claim) -> None:
-        # The unit first: the work may be done before the next line, and the unit be sent for.
+        # The unit first: the work may be done before the next line, and the unit be sent.
         item = claim.item
         answer = self.store.release(claim, counts=False, waits=_WAITS)
         if answer.due:
             self.sender.send([item.close])
         if answer.due or answer.status is not Status.OK:
             return
-        _log.info("equal work is being done, waiting for it", work=name[:12])
+        _log.info("waiting for equal work", work=name[:12])
         hooks.equal.send(None, how="waited")
         if not self.cache.subscribe(name, item):
             wake(self.sender, self.store, [item])
@@ -135,7 +135,7 @@ class ActionCache:
         return str(this_process())
 
     def take(self, name: str) -> Work | Known | None:
-        """Take the work, also from an owner that this process can see is dead. None: a living process is at it."""
+        """Claim the work, also from an owner known to be dead. None: a living process is doing it."""
         what, value = self._take(name, "")
         if what == "busy" and Owner.parse(value).is_known_dead:
             what, value = self._take(name, value)
@@ -148,24 +148,24 @@ class ActionCache:
         return what, str(value)
 
     def beat(self, work: Work) -> bool:
-        """Keep it. False: it was taken over, which does no harm: equal work gives the equal blob."""
+        """Renew the claim; False: it was taken over, which is harmless: equal work gives the same blob."""
         return bool(self._run("work_beat", args=(work.name, work.token, self._lease)))
 
     def end(self, work: Work, result: str = "") -> list[Item]:
-        """Give the work back, with its result if it is done; returns the subscribers."""
+        """Release the claim, with the result if it is done; return the subscribers."""
         return _units(self._run("work_end", args=(work.name, work.token, result, self._lifetime)))
 
     def subscribe(self, name: str, item: Item) -> bool:
-        """Have the unit sent when the work is done. False: it is, or nobody is at it any more."""
+        """Send the unit when the work is done. False: it is done, or no process is doing it."""
         subscriber = f"{item.job_id}:{item.attempt}:{item.stage}:{item.index}"
         return bool(self._run("work_subscribe", args=(name, subscriber, self._lifetime)))
 
     def forget(self, known: Known) -> None:
-        """Remove a result that does not hold any more."""
+        """Remove a result that is no longer valid."""
         self._run("work_forget", args=(known.name, known.text))
 
     def abandoned(self) -> list[Item]:
-        """Subscribers of work whose holder is gone."""
+        """Return the subscribers of work whose holder has died."""
         return _units(self._run("work_abandoned", args=("",)))
 
 

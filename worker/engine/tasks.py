@@ -1,4 +1,4 @@
-"""The tasks of the farm: have the runner of this process do what a message asks for."""
+"""The tasks of the farm: each passes its message to this process's runner."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ def unit(**fields: Any) -> None:
 
 @shared_task(name=CLOSE)  # type: ignore[untyped-decorator]
 def close(**fields: Any) -> None:
-    """Remove what a job staged, and show how it ended."""
+    """Remove what a job staged, and publish its final state."""
     _here().do("close", fields)
 
 
 @dataclass
 class Process:
-    """One process of a worker, as its tasks need it."""
+    """One process of a worker, for its tasks."""
 
     app: Celery
     settings: Settings
     stopping: Callable[[], bool]
-    """True when units are to be handed back."""
+    """Returns True when units are to be handed back."""
     leaving: Callable[[], bool]
-    """True once the worker was asked to stop."""
+    """Returns True after a stop of the worker was requested."""
     keyring: Keyring | None
     is_outdated: Callable[[], bool]
-    """Asked before each task; where it holds, this process ends, and another takes its place."""
+    """Called before each task; if it returns True, this process ends, and another takes its place."""
 
     def do(self, what: str, fields: dict[str, Any]) -> None:
         if self.is_outdated():
-            _log.warning("a file that this process may read was replaced, another process takes over")
-            # The message goes back to the queue, as that of any process that dies.
+            _log.warning("a file readable in the sandbox was replaced, another process takes over")
+            # The message returns to the queue, as for any process that dies.
             os._exit(1)
         message = Message.model_validate(fields)
         place = {name: number for name, number in (("stage", message.stage), ("unit", message.index)) if number >= 0}
@@ -70,7 +70,7 @@ class Process:
 
     @cached_property
     def _runner(self) -> CeleryRunner:
-        """Made at the first task, so after the fork."""
+        """Created at the first task, so after the fork."""
         settings = self.settings
         client = client_of(settings.address)
         store = RedisJobStore(client, settings)
@@ -95,7 +95,7 @@ _process: Process | None = None
 
 
 def work_as(process: Process) -> None:
-    """Let the tasks of this process, and of those that it forks, be done by ``process``."""
+    """Let ``process`` do the tasks of this process and of its children."""
     global _process
     _process = process
 

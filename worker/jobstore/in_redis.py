@@ -23,9 +23,9 @@ from layerfarm.worker.settings import Settings
 
 _VIEW: Final = tuple(JobView.model_fields)
 _NONSENSE: Final = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (attempt to|bad argument)|hash value is not an? ")
-"""Answers of Redis when a script or a read meets what no script of ours has written."""
+"""Answers of Redis when a script or a read finds data that no layerfarm script wrote."""
 _NAMED_AGAIN: Final = 60_000
-"""Milliseconds after which the closing of a job that was kept is asked for again."""
+"""Milliseconds after which the closing of a kept job is requested again."""
 
 
 class RedisJobStore:
@@ -67,7 +67,7 @@ class RedisJobStore:
         return str(found), int(its_attempt)
 
     def now(self) -> int:
-        """Milliseconds since the epoch by the clock of Redis."""
+        """Return milliseconds since the epoch by the clock of Redis."""
         seconds, micros = self._client.time()
         return int(seconds * 1000 + micros // 1000)
 
@@ -76,7 +76,7 @@ class RedisJobStore:
         return int(now), bool(fresh)
 
     def sign(self, job_id: str, signature: str) -> None:
-        """Give a job another signature of its submitter: it is to begin anew."""
+        """Replace a job's signature by its submitter, so that it can begin again."""
         self._client.hset(self._keys.job(job_id).job, "signature", signature)
 
     # --- work -----------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class RedisJobStore:
         return _answer(self._run("finish", job_id, *who, told, *how, self._result_expires))
 
     def keep(self, claim: Claim, seconds: float) -> Status:
-        # The record outlives what is kept by far: it is what leads to the files that are to be removed.
+        # The record long outlives the kept work: it names the files to be removed.
         lifetime = max(self._result_expires, int(2 * seconds) + 24 * 3600)
         return Status(self._run("keep", claim.item.job_id, claim.token, str(claim.owner), int(seconds), lifetime))
 
@@ -232,7 +232,7 @@ class RedisJobStore:
             return JobRecord.parse(job_id, fields)
 
     def jobs(self, limit: int) -> Iterator[JobRecord]:
-        """The newest ``limit`` jobs, newest first, without those whose record makes no sense."""
+        """Yield the newest ``limit`` jobs, newest first, without those with corrupt records."""
         ids = list(filter(is_job_id, cast("list[str]", self._client.zrevrange(self._keys.jobs, 0, limit - 1))))
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
@@ -247,12 +247,12 @@ class RedisJobStore:
                     yield JobRecord.parse(job_id, fields)
 
     def last_event(self, job_id: str) -> str:
-        """The id of the newest event, to follow from there."""
+        """Return the id of the newest event, to follow from there."""
         newest = cast("list[tuple[str, Any]]", self._client.xrevrange(self._keys.job(job_id).events, count=1))
         return newest[0][0] if newest else "0"
 
     def events(self, job_id: str, after: str, block: float) -> list[tuple[str, Progress]]:
-        """Events newer than ``after`` with their ids; waits up to ``block`` seconds for one."""
+        """Return events newer than ``after`` with their ids; wait up to ``block`` seconds for one."""
         key = self._keys.job(job_id).events
         answer = cast("Any", self._client.xread({key: after}, count=1000, block=max(1, int(block * 1000))))
         entries = answer[0][1] if answer else []
@@ -265,14 +265,14 @@ def _answer(found: Sequence[Any]) -> Answer:
 
 
 def retried(job_id: str, how: str, attempt: int) -> Retried:
-    """The answer of ``retry``, for both stores."""
+    """Convert the answer of ``retry``, for both stores."""
     match how:
         case "gone":
             raise JobNotFound("no job has this id", where=job_id)
         case "not failed":
             raise RequestError("only a job that failed can be retried", where=job_id)
         case "busy":
-            raise RequestError("what the job left is just being removed", where=job_id, hint="try again")
+            raise RequestError("kept work of the job is being removed", where=job_id, hint="try again")
     return Retried(attempt, how == "anew")
 
 
@@ -285,7 +285,7 @@ def _lost(job_id: str, attempt: int, reason: str, found: Sequence[Sequence[Any]]
 
 
 def _view(fields: Sequence[str | None]) -> JobView:
-    """
+    """Parse the fields of a job.
     Raises:
         ValueError: the fields are not those of a job.
     """
@@ -293,7 +293,7 @@ def _view(fields: Sequence[str | None]) -> JobView:
 
 
 def _progress(fields: dict[str, str]) -> Progress | None:
-    """None: not an event that a script writes."""
+    """Parse an event; None: a script did not write it."""
     with suppress(ValueError, TypeError):
         return Progress(**cast("Any", {name: text for name, text in fields.items() if text}))
     return None
@@ -301,14 +301,14 @@ def _progress(fields: dict[str, str]) -> Progress | None:
 
 @contextmanager
 def _sound(job_id: str) -> Iterator[None]:
-    """Inside, what Redis holds of a job is read.
+    """Read data of a job from Redis inside the block.
 
     Raises:
-        RecordDamaged: somebody edited it.
+        RecordDamaged: it is corrupt.
     """
     try:
         yield
     except (ValueError, TypeError, redis.ResponseError) as error:
         if isinstance(error, redis.ResponseError) and not _NONSENSE.search(str(error)):
             raise
-        raise RecordDamaged("what Redis holds of the job makes no sense", where=job_id) from error
+        raise RecordDamaged("the job's record in Redis is corrupt", where=job_id) from error

@@ -1,8 +1,8 @@
-"""The job store: every operation by which a job is changed, each one step that happens whole or not at all.
+"""The job store: every operation that changes a job, each atomic.
 
-An operation under a claim is fenced by the claim's token, one without by the attempt: one that comes too late answers
-``stale`` and changes nothing. Each may run twice, as when its reply was lost, and then answers the same. Two stores
-keep to this, in Redis (``in_redis``) and, for the explorer, in memory; ``tests/unit/jobstore`` holds them to it.
+An operation under a claim is fenced by the claim's token, one without by the attempt: one that comes too late returns
+``stale`` and changes nothing. Each may run twice, as when its reply was lost, and then returns the same. Two stores
+implement this, in Redis (``in_redis``) and, for the explorer, in memory; ``tests/unit/jobstore`` tests both.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class JobStore(Protocol):
         version: int = ...,
         signature: str = "",
     ) -> bool:
-        """Accept a new job. False: ``most_queued`` jobs (0: any number) wait already."""
+        """Accept a new job; False: ``most_queued`` jobs (0: no limit) are already waiting."""
 
     def next(self, job_id: str, attempt: int, owner: Owner) -> tuple[str, int]:
-        """The job and attempt that ``owner`` is to begin now that it has the first message of ``job_id``."""
+        """Return the job and attempt that ``owner`` begins, having received the first message of ``job_id``."""
 
     def admit(self, job_id: str) -> tuple[int, bool]:
-        """The time (ms), and whether the job's signature has not opened a job before."""
+        """Return the time (ms), and True if the job's signature has not opened a job before."""
 
     # --- work -----------------------------------------------------------------------------------------
 
@@ -49,22 +49,22 @@ class JobStore(Protocol):
         """Claim ``item`` for ``owner``, also from an owner that is known to be dead.
 
         Raises:
-            RecordDamaged: what the store holds of the job is not what a farm writes.
+            RecordDamaged: the store's record of the job is corrupt.
         """
 
     def beat(self, claim: Claim, nbytes: int) -> Status:
-        """Keep the claim; ``nbytes`` are done since it was given. OK, or why to stop: OVER, STALE, GONE."""
+        """Renew the claim; ``nbytes`` were done under it. Returns OK, or why to stop: OVER, STALE, GONE."""
 
     def release(self, claim: Claim, *, counts: bool = True, waits: float = 0) -> Answer:
-        """Give the claim back.
+        """Release the claim.
 
         Parameters:
-            counts: as one of the deliveries that an item has before it is taken for poison.
+            counts: count it as one of the deliveries after which an item is poison.
             waits: seconds for which the unit waits for equal work, and is not sent again for being quiet.
         """
 
     def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
-        """Record the result of a unit and give the claim back."""
+        """Record the result of a unit and release the claim."""
 
     def open_stage(
         self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
@@ -72,48 +72,48 @@ class JobStore(Protocol):
         """Make stage ``position`` the current one. ``commits``: once a unit of it is claimed, a cancel is too late."""
 
     def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
-        """The current stage, and which of its units are neither done nor being done. None: the claim is stale."""
+        """Return the current stage and its units that are neither done nor in progress. None: the claim is stale."""
 
     def sent(self, claim: Claim, position: int) -> Answer:
-        """The units of stage ``position`` are on the queue; gives the claim to advance back."""
+        """Record that the units of stage ``position`` are on the queue; release the claim to advance."""
 
     # --- end ------------------------------------------------------------------------------------------
 
     def finish(self, claim: Claim, ending: JobState, *, error: JobError | None = None, result: str = "") -> Answer:
-        """Decide how the job ends, by whoever holds ``claim``, which is given back."""
+        """Decide how the job ends, by the holder of ``claim``, which is released."""
 
     def end(
         self, job_id: str, ending: JobState, *, error: JobError | None = None, attempt: int = 0, forced: bool = False
     ) -> Answer:
-        """Decide how the job ends, from outside: OK, ENDED, or why not: OVER, LATE, STALE, GONE.
+        """Decide how the job ends, from outside. Returns OK, ENDED, or why not: OVER, LATE, STALE, GONE.
 
         Parameters:
-            attempt: only this one; 0: whichever it is.
+            attempt: only this one; 0: the current one.
             forced: also when the job commits.
         """
 
     def keep(self, claim: Claim, seconds: float) -> Status:
-        """Show that the job failed, and keep what its units did. OVER: there is nothing worth keeping."""
+        """Publish that the job failed, and keep the results of its units. OVER: there is nothing worth keeping."""
 
     def closed(self, claim: Claim, *, clean: bool = True) -> Status:
-        """Show the final state of the job. ``clean``: what it staged is gone; else that is tried again every minute."""
+        """Publish the final state of the job. ``clean``: staged files are removed; else retried every minute."""
 
     def give_up_closing(self, item: Item) -> Status:
-        """As :meth:`closed`, without a claim: cleaning was tried often enough."""
+        """Do as :meth:`closed`, without a claim, after cleaning has failed too often."""
 
     def condemn(self, job_id: str, error: JobError) -> int:
-        """End a job whose record somebody made unsound. The attempt that is to be closed; 0: the record is sound."""
+        """End a job with a corrupt record. Returns the attempt to close; 0: the record is sound."""
 
     # --- a failed job that may be retried ---------------------------------------------------------------
 
     def discard(self, job_id: str) -> int:
-        """Release what was kept of a failed job. The attempt that is to be closed; 0: nothing is kept."""
+        """Release the kept work of a failed job. Returns the attempt to close; 0: nothing is kept."""
 
     def overdue(self) -> list[Item]:
-        """Closings of failed jobs that were kept for long enough, at most 100 at once, each once a minute."""
+        """Return closings of failed jobs whose retention has ended, at most 100 at once, each once a minute."""
 
     def retry(self, job_id: str, *, anew: bool) -> Retried:
-        """Let a failed job go on, or begin anew.
+        """Let a failed job continue, or begin again.
 
         Raises:
             JobNotFound: the record has expired.
@@ -126,38 +126,38 @@ class JobStore(Protocol):
         """Owners of claims of the job, alive or not."""
 
     def hand_back(self, job_id: str, owners: Sequence[Owner], *, counts: bool = False) -> Lost:
-        """Take the claims of ``owners``, which were stopped, or are dead (``counts``: as a delivery in vain)."""
+        """Release the claims of ``owners``, which were stopped or are dead (``counts``: count a delivery)."""
 
     def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:
-        """Items that have to be sent again.
+        """Return items that must be sent again.
 
         Parameters:
-            quiet: seconds after which a job that nobody works on is taken for stuck; longer each time in vain.
-            all_queued: there is a first message for every job that waits for its beginning.
-            longest: seconds that a job may take (0: any number); nothing of one that took more is sent.
+            quiet: seconds after which a job without a worker counts as stuck; longer after each attempt in vain.
+            all_queued: every queued job has a first message.
+            longest: seconds that a job may take (0: no limit); no item of a job that took more is sent.
         """
 
     def prune(self) -> None:
-        """Leave jobs out of the list of all whose records have expired: some of the oldest ones at a time."""
+        """Remove jobs with expired records from the list of all: some of the oldest ones at a time."""
 
     def active(self) -> list[str]:
-        """The ids of the jobs that have not ended."""
+        """Return the ids of the jobs that have not ended."""
 
     # --- reading --------------------------------------------------------------------------------------
 
     def view(self, job_id: str) -> JobView:
-        """
+        """Return the fields that the engine needs.
         Raises:
             JobNotFound: the record has expired.
-            RecordDamaged: somebody edited it.
+            RecordDamaged: it is corrupt.
         """
 
     def job(self, job_id: str) -> JobRecord:
-        """
+        """Return the record.
         Raises:
-            JobNotFound: there never was such a job, or its record has expired.
-            RecordDamaged: somebody edited it.
+            JobNotFound: there was never such a job, or its record has expired.
+            RecordDamaged: it is corrupt.
         """
 
     def traffic(self, job_id: str) -> Traffic:
-        """The class of the job, also of one whose record has expired."""
+        """Return the class of the job, also if its record has expired."""

@@ -1,4 +1,4 @@
-"""The names of everything that layerfarm keeps in Redis, below one prefix for each farm: one ACL pattern covers it."""
+"""The names of all keys of layerfarm in Redis, below one prefix for each farm, so one ACL pattern covers it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JobKeys(NamedTuple):
 
 
 class Keys:
-    """The keys of the farm that is named ``farm`` (``LAYERFARM_QUEUE``): two farms in one Redis share none."""
+    """The keys of the farm named ``farm`` (``LAYERFARM_QUEUE``); two farms in one Redis share none."""
 
     def __init__(self, farm: str = "layerfarm") -> None:
         self.prefix: Final = f"{farm}:"
@@ -30,38 +30,38 @@ class Keys:
         self.jobs: Final = self.prefix + "jobs"
         """Sorted set of job ids by the time they were submitted."""
         self.workers: Final = self.prefix + "workers"
-        """Sorted set of worker names by the time at which their last word expires."""
+        """Sorted set of worker names by the time at which their entry expires."""
         self.queued: Final = self.prefix + "queued"
-        """Set of the ids of jobs that have not begun; what a full queue is measured by."""
+        """Set of the ids of jobs that have not begun; its size is compared with the limit of the queue."""
         self.turns: Final = self.prefix + "turns:"
-        """With a traffic class: list of the submitters that have jobs waiting, in the order of their turns."""
+        """With a traffic class: list of the submitters with waiting jobs, in the order of their turns."""
         self.waiting: Final = self.prefix + "waiting:"
         """With ``<traffic class>:<submitter>``: list of that submitter's waiting jobs, the oldest first."""
         self.kept: Final = self.prefix + "kept"
-        """Sorted set of the jobs that have ended and whose work is to be removed, by the time in ms at which it is."""
+        """Sorted set of ended jobs whose kept work must be removed, by the time of removal in ms."""
         self.refused: Final = self.prefix + "refused"
-        """Number of messages that workers have refused because no client of theirs can have sent them."""
+        """Number of messages that workers refused because no layerfarm client can have sent them."""
         self.looking: Final = self.prefix + "looking"
-        """Held by the worker that looks for what was lost."""
+        """Held by the worker that looks for lost jobs."""
         self.nonce: Final = self.prefix + "nonce:"
         """With the nonce of a signed request: the job that begins by it, or ``spent``, until the signature expires."""
         self.probe: Final = self.prefix + "probe"
         """Question of ``layerfarm doctor`` to the workers; with ``:<name>`` their answers."""
         self.works: Final = self.prefix + "works"
-        """Set of the names of equal work that is being done."""
+        """Set of the names of equal work in progress."""
         self.work: Final = self.prefix + "work:"
         """With such a name: its claim or its result; with ``:waiting`` its subscribers."""
         self.broker: Final = self.prefix + "broker:"
         """Celery's own: queues, bindings, unacknowledged messages."""
 
     def worker(self, name: str) -> str:
-        """The last word of a worker."""
+        """Return the key of a worker's entry."""
         return f"{self.prefix}worker:{name}"
 
     def job(self, job_id: str) -> JobKeys:
-        """
+        """Return the keys of a job.
         Raises:
-            JobNotFound: no job can have this id.
+            JobNotFound: the id is malformed.
         """
         if not is_job_id(job_id):
             raise JobNotFound("not the id of a job", where=job_id[:100])

@@ -15,10 +15,10 @@ from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.model import JobError, JobState
 
 FORMAT: Final = 2
-"""Version of what a job's record and the messages about it mean. A worker refuses a job of another one."""
+"""Version of a job's record and of the messages about it. A worker refuses a job of another version."""
 
 LARGEST_REQUEST: Final = 64 * 1024
-"""Characters of a request as JSON. Clients send no larger one, and workers refuse one that others have sent."""
+"""Most characters of a request as JSON. Clients send no larger one, and workers refuse a larger one."""
 
 
 class Status(StrEnum):
@@ -28,7 +28,7 @@ class Status(StrEnum):
     GONE = "gone"
     """The job's record has expired."""
     STALE = "stale"
-    """The attempt, the token or the stage is not the job's current one: whoever asked has nothing to do with it now."""
+    """The attempt, the token or the stage is not the job's current one: the caller must do nothing."""
     OVER = "over"
     """The job has ended, or its end is decided."""
     DONE = "done"
@@ -38,9 +38,9 @@ class Status(StrEnum):
     POISON = "poison"
     """It was tried as often as allowed, and its process died each time."""
     LATE = "late"
-    """The job commits: its end is not open any more."""
+    """The job commits: it can no longer be cancelled."""
     ENDED = "ended"
-    """The job has ended with this; nothing of it ever ran, so there is nothing to clean."""
+    """The job has ended with this; it never ran, so there is nothing to clean."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Item:
 
     @property
     def begins(self) -> bool:
-        """It is the first of its attempt."""
+        """Return True for the first item of its attempt."""
         return self.what == "advance" and self.stage < 0
 
     @property
@@ -72,7 +72,7 @@ class Item:
 
     @property
     def close(self) -> Item:
-        """The closing of the same attempt."""
+        """Return the closing of the same attempt."""
         return Item(self.job_id, self.attempt, "close")
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ class JobView(BaseModel):
     flow_state: str = ""
     """The flow's state when that stage was opened, JSON; empty at -1."""
     ending: JobState | None = None
-    """The end has been decided, what the job staged has still to be removed."""
+    """The end is decided; staged files of the job are not removed yet."""
     traffic: Traffic = Traffic.INTERACTIVE
     format: int = 1
     submitter: str = ""
@@ -121,15 +121,15 @@ class Claim:
     job: JobView
     unit: Unit | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
-    """Results of a complete stage that is to be joined, in the units' order."""
+    """Results of a complete stage, in the units' order, for the join."""
 
 
 class Refused(NamedTuple):
-    """Why an item is not to be worked on now."""
+    """Why an item cannot be claimed now."""
 
     why: Status
     due: bool = False
-    """OVER: nobody works on the job any more, so it can be closed. DONE: its stage is complete."""
+    """OVER: no process works on the job, so it can be closed. DONE: its stage is complete."""
 
 
 class Answer(NamedTuple):
@@ -137,22 +137,22 @@ class Answer(NamedTuple):
 
     status: Status
     due: bool = False
-    """The job is being ended and nobody works on it any more, so it can be closed."""
+    """The job is ending and no process works on it, so it can be closed."""
     complete: bool = False
     """The stage has all its results."""
 
 
 MESSAGE_LOST: Final = "message lost"
-"""Nobody works on the job, and nothing has been heard of it."""
+"""No process works on the job, and no message of it is known."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Items of a job that have to be sent again."""
+    """Items of a job that must be sent again."""
 
     attempt: int
     reason: str
-    """Why: ``lease ran out``, ``message lost``, ``handed back``; or ``overtime``: the job is to be ended."""
+    """Why: ``lease ran out``, ``message lost``, ``handed back``; or ``overtime``: the job must end."""
     items: tuple[Item, ...] = ()
 
 

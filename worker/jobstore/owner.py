@@ -1,4 +1,4 @@
-"""Owners of claims: one process, told from every other on every host, alive or dead."""
+"""Owners of claims: one process, distinguishable from all others on every host, alive or dead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Owner(NamedTuple):
     place: str
     pid: int
     started: int
-    """Clock ticks after boot: a pid is used again, a pid with its start time is not."""
+    """Clock ticks after boot: a pid is reused, a pid with its start time is not."""
 
     @classmethod
     def parse(cls, text: str) -> Owner:
@@ -26,9 +26,9 @@ class Owner(NamedTuple):
 
     @property
     def is_known_dead(self) -> bool:
-        """True only if this process can see that the owner is gone; False of owners elsewhere.
+        """Return True only if this process can see that the owner is dead; False for owners elsewhere.
 
-        That /proc does not show a process is no evidence: it may hide others (``hidepid``, systemd's ProtectProc=).
+        A process missing in /proc is no evidence: /proc may hide others (``hidepid``, systemd's ProtectProc=).
         """
         if self.place != _place():
             return False
@@ -47,7 +47,7 @@ def this_process() -> Owner:
 
 
 def owner_of(pid: int) -> Owner:
-    """A process that this one can see."""
+    """Return the owner for a process that this one can see."""
     return Owner(_place(), pid, _stat(pid)[1] or 0)
 
 
@@ -58,11 +58,11 @@ def _place() -> str:
 
 
 _DEAD = ("Z", "X")
-"""States of a process that has ended and whose parent has not asked for it."""
+"""States of an ended process whose parent has not waited for it."""
 
 
 def _stat(pid: int) -> tuple[str, int | None]:
-    """State and start time, fields 3 and 22 of proc_pid_stat(5); empty and None where /proc shows no such process."""
+    """Return state and start time, fields 3 and 22 of proc_pid_stat(5); empty and None if /proc does not show it."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""The scripts of ``lua/``, at one Redis."""
+"""The scripts of ``lua/``, for one Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import redis
 from layerfarm.worker.jobstore.keys import Keys
 
 _TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
-"""Read at once: in its sandbox, as another user perhaps, a process cannot read the files any more."""
+"""Read at import: in its sandbox, perhaps as another user, a process cannot read the files."""
 _CONSTANTS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs", "works", "work")
 """Keys that scripts know by these names, in capitals."""
 
@@ -31,5 +31,5 @@ class Scripts:
         self._registered = registered
 
     def run(self, name: str, keys: Sequence[str] = (), args: Sequence[Any] = ()) -> Any:
-        """The answer of ``lua/<name>.lua``."""
+        """Run ``lua/<name>.lua`` and return its answer."""
         return self._registered(name)(keys=keys, args=args)

@@ -1,7 +1,7 @@
-"""The state table of jobs: who may move a job from which state to which, by which operation.
+"""The state table of jobs: actor, operation, and the states that it leads from and to.
 
-The picture in docs/architecture.md is made of it (``python -m layerfarm.worker.jobstore.states``),
-and both job stores are held to it by a test.
+The picture in docs/architecture.md is generated from it (``python -m layerfarm.worker.jobstore.states``),
+and a test checks both job stores against it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ class Phase(StrEnum):
 
     ABSENT = "absent"
     QUEUED = "queued"
-    """Accepted; nothing of it has run."""
+    """Accepted; nothing has run."""
     RUNNING = "running"
-    """An attempt has begun. A cancel is heard."""
+    """An attempt has begun. It can be cancelled."""
     COMMITTING = "committing"
-    """A unit of a stage that commits was claimed: the effect may be there. A cancel comes too late."""
+    """A unit of a stage that commits was claimed: the effect may exist. It can no longer be cancelled."""
     ENDING = "ending"
-    """Its end is decided; what it staged is being removed."""
+    """Its end is decided; its staged files are being removed."""
     KEPT = "kept"
-    """It failed, and its work is kept for a retry; or it has ended, and what it staged could not be removed yet."""
+    """It failed, and its work is kept for a retry; or it has ended, and staged files could not be removed yet."""
     ENDED = "ended"
     """Succeeded, failed or cancelled."""
 
@@ -58,7 +58,7 @@ MOVES: Final = (
 
 
 def picture() -> str:
-    """The table as a state diagram of Mermaid."""
+    """Return the table as a state diagram of Mermaid."""
     lines = ["stateDiagram-v2"]
     for move in MOVES:
         before = "[*]" if move.before is Phase.ABSENT else move.before

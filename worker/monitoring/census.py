@@ -1,4 +1,4 @@
-"""One look at a farm: its queues, its workers, its jobs that have not ended."""
+"""The state of a farm at one moment: its queues, its workers, its jobs that have not ended."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Census:
     jobs: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Jobs that have not ended, by kind, state and class."""
     queues: dict[str, int] = field(default_factory=dict)
-    """Messages that wait, by the name of their queue; ``unacked``: those that a worker has."""
+    """Waiting messages, by the name of their queue; ``unacked``: those that a worker has."""
     oldest: dict[str, float] = field(default_factory=dict)
-    """Seconds for which the oldest job of each class has been waiting to begin."""
+    """Seconds that the oldest job of each class has been waiting to begin."""
     workers: list[WorkerInfo] = field(default_factory=list)
     kept: int = 0
     """Failed jobs whose work is kept for a retry."""
     refused: int = 0
-    """Messages that no client of ours can have sent."""
+    """Messages that no layerfarm client can have sent."""
     redis_bytes: int | None = None
-    """Memory that Redis uses; None: this user may not ask, or there it cannot be asked."""
+    """Memory that Redis uses; None: this user may not query it, or it is not available."""
 
 
 def census(client: redis.Redis, keys: Keys, queues: Queues) -> Census:
-    """Look at the farm, in five round trips whatever it holds."""
+    """Count the farm's contents, in five round trips of any size."""
     with client.pipeline(transaction=False) as pipe:
         pipe.smembers(keys.active)
         for name in queues:
@@ -77,7 +77,7 @@ def _records(client: redis.Redis, keys: Keys, ids: list[str]) -> list[tuple[str,
         rows = pipe.execute(raise_on_error=False)
     found = []
     for row in rows:
-        # A record that somebody edited is not counted.
+        # A corrupt record is not counted.
         with suppress(TypeError, ValueError):
             kind, state, traffic, at = row
             if kind:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 _QUIET = ("celery.app.trace", "celery.worker.strategy", "kombu", "celery.pool", "celery.bootsteps")
-"""They log every message's way; what matters of it, our own events say with the job's id."""
+"""They log every message; layerfarm's own events report the important ones with the job's id."""
 
 
 def configure_logs(level: str = "info") -> None:

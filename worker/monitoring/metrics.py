@@ -1,7 +1,7 @@
 """A worker's metrics for Prometheus: those of its processes, and those of the whole farm.
 
-The pool's processes write into files of one private directory, which ``prometheus_client`` adds up when the
-main process is asked (its "multiprocess mode"). Metrics of the farm are the same at all workers and named
+The pool's processes write into files of one private directory, which ``prometheus_client`` adds up on a request
+to the main process (its "multiprocess mode"). Metrics of the farm are the same at all workers and named
 ``layerfarm_farm_…``: take the maximum over workers, not the sum.
 """
 
@@ -35,7 +35,7 @@ _log = structlog.get_logger()
 
 
 class Metrics:
-    """Counts what the hooks report, for as long as the object lives. Made before the pool is forked."""
+    """Counts the events of the hooks, for as long as the object lives. Created before the pool is forked."""
 
     def __init__(self) -> None:
         from prometheus_client import Counter, Histogram
@@ -54,14 +54,14 @@ class Metrics:
         )
         self._bytes = Counter(
             "layerfarm_bytes",
-            "Bytes that units read or wrote: of stage hash, hashed; of pack, put into layers; of unpack, read.",
+            "Bytes that units read or wrote: hashed in stage hash, put into layers in pack, read in unpack.",
             ["kind", "stage"],
         )
         self._claims = Counter(
-            "layerfarm_claims", "Pieces of work asked for: won, or why not (busy, done, stale, over, poison).", ["how"]
+            "layerfarm_claims", "Claims requested: won, or why not (busy, done, stale, over, poison).", ["how"]
         )
         self._equal = Counter(
-            "layerfarm_equal_work", "Work that other jobs may have too: executed, known already, waited for.", ["how"]
+            "layerfarm_equal_work", "Work that other jobs may share: executed, known already, waited for.", ["how"]
         )
         hooks.claimed.connect(self.claimed)
         hooks.equal.connect(self.equal)
@@ -86,20 +86,20 @@ class Metrics:
 
 
 def _known(kind: str) -> str:
-    """The kind of job as a label: one that a submitter makes up would stay for as long as the worker runs."""
+    """Return the kind of job as a label; unknown ones share a label, as every label lasts as long as the worker."""
     return kind if kind in FLOWS else "unknown"
 
 
 @contextmanager
 def served(listen: str, census: Callable[[], Census]) -> Iterator[Metrics]:
-    """Serve metrics at ``HOST:PORT`` for as long as the block runs; ``census`` is taken at each request.
+    """Serve metrics at ``HOST:PORT`` inside the block; ``census`` is taken at each request.
 
     Raises:
-        RequestError: nobody can listen there.
+        RequestError: the address cannot be used.
     """
     host, port = _address(listen)
     directory = tempfile.mkdtemp(prefix="layerfarm-metrics-")
-    # Read when prometheus_client is imported, so nothing imports it before.
+    # Read when prometheus_client is imported, so it must not be imported before.
     os.environ[_DIRECTORY] = directory
     try:
         from prometheus_client import CollectorRegistry, start_http_server
@@ -113,7 +113,7 @@ def served(listen: str, census: Callable[[], Census]) -> Iterator[Metrics]:
             server, thread = start_http_server(port, host, registry)
         except OSError as error:
             raise RequestError(f"metrics cannot be served, {error.strerror}", where=listen) from None
-        _log.info("metrics are served", address=f"http://{host}:{server.server_port}/metrics")
+        _log.info("serving metrics", address=f"http://{host}:{server.server_port}/metrics")
         try:
             yield metrics
         finally:
@@ -142,19 +142,19 @@ class _Farm:
         for labels, count in sorted(counted.items()):
             jobs.add_metric(labels, count)
         yield jobs
-        depth = Gauge("layerfarm_farm_queue_messages", "Messages that wait in a queue.", labels=["queue"])
+        depth = Gauge("layerfarm_farm_queue_messages", "Messages waiting in a queue.", labels=["queue"])
         for name, messages in census.queues.items():
             depth.add_metric([name], messages)
         yield depth
-        age = Gauge("layerfarm_farm_oldest_queued_seconds", "How long the oldest job waits to begin.", labels=["class"])
+        age = Gauge("layerfarm_farm_oldest_queued_seconds", "Time the oldest job has been waiting.", labels=["class"])
         for traffic, seconds in census.oldest.items():
             age.add_metric([traffic], seconds)
         yield age
         figures: dict[str, tuple[str, Any]] = {
-            "workers": ("Workers that could take a message.", len(census.workers)),
+            "workers": ("Workers that can take a message.", len(census.workers)),
             "processes": ("Processes of these workers.", sum(worker.concurrency for worker in census.workers)),
             "kept_jobs": ("Failed jobs whose work is kept for a retry.", census.kept),
-            "refused_messages": ("Messages that no client of ours can have sent, since Redis began.", census.refused),
+            "refused_messages": ("Messages that no layerfarm client can have sent, since Redis began.", census.refused),
             "redis_bytes": ("Memory that Redis uses.", census.redis_bytes),
         }
         for name, (text, value) in figures.items():

@@ -1,7 +1,7 @@
 """Traces of a job across workers, by OpenTelemetry: the job is the root span, its units and joins are below it.
 
-The ids of trace and root are derived from the job's id, so that no process has to hand them to another, and
-a message carries nothing for it. Where spans go, the standard variables say (``OTEL_EXPORTER_OTLP_ENDPOINT``).
+The ids of trace and root are derived from the job's id, so processes need not exchange them, and messages do not
+carry them. The standard variables give the destination of spans (``OTEL_EXPORTER_OTLP_ENDPOINT``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from layerfarm.worker.engine.hooks import Outcome, Task
 from layerfarm.worker.model import JobRecord, JobState
 
 _DELAY = 1000
-"""Milliseconds for which spans are gathered before they are sent."""
+"""Milliseconds for which spans are collected before they are sent."""
 
 
 class Traces:
-    """Traces what the hooks report, for as long as the object lives. Exports from the first span on, after the fork."""
+    """Traces the events of the hooks while the object lives. Exports from the first span on, after the fork."""
 
     def __init__(self) -> None:
         signals.worker_process_shutdown.connect(self.flush)
@@ -98,7 +98,7 @@ class Traces:
 
 
 class _Ids(RandomIdGenerator):
-    """Random, but for the root of a job."""
+    """Random ids, except for the root of a job."""
 
     trace: int | None = None
     span: int | None = None

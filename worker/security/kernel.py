@@ -1,4 +1,4 @@
-"""System calls for which Python has no function."""
+"""System calls that Python does not provide."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def syscall(what: str, number: int, *arguments: object) -> int:
-    """The result of system call ``number``.
+    """Call system call ``number`` and return its result.
 
     Raises:
-        OSError: the kernel refuses; its text begins with ``what``.
+        OSError: the kernel's error; its text begins with ``what``.
     """
     return _checked(what, int(_libc.syscall(number, *arguments)))
 
 
 def prctl(what: str, option: int, argument: int) -> None:
-    """prctl(2); raises OSError as :func:`syscall`."""
+    """Call prctl(2). Raises OSError as :func:`syscall`."""
     _checked(what, int(_libc.prctl(option, argument, 0, 0, 0)))
 
 
 def forbid_new_privileges() -> None:
-    """No program that this process executes gains a right (setuid, capabilities of files)."""
+    """Prevent programs executed by this process from gaining rights (setuid, capabilities of files)."""
     prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """Called in a child: the kernel kills it when the thread that started it ends.
+    """Let the kernel kill this process, a child, when the thread that started it ends.
 
-    ``parent`` is the pid of the starter as it saw itself; if it is gone already, this process ends at once.
+    ``parent`` is the pid of the starter as it saw itself; if it has already ended, this process ends at once.
     """
     prctl("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

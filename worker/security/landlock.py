@@ -1,7 +1,7 @@
-"""Landlock (landlock(7)): a process gives up, for ever, its access to all files and TCP ports that it does not name.
+"""Landlock (landlock(7)): drop, for ever, a process's access to all unnamed files and TCP ports.
 
-The kernel checks the file that is opened, not the name it was opened by, so no exchange of a directory for a
-symbolic link between a check and its use leads out.
+The kernel checks the opened file, not its name, so replacing a directory by a symbolic link between a check and its use
+does not lead out.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 """The rights that a rule about one file can give; all others are those of directories."""
 _BITS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""Number of rights over files that each version knows; later ones know no more."""
+"""Number of rights over files in each version; later versions add none."""
 _TCP: Final = 0b11
-"""To bind and to connect."""
+"""Rights to bind and to connect."""
 _CONNECT_TCP: Final = 0b10
 _ABSTRACT_SOCKETS: Final = 0b1
 
@@ -44,7 +44,7 @@ class _NetPort(ctypes.Structure):
 
 
 def version() -> int:
-    """Version of this kernel's Landlock; 0: it has none, or may not be used."""
+    """Return the version of this kernel's Landlock; 0: it has none, or may not be used."""
     try:
         return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
     except OSError:
@@ -56,13 +56,13 @@ def restrict(read: Iterable[Path], write: Iterable[Path], ports: Iterable[int]) 
 
     Parameters:
         read: files, and directories with all below, that may be read and executed.
-        write: those with which anything may be done.
+        write: those that may be used without restriction.
         ports: TCP ports that may be connected to, from version 4 on; nothing may be bound.
 
-    What does not exist cannot be used, even should it appear later.
+    Missing paths stay inaccessible, even if they appear later.
 
     Raises:
-        OSError: the kernel refuses.
+        OSError: the kernel's error.
     """
     known = version()
     rights = (1 << _BITS[min(known, 5)]) - 1

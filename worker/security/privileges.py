@@ -1,4 +1,4 @@
-"""Privileges that a process of the pool gives up before it works: root's other powers, or root itself."""
+"""Privileges that a process of the pool drops before it works: root's other powers, or root itself."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _KEPT: Final = {
     "CAP_MKNOD": 27,
     "CAP_SETFCAP": 31,
 }
-"""Needed to make layers: owners, modes, devices, capabilities of files; trusted.* xattrs ask for SYS_ADMIN.
-Not CAP_DAC_READ_SEARCH: it opens files by handles, past all directories."""
+"""Needed to write layers: owners, modes, devices, capabilities of files; trusted.* xattrs need SYS_ADMIN.
+Not CAP_DAC_READ_SEARCH: it opens files by handle, bypassing all directories."""
 
 
 class _Header(ctypes.Structure):
@@ -38,24 +38,24 @@ class _Data(ctypes.Structure):
 
 
 def user_of(name: str) -> pwd.struct_passwd:
-    """
+    """Return the passwd entry of a user that this process can become.
     Raises:
-        RequestError: there is no such user, or this process may not become that user.
+        RequestError: the user does not exist, or this process may not become that user.
     """
     try:
         user = pwd.getpwnam(name)
     except KeyError:
-        raise RequestError("there is no such user", where=name, hint="see LAYERFARM_USER") from None
+        raise RequestError("user does not exist", where=name, hint="see LAYERFARM_USER") from None
     if os.geteuid() not in (0, user.pw_uid):
         raise RequestError("only root can become another user", where=name, hint="see LAYERFARM_USER")
     return user
 
 
 def give_up(user: pwd.struct_passwd | None) -> None:
-    """Become ``user``; without one, root keeps only what layers are made of. No program can give it back.
+    """Become ``user``; without one, root keeps only the powers needed for layers. No program can regain the rest.
 
     Raises:
-        OSError: the kernel refuses.
+        OSError: the kernel's error.
     """
     kernel.forbid_new_privileges()
     if os.geteuid() != 0:
@@ -66,7 +66,7 @@ def give_up(user: pwd.struct_passwd | None) -> None:
             with suppress(OSError):  # a number that an older kernel does not know
                 kernel.prctl("capbset", _PR_CAPBSET_DROP, number)
     if user is not None:
-        # With the last uid of 0 go all capabilities (capabilities(7)).
+        # All capabilities are lost with the last uid of 0 (capabilities(7)).
         os.initgroups(user.pw_name, user.pw_gid)
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
         os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
@@ -77,11 +77,11 @@ def give_up(user: pwd.struct_passwd | None) -> None:
 def _keep(kept: frozenset[int]) -> None:
     machine = os.uname().machine
     if machine not in _CAPSET:
-        return  # the bounding set still holds for what is executed
+        return  # the bounding set still applies to executed programs
     header, data = _Header(_VERSION_3, 0), (_Data * 2)()
     mine = _effective()
     if mine <= kept:
-        return  # a container or systemd saw to it, and may forbid the call
+        return  # a container or systemd did it, and may forbid the call
     for number in kept & mine:
         data[number // 32].effective |= 1 << number % 32
         data[number // 32].permitted |= 1 << number % 32
@@ -89,7 +89,7 @@ def _keep(kept: frozenset[int]) -> None:
 
 
 def _effective() -> frozenset[int]:
-    """Capabilities of this process: a container may have taken some away."""
+    """Return the capabilities of this process: a container may have removed some."""
     with open("/proc/self/status", encoding="ascii") as status:
         mask = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
     return frozenset(number for number in range(64) if mask >> number & 1)

@@ -1,8 +1,8 @@
-"""The sandbox in which a worker's processes do their units: the roots, the stores, Redis, and nothing else.
+"""The sandbox of a worker's units: access to the roots, the stores and Redis, and nothing else.
 
 Each process of the pool enters it before its first unit, and never leaves. By Landlock it may use the worker's roots
 and stores and a temporary directory of its own, read the system's programs and libraries, and connect to Redis. It
-keeps of root's powers what layers are made of, or becomes another user (``layerfarm.worker.security.privileges``).
+keeps only root's powers needed for layers, or becomes another user (``layerfarm.worker.security.privileges``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from layerfarm.worker.security import landlock, privileges
 from layerfarm.worker.settings import Settings
 
 _SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/proc")
-"""Read. What of /proc is another process's, Landlock refuses by its rule about ptrace(2)."""
+"""Readable. Landlock protects other processes' files in /proc by its rule about ptrace(2)."""
 _NAMES: Final = (
     "hosts",
     "resolv.conf",
@@ -39,7 +39,7 @@ _NAMES: Final = (
     "ssl",
     "pki",
 )
-"""Files of /etc that are read to find and trust the host of Redis. The rest, shadow not least, stays closed."""
+"""Files of /etc that are read to find and trust the host of Redis. The others, such as shadow, stay closed."""
 _OTHERS: Final = ("passwd", "group", "ld.so.cache")
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _TRACES: Final = (4317, 4318)
@@ -50,7 +50,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Sandbox:
-    """The sandbox of one worker. Made in its main process, entered in each of the pool."""
+    """The sandbox of one worker. Created in its main process, entered in each of the pool."""
 
     settings: Settings
     temporary: Path
@@ -60,13 +60,13 @@ class Sandbox:
     """The files of the host that the process may read, as they were when it entered."""
 
     def enter(self) -> None:
-        """
+        """Enter the sandbox.
         Raises:
-            OSError: the kernel refuses.
+            OSError: the kernel's error.
         """
         settings = self.settings
         tempfile.tempdir = str(self.temporary)
-        # Trees of base images are kept for as long as the worker runs; what it does not trust cannot reach the user's.
+        # Trees of base images are cached for as long as the worker runs; untrusted units cannot reach the user's cache.
         os.environ["XDG_CACHE_HOME"] = str(self.temporary)
         if settings.unit_memory_limit:
             resource.setrlimit(resource.RLIMIT_DATA, (settings.unit_memory_limit, settings.unit_memory_limit))
@@ -79,24 +79,24 @@ class Sandbox:
             self._entered.update(_identities(settings))
 
     def is_outdated(self) -> bool:
-        """True if a file was replaced since, as DHCP does with resolv.conf and cert-manager with certificates.
+        """Return True if a file was replaced since, as DHCP does with resolv.conf and cert-manager with certificates.
 
-        Landlock's rules are of files, not of names: this process cannot read the new one, the next can.
+        Landlock's rules apply to files, not to names: this process cannot read the new file, the next one can.
         """
         return self.confined and _identities(self.settings) != self._entered
 
 
 @contextmanager
 def sandbox(settings: Settings) -> Iterator[Sandbox]:
-    """The sandbox of a worker; its temporary directory is removed at the end.
+    """Yield the sandbox of a worker; its temporary directory is removed at the end.
 
     Raises:
-        RequestError: the settings ask for one that this machine has not, or for a user that there is not.
+        RequestError: the settings require one that this machine does not support, or a user that does not exist.
     """
     user = privileges.user_of(settings.user) if settings.user else None
     confined = settings.sandbox != "off" and landlock.version() > 0
     if settings.sandbox == "require" and not confined:
-        raise RequestError("this kernel has no Landlock", hint="LAYERFARM_SANDBOX=auto works without")
+        raise RequestError("this kernel has no Landlock", hint="LAYERFARM_SANDBOX=auto works without it")
     if not confined:
         _log.warning("units run without a sandbox", kernel=os.uname().release, asked=settings.sandbox)
     temporary = Path(tempfile.mkdtemp(prefix="layerfarm-worker-"))
@@ -111,7 +111,7 @@ def sandbox(settings: Settings) -> Iterator[Sandbox]:
 
 
 def _try(place: Sandbox) -> None:
-    """Enter it once, in a process of its own, so that a failure shows at the start.
+    """Enter it once in a separate process, so that a failure shows at the start.
 
     Raises:
         RequestError: it cannot be entered.
@@ -157,9 +157,9 @@ def _certificates(settings: Settings) -> list[str]:
 
 
 def _ports(settings: Settings) -> set[int]:
-    """Redis', none if it is at a socket of this machine; that of the collector of traces, if there are any.
+    """Return the port of Redis, none at a socket of this machine; and that of the collector of traces, if used.
 
-    Of Redis behind sentinels: theirs, and those of the servers that they know now.
+    Behind sentinels: their ports, and those of the servers that they know now.
     """
     ports = {port for _, port in settings.address.hosts} | ports_behind(settings.address)
     if settings.traces:

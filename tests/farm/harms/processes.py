@@ -61,7 +61,7 @@ def poison(trial: Trial, counts: Counts) -> None:
     """A unit kills its process each time: its job fails, and names the unit; the worker lives."""
     worker = trial.start_worker(kill_at="unit.claimed")
     trial.submit()
-    trial.settle(counts, may_fail="killed its worker process each time it was tried")
+    trial.settle(counts, may_fail="killed its worker process at every try")
     trial.must_live(worker, counts)
 
 

@@ -53,5 +53,5 @@ def test_a_wrong_file_is_one_line(layerfarm: Run, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "c.toml").write_text("leese = 3\n")
     monkeypatch.setenv("LAYERFARM_CONFIG", "c.toml")
     assert layerfarm("config", "show") == Ran(
-        1, "", "layerfarm: there is no setting 'leese': c.toml (do you mean lease?)\n"
+        1, "", "layerfarm: unknown setting 'leese': c.toml (did you mean lease?)\n"
     )

@@ -288,7 +288,7 @@ def test_raw_runtime_config_without_a_rootfs_takes_root_with_a_warning(
 ) -> None:
     layerfarm("config", "--image", image, "--config.user=bob")
     done = layerfarm("raw", "config", "--image", image, "config.json")
-    assert done == Ran(0, "", "layerfarm: warning: user 'bob' cannot be looked up without --rootfs, taking root\n")
+    assert done == Ran(0, "", "layerfarm: warning: user 'bob' cannot be looked up without --rootfs, using root\n")
     assert json.loads((tmp_path / "config.json").read_bytes())["process"]["user"] == {"uid": 0, "gid": 0}
     (tmp_path / "rootfs" / "etc").mkdir(parents=True)
     (tmp_path / "rootfs" / "etc" / "passwd").write_text("bob:x:7:8::/:\n")

@@ -66,7 +66,7 @@ class FakeFarm:
 
     def submit(self, request: Request, *, traffic: Traffic | None = None, block: bool = False) -> FakeFarm:
         if self.full and not block:
-            raise FarmFull("3 jobs wait for their beginning already", hint="try again later")
+            raise FarmFull("3 jobs are already waiting", hint="try again later")
         self.submitted.append(request)
         self.classes.append(traffic)
         return self
@@ -193,7 +193,7 @@ def test_repack_prints_nothing_as_umoci(layerfarm: Run, here: list[Any], tmp_pat
 
 @pytest.mark.parametrize("path", ["", "/", "a/.."])
 def test_a_request_that_masks_the_root_is_none(tmp_path: Path, path: str) -> None:
-    with pytest.raises(ValidationError, match="nothing would be left to pack"):
+    with pytest.raises(ValidationError, match="nothing would be packed"):
         RepackRequest(bundle=tmp_path, image=ImageRef(store=tmp_path), mask_paths=[path])
 
 
@@ -393,9 +393,7 @@ def test_a_worker_with_an_empty_path_does_not_start(layerfarm: Run, args: list[s
 
 def test_a_worker_without_a_store_does_not_start(layerfarm: Run) -> None:
     done = layerfarm("worker", "--farm=redis://127.0.0.1:1/0", "--root=/tmp")
-    assert done == Ran(
-        1, "", "layerfarm: worker has no store to work with (name one with --store or LAYERFARM_STORES)\n"
-    )
+    assert done == Ran(1, "", "layerfarm: no store is allowed (name one with --store or LAYERFARM_STORES)\n")
 
 
 def test_an_empty_store_in_the_environment_is_refused(layerfarm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +432,7 @@ def test_full_farm_is_waited_for_or_an_error(
     monkeypatch.setattr(farm, "full", True)
     build = ("--farm=redis://f", "build", f"--rootfs={tmp_path}", "--image=s:v")
     done = layerfarm(*build)
-    assert (done.code, done.err) == (0, "layerfarm: 3 jobs wait for their beginning already, waiting for room\n")
+    assert (done.code, done.err) == (0, "layerfarm: 3 jobs are already waiting, waiting for room\n")
     done = layerfarm(*build, "--if-full=fail")
-    assert (done.code, done.err) == (1, "layerfarm: 3 jobs wait for their beginning already (try again later)\n")
+    assert (done.code, done.err) == (1, "layerfarm: 3 jobs are already waiting (try again later)\n")
     assert len(farm.submitted) == 1

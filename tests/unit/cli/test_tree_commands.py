@@ -271,7 +271,7 @@ def test_revert_leaves_no_difference(layerfarm: Run, bundle: Path) -> None:
     assert layerfarm("revert", "--layout", "store", "bundle") == NOTHING
     assert layerfarm("diff", "store:v1", "bundle") == NOTHING
     done = layerfarm("--verbose", "revert", "bundle", "--layout=store")
-    assert done == Ran(0, "", "layerfarm: removed: 0, restored: 0, metadata put back: 0\n")
+    assert done == Ran(0, "", "layerfarm: removed: 0, restored: 0, metadata restored: 0\n")
 
 
 def test_revert_of_what_is_no_bundle_fails(layerfarm: Run, store: Path, root: Path) -> None:

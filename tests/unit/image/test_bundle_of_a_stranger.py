@@ -164,7 +164,7 @@ def test_staging_that_somebody_else_made_where_all_may_is_refused(tmp_path: Path
         (parent / "staging").mkdir(parents=True)
         os.chown(parent / "staging", UID, GID)
     shared.chmod(0o1777)
-    with pytest.raises(UnsafePath, match="somebody else"):
+    with pytest.raises(UnsafePath, match="belongs to another user"):
         own_directory(shared / "staging")
     own_directory(own / "staging")
     own_directory(shared / "new")

@@ -14,7 +14,7 @@ from tests.unit.jobstore.stores import CLOSE, Bench, Clock, redis_store, unit
 
 FARM = Keys()
 KEYS = FARM.job("job")
-ERROR = JobError(type="RecordDamaged", message="makes no sense")
+ERROR = JobError(type="RecordDamaged", message="is corrupt")
 
 
 @pytest.fixture

@@ -67,8 +67,8 @@ def test_a_file_that_this_user_may_not_read_is_anothers(as_root: None, tmp_path:
     ("text", "message"),
     [
         ("lease = ]", r"settings file is not TOML: Invalid value \(at line 1, column 9\)"),
-        ("leese = 3", r"there is no setting 'leese': .*layerfarm.toml \(do you mean lease\?\)"),
-        ("[worker]\nlease = 3", r"there is no setting 'worker'"),
+        ("leese = 3", r"unknown setting 'leese': .*layerfarm.toml \(did you mean lease\?\)"),
+        ("[worker]\nlease = 3", r"unknown setting 'worker'"),
         ('lease = "soon"', r"setting 'lease' is wrong: .*layerfarm.toml"),
         ('class = "fast"', r"setting 'class' is wrong: .*layerfarm.toml"),
         ('roots = ["relative"]', r"setting 'roots' is wrong: path must be absolute: relative: .*layerfarm.toml"),
@@ -84,7 +84,7 @@ def test_what_the_file_cannot_mean_is_one_line_that_names_it(config: Path, text:
 
 def test_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYERFARM_STORE", "/srv")
-    with pytest.raises(RequestError, match=r"there is no setting 'LAYERFARM_STORE' \(do you mean LAYERFARM_STORES\?\)"):
+    with pytest.raises(RequestError, match=r"unknown setting 'LAYERFARM_STORE' \(did you mean LAYERFARM_STORES\?\)"):
         load_settings()
 
 

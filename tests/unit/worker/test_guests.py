@@ -35,4 +35,4 @@ def test_celery_makes_no_worker_that_throws_our_messages_away(tmp_path: Path) ->
     environment = os.environ | {"LAYERFARM_FARM": f"unix://{tmp_path}/nobody"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1] == "layerfarm: workers are started by `layerfarm worker`, see docs/farm.md"
+    assert ran.stderr.splitlines()[-1] == "layerfarm: start workers with `layerfarm worker`, see docs/farm.md"

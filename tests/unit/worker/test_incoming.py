@@ -41,7 +41,7 @@ def test_what_only_looks_is_passed_on_without_a_date_at_which_it_expires() -> No
     ],
 )
 def test_what_changes_or_ends_a_worker_is_refused(method: str) -> None:
-    with pytest.raises(RequestError, match="not a message that a worker obeys"):
+    with pytest.raises(RequestError, match="not an allowed control message"):
         control_message(broadcast(ASKED | {"method": method}))
 
 
@@ -65,5 +65,5 @@ def test_what_changes_or_ends_a_worker_is_refused(method: str) -> None:
     ],
 )
 def test_what_is_none_is_refused_and_is_no_other_error(raw: Any) -> None:
-    with pytest.raises(RequestError, match="not a message that a worker obeys"):
+    with pytest.raises(RequestError, match="not an allowed control message"):
         control_message(raw)

@@ -36,14 +36,14 @@ def test_signature_of_the_submitter_is_taken() -> None:
 )
 def test_nothing_that_is_signed_can_be_altered(altered: dict[str, object]) -> None:
     signature = sign(KEY, SIGNED, 5000)
-    with pytest.raises(Untrusted, match="not one of its submitter"):
+    with pytest.raises(Untrusted, match="not valid for its submitter"):
         keyring(mallory=(OTHER,)).check(SIGNED._replace(**altered), signature)  # type: ignore[arg-type]
 
 
 def test_expiry_and_nonce_are_signed_too() -> None:
     version, _, nonce, code = sign(KEY, SIGNED, 5000).split(":")
     for forged in (f"{version}:6000:{nonce}:{code}", f"{version}:5000:{'0' * 32}:{code}"):
-        with pytest.raises(Untrusted, match="not one of its submitter"):
+        with pytest.raises(Untrusted, match="not valid for its submitter"):
             keyring().check(SIGNED, forged)
 
 
@@ -88,7 +88,7 @@ def test_keys_that_are_not_to_be_used_are_refused(tmp_path: Path) -> None:
         Keyring.load(tmp_path / "none", HOUR)
     path.write_text("k" * 32)
     path.chmod(0o644)
-    with pytest.raises(RequestError, match="can be read by others"):
+    with pytest.raises(RequestError, match="readable by other users"):
         Keyring.load(tmp_path, HOUR)
     path.chmod(0o600)
     for bad in ("", "short"):
