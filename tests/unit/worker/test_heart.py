@@ -45,7 +45,7 @@ def test_observer_learns_of_a_cancel(store: Store) -> None:
         observer.advanced(4)
         _until(lambda: store.job("job").bytes_done == 4)
         store.end("job", JobState.CANCELLED)
-        with pytest.raises(JobCancelled, match="being ended"):
+        with pytest.raises(JobCancelled, match="job is ending"):
             _until(lambda: observer.advanced(0))
 
 

@@ -93,7 +93,7 @@ def test_keys_that_are_not_to_be_used_are_refused(tmp_path: Path) -> None:
     path.chmod(0o600)
     for bad in ("", "short"):
         path.write_text(bad)
-        with pytest.raises(RequestError, match="less than 32 characters"):
+        with pytest.raises(RequestError, match="fewer than 32 characters"):
             Keyring.load(tmp_path, HOUR)
     path.write_bytes(b"\xff" * 40)
     with pytest.raises(RequestError, match="not text"):
