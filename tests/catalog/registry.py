@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import http.server
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -115,6 +116,12 @@ class Registry:
         request.add_header("Content-Type", media_type or "application/octet-stream")
         with urllib.request.urlopen(request, timeout=30) as answer:
             return cast(Message, answer.headers)
+
+    def served(self, digest: str) -> list[tuple[int, int]]:
+        """Status and bytes of each answer to a request for the content of a blob, by the log of the registry."""
+        request = re.compile(rf'"GET /v2/\S+/blobs/{digest} \S+" (\d+) (\d+) ')
+        log = (self.directory / "log").read_text(errors="replace")
+        return [(int(status), int(size)) for status, size in request.findall(log)]
 
     def blob_bytes(self) -> int:
         """Bytes of all blobs that it stores."""

@@ -1,0 +1,152 @@
+"""zstd:chunked layers: podman of Debian 13 pulls what it lacks, that of Debian 12 pulls whole, both get the tree."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from layerfarm.jobs.image import Resolved, resolve
+from layerfarm.jobs.image.validate import validate_image
+from layerfarm.jobs.store import Layout
+from tests.catalog.registry import Registry
+from tests.debian import bootstrap
+from tests.interop.conftest import CACHE, Layerfarm
+from tests.interop.podman import Podman
+from tests.trees import Node, directory, file, hardlink, read_tree, symlink, tree
+from tests.unit.compress.chunked_reader import Blob, toc_of
+
+Program = Callable[[str], str]
+Run = Callable[..., str]
+SECOND = 10**9
+
+
+def contents(changed: bool) -> dict[bytes, Node]:
+    """A tree of some files; ``changed``: with another small file, and another byte in the large one."""
+    rng = random.Random(5)
+    large = bytearray(rng.randbytes(8_000_000) + bytes(10_000) + rng.randbytes(1000))
+    spec: dict[bytes, Node] = {b".": directory(), b"d": directory(mode=0o750, uid=1, gid=2)}
+    for number in range(60):
+        spec[b"d/f%02d" % number] = file(rng.randbytes(rng.randrange(20_000)), uid=number, mtime=number * SECOND)
+    spec[b"d/setuid"] = file(b"#!/bin/sh\n", mode=0o4755, xattrs={"user.a": b"1"})
+    spec[b"empty"] = file(uid=3)
+    spec["café".encode()] = file(b"coffee")
+    spec[b"link"] = symlink(b"d/f01")
+    spec[b"hard"] = hardlink(b"d/f02")
+    if changed:
+        spec[b"d/f07"] = file(b"changed", uid=7, mtime=7 * SECOND)
+        large[4_000_000] ^= 1
+    spec[b"large"] = file(bytes(large))
+    return spec
+
+
+class Pushed(NamedTuple):
+    """Two tags of team/app in a registry, the trees that they were made of, and the layout."""
+
+    registry: Registry
+    layout: Layout
+    trees: tuple[Path, Path]
+
+    def image(self, tag: str) -> Resolved:
+        return resolve(self.layout, tag)
+
+    def reference(self, tag: str) -> str:
+        return f"{self.registry.host}/team/app:{tag}"
+
+
+@pytest.fixture
+def pushed(program: Program, as_root: None, layerfarm: Layerfarm, tmp_path: Path) -> Iterator[Pushed]:
+    program("skopeo")
+    layout = Layout.create(tmp_path / "store")
+    trees = (tree(tmp_path / "1", contents(False)), tree(tmp_path / "2", contents(True)))
+    with Registry(tmp_path / "registry", program("docker-registry")) as registry:
+        for tag, rootfs in zip(("1", "2"), trees, strict=True):
+            image = f"{layout.path}:{tag}"
+            code, _, error = layerfarm("build", "--rootfs", rootfs, "--image", image, "--compress=zstd:chunked")
+            assert code == 0, error
+            registry.put(layout.path, tag, f"team/app:{tag}")
+        yield Pushed(registry, layout, trees)
+
+
+@pytest.fixture(scope="session")
+def debian13(as_root: None) -> Path:
+    """A minbase of Debian 13 with podman. Read only."""
+    CACHE.mkdir(exist_ok=True)
+    found = CACHE / "trixie-podman"
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        if not found.exists():
+            bootstrap("trixie", found, "--include=podman")
+    return found
+
+
+def test_podman_of_debian_13_fetches_the_files_and_parts_that_it_lacks(
+    pushed: Pushed, debian13: Path, tmp_path: Path
+) -> None:
+    podman = Podman(tmp_path / "podman", debian13)
+    assert podman.version >= (5,)
+    for tag, rootfs in zip(("1", "2"), pushed.trees, strict=True):
+        podman.pull(pushed.reference(tag))
+        assert as_podman_leaves_it(podman.tree_of(pushed.reference(tag))) == as_podman_leaves_it(rootfs)
+    sizes = []
+    for tag in ("1", "2"):
+        (layer,) = pushed.image(tag).manifest.layers
+        answers = pushed.registry.served(layer.digest)
+        assert {status for status, _ in answers} == {206}
+        sizes.append(sum(size for _, size in answers) / layer.size)
+    assert 0.9 < sizes[0] < 1.01
+    assert sizes[1] < 0.05
+
+
+def as_podman_leaves_it(root: Path) -> dict[bytes, Node]:
+    """A tree without what podman does not keep: the mode of the root and, where it pulls in part, some times.
+
+    It sets no times of symbolic links then, and those of directories before it writes into them.
+    """
+    found = read_tree(root)
+    del found[b"."]
+    return {path: replace(node, mtime=0) if node.type in ("dir", "link") else node for path, node in found.items()}
+
+
+def test_podman_of_this_machine_gets_the_tree(program: Program, pushed: Pushed, tmp_path: Path) -> None:
+    """That of Debian 12 knows the format's first draft only, which layerfarm does not write, and pulls whole."""
+    program("podman")
+    podman = Podman(tmp_path / "podman")
+    for tag, rootfs in zip(("1", "2"), pushed.trees, strict=True):
+        podman.pull(pushed.reference(tag))
+        assert as_podman_leaves_it(podman.tree_of(pushed.reference(tag))) == as_podman_leaves_it(rootfs)
+    (layer,) = pushed.image("2").manifest.layers
+    whole = pushed.registry.served(layer.digest) == [(200, layer.size)]
+    assert whole is (podman.version < (5,))
+
+
+def test_chunks_are_those_of_podman_and_its_layers_are_valid(
+    pushed: Pushed, debian13: Path, tmp_path: Path, run: Run
+) -> None:
+    podman = Podman(tmp_path / "podman", debian13)
+    podman.pull(pushed.reference("1"))
+    theirs = f"{pushed.registry.host}/theirs:1"
+    podman.push(pushed.reference("1"), theirs, "--force-compression", "--compression-format=zstd:chunked")
+    run("skopeo", "copy", "--src-tls-verify=false", f"docker://{theirs}", f"oci:{pushed.layout.path}:theirs")
+    assert validate_image(pushed.layout.path, "theirs").findings == []
+    large = []
+    for tag in ("1", "theirs"):
+        (layer,) = pushed.image(tag).manifest.layers
+        blob = Blob(pushed.layout.blob_path(layer.digest).read_bytes(), layer.annotations or {}, [])
+        chunks = [entry for entry in toc_of(blob)["entries"] if entry["name"] == "large"]
+        large.append([(c.get("chunkOffset", 0), c["chunkSize"], c["chunkDigest"], c.get("chunkType")) for c in chunks])
+    assert len(large[0]) > 100
+    assert large[0] == large[1]
+
+
+def test_skopeo_copies_such_a_layer_as_it_is(pushed: Pushed, tmp_path: Path, run: Run) -> None:
+    run("skopeo", "copy", "--src-tls-verify=false", f"docker://{pushed.reference('1')}", f"oci:{tmp_path}/copy:1")
+    copied = resolve(Layout.open(tmp_path / "copy"), "1")
+    assert copied.descriptor.digest == pushed.image("1").descriptor.digest
+    assert os.path.exists(Layout.open(tmp_path / "copy").blob_path(copied.manifest.layers[0].digest))
