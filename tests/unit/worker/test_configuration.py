@@ -97,7 +97,7 @@ def test_limits_of_the_file_hold_unless_set_already(config: Path) -> None:
     assert environment == {"LAYERFARM_LIMIT_RATIO": "5", "LAYERFARM_LIMIT_ENTRIES": "2K"}
 
 
-@pytest.mark.parametrize(("text", "message"), [("entrys = 3", "unknown limit 'entrys'"), ('ratio = "x"', "not a number")])
+@pytest.mark.parametrize(("text", "message"), [("entrys = 3", "unknown limit"), ('ratio = "x"', "not a number")])
 def test_wrong_limit_of_the_file_names_the_file(config: Path, text: str, message: str) -> None:
     config.write_text(f"[limits]\n{text}\n")
     file = settings_file()
