@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import pytest
+import zstandard
 from ruamel.yaml import YAML
 
 from layerfarm.jobs import errors
+from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.limits import PREFIX as LIMIT_PREFIX
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.cli import diff_cmd, main, rebase_cmd
@@ -114,6 +116,13 @@ def test_every_page_is_in_the_table_of_contents_by_its_kind() -> None:
         "Explanation",
         "Contributing",
     ]
+
+
+def test_codec_that_the_page_of_formats_shows_is_that_of_zstd() -> None:
+    version = ".".join(map(str, zstandard.ZSTD_VERSION))
+    shown = codec_id(Codec(Compression.ZSTD)).replace(f"libzstd={version};", "libzstd=")
+    assert shown.count("libzstd=") == 1
+    assert re.sub(r"(libzstd=)[\d.]+;", r"\1", page("formats.md")).count(f"`{shown}`") == 1
 
 
 def test_readme_is_short() -> None:
