@@ -289,7 +289,8 @@ def _make(ctx: Context, state: RechunkState, old: Resolved) -> TransformedImage:
     config = rechunked_config(old.config, task.keep, names, [each.diff_id for each in packed], digest, state.epoch)
     parameters = {"budget": state.budget, "keep": task.keep, "plan": state.plan}
     allowed = Tolerance(clamp=state.epoch)
-    return written(ctx, state, old, layers, config, allowed, "rechunk", parameters, laid.warnings)
+    warnings = [*laid.warnings, *(text for each in packed for text in each.warnings)]
+    return written(ctx, state, old, layers, config, allowed, "rechunk", parameters, warnings)
 
 
 def _in_order(layer: Descriptor) -> Descriptor:

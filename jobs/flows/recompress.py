@@ -109,6 +109,7 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> TransformedIma
     done = work_of(ctx, state).kept(state.recompressed, PackedLayer)
     layers: list[Descriptor] = []
     lost: set[str] = set()
+    warnings: list[str] = []
     for number, (layer, diff_id) in enumerate(old.layers):
         packed = done.get(_key(layer, diff_id)) if number >= state.keep else None
         if packed is None:
@@ -117,15 +118,15 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> TransformedIma
         new, gone = recompressed(layer, packed)
         layers.append(new)
         lost.update(gone)
+        warnings += packed.warnings
     if layers == old.manifest.layers:
         return TransformedImage(old, None)
     target = target_of(ctx, state)
     image = with_manifest(target, old, old.manifest.model_copy(update={"layers": layers}))
     parameters = {"codec": codec_id(state.codec()), "keep": state.keep}
     proof = prove(source_of(ctx, state), old, target, image, operation="recompress", parameters=parameters)
-    return TransformedImage(
-        image, proof, [f"annotation {key!r} described a layer's old bytes and was removed" for key in sorted(lost)]
-    )
+    warnings += (f"annotation {key!r} described a layer's old bytes and was removed" for key in sorted(lost))
+    return TransformedImage(image, proof, warnings)
 
 
 RECOMPRESS = transform_flow(

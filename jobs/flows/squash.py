@@ -117,7 +117,7 @@ def _make(ctx: Context, state: SquashState, old: Resolved) -> TransformedImage:
     layers = [*layers[: each.keep], packed.descriptor, *layers[each.upto :]]
     config = squashed_config(old.config, each.keep, each.upto, packed.diff_id, digest, state.epoch)
     parameters = {"keep": each.keep, "upto": each.upto}
-    return written(ctx, state, old, layers, config, Tolerance(clamp=state.epoch), "squash", parameters)
+    return written(ctx, state, old, layers, config, Tolerance(clamp=state.epoch), "squash", parameters, packed.warnings)
 
 
 _LAYERS = image_stage(

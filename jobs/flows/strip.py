@@ -110,7 +110,8 @@ def _make(ctx: Context, state: StripState, old: Resolved) -> TransformedImage:
     layers = [done[at].descriptor if at in done else layer for at, layer in enumerate(old.manifest.layers)]
     config = stripped_config(old.config, done, state.paths, state.epoch)
     allowed = Tolerance(clamp=state.epoch, removed=tuple(state.paths))
-    return written(ctx, state, old, layers, config, allowed, "strip", {"paths": state.paths})
+    warnings = [text for packed in done.values() for text in packed.warnings]
+    return written(ctx, state, old, layers, config, allowed, "strip", {"paths": state.paths}, warnings)
 
 
 STRIP = transform_flow(

@@ -10,7 +10,7 @@ from layerfarm.jobs.compress.codecs import is_foreign
 from layerfarm.jobs.errors import TransformError
 from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
-from layerfarm.jobs.image.layers import Advanced, open_layer, read_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, open_layer, read_layer, unheard, written_as
 from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
 from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.layer.stack import Read, Stack
@@ -77,9 +77,11 @@ def needs_recompression(layer: Descriptor, codec: Codec, *, any_level: bool) -> 
     """
     if is_foreign(layer.media_type) or layer.urls:
         return False
-    if compression_of(layer.media_type) is not codec.compression:
+    if compression_of(layer.media_type) is not codec.compression.of_stream:
         return True
-    return not any_level and (layer.annotations or {}).get(ANNOTATION_CODEC) != codec_id(codec)
+    if (layer.annotations or {}).get(ANNOTATION_CODEC) == codec_id(codec):
+        return False
+    return not any_level or written_as(layer) is not codec.compression
 
 
 def recompress_layer(
@@ -99,7 +101,7 @@ def recompress_layer(
 
 
 def recompressed(layer: Descriptor, packed: PackedLayer) -> tuple[Descriptor, list[str]]:
-    """The descriptor of the recompressed layer, and the annotations that it lost: those on the compressed bytes.
+    """The descriptor of the recompressed layer, and the annotations that it lost: those on the old compressed bytes.
 
     Annotations on the layer's content stay.
     """
@@ -109,6 +111,7 @@ def recompressed(layer: Descriptor, packed: PackedLayer) -> tuple[Descriptor, li
         kept.pop(key, None)
     new = packed.descriptor
     kept |= new.annotations or {}
+    lost = [key for key in lost if key not in kept]
     changes = {"media_type": new.media_type, "digest": new.digest, "size": new.size, "annotations": kept or None}
     return layer.model_copy(update={**changes, "data": None, "urls": None}), lost
 
@@ -171,7 +174,7 @@ def strip_layers(
         stack.apply_read(reads)
         if _touches(stack, position + 1, reads, gone):
             tar = merge_layers(Stack.of(layers[:position]), stack, opener(source, image, advanced), options)
-            compression = compression_of(image.manifest.layers[position].media_type)
+            compression = written_as(image.manifest.layers[position])
             codec = Codec(compression, level=level if compression is not Compression.NONE else None, threads=threads)
             with explained("layer cannot be written anew in the layout", target.path):
                 done[position] = pack_layer(target, tar, codec)

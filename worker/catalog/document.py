@@ -19,7 +19,7 @@ from layerfarm.jobs.limits import limits
 from layerfarm.jobs.relayer.referrers import Choice
 
 DOCKER: Final = "docker://"
-CompressionChoice = Literal["auto", "gzip", "zstd", "none"]
+CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
 Proofs = Literal["referrer", "store", "off"]
 """Where proofs go: beside the new images also in a registry, only in the layout where these are made, or nowhere."""
 
@@ -106,7 +106,7 @@ class Recompress(_Keeping):
     """The same layers, compressed otherwise."""
 
     transform: Literal["recompress"]
-    compress: Literal["gzip", "zstd", "none"]
+    compress: Literal["gzip", "zstd", "zstd:chunked", "none"]
 
 
 class Squash(_Keeping, _Writing):

@@ -11,6 +11,7 @@ from layerfarm.jobs.errors import DigestMismatch, MalformedDocument, RequestErro
 from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import resolve, resolve_walk, write_image
 from layerfarm.jobs.image.resolve import read_index
+from layerfarm.jobs.image.validate import validate_image
 from layerfarm.jobs.relayer.proof import proofs_of
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers
 from layerfarm.jobs.store import Descriptor, Layout
@@ -26,6 +27,7 @@ from tests.unit.relayer.images import (
     two_platforms,
 )
 
+TOC = "io.github.containers.zstd-chunked.manifest-checksum"
 LOW = tar(("a", b"low" * 5000), ("d", None), ("d/f", b"x"))
 HIGH = tar(("a", b"high" * 3000))
 
@@ -103,6 +105,33 @@ def test_a_level_is_meant_for_layers_of_other_tools_too(layout: Layout) -> None:
     assert not first.unchanged
     again = RecompressRequest(image=ref(layout, "z"), target=ref(layout, "zz"), compress="gzip", level=9)
     assert run(again).unchanged
+
+
+def test_to_zstd_chunked_and_back(layout: Layout) -> None:
+    image(layout, [LOW, HIGH])
+    result = run(request(layout, compress="zstd:chunked"))
+    assert result.warnings == []
+    new = resolve(layout, "z")
+    assert [layer.media_type for layer in new.manifest.layers] == ["application/vnd.oci.image.layer.v1.tar+zstd"] * 2
+    assert all(TOC in (layer.annotations or {}) for layer in new.manifest.layers)
+    assert validate_image(layout.path, "z").findings == []
+    layout.tag("t", new.path[0])
+    assert run(request(layout, compress="zstd:chunked")).unchanged
+    stronger = run(request(layout, compress="zstd:chunked", level=9))
+    assert (stronger.unchanged, stronger.warnings) == (False, [])
+    back = run(request(layout, compress="zstd"))
+    assert f"annotation {TOC!r} described a layer's old bytes and was removed" in back.warnings
+    assert not any(TOC in (layer.annotations or {}) for layer in resolve(layout, "z").manifest.layers)
+
+
+def test_a_layer_that_no_table_of_contents_describes_is_done_once_with_a_warning(layout: Layout) -> None:
+    image(layout, [tar(("a", b"1"), ("./a", b"2"))])
+    (warning,) = run(request(layout, compress="zstd:chunked")).warnings
+    (layer,) = resolve(layout, "z").manifest.layers
+    assert layer.digest in warning and "several entries of one name: a" in warning
+    assert TOC not in (layer.annotations or {})
+    layout.tag("t", resolve(layout, "z").path[0])
+    assert run(request(layout, compress="zstd:chunked")).unchanged
 
 
 def test_the_lowest_layers_can_be_kept(layout: Layout) -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from layerfarm.jobs.errors import LayerfarmError
-from layerfarm.jobs.flows.transforms import StripRequest
+from layerfarm.jobs.flows.transforms import RechunkRequest, RecompressRequest, SquashRequest, StripRequest
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.image.layers import open_layer
+from layerfarm.jobs.image.validate import validate_image
 from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.layer.stack import read_members
 from layerfarm.jobs.relayer.equivalence import matcher
@@ -120,6 +121,22 @@ def test_what_described_the_old_content_is_left_behind_and_named(layout: Layout)
     assert sorted(text.rpartition(" ")[2] for text in result.warnings) == sorted([said.digest, sbom.digest])
     assert all("another content" in text for text in result.warnings)
     assert len(referrers(layout, result.images[0].new)) == 1
+
+
+@pytest.mark.parametrize("transform", ["strip", "squash", "rechunk"])
+def test_what_is_written_of_zstd_chunked_layers_is_zstd_chunked(layout: Layout, transform: str) -> None:
+    image(layout, [BASE, MIDDLE])
+    same = {"image": ref(layout, "t"), "target": ref(layout, "t")}
+    run(RecompressRequest(**same, compress="zstd:chunked"))
+    requests = {
+        "strip": StripRequest(**same, paths=["/usr/bin/*"]),
+        "squash": SquashRequest(**same),
+        "rechunk": RechunkRequest(**same),
+    }
+    assert not run(requests[transform]).unchanged
+    for layer in resolve(layout, "t").manifest.layers:
+        assert "io.github.containers.zstd-chunked.manifest-checksum" in (layer.annotations or {})
+    assert validate_image(layout.path, "t").errors == 0
 
 
 def test_compression_is_kept_and_the_root_cannot_go(layout: Layout) -> None:
