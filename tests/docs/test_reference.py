@@ -16,6 +16,7 @@ from layerfarm.jobs.compress import Codec, Compression, codec_id
 from layerfarm.jobs.limits import PREFIX as LIMIT_PREFIX
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.cli import diff_cmd, main, rebase_cmd
+from layerfarm.worker.jobstore.model import FORMAT
 from layerfarm.worker.model import JobState
 from layerfarm.worker.settings import _KEYS, _NOT_SETTINGS
 from tests.docs.blocks import ROOT
@@ -123,6 +124,10 @@ def test_codec_that_the_page_of_formats_shows_is_that_of_zstd() -> None:
     shown = codec_id(Codec(Compression.ZSTD)).replace(f"libzstd={version};", "libzstd=")
     assert shown.count("libzstd=") == 1
     assert re.sub(r"(libzstd=)[\d.]+;", r"\1", page("formats.md")).count(f"`{shown}`") == 1
+
+
+def test_job_format_is_that_of_the_code() -> None:
+    assert re.findall(r"format (\d+)", page("compatibility.md")) == [str(FORMAT)]
 
 
 def test_readme_is_short() -> None:

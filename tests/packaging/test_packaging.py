@@ -45,7 +45,9 @@ def test_the_wheel_holds_the_packages_and_the_man_pages_and_no_test(wheel: Path)
     assert {f"{name}.data/data/share/man/man1/{page.name}" for page in man.PAGES.iterdir()} <= set(names)
     assert f"{name}.dist-info/licenses/LICENSE" in names
     # Templates and scripts of Redis too: nothing imports them, so nothing else misses them before they are used.
-    tracked = subprocess.run(["git", "ls-files", "jobs", "worker"], cwd=ROOT, check=True, capture_output=True, text=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "jobs", "worker"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     files = {f"layerfarm/{line}" for line in tracked.stdout.splitlines()}
     assert {Path(name).suffix for name in files} == {".py", ".lua", ".html"}
     assert sorted(files - set(names)) == []

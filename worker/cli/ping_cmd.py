@@ -18,7 +18,7 @@ def command(session: Session, this_host: bool) -> None:
     """Check that workers of the farm take messages. Exit code 0 if one does, otherwise 1.
 
     For health checks: a worker counts only while its event loop consumes messages. While Redis is unavailable no
-    worker does, so restart a worker only after minutes of failures.
+    worker does, so restart a worker only after minutes of failures. A killed worker counts for up to 10 seconds.
 
     \b
     Examples:
