@@ -123,6 +123,21 @@ class Registry:
         log = (self.directory / "log").read_text(errors="replace")
         return [(int(status), int(size)) for status, size in request.findall(log)]
 
+    def delete(self, name: str) -> None:
+        """Delete a manifest, ``repository:tag``, and so all tags that name it."""
+        repository, _, tag = name.rpartition(":")
+        address = f"http://{self.host}/v2/{repository}/manifests/"
+        accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
+        asked = urllib.request.Request(address + tag, method="HEAD", headers={"Accept": accept})
+        with urllib.request.urlopen(asked) as answer:
+            digest = answer.headers["Docker-Content-Digest"]
+        urllib.request.urlopen(urllib.request.Request(address + digest, method="DELETE")).close()
+
+    def blob(self, digest: str) -> Path:
+        """The file that holds a blob."""
+        hexadecimal = digest.partition(":")[2]
+        return self.directory / f"data/docker/registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
+
     def blob_bytes(self) -> int:
         """Bytes of all blobs that it stores."""
         return sum(path.stat().st_size for path in (self.directory / "data").rglob("blobs/sha256/*/*/data"))

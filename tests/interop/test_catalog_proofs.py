@@ -128,7 +128,7 @@ def test_proofs_stay_in_the_store_or_are_published_as_the_file_says(
     assert (kinds(registry, row["new"]), kept(tmp_path, row["new"])) == (None, {PROOF})
     assert row["proof"].startswith("sha256:")
     assert CLIENT.tags(f"docker://{registry.host}/new/team/app") == ["1.0"]
-    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 images, 0 faults\n")
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 images, 0 faults, 1 checked in the registry\n")
     _, err = run(layerfarm, path)
     assert "push: 0 images" in err
     write(tmp_path, registry.host)
@@ -154,7 +154,10 @@ def test_no_proof_is_kept_where_they_are_off_and_one_is_made_when_they_are_on_ag
     path = write(tmp_path, registry.host, "proofs: off")
     row, _ = run(layerfarm, path)
     assert (row["proof"], kinds(registry, row["new"]), kept(tmp_path, row["new"])) == (None, None, set())
-    assert layerfarm("catalog", "verify", path)[:2] == (0, "0 images, 0 faults, 1 without a proof and not read\n")
+    assert layerfarm("catalog", "verify", path)[:2] == (
+        0,
+        "0 images, 0 faults, 1 without a proof and not read, 1 checked in the registry\n",
+    )
     _, err = run(layerfarm, path)
     assert "make over: 0 images" in err and "push: 0 images" in err
     write(tmp_path, registry.host)

@@ -111,14 +111,14 @@ class Offer:
 
 
 def look(reader: ManifestReader, reference: str) -> Offer:
-    """The offer of ``docker://HOST/REPOSITORY:TAG``.
+    """The offer of ``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST``.
 
     Raises:
         RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
         MalformedDocument: it is no manifest.
         LimitExceeded: it leads to too many manifests.
     """
-    repository = reference.rpartition(":")[0]
+    repository = reference.partition("@")[0] if "@" in reference else reference.rpartition(":")[0]
     raw = reader.raw_manifest(reference)
     media_type = _media_type(parsed(raw, reference))
     top = Descriptor(mediaType=media_type, digest=digest_of(raw), size=len(raw))

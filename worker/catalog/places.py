@@ -31,6 +31,19 @@ def place_of(destination: Destination, name: str) -> str | None:
     return None if destination.layout is None else f"{Path(destination.layout)}:{name}"
 
 
+def reference_at(registry: str, name: str) -> str:
+    """``docker://HOST/REPOSITORY:TAG`` of the image ``name`` in a registry."""
+    repository = repository_at(registry, name)
+    full = f"{registry.rstrip('/')}/{name}"
+    return full if full != repository else f"{full}:latest"
+
+
+def repository_at(registry: str, name: str) -> str:
+    """The repository of :func:`reference_at`. A name from a layout may have no tag; a port is none."""
+    path, slash, last = name.rpartition("/")
+    return f"{registry.rstrip('/')}/{path}{slash}{last.rpartition(':')[0] or last}"
+
+
 def is_replaced(destination: Destination, name: str, origin: str) -> bool:
     """True if the new image ``name`` takes the place of its original."""
     place = place_of(destination, name)

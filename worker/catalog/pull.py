@@ -49,7 +49,7 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, 
     repository = reference.rpartition(":")[0]
     with staging_beside(store) as staging:
         for blob in offer.blobs:
-            _link(store, staging, blob)
+            link_blob(store, staging, blob)
         skopeo.pull(f"{repository}@{offer.digest}", staging.path, _TAG)
         if exact or not offer.is_docker:
             top, needs = offer.top, _unchanged(skopeo, repository, offer, staging, store)
@@ -162,7 +162,7 @@ def staging_beside(store: Layout) -> Iterator[Layout]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _link(store: Layout, staging: Layout, blob: Descriptor) -> None:
+def link_blob(store: Layout, staging: Layout, blob: Descriptor) -> None:
     """Link a blob that the store holds into ``staging``, so that it is not fetched."""
     if store.claim(blob):
         target = staging.blob_path(blob.digest)

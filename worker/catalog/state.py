@@ -54,6 +54,8 @@ class ImageState(BaseModel):
     """Key of the last push: image and destination."""
     refused: tuple[str, ...] = ()
     """Its proofs and referrers that the destination refused in that push, and why."""
+    beside: tuple[str, ...] = ()
+    """Tags of its referrers that were pushed with it."""
     job: str | None = None
     """Id of the last job on a farm, for ``job_work``."""
     job_work: str | None = None
@@ -72,6 +74,11 @@ class ImageState(BaseModel):
         """True if there is a proof of every change, which a catalog without proofs does not keep."""
         changes = self.result.images if self.result is not None else []
         return all(change.proof is not None or change.new == change.old for change in changes)
+
+    @property
+    def is_ready(self) -> bool:
+        """True if there is a new image, and the last step did not fail."""
+        return self.error is None and self.new is not None
 
     def but(self, **changes: object) -> ImageState:
         return self.model_copy(update=changes)

@@ -23,7 +23,7 @@ from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_doc
 from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.offers import Offer, look, look_at, look_in, tagged
-from layerfarm.worker.catalog.places import is_replaced
+from layerfarm.worker.catalog.places import is_replaced, reference_at, repository_at
 from layerfarm.worker.catalog.pull import (
     Referrer,
     bring,
@@ -172,9 +172,14 @@ def _left_out(image: CatalogImage, offer: Offer) -> bool:
 # --- pushing --------------------------------------------------------------------------------------
 
 
-def is_to_push(state: ImageState, registry: str, proofs: Proofs) -> bool:
-    """True if the new image, or a referrer, is not in the registry as it is now."""
-    return state.error is None and state.new is not None and state.pushed != _pushed(state, registry, proofs)
+def is_pushed(state: ImageState, registry: str, proofs: Proofs) -> bool:
+    """True if the new image, with its referrers as they are now, was pushed to the registry."""
+    return state.new is not None and state.pushed == _pushed(state, registry, proofs)
+
+
+def is_published(referrer: Descriptor, proofs: Proofs) -> bool:
+    """True for a referrer of a new image that is pushed with it."""
+    return proofs == "referrer" or referrer.artifact_type != MEDIA_TYPE_PROOF
 
 
 class Pusher:
@@ -188,7 +193,7 @@ class Pusher:
         self._registry = registry
         self._proofs = proofs
         self._notice = notice
-        self._taken = {_reference(registry, name) for name in names if is_fallback_tag(name.rpartition(":")[2])}
+        self._taken = {reference_at(registry, name) for name in names if is_fallback_tag(name.rpartition(":")[2])}
 
     def push(self, state: ImageState, layout: Layout) -> tuple[ImageState, int]:
         """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes.
@@ -196,43 +201,48 @@ class Pusher:
         A registry that refuses its proofs and referrers has the image all the same: not every one takes artifacts.
         """
         assert state.new is not None
-        reference = _reference(self._registry, state.name)
-        repository = _repository(self._registry, state.name)
+        reference = reference_at(self._registry, state.name)
+        repository = repository_at(self._registry, state.name)
         try:
             push(self._skopeo, layout, state.new, reference)
-            refused = self._push_beside(layout, repository, state.new)
+            beside, refused = self._push_beside(layout, repository, state.new)
             nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))
         except LayerfarmError as error:
             return state.but(error=str(error)), 0
         for text in refused:
             self._notice(f"{state.name}: {text}")
-        return state.but(pushed=_pushed(state, self._registry, self._proofs), refused=tuple(refused)), nbytes
+        key = _pushed(state, self._registry, self._proofs)
+        return state.but(pushed=key, beside=tuple(beside), refused=tuple(refused)), nbytes
 
-    def _push_beside(self, layout: Layout, repository: str, new: Descriptor) -> list[str]:
-        """Push all that refers to the image and its platforms; returns what the registry refuses, and why.
+    def _push_beside(self, layout: Layout, repository: str, new: Descriptor) -> tuple[list[str], list[str]]:
+        """Push all that refers to the image and its platforms.
+
+        Returns the tags, and what the registry refuses, and why.
 
         Raises:
             RegistryBusy: the registry does not take them now.
         """
-        refused = []
+        tags, refused = [], []
         subjects = look_at(layout, new).digests
         for subject in subjects:
             try:
-                self._push_tags(layout, repository, subject)
+                tags += self._push_tags(layout, repository, subject)
+                found = self._push_referrers(layout, repository, subject)
+                tags += [fallback_tag(subject)] if found else []
                 # Referrers of referrers: a signature on an SBOM.
-                subjects += [each for each in self._push_referrers(layout, repository, subject) if each not in subjects]
+                subjects += [each for each in found if each not in subjects]
             except RegistryBusy:
                 raise
             except RegistryError as error:
                 refused.append(f"not published: proofs and referrers of {subject}, {error}")
-        return refused
+        return tags, refused
 
     def _push_referrers(self, layout: Layout, repository: str, subject: str) -> list[str]:
         """Push the referrers behind the tag for registries without the referrers API; returns their digests.
 
         Referrers that others have put there stay.
         """
-        ours = {each.digest for each in referrers(layout, subject) if self._publishes(each)}
+        ours = {each.digest for each in referrers(layout, subject) if is_published(each, self._proofs)}
         if not ours:
             return []
         there = referred(self._skopeo, repository, subject)
@@ -249,12 +259,10 @@ class Pusher:
         push(self._skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
         return [entry.digest for entry in index.manifests]
 
-    def _publishes(self, referrer: Descriptor) -> bool:
-        return self._proofs == "referrer" or referrer.artifact_type != MEDIA_TYPE_PROOF
-
-    def _push_tags(self, layout: Layout, repository: str, subject: str) -> None:
-        """Push signatures and SBOMs of cosign, where there are none yet."""
-        for tag in tags_beside(sorted(layout.tags()), subject):
+    def _push_tags(self, layout: Layout, repository: str, subject: str) -> list[str]:
+        """Push signatures and SBOMs of cosign, where there are none yet; returns their tags."""
+        found = tags_beside(sorted(layout.tags()), subject)
+        for tag in found:
             reference, ours = f"{repository}:{tag}", tagged(layout, tag)
             try:
                 there = self._skopeo.digest(reference)
@@ -263,20 +271,11 @@ class Pusher:
             else:
                 if there != ours.digest:
                     self._notice(f"there is another one already, which stays: {reference}")
-
-
-def _reference(registry: str, name: str) -> str:
-    return f"{registry.rstrip('/')}/{name}"
-
-
-def _repository(registry: str, name: str) -> str:
-    """The repository that :func:`_reference` leads to. A name from a layout may have no tag; a port is none."""
-    path, slash, last = name.rpartition("/")
-    return _reference(registry, path + slash + (last.rpartition(":")[0] or last))
+        return found
 
 
 def _pushed(state: ImageState, registry: str, proofs: Proofs) -> str:
     """A key for what was pushed where: the image, what it and its referrers were made from, and whether its proofs."""
     assert state.new is not None
     beside = "" if proofs == "referrer" else " without proofs"
-    return f"{state.new.digest} {_reference(registry, state.name)} {state.work}{beside}"
+    return f"{state.new.digest} {reference_at(registry, state.name)} {state.work}{beside}"

@@ -11,11 +11,10 @@ from typing import Any, Protocol
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import TransformResult
-from layerfarm.jobs.flows.verify import VerifyRequest
 from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.backends import Backend, Task, error_text
+from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
 from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
 from layerfarm.worker.catalog.offers import tagged
@@ -29,12 +28,13 @@ from layerfarm.worker.catalog.planning import (
     previous_plan,
     request_for,
 )
+from layerfarm.worker.catalog.published import differences
 from layerfarm.worker.catalog.pull import copy_in
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
 from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, LastRun, Loss, Missed, States
-from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_to_push
+from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_pushed
 from layerfarm.worker.model import Progress
 
 
@@ -52,20 +52,6 @@ class View(Protocol):
 
     def notice(self, text: str) -> None:
         """A message for the user."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """Result of a verification."""
-
-    images: int
-    """Images whose proofs were checked."""
-    unchanged: int
-    """Finished images that are the old ones, of which there is no proof: they were not read."""
-    unproved: int
-    """Changed images without a proof, because the catalog keeps none: they were not read."""
-    faults: list[tuple[str, str]]
-    """By image."""
 
 
 @dataclass
@@ -185,7 +171,7 @@ class Work:
         for image in images:
             assert isinstance(image.policy.do, Rechunk)
             tasks.append(Task(image.name, analysis_for(image.policy.do, self.source(image))))
-        self.backend.run(tasks, ended, _Shower(self.view))
+        self.backend.run(tasks, ended, self.shower())
 
     def transform(self, images: Sequence[CatalogImage]) -> None:
         """Transform, verify and tag every image that is due, one job each. To be called after ``plan``."""
@@ -215,7 +201,7 @@ class Work:
         registry = self.catalog.destination.registry
         if registry is None:
             return
-        due = [image for image in images if is_to_push(self.states[image.name], registry, self.catalog.proofs)]
+        due = self._to_push(images)
         self.view.step("push", len(due))
         names = [image.name for image in images]
         pusher = Pusher(self.skopeo, registry, names, self.catalog.proofs, self.view.notice)
@@ -228,24 +214,19 @@ class Work:
             list(pool.map(push, due))
         self._record()
 
-    def verify(self, images: Sequence[CatalogImage]) -> Verified:
-        """Check the proofs of all finished images again."""
-        done = [image for image in images if self.is_made(image)]
-        changed = [image for image in done if self.states[image.name].is_changed]
-        proved = [image for image in changed if self.states[image.name].is_proved]
-        self.view.step("verify", len(proved))
-        faults: list[tuple[str, str]] = []
-
-        def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
-            found = [error_text(error)] if error is not None else list(result.errors)
-            if error is None and not result.proofs:
-                found.append("the image has no proof any more")
-            faults.extend((task.name, fault) for fault in found)
-            self.view.ended(task.name, "; ".join(found) or None, 0 if error else result.bytes_read)
-
-        tasks = [Task(image.name, VerifyRequest(image=self.target(image))) for image in proved]
-        self.backend.run(tasks, ended, _Shower(self.view))
-        return Verified(len(proved), len(done) - len(changed), len(changed) - len(proved), faults)
+    def _to_push(self, images: Sequence[CatalogImage]) -> list[CatalogImage]:
+        """The images that are not in the destination's registry as they are now, or not any more."""
+        registry = self.catalog.destination.registry
+        if registry is None:
+            return []
+        ready = [image for image in images if self.states[image.name].is_ready]
+        states = [self.states[image.name] for image in ready]
+        pushed = [state for state in states if is_pushed(state, registry, self.catalog.proofs)]
+        different = differences(self.skopeo, registry, pushed, self.catalog.access.parallel)
+        for text in different.values():
+            self.view.notice(f"{text}; it is pushed again")
+        there = {state.name for state in pushed}.difference(different)
+        return [image for image in ready if image.name not in there]
 
     def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
         """By image, the steps that a run would take; and the sources that cannot be listed.
@@ -255,8 +236,8 @@ class Work:
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         discovered = self._discover()
         found = []
+        to_push = {image.name for image in self._to_push(discovered.listed)}
         for image in discovered.listed:
-            state = self.states[image.name]
             first = fetcher.outlook(image)
             if first is None:
                 found.append((image.name, "nothing, it is no image"))
@@ -264,11 +245,14 @@ class Work:
             steps = [first] if first else []
             if steps or not self.is_made(image):
                 steps.append(image.policy.do.transform)
-            registry = self.catalog.destination.registry
-            if registry is not None and (steps or is_to_push(state, registry, self.catalog.proofs)):
+            if self.catalog.destination.registry is not None and (steps or image.name in to_push):
                 steps.append("push")
             found.append((image.name, ", ".join(steps) or "nothing"))
         return found, discovered.missed
+
+    def shower(self) -> Watcher:
+        """Shows the progress of jobs."""
+        return _Shower(self.view)
 
     def known(self) -> list[CatalogImage]:
         """The images of the last run, without asking any registry."""
@@ -295,16 +279,22 @@ class Work:
 
     def is_made(self, image: CatalogImage) -> bool:
         """True if the new image exists, made from the current old image, policy and plan."""
+        return self.is_finished(image) and self.is_there(image)
+
+    def is_finished(self, image: CatalogImage) -> bool:
+        """True if the new image was made from the current old image, policy and plan."""
         state = self.states[image.name]
         if state.old is None or state.new is None or state.work != self.work_of(image):
             return False
         if self.catalog.proofs != "off" and not state.is_proved:
             return False
-        if state.layout != self._layouts.get(image.name, state.layout):
-            return False
-        target = self.target(image)
+        return state.layout == self._layouts.get(image.name, state.layout)
+
+    def is_there(self, image: CatalogImage) -> bool:
+        """True if the destination's layout, or the store, has the new image."""
+        state, target = self.states[image.name], self.target(image)
         found = Layout.open(target.store).find(target.tag)
-        return len(found) == 1 and found[0].digest == state.new.digest
+        return state.new is not None and len(found) == 1 and found[0].digest == state.new.digest
 
     def is_due(self, image: CatalogImage) -> bool:
         """True if the new image has to be made, and can be."""

@@ -177,18 +177,23 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
 @command.command("verify", cls=GoStyleCommand)
 @_file
 @_how
-def verify(file: Path, how: How) -> None:
-    """Check the proofs of all finished images, reading every layer. Exit code 1 if one fails.
+@click.option("--deep", is_flag=True, help="Also read every blob of the destination's registry.")
+def verify(file: Path, how: How, deep: bool) -> None:
+    """Check the proofs of all finished images, reading every layer, and their destination. Exit code 1 on a fault.
 
-    Images that were not changed have no proof, and are not read.
+    Images that were not changed have no proof, and their layers are not read. Of a destination's registry, the
+    tags, all manifests and the lists of referrers are read; with --deep every blob too.
     """
+    from layerfarm.worker.catalog.verification import verify as verify_catalog
+
     with _working(file, how) as work:
-        found = work.verify(work.known())
+        found = verify_catalog(work, work.known(), deep=deep)
     for name, fault in found.faults:
         output.say(f"{name}: {display(fault)}")
     unread = f", {found.unchanged} unchanged and not read" if found.unchanged else ""
     unread += f", {found.unproved} without a proof and not read" if found.unproved else ""
-    output.say(f"{found.images} images, {len(found.faults)} faults{unread}")
+    published = f", {found.published} checked in the registry" if found.published else ""
+    output.say(f"{found.images} images, {len(found.faults)} faults{unread}{published}")
     if found.faults:
         raise click.exceptions.Exit(1)
 
