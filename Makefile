@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 
 # make fuzz: for so many seconds; SEED= a number repeats a run, else one is taken and printed. With MUTATIONS= it
-# ends when they are done, and SECONDS is the longest it may take. TARGETS= names kinds of input (layers: tar gzip zstd;
+# ends when they are done, and SECONDS is the longest it may take. TARGETS= names kinds of input (layers: tar gzip zstd chunked toc;
 # gotar: tar headers read beside Go's archive/tar).
 SECONDS ?= $(if $(MUTATIONS),3600,60)
 SEED ?=

@@ -11,12 +11,15 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"io"
 	"os"
 	"strconv"
+	"strings"
+	"time"
 )
 
 type entry struct {
@@ -27,6 +30,13 @@ type entry struct {
 	Mtime, Atime     []int64 // seconds and nanoseconds; null: none
 	Xattrs           map[string]string
 	Sha256           string
+	Toc              toc
+}
+
+// What containers/storage writes into a table of contents, and compares it with, beyond the fields above.
+type toc struct {
+	Mtime, Atime, Ctime string
+	Xattrs              map[string]string
 }
 
 type answer struct {
@@ -88,6 +98,10 @@ func describe(header *tar.Header, digest string) entry {
 		Major: header.Devmajor, Minor: header.Devminor, Sha256: digest,
 		Mtime:  []int64{header.ModTime.Unix(), int64(header.ModTime.Nanosecond())},
 		Xattrs: map[string]string{},
+		Toc: toc{
+			Mtime: rfc3339(header.ModTime), Atime: rfc3339(header.AccessTime), Ctime: rfc3339(header.ChangeTime),
+			Xattrs: map[string]string{},
+		},
 	}
 	if !header.AccessTime.IsZero() {
 		made.Atime = []int64{header.AccessTime.Unix(), int64(header.AccessTime.Nanosecond())}
@@ -95,7 +109,19 @@ func describe(header *tar.Header, digest string) entry {
 	for key, value := range header.Xattrs { //nolint:staticcheck // as umoci reads them
 		made.Xattrs[latin1(key)] = latin1(value)
 	}
+	for key, value := range header.PAXRecords {
+		if strings.HasPrefix(key, "SCHILY.xattr.") {
+			made.Toc.Xattrs[latin1(key[len("SCHILY.xattr."):])] = base64.StdEncoding.EncodeToString([]byte(value))
+		}
+	}
 	return made
+}
+
+func rfc3339(moment time.Time) string {
+	if moment.IsZero() {
+		return ""
+	}
+	return moment.UTC().Format(time.RFC3339Nano)
 }
 
 func latin1(text string) string {

@@ -17,11 +17,13 @@ import shutil
 import struct
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from layerfarm.jobs.compress.zstd_chunked.describe import Undescribable, described
+from layerfarm.jobs.compress.zstd_chunked.toc import TocEntry
 from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.tar.header import number
@@ -74,6 +76,8 @@ class Reading(NamedTuple):
 
     entries: list[Entry]
     error: str
+    described: Sequence[dict[str, Any]] = ()
+    """The fields of a table of contents (:class:`~layerfarm.jobs.compress.zstd_chunked.toc.TocEntry`)."""
 
 
 class Difference(NamedTuple):
@@ -206,7 +210,10 @@ class Oracle:
         if not line:
             raise AssertionError("the program that reads with archive/tar has ended")
         answer = json.loads(line)
-        return Reading([_of_go(entry) for entry in answer["Entries"]], answer["Error"])
+        found = answer["Entries"]
+        return Reading(
+            [_of_go(entry) for entry in found], answer["Error"], [_described_by_go(entry) for entry in found]
+        )
 
 
 def _of_go(found: dict[str, Any]) -> Entry:
@@ -227,6 +234,24 @@ def _of_go(found: dict[str, Any]) -> Entry:
     )
 
 
+def _described_by_go(found: dict[str, Any]) -> dict[str, Any]:
+    toc = found["Toc"]
+    return {
+        "name": found["Name"],
+        "link": found["Link"],
+        "mode": found["Mode"],
+        "size": found["Size"],
+        "uid": found["Uid"],
+        "gid": found["Gid"],
+        "mtime": toc["Mtime"],
+        "atime": toc["Atime"],
+        "ctime": toc["Ctime"],
+        "major": found["Major"],
+        "minor": found["Minor"],
+        "xattrs": toc["Xattrs"],
+    }
+
+
 def _nanoseconds(time: list[int]) -> int:
     seconds, rest = time
     return seconds * _SECOND + rest
@@ -235,16 +260,26 @@ def _nanoseconds(time: list[int]) -> int:
 # --- the reader ----------------------------------------------------------------------------------
 
 
-def read_ours(archive: bytes, limits: Limits) -> tuple[list[Entry], LayerfarmError | None]:
-    """Read the archive with the reader of layers: its entries, and the error with which it ends."""
+def read_ours(
+    archive: bytes, limits: Limits, described_too: list[TocEntry | None] | None = None
+) -> tuple[list[Entry], LayerfarmError | None]:
+    """Read the archive with the reader of layers: its entries, and the error with which it ends.
+
+    ``described_too`` receives each entry as a table of contents describes it, None where none can.
+    """
     entries: list[Entry] = []
     reader = MemberReader(io.BytesIO(archive), limits)
     try:
         for member in reader:
+            toc: TocEntry | None = None
+            with suppress(Undescribable):
+                toc = described(member, reader)
             digest = hashlib.sha256()
             for piece in reader.expanded(member):
                 digest.update(piece)
             entries.append(_of_member(member, digest.hexdigest()))
+            if described_too is not None:
+                described_too.append(toc)
     except LayerfarmError as error:
         return entries, error
     return entries, None
@@ -276,12 +311,17 @@ def compare(archive: bytes, oracle: Oracle, limits: Limits, figures: Counter[str
         LayerfarmError: both refuse it, at the same place; or only the reader does, as TOLERANCES let it.
         AssertionError: they differ.
     """
-    ours, refusal = read_ours(archive, limits)
-    theirs, their_error = oracle.read(archive)
+    tocs: list[TocEntry | None] = []
+    ours, refusal = read_ours(archive, limits, tocs)
+    theirs, their_error, their_tocs = oracle.read(archive)
     at = next((at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
     if at is None:
         at = min(len(ours), len(theirs))
     figures["entries alike"] += at
+    for toc, their_toc in zip(tocs[:at], their_tocs, strict=False):
+        if toc is not None:
+            _compare_described(toc, their_toc)
+            figures["entries described alike"] += 1
     if at == len(ours) == len(theirs) and (refusal is None) == (their_error == _NO_ERROR):
         figures["archives read to the end by both" if refusal is None else "archives refused at one place by both"] += 1
     else:
@@ -294,6 +334,17 @@ def compare(archive: bytes, oracle: Oracle, limits: Limits, figures: Counter[str
         figures[f"tolerated: {name}"] += 1
     if refusal is not None:
         raise refusal
+
+
+def _compare_described(toc: TocEntry, theirs: dict[str, Any]) -> None:
+    for name, value in theirs.items():
+        found = getattr(toc, name)
+        if name in ("name", "link"):
+            found = found.encode().decode("latin-1")
+        elif name == "xattrs":
+            found = {key.encode().decode("latin-1"): text for key, text in found.items()}
+        if found != value:
+            raise AssertionError(f"{name} in a table of contents is not what archive/tar reads")
 
 
 def _described(found: Difference) -> str:

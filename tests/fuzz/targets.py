@@ -35,7 +35,7 @@ from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.mtree import Entry, compare, read_deltas, read_full, simplify, snapshot, write_deltas
 from layerfarm.jobs.relayer.equivalence import differences, facts_of
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, Layout, encode_document
-from tests.fuzz import bytes_mutations, header_mutations, json_mutations, mtree_mutations, seeds, tar_mutations
+from tests.fuzz import bytes_mutations, chunked, header_mutations, json_mutations, mtree_mutations, seeds, tar_mutations
 from tests.fuzz.archive_tar import Oracle
 from tests.fuzz.archive_tar import compare as compare_with_go
 from tests.fuzz.sandbox import Place
@@ -327,6 +327,8 @@ TARGETS: dict[str, Target] = {
         Target("gotar", 120, _mutated_headers, read_as_go, 1, _ORACLE.build, _ORACLE.start, _COMPARED),
         Target("gzip", 80, _mutated_gzip, _extract_compressed(Compression.GZIP)),
         Target("zstd", 80, _mutated_zstd, _extract_compressed(Compression.ZSTD)),
+        Target("chunked", 60, _mutated_layer, chunked.write),
+        Target("toc", 40, chunked.mutated_toc, chunked.check),
         Target("mtree", 120, _mutated_mtree, run_mtree, 8),
         Target("index", 20, _mutated_json(seeds.INDEX, seeds.MANIFEST), run_index),
         Target("manifest", 20, _mutated_json(seeds.MANIFEST, seeds.INDEX), run_manifest),

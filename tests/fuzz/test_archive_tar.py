@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.jobs.compress.zstd_chunked.toc import TocEntry
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.tar.writer import TRAILER
 from tests.fuzz import __main__ as command
@@ -23,6 +25,7 @@ from tests.unit.tar.headers import block, extended, records
 
 CORPUS = Path(__file__).parent / "corpus"
 SHORT = 20_000
+DESCRIBED = "entries described alike"
 READ, REFUSED = "archives read to the end by both", "archives refused at one place by both"
 
 
@@ -42,6 +45,7 @@ def test_a_short_run_finds_no_difference(program: Callable[[str], str]) -> None:
     assert {finding.name: finding.what for finding in report.findings.values()} == {}
     figures = {key.removeprefix("gotar "): count for key, count in report.figures.items()}
     assert figures.pop("entries alike") > SHORT
+    assert figures.pop(DESCRIBED) > SHORT / 2
     assert figures[READ] > SHORT / 4
     assert figures[REFUSED] > SHORT / 4
     assert figures.keys() == {READ, REFUSED, *(f"tolerated: {name}" for name in TOLERANCES)}
@@ -82,6 +86,8 @@ def test_what_other_programs_write_is_read_by_both(tmp_path: Path, oracle: Oracl
     done = subprocess.run([*command_line, "-C", source, "-cf", "-", "."], capture_output=True, check=True)
     figures = _compared(done.stdout, oracle)
     assert figures[READ] == 1 and figures["entries alike"] >= 6
+    # A table of contents has no sparse files.
+    assert figures[DESCRIBED] >= figures["entries alike"] - 1
 
 
 _SPARSE = ((b"GNU.sparse.size", b"0"), (b"GNU.sparse.map", b"0,0"), (b"GNU.sparse.numblocks", b"1"))
@@ -100,7 +106,7 @@ _TOLERATED = {
 @pytest.mark.parametrize("name", TOLERANCES)
 def test_what_differs_on_purpose_is_counted_by_its_name(oracle: Oracle, name: str) -> None:
     figures = _compared(block() + _TOLERATED[name] + TRAILER, oracle)
-    assert figures == {"entries alike": 1, f"tolerated: {name}": 1}
+    assert figures == {"entries alike": 1, DESCRIBED: 1, f"tolerated: {name}": 1}
 
 
 class _Other(Oracle):
@@ -124,6 +130,18 @@ def test_a_difference_of_each_field_is_found(field: str) -> None:
     other = _Other(Reading([entry._replace(**{field: getattr(_CHANGED, field)})], ""))
     with pytest.raises(AssertionError, match=f"^{field} is not what archive/tar reads"):
         compare(archive, other, LIMITS, Counter())
+
+
+def test_a_difference_of_each_field_of_a_table_of_contents_is_found(oracle: Oracle) -> None:
+    archive = records((b"atime", b"1.5"), (b"ctime", b"2"), (b"SCHILY.xattr.user.a", b"b")) + block() + TRAILER
+    found = oracle.read(archive)
+    (toc,) = found.described
+    assert len(toc) == len(dataclasses.fields(TocEntry)) - 8  # what it does not tell: type, content and its place
+    assert all(toc[name] for name in ("atime", "ctime", "xattrs"))
+    for name, value in toc.items():
+        other = {"x": "y"} if isinstance(value, dict) else value + type(value)(1)
+        with pytest.raises(AssertionError, match=f"^{name} in a table of contents is not what archive/tar reads"):
+            compare(archive, _Other(found._replace(described=[toc | {name: other}])), LIMITS, Counter())
 
 
 @pytest.mark.parametrize(

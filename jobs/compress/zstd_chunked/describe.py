@@ -32,6 +32,8 @@ _STAR_TRAILER: Final = b"tar\0"
 _NS: Final = 10**9
 _YEARS: Final = range(-62_167_219_200, 253_402_300_800)
 """Seconds of the years 0 to 9999, which RFC 3339 can write."""
+_NO_TIME: Final = -62_135_596_800 * _NS
+"""The first moment of the year 1, which to Go is no time at all."""
 
 
 class Undescribable(Exception):
@@ -96,7 +98,9 @@ def _difference(member: Member, reader: MemberReader) -> str:
 
 
 def _time(nanoseconds: int) -> str:
-    """RFC 3339, in UTC."""
+    """RFC 3339, in UTC; empty for no time."""
+    if nanoseconds == _NO_TIME:
+        return ""
     seconds, fraction = divmod(nanoseconds, _NS)
     if seconds not in _YEARS:
         raise Undescribable(f"time that RFC 3339 cannot write: {seconds}")
