@@ -67,7 +67,6 @@ test: packages lint
 # The man pages, one for each command, and the tables of docs/ that are generated from the code; committed.
 man: environment
 	$(BIN)/python -m tests.man
-	$(BIN)/python -m tests.reference
 
 # What the README promises, in Debians that have nothing; root only, with debootstrap. SUITES, USERS and ONLY choose.
 newcomer:
