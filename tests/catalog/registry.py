@@ -124,8 +124,8 @@ class Registry:
         return [(int(status), int(size)) for status, size in request.findall(log)]
 
     def delete(self, name: str) -> None:
-        """Delete a manifest, ``repository:tag``, and so all tags that name it."""
-        repository, _, tag = name.rpartition(":")
+        """Delete a manifest, ``repository:tag`` or ``repository@digest``, and so all tags that name it."""
+        repository, _, tag = name.partition("@") if "@" in name else name.rpartition(":")
         address = f"http://{self.host}/v2/{repository}/manifests/"
         accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
         asked = urllib.request.Request(address + tag, method="HEAD", headers={"Accept": accept})

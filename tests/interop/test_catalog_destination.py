@@ -12,7 +12,7 @@ import pytest
 
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.relayer.referrers import fallback_tag
-from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Index, Layout
 from layerfarm.worker.catalog.document import Access
 from layerfarm.worker.catalog.registry import Skopeo
 from tests.catalog.registry import Gate, Registry
@@ -169,6 +169,31 @@ def test_a_broken_manifest_is_found_and_a_broken_blob_by_deep(
     manifest.write_bytes(manifest.read_bytes() + b"\n")
     code, out, _ = layerfarm("catalog", "verify", path)
     assert (code, "the registry serves other bytes for this digest" in out) == (1, True), out
+
+
+def test_a_platform_that_is_gone_is_pushed_again_after_verify_found_it(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    """Clean-up jobs delete untagged manifests, those of indexes too."""
+    layout = Layout.open(tmp_path / "origin")
+    both = [image(layout, [tar(("a", one.encode()))], architecture=one).descriptor for one in ("amd64", "arm64")]
+    platforms = [{"os": "linux", "architecture": one} for one in ("amd64", "arm64")]
+    manifests = [one.model_copy(update={"platform": each}) for one, each in zip(both, platforms, strict=True)]
+    layout.tag("many", layout.put_document(Index(mediaType=MEDIA_TYPE_INDEX, manifests=manifests), MEDIA_TYPE_INDEX))
+    registry.put(layout.path, "many", "team/app:2.0")
+    path = write(tmp_path, registry.host)
+    assert layerfarm("catalog", "run", path)[0] == 0
+    gone = resolve(Layout.open(tmp_path / "store"), "new/team/app:2.0", "linux/arm64").descriptor.digest
+    registry.delete(f"new/team/app@{gone}")
+    code, out, _ = layerfarm("catalog", "verify", path)
+    assert (code, out.splitlines()[-1]) == (1, "4 images, 1 faults, 4 checked in the registry")
+    assert gone in out
+    code, out, _ = layerfarm("catalog", "verify", path)
+    assert (code, out.splitlines()[-1]) == (1, "4 images, 1 faults, 3 checked in the registry")
+    assert f"to be pushed by the next run: docker://{registry.host}/new/team/app:2.0" in out
+    code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
+    assert (code, "push: 1 images" in err) == (0, True), err
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "4 images, 0 faults, 4 checked in the registry\n")
 
 
 def test_a_tag_that_is_gone_from_a_layout_is_a_fault_and_is_made_again(

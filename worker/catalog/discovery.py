@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +15,16 @@ from layerfarm.worker.catalog.document import CatalogFile, Source
 from layerfarm.worker.catalog.offers import names_in
 from layerfarm.worker.catalog.pull import referrers_behind
 from layerfarm.worker.catalog.registry import Skopeo
-from layerfarm.worker.catalog.sources import CatalogImage, Listing, is_from, is_wanted, origin_of, origins, select
+from layerfarm.worker.catalog.sources import (
+    CatalogImage,
+    Listing,
+    is_wanted,
+    origin_of,
+    origins,
+    select,
+    source_at,
+    source_of,
+)
 from layerfarm.worker.catalog.state import Missed
 
 
@@ -72,11 +82,15 @@ def discover(
     ]
     listed = select(catalog, listings, lambda origin, error: errors.append((origin, error)))
     present = {image.name for image in listed}
+    filled = {source_of(image) for image in listed}
+    before_by_source: defaultdict[str, list[CatalogImage]] = defaultdict(list)
+    for image in known:
+        before_by_source[source_of(image)].append(image)
     kept: dict[str, CatalogImage] = {}
     unlisted = {where for where, _ in errors}
     for source, repository, where in places:
-        before = [image for image in known if is_from(image, source, repository)]
-        if before and where not in unlisted and not any(is_from(image, source, repository) for image in listed):
+        before = before_by_source[source_at(source, repository)]
+        if before and where not in unlisted and source_at(source, repository) not in filled:
             what = f"no image any more, {len(before)} in the last run"
             hint = "remove the source from the catalog if that is meant"
             errors.append((where, CatalogError(what, where=where, hint=hint)))

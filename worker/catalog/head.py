@@ -11,6 +11,7 @@ for up to two minutes, has one token for all repositories, and does not read Pod
 from __future__ import annotations
 
 import json
+import os
 import re
 import ssl
 import threading
@@ -41,7 +42,6 @@ _ACCEPTED: Final = ", ".join(
 """What skopeo accepts: a registry may convert a manifest to what a client accepts, and so change its digest."""
 _HUB: Final = "docker.io"
 _HUB_HOST: Final = "registry-1.docker.io"
-_CERTIFICATES: Final = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 _TIMES: Final = urllib3.Timeout(connect=10.0, read=60.0)
 _RETRIES: Final = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=4, raise_on_redirect=False)
 _PARAMETER: Final = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
@@ -84,7 +84,7 @@ class Head:
     access: Access
     pace: Pace
     """Asked before each request, and told of it."""
-    _pools: dict[str, urllib3.PoolManager] = field(default_factory=dict)
+    _pools: dict[tuple[str, str], urllib3.PoolManager] = field(default_factory=dict)
     _schemes: dict[str, str] = field(default_factory=dict)
     """By host, the scheme at which it answers. Empty: it does not answer; only skopeo's way leads to it."""
     _authorizations: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Head:
         for scheme in filter(None, schemes):
             self.pace.wait()
             try:
-                response = self._pool(reference.host).request(
+                response = self._pool(scheme, host).request(
                     "HEAD", f"{scheme}://{path}", headers=headers, timeout=_TIMES, retries=_RETRIES
                 )
             except urllib3.exceptions.HTTPError:
@@ -153,15 +153,16 @@ class Head:
 
     def _token(self, reference: Reference, parameters: dict[str, str], credentials: Credentials | None) -> str:
         realm = parameters.get("realm", "")
+        scheme, _, place = realm.partition("://")
         # A password is not sent in the clear unless the registry itself is asked so.
-        if not realm.startswith("https://") and (self.access.tls_verify or not realm.startswith("http://")):
+        if scheme != "https" and (scheme != "http" or self.access.tls_verify):
             raise NoPlainAnswer
         fields = {"scope": parameters.get("scope") or f"repository:{reference.repository}:pull"}
         fields |= {"service": parameters["service"]} if "service" in parameters else {}
         headers = {"Authorization": credentials.basic} if credentials else {}
         self.pace.wait()
         try:
-            response = self._pool(reference.host).request(
+            response = self._pool(scheme, place).request(
                 "GET", realm, fields=fields, headers=headers, timeout=_TIMES, retries=_RETRIES, preload_content=False
             )
             self.pace.sent(["GET"])
@@ -174,30 +175,39 @@ class Head:
             raise NoPlainAnswer
         return f"Bearer {token}"
 
-    def _pool(self, host: str) -> urllib3.PoolManager:
+    def _pool(self, scheme: str, place: str) -> urllib3.PoolManager:
+        """Connections to the host at which ``place``, a URL without scheme, begins."""
+        key = (scheme, place.partition("/")[0])
         with self._lock:
-            if host not in self._pools:
-                self._pools[host] = _pool(host, self.access.tls_verify, self.access.parallel)
-            return self._pools[host]
+            if key not in self._pools:
+                self._pools[key] = _pool(*key, self.access.tls_verify, self.access.parallel)
+            return self._pools[key]
 
 
-def _pool(host: str, verify: bool, size: int) -> urllib3.PoolManager:
+def _pool(scheme: str, host: str, verify: bool, size: int) -> urllib3.PoolManager:
     """Connections with the certificates that containers-certs.d(5) has for the host, through the proxy of the
     environment."""
     context = ssl.create_default_context()
     if not verify:
+        # The catalog file says so; urllib3 would say at each request that it is not advised.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    for directory in (Path(place) / host for place in _CERTIFICATES):
+    for directory in (place / host for place in certificate_directories()):
         try:
             for path in sorted(directory.glob("*.crt")):
                 context.load_verify_locations(path)
             for path in sorted(directory.glob("*.cert")):
                 context.load_cert_chain(path, path.with_suffix(".key"))
-        except (OSError, ssl.SSLError):
+        except OSError:
             continue  # skopeo reports it
-    proxies = urllib.request.getproxies()
-    proxy = None if urllib.request.proxy_bypass(host) else proxies.get("https") or proxies.get("http")
+    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
     if proxy is not None:
         return urllib3.ProxyManager(proxy, ssl_context=context, maxsize=size)
     return urllib3.PoolManager(ssl_context=context, maxsize=size)
+
+
+def certificate_directories() -> list[Path]:
+    """Where containers-certs.d(5) looks for a directory with the certificates of a host."""
+    home = Path(os.environ.get("HOME", "/"))
+    return [home / ".config/containers/certs.d", Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d")]

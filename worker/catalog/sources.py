@@ -124,11 +124,17 @@ def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
         yield from newest(repository, source.newest, asked)
 
 
-def is_from(image: CatalogImage, source: Source, repository: str) -> bool:
-    """True if the image comes from this repository, or layout. A registry may have moved to another host since."""
-    if source.layout is not None:
-        return image.origin.startswith(_origin(source, repository, ""))
-    return image.registry and image.name.startswith(_start(source, repository))
+def source_of(image: CatalogImage) -> str:
+    """The start of the names of all images from the same repository, or the layout of the image.
+
+    A registry may have moved to another host since the last run.
+    """
+    return image.name.rpartition(":")[0] + ":" if image.registry else image.origin.partition(":")[0]
+
+
+def source_at(source: Source, repository: str) -> str:
+    """:func:`source_of` all images of a source's repository, or layout."""
+    return str(Path(source.layout)) if source.layout is not None else _start(source, repository)
 
 
 def _start(source: Source, repository: str) -> str:

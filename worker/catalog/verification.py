@@ -11,6 +11,7 @@ from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.verify import VerifyRequest
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Task, error_text
+from layerfarm.worker.catalog.places import reference_at
 from layerfarm.worker.catalog.published import ReadBack, differences
 from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.transfer import is_pushed
@@ -40,20 +41,29 @@ class Verified:
 def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verified:
     """Check the proofs of all finished images again, and that the destination still has them.
 
-    Of a registry, all manifests are read; ``deep``: all blobs too.
+    Of a registry, all manifests are read; ``deep``: all blobs too. The next run pushes an image again that is not
+    whole there.
     """
-    finished = [image for image in images if work.is_finished(image)]
-    done = [image for image in finished if work.is_there(image)]
+    faults: Faults = []
+    done = []
+    for image in images:
+        if not work.is_finished(image):
+            continue
+        if work.is_there(image):
+            done.append(image)
+        else:
+            faults.append((image.name, f"not there any more: {work.target(image)}"))
     changed = [image for image in done if work.states[image.name].is_changed]
     proved = [image for image in changed if work.states[image.name].is_proved]
-    faults: Faults = [
-        (image.name, f"not there any more: {work.target(image)}") for image in finished if image not in done
-    ]
     faults += _proofs(work, proved)
     registry = work.catalog.destination.registry
     published: list[CatalogImage] = []
     if registry is not None:
-        published = [image for image in done if is_pushed(work.states[image.name], registry, work.catalog.proofs)]
+        for image in done:
+            if is_pushed(work.states[image.name], registry, work.catalog.proofs):
+                published.append(image)
+            else:
+                faults.append((image.name, f"to be pushed by the next run: {reference_at(registry, image.name)}"))
         faults += _published(work, registry, published, deep)
     unchanged, unproved = len(done) - len(changed), len(changed) - len(proved)
     return Verified(len(proved), unchanged, unproved, len(published), faults)
@@ -86,6 +96,8 @@ def _published(work: Work, registry: str, images: Sequence[CatalogImage], deep: 
         found, nbytes = [different[image.name]] if image.name in different else [], 0
         if not found:
             found, nbytes = back.read(work.states[image.name], Layout.open(work.target(image).store))
+        if found:
+            work.states.put(work.states[image.name].but(pushed=None))
         work.view.ended(image.name, "; ".join(found) or None, nbytes)
         return [(image.name, fault) for fault in found]
 

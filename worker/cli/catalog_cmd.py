@@ -182,7 +182,8 @@ def verify(file: Path, how: How, deep: bool) -> None:
     """Check the proofs of all finished images, reading every layer, and their destination. Exit code 1 on a fault.
 
     Images that were not changed have no proof, and their layers are not read. Of a destination's registry, the
-    tags, all manifests and the lists of referrers are read; with --deep every blob too.
+    tags, all manifests and the lists of referrers are read; with --deep every blob too. The next run pushes an
+    image again that is not whole there.
     """
     from layerfarm.worker.catalog.verification import verify as verify_catalog
 

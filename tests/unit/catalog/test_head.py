@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from layerfarm.jobs.errors import NotInRegistry, RegistryBusy
 from layerfarm.worker.catalog.document import Access
 from layerfarm.worker.catalog.head import Head, NoPlainAnswer, Reference
 from layerfarm.worker.catalog.pace import Pace
+from tests.farm.certificates import certificates
 
 DIGEST = "sha256:" + "a" * 64
 Answer = tuple[int, dict[str, str], bytes]
@@ -49,6 +51,12 @@ class Server:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
+
+    def secure(self, certificate: Path, key: Path) -> None:
+        """Speak HTTPS from now on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def __enter__(self) -> Server:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -97,6 +105,8 @@ def test_the_digest_is_in_the_header(server: Server) -> None:
         (403, {}, NoPlainAnswer),
         (401, {"WWW-Authenticate": "Negotiate"}, NoPlainAnswer),
         (401, {"WWW-Authenticate": 'Bearer realm="ftp://x/"'}, NoPlainAnswer),
+        (401, {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/a://b?c"'}, NoPlainAnswer),
+        (401, {"WWW-Authenticate": 'Bearer realm="http://"'}, NoPlainAnswer),
         (302, {"Location": "/v2/elsewhere"}, NoPlainAnswer),
     ],
 )
@@ -160,6 +170,32 @@ def test_a_password_is_sent_where_the_registry_asks_for_it(server: Server, tmp_p
         client().digest(f"docker://{server.host}/a:1")
     (tmp_path / "auth").write_text(json.dumps({"auths": {server.host: {"auth": "dTpw"}}}))
     assert client(tmp_path / "auth").digest(f"docker://{server.host}/a:1") == DIGEST
+
+
+def test_requests_go_through_the_proxy_of_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answer = lambda *_: (200, {"Docker-Content-Digest": DIGEST}, b"")
+    monkeypatch.setenv("http_proxy", f"http://{server.host}")
+    assert client().digest("docker://registry.invalid:81/a:1") == DIGEST
+    assert server.requests == [("HEAD", "http://registry.invalid:81/v2/a/manifests/1", "")]
+    monkeypatch.setenv("no_proxy", "registry.invalid")
+    with pytest.raises(NoPlainAnswer):
+        client().digest("docker://registry.invalid:81/a:1")
+
+
+def test_the_authority_of_a_host_is_where_containers_look_for_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = certificates(tmp_path, "server", "127.0.0.1", "IP:127.0.0.1")
+    server.secure(tmp_path / "server.crt", tmp_path / "server.key")
+    server.answer = lambda *_: (200, {"Docker-Content-Digest": DIGEST}, b"")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(NoPlainAnswer):
+        client(verify=True).digest(f"docker://{server.host}/a:1")
+    assert client(verify=False).digest(f"docker://{server.host}/a:1") == DIGEST
+    place = tmp_path / ".config/containers/certs.d" / server.host
+    place.mkdir(parents=True)
+    (place / "ca.crt").write_bytes(authority.read_bytes())
+    assert client(verify=True).digest(f"docker://{server.host}/a:1") == DIGEST
 
 
 def test_plain_http_is_not_used_unless_it_is_allowed_and_a_host_that_is_not_reached_is_tried_once(
