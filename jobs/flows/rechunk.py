@@ -33,6 +33,7 @@ from layerfarm.jobs.relayer.analysis import AnalysisOptions, Analyzed, analyze, 
 from layerfarm.jobs.relayer.components import Rule
 from layerfarm.jobs.relayer.configs import rechunked_config
 from layerfarm.jobs.relayer.equivalence import Tolerance
+from layerfarm.jobs.relayer.planner.plan import Divider
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be, read_plan, recipe_of, write_layer
 from layerfarm.jobs.relayer.spool import Difference, Spool, read_image
 from layerfarm.jobs.store import Descriptor, Layout
@@ -132,13 +133,13 @@ def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
     source, target = source_of(ctx, state), target_of(ctx, state)
     work = work_of(ctx, state)
     work.create()
-    plan = None if state.plan is None else read_plan(target, state.plan)
+    divider = None if state.plan is None else Divider(read_plan(target, state.plan))
     digest = image.descriptor.digest
     task = work.kept(state.tasks, Task)[digest]
     options = analysis_options(task.keep, state.epoch, state.components)
     analysis = kept_analysis(source, digest, options) or kept_analysis(target, digest, options)
     if analysis is not None:
-        layers = [_known(target, layer, task, state.level) for layer in layers_to_be(analysis, plan, state.budget)]
+        layers = [_known(target, layer, task, state.level) for layer in layers_to_be(analysis, divider, state.budget)]
         if all(layer.packed is not None for layer in layers):
             return _laid(work, digest, layers, analysis.warnings)
     content, spool_file = spooled(ctx, work, source, image, task.keep)
@@ -147,7 +148,7 @@ def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
     if not keep_analysis(source, analyzed.analysis, options):
         keep_analysis(target, analyzed.analysis, options)
     layers = []
-    for layer in layers_to_be(analyzed.analysis, plan, state.budget):
+    for layer in layers_to_be(analyzed.analysis, divider, state.budget):
         known = _known(target, layer, task, state.level)
         if known.packed is None:
             sizes = {part.key: part.size for part in analyzed.analysis.parts}

@@ -14,7 +14,7 @@ from layerfarm.jobs.errors import BlobNotFound, MalformedDocument, TransformErro
 from layerfarm.jobs.layer.names import walk_key, whiteout_name
 from layerfarm.jobs.mtree.model import ROOT, Entry
 from layerfarm.jobs.relayer.analysis import Analysis, Analyzed, canonical, clamped, parents_of, restored_directories
-from layerfarm.jobs.relayer.planner.plan import MOST_LAYERS, Plan, divide, parse_plan
+from layerfarm.jobs.relayer.planner.plan import MOST_LAYERS, Divider, Plan, parse_plan
 from layerfarm.jobs.relayer.planner.search import PlanOptions, make_plan
 from layerfarm.jobs.relayer.spool import Difference, Spool, Written
 from layerfarm.jobs.store import Descriptor, Layout
@@ -74,8 +74,8 @@ def read_plan(layout: Layout, digest: str) -> Plan:
     return parse_plan(layout.read(blob), digest)
 
 
-def layers_to_be(analysis: Analysis, plan: Plan | None, budget: int) -> list[LayerToBe]:
-    """The layers above the kept ones, lowest first. Without a plan, one is made for this image alone.
+def layers_to_be(analysis: Analysis, divider: Divider | None, budget: int) -> list[LayerToBe]:
+    """The layers above the kept ones, lowest first. Without the divider of a plan, one is made for this image alone.
 
     Raises:
         TransformError: the kept layers use up the budget.
@@ -87,7 +87,8 @@ def layers_to_be(analysis: Analysis, plan: Plan | None, budget: int) -> list[Lay
             hint=f"keep fewer layers, or allow more, up to {MOST_LAYERS}",
         )
     image = analysis.snapshot("", 0, "", budget)
-    chunks = divide(plan or make_plan([image], PlanOptions(spare=0)), image.parts, image.room)
+    divider = divider or Divider(make_plan([image], PlanOptions(spare=0)))
+    chunks = divider.divide(image.parts, image.room)
     layers = [LayerToBe(chunk.name, chunk.digest, tuple(part.key for part in chunk.parts)) for chunk in chunks]
     if analysis.deletions is not None:
         layers.insert(0, LayerToBe(DELETIONS, analysis.deletions))

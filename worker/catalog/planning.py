@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedPlan
@@ -24,7 +25,7 @@ from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, kept_anal
 from layerfarm.jobs.relayer.components import Rule
 from layerfarm.jobs.relayer.configs import rechunked_config
 from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
-from layerfarm.jobs.relayer.planner.plan import Part, Plan, Snapshot, parse_plan
+from layerfarm.jobs.relayer.planner.plan import Divider, Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
 from layerfarm.jobs.store import Layout, encode_document
@@ -90,16 +91,11 @@ class Member:
     analysis: Analysis
     policy: Rechunk
 
-    def layers(self, plan: Plan) -> list[LayerToBe]:
-        """Its planned layers, above the kept ones."""
-        return layers_to_be(self.analysis, plan, self.policy.budget)
-
-    def predicted(self, plan: Plan) -> Pullable:
-        """Its layers, kept and planned, and the configuration that will name them."""
+    def predicted(self, layers: Sequence[LayerToBe]) -> Pullable:
+        """Its kept layers, those planned above them, and the configuration that will name them."""
         manifest, keep = self.image.manifest, self.analysis.keep
         packed = {part.key: part.packed for part in self.analysis.parts}
         blobs = {layer.digest: layer.size for layer in manifest.layers[:keep]}
-        layers = self.layers(plan)
         blobs |= {layer.digest: sum(packed[key] for key in layer.keys) or _SMALL for layer in layers}
         digests = [layer.digest for layer in manifest.layers[:keep]] + [layer.digest for layer in layers]
         blobs[f"config for {self.image.descriptor.digest}"] = self._config_size(layers)
@@ -125,30 +121,36 @@ class Joint:
     plan: Plan
     members: tuple[Member, ...]
 
+    @cached_property
+    def _layers(self) -> list[list[LayerToBe]]:
+        """The planned layers of each member, above the kept ones."""
+        divider = Divider(self.plan)
+        return [layers_to_be(member.analysis, divider, member.policy.budget) for member in self.members]
+
     def layouts(self) -> dict[str, str]:
         """By image, a digest of its planned layers: if unchanged, so is the image."""
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for member in self.members:
-            found[member.name] += [layer.digest for layer in member.layers(self.plan)]
+        for member, layers in zip(self.members, self._layers, strict=True):
+            found[member.name] += [layer.digest for layer in layers]
         return {name: name_of_work("layout", digests) for name, digests in found.items()}
 
     def holdings(self) -> dict[str, Holding]:
         """By image, its predicted layers and configurations."""
-        return self._by_image(lambda member: member.predicted(self.plan))
+        return self._by_image(map(Member.predicted, self.members, self._layers))
 
     def originals(self) -> dict[str, Holding]:
         """By image, its layers and configurations as they are."""
-        return self._by_image(lambda member: pullable(member.image.manifest.layers, member.image.manifest.config))
+        manifests = (member.image.manifest for member in self.members)
+        return self._by_image(pullable(manifest.layers, manifest.config) for manifest in manifests)
 
-    def _by_image(self, pullable_of: Callable[[Member], Pullable]) -> dict[str, Holding]:
-        found: defaultdict[str, list[Member]] = defaultdict(list)
-        for member in self.members:
-            found[member.name].append(member)
+    def _by_image(self, pullables: Iterable[Pullable]) -> dict[str, Holding]:
+        """``pullables``: one of each member."""
+        found: defaultdict[str, list[tuple[str, Pullable]]] = defaultdict(list)
+        for member, each in zip(self.members, pullables, strict=True):
+            found[member.name].append((platform_of(member.image), each))
         return {
-            name: dict(
-                zip(numbered(platform_of(each.image) for each in members), map(pullable_of, members), strict=True)
-            )
-            for name, members in found.items()
+            name: dict(zip(numbered(platform for platform, _ in pairs), (each for _, each in pairs), strict=True))
+            for name, pairs in found.items()
         }
 
     def duplicates(self) -> list[DuplicateRow]:
@@ -156,8 +158,8 @@ class Joint:
         before: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         after: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         parts: dict[tuple[str, str], Part] = {}
-        for member in self.members:
-            homes = {key: layer.digest for layer in member.layers(self.plan) for key in layer.keys}
+        for member, layers in zip(self.members, self._layers, strict=True):
+            homes = {key: layer.digest for layer in layers for key in layer.keys}
             for part in member.analysis.parts:
                 which = (part.key, part.digest)
                 parts[which] = part

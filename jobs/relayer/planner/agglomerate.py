@@ -6,7 +6,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from layerfarm.jobs.relayer.planner.bitsets import Cluster, Costs, bits, merged
+from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, bits, merged
 
 _PAIRS = 400
 """Most clusters of which all pairs are compared; beyond, the smallest are first merged with similar ones."""
@@ -20,9 +20,13 @@ class Merger:
         self._rates = rates
         self._clusters: dict[int, Cluster] = dict(enumerate(clusters))
         self._cost = {number: costs.of(cluster) for number, cluster in self._clusters.items()}
+        self._sketches = {number: costs.sketch(cluster) for number, cluster in self._clusters.items()}
         self._extras: dict[tuple[int, int], float] = {}
         self._next = len(clusters)
         self._counts = [0] * len(costs.catalog.images)
+        self._room: Sequence[int] = ()
+        self._over: Columns = 0
+        """Images with more clusters than they have room for."""
         for cluster in clusters:
             for column in bits(cluster.owners):
                 self._counts[column] += 1
@@ -47,18 +51,19 @@ class Merger:
 
         The image that exceeds its room most comes first; a merge is one for all images.
         """
+        self._room = room
         order = sorted(range(len(room)), key=lambda column: (room[column] - self._counts[column], column))
+        self._over = sum(1 << column for column in order if self._counts[column] > room[column])
         # Once an image fits it stays so, because counts only fall; one pass in any order is enough.
         for column in order:
             if self._counts[column] > room[column]:
-                self._fit(column, room)
+                self._fit(column)
 
-    def _fit(self, column: int, room: Sequence[int]) -> None:
-        bit = 1 << column
-        over = sum(1 << at for at, count in enumerate(self._counts) if count > room[at])
+    def _fit(self, column: int) -> None:
+        bit, over = 1 << column, self._over
         mine = [number for number, cluster in self._clusters.items() if cluster.owners & bit]
         free = [number for number in mine if not self._clusters[number].locked]
-        wanted = room[column] - (len(mine) - len(free))
+        wanted = self._room[column] - (len(mine) - len(free))
         free = self._shortened(free, max(_PAIRS, wanted), paying=False)
         free = self._agglomerate(free, max(1, wanted), over)
         if wanted < 1 and free:
@@ -99,7 +104,7 @@ class Merger:
         return list(alive)
 
     def _guessed(self, one: int, other: int, over: int) -> tuple[float, bool, int, int]:
-        guess = self._costs.guess(self._clusters[one], self._clusters[other])
+        guess = self._costs.guess(self._sketches[one], self._sketches[other])
         return (self._per_relief(guess, one, other, over), False, one, other)
 
     def _per_relief(self, extra: float, one: int, other: int, over: int) -> float:
@@ -143,10 +148,15 @@ class Merger:
 
     def _merge(self, one: int, other: int) -> int:
         both = merged(self._clusters[one], self._clusters[other], self._rates)
-        for column in bits(self._clusters[one].owners & self._clusters[other].owners):
+        common = self._clusters[one].owners & self._clusters[other].owners
+        for column in bits(common):
             self._counts[column] -= 1
+        for column in bits(common & self._over):
+            if self._counts[column] <= self._room[column]:
+                self._over &= ~(1 << column)
         for gone in (one, other):
-            del self._clusters[gone], self._cost[gone]
+            del self._clusters[gone], self._cost[gone], self._sketches[gone]
         number, self._next = self._next, self._next + 1
         self._clusters[number], self._cost[number] = both, self._costs.of(both)
+        self._sketches[number] = self._costs.sketch(both)
         return number

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
-from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, bits, merged
+from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, Sketch, bits, merged
 
 _PASSES = 6
 """Over all components; most is gained in the first two."""
@@ -38,7 +38,11 @@ class Refiner:
         self._rates = rates
         self._room = room
         self._counts = [0] * len(room)
+        self._full: Columns = 0
+        """Images without room for another cluster."""
         single = {component.keys[0]: component for component in components}
+        self._of_components = {key: costs.sketch(component) for key, component in single.items()}
+        self._sketches: dict[int, Sketch] = {}
         self._locked: list[Cluster] = []
         self._members: dict[int, list[Cluster]] = {}
         self._clusters: dict[int, Cluster] = {}
@@ -50,7 +54,9 @@ class Refiner:
                 self._locked.append(cluster)
                 continue
             self._members[number] = [single[key] for key in cluster.keys]
-            self._clusters[number], self._cost[number] = cluster, costs.of(cluster)
+            self._put(number, cluster)
+        for column, count in enumerate(self._counts):
+            self._full |= (count >= room[column]) << column
         self._left = _WORK
         self._unit = 1 + len(room) // _WIDE
 
@@ -87,15 +93,16 @@ class Refiner:
     def _better(self, component: Cluster, at: int, rest: Cluster | None) -> int | None:
         """The cluster in which the component costs least, if that is less than in its own."""
         alone = self._costs.of(component)
+        sketch = self._of_components[component.keys[0]]
         limit = self._cost[at] - _cost(self._costs, rest) - alone - _LEAST
         freed = self._clusters[at].owners & ~_owners(rest)
         best = None
         self._left -= len(self._clusters) + self._unit * (len(component.variants) + _variants(rest))
         for number, cluster in self._clusters.items():
             # The estimate is seldom too high, and 20 times faster than the exact cost.
-            if number == at or self._costs.guess(cluster, component) >= limit:
+            if number == at or self._costs.guess(self._sketches[number], sketch) >= limit:
                 continue
-            if not self._has_room(component.owners & ~cluster.owners & ~freed):
+            if component.owners & ~cluster.owners & ~freed & self._full:
                 continue
             self._left -= self._unit * (len(cluster.variants) + len(component.variants))
             extra = self._costs.together(cluster, component, self._rates) - self._cost[number] - alone
@@ -103,26 +110,29 @@ class Refiner:
                 best, limit = number, extra
         return best
 
-    def _has_room(self, more: Columns) -> bool:
-        self._left -= more.bit_count()
-        return all(self._counts[column] < self._room[column] for column in bits(more))
-
     def _move(self, component: Cluster, at: int, rest: Cluster | None, target: int) -> None:
         cluster = self._clusters[target]
-        for column in bits(self._clusters[at].owners & ~_owners(rest)):
-            self._counts[column] -= 1
-        for column in bits(component.owners & ~cluster.owners):
-            self._counts[column] += 1
+        self._count(self._clusters[at].owners & ~_owners(rest), -1)
+        self._count(component.owners & ~cluster.owners, 1)
         self._members[at] = [other for other in self._members[at] if other is not component]
         self._members[target].append(component)
         self._put(target, self._merged(cluster, component))
         self._put(at, rest)
 
+    def _count(self, columns: Columns, more: int) -> None:
+        for column in bits(columns):
+            self._counts[column] += more
+            if self._counts[column] >= self._room[column]:
+                self._full |= 1 << column
+            else:
+                self._full &= ~(1 << column)
+
     def _put(self, number: int, cluster: Cluster | None) -> None:
         if cluster is None:
-            del self._clusters[number], self._cost[number], self._members[number]
+            del self._clusters[number], self._cost[number], self._sketches[number], self._members[number]
         else:
             self._clusters[number], self._cost[number] = cluster, self._costs.of(cluster)
+            self._sketches[number] = self._costs.sketch(cluster)
 
 
 def _variants(cluster: Cluster | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -125,46 +126,58 @@ class Chunk:
     parts: tuple[Part, ...]
     """Sorted by key."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of its parts' digests: equal chunks become equal layers."""
         return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
 
-    @property
+    @cached_property
     def packed(self) -> int:
         return sum(part.packed for part in self.parts)
 
 
-def divide(plan: Plan, parts: Sequence[Part], room: int) -> list[Chunk]:
-    """The layers of one image: every part in exactly one, at most ``room`` of them, in a fixed order.
+class Divider:
+    """Divides images by one plan, whose index is made once; images with equal chunks share them."""
 
-    Components that are not in the plan go to spare layers, chosen by their names, so that no other layer changes.
-    An image that the plan was not made for may have parts of more groups than it has room: the smallest layers
-    are then joined.
-    """
-    assert room >= 1
-    group_of = {key: number for number, group in enumerate(plan.groups) for key in group.components}
-    known: dict[int, list[Part]] = {}
-    strange: list[Part] = []
-    for part in parts:
-        number = group_of.get(part.key)
-        if number is None:
-            strange.append(part)
-        else:
-            known.setdefault(number, []).append(part)
-    chunks = [_chunk(plan.groups[number].name, members) for number, members in sorted(known.items())]
-    slots = max(1, min(plan.spare, room - len(chunks)))
-    spare: dict[int, list[Part]] = {}
-    for part in strange:
-        spare.setdefault(_slot(part.source or part.key, slots), []).append(part)
-    chunks += [_chunk(f"new {slot + 1}", members) for slot, members in sorted(spare.items())]
-    while len(chunks) > room:
-        chunks = _joined(chunks)
-    return chunks
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._group_of = {key: number for number, group in enumerate(plan.groups) for key in group.components}
+        self._chunks: dict[tuple[str, tuple[Part, ...]], Chunk] = {}
 
+    def divide(self, parts: Sequence[Part], room: int) -> list[Chunk]:
+        """The layers of one image: every part in exactly one, at most ``room`` of them, in a fixed order.
 
-def _chunk(name: str, parts: Iterable[Part]) -> Chunk:
-    return Chunk(name, tuple(sorted(parts)))
+        Components that are not in the plan go to spare layers, chosen by their names, so that no other layer changes.
+        An image that the plan was not made for may have parts of more groups than it has room: the smallest layers
+        are then joined.
+        """
+        assert room >= 1
+        known: dict[int, list[Part]] = {}
+        strange: list[Part] = []
+        for part in parts:
+            number = self._group_of.get(part.key)
+            if number is None:
+                strange.append(part)
+            else:
+                known.setdefault(number, []).append(part)
+        chunks = [self._chunk(self.plan.groups[number].name, members) for number, members in sorted(known.items())]
+        slots = max(1, min(self.plan.spare, room - len(chunks)))
+        spare: dict[int, list[Part]] = {}
+        for part in strange:
+            spare.setdefault(_slot(part.source or part.key, slots), []).append(part)
+        chunks += [self._chunk(f"new {slot + 1}", members) for slot, members in sorted(spare.items())]
+        while len(chunks) > room:
+            chunks = self._joined(chunks)
+        return chunks
+
+    def _chunk(self, name: str, parts: Iterable[Part]) -> Chunk:
+        ordered = tuple(sorted(parts))
+        return self._chunks.setdefault((name, ordered), Chunk(name, ordered))
+
+    def _joined(self, chunks: list[Chunk]) -> list[Chunk]:
+        first, second = sorted(sorted(range(len(chunks)), key=lambda at: (chunks[at].packed, at))[:2])
+        merged = self._chunk(chunks[first].name, (*chunks[first].parts, *chunks[second].parts))
+        return [merged if at == first else chunk for at, chunk in enumerate(chunks) if at != second]
 
 
 def _slot(name: str, slots: int) -> int:
@@ -172,9 +185,3 @@ def _slot(name: str, slots: int) -> int:
     return max(
         range(slots), key=lambda slot: hashlib.sha256(f"{slot}\0{name}".encode("utf-8", "surrogatepass")).digest()
     )
-
-
-def _joined(chunks: list[Chunk]) -> list[Chunk]:
-    first, second = sorted(sorted(range(len(chunks)), key=lambda at: (chunks[at].packed, at))[:2])
-    merged = _chunk(chunks[first].name, (*chunks[first].parts, *chunks[second].parts))
-    return [merged if at == first else chunk for at, chunk in enumerate(chunks) if at != second]

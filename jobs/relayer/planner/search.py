@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from layerfarm.jobs.relayer.planner.agglomerate import Merger
 from layerfarm.jobs.relayer.planner.bitsets import Catalog, Cluster, Costs, clusters_of, merged, update_rates
 from layerfarm.jobs.relayer.planner.local_search import Refiner
-from layerfarm.jobs.relayer.planner.plan import Group, Plan, Prediction, Snapshot, divide
+from layerfarm.jobs.relayer.planner.plan import Divider, Group, Plan, Prediction, Snapshot
 
 _EAGER = 2.0
 """Weight of a pull while clusters are merged, relative to the final one: merged clusters are hard to separate again.
@@ -67,8 +67,9 @@ def predict(plan: Plan, images: Sequence[Snapshot]) -> Prediction:
     stored: dict[str, int] = {}
     pulled = most = 0
     held: set[str] = set()
+    divider = Divider(plan)
     for image, before in zip(catalog.images, catalog.before, strict=True):
-        chunks = divide(plan, image.parts, image.room)
+        chunks = divider.divide(image.parts, image.room)
         most = max(most, len(chunks))
         sizes = {chunk.digest: chunk.packed for chunk in chunks}
         stored |= sizes

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import MalformedPlan
-from layerfarm.jobs.relayer.planner.plan import Group, Part, Plan, Snapshot, divide, parse_plan
+from layerfarm.jobs.relayer.planner.plan import Divider, Group, Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import PlanOptions, make_plan, predict
 from tests.examples import examples
 
@@ -49,7 +49,7 @@ def catalogs(draw: st.DrawFn) -> list[Snapshot]:
 def test_every_part_is_in_exactly_one_layer_and_the_budget_is_kept(images: list[Snapshot], spare: int) -> None:
     plan = make_plan(images, PlanOptions(spare=spare))
     for image in images:
-        chunks = divide(plan, image.parts, image.room)
+        chunks = Divider(plan).divide(image.parts, image.room)
         assert sorted(part for chunk in chunks for part in chunk.parts) == sorted(image.parts)
         assert all(chunk.parts for chunk in chunks)
         assert len(chunks) <= image.room
@@ -80,8 +80,8 @@ def test_newcomers_move_nothing(images: list[Snapshot], more: list[Snapshot]) ->
     for image in images:
         known = {key for group in first.groups for key in group.components}
         assert {part.key for part in image.parts} <= known
-        before = divide(first, image.parts, image.room)
-        after = divide(second, image.parts, image.room)
+        before = Divider(first).divide(image.parts, image.room)
+        after = Divider(second).divide(image.parts, image.room)
         assert {chunk.digest for chunk in before} == {chunk.digest for chunk in after}
 
 
@@ -94,8 +94,8 @@ def test_strange_parts_of_an_image_move_nothing_that_there_is_room_for(
     for image in images:
         room = 20
         more = [part(f"stranger{number}") for number in strange]
-        before = {chunk.digest for chunk in divide(plan, image.parts, room)}
-        chunks = divide(plan, (*image.parts, *more), room)
+        before = {chunk.digest for chunk in Divider(plan).divide(image.parts, room)}
+        chunks = Divider(plan).divide((*image.parts, *more), room)
         assert before <= {chunk.digest for chunk in chunks}
         assert sorted(part for chunk in chunks for part in chunk.parts) == sorted((*image.parts, *more))
 
@@ -138,9 +138,9 @@ def test_a_package_that_is_updated_in_one_image_changes_the_layer_that_holds_it_
     packages = [part(f"p{number}", 1, MB >> number % 5) for number in range(60)]
     images = [snapshot(line, 0, packages, room=20) for line in "ab"]
     plan = make_plan(images)
-    before = divide(plan, packages, 20)
+    before = Divider(plan).divide(packages, 20)
     updated = [part("p7", 2, MB) if each.key == "p7" else each for each in packages]
-    after = divide(plan, updated, 20)
+    after = Divider(plan).divide(updated, 20)
     (changed,) = [chunk for chunk in after if chunk.digest not in {old.digest for old in before}]
     assert "p7" in {each.key for each in changed.parts}
     assert len(after) == len(before)
@@ -149,9 +149,9 @@ def test_a_package_that_is_updated_in_one_image_changes_the_layer_that_holds_it_
 def test_an_image_of_more_groups_than_it_has_room_for_is_layered_all_the_same() -> None:
     plan = Plan(groups=tuple(Group(name=f"g{number}", components=(f"p{number}",)) for number in range(50)))
     parts = [part(f"p{number}", 1, number * 1000) for number in range(50)]
-    chunks = divide(plan, parts, 10)
+    chunks = Divider(plan).divide(parts, 10)
     assert len(chunks) == 10
-    assert divide(plan, list(reversed(parts)), 10) == chunks
+    assert Divider(plan).divide(list(reversed(parts)), 10) == chunks
 
 
 def test_the_prediction_is_what_the_layers_come_to() -> None:

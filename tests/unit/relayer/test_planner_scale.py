@@ -1,0 +1,68 @@
+"""The planner's work grows as the catalog does: counted in calls, on catalogs that are made up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layerfarm.jobs.relayer.planner import search
+from layerfarm.jobs.relayer.planner.agglomerate import Merger
+from layerfarm.jobs.relayer.planner.bitsets import Costs, bits
+from layerfarm.jobs.relayer.planner.local_search import Refiner
+from layerfarm.jobs.relayer.planner.plan import Divider
+from tests.bench.synthetic import snapshots
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: Counter[str]) -> None:
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        calls[name] += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, count)
+
+
+@pytest.mark.parametrize("images", [50, 200])
+def test_exact_costs_are_computed_for_few_pairs_of_each_merge(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """Each is a product of the contents of two clusters, of which a large catalog has hundreds."""
+    calls: Counter[str] = Counter()
+    counted(monkeypatch, Costs, "together", calls)
+    counted(monkeypatch, Merger, "_merge", calls)
+    monkeypatch.setattr(Refiner, "refined", lambda refiner: [])
+    search.make_plan(snapshots(images, components=200, room=32))
+    assert calls["_merge"] > 500
+    assert calls["together"] < 3.5 * calls["_merge"]
+
+
+def test_a_plan_is_indexed_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = list(snapshots(30, components=110, room=20))
+    plan = search.make_plan(images)
+    calls: Counter[str] = Counter()
+    counted(monkeypatch, Divider, "__init__", calls)
+    counted(monkeypatch, Divider, "divide", calls)
+    assert search.predict(plan, images) == plan.prediction
+    assert calls == {"__init__": 1, "divide": 30}
+
+
+def test_images_with_equal_layers_share_them_in_memory() -> None:
+    images = list(snapshots(30, components=110, room=20))
+    divider = Divider(search.make_plan(images))
+    chunks = [chunk for image in images for chunk in divider.divide(image.parts, image.room)]
+    assert len({id(chunk) for chunk in chunks}) == len({(chunk.name, chunk.parts) for chunk in chunks}) < len(chunks)
+
+
+@given(st.sets(st.integers(0, 700)))
+def test_the_numbers_of_a_set_come_in_order(numbers: set[int]) -> None:
+    assert bits(sum(1 << number for number in numbers)) == sorted(numbers)
+
+
+def test_a_larger_synthetic_catalog_begins_as_a_smaller_one_does() -> None:
+    assert list(snapshots(20, components=110)) == list(snapshots(40, components=110))[:20]
+    assert list(snapshots(20, components=110, seed=2)) != list(snapshots(20, components=110))
+    assert {len(image.parts) for image in snapshots(20, components=110)} == {110}
