@@ -50,7 +50,7 @@ help:
 	@echo 'make bench-catalog                             40 images re-layered together, and in the ways of others: a table'
 	@echo 'make bench-catalog KILLS=1 [SEED=N]            … while workers and registry are killed; equal at the end'
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
-	@echo 'make man                                      the man pages in docs/man and the reference tables in docs, from the code'
+	@echo 'make man                                      the man pages in docs/man, and the generated tables and figures in docs'
 	@echo 'make newcomer [SUITES=trixie] [USERS=root]     the README followed in bare Debians, as root and as a user: a table'
 	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
 	@echo 'make locks                                    pin the newest allowed dependencies again'
@@ -64,7 +64,7 @@ test: packages lint
 	    $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.pythons $(XDIST) $(PYTEST_ARGS)
 
-# The man pages, one for each command, and the tables of docs/ that are generated from the code; committed.
+# The man pages, one for each command, and the generated tables and figures of docs/; committed.
 man: environment
 	$(BIN)/python -m tests.man
 

@@ -1,4 +1,4 @@
-"""``make man``: the man pages, one for each command, from ``--help``, into docs/man; and the tables of docs/."""
+"""``make man``: the man pages, one for each command, from ``--help``, into docs/man; tables and figures of docs/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from click_man.core import write_man_pages
 
 from layerfarm.worker.cli.main import cli
-from tests import reference
+from tests import figures, reference
 
 PAGES = Path(__file__).resolve().parents[1] / "docs/man"
 DATE = "1970-01-01"
@@ -28,13 +28,13 @@ def _eager(group: click.Group) -> click.Group:
 
 
 def main() -> int:
-    """Write all man pages, into the directory given or else ``docs/man`` with the tables of the reference pages."""
+    """Write all man pages, into the directory given or else ``docs/man`` with the tables and figures of docs."""
     target = Path(sys.argv[1]) if sys.argv[1:] else PAGES
     target.mkdir(parents=True, exist_ok=True)
     for page in target.glob("*.1"):
         page.unlink()
     write_man_pages("layerfarm", _eager(cli), version=version("layerfarm"), target_dir=str(target), date=DATE)
-    return 0 if sys.argv[1:] else reference.main()
+    return 0 if sys.argv[1:] else reference.main() or figures.main()
 
 
 if __name__ == "__main__":

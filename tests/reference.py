@@ -56,12 +56,12 @@ _DEFAULTS: Final = {
 def settings_table() -> Iterator[str]:
     """A row for each field of ``Settings``."""
     texts = _texts(settings.Settings)
-    yield from ("| variable | key in the file | value | default | read by | meaning |", "|---|---|---|---|---|---|")
+    yield from ("| variable | value | read by | meaning |", "|---|---|---|---|")
     for key, field in sorted((key, field) for field, key in settings._KEYS.items()):
         info = settings.Settings.model_fields[field]
         default = _DEFAULTS.get(key) or _shown(info.default)
-        row = (f"`LAYERFARM_{key.upper()}`", f"`{key}`", _value(info.annotation, texts[field]), default)
-        yield _row(*row, READERS.get(key, "workers"), texts[field])
+        value = f"{_value(info.annotation, texts[field])}, default {default}"
+        yield _row(f"`LAYERFARM_{key.upper()}`", value, READERS.get(key, "workers"), texts[field])
 
 
 def errors_table() -> Iterator[str]:
@@ -180,7 +180,7 @@ def _value(annotation: Any, text: str) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         choices = tuple(annotation)
     if choices:
-        return ", ".join(f"`{value}`" for value in choices)
+        return " or ".join(f"`{value}`" for value in choices)
     if get_origin(annotation) is tuple:
         return "directories" if get_args(annotation)[0] is Path else "names"
     first = text.partition(" ")[0].lower()

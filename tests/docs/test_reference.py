@@ -20,6 +20,7 @@ from layerfarm.worker.jobstore.model import FORMAT
 from layerfarm.worker.model import JobState
 from layerfarm.worker.settings import _KEYS, _NOT_SETTINGS
 from tests.docs.blocks import ROOT
+from tests.figures import FIGURES, FIGURES_OF_DOCS, drawn
 from tests.reference import DOCS, READERS, TABLES
 
 PAGES = {"commands": "commands.md", "settings": "settings.md", "errors": "exit-codes.md", "metrics": "metrics.md"}
@@ -39,6 +40,13 @@ def test_generated_table_is_up_to_date(table: str) -> None:
     assert run.returncode == 0, run.stderr
     found = re.search(rf"<!-- generated: {table} -->\n\n(.*?)\n\n<!-- end -->", page(PAGES[table]), re.DOTALL)
     assert found is not None and found[1] == run.stdout.rstrip("\n"), "run `make man`"
+
+
+def test_figures_are_up_to_date_and_shown() -> None:
+    made = {f"{name}.svg": drawn(*figure) for name, figure in FIGURES_OF_DOCS.items()}
+    assert {path.name: path.read_text() for path in FIGURES.iterdir()} == made, "run `make man`"
+    shown = {name for path in DOCS.glob("*.md") for name in re.findall(r"\(figures/(.+?)\)", path.read_text())}
+    assert shown == set(made)
 
 
 def test_every_variable_that_the_code_reads_is_on_the_settings_page() -> None:
