@@ -226,6 +226,7 @@ class Job:
 
     def record(self) -> JobRecord:
         """Return the record of the job.
+
         Raises:
             JobNotFound: the record has expired.
         """
@@ -295,6 +296,7 @@ class Job:
 
         Return False if it starts from the beginning: because ``anew`` is set, because its work is no longer kept
         (``LAYERFARM_RETRY_FOR``), or because the tree has changed.
+
         Raises:
             JobNotFound: the record has expired.
             RequestError: the job has not failed.

@@ -237,6 +237,7 @@ class WorkDirectory:
 
     def create(self) -> None:
         """Create the directory.
+
         Raises:
             FileNotFoundError: the store does not exist.
             UnsafePath: a link is in the path.
@@ -328,6 +329,7 @@ class WorkBeside(WorkDirectory):
 
     def create(self) -> None:
         """Create the directory.
+
         Raises:
             UnsafePath: another user created it in a world-writable directory.
         """

@@ -61,6 +61,7 @@ def base_of(bundle: Path) -> Path:
 
 def refuse_existing(bundle: Path) -> None:
     """Raise if a bundle cannot be unpacked to this place.
+
     Raises:
         BundleExists: a part of a bundle is there, or the path is not a directory.
     """

@@ -109,7 +109,8 @@ class Widened:
 def is_locked(directory: int, name: bytes | str, found: os.stat_result) -> bool:
     """Return True if an ordinary user owns the directory ``name`` and its mode denies listing or searching it.
 
-    ``found`` is its lstat; ``name`` is relative to an open directory."""
+    ``found`` is its lstat; ``name`` is relative to an open directory.
+    """
     return (
         found.st_mode & 0o500 != 0o500 and found.st_uid == os.geteuid() and not may(directory, os.R_OK | os.X_OK, name)
     )

@@ -57,7 +57,8 @@ def write_extra(entries: Iterable[Entry], out: BinaryIO) -> None:
 
 def _write_extra_line(entry: Entry, out: BinaryIO) -> None:
     """Write a full-path line if needed: for a device number, for xattrs of a link, device, fifo or socket, and for too
-    many or too large xattrs."""
+    many or too large xattrs.
+    """
     xattrs = entry.xattrs
     if entry.type in ("file", "dir"):
         if not xattrs or _recordable(xattrs):

@@ -124,6 +124,7 @@ class IndexText:
     @classmethod
     def parse(cls, raw: bytes, where: str) -> IndexText:
         """Parse the text of an index.
+
         Raises:
             MalformedDocument: it is no index.
             LimitExceeded: it is too large or nested too deeply.

@@ -83,7 +83,8 @@ class Lock:
 
 def _lock_file(path: Path, layout: Path) -> int:
     """Open the file, created if missing. Only a new one is given to the layout's owner: an existing file, perhaps a
-    hard link to another user's, keeps its owner."""
+    hard link to another user's, keeps its owner.
+    """
     files = files_of(layout)
     try:
         fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)

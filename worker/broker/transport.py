@@ -65,7 +65,8 @@ class Channel(kombu_redis.Channel):
 
     def _receive_one(self, c: Any) -> Any:
         """Read a published message. A lost connection is an error: redis-py would reconnect in here and wait for the
-        next message, while the worker's event loop is blocked."""
+        next message, while the worker's event loop is blocked.
+        """
         if c.connection is not None:
             c.connection.retry = Retry(NoBackoff(), 0)
         return super()._receive_one(c)  # type: ignore[no-untyped-call]

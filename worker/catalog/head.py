@@ -186,7 +186,8 @@ class Head:
 
 def _pool(scheme: str, host: str, verify: bool, size: int) -> urllib3.PoolManager:
     """Connections with the certificates that containers-certs.d(5) has for the host, through the proxy of the
-    environment."""
+    environment.
+    """
     context = ssl.create_default_context()
     if not verify:
         # The catalog file says so; urllib3 would say at each request that it is not advised.

@@ -57,7 +57,8 @@ class Fetcher:
 
     def fetch(self, images: Sequence[CatalogImage], parallel: int, done: Callable[[ImageState, int], None]) -> None:
         """Fetch all images. ``done`` is given the state of each, with an error if it failed, and the bytes that came
-        over the network; from any thread."""
+        over the network; from any thread.
+        """
         with ThreadPoolExecutor(parallel, thread_name_prefix="fetch") as pool:
             for _ in pool.map(lambda image: done(*self._one(image)), images):
                 pass

@@ -27,6 +27,7 @@ _FULL: Final = 0.8
 
 def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator[Finding]:
     """Check the Redis of the farm.
+
     Raises:
         redis.RedisError: it went away.
     """

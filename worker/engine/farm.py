@@ -221,7 +221,8 @@ class CeleryRunner:
 
     def _follow_up(self, claim: Claim, answer: Answer) -> None:
         """Close the job if that is due. If the claim was taken over, or the job ended meanwhile, sweep: no other
-        process removes what this one staged since."""
+        process removes what this one staged since.
+        """
         if answer.due:
             self._send_close(claim.item)
         if answer.status is not Status.OK:
@@ -327,6 +328,7 @@ class CeleryRunner:
 
     def _admit(self, job_id: str, job: JobView) -> None:
         """Check and spend the signature of a job that begins.
+
         Raises:
             Untrusted: requests must be signed, and the signature is out of date or was used before.
         """

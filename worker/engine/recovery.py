@@ -141,7 +141,8 @@ def failing_if_damaged(store: JobStore, sender: Sender, job_id: str) -> Iterator
 
 def fail_if_damaged(store: JobStore, sender: Sender, job_id: str) -> None:
     """Fail the job if its record is corrupt. Only the store decides that: a process that comes too late may not
-    understand the record of a healthy job."""
+    understand the record of a healthy job.
+    """
     told = JobError(type=RecordDamaged.__name__, message="the job's record in Redis is corrupt")
     attempt = store.condemn(job_id, told)
     if attempt:

@@ -286,6 +286,7 @@ def _lost(job_id: str, attempt: int, reason: str, found: Sequence[Sequence[Any]]
 
 def _view(fields: Sequence[str | None]) -> JobView:
     """Parse the fields of a job.
+
     Raises:
         ValueError: the fields are not those of a job.
     """

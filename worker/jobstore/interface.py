@@ -147,6 +147,7 @@ class JobStore(Protocol):
 
     def view(self, job_id: str) -> JobView:
         """Return the fields that the engine needs.
+
         Raises:
             JobNotFound: the record has expired.
             RecordDamaged: it is corrupt.
@@ -154,6 +155,7 @@ class JobStore(Protocol):
 
     def job(self, job_id: str) -> JobRecord:
         """Return the record.
+
         Raises:
             JobNotFound: there was never such a job, or its record has expired.
             RecordDamaged: it is corrupt.

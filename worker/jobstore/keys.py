@@ -60,6 +60,7 @@ class Keys:
 
     def job(self, job_id: str) -> JobKeys:
         """Return the keys of a job.
+
         Raises:
             JobNotFound: the id is malformed.
         """

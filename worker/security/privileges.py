@@ -39,6 +39,7 @@ class _Data(ctypes.Structure):
 
 def user_of(name: str) -> pwd.struct_passwd:
     """Return the passwd entry of a user that this process can become.
+
     Raises:
         RequestError: the user does not exist, or this process may not become that user.
     """

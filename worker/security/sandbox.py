@@ -61,6 +61,7 @@ class Sandbox:
 
     def enter(self) -> None:
         """Enter the sandbox.
+
         Raises:
             OSError: the kernel's error.
         """

@@ -101,6 +101,7 @@ class Keyring:
 
     def check(self, signed: Signed, signature: str) -> None:
         """Check the signature of a request.
+
         Raises:
             Untrusted: its submitter did not sign this request.
         """
@@ -114,6 +115,7 @@ class Keyring:
 
     def check_time(self, signature: str, now: int) -> None:
         """Check the validity of a signature in time.
+
         Raises:
             Untrusted: it has expired, or would be valid for too long.
         """
