@@ -100,7 +100,7 @@ def _steps(image: Resolved) -> Iterator[tuple[HistoryEntry, Descriptor | None, s
             layer, diff_id = next(layers)
         except StopIteration:
             raise MalformedDocument(
-                f"history of the config lists more than its {len(image.layers)} layers",
+                f"history of the config has more layers than the image, which has {len(image.layers)}",
                 where=image.manifest.config.digest,
             ) from None
         yield entry, layer, diff_id

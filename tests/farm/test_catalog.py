@@ -121,7 +121,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(ground: Ground, registry: Re
     out, err = again.communicate(timeout=200)
     assert again.returncode == 0, err
     assert {row["name"]: row["new"] for row in json.loads(out)["images"]} == expected
-    (line,) = [line for line in err.splitlines() if "make over:" in line]
+    (line,) = [line for line in err.splitlines() if "transform:" in line]
     assert int(line.split()[-2]) <= IMAGES - done
 
 

@@ -98,7 +98,7 @@ def test_redis_that_may_lose_jobs_is_found(ground: Ground) -> None:
     assert "workers: none is listening" in said(findings, Level.FAIL)
     assert "keeps no append-only file" in said(findings, Level.WARN)
     assert "maxmemory is not set" in said(findings, Level.WARN)
-    assert "7 messages that no layerfarm client sends were refused" in said(findings, Level.WARN)
+    assert "refused messages that a layerfarm client does not send: 7" in said(findings, Level.WARN)
     assert worst(findings) is Level.FAIL
     assert all(finding.advice for finding in findings if finding.level is not Level.OK)
 

@@ -93,7 +93,7 @@ def test_a_run_fetches_makes_over_proves_and_pushes_and_a_second_one_does_nothin
         write(tmp_path, gate.host, destination=f"destination: {{registry: 'docker://{registry.host}/new'}}\n")
         code, out, err = layerfarm("catalog", "run", path, "--progress", "plain")
         assert code == 0, err
-        assert "make over: 0 images" in err
+        assert "transform: 0 images" in err
         assert "push: 0 images" in err
         assert gate.requests
         assert not [where for _, where in gate.requests if "/blobs/" in where]
@@ -147,7 +147,7 @@ def test_a_registry_that_does_not_answer_head_requests_is_asked_otherwise(
         path = write(tmp_path, gate.host)
         assert layerfarm("catalog", "run", path)[0] == 0
         code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
-    assert (code, "make over: 0 images" in err) == (0, True), err
+    assert (code, "transform: 0 images" in err) == (0, True), err
 
 
 def test_an_image_that_fails_does_not_stop_the_others_and_is_tried_again(
@@ -170,7 +170,7 @@ def test_an_image_that_fails_does_not_stop_the_others_and_is_tried_again(
         refuse = False
         code, out, err = layerfarm("catalog", "run", path, "--progress", "plain")
     assert code == 0, err
-    assert "make over: 1 images" in err
+    assert "transform: 1 image" in err
 
 
 def test_odd_names_and_an_absent_repository_do_not_stop_the_rest(
@@ -211,7 +211,7 @@ def test_sources_that_cannot_be_listed_are_not_forgotten(
         assert [row["state"] for row in report["images"]] == ["done"] * 4
     code, _, err = layerfarm("catalog", "run", write(tmp_path, registry.host), "--progress", "plain")
     assert code == 0, err
-    assert "make over: 0 images" in err
+    assert "transform: 0 images" in err
 
 
 def test_a_pattern_that_matches_nothing_any_more_forgets_nothing(
@@ -227,7 +227,7 @@ def test_a_pattern_that_matches_nothing_any_more_forgets_nothing(
     code, out, err = layerfarm("catalog", "run", path)
     assert (code, out.count("no image any more")) == (1, 2)
     code, _, err = layerfarm("catalog", "run", write(tmp_path, registry.host), "--progress", "plain")
-    assert (code, "make over: 0 images" in err) == (0, True), err
+    assert (code, "transform: 0 images" in err) == (0, True), err
 
 
 def test_a_broken_image_is_told_and_the_rest_is_done(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
@@ -254,7 +254,7 @@ def test_a_policy_that_changes_makes_the_images_over_again(
     write(tmp_path, registry.host, policy="{transform: recompress, compress: none}")
     code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
     assert code == 0
-    assert "make over: 4 images" in err
+    assert "transform: 4 images" in err
     assert resolve(Layout.open(tmp_path / "store"), "new/team/app:1.0").descriptor.digest != first
 
 
@@ -270,7 +270,7 @@ def test_a_tag_that_moved_is_fetched_and_made_over_and_the_others_are_not(
     assert (code, out.splitlines()[1]) == (0, "team/app:1.1: fetch, recompress")
     code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
     assert code == 0
-    assert "make over: 1 images" in err
+    assert "transform: 1 image" in err
 
 
 def test_kept_images_go_to_the_destination_as_they_are(

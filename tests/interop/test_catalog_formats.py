@@ -140,7 +140,7 @@ def test_artifacts_are_copied_byte_for_byte_where_the_policy_keeps_them(
         else:
             assert registry.manifest(f"new/team/app:{tag}") == raw
     _, err = run(layerfarm, path)
-    assert "make over: 0 images" in err
+    assert "transform: 0 images" in err
 
 
 def test_an_artifact_that_becomes_an_image_is_no_longer_skipped(
@@ -246,7 +246,7 @@ def test_keep_copies_dockers_formats_byte_for_byte(
     with Gate(registry, lambda method, where: None) as gate:
         write(tmp_path, gate.host, "{transform: keep}", destination or f"{{registry: docker://{registry.host}/new}}")
         _, err = run(layerfarm, path)
-        assert "make over: 0 images" in err
+        assert "transform: 0 images" in err
         assert not [where for _, where in gate.requests if "/blobs/" in where]
 
 
@@ -259,7 +259,7 @@ def test_a_policy_that_changes_takes_dockers_formats_as_they_are_or_converted(
     assert {row["state"] for row in rows.values()} == {"done"}
     assert json.loads(registry.manifest("new/team/app:many"))["mediaType"] == MEDIA_TYPE_INDEX
     _, err = run(layerfarm, path)
-    assert "make over: 0 images" in err
+    assert "transform: 0 images" in err
     write(tmp_path, registry.host, "{transform: keep}")
     run(layerfarm, path)
     assert {tag: registry.manifest(f"new/team/app:{tag}") for tag in found} == found
@@ -322,7 +322,7 @@ def test_an_index_of_two_systems_is_made_over_for_linux(
     alone = json.loads(registry.manifest("new/team/app:win"))
     assert alone["layers"][0]["urls"] == ["https://example.org/base"]
     _, err = run(layerfarm, path)
-    assert "make over: 0 images" in err and "push: 0 images" in err
+    assert "transform: 0 images" in err and "push: 0 images" in err
     assert layerfarm("catalog", "verify", path)[0] == 0
     code, out, err = layerfarm("catalog", "plan", path, "--json")
     assert code == 0, err

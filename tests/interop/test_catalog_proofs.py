@@ -99,7 +99,7 @@ def test_a_registry_that_refuses_artifacts_has_the_image_and_the_report_says_wha
         assert kinds(registry, row["new"]) is None
         assert json.loads(registry.manifest("new/team/app:1.0"))["config"]
         _, err = run(layerfarm, path)
-        assert "make over: 0 images" in err and "push: 0 images" in err
+        assert "transform: 0 images" in err and "push: 0 images" in err
     code, out, _ = layerfarm("catalog", "report", path)
     assert code == 0 and "not published" in out
 
@@ -128,12 +128,12 @@ def test_proofs_stay_in_the_store_or_are_published_as_the_file_says(
     assert (kinds(registry, row["new"]), kept(tmp_path, row["new"])) == (None, {PROOF})
     assert row["proof"].startswith("sha256:")
     assert CLIENT.tags(f"docker://{registry.host}/new/team/app") == ["1.0"]
-    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 images, 0 faults, 1 checked in the registry\n")
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 image, 0 faults, 1 checked in the registry\n")
     _, err = run(layerfarm, path)
     assert "push: 0 images" in err
     write(tmp_path, registry.host)
     _, err = run(layerfarm, path)
-    assert "make over: 0 images" in err and "push: 1 images" in err
+    assert "transform: 0 images" in err and "push: 1 image" in err
     assert kinds(registry, row["new"]) == {PROOF}
     write(tmp_path, registry.host, "proofs: store")
     run(layerfarm, path)
@@ -159,10 +159,10 @@ def test_no_proof_is_kept_where_they_are_off_and_one_is_made_when_they_are_on_ag
         "0 images, 0 faults, 1 without a proof and not read, 1 checked in the registry\n",
     )
     _, err = run(layerfarm, path)
-    assert "make over: 0 images" in err and "push: 0 images" in err
+    assert "transform: 0 images" in err and "push: 0 images" in err
     write(tmp_path, registry.host)
     again, err = run(layerfarm, path)
-    assert "make over: 1 images" in err
+    assert "transform: 1 image" in err
     assert (again["new"], kinds(registry, row["new"]), kept(tmp_path, row["new"])) == (row["new"], {PROOF}, {PROOF})
 
 

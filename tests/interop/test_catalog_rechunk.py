@@ -77,7 +77,7 @@ def test_debian_images_share_their_layers_and_are_the_same_to_umoci(
 
     code, out, err = layerfarm("catalog", "run", path, "--progress", "plain")
     assert code == 0
-    assert "make over: 0 images" in err
+    assert "transform: 0 images" in err
     assert layerfarm("catalog", "verify", path)[:2] == (0, f"{len(images_of(SMALL))} images, 0 faults\n")
 
 
@@ -131,7 +131,7 @@ def test_one_package_updated_changes_the_layers_that_hold_it_and_no_other(
     build(images, tmp_path / "one", "one:2")
     code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
     assert code == 0, err
-    assert "make over: 1 images" in err
+    assert "transform: 1 image" in err
 
     assert {name: layers(tmp_path, f"{name}:1") for name in ("one", "two")} == before
     after = layers(tmp_path, "one:2")
@@ -148,7 +148,7 @@ def test_a_newcomer_moves_nothing_and_shares_what_is_there(images: Path, tmp_pat
     build(images, tmp_path / "three", "three:1")
     code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
     assert code == 0
-    assert "make over: 1 images" in err
+    assert "transform: 1 image" in err
     assert {name: layers(tmp_path, f"{name}:1") for name in ("one", "two")} == before
     assert len(set(layers(tmp_path, "three:1").values()) & set(before["one"].values())) >= 6
 

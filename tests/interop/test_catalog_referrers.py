@@ -160,7 +160,7 @@ def test_a_new_referrer_makes_the_image_over_again_and_without_one_nothing_is_do
     with Gate(origin.registry, lambda method, where: None) as gate:
         write(tmp_path, gate.host, RECOMPRESS, destination=f"{{registry: docker://{origin.registry.host}/new}}")
         _, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
-        assert "make over: 0 images" in err and "push: 0 images" in err
+        assert "transform: 0 images" in err and "push: 0 images" in err
         assert gate.requests and not [where for _, where in gate.requests if "/blobs/" in where]
     late = manifest(origin.layout, "application/vnd.late", b"late", origin.image.descriptor)
     index(origin.layout, [origin.sbom, origin.on_image, late], origin.tag)

@@ -156,7 +156,7 @@ def test_images_with_one_tag_and_names_beside_it_are_all_taken(
     assert resolve(out, "library/web:latest").descriptor.digest == made["web"].descriptor.digest
     assert resolve(out, "team/api:latest").descriptor.digest == made["api"].descriptor.digest
     _, err = run(layerfarm, path)
-    assert "make over: 0 images" in err
+    assert "transform: 0 images" in err
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ class Work:
     def transform(self, images: Sequence[CatalogImage]) -> None:
         """Transform, verify and tag every image that is due, one job each. To be called after ``plan``."""
         due = [image for image in images if self.is_due(image)]
-        self.view.step("make over", len(due))
+        self.view.step("transform", len(due))
         planned = any(self._layouts.get(image.name, AS_IT_IS) != AS_IT_IS for image in due)
         plan = self._put_plan() if planned else None
         tasks = []

@@ -18,6 +18,7 @@ from layerfarm.worker.cli.flags import PathType
 from layerfarm.worker.cli.parsing import GoStyleCommand, GoStyleGroup
 from layerfarm.worker.cli.progress_view import MODES
 from layerfarm.worker.cli.session import Session
+from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.report import Report
@@ -194,7 +195,7 @@ def verify(file: Path, how: How, deep: bool) -> None:
     unread = f", {found.unchanged} unchanged and not read" if found.unchanged else ""
     unread += f", {found.unproved} without a proof and not read" if found.unproved else ""
     published = f", {found.published} checked in the registry" if found.published else ""
-    output.say(f"{found.images} images, {len(found.faults)} faults{unread}{published}")
+    output.say(f"{counted(found.images, 'image')}, {counted(len(found.faults), 'fault')}{unread}{published}")
     if found.faults:
         raise click.exceptions.Exit(1)
 

@@ -8,6 +8,7 @@ from layerfarm.jobs.errors import display
 from layerfarm.worker.catalog.costs import Totals
 from layerfarm.worker.catalog.report import ImageRow, Report, by_repository, percent, requests_text, size_text
 from layerfarm.worker.catalog.state import Loss
+from layerfarm.worker.plural import counted
 
 _SHARED = 10
 """Rows of what is shared by whom; the page and JSON have more."""
@@ -17,7 +18,7 @@ _WARNINGS = 30
 
 def report_lines(report: Report) -> list[str]:
     """Return the report, to be printed."""
-    lines = [f"catalog: {report.catalog}, {report.before.images} images"]
+    lines = [f"catalog: {report.catalog}, {counted(report.before.images, 'image')}"]
     lines += [f"requests to registries: {requests_text(report.requests)}"] if report.requests else []
     lines += [""]
     lines += _table(_totals(report))
@@ -36,7 +37,7 @@ def report_lines(report: Report) -> list[str]:
 def _loss(loss: Loss) -> str:
     wanted = f", {loss.wanted:g} % less is wanted" if loss.wanted else ""
     pulls = f"pulls {size_text(loss.pull_before)} -> {size_text(loss.pull_planned)} predicted"
-    return f"  {loss.repository or '-'}, {loss.images} images: {pulls}{wanted}"
+    return f"  {loss.repository or '-'}, {counted(loss.images, 'image')}: {pulls}{wanted}"
 
 
 def image_lines(report: Report) -> list[str]:
@@ -88,7 +89,7 @@ def _shared(report: Report) -> list[str]:
         what = (
             row.images[0] if len(row.images) == 1 else f"{len(row.images)} images, {row.images[0]} to {row.images[-1]}"
         )
-        rows.append(("", size_text(row.bytes), f"{row.layers} layers", what))
+        rows.append(("", size_text(row.bytes), counted(row.layers, "layer"), what))
     return _table(rows)
 
 

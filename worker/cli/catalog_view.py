@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from layerfarm.worker.catalog.report import size_text
 from layerfarm.worker.cli import output
+from layerfarm.worker.plural import counted
 
 _ROWS: Final = 12
 """Images that the table shows at a time."""
@@ -60,7 +61,7 @@ class CatalogView:
                 self._bar = _bar()
                 self._task = self._bar.add_task(name, total=total, detail="")
         if self._mode == "plain":
-            output.notice(f"{name}: {total} images")
+            output.notice(f"{name}: {counted(total, 'image')}")
 
     def working(self, name: str, what: str) -> None:
         with self._lock:

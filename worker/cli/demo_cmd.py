@@ -16,6 +16,7 @@ from layerfarm.worker.cli.flags import PathType, Remap
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.result_text import image_lines
 from layerfarm.worker.cli.submission import Outcome, Where, carry_out
+from layerfarm.worker.plural import counted
 
 
 @click.command("demo", cls=GoStyleCommand)
@@ -62,7 +63,7 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
         bundle = Path(directory) / "bundle"
         remap = Remap.of_this_user()
         unpacked = _done(carry_out(UnpackRequest(image=image, bundle=bundle, **remap.fields()), where))
-        output.say(f"job: {unpacked.job_id} succeeded: {unpacked.result.entries} entries unpacked")
+        output.say(f"job: {unpacked.job_id} succeeded: {counted(unpacked.result.entries, 'entry', 'entries')} unpacked")
         _compare(rootfs, bundle, owners=not remap.rootless)
         output.say(f"trees agree: {rootfs} and the unpacked bundle")
         output.notice("stopping redis and worker")

@@ -11,6 +11,7 @@ from layerfarm.worker.cli import output
 from layerfarm.worker.cli.called_as import as_umoci
 from layerfarm.worker.cli.flags import DurationType, layout_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
     from layerfarm.jobs.store import Layout
@@ -69,19 +70,20 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
     for digest in done.restored:
         say(f"{'would restore' if dry_run else 'restored'} {digest} from the trash")
     if done.leased:
-        say(f"held by jobs: {done.leased} blobs, {done.leased_bytes} bytes")
+        say(f"held by jobs: {counted(done.leased, 'blob')}, {counted(done.leased_bytes, 'byte')}")
     if grace and (done.deleted or done.trash_bytes):
-        say(f"{'would free' if dry_run else 'freed'} {done.freed} bytes; {done.trash_bytes} bytes in the trash")
-    say(f"{verb} {len(done.blobs)} blobs, {done.bytes} bytes")
+        freed, trash = counted(done.freed, "byte"), counted(done.trash_bytes, "byte")
+        say(f"{'would free' if dry_run else 'freed'} {freed}; {trash} in the trash")
+    say(f"{verb} {counted(len(done.blobs), 'blob')}, {counted(done.bytes, 'byte')}")
     if done.absent:
         output.warning(
-            f"indexes name {len(done.absent)} manifests that this layout does not hold, among them {done.absent[0]};"
-            " what only they would lead to is not kept"
+            f"manifests that indexes name and this layout does not hold: {len(done.absent)}, such as {done.absent[0]};"
+            " blobs that only they reference are not kept"
         )
     if done.young:
         output.warning(
-            f"left {done.young} unreferenced blobs of {done.young_bytes} bytes that are younger than the grace;"
-            " if nobody else writes to this layout, --grace=0s removes them"
+            f"kept {counted(done.young, 'unreferenced blob')} ({counted(done.young_bytes, 'byte')}) younger than the"
+            " grace period; if no other process writes to this layout, --grace=0s removes them"
         )
 
 
@@ -95,13 +97,13 @@ def _explain(layout: Layout, digest: str, grace: float) -> None:
         name = f"tag {reference.tag}" if reference.tag is not None else "an entry of the index without a tag"
         lines.append(f"{name}{via}" + (f", as long as {reference.subject}" if reference.subject else ""))
     if found.more:
-        lines.append(f"{found.more} tags more")
+        lines.append(f"and {counted(found.more, 'more tag')}")
     lines += [f"lease of job {job}, for {_time(seconds)} unless renewed" for job, seconds in found.leases.items()]
     if found.age < grace and found.trashed is None:
-        lines.append(f"younger than the grace: stored or used {_time(found.age)} ago, grace {_time(grace)}")
+        lines.append(f"younger than the grace period: stored or used {_time(found.age)} ago, grace {_time(grace)}")
     if found.trashed is not None:
         output.say(f"{digest} {found.size} in the trash for {_time(found.trashed)}")
-        output.say("  " + ("restored by the next gc:" if lines else "deleted by a gc after the grace"))
+        output.say("  " + ("restored by the next gc:" if lines else "deleted by a gc after the grace period"))
     else:
         output.say(f"{digest} {found.size} " + ("kept:" if lines else "not kept: the next gc removes it"))
     for line in lines:

@@ -8,6 +8,7 @@ from layerfarm.worker.cli import output
 from layerfarm.worker.cli.jobs_cmd import farm_of, farm_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.session import Session
+from layerfarm.worker.plural import counted
 
 
 @click.command("ping", cls=GoStyleCommand)
@@ -36,4 +37,4 @@ def command(session: Session, this_host: bool) -> None:
         where = f"on {host}" if this_host else f"at {farm.address}"
         raise FarmError(f"no worker is listening {where}")
     for worker in found:
-        output.say(f"{worker.name}: {worker.concurrency} processes")
+        output.say(f"{worker.name}: {counted(worker.concurrency, 'process', 'processes')}")

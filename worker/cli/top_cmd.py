@@ -14,6 +14,7 @@ from layerfarm.worker.cli.jobs_cmd import done_text, farm_of, farm_option, stage
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.progress_view import megabytes
 from layerfarm.worker.cli.session import Session
+from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,7 +91,7 @@ def _headline(farm: Farm, found: Census) -> RenderableType:
     if found.kept:
         parts.append(f"{found.kept} kept for a retry")
     if found.refused:
-        parts.append(f"{found.refused} messages refused")
+        parts.append(f"{counted(found.refused, 'message')} refused")
     return Text(", ".join(parts), "bold")
 
 

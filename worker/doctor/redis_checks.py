@@ -45,7 +45,7 @@ def examine_redis(client: redis.Redis, keys: Keys, address: Address) -> Iterator
     if refused:
         yield warn(
             _TOPIC,
-            f"{refused} messages that no layerfarm client sends were refused",
+            f"refused messages that a layerfarm client does not send: {refused}",
             "another program writes to this Redis: see 'message refused' in the workers' logs",
         )
 

@@ -9,6 +9,7 @@ from typing import Final
 from layerfarm.worker.background.registry import WorkerInfo
 from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
 from layerfarm.worker.jobstore.model import FORMAT
+from layerfarm.worker.plural import counted
 
 _CLOCK: Final = 60.0
 """Seconds."""
@@ -18,8 +19,9 @@ def examine_workers(workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
     if not workers:
         yield fail("workers", "none is listening", "start one: layerfarm worker --farm … --root DIR --store DIR")
         return
-    processes = sum(worker.concurrency for worker in workers)
-    yield ok("workers", f"{len(workers)} with {processes} processes, on {len({w.host for w in workers})} hosts")
+    processes = counted(sum(worker.concurrency for worker in workers), "process", "processes")
+    hosts = counted(len({worker.host for worker in workers}), "host")
+    yield ok("workers", f"{len(workers)} with {processes}, on {hosts}")
     for worker in workers:
         yield from _one(worker)
     for name, told in (("roots", "--root"), ("stores", "--store"), ("kinds", "LAYERFARM_FLOWS")):
@@ -37,7 +39,8 @@ def _one(worker: WorkerInfo) -> Iterator[Finding]:
     elif worker.version != ours:
         yield warn(topic, f"is version {worker.version or 'unknown'}, this is {ours}", "bring all to one version")
     else:
-        yield ok(topic, f"version {worker.version}, {worker.concurrency} processes, {_listed(worker)}")
+        processes = counted(worker.concurrency, "process", "processes")
+        yield ok(topic, f"version {worker.version}, {processes}, {_listed(worker)}")
     if worker.confined:
         yield ok(topic, "its units run in a sandbox")
     else:

@@ -73,7 +73,7 @@ def test_what_was_replaced_once_is_not_transformed_again(tmp_path: Path) -> None
 
     view = Seen()
     (again,) = ran(path, view).images
-    assert (again, view.steps["make over"]) == (row, 0)
+    assert (again, view.steps["transform"]) == (row, 0)
 
     newer = image(layout, [tar(("a", b"1")), tar(("b", b"3"))], tag="web:1.0")
     (row,) = ran(path).images

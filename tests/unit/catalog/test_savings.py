@@ -79,7 +79,7 @@ def test_what_was_left_is_left_again_and_told_again(images: Layout, tmp_path: Pa
     path = catalog_file(tmp_path)
     report, view = ran(path), Seen()
     assert ran(path, view) == report
-    assert view.steps["make over"] == 0
+    assert view.steps["transform"] == 0
     work = work_on(path)
     work.plan_again()
     assert list(work.losses) == list(report.losses)
@@ -114,7 +114,7 @@ def test_a_policy_that_changes_its_mind_is_followed(images: Layout, tmp_path: Pa
     ran(catalog_file(tmp_path))
     view = Seen()
     ran(catalog_file(tmp_path, "{transform: rechunk, only-if-saves: off}"), view)
-    assert view.steps["make over"] == 3
+    assert view.steps["transform"] == 3
     store = Layout.open(tmp_path / "store")
     assert digests(store, "new/fine:1") != digests(images, "fine:1")
 
@@ -125,7 +125,7 @@ def test_what_was_rechunked_stays_so_until_the_plan_is_made_again(images: Layout
     fine(images, 4)
     view = Seen()
     report = ran(catalog_file(tmp_path), view)
-    assert (report.losses, view.steps["make over"]) == ((), 1)
+    assert (report.losses, view.steps["transform"]) == ((), 1)
     assert [loss.repository for loss in ran(catalog_file(tmp_path), replan=True).losses] == ["fine"]
     assert digests(Layout.open(tmp_path / "store"), "new/fine:4") == digests(images, "fine:4")
 

@@ -35,7 +35,7 @@ def test_plan_fails_with_an_image_that_fails(images: Layout, tmp_path: Path, lay
 def test_verify_counts_the_images_that_it_read(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
     path = catalog_file(tmp_path, "{transform: squash}")
     assert layerfarm("catalog", "run", path).code == 0
-    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 images, 0 faults, 1 unchanged and not read\n")
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 image, 0 faults, 1 unchanged and not read\n")
 
     path = catalog_file(tmp_path, "{transform: keep}")
     assert layerfarm("catalog", "run", path).code == 0

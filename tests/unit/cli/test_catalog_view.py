@@ -39,21 +39,21 @@ def test_the_live_table_shows_how_many_are_done_the_rate_what_failed_and_what_is
     screen: io.StringIO,
 ) -> None:
     with CatalogView("bar") as view:
-        view.step("make over", 4)
+        view.step("transform", 4)
         view.working("web/api:1.0", "pack 3/60")
         view.ended("web/front:1.0", None, 5_000_000)
         view.ended("web/front:2.0", "a layer is broken")
         view._live.refresh()
         shown = text(screen)
         assert "web/front:2.0: a layer is broken" in shown
-        assert "make over" in shown
+        assert "transform" in shown
         assert "2/4" in shown
         assert "5.0 MB" in shown
         assert re.search(r"B/s, 1 failed", shown)
         assert "left" in shown
         assert re.search(r"web/api:1.0 +pack 3/60", shown)
         view.step("push", 1)
-        assert "make over: 2 of 4 images, 5.0 MB" in text(screen)
+        assert "transform: 2 of 4 images, 5.0 MB" in text(screen)
         for number in range(20):
             view.working(f"image {number}", "push")
         view._live.refresh()

@@ -94,7 +94,7 @@ def test_text_of_an_image_without_layers_and_history(layout: Layout) -> None:
 def test_history_of_more_layers_than_there_are(layout: Layout) -> None:
     made = image(layout, [tar(("a", b"x"))], history=[{}, {}])
     for call in (lambda: stat_json(layout, made), lambda: stat_text(made)):
-        with pytest.raises(MalformedDocument, match="more than its 1 layers"):
+        with pytest.raises(MalformedDocument, match="more layers than the image, which has 1"):
             call()
 
 
