@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,16 @@ def test_man_pages_are_those_of_the_commands(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "tests.man", tmp_path], check=True)
     made = {page.name: page.read_text() for page in tmp_path.iterdir()}
     assert made == {page.name: page.read_text() for page in man.PAGES.iterdir()}, "run `make man`"
+
+
+def test_man_pages_have_the_whole_summary_and_the_usual_sections() -> None:
+    for page in man.PAGES.iterdir():
+        text = page.read_text()
+        name = text.partition(".SH NAME\n")[2].partition("\n")[0]
+        assert name.startswith("layerfarm") and "..." not in name, page
+        assert "1970" not in text.partition("\n")[0], page
+        sections = re.findall(r"^\.SH (.*)$", text, re.MULTILINE)
+        assert [each for each in sections if each in ("EXIT STATUS", "ENVIRONMENT", "FILES")] == sections[-3:], page
 
 
 # As man(1) does, by way of preconv(1).
