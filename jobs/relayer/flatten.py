@@ -52,7 +52,7 @@ def flatten(
     if done is not None:
         return done
     if os.path.lexists(output):
-        raise RequestError("something is here already", where=output)
+        raise RequestError("path already exists", where=output)
     if not is_directory(output.parent):
         raise RequestError("the directory that is to hold it does not exist", where=output.parent)
     # Not even the group may reach setuid files or devices in there.

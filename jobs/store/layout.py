@@ -9,7 +9,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +28,8 @@ from layerfarm.jobs.store.atomic_file import (
     BLOBS,
     PRIVATE_DIRECTORY,
     explained,
+    files_of,
+    give_to_owner,
     make_directory,
     read_file,
     replace_file,
@@ -58,19 +60,22 @@ class Layout:
 
     @classmethod
     def create(cls, path: Path) -> Layout:
-        """Create a new, empty layout.
+        """Create a new, empty layout at a path that does not exist or is an empty directory, such as a mount point.
 
         Raises:
-            LayoutExists: something is at ``path``, even an empty directory.
-            StoreError: the directory cannot be made.
+            LayoutExists: something else is at ``path``, or another process is creating a layout there.
+            StoreError: the directory cannot be created.
         """
         with explained("layout cannot be created", path):
+            new = _empty_directory(path)
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.mkdir()
+                # Of several processes that found the directory empty, one can create this.
+                (path / BLOBS).mkdir()
             except FileExistsError as error:
-                raise LayoutExists("something is here already", where=path) from error
+                raise LayoutExists("another process is creating a layout here", where=path) from error
             try:
+                with files_of(path).directory(path / BLOBS, os.O_RDONLY | os.O_DIRECTORY) as blobs:
+                    give_to_owner(blobs, path)
                 make_directory(path / BLOBS / "sha256", path)
                 # Staged in the layout itself: an empty one gets no private directory.
                 replace_file(path / "index.json", encode_document(_EMPTY), path, staging=path)
@@ -79,7 +84,7 @@ class Layout:
                 replace_file(path / "oci-layout", version, path, staging=path)
                 sync_directory(path)
             except BaseException:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_new(path, new)
                 raise
         return cls(path)
 
@@ -348,6 +353,28 @@ class Layout:
 
     def _parts(self) -> tuple[Index, dict[int, Any]]:
         return parse_index(self._index.raw(), str(self._index.path))
+
+
+def _empty_directory(path: Path) -> bool:
+    """Create the directory; return False if it exists and is empty. Raises LayoutExists if it is anything else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir()
+    except FileExistsError as error:
+        if path.is_dir() and not any(path.iterdir()):
+            return False
+        raise LayoutExists("path exists and is not an empty directory", where=path) from error
+    return True
+
+
+def _remove_new(path: Path, with_itself: bool) -> None:
+    """Remove the parts of a layout that could not be created whole."""
+    shutil.rmtree(path / BLOBS, ignore_errors=True)
+    with suppress(OSError):
+        for name in ("index.json", "oci-layout"):
+            (path / name).unlink(missing_ok=True)
+        if with_itself:
+            path.rmdir()
 
 
 class _LayoutFile(Document):

@@ -16,7 +16,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 def command(layout: Path) -> None:
     """Create an empty OCI layout, to which `layerfarm new` and `layerfarm build` add images.
 
-    The path must not exist.
+    The path must not exist, or be an empty directory.
 
     \b
     Example:

@@ -48,7 +48,7 @@ def test_init_makes_an_empty_layout(layerfarm: Run, store: Path) -> None:
 def test_init_refuses_what_is_there(layerfarm: Run, store: Path) -> None:
     done = layerfarm("init", "--layout", "store")
     assert (done.code, done.out) == (1, "")
-    assert done.err == "layerfarm: something is here already: store\n"
+    assert done.err == "layerfarm: path exists and is not an empty directory: store\n"
 
 
 def test_tags_are_given_moved_and_removed(layerfarm: Run, image: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,12 @@ def test_created_layout_has_the_files_of_the_spec(tmp_path: Path) -> None:
     assert Layout.open(layout.path).tags() == []
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")])
+def _full(path: Path) -> None:
+    path.mkdir()
+    (path / "file").touch()
+
+
+@pytest.mark.parametrize("make", [_full, Path.touch, lambda path: path.symlink_to("nowhere")])
 def test_create_refuses_whatever_is_there(tmp_path: Path, make: object) -> None:
     make(tmp_path / "store")  # type: ignore[operator]
     before = sorted(os.listdir(tmp_path))
@@ -34,14 +40,40 @@ def test_create_refuses_whatever_is_there(tmp_path: Path, make: object) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_directory_becomes_a_layout(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    inode = (tmp_path / "store").stat().st_ino
+    assert Layout.create(tmp_path / "store").tags() == []
+    assert (tmp_path / "store").stat().st_ino == inode
+
+
+def test_one_of_several_creators_makes_the_layout(tmp_path: Path) -> None:
+    """A second creator must not replace the index of the first, which may have a tag by then."""
+    (tmp_path / "store").mkdir()
+
+    def create(_: int) -> bool:
+        try:
+            Layout.create(tmp_path / "store")
+        except LayoutExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(create, range(8))) == 1
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool) -> None:
+    if existed:
+        (tmp_path / "store").mkdir()
+
     def full(*_: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("layerfarm.jobs.store.layout.replace_file", full)
     with pytest.raises(Exception, match="No space left"):
         Layout.create(tmp_path / "store")
-    assert os.listdir(tmp_path) == []
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["store"] * existed
 
 
 def test_open_says_what_is_missing(layout: Layout, tmp_path: Path) -> None:
