@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.jobs.errors import FarmUnreachable, RequestError
 from layerfarm.worker.broker.address import Address
 
 CONNECT_TIMEOUT = 3.0
@@ -85,6 +86,7 @@ def connect(address: Address) -> redis.Redis:
 
     Raises:
         FarmUnreachable: it does not answer within 5 seconds, refuses the login, or is older than Redis 6.
+        RequestError: an option in the address is unknown or wrong.
     """
     client = client_of(address)
     outcome: list[Exception | None] = []
@@ -108,8 +110,19 @@ def connect(address: Address) -> redis.Redis:
         if "unknown command" in str(error) and "HELLO" in str(error):
             hint = "upgrade to Redis 6 or newer, or to Valkey"
             raise FarmUnreachable("this Redis is older than 6", where=address.masked, hint=hint)
+        if isinstance(error, TypeError | ValueError):
+            raise _wrong_option(address, error) from None
         raise unreachable(address, reason(error)) from None
     return client
+
+
+def _wrong_option(address: Address, error: Exception) -> RequestError:
+    """Convert redis-py's answer to an option in the address that it does not know, or with a wrong value."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if found is None:
+        return RequestError(f"wrong option in the address of the farm ({reason(error)})", where=address.masked)
+    hint = "TLS needs rediss://" if found[1].startswith("ssl_") else "see redis-py for the options of a connection"
+    return RequestError(f"unknown option {found[1]!r} in the address of the farm", where=address.masked, hint=hint)
 
 
 @contextmanager

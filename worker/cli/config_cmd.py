@@ -37,11 +37,18 @@ class _ConfigCommand(GoStyleCommand):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        if args[:1] == ["show"]:
-            from layerfarm.worker.cli.config_show_cmd import command as show
-
+        show = self.get_command(parent, args[0]) if args else None
+        if show is not None:
             return show.make_context("config show", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
+
+    def get_command(self, ctx: click.Context | None, name: str) -> click.Command | None:
+        """Return the subcommand ``show``; None for any other name."""
+        if name != "show":
+            return None
+        from layerfarm.worker.cli.config_show_cmd import command as show
+
+        return show
 
 
 @click.command("config", cls=_ConfigCommand)

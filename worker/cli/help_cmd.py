@@ -21,8 +21,9 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """
     parent = ctx.parent or ctx
     for word in words:
-        group = parent.command
-        found = group.get_command(parent, word) if isinstance(group, click.Group) else None
+        # Groups have this method, and `config`, which is a command with a subcommand.
+        find = getattr(parent.command, "get_command", None)
+        found = find(parent, word) if find is not None else None
         if found is None:
             raise click.UsageError(f"No such command '{' '.join(words)}'")
         parent = click.Context(found, info_name=word, parent=parent)

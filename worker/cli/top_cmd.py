@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from layerfarm.worker.model import JobRecord
     from layerfarm.worker.monitoring.census import Census
 
+_UNLIMITED = 10_000
+"""Columns of output that no terminal shows."""
 _ENDED = 600.0
 """Seconds for which an ended job is still shown."""
 
@@ -50,10 +52,11 @@ def command(session: Session, every: float, once: bool, as_json: bool, most: int
         return
     from rich.console import Console
 
-    console = Console()
     if once or not sys.stdout.isatty():
-        console.print(_view(farm, most))
+        # As wide as needed: columns cut to the width of a terminal would lose the ends of ids.
+        Console(width=_UNLIMITED).print(_view(farm, most))
         return
+    console = Console()
     from rich.live import Live
 
     with Live(_view(farm, most), console=console, screen=True, auto_refresh=False) as live:
@@ -119,7 +122,7 @@ def _workers(found: Census) -> RenderableType:
 def _jobs(records: list[JobRecord], now: float) -> RenderableType:
     from rich.text import Text
 
-    table = _table("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "AGE", "BY")
+    table = _table("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "TIME", "BY")
     for record in records:
         _add(
             table,
@@ -141,7 +144,9 @@ _STYLES = {"running": "green", "failed": "red", "cancelled": "yellow"}
 def _table(*headings: str) -> Table:
     from rich import box, table
 
-    return table.Table(*headings, box=box.SIMPLE, pad_edge=False)
+    # The first column names the rows: it keeps its width on a narrow terminal.
+    first, *others = headings
+    return table.Table(table.Column(first, no_wrap=True), *others, box=box.SIMPLE, pad_edge=False)
 
 
 def _add(table: Table, *cells: str | Text) -> None:

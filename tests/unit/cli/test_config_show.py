@@ -35,6 +35,13 @@ def test_lists_settings_and_limits_with_their_sources(
     assert {"name": "lease", "value": "9.0", "source": "LAYERFARM_LEASE"} in listed
 
 
+def test_it_has_a_help_like_any_other_command(layerfarm: Run) -> None:
+    done = layerfarm("help", "config", "show")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == layerfarm("config", "show", "--help").out
+    assert layerfarm("help", "config", "nonsense").code == 2
+
+
 def test_limits_of_the_file_hold_for_any_command(
     layerfarm: Run, store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

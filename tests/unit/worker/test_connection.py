@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.jobs.errors import FarmUnreachable, RequestError
 from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.connection import connect
 
@@ -34,6 +34,16 @@ def redis5() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"redis://127.0.0.1:{server.server_address[1]}/0"
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [("ssl_ca_certs=/ca.crt", "unknown option 'ssl_ca_certs'.*TLS needs rediss://"), ("colour=red", "unknown option")],
+)
+def test_option_that_a_connection_does_not_have_is_named(query: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        connect(Address(f"redis://:s3cret@127.0.0.1:1/0?{query}"))
+    assert "s3cret" not in str(refused.value)
 
 
 def test_a_redis_before_6_is_refused_with_one_line(redis5: str) -> None:

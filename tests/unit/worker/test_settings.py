@@ -10,7 +10,7 @@ import pytest
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.worker.broker.address import Address
-from layerfarm.worker.settings import load_settings
+from layerfarm.worker.settings import _KEYS, load_settings
 
 
 def test_lists_come_from_the_environment_separated_as_in_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +23,16 @@ def test_lists_come_from_the_environment_separated_as_in_path(monkeypatch: pytes
         (Path("/s"),),
         ("one", "two"),
     )
+
+
+def test_variables_of_the_files_in_deploy_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy = Path(__file__).resolve().parents[3] / "deploy"
+    texts = [path.read_text() for path in deploy.rglob("*") if path.suffix in (".yaml", ".env", ".example", ".service")]
+    names = {name for text in texts for name in re.findall(r"\bLAYERFARM_[A-Z_]+\b", text)}
+    assert "LAYERFARM_CA" in names
+    for name in names - {f"LAYERFARM_{key.upper()}" for key in _KEYS.values()}:
+        monkeypatch.setenv(name, "x")
+    load_settings()
 
 
 def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
