@@ -233,18 +233,21 @@ class Job:
         with reaching(self._farm.address):
             return self._farm.store.job(self.id)
 
-    def watch(self, *, heartbeat: float | None = None) -> Iterator[Progress]:
-        """Return the job's progress as it happens, to its final state.
+    def watch(self, *, timeout: float | None = None, heartbeat: float | None = None) -> Iterator[Progress]:
+        """Yield the job's progress as it happens, to its final state.
 
-        With ``heartbeat``, also the last one again when nothing has happened for so many seconds.
+        A progress with a ``notice`` explains why nothing happens: no worker is listening, or Redis does not answer.
 
-        A progress with a ``notice`` tells why nothing happens: no worker is listening, or Redis is away.
+        Parameters:
+            timeout: seconds to wait for the end of the job; None: no limit.
+            heartbeat: seconds without news after which the last progress is yielded again; None: never.
 
         Raises:
+            JobTimeout: the job has not ended in time; it continues.
             JobNotFound: the record has expired.
-            FarmUnreachable: Redis was away for two minutes.
+            FarmUnreachable: Redis has not answered for two minutes; the job may continue.
         """
-        return Watch(self._farm, self.id, None, heartbeat).run()
+        return Watch(self._farm, self.id, timeout, heartbeat).run()
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the end of the job, at most ``timeout`` seconds.
@@ -252,7 +255,7 @@ class Job:
         Raises:
             JobFailed: with the message of the error, and its type in ``error_type``.
             JobCancelled: it was cancelled.
-            JobTimeout: it has not ended yet; it goes on.
+            JobTimeout: it has not ended in time; it continues.
             JobNotFound: the record has expired.
         """
         for _ in Watch(self._farm, self.id, timeout).run():

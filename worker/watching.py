@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import redis
 
 from layerfarm.jobs.errors import FarmUnreachable, JobNotFound, JobTimeout
-from layerfarm.worker.broker.connection import reaching, reason, unreachable
+from layerfarm.worker.broker.connection import reaching, reason
 from layerfarm.worker.model import Progress
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ class Watch:
     def __init__(self, farm: Farm, job_id: str, timeout: float | None, heartbeat: float | None = None) -> None:
         self._farm = farm
         self._job_id = job_id
+        self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._heartbeat = heartbeat
+        self._hint = f"it may still run: follow it with layerfarm jobs watch {job_id}, or end it with jobs cancel"
         self._looked = time.monotonic()
         self._away_since: float | None = None
         self._notice: str | None = None
@@ -77,7 +79,7 @@ class Watch:
                     yield replace(last, notice=self._notice)
                 time.sleep(min(1.0, self._block()))
             if not last.state.final and self._deadline is not None and time.monotonic() >= self._deadline:
-                raise JobTimeout("job has not ended in time", where=self._job_id, hint="it goes on")
+                raise JobTimeout(f"job has not ended within {self._timeout:g} s", where=self._job_id, hint=self._hint)
 
     def _block(self) -> float:
         longest = _BLOCK if self._heartbeat is None else min(_BLOCK, self._heartbeat)
@@ -90,7 +92,10 @@ class Watch:
         now = time.monotonic()
         self._away_since = self._away_since or now
         if now - self._away_since > _OUTAGE:
-            raise unreachable(self._farm.address, reason(error)) from None
+            what = f"gave up waiting for job {self._job_id}, Redis has not answered for {_OUTAGE:.0f} s"
+            raise FarmUnreachable(
+                f"{what} ({reason(error)})", where=self._farm.address.masked, hint=self._hint
+            ) from None
         return f"Redis does not answer at {self._farm.address}, waiting for it"
 
     def _changed(self, notice: str | None) -> bool:

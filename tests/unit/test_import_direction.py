@@ -39,6 +39,7 @@ UNDER_ALL = {
     "worker.settings",
     "worker.configuration",
     "worker.model",
+    "worker.plural",
     "worker.signals",
     "worker.jobstore",
     "worker.broker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import click
 
 from layerfarm.jobs.errors import display
 from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import DurationType
 from layerfarm.worker.cli.parsing import GoStyleGroup
 from layerfarm.worker.cli.progress_view import MODES, ProgressView, megabytes
 from layerfarm.worker.cli.result_text import image_lines
@@ -99,17 +101,18 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
         output.say(f"error: {record.error.message}")
     for title, fields in (("request", record.request), ("result", record.result or {})):
         for name, value in fields.items():
-            output.say(f"{title}.{name}: {value}")
+            output.say(f"{title}.{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
 
 
 @command.command("watch")
 @farm_option
 @click.argument("job_id", metavar="JOB")
 @click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress.")
+@click.option("--timeout", metavar="TIME", type=DurationType(), help="Wait at most this long (90s, 2h).")
 @_json_option
 @click.pass_obj
-def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
-    """Follow a job to its end. Exit code 1 if it failed or was cancelled.
+def watch(session: Session, job_id: str, progress: str, timeout: float | None, as_json: bool) -> None:
+    """Follow a job to its end. Exit code 1 if it failed, was cancelled, or has not ended in time.
 
     Interrupting this command does not affect the job.
     """
@@ -117,7 +120,7 @@ def watch(session: Session, job_id: str, progress: str, as_json: bool) -> None:
 
     job = farm_of(session).job(job_id)
     with ProgressView(progress) as view:
-        for step in job.watch():
+        for step in job.watch(timeout=timeout):
             view.show(step)
     result = job.result(None)
     if as_json:
@@ -136,7 +139,11 @@ def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
     """Cancel jobs and remove what they staged. Jobs that have ended are not changed."""
     farm = farm_of(session)
     for job_id in job_ids:
-        farm.job(job_id).cancel()
+        job = farm.job(job_id)
+        if not job.cancel():
+            state = job.record().state
+            why = f"it has already {state}" if state.final else "its end is already decided"
+            output.warning(f"job {job_id} was not cancelled: {why}")
 
 
 @command.command("retry")
@@ -164,7 +171,8 @@ def clean(session: Session, job_ids: tuple[str, ...]) -> None:
     """Remove the results of failed jobs that are kept for a retry."""
     farm = farm_of(session)
     for job_id in job_ids:
-        farm.job(job_id).discard()
+        if not farm.job(job_id).discard():
+            output.warning(f"no results of job {job_id} are kept")
 
 
 def farm_of(session: Session) -> Farm:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from layerfarm.worker.cli import output
+from layerfarm.worker.cli.flags import DurationType
 from layerfarm.worker.cli.progress_view import MODES, ProgressView
 from layerfarm.worker.cli.session import Session
 
@@ -36,6 +38,8 @@ class Where(NamedTuple):
     """Class of the job, ``interactive`` or ``bulk``; None: as the settings say."""
     if_full: str = "wait"
     """``wait`` or ``fail``."""
+    timeout: float | None = None
+    """Seconds to wait for the job; None: no limit."""
 
 
 class Outcome(NamedTuple):
@@ -70,6 +74,12 @@ def farm_options(command: CommandT) -> CommandT:
         help="If the queue of the farm is full: wait, or fail immediately.",
     )
     @click.option(
+        "--timeout",
+        metavar="TIME",
+        type=DurationType(),
+        help="With a farm: wait at most this long (90s, 2h) for the job, in the queue and running; it then continues.",
+    )
+    @click.option(
         "--processes",
         metavar="N",
         type=click.IntRange(1, 1024),
@@ -98,13 +108,16 @@ def farm_options(command: CommandT) -> CommandT:
         progress: str,
         traffic: str | None,
         if_full: str,
+        timeout: float | None,
         **others: Any,
     ) -> Any:
         session: Session = click.get_current_context().obj
         farm = (session.farm if farm_url is None else farm_url) or None
         if farm is None and detach:
             raise click.UsageError("--detach needs a farm: give --farm or set LAYERFARM_FARM")
-        where = Where(farm, detach, processes, shards, progress, traffic, if_full)
+        if farm is None and timeout is not None:
+            raise click.UsageError("--timeout needs a farm: give --farm or set LAYERFARM_FARM")
+        where = Where(farm, detach, processes, shards, progress, traffic, if_full, timeout)
         return command(*args, where=where, **others)
 
     return with_where  # type: ignore[return-value]
@@ -144,6 +157,7 @@ def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
 
     output.take_logs()
     farm = Farm(url)
+    begun = time.monotonic()
     traffic = Traffic(where.traffic) if where.traffic else None
     try:
         job = farm.submit(request, traffic=traffic)
@@ -151,14 +165,15 @@ def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
         if where.if_full == "fail":
             raise
         output.notice(f"{full.what}, waiting for room")
-        job = farm.submit(request, traffic=traffic, block=True)
+        job = farm.submit(request, traffic=traffic, block=True, timeout=where.timeout)
     if where.detach:
         output.echo(job.id)
         return None
-    output.info(f"job: {job.id}")
+    output.notice(f"submitted job {job.id}")
+    left = None if where.timeout is None else max(0.0, begun + where.timeout - time.monotonic())
     try:
         with ProgressView(where.progress) as view:
-            for progress in job.watch():
+            for progress in job.watch(timeout=left):
                 view.show(progress)
         return Outcome(job.id, job.result(None))
     except (KeyboardInterrupt, SystemExit):

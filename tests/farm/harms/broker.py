@@ -13,7 +13,7 @@ from ground import until
 from toy_flow import ToyRequest
 from trial import Counts, Trial, client_settings, small_disk
 
-from layerfarm.jobs.errors import FarmUnreachable, LayerfarmError
+from layerfarm.jobs.errors import FarmUnreachable, JobTimeout, LayerfarmError
 from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.connection import client_of
 from layerfarm.worker.jobstore.keys import JobKeys, Keys
@@ -249,10 +249,11 @@ def edit_record(trial: Trial, counts: Counts) -> None:
             _edit(trial, client, KEYS.job(edited.id))
     try:
         edited.result(60)
-    except LayerfarmError as error:
-        if "has not ended in time" in str(error):
-            counts.lost += 1
-            counts.notes.append(f"the edited job does not end: {client.hgetall(KEYS.job(edited.id).job)}")
+    except JobTimeout:
+        counts.lost += 1
+        counts.notes.append(f"the edited job does not end: {client.hgetall(KEYS.job(edited.id).job)}")
+    except LayerfarmError:
+        pass
     with client_of(Address(trial.ground.url)) as client:
         trial.known.add(edited.id)
     trial.settle(counts)

@@ -121,7 +121,7 @@ def test_raw_has_a_help_of_its_own(layerfarm: Run, word: str) -> None:
         (["--verbose", "--log=info", "init"], "--verbose is --log=info: give one of the two"),
         (["--log=loud", "init"], "Invalid value for '--log'"),
         (["unpack", "--image", "x", "--uid-map", "1", "b"], "Invalid value for '--uid-map': '1' is not CONTAINER:HOST"),
-        (["unpack", "--image", "x", "--gid-map", "0:0:0", "b"], "Invalid value for '--gid-map': '0:0:0' leaves the"),
+        (["unpack", "--image", "x", "--gid-map", "0:0:0", "b"], "Invalid value for '--gid-map': '0:0:0' exceeds the"),
         (["unpack", "--image", "x", "--gid-map", "0:4294967295:2", "b"], "Invalid value for '--gid-map'"),
         (["repack", "--image", "x", "--compress=lzma", "b"], "Invalid value for '--compress'"),
         (["repack", "--image", "x", "--mask-path", "", "b"], "Invalid value for '--mask-path': '' is the root"),

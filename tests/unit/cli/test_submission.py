@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import layerfarm.worker.client
 import layerfarm.worker.engine.local
-from layerfarm.jobs.errors import FarmFull, JobFailed
+from layerfarm.jobs.errors import FarmFull, JobFailed, JobTimeout
 from layerfarm.jobs.flows.base import Policy, Request
 from layerfarm.jobs.flows.requests import (
     BuildRequest,
@@ -41,6 +41,7 @@ BUILT = ImageResult(
     entries=3,
     deltas=2,
 )
+SUBMITTED = "layerfarm: submitted job j1\n"
 UNPACKED = UnpackResult(bundle="/b", manifest=MANIFEST, layers=1, entries=3, mtree=MANIFEST)
 DIGESTS = f"layer: {LAYER}\ndiff_id: {DIFF_ID}\nmanifest: {MANIFEST}\n"
 
@@ -63,10 +64,17 @@ class FakeFarm:
         self.urls.append(url)
 
     full = False
+    waited: list[float | None] = []
+    ended = False
+    """The job has ended: it cannot be cancelled, and nothing of it is kept."""
 
-    def submit(self, request: Request, *, traffic: Traffic | None = None, block: bool = False) -> FakeFarm:
+    def submit(
+        self, request: Request, *, traffic: Traffic | None = None, block: bool = False, timeout: float | None = None
+    ) -> FakeFarm:
         if self.full and not block:
             raise FarmFull("3 jobs are already waiting", hint="try again later")
+        if self.full:
+            self.waited.append(timeout)
         self.submitted.append(request)
         self.classes.append(traffic)
         return self
@@ -81,7 +89,8 @@ class FakeFarm:
     def record(self) -> JobRecord:
         return record(self.id, 86400.0)
 
-    def watch(self) -> Iterator[Progress]:
+    def watch(self, *, timeout: float | None = None) -> Iterator[Progress]:
+        self.waited.append(timeout)
         yield from self.steps
 
     def result(self, timeout: float | None) -> Any:
@@ -89,15 +98,17 @@ class FakeFarm:
             raise self.outcome
         return self.outcome
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         self.cancelled.append(self.id)
+        return not self.ended
 
     def retry(self, *, anew: bool) -> bool:
         self.retried.append((self.id, anew))
         return not anew
 
-    def discard(self) -> None:
+    def discard(self) -> bool:
         self.discarded.append(self.id)
+        return not self.ended
 
 
 def record(job_id: str, submitted: float) -> JobRecord:
@@ -123,7 +134,7 @@ def record(job_id: str, submitted: float) -> JobRecord:
 
 @pytest.fixture
 def farm(monkeypatch: pytest.MonkeyPatch) -> type[FakeFarm]:
-    for name in ("urls", "submitted", "classes", "cancelled", "retried", "discarded", "steps"):
+    for name in ("urls", "submitted", "classes", "cancelled", "retried", "discarded", "steps", "waited"):
         monkeypatch.setattr(FakeFarm, name, [])
     monkeypatch.setattr(FakeFarm, "outcome", BUILT)
     monkeypatch.setattr(layerfarm.worker.client, "Farm", FakeFarm)
@@ -255,7 +266,7 @@ def test_processes_and_shards_shape_the_local_run(layerfarm: Run, here: list[Any
 def test_a_farm_is_named_globally_or_by_the_command(layerfarm: Run, farm: type[FakeFarm], args: list[str]) -> None:
     farm.outcome = UNPACKED
     done = layerfarm(*args)
-    assert done == Ran(0, "", "")
+    assert done == Ran(0, "", SUBMITTED)
     assert farm.urls == ["redis://f"]
 
 
@@ -289,7 +300,7 @@ def test_notices_are_said_once_each(layerfarm: Run, farm: type[FakeFarm]) -> Non
     waiting = Progress(JobState.QUEUED, "build", notice="no worker is listening at redis://f")
     farm.steps.extend([waiting, waiting, Progress(JobState.RUNNING, "build")])
     done = layerfarm("--farm=redis://f", "build", "--rootfs=r", "--image=s")
-    assert done.err == "layerfarm: no worker is listening at redis://f\n"
+    assert done.err == SUBMITTED + "layerfarm: no worker is listening at redis://f\n"
 
 
 def test_plain_progress_is_a_line_for_each_stage(layerfarm: Run, farm: type[FakeFarm]) -> None:
@@ -298,7 +309,8 @@ def test_plain_progress_is_a_line_for_each_stage(layerfarm: Run, farm: type[Fake
 
     farm.steps.extend([step("hash", 1, 0), step("hash", 1, 2), step("pack", 2, 0)])
     done = layerfarm("--farm=redis://f", "build", "--progress=plain", "--rootfs=r", "--image=s")
-    assert done.err == ("layerfarm: build 1/2 hash: 2 units, 1.0 MB\nlayerfarm: build 2/2 pack: 2 units, 1.0 MB\n")
+    steps = "layerfarm: build 1/2 hash: 2 units, 1.0 MB\nlayerfarm: build 2/2 pack: 2 units, 1.0 MB\n"
+    assert done.err == SUBMITTED + steps
 
 
 def test_the_bar_shows_the_stage_and_goes_away(
@@ -320,13 +332,13 @@ def test_the_bar_shows_the_stage_and_goes_away(
 def test_the_failure_of_a_job_is_the_failure_of_the_command(layerfarm: Run, farm: type[FakeFarm]) -> None:
     farm.outcome = JobFailed("somebody changed the tree: /x")
     done = layerfarm("--farm=redis://f", "repack", "--image=s", "b")
-    assert done == Ran(1, "", "layerfarm: somebody changed the tree: /x\n")
+    assert done == Ran(1, "", SUBMITTED + "layerfarm: somebody changed the tree: /x\n")
 
 
 def test_interrupting_the_wait_cancels_the_job(layerfarm: Run, farm: type[FakeFarm]) -> None:
     farm.outcome = KeyboardInterrupt()
     done = layerfarm("--farm=redis://f", "repack", "--image=s", "b")
-    assert done == Ran(130, "", "layerfarm: interrupted: cancelling job j1\n")
+    assert done == Ran(130, "", SUBMITTED + "layerfarm: interrupted: cancelling job j1\n")
     assert farm.cancelled == ["j1"]
 
 
@@ -385,6 +397,58 @@ def test_jobs_are_cancelled(layerfarm: Run, farm: type[FakeFarm]) -> None:
     assert farm.cancelled == ["j1", "j1"]
 
 
+def test_cancel_and_clean_report_a_job_that_they_do_not_change(
+    layerfarm: Run, farm: type[FakeFarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farm, "ended", True)
+    done = layerfarm("--farm=redis://f", "jobs", "cancel", "j1")
+    assert done == Ran(0, "", "layerfarm: warning: job j1 was not cancelled: it has already failed\n")
+    done = layerfarm("--farm=redis://f", "jobs", "clean", "j1")
+    assert done == Ran(0, "", "layerfarm: warning: no results of job j1 are kept\n")
+
+
+def test_values_of_a_request_are_shown_as_json(
+    layerfarm: Run, farm: type[FakeFarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {
+        "image": {"store": "/s", "tag": "é"},
+        "base": None,
+        "mask_volumes": True,
+        "mask_paths": [],
+        "rootfs": "/r",
+    }
+    monkeypatch.setattr(farm, "record", lambda self: record("j1", 1.0).model_copy(update={"request": request}))
+    lines = layerfarm("--farm=redis://f", "jobs", "show", "j1").out.splitlines()
+    assert [line for line in lines if line.startswith("request.")] == [
+        'request.image: {"store": "/s", "tag": "é"}',
+        "request.base: null",
+        "request.mask_volumes: true",
+        "request.mask_paths: []",
+        "request.rootfs: /r",
+    ]
+
+
+def test_time_to_wait_covers_the_queue_and_the_job(
+    layerfarm: Run, farm: type[FakeFarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = ("build", "--rootfs=r", "--image=s")
+    assert layerfarm("--farm=redis://f", *build).code == 0
+    monkeypatch.setattr(farm, "full", True)
+    assert layerfarm("--farm=redis://f", *build, "--timeout=1h").code == 0
+    assert layerfarm("--farm=redis://f", "jobs", "watch", "j1", "--timeout=90s").code == 0
+    unlimited, for_room, left, watched = farm.waited
+    assert (unlimited, for_room, watched) == (None, 3600.0, 90.0)
+    assert left is not None and 3000 < left <= 3600
+    done = layerfarm(*build, "--timeout=1h")
+    assert (done.code, "--timeout needs a farm" in done.err) == (2, True)
+
+
+def test_job_that_takes_too_long_is_named_and_not_cancelled(layerfarm: Run, farm: type[FakeFarm]) -> None:
+    farm.outcome = JobTimeout("job has not ended within 5 s", where="j1")
+    done = layerfarm("--farm=redis://f", "repack", "--timeout=5s", "--image=s", "b")
+    assert (done.code, "j1" in done.err.splitlines()[-1], farm.cancelled) == (1, True, [])
+
+
 @pytest.mark.parametrize("args", [["--store="], ["--root="]])
 def test_a_worker_with_an_empty_path_does_not_start(layerfarm: Run, args: list[str]) -> None:
     done = layerfarm("worker", "--farm=redis://127.0.0.1:1/0", *args)
@@ -432,7 +496,7 @@ def test_full_farm_is_waited_for_or_an_error(
     monkeypatch.setattr(farm, "full", True)
     build = ("--farm=redis://f", "build", f"--rootfs={tmp_path}", "--image=s:v")
     done = layerfarm(*build)
-    assert (done.code, done.err) == (0, "layerfarm: 3 jobs are already waiting, waiting for room\n")
+    assert (done.code, done.err) == (0, f"layerfarm: 3 jobs are already waiting, waiting for room\n{SUBMITTED}")
     done = layerfarm(*build, "--if-full=fail")
     assert (done.code, done.err) == (1, "layerfarm: 3 jobs are already waiting (try again later)\n")
     assert len(farm.submitted) == 1

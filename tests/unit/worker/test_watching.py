@@ -9,7 +9,7 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from layerfarm.jobs.errors import FarmUnreachable
+from layerfarm.jobs.errors import FarmUnreachable, JobTimeout
 from layerfarm.worker.broker.address import Address
 from layerfarm.worker.model import JobState, Progress
 from layerfarm.worker.watching import Watch
@@ -76,5 +76,10 @@ def test_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
     farm = Quiet(10_000)
     monkeypatch.setattr(farm, "events", full)
-    with pytest.raises(FarmUnreachable, match="max number of clients reached"):
+    with pytest.raises(FarmUnreachable, match=r"gave up waiting for job job.*max number of clients reached"):
         watch(farm)
+
+
+def test_a_time_limit_names_the_job_and_how_to_follow_it() -> None:
+    with pytest.raises(JobTimeout, match=r"within 0.01 s: job \(it may still run: .* jobs watch job"):
+        list(Watch(Quiet(10_000), "job", 0.01).run())  # type: ignore[arg-type]
