@@ -81,7 +81,7 @@ def test_tags_that_were_deleted_or_overwritten_are_pushed_again(
     assert steps(layerfarm, path) == {"1.0": "nothing", "1.1": "push", "1.2": "push"}
     code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
     assert code == 0, err
-    assert "make over: 0 images" in err and "push: 2 images" in err
+    assert "transform: 0 images" in err and "push: 2 images" in err
     assert f"not there any more: docker://{registry.host}/new/team/app:1.1; it is pushed again" in err
     assert "the tag was overwritten, with " in err
     assert published(registry) == right
@@ -192,7 +192,7 @@ def test_a_platform_that_is_gone_is_pushed_again_after_verify_found_it(
     assert (code, out.splitlines()[-1]) == (1, "4 images, 1 faults, 3 checked in the registry")
     assert f"to be pushed by the next run: docker://{registry.host}/new/team/app:2.0" in out
     code, _, err = layerfarm("catalog", "run", path, "--progress", "plain")
-    assert (code, "push: 1 images" in err) == (0, True), err
+    assert (code, "push: 1 image" in err) == (0, True), err
     assert layerfarm("catalog", "verify", path)[:2] == (0, "4 images, 0 faults, 4 checked in the registry\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import pytest
@@ -48,7 +49,6 @@ def test_once_cuts_nothing(layerfarm: Run) -> None:
 
 
 def test_ids_stay_whole_on_a_narrow_terminal() -> None:
-    console = Console(width=60, record=True, force_terminal=True)
-    with console.capture():
-        console.print(top_cmd._jobs([LONG], 5.0))
-    assert any(line.split()[:1] == [LONG.id] for line in console.export_text().splitlines())
+    out = io.StringIO()
+    Console(width=60, file=out).print(top_cmd._jobs([LONG], 5.0))
+    assert any(line.split()[:1] == [LONG.id] for line in out.getvalue().splitlines())
