@@ -50,6 +50,8 @@ class Limits:
     """Uncompressed bytes below which ``ratio`` is not checked (4 GiB)."""
     zstd_window: int = 512 << 20
     """Bytes of the window of a zstd frame, which decompressing holds in memory: 512 MiB, as in Go's decoder."""
+    toc_bytes: int = 150 << 20
+    """Bytes of the table of contents of a zstd:chunked layer, uncompressed; clients take no larger one (150 MiB)."""
     document_bytes: int = 4 * 1024 * 1024
     """Bytes of a manifest, image config, nested index or umoci.json. Registries refuse larger manifests, too."""
     document_depth: int = 64

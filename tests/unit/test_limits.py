@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import zstandard
 
-from layerfarm.jobs.compress import Compression, decompress
+from layerfarm.jobs.compress import Codec, Compression, decompress
 from layerfarm.jobs.errors import LimitExceeded, RequestError
-from layerfarm.jobs.image import UnpackOptions, resolve, unpack_rootfs
+from layerfarm.jobs.image import UnpackOptions, pack_layer, resolve, unpack_rootfs
+from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.users import lookup_user
 from layerfarm.jobs.layer import Extractor
 from layerfarm.jobs.limits import NAMES, Limits, limits, set_limit
@@ -96,6 +97,12 @@ def zstd_window(place: Path) -> None:
     decompress(io.BytesIO(packed), Compression.ZSTD).read()
 
 
+def toc(place: Path) -> None:
+    layout = Layout.create(place / "store")
+    layer = pack_layer(layout, [tar(("f", b"x"))], Codec(Compression.ZSTD_CHUNKED)).descriptor
+    assert check_layer(layout, layer).toc_faults == []
+
+
 def sparse(**records: str) -> Callable[[Path], object]:
     return layer(entry("s", content=b"ab", pax={f"GNU.sparse.{key}": value for key, value in records.items()}))
 
@@ -112,6 +119,7 @@ CASES: dict[str, tuple[Callable[[Path], object], int, int]] = {
     "sparse_parts": (layer(entry("s", content=b"2\n0\n1\n5\n1\n".ljust(512, b"\0") + b"ab", pax={
         "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "6"})), 1, 2),
     "zstd_window": (zstd_window, (1 << 20) - 1, 1 << 20),
+    "toc_bytes": (toc, 200, 2000),
     "document_bytes": (document, 300, 400),
     "document_depth": (deep, 6, 7),
     "index_bytes": (tags, 500, 5000),

@@ -11,9 +11,12 @@ import io
 import json
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
+from layerfarm.jobs.compress.codecs import Compression
+from layerfarm.jobs.compress.decompress import PlainStream, decompress
 from layerfarm.jobs.compress.zstd_chunked.describe import Undescribable, described, plain_name
 from layerfarm.jobs.compress.zstd_chunked.tar_split import FILE, SEGMENT, Crc64
 from layerfarm.jobs.compress.zstd_chunked.toc import (
@@ -34,8 +37,9 @@ from layerfarm.jobs.compress.zstd_chunked.toc import (
     is_skippable,
     parse_toc,
 )
+from layerfarm.jobs.errors import LayerError
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.tar.reader import Member, MemberReader
+from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
 
 ReadAt = Callable[[int, int], bytes]
 """Bytes of the blob, by offset and size; fewer at the end."""
@@ -55,13 +59,18 @@ class _Lie(Exception):
 
 
 class TocCheck:
-    """Give it each member of the layer's tar, then :meth:`finish`. Faults are reported, nothing is raised for them."""
+    """Give it each member of the layer's tar, then :meth:`finish`. Faults are reported, not raised.
+
+    Raises (everywhere):
+        LimitExceeded: a document or a frame is larger than the limits.
+    """
 
     def __init__(self, read_at: ReadAt, size: int, annotations: Mapping[str, str], fault: Fault) -> None:
         """``size`` is that of the blob, ``annotations`` are those of its descriptor, among them :data:`CHECKSUM`."""
         self._read_at = read_at
         self._size = size
         self._fault = fault
+        self._limits = limits()
         self._files: dict[str, list[TocEntry]] = {}
         """Entries with their further chunks, by plain name, that no member of the tar was compared with."""
         self._contents: dict[str, list[TocEntry]] = {}
@@ -130,10 +139,13 @@ class TocCheck:
         self._check_place(place, POSITION)
         if max(place.length, place.uncompressed) > MOST_BYTES:
             raise _Lie(POSITION, f"table of contents is larger than {MOST_BYTES} bytes, and clients refuse it")
+        if place.uncompressed > self._limits.toc_bytes:
+            raise self._limits.exceeded("toc_bytes", "table of contents is larger than {} bytes")
         packed = self._read_at(place.offset, place.length)
         if checksum != f"sha256:{hashlib.sha256(packed).hexdigest()}":
             raise _Lie(CHECKSUM, "is not the digest of the table of contents")
-        text = _Plain(POSITION, io.BytesIO(packed)).read(place.uncompressed + 1)
+        with _damage_in(POSITION):
+            text = io.BufferedReader(self._plain(io.BytesIO(packed))).read(place.uncompressed + 1)
         if len(text) != place.uncompressed:
             raise _Lie(POSITION, "names another uncompressed length than that of the table of contents")
         try:
@@ -196,14 +208,18 @@ class TocCheck:
             for at in range(0, size, _PIECE):
                 yield bytes(min(_PIECE, size - at))
             return
-        stream = _Plain(name, _Slice(self._read_at, chunk.offset, end))
+        stream = self._plain(_Slice(self._read_at, chunk.offset, end))
         left = size
         while left:
-            piece = stream.read(min(_PIECE, left))
+            with _damage_in(name):
+                piece = stream.read(min(_PIECE, left))
             if not piece:
                 raise _Lie(name, f"frame at {chunk.offset} holds fewer than {size} bytes")
             left -= len(piece)
             yield piece
+
+    def _plain(self, packed: Readable) -> PlainStream:
+        return decompress(packed, Compression.ZSTD, limits=self._limits)
 
     # --- the tar-split data --------------------------------------------------------------------------
 
@@ -220,8 +236,12 @@ class TocCheck:
             raise _Lie(TAR_SPLIT_POSITION, "does not lead to the tar-split data that the table of contents names")
         tar = hashlib.sha256()
         size = 0
-        lines = io.BufferedReader(_Plain(TAR_SPLIT_POSITION, _Slice(self._read_at, self._split.offset, end)))
-        while line := lines.readline(_LONGEST_LINE):
+        lines = io.BufferedReader(self._plain(_Slice(self._read_at, self._split.offset, end)))
+        while True:
+            with _damage_in(TAR_SPLIT_POSITION):
+                line = lines.readline(_LONGEST_LINE)
+            if not line:
+                break
             size += len(line)
             for piece in self._assembled(line):
                 tar.update(piece)
@@ -287,7 +307,16 @@ def _instant(text: str) -> object:
         return text
 
 
-class _Slice(io.RawIOBase):
+@contextmanager
+def _damage_in(where: str) -> Iterator[None]:
+    """Compressed data that cannot be read is a lie of what leads to it."""
+    try:
+        yield
+    except LayerError as error:
+        raise _Lie(where, f"compressed data is damaged, {error.what}"[:300]) from None
+
+
+class _Slice:
     """A part of the blob as a stream."""
 
     def __init__(self, read_at: ReadAt, start: int, end: int) -> None:
@@ -295,38 +324,7 @@ class _Slice(io.RawIOBase):
         self._at = start
         self._end = end
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        piece = self._read_at(self._at, min(len(buffer), self._end - self._at))
-        buffer[: len(piece)] = piece
+    def read(self, size: int, /) -> bytes:
+        piece = self._read_at(self._at, min(size, self._end - self._at))
         self._at += len(piece)
-        return len(piece)
-
-
-class _Plain(io.RawIOBase):
-    """A decompressed stream. Reading raises _Lie where it is damaged."""
-
-    def __init__(self, where: str, stream: Any) -> None:
-        from zstandard import ZstdDecompressor
-
-        self._where = where
-        decompressor = ZstdDecompressor(max_window_size=limits().zstd_window)
-        self._stream = decompressor.stream_reader(stream, read_across_frames=True)
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        from zstandard import ZstdError
-
-        try:
-            return self._stream.read(-1 if size is None else size)
-        except (ZstdError, MemoryError) as error:
-            raise _Lie(self._where, f"compressed data is damaged, {error}"[:300]) from None
-
-    def readinto(self, buffer: Any, /) -> int:
-        piece = self.read(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
+        return piece
