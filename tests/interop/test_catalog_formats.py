@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import Resolved, resolve
-from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Layout
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
-from tests.unit.relayer.images import index, manifest
+from tests.unit.relayer.images import entry, index, manifest, ref, two_platforms
+from tests.unit.relayer.images import run as transformed
 from tests.unit.relayer.test_other_systems import two_systems
 
 Program = Callable[[str], str]
@@ -141,6 +143,7 @@ def test_artifacts_are_copied_byte_for_byte_where_the_policy_keeps_them(
             assert registry.manifest(f"new/team/app:{tag}") == raw
     _, err = run(layerfarm, path)
     assert "transform: 0 images" in err
+    assert layerfarm("catalog", "verify", path, "--deep")[0] == 0
 
 
 def test_an_artifact_that_becomes_an_image_is_no_longer_skipped(
@@ -243,6 +246,7 @@ def test_keep_copies_dockers_formats_byte_for_byte(
         )
         run(layerfarm, onward)
         assert registry.manifest(f"new/team/app:{tag}") == raw
+    assert layerfarm("catalog", "verify", path, "--deep")[0] == 0
     with Gate(registry, lambda method, where: None) as gate:
         write(tmp_path, gate.host, "{transform: keep}", destination or f"{{registry: docker://{registry.host}/new}}")
         _, err = run(layerfarm, path)
@@ -339,6 +343,7 @@ def test_keep_copies_an_index_with_foreign_layers(
         assert rows[f"team/app:{tag}"]["new"] == digest(registry.manifest(f"team/app:{tag}"))
         if not destination:
             assert registry.manifest(f"new/team/app:{tag}") == registry.manifest(f"team/app:{tag}")
+    assert layerfarm("catalog", "verify", tmp_path / "team.yaml", "--deep")[0] == 0
     if destination:
         out = Layout.open(tmp_path / "out")
         assert resolve(out, "team/app:1.0", "windows/amd64").descriptor.digest == windows.descriptor.digest
@@ -395,3 +400,64 @@ def test_dockers_list_of_two_systems_with_foreign_layers(
     assert any("windows/amd64 is kept as it is" in text for text in rows["team/app:1.0"]["warnings"])
     new = json.loads(registry.manifest("new/team/app:1.0"))
     assert {each["platform"]["os"] for each in new["manifests"]} == {"linux", "windows"}
+
+
+# --- indexes that skopeo does not copy ---------------------------------------------------------------
+
+
+def push_indexes(registry: Registry, origin: Layout) -> None:
+    """The tags ``nested``, an index in an index, and ``zstd``, an index of images with zstd layers, of team/app."""
+    two_platforms(origin, [tar(("base", b"base")), tar(("app", b"app"))], "flat")
+    index(origin, [origin.find("flat")[0].model_copy(update={"annotations": None})], "nested")
+    request = RecompressRequest(image=ref(origin, "flat"), target=ref(origin, "zstd"), compress="zstd")
+    transformed(request)
+    for tag in ("flat", "zstd"):
+        top = origin.find(tag)[0]
+        document = json.loads(origin.read(top))
+        for each in document["manifests"]:
+            made = json.loads(origin.read(Descriptor.model_validate(each)))
+            for blob in (made["config"], *made["layers"]):
+                registry.put_blob("team/app", origin.read(Descriptor.model_validate(blob)))
+            name = f"team/app@{each['digest']}"
+            registry.put_manifest(name, origin.read(Descriptor.model_validate(each)), MEDIA_TYPE_MANIFEST)
+        registry.put_manifest(f"team/app@{top.digest}", origin.read(top), MEDIA_TYPE_INDEX)
+    for tag in ("nested", "zstd"):
+        registry.put_manifest(f"team/app:{tag}", origin.read(origin.find(tag)[0]), MEDIA_TYPE_INDEX)
+
+
+@pytest.mark.parametrize("policy", ["{transform: keep}", TRANSFORMS[1]])
+def test_an_index_in_an_index_and_one_of_zstd_layers_are_copied_and_made_over(
+    registry: Registry, origin: Layout, tmp_path: Path, layerfarm: Layerfarm, policy: str
+) -> None:
+    push_indexes(registry, origin)
+    path = write(tmp_path, registry.host, policy)
+    rows, _ = run(layerfarm, path)
+    assert {name: row["state"] for name, row in rows.items()} == {"team/app:nested": "done", "team/app:zstd": "done"}
+    for tag in ("nested", "zstd"):
+        there = registry.manifest(f"new/team/app:{tag}")
+        assert rows[f"team/app:{tag}"]["new"] == digest(there)
+        assert (there == registry.manifest(f"team/app:{tag}")) == ("keep" in policy)
+    (inner,) = json.loads(registry.manifest("new/team/app:nested"))["manifests"]
+    entries = json.loads(registry.manifest(f"new/team/app@{inner['digest']}"))["manifests"]
+    assert [each["platform"]["architecture"] for each in entries] == ["amd64", "arm64"]
+    assert layerfarm("catalog", "verify", path, "--deep")[0] == 0
+    _, err = run(layerfarm, path)
+    assert "transform: 0 images" in err and "push: 0 images" in err
+
+
+def test_of_an_index_the_images_that_the_store_holds_are_not_fetched_again(
+    registry: Registry, origin: Layout, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    first, second = two_platforms(origin, [tar(("base", b"base")), tar(("app", b"app"))], "1.0")
+    other = image(origin, [tar(("other", b"other"))], tag="other", architecture="arm64")
+    index(origin, [entry(first), entry(other)], "1.1")
+    registry.put(origin.path, "1.0", "team/app:1.0")
+    path = write(tmp_path, registry.host, "{transform: keep}", "{layout: out}")
+    run(layerfarm, path)
+    registry.put(origin.path, "1.1", "team/app:1.1")
+    with Gate(registry) as gate:
+        write(tmp_path, gate.host, "{transform: keep}", "{layout: out}")
+        run(layerfarm, path)
+        blobs = {where.rpartition("/")[2] for method, where in gate.requests if method == "GET" and "/blobs/" in where}
+    assert blobs == {blob.digest for blob in (*other.manifest.layers, other.manifest.config)}
+    assert second.descriptor.digest not in json.dumps(gate.requests)

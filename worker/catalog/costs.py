@@ -69,7 +69,7 @@ def holding_of(layout: Layout, top: Descriptor) -> Holding:
         StoreError: the layout does not hold its manifests and configurations.
     """
     offer = look_at(layout, top)
-    images = offer.images or [each for each in offer.manifests if not each.is_index]
+    images = offer.images or offer.leaves
     platforms = numbered(_platform(layout, each) for each in images)
     return {name: pullable(each.layers, each.config) for name, each in zip(platforms, images, strict=True)}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from layerfarm.jobs.errors import MalformedDocument
@@ -27,6 +28,8 @@ class Read:
     descriptor: Descriptor
     raw: bytes
     document: dict[str, Any]
+    blobs: tuple[Descriptor, ...]
+    """All other blobs that it names, without layers that are fetched from elsewhere (``urls``)."""
 
     @property
     def is_index(self) -> bool:
@@ -48,7 +51,7 @@ class Read:
         config = self.config
         return str(self.document.get("artifactType") or (config.media_type if config else self.descriptor.media_type))
 
-    @property
+    @cached_property
     def config(self) -> Descriptor | None:
         found = self._named("config")
         return found[0] if found else None
@@ -68,8 +71,6 @@ class Offer:
 
     manifests: tuple[Read, ...]
     """What the reference names, and all manifests below it in the order of the indexes."""
-    blobs: tuple[Descriptor, ...]
-    """All other blobs that they lead to, without layers that are fetched from elsewhere (``urls``)."""
 
     @property
     def top(self) -> Descriptor:
@@ -79,6 +80,16 @@ class Offer:
     def digest(self) -> str:
         """Digest of what the reference names."""
         return self.top.digest
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """All :attr:`Read.blobs`, each once."""
+        return tuple({blob.digest: blob for each in self.manifests for blob in each.blobs}.values())
+
+    @property
+    def leaves(self) -> list[Read]:
+        """The manifests that are no indexes: of images, attestations and other artifacts."""
+        return [each for each in self.manifests if not each.is_index]
 
     @property
     def digests(self) -> list[str]:
@@ -95,7 +106,7 @@ class Offer:
         """The type of the artifact, such as a Helm chart, that the reference names; None: it leads to images."""
         if self.images:
             return None
-        return next((each.kind for each in self.manifests if not each.is_index), self.top.media_type)
+        return next((each.kind for each in self.leaves), self.top.media_type)
 
     @property
     def is_docker(self) -> bool:
@@ -136,8 +147,8 @@ def look_at(layout: Layout, top: Descriptor) -> Offer:
 
 
 def look_in(layout: Layout, name: str) -> Offer:
-    """The offer of an image of a layout; its blobs, which are at hand, are left out. Raises as :func:`find`."""
-    return replace(look_at(layout, find(layout, name)), blobs=())
+    """The offer of an image of a layout. Raises as :func:`find` and :func:`look_at`."""
+    return look_at(layout, find(layout, name))
 
 
 def names_in(layout: Layout) -> list[str]:
@@ -207,7 +218,6 @@ def _media_type(document: dict[str, Any]) -> str:
 
 def _follow(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | None]) -> Offer:
     manifests: dict[str, Read] = {}
-    blobs: dict[str, Descriptor] = {}
     pending: list[tuple[Descriptor, bytes | None]] = [(top, raw)]
     while pending:
         descriptor, content = pending.pop()
@@ -219,11 +229,12 @@ def _follow(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | N
         if len(manifests) >= limits().manifests:
             raise limits().exceeded("manifests", "tag leads to more than {} manifests", top.digest)
         document = parsed(content, descriptor.digest)
-        manifests[descriptor.digest] = Read(descriptor, content, document)
+        blobs = []
         # In reverse order, so that the first is the next to be taken.
         for child, leads_on in children(document, descriptor.digest, lambda _: False):
             if leads_on and child.media_type in MANIFEST_TYPES:
                 pending.append((child, None))
             elif not child.urls:
-                blobs[child.digest] = child
-    return Offer(tuple(manifests.values()), tuple(blobs.values()))
+                blobs.append(child)
+        manifests[descriptor.digest] = Read(descriptor, content, document, tuple(blobs))
+    return Offer(tuple(manifests.values()))

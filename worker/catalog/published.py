@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from layerfarm.jobs.errors import AccessDenied, LayerfarmError, NotInRegistry, RegistryError
 from layerfarm.jobs.relayer.referrers import fallback_tag, referrers
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import Proofs
-from layerfarm.worker.catalog.offers import look
+from layerfarm.worker.catalog.offers import Offer, look
 from layerfarm.worker.catalog.places import reference_at, repository_at
-from layerfarm.worker.catalog.pull import link_blob, referred, staging_beside
+from layerfarm.worker.catalog.pull import fetch_blobs, link_blob, referred, staging_beside
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.state import ImageState
 from layerfarm.worker.catalog.transfer import is_published
@@ -84,7 +84,7 @@ class ReadBack:
         for digest in pending:  # grows
             try:
                 offer = look(self._skopeo, f"{repository}@{digest}")
-                nbytes += self._blobs(f"{repository}@{digest}", offer.blobs, layout) if self._deep else 0
+                nbytes += self._blobs(repository, offer, layout) if self._deep else 0
                 for subject in offer.digests:
                     pending += self._referrers(repository, subject, state, layout, faults, known=pending)
             except LayerfarmError as error:
@@ -102,15 +102,15 @@ class ReadBack:
         faults += [f"referrer is not listed any more: {repository}@{each}" for each in sorted(ours - there)]
         return sorted((ours & there).difference(known))
 
-    def _blobs(self, reference: str, blobs: Sequence[Descriptor], layout: Layout) -> int:
+    def _blobs(self, repository: str, offer: Offer, layout: Layout) -> int:
         """Read the blobs that were not read yet. skopeo checks their digests."""
         with self._lock:
-            missing = [blob for blob in blobs if blob.digest not in self._read]
+            missing = [blob for blob in offer.blobs if blob.digest not in self._read]
         with staging_beside(layout) as staging:
-            for blob in blobs:
+            for blob in offer.blobs:
                 if blob not in missing:
                     link_blob(layout, staging, blob)
-            self._skopeo.pull(reference, staging.path, "image")
+            fetch_blobs(self._skopeo, repository, offer, staging)
         with self._lock:
             self._read |= {blob.digest for blob in missing}
         return sum(blob.size for blob in missing)

@@ -31,7 +31,7 @@ from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descrip
 from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
-from layerfarm.worker.catalog.offers import Offer, find, parsed, tagged
+from layerfarm.worker.catalog.offers import Offer, find, look_at, parsed, tagged
 from layerfarm.worker.catalog.registry import ManifestReader, Skopeo, digest_of
 
 _TAG: Final = "image"
@@ -46,14 +46,14 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, 
         RegistryError, RegistryBusy: the registry does not serve it.
         StoreError: it is incomplete, or the store cannot be written; the tag is unchanged.
     """
-    repository = reference.rpartition(":")[0]
+    repository = _repository(reference)
     with staging_beside(store) as staging:
         for blob in offer.blobs:
             link_blob(store, staging, blob)
-        skopeo.pull(f"{repository}@{offer.digest}", staging.path, _TAG)
         if exact or not offer.is_docker:
             top, needs = offer.top, _unchanged(skopeo, repository, offer, staging, store)
         else:
+            skopeo.pull(f"{repository}@{offer.digest}", staging.path, _TAG)
             top = tagged(staging, _TAG)
             needs = _imported(staging, top, store)
         store.tag(tag, top, needs=needs)
@@ -61,11 +61,12 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, 
 
 
 def _unchanged(skopeo: Skopeo, repository: str, offer: Offer, staging: Layout, store: Layout) -> list[Descriptor]:
-    """Move the blobs of ``offer`` into ``store``, and write its manifests beside them; returns all.
+    """Fetch the blobs of ``offer``, and write its manifests beside them into ``store``; returns all.
 
     skopeo converts to OCI's formats what it writes into a layout. Layers stay the same, manifests and configurations
     of Docker's formats do not: these are asked for once more.
     """
+    fetch_blobs(skopeo, repository, offer, staging)
     for blob in offer.blobs:
         if not staging.lacks(blob):
             import_blob(store, staging.blob_path(blob.digest), blob)
@@ -74,6 +75,19 @@ def _unchanged(skopeo: Skopeo, repository: str, offer: Offer, staging: Layout, s
             _put(store, each.config, skopeo.raw_config(f"{repository}@{each.descriptor.digest}"))
         _put(store, each.descriptor, each.raw)
     return [*offer.blobs, *(each.descriptor for each in offer.manifests)]
+
+
+def fetch_blobs(skopeo: Skopeo, repository: str, offer: Offer, staging: Layout) -> None:
+    """Fetch into ``staging`` the blobs of an offer that it does not hold, image by image.
+
+    skopeo refuses an index in an index. The configuration of an image in Docker's formats comes in OCI's.
+
+    Raises:
+        RegistryError, RegistryBusy: the registry does not serve them.
+    """
+    for each in offer.leaves:
+        if any(staging.lacks(blob) for blob in each.blobs):
+            skopeo.pull(f"{repository}@{each.descriptor.digest}", staging.path, _TAG)
 
 
 def _put(store: Layout, descriptor: Descriptor, content: bytes) -> None:
@@ -112,14 +126,28 @@ def copy_in(source: Layout, name: str, store: Layout, new_tag: str) -> Descripto
 
 
 def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str, *, exact: bool = True) -> None:
-    """Push an image from ``store`` to a registry, digests unchanged if ``exact``.
+    """Push an image from ``store`` to a registry, byte for byte; unless ``exact`` an index may lose unknown fields.
+
+    All manifests below an index go before it. skopeo would copy it with them, but not one in another; and 1.18 marks
+    zstd layers in it, which changes it.
 
     Raises:
         RegistryError, RegistryBusy: the registry does not accept it.
+        StoreError: the store does not hold it.
     """
-    with staging_beside(store) as staging:
-        staging.tag(_TAG, descriptor.model_copy(update={"annotations": None}))
-        skopeo.push(staging.path, store.path / "blobs", reference, exact=exact)
+    offer, repository = look_at(store, descriptor), _repository(reference)
+    for each in (*offer.leaves, *(each for each in reversed(offer.manifests) if each.is_index)):
+        is_top = each.descriptor.digest == descriptor.digest
+        where = reference if is_top else f"{repository}@{each.descriptor.digest}"
+        with staging_beside(store) as staging:
+            staging.tag(_TAG, each.descriptor.model_copy(update={"annotations": None, "platform": None}))
+            skopeo.push(staging.path, store.path / "blobs", where, exact=exact or not is_top)
+
+
+def _repository(reference: str) -> str:
+    """The repository of ``docker://HOST[:PORT]/REPOSITORY[:TAG]``."""
+    path, slash, last = reference.rpartition("/")
+    return path + slash + last.partition(":")[0]
 
 
 def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:

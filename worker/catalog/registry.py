@@ -110,12 +110,13 @@ class Skopeo:
         self._transfer(["copy", *flags, reference, f"oci:{layout}:{tag}"], reference)
 
     def push(self, layout: Path, blobs: Path, reference: str, *, exact: bool = True) -> None:
-        """Copy the one image of a layout, all its platforms, to a registry; ``exact``: fail if that changes the digest.
+        """Copy the one manifest or index of a layout to a registry; ``exact``: fail if that changes the digest.
 
-        By its tag, skopeo would not find an image in one of Docker's formats. Raises as :meth:`tags`.
+        Of an index, the registry has the manifests. By its tag, skopeo would not find an image in one of Docker's
+        formats. Raises as :meth:`tags`.
         """
         flags = [
-            "--all",
+            *("--multi-arch", "index-only"),
             *(["--preserve-digests"] if exact else []),
             *self._flags("dest-"),
             "--src-shared-blob-dir",

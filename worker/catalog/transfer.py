@@ -134,7 +134,8 @@ class Fetcher:
             and state.said == tuple(map(str, said))
             # After a change of the policy, an image in Docker's formats is needed as it was, or converted.
             and (state.old.digest == offer.digest) == (image.is_kept or not offer.is_docker)
-            and all(self._store.claim(blob) for blob in offer.needed(image.is_kept))
+            # The blobs of a layout's image need no request to be copied again.
+            and (not image.registry or all(self._store.claim(blob) for blob in offer.needed(image.is_kept)))
         )
 
     def _is_tagged(self, state: ImageState, old: Descriptor) -> bool:
