@@ -19,7 +19,7 @@ def services(deploy: Path, program: Callable[[str], str]) -> dict[str, Any]:
     """The services after the client has read the file, with everything merged and filled in."""
     done = subprocess.run(
         [program("docker-compose"), "--profile", "flower", "-f", deploy / "compose.yaml", "config"],
-        env={"PATH": "/usr/bin:/bin", "LAYERFARM_PASSWORD": "pw", "FLOWER_BASIC_AUTH": "a:b"},
+        env={"PATH": "/usr/bin:/bin", "REDIS_PASSWORD": "pw", "FLOWER_BASIC_AUTH": "a:b"},
         capture_output=True,
         text=True,
         check=True,
@@ -44,7 +44,7 @@ def test_no_password_means_no_farm(deploy: Path, program: Callable[[str], str]) 
         capture_output=True,
         text=True,
     )
-    assert done.returncode != 0 and "LAYERFARM_PASSWORD" in done.stderr
+    assert done.returncode != 0 and "REDIS_PASSWORD" in done.stderr
 
 
 def test_ports_are_open_to_this_machine_only(services: dict[str, Any]) -> None:

@@ -58,6 +58,14 @@ def test_every_variable_that_the_code_reads_is_on_the_settings_page() -> None:
     assert sorted(name for name in wanted if f"`{name}`" not in page("settings.md")) == []
 
 
+def test_every_variable_of_deploy_is_a_setting() -> None:
+    # An operator who exports deploy/.env must not get an error from every command.
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    used = {name for path in files for name in re.findall(r"LAYERFARM_[A-Z_]*[A-Z]", path.read_text(errors="replace"))}
+    assert len(used) > 8
+    assert sorted(used - {f"LAYERFARM_{key.upper()}" for key in _KEYS.values()}) == []
+
+
 def test_settings_are_read_by_those_that_the_page_names() -> None:
     client = (ROOT / "worker/client.py").read_text()
     others = "".join(text for path, text in SOURCES.items() if path.name not in ("client.py", "settings.py"))

@@ -174,11 +174,11 @@ class Deployed:
         """The worker and Flower on ``two``, as Compose would start their containers."""
         given = {
             "PATH": SYSTEM,
-            "LAYERFARM_PASSWORD": PASSWORD,
+            "REDIS_PASSWORD": PASSWORD,
             "LAYERFARM_FARM": self.environment["LAYERFARM_FARM"],
             "LAYERFARM_ROOTS": str(self.shared / "rootfs"),
             "LAYERFARM_STORES": str(self.shared / "oci"),
-            "LAYERFARM_CA": str(self.directory / "ca.crt"),
+            "REDIS_CA": str(self.directory / "ca.crt"),
             "FLOWER_BASIC_AUTH": LOGIN,
         }
         files = [f"--file={DEPLOY / name}" for name in ("compose.yaml", "compose.workers.yaml")]
