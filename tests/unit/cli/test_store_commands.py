@@ -283,6 +283,22 @@ def test_raw_add_layer_takes_the_archive_as_it_is(
     assert found["config"]["blob"]["rootfs"]["diff_ids"] == [f"sha256:{digest}"]
 
 
+def test_a_layer_that_no_table_of_contents_describes_is_added_with_a_warning(
+    layerfarm: Run, image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "src").write_text("hello")
+    assert layerfarm("insert", "--image", image, "--compress=zstd:chunked", "src", "/a") == NOTHING
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("a", "./a"):
+            archive.addfile(tarfile.TarInfo(name))
+    done = layerfarm("raw", "add-layer", "--image", image, "x.tar")
+    low, high = stat(layerfarm, image)["manifest"]["blob"]["layers"]
+    reason = "no table of contents, clients pull it whole: several entries of one name: a"
+    assert done == Ran(0, "", f"layerfarm: warning: layer {high['digest']}: {reason}\n")
+    checksum = "io.github.containers.zstd-chunked.manifest-checksum"
+    assert [checksum in layer["annotations"] for layer in (low, high)] == [True, False]
+
+
 def test_raw_runtime_config_without_a_rootfs_takes_root_with_a_warning(
     layerfarm: Run, image: str, tmp_path: Path
 ) -> None:
