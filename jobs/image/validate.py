@@ -185,7 +185,7 @@ class _Walker:
         if descriptor.media_type == MEDIA_TYPE_INDEX:
             self._index(raw, descriptor, depth)
         else:
-            self._manifest(raw, descriptor)
+            self._manifest(raw, descriptor, depth)
 
     def check_unreachable(self) -> None:
         """Read unreachable blobs: they may be damaged, too, and be tagged later."""
@@ -216,7 +216,7 @@ class _Walker:
                     "blob-missing", child.digest, f"named by {descriptor.digest}, and the store does not hold it"
                 )
 
-    def _manifest(self, raw: bytes, descriptor: Descriptor) -> None:
+    def _manifest(self, raw: bytes, descriptor: Descriptor, depth: int) -> None:
         """Check a manifest; for artifacts and foreign formats only the blobs."""
         parsed = self._parse(Document, raw, descriptor)
         if parsed is None:
@@ -226,10 +226,10 @@ class _Walker:
             self._report.warning(
                 "media-type", descriptor.digest, f"layerfarm does not read {descriptor.media_type}; only blobs checked"
             )
-            self._blobs_of(document, descriptor)
+            self._children(document, descriptor, depth)
             return
         if is_marked_attestation(descriptor) or not is_of_an_image(document):
-            self._blobs_of(document, descriptor)
+            self._children(document, descriptor, depth)
             return
         if "schemaVersion" not in document:
             self._report.error("document", descriptor.digest, "manifest has no schemaVersion")
@@ -238,7 +238,7 @@ class _Walker:
             return
         config = self._config(manifest, descriptor)
         if config is not None and is_attestation(config):
-            self._blobs_of(document, descriptor)
+            self._children(document, descriptor, depth)
             return
         self._image(manifest, config, descriptor)
 
@@ -288,15 +288,15 @@ class _Walker:
                 f"index says {platform.os}/{platform.architecture}, config {config.os}/{config.architecture}",
             )
 
-    def _blobs_of(self, document: dict[str, Any], descriptor: Descriptor) -> None:
+    def _children(self, document: dict[str, Any], descriptor: Descriptor, depth: int) -> None:
         try:
             found = list(children(document, descriptor.digest, self._layout.has))
         except LayerfarmError as error:
             self._report.error("document", descriptor.digest, error)
             return
         for child, _ in found:
-            if self._first(child):
-                self._blob(child, descriptor.digest)
+            # The subject is a manifest, perhaps one that a tag leads to as well: its layers are checked here or there.
+            self.follow(child, descriptor.digest, depth + 1)
 
     def _document(self, descriptor: Descriptor, where: str) -> bytes | None:
         try:

@@ -145,6 +145,12 @@ def test_chunks_are_those_of_podman_and_its_layers_are_valid(
     assert large[0] == large[1]
 
 
+def test_a_bundle_is_that_of_any_other_compression(pushed: Pushed, layerfarm: Layerfarm, tmp_path: Path) -> None:
+    code, _, error = layerfarm("unpack", "--image", f"{pushed.layout.path}:1", tmp_path / "bundle")
+    assert code == 0, error
+    assert read_tree(tmp_path / "bundle/rootfs") == read_tree(pushed.trees[0])
+
+
 def test_skopeo_copies_such_a_layer_as_it_is(pushed: Pushed, tmp_path: Path, run: Run) -> None:
     run("skopeo", "copy", "--src-tls-verify=false", f"docker://{pushed.reference('1')}", f"oci:{tmp_path}/copy:1")
     copied = resolve(Layout.open(tmp_path / "copy"), "1")

@@ -58,6 +58,28 @@ def rewritten(layout: Layout, made: Resolved, change: Callable[[dict[str, Any]],
     return descriptor
 
 
+def test_an_image_is_checked_whole_though_a_referrer_of_it_comes_first(layout: Layout, made: Resolved) -> None:
+    """The proof of a transform comes before the tag in the index."""
+    layer = made.manifest.layers[0]
+    layout.blob_path(layer.digest).write_bytes(bytes(layer.size))
+    layout.untag("t")
+    proof = put_json(
+        layout,
+        {
+            "schemaVersion": 2,
+            "artifactType": "application/x",
+            "config": plain(layout.put(b"{}", "application/vnd.oci.empty.v1+json")),
+            "layers": [],
+            "subject": plain(made.descriptor),
+        },
+        MEDIA_TYPE_MANIFEST,
+    )
+    layout.update_index(lambda index: index.model_copy(update={"manifests": [proof]}))
+    layout.tag("t", made.path[0])
+    report = validate_layout(layout.path)
+    assert [(finding.code, finding.where) for finding in report.findings] == [("blob", layer.digest)]
+
+
 def test_the_table_of_contents_of_a_layer_is_checked_for_each_descriptor_that_names_it(layout: Layout) -> None:
     base = image(layout)
     layer = pack_layer(layout, [LAYERS[0]], Codec(Compression.ZSTD_CHUNKED))
