@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
+from layerfarm.jobs.store.validation import fault
+
 
 class JobState(StrEnum):
     """State of a job. The last three are final."""
@@ -119,10 +121,10 @@ class JobRecord(BaseModel):
 
 
 def first_error(error: ValidationError, whole: str) -> str:
-    """Return the first error of pydantic, as ``field: message``; ``whole`` names the document itself."""
+    """Return the first error, as ``field: message``; ``whole`` names the document itself."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or whole
-    return f"{field}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{field}: {fault(first)}"
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.limits import NAMES, limits, parse_number
 from layerfarm.jobs.limits import PREFIX as LIMIT_PREFIX
+from layerfarm.jobs.store.validation import fault
 from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.priorities import Queues, Traffic
 from layerfarm.worker.configuration import VARIABLE, SettingsFile, settings_file
@@ -255,10 +256,9 @@ def _load(file: SettingsFile | None, overrides: Mapping[str, Any]) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]).lower().removeprefix(PREFIX.lower())
         key = _KEYS.get(name, name)
-        message = first["msg"].removeprefix("Value error, ")
         from_file = file is not None and key in file.values and _variable(key) not in os.environ
         where, hint = (file.path, None) if file is not None and from_file else (None, f"or {_variable(key)}")
-        raise RequestError(f"setting {key!r} is wrong: {message}", where=where, hint=hint) from None
+        raise RequestError(f"setting {key!r} is wrong: {fault(first)}", where=where, hint=hint) from None
 
 
 def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: Path | None) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAt
 
 from layerfarm.jobs.errors import MalformedDocument
 from layerfarm.jobs.limits import limits
+from layerfarm.jobs.store.validation import fault
 
 
 class Document(BaseModel):
@@ -105,8 +106,7 @@ def explain(error: Exception) -> str:
         return _first_line(error)
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    return f"{place}: {fault(first)}" if place else fault(first)
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from layerfarm.jobs.errors import RequestError
+from layerfarm.jobs.store.validation import fault
 from layerfarm.worker.broker.messages import TASKS, Message
 
 _LARGEST: Final = 16 * 1024
@@ -141,4 +142,4 @@ def _sealed(body: Any, headers: dict[str, Any], tag: str, mode: int, way: dict[s
 
 
 def _reason(error: Exception) -> str:
-    return str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+    return fault(error.errors()[0]) if isinstance(error, ValidationError) else str(error)

@@ -17,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from layerfarm.jobs.errors import CatalogFileError
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.relayer.referrers import Choice
+from layerfarm.jobs.store.validation import fault
 
 DOCKER: Final = "docker://"
 CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
@@ -258,7 +259,7 @@ def _explained(error: ValidationError, data: CommentedMap, path: Path) -> Catalo
             continue
         line, column, known = _position(data, one["loc"])
         name = ".".join(known) or "catalog"
-        mistakes.append((line, column, f"{name}: {one['msg'].removeprefix('Value error, ')}"))
+        mistakes.append((line, column, f"{name}: {fault(one)}"))
     mistakes.sort()
     (line, column, first), *others = mistakes
     rest = "".join(f"; {path.name}:{a}:{b} {text}" for a, b, text in others)

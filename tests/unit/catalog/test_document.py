@@ -71,8 +71,8 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("\tstore: a\n", ":1:1", "cannot start any token"),
         ("- a\n", "web.yaml", "mapping"),
         ("", "web.yaml", "mapping"),
-        (GOOD.replace("budget: 40", "budget: 127"), ":14:7", "less than or equal to 120"),
-        (GOOD.replace("level: 19", "level: fast"), ":10:49", "valid integer"),
+        (GOOD.replace("budget: 40", "budget: 127"), ":14:7", "above 120"),
+        (GOOD.replace("level: 19", "level: fast"), ":10:49", "not a whole number"),
         (GOOD.replace("transform: recompress", "transform: shrink"), ":10:5", "recompress"),
         (
             GOOD.replace("  - layout: /srv/oci\n", "  - layout: /srv/oci\n    registry: docker://a/b\n"),
@@ -82,7 +82,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (GOOD.replace("docker://registry.example:5000/team", "registry.example/team"), ":3:5", "docker://HOST"),
         (GOOD.replace("    repositories: [web, api]\n", ""), ":3:5", "needs its repositories"),
         (GOOD.replace("parallel: 2", "paralell: 2"), ":19:10", "paralell"),
-        (GOOD.replace('tags: ["1.*"]', "tags: [1.10]"), ":5:12", "valid string"),
+        (GOOD.replace('tags: ["1.*"]', "tags: [1.10]"), ":5:12", "not a string"),
         (GOOD.replace("store: work\n", ""), ":1:1", "store"),
         (
             GOOD.replace(

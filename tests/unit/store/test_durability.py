@@ -165,7 +165,7 @@ def test_document_that_is_no_object() -> None:
 
 
 def test_schema_error_names_the_place_in_one_line() -> None:
-    with pytest.raises(MalformedDocument, match=r"name: Field required: here$"):
+    with pytest.raises(MalformedDocument, match=r"name: missing: here$"):
         parse_document(Thing, b"{}", "here")
 
 
