@@ -121,7 +121,7 @@ def test_artifacts_are_skipped_with_a_notice_and_are_no_failure(
             assert f"team/app:{tag}: {warning}" in err
     code, out, _ = layerfarm("catalog", "run", path, "--dry-run")
     assert code == 0
-    assert "team/app:models: nothing, it is no image" in out.splitlines()
+    assert "team/app:models: nothing, it is not an image" in out.splitlines()
     code, out, _ = layerfarm("catalog", "report", path)
     assert code == 0 and "failed" not in out and HELM in out
 

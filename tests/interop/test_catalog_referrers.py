@@ -197,7 +197,7 @@ def test_one_that_is_broken_is_named_and_keeps_no_image_from_being_done(
     if what == "missing":
         _forget(origin.registry, stray)
     row = run(layerfarm, write(tmp_path, origin.registry.host, f"{RECOMPRESS}, referrers: carry"))
-    assert any(stray.digest in text and "not brought along" in text for text in row["warnings"]), row["warnings"]
+    assert any(stray.digest in text and "not copied" in text for text in row["warnings"]), row["warnings"]
     assert SPDX in listed(origin.registry, row["new"])
 
 

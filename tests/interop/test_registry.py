@@ -139,7 +139,7 @@ def test_what_may_pass_is_tried_again_until_it_has(registry: Registry, store: La
         client.on_retry = retries.append
         fetch(gate.host, "team/app:1", store, client)
     assert retries
-    assert "trying again" in retries[0]
+    assert "retrying" in retries[0]
     assert resolve(store, "team/app:1")
 
 

@@ -1,1 +1,1 @@
-"""Working on a whole catalog: fetch, plan, queue, watch, publish, report. What the ``catalog`` command calls."""
+"""The ``catalog`` command's work: fetch, plan, queue, watch, publish and report all images of a catalog."""

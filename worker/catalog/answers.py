@@ -64,15 +64,15 @@ _PASSING: Final = frozenset(
 another client sends it to the same repository, as with images that share layers (docker-registry 2.8)."""
 _SENDING: Final = re.compile(r"\buploading manifest \S+ to \S+: ", re.IGNORECASE)
 _FIRST_OF_TWO: Final = frozenset({"DIGEST_INVALID", "BLOB_UNKNOWN"})
-"""What newer skopeos print of the same while they send a manifest: the first of the registry's two reasons, or the
-message that ``BLOB_UNKNOWN`` and ``MANIFEST_BLOB_UNKNOWN`` share."""
+"""Texts that newer skopeos print while they send a manifest: the first of the registry's two reasons, or the message
+that ``BLOB_UNKNOWN`` and ``MANIFEST_BLOB_UNKNOWN`` share."""
 _PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _GONE: Final = re.compile(r"\bnot found\b|\bwas deleted or has expired\b", re.IGNORECASE)
 """Messages of codes that are not registered, which skopeo prints as ``unknown``: Harbor's ``NOT_FOUND`` (``artifact
 NAME not found``, containers/image#2203), Quay's ``TAG_EXPIRED`` (coreos-assembler PR 3517)."""
 _FORBIDDEN: Final = re.compile(r"(?:^|: )forbidden\s*$", re.IGNORECASE)
-"""The same of Harbor's ``FORBIDDEN`` (goharbor/harbor#19342)."""
+"""The same for Harbor's ``FORBIDDEN`` (goharbor/harbor#19342)."""
 _NETWORK: Final = re.compile(
     r"\bconnection (?:refused|reset)|\bbroken pipe\b|\bunexpected EOF\b|: EOF\s*$|\bi/o timeout\b|\btimed out\b"
     r"|\bhandshake timeout\b|\bcontext deadline exceeded\b|\btemporary failure in\b|\bserver misbehaving\b"
@@ -80,21 +80,21 @@ _NETWORK: Final = re.compile(
     r"|\buse of closed network connection\b",
     re.IGNORECASE,
 )
-"""What Go says when no answer came."""
+"""Go's messages when no answer came."""
 
 
 class Kind(Enum):
     """The meaning of an answer for a client."""
 
     ABSENT = auto()
-    """There is no such repository or manifest."""
+    """The repository or manifest does not exist."""
     DENIED = auto()
-    """Access is denied. GHCR, GitLab, Docker Hub and Artifact Registry also answer so when there is no such repository,
-    to those who could not read it."""
+    """Access is denied. GHCR, GitLab, Docker Hub and Artifact Registry also answer so if the repository does not exist,
+    to clients that could not read it."""
     PASSING = auto()
     """The same request may succeed later."""
     REFUSED = auto()
-    """The same request would be refused again."""
+    """The same request would be refused every time."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class Answer:
 
     text: str
     status: int | None = None
-    """HTTP status; None: not known."""
+    """HTTP status; None: unknown."""
     code: str | None = None
-    """Code of distribution-spec, or the registry's own; skopeo prints ``UNKNOWN`` for those. None: there was none."""
+    """Code of distribution-spec, or the registry's own, which skopeo prints as ``UNKNOWN``; None: no code."""
 
     @property
     def kind(self) -> Kind:
@@ -124,7 +124,7 @@ class Answer:
 
 
 def answer_in(text: str) -> Answer:
-    """The answer that a message of skopeo reports."""
+    """Return the answer that a message of skopeo reports."""
     unknown = False
     for found in _LOOKED_FOR.finditer(text):
         if status := found["status"] or found["unparsed"]:
@@ -138,14 +138,14 @@ def answer_in(text: str) -> Answer:
 
 
 def error_of(answer: Answer, where: str) -> RegistryError:
-    """The error that reports an answer to a request about ``where``."""
+    """Return the error that reports an answer to a request about ``where``."""
     match answer.kind:
         case Kind.PASSING:
-            return RegistryBusy(f"registry cannot serve now, {answer.text}", where=where)
+            return RegistryBusy(f"registry is busy, {answer.text}", where=where)
         case Kind.ABSENT:
             return NotInRegistry(f"not found in the registry, {answer.text}", where=where)
         case Kind.DENIED:
-            hint = "log in with skopeo login; some registries answer so when there is no such repository"
+            hint = "log in with skopeo login; some registries also answer so if the repository does not exist"
             return AccessDenied(f"registry denies access, {answer.text}", where=where, hint=hint)
         case Kind.REFUSED:
-            return RegistryError(f"registry refuses, {answer.text}", where=where)
+            return RegistryError(f"registry refused, {answer.text}", where=where)

@@ -20,7 +20,7 @@ from layerfarm.worker.model import JobState, Progress
 AT_ONCE: Final = 16
 """Jobs that a catalog has on a farm at a time; bulk, so that interactive jobs overtake them."""
 _HEED: Final = 1.0
-"""Seconds between two checks of a waiting thread whether the run was interrupted."""
+"""Seconds between two checks of a waiting thread for an interruption of the run."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Task:
     """Name of the image."""
     request: Request
     job: str | None = None
-    """Id of a job that an earlier run submitted for the same."""
+    """Id of a job that an earlier run submitted for the same work."""
 
 
 Ended = Callable[[Task, Any, LayerfarmError | None], None]
-"""Given the result or the error of each task; called in the thread that called ``run``."""
+"""Called with the result or the error of each task, in the thread that called ``run``."""
 
 
 class Watcher(Protocol):
-    """Given progress, from any thread."""
+    """Called with progress, from any thread."""
 
     def submitted(self, task: Task, job: str) -> None: ...
 
@@ -50,15 +50,15 @@ class Backend(Protocol):
     """Runs tasks. One that fails does not stop the others."""
 
     def run(self, tasks: Iterable[Task], ended: Ended, watcher: Watcher) -> None:
-        """Run all to their end.
+        """Run all tasks to their end.
 
         Raises:
-            FarmUnreachable: nothing can be run any more; tasks not reported have not ended.
+            FarmUnreachable: no task can be run any more; tasks not reported have not ended.
         """
 
 
 class Local:
-    """Runs tasks in this process and those that it starts."""
+    """Runs tasks in this process and its children."""
 
     def __init__(self, policy: Policy, processes: int) -> None:
         self._policy = policy
@@ -128,7 +128,7 @@ class OnFarm:
         raise JobCancelled("the catalog's run was interrupted", where=task.name)
 
     def _earlier(self, task: Task) -> Job | None:
-        """The job of an earlier run that was killed, unless it failed: it may be done by now."""
+        """Return the job of a killed earlier run, unless it failed: it may be done by now."""
         if task.job is None:
             return None
         with suppress(JobNotFound):
@@ -139,5 +139,5 @@ class OnFarm:
 
 
 def error_text(error: LayerfarmError) -> str:
-    """The error of a task in one line."""
+    """Return the error of a task in one line."""
     return str(error) if not isinstance(error, JobFailed) else error.what

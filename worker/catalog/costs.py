@@ -26,7 +26,7 @@ class Pullable(NamedTuple):
     """One platform of an image, as a host pulls it."""
 
     layers: tuple[str, ...]
-    """Digests, or placeholders for planned ones; one that comes twice is there twice, as in the manifest."""
+    """Digests, or placeholders for planned layers; repeated ones are repeated here, as in the manifest."""
     blobs: Mapping[str, int]
     """Bytes of each layer and of the configuration."""
 
@@ -54,7 +54,7 @@ class Totals(Row):
 
     images: int
     layers: int
-    """Different ones."""
+    """Number of different layers."""
     stored: int
     """Bytes of all different blobs."""
     pulled: int
@@ -63,7 +63,7 @@ class Totals(Row):
 
 
 def holding_of(layout: Layout, top: Descriptor) -> Holding:
-    """The layers and configurations of an image in any format, or the content of an artifact.
+    """Return the layers and configurations of an image in any format, or the content of an artifact.
 
     Raises:
         StoreError: the layout does not hold its manifests and configurations.
@@ -75,7 +75,7 @@ def holding_of(layout: Layout, top: Descriptor) -> Holding:
 
 
 def numbered(platforms: Iterable[str]) -> list[str]:
-    """The platforms of the images of an index, the second of one platform with a number."""
+    """Return the platforms of an index's images; further images of one platform get a number."""
     seen: defaultdict[str, int] = defaultdict(int)
     names = []
     for platform in platforms:
@@ -85,7 +85,7 @@ def numbered(platforms: Iterable[str]) -> list[str]:
 
 
 def _platform(layout: Layout, manifest: Read) -> str:
-    """The platform of an image, the type of an artifact."""
+    """Return the platform of an image, the type of an artifact."""
     config = manifest.config
     if not manifest.is_image or config is None:
         return manifest.kind
@@ -93,23 +93,23 @@ def _platform(layout: Layout, manifest: Read) -> str:
 
 
 def pullable(layers: Sequence[Descriptor], config: Descriptor | None) -> Pullable:
-    """What a host pulls that has nothing of it."""
+    """Return what a host without any of it pulls."""
     blobs = {blob.digest: blob.size for blob in (*layers, *([config] if config else []))}
     return Pullable(tuple(layer.digest for layer in layers), blobs)
 
 
 def layer_count(holding: Holding) -> int:
-    """The layers of the image, of the platform that has most: each platform has its own limit."""
+    """Return the number of layers of the platform with the most: each platform has its own limit."""
     return max(len(each.layers) for each in holding.values())
 
 
 def nbytes(holding: Holding) -> int:
-    """The bytes of the image, all platforms together, each blob once."""
+    """Return the bytes of the image, all platforms together, each blob once."""
     return sum({digest: size for each in holding.values() for digest, size in each.blobs.items()}.values())
 
 
 def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> Totals:
-    """The costs of images whose repositories have the tags of ``series``, in order of time."""
+    """Return the costs of images whose repositories have the tags of ``series``, in order of time."""
     blobs: dict[str, int] = {}
     layers: set[str] = set()
     for held in images.values():
@@ -123,7 +123,7 @@ def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> To
 
 
 def pulls(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> dict[str, int | None]:
-    """By image, the bytes of its pull for a host that has the preceding tag; None where no platform has one."""
+    """Return, by image, the bytes of its pull for a host that has the preceding tag; None if no platform has one."""
     costs: dict[str, int | None] = {}
     for repository in series:
         before: Holding = {}
@@ -135,7 +135,7 @@ def pulls(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> dic
 
 
 def pull(wanted: Holding, there: Holding) -> int | None:
-    """Bytes to fetch for a host that has the image ``there``, on average over the platforms that both have."""
+    """Return the bytes to fetch for a host that has the image ``there``, on average over their common platforms."""
     costs = [
         sum(size for digest, size in each.blobs.items() if digest not in there[platform].blobs)
         for platform, each in wanted.items()
@@ -145,7 +145,7 @@ def pull(wanted: Holding, there: Holding) -> int | None:
 
 
 def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
-    """The layers by the exact set of images that have them, most bytes first."""
+    """Return the layers by the exact set of images that have them, most bytes first."""
     holders: defaultdict[str, list[str]] = defaultdict(list)
     sizes: dict[str, int] = {}
     for name in sorted(images):
@@ -160,5 +160,5 @@ def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
 
 
 def _layers(holding: Holding) -> Iterator[tuple[str, int]]:
-    """The different layers of an image, with their bytes."""
+    """Return the different layers of an image, with their bytes."""
     return iter({digest: each.blobs[digest] for each in holding.values() for digest in each.layers}.items())

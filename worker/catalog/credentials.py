@@ -16,9 +16,9 @@ _HUB: Final = "docker.io"
 _HUB_KEY: Final = "https://index.docker.io/v1/"
 """The key of Docker Hub in Docker's files."""
 _HELPER_ANSWERS: Final = 30.0
-"""Seconds in which a credential helper has to answer."""
+"""Seconds within which a credential helper must answer."""
 _TOKEN_USER: Final = "<token>"
-"""What a credential helper gives as the user of an identity token."""
+"""The user that a credential helper returns for an identity token."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Credentials:
 
     @property
     def basic(self) -> str:
-        """The value of a header ``Authorization``."""
+        """Return the value of an ``Authorization`` header."""
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
 
 
 def credentials_for(host: str, repository: str, auth_file: str | None) -> Credentials | None:
-    """The first credentials that are found for a repository; None: there are none.
+    """Return the first credentials found for a repository; None: there are none.
 
-    A file that cannot be read or parsed is passed over: skopeo reports it, as soon as it is asked.
+    A file that cannot be read or parsed is skipped: skopeo reports it when it is called.
     """
     for path in [Path(auth_file)] if auth_file else _files():
         try:
@@ -79,14 +79,14 @@ def _in_file(content: dict[str, Any], host: str, repository: str) -> Credentials
 
 
 def _keys(host: str, repository: str) -> Iterator[str]:
-    """Podman's keys, the most specific first: HOST/A/B, HOST/A, HOST."""
+    """Return Podman's keys, the most specific first: HOST/A/B, HOST/A, HOST."""
     parts = [host, *repository.split("/")]
     for length in range(len(parts), 0, -1):
         yield "/".join(parts[:length])
 
 
 def _host_of(key: str) -> str:
-    """The host of one of Docker's keys, which may be URLs."""
+    """Return the host of one of Docker's keys, which may be URLs."""
     host = key.partition("://")[2] or key
     host, _, path = host.partition("/")
     if path not in ("", "v1/", "v2/", "v1", "v2"):

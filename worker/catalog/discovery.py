@@ -1,4 +1,4 @@
-"""Find the images of a catalog in its sources. A source that cannot be listed stops no other."""
+"""Find the images of a catalog in its sources. A source that cannot be listed does not stop the others."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Found:
     """The images of a catalog, each group sorted."""
 
     listed: Sequence[CatalogImage]
-    """Those that the sources hold now."""
+    """Images that the sources hold now."""
     kept: Sequence[CatalogImage]
-    """Those of the last run whose source cannot be listed now. They stay as they are."""
+    """Images of the last run whose source cannot be listed now. They stay unchanged."""
     missed: Sequence[Missed]
     referrers: frozenset[str]
     """Origins of the tags ``sha256-HEX`` that name an index of referrers, in registries and layouts."""
@@ -50,13 +50,13 @@ def discover(
 ) -> Found:
     """List the catalog's sources.
 
-    ``known``: the images of the last run. ``referrers``: its :attr:`Found.referrers`, which are not asked for again.
+    ``known``: the images of the last run. ``referrers``: its :attr:`Found.referrers`, which are not queried again.
 
-    A source that held images then and holds none now counts as one that cannot be listed: a wrong pattern, or the
-    wrong credentials, do not make a catalog forget them.
+    A source that had images and has none now counts as one that cannot be listed: a wrong pattern or wrong credentials
+    do not remove images from the catalog.
 
     Raises:
-        CatalogError: two images have one name, or there is no image at all.
+        CatalogError: two images have one name, or there is no image.
         LayerfarmError: no source can be listed, and there was no last run.
     """
     errors: list[tuple[str, LayerfarmError]] = []
@@ -91,8 +91,8 @@ def discover(
     for source, repository, where in places:
         before = before_by_source[source_at(source, repository)]
         if before and where not in unlisted and source_at(source, repository) not in filled:
-            what = f"no image any more, {len(before)} in the last run"
-            hint = "remove the source from the catalog if that is meant"
+            what = f"no images, {len(before)} in the last run"
+            hint = "remove the source from the catalog if this is intended"
             errors.append((where, CatalogError(what, where=where, hint=hint)))
         elif where not in unlisted:
             continue
@@ -104,12 +104,12 @@ def discover(
 
 
 def _digest_tags(listing: Listing) -> list[str]:
-    """The tags that name an index of referrers, or an image that was mirrored by its digest."""
+    """Return the tags that name an index of referrers, or an image mirrored by its digest."""
     return [tag for tag in listing.tags if is_fallback_tag(tag) and is_wanted(listing.source, tag)]
 
 
 def _names_referrers(skopeo: Skopeo, known: Collection[str], listing: Listing, tag: str) -> bool:
-    """True for the tag of an index of referrers. One that cannot be read counts as an image, whose fetch fails."""
+    """Return True for the tag of an index of referrers. An unreadable one counts as an image, whose fetch fails."""
     origin = origin_of(listing, tag)
     try:
         if listing.source.layout is not None:

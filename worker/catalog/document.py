@@ -22,7 +22,7 @@ from layerfarm.jobs.store.validation import fault
 DOCKER: Final = "docker://"
 CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
 Proofs = Literal["referrer", "store", "off"]
-"""Where proofs go: beside the new images also in a registry, only in the layout where these are made, or nowhere."""
+"""Where proofs go: also to a registry beside the new images, only into the layout where they are made, or nowhere."""
 
 
 class _Section(BaseModel):
@@ -39,11 +39,11 @@ class Source(_Section):
     layout: str | None = None
     """Directory of an OCI layout."""
     tags: tuple[str, ...] = Field(default=("*",), min_length=1, strict=False)
-    """Patterns of :mod:`fnmatch`; one has to match."""
+    """Patterns of :mod:`fnmatch`; one must match."""
     exclude: tuple[str, ...] = Field(default=(), strict=False)
-    """Patterns of tags that are left out."""
+    """Patterns of tags that are excluded."""
     newest: int | None = Field(default=None, ge=1)
-    """Only the last tags of each repository, as many as this."""
+    """Maximum number of newest tags of each repository."""
     prefix: str = ""
     """Prefix of the images' names in the catalog."""
 
@@ -51,22 +51,22 @@ class Source(_Section):
     @classmethod
     def _is_docker(cls, value: str | None) -> str | None:
         if value is not None and (not value.startswith(DOCKER) or len(value) == len(DOCKER)):
-            raise ValueError("is written docker://HOST[:PORT][/PREFIX]")
+            raise ValueError("not docker://HOST[:PORT][/PREFIX]")
         return value
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Source:
         if (self.registry is None) == (self.layout is None):
-            raise ValueError("names either a registry or a layout")
+            raise ValueError("give either a registry or a layout")
         if self.registry is not None and not self.repositories:
-            raise ValueError("a registry needs its repositories")
+            raise ValueError("repositories of the registry are missing")
         if self.layout is not None and self.repositories:
-            raise ValueError("repositories are those of a registry; the images of a layout are picked by tags")
+            raise ValueError("repositories need a registry; select images of a layout by tags")
         return self
 
 
 class Rule(_Section):
-    """Files that form a component of their own, whatever package they belong to."""
+    """Files that form a component of their own, regardless of packages."""
 
     name: str = Field(min_length=1)
     paths: tuple[str, ...] = Field(min_length=1, strict=False)
@@ -82,12 +82,12 @@ class _Keeping(_Remaking):
     level: int | None = None
     """Compression level."""
     keep: int = Field(default=0, ge=0)
-    """The number of lowest layers that stay as they are."""
+    """The number of lowest layers that stay unchanged."""
 
 
 class _Writing(_Remaking):
     source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
-    """Seconds; newer times of files become this one, which the proof allows."""
+    """Seconds; newer times of files become this value, which the proof allows."""
 
 
 class Rechunk(_Keeping, _Writing):
@@ -96,15 +96,14 @@ class Rechunk(_Keeping, _Writing):
     transform: Literal["rechunk"]
     compress: CompressionChoice = "auto"
     budget: int = Field(default=64, ge=2, le=120)
-    """Layers of one image at most."""
+    """Maximum number of layers of one image."""
     components: tuple[Rule, ...] = Field(default=(), strict=False)
     only_if_saves: Annotated[float, Field(ge=0, lt=100)] | Literal["off"] = Field(default=0, alias="only-if-saves")
-    """Percent of the bytes pulled from tag to tag that the plan must save a repository; otherwise that stays as it
-    is."""
+    """Percentage of the bytes pulled from tag to tag that the plan must save; else a repository stays unchanged."""
 
 
 class Recompress(_Keeping):
-    """The same layers, compressed otherwise."""
+    """Recompress the same layers."""
 
     transform: Literal["recompress"]
     compress: Literal["gzip", "zstd", "zstd:chunked", "none"]
@@ -140,7 +139,7 @@ class Rebase(_Writing):
     def _is_image(cls, value: str) -> str:
         path, _, tag = value.partition(":")
         if not path or not tag:
-            raise ValueError("is written LAYOUT:TAG")
+            raise ValueError("not LAYOUT:TAG")
         return value
 
 
@@ -167,19 +166,19 @@ class Policy(_Section):
 
 
 class Destination(_Section):
-    """Where the new images go, under the names of the old ones; by default into the catalog's store."""
+    """Where the new images go, under the names of the originals; by default into the catalog's store."""
 
     layout: str | None = None
     registry: str | None = None
     replace: bool = False
-    """True: new images may take the place of the old ones in a source."""
+    """True: new images may replace the originals in a source."""
 
     _docker = field_validator("registry")(Source._is_docker.__func__)  # type: ignore[attr-defined]
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Destination:
         if self.layout is not None and self.registry is not None:
-            raise ValueError("is either a layout or a registry")
+            raise ValueError("give either a layout or a registry")
         return self
 
 
@@ -189,11 +188,11 @@ class Access(_Section):
     parallel: int = Field(default=4, ge=1, le=64)
     """Concurrent transfers."""
     per_minute: int | None = Field(default=None, ge=1, alias="per-minute")
-    """Transfers started in a minute at most, all registries together."""
+    """Maximum number of transfers started in a minute, all registries together."""
     attempts: int = Field(default=5, ge=1, le=100)
-    """Attempts at one transfer when the registry is away, busy, or drops the connection."""
+    """Attempts at one transfer if the registry is unreachable, busy, or drops the connection."""
     auth_file: str | None = Field(default=None, alias="auth-file")
-    """Default: as skopeo, also where ``docker login`` and ``podman login`` write."""
+    """Default: as skopeo, including the files of ``docker login`` and ``podman login``."""
     tls_verify: bool = Field(default=True, alias="tls-verify")
     """False: certificates are not checked, and plain HTTP is used if the registry needs it."""
 
@@ -205,7 +204,7 @@ class CatalogFile(_Section):
     """The layout that holds everything; created if missing."""
     sources: tuple[Source, ...] = Field(min_length=1, strict=False)
     policies: tuple[Policy, ...] = Field(min_length=1, strict=False)
-    """The first that matches an image is its policy; without one the image is left out."""
+    """The first one that matches an image applies; an image without a policy is left out."""
     destination: Destination = Destination()
     access: Access = Access()
     order: Literal["created", "name"] = "created"
@@ -214,7 +213,7 @@ class CatalogFile(_Section):
 
 
 def read_catalog(path: Path) -> CatalogFile:
-    """The catalog file at ``path``.
+    """Read the catalog file at ``path``.
 
     Raises:
         CatalogFileError: it cannot be read, is not YAML, or is not a catalog.
@@ -231,7 +230,7 @@ def read_catalog(path: Path) -> CatalogFile:
 
 
 def parse_catalog(raw: bytes, path: Path) -> CatalogFile:
-    """``raw`` as the content of the catalog file ``path``. Raises as :func:`read_catalog`."""
+    """Parse ``raw`` as the content of the catalog file ``path``. Raises as :func:`read_catalog`."""
     try:
         data = YAML(typ="rt", pure=True).load(raw)
     except MarkedYAMLError as error:
@@ -241,7 +240,7 @@ def parse_catalog(raw: bytes, path: Path) -> CatalogFile:
     except (YAMLError, ValueError, RecursionError) as error:
         raise CatalogFileError(f"not YAML, {_first_line(error)}", where=path) from error
     if not isinstance(data, CommentedMap):
-        raise CatalogFileError("a catalog is a YAML mapping with store, sources and policies", where=path)
+        raise CatalogFileError("not a YAML mapping with store, sources and policies", where=path)
     try:
         catalog = CatalogFile.model_validate(data)
     except ValidationError as error:
@@ -252,7 +251,7 @@ def parse_catalog(raw: bytes, path: Path) -> CatalogFile:
 def _explained(error: ValidationError, data: CommentedMap, path: Path) -> CatalogFileError:
     mistakes = []
     found = error.errors(include_url=False)
-    # A sequence is also "too short" when its items are wrong; that is no second mistake.
+    # A sequence is also "too short" if its items are wrong; that is not a second mistake.
     inner = {other["loc"][:depth] for other in found for depth in range(len(other["loc"]))}
     for one in found:
         if one["loc"] in inner:
@@ -267,7 +266,7 @@ def _explained(error: ValidationError, data: CommentedMap, path: Path) -> Catalo
 
 
 def _position(data: CommentedMap, loc: tuple[int | str, ...]) -> tuple[int, int, list[str]]:
-    """Line and column, from 1, of the innermost part of ``loc`` that the file holds, and the names on the way.
+    """Return line and column, from 1, of the innermost part of ``loc`` that the file holds, and the names above it.
 
     pydantic's ``loc`` also has members of unions, which are not in the file; a missing key has the position of its
     mapping.

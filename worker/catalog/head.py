@@ -1,10 +1,10 @@
 """Ask a registry for the digest of a tag with a HEAD request, which skopeo cannot (skopeo#1587, #1801).
 
-Docker Hub counts each GET of a manifest as a pull, 100 in 6 hours without a login, and no HEAD. All else is left to
-skopeo: this asks one question, and whenever the answer is not plain (no digest in it, an authentication of another
-kind, a certificate or mirror that only skopeo's configuration knows) it says so, and skopeo is asked instead.
+Docker Hub counts each GET of a manifest as a pull, 100 in 6 hours without a login, but no HEAD. Only this question is
+asked here. If the answer is not plain (no digest in it, another kind of authentication, a certificate or mirror that
+only skopeo's configuration knows), :class:`NoPlainAnswer` is raised and skopeo is asked instead.
 
-It is no use of ``oras``, the client library of that name (0.2): its requests have no time limit, it repeats them itself
+``oras``, the client library of that name (0.2), is not used: its requests have no time limit, it retries them itself
 for up to two minutes, has one token for all repositories, and does not read Podman's auth files.
 """
 
@@ -39,7 +39,7 @@ _ACCEPTED: Final = ", ".join(
         "application/vnd.docker.distribution.manifest.v1+json",
     )
 )
-"""What skopeo accepts: a registry may convert a manifest to what a client accepts, and so change its digest."""
+"""What skopeo accepts: a registry may convert a manifest to an accepted type, and so change its digest."""
 _HUB: Final = "docker.io"
 _HUB_HOST: Final = "registry-1.docker.io"
 _TIMES: Final = urllib3.Timeout(connect=10.0, read=60.0)
@@ -49,7 +49,7 @@ _TOKEN_BYTES: Final = 1 << 20
 
 
 class NoPlainAnswer(Exception):
-    """The registry did not say in a way that is understood here; skopeo may know better."""
+    """The registry's answer is not understood here; skopeo may understand it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """In Docker's way: without a host it is Docker Hub's, and without a namespace ``library``'s."""
+        """Parse as Docker does: the default host is Docker Hub, the default namespace ``library``."""
         rest = text.removeprefix(DOCKER)
         rest, at, digest = rest.partition("@")
         path, colon, tag = rest.rpartition(":")
@@ -83,21 +83,21 @@ class Head:
 
     access: Access
     pace: Pace
-    """Asked before each request, and told of it."""
+    """Called before each request, and for each one sent."""
     _pools: dict[tuple[str, str], urllib3.PoolManager] = field(default_factory=dict)
     _schemes: dict[str, str] = field(default_factory=dict)
-    """By host, the scheme at which it answers. Empty: it does not answer; only skopeo's way leads to it."""
+    """By host, the scheme at which it answers. Empty: it does not answer; only skopeo can reach it."""
     _authorizations: dict[tuple[str, str], str] = field(default_factory=dict)
     """By host and repository."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def digest(self, text: str) -> str:
-        """The digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names.
+        """Return the digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names.
 
         Raises:
-            NotInRegistry: it is not there.
+            NotInRegistry: it does not exist.
             RegistryBusy: the registry cannot answer now.
-            NoPlainAnswer: neither is known.
+            NoPlainAnswer: the answer is neither.
         """
         reference = Reference.parse(text)
         key = (reference.host, reference.repository)
@@ -140,7 +140,7 @@ class Head:
         raise NoPlainAnswer
 
     def _authorization(self, reference: Reference, challenge: str) -> str:
-        """The header that answers a challenge (distribution's "Token Authentication")."""
+        """Return the header that answers a challenge (distribution's "Token Authentication")."""
         scheme, _, rest = challenge.partition(" ")
         credentials = credentials_for(reference.host, reference.repository, self.access.auth_file)
         if credentials is not None and credentials.identity_token:
@@ -154,7 +154,7 @@ class Head:
     def _token(self, reference: Reference, parameters: dict[str, str], credentials: Credentials | None) -> str:
         realm = parameters.get("realm", "")
         scheme, _, place = realm.partition("://")
-        # A password is not sent in the clear unless the registry itself is asked so.
+        # A password is sent unencrypted only to the registry itself, if configured so.
         if scheme != "https" and (scheme != "http" or self.access.tls_verify):
             raise NoPlainAnswer
         fields = {"scope": parameters.get("scope") or f"repository:{reference.repository}:pull"}
@@ -176,7 +176,7 @@ class Head:
         return f"Bearer {token}"
 
     def _pool(self, scheme: str, place: str) -> urllib3.PoolManager:
-        """Connections to the host at which ``place``, a URL without scheme, begins."""
+        """Return connections to the host at which ``place``, a URL without scheme, begins."""
         key = (scheme, place.partition("/")[0])
         with self._lock:
             if key not in self._pools:
@@ -185,12 +185,12 @@ class Head:
 
 
 def _pool(scheme: str, host: str, verify: bool, size: int) -> urllib3.PoolManager:
-    """Connections with the certificates that containers-certs.d(5) has for the host, through the proxy of the
+    """Return connections with the certificates that containers-certs.d(5) has for the host, through the proxy of the
     environment.
     """
     context = ssl.create_default_context()
     if not verify:
-        # The catalog file says so; urllib3 would say at each request that it is not advised.
+        # The catalog file requests it; urllib3 would warn at each request.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -209,6 +209,6 @@ def _pool(scheme: str, host: str, verify: bool, size: int) -> urllib3.PoolManage
 
 
 def certificate_directories() -> list[Path]:
-    """Where containers-certs.d(5) looks for a directory with the certificates of a host."""
+    """Return the directories in which containers-certs.d(5) looks for the certificates of a host."""
     home = Path(os.environ.get("HOME", "/"))
     return [home / ".config/containers/certs.d", Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d")]

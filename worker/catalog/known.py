@@ -1,4 +1,4 @@
-"""Read the manifests of registries, each once: what is known by its digest is not asked for again."""
+"""Read the manifests of registries, each once: a known digest is not requested again."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _KIND: Final = "manifest"
 
 
 class Known:
-    """Manifests of registries. They are kept beside a store as results that garbage collection may remove."""
+    """Manifests of registries, stored beside a store as results that garbage collection may remove."""
 
     def __init__(self, skopeo: Skopeo, store: Layout) -> None:
         self._skopeo = skopeo
         self._store = store
 
     def raw_manifest(self, reference: str) -> bytes:
-        """As :meth:`Skopeo.raw_manifest`; a known one costs a HEAD request, and nothing if asked for by digest."""
+        """Do as :meth:`Skopeo.raw_manifest`; a known tag costs a HEAD request, a known digest nothing."""
         _, at, digest = reference.partition("@")
         if at:
             return self._read(digest, lambda: self._skopeo.raw_manifest(reference))
         try:
             named = self._skopeo.head(reference)
         except NotInRegistry:
-            # Some registries that proxy others know only what was pulled.
+            # Some proxying registries know only what was pulled through them.
             named = None
         return self._read(named, lambda: self._skopeo.raw_manifest(reference))
 

@@ -47,7 +47,7 @@ class Read:
 
     @property
     def kind(self) -> str:
-        """The artifact type, else the media type of the config, else that of the manifest."""
+        """Return the artifact type, else the media type of the config, else that of the manifest."""
         config = self.config
         return str(self.document.get("artifactType") or (config.media_type if config else self.descriptor.media_type))
 
@@ -78,7 +78,7 @@ class Offer:
 
     @property
     def digest(self) -> str:
-        """Digest of what the reference names."""
+        """Return the digest that the reference names."""
         return self.top.digest
 
     @property
@@ -93,28 +93,28 @@ class Offer:
 
     @property
     def digests(self) -> list[str]:
-        """Digests of all manifests."""
+        """Return the digests of all manifests."""
         return [each.descriptor.digest for each in self.manifests]
 
     @property
     def images(self) -> list[Read]:
-        """The manifests of images, one for each platform."""
+        """Return the manifests of images, one for each platform."""
         return [each for each in self.manifests if each.is_image]
 
     @property
     def artifact(self) -> str | None:
-        """The type of the artifact, such as a Helm chart, that the reference names; None: it leads to images."""
+        """Return the type of the artifact, such as a Helm chart, that the reference names; None: it leads to images."""
         if self.images:
             return None
         return next((each.kind for each in self.leaves), self.top.media_type)
 
     @property
     def is_docker(self) -> bool:
-        """True if a manifest is in one of Docker's own formats."""
+        """Return True if a manifest is in one of Docker's own formats."""
         return any(each.descriptor.media_type.startswith(_DOCKER) for each in self.manifests)
 
     def needed(self, exact: bool) -> tuple[Descriptor, ...]:
-        """The blobs of its copy. Unless that is ``exact``, Docker's formats are converted, configurations too."""
+        """Return the blobs of its copy. Unless it is ``exact``, Docker formats are converted, configurations too."""
         if exact or not self.is_docker:
             return self.blobs
         converted = {each.config.digest for each in self.manifests if each.config is not None}
@@ -122,11 +122,11 @@ class Offer:
 
 
 def look(reader: ManifestReader, reference: str) -> Offer:
-    """The offer of ``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST``.
+    """Return the offer of ``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST``.
 
     Raises:
         RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
-        MalformedDocument: it is no manifest.
+        MalformedDocument: it is not a manifest.
         LimitExceeded: it leads to too many manifests.
     """
     repository = reference.partition("@")[0] if "@" in reference else reference.rpartition(":")[0]
@@ -137,10 +137,10 @@ def look(reader: ManifestReader, reference: str) -> Offer:
 
 
 def look_at(layout: Layout, top: Descriptor) -> Offer:
-    """The offer of a manifest or index in a layout. Manifests of an index that are not there are passed over.
+    """Return the offer of a manifest or index in a layout. Absent manifests of an index are skipped.
 
     Raises:
-        StoreError: a manifest is corrupt, or is no manifest.
+        StoreError: a manifest is corrupt, or not a manifest.
         LimitExceeded: it leads to too many manifests.
     """
     return _follow(top, layout.read(top), lambda child: None if layout.lacks(child) else layout.read(child))
@@ -152,10 +152,10 @@ def look_in(layout: Layout, name: str) -> Offer:
 
 
 def names_in(layout: Layout) -> list[str]:
-    """The names of the images in a layout: its tags.
+    """Return the names of the images in a layout: its tags.
 
-    One tag may stand for several images, as ``docker save`` writes them, told apart by ``io.containerd.image.name``.
-    Then that gives the names, without the host: ``library/web:latest`` in place of ``latest``.
+    One tag may name several images, as ``docker save`` writes them, distinguished by ``io.containerd.image.name``. Then
+    that gives the names, without the host: ``library/web:latest`` instead of ``latest``.
     """
     places = layout.index_text().places
     names: list[str] = []
@@ -167,10 +167,10 @@ def names_in(layout: Layout) -> list[str]:
 
 
 def find(layout: Layout, name: str) -> Descriptor:
-    """The descriptor of an image that :func:`names_in` lists, without its annotations in the index.
+    """Return the descriptor of an image that :func:`names_in` lists, without its annotations in the index.
 
     Raises:
-        TagNotFound, AmbiguousReference: nothing has the name, or several things.
+        TagNotFound, AmbiguousReference: no image has the name, or several have it.
     """
     if not layout.find(name):
         for entry in layout.index().manifests:
@@ -180,7 +180,7 @@ def find(layout: Layout, name: str) -> Descriptor:
 
 
 def _own_name(entry: Descriptor) -> str | None:
-    """Repository and tag of ``io.containerd.image.name``; None: there is none, or it is no tag."""
+    """Return repository and tag of ``io.containerd.image.name``; None: it is missing, or not a tag."""
     name = (entry.annotations or {}).get(_CONTAINERD_NAME, "")
     host, slash, path = name.partition("/")
     if slash and (set(".:") & set(host) or host == "localhost"):
@@ -189,19 +189,19 @@ def _own_name(entry: Descriptor) -> str | None:
 
 
 def tagged(layout: Layout, tag: str) -> Descriptor:
-    """The descriptor that the tag names, without its annotations in the index.
+    """Return the descriptor that the tag names, without its annotations in the index.
 
     Raises:
-        TagNotFound, AmbiguousReference: the tag names nothing, or several things.
+        TagNotFound, AmbiguousReference: the tag names nothing, or several manifests.
     """
     return indexes.tagged(layout, tag).model_copy(update={"annotations": None})
 
 
 def parsed(raw: bytes, where: str) -> dict[str, Any]:
-    """A manifest or index, of any format, as JSON. Raises MalformedDocument: it is none."""
+    """Parse a manifest or index, of any format, as JSON. Raises MalformedDocument: it is not one."""
     document = parse_document(_Any, raw, where).model_dump(by_alias=True)
     if "schemaVersion" not in document or document.get("schemaVersion") == 1:
-        raise MalformedDocument("not an image manifest that layerfarm reads (Docker's schema 1?)", where=where)
+        raise MalformedDocument("not a manifest that layerfarm reads (Docker's schema 1?)", where=where)
     return document
 
 

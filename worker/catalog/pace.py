@@ -1,4 +1,4 @@
-"""Count the requests to registries, and limit them in a minute."""
+"""Count the requests to registries, and limit their rate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from typing import Final
 
 _SENT: Final = re.compile(rb'level=debug msg="(GET|HEAD|POST|PUT|PATCH|DELETE) https?://')
-"""skopeo's log line of a request, with ``--debug``."""
+"""Log line of skopeo for a request, with ``--debug``."""
 _NO_ANSWER: Final = re.compile(rb'level=debug msg="Ping https?://\S+ err ')
-"""The same of a first request that found no registry, mostly HTTPS where there is only HTTP."""
+"""Log line for a first request that found no registry, usually HTTPS to an HTTP server."""
 
 
 class Pace:
     """Counts and limits the requests of all threads together.
 
-    The requests of one transfer follow one another without a pause; what comes after it waits the longer.
+    The requests of one transfer follow one another without a pause; later ones wait longer for it.
     """
 
     def __init__(self, per_minute: int | None) -> None:
@@ -44,7 +44,7 @@ class Pace:
         time.sleep(begin - now)
 
     def sent(self, methods: Iterable[str]) -> None:
-        """Count requests that were sent after one :meth:`wait` for the first of them."""
+        """Count requests sent after one :meth:`wait` for the first of them."""
         with self._lock:
             before = self._counts.total()
             self._counts.update(methods)
@@ -54,7 +54,7 @@ class Pace:
 
 
 def requests_in(log: bytes) -> list[str]:
-    """The methods of the requests in skopeo's log, without those that found no registry."""
+    """Return the methods of the requests in skopeo's log, without those that found no registry."""
     methods = [method.decode() for method in _SENT.findall(log)]
     for _ in _NO_ANSWER.findall(log):
         methods.remove("GET")

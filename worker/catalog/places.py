@@ -1,4 +1,4 @@
-"""The places of images: where a new one is published, and whether an original is there."""
+"""The places of images: where new ones are published, and whether an original is there."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Destination
 
 NEW: Final = "new/"
-"""Prefix of new images' tags in the catalog's own store, where the old ones have the plain names."""
+"""Prefix of new images' tags in the catalog's own store, where the originals have the plain names."""
 _DOCKER_HUB: Final = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 
 
 def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
-    """The reference of the new image ``name``: in the destination's layout, else in the catalog's store."""
+    """Return the reference of the new image ``name``: in the destination's layout, else in the catalog's store."""
     if destination is not None:
         return ImageRef(store=Path(destination), tag=name)
     return ImageRef(store=store, tag=f"{NEW}{name}")
 
 
 def place_of(destination: Destination, name: str) -> str | None:
-    """``docker://…`` or ``LAYOUT:TAG`` of the new image ``name``; None: it stays in the catalog's store."""
+    """Return ``docker://…`` or ``LAYOUT:TAG`` of the new image ``name``; None: it stays in the catalog's store."""
     if destination.registry is not None:
         return f"{destination.registry.rstrip('/')}/{name}"
     return None if destination.layout is None else f"{Path(destination.layout)}:{name}"
 
 
 def reference_at(registry: str, name: str) -> str:
-    """``docker://HOST/REPOSITORY:TAG`` of the image ``name`` in a registry."""
+    """Return ``docker://HOST/REPOSITORY:TAG`` of the image ``name`` in a registry."""
     repository = repository_at(registry, name)
     full = f"{registry.rstrip('/')}/{name}"
     return full if full != repository else f"{full}:latest"
 
 
 def repository_at(registry: str, name: str) -> str:
-    """The repository of :func:`reference_at`. A name from a layout may have no tag; a port is none."""
+    """Return the repository of :func:`reference_at`. A name from a layout may have no tag; a port is not one."""
     path, slash, last = name.rpartition("/")
     return f"{registry.rstrip('/')}/{path}{slash}{last.rpartition(':')[0] or last}"
 
 
 def is_replaced(destination: Destination, name: str, origin: str) -> bool:
-    """True if the new image ``name`` takes the place of its original."""
+    """Return True if the new image ``name`` replaces its original."""
     place = place_of(destination, name)
     return place is not None and _address(place, os.path.realpath) == _address(origin, os.path.realpath)
 
@@ -54,14 +54,14 @@ def check_destination(catalog: CatalogFile, origins: Mapping[str, str]) -> None:
     """Refuse a destination in which new images would replace others; ``origins``: places of the originals, by name.
 
     Raises:
-        CatalogError: an original would be replaced, which the catalog does not ask for; or the destination is the
+        CatalogError: an original would be replaced, which the catalog does not request; or the destination is the
             store, where the originals have the names of the new images.
     """
     destination = catalog.destination
     real = cache(os.path.realpath)
     if destination.layout is not None and real(destination.layout) == real(catalog.store):
         raise CatalogError(
-            "the destination is the store, which holds the originals under the same names",
+            "the destination is the store, which has the originals under the same names",
             where=destination.layout,
             hint="without a destination the new images stay in the store as new/NAME",
         )
@@ -79,7 +79,7 @@ def check_destination(catalog: CatalogFile, origins: Mapping[str, str]) -> None:
 
 
 def _address(place: str, real: Callable[[str], str]) -> str:
-    """A place in one form, whichever of its names the registry or the directory has."""
+    """Return a place in canonical form, whichever name of the registry or directory is used."""
     if not place.startswith(DOCKER):
         path, _, tag = place.partition(":")
         return f"{real(path)}:{tag}"

@@ -1,4 +1,4 @@
-"""The requests of a catalog's jobs, and the joint plan of all its images that are rechunked."""
+"""The requests of a catalog's jobs, and the joint plan of all its rechunked images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _NO_DIGEST: Final = f"sha256:{'0' * 64}"
 def request_for(
     policy: Transform, image: ImageRef, target: ImageRef, plan: str | None, *, proof: bool = True
 ) -> TransformRequest | None:
-    """The job for one image; None: it stays as it is. ``plan``: digest of the joint plan; ``proof``: it is stored."""
+    """Return an image's job; None: it stays unchanged. ``plan``: digest of the joint plan; ``proof``: store it."""
     fields = policy.model_dump(mode="json", exclude={"transform", "only_if_saves"})
     fields |= {"image": image, "target": target, "proof": proof}
     match policy:
@@ -68,13 +68,13 @@ def request_for(
 
 
 def analysis_for(policy: Rechunk, image: ImageRef) -> AnalyzeRequest:
-    """The job that analyzes an image for the joint plan."""
+    """Return the job that analyzes an image for the joint plan."""
     fields = policy.model_dump(mode="json", include={"keep", "source_date_epoch", "components"})
     return AnalyzeRequest.model_validate(fields | {"image": image})
 
 
 def fingerprint(old: str, policy: Transform, target: ImageRef, *more: str) -> str:
-    """A digest of all that determines the new image: if it is unchanged, there is nothing to do."""
+    """Return a digest of everything that determines the new image: if it is unchanged, there is nothing to do."""
     return name_of_work("catalog", old, policy.model_dump(mode="json", exclude={"only_if_saves"}), str(target), *more)
 
 
@@ -86,13 +86,13 @@ class Member:
     """One image of the plan: one platform of an index."""
 
     name: str
-    """Name of the catalog's image that it belongs to."""
+    """Name of its image in the catalog."""
     image: Resolved
     analysis: Analysis
     policy: Rechunk
 
     def predicted(self, layers: Sequence[LayerToBe]) -> Pullable:
-        """Its kept layers, those planned above them, and the configuration that will name them."""
+        """Return its kept layers, those planned above them, and its future configuration."""
         manifest, keep = self.image.manifest, self.analysis.keep
         packed = {part.key: part.packed for part in self.analysis.parts}
         blobs = {layer.digest: layer.size for layer in manifest.layers[:keep]}
@@ -102,7 +102,7 @@ class Member:
         return Pullable(tuple(digests), blobs)
 
     def _config_size(self, layers: Sequence[LayerToBe]) -> int:
-        """The bytes of the new configuration: all that is not known of it is the diff_ids, which have one length."""
+        """Return the bytes of the new configuration: only the diff_ids are unknown, and their length is fixed."""
         config = rechunked_config(
             self.image.config,
             self.analysis.keep,
@@ -123,28 +123,28 @@ class Joint:
 
     @cached_property
     def _layers(self) -> list[list[LayerToBe]]:
-        """The planned layers of each member, above the kept ones."""
+        """Yield the planned layers of each member, above the kept ones."""
         divider = Divider(self.plan)
         return [layers_to_be(member.analysis, divider, member.policy.budget) for member in self.members]
 
     def layouts(self) -> dict[str, str]:
-        """By image, a digest of its planned layers: if unchanged, so is the image."""
+        """Return, by image, a digest of its planned layers: if unchanged, so is the image."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for member, layers in zip(self.members, self._layers, strict=True):
             found[member.name] += [layer.digest for layer in layers]
         return {name: name_of_work("layout", digests) for name, digests in found.items()}
 
     def holdings(self) -> dict[str, Holding]:
-        """By image, its predicted layers and configurations."""
+        """Return, by image, its predicted layers and configurations."""
         return self._by_image(map(Member.predicted, self.members, self._layers))
 
     def originals(self) -> dict[str, Holding]:
-        """By image, its layers and configurations as they are."""
+        """Return, by image, its layers and configurations before the transform."""
         manifests = (member.image.manifest for member in self.members)
         return self._by_image(pullable(manifest.layers, manifest.config) for manifest in manifests)
 
     def _by_image(self, pullables: Iterable[Pullable]) -> dict[str, Holding]:
-        """``pullables``: one of each member."""
+        """Group by image; ``pullables``: one for each member."""
         found: defaultdict[str, list[tuple[str, Pullable]]] = defaultdict(list)
         for member, each in zip(self.members, pullables, strict=True):
             found[member.name].append((platform_of(member.image), each))
@@ -154,7 +154,7 @@ class Joint:
         }
 
     def duplicates(self) -> list[DuplicateRow]:
-        """The components that are in several layers, by the bytes that this wastes."""
+        """Return the components that are in several layers, by the bytes wasted."""
         before: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         after: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         parts: dict[tuple[str, str], Part] = {}
@@ -179,7 +179,7 @@ class Joint:
 
 
 def options_of(policy: Rechunk) -> AnalysisOptions:
-    """The analysis options of a policy."""
+    """Return the analysis options of a policy."""
     rules = tuple(Rule(rule.name, rule.paths) for rule in policy.components)
     return AnalysisOptions(policy.keep, policy.source_date_epoch, rules)
 
@@ -187,7 +187,7 @@ def options_of(policy: Rechunk) -> AnalysisOptions:
 def members_of(
     store: Layout, states: States, images: Iterable[CatalogImage]
 ) -> tuple[list[Member], list[CatalogImage]]:
-    """The images to rechunk that were analyzed, and those that were not. Only platforms of Linux are planned."""
+    """Return the analyzed images to rechunk, and those not analyzed. Only platforms of Linux are planned."""
     known: list[Member] = []
     unknown: list[CatalogImage] = []
     for image in images:
@@ -208,7 +208,7 @@ def members_of(
 def plan_together(
     members: Sequence[Member], created: Mapping[str, str | None], order: str, previous: Plan | None
 ) -> Joint:
-    """Plan the layers of all members; nothing of a ``previous`` plan moves."""
+    """Plan the layers of all members; the ``previous`` plan is kept unchanged."""
     position = {
         name: when
         for repository in in_order({member.name for member in members}, created, order).values()
@@ -224,10 +224,10 @@ def _snapshot(member: Member, position: Mapping[str, int]) -> Snapshot:
 
 
 def previous_plan(states: States) -> Plan | None:
-    """The plan of the last run, or None.
+    """Return the plan of the last run, or None.
 
     Raises:
-        MalformedPlan: it cannot be parsed; planning again would move every layer.
+        MalformedPlan: it cannot be parsed; a new plan would move every layer.
     """
     path = states.directory / PLAN
     try:
@@ -235,9 +235,9 @@ def previous_plan(states: States) -> Plan | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise LayerfarmError(f"the plan of the last run cannot be read, {error.strerror}", where=path) from error
+        raise LayerfarmError(f"plan of the last run cannot be read, {error.strerror}", where=path) from error
     try:
         return parse_plan(content, str(path))
     except MalformedPlan as error:
-        error.hint = "plan anew with --replan"
+        error.hint = "start a new plan with --replan"
         raise

@@ -1,4 +1,4 @@
-"""Compare a destination's registry with what a catalog has published there, and read it back."""
+"""Compare a destination's registry with the images that a catalog published there, and read them back."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from layerfarm.worker.catalog.transfer import is_published
 
 
 def differences(skopeo: Skopeo, registry: str, states: Sequence[ImageState], parallel: int) -> dict[str, str]:
-    """By image that was pushed to ``registry`` and is not there in that way any more, what is different.
+    """Return, by image pushed to ``registry`` that has changed or is gone there, the difference.
 
-    One listing for each repository, and a HEAD request for each image.
+    Sends one listing for each repository, and a HEAD request for each image.
     """
     repositories = sorted({repository_at(registry, state.name) for state in states})
     with ThreadPoolExecutor(parallel, thread_name_prefix="compare") as pool:
@@ -35,7 +35,7 @@ def differences(skopeo: Skopeo, registry: str, states: Sequence[ImageState], par
 
 
 def _tags(skopeo: Skopeo, repository: str) -> frozenset[str] | None:
-    """The tags of a repository; None: it cannot be listed."""
+    """Return the tags of a repository; None: it cannot be listed."""
     try:
         return frozenset(skopeo.tags(repository))
     except NotInRegistry:
@@ -48,18 +48,18 @@ def _difference(skopeo: Skopeo, registry: str, state: ImageState, tags: frozense
     assert state.new is not None
     reference = reference_at(registry, state.name)
     if tags is not None and reference.rpartition(":")[2] not in tags:
-        return f"not there any more: {reference}"
+        return f"no longer there: {reference}"
     try:
         digest = skopeo.digest(reference)
     except (NotInRegistry, AccessDenied):
-        # Registries that hide a repository deny access to one that was deleted.
-        return f"not there any more: {reference}"
+        # Registries that hide a repository deny access to a deleted one.
+        return f"no longer there: {reference}"
     except LayerfarmError as error:
         return str(error)
     if digest != state.new.digest:
-        return f"the tag was overwritten, with {digest}: {reference}"
+        return f"tag was overwritten with {digest}: {reference}"
     gone = sorted(set(state.beside).difference(tags)) if tags is not None else []
-    return f"its referrers are not there any more: {reference}, tags {', '.join(gone)}" if gone else None
+    return f"referrers are no longer there: {reference}, tags {', '.join(gone)}" if gone else None
 
 
 class ReadBack:
@@ -72,10 +72,10 @@ class ReadBack:
         self._deep = deep
         self._lock = threading.Lock()
         self._read: set[str] = set()
-        """Digests of the blobs that were read: images share them."""
+        """Digests of the blobs already read: images share them."""
 
     def read(self, state: ImageState, layout: Layout) -> tuple[list[str], int]:
-        """Read the new image, which ``layout`` holds too; returns the faults, and the bytes of the blobs read."""
+        """Read the new image, which ``layout`` holds too; return the faults, and the bytes of the blobs read."""
         assert state.new is not None
         repository = repository_at(self._registry, state.name)
         faults: list[str] = []
@@ -94,12 +94,12 @@ class ReadBack:
     def _referrers(
         self, repository: str, subject: str, state: ImageState, layout: Layout, faults: list[str], known: Iterable[str]
     ) -> list[str]:
-        """The referrers of ``subject`` that were published with the image and are still to be read."""
+        """Return the referrers of ``subject`` that were published with the image and are not read yet."""
         if fallback_tag(subject) not in state.beside:
             return []
         ours = {each.digest for each in referrers(layout, subject) if is_published(each, self._proofs)}
         there = {each.digest for each in referred(self._skopeo, repository, subject) or ()}
-        faults += [f"referrer is not listed any more: {repository}@{each}" for each in sorted(ours - there)]
+        faults += [f"referrer is no longer listed: {repository}@{each}" for each in sorted(ours - there)]
         return sorted((ours & there).difference(known))
 
     def _blobs(self, repository: str, offer: Offer, layout: Layout) -> int:

@@ -1,12 +1,12 @@
 """Copy images and their referrers between registries, layouts and the catalog's store; each blob is fetched once.
 
 skopeo writes into a layout of its own beside the store, in which the blobs that the store holds are linked, and fetches
-the rest. Then the new blobs are verified and moved, and the tag is given: only ``layerfarm.jobs.store`` writes into the
+the rest. Then the new blobs are verified and moved, and the tag is set: only ``layerfarm.jobs.store`` writes into the
 store, and two pulls cannot lose each other's tags (skopeo #1018).
 
-skopeo has no referrers API. So the referrers of an image in a registry are looked for where clients put them for
-registries without that API: behind the tag ``sha256-HEX`` (distribution-spec "Referrers Tag Schema"), and behind such
-tags with a suffix, as cosign's.
+skopeo has no referrers API. So referrers in a registry are looked up where clients put them for registries without
+that API: behind the tag ``sha256-HEX`` (distribution-spec "Referrers Tag Schema"), and behind such tags with a suffix,
+like cosign's.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _TAG: Final = "image"
 
 
 def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, *, exact: bool = True) -> Descriptor:
-    """Pull the image into ``store`` as ``tag``; returns its descriptor.
+    """Pull the image into ``store`` as ``tag``; return its descriptor.
 
-    ``exact``: every byte stays. Otherwise Docker's formats are converted to OCI's, which gives them other digests.
+    ``exact``: every byte stays. Otherwise Docker's formats are converted to OCI's, which changes their digests.
 
     Raises:
-        RegistryError, RegistryBusy: the registry does not serve it.
+        RegistryError, RegistryBusy: the registry does not deliver it.
         StoreError: it is incomplete, or the store cannot be written; the tag is unchanged.
     """
     repository = _repository(reference)
@@ -63,8 +63,8 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, 
 def _unchanged(skopeo: Skopeo, repository: str, offer: Offer, staging: Layout, store: Layout) -> list[Descriptor]:
     """Fetch the blobs of ``offer``, and write its manifests beside them into ``store``; returns all.
 
-    skopeo converts to OCI's formats what it writes into a layout. Layers stay the same, manifests and configurations
-    of Docker's formats do not: these are asked for once more.
+    skopeo converts what it writes into a layout to OCI's formats. Layers stay the same, but manifests and
+    configurations of Docker's formats do not: these are requested again.
     """
     fetch_blobs(skopeo, repository, offer, staging)
     for blob in offer.blobs:
@@ -97,7 +97,7 @@ def _put(store: Layout, descriptor: Descriptor, content: bytes) -> None:
 
 
 def _imported(staging: Layout, top: Descriptor, store: Layout) -> list[Descriptor]:
-    """Move all that ``top`` leads to into ``store``; returns it."""
+    """Move everything that ``top`` leads to into ``store``; return it."""
     blobs = reachable_blobs(staging, top)
     for blob in blobs:
         import_blob(store, staging.blob_path(blob.digest), blob)
@@ -105,7 +105,7 @@ def _imported(staging: Layout, top: Descriptor, store: Layout) -> list[Descripto
 
 
 def copy_in(source: Layout, name: str, store: Layout, new_tag: str) -> Descriptor:
-    """Copy an image of another layout into ``store``, with its referrers, byte for byte; returns its descriptor.
+    """Copy an image of another layout into ``store``, with its referrers, byte for byte; return its descriptor.
 
     ``name``: as in :func:`~layerfarm.worker.catalog.offers.names_in`.
 
@@ -151,13 +151,12 @@ def _repository(reference: str) -> str:
 
 
 def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
-    """All that a manifest or index leads to, itself last; each blob after those that it names.
+    """Return all that a manifest or index leads to, itself last; each blob after those that it names.
 
-    Manifests of an index, and layers to be fetched from elsewhere (``urls``), that the layout does not hold are left
-    out.
+    Absent manifests of an index, and absent external layers (``urls``), are left out.
 
     Raises:
-        StoreError: a manifest is missing, corrupt, or names what is no descriptor.
+        StoreError: a manifest is missing or corrupt, or contains an invalid descriptor.
     """
     found: dict[str, Descriptor] = {}
 
@@ -180,7 +179,7 @@ def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:
 
 @contextmanager
 def staging_beside(store: Layout) -> Iterator[Layout]:
-    """An empty layout on the store's filesystem, which the janitor removes after a crash."""
+    """Yield an empty layout on the store's filesystem, which the janitor removes after a crash."""
     path = store.path / PRIVATE_DIRECTORY / "work" / f"transfer-{os.getpid()}-{os.urandom(6).hex()}"
     make_directory(path.parent, store.path)
     layout = Layout.create(path)
@@ -198,7 +197,7 @@ def link_blob(store: Layout, staging: Layout, blob: Descriptor) -> None:
         try:
             os.link(store.blob_path(blob.digest), target)
         except OSError:
-            # Removed this moment, or a filesystem without links: it is fetched again.
+            # Just removed, or a filesystem without links: it is fetched again.
             return
 
 
@@ -213,14 +212,14 @@ class Referrer:
     """Digest of the manifest that it refers to."""
     digest: str
     tag: str | None = None
-    """The tag with a suffix that names it; None: it has a ``subject``."""
+    """The tag with a suffix that names it; None: the ``subject`` names it."""
 
     def __str__(self) -> str:
         return f"{self.tag or fallback_tag(self.subject)} {self.digest}"
 
 
 def in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> list[Referrer]:
-    """The referrers of these manifests, and of those referrers.
+    """Return the referrers of these manifests, and of those referrers.
 
     ``spoken``: the result of :func:`layerfarm.jobs.relayer.referrers.spoken`.
     """
@@ -230,7 +229,7 @@ def in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> 
 def in_registry(
     reader: ManifestReader, repository: str, tags: Sequence[str], manifests: Iterable[str]
 ) -> list[Referrer]:
-    """The same in ``docker://HOST/REPOSITORY``; ``tags``: its tags of this kind, sorted.
+    """Return the referrers in ``docker://HOST/REPOSITORY``; ``tags``: its tags of this kind, sorted.
 
     Raises:
         RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
@@ -247,7 +246,7 @@ def in_registry(
 
 
 def referred(reader: ManifestReader, repository: str, subject: str) -> list[Referrer] | None:
-    """The referrers of ``subject`` in the index behind its fallback tag; None if that names an image.
+    """Return the referrers of ``subject`` in the index behind its fallback tag; None if that names an image.
 
     Raises as :func:`in_registry`.
     """
@@ -260,7 +259,7 @@ def referred(reader: ManifestReader, repository: str, subject: str) -> list[Refe
 
 
 def referrers_behind(reader: ManifestReader, repository: str, tag: str) -> Index | None:
-    """The index of referrers behind a fallback tag; None if that names an image. Raises as :func:`in_registry`."""
+    """Return the index of referrers behind a fallback tag; None if it names an image. Raises as :func:`in_registry`."""
     reference = f"{repository}:{tag}"
     raw = reader.raw_manifest(reference)
     try:
@@ -275,7 +274,7 @@ def bring(
 ) -> list[str]:
     """Pull referrers into ``store``, which holds the manifests ``held``.
 
-    Returns messages on those that cannot be pulled; the image is usable without them.
+    Return messages on those that cannot be pulled; the image is usable without them.
 
     Raises:
         RegistryBusy: the registry does not answer now.
@@ -284,16 +283,14 @@ def bring(
     known = set(held)
     for one in referrers:
         if one.subject not in known:
-            left.append(
-                f"not brought along: {one}, it is of Docker's format of the image, which was converted to OCI's"
-            )
+            left.append(f"not copied: {one}, it refers to the image's Docker format, which was converted to OCI's")
             continue
         try:
             _pull_one(skopeo, repository, one, store)
         except RegistryBusy:
             raise
         except LayerfarmError as error:
-            left.append(f"not brought along: {one}, {error}")
+            left.append(f"not copied: {one}, {error}")
         else:
             known.add(one.digest)
     return left
@@ -315,17 +312,17 @@ def _pull_one(skopeo: Skopeo, repository: str, one: Referrer, store: Layout) -> 
 
 
 def _referrer(layout: Layout, top: Descriptor, subject: str) -> Descriptor:
-    """The index entry of a referrer; MalformedDocument unless it refers to ``subject``."""
+    """Return the index entry of a referrer; raise MalformedDocument unless it refers to ``subject``."""
     if top.media_type != MEDIA_TYPE_MANIFEST:
-        raise MalformedDocument(f"a referrer is no {top.media_type}", where=top.digest)
+        raise MalformedDocument(f"not a referrer but {top.media_type}", where=top.digest)
     artifact = read_artifact(layout, top)
     if artifact.subject is None or artifact.subject.digest != subject:
-        raise MalformedDocument(f"it is listed as a referrer of {subject}, and is not", where=top.digest)
+        raise MalformedDocument(f"listed as a referrer of {subject}, but does not refer to it", where=top.digest)
     return top.model_copy(update={"artifact_type": artifact.kind, "annotations": artifact.annotations})
 
 
 def _all(manifests: Iterable[str], of: Callable[[str], list[Referrer]]) -> list[Referrer]:
-    """The referrers of the manifests, then of these referrers, and so on."""
+    """Yield the referrers of the manifests, then of these referrers, and so on."""
     found: list[Referrer] = []
     pending = sorted(set(manifests))
     seen = set(pending)

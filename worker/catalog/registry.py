@@ -1,7 +1,7 @@
 """Registries, through skopeo: its transports, auth files and TLS.
 
-A transfer that fails for a transient reason (the registry is away, throttles, drops the connection) is retried after a
-growing, random time; any other failure is raised at once.
+A transfer that fails for a transient reason (the registry is unreachable, throttles, drops the connection) is retried
+after a growing, random time; any other failure is raised at once.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from layerfarm.worker.catalog.pace import Pace, requests_in
 
 _LONGEST_WAIT: Final = 60.0
 _ANSWER: Final = 120.0
-"""Seconds in which a registry has to answer a query; transfers have no limit."""
+"""Seconds within which a registry must answer a query; transfers have no limit."""
 ResultT = TypeVar("ResultT")
 _ESCAPES: Final = {"n": "\n", "t": "\t"}
-"""Of Go's quoted strings, those that stand for another character."""
+"""Escapes of Go's quoted strings that stand for another character."""
 
 
 class ManifestReader(Protocol):
     """Reads manifests of registries."""
 
     def raw_manifest(self, reference: str) -> bytes:
-        """As :meth:`Skopeo.raw_manifest`."""
+        """Do as :meth:`Skopeo.raw_manifest`."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Skopeo:
 
     access: Access
     on_retry: Callable[[str], None] = lambda text: None
-    """Given a message on every failure that is retried."""
+    """Called with a message on every failure that is retried."""
     first_wait: float = 1.0
     """Seconds to wait after the first failure, randomized; doubled each time, up to a minute."""
     pace: Pace = field(init=False)
@@ -55,11 +55,11 @@ class Skopeo:
         self._head = Head(self.access, self.pace)
 
     def tags(self, repository: str) -> list[str]:
-        """The tags of ``docker://HOST/REPOSITORY``.
+        """Return the tags of ``docker://HOST/REPOSITORY``.
 
         Raises:
-            NotInRegistry: there is no such repository.
-            AccessDenied: access is denied, or there is no such repository.
+            NotInRegistry: the repository does not exist.
+            AccessDenied: access is denied, or the repository does not exist.
             RegistryError: the registry refuses for another reason.
             RegistryBusy: the registry does not answer.
         """
@@ -67,12 +67,12 @@ class Skopeo:
         return sorted(str(tag) for tag in listed.get("Tags") or [])
 
     def head(self, reference: str) -> str | None:
-        """The digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, by a HEAD request.
+        """Return the digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, by a HEAD request.
 
-        None: the registry gives no plain answer; only :meth:`raw_manifest` tells.
+        None: the registry gives no plain answer; use :meth:`raw_manifest`.
 
         Raises:
-            NotInRegistry: it is not there.
+            NotInRegistry: it does not exist.
             RegistryBusy: the registry does not answer.
         """
         try:
@@ -81,11 +81,11 @@ class Skopeo:
             return None
 
     def digest(self, reference: str) -> str:
-        """The same, asked for in the way that gives an answer. Raises as :meth:`tags`."""
+        """Return the digest by :meth:`head`, or if that fails by :meth:`raw_manifest`. Raises as :meth:`tags`."""
         return self.head(reference) or digest_of(self.raw_manifest(reference))
 
     def raw_manifest(self, reference: str) -> bytes:
-        """The manifest or index that ``docker://HOST/REPOSITORY:TAG``, or ``…@DIGEST``, names, byte for byte.
+        """Return the manifest or index that ``docker://HOST/REPOSITORY:TAG``, or ``…@DIGEST``, names, byte for byte.
 
         Raises:
             DigestMismatch: the registry serves other bytes for the digest.
@@ -94,11 +94,11 @@ class Skopeo:
         raw = self._ask(["inspect", "--raw", *self._flags(""), reference], reference)
         _, at, digest = reference.partition("@")
         if at and digest != digest_of(raw) and digest.startswith("sha256:"):
-            raise DigestMismatch("the registry serves other bytes for this digest", where=reference)
+            raise DigestMismatch("registry returned other bytes for this digest", where=reference)
         return raw
 
     def raw_config(self, reference: str) -> bytes:
-        """The configuration of the image that ``docker://HOST/REPOSITORY@DIGEST`` names. Raises as :meth:`tags`."""
+        """Return the configuration of the image ``docker://HOST/REPOSITORY@DIGEST``. Raises as :meth:`tags`."""
         return self._ask(["inspect", "--config", "--raw", *self._flags(""), reference], reference)
 
     def pull(self, reference: str, layout: Path, tag: str) -> None:
@@ -147,9 +147,7 @@ class Skopeo:
                 timeout=timeout,
             )
         except FileNotFoundError as error:
-            raise RegistryError(
-                "skopeo is not installed", hint="registries are used through it: apt install skopeo"
-            ) from error
+            raise RegistryError("skopeo is not installed", hint="registries need it: apt install skopeo") from error
         except subprocess.TimeoutExpired as error:
             self.pace.sent(requests_in(error.stderr or b""))
             raise RegistryBusy("registry does not answer", where=where) from error
@@ -170,19 +168,19 @@ class Skopeo:
 
     def _say(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self.on_retry(f"{error}, trying again (attempt {state.attempt_number + 1})")
+        self.on_retry(f"{error}, retrying (attempt {state.attempt_number + 1})")
 
 
 def digest_of(raw: bytes) -> str:
-    """The SHA-256 digest of a document."""
+    """Return the SHA-256 digest of a document."""
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 def _reason(stderr: str) -> str:
-    """skopeo's last message; it logs ``time="…" level=fatal msg="…"``."""
+    """Return skopeo's last message; it logs ``time="…" level=fatal msg="…"``."""
     lines = [line for line in stderr.strip().splitlines() if line]
     if not lines:
-        return "skopeo said nothing"
+        return "skopeo printed no message"
     found = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
     if not found:
         return lines[-1][:1000]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ImageRow(Row):
-    """One image. None: not known, because it is not planned or not done, or has no tag before it."""
+    """One image. None: unknown, because it is not planned or not done, or has no preceding tag."""
 
     name: str
     state: str
@@ -35,15 +35,15 @@ class ImageRow(Row):
     error: str | None = None
     policy: str = ""
     old: str = ""
-    """Digest of the image as it was."""
+    """Digest of the original image."""
     new: str | None = None
     proof: str | None = None
     layers_before: int
-    """Of an index, the layers of the platform that has most."""
+    """For an index, the layers of the platform with the most."""
     layers_planned: int | None = None
     layers_after: int | None = None
     bytes_before: int
-    """Of all platforms together, each blob once."""
+    """All platforms together, each blob once."""
     bytes_after: int | None = None
     pull_before: int | None = None
     """Bytes to fetch for a host that has the repository's preceding tag (:mod:`~layerfarm.worker.catalog.costs`)."""
@@ -58,14 +58,14 @@ class DuplicateRow(Row):
 
     what: str
     bytes: int
-    """Of one copy, uncompressed."""
+    """Uncompressed bytes of one copy."""
     before: int
-    """Layers that hold it."""
+    """Number of layers that hold it."""
     after: int | None = None
 
 
 class Report(Row):
-    """A catalog's costs. ``after`` counts an image that is not done, or failed, as it was."""
+    """A catalog's costs. ``after`` counts an image that is not done, or failed, as before."""
 
     catalog: str
     before: Totals
@@ -77,9 +77,9 @@ class Report(Row):
     duplicates: tuple[DuplicateRow, ...] = ()
     missed: tuple[Missed, ...] = ()
     losses: tuple[Loss, ...] = ()
-    """Repositories that stay as they are, because the plan would not save enough of their pulls."""
+    """Repositories that stay unchanged, because the plan would not save enough of their pulls."""
     requests: dict[str, int] = {}
-    """Requests to registries, by method, whatever they were for."""
+    """Requests to registries, by method, for any purpose."""
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -93,7 +93,7 @@ class Report(Row):
 
     @property
     def warned(self) -> int:
-        """How many warnings there are."""
+        """Return the number of warnings."""
         return sum(len(image.warnings) for image in self.images)
 
 
@@ -101,10 +101,10 @@ class Report(Row):
 
 
 def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
-    """The report on the images of a catalog; one that is not transformed, or not planned, counts as it was.
+    """Return the report on the images of a catalog; one that is not transformed, or not planned, counts as before.
 
     Raises:
-        StoreError: the store has lost a blob of them.
+        StoreError: the store has lost a blob of theirs.
     """
     by_name = {image.name: image for image in images}
     states = {name: work.states[name] for name in by_name}
@@ -113,7 +113,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     any_made = any(made.values())
     after = {name: made[name] or held for name, held in before.items()}
     plan = work.joint.holdings() if work.joint else {}
-    # Platforms that are not planned, those of other systems, stay as they are.
+    # Platforms that are not planned, those of other systems, stay unchanged.
     planned = {name: {**held, **plan.get(name, {})} for name, held in before.items()} if plan or work.losses else {}
     created = {name: states[name].created for name in before}
     series = list(in_order(before, created, work.catalog.order).values())
@@ -185,12 +185,12 @@ def _state(state: ImageState, planned: Holding | None, made: Holding | None) -> 
 
 
 def percent(part: int, whole: int) -> str:
-    """``part`` of ``whole`` as text; 0 of 0 is 100 %."""
+    """Format ``part`` of ``whole``; 0 of 0 is 100 %."""
     return f"{100 * part / whole:.1f} %" if whole else "100.0 %"
 
 
 def size_text(count: int | None) -> str:
-    """Bytes as text, in powers of 1000."""
+    """Format bytes in powers of 1000."""
     if count is None:
         return "-"
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -200,12 +200,12 @@ def size_text(count: int | None) -> str:
 
 
 def requests_text(requests: Mapping[str, int]) -> str:
-    """Numbers of requests by method, as text: ``53 (13 GET, 40 HEAD)``."""
+    """Format numbers of requests by method: ``53 (13 GET, 40 HEAD)``."""
     return f"{sum(requests.values()):,} ({', '.join(f'{count:,} {method}' for method, count in requests.items())})"
 
 
 def by_repository(images: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
-    """The rows of each repository, in the order given."""
+    """Yield the rows of each repository, in the order given."""
     found: dict[str, list[ImageRow]] = {}
     for image in images:
         found.setdefault(repository_of(image.name), []).append(image)
@@ -219,7 +219,7 @@ _NAMES: Final = 6
 
 
 def page(report: Report) -> str:
-    """The report as one self-contained HTML page. Everything is escaped: names come from registries."""
+    """Return the report as one self-contained HTML page. Everything is escaped: names come from registries."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -253,7 +253,7 @@ def _three(report: Report, what: str) -> dict[str, int | None]:
 
 
 def _named(images: Sequence[str]) -> str:
-    """The images by repository: ``web/api: 1.0, 1.1``, shortened."""
+    """Return the images by repository: ``web/api: 1.0, 1.1``, shortened."""
     tags: dict[str, list[str]] = {}
     for image in images:
         repository, tag = split_name(image)

@@ -1,8 +1,8 @@
-"""Plan what saves: a repository for which the joint plan predicts a loss stays as it is.
+"""Plan only what saves: a repository for which the joint plan predicts a loss stays unchanged.
 
-The measure is the bytes that hosts pull from one tag to the next, summed over a repository: that is what owners of a
-well-layered repository lose when its layers are replaced by others (11 kB to 62 kB a pull in a catalog of one). A
-repository of one tag has no pulls yet; it is rechunked for those to come.
+The measure is the bytes that hosts pull from one tag to the next, summed over a repository: owners of a well-layered
+repository lose them when its layers are replaced by others (11 kB to 62 kB a pull in a catalog of one). A repository
+of one tag has no pulls yet; it is rechunked for future ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layerfarm.worker.catalog.series import in_order, repository_of
 from layerfarm.worker.catalog.state import Loss
 
 _ROUNDS: Final = 3
-"""Plans that are made at most: without some repositories, the plan of the others may change."""
+"""Maximum number of plans: without some repositories, the plan of the others may change."""
 
 
 def plan_what_saves(
@@ -28,10 +28,10 @@ def plan_what_saves(
     previous: Plan | None,
     rechunked: Collection[str],
 ) -> tuple[Joint | None, list[Loss]]:
-    """The joint plan of the images for which it saves enough, and the others, which stay as they are.
+    """Return the joint plan of the images for which it saves enough, and the other images, which stay unchanged.
 
-    The images ``rechunked`` by earlier runs, and those of their repositories, are planned in any case: hosts have
-    their layers already.
+    Images ``rechunked`` by earlier runs, and those of their repositories, are always planned: hosts already have their
+    layers.
     """
     losses: list[Loss] = []
     settled = {repository_of(name) for name in rechunked}
@@ -52,7 +52,7 @@ def plan_what_saves(
 def _losses(
     joint: Joint, created: Mapping[str, str | None], order: str, settled: Collection[str]
 ) -> dict[tuple[str, float], Loss]:
-    """By repository and percentage, the images for which the plan does not save enough."""
+    """Return, by repository and percentage, the images for which the plan does not save enough."""
     before, planned = joint.originals(), joint.holdings()
     wanted = {member.name: member.policy.only_if_saves for member in joint.members}
     lost: dict[tuple[str, float], Loss] = {}

@@ -15,7 +15,7 @@ _LATEST: Final = "latest"
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The repository of an image, and its tag there; either may be empty.
+    """Return the repository of an image, and its tag there; either may be empty.
 
     A host that has one tag of a repository is assumed to pull the next. The tag follows the last colon. A layout has
     names without one: there the tag is the version at the end of the last component, so that ``base/web-1.0`` and
@@ -33,12 +33,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def repository_of(name: str) -> str:
-    """The repository of an image, see :func:`split_name`."""
+    """Return the repository of an image, see :func:`split_name`."""
     return split_name(name)[0]
 
 
 def by_repository(names: Iterable[str]) -> dict[str, list[str]]:
-    """The images of each repository, in the order given."""
+    """Return the images of each repository, in the order given."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(repository_of(name), []).append(name)
@@ -46,10 +46,10 @@ def by_repository(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def newest(repository: Iterable[str], count: int, asked: Collection[str] = ()) -> list[str]:
-    """The last ``count`` images of one repository by the numbers in their tags, and those that are ``asked`` for.
+    """Return the last ``count`` images of one repository by the numbers in their tags, and those in ``asked``.
 
-    A tag without a number, and one that begins with ``latest``, follows the newest version, or a branch; a digest is
-    none either. They are left out, unless they are ``asked`` for or the repository has no other tags.
+    A tag without a number, and one that begins with ``latest``, follows the newest version, or a branch; a digest has
+    no number either. They are left out, unless they are in ``asked`` or the repository has no other tags.
     """
     ordered = sorted(repository, key=natural)
     versions = list(filter(_is_version, ordered))
@@ -63,18 +63,18 @@ def _is_version(name: str) -> bool:
 
 
 def natural(text: str) -> tuple[list[tuple[int, str]], str]:
-    """A key that sorts 1.9 before 1.10. Different texts have different keys."""
+    """Return a key that sorts 1.9 before 1.10. Different texts have different keys."""
     parts = _NUMBER.split(text)
-    # Numbers are at the odd places; the longer is the larger.
+    # Numbers are at the odd places; the longer one is larger.
     parts[1::2] = [part.lstrip("0") for part in parts[1::2]]
     return [(len(part) if place % 2 else 0, part) for place, part in enumerate(parts)], text
 
 
 def in_order(names: Iterable[str], created: Mapping[str, str | None], order: str) -> dict[str, list[str]]:
-    """Each repository's images in order of time, by creation or by name alone.
+    """Return each repository's images in order of time, by creation or by name alone.
 
-    ``created`` are times as image configurations hold them, RFC 3339 with any offset. A repository in which an image
-    has none, or one that does not parse, is ordered by name.
+    ``created`` are times as in image configurations, RFC 3339 with any offset. A repository with an image whose time is
+    missing or does not parse is ordered by name.
     """
     series = by_repository(sorted(names, key=natural))
     if order == "created":

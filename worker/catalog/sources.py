@@ -35,7 +35,7 @@ class CatalogImage:
 
     @property
     def is_kept(self) -> bool:
-        """True if its policy is to copy it unchanged."""
+        """Return True if its policy copies it unchanged."""
         return self.policy.do.transform == "keep"
 
 
@@ -52,7 +52,7 @@ class Listing:
 
 
 def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
-    """The places to list: each source with a repository (empty for a layout) and its address."""
+    """Yield the places to list: each source with a repository (empty for a layout) and its address."""
     found = []
     for source in catalog.sources:
         if source.layout is not None:
@@ -65,7 +65,7 @@ def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
 
 
 Refused = Callable[[str, LayerfarmError], None]
-"""Given the origin of an image that is left out, and why."""
+"""Called with the origin of an image that is left out, and the reason."""
 
 
 def _not_allowed(origin: str, error: LayerfarmError) -> None:
@@ -73,7 +73,7 @@ def _not_allowed(origin: str, error: LayerfarmError) -> None:
 
 
 def select(catalog: CatalogFile, listings: Iterable[Listing], refused: Refused = _not_allowed) -> list[CatalogImage]:
-    """The images of the catalog, sorted by repository and then by the numbers in their tags.
+    """Return the images of the catalog, sorted by repository and then by the numbers in their tags.
 
     An image whose name cannot be a tag is left out, and reported to ``refused``.
 
@@ -117,7 +117,7 @@ def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[Ca
 
 
 def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
-    """The images of the newest tags of each repository; ``names``: their tags by their names."""
+    """Yield the images of the newest tags of each repository; ``names``: their tags by their names."""
     assert source.newest is not None
     asked = {name for name, tag in names.items() if tag in source.tags}
     for repository in by_repository(names).values():
@@ -125,7 +125,7 @@ def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
 
 
 def source_of(image: CatalogImage) -> str:
-    """The start of the names of all images from the same repository, or the layout of the image.
+    """Return the start of the names of all images from the same repository or layout as the image.
 
     A registry may have moved to another host since the last run.
     """
@@ -133,27 +133,27 @@ def source_of(image: CatalogImage) -> str:
 
 
 def source_at(source: Source, repository: str) -> str:
-    """:func:`source_of` all images of a source's repository, or layout."""
+    """Return :func:`source_of` of all images of a source's repository, or layout."""
     return str(Path(source.layout)) if source.layout is not None else _start(source, repository)
 
 
 def _start(source: Source, repository: str) -> str:
-    """The part of the images' names before the tag."""
+    """Return the part of the images' names before the tag."""
     return source.prefix + (f"{_path(source)}{repository}:" if source.registry else "")
 
 
 def policy_for(catalog: CatalogFile, name: str) -> Policy | None:
-    """The policy of the image ``REPOSITORY:TAG``; None: it is left out."""
+    """Return the policy of the image ``REPOSITORY:TAG``; None: it is left out."""
     return next((policy for policy in catalog.policies if _matches(name, policy.match)), None)
 
 
 def _is_store(catalog: CatalogFile, source: Source) -> bool:
-    """True for the store as a source: the new images in it are none of the catalog's originals."""
+    """Return True for the store as a source: its new images are not originals of the catalog."""
     return source.layout is not None and os.path.realpath(source.layout) == os.path.realpath(catalog.store)
 
 
 def is_wanted(source: Source, tag: str) -> bool:
-    """True if the patterns of the source choose the tag."""
+    """Return True if the patterns of the source select the tag."""
     return _matches(tag, source.tags) and not _matches(tag, source.exclude)
 
 
@@ -162,14 +162,14 @@ def _matches(text: str, patterns: Iterable[str]) -> bool:
 
 
 def _path(source: Source) -> str:
-    """The path of a registry's prefix, without the host: names stay the same when the registry moves."""
+    """Return the path of a registry's prefix, without the host: names stay the same if the registry moves."""
     assert source.registry is not None
     _, _, path = source.registry.removeprefix(DOCKER).strip("/").partition("/")
     return f"{path}/" if path else ""
 
 
 def origin_of(listing: Listing, tag: str) -> str:
-    """``docker://…`` or ``LAYOUT:TAG``."""
+    """Return ``docker://…`` or ``LAYOUT:TAG``."""
     return _origin(listing.source, listing.repository, tag)
 
 

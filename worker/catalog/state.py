@@ -1,7 +1,7 @@
 """The state of a catalog between two runs: a small file for each image, beside the store.
 
-Each is replaced atomically, so that a run may be killed at any moment. One file for all would make the bytes that a run
-writes grow with the square of the catalog.
+Each is replaced atomically, so that a run may be killed at any moment. A single file for all would make the bytes
+written in a run grow with the square of the catalog.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class ImageState(BaseModel):
     old: Descriptor | None = None
     """The fetched image in the store."""
     said: tuple[str, ...] = ()
-    """Its referrers at its origin then."""
+    """Its referrers at its origin at that time."""
     left: tuple[str, ...] = ()
-    """Those that could not be fetched, and why."""
+    """Referrers that could not be fetched, with the reason."""
     created: str | None = None
     work: str | None = None
-    """Digest of all that determines ``new`` but the plan: the old image, the policy."""
+    """Digest of everything that determines ``new`` except the plan: the old image, the policy."""
     layout: str | None = None
     """Digest of the planned layers of a rechunked image, or :data:`AS_IT_IS`."""
     new: Descriptor | None = None
@@ -53,7 +53,7 @@ class ImageState(BaseModel):
     pushed: str | None = None
     """Key of the last push: image and destination."""
     refused: tuple[str, ...] = ()
-    """Its proofs and referrers that the destination refused in that push, and why."""
+    """Its proofs and referrers that the destination refused in that push, with the reason."""
     beside: tuple[str, ...] = ()
     """Tags of its referrers that were pushed with it."""
     job: str | None = None
@@ -62,22 +62,22 @@ class ImageState(BaseModel):
     error: str | None = None
     """Why it failed; None: it is done, or was not tried."""
     note: str | None = None
-    """Why its policy does not apply to it: without ``old`` it is left out, else it is copied as it is."""
+    """Why its policy does not apply to it: without ``old`` it is left out, else copied unchanged."""
 
     @property
     def is_changed(self) -> bool:
-        """True if the new image is not the old one."""
+        """Return True if the new image differs from the old one."""
         return self.old is not None and self.new is not None and self.old.digest != self.new.digest
 
     @property
     def is_proved(self) -> bool:
-        """True if there is a proof of every change, which a catalog without proofs does not keep."""
+        """Return True if there is a proof of every change; a catalog may keep none."""
         changes = self.result.images if self.result is not None else []
         return all(change.proof is not None or change.new == change.old for change in changes)
 
     @property
     def is_ready(self) -> bool:
-        """True if there is a new image, and the last step did not fail."""
+        """Return True if there is a new image, and the last step did not fail."""
         return self.error is None and self.new is not None
 
     def but(self, **changes: object) -> ImageState:
@@ -94,7 +94,7 @@ class Missed(BaseModel):
 
 
 class Loss(BaseModel):
-    """A repository, or some images of one, that stays as it is: the plan would not save enough of its pulls."""
+    """A repository, or some images of one, that stays unchanged: the plan would not save enough of its pulls."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -104,7 +104,7 @@ class Loss(BaseModel):
     """Bytes of all pulls from tag to tag."""
     pull_planned: int
     wanted: float
-    """Percent that the policy wants to be saved."""
+    """Percentage that the policy requires to be saved."""
 
 
 class LastRun(BaseModel):
@@ -121,14 +121,14 @@ class LastRun(BaseModel):
 
 
 class States:
-    """The states of one catalog file; beside its store, in a directory of its own."""
+    """The states of one catalog file; in a directory beside its store."""
 
     def __init__(self, store: Layout, catalog: Path) -> None:
         """``catalog``: the catalog file."""
         self._store = store
         place = store.path / PRIVATE_DIRECTORY / "catalog"
         self._known: dict[str, ImageState] = {}
-        with explained("catalog state cannot be kept", place):
+        with explained("catalog state cannot be stored", place):
             self.directory = _directory_for(catalog.resolve(), place, store.path)
             make_directory(self.directory / "images", store.path)
         images, files = self.directory / "images", files_of(store.path)
@@ -136,7 +136,7 @@ class States:
             try:
                 state = ImageState.model_validate_json(files.read(path))
             except (OSError, UnsafePath, ValidationError):
-                # The image is processed as if it were new.
+                # The image is processed like a new one.
                 continue
             self._known[state.name] = state
 
@@ -144,11 +144,11 @@ class States:
         return self._known.get(name) or ImageState(name=name)
 
     def all(self) -> list[ImageState]:
-        """The states of all known images, by name."""
+        """Return the states of all known images, by name."""
         return [self._known[name] for name in sorted(self._known)]
 
     def forget_others(self, names: Iterable[str]) -> None:
-        """Forget the images that left the catalog. Their tags stay in the store."""
+        """Remove the states of images that left the catalog. Their tags stay in the store."""
         for name in self._known.keys() - set(names):
             with suppress(FileNotFoundError):
                 files_of(self._store.path).unlink(self.directory / "images" / f"{_file_name(name)}.json")
@@ -162,7 +162,7 @@ class States:
         return state
 
     def last_run(self) -> LastRun:
-        """The record of the last run; empty if there is none."""
+        """Return the record of the last run; empty if there is none."""
         try:
             return LastRun.model_validate_json(files_of(self._store.path).read(self.directory / _LAST_RUN))
         except (OSError, UnsafePath, ValidationError):
@@ -191,17 +191,17 @@ class States:
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise CatalogError("another run is at work on this catalog", where=self.directory) from error
+                raise CatalogError("another run of this catalog is running", where=self.directory) from error
             yield
         finally:
             os.close(fd)
 
 
 def _directory_for(catalog: Path, place: Path, store: Path) -> Path:
-    """The directory in ``place`` for the state of a catalog file.
+    """Return the directory in ``place`` for the state of a catalog file.
 
-    It has the name of the file, and in it is the file's path. A second file of that name has a directory with a digest
-    of its path. A file that was moved finds its state again, because nothing is at its old path any more.
+    It has the name of the file, and contains the file's path. A second file of that name has a directory with a digest
+    of its path. A moved file finds its state, because nothing is at its old path.
     """
     own = place / f"{catalog.stem}-{_file_name(os.fsdecode(catalog))[:12]}"
     files = files_of(store)
@@ -222,7 +222,7 @@ def _directory_for(catalog: Path, place: Path, store: Path) -> Path:
 
 
 def _exists(path: bytes) -> bool:
-    """False if nothing is there; what cannot be seen may exist."""
+    """Return False if nothing is there; an inaccessible path may exist."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Fetch the images of a catalog into its store, and push the new ones; one failure stops no other image."""
+"""Fetch the images of a catalog into its store, and push the new ones; one failure does not stop other images."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class Fetcher:
         self._skopeo = skopeo
         self._known = Known(skopeo, store)
         self._spoken: dict[str, dict[str, list[str]]] = {}
-        """Referrers by subject, of each layout that images come from."""
+        """Referrers by subject, for each layout that images come from."""
         self._changed = threading.Condition()
         self._coming: set[str] = set()
-        """Digests of blobs that are being fetched."""
+        """Digests of blobs being fetched."""
 
     def fetch(self, images: Sequence[CatalogImage], parallel: int, done: Callable[[ImageState, int], None]) -> None:
-        """Fetch all images. ``done`` is given the state of each, with an error if it failed, and the bytes that came
-        over the network; from any thread.
+        """Fetch all images. ``done`` is called with the state of each, an error if it failed, and the bytes received;
+        from any thread.
         """
         with ThreadPoolExecutor(parallel, thread_name_prefix="fetch") as pool:
             for _ in pool.map(lambda image: done(*self._one(image)), images):
                 pass
 
     def outlook(self, image: CatalogImage) -> str | None:
-        """What :meth:`fetch` would do: ``fetch``, nothing (empty), or None: the image would be left out."""
+        """Return what :meth:`fetch` would do: ``fetch``, nothing (empty), or None: the image would be left out."""
         offer = self._offer(image)
         if _left_out(image, offer):
             return None
@@ -75,7 +75,7 @@ class Fetcher:
         try:
             offer = self._offer(image)
             if _left_out(image, offer):
-                note = f"left out, it is no image but {offer.artifact}; the policy keep would copy it"
+                note = f"left out, it is not an image but {offer.artifact}; the policy keep would copy it"
                 state = ImageState(name=image.name, origin=image.origin, offer=offer.digest, note=note)
                 return self._states.put(state), 0
             said = self._said(image, offer)
@@ -114,11 +114,11 @@ class Fetcher:
         return look_in(Layout.open(Path(layout)), name)
 
     def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
-        """The referrers of the image at its origin."""
+        """Return the referrers of the image at its origin."""
         if image.registry:
             return in_registry(self._known, image.origin.rpartition(":")[0], image.beside, offer.digests)
         layout = image.origin.partition(":")[0]
-        if layout not in self._spoken:  # by two threads at once at worst
+        if layout not in self._spoken:  # at worst by two threads at once
             self._spoken[layout] = spoken(Layout.open(Path(layout)))
         return in_layout(self._spoken[layout], offer.digests)
 
@@ -127,12 +127,12 @@ class Fetcher:
         if state.old is None or not self._is_tagged(state, state.old):
             return False
         if state.new is not None and offer.digest == state.new.digest != state.offer:
-            # The new image is in the original's place, with its own referrers: the original is that in the store.
+            # The new image is in the original's place, with its own referrers: the original is in the store.
             return is_replaced(self._destination, image.name, image.origin)
         return (
             state.offer == offer.digest
             and state.said == tuple(map(str, said))
-            # After a change of the policy, an image in Docker's formats is needed as it was, or converted.
+            # After a change of the policy, an image in Docker's formats is needed unchanged, or converted.
             and (state.old.digest == offer.digest) == (image.is_kept or not offer.is_docker)
             # The blobs of a layout's image need no request to be copied again.
             and (not image.registry or all(self._store.claim(blob) for blob in offer.needed(image.is_kept)))
@@ -143,7 +143,7 @@ class Fetcher:
         return len(tagged) == 1 and tagged[0].digest == old.digest and self._store.claim(old)
 
     def _pull(self, image: CatalogImage, offer: Offer) -> tuple[Descriptor, int]:
-        """Pull an image, not at the same time as another that needs the same blobs: they would come twice."""
+        """Pull an image, not at the same time as another with the same blobs: they would be fetched twice."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._missing(image, offer).keys() & self._coming))
             missing = self._missing(image, offer)
@@ -160,14 +160,14 @@ class Fetcher:
         return {blob.digest: blob.size for blob in offer.needed(image.is_kept) if not self._store.has(blob)}
 
     def _created(self, top: Descriptor) -> str | None:
-        """The creation time of the image."""
+        """Return the creation time of the image."""
         found = [each.config for each in look_at(self._store, top).images if each.config is not None]
         configs = (parse_document(ImageConfig, self._store.read(each), each.digest) for each in found)
         return next((config.created for config in configs if config.created), None)
 
 
 def _left_out(image: CatalogImage, offer: Offer) -> bool:
-    """True for an artifact that no transform applies to."""
+    """Return True for an artifact that no transform applies to."""
     return offer.artifact is not None and not image.is_kept
 
 
@@ -175,22 +175,22 @@ def _left_out(image: CatalogImage, offer: Offer) -> bool:
 
 
 def is_pushed(state: ImageState, registry: str, proofs: Proofs) -> bool:
-    """True if the new image, with its referrers as they are now, was pushed to the registry."""
+    """Return True if the new image, with its current referrers, was pushed to the registry."""
     return state.new is not None and state.pushed == _pushed(state, registry, proofs)
 
 
 def is_published(referrer: Descriptor, proofs: Proofs) -> bool:
-    """True for a referrer of a new image that is pushed with it."""
+    """Return True for a referrer of a new image that is pushed with it."""
     return proofs == "referrer" or referrer.artifact_type != MEDIA_TYPE_PROOF
 
 
 class Pusher:
-    """Pushes images to ``docker://HOST/PREFIX``; ``notice`` is given what is left out."""
+    """Pushes images to ``docker://HOST/PREFIX``; ``notice`` is called with what is left out."""
 
     def __init__(
         self, skopeo: Skopeo, registry: str, names: Iterable[str], proofs: Proofs, notice: Callable[[str], None]
     ) -> None:
-        """``names``: those of all images that are published there."""
+        """``names``: names of all images that are published there."""
         self._skopeo = skopeo
         self._registry = registry
         self._proofs = proofs
@@ -198,9 +198,9 @@ class Pusher:
         self._taken = {reference_at(registry, name) for name in names if is_fallback_tag(name.rpartition(":")[2])}
 
     def push(self, state: ImageState, layout: Layout) -> tuple[ImageState, int]:
-        """Push the new image of ``layout``; returns its state, with an error if that failed, and its bytes.
+        """Push the new image of ``layout``; return its state, with an error if that failed, and its bytes.
 
-        A registry that refuses its proofs and referrers has the image all the same: not every one takes artifacts.
+        A registry that refuses its proofs and referrers still gets the image: not every registry takes artifacts.
         """
         assert state.new is not None
         reference = reference_at(self._registry, state.name)
@@ -217,9 +217,9 @@ class Pusher:
         return state.but(pushed=key, beside=tuple(beside), refused=tuple(refused)), nbytes
 
     def _push_beside(self, layout: Layout, repository: str, new: Descriptor) -> tuple[list[str], list[str]]:
-        """Push all that refers to the image and its platforms.
+        """Push everything that refers to the image and its platforms.
 
-        Returns the tags, and what the registry refuses, and why.
+        Return the tags, and what the registry refuses, with the reason.
 
         Raises:
             RegistryBusy: the registry does not take them now.
@@ -240,7 +240,7 @@ class Pusher:
         return tags, refused
 
     def _push_referrers(self, layout: Layout, repository: str, subject: str) -> list[str]:
-        """Push the referrers behind the tag for registries without the referrers API; returns their digests.
+        """Push the referrers behind the tag for registries without the referrers API; return their digests.
 
         Referrers that others have put there stay.
         """
@@ -249,7 +249,7 @@ class Pusher:
             return []
         there = referred(self._skopeo, repository, subject)
         if there is None or f"{repository}:{fallback_tag(subject)}" in self._taken:
-            self._notice(f"not published, an image has their tag: the referrers of {repository}@{subject}")
+            self._notice(f"not published, an image has their tag: referrers of {repository}@{subject}")
             return []
         others = [one for one in there if one.digest not in ours]
         for text in bring(self._skopeo, repository, others, [subject], layout):
@@ -257,12 +257,12 @@ class Pusher:
         listed = ours.union(one.digest for one in others)
         index = fallback_index(each for each in referrers(layout, subject) if each.digest in listed)
         stored = layout.put_document(index, MEDIA_TYPE_INDEX)
-        # Not exact: older skopeos drop fields of the index that they do not know.
+        # Not exact: older skopeos drop unknown fields of the index.
         push(self._skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
         return [entry.digest for entry in index.manifests]
 
     def _push_tags(self, layout: Layout, repository: str, subject: str) -> list[str]:
-        """Push signatures and SBOMs of cosign, where there are none yet; returns their tags."""
+        """Push cosign's signatures and SBOMs, unless there are some; return their tags."""
         found = tags_beside(sorted(layout.tags()), subject)
         for tag in found:
             reference, ours = f"{repository}:{tag}", tagged(layout, tag)
@@ -272,12 +272,12 @@ class Pusher:
                 push(self._skopeo, layout, ours, reference)
             else:
                 if there != ours.digest:
-                    self._notice(f"there is another one already, which stays: {reference}")
+                    self._notice(f"not published, another one exists: {reference}")
         return found
 
 
 def _pushed(state: ImageState, registry: str, proofs: Proofs) -> str:
-    """A key for what was pushed where: the image, what it and its referrers were made from, and whether its proofs."""
+    """Return a key of a push: the image, its and its referrers' inputs, the destination, and whether with proofs."""
     assert state.new is not None
     beside = "" if proofs == "referrer" else " without proofs"
     return f"{state.new.digest} {reference_at(registry, state.name)} {state.work}{beside}"

@@ -1,4 +1,4 @@
-"""Verify a catalog: its proofs, and what is at its destination."""
+"""Verify a catalog: its proofs, and the images at its destination."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Verified:
     images: int
     """Images whose proofs were checked."""
     unchanged: int
-    """Finished images that are the old ones, of which there is no proof: their layers were not read."""
+    """Finished images that equal the originals, so without a proof: their layers were not read."""
     unproved: int
     """Changed images without a proof, because the catalog keeps none: their layers were not read."""
     published: int
@@ -41,8 +41,7 @@ class Verified:
 def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verified:
     """Check the proofs of all finished images again, and that the destination still has them.
 
-    Of a registry, all manifests are read; ``deep``: all blobs too. The next run pushes an image again that is not
-    whole there.
+    For a registry, all manifests are read; ``deep``: all blobs too. The next run pushes incomplete images again.
     """
     faults: Faults = []
     done = []
@@ -52,7 +51,7 @@ def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verifie
         if work.is_there(image):
             done.append(image)
         else:
-            faults.append((image.name, f"not there any more: {work.target(image)}"))
+            faults.append((image.name, f"no longer there: {work.target(image)}"))
     changed = [image for image in done if work.states[image.name].is_changed]
     proved = [image for image in changed if work.states[image.name].is_proved]
     faults += _proofs(work, proved)
@@ -63,7 +62,7 @@ def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verifie
             if is_pushed(work.states[image.name], registry, work.catalog.proofs):
                 published.append(image)
             else:
-                faults.append((image.name, f"to be pushed by the next run: {reference_at(registry, image.name)}"))
+                faults.append((image.name, f"the next run pushes it again: {reference_at(registry, image.name)}"))
         faults += _published(work, registry, published, deep)
     unchanged, unproved = len(done) - len(changed), len(changed) - len(proved)
     return Verified(len(proved), unchanged, unproved, len(published), faults)
@@ -76,7 +75,7 @@ def _proofs(work: Work, images: Sequence[CatalogImage]) -> Faults:
     def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
         found = [error_text(error)] if error is not None else list(result.errors)
         if error is None and not result.proofs:
-            found.append("the image has no proof any more")
+            found.append("the image no longer has a proof")
         faults.extend((task.name, fault) for fault in found)
         work.view.ended(task.name, "; ".join(found) or None, 0 if error else result.bytes_read)
 

@@ -42,16 +42,16 @@ class View(Protocol):
     """Displays progress. Called from any thread."""
 
     def step(self, name: str, total: int) -> None:
-        """A step begins, with the number of its images."""
+        """Begin a step with this number of images."""
 
     def working(self, name: str, what: str) -> None:
-        """An image is being worked on."""
+        """Show that an image is being processed."""
 
     def ended(self, name: str, error: str | None, nbytes: int = 0) -> None:
-        """An image has ended this step; ``nbytes`` were fetched, written or sent for it."""
+        """Show that an image has ended this step; ``nbytes`` were fetched, written or sent for it."""
 
     def notice(self, text: str) -> None:
-        """A message for the user."""
+        """Show a message."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Work:
     joint: Joint | None = None
     """The plan of the rechunked images, after :meth:`plan`."""
     losses: Sequence[Loss] = ()
-    """What the plan leaves as it is, after :meth:`plan`."""
+    """Repositories that the plan leaves unchanged, after :meth:`plan`."""
     _layouts: dict[str, str] = field(default_factory=dict)
     """By image to rechunk, a digest of its planned layers, or :data:`AS_IT_IS`."""
 
@@ -77,7 +77,7 @@ class Work:
         """Create the catalog's store and destination if they are missing. ``file``: the catalog's.
 
         Raises:
-            StoreError: they cannot be.
+            StoreError: they cannot be created.
         """
         store = layout_at(Path(catalog.store))
         if catalog.destination.layout is not None:
@@ -116,8 +116,8 @@ class Work:
     def plan(self, images: Sequence[CatalogImage], *, replan: bool = False, keep: bool = True) -> None:
         """Analyze the images to rechunk, and plan them together; record an error for those that cannot be analyzed.
 
-        Nothing of the last run's plan moves, unless ``replan``. Repositories that it would not save enough stay as they
-        are (:mod:`layerfarm.worker.catalog.savings`). ``keep``: save the plan for the next run.
+        The last run's plan is kept, unless ``replan``. Repositories for which it would not save enough stay unchanged
+        (:mod:`layerfarm.worker.catalog.savings`). ``keep``: save the plan for the next run.
         """
         images = [image for image in images if self.states[image.name].error is None]
         _, unknown = members_of(self.store, self.states, images)
@@ -127,7 +127,7 @@ class Work:
         for image in failed:
             if self.states[image.name].error is None:
                 self.states.put(
-                    self.states[image.name].but(error="the analysis is not kept: can the store be written?")
+                    self.states[image.name].but(error="the analysis cannot be stored: is the store writable?")
                 )
         if not members:
             return
@@ -144,12 +144,12 @@ class Work:
                 self.states.write(PLAN, self.joint.plan.encode())
 
     def _rechunked(self, images: Sequence[CatalogImage]) -> list[str]:
-        """The images that an earlier run rechunked."""
+        """Return the images that an earlier run rechunked."""
         states = [self.states[image.name] for image in images if isinstance(image.policy.do, Rechunk)]
         return [state.name for state in states if state.layout not in (None, AS_IT_IS)]
 
     def plan_again(self) -> None:
-        """Load the plan of the last run, for images whose analysis is kept; nothing is analyzed."""
+        """Load the plan of the last run, for images with a stored analysis; nothing is analyzed."""
         plan = previous_plan(self.states)
         if plan is not None:
             images = [image for image in self.known() if self.states[image.name].layout != AS_IT_IS]
@@ -174,7 +174,7 @@ class Work:
         self.backend.run(tasks, ended, self.shower())
 
     def transform(self, images: Sequence[CatalogImage]) -> None:
-        """Transform, verify and tag every image that is due, one job each. To be called after ``plan``."""
+        """Transform, verify and tag every image that is due, one job each. Call it after ``plan``."""
         due = [image for image in images if self.is_due(image)]
         self.view.step("transform", len(due))
         planned = any(self._layouts.get(image.name, AS_IT_IS) != AS_IT_IS for image in due)
@@ -215,7 +215,7 @@ class Work:
         self._record()
 
     def _to_push(self, images: Sequence[CatalogImage]) -> list[CatalogImage]:
-        """The images that are not in the destination's registry as they are now, or not any more."""
+        """Return the images that are not in the destination's registry in their current form."""
         registry = self.catalog.destination.registry
         if registry is None:
             return []
@@ -224,14 +224,14 @@ class Work:
         pushed = [state for state in states if is_pushed(state, registry, self.catalog.proofs)]
         different = differences(self.skopeo, registry, pushed, self.catalog.access.parallel)
         for text in different.values():
-            self.view.notice(f"{text}; it is pushed again")
+            self.view.notice(f"{text}; pushing it again")
         there = {state.name for state in pushed}.difference(different)
         return [image for image in ready if image.name not in there]
 
     def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
-        """By image, the steps that a run would take; and the sources that cannot be listed.
+        """Return, by image, the steps that a run would take; and the sources that cannot be listed.
 
-        Asks the registries, and fetches nothing.
+        Queries the registries, and fetches nothing.
         """
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         discovered = self._discover()
@@ -240,7 +240,7 @@ class Work:
         for image in discovered.listed:
             first = fetcher.outlook(image)
             if first is None:
-                found.append((image.name, "nothing, it is no image"))
+                found.append((image.name, "nothing, it is not an image"))
                 continue
             steps = [first] if first else []
             if steps or not self.is_made(image):
@@ -251,11 +251,11 @@ class Work:
         return found, discovered.missed
 
     def shower(self) -> Watcher:
-        """Shows the progress of jobs."""
+        """Return a display of the jobs' progress."""
         return _Shower(self.view)
 
     def known(self) -> list[CatalogImage]:
-        """The images of the last run, without asking any registry."""
+        """Return the images of the last run, without querying any registry."""
         return [
             CatalogImage(state.name, state.origin, state.origin.startswith(DOCKER), policy)
             for state in self.states.all()
@@ -268,21 +268,21 @@ class Work:
         return target_of(self.store.path, self.catalog.destination.layout, image.name)
 
     def source(self, image: CatalogImage) -> ImageRef:
-        """The fetched image."""
+        """Return the fetched image."""
         return ImageRef(store=self.store.path, tag=image.name)
 
     def work_of(self, image: CatalogImage) -> str:
-        """See :attr:`ImageState.work`."""
+        """Return :attr:`ImageState.work`."""
         state = self.states[image.name]
         assert state.old is not None
         return fingerprint(state.old.digest, image.policy.do, self.target(image), *state.said)
 
     def is_made(self, image: CatalogImage) -> bool:
-        """True if the new image exists, made from the current old image, policy and plan."""
+        """Return True if the new image exists, made from the current old image, policy and plan."""
         return self.is_finished(image) and self.is_there(image)
 
     def is_finished(self, image: CatalogImage) -> bool:
-        """True if the new image was made from the current old image, policy and plan."""
+        """Return True if the new image was made from the current old image, policy and plan."""
         state = self.states[image.name]
         if state.old is None or state.new is None or state.work != self.work_of(image):
             return False
@@ -291,18 +291,18 @@ class Work:
         return state.layout == self._layouts.get(image.name, state.layout)
 
     def is_there(self, image: CatalogImage) -> bool:
-        """True if the destination's layout, or the store, has the new image."""
+        """Return True if the destination's layout, or the store, has the new image."""
         state, target = self.states[image.name], self.target(image)
         found = Layout.open(target.store).find(target.tag)
         return state.new is not None and len(found) == 1 and found[0].digest == state.new.digest
 
     def is_due(self, image: CatalogImage) -> bool:
-        """True if the new image has to be made, and can be."""
+        """Return True if the new image must be made, and can be."""
         state = self.states[image.name]
         return state.error is None and state.old is not None and not self.is_made(image)
 
     def _other_systems(self, image: CatalogImage) -> str | None:
-        """Why an image with no platform to which its transform applies is copied as it is; None: it has one."""
+        """Return why an image without a platform for its transform is copied unchanged; None: it has one."""
         if image.policy.do.transform in ("keep", "recompress"):
             return None
         old = self.states[image.name].old
@@ -311,15 +311,15 @@ class Work:
         if any(map(is_for_linux, images)):
             return None
         platforms = ", ".join(sorted(set(map(platform_of, images))))
-        return f"kept as it is, it is for {platforms}: its layers can only be recompressed"
+        return f"copied unchanged, it is for {platforms}: its layers can only be recompressed"
 
     def _put_plan(self) -> str:
-        """Store the plan for the jobs, in the store that the new images go to; returns its digest."""
+        """Store the plan for the jobs, in the store of the new images; return its digest."""
         assert self.joint is not None
         return put_plan(Layout.open(Path(self.catalog.destination.layout or self.store.path)), self.joint.plan)
 
     def job_work(self, image: CatalogImage) -> str:
-        """Key of the job that the image needs now."""
+        """Return the key of the job that the image needs now."""
         without = " without proof" if self.catalog.proofs == "off" else ""
         return f"{self.work_of(image)} {self._layouts.get(image.name, '')}{without}"
 
@@ -384,5 +384,5 @@ class _Watcher(_Shower):
 
 
 def layout_at(path: Path) -> Layout:
-    """The layout at ``path``, created if missing."""
+    """Return the layout at ``path``, created if missing."""
     return Layout.open(path) if path.exists() else Layout.create(path)

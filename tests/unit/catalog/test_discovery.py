@@ -55,7 +55,7 @@ def test_a_repository_that_has_no_image_any_more_keeps_them() -> None:
     result = found(("a:1", "b:1"), a=["2"], b=["11"])
     assert (names(result.listed), names(result.kept)) == (["b:11"], ["a:1"])
     (missed,) = result.missed
-    assert "no image any more, 1 in the last run: docker://h/a" in missed.error
+    assert "no images, 1 in the last run: docker://h/a" in missed.error
 
 
 def test_a_repository_that_has_no_image_yet_is_no_fault() -> None:
