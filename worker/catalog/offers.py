@@ -147,7 +147,7 @@ def look_at(layout: Layout, top: Descriptor) -> Offer:
 
 
 def look_in(layout: Layout, name: str) -> Offer:
-    """The offer of an image of a layout. Raises as :func:`find` and :func:`look_at`."""
+    """Return the offer of an image of a layout. Raises as :func:`find` and :func:`look_at`."""
     return look_at(layout, find(layout, name))
 
 

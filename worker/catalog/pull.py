@@ -145,7 +145,7 @@ def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str, 
 
 
 def _repository(reference: str) -> str:
-    """The repository of ``docker://HOST[:PORT]/REPOSITORY[:TAG]``."""
+    """Return the repository of ``docker://HOST[:PORT]/REPOSITORY[:TAG]``."""
     path, slash, last = reference.rpartition("/")
     return path + slash + last.partition(":")[0]
 
