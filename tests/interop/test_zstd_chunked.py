@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from layerfarm.jobs.image import Resolved, resolve
-from layerfarm.jobs.image.validate import validate_image
+from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.store import Layout
 from tests.catalog.registry import Registry
 from tests.debian import bootstrap
@@ -112,6 +112,35 @@ def as_podman_leaves_it(root: Path) -> dict[bytes, Node]:
     found = read_tree(root)
     del found[b"."]
     return {path: replace(node, mtime=0) if node.type in ("dir", "link") else node for path, node in found.items()}
+
+
+def test_layers_of_every_command_are_pulled_in_part(
+    pushed: Pushed, debian13: Path, layerfarm: Layerfarm, tmp_path: Path
+) -> None:
+    """Podman compares each entry with the header in the tar, and the tar that it makes with the diff_id."""
+    store = pushed.layout.path
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/file").write_bytes(b"x" * 5000)
+
+    def run(*arguments: str | Path) -> None:
+        code, _, error = layerfarm(*arguments)
+        assert code == 0, error
+
+    run("unpack", "--image", f"{store}:1", tmp_path / "bundle")
+    (tmp_path / "bundle/rootfs/d/f03").unlink()
+    (tmp_path / "bundle/rootfs/new").write_bytes(b"new" * 1000)
+    run("repack", "--image", f"{store}:repack", tmp_path / "bundle")
+    run("insert", "--image", f"{store}:repack", "--tag", "insert", "--opaque", tmp_path / "more", "/d")
+    run("squash", "--image", f"{store}:insert", "--target", f"{store}:squash")
+    run("rechunk", "--image", f"{store}:repack", "--target", f"{store}:rechunk")
+    run("strip", "--image", f"{store}:repack", "--target", f"{store}:strip", "/d/f0*")
+    podman = Podman(tmp_path / "podman", debian13)
+    for tag in ("repack", "insert", "squash", "rechunk", "strip"):
+        pushed.registry.put(store, tag, f"team/app:{tag}")
+        podman.pull(pushed.reference(tag))
+        for layer in pushed.image(tag).manifest.layers:
+            assert {status for status, _ in pushed.registry.served(layer.digest)} == {206}, tag
+    assert validate_layout(store).errors == 0
 
 
 def test_podman_of_this_machine_gets_the_tree(program: Program, pushed: Pushed, tmp_path: Path) -> None:
