@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -19,11 +20,11 @@ from layerfarm.worker.cli import diff_cmd, main, rebase_cmd
 from layerfarm.worker.jobstore.model import FORMAT
 from layerfarm.worker.model import JobState
 from layerfarm.worker.settings import _KEYS, _NOT_SETTINGS
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import PAGES, ROOT
 from tests.figures import FIGURES, FIGURES_OF_DOCS, drawn
 from tests.reference import DOCS, READERS, TABLES
 
-PAGES = {"commands": "commands.md", "settings": "settings.md", "errors": "exit-codes.md", "metrics": "metrics.md"}
+PAGE_OF = {"commands": "commands.md", "settings": "settings.md", "errors": "exit-codes.md", "metrics": "metrics.md"}
 SOURCES = {path: path.read_text() for place in ("jobs", "worker") for path in (ROOT / place).rglob("*.py")}
 
 
@@ -38,7 +39,7 @@ def test_generated_table_is_up_to_date(table: str) -> None:
     path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "deploy/import")))}
     run = subprocess.run([sys.executable, "-c", lines], env=os.environ | path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    found = re.search(rf"<!-- generated: {table} -->\n\n(.*?)\n\n<!-- end -->", page(PAGES[table]), re.DOTALL)
+    found = re.search(rf"<!-- generated: {table} -->\n\n(.*?)\n\n<!-- end -->", page(PAGE_OF[table]), re.DOTALL)
     assert found is not None and found[1] == run.stdout.rstrip("\n"), "run `make man`"
 
 
@@ -144,6 +145,14 @@ def test_codec_that_the_page_of_formats_shows_is_that_of_zstd() -> None:
 
 def test_job_format_is_that_of_the_code() -> None:
     assert re.findall(r"format (\d+)", page("compatibility.md")) == [str(FORMAT)]
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "tests/README.md"], ids=lambda path: path.stem)
+def test_make_has_every_target_that_a_page_names(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = re.findall(r"```.*?```|`[^`]+`|^    .*$", path.read_text(), re.DOTALL | re.MULTILINE)
+    named = {target for text in code for target in re.findall(r"(?:^ *|`|\$ |&& )make ([a-z-]+)", text, re.M)}
+    assert named - targets == set()
 
 
 def test_readme_is_short() -> None:
