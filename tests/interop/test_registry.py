@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -257,6 +258,24 @@ def test_transfers_are_begun_at_the_pace_that_is_asked_for() -> None:
     for _ in range(5):
         pace.wait()
     assert time.monotonic() - begun >= 4 * 60 / 1200
+
+
+def test_every_question_and_transfer_waits_for_its_turn_and_is_counted(
+    registry: Registry, store: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = itertools.count()
+    monkeypatch.setattr(Pace, "wait", lambda pace: next(waits))
+    client = skopeo()
+    with Gate(registry, lambda method, path: None) as gate:
+        reference = f"docker://{gate.host}/team/app:1"
+        client.tags(reference.rpartition(":")[0])
+        offer = look(client, reference)
+        pull(client, reference, offer, store, "t")
+        client.head(reference)
+        client.digest(reference)
+    assert client.pace.counts == dict(sorted(Counter(method for method, _ in gate.requests).items()))
+    # The first HEAD request tries HTTPS too.
+    assert next(waits) == 1 + 1 + 1 + 2 + 1
 
 
 # --- what is taken over --------------------------------------------------------------------------

@@ -83,6 +83,10 @@ _NETWORK: Final = re.compile(
 """Go's messages when no answer came."""
 
 
+_LONGEST_TEXT: Final = 1000
+"""Characters of an answer in an error. Its code may come later, after a long list of formats that skopeo has tried."""
+
+
 class Kind(Enum):
     """The meaning of an answer for a client."""
 
@@ -139,13 +143,14 @@ def answer_in(text: str) -> Answer:
 
 def error_of(answer: Answer, where: str) -> RegistryError:
     """Return the error that reports an answer to a request about ``where``."""
+    text = answer.text[:_LONGEST_TEXT]
     match answer.kind:
         case Kind.PASSING:
-            return RegistryBusy(f"registry is busy, {answer.text}", where=where)
+            return RegistryBusy(f"registry is busy, {text}", where=where)
         case Kind.ABSENT:
-            return NotInRegistry(f"not found in the registry, {answer.text}", where=where)
+            return NotInRegistry(f"not found in the registry, {text}", where=where)
         case Kind.DENIED:
             hint = "log in with skopeo login; some registries also answer so if the repository does not exist"
-            return AccessDenied(f"registry denies access, {answer.text}", where=where, hint=hint)
+            return AccessDenied(f"registry denies access, {text}", where=where, hint=hint)
         case Kind.REFUSED:
-            return RegistryError(f"registry refused, {answer.text}", where=where)
+            return RegistryError(f"registry refused, {text}", where=where)

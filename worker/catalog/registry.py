@@ -183,5 +183,5 @@ def _reason(stderr: str) -> str:
         return "skopeo printed no message"
     found = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
     if not found:
-        return lines[-1][:1000]
-    return re.sub(r"\\(.)", lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), found[1]).strip()[:1000]
+        return lines[-1]
+    return re.sub(r"\\(.)", lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), found[1]).strip()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from layerfarm.worker.catalog.answers import Answer, Kind, answer_in
+from layerfarm.jobs.errors import RegistryBusy
+from layerfarm.worker.catalog.answers import Answer, Kind, answer_in, error_of
 from tests.catalog.answers import PRINTED, RECORDED, Recorded
 
 NAMES = ("team/app:1.0", "error-500/pages:404", "defaultbackend-404:denied", "manifest/unknown:unknown")
@@ -21,3 +22,10 @@ def test_an_answer_that_is_at_hand_is_judged_the_same(recorded: Recorded, name: 
     repository, _, tag = name.partition(":")
     message = recorded.message.format(repository=repository, tag=tag)
     assert Answer(message, recorded.status, recorded.code or None).kind is recorded.kind
+
+
+def test_a_long_answer_is_judged_as_a_whole_and_printed_in_part() -> None:
+    text = f"Uploading manifest failed, attempted: {'x' * 5000}(uploading manifest 1 to h/a: toomanyrequests: no)"
+    error = error_of(answer_in(text), "docker://h/a:1")
+    assert isinstance(error, RegistryBusy)
+    assert len(str(error)) < 1200
