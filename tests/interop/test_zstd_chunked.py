@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,38 @@ def test_layers_of_every_command_are_pulled_in_part(
         for layer in pushed.image(tag).manifest.layers:
             assert {status for status, _ in pushed.registry.served(layer.digest)} == {206}, tag
     assert validate_layout(store).errors == 0
+
+
+DIALECTS = (
+    ("tar", "--format=v7"),
+    ("tar", "--format=ustar"),
+    ("tar", "--format=oldgnu"),
+    ("tar", "--format=gnu"),
+    ("tar", "--format=pax", "--xattrs"),
+    ("bsdtar", "--format=gnutar"),
+    ("bsdtar", "--format=pax"),
+)
+
+
+def test_tars_of_other_programs_are_pulled_in_part(
+    program: Program, pushed: Pushed, debian13: Path, layerfarm: Layerfarm, tmp_path: Path
+) -> None:
+    source = tree(tmp_path / "source", contents(True))
+    store = pushed.layout.path
+    image = f"{store}:dialects"
+    assert layerfarm("new", "--image", image)[0] == 0
+    for number, (name, *options) in enumerate(DIALECTS):
+        archive = tmp_path / f"{number}.tar"
+        subprocess.run([program(name), *options, "-C", source, "-cf", archive, "d", "large", "empty"], check=True)
+        added = layerfarm("raw", "add-layer", "--image", image, "--compress=zstd:chunked", archive)
+        assert (added[0], added[2]) == (0, ""), options
+    assert validate_image(store, "dialects").findings == []
+    pushed.registry.put(store, "dialects", "team/app:dialects")
+    Podman(tmp_path / "podman", debian13).pull(pushed.reference("dialects"))
+    layers = pushed.image("dialects").manifest.layers
+    assert len(layers) == len(DIALECTS)
+    for layer in layers:
+        assert {status for status, _ in pushed.registry.served(layer.digest)} == {206}
 
 
 def test_podman_of_this_machine_gets_the_tree(program: Program, pushed: Pushed, tmp_path: Path) -> None:
