@@ -31,7 +31,7 @@ from layerfarm.jobs.relayer.buildpacks import untrue_label
 from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.indexes import ImageSet, copy_manifest, follow, platform_of, rewrite
 from layerfarm.jobs.relayer.layers import check_range, layers_of_base
-from layerfarm.jobs.relayer.proof import Proof, attach_proof, prove
+from layerfarm.jobs.relayer.proof import Proof, prove, put_proof
 from layerfarm.jobs.relayer.referrers import Carrier, Choice
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 from layerfarm.jobs.store.transfer import copy_blob
@@ -260,6 +260,11 @@ def _clean(ctx: Context, request: TransformRequest, succeeded: bool) -> None:
 def _publish(ctx: Context, state: TransformState) -> TransformResult:
     """Write indexes, proofs and referrers, and set the tag. Idempotent."""
     source, target = source_of(ctx, state), target_of(ctx, state)
+    with source.steady(), target.steady():
+        return _published(ctx, state, source, target)
+
+
+def _published(ctx: Context, state: TransformState, source: Layout, target: Layout) -> TransformResult:
     images = image_set(ctx, state)
     every = (*images.images, *images.others)
     work = work_of(ctx, state)
@@ -272,14 +277,18 @@ def _publish(ctx: Context, state: TransformState) -> TransformResult:
     same = all(each.proof is None or each.proof.same_tree for each in done)
     carrier = Carrier(source, target, same_tree=same, choice=state.referrers)
     top = rewrite(target, source, images.top, replaced, carrier.beside)
-    changes = []
-    for each in done:
-        attached = attach_proof(target, each.proof, each.new).digest if each.proof is not None and state.proof else None
-        changes.append(each.change.model_copy(update={"proof": attached}))
+    proved = [each for each in done if each.proof is not None and state.proof]
+    proofs = {each.new.digest: put_proof(target, each.proof, each.new) for each in proved if each.proof is not None}
+    changes = [
+        each.change.model_copy(update={"proof": proofs[each.new.digest].digest if each.new.digest in proofs else None})
+        for each in done
+    ]
     for old in (*images.indexes, *(image.descriptor for image in every)):
         carrier.referrers(old, replaced.get(old.digest, old))
     new = follow(target, top).images
-    target.tag(state.target.tag, top, needs=[blob for image in new for blob in image.blobs], once=ctx.commit)
+    needs = [*(blob for image in new for blob in image.blobs), *proofs.values()]
+    # With the tag: each change writes the whole index.
+    target.tag(state.target.tag, top, needs, once=ctx.commit, referrers=proofs.values())
     return TransformResult(
         image=str(state.target),
         old=images.top.digest,

@@ -28,7 +28,7 @@ from layerfarm.jobs.relayer.referrers import (
     MEDIA_TYPE_EMPTY,
     MEDIA_TYPE_PROOF,
     Artifact,
-    attach,
+    entry_of,
     put_artifact,
     read_artifact,
     referrers,
@@ -196,11 +196,8 @@ def compare(old: Stack, new: Stack, allowed: Tolerance, where: str) -> None:
 # --- store ---------------------------------------------------------------------------------------
 
 
-def attach_proof(layout: Layout, proof: Proof, subject: Descriptor) -> Descriptor:
-    """Store the proof as a referrer of the new image's manifest; doing it twice changes nothing.
-
-    Returns the entry of index.json.
-    """
+def put_proof(layout: Layout, proof: Proof, subject: Descriptor) -> Descriptor:
+    """Store the proof; returns the entry of index.json that makes it a referrer of the new image's manifest."""
     empty = layout.put(b"{}", MEDIA_TYPE_EMPTY)
     document = layout.put_document(proof, MEDIA_TYPE_PROOF)
     artifact = Artifact(
@@ -212,7 +209,7 @@ def attach_proof(layout: Layout, proof: Proof, subject: Descriptor) -> Descripto
         annotations={"dev.layerfarm.operation": proof.operation, "dev.layerfarm.old": proof.old.digest},
     )
     stored = put_artifact(layout, artifact)
-    return attach(layout, stored.model_copy(update={"annotations": artifact.annotations}), subject.digest)
+    return entry_of(stored.model_copy(update={"annotations": artifact.annotations}), subject.digest)
 
 
 def proofs_of(layout: Layout, subject: str) -> list[Proof]:

@@ -28,8 +28,7 @@ from layerfarm.jobs.image.resolve import is_attestation
 from layerfarm.jobs.relayer.indexes import REFERENCE_DIGEST, copy_manifest
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Document, Index, Layout
 from layerfarm.jobs.store import parse_document as parse
-from layerfarm.jobs.store.descriptor import StringMap, name_of
-from layerfarm.jobs.store.reachability import SUBJECT, subject_of
+from layerfarm.jobs.store.descriptor import SUBJECT, StringMap, name_of, subject_of
 
 MEDIA_TYPE_EMPTY: Final = "application/vnd.oci.empty.v1+json"
 MEDIA_TYPE_PROOF: Final = "application/vnd.layerfarm.proof.v1+json"
@@ -86,7 +85,7 @@ def referrers(
     Raises:
         StoreError: a manifest cannot be read that is entered as a referrer of ``subject``.
     """
-    found = _found(layout, layout.index(), subject, unreadable)
+    found = _found(layout, subject, unreadable)
     return [entry.model_copy(update={"artifact_type": artifact.kind}) for entry, artifact in found]
 
 
@@ -95,17 +94,16 @@ def attach(layout: Layout, descriptor: Descriptor, subject: str) -> Descriptor:
 
     Returns the entry of index.json.
     """
+    entry = entry_of(descriptor, subject)
+    layout.attach(entry)
+    return entry
+
+
+def entry_of(descriptor: Descriptor, subject: str) -> Descriptor:
+    """The entry of index.json for a referrer of ``subject``."""
     annotations = {**(descriptor.annotations or {}), SUBJECT: subject}
     annotations.pop(REF_NAME, None)
-    entry = descriptor.model_copy(update={"annotations": annotations})
-
-    def change(index: Index) -> Index:
-        if any(other.digest == entry.digest and subject_of(other) == subject for other in index.manifests):
-            return index
-        return index.model_copy(update={"manifests": [*index.manifests, entry]})
-
-    layout.update_index(change)
-    return entry
+    return descriptor.model_copy(update={"annotations": annotations})
 
 
 def put_artifact(layout: Layout, artifact: Artifact) -> Descriptor:
@@ -230,10 +228,10 @@ def unread_referrers(layout: Layout, subject: str) -> list[Descriptor]:
 
 
 def _found(
-    layout: Layout, index: Index, subject: str, unreadable: Callable[[Descriptor, StoreError], None]
+    layout: Layout, subject: str, unreadable: Callable[[Descriptor, StoreError], None]
 ) -> Iterator[tuple[Descriptor, Artifact]]:
     seen = set()
-    for entry, named in _candidates(layout, index, subject):
+    for entry, named in _candidates(layout, subject):
         if entry.digest not in seen and entry.media_type == MEDIA_TYPE_MANIFEST and not layout.lacks(entry):
             seen.add(entry.digest)
             try:
@@ -247,17 +245,21 @@ def _found(
                 yield entry, artifact
 
 
-def _candidates(layout: Layout, index: Index, subject: str) -> Iterator[tuple[Descriptor, bool]]:
+def _candidates(layout: Layout, subject: str) -> Iterator[tuple[Descriptor, bool]]:
     """Entries that may refer to ``subject``: with its annotation or none, and those of the fallback index.
 
     With each: True if something says that it refers to ``subject``.
     """
-    for entry in index.manifests:
-        named = (entry.annotations or {}).get(REF_NAME)
-        if named is None and subject_of(entry) in (None, subject):
-            yield entry, subject_of(entry) == subject
-        elif named == fallback_tag(subject):
+    index, tag = layout.index_text(), fallback_tag(subject)
+    named, unnamed = index.untagged.get(subject, []), index.untagged.get(None, [])
+    for place in sorted([*named, *unnamed, *index.places.get(tag, [])]):
+        entry = index.descriptor(place)
+        if entry is None:
+            continue
+        if index.names[place] == tag:
             yield from ((child, True) for child in fallback_entries(layout, entry))
+        else:
+            yield entry, subject_of(entry) == subject
 
 
 # --- copied to transformed images ----------------------------------------------------------------
@@ -303,7 +305,7 @@ class Carrier:
             self._referrer(entry, read_artifact(self._source, entry), old, new)
         for entry in unread_referrers(self._source, old.digest):
             self._leave(entry.digest, entry.media_type, "layerfarm does not read that")
-        for tag in tags_beside(sorted(self._source.tags()), old.digest):
+        for tag in tags_beside(self._source.index_text().sorted_tags, old.digest):
             self._tagged(tag, old, new)
 
     def _referrer(self, entry: Descriptor, artifact: Artifact, old: Descriptor, new: Descriptor) -> None:

@@ -17,6 +17,12 @@ MEDIA_TYPE_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 """The annotation that holds a tag in index.json (annotations.md)."""
+SUBJECT: Final = "dev.layerfarm.subject"
+"""Annotation of an entry of index.json without a tag: the digest of the manifest that it refers to.
+
+A referrer (:mod:`layerfarm.jobs.relayer.referrers`) is kept as long as its subject. As an ordinary root it would keep
+its subject for ever, because a manifest leads to its subject.
+"""
 
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
@@ -122,6 +128,11 @@ def named(descriptor: Descriptor, tag: str) -> Descriptor:
     """Return the entry of index.json that tags ``descriptor``. Raises InvalidReference as :func:`check_refname`."""
     check_refname(tag)
     return descriptor.model_copy(update={"annotations": {**(descriptor.annotations or {}), REF_NAME: tag}})
+
+
+def subject_of(entry: Descriptor) -> str | None:
+    """Return the digest that an entry of index.json refers to, by its annotation."""
+    return (entry.annotations or {}).get(SUBJECT)
 
 
 def name_of(entry: Descriptor) -> str | None:

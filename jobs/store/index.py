@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,16 @@ from pydantic import BeforeValidator, Field, ValidationError
 from layerfarm.jobs.errors import LayerfarmError, MalformedDocument
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, make_directory, read_file, replace_file
-from layerfarm.jobs.store.descriptor import REF_NAME, Descriptor, Index, check_digest, empty_if_null, name_of
+from layerfarm.jobs.store.descriptor import (
+    REF_NAME,
+    SUBJECT,
+    Descriptor,
+    Index,
+    check_digest,
+    empty_if_null,
+    name_of,
+    subject_of,
+)
 from layerfarm.jobs.store.document import encode_around, encode_document, parse_document
 from layerfarm.jobs.store.locks import Lock
 
@@ -29,6 +39,8 @@ _RECENT: Final = 2
 """Indexes that this process caches; a large one takes three times its bytes."""
 _recent: dict[Path, IndexText] = {}
 _guard = threading.Lock()
+_steady = threading.local()
+"""Attribute ``texts``: by path, the indexes that this thread does not read again (:meth:`IndexFile.steady`)."""
 
 
 class IndexFile:
@@ -54,6 +66,23 @@ class IndexFile:
         _remember(self.path, text)
         return text
 
+    def seen(self) -> IndexText:
+        """Return the index as this thread sees it: as it is now, or within :meth:`steady` as it was. Raises as read."""
+        return _steady_texts().get(self.path) or self.read()
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Let :meth:`seen` read the index once, for this thread, with the changes that it makes meanwhile."""
+        texts = _steady_texts()
+        if self.path in texts:
+            yield
+            return
+        texts[self.path] = self.read()
+        try:
+            yield
+        finally:
+            del texts[self.path]
+
     def raw(self) -> bytes:
         """Return the bytes of the file."""
         return read_file(self.path, "index_bytes", self._layout)
@@ -76,6 +105,8 @@ class IndexFile:
         with explained("index.json cannot be updated", self._layout):
             replace_file(self.path, raw, self._layout)
         _remember(self.path, new)
+        if self.path in _steady_texts():
+            _steady_texts()[self.path] = new
 
     def now(self) -> float:
         """Return seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""
@@ -97,6 +128,11 @@ class IndexFile:
             lock = Lock(self._lock, self._layout)
         with lock:
             yield lock
+
+
+def _steady_texts() -> dict[Path, IndexText]:
+    texts: dict[Path, IndexText] = _steady.__dict__.setdefault("texts", {})
+    return texts
 
 
 def _remember(path: Path, text: IndexText) -> None:
@@ -155,6 +191,19 @@ class IndexText:
         for place, name in enumerate(self.names):
             if name is not None:
                 found.setdefault(name, []).append(place)
+        return found
+
+    @cached_property
+    def sorted_tags(self) -> list[str]:
+        return sorted(self.places)
+
+    @cached_property
+    def untagged(self) -> dict[str | None, list[int]]:
+        """The positions of the entries without a tag, by the subject that their annotation names, if any."""
+        found: dict[str | None, list[int]] = {}
+        for place, name in enumerate(self.names):
+            if name is None:
+                found.setdefault(_subject_in(self.entries[place]), []).append(place)
         return found
 
     def encode(self) -> bytes:
@@ -232,6 +281,25 @@ class IndexText:
             return self
         return changed.change({name_of(entry) or "": entry for entry in more}) if more else changed
 
+    def descriptor(self, place: int) -> Descriptor | None:
+        """Return the entry at a position; None: it is no valid descriptor."""
+        try:
+            return parse_document(Descriptor, self.entries[place], self.names[place] or "index.json")
+        except LayerfarmError:
+            return None
+
+    def attached(self, referrers: Iterable[Descriptor]) -> IndexText:
+        """Return the index with these entries without tags, each a referrer of the subject in its annotation.
+
+        Return itself if it has them.
+        """
+        more = [entry for entry in referrers if not self._has_untagged(entry)]
+        return self._with([encode_document(entry) for entry in more], [None] * len(more))
+
+    def _has_untagged(self, entry: Descriptor) -> bool:
+        known = (self.descriptor(place) for place in self.untagged.get(subject_of(entry), ()))
+        return any(other is not None and other.digest == entry.digest for other in known)
+
     def _with(self, entries: Iterable[bytes], names: Iterable[str | None]) -> IndexText:
         """Append entries; known values are not computed again."""
         more, called = list(entries), list(names)
@@ -243,6 +311,18 @@ class IndexText:
             if name is not None:
                 places[name] = [*places.get(name, ()), place]
         new.__dict__.update(body=self.body + (b"," if self.entries else b"") + b",".join(more), places=places)
+        if "untagged" in self.__dict__:
+            untagged = dict(self.untagged)
+            for place, (entry, name) in enumerate(zip(more, called, strict=True), len(self.names)):
+                if name is None:
+                    subject = _subject_in(entry)
+                    untagged[subject] = [*untagged.get(subject, ()), place]
+            new.__dict__.update(untagged=untagged)
+        if "sorted_tags" in self.__dict__:
+            tags = list(self.sorted_tags)
+            for name in sorted(places.keys() - self.places.keys()):
+                insort(tags, name)
+            new.__dict__.update(sorted_tags=tags)
         return new
 
 
@@ -273,6 +353,15 @@ def parse_index(raw: bytes, where: str) -> tuple[Index, dict[int, Any]]:
         except ValidationError:
             odd[place] = value
     return index.model_copy(update={"manifests": found}), odd
+
+
+def _subject_in(entry: bytes) -> str | None:
+    """Return the subject in the annotation of an entry, which may be no valid descriptor."""
+    if SUBJECT.encode() not in entry:
+        return None
+    annotations = json.loads(entry).get("annotations")
+    subject = annotations.get(SUBJECT) if isinstance(annotations, dict) else None
+    return subject if isinstance(subject, str) else None
 
 
 def _name_of_odd(value: Any) -> str | None:

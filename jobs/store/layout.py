@@ -270,11 +270,21 @@ class Layout:
 
     def index_text(self) -> IndexText:
         """Return ``index.json`` cut into its entries; only new entries are parsed."""
-        return self._index.read()
+        return self._index.seen()
 
     def now(self) -> float:
         """Return seconds on the store's clock, which may differ from other machines' clocks."""
         return self._index.now()
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Let this thread read the index once for :meth:`find`, :meth:`tags` and :meth:`index_text`.
+
+        Later changes by others are not seen meanwhile, its own are. For work that asks for many tags: each question
+        reads the whole index otherwise.
+        """
+        with self._index.steady():
+            yield
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -296,13 +306,24 @@ class Layout:
 
     def tags(self) -> list[str]:
         """Return every tag once, in the order of the index."""
-        return list(self._index.read().places)
+        return list(self._index.seen().places)
 
     def find(self, tag: str) -> list[Descriptor]:
         """Return the descriptors that the tag names; usually none or one, but the spec allows several."""
-        return self._index.read().find(tag)
+        return self._index.seen().find(tag)
 
-    def tag(self, name: str, descriptor: Descriptor, needs: Iterable[Descriptor] = (), once: str = "") -> None:
+    def attach(self, *referrers: Descriptor) -> None:
+        """Add entries without tags to the index, each a referrer of the subject in its annotation; idempotent."""
+        self._index.update(lambda index: index.attached(referrers))
+
+    def tag(
+        self,
+        name: str,
+        descriptor: Descriptor,
+        needs: Iterable[Descriptor] = (),
+        once: str = "",
+        referrers: Iterable[Descriptor] = (),
+    ) -> None:
         """Make ``name`` the tag of ``descriptor`` only; concurrent writers are batched (``tag_batch``).
 
         Parameters:
@@ -310,12 +331,13 @@ class Layout:
                 the tag and keeps them, or they are gone and no tag is set.
             once: if not empty, nothing is done if the tag was already set under this name, whatever it names now
                 (:class:`layerfarm.jobs.store.retention.Commits`).
+            referrers: entries that are added with the tag, as :meth:`attach` does.
 
         Raises:
             InvalidReference: ``name`` breaks the grammar.
             BlobNotFound: a blob of ``needs`` is missing.
         """
-        request = TagRequest(tag=name, descriptor=descriptor, needs=list(needs), once=once)
+        request = TagRequest(tag=name, descriptor=descriptor, needs=list(needs), once=once, referrers=list(referrers))
         TagBatch(self.path, self._index, self.has).give(request)
 
     def copy_tag(self, old: str, new: str) -> Descriptor:

@@ -15,7 +15,15 @@ from pydantic import ValidationError
 
 from layerfarm.jobs.errors import BlobNotFound, MalformedDocument
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Index, name_of
+from layerfarm.jobs.store.descriptor import (
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    SUBJECT,
+    Descriptor,
+    Index,
+    name_of,
+    subject_of,
+)
 from layerfarm.jobs.store.document import explain
 from layerfarm.jobs.store.layout import Layout
 from layerfarm.jobs.store.leases import Leases
@@ -30,12 +38,6 @@ MANIFEST_TYPES: Final = INDEX_TYPES | {
 }
 """Media types of blobs that lead to others."""
 
-SUBJECT: Final = "dev.layerfarm.subject"
-"""Annotation of an entry of index.json without a tag: the digest of the manifest that it refers to.
-
-A referrer (:mod:`layerfarm.jobs.relayer.referrers`) is kept as long as its subject. As an ordinary root it would keep
-its subject for ever, because a manifest leads to its subject.
-"""
 _MOST_REFERENCES: Final = 100
 
 Children = list[tuple[Descriptor, bool]]
@@ -144,11 +146,6 @@ def _read(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
 # --- dangling referrers ---------------------------------------------------------------------------
 
 
-def subject_of(entry: Descriptor) -> str | None:
-    """Return the digest that an entry of index.json refers to, by its annotation."""
-    return (entry.annotations or {}).get(SUBJECT)
-
-
 def without_dangling(
     layout: Layout, entries: Iterable[Descriptor], cache: ManifestCache | None = None
 ) -> list[Descriptor]:
@@ -170,7 +167,7 @@ def without_dangling(
         if not alive:
             return kept
         kept += alive
-        waiting = [entry for entry in waiting if entry not in alive]
+        waiting = [entry for entry in waiting if subject_of(entry) not in reached]
         reached |= reachable(layout, alive, cache)
 
 

@@ -49,6 +49,8 @@ class TagRequest(Document):
     needs: list[Descriptor] = []
     once: str = Field(default="", pattern=r"^[0-9a-z_-]{0,80}$")
     """See :class:`layerfarm.jobs.store.retention.Commits`."""
+    referrers: list[Descriptor] = []
+    """Entries without tags that are added with the tag."""
 
     @property
     def entry(self) -> Descriptor:
@@ -83,23 +85,31 @@ class TagBatch:
             BlobNotFound: a blob of ``needs`` is missing.
         """
         _ = request.entry
-        with explained("tag cannot be set", self._layout), self._index.lock() as lock:
+        with explained("tag cannot be set", self._layout):
+            if self._give(request) and request.referrers:
+                # A holder of an earlier version gives the tag alone.
+                self._index.update(lambda index: index.attached(request.referrers))
+
+    def _give(self, request: TagRequest) -> bool:
+        """Give the tag, or wait until another writer gives it; return True if another one may have."""
+        with self._index.lock() as lock:
             if lock.take_if_free():
                 self._grant(request)
-                return
+                return False
             with self._waiting(request) as path:
                 touched = time.monotonic()
                 for pause in pauses():
                     time.sleep(pause)
                     if self._is_granted(path):
-                        return
+                        break
                     if lock.take_if_free():
                         self._settle(path, request)
-                        return
+                        break
                     if time.monotonic() - touched > TOUCH:
                         touched = time.monotonic()
                         with suppress(FileNotFoundError):
                             self._files.touch(path)
+        return True
 
     # --- a writer that waits -----------------------------------------------------------------------
 
@@ -149,6 +159,7 @@ class TagBatch:
             waiting = self._collect(stack)
             seen: dict[tuple[str, int], bool] = {}
             granted: dict[str, Descriptor] = {}
+            attached: list[Descriptor] = []
             answers: list[str | None] = []
             begun: dict[str, Commit] = {}
             for each in (*(one.request for one in waiting), own):
@@ -161,10 +172,11 @@ class TagBatch:
                 if missing is None:
                     granted.pop(each.tag, None)
                     granted[each.tag] = each.entry
+                    attached += each.referrers
                     if each.once:
                         begun[each.once] = Commit(tag=each.tag, before=before, after=each.descriptor.digest)
                         self._commits.begin(each.once, begun[each.once])
-            self._index.replace(lambda index: index.change(granted))
+            self._index.replace(lambda index: index.change(granted).attached(attached))
             for name, commit in begun.items():
                 self._commits.end(name, commit)
             for one, missing in zip(waiting, answers, strict=False):

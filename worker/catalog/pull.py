@@ -118,9 +118,10 @@ def copy_in(source: Layout, name: str, store: Layout, new_tag: str) -> Descripto
     for blob in blobs:
         copy_blob(source, store, blob)
     carrier = Carrier(source, store, same_tree=True, choice="carry")
-    for blob in blobs:
-        if blob.media_type in MANIFEST_TYPES:
-            carrier.referrers(blob, blob)
+    with source.steady():
+        for blob in blobs:
+            if blob.media_type in MANIFEST_TYPES:
+                carrier.referrers(blob, blob)
     store.tag(new_tag, top, needs=blobs)
     return top
 

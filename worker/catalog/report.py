@@ -106,6 +106,11 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     Raises:
         StoreError: the store has lost a blob of theirs.
     """
+    with work.steady():
+        return _report_of(work, images)
+
+
+def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     by_name = {image.name: image for image in images}
     states = {name: work.states[name] for name in by_name}
     before = {name: holding_of(work.store, state.old) for name, state in states.items() if state.old is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, RegistryBusy, RegistryError
@@ -59,9 +60,21 @@ class Fetcher:
         """Fetch all images. ``done`` is called with the state of each, an error if it failed, and the bytes received;
         from any thread.
         """
+        layouts = {image.origin.partition(":")[0] for image in images if not image.registry}
+        waiting = iter(images)
+
+        def fetch() -> None:
+            with ExitStack() as stack:
+                stack.enter_context(self._store.steady())
+                for path in sorted(layouts):
+                    with suppress(LayerfarmError):  # each of its images fails
+                        stack.enter_context(Layout.open(Path(path)).steady())
+                while (image := next(waiting, None)) is not None:
+                    done(*self._one(image))
+
         with ThreadPoolExecutor(parallel, thread_name_prefix="fetch") as pool:
-            for _ in pool.map(lambda image: done(*self._one(image)), images):
-                pass
+            for future in [pool.submit(fetch) for _ in range(min(parallel, len(images)))]:
+                future.result()
 
     def outlook(self, image: CatalogImage) -> str | None:
         """Return what :meth:`fetch` would do: ``fetch``, nothing (empty), or None: the image would be left out."""
@@ -263,7 +276,7 @@ class Pusher:
 
     def _push_tags(self, layout: Layout, repository: str, subject: str) -> list[str]:
         """Push cosign's signatures and SBOMs, unless there are some; return their tags."""
-        found = tags_beside(sorted(layout.tags()), subject)
+        found = tags_beside(layout.index_text().sorted_tags, subject)
         for tag in found:
             reference, ours = f"{repository}:{tag}", tagged(layout, tag)
             try:

@@ -45,13 +45,12 @@ def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verifie
     """
     faults: Faults = []
     done = []
-    for image in images:
-        if not work.is_finished(image):
-            continue
-        if work.is_there(image):
-            done.append(image)
-        else:
-            faults.append((image.name, f"no longer there: {work.target(image)}"))
+    with work.steady():
+        for image in filter(work.is_finished, images):
+            if work.is_there(image):
+                done.append(image)
+            else:
+                faults.append((image.name, f"no longer there: {work.target(image)}"))
     changed = [image for image in done if work.states[image.name].is_changed]
     proved = [image for image in changed if work.states[image.name].is_proved]
     faults += _proofs(work, proved)

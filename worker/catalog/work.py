@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -175,7 +176,8 @@ class Work:
 
     def transform(self, images: Sequence[CatalogImage]) -> None:
         """Transform, verify and tag every image that is due, one job each. Call it after ``plan``."""
-        due = [image for image in images if self.is_due(image)]
+        with self.steady():
+            due = [image for image in images if self.is_due(image)]
         self.view.step("transform", len(due))
         planned = any(self._layouts.get(image.name, AS_IT_IS) != AS_IT_IS for image in due)
         plan = self._put_plan() if planned else None
@@ -237,17 +239,18 @@ class Work:
         discovered = self._discover()
         found = []
         to_push = {image.name for image in self._to_push(discovered.listed)}
-        for image in discovered.listed:
-            first = fetcher.outlook(image)
-            if first is None:
-                found.append((image.name, "nothing, it is not an image"))
-                continue
-            steps = [first] if first else []
-            if steps or not self.is_made(image):
-                steps.append(image.policy.do.transform)
-            if self.catalog.destination.registry is not None and (steps or image.name in to_push):
-                steps.append("push")
-            found.append((image.name, ", ".join(steps) or "nothing"))
+        with self.steady():
+            for image in discovered.listed:
+                first = fetcher.outlook(image)
+                if first is None:
+                    found.append((image.name, "nothing, it is not an image"))
+                    continue
+                steps = [first] if first else []
+                if steps or not self.is_made(image):
+                    steps.append(image.policy.do.transform)
+                if self.catalog.destination.registry is not None and (steps or image.name in to_push):
+                    steps.append("push")
+                found.append((image.name, ", ".join(steps) or "nothing"))
         return found, discovered.missed
 
     def shower(self) -> Watcher:
@@ -261,6 +264,13 @@ class Work:
             for state in self.states.all()
             if (policy := policy_for(self.catalog, state.name)) is not None
         ]
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Let this thread read the indexes of the store and of the destination's layout once, to look at all images."""
+        target = self.catalog.destination.layout
+        with self.store.steady(), nullcontext() if target is None else Layout.open(Path(target)).steady():
+            yield
 
     # --- one image -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
 from layerfarm.jobs.image import Resolved, resolve, tree_of
 from layerfarm.jobs.image.trees import tree_digest
 from layerfarm.jobs.relayer.equivalence import Tolerance
-from layerfarm.jobs.relayer.proof import Proof, attach_proof, proofs_of, prove, verify_image
+from layerfarm.jobs.relayer.proof import Proof, proofs_of, prove, put_proof, verify_image
 from layerfarm.jobs.relayer.referrers import MEDIA_TYPE_PROOF, referrers
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.gc import collect
@@ -174,9 +174,9 @@ def test_a_proof_of_something_else_does_not_hold(layout: Layout) -> None:
     (proof,) = proofs_of(layout, made.descriptor.digest)
     other = image(layout, [layer(), archive(entry("more", content=b"n"), entry(".wh.two"))], tag="u")
     lie = proof.model_copy(update={"new": proof.new.model_copy(update={"digest": other.descriptor.digest})})
-    attach_proof(layout, lie, other.descriptor)
+    layout.attach(put_proof(layout, lie, other.descriptor))
     assert codes(layout, "u") == ["not-equal", "not-equal"]
-    attach_proof(layout, proof, other.descriptor)
+    layout.attach(put_proof(layout, proof, other.descriptor))
     assert "proof" in codes(layout, "u")
 
 

@@ -1,0 +1,95 @@
+"""The work of a run grows as its images do: index.json is read and written a fixed number of times for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store import index as index_module
+from layerfarm.jobs.store.index import IndexFile
+from layerfarm.worker.catalog import planning
+from tests.unit.catalog.works import catalog_file, planned, ran, work_on
+from tests.unit.image.images import image, tar
+
+
+@pytest.fixture
+def traffic(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often an index.json is read, written, and parsed whole."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, real: Any) -> Any:
+        def call(*args: Any) -> Any:
+            calls[name] += 1
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(IndexFile, "raw", counted("read", IndexFile.raw))
+    monkeypatch.setattr(index_module, "replace_file", counted("written", index_module.replace_file))
+    return calls
+
+
+def images(directory: Path, count: int) -> None:
+    layout = Layout.create(directory / "images")
+    for number in range(count):
+        layers = [tar(("base", b"base")), tar((f"opt/{number}", b"%d" % number))]
+        image(layout, layers, tag=f"team/{number // 5}:{number % 5}")
+
+
+@pytest.mark.parametrize("policy", ["{transform: squash}", "{transform: keep}", "{transform: rechunk}"])
+def test_a_run_reads_and_writes_the_index_a_few_times_for_each_image(
+    tmp_path: Path, traffic: Counter[str], policy: str
+) -> None:
+    images(tmp_path, 20)
+    path = catalog_file(tmp_path, policy)
+    traffic.clear()
+    assert {row.state for row in ran(path).images} == {"done"}
+    assert traffic["written"] <= 2 * 20  # the image that is fetched; the new one with its proof
+    assert traffic["read"] <= 7 * 20 + 20
+
+
+def test_a_run_with_nothing_to_do_reads_the_index_as_often_for_any_number_of_images(
+    tmp_path: Path, traffic: Counter[str]
+) -> None:
+    for count in (5, 30):
+        directory = tmp_path / str(count)
+        directory.mkdir()
+        images(directory, count)
+        path = catalog_file(directory, "{transform: squash}")
+        ran(path)
+        traffic.clear()
+        ran(path)
+        assert traffic["read"] <= 20  # each of four threads that fetch reads two indexes
+        assert traffic["written"] == 0
+
+
+def test_a_report_reads_the_index_once(tmp_path: Path, traffic: Counter[str]) -> None:
+    from layerfarm.worker.catalog.report import report_of
+
+    images(tmp_path, 10)
+    path = catalog_file(tmp_path, "{transform: squash}")
+    ran(path)
+    work = work_on(path)
+    traffic.clear()
+    report_of(work, work.known())
+    assert traffic == {"read": 1}
+
+
+def test_the_layers_of_an_image_are_planned_once_for_all_that_a_report_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images(tmp_path, 10)
+    calls: Counter[str] = Counter()
+    real = planning.layers_to_be
+
+    def counted(*args: Any) -> Any:
+        calls["layers_to_be"] += 1
+        return real(*args)
+
+    monkeypatch.setattr(planning, "layers_to_be", counted)
+    assert planned(catalog_file(tmp_path, "{transform: rechunk, only-if-saves: off}")).duplicates is not None
+    assert calls["layers_to_be"] == 10
