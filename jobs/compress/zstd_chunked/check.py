@@ -276,8 +276,8 @@ def _place(annotations: Mapping[str, str], name: str) -> Place:
         text = annotations[name]
         if name == POSITION:
             text, _, kind = text.rpartition(":")
-            if int(kind) != CRFS:
-                raise ValueError
+            if kind != str(CRFS):
+                raise ValueError("not the type of a table of contents")
         return Place.parse(text)
     except (ValueError, KeyError):
         raise _Lie(name, "is missing, or is no position") from None

@@ -38,7 +38,7 @@ def chunks(pieces: Iterable[bytes | memoryview]) -> Iterator[Chunk]:
     source = iter(pieces)
     held = bytearray()
     cuts: deque[int] = deque()
-    """Ends of chunks by the checksum, counted from the start of ``held``, less what ``gone`` has grown since."""
+    """Ends of chunks by the checksum, as offsets in the file."""
     before = b""
     gone = read = 0
     ended = in_hole = False

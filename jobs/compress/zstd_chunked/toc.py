@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -22,6 +23,7 @@ MOST_BYTES: Final = 150 << 20
 SKIPPABLE_HEADER: Final = 8
 FOOTER_BYTES: Final = 64
 
+_PLACE: Final = re.compile(r"([0-9]{1,18}):([0-9]{1,18}):([0-9]{1,18})", re.ASCII)
 _SKIPPABLE: Final = b"\x50\x2a\x4d\x18"
 _MAGIC: Final = b"GNUlInUx"
 _FOOTER: Final = struct.Struct("<7Q8s")
@@ -147,10 +149,11 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Raises ValueError: it is not three numbers, or one is negative."""
-        offset, length, uncompressed = map(int, text.split(":"))
-        if min(offset, length, uncompressed) < 0:
-            raise ValueError("negative number")
+        """Raises ValueError: it is not three decimal numbers."""
+        found = _PLACE.fullmatch(text)
+        if found is None:
+            raise ValueError("not three decimal numbers")
+        offset, length, uncompressed = map(int, found.groups())
         return cls(offset, length, uncompressed)
 
 

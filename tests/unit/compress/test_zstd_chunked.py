@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerfarm.jobs.compress import Codec, Compression, codec_id, decompress, media_type_for
+from layerfarm.jobs.compress.zstd_chunked import writer
 from layerfarm.jobs.compress.zstd_chunked.cut import MOST_CHUNK, Chunk, chunks
 from layerfarm.jobs.compress.zstd_chunked.tar_split import Crc64
 from layerfarm.jobs.errors import LimitExceeded, MalformedLayer
@@ -193,6 +194,13 @@ def test_a_tar_that_it_cannot_describe_gets_none_and_a_warning(tar: bytes, reaso
     assert "pull it whole" in warning
     assert reason in warning
     assert b"\x50\x2a\x4d\x18" not in blob.data
+
+
+def test_a_table_of_contents_that_clients_refuse_for_its_size_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MOST_BYTES", 3000)
+    blob = pack(TREE)
+    assert unpack(blob.data) == TREE
+    assert (blob.annotations, ["larger than 3000 bytes" in text for text in blob.warnings]) == ({}, [True])
 
 
 def test_an_empty_stream_is_an_empty_tar() -> None:

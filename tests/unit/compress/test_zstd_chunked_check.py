@@ -180,6 +180,8 @@ def test_tar_split_data_of_another_digest_is_found() -> None:
         ("manifest-position", "1:2:3", "no position"),
         ("manifest-position", "a:b:c:1", "no position"),
         ("manifest-position", "-9:2:3:1", "no position"),
+        ("manifest-position", "1_0:2:3:1", "no position"),
+        ("manifest-position", "9" * 30 + ":2:3:1", "no position"),
         ("manifest-position", "8:10:10:2", "no position"),
         ("manifest-position", "8:10:10:1", "skippable"),
         ("manifest-position", f"{len(TRUE.data)}:10:10:1", "out of the blob"),
