@@ -1,4 +1,4 @@
-"""``make man``: the man pages, one for each command, from ``--help``, into docs/man; tables and figures of docs/.
+"""``make man``: the man pages, one for each command, from ``--help``, into docs/man; and what docs/ generates.
 
 click-man writes NAME to COMMANDS. The sections after them are the same in every page, from the tables of
 docs/exit-codes.md and docs/settings.md.
@@ -16,7 +16,7 @@ import click
 from click_man.core import write_man_pages
 
 from layerfarm.worker.cli.main import cli
-from tests import figures, reference
+from tests import figures, reference, schemas
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 PAGES: Final = DOCS / "man"
@@ -32,7 +32,7 @@ _FILES: Final = (
 
 
 def main() -> int:
-    """Write all man pages, into the directory given or else ``docs/man`` with the tables and figures of docs."""
+    """Write all man pages, into the directory given or else ``docs/man`` with tables, figures and schemas."""
     target = Path(sys.argv[1]) if sys.argv[1:] else PAGES
     target.mkdir(parents=True, exist_ok=True)
     for page in target.glob("*.1"):
@@ -40,6 +40,7 @@ def main() -> int:
     if not sys.argv[1:]:
         reference.main()
         figures.main()
+        schemas.main()
     write_man_pages("layerfarm", _eager(cli), version=version("layerfarm"), target_dir=str(target), date=_NO_DATE)
     released, sections = _released(), _sections()
     for page in target.glob("*.1"):

@@ -21,6 +21,7 @@ import click
 from pydantic import SecretStr
 
 from layerfarm.jobs import errors
+from layerfarm.jobs.flows import FLOWS
 from layerfarm.worker import settings
 from layerfarm.worker.cli.main import COMMANDS, SECTIONS, cli
 from layerfarm.worker.monitoring import metrics
@@ -85,6 +86,16 @@ def metrics_table() -> Iterator[str]:
         yield _metric(family.name, family.type, family.samples[0].labels, family.documentation)
 
 
+def kinds_table() -> Iterator[str]:
+    """A row for each kind of job."""
+    yield from ("| kind of job | request | result | stages |", "|---|---|---|---|")
+    for kind in sorted(FLOWS):
+        flow = FLOWS[kind]
+        types = (("request", flow.request), ("result", flow.result))
+        schema = [f"[`{type_.__name__}`](schemas/{kind}.{name}.json)" for name, type_ in types]
+        yield _row(f"`{kind}`", *schema, ", ".join(stage.name for stage in flow.stages))
+
+
 def commands_text() -> Iterator[str]:
     """A section for each command, from its help."""
     for section in SECTIONS:
@@ -100,6 +111,7 @@ def commands_text() -> Iterator[str]:
 
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "commands": commands_text,
+    "kinds": kinds_table,
     "settings": settings_table,
     "errors": errors_table,
     "metrics": metrics_table,

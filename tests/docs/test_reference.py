@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,21 +11,32 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from jsonschema import ValidationError, validate
 from ruamel.yaml import YAML
 
 from layerfarm.jobs import errors
 from layerfarm.jobs.compress import Codec, Compression, codec_id
+from layerfarm.jobs.flows.requests import BuildRequest, ImageRef
 from layerfarm.jobs.limits import PREFIX as LIMIT_PREFIX
+from layerfarm.jobs.store import Layout
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.cli import diff_cmd, main, rebase_cmd
+from layerfarm.worker.engine.local import run
 from layerfarm.worker.jobstore.model import FORMAT
 from layerfarm.worker.model import JobState
 from layerfarm.worker.settings import _KEYS, _NOT_SETTINGS
 from tests.docs.blocks import PAGES, ROOT
 from tests.figures import FIGURES, FIGURES_OF_DOCS, drawn
 from tests.reference import DOCS, READERS, TABLES
+from tests.schemas import SCHEMAS, schemas
 
-PAGE_OF = {"commands": "commands.md", "settings": "settings.md", "errors": "exit-codes.md", "metrics": "metrics.md"}
+PAGE_OF = {
+    "kinds": "requests.md",
+    "commands": "commands.md",
+    "settings": "settings.md",
+    "errors": "exit-codes.md",
+    "metrics": "metrics.md",
+}
 SOURCES = {path: path.read_text() for place in ("jobs", "worker") for path in (ROOT / place).rglob("*.py")}
 
 
@@ -37,10 +49,10 @@ def test_generated_table_is_up_to_date(table: str) -> None:
     # In a process of its own: prometheus_client registers each metric once in a process.
     lines = f"from tests import reference; print(reference.table({table!r}))"
     path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "deploy/import")))}
-    run = subprocess.run([sys.executable, "-c", lines], env=os.environ | path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    done = subprocess.run([sys.executable, "-c", lines], env=os.environ | path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     found = re.search(rf"<!-- generated: {table} -->\n\n(.*?)\n\n<!-- end -->", page(PAGE_OF[table]), re.DOTALL)
-    assert found is not None and found[1] == run.stdout.rstrip("\n"), "run `make man`"
+    assert found is not None and found[1] == done.stdout.rstrip("\n"), "run `make man`"
 
 
 def test_figures_are_up_to_date_and_shown() -> None:
@@ -48,6 +60,22 @@ def test_figures_are_up_to_date_and_shown() -> None:
     assert {path.name: path.read_text() for path in FIGURES.iterdir()} == made, "run `make man`"
     shown = {name for path in DOCS.glob("*.md") for name in re.findall(r"\(figures/(.+?)\)", path.read_text())}
     assert shown == set(made)
+
+
+def test_schemas_are_up_to_date() -> None:
+    assert {path.name: path.read_text() for path in SCHEMAS.iterdir()} == dict(schemas()), "run `make man`"
+
+
+def test_results_and_requests_of_a_job_are_what_the_schemas_say(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("content")
+    image = ImageRef(store=Layout.create(tmp_path / "store").path, tag="a")
+    request = BuildRequest(rootfs=tmp_path / "tree", image=image)
+    known = {name: json.loads(text) for name, text in schemas()}
+    validate(json.loads(request.model_dump_json()), known["build.request.json"])
+    validate(json.loads(run(request).model_dump_json()), known["build.result.json"])
+    with pytest.raises(ValidationError):
+        validate(json.loads(request.model_dump_json()) | {"colour": "red"}, known["build.request.json"])
 
 
 def test_every_variable_that_the_code_reads_is_on_the_settings_page() -> None:
