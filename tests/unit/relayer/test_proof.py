@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from layerfarm.jobs.errors import LayerfarmError, NotEquivalent
 from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
 from layerfarm.jobs.image import Resolved, resolve, tree_of
-from layerfarm.jobs.image.trees import tree_digest
-from layerfarm.jobs.relayer.equivalence import Tolerance
+from layerfarm.jobs.image.trees import stack_of, tree_digest
+from layerfarm.jobs.relayer.equivalence import Tolerance, digest_of, facts_of
 from layerfarm.jobs.relayer.proof import Proof, proofs_of, prove, put_proof, verify_image
 from layerfarm.jobs.relayer.referrers import MEDIA_TYPE_PROOF, referrers
 from layerfarm.jobs.store import Layout
@@ -235,3 +235,37 @@ def test_a_proof_whose_blobs_are_gone_is_no_obstacle(layout: Layout) -> None:
     layout.blob_path(found.digest).unlink()
     collect(layout, 0)
     assert layout.tags() == ["t"] and len(layout.index().manifests) == 1
+
+
+def linked(names: int) -> bytes:
+    """A file with so many names, in several directories; the first in order of the tree is none of them by name."""
+    others = (entry(f"{number % 3}/{number:05}", "hardlink", link="zero") for number in range(1, names))
+    return archive(entry("zero", content=b"same"), *others)
+
+
+def test_the_facts_of_hard_links_grow_with_their_number(layout: Layout) -> None:
+    for names in (50, 400):
+        found = list(facts_of(stack_of(layout, image(layout, [linked(names)]))))
+        assert sum(len(facts.names) for facts in found) == names + (names - 1)
+        assert digest_of(found)[1] == len(found)
+
+
+def test_other_names_of_one_file_are_a_difference_of_each_that_changes(layout: Layout) -> None:
+    olds = archive(entry("a", content=b"s"), entry("b", "hardlink", link="a"), entry("c", content=b"s"))
+    news = archive(entry("a", content=b"s"), entry("b", content=b"s"), entry("c", "hardlink", link="b"))
+    with pytest.raises(NotEquivalent, match=r"a: names differ in a b; b: names differ.*; c: names differ"):
+        both(layout, olds, news)
+
+
+def test_a_proof_of_version_1_holds(layout: Layout) -> None:
+    """Its digest of the tree has all names of an inode with each of them."""
+    image(layout, [linked(9), archive(entry("more", content=b"n"))])
+    run(SquashRequest(image=ref(layout, "t"), target=ref(layout, "s")))
+    made = resolve(layout, "s")
+    (proof,) = proofs_of(layout, made.descriptor.digest)
+    tree, entries = digest_of(facts_of(stack_of(layout, made), every_name=True))
+    assert (proof.version, proof.tree != tree, proof.entries) == (2, True, entries)
+    layout.attach(put_proof(layout, proof.model_copy(update={"version": 1, "tree": tree}), made.descriptor))
+    assert codes(layout, "s") == []
+    layout.attach(put_proof(layout, proof.model_copy(update={"version": 1}), made.descriptor))
+    assert codes(layout, "s") == ["not-equal"]
