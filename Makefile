@@ -1,29 +1,28 @@
-# layerfarm: `make run` shows it at work, `make test` proves that it works. `make help` lists the rest.
+# layerfarm: `make run` demonstrates it, `make test` tests it, `make help` lists the other targets.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# What the caller has set for a Python of his own leads ours to nowhere.
+# The caller's settings for another Python would break ours.
 unexport PYTHONHOME PYTHONPATH
 
-# make run: the tree to build (default: the environment's own Python library), the store (an OCI layout) to build into,
-# and the tag to give.
+# make run: the tree to build (default: the Python library of the environment), the store (an OCI layout), and the tag.
 ROOTFS ?=
 STORE ?= .cache/store
 TAG ?= demo
 
-# make test: JOBS processes, of which one or the other waits for a farm; the files of tests begin in order, the slow ones
-# of real images and tools before the many short ones; the slowest tests are listed at the end. REQUIRE_ALL=1 fails when
-# a test could not run for want of a package or right.
+# make test: number of processes; some of them wait for a farm. Test files start in order, the slow ones with real images and
+# tools before the many short ones. The slowest tests are listed at the end. REQUIRE_ALL=1 fails if a test cannot run because
+# a package or a permission is missing.
 JOBS ?= 3
 XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5
 PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 
-# make fuzz: for so many seconds; SEED= a number repeats a run, else one is taken and printed. With MUTATIONS= it
-# ends when they are done, and SECONDS is the longest it may take. TARGETS= names kinds of input (layers: tar gzip zstd chunked toc;
-# gotar: tar headers read beside Go's archive/tar).
+# make fuzz: duration in seconds. SEED= repeats a run; without it a seed is chosen and printed. With MUTATIONS= the run ends after
+# that many, and SECONDS is its time limit. TARGETS= selects kinds of input (layers: tar gzip zstd chunked toc; gotar: tar headers,
+# compared with Go's archive/tar).
 SECONDS ?= $(if $(MUTATIONS),3600,60)
 SEED ?=
 MUTATIONS ?=
@@ -33,27 +32,27 @@ TARGETS ?=
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run [ROOTFS=DIR] [STORE=DIR] [TAG=NAME]  build an image of DIR on a farm of this machine, unpack it, compare'
-	@echo 'make test                                     lint, types, every test, the unit tests on every Python that is here;'
+	@echo 'make run [ROOTFS=DIR] [STORE=DIR] [TAG=NAME]  build an image of DIR on a farm on this machine, unpack it, compare'
+	@echo 'make test                                     lint, types, all tests, and the unit tests on every installed Python;'
 	@echo '                                              installs the Debian packages it needs'
 	@echo 'make unit                                     the unit tests only'
-	@echo 'make coverage                                 how much of jobs/ the tests run: 95 % of lines and 90 % of branches at least'
-	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; what is found is kept'
-	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    so many mutations, some ten minutes; gotar: tar beside Go'
-	@echo 'make explore [SCHEDULES=1000000] [SEED=N]      the job engine under random interleavings and losses; what goes wrong'
-	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; what was lost (0)'
-	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store under many writers, gc and readers; what was lost (0)'
-	@echo 'make powercut [CUTS=1000] [SEED=N]             machines under QEMU lose power while they work in a store; what was lost (0)'
-	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm beside umoci, tar, sha256sum, cp: a table with targets'
+	@echo 'make coverage                                 coverage of jobs/: at least 95 % of lines and 90 % of branches'
+	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; keeps its findings'
+	@echo 'make fuzz MUTATIONS=1000000 [TARGETS="tar"]    a number of mutations, about ten minutes; gotar: tar compared with Go'
+	@echo 'make explore [SCHEDULES=1000000] [SEED=N]      the job engine under random interleavings and losses'
+	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; counts losses (0)'
+	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store with many writers, gc and readers; counts losses (0)'
+	@echo 'make powercut [CUTS=1000] [SEED=N]             machines under QEMU lose power while they use a store; counts losses (0)'
+	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm compared with umoci, tar, sha256sum, cp: a table with targets'
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
-	@echo 'make scaling                                   measure how it scales, and write tests/bench/SCALING.md'
-	@echo 'make bench-catalog                             40 images re-layered together, and in the ways of others: a table'
-	@echo 'make bench-catalog KILLS=1 [SEED=N]            … while workers and registry are killed; equal at the end'
+	@echo 'make scaling                                   measure scaling, and write tests/bench/SCALING.md'
+	@echo 'make bench-catalog                             40 images re-layered together, and with methods of other tools: a table'
+	@echo 'make bench-catalog KILLS=1 [SEED=N]            … while workers and the registry are killed; the result must be equal'
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
-	@echo 'make man                                      the man pages in docs/man, and the generated tables and figures in docs'
-	@echo 'make newcomer [SUITES=trixie] [USERS=root]     the README followed in bare Debians, as root and as a user: a table'
-	@echo 'make lint | make format                       ruff and mypy | let ruff rewrite the files'
-	@echo 'make locks                                    pin the newest allowed dependencies again'
+	@echo 'make man                                      the man pages in docs/man, and the generated tables, figures and schemas in docs'
+	@echo 'make newcomer [SUITES=trixie] [USERS=root]     follow the README in bare Debians, as root and as a user: a table'
+	@echo 'make lint | make format                       ruff and mypy | reformat the files'
+	@echo 'make locks                                    pin the newest allowed dependencies'
 	@echo 'make clean                                    remove the virtual environment and the caches'
 
 run: core
@@ -64,11 +63,11 @@ test: packages lint
 	    $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.pythons $(XDIST) $(PYTEST_ARGS)
 
-# The man pages, one for each command, and the generated tables and figures of docs/; committed.
+# The man pages, one for each command, and the generated tables, figures and schemas of docs/. They are committed.
 man: environment
 	$(BIN)/python -m tests.man
 
-# What the README promises, in Debians that have nothing; root only, with debootstrap. SUITES, USERS and ONLY choose.
+# Follow the README in bare Debians; needs root and debootstrap. SUITES, USERS and ONLY select.
 newcomer:
 	@$(PYTHON) -m tests.newcomer $(if $(SUITES),--suites $(SUITES)) $(if $(USERS),--users $(USERS)) \
 	    $(if $(ONLY),--targets $(ONLY))
@@ -76,8 +75,8 @@ newcomer:
 unit: environment
 	$(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests/unit
 
-# The processes that tests start write what they saw beside each other, ordinary users' ones too. Those of the
-# fuzzer cannot: they are in a chroot.
+# Processes started by tests, also those of ordinary users, write their data into one directory. Those of the fuzzer cannot,
+# because they are in a chroot.
 coverage: packages environment
 	rm -rf .cache/coverage
 	mkdir -p .cache
@@ -91,13 +90,13 @@ fuzz: packages environment
 	SECONDS='$(SECONDS)' MUTATIONS='$(MUTATIONS)' TARGETS='$(TARGETS)' SEED='$(SEED)' PROCESSES='$(JOBS)' \
 	    $(BIN)/python -m tests.fuzz
 
-# A schedule takes some 3 ms of a processor. Every one with a single deviation is part of `make test`.
+# A schedule takes about 3 ms of a processor. `make test` includes every schedule with a single deviation.
 explore: SCHEDULES ?= 100000
 explore: environment
 	$(BIN)/python -m tests.explorer --schedules '$(SCHEDULES)' $(addprefix --seed=,$(SEED))
 
-# One round of all faults takes some 350 s on 2 processors. Then strangers' messages, 1,000 jobs, and IMAGES that share
-# LAYERS on WORKERS that are killed.
+# One round of all faults takes about 350 s on 2 processors. Foreign messages, 1,000 jobs, and IMAGES that share LAYERS on WORKERS
+# that are killed follow.
 torture: IMAGES ?= 200
 torture: LAYERS ?= 10
 torture: WORKERS ?= 4
@@ -109,19 +108,19 @@ torture: environment
 	PATH="$(abspath $(BIN)):$$PATH" IMAGES='$(IMAGES)' LAYERS='$(LAYERS)' WORKERS='$(WORKERS)' SEED='$(SEED)' \
 	    $(BIN)/python -m tests.farm.shared_layers
 
-# One store under many: first from one host, then from four.
+# One store with many writers: first from one host, then from four.
 torture-store: WRITERS ?= 64
 torture-store: TAGS ?= 1000
 torture-store: environment
 	for hosts in 1 4; do PATH="$(abspath $(BIN)):$$PATH" WRITERS='$(WRITERS)' TAGS='$(TAGS)' HOSTS=$$hosts \
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
 
-# Emulated machines; the first run makes their system disk in .cache/machines (some minutes, 600 MB).
+# Emulated machines; the first run creates their system disk in .cache/machines (some minutes, 600 MB).
 powercut: CUTS ?= 1000
 powercut: environment
 	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED))
 
-# TREE and OPERATION take several names; the trees large (20 files of 500 MB) and million are measured only when named.
+# TREE and OPERATION take several names. The trees large (20 files of 500 MB) and million are measured only if named.
 TIMES ?= 5
 bench: packages environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench --times $(TIMES) $(if $(QUICK),--quick) \
@@ -134,8 +133,8 @@ profile: packages environment
 scaling: environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.scaling
 
-# The images are made once, of some 700 MB of Debian packages, and kept in .cache. KILLS=1 [SEED=N]: instead of the
-# table, workers, registry and run are killed at random meanwhile.
+# The images are made once, from about 700 MB of Debian packages, and kept in .cache. KILLS=1 [SEED=N]: no table; kill workers,
+# registry and run at random.
 bench-catalog: packages environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.catalog \
 	    $(if $(KILLS),--kills $(addprefix --seed=,$(SEED)))
@@ -152,12 +151,12 @@ format: environment
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The peers that the interop tests run against. A machine where this may not install them still tests the
-# rest; pytest then lists at its end what could not run.
+# Tools that the interop tests compare with. If they cannot be installed, the other tests still run, and pytest lists at its end
+# what could not run.
 packages:
 	@sh tests/install-packages
 
-# What `make run` needs, and what everything else needs. Each is brought up to date when something has changed.
+# Packages for `make run`, and for everything else. Each is updated if a lock has changed.
 CORE_LOCKS := deploy/requirements.txt
 ALL_LOCKS := $(CORE_LOCKS) deploy/requirements-extras.txt tests/requirements.txt
 core:
