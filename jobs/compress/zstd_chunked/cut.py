@@ -16,7 +16,7 @@ MOST_CHUNK: Final = 1 << 20
 """Bytes. Of random content one chunk in ten million would be larger."""
 _HOLE: Final = bytes(1024)
 _WINDOW: Final = 64
-_STEP: Final = 1 << 17
+_STEP: Final = 1 << 16
 _LANE: Final = 16
 _X_LESS_1: Final = (1 << _LANE) - 1
 _CUT: Final = (0xFFFF - 31 * _WINDOW * (_WINDOW - 1)) & 0xFFFF

