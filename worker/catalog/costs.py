@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from sys import intern
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -94,8 +95,9 @@ def _platform(layout: Layout, manifest: Read) -> str:
 
 def pullable(layers: Sequence[Descriptor], config: Descriptor | None) -> Pullable:
     """Return what a host without any of it pulls."""
-    blobs = {blob.digest: blob.size for blob in (*layers, *([config] if config else []))}
-    return Pullable(tuple(layer.digest for layer in layers), blobs)
+    # Images share most of their layers: one string for each.
+    blobs = {intern(blob.digest): blob.size for blob in (*layers, *([config] if config else []))}
+    return Pullable(tuple(intern(layer.digest) for layer in layers), blobs)
 
 
 def layer_count(holding: Holding) -> int:

@@ -20,26 +20,17 @@ from layerfarm.jobs.flows.transforms import (
     StripRequest,
     TransformRequest,
 )
-from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, kept_analysis
-from layerfarm.jobs.relayer.components import Rule
-from layerfarm.jobs.relayer.configs import rechunked_config
-from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
 from layerfarm.jobs.relayer.planner.plan import Divider, Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
-from layerfarm.jobs.store import Layout, encode_document
-from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered, pullable
+from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered
 from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
+from layerfarm.worker.catalog.members import Member
 from layerfarm.worker.catalog.report import DuplicateRow
 from layerfarm.worker.catalog.series import in_order, split_name
-from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import States
 
 PLAN: Final = "plan.json"
-_SMALL: Final = 20_000
-"""Estimated bytes of the layer with the metadata of directories."""
-_NO_DIGEST: Final = f"sha256:{'0' * 64}"
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -82,39 +73,6 @@ def fingerprint(old: str, policy: Transform, target: ImageRef, *more: str) -> st
 
 
 @dataclass(frozen=True)
-class Member:
-    """One image of the plan: one platform of an index."""
-
-    name: str
-    """Name of its image in the catalog."""
-    image: Resolved
-    analysis: Analysis
-    policy: Rechunk
-
-    def predicted(self, layers: Sequence[LayerToBe]) -> Pullable:
-        """Return its kept layers, those planned above them, and its future configuration."""
-        manifest, keep = self.image.manifest, self.analysis.keep
-        packed = {part.key: part.packed for part in self.analysis.parts}
-        blobs = {layer.digest: layer.size for layer in manifest.layers[:keep]}
-        blobs |= {layer.digest: sum(packed[key] for key in layer.keys) or _SMALL for layer in layers}
-        digests = [layer.digest for layer in manifest.layers[:keep]] + [layer.digest for layer in layers]
-        blobs[f"config for {self.image.descriptor.digest}"] = self._config_size(layers)
-        return Pullable(tuple(digests), blobs)
-
-    def _config_size(self, layers: Sequence[LayerToBe]) -> int:
-        """Return the bytes of the new configuration: only the diff_ids are unknown, and their length is fixed."""
-        config = rechunked_config(
-            self.image.config,
-            self.analysis.keep,
-            [layer.name for layer in layers],
-            [_NO_DIGEST] * len(layers),
-            self.image.descriptor.digest,
-            self.policy.source_date_epoch,
-        )
-        return len(encode_document(config))
-
-
-@dataclass(frozen=True)
 class Joint:
     """The plan of a catalog, and its images."""
 
@@ -123,7 +81,7 @@ class Joint:
 
     @cached_property
     def _layers(self) -> list[list[LayerToBe]]:
-        """Yield the planned layers of each member, above the kept ones."""
+        """The planned layers of each member, above the kept ones."""
         divider = Divider(self.plan)
         return [layers_to_be(member.analysis, divider, member.policy.budget) for member in self.members]
 
@@ -140,14 +98,13 @@ class Joint:
 
     def originals(self) -> dict[str, Holding]:
         """Return, by image, its layers and configurations before the transform."""
-        manifests = (member.image.manifest for member in self.members)
-        return self._by_image(pullable(manifest.layers, manifest.config) for manifest in manifests)
+        return self._by_image(member.original for member in self.members)
 
     def _by_image(self, pullables: Iterable[Pullable]) -> dict[str, Holding]:
         """Group by image; ``pullables``: one for each member."""
         found: defaultdict[str, list[tuple[str, Pullable]]] = defaultdict(list)
         for member, each in zip(self.members, pullables, strict=True):
-            found[member.name].append((platform_of(member.image), each))
+            found[member.name].append((member.platform, each))
         return {
             name: dict(zip(numbered(platform for platform, _ in pairs), (each for _, each in pairs), strict=True))
             for name, pairs in found.items()
@@ -163,7 +120,7 @@ class Joint:
             for part in member.analysis.parts:
                 which = (part.key, part.digest)
                 parts[which] = part
-                before[which].add(member.image.manifest.layers[part.layer - 1].digest)
+                before[which].add(member.original.layers[part.layer - 1])
                 after[which].add(homes[part.key])
         wasted = sorted(parts, key=lambda which: (-(len(before[which]) - 1) * parts[which].size, which))
         return [
@@ -176,33 +133,6 @@ class Joint:
             for which in wasted[:LONGEST_LIST]
             if len(before[which]) > 1
         ]
-
-
-def options_of(policy: Rechunk) -> AnalysisOptions:
-    """Return the analysis options of a policy."""
-    rules = tuple(Rule(rule.name, rule.paths) for rule in policy.components)
-    return AnalysisOptions(policy.keep, policy.source_date_epoch, rules)
-
-
-def members_of(
-    store: Layout, states: States, images: Iterable[CatalogImage]
-) -> tuple[list[Member], list[CatalogImage]]:
-    """Return the analyzed images to rechunk, and those not analyzed. Only platforms of Linux are planned."""
-    known: list[Member] = []
-    unknown: list[CatalogImage] = []
-    for image in images:
-        policy, old = image.policy.do, states[image.name].old
-        if not isinstance(policy, Rechunk) or old is None:
-            continue
-        options = options_of(policy)
-        of_linux = filter(is_for_linux, follow(store, old).images)
-        found = [(each, kept_analysis(store, each.descriptor.digest, options)) for each in of_linux]
-        members = [Member(image.name, each, kept, policy) for each, kept in found if kept is not None]
-        if len(members) == len(found):
-            known += members
-        else:
-            unknown.append(image)
-    return known, unknown
 
 
 def plan_together(
@@ -219,7 +149,7 @@ def plan_together(
 
 def _snapshot(member: Member, position: Mapping[str, int]) -> Snapshot:
     repository, tag = split_name(member.name)
-    line = f"{repository} {platform_of(member.image)}"
+    line = f"{repository} {member.platform}"
     return member.analysis.snapshot(line, position[member.name], tag, member.policy.budget)
 
 

@@ -13,7 +13,8 @@ from typing import Final
 
 from layerfarm.jobs.relayer.planner.plan import Plan
 from layerfarm.worker.catalog.costs import pulls
-from layerfarm.worker.catalog.planning import Joint, Member, plan_together
+from layerfarm.worker.catalog.members import Member
+from layerfarm.worker.catalog.planning import Joint, plan_together
 from layerfarm.worker.catalog.series import in_order, repository_of
 from layerfarm.worker.catalog.state import Loss
 

@@ -18,6 +18,7 @@ from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
 from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
+from layerfarm.worker.catalog.members import members_of
 from layerfarm.worker.catalog.offers import tagged
 from layerfarm.worker.catalog.places import target_of
 from layerfarm.worker.catalog.planning import (
@@ -25,7 +26,6 @@ from layerfarm.worker.catalog.planning import (
     Joint,
     analysis_for,
     fingerprint,
-    members_of,
     previous_plan,
     request_for,
 )
@@ -121,10 +121,11 @@ class Work:
         (:mod:`layerfarm.worker.catalog.savings`). ``keep``: save the plan for the next run.
         """
         images = [image for image in images if self.states[image.name].error is None]
-        _, unknown = members_of(self.store, self.states, images)
+        members, unknown = members_of(self.store, self.states, images)
         if unknown:
             self._analyze(unknown)
-        members, failed = members_of(self.store, self.states, images)
+        more, failed = members_of(self.store, self.states, unknown)
+        members += more
         for image in failed:
             if self.states[image.name].error is None:
                 self.states.put(

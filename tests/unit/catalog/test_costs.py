@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.image import resolve
-from layerfarm.jobs.store import Layout
+from layerfarm.jobs.relayer.configs import rechunked_config
+from layerfarm.jobs.store import Layout, encode_document
 from layerfarm.worker.catalog.costs import Holding, Pullable, layer_count, nbytes, pull, pulls, shared, totals
+from layerfarm.worker.catalog.members import ConfigSize
 from tests.unit.catalog.works import catalog_file, planned, ran, work_on
 from tests.unit.image.images import image, tar
 from tests.unit.relayer.images import two_platforms
@@ -122,3 +124,14 @@ def test_a_prediction_has_the_size_of_the_new_configuration(images: Layout, tmp_
         (predicted,) = work.joint.holdings()[row.name].values()
         (size,) = (size for what, size in predicted.blobs.items() if what.startswith("config"))
         assert size == resolve(store, f"new/{row.name}").manifest.config.size
+
+
+@pytest.mark.parametrize("history", [None, [], [{"created_by": "x"}] * 2])
+@pytest.mark.parametrize("names", [[], ["one"], ["dpkg:a", "dpkg:b and 3 more", 'tree:ä/"x\\'], ["n"] * 120])
+def test_the_size_of_a_configuration_follows_from_the_names_of_its_layers(
+    images: Layout, history: list[dict[str, str]] | None, names: list[str]
+) -> None:
+    old = image(images, [BASE, BASE], author="ä", history=history)
+    new = rechunked_config(old.config, 1, names, ["sha256:" + "f" * 64] * len(names), old.descriptor.digest, None)
+    size = ConfigSize.of(old.config, 1, old.descriptor.digest, None)
+    assert size.bytes(names) == len(encode_document(new))

@@ -93,3 +93,14 @@ def test_the_layers_of_an_image_are_planned_once_for_all_that_a_report_says(
     monkeypatch.setattr(planning, "layers_to_be", counted)
     assert planned(catalog_file(tmp_path, "{transform: rechunk, only-if-saves: off}")).duplicates is not None
     assert calls["layers_to_be"] == 10
+
+
+def test_equal_components_of_many_images_are_one_object(tmp_path: Path) -> None:
+    images(tmp_path, 10)
+    work = work_on(catalog_file(tmp_path, "{transform: rechunk, only-if-saves: off}"))
+    work.plan(work.fetch(), keep=False)
+    assert work.joint is not None
+    parts = [part for member in work.joint.members for part in member.analysis.parts]
+    assert len({id(part) for part in parts}) == len(set(parts)) < len(parts)
+    layers = [layer for member in work.joint.members for layer in member.original.layers]
+    assert len({id(layer) for layer in layers}) == len(set(layers)) < len(layers)
