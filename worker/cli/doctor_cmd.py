@@ -45,7 +45,6 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
     """
     import json
 
-    from layerfarm.worker.broker.connection import reaching
     from layerfarm.worker.client import Farm
     from layerfarm.worker.doctor import Level, examine, worst
 
@@ -56,8 +55,6 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
     found: list[Finding] = []
     with ExitStack() as stack:
         farm = stack.enter_context(Farm(address)) if address else None
-        if farm is not None:
-            stack.enter_context(reaching(farm.address))
         for finding in examine(farm, [store.absolute() for store in stores]):
             found.append(finding)
             if not as_json:
@@ -68,7 +65,6 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
 
 
 def _show(finding: Finding) -> None:
-    from layerfarm.jobs.errors import display
-
-    advice = "" if finding.advice is None else f"\n      {finding.advice}"
-    output.say(f"{finding.level:<5} {display(finding.topic)}: {display(finding.what)}{advice}")
+    output.say(f"{finding.level:<5} {finding.topic}: {finding.what}")
+    if finding.advice is not None:
+        output.say(f"      {finding.advice}")

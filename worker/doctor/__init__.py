@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from layerfarm.worker.broker.connection import reaching
 from layerfarm.worker.client import Farm
 from layerfarm.worker.doctor.finding import Finding, Level, worst
 from layerfarm.worker.doctor.redis_checks import examine_redis
@@ -26,11 +27,13 @@ def examine(farm: Farm | None, stores: Sequence[Path]) -> Iterator[Finding]:
     """
     workers = []
     if farm is not None:
-        yield from examine_redis(farm.client, farm.keys, farm.address)
-        workers = farm.workers()
-        yield from examine_workers(workers)
+        with reaching(farm.address):
+            yield from examine_redis(farm.client, farm.keys, farm.address)
+            workers = farm.workers()
+            yield from examine_workers(workers)
         stores = stores or sorted({store for worker in workers for store in worker.stores if store.is_dir()})
     for store in stores:
         yield from examine_store(store)
         if farm is not None and workers:
-            yield from examine_views(farm.client, farm.keys, store, workers)
+            with reaching(farm.address):
+                yield from examine_views(farm.client, farm.keys, store, workers)
