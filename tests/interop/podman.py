@@ -13,11 +13,12 @@ from tests.debian import ALONE
 _IN_TREE: Final = """
 set -e
 mount --bind "$1" "$1"
+mount -o remount,bind,ro "$1"
 cd "$1"
 mount --bind "$2" mnt
 mount -t proc proc proc
 for name in sys dev; do mount --rbind /$name $name; done
-mount -t tmpfs -o mode=755 run run
+for name in run var/lib; do mount -t tmpfs -o mode=755 tmpfs $name; done
 shift 2
 exec chroot . "$@"
 """
