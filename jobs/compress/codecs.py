@@ -16,11 +16,11 @@ from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
 BLOCK_SIZE: Final = 1 << 20
 """Uncompressed bytes of one gzip member: part of the bytes of a blob, like the level (DESIGN law 1)."""
 DENSE_LEVEL: Final = 2
-"""libdeflate's, for blocks that isal makes much larger."""
+"""Level of libdeflate, for blocks that isal makes much larger."""
 _PLAIN_LEVEL: Final = 1
-"""libdeflate's for all blocks on machines whose isal is not used."""
+"""Level of libdeflate for all blocks on machines whose isal is not used."""
 _MUCH: Final = 1.08
-"""Times libdeflate's size of a sample."""
+"""Multiple of libdeflate's size of a sample."""
 _SLICE: Final = 8 << 10
 _ISAL_LEVEL: Final = 2
 _WINDOW_BITS: Final = 15
@@ -36,7 +36,7 @@ level 3 with its own window of 2 MiB makes 0.86 of it. Long matches are searched
 takes 13 % less time and makes 1 % more bytes. Jobs of less than four windows, which is libzstd's choice, keep 2 threads
 busy and memory lower."""
 _CHUNKED_FORMAT: Final = 1
-"""Raised when layerfarm cuts zstd:chunked frames, or describes them, differently."""
+"""Incremented when layerfarm cuts zstd:chunked frames, or describes them, differently."""
 
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
@@ -55,7 +55,7 @@ class Compression(StrEnum):
 
     @property
     def of_stream(self) -> Compression:
-        """The compression as readers see it, and as media types name it."""
+        """Return the compression as readers see it, and as media types name it."""
         return Compression.ZSTD if self is Compression.ZSTD_CHUNKED else self
 
 
@@ -65,7 +65,7 @@ _COMPRESSIONS: Final = {
     for compression in Compression
     if compression is compression.of_stream
 }
-# gzip's default is no level of one compressor: see compress_block.
+# gzip's default is not one compressor's level: see compress_block.
 _DEFAULT_LEVEL: dict[Compression, int | None] = {
     Compression.GZIP: None,
     Compression.ZSTD: 2,
@@ -96,46 +96,46 @@ class Codec:
                 f"{self.compression} has levels {levels.start} to {levels.stop - 1}", where=str(self.level)
             )
         if self.threads < 1:
-            raise RequestError("a codec needs at least one thread", where=str(self.threads))
+            raise RequestError("number of threads is below one", where=str(self.threads))
 
     @property
     def effective_level(self) -> int | None:
-        """None: gzip's default, which is no single level."""
+        """Return the level; None: gzip's default, which is not a single level."""
         return _DEFAULT_LEVEL[self.compression] if self.level is None else self.level
 
 
 def media_type_for(compression: Compression) -> str:
-    """The media type of a layer blob of this compression (layer.md)."""
+    """Return the media type of a layer blob of this compression (layer.md)."""
     return _MEDIA_TYPE if compression is Compression.NONE else f"{_MEDIA_TYPE}+{compression.of_stream}"
 
 
 def compression_of(media_type: str) -> Compression:
-    """The compression of a layer blob of this media type, the nondistributable ones included.
+    """Return the compression of a layer blob of this media type, the nondistributable ones included.
 
     Docker's own types, which separate the compression by a full stop, are accepted: some builders put
     them into OCI manifests (the .NET SDK), and containerd, Docker and buildah run those.
 
     Raises:
-        UnsupportedMediaType: not a layer's (B6).
+        UnsupportedMediaType: it is not a layer's (B6).
     """
     try:
         return _COMPRESSIONS[media_type]
     except KeyError:
-        raise UnsupportedMediaType("not a layer media type that can be read", where=media_type) from None
+        raise UnsupportedMediaType("unsupported media type of a layer", where=media_type) from None
 
 
 def is_docker(media_type: str) -> bool:
-    """The media type is one of Docker's for layers, not one of the image-spec."""
+    """Return True if the media type is one of Docker's for layers, not one of the image-spec."""
     return media_type.startswith((_DOCKER, _DOCKER_FOREIGN))
 
 
 def is_foreign(media_type: str) -> bool:
-    """The layer must not be distributed, only fetched from its urls."""
+    """Return True if the layer must not be distributed, only fetched from its urls."""
     return media_type.startswith((_FOREIGN, _DOCKER_FOREIGN))
 
 
 def codec_id(codec: Codec) -> str:
-    """Everything that decides a blob's bytes besides the tar, as one line to record beside it."""
+    """Return everything that decides a blob's bytes besides the tar, as one line to record beside it."""
     level = codec.effective_level
     if codec.compression.of_stream is Compression.ZSTD:
         import zstandard
@@ -157,7 +157,7 @@ def codec_id(codec: Codec) -> str:
 
 @dataclass
 class Notes:
-    """What a compression says of a blob, once it is written."""
+    """Information about a blob, available once it is written."""
 
     annotations: dict[str, str] = field(default_factory=dict)
     """For the descriptor of the layer."""
@@ -165,7 +165,7 @@ class Notes:
 
 
 def compress(chunks: Iterable[bytes], codec: Codec, notes: Notes | None = None) -> Iterator[bytes]:
-    """The compressed stream, in pieces, the same for any cut of ``chunks`` and any number of threads.
+    """Yield the compressed stream in pieces, the same for any cut of ``chunks`` and any number of threads.
 
     ``notes`` is filled at the end.
     """
@@ -186,8 +186,8 @@ def compress(chunks: Iterable[bytes], codec: Codec, notes: Notes | None = None) 
 class Blocks:
     """Cuts a stream into blocks of BLOCK_SIZE bytes, the last one shorter.
 
-    Layers are made in such blocks, content is read into the block itself, and the compressor takes them as they are:
-    joining what was read into pieces and those into blocks took 0.6 s of CPU for 2.3 GB.
+    Layers are produced in such blocks, content is read into the block itself, and the compressor takes them unchanged:
+    joining read data into pieces and those into blocks took 0.6 s of CPU for 2.3 GB.
     """
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class Blocks:
         self._used = 0
 
     def put(self, data: bytes | memoryview) -> Sequence[bytes]:
-        """Append ``data``; the blocks that are full before its end."""
+        """Append ``data``; return the blocks that are full."""
         end = self._used + len(data)
         if end <= BLOCK_SIZE:
             if len(data) == BLOCK_SIZE and isinstance(data, bytes):
@@ -214,14 +214,14 @@ class Blocks:
         return filled
 
     def read(self, fd: int, size: int) -> tuple[int, Sequence[bytes]]:
-        """Append up to ``size`` bytes of an open file; how many there were, and the block that was full."""
+        """Append up to ``size`` bytes of an open file; return how many there were, and the block if it is full."""
         full = (self.rest(),) if self._used == BLOCK_SIZE else ()
         count = os.readv(fd, [self._block[self._used : self._used + size]])
         self._used += count
         return count, full
 
     def rest(self) -> bytes:
-        """The bytes that are left, and not in any block before."""
+        """Return the remaining bytes, which are in no block before."""
         block = bytes(self._block[: self._used])
         self._used = 0
         return block
@@ -231,7 +231,7 @@ class Blocks:
 
 
 def _gzip(chunks: Iterable[bytes], codec: Codec) -> Iterator[bytes]:
-    """Fixed blocks, each a gzip member (RFC 1952 2.2: members simply follow one another).
+    """Yield fixed blocks, each a gzip member (RFC 1952 2.2: members simply follow one another).
 
     Blocks are cut by size alone, so any number of threads gives the same blob.
     """
@@ -239,7 +239,7 @@ def _gzip(chunks: Iterable[bytes], codec: Codec) -> Iterator[bytes]:
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """``chunks`` in blocks of BLOCK_SIZE, the last one shorter; one empty block for no bytes."""
+    """Yield ``chunks`` in blocks of BLOCK_SIZE, the last one shorter; one empty block for no bytes."""
     blocks = Blocks()
     any_block = False
     for chunk in chunks:
@@ -252,7 +252,7 @@ def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _member_of(level: int | None) -> Callable[[bytes], bytes]:
-    """The function that makes a gzip member of a block."""
+    """Return the function that makes a gzip member of a block."""
     if level is None:
         return compress_block
     from deflate import gzip_compress
@@ -261,7 +261,7 @@ def _member_of(level: int | None) -> Callable[[bytes], bytes]:
 
 
 def compress_block(block: bytes) -> bytes:
-    """``block`` as one gzip member at the default level, by the compressor that suits its content.
+    """Return ``block`` as one gzip member at the default level, by the compressor that suits its content.
 
     isal is two to three times as fast as libdeflate, and its members are larger: not at all for noise, by 5 to 10 %
     for code and text, by 20 to 30 % for tables of symbols and addresses (it finds no match of three bytes). A sample
@@ -298,7 +298,7 @@ def compress_block(block: bytes) -> bytes:
 def isal_serves() -> bool:
     """Test with a known answer that this machine's isal makes the bytes that it makes on most machines.
 
-    It does not on processors that are no x86, or are older than SSE 4.2.
+    It does not on processors other than x86, or older than SSE 4.2.
     """
     probe = b"".join(b"%d %d\n" % (number * number % 1009, number % 97) for number in range(4000))
     return crc32(_isal(probe)) == _KNOWN_ANSWER
@@ -311,7 +311,7 @@ def _isal(data: bytes) -> bytes:
 
 
 def _sample(block: bytes) -> bytes:
-    """The middle of each half of a block, or all of a small one."""
+    """Return the middle of each half of a block, or all of a small one."""
     if len(block) <= 2 * _SLICE:
         return block
     half = len(block) // 2
@@ -323,9 +323,9 @@ def _sample(block: bytes) -> bytes:
 
 
 def _zstd(chunks: Iterable[bytes], codec: Codec) -> Iterator[bytes]:
-    """One frame with a content checksum. libzstd's jobs are cut by size, not by the number of threads.
+    """Yield one frame with a content checksum. libzstd's jobs are cut by size, not by the number of threads.
 
-    Its single-threaded mode (threads=0) gives other bytes, so one thread is asked for even then.
+    Its single-threaded mode (threads=0) gives other bytes, so one thread is requested even then.
     """
     import zstandard
 

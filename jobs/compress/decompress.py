@@ -1,4 +1,4 @@
-"""Reading a compressed layer, strictly: a truncated or damaged stream, or garbage behind it, is an error (B6)."""
+"""Decompress a layer strictly: a truncated or damaged stream, or garbage after it, is an error (B6)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FEXTRA: Final = 4
 _FNAME: Final = 8
 _FCOMMENT: Final = 16
 _LONGEST_GZIP_HEADER: Final = 1 << 20
-"""Names and comments may have any length; Go takes 512 bytes, an extra field has at most 65,535."""
+"""Names and comments may have any length; Go accepts 512 bytes, an extra field has at most 65,535."""
 _HIGHEST_WINDOW: Final = 1 << 31
 _AHEAD: Final = 4
 """Pieces of at most ``_OUTPUT`` bytes that the read-ahead thread keeps ready."""
@@ -44,7 +44,7 @@ def decompress(
     seen: Callable[[Buffer], object] | None = None,
     advanced: Callable[[int], None] | None = None,
 ) -> PlainStream:
-    """The uncompressed bytes of ``stream``, whose compression or layer media type is given.
+    """Return the uncompressed bytes of ``stream``, whose compression or layer media type is given.
 
     A media type may be wrong: skopeo wrote blobs of another compression than their type says, which containerd,
     Docker and buildah read, because they look at the bytes. So does this, and :attr:`PlainStream.compression` is the
@@ -76,7 +76,7 @@ def decompress(
 
 
 def _compression_in(start: bytes, promised: Compression) -> Compression:
-    """The compression of a blob with these first bytes; ``promised`` if they fit none."""
+    """Return the compression of a blob with these first bytes; ``promised`` if they fit none."""
     if len(start) == BLOCK:
         with suppress(MalformedLayer):
             if start != ZERO_BLOCK:
@@ -99,7 +99,7 @@ class PlainStream(io.RawIOBase):
     ) -> None:
         self._pieces = pieces
         self.compression: Final = compression
-        """Of the bytes that were read, whatever their media type says."""
+        """Compression of the actual bytes, whatever their media type says."""
         self.diff_id = ""
         """Digest of the whole stream, if the caller that computes it has set it."""
         self._source = source
@@ -111,7 +111,7 @@ class PlainStream(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to ``size`` bytes, at least one before the end; everything for a negative size."""
+        """Return up to ``size`` bytes, at least one before the end; everything for a negative size."""
         if size is None or size < 0:
             return b"".join((bytes(self._held), *self._pieces))
         held = self._held
@@ -155,7 +155,7 @@ class _Source:
         self.count = 0
 
     def peek(self, size: int) -> bytes:
-        """The first ``size`` bytes, fewer only at the end; they are read again."""
+        """Return the first ``size`` bytes, fewer only at the end; they are read again."""
         while len(self._peeked) < size and (piece := self._read(_INPUT)):
             self._peeked += piece
         return self._peeked[:size]
@@ -204,7 +204,7 @@ def _gunzip(source: _Source, limits: Limits) -> Iterator[bytes]:
 
 
 def _with_whole_header(held: bytes, source: _Source) -> bytes:
-    """``held``, and more until the gzip header at its start is whole.
+    """Read on until the gzip header at the start of ``held`` is whole; return all.
 
     isal rejects a header with several optional fields, or with a checksum, if it comes in parts.
     """
@@ -221,7 +221,7 @@ def _with_whole_header(held: bytes, source: _Source) -> bytes:
 
 
 def _has_whole_header(data: bytes) -> bool:
-    """The gzip header at the start of ``data`` is whole (RFC 1952 2.3)."""
+    """Return True if the gzip header at the start of ``data`` is whole (RFC 1952 2.3)."""
     if len(data) < 12:
         return False
     flags = data[3]
@@ -246,8 +246,8 @@ def _expect_zeros(held: bytes, source: _Source) -> None:
 def _unzstd(source: _Source, limits: Limits) -> Iterator[bytes]:
     import zstandard
 
-    # zstandard's reader takes the end of its input for the end of the data, whatever the frame says, so the frames
-    # are followed, and their window is checked: libzstd's own limit is only its highest one.
+    # zstandard's reader takes the end of its input for the end of the data, even inside a frame, so the frames are
+    # followed, and their window is checked: libzstd's own limit is only the maximum.
     frames = ZstdFrames(source, limits)
     reader = zstandard.ZstdDecompressor(max_window_size=_HIGHEST_WINDOW).stream_reader(
         cast("BinaryIO", frames), read_size=_INPUT, read_across_frames=True, closefd=False
@@ -268,7 +268,7 @@ _PIECES: dict[Compression, Callable[[_Source, Limits], Iterator[bytes]]] = {
 
 
 class _ReadAhead(Iterator[bytes]):
-    """Pieces made in a thread, a few ahead of the reader."""
+    """Pieces decompressed in a thread, a few ahead of the reader."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
@@ -283,7 +283,7 @@ class _ReadAhead(Iterator[bytes]):
                 for piece in pieces:
                     if not self._put(piece):
                         return
-        except BaseException as error:  # handed over, and raised where the bytes are read
+        except BaseException as error:  # passed on, and raised where the bytes are read
             self._put(error)
         else:
             self._put(None)
@@ -306,7 +306,7 @@ class _ReadAhead(Iterator[bytes]):
         self.stop()
         if item is None:
             raise StopIteration
-        # A fresh error each time would lose its type; LayerfarmErrors are raised as they are.
+        # A new error each time would lose its type; LayerfarmErrors are raised as they are.
         raise item if isinstance(item, LayerfarmError | OSError) else RuntimeError("decompression failed") from item
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Digests of bytes, computed in a thread beside the one that makes or takes the bytes."""
+"""Digests of bytes, computed in a thread beside the producer or consumer of the bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Final
 
 _AHEAD: Final = 4
-"""Pieces that may wait; then the caller waits, so memory stays flat."""
+"""Pieces that may wait; then the caller waits, so memory stays constant."""
 
 Buffer = bytes | memoryview
 
@@ -27,7 +27,7 @@ class DigestThread:
         self._error: BaseException | None = None
 
     def put(self, function: Callable[[Buffer], object], piece: Buffer) -> None:
-        """Have ``function(piece)`` called; the bytes must not change until :meth:`wait`."""
+        """Queue a call of ``function(piece)``; the bytes must not change until :meth:`wait`."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="digest", daemon=True)
             self._thread.start()
@@ -44,7 +44,7 @@ class DigestThread:
             raise self._error
 
     def close(self) -> None:
-        """End the thread; calls that were not waited for may be left undone."""
+        """End the thread; calls that were not waited for may be skipped."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -55,7 +55,7 @@ class DigestThread:
             if self._error is None:
                 try:
                     item[0](item[1])
-                except BaseException as error:  # kept for wait(): this thread has no caller to raise it to
+                except BaseException as error:  # kept for wait(): this thread has no caller
                     self._error = error
             self._queue.task_done()
 
@@ -63,7 +63,7 @@ class DigestThread:
 def digested(
     pieces: Iterable[bytes], update: Callable[[Buffer], object], *, in_thread: bool
 ) -> Generator[bytes, None, None]:
-    """Pass ``pieces`` on, and call ``update`` with each, in a thread if so wanted; all calls are done before the end.
+    """Pass ``pieces`` on, and call ``update`` with each, in a thread if requested; all calls are done before the end.
 
     Raises (while iterating):
         Exception: raised by ``update``.

@@ -1,4 +1,4 @@
-"""Compress the parts of a stream side by side, and give them back in their order."""
+"""Compress the parts of a stream in parallel, and yield them in their order."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Result = TypeVar("Result")
 
 
 def in_order(function: Callable[[Part], Result], parts: Iterable[Part], threads: int, name: str) -> Iterator[Result]:
-    """``map(function, parts)`` on so many threads, whose names begin with ``name``."""
+    """Yield ``map(function, parts)``, computed by this many threads, whose names begin with ``name``."""
     if threads == 1:
         yield from map(function, parts)
         return
-    # Imported here: it costs 10 ms that commands which compress nothing need not pay.
+    # Imported here: it costs 10 ms, which commands without compression save.
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
@@ -26,8 +26,8 @@ def in_order(function: Callable[[Part], Result], parts: Iterable[Part], threads:
         ahead: deque[Future[Result]] = deque()
         for part in parts:
             ahead.append(pool.submit(function, part))
-            # A few parts per thread keep every thread busy and memory flat: an entry of many small files may
-            # take as long to read as four blocks to compress.
+            # A few parts per thread keep every thread busy and memory constant: an entry of many small files may take
+            # as long to read as four blocks to compress.
             if len(ahead) >= 4 * threads:
                 yield ahead.popleft().result()
         while ahead:

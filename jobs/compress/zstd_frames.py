@@ -15,7 +15,7 @@ _LARGEST_BLOCK: Final = 128 * 1024
 
 
 def is_frame(magic: bytes) -> bool:
-    """These 4 bytes begin a zstd frame, or a skippable one (RFC 8878 3.1.1 and 3.1.2)."""
+    """Return True if these 4 bytes begin a zstd frame, or a skippable one (RFC 8878 3.1.1 and 3.1.2)."""
     return magic == _MAGIC or (len(magic) == 4 and 0x50 <= magic[0] <= 0x5F and magic[1:] == b"\x2a\x4d\x18")
 
 
@@ -35,9 +35,9 @@ class ZstdFrames:
         self._source = source
         self._limits = limits
         self._held = b""
-        """Start of a header that is not whole yet."""
+        """Start of an incomplete header."""
         self._skip = 0
-        """Bytes of block content still to come."""
+        """Remaining bytes of block content."""
         self._in_frame = False
         self._checksum = False
         self._empty = True
@@ -77,7 +77,7 @@ class ZstdFrames:
             at += used
 
     def _frame(self, data: bytes, at: int) -> int:
-        """Bytes of the frame header at ``at``, 0 if it is not whole."""
+        """Return the bytes of the frame header at ``at``, 0 if it is incomplete."""
         magic = data[at : at + 4]
         if not is_frame(magic) and (len(magic) == 4 or not _may_be_frame(magic)):
             raise MalformedLayer("garbage where a zstd frame should begin")
@@ -106,7 +106,7 @@ class ZstdFrames:
         return length
 
     def _block(self, data: bytes, at: int) -> int:
-        """Bytes of the block header at ``at``, 0 if it is not whole."""
+        """Return the bytes of the block header at ``at``, 0 if it is incomplete."""
         if len(data) - at < 3:
             return 0
         header = int.from_bytes(data[at : at + 3], "little")

@@ -72,7 +72,7 @@ def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard)
 
 @contextmanager
 def _open_toc(layout: Layout, layer: Descriptor, faults: list[tuple[str, str]]) -> Iterator[TocCheck | None]:
-    """The check of a layer's table of contents, which adds to ``faults``; None if it has none."""
+    """Yield the check of a layer's table of contents, which adds to ``faults``; None if it has none."""
     if CHECKSUM not in (layer.annotations or {}):
         yield None
         return

@@ -58,7 +58,7 @@ def open_layer(
 
 
 def written_as(layer: Descriptor) -> Compression:
-    """The compression that writes such a layer: zstd:chunked where it has a table of contents.
+    """Return the compression that writes such a layer: zstd:chunked where it has a table of contents.
 
     Raises:
         UnsupportedMediaType: as :func:`~layerfarm.jobs.compress.compression_of`.

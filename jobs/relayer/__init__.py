@@ -1,1 +1,1 @@
-"""One image becomes another: who owns each file of it, which layers it is cut into, and the proof that it is equal."""
+"""Transforming images: the owner of each file, the division into layers, and the proof that the result is equal."""

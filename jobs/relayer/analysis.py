@@ -1,4 +1,4 @@
-"""The components of one image: their names, sizes, and digests over all that a layer holds of them."""
+"""The components of one image: their names, sizes, and digests of everything that a layer holds of them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class AnalysisOptions:
     """Parameters of an analysis."""
 
     keep: int = 0
-    """Lowest layers that stay as they are and are not analyzed."""
+    """Number of lowest layers that stay unchanged and are not analyzed."""
     epoch: int | None = None
-    """Seconds; newer mtimes become it."""
+    """Seconds; newer mtimes become this value."""
     rules: tuple[Rule, ...] = ()
 
 
 class Analysis(BaseModel):
-    """One image as components. The version changes whenever the same image would give other components."""
+    """One image as components. The version changes if the same image would give other components."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,16 +57,16 @@ class Analysis(BaseModel):
     warnings: tuple[str, ...] = ()
 
     def room(self, budget: int) -> int:
-        """Layers left for the parts of an image of at most ``budget`` layers."""
+        """Return the layers left for the parts of an image of at most ``budget`` layers."""
         return budget - self.keep - (self.directories is not None) - (self.deletions is not None)
 
     def snapshot(self, line: str, when: int, tag: str, budget: int) -> Snapshot:
-        """The image as input of the planner. ``room`` is at least 1, even if that exceeds the budget."""
+        """Return the image as input of the planner. ``room`` is at least 1, even if that exceeds the budget."""
         return Snapshot(line, when, tag, self.parts, max(1, self.room(budget)))
 
 
 def kept_analysis(layout: Layout, manifest: str, options: AnalysisOptions) -> Analysis | None:
-    """An analysis that was kept beside the layout; None: there is none, or it is damaged."""
+    """Return the analysis stored beside the layout; None: there is none, or it is damaged."""
     content = read_result(layout, _NOTES, _note_of(manifest, options))
     try:
         return None if content is None else Analysis.model_validate_json(content)
@@ -75,7 +75,7 @@ def kept_analysis(layout: Layout, manifest: str, options: AnalysisOptions) -> An
 
 
 def keep_analysis(layout: Layout, analysis: Analysis, options: AnalysisOptions) -> bool:
-    """Keep an analysis beside the layout. False: the store is read-only."""
+    """Store an analysis beside the layout; return False if the store is read-only."""
     return write_result(layout, _NOTES, _note_of(analysis.image, options), analysis.model_dump_json().encode())
 
 
@@ -115,7 +115,7 @@ def analyze(manifest: str, content: Difference, spool: Spool, options: AnalysisO
 
 
 def image_tree(content: Difference, spool: Spool) -> ImageTree:
-    """The files above the kept layers, and all directories, for the readers of package databases."""
+    """Return the files above the kept layers, and all directories, for the readers of package databases."""
     files = content.files
 
     def read(path: bytes) -> bytes:
@@ -147,9 +147,9 @@ def _part(
 
 
 def _ratio(written: Iterable[Written], spool: Spool) -> float:
-    """Compressed bytes per byte of content, estimated from samples taken evenly from all of it.
+    """Return the compressed bytes per byte of content, estimated from samples spread evenly over all of it.
 
-    That is within 3 % of gzip's result for whole images of Debian packages, within 10 % for one package.
+    This is within 3 % of gzip's result for whole images of Debian packages, within 10 % for one package.
     """
     files = [each for each in written if each.offset >= 0 and each.entry.size]
     plain = packed = 0
@@ -161,7 +161,7 @@ def _ratio(written: Iterable[Written], spool: Spool) -> float:
 
 
 def _samples(total: int) -> list[tuple[int, int]]:
-    """Offsets and lengths of the samples of ``total`` bytes."""
+    """Yield offsets and lengths of the samples of ``total`` bytes."""
     if total <= _SAMPLES * _SAMPLE_BYTES:
         return [(0, total)]
     middles = ((2 * number + 1) * total // (2 * _SAMPLES) for number in range(_SAMPLES))
@@ -169,7 +169,7 @@ def _samples(total: int) -> list[tuple[int, int]]:
 
 
 def _piece(files: Iterable[Written], spool: Spool, begin: int, end: int) -> Iterator[bytes]:
-    """The bytes from ``begin`` to ``end`` of the files one after the other."""
+    """Return the bytes from ``begin`` to ``end`` of the concatenated files."""
     at = 0
     for each in files:
         first, last = max(begin - at, 0), min(end - at, each.entry.size)
@@ -179,7 +179,7 @@ def _piece(files: Iterable[Written], spool: Spool, begin: int, end: int) -> Iter
 
 
 def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int | None) -> str:
-    """Digest of all that a layer holds of these files: themselves, and their directories without times."""
+    """Return the digest of all that a layer holds of these files: themselves, and their directories without times."""
     digest = hashlib.sha256()
     parents: set[bytes] = set()
     for each in written:
@@ -193,7 +193,7 @@ def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int
 
 
 def digest_of_directories(content: Difference, epoch: int | None) -> str:
-    """Digest of the layer of directories."""
+    """Return the digest of the layer of directories."""
     digest = hashlib.sha256(b"directories\n")
     for path in restored_directories(content):
         digest.update(_line(clamped(content.directories[path], epoch), ()))
@@ -201,7 +201,7 @@ def digest_of_directories(content: Difference, epoch: int | None) -> str:
 
 
 def digest_of_deletions(content: Difference) -> str:
-    """Digest of the layer of deletions."""
+    """Return the digest of the layer of deletions."""
     digest = hashlib.sha256(b"deletions\n")
     for path in content.deleted:
         digest.update(repr(path).encode() + b"\n")
@@ -211,7 +211,7 @@ def digest_of_deletions(content: Difference) -> str:
 
 
 def restored_directories(content: Difference) -> list[bytes]:
-    """Directories in the last layer: those that are new or changed, and those that other layers touch."""
+    """Return the directories of the last layer: new or changed ones, and those that other layers touch."""
     touched = set(content.changed)
     for path in (*content.files, *content.deleted):
         touched.update(parents_of(path))
@@ -221,7 +221,7 @@ def restored_directories(content: Difference) -> list[bytes]:
 
 
 def parents_of(path: bytes) -> list[bytes]:
-    """The directories above a path, without the root, highest first."""
+    """Return the directories above a path, without the root, highest first."""
     found = []
     at = path.find(b"/")
     while at >= 0:
@@ -231,15 +231,15 @@ def parents_of(path: bytes) -> list[bytes]:
 
 
 def canonical(directory: Entry) -> Entry:
-    """A directory as layers of files hold it: mode and owner, which protect its content, without time and xattrs."""
+    """Return a directory as layers of files hold it: mode and owner, which protect its content, no time, no xattrs."""
     return directory._replace(mtime=0, xattrs=())
 
 
 def clamped(entry: Entry, epoch: int | None) -> Entry:
-    """The entry with its mtime no newer than ``epoch``."""
+    """Return the entry with its mtime no newer than ``epoch``."""
     return entry if epoch is None or entry.mtime <= epoch * _NS else entry._replace(mtime=epoch * _NS)
 
 
 def _line(entry: Entry, names: tuple[bytes, ...]) -> bytes:
-    """One entry as bytes: ``repr`` writes integers, bytes, strings and tuples one way only."""
+    """Return one entry as bytes: ``repr`` writes integers, bytes, strings and tuples in one way only."""
     return repr((*entry._replace(nlink=1), names)).encode() + b"\n"

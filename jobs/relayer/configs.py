@@ -33,9 +33,9 @@ def _changed(
 def squashed_config(
     config: ImageConfig, keep: int, upto: int, diff_id: str, old: str, epoch: int | None
 ) -> ImageConfig:
-    """The config of an image whose layers ``keep`` + 1 to ``upto`` were merged into the layer ``diff_id``.
+    """Return the config of an image whose layers ``keep`` + 1 to ``upto`` were merged into the layer ``diff_id``.
 
-    As Docker does, the steps that made those layers stay in the history as empty ones, followed by one that
+    As in Docker, the steps that made those layers stay in the history as empty ones, followed by one that
     made the merged layer. ``old``: digest of the manifest.
     """
     ids = config.rootfs.diff_ids
@@ -68,7 +68,7 @@ def _emptied(entry: HistoryEntry) -> HistoryEntry:
 
 
 def _created(config: ImageConfig, keep: int, upto: int, epoch: int | None) -> str | None:
-    """The time of the merged layer: the epoch, else the time of the newest layer in it."""
+    """Return the time of the merged layer: the epoch, else the time of the newest layer in it."""
     if epoch is not None:
         return timestamp(epoch)
     filled = [entry for entry in config.history or [] if not entry.empty_layer]
@@ -79,7 +79,7 @@ def _created(config: ImageConfig, keep: int, upto: int, epoch: int | None) -> st
 def stripped_config(
     config: ImageConfig, done: Mapping[int, PackedLayer], patterns: Sequence[str], epoch: int | None
 ) -> ImageConfig:
-    """The config of a stripped image, with one more step in its history. ``done``: new layers by position from 0."""
+    """Return the config of a stripped image, with one more history entry. ``done``: new layers by position from 0."""
     ids = [done[at].diff_id if at in done else diff_id for at, diff_id in enumerate(config.rootfs.diff_ids)]
     history = None
     if config.history is not None:
@@ -95,10 +95,10 @@ def stripped_config(
 def rechunked_config(
     config: ImageConfig, keep: int, names: Sequence[str], diff_ids: Sequence[str], old: str, epoch: int | None
 ) -> ImageConfig:
-    """The config of a rechunked image: the old steps stay in the history, as empty ones above the kept layers.
+    """Return the config of a rechunked image: the old steps stay in the history, as empty ones above the kept layers.
 
-    The name of each layer is the comment of its step, where it survives tools that drop annotations
-    (relayer.md "Traps"). ``old``: digest of the manifest.
+    The comment of a step is the name of its layer, where it survives tools that drop annotations (relayer.md "Traps").
+    ``old``: digest of the manifest.
     """
     ids = [*config.rootfs.diff_ids[:keep], *diff_ids]
     history: list[HistoryEntry] = []
@@ -107,7 +107,7 @@ def rechunked_config(
         number += not entry.empty_layer
         history.append(_emptied(entry) if not entry.empty_layer and number > keep else entry)
     if number < keep:
-        # Some kept layers have no step, and steps have to match the layers.
+        # Some kept layers have no step, but steps must match the layers.
         return _changed(config, ids, None, epoch)
     created = timestamp(epoch) if epoch is not None else config.created
     for name in names:
@@ -120,7 +120,7 @@ def rechunked_config(
 
 
 def rebased_manifest(image: Resolved, below: int, new_base: Resolved) -> Manifest:
-    """The image's manifest with the new base's layers instead of the ``below`` lowest.
+    """Return the image's manifest with the new base's layers instead of the ``below`` lowest.
 
     The annotation with the base's digest is set; the one with its name, which may include the version, is removed.
     """
@@ -133,10 +133,10 @@ def rebased_manifest(image: Resolved, below: int, new_base: Resolved) -> Manifes
 def rebased_config(
     image: Resolved, old_base: Resolved, new_base: Resolved, epoch: int | None
 ) -> tuple[ImageConfig, list[str]]:
-    """The image's config on the new base, and warnings.
+    """Return the image's config on the new base, and warnings.
 
-    A setting that the image inherited from its old base (variables, labels, ports, the user) takes the new
-    base's value. A setting of the image's own stays, with a warning if the base changed it too.
+    A setting that the image inherited from its old base (variables, labels, ports, the user) gets the new
+    base's value. The image's own setting stays, with a warning if the base changed it too.
     """
     old, below = image.config, len(old_base.manifest.layers)
     ids = [*new_base.config.rootfs.diff_ids, *old.rootfs.diff_ids[below:]]
@@ -146,7 +146,7 @@ def rebased_config(
     conflicts: list[str] = []
     before, after = _plain(old_base.config.config), _plain(new_base.config.config)
     merged = _merge_mappings(_plain(old.config), before, after, conflicts)
-    warnings = [f"set by the image and changed by the base, the image's stays: {name}" for name in sorted(conflicts)]
+    warnings = [f"set by the image and changed by the base, the image's value is kept: {n}" for n in sorted(conflicts)]
     if buildpacks.LABEL in merged.get("Labels", {}):
         label, warning = buildpacks.rebased_label(merged["Labels"][buildpacks.LABEL], old_base, new_base)
         merged["Labels"][buildpacks.LABEL] = label
@@ -157,7 +157,7 @@ def rebased_config(
 
 
 def _own_history(history: list[HistoryEntry], old_base: ImageConfig, below: int) -> list[HistoryEntry]:
-    """The steps after those of the base; counted by layers where the base's are not the first ones."""
+    """Return the steps after those of the base; by the number of layers if the base's steps are not the first."""
     known = old_base.history or []
     if history[: len(known)] == known:
         return history[len(known) :]
@@ -176,7 +176,7 @@ def _plain(section: ConfigSection | None) -> dict[str, Any]:
 def _merge_mappings(
     image: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], conflicts: list[str], where: str = ""
 ) -> dict[str, Any]:
-    """A three-way merge, key by key, in the order of the image's and then the new base's."""
+    """Merge three-way, key by key, in the order of the image's and then the new base's keys."""
     merged: dict[str, Any] = {}
     for key in dict.fromkeys([*image, *new]):
         mine, before, after = image.get(key), old.get(key), new.get(key)

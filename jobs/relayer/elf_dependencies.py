@@ -22,7 +22,7 @@ _ELF: Final = b"\x7fELF"
 _SCRIPT: Final = b"#!"
 _LONGEST_LINE: Final = 4096
 _MOST: Final = 4096
-"""Sections, libraries, versions that are read; a hostile header promises billions."""
+"""Most sections, libraries and versions that are read; a malicious header states billions."""
 _ENV: Final = (b"/usr/bin/env", b"/bin/env")
 _PATH: Final = (b"/usr/local/sbin/", b"/usr/local/bin/", b"/usr/sbin/", b"/usr/bin/", b"/sbin/", b"/bin/")
 
@@ -35,7 +35,7 @@ class Needs:
     """Dependencies of one file."""
 
     libraries: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Sonames (ELF DT_NEEDED), each with the symbol versions that are needed of it (``GLIBC_2.34``)."""
+    """Sonames (ELF DT_NEEDED), each with the symbol versions needed from it (``GLIBC_2.34``)."""
     interpreter: bytes | None = None
     """Path of the program that runs it: the dynamic linker, or the path after ``#!``."""
     command: bytes | None = None
@@ -43,19 +43,19 @@ class Needs:
 
 
 def needs_of(content: bytes) -> Needs:
-    """The dependencies of a file; none for a damaged one, or one that is neither ELF nor a script."""
+    """Return the dependencies of a file; none for a damaged one, or one that is neither ELF nor a script."""
     if content.startswith(_SCRIPT):
         return _script(content[:_LONGEST_LINE])
     if content.startswith(_ELF):
         try:
             return _elf(content)
-        except Exception:  # the parser was not made for hostile files, and raises anything
+        except Exception:  # the parser is not made for malicious files, and raises anything
             return Needs()
     return Needs()
 
 
 def provided_versions(content: bytes) -> frozenset[str]:
-    """The symbol versions that a library defines."""
+    """Return the symbol versions that a library defines."""
     try:
         elf = ELFFile(io.BytesIO(content))
         return frozenset(
@@ -106,7 +106,7 @@ def _sections(elf: ELFFile) -> Iterator[Section]:
 
 
 def unmet_needs(trees: Trees, command: list[str]) -> Iterator[Concern]:
-    """Dependencies that the image meets as it is, and would not meet on the new base.
+    """Yield dependencies that the image meets now, but would not meet on the new base.
 
     ``command``: the image's entrypoint and its arguments.
     """
@@ -117,7 +117,7 @@ def unmet_needs(trees: Trees, command: list[str]) -> Iterator[Concern]:
         if not (entry.mode & 0o111 or b".so" in entry.path):
             continue
         if entry.size > LARGEST:
-            yield Concern(Verdict.REVIEW, entry.path, "too large to be looked into for what it needs")
+            yield Concern(Verdict.REVIEW, entry.path, "too large to examine its dependencies")
         else:
             programs[source] = entry.path
     wanted = _Wanted()
@@ -155,7 +155,7 @@ def _libraries(trees: Trees, wanted: _Wanted) -> Iterator[Concern]:
     changed = []
     for name, (_, user) in wanted.libraries.items():
         if name in before and name not in after:
-            yield Concern(Verdict.REFUSE, user, f"needs {display(name)}, which the new base has not")
+            yield Concern(Verdict.REFUSE, user, f"needs {display(name)}, which the new base lacks")
         elif name in before and {lib.sha256 for lib in before[name]} != {lib.sha256 for lib in after[name]}:
             changed.append(name)
     had = _versions(trees.read_image(lib for name in changed for lib in before[name]))
@@ -164,12 +164,12 @@ def _libraries(trees: Trees, wanted: _Wanted) -> Iterator[Concern]:
         versions, user = wanted.libraries[name]
         lost = versions & _all(had, before[name]) - _all(has, after[name])
         if lost:
-            what = f"needs {', '.join(sorted(lost))} of {display(name)}, which the new base's does not have"
+            what = f"needs {', '.join(sorted(lost))} of {display(name)}, which the new base's lacks"
             yield Concern(Verdict.REFUSE, user, what)
 
 
 def _named(stack: Stack, names: Iterable[bytes]) -> dict[bytes, list[Source]]:
-    """The files anywhere in the tree that have these names, links followed."""
+    """Return the files anywhere in the tree that have these names, links followed."""
     wanted = frozenset(names)
     found: dict[bytes, list[Source]] = {}
     for placed in stack.placed():
@@ -190,16 +190,16 @@ def _all(known: Mapping[Source, frozenset[str]], libraries: Iterable[Source]) ->
 
 
 def _program(trees: Trees, program: bytes, user: bytes, name: str, *, search: bool = False) -> Iterator[Concern]:
-    """A program by its path, or by its name in the first directory of $PATH that has it."""
+    """Return a program by its path, or by its name in the first directory of $PATH that has it."""
     places = [directory + program for directory in _PATH] if search else [program]
     before = next((found for place in places if (found := trees.image.look_up(place))), None)
     after = next((found for place in places if (found := trees.rebased.look_up(place))), None)
     if before is None:
         return
     if after is None:
-        yield Concern(Verdict.REFUSE, user, f"is run by {name}, which the new base has not")
+        yield Concern(Verdict.REFUSE, user, f"is run by {name}, which the new base lacks")
         return
     was, now = (found.member.name.rpartition(b"/")[2] for found in (before, after))
-    # python3 that was 3.11 and is 3.12 now. The dynamic linker's own name holds its version, which does not matter.
+    # python3 that was 3.11 becomes 3.12. The dynamic linker's name contains its version, which does not matter.
     if was != now and not was.startswith(b"ld-"):
-        yield Concern(Verdict.REVIEW, user, f"is run by {display(now)} then, and by {display(was)} now")
+        yield Concern(Verdict.REVIEW, user, f"would be run by {display(now)} instead of {display(was)}")

@@ -22,11 +22,11 @@ class Tolerance:
     """The differences that a policy allows. By default none: the trees must be equal to the nanosecond."""
 
     clamp: int | None = None
-    """Seconds: mtimes newer than it may have become it."""
+    """Seconds: newer mtimes may have become this value."""
     whole_seconds: bool = False
-    """Mtimes may have lost their fractions, as in every layer that is packed from a tree on disk."""
+    """Mtimes may have lost their fractions, as in every layer packed from a tree on disk."""
     removed: tuple[str, ...] = ()
-    """Patterns (:func:`matcher`) of removed paths; all below them is removed too."""
+    """Patterns (:func:`matcher`) of removed paths; everything below them is removed too."""
     without_xattrs: tuple[str, ...] = ()
     """Names of xattrs that may be missing, because no unpacker sets them on disk."""
 
@@ -51,7 +51,7 @@ class PathFacts(NamedTuple):
     device: tuple[int, int] | None
     xattrs: tuple[tuple[bytes, bytes], ...]
     names: tuple[bytes, ...]
-    """Where the inode has several paths: all of them, sorted, in the facts of the first; the first one in those of the
+    """If the inode has several paths: all of them, sorted, in the facts of the first; the first one in those of the
     others, so that they do not grow with the square of the links."""
 
 
@@ -68,7 +68,7 @@ class Difference(NamedTuple):
 def facts_of(stack: Stack, allowed: Tolerance = EXACT, *, every_name: bool = False) -> Iterator[PathFacts]:
     """The facts of a tree in mtree order, after the allowed changes.
 
-    ``every_name``: with all paths of an inode in the facts of each, as proofs of version 1 have their digest.
+    ``every_name``: put all paths of an inode into the facts of each, as for the digest of proofs of version 1.
     """
     gone = matcher(allowed.removed)
     names = {
@@ -98,7 +98,7 @@ def _facts(placed: Placed, allowed: Tolerance, dropped: frozenset[bytes], names:
 
 
 def differences(expected: Iterable[PathFacts], found: Iterable[PathFacts]) -> Iterator[Difference]:
-    """Every path that differs; both sides in mtree order."""
+    """Yield every path that differs; both sides in mtree order."""
     olds, news = iter(expected), iter(found)
     old, new = next(olds, None), next(news, None)
     while old is not None or new is not None:
@@ -109,7 +109,7 @@ def differences(expected: Iterable[PathFacts], found: Iterable[PathFacts]) -> It
             yield Difference(old.path, f"the {old.type} is missing")
             old = next(olds, None)
         elif old is None or _key(new) < _key(old):
-            yield Difference(new.path, f"this {new.type} is not in the old image")
+            yield Difference(new.path, f"the {new.type} is not in the old image")
             new = next(news, None)
         else:
             yield Difference(old.path, _what_differs(old, new))
@@ -117,9 +117,9 @@ def differences(expected: Iterable[PathFacts], found: Iterable[PathFacts]) -> It
 
 
 def digest_of(facts: Iterable[PathFacts]) -> tuple[str, int]:
-    """A ``sha256:`` digest over all facts of a tree, and how many paths it has.
+    """Return a ``sha256:`` digest of all facts of a tree, and the number of its paths.
 
-    Over the lines of ``repr``: of integers, bytes, strings and tuples, which Python writes one way only.
+    It covers the lines of ``repr`` of integers, bytes, strings and tuples, which Python writes in one way only.
     """
     digest = hashlib.sha256()
     count = 0
@@ -138,15 +138,15 @@ def digest_of(facts: Iterable[PathFacts]) -> tuple[str, int]:
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[bytes], bool]:
-    """A function that is true for a path that matches one of the patterns, or is below one that does.
+    """Return a function that is true for a path that matches one of the patterns, or is below one that does.
 
-    As those of a shell, from the root of the image: ``*`` and ``?`` match the slash too, ``[a-z]`` one
-    byte of a class. ``usr/share/doc`` is the directory with all that is in it.
+    Patterns are a shell's, from the root of the image: ``*`` and ``?`` match the slash too, ``[a-z]`` one
+    byte of a class. ``usr/share/doc`` is the directory with everything in it.
     """
     if not patterns:
         return lambda path: False
-    # A star matches any number of slashes, and nothing too: with a slash after it, a path that matches PATTERN, or that
-    # lies below one that does, matches PATTERN/*.
+    # A star matches any number of slashes, and nothing too: with a slash after it, a path that matches PATTERN, or is
+    # below one that does, matches PATTERN/*.
     wanted = [fnmatch.translate(pattern.strip("/") + "/*") for pattern in patterns]
     found = re.compile(b"|".join(map(os.fsencode, wanted))).match
     return lambda path: path != ROOT and found(path + b"/") is not None

@@ -1,4 +1,4 @@
-"""The tree of an image written as a directory or as one plain tar."""
+"""Write the tree of an image as a directory or as one plain tar."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def flatten(
 ) -> tuple[str, list[str]]:
     """Write the tree of ``image`` to ``output``, which must not exist: whole, or not at all.
 
-    It is made in the directory ``staging``, on the same filesystem, which the caller removes at the end. A
+    It is written in the directory ``staging``, on the same filesystem, which the caller removes at the end. A
     second call with the same ``staging`` returns the result of the first. A tar is read back and compared with
-    the layers; ``epoch`` clamps its mtimes. Returns the digest
-    of the tree's mtree manifest, as ``unpack`` reports it, and warnings.
+    the layers; ``epoch`` clamps its mtimes. Returns the digest of the tree's mtree manifest, as ``unpack``
+    reports it, and warnings.
 
     Raises:
-        RequestError: something else is at ``output``, or there is no directory to hold it.
+        RequestError: ``output`` exists, or its parent directory does not.
         StoreError, LayerError: the image cannot be read; RootfsError: the tree cannot be written.
-        NotEquivalent: the tar that was written is not the image's tree.
+        NotEquivalent: the written tar is not the image's tree.
     """
     done = _finished(output, staging)
     if done is not None:
@@ -54,8 +54,8 @@ def flatten(
     if os.path.lexists(output):
         raise RequestError("path already exists", where=output)
     if not is_directory(output.parent):
-        raise RequestError("the directory that is to hold it does not exist", where=output.parent)
-    # Not even the group may reach setuid files or devices in there.
+        raise RequestError("parent directory does not exist", where=output.parent)
+    # Not even the group may reach setuid files or devices in it.
     own_directory(staging)
     made = staging / os.urandom(4).hex()
     try:
@@ -66,7 +66,7 @@ def flatten(
         record = made.with_name(f"{made.name}.json")
         record.write_text(json.dumps({"inode": _identity(made), "outcome": outcome}))
         if os.path.lexists(output):
-            raise RequestError("something has come here meanwhile", where=output)
+            raise RequestError("path was created meanwhile", where=output)
         made.rename(output)
     finally:
         remove_tree(made)
@@ -74,7 +74,7 @@ def flatten(
 
 
 def _finished(output: Path, staging: Path) -> tuple[str, list[str]] | None:
-    """The result of an earlier call with this ``staging``, if ``output`` is its work."""
+    """Return the result of an earlier call with this ``staging``, if ``output`` comes from it."""
     try:
         found = _identity(output)
     except FileNotFoundError:

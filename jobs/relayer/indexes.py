@@ -1,4 +1,4 @@
-"""The images and other manifests behind one tag, and their indexes written again.
+"""The images and other manifests behind one tag, and rewritten indexes.
 
 An index holds more than images. BuildKit puts an attestation beside each image, a manifest for the platform
 ``unknown/unknown`` that names the image in an annotation; others put artifacts there. A transform replaces the
@@ -20,7 +20,7 @@ from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob
 
 _SHOWN: Final = 4
-"""Images that an error names."""
+"""Number of images that an error names."""
 REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
 """BuildKit's annotation on an attestation: the digest of its image in the same index."""
 
@@ -36,14 +36,14 @@ class ImageSet:
     beside: tuple[Descriptor, ...]
     """Manifests in the index other than images: attestations, artifacts."""
     indexes: tuple[Descriptor, ...]
-    """The indexes that lead to them, the top one first; none where the tag names one image."""
+    """The indexes that lead to them, the top one first; none if the tag names one image."""
     absent: tuple[Descriptor, ...] = ()
-    """Manifests and indexes that these name and that are not in the layout (image-layout.md "Blobs")."""
+    """Manifests and indexes that these name but that are not in the layout (image-layout.md "Blobs")."""
     others: tuple[Resolved, ...] = ()
-    """Images for other systems than Linux, which stay as they are; only after :meth:`linux`."""
+    """Images for other systems than Linux, which stay unchanged; only after :meth:`linux`."""
 
     def linux(self) -> ImageSet:
-        """The set for a job that reads layers: those for other systems use records that layerfarm does not read.
+        """Return the set for a job that reads layers: other systems' layers use records that layerfarm does not read.
 
         Raises:
             TransformError: no image is for Linux.
@@ -51,38 +51,38 @@ class ImageSet:
         found = tuple(filter(is_for_linux, self.images))
         if not found:
             raise TransformError(
-                f"layers for {self.images[0].config.os!r} cannot be taken apart, only recompressed",
+                f"layers for {self.images[0].config.os!r} can only be recompressed",
                 where=self.images[0].descriptor.digest,
             )
         return replace(self, images=found, others=tuple(image for image in self.images if image not in found))
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings for every job on this set."""
+        """Return warnings for every job on this set."""
         found = [
-            f"the image for {platform_of(image)} is kept as it is, its layers can only be recompressed:"
+            f"the image for {platform_of(image)} is kept unchanged, its layers can only be recompressed:"
             f" {image.descriptor.digest}"
             for image in self.others
         ]
         if self.absent:
             found.append(
-                f"{len(self.absent)} manifests of the index are not in the layout and were passed over,"
-                f" among them {self.absent[0].digest}"
+                f"manifests of the index that are not in the layout were skipped: {len(self.absent)},"
+                f" such as {self.absent[0].digest}"
             )
         return found
 
     @property
     def manifests(self) -> tuple[Descriptor, ...]:
-        """Everything that may have referrers."""
+        """Return everything that may have referrers."""
         images = (image.descriptor for image in (*self.images, *self.others))
         return (*self.indexes, *images, *self.beside)
 
 
 def tagged(layout: Layout, tag: str) -> Descriptor:
-    """The one entry of index.json with this tag.
+    """Return the one entry of index.json with this tag.
 
     Raises:
-        InvalidReference, TagNotFound, AmbiguousReference: the tag names nothing, or several things.
+        InvalidReference, TagNotFound, AmbiguousReference: the tag names nothing, or several manifests.
     """
     named = layout.find(tag)
     if not named:
@@ -97,15 +97,15 @@ def tagged(layout: Layout, tag: str) -> Descriptor:
 
 
 def read_images(layout: Layout, tag: str) -> ImageSet:
-    """The manifests and indexes behind ``tag``. Raises as :func:`tagged` and :func:`follow`."""
+    """Return the manifests and indexes behind ``tag``. Raises as :func:`tagged` and :func:`follow`."""
     return follow(layout, tagged(layout, tag))
 
 
 def follow(layout: Layout, top: Descriptor) -> ImageSet:
-    """The manifests and indexes behind a descriptor.
+    """Return the manifests and indexes behind a descriptor.
 
     Raises:
-        UnsupportedMediaType, MalformedDocument, LimitExceeded: something in it is no OCI image.
+        UnsupportedMediaType, MalformedDocument, LimitExceeded: a part is not an OCI image.
         BlobNotFound, DigestMismatch, SizeMismatch: the store is incomplete or corrupt.
     """
     images: dict[str, Resolved] = {}
@@ -126,19 +126,19 @@ def follow(layout: Layout, top: Descriptor) -> ImageSet:
     if not images and absent:
         raise BlobNotFound("tag leads to images that this layout does not hold", where=next(iter(absent)))
     if not images:
-        raise TagNotFound("there is no image behind this tag", where=top.digest)
+        raise TagNotFound("tag has no image", where=top.digest)
     return ImageSet(
         top, tuple(images.values()), tuple(beside.values()), tuple(indexes.values()), tuple(absent.values())
     )
 
 
 def platform_of(image: Resolved) -> str:
-    """``os/arch[/variant]`` of an image, from its config."""
+    """Return ``os/arch[/variant]`` of an image, from its config."""
     return platform_text(image.config)
 
 
 def is_for_linux(image: Resolved) -> bool:
-    """True unless the config names another system."""
+    """Return True unless the config names another system."""
     return image.config.os in (None, "", "linux")
 
 
@@ -153,8 +153,7 @@ def rewrite(
 
     ``replaced`` maps old digests to new descriptors; the indexes are added to it. ``keep`` is called for each
     manifest beside the images with the digest of the new image that it refers to, or None; it returns the
-    entry to write, or None to leave it out. An index that does not change stays, byte for byte. Returns the
-    new ``top``.
+    entry to write, or None to leave it out. An unchanged index stays, byte for byte. Returns the new ``top``.
     """
     if top.digest in replaced:
         return rewritten(replaced[top.digest], top)
@@ -164,7 +163,7 @@ def rewrite(
     entries = []
     for child in index.manifests:
         if source.lacks(child):
-            entries.append(child)  # stays as absent as it was
+            entries.append(child)  # stays absent
         elif child.media_type == MEDIA_TYPE_INDEX or child.digest in replaced:
             entries.append(rewrite(layout, source, child, replaced, keep))
         elif is_artifact(source, child):

@@ -1,4 +1,4 @@
-"""Layers written again: recompressed, several merged into one, or without some paths."""
+"""Rewrite layers: recompress them, merge several into one, or remove paths."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _OF_THE_BLOB: Final = (
     "containerd.io/snapshot/overlaybd/",
     "com.amazon.soci",
 )
-"""Annotations about the compressed bytes, such as the offset of their table of contents: untrue of others."""
+"""Annotations about the compressed bytes, such as the offset of their table of contents: wrong for other bytes."""
 
 
 # --- which layers --------------------------------------------------------------------------------
 
 
 def check_range(image: Resolved, keep: int, upto: int | None) -> int:
-    """The number of the highest layer to be squashed, 1 for the lowest.
+    """Return the number of the highest layer to squash, 1 for the lowest.
 
     Raises:
         TransformError: the image has fewer layers.
@@ -42,12 +42,12 @@ def check_range(image: Resolved, keep: int, upto: int | None) -> int:
     layers = len(image.manifest.layers)
     top = layers if upto is None else upto
     if keep > layers or top > layers:
-        raise TransformError(f"the image has {layers} layers, not {max(keep, top)}", where=image.descriptor.digest)
+        raise TransformError(f"image has {layers} layers, not {max(keep, top)}", where=image.descriptor.digest)
     return top
 
 
 def layers_of_base(image: Resolved, base: Resolved) -> int:
-    """The number of layers of ``base``, which must be the lowest ones of ``image``.
+    """Return the number of layers of ``base``, which must be the lowest ones of ``image``.
 
     Raises:
         TransformError: the image has other lowest layers.
@@ -57,9 +57,9 @@ def layers_of_base(image: Resolved, base: Resolved) -> int:
         pairs = enumerate(zip(own, below, strict=False))
         shared = next((at for at, (left, right) in pairs if left != right), len(own))
         raise TransformError(
-            f"the image is not on this base: of its {len(below)} layers only the lowest {shared} are the same",
+            f"image is not on this base: of its {len(below)} layers only the lowest {shared} are the same",
             where=image.descriptor.digest,
-            hint="name the very version of the base that it was built on",
+            hint="give the exact version of the base that it was built on",
         )
     return len(below)
 
@@ -68,12 +68,12 @@ def layers_of_base(image: Resolved, base: Resolved) -> int:
 
 
 def needs_recompression(layer: Descriptor, codec: Codec, *, any_level: bool) -> bool:
-    """False for a layer that is compressed as ``codec`` does it; with ``any_level``, at whatever level and by any tool.
+    """Return False for a layer already compressed by ``codec``; with ``any_level``, at any level and by any tool.
 
-    Layers that are fetched from elsewhere are left alone: their urls promise the same bytes.
+    External layers are left alone: their urls lead to the same bytes.
 
     Raises:
-        UnsupportedMediaType: it is no layer of the image-spec.
+        UnsupportedMediaType: it is not a layer of the image-spec.
     """
     if is_foreign(layer.media_type) or layer.urls:
         return False
@@ -101,7 +101,7 @@ def recompress_layer(
 
 
 def recompressed(layer: Descriptor, packed: PackedLayer) -> tuple[Descriptor, list[str]]:
-    """The descriptor of the recompressed layer, and the annotations that it lost: those on the old compressed bytes.
+    """Return the descriptor of the recompressed layer, and the annotations that it lost: those on compressed bytes.
 
     Annotations on the layer's content stay.
     """
@@ -157,7 +157,7 @@ def strip_layers(
     epoch: int | None = None,
     advanced: Advanced = unheard,
 ) -> dict[int, PackedLayer]:
-    """Write again, in its own compression, every layer that holds a path that matches a pattern.
+    """Rewrite, in its own compression, every layer that holds a path that matches a pattern.
 
     A new layer turns the stripped tree below it into the stripped tree with it. Returns the new layers by
     their position, 0 for the lowest.
@@ -176,16 +176,16 @@ def strip_layers(
             tar = merge_layers(Stack.of(layers[:position]), stack, opener(source, image, advanced), options)
             compression = written_as(image.manifest.layers[position])
             codec = Codec(compression, level=level if compression is not Compression.NONE else None, threads=threads)
-            with explained("layer cannot be written anew in the layout", target.path):
+            with explained("layer cannot be rewritten in the layout", target.path):
                 done[position] = pack_layer(target, tar, codec)
     return done
 
 
 def _touches(stack: Stack, layer: int, reads: Iterable[Read], gone: Callable[[bytes], bool]) -> bool:
-    """True if the topmost layer, whose number is ``layer``, has to be written again.
+    """Return True if the topmost layer, whose number is ``layer``, must be rewritten.
 
-    That is: an entry of it is at a path that goes, as it is written or after links are followed, or is another
-    name of a file that has such a path.
+    That is: an entry of it is at a removed path, as written or after links are followed, or is another
+    name of a file with such a path.
     """
     for member, _ in reads:
         if gone(b"/".join(clean(member.name))) or (member.type == _HARDLINK and gone(b"/".join(clean(member.link)))):
@@ -197,6 +197,6 @@ def _touches(stack: Stack, layer: int, reads: Iterable[Read], gone: Callable[[by
 
 
 def opener(source: Layout, image: Resolved, advanced: Advanced) -> OpenLayer:
-    """Opens the layers of an image by their number, 1 for the lowest."""
+    """Return a function that opens the layers of an image by their number, 1 for the lowest."""
     layers = image.layers
     return lambda number: open_layer(source, *layers[number - 1], advanced)

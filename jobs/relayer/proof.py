@@ -1,8 +1,8 @@
-"""The proof that a new image is the old one transformed: made, stored as a referrer, and verified later.
+"""The proof that a new image is the old one transformed: created, stored as a referrer, and verified later.
 
 Images with the same diff_ids hold the same tars in the same order, however compressed. Otherwise both trees are
 read from the layers and compared: type, mode, owner, size, mtime to the nanosecond, link, content, device,
-every xattr, and which names are one inode.
+every xattr, and the names of each inode.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from layerfarm.jobs.relayer.referrers import (
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Document, Layout, parse_document
 
 _SHOWN = 5
-"""Differences that an error names."""
+"""Number of differences that an error names."""
 
 
 class Named(Document):
@@ -52,7 +52,7 @@ class Named(Document):
 
 
 class Permitted(Document):
-    """The differences that were allowed (:class:`~layerfarm.jobs.relayer.equivalence.Tolerance`), as JSON."""
+    """The allowed differences (:class:`~layerfarm.jobs.relayer.equivalence.Tolerance`), as JSON."""
 
     clamp: int | None = None
     whole_seconds: bool | None = None
@@ -75,13 +75,13 @@ class Permitted(Document):
 
 
 class Swapped(Document):
-    """A rebase: the lowest layers of the old image were those of one base, and are those of another."""
+    """A rebase: the lowest layers of the old image were those of one base, and are now those of another."""
 
     old: str
     """Digest of the old base's manifest."""
     new: str
     layers: int
-    """Layers of the old base."""
+    """Number of layers of the old base."""
 
 
 class Proof(Document):
@@ -110,7 +110,7 @@ class Proof(Document):
 
     @property
     def same_tree(self) -> bool:
-        """True if the new image's tree is the old one's, except for times."""
+        """Return True if the new image's tree equals the old one's, except for times."""
         return self.swapped is None and not self.allowed.removed
 
 
@@ -149,16 +149,16 @@ def prove(
 def prove_rebase(
     old: Resolved, old_base: Resolved, new_base: Resolved, new: Resolved, *, parameters: dict[str, Any]
 ) -> Proof:
-    """Check that ``new`` has the layers of ``new_base`` and, above them, those that ``old`` has on ``old_base``.
+    """Check that ``new`` has the layers of ``new_base`` and, above them, those of ``old`` above ``old_base``.
 
     Raises:
-        NotEquivalent: it has others.
+        NotEquivalent: it has other layers.
     """
     below = len(old_base.manifest.layers)
     ids = old.config.rootfs.diff_ids
     wanted = [*new_base.config.rootfs.diff_ids, *ids[below:]]
     if ids[:below] != old_base.config.rootfs.diff_ids or wanted != new.config.rootfs.diff_ids:
-        raise NotEquivalent("the rebased image has not the layers of the old one", where=new.descriptor.digest)
+        raise NotEquivalent("the rebased image lacks layers of the old one", where=new.descriptor.digest)
     swapped = Swapped(old=old_base.descriptor.digest, new=new_base.descriptor.digest, layers=below)
     return Proof(method="layers", diff_ids=wanted, swapped=swapped, **_about("rebase", parameters, old, new))
 
@@ -184,13 +184,13 @@ def compare(old: Stack, new: Stack, allowed: Tolerance, where: str) -> None:
     Raises:
         NotEquivalent: they differ in more than ``allowed``.
     """
-    # A policy may have changed the times of one part of the image only, so that it is applied to both sides.
+    # A policy may have changed the times of only a part of the image, so it is applied to both sides.
     found = differences(facts_of(old, allowed), facts_of(new, replace(allowed, removed=())))
     first = [str(difference) for difference in islice(found, _SHOWN)]
     if first:
         more = sum(1 for _ in found)
         rest = f" and {more} more" if more else ""
-        what = f"the new image's tree is not the old one's: {'; '.join(first)}{rest}"
+        what = f"the new image's files differ from the original's: {'; '.join(first)}{rest}"
         raise NotEquivalent(what, where=where, hint="see docs/transforms.md#the-proof")
 
 
@@ -214,7 +214,7 @@ def put_proof(layout: Layout, proof: Proof, subject: Descriptor) -> Descriptor:
 
 
 def proofs_of(layout: Layout, subject: str) -> list[Proof]:
-    """The proofs of the image whose manifest has this digest.
+    """Return the proofs of the image whose manifest has this digest.
 
     Raises:
         StoreError: one cannot be read.
@@ -224,7 +224,7 @@ def proofs_of(layout: Layout, subject: str) -> list[Proof]:
         artifact = read_artifact(layout, entry)
         if artifact.kind == MEDIA_TYPE_PROOF:
             if len(artifact.layers) != 1:
-                raise MalformedDocument("a proof has one document", where=entry.digest)
+                raise MalformedDocument("proof does not have exactly one document", where=entry.digest)
             found.append(parse_document(Proof, layout.read(artifact.layers[0]), artifact.layers[0].digest))
     return found
 
@@ -235,11 +235,11 @@ def proofs_of(layout: Layout, subject: str) -> list[Proof]:
 def verify_image(layout: Layout, tag: str, advanced: Advanced = unheard) -> Report:
     """Check every proof of every image behind ``tag``. All layers are read again.
 
-    An old image that the store no longer holds is not read; only the digests in the proof are then compared.
+    An old image that the store no longer holds is not read; then only the digests in the proof are compared.
     ``report.reachable`` counts the proofs, ``reachable_bytes`` the bytes of layers read.
 
     Raises:
-        StoreError: the tag leads to no image.
+        StoreError: the tag does not lead to an image.
     """
     report = Report()
     for image in read_images(layout, tag).images:
@@ -264,7 +264,7 @@ class _Verifier:
             self._report.error("proof", error.where or self._digest, error)
             return
         if not proofs:
-            self._report.warning("no-proof", self._digest, "the image has no proof of what it was made of")
+            self._report.warning("no-proof", self._digest, "the image has no proof")
         for proof in proofs:
             self._report.reachable += 1
             try:
@@ -282,26 +282,24 @@ class _Verifier:
         self._advanced(nbytes)
 
     def _check_new(self, proof: Proof) -> None:
-        """Check that the image is still the one that was proved."""
+        """Check that the image is still the proved one."""
         if proof.new.digest != self._digest:
-            self._report.error("proof", self._digest, f"the proof is of another image, {proof.new.digest}")
+            self._report.error("proof", self._digest, f"the proof belongs to another image, {proof.new.digest}")
         elif proof.method == "layers":
             if proof.diff_ids != self._image.config.rootfs.diff_ids:
-                self._report.error("not-equal", self._digest, "the proof names other layers than the image has")
+                self._report.error("not-equal", self._digest, "the proof names other layers than the image")
             for layer, diff_id in self._image.layers:
                 if not layer.urls or self._layout.has(layer):
                     with open_layer(self._layout, layer, diff_id, self._read):
                         pass
         elif digest_of(facts_of(self._stack, every_name=proof.version == 1)) != (proof.tree, proof.entries):
-            self._report.error("not-equal", self._digest, "the image's tree is not the one that was proved")
+            self._report.error("not-equal", self._digest, "the image's tree is not the proved one")
 
     def _check_old(self, proof: Proof) -> None:
         """Compare it with the old image, if the store holds that."""
         found = Descriptor(mediaType=MEDIA_TYPE_MANIFEST, digest=proof.old.digest, size=proof.old.size)
         if not self._layout.has(found):
-            self._report.warning(
-                "old-image", proof.old.digest, "not in the store any more: only recorded digests checked"
-            )
+            self._report.warning("old-image", proof.old.digest, "no longer in the store: only recorded digests checked")
             return
         old = resolve_walk(self._layout, (found,))
         ids, new_ids = old.config.rootfs.diff_ids, self._image.config.rootfs.diff_ids

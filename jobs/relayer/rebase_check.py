@@ -1,4 +1,4 @@
-"""Whether an image can be put on another base, found in the files themselves.
+"""Check whether an image can be put on another base, from the files themselves.
 
 crane and regctl swap the layers if the lowest ones are the old base's; whether the program still starts is
 left to the user. Here the trees of both bases, of the image and of the rebased image are compared, and the
@@ -25,13 +25,13 @@ _DATABASES: Final = frozenset(
 )
 _STATUS: Final = DPKG + b"/status"
 _IGNORED: Final = (b"var/log/", b"var/cache/", b"tmp/", b"var/tmp/", b"run/", b"var/lib/apt/", b"var/lib/dpkg/")
-"""Changes with every build, and no program runs from it; dpkg's packages themselves are compared."""
+"""Changes with every build, and no program needs it; dpkg's packages are compared separately."""
 
 
 def examine(
     layout: Layout, image: Resolved, below: int, new_layout: Layout, new_base: Resolved, advanced: Advanced = unheard
 ) -> Examined:
-    """Findings against putting the layers of ``image`` above the ``below`` lowest on ``new_base``.
+    """Return findings against putting the layers of ``image`` above the ``below`` lowest on ``new_base``.
 
     Raises:
         StoreError, LayerError: a layer of one of the images cannot be read or applied.
@@ -59,7 +59,7 @@ def examine(
 
 
 class _Facts:
-    """The facts of each path of the four trees without times, which a rebuilt base changes everywhere."""
+    """The facts of each path of the four trees, without times, which a rebuilt base changes everywhere."""
 
     def __init__(self, trees: Trees) -> None:
         self.old_base, self.new_base, self.image, self.rebased = (
@@ -67,29 +67,29 @@ class _Facts:
             for stack in (trees.old_base, trees.new_base, trees.image, trees.rebased)
         )
         self.own = [placed.entry.path for placed in trees.image.placed() if placed.layer > trees.below]
-        """The paths that the image's own layers have an entry for."""
+        """The paths with an entry in the image's own layers."""
 
 
 def _paths(facts: _Facts) -> Iterator[Concern]:
     files = [path for path, known in facts.old_base.items() if known.type == "file" and known.size]
     if files and not any(facts.new_base.get(path) == facts.old_base[path] for path in files):
-        yield Concern(Verdict.REFUSE, b".", "the new base shares not one file with the old one")
+        yield Concern(Verdict.REFUSE, b".", "the new base shares no file with the old one")
     for path in facts.own:
         yield from _own_path(path, facts)
     for path, before in facts.old_base.items():
         after = facts.new_base.get(path)
         if path in facts.image or after in (None, before) or before.type == "dir" or path.startswith(_IGNORED):
             continue
-        yield Concern(Verdict.REVIEW, path, "the image deletes it, and the new base has another one")
+        yield Concern(Verdict.REVIEW, path, "the image deletes it, and the new base has a different one")
 
 
 def _own_path(path: bytes, facts: _Facts) -> Iterator[Concern]:
     own, landed = facts.image[path], facts.rebased.get(path)
     if landed is None:
-        yield Concern(Verdict.REFUSE, path, "would land elsewhere: the new base has something else on the way to it")
+        yield Concern(Verdict.REFUSE, path, "would be written elsewhere: the new base has a different parent directory")
         return
     if landed != own and not (own.type == landed.type == "dir"):
-        yield Concern(Verdict.REFUSE, path, "would not be what it is now: other names of it lie in the base")
+        yield Concern(Verdict.REFUSE, path, "would change: other hard links of it are in the base")
         return
     before, after = facts.old_base.get(path), facts.new_base.get(path)
     if after is None or after in (before, own) or path.startswith(_IGNORED):
@@ -100,7 +100,7 @@ def _own_path(path: bytes, facts: _Facts) -> Iterator[Concern]:
     elif path in _DATABASES:
         yield Concern(Verdict.REVIEW, path, "the image's package database hides that of the new base")
     elif before is None:
-        yield Concern(Verdict.REVIEW, path, "the new base has a file of its own here, which the image's hides")
+        yield Concern(Verdict.REVIEW, path, "the new base has its own file here, which the image's hides")
     else:
         yield Concern(Verdict.REVIEW, path, "changed by the image and by the new base: the image's hides the new one")
 
@@ -108,11 +108,11 @@ def _own_path(path: bytes, facts: _Facts) -> Iterator[Concern]:
 # --- packages: dpkg's, of both bases and of the image ----------------------------------------------
 
 Installed = dict[str, Fields]
-"""The paragraph of each package in dpkg's status file."""
+"""Paragraph of each package in dpkg's status file."""
 
 
 def _packages(trees: Trees) -> tuple[list[str], list[Concern]]:
-    """The packages of the base that change, as ``name old -> new``, and whether those of the image fit the new base."""
+    """Return the changed packages of the base, as ``name old -> new``, and findings on those of the image."""
     own = trees.image.look_up(_STATUS)
     changes = own is not None and own.layer > trees.below
     try:
@@ -130,7 +130,7 @@ def _packages(trees: Trees) -> tuple[list[str], list[Concern]]:
         return changed, []
     concerns = []
     if changed:
-        what = f"lists the packages of the old base; {len(changed)} are others in the new one: {', '.join(changed[:3])}"
+        what = f"lists the packages of the old base; {len(changed)} differ in the new one: {', '.join(changed[:3])}"
         concerns.append(Concern(Verdict.REVIEW, _STATUS, what + (" …" if len(changed) > 3 else "")))
     for name, fields in image.items():
         if name not in before:
@@ -139,7 +139,7 @@ def _packages(trees: Trees) -> tuple[list[str], list[Concern]]:
 
 
 def _unmet(name: str, fields: Fields, before: Installed, after: Installed) -> Iterator[Concern]:
-    """Dependencies on the old base of a package that the image added, which the new base does not meet.
+    """Yield dependencies of a package that the image added, met by the old base and not by the new one.
 
     Versions are compared for ``=`` only; symbol versions show better whether a library is new enough.
     """
@@ -152,7 +152,7 @@ def _unmet(name: str, fields: Fields, before: Installed, after: Installed) -> It
         if needed not in after:
             yield Concern(Verdict.REVIEW, _STATUS, f"{name} depends on {needed}, which is not in the new base")
         elif version.startswith("(= ") and version[3:-1] != _version(after[needed]):
-            what = f"{name} wants {needed} {version[3:-1]}, the new base has {_version(after[needed])}"
+            what = f"{name} needs {needed} {version[3:-1]}, the new base has {_version(after[needed])}"
             yield Concern(Verdict.REVIEW, _STATUS, what)
 
 

@@ -15,7 +15,7 @@ from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.tar.reader import MemberReader
 
 LARGEST: Final = 256 << 20
-"""Bytes of the largest file that is examined: it is held in memory."""
+"""Bytes of the largest examined file: it is held in memory."""
 
 
 class Verdict(StrEnum):
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
     SAFE = "safe"
     REVIEW = "review"
-    """It will most likely run, but somebody should look at the findings."""
+    """It will most likely run, but the findings should be reviewed."""
     REFUSE = "refuse"
     """Something that the image needs is missing."""
 
@@ -37,7 +37,7 @@ class Concern(NamedTuple):
 
     verdict: Verdict
     path: bytes
-    """The file that is concerned."""
+    """The file concerned."""
     what: str
 
     def __str__(self) -> str:
@@ -69,18 +69,18 @@ class Trees:
     new_base: Stack
     image: Stack
     below: int
-    """Layers of the old base; those above are the image's own."""
+    """Number of layers of the old base; those above are the image's own."""
     rebased: Stack
     image_layers: Layers
     rebased_layers: Layers
     advanced: Advanced
 
     def read_image(self, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:
-        """The content of these files of the image; those larger than :data:`LARGEST` are left out."""
+        """Return the content of these files of the image, without those larger than :data:`LARGEST`."""
         return self._read(self.image_layers, wanted)
 
     def read_rebased(self, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:
-        """The same of the rebased image."""
+        """Return the content of these files of the rebased image."""
         return self._read(self.rebased_layers, wanted)
 
     def _read(self, layers: Layers, wanted: Iterable[Source]) -> Iterator[tuple[Source, bytes]]:

@@ -1,4 +1,4 @@
-"""The layers of a rechunked image: which components each holds, the recipe of its content, and its tar.
+"""The layers of a rechunked image: the components of each, the recipe of its content, and its tar.
 
 A recipe is a file beside the store, one line for each entry of the layer, with the offset of a file's content in
 the spool (:mod:`layerfarm.jobs.relayer.spool`).
@@ -36,7 +36,7 @@ MEDIA_TYPE_PLAN: Final = "application/vnd.layerfarm.plan.v1+json"
 DIRECTORIES: Final = "directories"
 """Name of the last layer, which gives directories their metadata."""
 DELETIONS: Final = "deletions"
-"""Name of the first layer above kept ones, if it deletes something in them."""
+"""Name of the first layer above kept ones, if it deletes entries of theirs."""
 
 _NS = 10**9
 _PIECE = 1 << 20
@@ -54,16 +54,16 @@ class LayerToBe(NamedTuple):
 
 
 def put_plan(layout: Layout, plan: Plan) -> str:
-    """Put a plan into the store for the jobs that use it; returns the blob's digest."""
+    """Store a plan for the jobs that use it; return the blob's digest."""
     return layout.put(plan.encode(), MEDIA_TYPE_PLAN).digest
 
 
 def read_plan(layout: Layout, digest: str) -> Plan:
-    """The plan of :func:`put_plan`, which then counts as just used.
+    """Return a plan stored by :func:`put_plan`, and mark it as just used.
 
     Raises:
         BlobNotFound: it is not in the store; DigestMismatch: it is damaged.
-        MalformedPlan: the blob is no plan.
+        MalformedPlan: the blob is not a plan.
     """
     try:
         size = layout.blob_path(digest).stat().st_size
@@ -75,7 +75,7 @@ def read_plan(layout: Layout, digest: str) -> Plan:
 
 
 def layers_to_be(analysis: Analysis, divider: Divider | None, budget: int) -> list[LayerToBe]:
-    """The layers above the kept ones, lowest first. Without the divider of a plan, one is made for this image alone.
+    """Return the layers above the kept ones, lowest first. Without a plan's divider, plan for this image alone.
 
     Raises:
         TransformError: the kept layers use up the budget.
@@ -101,7 +101,7 @@ def layers_to_be(analysis: Analysis, divider: Divider | None, budget: int) -> li
 
 
 def recipe_of(layer: LayerToBe, content: Difference, analyzed: Analyzed, epoch: int | None) -> Iterable[bytes]:
-    """The lines of the recipe of one layer of an analyzed image."""
+    """Yield the lines of the recipe of one layer of an analyzed image."""
     if layer.keys:
         return recipe_of_files((path for key in layer.keys for path in analyzed.members[key]), content, epoch)
     if layer.digest == analyzed.analysis.directories:
@@ -110,7 +110,7 @@ def recipe_of(layer: LayerToBe, content: Difference, analyzed: Analyzed, epoch: 
 
 
 def recipe_of_files(paths: Iterable[bytes], content: Difference, epoch: int | None) -> Iterator[bytes]:
-    """The recipe of a layer of files: each inode's content once, and the directories above in canonical form."""
+    """Yield the recipe of a layer of files: each inode's content once, and the directories above in canonical form."""
     lines: dict[bytes, bytes] = {}
     firsts: dict[bytes, bytes] = {}
     """By the lowest name of an inode with several: the name that is first in the layer, and holds the content."""
@@ -131,13 +131,13 @@ def recipe_of_files(paths: Iterable[bytes], content: Difference, epoch: int | No
 
 
 def _recipe_of_directories(content: Difference, epoch: int | None) -> Iterator[bytes]:
-    """The recipe of the last layer: directories with their metadata."""
+    """Yield the recipe of the last layer: directories with their metadata."""
     for path in sorted(restored_directories(content), key=walk_key):
         yield _directory(clamped(content.directories[path], epoch))
 
 
 def _recipe_of_deletions(content: Difference) -> Iterator[bytes]:
-    """The recipe of the first layer above the kept ones: whiteouts, and the directories above in canonical form."""
+    """Yield the recipe of the first layer above the kept ones: whiteouts, and directories above in canonical form."""
     lines: dict[bytes, bytes] = {}
     for path in content.deleted:
         name = whiteout_name(path)
@@ -148,7 +148,7 @@ def _recipe_of_deletions(content: Difference) -> Iterator[bytes]:
 
 
 def write_layer(recipe: BinaryIO, spool: Spool) -> Iterator[bytes]:
-    """The raw tar of a recipe. The same recipe and content give the same bytes.
+    """Yield the raw tar of a recipe. The same recipe and content give the same bytes.
 
     Raises (while iterating):
         MalformedDocument: a line of the recipe does not parse, or the spool is too short for it.
@@ -161,7 +161,7 @@ def write_layer(recipe: BinaryIO, spool: Spool) -> Iterator[bytes]:
         while left:
             piece = spool.read(offset, min(left, _PIECE))
             if not piece:
-                raise MalformedDocument("content of a file is gone from the spool", where=spool.path)
+                raise MalformedDocument("content of a file is missing in the spool", where=spool.path)
             held += piece
             offset += len(piece)
             left -= len(piece)
@@ -202,7 +202,7 @@ def _directory(entry: Entry) -> bytes:
 
 
 def _line(header: Header, offset: int) -> bytes:
-    # Latin-1 is every byte as one character, and back.
+    # Latin-1 maps every byte to one character, and back.
     fields: list[Any] = [_as_text(value) for value in header]
     return json.dumps([*fields, offset], separators=(",", ":")).encode() + b"\n"
 
@@ -231,5 +231,5 @@ def _parsed(line: bytes) -> tuple[Header, int]:
             nanoseconds,
         )
     except (ValueError, AttributeError, IndexError, TypeError) as error:
-        raise MalformedDocument("not a line of a recipe", where=line[:200]) from error
+        raise MalformedDocument("malformed line of a recipe", where=line[:200]) from error
     return header, offset

@@ -6,8 +6,8 @@ layerfarm writes the second: a tag would appear in ``layerfarm ls`` and every sc
 a referrer would rewrite the index behind it. Garbage collection keeps such an entry as long as its subject
 (:mod:`layerfarm.jobs.store.reachability`). A push to a registry without the API makes the tag (:func:`fallback_index`).
 
-When an image is transformed, referrers that stay true of the new image may be copied to it. Attestations and SBOMs
-describe the content and its origin: both are true of a new image with the same tree. Those in the image's index are
+When an image is transformed, referrers that remain valid may be copied to the new image. Attestations and SBOMs
+describe the content and its origin: both are valid for a new image with the same tree. Those in the image's index are
 part of it, and stay. A signature, and everything that is signed, is a statement on certain bytes: beside other bytes
 it fails to verify, so it stays with the old image.
 """
@@ -45,11 +45,11 @@ _SIGNED: Final = (
 _SIGNED_TAGS: Final = ("sig", "att")
 """Endings of the tags under which cosign keeps signatures: ``sha256-HEX.sig``."""
 _SBOM_TAG: Final = "sbom"
-_OLD_BYTES: Final = "it is of the old image's bytes"
+_OLD_BYTES: Final = "it signs the old image's bytes"
 
 Choice = Literal["leave", "carry"]
-"""Whether referrers that stay true of the new image are copied to it. They are other people's statements on the old
-one, so that they are left unless the request says ``carry``."""
+"""Whether referrers that remain valid are copied to the new image. They are other people's statements on the old one,
+so they are left unless the request says ``carry``."""
 
 
 class Artifact(Document):
@@ -65,12 +65,12 @@ class Artifact(Document):
 
     @property
     def kind(self) -> str:
-        """The artifact type, else the media type of the config."""
+        """Return the artifact type, else the media type of the config."""
         return self.artifact_type or self.config.media_type
 
 
 class _Subject(Document):
-    """The one field that is read of a manifest of any kind."""
+    """The only field that is read of a manifest of any kind."""
 
     subject: Descriptor | None = None
 
@@ -78,12 +78,12 @@ class _Subject(Document):
 def referrers(
     layout: Layout, subject: str, unreadable: Callable[[Descriptor, StoreError], None] = lambda entry, error: None
 ) -> list[Descriptor]:
-    """The manifests of the layout that have this digest as their subject, each once, with their types.
+    """Return the manifests of the layout with this digest as their subject, each once, with their types.
 
     ``unreadable`` is called for untagged manifests that cannot be read and may have any subject, or none.
 
     Raises:
-        StoreError: a manifest cannot be read that is entered as a referrer of ``subject``.
+        StoreError: a manifest entered as a referrer of ``subject`` cannot be read.
     """
     found = _found(layout, subject, unreadable)
     return [entry.model_copy(update={"artifact_type": artifact.kind}) for entry, artifact in found]
@@ -107,23 +107,23 @@ def entry_of(descriptor: Descriptor, subject: str) -> Descriptor:
 
 
 def put_artifact(layout: Layout, artifact: Artifact) -> Descriptor:
-    """Store the manifest of an artifact whose blobs are in the store; returns its descriptor."""
+    """Store the manifest of an artifact whose blobs are in the store; return its descriptor."""
     return layout.put_document(artifact, MEDIA_TYPE_MANIFEST, artifactType=artifact.kind)
 
 
 def read_artifact(layout: Layout, descriptor: Descriptor) -> Artifact:
-    """The manifest of an artifact. Raises StoreError: it is missing, corrupt or no manifest."""
+    """Return the manifest of an artifact. Raises StoreError: it is missing, corrupt or not a manifest."""
     return parse(Artifact, layout.read(descriptor), descriptor.digest)
 
 
 def fallback_tag(subject: str) -> str:
-    """The tag that lists referrers in a registry without the API (distribution-spec "Referrers Tag Schema")."""
+    """Return the tag that lists referrers in a registry without the API (distribution-spec "Referrers Tag Schema")."""
     algorithm, _, encoded = subject.partition(":")
     return f"{_NO_TAG.sub('-', algorithm)[:32]}-{encoded[:64]}"
 
 
 def speaks_of_another(tag: str) -> bool:
-    """True for the fallback tag, and for one with an ending, as cosign's ``sha256-HEX.sig``.
+    """Return True for the fallback tag, and for one with an ending, like cosign's ``sha256-HEX.sig``.
 
     A tag with an ending leads to one manifest, which refers to the subject without naming it.
     """
@@ -131,15 +131,15 @@ def speaks_of_another(tag: str) -> bool:
 
 
 def is_fallback_tag(tag: str) -> bool:
-    """True for a tag that :func:`fallback_tag` gives, without an ending."""
+    """Return True for a tag of the form of :func:`fallback_tag`, without an ending."""
     return speaks_of_another(tag) and "." not in tag
 
 
 def names_image(tag: str, digest: str, index: Index | None) -> bool:
-    """True if a fallback tag names an image, or an artifact, instead of an index of referrers.
+    """Return True if a fallback tag names an image, or an artifact, instead of an index of referrers.
 
-    Tools that mirror images by their digests make such tags (oc-mirror, zot#4398). ``digest`` is that of the manifest
-    behind the tag; ``index`` is None if that is no OCI index. The entries of an index of referrers are for no platform.
+    Tools that mirror images by their digests set such tags (oc-mirror, zot#4398). ``digest`` is that of the manifest
+    behind the tag; ``index`` is None if that is not an OCI index. Entries of an index of referrers have no platform.
     """
     if index is None or fallback_tag(digest) == tag:
         return True
@@ -148,7 +148,7 @@ def names_image(tag: str, digest: str, index: Index | None) -> bool:
 
 
 def fallback_entries(layout: Layout, entry: Descriptor) -> list[Descriptor]:
-    """The entries of the index of referrers behind a fallback tag; none if that names an image.
+    """Return the entries of the index of referrers behind a fallback tag; none if that names an image.
 
     ``entry``: the tag's in index.json.
 
@@ -160,7 +160,7 @@ def fallback_entries(layout: Layout, entry: Descriptor) -> list[Descriptor]:
 
 
 def entry_names_image(layout: Layout, entry: Descriptor) -> bool:
-    """:func:`names_image` for an entry of index.json. Raises as :func:`fallback_entries`."""
+    """Return :func:`names_image` for an entry of index.json. Raises as :func:`fallback_entries`."""
     return names_image(name_of(entry) or "", entry.digest, _index(layout, entry))
 
 
@@ -169,13 +169,13 @@ def _index(layout: Layout, entry: Descriptor) -> Index | None:
 
 
 def tags_beside(tags: Sequence[str], subject: str) -> list[str]:
-    """The tags, of these sorted ones, that add an ending to the fallback tag of ``subject``."""
+    """Return the tags, of these sorted ones, that add an ending to the fallback tag of ``subject``."""
     begin = f"{fallback_tag(subject)}."
     return list(itertools.takewhile(lambda tag: tag.startswith(begin), tags[bisect_left(tags, begin) :]))
 
 
 def spoken(layout: Layout) -> dict[str, list[str]]:
-    """The digests of all referrers in a layout, by the fallback tag of their subject.
+    """Return the digests of all referrers in a layout, by the fallback tag of their subject.
 
     Untagged manifests that cannot be read are ignored.
 
@@ -206,7 +206,7 @@ def _subject(layout: Layout, entry: Descriptor) -> str | None:
 
 
 def fallback_index(found: Iterable[Descriptor]) -> Index:
-    """The index for :func:`fallback_tag` of these :func:`referrers` of one manifest."""
+    """Return the index for :func:`fallback_tag` of these :func:`referrers` of one manifest."""
     own = {SUBJECT, REF_NAME}
     entries = [
         entry.model_copy(
@@ -218,7 +218,7 @@ def fallback_index(found: Iterable[Descriptor]) -> Index:
 
 
 def unread_referrers(layout: Layout, subject: str) -> list[Descriptor]:
-    """Entries of the fallback index of ``subject`` that are no OCI manifests, which layerfarm does not read."""
+    """Return entries of the fallback index of ``subject`` that are not OCI manifests, which layerfarm does not read."""
     return [
         entry
         for tagged in layout.find(fallback_tag(subject))
@@ -248,7 +248,7 @@ def _found(
 def _candidates(layout: Layout, subject: str) -> Iterator[tuple[Descriptor, bool]]:
     """Entries that may refer to ``subject``: with its annotation or none, and those of the fallback index.
 
-    With each: True if something says that it refers to ``subject``.
+    With each: True if the annotation or the index says that it refers to ``subject``.
     """
     index, tag = layout.index_text(), fallback_tag(subject)
     named, unnamed = index.untagged.get(subject, []), index.untagged.get(None, [])
@@ -266,7 +266,7 @@ def _candidates(layout: Layout, subject: str) -> Iterator[tuple[Descriptor, bool
 
 
 class Carrier:
-    """Copies referrers of images in ``source`` to new images in ``target``, and warns of those that it leaves."""
+    """Copies referrers of images in ``source`` to new images in ``target``, and warns of those left behind."""
 
     def __init__(self, source: Layout, target: Layout, *, same_tree: bool, choice: Choice) -> None:
         self._source = source
@@ -282,7 +282,7 @@ class Carrier:
         Returns the entry for the new index, or None: it is left out.
         """
         if subject is not None and not self._same_tree:
-            self._leave(entry.digest, "an attestation", "the new image has another content")
+            self._leave(entry.digest, "an attestation", "the new image has different content")
             return None
         copy_manifest(self._source, self._target, entry)
         self.referrers(entry, entry)
@@ -304,7 +304,7 @@ class Carrier:
         for entry in referrers(self._source, old.digest, self._unreadable):
             self._referrer(entry, read_artifact(self._source, entry), old, new)
         for entry in unread_referrers(self._source, old.digest):
-            self._leave(entry.digest, entry.media_type, "layerfarm does not read that")
+            self._leave(entry.digest, entry.media_type, "layerfarm does not read this type")
         for tag in tags_beside(self._source.index_text().sorted_tags, old.digest):
             self._tagged(tag, old, new)
 
@@ -314,7 +314,7 @@ class Carrier:
             copy_manifest(self._source, self._target, entry)
             self._carried(entry, entry, new)
         elif kind == MEDIA_TYPE_PROOF:
-            pass  # an earlier transform's proof is about the old image, which the new proof names
+            pass  # an earlier transform's proof describes the old image, which the new proof names
         elif kind.startswith(_SIGNED):
             self._leave(entry.digest, f"a signature ({kind})", _OLD_BYTES)
         elif self._stays_true(entry.digest, kind):
@@ -335,18 +335,18 @@ class Carrier:
             if old.digest != new.digest and ending in _SIGNED_TAGS:
                 self._leave(entry.digest, what, _OLD_BYTES)
             elif old.digest != new.digest and ending != _SBOM_TAG:
-                self._leave(entry.digest, what, "nothing says that it is true of the new one")
+                self._leave(entry.digest, what, "it is not known to be valid for the new image")
             elif old.digest == new.digest or self._stays_true(entry.digest, what):
                 copy_manifest(self._source, self._target, entry)
                 self._target.tag(f"{fallback_tag(new.digest)}.{ending}", entry)
                 self.carried += 1
 
     def _stays_true(self, digest: str, what: str) -> bool:
-        """True if a statement on the content is to be copied; otherwise adds a warning."""
+        """Return True if a statement on the content is to be copied; otherwise add a warning."""
         if not self._same_tree:
-            self._leave(digest, what, "the new image has another content")
+            self._leave(digest, what, "the new image has different content")
         elif self._choice == "leave":
-            self._leave(digest, what, "it is of the old image (referrers: carry would point it to the new one)")
+            self._leave(digest, what, "it refers to the old image (referrers: carry would copy it to the new one)")
         else:
             return True
         return False
@@ -355,4 +355,4 @@ class Carrier:
         self._leave(entry.digest, "an untagged manifest", f"it cannot be read ({error.what})")
 
     def _leave(self, digest: str, what: str, why: str) -> None:
-        self.warnings.append(f"not carried over: {what}, {why}: {digest}")
+        self.warnings.append(f"not copied: {what}, {why}: {digest}")

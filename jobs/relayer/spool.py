@@ -29,7 +29,7 @@ class Written:
 
     entry: Entry
     names: tuple[bytes, ...]
-    """Every path of the inode where it has several, sorted."""
+    """Every path of the inode if it has several, sorted."""
     offset: int
     """Offset of a regular file's content in the spool; -1: not a regular file."""
     layer: int = 0
@@ -41,11 +41,11 @@ class Difference:
     """The difference between the tree of the kept layers (empty without any) and the tree of the image."""
 
     files: dict[bytes, Written]
-    """All entries but directories, by path."""
+    """All entries except directories, by path."""
     directories: dict[bytes, Entry]
     """Every directory of the image, by path."""
     changed: frozenset[bytes]
-    """Directories that the kept layers do not hold, or hold with other metadata."""
+    """Directories that the kept layers lack, or hold with other metadata."""
     deleted: tuple[bytes, ...]
     """The topmost paths in the kept layers that are not in the image."""
 
@@ -58,7 +58,7 @@ class Spool:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes."""
+        """Return up to ``size`` bytes."""
         parts = []
         while size and (piece := os.pread(self._fd, size, offset)):
             parts.append(piece)
@@ -102,7 +102,7 @@ def read_image(layout: Layout, image: Resolved, keep: int, spool: Path, advanced
 
 
 def _spooled(stream: Readable, out: BinaryIO, layer: int, offsets: dict[tuple[int, int], int]) -> Iterator[Read]:
-    """The members of a layer, their content hashed and appended to the spool."""
+    """Yield the members of a layer, their content hashed and appended to the spool."""
     reader = MemberReader(stream, limits())
     for ordinal, member in enumerate(reader.to_the_end()):
         if member.type != REGULAR:
@@ -120,7 +120,7 @@ def _spooled(stream: Readable, out: BinaryIO, layer: int, offsets: dict[tuple[in
 
 
 def _is_hole(member: Member, piece: bytes | memoryview) -> bool:
-    """True for a hole of a sparse file, which is one in the spool too: it may be gigabytes long."""
+    """Return True for a hole of a sparse file, which stays a hole in the spool: it may be gigabytes long."""
     # Content is given as views of the buffer, a hole as bytes.
     return member.holes is not None and isinstance(piece, bytes)
 
@@ -150,7 +150,7 @@ def _written(placed: Placed, path: bytes, names: tuple[bytes, ...], offsets: dic
 
 
 def _is_kept(below: Stack, placed: Placed) -> bool:
-    """True if the kept layers hold, at this path, the same member of the same layer as the image."""
+    """Return True if the kept layers hold, at this path, the same member of the same layer as the image."""
     found = _at(below, placed.entry.path)
     if found is None or isinstance(found, Directory) or placed.source is None:
         return False

@@ -321,8 +321,8 @@ def test_an_index_of_two_systems_is_made_over_for_linux(
         assert by_system["windows"] == windows.descriptor.digest
         assert digest(registry.manifest("new/team/app:win")) == windows.descriptor.digest
         for row in rows.values():
-            assert any("kept as it is" in text and "windows/amd64" in text for text in row["warnings"])
-        assert "team/app:win: kept as it is" in err
+            assert any("kept unchanged" in text and "windows/amd64" in text for text in row["warnings"])
+        assert "team/app:win: copied unchanged" in err
     alone = json.loads(registry.manifest("new/team/app:win"))
     assert alone["layers"][0]["urls"] == ["https://example.org/base"]
     _, err = run(layerfarm, path)
@@ -397,7 +397,7 @@ def test_dockers_list_of_two_systems_with_foreign_layers(
     assert registry.manifest(f"new/team/app@{digest(raw)}") == raw
     write(tmp_path, registry.host, TRANSFORMS[1])
     rows, _ = run(layerfarm, path)
-    assert any("windows/amd64 is kept as it is" in text for text in rows["team/app:1.0"]["warnings"])
+    assert any("windows/amd64 is kept unchanged" in text for text in rows["team/app:1.0"]["warnings"])
     new = json.loads(registry.manifest("new/team/app:1.0"))
     assert {each["platform"]["os"] for each in new["manifests"]} == {"linux", "windows"}
 

@@ -97,7 +97,7 @@ def test_by_default_they_stay_with_the_old_image_and_the_report_names_each(
     assert set(listed(origin.registry, row["new"])) == {PROOF}
     assert len(row["warnings"]) == 3
     for left in (origin.sbom, origin.on_image, origin.cosign):
-        assert any(left.digest in text and "not carried over" in text for text in row["warnings"])
+        assert any(left.digest in text and "not copied" in text for text in row["warnings"])
     assert CLIENT.tags(f"docker://{origin.registry.host}/new/team/app") == sorted(["1.0", fallback_tag(row["new"])])
     code, out, _ = layerfarm("catalog", "report", path, "--html", tmp_path / "report.html")
     assert code == 0

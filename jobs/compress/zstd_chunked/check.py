@@ -55,11 +55,11 @@ _TIMES: Final = ("mtime", "atime", "ctime")
 
 
 class _Lie(Exception):
-    """The table of contents, or what belongs to it, does not fit the layer. Arguments: where, message."""
+    """The table of contents, or its data, does not match the layer. Arguments: where, message."""
 
 
 class TocCheck:
-    """Give it each member of the layer's tar, then :meth:`finish`. Faults are reported, not raised.
+    """Takes each member of the layer's tar, then :meth:`finish`. Faults are reported, not raised.
 
     Raises (everywhere):
         LimitExceeded: a document or a frame is larger than the limits.
@@ -72,7 +72,7 @@ class TocCheck:
         self._fault = fault
         self._limits = limits()
         self._files: dict[str, list[TocEntry]] = {}
-        """Entries with their further chunks, by plain name, that no member of the tar was compared with."""
+        """Entries with their further chunks, by plain name, that are not compared yet."""
         self._contents: dict[str, list[TocEntry]] = {}
         """Those with content that were, by name: the tar bounds their number and size."""
         self._toc: Toc | None = None
@@ -175,7 +175,7 @@ class TocCheck:
     # --- the frames ----------------------------------------------------------------------------------
 
     def _content(self, name: str) -> Iterator[bytes]:
-        """The content of a file from its frames, once. Raises _Lie: it is not what the table of contents says."""
+        """Yield the content of a file from its frames, once. Raises _Lie: it is not as the table of contents says."""
         chunks = self._contents.pop(name, None)
         if chunks is None:
             raise _Lie(name, "is twice in the tar-split data, or has no content that could be checked")
@@ -224,7 +224,7 @@ class TocCheck:
     # --- the tar-split data --------------------------------------------------------------------------
 
     def _check_tar_split(self, digest: str, diff_id: str) -> None:
-        """Make the tar of the tar-split data and the frames, as a client does."""
+        """Assemble the tar from the tar-split data and the frames, as a client does."""
         if self._split is None:
             raise _Lie(TAR_SPLIT_POSITION, "is missing, and the table of contents names tar-split data")
         self._check_place(self._split, TAR_SPLIT_POSITION)
@@ -251,7 +251,7 @@ class TocCheck:
             raise _Lie(TAR_SPLIT_POSITION, "tar-split data and files make another tar than the layer's")
 
     def _assembled(self, line: bytes) -> Iterator[bytes]:
-        """The bytes of the tar that a line stands for."""
+        """Yield the bytes of the tar that a line describes."""
         try:
             fields = json.loads(line)
             kind, payload = fields["type"], b64decode(fields["payload"] or "", validate=True)
@@ -297,7 +297,7 @@ def _differences(entry: TocEntry, expected: TocEntry) -> Iterator[tuple[str, obj
 
 
 def _instant(text: str) -> object:
-    """A time, for comparing: in UTC, with its fraction. To containers/storage no time and the epoch are one."""
+    """Return a time for comparing: in UTC, with its fraction. containers/storage equates no time and the epoch."""
     second, dot, rest = (text or _EPOCH).partition(".")
     digits = rest.rstrip("Z").partition("+")[0].partition("-")[0]
     zone = rest[len(digits) :] if dot else ""
@@ -309,7 +309,7 @@ def _instant(text: str) -> object:
 
 @contextmanager
 def _damage_in(where: str) -> Iterator[None]:
-    """Compressed data that cannot be read is a lie of what leads to it."""
+    """Convert an error about unreadable compressed data to a fault of its reference."""
     try:
         yield
     except LayerError as error:

@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
 
     data: bytes
     zeros: bool
-    """Of at least 1,024 zeros, or the rest of such."""
+    """Consists of at least 1,024 zeros, or is the rest of such."""
 
 
 def chunks(pieces: Iterable[bytes | memoryview]) -> Iterator[Chunk]:
@@ -78,7 +78,7 @@ def _leading_zeros(data: bytearray) -> int:
 
 
 def _ends(data: bytes, before: bytes) -> Iterator[int]:
-    """The ends of chunks in ``data`` by the checksum, from 1 for one after the first byte.
+    """Return the ends of chunks in ``data`` by the checksum, from 1 for one after the first byte.
 
     ``before``: the 63 bytes that precede it, fewer at the start of a file.
 

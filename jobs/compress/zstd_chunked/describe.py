@@ -31,17 +31,17 @@ _RAW_TYPES: Final = frozenset(b"\x000123456")
 _STAR_TRAILER: Final = b"tar\0"
 _NS: Final = 10**9
 _YEARS: Final = range(-62_167_219_200, 253_402_300_800)
-"""Seconds of the years 0 to 9999, which RFC 3339 can write."""
+"""Seconds of the years 0 to 9999, which RFC 3339 can express."""
 _NO_TIME: Final = -62_135_596_800 * _NS
-"""The first moment of the year 1, which to Go is no time at all."""
+"""The first moment of the year 1, Go's zero time."""
 
 
 class Undescribable(Exception):
-    """A table of contents cannot hold this layer. The message says which entry, and why."""
+    """A table of contents cannot describe this layer. The message says which entry, and why."""
 
 
 def described(member: Member, reader: MemberReader) -> TocEntry:
-    """The entry of the current member of ``reader``, without digest and offsets.
+    """Return the entry of the current member of ``reader``, without digest and offsets.
 
     Raises:
         Undescribable: it has a field that would be lost, or be read differently.
@@ -75,12 +75,12 @@ def described(member: Member, reader: MemberReader) -> TocEntry:
 
 
 def plain_name(name: str) -> str:
-    """The name by which entries of the same file are recognized."""
+    """Return the name by which entries of the same file are recognized."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _difference(member: Member, reader: MemberReader) -> str:
-    """The reason why the entry would not be the header that Go reads; empty if there is none."""
+    """Return the reason why the entry would not equal the header that Go reads; empty if there is none."""
     block = reader.block
     if block[156] not in _RAW_TYPES or member.type not in _TYPES:
         return "entry is of a type that a table of contents does not know"
@@ -91,19 +91,19 @@ def _difference(member: Member, reader: MemberReader) -> str:
     if (is_gnu(block) and block[345:369].strip(b"\0")) or block[508:512] == _STAR_TRAILER:
         return "header has times of another format than PAX"
     if member.type not in _DEVICES and has_devices(block) and (number(block[329:337]) or number(block[337:345])):
-        return "device number of an entry that is no device"
+        return "device number of an entry that is not a device"
     if ".." in member.name.decode("latin-1").split("/"):
         return "name leads out of its directory"
     return ""
 
 
 def _time(nanoseconds: int) -> str:
-    """RFC 3339, in UTC; empty for no time."""
+    """Format as RFC 3339, in UTC; empty for no time."""
     if nanoseconds == _NO_TIME:
         return ""
     seconds, fraction = divmod(nanoseconds, _NS)
     if seconds not in _YEARS:
-        raise Undescribable(f"time that RFC 3339 cannot write: {seconds}")
+        raise Undescribable(f"time that RFC 3339 cannot express: {seconds}")
     return f"{_second(seconds)}{f'.{fraction:09d}'.rstrip('0') if fraction else ''}Z"
 
 

@@ -31,7 +31,7 @@ class TarSplitWriter:
         self._line(b'"type":%d,"payload":"%b"' % (SEGMENT, b64encode(data)))
 
     def file(self, name: str, size: int, crc: int | None) -> None:
-        """An entry of the tar; ``crc`` is that of its content, None without content."""
+        """Write an entry of the tar; ``crc`` is that of its content, None without content."""
         text = json.dumps(name, ensure_ascii=False).encode()
         sized = b',"size":%d' % size if size else b""
         payload = b"null" if crc is None else b'"%b"' % b64encode(crc.to_bytes(8, "big"))
@@ -77,7 +77,7 @@ class Crc64:
 
 
 def _folded(value: int, bits: int) -> int:
-    """The remainder of a polynomial; its highest power is the lowest bit, as the CRC is a reflected one."""
+    """Return the remainder of a polynomial; its highest power is the lowest bit, as the CRC is reflected."""
     q = 1
     while 128 * q < bits:
         q *= 2

@@ -1,4 +1,4 @@
-"""The table of contents of a zstd:chunked layer, where it is in the blob, and the footer that repeats it."""
+"""The table of contents of a zstd:chunked layer, its place in the blob, and the footer that repeats it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAR_SPLIT_POSITION: Final = f"{PREFIX}tarsplit-position"
 CRFS: Final = 1
 """The only type of a TOC."""
 MOST_BYTES: Final = 150 << 20
-"""Uncompressed bytes of the largest TOC that containers/storage takes; a pull of a layer with a larger one fails."""
+"""Uncompressed bytes of the largest TOC that containers/storage accepts; pulls of layers with larger ones fail."""
 SKIPPABLE_HEADER: Final = 8
 FOOTER_BYTES: Final = 64
 
@@ -53,12 +53,12 @@ class TocEntry:
     xattrs: dict[str, str] = field(default_factory=dict)
     """Values in base64."""
     digest: str = ""
-    """Of the content; empty for none."""
+    """Digest of the content; empty for none."""
     offset: int = 0
     end: int = 0
-    """Of the last frame in the blob."""
+    """End of the last frame in the blob."""
     chunk_size: int = 0
-    """This and what follows: of files with several chunks only."""
+    """This and the following fields: only for files with several chunks."""
     chunk_offset: int = 0
     chunk_digest: str = ""
     chunk_type: str = ""
@@ -95,10 +95,10 @@ class Toc(NamedTuple):
 
 
 def parse_toc(text: bytes) -> Toc:
-    """Read a table of contents. Each key may occur once, as it is: containers/storage ignores case, and takes the last.
+    """Read a table of contents. Keys must be unique and exact: containers/storage ignores case, and takes the last.
 
     Raises:
-        ValueError: it is no table of contents of version 1.
+        ValueError: it is not a table of contents of version 1.
     """
     try:
         document = json.loads(text, object_pairs_hook=_object)
@@ -117,7 +117,7 @@ def parse_toc(text: bytes) -> Toc:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> TocEntry | dict[str, Any]:
-    """An object of the document: an entry if it has a type and a name. Made at once: a list of objects is large."""
+    """Make an object of the document: an entry if it has a type and a name. Made at once: their list is large."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("key occurs twice in an object")
@@ -137,10 +137,10 @@ def _object(pairs: list[tuple[str, Any]]) -> TocEntry | dict[str, Any]:
 
 
 class Place(NamedTuple):
-    """Where compressed data is in the blob, in a skippable frame of its own."""
+    """The place of compressed data in the blob, in a separate skippable frame."""
 
     offset: int
-    """Of the data, behind the header of the frame."""
+    """Offset of the data, after the header of the frame."""
     length: int
     uncompressed: int
 
@@ -149,7 +149,7 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Raises ValueError: it is not three decimal numbers."""
+        """Parse three decimal numbers. Raises ValueError if it is anything else."""
         found = _PLACE.fullmatch(text)
         if found is None:
             raise ValueError("not three decimal numbers")
@@ -158,22 +158,22 @@ class Place(NamedTuple):
 
 
 def of_toc(annotations: Mapping[str, str] | None) -> frozenset[tuple[str, str]]:
-    """Those of a layer's annotations that describe its table of contents."""
+    """Return those of a layer's annotations that describe its table of contents."""
     return frozenset(pair for pair in (annotations or {}).items() if pair[0].startswith(PREFIX))
 
 
 def skippable(data: bytes) -> bytes:
-    """A frame that decompressors skip (RFC 8878 3.1.2)."""
+    """Return a frame that decompressors skip (RFC 8878 3.1.2)."""
     return _SKIPPABLE + struct.pack("<I", len(data)) + data
 
 
 def is_skippable(header: bytes, length: int) -> bool:
-    """The header is that of a skippable frame of ``length`` bytes."""
+    """Return True if the header is that of a skippable frame of ``length`` bytes."""
     return header == _SKIPPABLE + struct.pack("<I", length)
 
 
 def has_footer(frame: bytes, toc: Place, tar_split: Place | None) -> bool:
-    """The last ``SKIPPABLE_HEADER + FOOTER_BYTES`` bytes of a blob are the frame that names these places."""
+    """Return True if the last ``SKIPPABLE_HEADER + FOOTER_BYTES`` bytes of a blob are a frame with these places."""
     if not is_skippable(frame[:SKIPPABLE_HEADER], FOOTER_BYTES):
         return False
     *numbers, magic = _FOOTER.unpack(frame[SKIPPABLE_HEADER:])
@@ -181,5 +181,5 @@ def has_footer(frame: bytes, toc: Place, tar_split: Place | None) -> bool:
 
 
 def footer(toc: Place, tar_split: Place) -> bytes:
-    """The content of the last frame. Clients use the annotations; this makes a blob without them readable."""
+    """Return the content of the last frame. Clients use the annotations; this makes a blob without them readable."""
     return _FOOTER.pack(*toc, CRFS, *tar_split, _MAGIC)

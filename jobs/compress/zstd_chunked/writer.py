@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from layerfarm.jobs.compress.codecs import Codec, Notes
 
 _BATCH: Final = 1 << 20
-"""Bytes that a thread compresses at a time: handing over takes as long as a small frame."""
+"""Bytes that a thread compresses at a time: passing them on takes as long as a small frame."""
 
 
 @dataclass
 class _File:
-    """An entry of the table of contents that is not finished."""
+    """An unfinished entry of the table of contents."""
 
     entry: TocEntry
     chunks: list[TocEntry] = field(default_factory=list)
@@ -64,27 +64,27 @@ class _Frame(NamedTuple):
     file: _File | None = None
     """The file whose content it is; None: headers."""
     offset: int = 0
-    """Of the content in the file."""
+    """Offset of the content in the file."""
     zeros: bool = False
     finished: Sequence[_File] = ()
-    """Files of which nothing follows."""
+    """Files without further chunks."""
 
 
 class _Compressed(NamedTuple):
     frame: _Frame
     data: bytes
     digest: str
-    """Of the content of a file."""
+    """Digest of the content of a file."""
 
 
 def write(pieces: Iterable[bytes], codec: Codec, notes: Notes) -> Iterator[bytes]:
-    """The blob of a tar, the same for any cut of ``pieces`` and any number of threads.
+    """Yield the blob of a tar, the same for any cut of ``pieces`` and any number of threads.
 
     ``notes`` receives the annotations of the layer at the end. Where a table of contents cannot describe the tar, the
     blob is the frames alone, and ``notes`` a warning that says why: clients pull such a layer whole.
 
     Raises (while iterating):
-        LayerError, LimitExceeded: ``pieces`` is no tar.
+        LayerError, LimitExceeded: ``pieces`` is not a tar.
     """
     level = codec.effective_level
     assert level is not None
@@ -110,7 +110,7 @@ def write(pieces: Iterable[bytes], codec: Codec, notes: Notes) -> Iterator[bytes
 
 
 def _frames(pieces: Iterable[bytes], index: _Index) -> Iterator[_Frame]:
-    """The tar in frames: each content, or chunk of it, in one of its own; the headers between two in another."""
+    """Yield the tar in frames: each content, or chunk of it, in its own; the headers between two in another."""
     raw = _Raw(pieces)
     reader = MemberReader(raw, limits())
     headers = bytearray()
@@ -139,7 +139,7 @@ def _frames(pieces: Iterable[bytes], index: _Index) -> Iterator[_Frame]:
 
 
 def _content(file: _File, reader: MemberReader, raw: _Raw, index: _Index) -> Iterator[_Frame]:
-    """The content of the current member, and with it the file's line of the tar-split data."""
+    """Yield the content of the current member, and its line of the tar-split data."""
     size = reader.left
     if not size:
         index.content(file, None)
@@ -200,7 +200,7 @@ def _frame_compressor(level: int) -> ZstdCompressor:
 
 
 def _place(frame: _Frame, file: _File, start: int, end: int, digest: str) -> None:
-    """Record where a frame of a file is in the blob."""
+    """Record the place of a file's frame in the blob."""
     entry = file.entry
     if not file.chunks:
         entry.offset = start
@@ -220,26 +220,26 @@ def _place(frame: _Frame, file: _File, start: int, end: int, digest: str) -> Non
 
 
 class _Raw:
-    """A stream of pieces, with all bytes that are not taken yet."""
+    """A stream of pieces, with all bytes not taken yet."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
         self._held = bytearray()
 
     def read(self, size: int, /) -> bytes:
-        """The next piece, whatever its size."""
+        """Return the next piece, whatever its size."""
         piece = next(filter(None, self._pieces), b"")
         self._held += piece
         return piece
 
     def take(self, size: int) -> bytes:
-        """The first bytes that were read and not taken."""
+        """Return the first bytes that were read and not taken."""
         data = bytes(memoryview(self._held)[:size])
         del self._held[:size]
         return data
 
     def rest(self) -> Iterator[bytes]:
-        """All bytes that were not taken, to the end, in pieces of ``MOST_CHUNK``, the last one shorter."""
+        """Yield all bytes not taken, to the end, in pieces of ``MOST_CHUNK``, the last one shorter."""
         while self._held or self.read(MOST_CHUNK):
             while len(self._held) < MOST_CHUNK and self.read(MOST_CHUNK):
                 pass
@@ -277,19 +277,19 @@ class _Index:
         return _File(TocEntry())
 
     def content(self, file: _File, crc: int | None) -> None:
-        """The content of the entry was read; None: it has none."""
+        """Record that the content of the entry was read; None: it has none."""
         if not self.flaw:
             self._split.file(file.entry.name, file.entry.size, crc)
 
     def trailer(self, data: bytes, padding: int = 0, has_global: bool = False) -> None:
-        """Bytes after the last entry, of which so many are the padding of its content."""
+        """Record the bytes after the last entry, and how many are the padding of its content."""
         if not self.flaw:
             if has_global:
                 self.flaw = "tar has a global PAX header"
             elif data.strip(b"\0"):
-                self.flaw = "something follows the end of the tar"
+                self.flaw = "data follows the end of the tar"
             elif (len(data) - padding) % BLOCK or len(data) < padding:
-                self.flaw = "tar is not of whole blocks"
+                self.flaw = "tar does not consist of whole blocks"
             self._split.segment(data)
 
     def add(self, file: _File) -> None:
@@ -302,7 +302,7 @@ class _Index:
                 self.flaw = f"it would be larger than {MOST_BYTES} bytes"
 
     def frames(self, offset: int, annotations: dict[str, str]) -> Iterator[bytes]:
-        """The skippable frames at the end of the blob."""
+        """Yield the skippable frames at the end of the blob."""
         split = self._split_document.end()
         self._toc.write(b'],"tarSplitDigest":"sha256:%b"}' % hashlib.sha256(split).hexdigest().encode())
         toc = self._toc.end()
@@ -317,7 +317,7 @@ class _Index:
 
 
 class _Document:
-    """A text that is compressed while it is written."""
+    """A text that is compressed as it is written."""
 
     def __init__(self, level: int) -> None:
         from zstandard import ZstdCompressor
@@ -325,7 +325,7 @@ class _Document:
         self._compressor = ZstdCompressor(level=level).compressobj()
         self._done = bytearray()
         self.size = 0
-        """Bytes that were written."""
+        """Bytes written so far."""
 
     def write(self, data: bytes) -> None:
         self.size += len(data)

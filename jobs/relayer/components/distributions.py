@@ -19,7 +19,7 @@ PACMAN = b"var/lib/pacman"
 _INFO = DPKG + b"/info"
 _STATUS_D = DPKG + b"/status.d"
 _MADE_HERE = frozenset((b"list",))
-"""Files about a package that dpkg makes when it installs; the others come out of the package."""
+"""Files about a package that dpkg generates at installation; the others come from the package."""
 _SUM = re.compile(rb"[0-9a-f]{32}  (.+)")
 
 Fields = dict[bytes, bytes]
@@ -29,7 +29,7 @@ Fields = dict[bytes, bytes]
 
 
 def dpkg_claims(tree: ImageTree) -> Iterator[Claim]:
-    """The files of each package that dpkg has installed.
+    """Yield the files of each package that dpkg has installed.
 
     Raises:
         BrokenDatabase: the status file, or a list, does not parse.
@@ -43,7 +43,7 @@ def dpkg_claims(tree: ImageTree) -> Iterator[Claim]:
         native = _native(installed)
         for fields in installed:
             name = _named(fields, where)
-            # Where a package may be installed for several architectures the lists are info/NAME:ARCH.list.
+            # For packages of several architectures, the lists are info/NAME:ARCH.list.
             full = name + b":" + fields.get(b"Architecture", b"")
             key = full if full in about else name
             if key in about:
@@ -52,10 +52,10 @@ def dpkg_claims(tree: ImageTree) -> Iterator[Claim]:
 
 
 def paragraphs(content: bytes, where: bytes) -> Iterator[Fields]:
-    """The paragraphs of a control file, deb822(5); only the first line of a field of several.
+    """Yield the paragraphs of a control file, deb822(5); only the first line of a multi-line field.
 
     Raises:
-        BrokenDatabase: a line is no field and continues none.
+        BrokenDatabase: a line is neither a field nor a continuation.
     """
     fields: Fields = {}
     for line in content.split(b"\n"):
@@ -69,24 +69,24 @@ def paragraphs(content: bytes, where: bytes) -> Iterator[Fields]:
                 raise _no_field(line, where)
             fields[name] = value.strip()
         elif not fields:
-            raise BrokenDatabase(f"line continues no field: {text(line[:80])}", where=where)
+            raise BrokenDatabase(f"continuation line without a field: {text(line[:80])}", where=where)
     if fields:
         yield fields
 
 
 def _no_field(line: bytes, where: bytes) -> BrokenDatabase:
-    return BrokenDatabase(f"line is no field: {text(line[:80])}", where=where)
+    return BrokenDatabase(f"line is not a field: {text(line[:80])}", where=where)
 
 
 def _named(fields: Fields, where: bytes) -> bytes:
     name = fields.get(b"Package")
     if not name or b"/" in name:
-        raise BrokenDatabase("paragraph names no package", where=where)
+        raise BrokenDatabase("paragraph has no package name", where=where)
     return name
 
 
 def _native(installed: list[Fields]) -> bytes:
-    """The architecture of most packages."""
+    """Return the architecture of most packages."""
     counted = Counter(fields.get(b"Architecture", b"") for fields in installed)
     del counted[b"all"]
     return max(counted, key=lambda arch: (counted[arch], arch), default=b"")
@@ -94,14 +94,14 @@ def _native(installed: list[Fields]) -> bytes:
 
 def _dpkg_component(fields: Fields, native: bytes) -> Component:
     name, arch = fields[b"Package"], fields.get(b"Architecture", b"")
-    # "Source: glibc (2.36-9)" where the versions differ.
+    # "Source: glibc (2.36-9)" if the versions differ.
     source = fields.get(b"Source", name).split(b" ")[0]
     suffix = "" if arch in (native, b"all") else f":{text(arch)}"
     return Component("dpkg", text(name) + suffix, text(fields.get(b"Version", b"")), f"dpkg:{text(source)}")
 
 
 def _files_about(tree: ImageTree) -> dict[bytes, list[bytes]]:
-    """The suffixes of the names in ``info``, by package (and architecture)."""
+    """Return the suffixes of the names in ``info``, by package (and architecture)."""
     found: defaultdict[bytes, list[bytes]] = defaultdict(list)
     for name in tree.names(_INFO):
         package, dot, suffix = name.rpartition(b".")
@@ -116,11 +116,11 @@ def _owned(
     yield from (_INFO + b"/" + key + b"." + suffix for suffix in about if suffix not in _MADE_HERE)
     listing = _INFO + b"/" + key + b".list"
     lines = (tree.read(listing) or b"").split(b"\n")
-    # A directory of the package may be a link in the image, to where it is merged: not the package's own.
+    # A directory of the package may be a link in the image (a merged directory): not the package's own.
     directories = {line.rpartition(b"/")[0] for line in lines}
     for line in lines:
         if line and not line.startswith(b"/"):
-            raise BrokenDatabase(f"line is no absolute path: {text(line[:80])}", where=listing)
+            raise BrokenDatabase(f"line is not an absolute path: {text(line[:80])}", where=listing)
         path = line[1:]
         if path and path != b"." and line not in directories:
             diverted, owner = moved.get(path, (path, name))
@@ -128,7 +128,7 @@ def _owned(
 
 
 def _diversions(tree: ImageTree) -> dict[bytes, tuple[bytes, bytes]]:
-    """Path to where it was moved, and the package whose own file is in its place (dpkg-divert(1))."""
+    """Return, by path, its diverted path and the package whose own file is in its place (dpkg-divert(1))."""
     content = tree.read(DPKG + b"/diversions") or b""
     lines = content.split(b"\n")
     return {
@@ -138,7 +138,7 @@ def _diversions(tree: ImageTree) -> dict[bytes, tuple[bytes, bytes]]:
 
 
 def _distroless(tree: ImageTree) -> Iterator[Claim]:
-    """``status.d/NAME`` is the paragraph of a package, ``status.d/NAME.md5sums`` its files."""
+    """Yield distroless packages: ``status.d/NAME`` is the paragraph of one, ``status.d/NAME.md5sums`` its files."""
     for name in tree.names(_STATUS_D):
         if name.endswith(b".md5sums"):
             continue
@@ -156,7 +156,7 @@ def _distroless(tree: ImageTree) -> Iterator[Claim]:
 
 
 def apk_claims(tree: ImageTree) -> Iterator[Claim]:
-    """The files of each package that apk has installed.
+    """Yield the files of each package that apk has installed.
 
     Raises:
         BrokenDatabase: the database does not parse.
@@ -187,7 +187,7 @@ def _apk_package(block: bytes, where: bytes) -> Claim:
         else:
             fields.setdefault(letter, value)
     if not fields.get(b"P"):
-        raise BrokenDatabase("entry names no package", where=where)
+        raise BrokenDatabase("entry has no package name", where=where)
     name = fields[b"P"]
     source = f"apk:{text(fields.get(b'o', name))}"
     return Claim(Component("apk", text(name), text(fields.get(b"V", b"")), source), paths)
@@ -197,7 +197,7 @@ def _apk_package(block: bytes, where: bytes) -> Claim:
 
 
 def pacman_claims(tree: ImageTree) -> Iterator[Claim]:
-    """The files of each package that pacman has installed. ``desc``, which holds the day of that, is not claimed.
+    """Yield the files of each package that pacman has installed, except ``desc``, which has the installation date.
 
     Raises:
         BrokenDatabase: an entry does not parse.
@@ -210,7 +210,7 @@ def pacman_claims(tree: ImageTree) -> Iterator[Claim]:
             continue
         fields = _sections(desc, where + b"/desc")
         if not fields.get(b"NAME"):
-            raise BrokenDatabase("entry names no package", where=where)
+            raise BrokenDatabase("entry has no package name", where=where)
         (name, *_), (version, *_) = fields[b"NAME"], fields.get(b"VERSION", [b""])
         (source, *_) = fields.get(b"BASE", [name])
         files = _sections(tree.read(where + b"/files") or b"", where + b"/files").get(b"FILES", [])
@@ -220,14 +220,14 @@ def pacman_claims(tree: ImageTree) -> Iterator[Claim]:
 
 
 def _sections(content: bytes, where: bytes) -> dict[bytes, list[bytes]]:
-    """``%NAME%``, then a value a line, then an empty line."""
+    """Parse ``%NAME%``, then a value a line, then an empty line."""
     found: defaultdict[bytes, list[bytes]] = defaultdict(list)
     section = None
     for line in content.split(b"\n"):
         if line.startswith(b"%") and line.endswith(b"%") and len(line) > 2:
             section = line[1:-1]
         elif line and section is None:
-            raise BrokenDatabase(f"line belongs to no section: {text(line[:80])}", where=where)
+            raise BrokenDatabase(f"line outside any section: {text(line[:80])}", where=where)
         elif line and section is not None:
             found[section].append(line)
     return found

@@ -14,33 +14,33 @@ _MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
 _DATABASE_BYTES = 512 << 20
 """Bytes of a package database; that of a large desktop is 200 MB."""
 _MOST_READ = 2 << 30
-"""Bytes of all databases of one image: a hostile one may name the same large file a million times."""
+"""Bytes of all databases of one image: a malicious one may name the same large file a million times."""
 
 Links = dict[bytes, tuple[bytes, ...]]
-"""Each path that is one of several names of an inode, to all of these, sorted."""
+"""For each path that is one of several names of an inode: all of these, sorted."""
 
 
 class Component(NamedTuple):
-    """A part of an image that is made, and changes, as one."""
+    """A part of an image that is built, and changes, as a unit."""
 
     kind: str
     """``dpkg apk rpm pacman python npm gem jar file rule tree``, or ``database``."""
     name: str
-    """Unique in an image among those of its kind; the same from one version to the next."""
+    """Unique among the components of its kind in an image; the same for all versions."""
     version: str = ""
     source: str = ""
-    """Components built from one source change together. Empty: no other is built from it."""
+    """Components built from one source change together. Empty: no other one is built from it."""
     generated: bool = False
-    """Its files that were made or changed on the image itself: byte code, edited configuration."""
+    """Its files that were generated or changed on the image itself: byte code, edited configuration."""
 
     @property
     def key(self) -> str:
-        """Identifies the component, of any version, in a plan."""
+        """Return the key of the component, of any version, in a plan."""
         return f"{self.kind}:{self.name}{'#generated' if self.generated else ''}"
 
 
 class Claim(NamedTuple):
-    """Paths that a database gives to a component: relative, as it writes them, links not resolved."""
+    """Paths that a database assigns to a component: relative, as written, links not resolved."""
 
     component: Component
     paths: Iterable[bytes]
@@ -51,12 +51,12 @@ class BrokenDatabase(LayerfarmError):
 
 
 def text(name: bytes | str) -> str:
-    """A name of the image as it is shown and written into a plan: always one printable line."""
+    """Return a name from the image for display and for a plan: always one printable line."""
     return display(name)
 
 
 class ImageTree:
-    """The entries of an image, and the content of the few files among them that name owners of others."""
+    """The entries of an image, and the content of the few files that name owners of others."""
 
     def __init__(self, entries: Iterable[Entry], links: Links, content: Callable[[bytes], bytes]) -> None:
         """``content`` reads a whole regular file by path."""
@@ -69,7 +69,7 @@ class ImageTree:
         self._real: dict[bytes, bytes | None] = {}
 
     def real(self, path: bytes) -> bytes | None:
-        """The path with its parents' links resolved; None: nothing is there.
+        """Return the path with its parents' links resolved; None: it does not exist.
 
         On a merged /usr dpkg lists ``bin/sh``, which is at ``usr/bin/sh``.
         """
@@ -83,12 +83,12 @@ class ImageTree:
         return found if found in self.entries else None
 
     def below(self, *directories: bytes) -> list[bytes]:
-        """The paths below these directories, links not resolved."""
+        """Return the paths below these directories, links not resolved."""
         prefixes = tuple(directory + b"/" for directory in directories)
         return [path for path in self.entries if path.startswith(prefixes)]
 
     def names(self, directory: bytes) -> list[bytes]:
-        """The names in a directory, sorted; none if there is no such directory."""
+        """Return the names in a directory, sorted; none if it does not exist."""
         if self._names is None:
             self._names = defaultdict(list)
             for path in sorted(self.entries):
@@ -98,7 +98,7 @@ class ImageTree:
         return [] if real is None else self._names.get(real, [])
 
     def read(self, path: bytes, limit: int = _DATABASE_BYTES) -> bytes | None:
-        """The content of a small regular file; None: a directory, link, device or nothing is there.
+        """Return the content of a small regular file; None: it does not exist, or is a directory, link or device.
 
         Raises:
             BrokenDatabase: it is larger than ``limit`` bytes, or too much has been read in all.
@@ -115,7 +115,7 @@ class ImageTree:
         return self._content(real)
 
     def _directory(self, path: bytes) -> bytes | None:
-        """The directory that ``path`` leads to, the root as the empty string; None: no directory."""
+        """Return the directory that ``path`` leads to, the root as the empty string; None: not a directory."""
         if path not in self._real:
             self._real[path] = self._resolve(path)
         return self._real[path]

@@ -21,10 +21,10 @@ _JAR = re.compile(rb"(.+?)(?:-(\d[^/]*))?\.(?:jar|war|ear)", re.DOTALL)
 
 
 def python_claims(tree: ImageTree) -> Iterator[Claim]:
-    """Each distribution by its ``RECORD`` (packaging.python.org "Recording installed projects"), byte code included.
+    """Yield each distribution with its ``RECORD`` (packaging.python.org "Recording installed projects") and byte code.
 
     Raises:
-        BrokenDatabase: a record is no CSV.
+        BrokenDatabase: a record is not CSV.
     """
     for record in [path for path in tree.entries if path.endswith(_RECORD)]:
         information = record.removesuffix(b"/RECORD")
@@ -32,7 +32,7 @@ def python_claims(tree: ImageTree) -> Iterator[Claim]:
         name, _, version = text(information.removesuffix(b".dist-info")[len(site) :].lstrip(b"/")).partition("-")
         prefix = site + b"/" if site else b""
         about = [information + b"/" + other for other in tree.names(information)]
-        # Where it is installed is part of the name: an image may have several environments.
+        # The directory is part of the name: an image may have several environments.
         component = Component("python", f"{_RUNS.sub('-', name).lower()} in {text(site)}", version)
         yield Claim(component, [*(_from_root(prefix, path) for path in _recorded(tree, record)), *about])
 
@@ -43,11 +43,11 @@ def _recorded(tree: ImageTree, record: bytes) -> list[bytes]:
         rows = csv.reader(content.decode("utf-8", "surrogateescape").splitlines(), strict=True)
         return [row[0].encode("utf-8", "surrogateescape") for row in rows if row and row[0]]
     except csv.Error as error:
-        raise BrokenDatabase(f"record is no CSV, {text(str(error))}", where=record) from error
+        raise BrokenDatabase(f"record is not CSV, {text(str(error))}", where=record) from error
 
 
 def _from_root(prefix: bytes, path: bytes) -> bytes:
-    """A path of a record, absolute or relative to the site directory, as one from the root."""
+    """Return a path of a record, absolute or relative to the site directory, relative to the root."""
     parts: list[bytes] = []
     for part in (path if path.startswith(b"/") else prefix + path).split(b"/"):
         if part == b"..":
@@ -58,7 +58,7 @@ def _from_root(prefix: bytes, path: bytes) -> bytes:
 
 
 def npm_claims(tree: ImageTree) -> Iterator[Claim]:
-    """Each package below ``node_modules`` with the files that belong to none of the packages inside it."""
+    """Yield each package below ``node_modules`` with its files, except those of packages inside it."""
     packages: defaultdict[bytes, list[bytes]] = defaultdict(list)
     for path in tree.entries:
         if _MODULES in path:
@@ -73,7 +73,7 @@ def npm_claims(tree: ImageTree) -> Iterator[Claim]:
 
 
 def _npm_package(path: bytes) -> bytes | None:
-    """The directory of the innermost package around ``path``."""
+    """Return the directory of the innermost package around ``path``."""
     at = path.rfind(b"/" + _MODULES) + 1
     if at == 0 and not path.startswith(_MODULES):
         return None
@@ -86,7 +86,7 @@ def _npm_package(path: bytes) -> bytes | None:
 
 
 def _npm_version(manifest: bytes) -> str:
-    """The version for display; empty for a manifest that does not parse."""
+    """Return the version for display; empty for a manifest that does not parse."""
     try:
         found = json.loads(manifest)
     except (ValueError, RecursionError):
@@ -96,7 +96,7 @@ def _npm_version(manifest: bytes) -> str:
 
 
 def gem_claims(tree: ImageTree) -> Iterator[Claim]:
-    """Each gem with its files, extensions, documentation and archive (RubyGems' layout of a gem home)."""
+    """Yield each gem with its files, extensions, documentation and archive (RubyGems' layout of a gem home)."""
     gems: dict[tuple[bytes, bytes], Component] = {}
     homes: set[bytes] = set()
     for path in tree.entries:
@@ -120,7 +120,7 @@ def gem_claims(tree: ImageTree) -> Iterator[Claim]:
 
 
 def _gem_of(parts: list[bytes]) -> bytes | None:
-    """``NAME-VERSION`` of the gem that a path below a gem home belongs to."""
+    """Return ``NAME-VERSION`` of the gem that a path below a gem home belongs to."""
     if parts[0] in (b"gems", b"doc", b"build_info") and len(parts) > 1:
         return parts[1].removesuffix(b".info")
     if parts[0] in (b"specifications", b"cache") and len(parts) == 2:
@@ -131,7 +131,7 @@ def _gem_of(parts: list[bytes]) -> bytes | None:
 
 
 def jar_claims(tree: ImageTree) -> Iterator[Claim]:
-    """Each Java archive by itself; the version in its name, as Maven writes it, is not part of the component's."""
+    """Yield each Java archive by itself; the version in its name, as Maven writes it, is not part of the key."""
     for path, entry in tree.entries.items():
         directory, slash, name = path.rpartition(b"/")
         found = _JAR.fullmatch(name) if entry.type in ("file", "link") else None

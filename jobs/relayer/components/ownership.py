@@ -1,4 +1,4 @@
-"""The component that owns each file: the claims of all databases, decided; the rest by directory."""
+"""The component that owns each file: by the claims of all databases, the remaining files by directory."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ _LANGUAGES: tuple[tuple[str, Source], ...] = (
 )
 _CACHE = b"/__pycache__/"
 _LARGE = 1 << 20
-"""Bytes from which on a file nobody owns is a component of its own (relayer.md 2.1: on Fedora CoreOS five
-such files were 95 % of what was unclaimed)."""
+"""Bytes from which an unowned file is a separate component (relayer.md 2.1: on Fedora CoreOS five such files were 95 %
+of the unclaimed bytes)."""
 _DIGITS = re.compile(rb"\d+")
 _DEEP = frozenset((b"usr", b"var", b"opt", b"srv", b"home"))
 """Directories whose sub-directories are unrelated: files below them are grouped one level deeper."""
 
 
 class Rule(NamedTuple):
-    """An operator's own component: the paths that match one of the patterns."""
+    """A component defined by the operator: the paths that match one of the patterns."""
 
     name: str
     patterns: tuple[str, ...]
-    """As :func:`fnmatch.fnmatch` on the path without its first slash: ``*`` matches slashes, too."""
+    """As :func:`fnmatch.fnmatch` on the path without its first slash: ``*`` matches slashes too."""
 
 
 @dataclass(frozen=True)
 class Ownership:
-    """A partition of everything in an image but its directories."""
+    """A partition of everything in an image except its directories."""
 
     owners: dict[bytes, Component]
     """The component of each path; all names of one inode have the same."""
@@ -58,11 +58,11 @@ class Ownership:
 
 
 def find_owners(tree: ImageTree, custom: Sequence[Rule] = ()) -> Ownership:
-    """Decide for every path of the tree that is no directory.
+    """Find the component of every path of the tree except directories.
 
     The first claim wins: the operator's rules, then the distribution's packages, then those of languages,
-    then the databases themselves, large files, and the rest by directory. Byte code that nobody owns goes
-    with its source; a package's files that are newer than the package are its *generated* part.
+    then the databases themselves, large files, and the rest by directory. Unowned byte code is assigned to the owner of
+    its source; a package's files that are newer than the package are its *generated* part.
     """
     found = _Finder(tree)
     for rule in custom:
@@ -85,9 +85,9 @@ def _ruled(tree: ImageTree, rule: Rule) -> Claim:
 
 
 def _unowned(path: bytes, size: int) -> Component:
-    """The component of a file that no database lists: itself if it is large, else its directory."""
+    """Return the component of a file that no database lists: itself if it is large, else its directory."""
     if size >= _LARGE:
-        # app-1.2.jar follows app-1.1.jar: numbers are left out of what names it.
+        # app-1.2.jar follows app-1.1.jar: its name in the plan has no numbers.
         return Component("file", text(_DIGITS.sub(b"#", path)))
     parts = path.split(b"/")[:-1]
     depth = 3 if parts and parts[0] in _DEEP else 2
@@ -102,8 +102,8 @@ class _Finder:
         self._known: dict[str, Component] = {}
 
     def grant(self, claim: Claim) -> list[bytes]:
-        """Give the component those of its paths that have no owner; returns them, links resolved."""
-        # Two claims of one name (two environments' records of it, say) make one component.
+        """Assign to the component those of its paths that have no owner; return them, links resolved."""
+        # Two claims of one name (its records in two environments) make one component.
         component = self._known.setdefault(claim.component.key, claim.component)
         granted: list[bytes] = []
         for path in claim.paths:
@@ -118,7 +118,7 @@ class _Finder:
         try:
             claims = [Claim(claim.component, list(claim.paths)) for claim in source(self._tree)]
         except BrokenDatabase as error:
-            self.warnings.append(f"{name} database cannot be used, its files are taken by place: {error}")
+            self.warnings.append(f"{name} database cannot be used, its files are grouped by directory: {error}")
             return
         for claim in claims:
             granted = self.grant(claim)
@@ -126,9 +126,9 @@ class _Finder:
                 self._part(self._known[claim.component.key], granted)
 
     def _part(self, component: Component, paths: list[bytes]) -> None:
-        """Separate files that were made or changed on the image, so that the rest is the same in every image.
+        """Separate files that were generated or changed on the image, so that the rest is the same in every image.
 
-        Those are newer than the package: than the newest file that dpkg or pacman keeps about it. Without
+        Those are newer than the package, that is, than the newest file that dpkg or pacman keeps about it. Without
         such a file nothing is separated.
         """
         about = [path for path in paths if path.startswith((b"var/lib/dpkg/info/", b"var/lib/pacman/local/"))]
@@ -143,12 +143,12 @@ class _Finder:
 
     def grant_rest(self) -> None:
         rest = [path for path, entry in self._tree.entries.items() if entry.type != "dir" and path not in self.owners]
-        # Byte code last: its source may have no owner until here, too.
+        # Byte code last: its source may have no owner before.
         for path in sorted(rest, key=lambda path: (_CACHE in path, path)):
             self.owners[path] = self._byte_code(path) or _unowned(path, self._tree.entries[path].size)
 
     def _byte_code(self, path: bytes) -> Component | None:
-        """The generated part of the component that owns the source of this byte code."""
+        """Return the generated part of the component that owns the source of this byte code."""
         if _CACHE not in path or not path.endswith(b".pyc"):
             return None
         directory, _, name = path.rpartition(_CACHE)
@@ -157,6 +157,6 @@ class _Finder:
         return None if owner is None else owner._replace(generated=True)
 
     def unite(self, links: Links) -> None:
-        """Give all names of one inode to the owner of the first: a hard link cannot cross layers."""
+        """Assign all names of an inode to the owner of the first: a hard link cannot cross layers."""
         for path, group in links.items():
             self.owners[path] = self.owners[group[0]]

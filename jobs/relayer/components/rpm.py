@@ -23,7 +23,7 @@ _NDB_NAME: Final = b"Packages.db"
 _BERKELEY: Final = b"Packages"
 _HEADER_MAGIC: Final = bytes.fromhex("8eade80100000000")
 _LEAD: Final = bytes.fromhex("edabeedb0300000000017800").ljust(76, b"\0") + b"\0\1\0\5" + bytes(16)
-"""The first 96 bytes of a package's file; only the magic and the signature's type 5 are still read."""
+"""The first 96 bytes of a package's file; only the magic and the signature type 5 are still read."""
 _NO_SIGNATURE: Final = _HEADER_MAGIC + bytes(8)
 
 _COUNTS: Final = struct.Struct(">II")
@@ -33,7 +33,7 @@ _NDB: Final = struct.Struct("<4sIII")
 
 
 def rpm_claims(tree: ImageTree) -> Iterator[Claim]:
-    """The files of each package that rpm has installed.
+    """Yield the files of each package that rpm has installed.
 
     Raises:
         BrokenDatabase: the database does not parse, or is a Berkeley DB.
@@ -46,7 +46,7 @@ def rpm_claims(tree: ImageTree) -> Iterator[Claim]:
         elif _NDB_NAME in there:
             yield from _packages(_ndb_headers(tree.read(directory + b"/" + _NDB_NAME) or b"", directory), directory)
         elif _BERKELEY in there:
-            raise BrokenDatabase("rpm database is Berkeley DB, which is not read", where=directory + b"/" + _BERKELEY)
+            raise BrokenDatabase("rpm database in unsupported Berkeley DB format", where=directory + b"/" + _BERKELEY)
         else:
             continue
         return  # further directories are links to the first one
@@ -64,23 +64,23 @@ def _packages(headers: Iterator[bytes], where: bytes) -> Iterator[Claim]:
 
 
 def _read_header(header: bytes, where: bytes) -> tuple[str, str, str | None, list[str]]:
-    """Name, epoch with version and release, source package and paths."""
+    """Return name, epoch with version and release, source package and paths."""
     import rpm_rs  # 8 MB, for the few images that have an rpm database
 
-    # The library makes room for as much as the header says that it has.
+    # The library allocates as much as the header states.
     if len(header) < 8 or len(header) != 8 + 16 * _COUNTS.unpack_from(header)[0] + _COUNTS.unpack_from(header)[1]:
-        raise BrokenDatabase("header of a package has another length than it says", where=where)
+        raise BrokenDatabase("header of a package does not have the stated length", where=where)
     try:
         package = rpm_rs.PackageMetadata.from_bytes(_LEAD + _NO_SIGNATURE + _HEADER_MAGIC + header)
         return package.name, str(package.evr()), package.source_rpm, package.file_paths()
-    except BaseException as error:  # of a damaged header: its own errors, or a Rust panic, which is no Exception
+    except BaseException as error:  # of a damaged header: its own errors, or a Rust panic, which is not an Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise BrokenDatabase(f"header of a package does not parse, {text(str(error))}", where=where) from error
 
 
 def _sqlite_headers(tree: ImageTree, directory: bytes) -> Iterator[bytes]:
-    """The headers in table ``Packages``, read from a copy: opening a database with a log would write."""
+    """Yield the headers in table ``Packages``, read from a copy: opening a database with a log would write."""
     where = directory + b"/" + _SQLITE
     with TemporaryDirectory(prefix="layerfarm-rpmdb-") as temporary:
         copy = Path(temporary, "rpmdb.sqlite")
@@ -92,14 +92,14 @@ def _sqlite_headers(tree: ImageTree, directory: bytes) -> Iterator[bytes]:
             with closing(sqlite3.connect(copy)) as connection:
                 for (blob,) in connection.execute("SELECT blob FROM Packages ORDER BY hnum"):
                     if not isinstance(blob, bytes):
-                        raise BrokenDatabase("header of a package is no blob", where=where)
+                        raise BrokenDatabase("header of a package is not a blob", where=where)
                     yield blob
         except sqlite3.Error as error:
             raise BrokenDatabase(f"rpm database cannot be read, {text(str(error))}", where=where) from error
 
 
 def _ndb_headers(content: bytes, directory: bytes) -> Iterator[bytes]:
-    """The headers in a ``Packages.db``: a table of slots of 16 bytes, each with the offset of a blob.
+    """Yield the headers in a ``Packages.db``: a table of slots of 16 bytes, each with the offset of a blob.
 
     Offsets count in blocks of 16 bytes; the table has whole pages of 4096 bytes, and its first two slots
     are the file's own header (rpm's lib/backend/ndb/rpmpkg.c).
@@ -109,7 +109,7 @@ def _ndb_headers(content: bytes, directory: bytes) -> Iterator[bytes]:
         raise BrokenDatabase("not an ndb database", where=where)
     _, version, _, pages = _NDB.unpack_from(content)
     if version != 0 or not pages or pages * 4096 > len(content):
-        raise BrokenDatabase("ndb database is of another version, or cut short", where=where)
+        raise BrokenDatabase("ndb database has another version, or is truncated", where=where)
     slots = [_NDB.unpack_from(content, at) for at in range(32, pages * 4096, _NDB.size)]
     most = limits().document_bytes * 16
     for magic, index, block, _ in sorted(slots, key=lambda slot: slot[1]):
@@ -119,7 +119,7 @@ def _ndb_headers(content: bytes, directory: bytes) -> Iterator[bytes]:
             continue
         at = block * 16
         if at + _NDB.size > len(content):
-            raise BrokenDatabase("ndb database is cut short", where=where)
+            raise BrokenDatabase("ndb database is truncated", where=where)
         begin, owner, _, length = _NDB.unpack_from(content, at)
         header = content[at + _NDB.size : at + _NDB.size + length]
         if begin != b"BlbS" or owner != index or len(header) != length or length > most:

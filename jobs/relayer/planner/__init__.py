@@ -1,1 +1,1 @@
-"""The planner: which components share a layer across a catalog, and what a plan is."""
+"""The planner: the components that share a layer across a catalog, and the format of a plan."""

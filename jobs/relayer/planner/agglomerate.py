@@ -1,4 +1,4 @@
-"""Merging clusters: the cheapest pair first, while it pays or an image has too many."""
+"""Merge clusters: the cheapest pair first, while it saves or an image has too many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, bits, merged
 
 _PAIRS = 400
-"""Most clusters of which all pairs are compared; beyond, the smallest are first merged with similar ones."""
+"""Most clusters of which all pairs are compared; of more, the smallest are first merged with similar ones."""
 
 
 class Merger:
@@ -26,17 +26,17 @@ class Merger:
         self._counts = [0] * len(costs.catalog.images)
         self._room: Sequence[int] = ()
         self._over: Columns = 0
-        """Images with more clusters than they have room for."""
+        """Images with more clusters than room."""
         for cluster in clusters:
             for column in bits(cluster.owners):
                 self._counts[column] += 1
 
     def clusters(self) -> list[Cluster]:
-        """The clusters, sorted by key."""
+        """Return the clusters, sorted by key."""
         return sorted(self._clusters.values(), key=lambda cluster: cluster.keys)
 
     def merge_for_free(self) -> None:
-        """Merge clusters that the same images hold, where that saves more than it costs."""
+        """Merge clusters that the same images hold, if that saves more than it costs."""
         classes: defaultdict[int, list[int]] = defaultdict(list)
         for number, cluster in self._clusters.items():
             if not cluster.locked:
@@ -47,14 +47,14 @@ class Merger:
                 self._agglomerate(left, 0)
 
     def fit(self, room: Sequence[int]) -> None:
-        """Merge until no image has more clusters than it has room for, as far as locked ones allow.
+        """Merge until no image has more clusters than room, as far as locked ones allow.
 
-        The image that exceeds its room most comes first; a merge is one for all images.
+        The image that exceeds its room most comes first; a merge applies to all images.
         """
         self._room = room
         order = sorted(range(len(room)), key=lambda column: (room[column] - self._counts[column], column))
         self._over = sum(1 << column for column in order if self._counts[column] > room[column])
-        # Once an image fits it stays so, because counts only fall; one pass in any order is enough.
+        # An image that fits stays so, because counts only fall; one pass in any order is enough.
         for column in order:
             if self._counts[column] > room[column]:
                 self._fit(column)
@@ -67,7 +67,7 @@ class Merger:
         free = self._shortened(free, max(_PAIRS, wanted), paying=False)
         free = self._agglomerate(free, max(1, wanted), over)
         if wanted < 1 and free:
-            # Locked clusters fill the image: new ones have to join one of them.
+            # Locked clusters fill the image: new ones must join one of them.
             for number in free:
                 locked = [at for at in mine if at in self._clusters and self._clusters[at].locked]
                 if locked:
@@ -75,7 +75,7 @@ class Merger:
                     mine.append(self._merge(best, number))
 
     def _agglomerate(self, numbers: Iterable[int], wanted: int, over: int = 0) -> list[int]:
-        """Merge the cheapest pair of these until ``wanted`` are left; with 0, as long as it pays.
+        """Merge the cheapest pair of these until ``wanted`` are left; with 0, as long as it saves.
 
         The heap holds estimates, which are seldom too high. The exact cost of a pair is computed when its
         estimate is the lowest, and the pair goes back with that.
@@ -108,13 +108,13 @@ class Merger:
         return (self._per_relief(guess, one, other, over), False, one, other)
 
     def _per_relief(self, extra: float, one: int, other: int, over: int) -> float:
-        """The cost of a merge per image that it brings nearer to its room."""
+        """Return the cost of a merge per image that it brings closer to its room."""
         if extra <= 0 or not over:
             return extra
         return extra / max(1, (self._clusters[one].owners & self._clusters[other].owners & over).bit_count())
 
     def _shortened(self, numbers: Sequence[int], most: int, *, paying: bool) -> list[int]:
-        """At most ``most`` of them: the lightest are merged in pairs, similar ones first."""
+        """Return at most ``most`` of them: the lightest are merged in pairs, similar ones first."""
         alive = list(numbers)
         while len(alive) > most:
             surplus = len(alive) - most
@@ -138,7 +138,7 @@ class Merger:
         return (cluster.owners, cluster.changed, cluster.rate, number)
 
     def _extra(self, one: int, other: int) -> float:
-        """The extra cost of two clusters merged. Cached: many images ask for the same pair."""
+        """Return the extra cost of two clusters merged. Cached: many images need the same pair."""
         pair = (one, other) if one < other else (other, one)
         known = self._extras.get(pair)
         if known is None:

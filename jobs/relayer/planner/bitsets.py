@@ -166,7 +166,7 @@ class Costs:
         return self._price(cluster.variants, cluster.changed, cluster.rate)
 
     def together(self, one: Cluster, other: Cluster, rates: Mapping[str, float]) -> float:
-        """The cost of the two clusters merged."""
+        """Return the cost of the two clusters merged."""
         return self._price(_crossed(one, other), one.changed | other.changed, _rate(one, other, rates))
 
     def _price(self, variants: Iterable[tuple[Columns, int]], changed: Columns, rate: float) -> float:
@@ -186,7 +186,7 @@ class Costs:
         return stored + self.pulls * observed + expected
 
     def sketch(self, cluster: Cluster) -> Sketch:
-        """The input of :meth:`guess`."""
+        """Return the input of :meth:`guess`."""
         total = new = renewed = least = 0
         for columns, size in cluster.variants:
             total += size * columns.bit_count()
@@ -200,7 +200,7 @@ class Costs:
         return Sketch(owners, cluster.changed, least, mean, new, renewed, chance, cluster.sources)
 
     def guess(self, one: Sketch, other: Sketch) -> float:
-        """An estimate of the extra cost of two clusters merged, 20 times faster than the exact cost.
+        """Return an estimate of the extra cost of two clusters merged, 20 times faster than the exact cost.
 
         Pulls are counted with mean sizes. What is stored is seldom too high: each combination of two contents, which
         only the exact cost finds, counts as one of them.
@@ -228,7 +228,7 @@ class Costs:
 
 
 def merged(one: Cluster, other: Cluster, rates: Mapping[str, float]) -> Cluster:
-    """The cluster of all components of both."""
+    """Return the cluster of all components of both."""
     return Cluster(
         keys=tuple(sorted(one.keys + other.keys)),
         owners=one.owners | other.owners,
@@ -251,7 +251,7 @@ def _rate(one: Cluster, other: Cluster, rates: Mapping[str, float]) -> float:
 
 
 def _crossed(one: Cluster, other: Cluster) -> list[tuple[Columns, int]]:
-    """The contents of the merged cluster: each combination that an image has, and those without a counterpart."""
+    """Return the contents of the merged cluster: each combination in an image, and those without a counterpart."""
     if len(one.variants) < len(other.variants):
         one, other = other, one
     found: list[tuple[Columns, int]] = []
@@ -279,7 +279,7 @@ def _crossed(one: Cluster, other: Cluster) -> list[tuple[Columns, int]]:
 
 
 def _by_column(cluster: Cluster) -> dict[int, int]:
-    """The number of the variant of each column."""
+    """Return the number of the variant of each column."""
     return {column: number for number, (columns, _) in enumerate(cluster.variants) for column in bits(columns)}
 
 
@@ -291,7 +291,7 @@ def _split(columns: Columns, size: int, other: Cluster, index: dict[int, int]) -
 
 
 def bits(columns: Columns) -> list[int]:
-    """The numbers of the bits that are set, lowest first."""
+    """Return the numbers of the bits that are set, lowest first."""
     found: list[int] = []
     # Word by word: with each bit taken from the whole set, the work would grow with the square of the catalog.
     for place, word in enumerate(memoryview(_padded(columns)).cast("Q")):

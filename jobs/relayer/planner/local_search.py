@@ -1,7 +1,7 @@
 """Local search: after merging, single components move to other clusters.
 
 Merging never separates components again. Here each component is compared with every cluster once more, and moves
-where that makes the plan cheaper and gives no image more clusters than it has room for. Groups of a previous plan stay.
+if that makes the plan cheaper and gives no image more clusters than room. Groups of a previous plan stay.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from functools import reduce
 from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, Sketch, bits, merged
 
 _PASSES = 6
-"""Over all components; most is gained in the first two."""
+"""Passes over all components; most is gained in the first two."""
 _WORK = 6_000_000
-"""Clusters and variants that are compared, some 0.7 us each; the heaviest components come first. A count instead of
-a time: the same images have to give the same plan on every machine."""
+"""Most comparisons of clusters and variants, some 0.7 us each; the heaviest components come first. A count and not a
+time: the same images must give the same plan on every machine."""
 _WIDE = 64
 """Images per unit of work of one variant: operations on larger sets take longer."""
 _LEAST = 1.0
-"""Bytes that a move has to save, so that rounding does not move components back and forth."""
+"""Bytes that a move must save, so that rounding does not move components back and forth."""
 
 
 class Refiner:
@@ -61,7 +61,7 @@ class Refiner:
         self._unit = 1 + len(room) // _WIDE
 
     def refined(self) -> list[Cluster]:
-        """Move components; returns the clusters, sorted by key."""
+        """Move components; return the clusters, sorted by key."""
         home = {each.keys: number for number, members in self._members.items() for each in members}
         components = [each for members in self._members.values() for each in members]
         components.sort(key=lambda each: (-each.weight, each.keys))
@@ -82,7 +82,7 @@ class Refiner:
         return sorted([*self._clusters.values(), *self._locked], key=lambda cluster: cluster.keys)
 
     def _without(self, component: Cluster, at: int) -> Cluster | None:
-        """A cluster without one of its components; None: without any."""
+        """Return a cluster without one of its components; None: it has no others."""
         rest = [other for other in self._members[at] if other is not component]
         return reduce(self._merged, rest) if rest else None
 
@@ -91,7 +91,7 @@ class Refiner:
         return merged(one, other, self._rates)
 
     def _better(self, component: Cluster, at: int, rest: Cluster | None) -> int | None:
-        """The cluster in which the component costs least, if that is less than in its own."""
+        """Return the cluster in which the component costs least, if less than in its own."""
         alone = self._costs.of(component)
         sketch = self._of_components[component.keys[0]]
         limit = self._cost[at] - _cost(self._costs, rest) - alone - _LEAST

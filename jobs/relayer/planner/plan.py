@@ -1,4 +1,4 @@
-"""A plan: which components share a layer, for a whole catalog. Pure data; a JSON document."""
+"""A plan: the components that share a layer, for a whole catalog. Pure data; a JSON document."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Part(NamedTuple):
     kind: str = ""
     version: str = ""
     layer: int = 0
-    """Number, from 1, of the lowest layer of the old image that holds some of it; 0: unknown."""
+    """Number, from 1, of the lowest layer of the old image with a file of it; 0: unknown."""
 
 
 class Snapshot(NamedTuple):
     """One image of the catalog: one tag of a repository."""
 
     line: str
-    """The repository (and the platform), of which hosts pull one tag after the other."""
+    """The repository (and the platform), whose tags hosts pull one after the other."""
     when: int
     """Position in the line's history; the next tag is the next higher one."""
     tag: str
@@ -63,14 +63,14 @@ class Group(_Model):
 
 
 class Prediction(_Model):
-    """The cost of a plan for the images that it was made from, in estimated compressed bytes."""
+    """The cost of a plan for its images, in estimated compressed bytes."""
 
     images: int
     layers_most: int
     stored: int
     """Every different layer once."""
     pulled: int
-    """Sum over all tags: the layers that a host with the tag before lacks."""
+    """Sum over all tags: the layers that a host with the preceding tag lacks."""
     components: int
     """The lower bound: every version of every component stored once."""
 
@@ -81,7 +81,7 @@ class Plan(_Model):
     version: Literal[1] = 1
     groups: tuple[Group, ...]
     spare: int = 4
-    """Layers of an image for components that the plan does not know."""
+    """Layers of an image for components that are not in the plan."""
     prediction: Prediction | None = None
 
     @model_validator(mode="after")
@@ -94,21 +94,21 @@ class Plan(_Model):
         return self
 
     def encode(self) -> bytes:
-        """The JSON document; equal plans give equal bytes."""
+        """Return the JSON document; equal plans give equal bytes."""
         return self.model_dump_json(indent=1).encode() + b"\n"
 
     @property
     def digest(self) -> str:
-        """``sha256:`` digest of the partition alone."""
+        """Return the ``sha256:`` digest of the partition alone."""
         rows = "\n".join(f"{group.name}\0{chr(0).join(group.components)}" for group in self.groups)
         return f"sha256:{hashlib.sha256(rows.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def parse_plan(content: bytes, where: str) -> Plan:
-    """A plan from its file.
+    """Parse a plan.
 
     Raises:
-        MalformedPlan: it does not parse, is of another version, or is no partition.
+        MalformedPlan: it does not parse, is of another version, or is not a partition.
     """
     try:
         return Plan.model_validate_json(content)
@@ -128,7 +128,7 @@ class Chunk:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of its parts' digests: equal chunks become equal layers."""
+        """Return the digest of its parts' digests: equal chunks become equal layers."""
         return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
 
     @cached_property
@@ -145,11 +145,11 @@ class Divider:
         self._chunks: dict[tuple[str, tuple[Part, ...]], Chunk] = {}
 
     def divide(self, parts: Sequence[Part], room: int) -> list[Chunk]:
-        """The layers of one image: every part in exactly one, at most ``room`` of them, in a fixed order.
+        """Return the layers of one image: every part in exactly one, at most ``room`` of them, in a fixed order.
 
         Components that are not in the plan go to spare layers, chosen by their names, so that no other layer changes.
-        An image that the plan was not made for may have parts of more groups than it has room: the smallest layers
-        are then joined.
+        An image that is not in the plan may have parts of more groups than room: the smallest layers are then
+        merged.
         """
         assert room >= 1
         known: dict[int, list[Part]] = {}
@@ -181,7 +181,7 @@ class Divider:
 
 
 def _slot(name: str, slots: int) -> int:
-    """Rendezvous hashing: with one slot less only the components in it move."""
+    """Choose a slot by rendezvous hashing: with one slot less only the components in it move."""
     return max(
         range(slots), key=lambda slot: hashlib.sha256(f"{slot}\0{name}".encode("utf-8", "surrogatepass")).digest()
     )

@@ -1,10 +1,10 @@
-"""The planner: which components share a layer, for all images of a catalog at once.
+"""The planner: groups components into shared layers, for all images of a catalog at once.
 
-Each component begins as a cluster. Two clusters are merged where one layer less is worth more than the extra bytes
-stored and pulled, and then, in each image with more clusters than layers, the two whose union costs least. At last
-single components move to clusters that suit them better. Costs are always counted over every image of the catalog
-that holds one of the two. It is the owner-set idea of nix' auto-layer, weighed by the joint update history of
-hhd-dev/rechunk (relayer.md 2.3, 2.4), observed instead of taken from changelogs.
+Each component begins as a cluster. Two clusters are merged if one layer less is worth more than the extra bytes
+stored and pulled, and then, in each image with more clusters than layers, the two whose union costs least. Finally
+single components move to better clusters. Costs always count every image of the catalog that holds one of the two.
+This is the owner-set idea of nix' auto-layer, weighed by the joint update history of hhd-dev/rechunk (relayer.md 2.3,
+2.4), observed instead of taken from changelogs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layerfarm.jobs.relayer.planner.plan import Divider, Group, Plan, Prediction
 
 _EAGER = 2.0
 """Weight of a pull while clusters are merged, relative to the final one: merged clusters are hard to separate again.
-Of 1, 2 and 4 this one gave the cheapest plans of 24 and 16 layers."""
+Of 1, 2 and 4 this value gave the cheapest plans of 24 and 16 layers."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class PlanOptions:
     """Parameters of a plan."""
 
     pulls: float = 3.0
-    """Pulls of each tag, by hosts that have the one before it, per copy that is stored."""
+    """Pulls of each tag, by hosts with the preceding one, per stored copy."""
     spare: int = 4
-    """Layers of each image that are kept free for components that come later."""
+    """Layers of each image that stay free for future components."""
 
 
 def make_plan(images: Iterable[Snapshot], options: PlanOptions = PlanOptions(), previous: Plan | None = None) -> Plan:
@@ -56,13 +56,13 @@ def make_plan(images: Iterable[Snapshot], options: PlanOptions = PlanOptions(), 
 
 
 def _room(image: Snapshot, options: PlanOptions, previous: Plan | None) -> int:
-    """Layers of an image that may be used now: some stay free, fewer where there are few."""
+    """Return the layers of an image that may be used now: some stay free, fewer if there are few."""
     spare = min(options.spare, max(1, image.room // 12)) if previous is None else 1
     return max(1, image.room - min(spare, options.spare))
 
 
 def predict(plan: Plan, images: Sequence[Snapshot]) -> Prediction:
-    """The cost of the images with the layers of the plan."""
+    """Return the cost of the images with the layers of the plan."""
     catalog = Catalog.of(images)
     stored: dict[str, int] = {}
     pulled = most = 0
@@ -89,7 +89,7 @@ def predict(plan: Plan, images: Sequence[Snapshot]) -> Prediction:
 def _locked(
     clusters: Sequence[Cluster], previous: Plan, rates: dict[str, float]
 ) -> tuple[list[Cluster], dict[str, Group]]:
-    """The clusters, those of one previous group merged and locked; and that group by its first key."""
+    """Return the clusters, those of one previous group merged and locked; and that group by its first key."""
     group_of = {key: group for group in previous.groups for key in group.components}
     together: defaultdict[str, list[Cluster]] = defaultdict(list)
     free: list[Cluster] = []
@@ -111,7 +111,7 @@ def _locked(
 
 
 def _groups(clusters: Sequence[Cluster], kept: dict[str, Group], previous: Plan | None) -> tuple[Group, ...]:
-    """The groups of the plan: the previous ones in their order, then the new ones by name."""
+    """Return the groups of the plan: the previous ones in their order, then the new ones by name."""
     grown: dict[str, set[str]] = {}
     new: list[Group] = []
     for cluster in clusters:

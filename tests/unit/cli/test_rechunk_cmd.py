@@ -45,7 +45,7 @@ def test_the_plan_of_a_file_is_followed(layerfarm: Run, layout: Layout, tmp_path
         (["--component", "=x"], 2, "is not NAME=PATTERN"),
         (["--plan", "missing.json"], 2, "cannot be read"),
         (["--plan", "store/oci-layout"], 1, "oci-layout"),
-        (["--keep", "3"], 1, "the image has 2 layers, not 3"),
+        (["--keep", "3"], 1, "image has 2 layers, not 3"),
         (["--keep-base", "store:nothing"], 1, "not found"),
         (["--keep", "1", "--budget", "2"], 1, "leave no room in a budget of 2"),
     ],

@@ -80,7 +80,7 @@ def test_a_run_image_that_is_a_part_of_the_base_is_told(layout: Layout) -> None:
     app(layout, old, label)
     result, after = rebased(layout)
     assert after == label
-    assert any("another than the base" in text for text in result.warnings)
+    assert any("the run image is not the base" in text for text in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_label_that_buildpacks_do_not_write_stays_and_is_told(layout: Layout, 
     app(layout, old, label)
     result, after = rebased(layout)
     assert after == label
-    assert any(f"{LABEL} is not as buildpacks write it" in text for text in result.warnings)
+    assert any(f"{LABEL} is not in the form of buildpacks" in text for text in result.warnings)
 
 
 def test_transforms_that_make_the_label_untrue_say_so(layout: Layout) -> None:

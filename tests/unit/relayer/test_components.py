@@ -205,7 +205,7 @@ def test_of_a_broken_database_nothing_is_believed_and_that_is_said(
     root = tree(tmp_path / "root", {path: file(content), "etc/f": file(b"f")})
     found = ownership(root)
     (warning,) = found.warnings
-    assert warning.startswith(f"{said} database cannot be used, its files are taken by place: ")
+    assert warning.startswith(f"{said} database cannot be used, its files are grouped by directory: ")
     assert found.owners[b"etc/f"].key == "tree:etc"
     assert set(found.owners) == {path.encode(), b"etc/f"}
 

@@ -72,7 +72,7 @@ CHANGES = {
         "xattrs differ in user.a",
     ),
     "missing": ({"link": None}, "link: the link is missing"),
-    "extra": ({"more": entry("more")}, "more: this file is not in the old image"),
+    "extra": ({"more": entry("more")}, "more: the file is not in the old image"),
     "split link": ({"two": entry("two", content=b"same")}, "names differ"),
     "file for directory": ({"file": None, "dir": entry("d", content=b"")}, "d: "),
 }
@@ -109,7 +109,7 @@ def test_what_a_policy_allows_may_differ_and_nothing_more(layout: Layout) -> Non
     bare = entry("d/file", content=b"content", mode=0o640, uid=5, gid=6, mtime=100)
     both(layout, layer(), layer(file=bare), Tolerance(without_xattrs=("user.a",)))
     both(layout, layer(), layer(two=None), Tolerance(removed=("two",)))
-    with pytest.raises(NotEquivalent, match="two: this file is not in the old image"):
+    with pytest.raises(NotEquivalent, match="two: the file is not in the old image"):
         both(layout, layer(), layer(), Tolerance(removed=("two",)))
 
 

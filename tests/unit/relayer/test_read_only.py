@@ -111,7 +111,7 @@ def test_an_analysis_of_what_may_only_be_read_is_kept_in_the_users_cache(reader:
 
 def test_a_worker_of_a_farm_says_that_it_has_no_place_for_it(reader: Reader) -> None:
     done = reader.run("analyze", stores=reader.home)
-    assert done.stderr.startswith("StoreError: store may only be read"), done.stderr
+    assert done.stderr.startswith("StoreError: store is read-only"), done.stderr
     assert not (reader.home / ".cache").exists()
 
 

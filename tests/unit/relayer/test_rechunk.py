@@ -287,14 +287,14 @@ def test_what_cannot_be_done_changes_nothing(layout: Layout) -> None:
     image(layout, [packages(1)] * 3)
     with pytest.raises(TransformError, match="leave no room in a budget of 3"):
         run(request(layout, keep=2, budget=3))
-    with pytest.raises(TransformError, match="the image has 3 layers, not 9"):
+    with pytest.raises(TransformError, match="image has 3 layers, not 9"):
         run(request(layout, keep=9))
     with pytest.raises(BlobNotFound, match="does not hold the plan"):
         run(request(layout, plan=f"sha256:{'0' * 64}"))
     with pytest.raises(MalformedPlan):
         run(request(layout, plan=layout.put(b"{}", "text/plain").digest))
     image(layout, [packages(1)], tag="w", os="windows")
-    with pytest.raises(TransformError, match="cannot be taken apart"):
+    with pytest.raises(TransformError, match="can only be recompressed"):
         run(request(layout, "w"))
     assert layout.tags() == ["t", "w"]
     assert not list((layout.path / ".layerfarm" / "work").glob("*"))
