@@ -207,7 +207,7 @@ class Origin(NamedTuple):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings, with those of ``overrides`` that are not None put before all others.
+    """Return the settings, with those of ``overrides`` that are not None put before all others.
 
     Raises:
         RequestError: one of them is unknown or out of range; the message names it and never its value if secret.
@@ -227,7 +227,7 @@ def origins() -> list[Origin]:
 
 
 def limit_origins(of_file: frozenset[str] = frozenset()) -> list[Origin]:
-    """The same for the limits; ``of_file`` are those that the settings file set (``apply_limits``)."""
+    """Return the same for the limits; ``of_file`` are those that the settings file set (``apply_limits``)."""
     file = settings_file()
     rows = []
     for name in sorted(NAMES):

@@ -66,7 +66,7 @@ class Difference(NamedTuple):
 
 
 def facts_of(stack: Stack, allowed: Tolerance = EXACT, *, every_name: bool = False) -> Iterator[PathFacts]:
-    """The facts of a tree in mtree order, after the allowed changes.
+    """Yield the facts of a tree in mtree order, after the allowed changes.
 
     ``every_name``: put all paths of an inode into the facts of each, as for the digest of proofs of version 1.
     """

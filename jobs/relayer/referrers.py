@@ -100,7 +100,7 @@ def attach(layout: Layout, descriptor: Descriptor, subject: str) -> Descriptor:
 
 
 def entry_of(descriptor: Descriptor, subject: str) -> Descriptor:
-    """The entry of index.json for a referrer of ``subject``."""
+    """Return the entry of index.json for a referrer of ``subject``."""
     annotations = {**(descriptor.annotations or {}), SUBJECT: subject}
     annotations.pop(REF_NAME, None)
     return descriptor.model_copy(update={"annotations": annotations})
