@@ -37,11 +37,6 @@ _NOT_SETTINGS: Final = frozenset(
     (
         VARIABLE,
         "LAYERFARM_GC_GRACE",
-        # Of the compose files in deploy/, whose deploy/.env may be exported.
-        "LAYERFARM_CA",
-        "LAYERFARM_IMAGE",
-        "LAYERFARM_METRICS_AT",
-        "LAYERFARM_PASSWORD",
         # Of the tests and of the process that runs them.
         "LAYERFARM_KILL_AT",
         "LAYERFARM_KILL_ONCE",

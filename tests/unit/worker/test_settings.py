@@ -25,14 +25,13 @@ def test_lists_come_from_the_environment_separated_as_in_path(monkeypatch: pytes
     )
 
 
-def test_variables_of_the_files_in_deploy_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variable_in_deploy_is_a_setting() -> None:
+    """Anything else would make each command fail where deploy/.env is exported."""
     deploy = Path(__file__).resolve().parents[3] / "deploy"
     texts = [path.read_text() for path in deploy.rglob("*") if path.suffix in (".yaml", ".env", ".example", ".service")]
     names = {name for text in texts for name in re.findall(r"\bLAYERFARM_[A-Z_]+\b", text)}
-    assert "LAYERFARM_CA" in names
-    for name in names - {f"LAYERFARM_{key.upper()}" for key in _KEYS.values()}:
-        monkeypatch.setenv(name, "x")
-    load_settings()
+    assert len(names) > 10
+    assert names - {f"LAYERFARM_{key.upper()}" for key in _KEYS.values()} == set()
 
 
 def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
