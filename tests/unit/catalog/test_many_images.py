@@ -12,6 +12,7 @@ from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store import index as index_module
 from layerfarm.jobs.store.index import IndexFile
 from layerfarm.worker.catalog import planning
+from tests.bench import scale
 from tests.unit.catalog.works import catalog_file, planned, ran, work_on
 from tests.unit.image.images import image, tar
 
@@ -104,3 +105,10 @@ def test_equal_components_of_many_images_are_one_object(tmp_path: Path) -> None:
     assert len({id(part) for part in parts}) == len(set(parts)) < len(parts)
     layers = [layer for member in work.joint.members for layer in member.original.layers]
     assert len({id(layer) for layer in layers}) == len(set(layers)) < len(layers)
+
+
+def test_the_benchmark_plans_and_runs_small_catalogs_too() -> None:
+    plan = scale.plan_and_report(20, components=110)
+    assert (plan["images"], plan["left"]) == (20, 0)
+    assert 0 < plan["pulled"] < 1
+    assert scale.run_tiny(3)["images"] == 3
