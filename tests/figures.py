@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from layerfarm.worker.jobstore.states import Phase
+
 FIGURES: Final = Path(__file__).resolve().parents[1] / "docs/figures"
 _WIDTH: Final = 400
 _LINE: Final = 17
@@ -53,6 +55,27 @@ def right(y: int, start: int, end: int) -> Arrow:
     return Arrow(((start, y), (end, y)))
 
 
+STATE_BOXES: Final = {
+    Phase.QUEUED: Box(140, 4, 120, "queued"),
+    Phase.RUNNING: Box(140, 80, 120, "running"),
+    Phase.COMMITTING: Box(140, 156, 120, "committing"),
+    Phase.ENDING: Box(140, 232, 120, "ending"),
+    Phase.KEPT: Box(270, 308, 120, "kept"),
+    Phase.ENDED: Box(100, 308, 120, "ended"),
+}
+STATE_ARROWS: Final = {
+    (Phase.QUEUED, Phase.RUNNING): down(200, 35, 78),
+    (Phase.QUEUED, Phase.ENDED): Arrow(((140, 20), (20, 20), (20, 331), (98, 331))),
+    (Phase.RUNNING, Phase.COMMITTING): down(200, 111, 154),
+    (Phase.RUNNING, Phase.ENDING): Arrow(((260, 103), (290, 103), (290, 248), (262, 248))),
+    (Phase.COMMITTING, Phase.ENDING): down(200, 187, 230),
+    (Phase.ENDING, Phase.ENDED): down(160, 263, 306),
+    (Phase.ENDING, Phase.KEPT): Arrow(((240, 263), (240, 286), (310, 286), (310, 306))),
+    (Phase.KEPT, Phase.ENDED): Arrow(((270, 324), (222, 324))),
+    (Phase.KEPT, Phase.RUNNING): Arrow(((370, 308), (370, 89), (262, 89))),
+    (Phase.ENDED, Phase.RUNNING): Arrow(((98, 317), (60, 317), (60, 96), (138, 96))),
+}
+
 FIGURES_OF_DOCS: Final[dict[str, tuple[str, int, tuple[Box | Arrow, ...]]]] = {
     "build": (
         "The stages of a build: survey, hash, compare, pack, publish",
@@ -92,6 +115,11 @@ FIGURES_OF_DOCS: Final[dict[str, tuple[str, int, tuple[Box | Arrow, ...]]]] = {
             Box(10, 150, 380, "read by layerfarm, skopeo, umoci, buildah", note=True),
             Box(20, 190, 360, ".layerfarm/\nstaged files, locks, leases: layerfarm only"),
         ),
+    ),
+    "states": (
+        "States of a job, from queued to ended; the table below lists every change",
+        350,
+        (*STATE_BOXES.values(), *STATE_ARROWS.values()),
     ),
     "sharing": (
         "Two jobs with equal work: one does it, the other waits for the result",

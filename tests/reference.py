@@ -24,6 +24,7 @@ from layerfarm.jobs import errors
 from layerfarm.jobs.flows import FLOWS
 from layerfarm.worker import settings
 from layerfarm.worker.cli.main import COMMANDS, SECTIONS, cli
+from layerfarm.worker.jobstore.states import MOVES, Phase
 from layerfarm.worker.monitoring import metrics
 from layerfarm.worker.monitoring.census import Census
 
@@ -96,6 +97,14 @@ def kinds_table() -> Iterator[str]:
         yield _row(f"`{kind}`", *schema, ", ".join(stage.name for stage in flow.stages))
 
 
+def states_table() -> Iterator[str]:
+    """A row for each change of a job's state."""
+    yield from ("| from | operation | to | by | when |", "|---|---|---|---|---|")
+    for move in MOVES:
+        before = "" if move.before is Phase.ABSENT else move.before
+        yield _row(before, f"`{move.operation}`", move.after, move.who, move.when)
+
+
 def commands_text() -> Iterator[str]:
     """A section for each command, from its help."""
     for section in SECTIONS:
@@ -112,6 +121,7 @@ def commands_text() -> Iterator[str]:
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "commands": commands_text,
     "kinds": kinds_table,
+    "states": states_table,
     "settings": settings_table,
     "errors": errors_table,
     "metrics": metrics_table,

@@ -32,6 +32,7 @@ from tests.schemas import SCHEMAS, schemas
 
 PAGE_OF = {
     "kinds": "requests.md",
+    "states": "architecture.md",
     "commands": "commands.md",
     "settings": "settings.md",
     "errors": "exit-codes.md",

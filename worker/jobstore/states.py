@@ -1,7 +1,6 @@
 """The state table of jobs: actor, operation, and the states that it leads from and to.
 
-The picture in docs/architecture.md is generated from it (``python -m layerfarm.worker.jobstore.states``),
-and a test checks both job stores against it.
+The table in docs/architecture.md is generated from it (``make man``), and a test checks both job stores against it.
 """
 
 from __future__ import annotations
@@ -55,18 +54,3 @@ MOVES: Final = (
     Move(Phase.KEPT, "retry", Phase.RUNNING, "client", "goes on, or from the start"),
     Move(Phase.ENDED, "retry", Phase.RUNNING, "client", "failed: from the start"),
 )
-
-
-def picture() -> str:
-    """Return the table as a state diagram of Mermaid."""
-    lines = ["stateDiagram-v2"]
-    for move in MOVES:
-        before = "[*]" if move.before is Phase.ABSENT else move.before
-        text = f"{move.operation} ({move.who}{': ' + move.when if move.when else ''})"
-        lines.append(f"    {before} --> {move.after}: {text}")
-    lines.append(f"    {Phase.ENDED} --> [*]")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(picture())
