@@ -13,6 +13,7 @@ import pytest
 
 from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import Resolved, resolve
+from layerfarm.jobs.relayer.referrers import attach
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from tests.catalog.registry import Gate, Registry
 from tests.unit.image.images import image, tar
@@ -271,6 +272,29 @@ def test_a_policy_that_changes_takes_dockers_formats_as_they_are_or_converted(
     rows, _ = run(layerfarm, path)
     assert {row["state"] for row in rows.values()} == {"done"}
     assert json.loads(registry.manifest("new/team/app:many"))["mediaType"] == MEDIA_TYPE_INDEX
+
+
+def test_dockers_formats_in_a_layout_are_converted_for_a_transform(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    docker_formats(registry)
+    run(layerfarm, write(tmp_path, registry.host, "{transform: keep}", "{layout: out}"))
+    out = Layout.open(tmp_path / "out")
+    (one,) = out.find("team/app:one")
+    attach(out, manifest(out, "application/spdx+json", b"{}", one), one.digest)
+    (tmp_path / "next").mkdir()
+    path = write(tmp_path / "next", registry.host, TRANSFORMS[0], "{layout: new}", "{layout: ../out}")
+    for step in ("transform: 2 images", "transform: 0 images"):
+        rows, err = run(layerfarm, path)
+        assert {row["state"] for row in rows.values()} == {"done"}
+        assert step in err
+    assert rows["team/app:many"]["warnings"] == []
+    (warning,) = rows["team/app:one"]["warnings"]
+    assert "converted to OCI's" in warning
+    new = Layout.open(tmp_path / "next" / "new")
+    for name, platform in (("one", "linux/amd64"), ("many", "linux/amd64"), ("many", "linux/arm64")):
+        (layer,) = resolve(new, f"team/app:{name}", platform).manifest.layers
+        assert layer.media_type == "application/vnd.oci.image.layer.v1.tar+zstd"
 
 
 def test_an_image_with_plain_layers_is_not_compressed_on_its_way(

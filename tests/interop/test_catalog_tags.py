@@ -178,6 +178,9 @@ def test_images_with_one_tag_that_nothing_tells_apart_fail_and_both_are_named(
     assert code == 1
     assert {name: row["state"] for name, row in rows.items()} == {"latest": "failed", "other:1": "done"}
     assert all(each.descriptor.digest in rows["latest"]["error"] for each in made.values())
+    code, out, err = layerfarm("catalog", "run", tmp_path / "team.yaml", "--dry-run")
+    assert (code, out) == (1, "other:1: nothing\n")
+    assert "latest: tag 'latest' names 2 images" in err
 
 
 def test_one_image_that_is_entered_twice_is_one_image(origin: Layout, tmp_path: Path, layerfarm: Layerfarm) -> None:

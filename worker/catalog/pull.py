@@ -31,7 +31,7 @@ from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descrip
 from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
-from layerfarm.worker.catalog.offers import Offer, find, look_at, parsed, tagged
+from layerfarm.worker.catalog.offers import Offer, find, look_at, look_in, parsed, tagged
 from layerfarm.worker.catalog.registry import ManifestReader, Skopeo, digest_of
 
 _TAG: Final = "image"
@@ -123,6 +123,25 @@ def copy_in(source: Layout, name: str, store: Layout, new_tag: str) -> Descripto
             if blob.media_type in MANIFEST_TYPES:
                 carrier.referrers(blob, blob)
     store.tag(new_tag, top, needs=blobs)
+    return top
+
+
+def convert_in(skopeo: Skopeo, source: Layout, name: str, store: Layout, new_tag: str) -> Descriptor:
+    """Copy an image in Docker's formats of another layout into ``store``, converted to OCI's; returns its descriptor.
+
+    Raises:
+        TagNotFound, AmbiguousReference: the layout has no such image, or several.
+        RegistryError: skopeo cannot convert it.
+        StoreError: the image is incomplete.
+    """
+    offer = look_in(source, name)
+    with staging_beside(store) as staging, staging_beside(store) as converted:
+        for blob in offer.blobs:
+            link_blob(store, converted, blob)
+        staging.tag(_TAG, offer.top)
+        skopeo.convert(staging.path, source.path / "blobs", converted.path, _TAG)
+        top = tagged(converted, _TAG)
+        store.tag(new_tag, top, needs=_imported(converted, top, store))
     return top
 
 
@@ -284,7 +303,7 @@ def bring(
     known = set(held)
     for one in referrers:
         if one.subject not in known:
-            left.append(f"not copied: {one}, it refers to the image's Docker format, which was converted to OCI's")
+            left.append(left_by_conversion(one))
             continue
         try:
             _pull_one(skopeo, repository, one, store)
@@ -295,6 +314,11 @@ def bring(
         else:
             known.add(one.digest)
     return left
+
+
+def left_by_conversion(one: Referrer) -> str:
+    """Return the message on a referrer of an image that was converted: it refers to other bytes."""
+    return f"not copied: {one}, it refers to the image's Docker format, which was converted to OCI's"
 
 
 def _pull_one(skopeo: Skopeo, repository: str, one: Referrer, store: Layout) -> None:

@@ -109,6 +109,15 @@ class Skopeo:
         flags = ["--all", "--dest-oci-accept-uncompressed-layers", *self._flags("src-")]
         self._transfer(["copy", *flags, reference, f"oci:{layout}:{tag}"], reference)
 
+    def convert(self, layout: Path, blobs: Path, target: Path, tag: str) -> None:
+        """Copy the one image of a layout, whose blobs are in ``blobs``, into a private one as :meth:`pull` does.
+
+        Raises:
+            RegistryError: skopeo cannot convert it.
+        """
+        flags = ["--all", "--dest-oci-accept-uncompressed-layers", "--src-shared-blob-dir", str(blobs)]
+        self._transfer(["copy", *flags, f"oci:{layout}", f"oci:{target}:{tag}"], str(layout))
+
     def push(self, layout: Path, blobs: Path, reference: str, *, exact: bool = True) -> None:
         """Copy the one manifest or index of a layout to a registry; ``exact``: fail if that changes the digest.
 

@@ -28,9 +28,11 @@ from layerfarm.worker.catalog.places import is_replaced, reference_at, repositor
 from layerfarm.worker.catalog.pull import (
     Referrer,
     bring,
+    convert_in,
     copy_in,
     in_layout,
     in_registry,
+    left_by_conversion,
     pull,
     push,
     reachable_blobs,
@@ -100,8 +102,7 @@ class Fetcher:
                 held = look_at(self._store, top).digests
                 left = bring(self._skopeo, image.origin.rpartition(":")[0], said, held, self._store)
             else:
-                layout, _, tag = image.origin.partition(":")
-                top = copy_in(Layout.open(Path(layout)), tag, self._store, image.name)
+                top, left = self._copy(image, offer, said)
             created = self._created(top)
             if not image.is_kept:
                 follow(self._store, top)  # an image that cannot be transformed fails here
@@ -168,6 +169,16 @@ class Fetcher:
             with self._changed:
                 self._coming -= missing.keys()
                 self._changed.notify_all()
+
+    def _copy(self, image: CatalogImage, offer: Offer, said: Sequence[Referrer]) -> tuple[Descriptor, list[str]]:
+        """Copy an image of a layout; returns what it leaves, too."""
+        path, _, name = image.origin.partition(":")
+        layout = Layout.open(Path(path))
+        if image.is_kept or not offer.is_docker:
+            return copy_in(layout, name, self._store, image.name), []
+        top = convert_in(self._skopeo, layout, name, self._store, image.name)
+        held = look_at(self._store, top).digests
+        return top, [left_by_conversion(one) for one in said if one.subject not in held]
 
     def _missing(self, image: CatalogImage, offer: Offer) -> dict[str, int]:
         return {blob.digest: blob.size for blob in offer.needed(image.is_kept) if not self._store.has(blob)}

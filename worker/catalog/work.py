@@ -232,27 +232,32 @@ class Work:
         return [image for image in ready if image.name not in there]
 
     def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
-        """Return, by image, the steps that a run would take; and the sources that cannot be listed.
+        """Return, by image, the steps that a run would take; and the sources and images that cannot be read.
 
         Queries the registries, and fetches nothing.
         """
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         discovered = self._discover()
-        found = []
+        found, missed = [], list(discovered.missed)
         to_push = {image.name for image in self._to_push(discovered.listed)}
         with self.steady():
             for image in discovered.listed:
-                first = fetcher.outlook(image)
-                if first is None:
-                    found.append((image.name, "nothing, it is not an image"))
-                    continue
-                steps = [first] if first else []
-                if steps or not self.is_made(image):
-                    steps.append(image.policy.do.transform)
-                if self.catalog.destination.registry is not None and (steps or image.name in to_push):
-                    steps.append("push")
-                found.append((image.name, ", ".join(steps) or "nothing"))
-        return found, discovered.missed
+                try:
+                    found.append((image.name, self._steps(image, fetcher.outlook(image), image.name in to_push)))
+                except LayerfarmError as error:
+                    self.view.notice(f"{image.name}: {error}")
+                    missed.append(Missed(where=image.name, error=str(error)))
+        return found, missed
+
+    def _steps(self, image: CatalogImage, first: str | None, to_push: bool) -> str:
+        if first is None:
+            return "nothing, it is not an image"
+        steps = [first] if first else []
+        if steps or not self.is_made(image):
+            steps.append(image.policy.do.transform)
+        if self.catalog.destination.registry is not None and (steps or to_push):
+            steps.append("push")
+        return ", ".join(steps) or "nothing"
 
     def shower(self) -> Watcher:
         """Return a display of the jobs' progress."""
