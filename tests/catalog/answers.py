@@ -254,6 +254,16 @@ PRINTED: Final = (
         REFUSED,
     ),
     ('pinging container registry x.example: Get "https://x.example/v2/": EOF', PASSING),
+    (
+        "trying to reuse blob sha256:3dc6 at destination: failed to read from destination repository error-404/pages: "
+        "500 (Internal Server Error)",
+        PASSING,
+    ),
+    (
+        "trying to reuse blob sha256:3dc6 at destination: failed to read from destination repository error-500/pages: "
+        "400 (Bad Request)",
+        REFUSED,
+    ),
     ("reading manifest 1 in x.example/error-500/pages: denied: access forbidden", DENIED),
     ("reading manifest 1 in x.example/error-500/pages: StatusCode: 418, tea", REFUSED),
     ("reading manifest 1 in x.example/defaultbackend-404: denied: no 404 for you", DENIED),

@@ -45,6 +45,7 @@ _CODES: Final = {
 _LOOKED_FOR: Final = re.compile(
     r"\bstatus(?:code| code)?(?: from registry)?:? (?P<status>[1-5]\d\d)\b"
     r"|\berror parsing HTTP (?P<unparsed>[1-5]\d\d) response body\b"
+    r"|\bfailed to read from destination repository \S+: (?P<head>[1-5]\d\d) \("
     rf"|(?:^|: |[\n(])(?P<code>{'|'.join(sorted(map(re.escape, _CODES), key=len, reverse=True))})(?=: |[\n)]|\s*$)",
     re.IGNORECASE,
 )
@@ -131,7 +132,7 @@ def answer_in(text: str) -> Answer:
     """Return the answer that a message of skopeo reports."""
     unknown = False
     for found in _LOOKED_FOR.finditer(text):
-        if status := found["status"] or found["unparsed"]:
+        if status := found["status"] or found["unparsed"] or found["head"]:
             return Answer(text, status=int(status), code="UNKNOWN" if unknown else None)
         code = _CODES[found["code"].lower()]
         if code != "UNKNOWN":
