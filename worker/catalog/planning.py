@@ -20,9 +20,11 @@ from layerfarm.jobs.flows.transforms import (
     StripRequest,
     TransformRequest,
 )
+from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
 from layerfarm.jobs.relayer.planner.plan import Divider, Part, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
+from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered
 from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.members import Member
@@ -56,6 +58,17 @@ def request_for(
             return StripRequest.model_validate(fields)
         case Rechunk():
             return RechunkRequest.model_validate(fields | {"plan": plan})
+
+
+def for_other_systems(store: Layout, policy: Transform, old: Descriptor | None) -> str | None:
+    """Return why an image without a platform for its transform is copied unchanged; None: it has one."""
+    if old is None or isinstance(policy, Keep | Recompress):
+        return None
+    images = follow(store, old).images
+    if any(map(is_for_linux, images)):
+        return None
+    platforms = ", ".join(sorted(set(map(platform_of, images))))
+    return f"copied unchanged, it is for {platforms}: its layers can only be recompressed"
 
 
 def analysis_for(policy: Rechunk, image: ImageRef) -> AnalyzeRequest:

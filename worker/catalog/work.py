@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import TransformResult
-from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
@@ -26,6 +25,7 @@ from layerfarm.worker.catalog.planning import (
     Joint,
     analysis_for,
     fingerprint,
+    for_other_systems,
     previous_plan,
     request_for,
 )
@@ -184,7 +184,7 @@ class Work:
         plan = self._put_plan() if planned else None
         tasks = []
         for image in due:
-            request, others = None, self._other_systems(image)
+            request, others = None, for_other_systems(self.store, image.policy.do, self.states[image.name].old)
             if self._layouts.get(image.name) != AS_IT_IS:
                 proof = self.catalog.proofs != "off"
                 request = request_for(image.policy.do, self.source(image), self.target(image), plan, proof=proof)
@@ -316,18 +316,6 @@ class Work:
         """Return True if the new image must be made, and can be."""
         state = self.states[image.name]
         return state.error is None and state.old is not None and not self.is_made(image)
-
-    def _other_systems(self, image: CatalogImage) -> str | None:
-        """Return why an image without a platform for its transform is copied unchanged; None: it has one."""
-        if image.policy.do.transform in ("keep", "recompress"):
-            return None
-        old = self.states[image.name].old
-        assert old is not None
-        images = follow(self.store, old).images
-        if any(map(is_for_linux, images)):
-            return None
-        platforms = ", ".join(sorted(set(map(platform_of, images))))
-        return f"copied unchanged, it is for {platforms}: its layers can only be recompressed"
 
     def _put_plan(self) -> str:
         """Store the plan for the jobs, in the store of the new images; return its digest."""
