@@ -109,13 +109,13 @@ def commands_text() -> Iterator[str]:
     """A section for each command, from its help."""
     for section in SECTIONS:
         yield from (f"## Commands: {section}", "")
-        with click.Context(cli, info_name="layerfarm") as context:
+        with _root() as context:
             for name, listed in COMMANDS.items():
                 if listed.section == section:
                     command = cli.get_command(context, name)
                     assert command is not None
                     yield from _command(command, click.Context(command, info_name=name, parent=context))
-    yield from ("## Options of all commands", "", *_options(cli, click.Context(cli, info_name="layerfarm")))
+    yield from ("## Options of all commands", "", *_options(cli, _root()))
 
 
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
@@ -136,6 +136,11 @@ def written(text: str) -> str:
 def table(name: str) -> str:
     """The text of one of ``TABLES``."""
     return "\n".join(TABLES[name]()).rstrip()
+
+
+def _root() -> click.Context:
+    """The context of ``layerfarm``, as wide on every terminal."""
+    return click.Context(cli, info_name="layerfarm", terminal_width=100)
 
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
