@@ -225,7 +225,7 @@ def _shown(default: Any) -> str:
 
 
 def _summary(error: type) -> str:
-    return " ".join((error.__doc__ or "").split())
+    return re.sub(r" \(DESIGN law \d+\)", "", " ".join((error.__doc__ or "").split()))
 
 
 def _metric(name: str, kind: str, labels: Any, text: str) -> str:
