@@ -4,7 +4,7 @@
 
 Locks are installed, not resolved: `pip install --no-deps --require-hashes`, then `pip check`. What was installed is
 noted in the environment only when all of it is there, so an attempt that was interrupted is taken up again by the next.
-Whatever stops it is said in one line with what to do; pip's own output is then in VENV/install.log.
+An error is one line that says what to do; pip's own output is then in VENV/install.log.
 Nothing but the standard library is used, and the first statements run on any Python 3.
 """
 

@@ -294,10 +294,10 @@ class Job:
             with suppress(ValidationError):
                 release(self.id, stores_of(flow.request.model_validate_json(position.request)))
 
-    def retry(self, *, anew: bool = False) -> bool:
+    def retry(self, *, restart: bool = False) -> bool:
         """Continue a failed job with the units that did not finish.
 
-        Return False if it starts from the beginning: because ``anew`` is set, because its work is no longer kept
+        Return False if it starts from the beginning: because ``restart`` is set, because its work is no longer kept
         (``LAYERFARM_RETRY_FOR``), or because the tree has changed.
 
         Raises:
@@ -308,10 +308,12 @@ class Job:
         error = self.record().error
         with reaching(self._farm.address):
             self._farm.sign_again(self.id)
-            retried = store.retry(self.id, anew=anew or (error is not None and error.type == TreeChanged.__name__))
+            retried = store.retry(
+                self.id, restart=restart or (error is not None and error.type == TreeChanged.__name__)
+            )
             # No process works on the job: send all that is missing.
             self._farm.sender.send(store.look(self.id, -1).items, store.traffic(self.id))
-        return not retried.anew
+        return not retried.restart
 
     def discard(self) -> bool:
         """Remove the work of a failed job that is kept for a retry. False: nothing is kept."""

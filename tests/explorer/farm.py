@@ -245,9 +245,9 @@ class Farm:
         if answer.due:
             self.sender.send([Item(job_id, self.store.job(job_id).attempt, "close")])
 
-    def retry(self, job_id: str, anew: bool) -> None:
+    def retry(self, job_id: str, restart: bool) -> None:
         try:
-            self.store.retry(job_id, anew=anew)
+            self.store.retry(job_id, restart=restart)
         except RequestError:
             return
         self.may_fail.discard(job_id)

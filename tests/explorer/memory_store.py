@@ -426,23 +426,23 @@ class MemoryJobStore:
             self._kept[job_id] = now + _NAMED_AGAIN
         return [Item(job_id, self._jobs[job_id].attempt, "close") for job_id in found]
 
-    def retry(self, job_id: str, *, anew: bool) -> Retried:
+    def retry(self, job_id: str, *, restart: bool) -> Retried:
         job, now = self._jobs.get(job_id), self._clock()
         self.asked += 1
         if job is None:
             return retried(job_id, "gone", 0)
-        for how in ("anew", "on"):
+        for how in ("restart", "continue"):
             if job.by == f"retry:{self.asked}:{how}":
                 return retried(job_id, how, job.attempt)
         if job.state is not JobState.FAILED:
             return retried(job_id, "not failed", job.attempt)
         if any(self._lives(held) for held in job.claims.values()):
             return retried(job_id, "busy", job.attempt)
-        anew = anew or job.kept is None or job.kept <= now
+        restart = restart or job.kept is None or job.kept <= now
         job.error, job.ended, job.kept, job.committing, job.claims = None, None, None, False, {}
         self._kept.pop(job_id, None)
         job.deliveries = {}
-        if anew:
+        if restart:
             job.attempt += 1
             job.units, job.waits = [], {}
             job.position = job.sent = -1
@@ -450,9 +450,9 @@ class MemoryJobStore:
         job.state, job.started = JobState.RUNNING, now
         job.retries += 1
         self._active.add(job_id)
-        job.by = f"retry:{self.asked}:{'anew' if anew else 'on'}"
+        job.by = f"retry:{self.asked}:{'restart' if restart else 'continue'}"
         self._moved(job)
-        return retried(job_id, "anew" if anew else "on", job.attempt)
+        return retried(job_id, "restart" if restart else "continue", job.attempt)
 
     # --- recovery -------------------------------------------------------------------------------------
 

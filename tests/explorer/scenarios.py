@@ -36,8 +36,8 @@ def cancelled(farm: Farm) -> None:
     farm.client_does("client 2", body)
 
 
-def retried(farm: Farm, anew: bool, kept: float = 1000) -> None:
-    """While messages of the attempt that failed are left, and anew with fewer shards."""
+def retried(farm: Farm, restart: bool, kept: float = 1000) -> None:
+    """While messages of the attempt that failed are left, and a restart with fewer shards."""
     farm.retry_for = kept
     farm.disk.shards = lambda plan: 3 if plan == 1 else 2
     farm.disk.breaks = [1]
@@ -45,7 +45,7 @@ def retried(farm: Farm, anew: bool, kept: float = 1000) -> None:
     def body() -> None:
         farm.submit("a")
         farm.until_ended("a")
-        farm.retry("a", anew)
+        farm.retry("a", restart)
 
     farm.client_does("client", body)
 

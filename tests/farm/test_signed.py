@@ -122,9 +122,9 @@ def test_submitter_can_let_his_failed_job_begin_anew_and_nobody_else_can(ground:
     with pytest.raises(JobFailed, match="not mended"):
         job.result(90)
     (ground.allowed / "mended").touch()
-    assert not keys.farm(ground, "other").job(job.id).retry(anew=True)
+    assert not keys.farm(ground, "other").job(job.id).retry(restart=True)
     refused(job, "was used before")
-    assert not job.retry(anew=True)
+    assert not job.retry(restart=True)
     assert job.result(90) == ToyResult(total=18)
 
 

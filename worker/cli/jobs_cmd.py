@@ -149,9 +149,9 @@ def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
 @command.command("retry")
 @farm_option
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
-@click.option("--anew", is_flag=True, help="Start from the beginning, even if finished units are kept.")
+@click.option("--restart", is_flag=True, help="Start from the beginning, even if finished units are kept.")
 @click.pass_obj
-def retry(session: Session, job_ids: tuple[str, ...], anew: bool) -> None:
+def retry(session: Session, job_ids: tuple[str, ...], restart: bool) -> None:
     """Run the unfinished units of failed jobs again.
 
     The results of finished units are kept for $LAYERFARM_RETRY_FOR (1 h by default, set on the workers). After
@@ -159,8 +159,8 @@ def retry(session: Session, job_ids: tuple[str, ...], anew: bool) -> None:
     """
     farm = farm_of(session)
     for job_id in job_ids:
-        goes_on = farm.job(job_id).retry(anew=anew)
-        output.say(f"job: {job_id} {'goes on' if goes_on else 'begins anew'}")
+        continues = farm.job(job_id).retry(restart=restart)
+        output.say(f"job: {job_id} {'continues' if continues else 'restarts'}")
 
 
 @command.command("clean")

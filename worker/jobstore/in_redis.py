@@ -171,8 +171,8 @@ class RedisJobStore:
     def overdue(self) -> list[Item]:
         return [Item(job_id, int(attempt), "close") for job_id, attempt in self._run("overdue", "none", _NAMED_AGAIN)]
 
-    def retry(self, job_id: str, *, anew: bool) -> Retried:
-        how, attempt = self._run("retry", job_id, os.urandom(8).hex(), "1" if anew else "", self._job_expires)
+    def retry(self, job_id: str, *, restart: bool) -> Retried:
+        how, attempt = self._run("retry", job_id, os.urandom(8).hex(), "1" if restart else "", self._job_expires)
         return retried(job_id, how, int(attempt))
 
     # --- recovery -------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def retried(job_id: str, how: str, attempt: int) -> Retried:
             raise RequestError("only a job that failed can be retried", where=job_id)
         case "busy":
             raise RequestError("kept work of the job is being removed", where=job_id, hint="try again")
-    return Retried(attempt, how == "anew")
+    return Retried(attempt, how == "restart")
 
 
 def _lost(job_id: str, attempt: int, reason: str, found: Sequence[Sequence[Any]]) -> Lost:

@@ -112,7 +112,7 @@ class JobStore(Protocol):
     def overdue(self) -> list[Item]:
         """Return closings of failed jobs whose retention has ended, at most 100 at once, each once a minute."""
 
-    def retry(self, job_id: str, *, anew: bool) -> Retried:
+    def retry(self, job_id: str, *, restart: bool) -> Retried:
         """Let a failed job continue, or begin again.
 
         Raises:

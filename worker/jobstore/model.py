@@ -158,5 +158,5 @@ class Lost:
 
 class Retried(NamedTuple):
     attempt: int
-    anew: bool
-    """It begins from the start; else it goes on with what did not finish."""
+    restart: bool
+    """It starts from the beginning; else it continues with the unfinished units."""

@@ -51,6 +51,6 @@ MOVES: Final = (
     Move(Phase.ENDING, "closed", Phase.KEPT, "holder of the claim", "not clean yet"),
     Move(Phase.ENDING, "keep", Phase.KEPT, "holder of the claim", "failed"),
     Move(Phase.KEPT, "closed", Phase.ENDED, "holder of the claim", "clean"),
-    Move(Phase.KEPT, "retry", Phase.RUNNING, "client", "goes on, or from the start"),
+    Move(Phase.KEPT, "retry", Phase.RUNNING, "client", "continues, or restarts"),
     Move(Phase.ENDED, "retry", Phase.RUNNING, "client", "failed: from the start"),
 )

@@ -102,9 +102,9 @@ class FakeFarm:
         self.cancelled.append(self.id)
         return not self.ended
 
-    def retry(self, *, anew: bool) -> bool:
-        self.retried.append((self.id, anew))
-        return not anew
+    def retry(self, *, restart: bool) -> bool:
+        self.retried.append((self.id, restart))
+        return not restart
 
     def discard(self) -> bool:
         self.discarded.append(self.id)
@@ -475,8 +475,8 @@ def test_a_redis_that_does_not_answer_is_named(layerfarm: Run) -> None:
 
 
 def test_jobs_are_retried_and_what_is_kept_of_them_removed(layerfarm: Run, farm: type[FakeFarm]) -> None:
-    assert layerfarm("--farm=redis://f", "jobs", "retry", "j1").out == "job: j1 goes on\n"
-    assert layerfarm("--farm=redis://f", "jobs", "retry", "--anew", "j1").out == "job: j1 begins anew\n"
+    assert layerfarm("--farm=redis://f", "jobs", "retry", "j1").out == "job: j1 continues\n"
+    assert layerfarm("--farm=redis://f", "jobs", "retry", "--restart", "j1").out == "job: j1 restarts\n"
     assert farm.retried == [("j1", False), ("j1", True)]
     assert layerfarm("--farm=redis://f", "jobs", "clean", "j1") == Ran(0, "", "")
     assert farm.discarded == ["j1"]

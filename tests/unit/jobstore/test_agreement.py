@@ -114,8 +114,8 @@ class Side:
     def _end(self, state: JobState, forced: bool) -> Any:
         return self.store.end("job", state, forced=forced)
 
-    def _retry(self, anew: bool) -> Any:
-        return self.store.retry("job", anew=anew)
+    def _retry(self, restart: bool) -> Any:
+        return self.store.retry("job", restart=restart)
 
     def _look(self, quiet: float, all_queued: bool, longest: float) -> Any:
         lost = self.store.look("job", quiet, all_queued, longest)

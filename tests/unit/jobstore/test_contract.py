@@ -312,7 +312,7 @@ def test_nothing_is_known_of_a_job_that_never_was(bench: Bench) -> None:
     assert bench.refused(START).why is Status.GONE
     assert bench.store.end("job", JobState.CANCELLED).status is Status.GONE
     with pytest.raises(JobNotFound):
-        bench.store.retry("job", anew=False)
+        bench.store.retry("job", restart=False)
 
 
 # --- a failed job ---------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def failed(bench: Bench, *, kept: float = 0) -> None:
 def test_retry_goes_on_with_what_did_not_finish(bench: Bench) -> None:
     failed(bench, kept=1000)
     assert bench.store.job("job").kept == pytest.approx(bench.clock.now + 1000)
-    assert bench.store.retry("job", anew=False) == (1, False)
+    assert bench.store.retry("job", restart=False) == (1, False)
     assert bench.store.job("job").state is JobState.RUNNING
     assert bench.store.look("job", -1).items == (unit(1), unit(2))
 
@@ -341,7 +341,7 @@ def test_retry_goes_on_with_what_did_not_finish(bench: Bench) -> None:
 @pytest.mark.parametrize("kept", [0.0, 1000.0])
 def test_retry_anew_is_another_attempt(bench: Bench, kept: float) -> None:
     failed(bench, kept=kept)
-    assert bench.store.retry("job", anew=True) == (2, True)
+    assert bench.store.retry("job", restart=True) == (2, True)
     assert (bench.store.job("job").attempt, bench.store.job("job").retries) == (2, 1)
     assert bench.store.look("job", -1).items == (Item("job", 2, "advance", -1),)
     assert bench.refused(unit(1)).why is Status.STALE
@@ -358,7 +358,7 @@ def test_claim_of_an_earlier_attempt_changes_nothing(bench: Bench) -> None:
     bench.store.end("job", JobState.FAILED, error=ERROR)
     bench.clock.goes_on(LEASE + 0.1)
     bench.store.closed(bench.claimed(CLOSE))
-    bench.store.retry("job", anew=True)
+    bench.store.retry("job", restart=True)
     bench.open(bench.claimed(Item("job", 2, "advance")), 0, 2)
     assert bench.store.record_result(late, {"n": "old"}).status is Status.STALE
     assert bench.store.finish(late, JobState.FAILED, error=ERROR).status is Status.STALE
@@ -370,7 +370,7 @@ def test_claim_of_an_earlier_attempt_changes_nothing(bench: Bench) -> None:
 def test_only_a_failed_job_can_be_retried(bench: Bench) -> None:
     bench.opened()
     with pytest.raises(RequestError, match="only a job that failed"):
-        bench.store.retry("job", anew=False)
+        bench.store.retry("job", restart=False)
 
 
 def test_what_is_kept_goes_when_its_time_is_over(bench: Bench) -> None:
