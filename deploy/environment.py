@@ -1,9 +1,9 @@
-"""Make the virtual environment of a checkout, or bring it up to date: what `make run` and `make test` begin with.
+"""Make the virtual environment of a checkout, or bring it up to date: the first step of `make run` and `make test`.
 
     python3 deploy/environment.py .venv deploy/requirements.txt [LOCK...]
 
-Locks are installed, not resolved: `pip install --no-deps --require-hashes`, then `pip check`. What was installed is
-noted in the environment only when all of it is there, so an attempt that was interrupted is taken up again by the next.
+Locks are installed, not resolved: `pip install --no-deps --require-hashes`, then `pip check`. The
+environment gets a record of what was installed only when it is complete, so the next call continues an interrupted one.
 An error is one line that says what to do; pip's own output is then in VENV/install.log.
 Nothing but the standard library is used, and the first statements run on any Python 3.
 """
@@ -99,7 +99,7 @@ def main(venv: Path, locks: "list[Path]") -> None:
 
 
 def _wanted(locks: "list[Path]") -> dict:
-    """Of what an environment is made: the Python, the pins, and how this checkout is installed."""
+    """Return what an environment depends on: the Python, the pins, and how this checkout is installed."""
     return {
         "python": [*sys.version_info[:3], os.path.realpath(sys.executable)],
         "checkout": [str(ROOT), _digest(ROOT / "pyproject.toml")],
@@ -113,7 +113,7 @@ def _installed(stamp: Path, locks: "list[Path]") -> bool:
 
 
 def _usable(venv: Path, done: dict) -> bool:
-    """Whether there is an environment of this Python to go on with, with a pip that runs."""
+    """Return True if an environment of this Python exists, with a pip that runs."""
     python = venv / "bin/python"
     if done and done["python"] != _wanted([])["python"]:
         return False
@@ -126,7 +126,7 @@ def _usable(venv: Path, done: dict) -> bool:
 
 
 class _alone:
-    """One make at a time: another waits here, and finds the work done."""
+    """Excludes other makes: they wait here, and find the work done."""
 
     def __init__(self, venv: Path) -> None:
         self._venv = venv
@@ -148,7 +148,7 @@ class _alone:
 
 
 def _run(venv: Path, command: "list[str]") -> None:
-    # What the caller has set for his own Python and pip must not lead out of the environment.
+    # Variables of the caller for another Python and pip must not lead out of the environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment.update(PIP_USER="0", PIP_NO_INPUT="1")
     done = subprocess.run(
@@ -168,7 +168,7 @@ def _reason(text: str, venv: Path) -> str:
         matching = [line for line in lines if re.search(pattern, line)]
         if matching:
             return answer.format(venv=venv, tmp=tempfile.gettempdir(), line=matching[0])
-    if shutil.disk_usage(venv).free < 1 << 20:  # the module venv keeps to itself what pip says
+    if shutil.disk_usage(venv).free < 1 << 20:  # the module venv hides the output of pip
         return _FULL.format(venv=venv, tmp=tempfile.gettempdir())
     return f"the environment cannot be made, see {venv / LOG}: {lines[-1]}"
 

@@ -1,11 +1,11 @@
 -- name, attempt, stage, index ('' if no unit), owner, lease in ms, most deliveries, owner known to be dead
--- -> {status, 1: something is to be sent, holder}, or {'ok', token, unit or '', the job's fields, results of a stage to be joined}
+-- -> {status, 1: something must be sent, holder}, or {'ok', token, unit or '', the job's fields, results of a stage to join}
 local name, attempt, stage, index, owner = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local lease = tonumber(ARGV[6])
 if not exists() then return {'gone', 0, ''} end
 if attempt ~= num('attempt') then return {'stale', 0, ''} end
 local ending, kept, position = get('ending'), get('kept'), num('position')
--- What was kept of a failed job is removed under the claim to close it.
+-- The kept work of a failed job is removed under the claim to close it.
 local removes = name == 'close' and kept ~= '' and tonumber(kept) <= now
 if final() and not removes then return {'over', 0, ''} end
 local token, holder, lives = claim_of(name)
@@ -13,7 +13,7 @@ if ending ~= '' and name ~= 'close' then
   if token and (not lives or holder == ARGV[8]) then redis.call('HDEL', claims, name) end
   return {'over', due(), ''}
 end
--- A stray copy of the message must not take away what a running job has staged.
+-- A stray copy of the message must not remove what a running job has staged.
 if name == 'close' and ending == '' and not removes then return {'stale', 0, ''} end
 local unit = ''
 local joins = false
@@ -23,7 +23,7 @@ if index ~= '' then
   unit = redis.call('HGET', units, 'unit:' .. index)
   if not unit then return {'stale', 0, ''} end
 elseif name ~= 'close' then
-  -- Of use: the first one, the one that joins a complete stage, the one that sends units nobody sent.
+  -- Useful: the first one, the one that joins a complete stage, the one that sends units not sent yet.
   local unsent = stage < position and num('sent') < position
   joins = stage == position and (position < 0 or complete() == 1)
   if not unsent and not joins then return {'stale', 0, ''} end

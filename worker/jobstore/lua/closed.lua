@@ -1,5 +1,5 @@
--- token of the claim 'close' or '' to close without one, owner, attempt, lifetime in s, '1': all is clean, ms until that
--- is tried again -> status
+-- token of the claim 'close' or '' to close without one, owner, attempt, lifetime in s, '1': all is clean, ms until
+-- cleaning is retried -> status
 local this = 'closed:' .. ARGV[1]
 if not exists() then return 'gone' end
 if ARGV[1] ~= '' and get('by') == this then return 'ok' end

@@ -1,6 +1,6 @@
--- id, error, format, lifetime in s -> attempt of the job, which is to be closed as one that failed; 0: it is sound
+-- id, error, format, lifetime in s -> attempt of the job, to be closed as failed; 0: its record is sound
 --
--- For a record that somebody edited, judged here alone: no worker's surprise makes one unsound.
+-- For a corrupt record, judged only here: a worker that does not understand a record does not make it corrupt.
 local function is(key, kind)
   local found = redis.call('TYPE', key).ok
   return found == kind or found == 'none'

@@ -1,4 +1,4 @@
--- -> attempt whose work is to be removed now, 0: nothing is kept
+-- -> attempt whose work must be removed now, 0: nothing is kept
 if get('kept') == '' then return 0 end
 redis.call('HSET', job, 'kept', 0)
 redis.call('ZADD', KEPT, 0, get('id'))

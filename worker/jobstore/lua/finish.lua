@@ -1,4 +1,4 @@
--- who asks, attempt or 0 for any, ending, error or '', result or '', claim to give back or '', its token, its owner,
+-- id of the request, attempt or 0 for any, ending, error or '', result or '', claim to release or '', its token, its owner,
 -- '1': not when the job commits, lifetime in s -> {status, 1: close now}
 local this = 'finish:' .. ARGV[1]
 if not exists() then return {'gone', 0} end
@@ -16,7 +16,7 @@ if ARGV[4] ~= '' then redis.call('HSET', job, 'error', ARGV[4]) end
 if ARGV[5] ~= '' then redis.call('HSET', job, 'result', ARGV[5]) end
 mark(this)
 if get('state') == 'queued' then
-  -- Nothing of it ever ran, so there is nothing to remove and no need for a worker.
+  -- It never ran, so there is nothing to remove and no need for a worker.
   finish(ARGV[3], ARGV[10])
   return {'ended', 0}
 end

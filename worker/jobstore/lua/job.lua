@@ -1,4 +1,4 @@
--- What every script of a job begins with, after claims.lua. KEYS: the job's hash, its claims, its events, the units of
+-- Beginning of every script of a job, after claims.lua. KEYS: the job's hash, its claims, its events, the units of
 -- its current stage, the set of the jobs that have not ended (jobstore/keys.py: JobKeys).
 --
 -- The name of a claim is `unit:<stage>:<index>`, `advance:<stage>` or `close`. A job's tokens grow with each claim, through
@@ -13,12 +13,12 @@ local function final()
   return state == 'succeeded' or state == 'failed' or state == 'cancelled'
 end
 
--- The last thing that changed the job, so that a script whose reply was lost answers the same when it is run again.
+-- The last change of the job, so that a script whose reply was lost returns the same when it is run again.
 local function mark(what) redis.call('HSET', job, 'by', what) end
 
 local function touch() redis.call('HSET', job, 'touched', int(now)) end
 
--- The job has moved on: recovery may be quick again.
+-- The job has advanced: recovery may be quick again.
 local function moved() redis.call('HSET', job, 'touched', int(now), 'recoveries', 0) end
 
 local function claim_of(name) return claim_in(claims, name) end
@@ -35,7 +35,7 @@ local function live()
   end
   return count
 end
--- 1: the end of the job is decided and nobody works on it any more, so it can be closed.
+-- 1: the end of the job is decided and no process works on it, so it can be closed.
 local function due() return get('ending') ~= '' and live() == 0 and 1 or 0 end
 local function complete() return num('units_done') == num('units_total') and 1 or 0 end
 
@@ -71,7 +71,7 @@ local function spend()
 end
 
 local function finish(state, seconds)
-  -- A job that failed and was kept for a retry has ended when it failed, not when it is removed.
+  -- A failed job that was kept for a retry ended when it failed, not when it is removed.
   if get('kept') == '' then redis.call('HSET', job, 'state', state, 'ended', stamp()) end
   redis.call('HDEL', job, 'ending', 'touched', 'recoveries', 'flow_state', 'sent', 'kept', 'bytes_planned',
     'commits', 'committing', 'taken')

@@ -1,5 +1,5 @@
 -- id, quiet ms after which a job without a claim is stuck, '1': every waiting job has its message, ms that a job may
--- take or 0 -> attempt, reason, then lists {what, stage, index} that are to be sent again
+-- take or 0 -> attempt, reason, then lists {what, stage, index} that must be sent again
 local out = {}
 if not exists() or final() then
   if not exists() then redis.call('DEL', claims, events, units) end
@@ -19,15 +19,15 @@ for _, name in ipairs(redis.call('HKEYS', claims)) do
   if lives then
     lively = lively + 1
   else
-    -- Its holder said nothing for as long as its lease.
+    -- Its holder was silent for as long as its lease.
     local what, stage, index = string.match(name, '^(%a+):?(%-?%d*):?(%d*)$')
     if get('ending') == '' then out[#out + 1] = {what, stage, index} end
     redis.call('HDEL', claims, name)
     reason = 'lease ran out'
   end
 end
-if num('touched') > now then touch() end -- by a clock that has been set back since
--- Each time that nothing has come of it, the next comes later.
+if num('touched') > now then touch() end -- by a clock that was set back since
+-- After each attempt in vain, the next one comes later.
 local quiet = now - num('touched') > tonumber(ARGV[2]) * 2 ^ math.min(num('recoveries'), 6)
 if lively == 0 and #out == 0 and quiet then
   local position, sent = num('position'), num('sent')

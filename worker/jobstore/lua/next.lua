@@ -1,15 +1,15 @@
 -- id and attempt of the job whose first message this is, lifetime in s, owner -> {id, attempt} of the job to begin
 --
--- As many messages as jobs wait for their beginning, and each begins the one whose submitter has the turn; so does that
--- of a job which another message has begun, or begins just now. A job that waits no more and that nobody begins was
--- taken by a process that died before: it begins by its own message.
+-- There are as many messages as waiting jobs, and each begins a job of the submitter whose turn it is; so does the
+-- message of a job that another message has begun or is beginning. A job that neither waits nor begins was taken by a
+-- process that died before: it begins by its own message.
 local waits = redis.call('SISMEMBER', QUEUED, ARGV[1]) == 1
 local traffic = get('traffic')
 local function is_begun()
   if final() or num('position') >= 0 then return true end
   local _, _, lives = claim_of('advance:-1')
   local when, who = string.match(get('taken'), '^(%d+) (.*)$')
-  -- Taken, and not yet claimed; for how long is for a clock that is not set back.
+  -- Taken, and not yet claimed; the age is valid if the clock was not set back.
   return lives or (who and who ~= ARGV[4] and math.abs(now - tonumber(when)) < 1000)
 end
 if not waits and (traffic == '' or not is_begun()) then return {ARGV[1], tonumber(ARGV[2])} end

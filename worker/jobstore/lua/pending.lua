@@ -1,4 +1,4 @@
--- name, token, owner -> {status, position, the indexes of the units that are neither done nor being done}
+-- name, token, owner -> {status, position, the indexes of the units that are neither done nor in progress}
 if not exists() then return {'gone'} end
 if not holds(ARGV[1], ARGV[2], ARGV[3]) then return {'stale'} end
 local out = {'ok', num('position')}

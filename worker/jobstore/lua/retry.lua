@@ -1,4 +1,4 @@
--- who asks, '1' to restart, lifetime in s -> {'gone', 'not failed', 'busy', 'restart' or 'continue', attempt}
+-- id of the request, '1' to restart, lifetime in s -> {'gone', 'not failed', 'busy', 'restart' or 'continue', attempt}
 local function answer(how) return {how, num('attempt')} end
 if not exists() then return answer('gone') end
 for _, how in ipairs({'restart', 'continue'}) do
@@ -17,7 +17,7 @@ if restart then
   redis.call('HDEL', job, 'flow_state', 'bytes_planned', 'stage', 'stage_number', 'units_done', 'units_total',
     'bytes_done', 'bytes_total', 'commits')
 else
-  -- A unit that killed its processes is tried as often once more.
+  -- A unit that killed its processes gets all its tries again.
   for _, field in ipairs(redis.call('HKEYS', units)) do
     if string.sub(field, 1, 11) == 'deliveries:' then redis.call('HDEL', units, field) end
   end

@@ -16,6 +16,6 @@ redis.call('EXPIRE', TURNS .. ARGV[6], ARGV[5])
 redis.call('ZADD', JOBS, int(now), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', JOBS, '-inf', int(now - 2000 * ARGV[5]))
 touch()
--- No event: the record says that it waits, and a stream takes 4 KiB from its first one on.
+-- No event: the record shows that it waits, and a stream takes 4 KiB from its first one on.
 expire(ARGV[5])
 return 'accepted'

@@ -1,4 +1,4 @@
--- '' -> the subscribers of work whose claim ran out
+-- '' -> the subscribers of work whose claim has expired
 local out = {}
 for _, each in ipairs(redis.call('SMEMBERS', WORKS)) do
   local _, _, lives = claim_in(WORK .. each, 'claim')

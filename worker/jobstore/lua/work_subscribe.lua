@@ -1,4 +1,4 @@
--- name, subscriber, lifetime in s -> 0: there is nothing to wait for any more
+-- name, subscriber, lifetime in s -> 0: there is nothing left to wait for
 local _, _, lives = claim_in(work, 'claim')
 if redis.call('HEXISTS', work, 'result') == 1 or not lives then return 0 end
 redis.call('SADD', waiting, ARGV[2])
