@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def is_directory(path: Path) -> bool:
-    """Whether there is a directory, links followed.
+    """Return True if a directory is there, links followed.
 
-    ``Path.is_dir`` takes a path that may not be looked at for one that does not exist, since Python 3.14.
+    Since Python 3.14 ``Path.is_dir`` returns False for an inaccessible path.
 
     Raises:
-        PermissionError, OSError: it cannot be told.
+        PermissionError, OSError: the path is inaccessible.
     """
     try:
         return stat.S_ISDIR(path.stat().st_mode)

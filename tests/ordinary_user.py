@@ -1,5 +1,6 @@
 """An ordinary user for tests: a home of his own, and functions or programs run as him. Without root, it is who runs
-the tests."""
+the tests.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _NOT_SETTINGS: Final = frozenset(
     (
         VARIABLE,
         "LAYERFARM_GC_GRACE",
-        # Of the tests and of the process that runs them.
+        # For tests and their processes.
         "LAYERFARM_KILL_AT",
         "LAYERFARM_KILL_ONCE",
         "LAYERFARM_REQUIRE_ALL",
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     def _split_paths(cls, value: Any) -> Any:
         items = value.split(os.pathsep) if isinstance(value, str) else list(value)
         for item in items:
-            # An empty path would mean the current directory, and so allow what nobody meant to allow.
+            # An empty path would mean the current directory, and allow it by accident.
             if not str(item).strip():
                 raise ValueError("empty path")
             if not Path(item).is_absolute():

@@ -162,7 +162,7 @@ class ImageParts(Model):
     components: int
     files: int
     bytes: int
-    """Of content."""
+    """Bytes of content."""
 
 
 class AnalyzeResult(Result):

@@ -38,7 +38,7 @@ class CheckedLayer:
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """Entries that readers apply differently."""
     toc_faults: list[tuple[str, str]] = field(default_factory=list)
-    """Where the table of contents of a zstd:chunked layer is not what the layer holds: name or annotation, message."""
+    """Differences between a zstd:chunked layer and its table of contents: name or annotation, message."""
 
 
 def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard) -> CheckedLayer:

@@ -37,7 +37,7 @@ class PackedLayer(BaseModel):
     uncompressed_size: int
     """Bytes of that stream."""
     warnings: list[str] = []
-    """What the compression could not do."""
+    """Limitations of the compression."""
 
 
 def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLayer:

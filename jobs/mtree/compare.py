@@ -69,7 +69,7 @@ def _merge(old: Iterable[Entry], new: Iterable[Entry], held: TypeChangeBuffer) -
             assert before is not None
             other = held.counterpart(before)
             if before.type != "dir":
-                # Where the other tree has a directory of this name it comes later in mtree order.
+                # A directory of this name in the other tree comes later in mtree order.
                 place = _directory_key(old_key)
                 if new_key <= place:
                     held.wait(place, Delta(DeltaKind.MISSING, before.path, old=before))

@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
 
 class DeltaKind(StrEnum):
-    """How a path differs: only the new tree has it, both have it, only the old tree has it."""
+    """Kind of a difference: only the new tree has the path, both have it, only the old tree has it."""
 
     EXTRA = "extra"
     MODIFIED = "modified"

@@ -48,8 +48,8 @@ _SBOM_TAG: Final = "sbom"
 _OLD_BYTES: Final = "it signs the old image's bytes"
 
 Choice = Literal["leave", "carry"]
-"""Whether referrers that remain valid are copied to the new image. They are other people's statements on the old one,
-so they are left unless the request says ``carry``."""
+"""Copy referrers that remain valid to the new image, or not. They are other people's statements on the old one, so
+they are left unless the request says ``carry``."""
 
 
 class Artifact(Document):

@@ -69,7 +69,7 @@ class Layout:
         with explained("layout cannot be created", path):
             new = _empty_directory(path)
             try:
-                # Of several processes that found the directory empty, one can create this.
+                # One of several processes that found the directory empty can create this.
                 (path / BLOBS).mkdir()
             except FileExistsError as error:
                 raise LayoutExists("another process is creating a layout here", where=path) from error

@@ -314,9 +314,8 @@ class Farm:
             self.disk.moves.append((context.job_id, tag))
 
     def check(self) -> None:
-        """
-        Raises:
-            Violation: something does not hold.
+        """Raises:
+        Violation: something does not hold.
         """
         movers = [mover for mover, _ in self.disk.moves]
         for job_id in self.submitted:

@@ -22,7 +22,7 @@ from layerfarm.jobs.store.validation import fault
 DOCKER: Final = "docker://"
 CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
 Proofs = Literal["referrer", "store", "off"]
-"""Where proofs go: also to a registry beside the new images, only into the layout where they are made, or nowhere."""
+"""Places for proofs: also a registry beside the new images, only the layout where they are made, or none."""
 
 
 class _Section(BaseModel):
@@ -75,7 +75,7 @@ class Rule(_Section):
 
 class _Remaking(_Section):
     referrers: Choice = "leave"
-    """Whether SBOMs and other referrers of the old image are copied to the new one, where they apply to it."""
+    """Copy SBOMs and other referrers of the old image that apply to the new one, or leave them."""
 
 
 class _Keeping(_Remaking):
@@ -166,7 +166,7 @@ class Policy(_Section):
 
 
 class Destination(_Section):
-    """Where the new images go, under the names of the originals; by default into the catalog's store."""
+    """The place of the new images, under the names of the originals; by default the catalog's store."""
 
     layout: str | None = None
     registry: str | None = None

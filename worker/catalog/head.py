@@ -39,7 +39,7 @@ _ACCEPTED: Final = ", ".join(
         "application/vnd.docker.distribution.manifest.v1+json",
     )
 )
-"""What skopeo accepts: a registry may convert a manifest to an accepted type, and so change its digest."""
+"""Types that skopeo accepts: a registry may convert a manifest to an accepted type, and so change its digest."""
 _HUB: Final = "docker.io"
 _HUB_HOST: Final = "registry-1.docker.io"
 _TIMES: Final = urllib3.Timeout(connect=10.0, read=60.0)

@@ -38,9 +38,9 @@ class ConfigSize(NamedTuple):
     none: int
     """Without new layers."""
     first: int
-    """Of the first one, without its name."""
+    """Added by the first one, without its name."""
     other: int
-    """Of each other."""
+    """Added by each other one."""
     has_names: bool
     """False: there is no history, which names the layers."""
 

@@ -70,7 +70,7 @@ class Offer:
     """The current content of an origin's reference."""
 
     manifests: tuple[Read, ...]
-    """What the reference names, and all manifests below it in the order of the indexes."""
+    """The manifest or index that the reference names, and all manifests below it in the order of the indexes."""
 
     @property
     def top(self) -> Descriptor:

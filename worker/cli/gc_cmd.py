@@ -37,7 +37,7 @@ def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
     Blobs are kept if a tag references them, if a queued or running job holds a lease of them, or while they are
     younger than the grace period. All others are moved to a trash and deleted by a later gc after the grace period;
     until then they are restored if a tag or a reader needs them. So gc is safe while others write to the layout.
-    umoci's gc removes everything at once and assumes that it is alone: --grace=0s does that, but for what jobs hold.
+    umoci's gc removes everything at once and assumes that it is alone: --grace=0s does so, except for jobs' blobs.
     Nothing is removed if any manifest that a tag leads to cannot be read; manifests that an index names and the layout
     does not hold, as docker save leaves those of other platforms, are skipped with a warning. Prints nothing else, as
     umoci, unless --dry-run or --verbose is given.

@@ -27,7 +27,7 @@ class Finding(BaseModel):
     what: str
     """The observation."""
     advice: str | None = None
-    """How to fix it."""
+    """Advice on how to fix it."""
 
 
 def ok(topic: str, what: str) -> Finding:

@@ -91,7 +91,7 @@ class Toc(NamedTuple):
 
     entries: list[TocEntry]
     tar_split_digest: str
-    """Of the compressed tar-split data; empty if there is none."""
+    """Digest of the compressed tar-split data; empty if there is none."""
 
 
 def parse_toc(text: bytes) -> Toc:

@@ -98,7 +98,7 @@ class Sketch(NamedTuple):
     renewed: int
     """The same, for each of these images."""
     chance: float
-    """Of an update that was not observed."""
+    """Chance of an update that was not observed."""
     sources: frozenset[str]
 
 
