@@ -162,7 +162,7 @@ class IndexText:
         """Parse the text of an index.
 
         Raises:
-            MalformedDocument: it is no index.
+            MalformedDocument: it is not an index.
             LimitExceeded: it is too large or nested too deeply.
         """
         text = cls.of(*parse_index(raw, where))
@@ -282,7 +282,7 @@ class IndexText:
         return changed.change({name_of(entry) or "": entry for entry in more}) if more else changed
 
     def descriptor(self, place: int) -> Descriptor | None:
-        """Return the entry at a position; None: it is no valid descriptor."""
+        """Return the entry at a position; None: it is not a valid descriptor."""
         try:
             return parse_document(Descriptor, self.entries[place], self.names[place] or "index.json")
         except LayerfarmError:
@@ -338,7 +338,7 @@ def parse_index(raw: bytes, where: str) -> tuple[Index, dict[int, Any]]:
     Other tools write into the same layout: an invalid entry is an error only when its own tag is requested.
 
     Raises:
-        MalformedDocument: it is no index.
+        MalformedDocument: it is not an index.
         LimitExceeded: it is too large or nested too deeply.
     """
     try:

@@ -253,7 +253,7 @@ class Layout:
     def index(self) -> Index:
         """Return ``index.json`` as it is now, without invalid descriptors.
 
-        Raises MalformedDocument if it is no index.
+        Raises MalformedDocument if it is not an index.
         """
         return self._parts()[0]
 

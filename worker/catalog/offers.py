@@ -88,7 +88,7 @@ class Offer:
 
     @property
     def leaves(self) -> list[Read]:
-        """The manifests that are no indexes: of images, attestations and other artifacts."""
+        """The manifests other than indexes: of images, attestations and other artifacts."""
         return [each for each in self.manifests if not each.is_index]
 
     @property

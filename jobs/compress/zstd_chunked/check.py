@@ -280,7 +280,7 @@ def _place(annotations: Mapping[str, str], name: str) -> Place:
                 raise ValueError("not the type of a table of contents")
         return Place.parse(text)
     except (ValueError, KeyError):
-        raise _Lie(name, "is missing, or is no position") from None
+        raise _Lie(name, "is missing, or is not a position") from None
 
 
 def _differences(entry: TocEntry, expected: TocEntry) -> Iterator[tuple[str, object, object]]:
