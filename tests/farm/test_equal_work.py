@@ -106,7 +106,7 @@ def test_cancel_of_the_job_that_does_the_work_lets_another_do_it(ground: Ground)
     first, second = submitted(ground, 2, numbers=1, sleep=6)
     until(lambda: ground.marks("run-0"))
     holder, waiting = (first, second) if first.record().state == "running" else (second, first)
-    until(lambda: "waiting for it" in ground.log())
+    until(lambda: "waiting for equal work" in ground.log())
     holder.cancel()
     outcomes = []
     for job in (holder, waiting):
