@@ -113,8 +113,8 @@ class Farm:
             block: wait until the farm has room, at most ``timeout`` seconds.
 
         Raises:
-            RequestError: the request is not valid or too large, or the key to sign it with cannot be used.
-            FarmFull: ``LAYERFARM_MOST_QUEUED`` jobs wait already.
+            RequestError: the request is invalid or too large, or its signing key cannot be used.
+            FarmFull: ``LAYERFARM_MOST_QUEUED`` jobs are already waiting.
             FarmUnreachable: Redis is unreachable. The message says whether the job may have been queued.
         """
         flow = flow_of(request)
@@ -269,9 +269,9 @@ class Job:
         return _result(record)
 
     def cancel(self) -> bool:
-        """End the job: running units stop within about 2 seconds, then what they left is removed.
+        """Cancel the job: running units stop within about 2 seconds, then their staged files are removed.
 
-        False: it has ended, or is being ended already.
+        Return False if it has ended, or its end is already decided.
 
         Raises:
             JobNotFound: the record has expired.

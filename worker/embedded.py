@@ -45,7 +45,7 @@ class EmbeddedFarm:
     Parameters:
         state_dir: where the private directory (mode 0700) is made; default: the system's temporary one.
         concurrency: processes of the worker.
-        roots, stores: what the worker allows.
+        roots, stores: directories and layouts that the worker allows.
         flows: modules that add flows (``Settings.flows``).
         output: destination of the worker's log; default: a file in the private directory.
 

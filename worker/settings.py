@@ -202,7 +202,7 @@ class Origin(NamedTuple):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Return the settings, with those of ``overrides`` that are not None put before all others.
+    """Return the settings; those in ``overrides`` that are not None take precedence.
 
     Raises:
         RequestError: one of them is unknown or out of range; the message names it and never its value if secret.
@@ -222,7 +222,7 @@ def origins() -> list[Origin]:
 
 
 def limit_origins(of_file: frozenset[str] = frozenset()) -> list[Origin]:
-    """Return the same for the limits; ``of_file`` are those that the settings file set (``apply_limits``)."""
+    """Return the limits with their origins; ``of_file``: those that the settings file set (``apply_limits``)."""
     file = settings_file()
     rows = []
     for name in sorted(NAMES):

@@ -133,7 +133,7 @@ def add_layer(
 
     ``compress``: see :func:`choose_compression`. ``created``, ``history``: see
     :func:`~layerfarm.jobs.image.mutate.append_layer`. ``checked``: read the stored layer back, for a stream of unknown
-    origin; a layer that cannot be unpacked is not tagged. ``warn`` is called with what the compression could not do.
+    origin; a layer that cannot be unpacked is not tagged. ``warn`` is called with limitations of the compression.
 
     Raises:
         InvalidReference: the tag breaks the grammar; nothing has been written.

@@ -171,7 +171,7 @@ class Fetcher:
                 self._changed.notify_all()
 
     def _copy(self, image: CatalogImage, offer: Offer, said: Sequence[Referrer]) -> tuple[Descriptor, list[str]]:
-        """Copy an image of a layout; returns what it leaves, too."""
+        """Copy an image of a layout; also return the referrers left behind."""
         path, _, name = image.origin.partition(":")
         layout = Layout.open(Path(path))
         if image.is_kept or not offer.is_docker:

@@ -11,9 +11,9 @@ from layerfarm.worker.catalog.state import Loss
 from layerfarm.worker.plural import counted
 
 _SHARED = 10
-"""Rows of what is shared by whom; the page and JSON have more."""
+"""Most rows of shared layers; the page and JSON have more."""
 _WARNINGS = 30
-"""The same of warnings."""
+"""Most warnings; JSON has more."""
 
 
 def report_lines(report: Report) -> list[str]:

@@ -124,12 +124,12 @@ def farm_options(command: CommandT) -> CommandT:
 
 
 def carry_out(request: Request, where: Where) -> Outcome | None:
-    """Do what ``request`` asks; warnings of the result go to stderr. None: the job runs on, detached.
+    """Run ``request``; warnings of the result go to stderr. Return None if the job was detached.
 
-    Interrupted, a job of the farm is cancelled: what a command started stops with it.
+    An interrupt cancels the job on the farm: work that a command started stops with it.
 
     Raises:
-        LayerfarmError: it went wrong.
+        LayerfarmError: the job failed, or has not ended in time.
     """
     outcome = _here(request, where) if where.farm is None else _on_farm(request, where, where.farm)
     if outcome is not None:
