@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
+from fastcrc.crc64 import go_iso as crc64
+
 from layerfarm.jobs.compress.codecs import Compression
 from layerfarm.jobs.compress.decompress import PlainStream, decompress
 from layerfarm.jobs.compress.zstd_chunked.describe import Undescribable, described, plain_name
-from layerfarm.jobs.compress.zstd_chunked.tar_split import FILE, SEGMENT, Crc64
+from layerfarm.jobs.compress.zstd_chunked.tar_split import FILE, SEGMENT
 from layerfarm.jobs.compress.zstd_chunked.toc import (
     CHECKSUM,
     CHUNK,
@@ -263,11 +265,11 @@ class TocCheck:
         elif kind != FILE:
             raise _Lie(TAR_SPLIT_POSITION, "tar-split data has a line of an unknown type")
         elif size:
-            crc = Crc64()
+            crc = 0
             for piece in self._content(str(name)):
-                crc.update(piece)
+                crc = crc64(piece, crc)
                 yield piece
-            if payload != crc.value.to_bytes(8, "big"):
+            if payload != crc.to_bytes(8, "big"):
                 raise _Lie(str(name), "has another CRC-64 than the tar-split data says")
 
 

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fastcrc.crc64 import go_iso as crc64
+
 from layerfarm.jobs.compress.in_order import in_order
 from layerfarm.jobs.compress.zstd_chunked.cut import MOST_CHUNK, chunks
 from layerfarm.jobs.compress.zstd_chunked.describe import Undescribable, described, plain_name
-from layerfarm.jobs.compress.zstd_chunked.tar_split import Crc64, TarSplitWriter
+from layerfarm.jobs.compress.zstd_chunked.tar_split import TarSplitWriter
 from layerfarm.jobs.compress.zstd_chunked.toc import (
     CHECKSUM,
     CHUNK,
@@ -144,14 +146,14 @@ def _content(file: _File, reader: MemberReader, raw: _Raw, index: _Index) -> Ite
     if not size:
         index.content(file, None)
         return
-    crc = Crc64()
+    crc = 0
     if size <= MOST_CHUNK:
         for _ in reader.content():
             pass
         data = raw.take(size)
         yield _Frame(data, file)
         if not index.flaw:
-            crc.update(data)
+            crc = crc64(data)
     else:
         whole = hashlib.sha256()
         offset = 0
@@ -160,9 +162,9 @@ def _content(file: _File, reader: MemberReader, raw: _Raw, index: _Index) -> Ite
             offset += len(chunk.data)
             if not index.flaw:
                 whole.update(chunk.data)
-                crc.update(chunk.data)
+                crc = crc64(chunk.data, crc)
         file.entry.digest = f"sha256:{whole.hexdigest()}"
-    index.content(file, crc.value)
+    index.content(file, crc)
 
 
 def _taken(reader: MemberReader, raw: _Raw) -> Iterator[memoryview]:

@@ -7,7 +7,6 @@ import io
 import os
 import random
 import tarfile
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -16,14 +15,12 @@ from hypothesis import strategies as st
 from layerfarm.jobs.compress import Codec, Compression, codec_id, decompress, media_type_for
 from layerfarm.jobs.compress.zstd_chunked import writer
 from layerfarm.jobs.compress.zstd_chunked.cut import MOST_CHUNK, Chunk, chunks
-from layerfarm.jobs.compress.zstd_chunked.tar_split import Crc64
 from layerfarm.jobs.errors import LimitExceeded, MalformedLayer
 from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
 from tests.unit.compress.chunked_reader import (
     Blob,
     assembled,
     contents,
-    crc64,
     footer_of,
     pack,
     toc_of,
@@ -284,20 +281,6 @@ def test_no_chunk_is_larger_than_a_frame_may_be() -> None:
         assert b"".join(chunk.data for chunk in found) == data
         assert max(len(chunk.data) for chunk in found) == MOST_CHUNK
         assert [chunk.zeros for chunk in found[:3]] == [not data[0]] * 3
-
-
-def test_crc64_is_that_of_go() -> None:
-    crc = Crc64()
-    crc.update(b"123456789")
-    assert crc.value == 0xB90956C775A41001  # CRC-64/GO-ISO of the catalogue of parametrised CRC algorithms
-
-
-@given(st.lists(st.binary(max_size=300), max_size=5), st.integers(0, 3000))
-def test_crc64_of_pieces_is_that_of_the_whole(pieces: Sequence[bytes], zeros: int) -> None:
-    crc = Crc64()
-    for piece in (*pieces, bytes(zeros)):
-        crc.update(piece)
-    assert crc.value == crc64(b"".join(pieces) + bytes(zeros))
 
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60).filter(
