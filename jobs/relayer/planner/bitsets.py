@@ -7,11 +7,11 @@ A set of images is one integer with a bit for each: 625 bytes for 5,000 images; 
 from __future__ import annotations
 
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from struct import iter_unpack
 from typing import NamedTuple
 
 from layerfarm.jobs.relayer.planner.plan import Snapshot
@@ -29,6 +29,8 @@ _USUAL = 0.05
 _LEAST = 0.01
 """The lowest usual rate: no change in a few tags does not mean that there will be none."""
 _FEW = 8
+_INDEXED = 128
+"""Clusters whose contents are indexed by image: those of one image are compared again and again."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Catalog:
         return cls(ordered, tuple(before), followers, last, float(max(lines.values(), default=1)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cluster:
-    """Components that share a layer, in all images."""
+    """Components that share a layer, in all images. Equal only to itself."""
 
     keys: tuple[str, ...]
     owners: Columns
@@ -241,7 +243,7 @@ def merged(one: Cluster, other: Cluster, rates: Mapping[str, float]) -> Cluster:
 
 
 def _lowest(variant: tuple[Columns, int]) -> int:
-    return variant[0] & -variant[0]
+    return (variant[0] & -variant[0]).bit_length()
 
 
 def _rate(one: Cluster, other: Cluster, rates: Mapping[str, float]) -> float:
@@ -278,6 +280,7 @@ def _crossed(one: Cluster, other: Cluster) -> list[tuple[Columns, int]]:
     return found
 
 
+@lru_cache(maxsize=_INDEXED)
 def _by_column(cluster: Cluster) -> dict[int, int]:
     """Return the number of the variant of each column."""
     return {column: number for number, (columns, _) in enumerate(cluster.variants) for column in bits(columns)}
@@ -293,15 +296,18 @@ def _split(columns: Columns, size: int, other: Cluster, index: dict[int, int]) -
 def bits(columns: Columns) -> list[int]:
     """Return the numbers of the bits that are set, lowest first."""
     found: list[int] = []
-    # Word by word: with each bit taken from the whole set, the work would grow with the square of the catalog.
-    for place, word in enumerate(memoryview(_padded(columns)).cast("Q")):
+    words = (columns.bit_length() + 63) // 64
+    if columns.bit_count() < words:
+        while columns:
+            low = columns & -columns
+            found.append(low.bit_length() - 1)
+            columns ^= low
+        return found
+    # Of a large set word by word: to take each bit from all of it is work that grows with the square of the catalog.
+    for place, (word,) in enumerate(iter_unpack("<Q", columns.to_bytes(words * 8, "little"))):
         start = place << 6
         while word:
             low = word & -word
             found.append(start + low.bit_length() - 1)
             word ^= low
     return found
-
-
-def _padded(columns: Columns) -> bytes:
-    return columns.to_bytes((columns.bit_length() + 63) // 64 * 8, sys.byteorder)
