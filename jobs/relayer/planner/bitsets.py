@@ -303,7 +303,7 @@ def bits(columns: Columns) -> list[int]:
             found.append(low.bit_length() - 1)
             columns ^= low
         return found
-    # Of a large set word by word: to take each bit from all of it is work that grows with the square of the catalog.
+    # A large set is read word by word: taking each bit from all of it would grow with the square of the catalog.
     for place, (word,) in enumerate(iter_unpack("<Q", columns.to_bytes(words * 8, "little"))):
         start = place << 6
         while word:
