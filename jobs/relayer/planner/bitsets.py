@@ -168,8 +168,33 @@ class Costs:
         return self._price(cluster.variants, cluster.changed, cluster.rate)
 
     def together(self, one: Cluster, other: Cluster, rates: Mapping[str, float]) -> float:
-        """Return the cost of the two clusters merged."""
-        return self._price(_crossed(one, other), one.changed | other.changed, _rate(one, other, rates))
+        """Return the cost of the two clusters merged: that of :func:`merged`, which is not made for it."""
+        changed, rate = one.changed | other.changed, _rate(one, other, rates)
+        if min(len(one.variants), len(other.variants)) <= _FEW:
+            return self._price(_crossed(one, other), changed, rate)
+        both, request = one.owners & other.owners, self.request
+        stored = self._combined(one, other, both)
+        new = self._combined(one, other, both & self.catalog.last)
+        observed = request * ((one.owners | other.owners) & changed).bit_count()
+        renewed = request * ((one.owners | other.owners) & self.catalog.last).bit_count()
+        for cluster in (one, other):
+            for columns, size in cluster.variants:
+                observed += size * (columns & changed).bit_count()
+                alone, current = columns & ~both, columns & self.catalog.last
+                if alone:
+                    stored += size + request
+                if current:
+                    renewed += size * current.bit_count()
+                    if alone & current:
+                        new += size + request
+        return self._total(stored, observed, new, renewed, rate)
+
+    def _combined(self, one: Cluster, other: Cluster, columns: Columns) -> int:
+        """Return the price of each different combination of contents that these images, which own both, have."""
+        numbers = bits(columns)
+        ours, theirs = _by_column(one), _by_column(other)
+        pairs = set(zip(map(ours.__getitem__, numbers), map(theirs.__getitem__, numbers), strict=True))
+        return sum(one.variants[mine][1] + other.variants[its][1] + self.request for mine, its in pairs)
 
     def _price(self, variants: Iterable[tuple[Columns, int]], changed: Columns, rate: float) -> float:
         stored = observed = new = renewed = 0
@@ -184,6 +209,9 @@ class Costs:
             if current:
                 new += price
                 renewed += price * current.bit_count()
+        return self._total(stored, observed, new, renewed, rate)
+
+    def _total(self, stored: int, observed: int, new: int, renewed: int, rate: float) -> float:
         expected = self.catalog.horizon * -math.expm1(-rate) * (new + self.pulls * renewed)
         return stored + self.pulls * observed + expected
 

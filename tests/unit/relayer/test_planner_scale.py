@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerfarm.jobs.relayer.planner import search
+from layerfarm.jobs.relayer.planner import bitsets, search
 from layerfarm.jobs.relayer.planner.agglomerate import Merger
-from layerfarm.jobs.relayer.planner.bitsets import Costs, bits
+from layerfarm.jobs.relayer.planner.bitsets import Catalog, Costs, bits, clusters_of, merged, update_rates
 from layerfarm.jobs.relayer.planner.local_search import Refiner
 from layerfarm.jobs.relayer.planner.plan import Divider
 from tests.bench.synthetic import snapshots
@@ -66,3 +68,21 @@ def test_a_larger_synthetic_catalog_begins_as_a_smaller_one_does() -> None:
     assert list(snapshots(20, components=110)) == list(snapshots(40, components=110))[:20]
     assert list(snapshots(20, components=110, seed=2)) != list(snapshots(20, components=110))
     assert {len(image.parts) for image in snapshots(20, components=110)} == {110}
+
+
+def test_the_cost_of_a_merge_is_that_of_the_merged_cluster_however_it_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    catalog = Catalog.of(snapshots(40, components=110, room=20))
+    costs = Costs(catalog, 3.0)
+    clusters = clusters_of(catalog)
+    rates = update_rates(catalog, clusters)
+    chance = random.Random(1)
+    for _ in range(300):
+        picked = chance.sample(clusters, 4)
+        picked = [replace(each, rate=sum(rates[source] for source in each.sources)) for each in picked]
+        one, other = merged(*picked[:2], rates), merged(*picked[2:], rates)
+        expected = costs.of(merged(one, other, rates))
+        for few in (0, 1000):
+            monkeypatch.setattr(bitsets, "_FEW", few)
+            assert costs.together(one, other, rates) == pytest.approx(expected, rel=1e-12)
