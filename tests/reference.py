@@ -21,12 +21,12 @@ import click
 from pydantic import SecretStr
 
 from layerfarm.jobs import errors
-from layerfarm.jobs.flows import FLOWS
 from layerfarm.worker import settings
 from layerfarm.worker.cli.main import COMMANDS, SECTIONS, cli
 from layerfarm.worker.jobstore.states import MOVES, Phase
 from layerfarm.worker.monitoring import metrics
 from layerfarm.worker.monitoring.census import Census
+from tests.schemas import OWN
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 _TABLE: Final = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -90,8 +90,8 @@ def metrics_table() -> Iterator[str]:
 def kinds_table() -> Iterator[str]:
     """A row for each kind of job."""
     yield from ("| kind of job | request | result | stages |", "|---|---|---|---|")
-    for kind in sorted(FLOWS):
-        flow = FLOWS[kind]
+    for kind in sorted(OWN):
+        flow = OWN[kind]
         types = (("request", flow.request), ("result", flow.result))
         schema = [f"[`{type_.__name__}`](schemas/{kind}.{name}.json)" for name, type_ in types]
         yield _row(f"`{kind}`", *schema, ", ".join(stage.name for stage in flow.stages))

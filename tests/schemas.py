@@ -9,17 +9,19 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from layerfarm.jobs.flows import FLOWS
+from layerfarm.jobs.flows import Flows
 from layerfarm.worker.model import JobRecord
 
 SCHEMAS: Final = Path(__file__).resolve().parents[1] / "docs/schemas"
+OWN: Final = Flows()
+"""The flows of layerfarm: a test may have registered others in this process."""
 
 
 def schemas() -> Iterator[tuple[str, str]]:
     """Name and text of each file."""
-    for kind in sorted(FLOWS):
-        yield f"{kind}.request.json", _text(FLOWS[kind].request)
-        yield f"{kind}.result.json", _text(FLOWS[kind].result)
+    for kind in sorted(OWN):
+        yield f"{kind}.request.json", _text(OWN[kind].request)
+        yield f"{kind}.result.json", _text(OWN[kind].result)
     yield "job.json", _text(JobRecord)
 
 
