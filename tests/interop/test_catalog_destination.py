@@ -43,7 +43,7 @@ def write(directory: Path, host: str, destination: str = "") -> Path:
     path.write_text(
         f"store: store\nsources: [{{registry: docker://{host}/team, repositories: [app]}}]\n"
         f"policies: [{{match: '*', do: {{transform: recompress, compress: zstd}}}}]\n"
-        f"destination: {destination}\naccess: {{tls-verify: false, attempts: 1}}\n"
+        f"destination: {destination}\naccess: {{tls-verify: false, attempts: 4}}\n"
     )
     return path
 
