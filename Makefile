@@ -15,7 +15,7 @@ TAG ?= demo
 # make test: number of processes; some of them wait for a farm. Test files start in order, the slow ones with real images and
 # tools before the many short ones. The slowest tests are listed at the end. REQUIRE_ALL=1 fails if a test cannot run because
 # a package or a permission is missing.
-JOBS ?= 3
+JOBS ?= 4
 XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5
 PYTEST_ARGS ?=
 REQUIRE_ALL ?=

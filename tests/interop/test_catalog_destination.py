@@ -217,6 +217,10 @@ def test_a_destination_that_does_not_answer_is_a_failure_of_its_images(
     path = write(tmp_path, registry.host)
     with Registry(tmp_path / "other", "docker-registry") as other:
         write(tmp_path, registry.host, f"{{registry: docker://{other.host}/new}}")
+        other.kill()
+        assert layerfarm("catalog", "run", path)[0] == 1
+        other.start()
+        assert steps(layerfarm, path) == dict.fromkeys(TAGS, "push")
         assert layerfarm("catalog", "run", path)[0] == 0
         other.kill()
         code, out, err = layerfarm("catalog", "run", path, "--json")

@@ -204,7 +204,7 @@ class Work:
         registry = self.catalog.destination.registry
         if registry is None:
             return
-        due = self._to_push(images)
+        due = self._to_push([image for image in images if self.states[image.name].is_ready])
         self.view.step("push", len(due))
         names = [image.name for image in images]
         pusher = Pusher(self.skopeo, registry, names, self.catalog.proofs, self.view.notice)
@@ -218,18 +218,17 @@ class Work:
         self._record()
 
     def _to_push(self, images: Sequence[CatalogImage]) -> list[CatalogImage]:
-        """Return the images that are not in the destination's registry in their current form."""
+        """Return those of finished images that are not in the destination's registry in their current form."""
         registry = self.catalog.destination.registry
         if registry is None:
             return []
-        ready = [image for image in images if self.states[image.name].is_ready]
-        states = [self.states[image.name] for image in ready]
+        states = [self.states[image.name] for image in images]
         pushed = [state for state in states if is_pushed(state, registry, self.catalog.proofs)]
         different = differences(self.skopeo, registry, pushed, self.catalog.access.parallel)
         for text in different.values():
             self.view.notice(f"{text}; pushing it again")
         there = {state.name for state in pushed}.difference(different)
-        return [image for image in ready if image.name not in there]
+        return [image for image in images if image.name not in there]
 
     def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
         """Return, by image, the steps that a run would take; and the sources and images that cannot be read.
@@ -239,7 +238,9 @@ class Work:
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         discovered = self._discover()
         found, missed = [], list(discovered.missed)
-        to_push = {image.name for image in self._to_push(discovered.listed)}
+        # The error of the last run is no obstacle to the next.
+        made = [image for image in discovered.listed if self.states[image.name].new is not None]
+        to_push = {image.name for image in self._to_push(made)}
         with self.steady():
             for image in discovered.listed:
                 try:
