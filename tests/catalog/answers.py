@@ -21,7 +21,7 @@ class Recorded:
 
     registry: str
     request: Request
-    """What was asked for: the list of tags, a manifest, or a manifest to be stored."""
+    """The object of a request: the list of tags, a manifest, or a manifest to be stored."""
     status: int
     code: str
     """Empty: the body is ``message`` as it stands."""

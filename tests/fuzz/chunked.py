@@ -30,7 +30,7 @@ def written(data: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def faults(blob: bytes, annotations: dict[str, str]) -> list[tuple[str, str]]:
-    """What the check says of a blob."""
+    """Return the faults that the check finds in a blob."""
     found: list[tuple[str, str]] = []
     check = TocCheck(lambda at, n: blob[at : at + n], len(blob), annotations, lambda *fault: found.append(fault))
     with decompress(io.BytesIO(blob), Compression.ZSTD) as stream:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from layerfarm.jobs.store import Layout
 from layerfarm.worker.cli.main import main
+from tests.catalog.registry import Registry
 from tests.debian import bootstrap
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
@@ -37,6 +39,20 @@ def debian_copy(debian: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "debian"
     subprocess.run(["cp", "-a", "--reflink=auto", str(debian), str(copy)], check=True)
     return copy
+
+
+@pytest.fixture
+def registry(program: Callable[[str], str], tmp_path: Path) -> Iterator[Registry]:
+    """An empty registry, for skopeo."""
+    program("skopeo")
+    with Registry(tmp_path / "registry", program("docker-registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Layout:
+    """An empty layout."""
+    return Layout.create(tmp_path / "origin")
 
 
 Run = Callable[..., str]

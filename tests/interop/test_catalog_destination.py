@@ -64,7 +64,7 @@ def destined(directory: Path, source: str, old: str, host: str) -> None:
 
 
 def steps(layerfarm: Layerfarm, path: Path) -> dict[str, str]:
-    """What a run would do, by tag."""
+    """Return the steps of a dry run, by tag."""
     lines = layerfarm("catalog", "run", path, "--dry-run")[1].splitlines()
     return {line.split(":")[1]: line.rpartition(": ")[2] for line in lines}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,6 @@ TRANSFORMS = [
     "{transform: strip, paths: [/app]}",
     "{transform: rechunk}",
 ]
-
-
-@pytest.fixture
-def registry(program: Program, tmp_path: Path) -> Iterator[Registry]:
-    program("skopeo")
-    with Registry(tmp_path / "registry", program("docker-registry")) as running:
-        yield running
-
-
-@pytest.fixture
-def origin(tmp_path: Path) -> Layout:
-    return Layout.create(tmp_path / "origin")
 
 
 def write(directory: Path, host: str, policy: str, destination: str = "", source: str = "") -> Path:

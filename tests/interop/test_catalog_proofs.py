@@ -78,7 +78,7 @@ def kept(directory: Path, digest: str) -> set[str | None]:
 
 
 def is_of_image(document: dict[str, Any]) -> bool:
-    """What a registry takes that knows images only."""
+    """The verdict of a registry that takes images only."""
     entries = document.get("manifests", [])
     config = document.get("config", {"mediaType": "application/vnd.oci.image.config.v1+json"})
     return config["mediaType"].startswith("application/vnd.oci.image.") and not any(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,6 @@ Program = Callable[[str], str]
 Layerfarm = Callable[..., tuple[int, str, str]]
 SQUASH, KEEP = "{transform: squash}", "{transform: keep}"
 SPDX = "application/spdx+json"
-
-
-@pytest.fixture
-def registry(program: Program, tmp_path: Path) -> Iterator[Registry]:
-    program("skopeo")
-    with Registry(tmp_path / "registry", program("docker-registry")) as running:
-        yield running
-
-
-@pytest.fixture
-def origin(tmp_path: Path) -> Layout:
-    return Layout.create(tmp_path / "origin")
 
 
 def layers(name: str) -> list[bytes]:

@@ -177,7 +177,7 @@ def test_tars_of_other_programs_are_pulled_in_part(
 
 
 def test_podman_of_this_machine_gets_the_tree(program: Program, pushed: Pushed, tmp_path: Path) -> None:
-    """That of Debian 12 knows the format's first draft only, which layerfarm does not write, and pulls whole."""
+    """Debian 12's podman reads only the first draft of the format, which layerfarm does not write; it pulls whole."""
     program("podman")
     podman = Podman(tmp_path / "podman")
     for tag, rootfs in zip(("1", "2"), pushed.trees, strict=True):

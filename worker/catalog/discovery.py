@@ -13,6 +13,7 @@ from layerfarm.jobs.relayer.referrers import entry_names_image, is_fallback_tag
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import CatalogFile, Source
 from layerfarm.worker.catalog.offers import names_in
+from layerfarm.worker.catalog.places import repository_in
 from layerfarm.worker.catalog.pull import referrers_behind
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import (
@@ -115,6 +116,6 @@ def _names_referrers(skopeo: Skopeo, known: Collection[str], listing: Listing, t
         if listing.source.layout is not None:
             layout = Layout.open(Path(listing.source.layout))
             return not any(entry_names_image(layout, entry) for entry in layout.find(tag))
-        return origin in known or referrers_behind(skopeo, origin.rpartition(":")[0], tag) is not None
+        return origin in known or referrers_behind(skopeo, repository_in(origin), tag) is not None
     except LayerfarmError:
         return False

@@ -14,6 +14,7 @@ from layerfarm.jobs.relayer import indexes
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, parse_document
 from layerfarm.jobs.store.document import Document
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
+from layerfarm.worker.catalog.places import repository_in
 from layerfarm.worker.catalog.registry import ManifestReader, digest_of
 
 _DOCKER: Final = "application/vnd.docker.distribution.manifest."
@@ -129,7 +130,7 @@ def look(reader: ManifestReader, reference: str) -> Offer:
         MalformedDocument: it is not a manifest.
         LimitExceeded: it leads to too many manifests.
     """
-    repository = reference.partition("@")[0] if "@" in reference else reference.rpartition(":")[0]
+    repository = repository_in(reference)
     raw = reader.raw_manifest(reference)
     media_type = _media_type(parsed(raw, reference))
     top = Descriptor(mediaType=media_type, digest=digest_of(raw), size=len(raw))

@@ -27,7 +27,7 @@ def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
 def place_of(destination: Destination, name: str) -> str | None:
     """Return ``docker://…`` or ``LAYOUT:TAG`` of the new image ``name``; None: it stays in the catalog's store."""
     if destination.registry is not None:
-        return f"{destination.registry.rstrip('/')}/{name}"
+        return reference_at(destination.registry, name)
     return None if destination.layout is None else f"{Path(destination.layout)}:{name}"
 
 
@@ -42,6 +42,12 @@ def repository_at(registry: str, name: str) -> str:
     """Return the repository of :func:`reference_at`. A name from a layout may have no tag; a port is not one."""
     path, slash, last = name.rpartition("/")
     return f"{registry.rstrip('/')}/{path}{slash}{last.rpartition(':')[0] or last}"
+
+
+def repository_in(reference: str) -> str:
+    """Return the repository of ``docker://HOST[:PORT]/REPOSITORY``, which a tag or digest may follow."""
+    path, slash, last = reference.partition("@")[0].rpartition("/")
+    return path + slash + last.partition(":")[0]
 
 
 def is_replaced(destination: Destination, name: str, origin: str) -> bool:

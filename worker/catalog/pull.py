@@ -32,6 +32,7 @@ from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
 from layerfarm.worker.catalog.offers import Offer, find, look_at, look_in, parsed, tagged
+from layerfarm.worker.catalog.places import repository_in
 from layerfarm.worker.catalog.registry import ManifestReader, Skopeo, digest_of
 
 _TAG: Final = "image"
@@ -46,7 +47,7 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, 
         RegistryError, RegistryBusy: the registry does not deliver it.
         StoreError: it is incomplete, or the store cannot be written; the tag is unchanged.
     """
-    repository = _repository(reference)
+    repository = repository_in(reference)
     with staging_beside(store) as staging:
         for blob in offer.blobs:
             link_blob(store, staging, blob)
@@ -155,19 +156,13 @@ def push(skopeo: Skopeo, store: Layout, descriptor: Descriptor, reference: str, 
         RegistryError, RegistryBusy: the registry does not accept it.
         StoreError: the store does not hold it.
     """
-    offer, repository = look_at(store, descriptor), _repository(reference)
+    offer, repository = look_at(store, descriptor), repository_in(reference)
     for each in (*offer.leaves, *(each for each in reversed(offer.manifests) if each.is_index)):
         is_top = each.descriptor.digest == descriptor.digest
         where = reference if is_top else f"{repository}@{each.descriptor.digest}"
         with staging_beside(store) as staging:
             staging.tag(_TAG, each.descriptor.model_copy(update={"annotations": None, "platform": None}))
             skopeo.push(staging.path, store.path / "blobs", where, exact=exact or not is_top)
-
-
-def _repository(reference: str) -> str:
-    """Return the repository of ``docker://HOST[:PORT]/REPOSITORY[:TAG]``."""
-    path, slash, last = reference.rpartition("/")
-    return path + slash + last.partition(":")[0]
 
 
 def reachable_blobs(layout: Layout, top: Descriptor) -> list[Descriptor]:

@@ -24,7 +24,7 @@ from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_doc
 from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.offers import Offer, look, look_at, look_in, tagged
-from layerfarm.worker.catalog.places import is_replaced, reference_at, repository_at
+from layerfarm.worker.catalog.places import is_replaced, reference_at, repository_at, repository_in
 from layerfarm.worker.catalog.pull import (
     Referrer,
     bring,
@@ -100,7 +100,7 @@ class Fetcher:
             if image.registry:
                 top, fetched = self._pull(image, offer)
                 held = look_at(self._store, top).digests
-                left = bring(self._skopeo, image.origin.rpartition(":")[0], said, held, self._store)
+                left = bring(self._skopeo, repository_in(image.origin), said, held, self._store)
             else:
                 top, left = self._copy(image, offer, said)
             created = self._created(top)
@@ -130,7 +130,7 @@ class Fetcher:
     def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
         """Return the referrers of the image at its origin."""
         if image.registry:
-            return in_registry(self._known, image.origin.rpartition(":")[0], image.beside, offer.digests)
+            return in_registry(self._known, repository_in(image.origin), image.beside, offer.digests)
         layout = image.origin.partition(":")[0]
         if layout not in self._spoken:  # at worst by two threads at once
             self._spoken[layout] = spoken(Layout.open(Path(layout)))

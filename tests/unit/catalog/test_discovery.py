@@ -1,4 +1,4 @@
-"""What a catalog's sources hold, when some of them cannot be listed."""
+"""Discovery of a catalog's images, when some sources cannot be listed."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def known(registry: Registry, tmp_path: Path) -> Known:
 
 
 def asked(registry: Registry, known: Known, reference: str = "docker://h/a:1") -> list[str]:
-    """What one more reading asks for."""
+    """Return the requests of one more reading."""
     registry.asked.clear()
     assert known.raw_manifest(reference) == registry.content
     return registry.asked

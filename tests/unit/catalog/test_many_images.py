@@ -19,7 +19,7 @@ from tests.unit.image.images import image, tar
 
 @pytest.fixture
 def traffic(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often an index.json is read, written, and parsed whole."""
+    """Counts of readings, writes and whole parses of an index.json."""
     calls: Counter[str] = Counter()
 
     def counted(name: str, real: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a tag leads to, in any format; and the names of the images in a layout."""
+"""Offers of tags in any format, and the names of the images in a layout."""
 
 from __future__ import annotations
 

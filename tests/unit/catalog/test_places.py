@@ -9,7 +9,8 @@ import pytest
 from layerfarm.jobs.errors import CatalogError
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.document import Destination, parse_catalog
+from layerfarm.worker.catalog.places import is_replaced, place_of, reference_at, repository_in
 from layerfarm.worker.catalog.sources import CatalogImage, Listing, origins, select
 from tests.unit.catalog.works import Seen, catalog_file, ran
 from tests.unit.image.images import image, tar
@@ -46,6 +47,17 @@ def test_the_original_of_another_image_is_not_replaced_either(tmp_path: Path) ->
     sources = "[{registry: 'docker://h/new', repositories: [web]}, {registry: 'docker://other', repositories: [web]}]"
     with pytest.raises(CatalogError, match=r"replace the original docker://h/new/web:1\.0: web:1\.0 "):
         images_of(tmp_path, sources, "{registry: 'docker://h/new'}")
+
+
+def test_a_name_without_a_tag_is_published_as_latest_and_replaces_no_original_of_that_tag() -> None:
+    destination = Destination(registry="docker://h")
+    assert place_of(destination, "app") == reference_at("docker://h", "app") == "docker://h/app:latest"
+    assert is_replaced(destination, "app", "docker://h/app:latest")
+
+
+@pytest.mark.parametrize("end", ["", ":1.0", "@sha256:" + "a" * 64])
+def test_the_repository_of_a_reference_keeps_a_port(end: str) -> None:
+    assert repository_in(f"docker://h:5000/team/app{end}") == "docker://h:5000/team/app"
 
 
 def test_a_layout_that_is_source_and_destination_is_refused_by_any_of_its_names(tmp_path: Path) -> None:

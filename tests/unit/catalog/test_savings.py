@@ -20,7 +20,7 @@ PARTS = 12
 
 @pytest.fixture
 def images(tmp_path: Path) -> Layout:
-    """Of ``fat`` all is in one layer, in which one part changes; of ``fine`` only a small layer changes."""
+    """``fat`` is one layer, in which one part changes; in ``fine`` only a small layer changes."""
     layout = Layout.create(tmp_path / "images")
     for tag in (1, 2, 3):
         fat(layout, tag)

@@ -36,7 +36,7 @@ Toc = dict[str, Any]
 
 
 def faults(blob: Blob) -> list[str]:
-    """What the check says."""
+    """Return the faults that the check finds."""
     found: list[str] = []
     size = len(blob.data)
     check = TocCheck(
