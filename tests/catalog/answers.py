@@ -198,6 +198,11 @@ RECORDED: Final = (
 )
 
 PRINTED: Final = (
+    (
+        'Manifest list must be converted to type "application/vnd.docker.distribution.manifest.list.v2+json" to be '
+        'written to destination, but we cannot modify it: "Instructed to preserve digests"',
+        PASSING,
+    ),
     # What skopeo printed, in the threads; with names that look like answers.
     (
         "reading manifest sha256-48d9.sig in 192.168.210.93/images/alpine: unknown: artifact "

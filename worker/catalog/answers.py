@@ -82,6 +82,11 @@ _NETWORK: Final = re.compile(
     re.IGNORECASE,
 )
 """Go's messages when no answer came."""
+_MASKED: Final = re.compile(
+    r"\bManifest list must be converted to type \S+ to be written to destination, but we cannot"
+)
+"""skopeo's message after a registry did not take an index as it is, whatever the reason: most often it did not see one
+of the manifests yet."""
 
 
 _LONGEST_TEXT: Final = 1000
@@ -115,7 +120,7 @@ class Answer:
     @property
     def kind(self) -> Kind:
         if self.code is None and self.status is None:
-            return Kind.PASSING if _NETWORK.search(self.text) else Kind.REFUSED
+            return Kind.PASSING if _NETWORK.search(self.text) or _MASKED.search(self.text) else Kind.REFUSED
         if self.status in _PASSING_STATUSES:
             return Kind.PASSING
         own = self.code is not None and (self.code == "UNKNOWN" or self.code not in _MESSAGES)
