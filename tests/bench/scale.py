@@ -25,8 +25,8 @@ import click
 from layerfarm.jobs.relayer.analysis import Analysis
 from layerfarm.jobs.relayer.planner.plan import Part, Snapshot
 from layerfarm.worker.catalog.costs import Pullable, pulls, shared, totals
-from layerfarm.worker.catalog.document import Rechunk
 from layerfarm.worker.catalog.members import ConfigSize, Member
+from layerfarm.worker.catalog.policies import Rechunk
 from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.series import in_order
 from tests.bench.synthetic import snapshots

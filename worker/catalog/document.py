@@ -7,29 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from layerfarm.jobs.errors import CatalogFileError
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.relayer.referrers import Choice
 from layerfarm.jobs.store.validation import fault
+from layerfarm.worker.catalog.policies import Policy, Rebase, Section, Transform
 
 DOCKER: Final = "docker://"
-CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
 Proofs = Literal["referrer", "store", "off"]
 """Places for proofs: also a registry beside the new images, only the layout where they are made, or none."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Source(_Section):
+class Source(Section):
     """Images of one registry or of one layout. Exactly one of ``registry`` and ``layout`` is given."""
 
     registry: str | None = None
@@ -65,107 +60,7 @@ class Source(_Section):
         return self
 
 
-class Rule(_Section):
-    """Files that form a component of their own, regardless of packages."""
-
-    name: str = Field(min_length=1)
-    paths: tuple[str, ...] = Field(min_length=1, strict=False)
-    """Patterns of :mod:`fnmatch` on paths without their first slash; ``*`` matches slashes too."""
-
-
-class _Remaking(_Section):
-    referrers: Choice = "leave"
-    """Copy SBOMs and other referrers of the old image that apply to the new one, or leave them."""
-
-
-class _Keeping(_Remaking):
-    level: int | None = None
-    """Compression level."""
-    keep: int = Field(default=0, ge=0)
-    """The number of lowest layers that stay unchanged."""
-
-
-class _Writing(_Remaking):
-    source_date_epoch: int | None = Field(default=None, alias="source-date-epoch")
-    """Seconds; newer times of files become this value, which the proof allows."""
-
-
-class Rechunk(_Keeping, _Writing):
-    """Split into layers by content, together with all other images of this kind."""
-
-    transform: Literal["rechunk"]
-    compress: CompressionChoice = "auto"
-    budget: int = Field(default=64, ge=2, le=120)
-    """Maximum number of layers of one image."""
-    components: tuple[Rule, ...] = Field(default=(), strict=False)
-    only_if_saves: Annotated[float, Field(ge=0, lt=100)] | Literal["off"] = Field(default=0, alias="only-if-saves")
-    """Percentage of the bytes pulled from tag to tag that the plan must save; else a repository stays unchanged."""
-
-
-class Recompress(_Keeping):
-    """Recompress the same layers."""
-
-    transform: Literal["recompress"]
-    compress: Literal["gzip", "zstd", "zstd:chunked", "none"]
-
-
-class Squash(_Keeping, _Writing):
-    """One layer above the kept ones."""
-
-    transform: Literal["squash"]
-    compress: CompressionChoice = "auto"
-
-
-class Strip(_Writing):
-    """Remove paths from all layers."""
-
-    transform: Literal["strip"]
-    level: int | None = None
-    paths: tuple[str, ...] = Field(min_length=1, strict=False)
-    """Shell patterns from the root; a directory is removed with its content."""
-
-
-class Rebase(_Writing):
-    """Replace the base. Both bases are images, ``LAYOUT:TAG``."""
-
-    transform: Literal["rebase"]
-    old_base: str = Field(alias="old-base")
-    new_base: str = Field(alias="new-base")
-    accept: Literal["safe", "review", "refuse"] = "safe"
-    """The worst verdict that is accepted."""
-
-    @field_validator("old_base", "new_base")
-    @classmethod
-    def _is_image(cls, value: str) -> str:
-        path, _, tag = value.partition(":")
-        if not path or not tag:
-            raise ValueError("not LAYOUT:TAG")
-        return value
-
-
-class Keep(_Section):
-    """Copy to the destination unchanged."""
-
-    transform: Literal["keep"]
-
-
-Transform = Annotated[Rechunk | Recompress | Squash | Rebase | Strip | Keep, Field(discriminator="transform")]
-
-
-class Policy(_Section):
-    """The transform of the images whose names match."""
-
-    match: tuple[str, ...] = Field(min_length=1, strict=False)
-    """Patterns of :mod:`fnmatch` on ``REPOSITORY:TAG``."""
-    do: Transform
-
-    @field_validator("match", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class Destination(_Section):
+class Destination(Section):
     """The place of the new images, under the names of the originals; by default the catalog's store."""
 
     layout: str | None = None
@@ -182,7 +77,7 @@ class Destination(_Section):
         return self
 
 
-class Access(_Section):
+class Access(Section):
     """Access to registries, and its limits."""
 
     parallel: int = Field(default=4, ge=1, le=64)
@@ -197,7 +92,7 @@ class Access(_Section):
     """False: certificates are not checked, and plain HTTP is used if the registry needs it."""
 
 
-class CatalogFile(_Section):
+class CatalogFile(Section):
     """A whole catalog file. Relative paths in it are relative to its directory; here they are absolute."""
 
     store: str

@@ -20,7 +20,7 @@ from layerfarm.jobs.relayer.planner.plan import Part
 from layerfarm.jobs.relayer.rechunk import LayerToBe
 from layerfarm.jobs.store import Layout, encode_document
 from layerfarm.worker.catalog.costs import Pullable, pullable
-from layerfarm.worker.catalog.document import Rechunk
+from layerfarm.worker.catalog.policies import Rechunk
 from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import States
 

@@ -26,8 +26,8 @@ from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered
-from layerfarm.worker.catalog.document import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.members import Member
+from layerfarm.worker.catalog.policies import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
 from layerfarm.worker.catalog.report import DuplicateRow
 from layerfarm.worker.catalog.series import in_order, split_name
 from layerfarm.worker.catalog.state import States

@@ -11,8 +11,9 @@ from pathlib import Path
 from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.jobs.relayer.referrers import speaks_of_another
 from layerfarm.jobs.store import check_refname
-from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Policy, Source
+from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Source
 from layerfarm.worker.catalog.places import NEW, check_destination
+from layerfarm.worker.catalog.policies import Policy
 from layerfarm.worker.catalog.series import by_repository, natural, newest, repository_of
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.requests import ImageRef
@@ -16,7 +16,7 @@ from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
 from layerfarm.worker.catalog.discovery import Found, discover
-from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Rechunk
+from layerfarm.worker.catalog.document import DOCKER, CatalogFile
 from layerfarm.worker.catalog.members import members_of
 from layerfarm.worker.catalog.offers import tagged
 from layerfarm.worker.catalog.places import target_of
@@ -29,6 +29,7 @@ from layerfarm.worker.catalog.planning import (
     previous_plan,
     request_for,
 )
+from layerfarm.worker.catalog.policies import Rechunk
 from layerfarm.worker.catalog.published import differences
 from layerfarm.worker.catalog.pull import copy_in
 from layerfarm.worker.catalog.registry import Skopeo
@@ -36,23 +37,7 @@ from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
 from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, LastRun, Loss, Missed, States
 from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_pushed
-from layerfarm.worker.model import Progress
-
-
-class View(Protocol):
-    """Displays progress. Called from any thread."""
-
-    def step(self, name: str, total: int) -> None:
-        """Begin a step with this number of images."""
-
-    def working(self, name: str, what: str) -> None:
-        """Show that an image is being processed."""
-
-    def ended(self, name: str, error: str | None, nbytes: int = 0) -> None:
-        """Show that an image has ended this step; ``nbytes`` were fetched, written or sent for it."""
-
-    def notice(self, text: str) -> None:
-        """Show a message."""
+from layerfarm.worker.catalog.views import Shower, View
 
 
 @dataclass
@@ -262,7 +247,7 @@ class Work:
 
     def shower(self) -> Watcher:
         """Return a display of the jobs' progress."""
-        return _Shower(self.view)
+        return Shower(self.view)
 
     def known(self) -> list[CatalogImage]:
         """Return the images of the last run, without querying any registry."""
@@ -358,23 +343,7 @@ class Work:
         self.view.ended(state.name, state.error, nbytes)
 
 
-class _Shower:
-    """Shows the progress of jobs."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    def submitted(self, task: Task, job: str) -> None:
-        self._view.working(task.name, "queued")
-
-    def progress(self, task: Task, progress: Progress) -> None:
-        if progress.notice:
-            self._view.notice(progress.notice)
-        if progress.stage:
-            self._view.working(task.name, f"{progress.stage} {progress.units_done}/{progress.units_total}")
-
-
-class _Watcher(_Shower):
+class _Watcher(Shower):
     """Also records the jobs, so that the next run finds them if this one is killed."""
 
     def __init__(self, work: Work, images: dict[str, CatalogImage]) -> None:

@@ -48,7 +48,7 @@ class CatalogView:
         if self._live is not None:
             self._live.stop()
 
-    # --- layerfarm.worker.catalog.work.View ----------------------------------------------------------------
+    # --- layerfarm.worker.catalog.views.View ---------------------------------------------------------------
 
     def step(self, name: str, total: int) -> None:
         self._finish_step()

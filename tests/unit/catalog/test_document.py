@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import CatalogFileError, LimitExceeded
-from layerfarm.worker.catalog.document import CatalogFile, Rebase, Rechunk, Recompress, parse_catalog, read_catalog
+from layerfarm.worker.catalog.document import CatalogFile, parse_catalog, read_catalog
+from layerfarm.worker.catalog.policies import Rebase, Rechunk, Recompress
 
 GOOD = """\
 store: work
