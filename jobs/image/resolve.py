@@ -172,7 +172,7 @@ def is_artifact(layout: Layout, descriptor: Descriptor) -> bool:
         named = parse_document(_WithConfig, layout.read(descriptor), descriptor.digest).config
         if named.media_type not in _CONFIGS:
             return True
-        if _named_platform(descriptor):
+        if named_platform(descriptor):
             return False
         return is_attestation(_read_config(layout, read_manifest(layout, descriptor)))
     except LayerfarmError:
@@ -239,7 +239,7 @@ def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
     # One manifest may serve several platforms; reaching it on two paths is not ambiguous.
     found: dict[tuple[str, str | None], Walk] = {}
     for walk in walks(layout, named):
-        found.setdefault((walk[-1].digest, _named_platform(walk[-1])), walk)
+        found.setdefault((walk[-1].digest, named_platform(walk[-1])), walk)
     if not found:
         raise TagNotFound(f"tag {tag!r} names an index without manifests", where=layout.path)
     only = next(iter(found.values()))
@@ -269,14 +269,14 @@ def choose(layout: Layout, tag: str, platform: str | None = None) -> Walk:
 
 def _platform(layout: Layout, descriptor: Descriptor) -> str | None:
     """Return the image's platform by its descriptor, else by its config; None: unknown."""
-    named = _named_platform(descriptor)
+    named = named_platform(descriptor)
     if named is None:
         with suppress(LayerfarmError):
             named = platform_text(_read_config(layout, read_manifest(layout, descriptor)))
     return named
 
 
-def _named_platform(descriptor: Descriptor) -> str | None:
+def named_platform(descriptor: Descriptor) -> str | None:
     """Return the platform that the descriptor itself names; ``{}`` or half of one counts as none."""
     platform = descriptor.platform
     return platform_text(platform) if platform is not None and platform.os and platform.architecture else None

@@ -110,7 +110,8 @@ def test_artifacts_are_skipped_with_a_notice_and_are_no_failure(
             assert f"team/app:{tag}: {warning}" in err
     code, out, _ = layerfarm("catalog", "run", path, "--dry-run")
     assert code == 0
-    assert "team/app:models: nothing, it is not an image" in out.splitlines()
+    skipped = "nothing, it is not an image but application/vnd.example.model; the policy keep would copy it"
+    assert f"team/app:models: {skipped}" in out.splitlines()
     code, out, _ = layerfarm("catalog", "report", path)
     assert code == 0 and "failed" not in out and HELM in out
 
@@ -260,6 +261,32 @@ def test_a_policy_that_changes_takes_dockers_formats_as_they_are_or_converted(
     rows, _ = run(layerfarm, path)
     assert {row["state"] for row in rows.values()} == {"done"}
     assert json.loads(registry.manifest("new/team/app:many"))["mediaType"] == MEDIA_TYPE_INDEX
+
+
+@pytest.mark.parametrize("policy", ["{transform: keep}", "{transform: squash}"])
+def test_of_dockers_list_only_the_chosen_platform_is_fetched_and_published(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm, policy: str
+) -> None:
+    found = docker_formats(registry)
+    amd, arm = json.loads(found["many"])["manifests"]
+    source = f"{{registry: docker://{registry.host}/team, repositories: [app], platforms: [linux/arm64/v8]}}"
+    path = write(tmp_path, registry.host, policy, source=source)
+    for step in ("transform: 1 image", "transform: 0 images"):
+        rows, err = run(layerfarm, path)
+        assert step in err
+        assert (rows["team/app:many"]["state"], rows["team/app:one"]["state"]) == ("done", "skipped")
+    assert "not for linux/arm64/v8" in rows["team/app:one"]["warnings"][0]
+    (entry_,) = json.loads(registry.manifest("new/team/app:many"))["manifests"]
+    assert entry_["platform"]["architecture"] == "arm64"
+    assert (entry_["digest"] == arm["digest"]) == ("keep" in policy)
+    assert not (tmp_path / "store/blobs/sha256" / amd["digest"].partition(":")[2]).exists()
+    assert layerfarm("catalog", "verify", path, "--deep")[0] == 0
+    # Of a layout, whose list has both again.
+    run(layerfarm, write(tmp_path, registry.host, "{transform: keep}", "{layout: out}"))
+    (tmp_path / "next").mkdir()
+    source = "{layout: ../out, tags: ['*:many'], platforms: [linux/arm64]}"
+    (row,) = run(layerfarm, write(tmp_path / "next", registry.host, policy, source=source))[0].values()
+    assert (row["state"], row["new"]) == ("done", digest(registry.manifest("new/team/app:many")))
 
 
 def test_dockers_formats_in_a_layout_are_converted_for_a_transform(

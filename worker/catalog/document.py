@@ -5,6 +5,7 @@ All mistakes are reported at once, each with its line and column.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,6 +21,7 @@ from layerfarm.jobs.store.validation import fault
 from layerfarm.worker.catalog.policies import Policy, Rebase, Section, Transform
 
 DOCKER: Final = "docker://"
+_PLATFORM: Final = re.compile(r"[a-z0-9_]+/[a-z0-9_-]+(?:/[a-z0-9_.-]+)?", re.IGNORECASE)
 Proofs = Literal["referrer", "store", "off"]
 """Places for proofs: also a registry beside the new images, only the layout where they are made, or none."""
 
@@ -39,6 +41,8 @@ class Source(Section):
     """Patterns of tags that are excluded."""
     newest: int | None = Field(default=None, ge=1)
     """Maximum number of newest tags of each repository."""
+    platforms: tuple[str, ...] = Field(default=(), strict=False)
+    """``os/arch[/variant]``: the only platforms of the images that are used; empty: all."""
     prefix: str = ""
     """Prefix of the images' names in the catalog."""
 
@@ -47,6 +51,14 @@ class Source(Section):
     def _is_docker(cls, value: str | None) -> str | None:
         if value is not None and (not value.startswith(DOCKER) or len(value) == len(DOCKER)):
             raise ValueError("not docker://HOST[:PORT][/PREFIX]")
+        return value
+
+    @field_validator("platforms")
+    @classmethod
+    def _are_platforms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not _PLATFORM.fullmatch(text):
+                raise ValueError(f"{text!r} is not os/arch[/variant], such as linux/arm64")
         return value
 
     @model_validator(mode="after")

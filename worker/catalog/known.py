@@ -1,4 +1,4 @@
-"""Read the manifests of registries, each once: a known digest is not requested again."""
+"""Read the manifests and configurations of registries, each once: a known digest is not requested again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from layerfarm.jobs.store.result_cache import read_result, write_result
 from layerfarm.worker.catalog.registry import Skopeo, digest_of
 
 _KIND: Final = "manifest"
+"""Kind of the results, also of those that are configurations: their names are digests."""
 
 
 class Known:
@@ -31,6 +32,10 @@ class Known:
             # Some proxying registries know only what was pulled through them.
             named = None
         return self._read(named, lambda: self._skopeo.raw_manifest(reference))
+
+    def raw_config(self, reference: str, digest: str) -> bytes:
+        """Do as :meth:`Skopeo.raw_config`; a known digest costs nothing."""
+        return self._read(digest, lambda: self._skopeo.raw_config(reference, digest))
 
     def _read(self, digest: str | None, ask: Callable[[], bytes]) -> bytes:
         if digest is not None:

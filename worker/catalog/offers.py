@@ -15,7 +15,7 @@ from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descript
 from layerfarm.jobs.store.document import Document
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 from layerfarm.worker.catalog.places import repository_in
-from layerfarm.worker.catalog.registry import ManifestReader, digest_of
+from layerfarm.worker.catalog.registry import ImageReader, digest_of
 
 _DOCKER: Final = "application/vnd.docker.distribution.manifest."
 _CONTAINERD_NAME: Final = "io.containerd.image.name"
@@ -72,6 +72,8 @@ class Offer:
 
     manifests: tuple[Read, ...]
     """The manifest or index that the reference names, and all manifests below it in the order of the indexes."""
+    full: tuple[str, ...] = ()
+    """Digests of the indexes from which platforms were removed; the offer has others in their place."""
 
     @property
     def top(self) -> Descriptor:
@@ -122,29 +124,66 @@ class Offer:
         return tuple(blob for blob in self.blobs if blob.digest not in converted)
 
 
-def look(reader: ManifestReader, reference: str) -> Offer:
-    """Return the offer of ``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST``.
+@dataclass(frozen=True)
+class Origin:
+    """One reference of a registry, or one name of a layout; what it leads to is read when it is needed."""
 
-    Raises:
-        RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
-        MalformedDocument: it is not a manifest.
-        LimitExceeded: it leads to too many manifests.
-    """
+    top: Descriptor
+    raw: bytes
+    """The manifest or index that it names."""
+    fetch: Callable[[Descriptor], bytes | None]
+    """Reads a manifest below it; None: absent, which a layout may be."""
+    config: Callable[[Read], bytes]
+    """Reads the configuration of an image."""
+
+    def offer(self) -> Offer:
+        """Read all manifests.
+
+        Raises:
+            RegistryError, RegistryBusy: as :class:`~layerfarm.worker.catalog.registry.Skopeo`.
+            StoreError: a manifest in a layout is corrupt.
+            MalformedDocument: it is not a manifest.
+            LimitExceeded: it leads to too many manifests.
+        """
+        return follow(self.top, self.raw, self.fetch)
+
+
+def in_registry(reader: ImageReader, reference: str) -> Origin:
+    """Return ``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST``. Raises as :meth:`Origin.offer`."""
     repository = repository_in(reference)
     raw = reader.raw_manifest(reference)
     media_type = _media_type(parsed(raw, reference))
     top = Descriptor(mediaType=media_type, digest=digest_of(raw), size=len(raw))
-    return _follow(top, raw, lambda child: reader.raw_manifest(f"{repository}@{child.digest}"))
+
+    def config(image: Read) -> bytes:
+        assert image.config is not None
+        return reader.raw_config(f"{repository}@{image.descriptor.digest}", image.config.digest)
+
+    return Origin(top, raw, lambda child: reader.raw_manifest(f"{repository}@{child.digest}"), config)
+
+
+def in_layout(layout: Layout, top: Descriptor) -> Origin:
+    """Return a manifest or index of a layout, in which manifests of an index may be absent.
+
+    Raises:
+        StoreError: it is corrupt.
+    """
+
+    def config(image: Read) -> bytes:
+        assert image.config is not None
+        return layout.read(image.config)
+
+    return Origin(top, layout.read(top), lambda child: None if layout.lacks(child) else layout.read(child), config)
+
+
+def look(reader: ImageReader, reference: str) -> Offer:
+    """Return the offer of ``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST``. Raises as :meth:`Origin.offer`."""
+    return in_registry(reader, reference).offer()
 
 
 def look_at(layout: Layout, top: Descriptor) -> Offer:
-    """Return the offer of a manifest or index in a layout. Absent manifests of an index are skipped.
-
-    Raises:
-        StoreError: a manifest is corrupt, or not a manifest.
-        LimitExceeded: it leads to too many manifests.
-    """
-    return _follow(top, layout.read(top), lambda child: None if layout.lacks(child) else layout.read(child))
+    """Return the offer of a manifest or index in a layout. Raises as :meth:`Origin.offer`."""
+    return in_layout(layout, top).offer()
 
 
 def look_in(layout: Layout, name: str) -> Offer:
@@ -217,7 +256,8 @@ def _media_type(document: dict[str, Any]) -> str:
     return MEDIA_TYPE_INDEX if "manifests" in document else MEDIA_TYPE_MANIFEST
 
 
-def _follow(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | None]) -> Offer:
+def follow(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | None]) -> Offer:
+    """Read all manifests below ``top``. Raises as :meth:`Origin.offer`."""
     manifests: dict[str, Read] = {}
     pending: list[tuple[Descriptor, bytes | None]] = [(top, raw)]
     while pending:

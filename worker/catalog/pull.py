@@ -31,7 +31,7 @@ from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, PRIVATE_DIRECTORY, Descrip
 from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, children
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
-from layerfarm.worker.catalog.offers import Offer, find, look_at, look_in, parsed, tagged
+from layerfarm.worker.catalog.offers import Offer, find, look_at, parsed, tagged
 from layerfarm.worker.catalog.places import repository_in
 from layerfarm.worker.catalog.registry import ManifestReader, Skopeo, digest_of
 
@@ -51,8 +51,11 @@ def pull(skopeo: Skopeo, reference: str, offer: Offer, store: Layout, tag: str, 
     with staging_beside(store) as staging:
         for blob in offer.blobs:
             link_blob(store, staging, blob)
-        if exact or not offer.is_docker:
+        if exact or not offer.is_docker or offer.full:
             top, needs = offer.top, _unchanged(skopeo, repository, offer, staging, store)
+            if offer.is_docker and not exact:
+                # skopeo cannot select several platforms.
+                return convert_in(skopeo, store, offer, store, tag)
         else:
             skopeo.pull(f"{repository}@{offer.digest}", staging.path, _TAG)
             top = tagged(staging, _TAG)
@@ -73,7 +76,7 @@ def _unchanged(skopeo: Skopeo, repository: str, offer: Offer, staging: Layout, s
             import_blob(store, staging.blob_path(blob.digest), blob)
     for each in reversed(offer.manifests):
         if each.config is not None and not store.claim(each.config):
-            _put(store, each.config, skopeo.raw_config(f"{repository}@{each.descriptor.digest}"))
+            _put(store, each.config, skopeo.raw_config(f"{repository}@{each.descriptor.digest}", each.config.digest))
         _put(store, each.descriptor, each.raw)
     return [*offer.blobs, *(each.descriptor for each in offer.manifests)]
 
@@ -115,7 +118,19 @@ def copy_in(source: Layout, name: str, store: Layout, new_tag: str) -> Descripto
         StoreError: the image, or a referrer, is incomplete.
     """
     top = find(source, name)
-    blobs = reachable_blobs(source, top)
+    return _copied(source, top, reachable_blobs(source, top), store, new_tag)
+
+
+def copy_platforms(source: Layout, offer: Offer, store: Layout, new_tag: str) -> Descriptor:
+    """Do as :func:`copy_in` with the offer of an image, whose indexes may name fewer platforms than in ``source``."""
+    manifests = [each.descriptor for each in reversed(offer.manifests)]
+    for each in offer.manifests:
+        if not source.has(each.descriptor):
+            _put(store, each.descriptor, each.raw)
+    return _copied(source, offer.top, [*offer.blobs, *manifests], store, new_tag)
+
+
+def _copied(source: Layout, top: Descriptor, blobs: Sequence[Descriptor], store: Layout, new_tag: str) -> Descriptor:
     for blob in blobs:
         copy_blob(source, store, blob)
     carrier = Carrier(source, store, same_tree=True, choice="carry")
@@ -127,15 +142,13 @@ def copy_in(source: Layout, name: str, store: Layout, new_tag: str) -> Descripto
     return top
 
 
-def convert_in(skopeo: Skopeo, source: Layout, name: str, store: Layout, new_tag: str) -> Descriptor:
-    """Copy an image in Docker's formats of another layout into ``store``, converted to OCI's; returns its descriptor.
+def convert_in(skopeo: Skopeo, source: Layout, offer: Offer, store: Layout, new_tag: str) -> Descriptor:
+    """Copy an image in Docker's formats of a layout into ``store``, converted to OCI's; returns its descriptor.
 
     Raises:
-        TagNotFound, AmbiguousReference: the layout has no such image, or several.
         RegistryError: skopeo cannot convert it.
         StoreError: the image is incomplete.
     """
-    offer = look_in(source, name)
     with staging_beside(store) as staging, staging_beside(store) as converted:
         for blob in offer.blobs:
             link_blob(store, converted, blob)
@@ -233,7 +246,7 @@ class Referrer:
         return f"{self.tag or fallback_tag(self.subject)} {self.digest}"
 
 
-def in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> list[Referrer]:
+def referrers_in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> list[Referrer]:
     """Return the referrers of these manifests, and of those referrers.
 
     ``spoken``: the result of :func:`layerfarm.jobs.relayer.referrers.spoken`.
@@ -241,7 +254,7 @@ def in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable[str]) -> 
     return _all(manifests, lambda subject: [Referrer(subject, each) for each in spoken.get(fallback_tag(subject), ())])
 
 
-def in_registry(
+def referrers_in_registry(
     reader: ManifestReader, repository: str, tags: Sequence[str], manifests: Iterable[str]
 ) -> list[Referrer]:
     """Return the referrers in ``docker://HOST/REPOSITORY``; ``tags``: its tags of this kind, sorted.
@@ -263,7 +276,7 @@ def in_registry(
 def referred(reader: ManifestReader, repository: str, subject: str) -> list[Referrer] | None:
     """Return the referrers of ``subject`` in the index behind its fallback tag; None if that names an image.
 
-    Raises as :func:`in_registry`.
+    Raises as :func:`referrers_in_registry`.
     """
     tag = fallback_tag(subject)
     try:
@@ -274,7 +287,10 @@ def referred(reader: ManifestReader, repository: str, subject: str) -> list[Refe
 
 
 def referrers_behind(reader: ManifestReader, repository: str, tag: str) -> Index | None:
-    """Return the index of referrers behind a fallback tag; None if it names an image. Raises as :func:`in_registry`."""
+    """Return the index of referrers behind a fallback tag; None if it names an image.
+
+    Raises as :func:`referrers_in_registry`.
+    """
     reference = f"{repository}:{tag}"
     raw = reader.raw_manifest(reference)
     try:
@@ -298,7 +314,7 @@ def bring(
     known = set(held)
     for one in referrers:
         if one.subject not in known:
-            left.append(left_by_conversion(one))
+            left.append(_left(one))
             continue
         try:
             _pull_one(skopeo, repository, one, store)
@@ -311,9 +327,23 @@ def bring(
     return left
 
 
-def left_by_conversion(one: Referrer) -> str:
-    """Return the message on a referrer of an image that was converted: it refers to other bytes."""
-    return f"not copied: {one}, it refers to the image's Docker format, which was converted to OCI's"
+def left_behind(referrers: Iterable[Referrer], held: Iterable[str]) -> list[str]:
+    """Return messages on the referrers of manifests that are not among those ``held``, nor referrers of these."""
+    known, left = set(held), []
+    for one in referrers:
+        if one.subject in known:
+            known.add(one.digest)
+        else:
+            left.append(_left(one))
+    return left
+
+
+def _left(one: Referrer) -> str:
+    """Return the message on a referrer of a manifest that is not held: it refers to other bytes."""
+    return (
+        f"not copied: {one}, it refers to other bytes: the image was converted to OCI's format, or platforms were"
+        " removed from its index"
+    )
 
 
 def _pull_one(skopeo: Skopeo, repository: str, one: Referrer, store: Layout) -> None:

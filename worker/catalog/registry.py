@@ -38,6 +38,13 @@ class ManifestReader(Protocol):
         """Do as :meth:`Skopeo.raw_manifest`."""
 
 
+class ImageReader(ManifestReader, Protocol):
+    """Reads manifests and configurations of registries."""
+
+    def raw_config(self, reference: str, digest: str) -> bytes:
+        """Do as :meth:`Skopeo.raw_config`."""
+
+
 @dataclass
 class Skopeo:
     """skopeo with the options of a catalog's ``access`` section."""
@@ -97,9 +104,15 @@ class Skopeo:
             raise DigestMismatch("registry returned other bytes for this digest", where=reference)
         return raw
 
-    def raw_config(self, reference: str) -> bytes:
-        """Return the configuration of the image ``docker://HOST/REPOSITORY@DIGEST``. Raises as :meth:`tags`."""
-        return self._ask(["inspect", "--config", "--raw", *self._flags(""), reference], reference)
+    def raw_config(self, reference: str, digest: str) -> bytes:
+        """Return the configuration of the image ``docker://HOST/REPOSITORY@DIGEST``; ``digest``: that of the result.
+
+        Raises as :meth:`raw_manifest`.
+        """
+        raw = self._ask(["inspect", "--config", "--raw", *self._flags(""), reference], reference)
+        if digest != digest_of(raw) and digest.startswith("sha256:"):
+            raise DigestMismatch(f"registry returned another configuration than {digest}", where=reference)
+        return raw
 
     def pull(self, reference: str, layout: Path, tag: str) -> None:
         """Copy an image, all its platforms, into a private layout. Raises as :meth:`tags`.

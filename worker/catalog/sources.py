@@ -29,6 +29,8 @@ class CatalogImage:
     policy: Policy
     beside: tuple[str, ...] = ()
     """Tags of its repository that name referrers of images, sorted; for registries only."""
+    platforms: tuple[str, ...] = ()
+    """The only platforms that are used; empty: all."""
 
     @property
     def repository(self) -> str:
@@ -114,7 +116,7 @@ def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[Ca
         except InvalidReference as error:
             refused(origin, error)
         else:
-            yield CatalogImage(name, origin, source.registry is not None, policy, beside)
+            yield CatalogImage(name, origin, source.registry is not None, policy, beside, source.platforms)
 
 
 def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:

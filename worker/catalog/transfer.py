@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -23,24 +24,26 @@ from layerfarm.jobs.relayer.referrers import (
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
 from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.known import Known
-from layerfarm.worker.catalog.offers import Offer, look, look_at, look_in, tagged
+from layerfarm.worker.catalog.offers import Offer, Origin, find, in_layout, in_registry, look_at, tagged
 from layerfarm.worker.catalog.places import is_replaced, reference_at, repository_at, repository_in
+from layerfarm.worker.catalog.platforms import Chosen, choose
 from layerfarm.worker.catalog.pull import (
     Referrer,
     bring,
     convert_in,
     copy_in,
-    in_layout,
-    in_registry,
-    left_by_conversion,
+    copy_platforms,
+    left_behind,
     pull,
     push,
     reachable_blobs,
     referred,
+    referrers_in_layout,
+    referrers_in_registry,
 )
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage
-from layerfarm.worker.catalog.state import ImageState, States
+from layerfarm.worker.catalog.state import ImageState, Missed, States
 
 
 class Fetcher:
@@ -54,6 +57,8 @@ class Fetcher:
         self._known = Known(skopeo, store)
         self._spoken: dict[str, dict[str, list[str]]] = {}
         """Referrers by subject, for each layout that images come from."""
+        self._chosen: dict[str, Chosen] = {}
+        """By image of a source with platforms."""
         self._changed = threading.Condition()
         self._coming: set[str] = set()
         """Digests of blobs being fetched."""
@@ -78,21 +83,42 @@ class Fetcher:
             for future in [pool.submit(fetch) for _ in range(min(parallel, len(images)))]:
                 future.result()
 
-    def outlook(self, image: CatalogImage) -> str | None:
-        """Return what :meth:`fetch` would do: ``fetch``, nothing (empty), or None: the image would be left out."""
-        offer = self._offer(image)
-        if _left_out(image, offer):
-            return None
-        return "" if self._is_held(image, offer, self._said(image, offer)) else "fetch"
+    def outlook(self, image: CatalogImage) -> tuple[str, str | None]:
+        """Return what :meth:`fetch` would do: ``fetch`` or nothing (empty); and why the image would be left out."""
+        offer = self._look(image)
+        if isinstance(offer, str):
+            return "", offer
+        return "" if self._is_held(image, offer, self._said(image, offer)) else "fetch", None
+
+    def lacking(self, images: Iterable[CatalogImage]) -> list[Missed]:
+        """Return platforms that are wanted but that no image has: a wrong name would remove them silently.
+
+        ``images``: those looked at. If one of a group cannot be read, nothing is known of the group.
+        """
+        groups: defaultdict[tuple[str, ...], list[CatalogImage]] = defaultdict(list)
+        for image in images:
+            if image.platforms:
+                groups[image.platforms].append(image)
+        missed = []
+        for platforms, group in groups.items():
+            looked = [self._chosen[image.name] for image in group if image.name in self._chosen]
+            found = [each for each in looked if each.platforms]
+            if not found or len(looked) < len(group):
+                continue
+            there = ", ".join(sorted({platform for each in found for platform in each.platforms}))
+            missed += [
+                Missed(where=f"platform {platform}", error=f"no image of its sources has it: they have {there}")
+                for platform in platforms
+                if all(platform in each.lacking for each in found)
+            ]
+        return missed
 
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
-            offer = self._offer(image)
-            if _left_out(image, offer):
-                note = f"left out, it is not an image but {offer.artifact}; the policy keep would copy it"
-                state = ImageState(name=image.name, origin=image.origin, offer=offer.digest, note=note)
-                return self._states.put(state), 0
+            offer = self._look(image)
+            if isinstance(offer, str):
+                return self._states.put(ImageState(name=image.name, origin=image.origin, note=f"left out, {offer}")), 0
             said = self._said(image, offer)
             if self._is_held(image, offer, said):
                 return self._states.put(state.but(origin=image.origin, error=None)), 0
@@ -121,20 +147,36 @@ class Fetcher:
         )
         return self._states.put(new), fetched
 
-    def _offer(self, image: CatalogImage) -> Offer:
+    def _look(self, image: CatalogImage) -> Offer | str:
+        """Return the image at its origin with the platforms of its source, or why it is left out."""
+        origin = self._origin(image)
+        if not image.platforms:
+            offer = origin.offer()
+        else:
+            chosen = self._chosen[image.name] = choose(origin, image.platforms)
+            if chosen.offer is None:
+                return f"it is for {', '.join(chosen.platforms)}, not for {', '.join(image.platforms)}"
+            offer = chosen.offer
+        if offer.artifact is not None and not image.is_kept:
+            return f"it is not an image but {offer.artifact}; the policy keep would copy it"
+        return offer
+
+    def _origin(self, image: CatalogImage) -> Origin:
         if image.registry:
-            return look(self._known, image.origin)
-        layout, _, name = image.origin.partition(":")
-        return look_in(Layout.open(Path(layout)), name)
+            return in_registry(self._known, image.origin)
+        path, _, name = image.origin.partition(":")
+        layout = Layout.open(Path(path))
+        return in_layout(layout, find(layout, name))
 
     def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
         """Return the referrers of the image at its origin."""
+        subjects = [*offer.digests, *offer.full]
         if image.registry:
-            return in_registry(self._known, repository_in(image.origin), image.beside, offer.digests)
+            return referrers_in_registry(self._known, repository_in(image.origin), image.beside, subjects)
         layout = image.origin.partition(":")[0]
         if layout not in self._spoken:  # at worst by two threads at once
             self._spoken[layout] = spoken(Layout.open(Path(layout)))
-        return in_layout(self._spoken[layout], offer.digests)
+        return referrers_in_layout(self._spoken[layout], subjects)
 
     def _is_held(self, image: CatalogImage, offer: Offer, said: Sequence[Referrer]) -> bool:
         state = self._states[image.name]
@@ -174,11 +216,15 @@ class Fetcher:
         """Copy an image of a layout; also return the referrers left behind."""
         path, _, name = image.origin.partition(":")
         layout = Layout.open(Path(path))
-        if image.is_kept or not offer.is_docker:
+        converted = offer.is_docker and not image.is_kept
+        if not offer.full and not converted:
             return copy_in(layout, name, self._store, image.name), []
-        top = convert_in(self._skopeo, layout, name, self._store, image.name)
-        held = look_at(self._store, top).digests
-        return top, [left_by_conversion(one) for one in said if one.subject not in held]
+        if offer.full:
+            top = copy_platforms(layout, offer, self._store, image.name)
+            layout = self._store
+        if converted:
+            top = convert_in(self._skopeo, layout, offer, self._store, image.name)
+        return top, left_behind(said, look_at(self._store, top).digests)
 
     def _missing(self, image: CatalogImage, offer: Offer) -> dict[str, int]:
         return {blob.digest: blob.size for blob in offer.needed(image.is_kept) if not self._store.has(blob)}
@@ -188,11 +234,6 @@ class Fetcher:
         found = [each.config for each in look_at(self._store, top).images if each.config is not None]
         configs = (parse_document(ImageConfig, self._store.read(each), each.digest) for each in found)
         return next((config.created for config in configs if config.created), None)
-
-
-def _left_out(image: CatalogImage, offer: Offer) -> bool:
-    """Return True for an artifact that no transform applies to."""
-    return offer.artifact is not None and not image.is_kept
 
 
 # --- pushing --------------------------------------------------------------------------------------

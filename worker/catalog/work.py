@@ -80,8 +80,16 @@ class Work:
         self.view.step("fetch", len(found.listed))
         fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         fetcher.fetch(found.listed, self.catalog.access.parallel, self._fetched)
+        self._miss(fetcher.lacking(found.listed))
         self._record()
         return found.images
+
+    def _miss(self, missed: Sequence[Missed]) -> None:
+        """Report and record more that was missed."""
+        for one in missed:
+            self.view.notice(f"{one.where}: {one.error}")
+        last = self.states.last_run()
+        self.states.put_last_run(last.model_copy(update={"missed": (*last.missed, *missed)}))
 
     def _record(self) -> None:
         """Record the requests sent so far."""
@@ -229,15 +237,17 @@ class Work:
         with self.steady():
             for image in discovered.listed:
                 try:
-                    found.append((image.name, self._steps(image, fetcher.outlook(image), image.name in to_push)))
+                    first, left_out = fetcher.outlook(image)
+                    steps = f"nothing, {left_out}" if left_out else self._steps(image, first, image.name in to_push)
+                    found.append((image.name, steps))
                 except LayerfarmError as error:
                     self.view.notice(f"{image.name}: {error}")
                     missed.append(Missed(where=image.name, error=str(error)))
-        return found, missed
+        for one in (lacking := fetcher.lacking(discovered.listed)):
+            self.view.notice(f"{one.where}: {one.error}")
+        return found, [*missed, *lacking]
 
-    def _steps(self, image: CatalogImage, first: str | None, to_push: bool) -> str:
-        if first is None:
-            return "nothing, it is not an image"
+    def _steps(self, image: CatalogImage, first: str, to_push: bool) -> str:
         steps = [first] if first else []
         if steps or not self.is_made(image):
             steps.append(image.policy.do.transform)
