@@ -26,7 +26,7 @@ from layerfarm.worker.cli.main import COMMANDS, SECTIONS, cli
 from layerfarm.worker.jobstore.states import MOVES, Phase
 from layerfarm.worker.monitoring import metrics
 from layerfarm.worker.monitoring.census import Census
-from tests.schemas import OWN
+from tests.schemas import OF_JOBS, OUTPUTS, OWN
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 _TABLE: Final = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -97,6 +97,21 @@ def kinds_table() -> Iterator[str]:
         yield _row(f"`{kind}`", *schema, ", ".join(stage.name for stage in flow.stages))
 
 
+def outputs_table() -> Iterator[str]:
+    """A row for each command with ``--json``."""
+    yield from ("| command | schema of `--json` | form |", "|---|---|---|")
+    rows = [
+        _row(f"`layerfarm {command}`", f"[`{kind}.result.json`](schemas/{kind}.result.json)", "one object")
+        for command, kind in OF_JOBS.items()
+    ]
+    rows += [
+        _row(f"`layerfarm {command}`", f"[`{name}.json`](schemas/{name}.json)", output.form)
+        for name, output in OUTPUTS.items()
+        for command in output.commands
+    ]
+    yield from sorted(rows)
+
+
 def states_table() -> Iterator[str]:
     """A row for each change of a job's state."""
     yield from ("| from | operation | to | by | when |", "|---|---|---|---|---|")
@@ -121,6 +136,7 @@ def commands_text() -> Iterator[str]:
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "commands": commands_text,
     "kinds": kinds_table,
+    "outputs": outputs_table,
     "states": states_table,
     "settings": settings_table,
     "errors": errors_table,

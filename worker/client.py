@@ -31,13 +31,14 @@ from layerfarm.jobs.errors import (
 from layerfarm.jobs.flows import FLOWS, flow_of
 from layerfarm.jobs.flows.base import Request, Result
 from layerfarm.jobs.flows.inputs import lease_inputs, release, stores_of
+from layerfarm.jobs.store.validation import first_error
 from layerfarm.worker.background.registry import WorkerInfo, workers
 from layerfarm.worker.broker.connection import connect, reaching
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Item, Status
-from layerfarm.worker.model import JobRecord, JobState, Progress, first_error
+from layerfarm.worker.model import JobRecord, JobState, Progress
 from layerfarm.worker.monitoring.census import Census, census
 from layerfarm.worker.security.signing import Signed, read_keys, sign
 from layerfarm.worker.settings import Settings, load_settings

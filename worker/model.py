@@ -8,10 +8,8 @@ from dataclasses import fields
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
-
-from layerfarm.jobs.store.validation import fault
 
 
 class JobState(StrEnum):
@@ -55,6 +53,16 @@ class JobError(BaseModel):
     type: str
     """Class name of the error."""
     message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEvent(Progress):
+    """A line of `layerfarm submit --json`: the progress of a job; at its end its result or error too."""
+
+    job: str
+    """Its id."""
+    result: dict[str, Any] | None = None
+    error: JobError | None = None
 
 
 class Ending(BaseModel):
@@ -118,13 +126,6 @@ class JobRecord(BaseModel):
         return Progress(
             **{field.name: getattr(self, field.name) for field in fields(Progress) if field.name != "notice"}
         )
-
-
-def first_error(error: ValidationError, whole: str) -> str:
-    """Return the first error, as ``field: message``; ``whole`` names the document itself."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or whole
-    return f"{field}: {fault(first)}"
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import getpass
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -190,7 +191,8 @@ class Settings(BaseSettings):
         return Queues.of(self.queue)
 
 
-class Origin(NamedTuple):
+@dataclass(frozen=True)
+class Origin:
     """A setting and where its value came from."""
 
     name: str

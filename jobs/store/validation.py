@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, ValidationError
 
 _Context = dict[str, Any]
 _TEXTS: Final[dict[str, str]] = {
@@ -51,3 +51,10 @@ def fault(error: ErrorDetails) -> str:
         return text
     with_values = _WITH_VALUES.get(error["type"])
     return with_values(error["ctx"]) if with_values is not None else error["msg"]
+
+
+def first_error(error: ValidationError, whole: str) -> str:
+    """Return the first error, as ``field: message``; ``whole`` names the document itself."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{field}: {fault(first)}"

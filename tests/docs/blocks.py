@@ -24,7 +24,7 @@ PAGES = [
 
 COMMANDS = frozenset(("console", "sh", "python"))
 """Languages whose blocks do something: without a comment nobody knows what tests them."""
-TEXTS = frozenset(("text", "yaml", "toml", "mermaid"))
+TEXTS = frozenset(("text", "yaml", "toml", "json", "go", "mermaid"))
 
 _COMMENT = re.compile(r"<!--\s*(run|file|skip)(?:: (.*?))?\s*-->\s*", re.DOTALL)
 _PROMPT = re.compile(r"(?P<host>[a-z][a-z0-9-]*)?\$ +(?P<command>.*)")

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from layerfarm.worker.embedded import EmbeddedFarm
 from tests.catalog.registry import Registry
-from tests.docs.blocks import Block, Step, steps
+from tests.docs.blocks import ROOT, Block, Step, steps
 from tests.started import for_later_tests
 
 _BIN = Path(sys.executable).parent
@@ -73,8 +73,11 @@ class Stages:
         stands_for = {name: f"{directory}{name}" for name in ("/srv", "/etc/layerfarm")}
         environment = {"PATH": f"{_BIN}:{os.environ['PATH']}", "HOME": str(directory), "LC_ALL": "C.UTF-8"}
         before = f"cp -a {self._disk()} {directory}/srv"
-        if stage in ("farm", "gitlab", "github"):
+        if stage in ("farm", "go", "gitlab", "github"):
             environment["LAYERFARM_FARM"] = self._farm()
+        if stage == "go":
+            self._program("go")
+            environment["GOCACHE"] = str(ROOT / ".cache/go/build")
         if stage == "redis":
             stands_for["redis://queue/0"] = self._farm()
         if stage == "catalog":

@@ -18,7 +18,7 @@ from tests.docs.commands import commands, leaves, refusal
 from tests.docs.stages import Stages, as_shown
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-STAGES = ("", "farm", "redis", "images", "alternatives", "catalog", "gitlab", "github")
+STAGES = ("", "farm", "go", "redis", "images", "alternatives", "catalog", "gitlab", "github")
 SCRIPTS = list(dict.fromkeys((block.page, block.stage) for block in BLOCKS if block.mark == "run"))
 _TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(test_\w+))?")
 

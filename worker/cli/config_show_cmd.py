@@ -30,7 +30,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     session: Session = ctx.obj
     rows = origins() + limit_origins(session.limits_of_file)
     if as_json:
-        output.echo(json.dumps([row._asdict() for row in rows], indent=2))
+        output.echo(json.dumps(rows, indent=2, default=vars))
         return
     width = max(len(row.name) for row in rows)
     longest = max(len(row.value) for row in rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.image.documents import timestamp
@@ -26,25 +27,43 @@ def human_line(delta: Delta) -> str:
     return f"{head}  {changes}" if changes else head
 
 
+@dataclass
+class Change:
+    """Values of a keyword; None: it has none."""
+
+    old: str | int | None
+    new: str | int | None
+
+
+@dataclass
+class Difference:
+    """A path that differs, for JSON; fields that are None are left out."""
+
+    kind: Literal["extra", "missing", "modified"]
+    path: str
+    path_base64: str | None = None
+    """The exact bytes of a path that is not UTF-8."""
+    type: str | None = None
+    changes: dict[str, Change] | None = None
+    """By keyword of mtree."""
+
+
 def json_object(delta: Delta) -> str:
-    """Return ``{"kind", "path", "type", "changes": {keyword: {"old", "new"}}}``; see :func:`named` for the path."""
-    entry = delta.new or delta.old
-    found: dict[str, Any] = {"kind": str(delta.kind), **named("path", delta.path)}
-    if entry is not None:
-        found["type"] = entry.type
-    if delta.keys and delta.old is not None and delta.new is not None:
-        found["changes"] = {
-            key: {"old": _plain(delta.old, key), "new": _plain(delta.new, key)} for key in _sorted(delta.keys)
-        }
-    return json.dumps(found, ensure_ascii=False)
+    """Return a :class:`Difference` as JSON."""
+    entry, keys = delta.new or delta.old, delta.keys
+    found = Difference(delta.kind.value, *_names(delta.path), None if entry is None else entry.type)
+    if keys and delta.old is not None and delta.new is not None:
+        found.changes = {key: Change(_plain(delta.old, key), _plain(delta.new, key)) for key in _sorted(keys)}
+    fields = {name: value for name, value in vars(found).items() if value is not None}
+    return json.dumps(fields, ensure_ascii=False, default=vars)
 
 
-def named(field: str, name: bytes) -> dict[str, str]:
-    """Return a name for JSON: a name that is not UTF-8 gets its exact bytes beside it, in base64."""
+def _names(path: bytes) -> tuple[str, str | None]:
+    """Return a path as text, and its exact bytes in base64 if it is not UTF-8."""
     try:
-        return {field: name.decode()}
+        return path.decode(), None
     except UnicodeDecodeError:
-        return {field: name.decode("utf-8", "replace"), f"{field}_base64": b64encode(name).decode("ascii")}
+        return path.decode("utf-8", "replace"), b64encode(path).decode("ascii")
 
 
 def shown(name: bytes) -> str:

@@ -68,6 +68,7 @@ COMMANDS = {
     "catalog": Listed("re-layer", "re-layers many images together, and reports what that saves", "catalog_cmd"),
     "up": Listed("farm", "runs a Redis and a worker for this machine until interrupted", "up_cmd"),
     "worker": Listed("farm", "runs a worker of the farm on this machine", "worker_cmd"),
+    "submit": Listed("farm", "queues a job of any kind from a JSON document", "submit_cmd"),
     "jobs": Listed("farm", "lists, shows, follows, cancels and retries the jobs of the farm", "jobs_cmd"),
     "ping": Listed("farm", "checks that workers take messages, for health checks", "ping_cmd"),
     "top": Listed("farm", "shows the queues, workers and jobs of the farm as they change", "top_cmd"),

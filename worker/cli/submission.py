@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -18,6 +18,7 @@ from layerfarm.worker.cli.session import Session
 
 if TYPE_CHECKING:
     from layerfarm.jobs.flows.base import Request, Result
+    from layerfarm.worker.client import Farm, Job
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -50,6 +51,25 @@ class Outcome(NamedTuple):
     """The flow's result."""
 
 
+def class_option(begin: str) -> Callable[[CommandT], CommandT]:
+    """Add ``--class``, passed as ``traffic``; ``begin``: the first words of its help."""
+    return click.option(
+        "--class",
+        "traffic",
+        type=click.Choice(("interactive", "bulk")),
+        help=f"{begin} jobs run before bulk ones. Default: $LAYERFARM_CLASS, else interactive.",
+    )
+
+
+if_full_option = click.option(
+    "--if-full",
+    type=click.Choice(("wait", "fail")),
+    default="wait",
+    show_default=True,
+    help="If the queue of the farm is full: wait, or fail immediately.",
+)
+
+
 def farm_options(command: CommandT) -> CommandT:
     """Add ``--farm`` and its companions, passed as ``where``."""
 
@@ -60,19 +80,8 @@ def farm_options(command: CommandT) -> CommandT:
         help="Run as a job of the farm at this Redis; empty: on this machine, ignoring $LAYERFARM_FARM.",
     )
     @click.option("--detach", is_flag=True, help="With a farm: print the job's id and exit; see `layerfarm jobs`.")
-    @click.option(
-        "--class",
-        "traffic",
-        type=click.Choice(("interactive", "bulk")),
-        help="With a farm: interactive jobs run before bulk ones. Default: $LAYERFARM_CLASS, else interactive.",
-    )
-    @click.option(
-        "--if-full",
-        type=click.Choice(("wait", "fail")),
-        default="wait",
-        show_default=True,
-        help="If the queue of the farm is full: wait, or fail immediately.",
-    )
+    @class_option("With a farm: interactive")
+    @if_full_option
     @click.option(
         "--timeout",
         metavar="TIME",
@@ -151,33 +160,53 @@ def _here(request: Request, where: Where) -> Outcome:
 
 
 def _on_farm(request: Request, where: Where, url: str) -> Outcome | None:
-    from layerfarm.jobs.errors import FarmFull
-    from layerfarm.worker.broker.priorities import Traffic
     from layerfarm.worker.client import Farm
 
     output.take_logs()
-    farm = Farm(url)
     begun = time.monotonic()
-    traffic = Traffic(where.traffic) if where.traffic else None
-    try:
-        job = farm.submit(request, traffic=traffic)
-    except FarmFull as full:
-        if where.if_full == "fail":
-            raise
-        output.notice(f"{full.what}, waiting for room")
-        job = farm.submit(request, traffic=traffic, block=True, timeout=where.timeout)
+    job = submit(Farm(url), request, where.traffic, where.if_full, where.timeout)
     if where.detach:
         output.echo(job.id)
         return None
     output.notice(f"submitted job {job.id}")
-    left = None if where.timeout is None else max(0.0, begun + where.timeout - time.monotonic())
-    try:
+    with cancelling(job):
         with ProgressView(where.progress) as view:
-            for progress in job.watch(timeout=left):
+            for progress in job.watch(timeout=time_left(where.timeout, begun)):
                 view.show(progress)
         return Outcome(job.id, job.result(None))
+
+
+def submit(farm: Farm, request: Request, traffic: str | None, if_full: str, timeout: float | None) -> Job:
+    """Queue ``request``; if the queue is full, wait for room or fail. See :class:`Where` for the parameters.
+
+    Raises:
+        FarmFull: the queue is full, and stays so for ``timeout`` seconds or ``if_full`` is ``fail``.
+    """
+    from layerfarm.jobs.errors import FarmFull
+    from layerfarm.worker.broker.priorities import Traffic
+
+    chosen = Traffic(traffic) if traffic else None
+    try:
+        return farm.submit(request, traffic=chosen)
+    except FarmFull as full:
+        if if_full == "fail":
+            raise
+        output.notice(f"{full.what}, waiting for room")
+        return farm.submit(request, traffic=chosen, block=True, timeout=timeout)
+
+
+@contextlib.contextmanager
+def cancelling(job: Job) -> Iterator[None]:
+    """Cancel ``job`` if this process is interrupted."""
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         output.notice(f"interrupted: cancelling job {job.id}")
         with contextlib.suppress(Exception):
             job.cancel()
         raise
+
+
+def time_left(timeout: float | None, begun: float) -> float | None:
+    """Return the seconds that remain of ``timeout``; ``begun``: the monotonic time of its start."""
+    return None if timeout is None else max(0.0, begun + timeout - time.monotonic())

@@ -48,7 +48,9 @@ def command(session: Session, every: float, once: bool, as_json: bool, most: int
     """
     farm = farm_of(session)
     if as_json:
-        output.echo(_json(farm.census(), farm.jobs(most)))
+        from layerfarm.worker.monitoring.snapshot import Snapshot
+
+        output.echo(Snapshot.of(farm.census(), farm.jobs(most)).model_dump_json(by_alias=True))
         return
     from rich.console import Console
 
@@ -154,23 +156,3 @@ def _add(table: Table, *cells: str | Text) -> None:
     from rich.text import Text
 
     table.add_row(*(Text(display(cell)) if isinstance(cell, str) else cell for cell in cells))
-
-
-def _json(found: Census, records: list[JobRecord]) -> str:
-    import json
-
-    return json.dumps(
-        {
-            "jobs": [
-                {"kind": kind, "state": state, "class": traffic, "count": count}
-                for (kind, state, traffic), count in sorted(found.jobs.items())
-            ],
-            "queues": found.queues,
-            "oldest": found.oldest,
-            "workers": [worker.model_dump(mode="json") for worker in found.workers],
-            "kept": found.kept,
-            "refused": found.refused,
-            "redis_bytes": found.redis_bytes,
-            "newest": [record.model_dump(mode="json") for record in records],
-        }
-    )

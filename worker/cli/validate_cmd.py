@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.image.validate import Finding, validate_image, validate_layout
+from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import Image, LayoutType, PathType, image_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
+
+
+@dataclass
+class Validation:
+    """The JSON; a field that does not apply is left out."""
+
+    findings: list[Finding]
+    errors: int
+    warnings: int
+    reachable: int | None = None
+    """Blobs, of an image or a layout."""
+    reachable_bytes: int | None = None
+    unreachable: int | None = None
+    """Blobs, of a layout."""
+    unreachable_bytes: int | None = None
 
 
 @click.command("validate", cls=GoStyleCommand)
@@ -31,33 +51,25 @@ def command(image: Image | None, layout: Path | None, bundle: Path | None, as_js
     """
     if sum(value is not None for value in (image, layout, bundle)) != 1:
         raise click.UsageError("give one of --image, --layout and --bundle")
-    from dataclasses import asdict
-    from json import dumps
-
-    from layerfarm.jobs.errors import display
-
     if bundle is not None:
-        from layerfarm.jobs.image.validate_bundle import validate_bundle
-
         report = validate_bundle(bundle)
+    elif image is not None:
+        report = validate_image(image.layout, image.tag)
     else:
-        from layerfarm.jobs.image.validate import validate_image, validate_layout
-
-        if image is not None:
-            report = validate_image(image.layout, image.tag)
-        else:
-            assert layout is not None
-            report = validate_layout(layout)
-    counts = {"errors": report.errors, "warnings": report.warnings}
+        assert layout is not None
+        report = validate_layout(layout)
+    found = Validation(report.findings, report.errors, report.warnings)
     if bundle is None:
-        counts |= {"reachable": report.reachable, "reachable_bytes": report.reachable_bytes}
+        found.reachable, found.reachable_bytes = report.reachable, report.reachable_bytes
     if layout is not None:
-        counts |= {"unreachable": report.unreachable, "unreachable_bytes": report.unreachable_bytes}
+        found.unreachable, found.unreachable_bytes = report.unreachable, report.unreachable_bytes
+    fields = {name: value for name, value in vars(found).items() if value is not None}
     if as_json:
-        output.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
+        output.echo(json.dumps(fields, default=vars))
     else:
         for finding in report.findings:
             output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
-        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
+        del fields["findings"]
+        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in fields.items()))
     if report.errors:
         raise click.exceptions.Exit(1)

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+
 import click
 
+from layerfarm.jobs.errors import display
+from layerfarm.jobs.image.validate import Finding
 from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import Image, image_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
+
+
+@dataclass
+class Verification:
+    """The JSON."""
+
+    findings: list[Finding]
+    proofs: int
+    """Number of proofs that were checked."""
+    errors: int
+    warnings: int
+    bytes_read: int
 
 
 @click.command("verify", cls=GoStyleCommand)
@@ -23,25 +40,18 @@ def command(image: Image, as_json: bool) -> None:
     Example:
       layerfarm verify --image store:v1-flat
     """
-    from dataclasses import asdict
-    from json import dumps
-
-    from layerfarm.jobs.errors import display
     from layerfarm.jobs.relayer.proof import verify_image
     from layerfarm.jobs.store import Layout
 
     report = verify_image(Layout.open(image.layout), image.tag)
-    counts = {
-        "proofs": report.reachable,
-        "errors": report.errors,
-        "warnings": report.warnings,
-        "bytes_read": report.reachable_bytes,
-    }
+    found = Verification(report.findings, report.reachable, report.errors, report.warnings, report.reachable_bytes)
+    fields = vars(found)
     if as_json:
-        output.echo(dumps({"findings": [asdict(finding) for finding in report.findings], **counts}))
+        output.echo(json.dumps(fields, default=vars))
     else:
         for finding in report.findings:
             output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
-        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()))
+        del fields["findings"]
+        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in fields.items()))
     if report.errors:
         raise click.exceptions.Exit(1)

@@ -41,6 +41,7 @@ from layerfarm.jobs.flows import FLOWS
 from layerfarm.jobs.flows.base import Context, Flow, Observer, Policy, Request, Silent, State, Unit
 from layerfarm.jobs.flows.inputs import release, stores_in, stores_of
 from layerfarm.jobs.store.leases import LOCAL, holding
+from layerfarm.jobs.store.validation import first_error
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.engine import hooks
@@ -53,7 +54,7 @@ from layerfarm.worker.engine.single_flight import ActionCache, SingleFlight
 from layerfarm.worker.jobstore.interface import JobStore
 from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
 from layerfarm.worker.jobstore.owner import Owner
-from layerfarm.worker.model import Ending, JobError, JobState, first_error
+from layerfarm.worker.model import Ending, JobError, JobState
 from layerfarm.worker.security.signing import Keyring, Signed
 
 _OUTAGE = (redis.RedisError, OperationalError)

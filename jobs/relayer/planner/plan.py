@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from layerfarm.jobs.errors import MalformedPlan
+from layerfarm.jobs.store.validation import first_error
 
 DEFAULT_BUDGET = 64
 MOST_LAYERS = 120
@@ -113,9 +114,7 @@ def parse_plan(content: bytes, where: str) -> Plan:
     try:
         return Plan.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "plan"
-        raise MalformedPlan(f"{place}: {first['msg']}", where=where) from error
+        raise MalformedPlan(first_error(error, "plan"), where=where) from error
 
 
 @dataclass(frozen=True)
