@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layerfarm.jobs.errors import CatalogError, LayerfarmError
+from layerfarm.jobs.errors import CatalogError, LayerfarmError, NotInRegistry
 from layerfarm.jobs.relayer.referrers import entry_names_image, is_fallback_tag
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.document import CatalogFile, Source
+from layerfarm.worker.catalog.document import CatalogFile
 from layerfarm.worker.catalog.offers import names_in
 from layerfarm.worker.catalog.places import repository_in
 from layerfarm.worker.catalog.pull import referrers_behind
@@ -19,9 +19,13 @@ from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import (
     CatalogImage,
     Listing,
+    Place,
+    is_pattern,
     is_wanted,
     origin_of,
-    origins,
+    place_in,
+    places_of,
+    repository_from,
     select,
     source_at,
     source_of,
@@ -40,6 +44,8 @@ class Found:
     missed: Sequence[Missed]
     referrers: frozenset[str]
     """Origins of the tags ``sha256-HEX`` that name an index of referrers, in registries and layouts."""
+    notices: Sequence[str] = ()
+    """Messages on what leaves the catalog."""
 
     @property
     def images(self) -> list[CatalogImage]:
@@ -61,17 +67,21 @@ def discover(
         LayerfarmError: no source can be listed, and there was no last run.
     """
     errors: list[tuple[str, LayerfarmError]] = []
+    gone: set[str] = set()
+    places, unsure = _places(catalog, skopeo, known, errors)
 
-    def listing(place: tuple[Source, str, str]) -> Listing | None:
+    def listing(place: Place) -> Listing | None:
         source, repository, where = place
         try:
             tags = skopeo.tags(where) if source.layout is None else names_in(Layout.open(Path(where)))
         except LayerfarmError as error:
-            errors.append((where, error))
+            if isinstance(error, NotInRegistry) and where in unsure:
+                gone.add(where)
+            else:
+                errors.append((where, error))
             return None
         return Listing(source, repository, tags)
 
-    places = origins(catalog)
     with ThreadPoolExecutor(catalog.access.parallel) as pool:
         listings = [one for one in pool.map(listing, places) if one is not None]
         asked = [(one, tag) for one in listings for tag in _digest_tags(one)]
@@ -90,6 +100,8 @@ def discover(
     kept: dict[str, CatalogImage] = {}
     unlisted = {where for where, _ in errors}
     for source, repository, where in places:
+        if where in gone:
+            continue
         before = before_by_source[source_at(source, repository)]
         if before and where not in unlisted and source_at(source, repository) not in filled:
             what = f"no images, {len(before)} in the last run"
@@ -101,7 +113,36 @@ def discover(
     if not listed and not kept:
         raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
     missed = [Missed(where=where, error=str(error)) for where, error in errors]
-    return Found(listed, list(kept.values()), missed, lists)
+    notices = [f"no longer in the registry, its images leave the catalog: {where}" for where in sorted(gone)]
+    return Found(listed, list(kept.values()), missed, lists, notices)
+
+
+def _places(
+    catalog: CatalogFile, skopeo: Skopeo, known: Iterable[CatalogImage], errors: list[tuple[str, LayerfarmError]]
+) -> tuple[list[Place], set[str]]:
+    """Return the places to list, and those that only the last run knows: their registry no longer lists them.
+
+    A registry lists only what the caller may see, so a repository that is missing there may still exist.
+    """
+    places: list[Place] = []
+    unsure: set[str] = set()
+    for source in catalog.sources:
+        there: list[str] = []
+        if any(map(is_pattern, source.repositories)):
+            assert source.registry is not None
+            before = {name for image in known if (name := repository_from(source, image)) is not None}
+            try:
+                there = skopeo.repositories(source.registry)
+            except LayerfarmError as error:
+                errors.append((source.registry, error))
+            else:
+                unsure |= {place_in(source, name).where for name in before.difference(there)}
+                if not places_of(source, [*there, *before]):
+                    what = f"no repository matches {', '.join(source.repositories)}"
+                    errors.append((source.registry, CatalogError(what, where=source.registry)))
+            there = sorted({*there, *before})
+        places += places_of(source, there)
+    return places, unsure
 
 
 def _digest_tags(listing: Listing) -> list[str]:

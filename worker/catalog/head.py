@@ -1,32 +1,16 @@
 """Ask a registry for the digest of a tag with a HEAD request, which skopeo cannot (skopeo#1587, #1801).
 
-Docker Hub counts each GET of a manifest as a pull, 100 in 6 hours without a login, but no HEAD. Only this question is
-asked here. If the answer is not plain (no digest in it, another kind of authentication, a certificate or mirror that
-only skopeo's configuration knows), :class:`NoPlainAnswer` is raised and skopeo is asked instead.
-
-``oras``, the client library of that name (0.2), is not used: its requests have no time limit, it retries them itself
-for up to two minutes, has one token for all repositories, and does not read Podman's auth files.
+Docker Hub counts each GET of a manifest as a pull, 100 in 6 hours without a login, but no HEAD. If the answer is not
+plain, skopeo is asked instead.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import ssl
-import threading
-import urllib.request
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-import urllib3
-
 from layerfarm.jobs.store.descriptor import check_digest
-from layerfarm.worker.catalog.answers import Answer, Kind, error_of
-from layerfarm.worker.catalog.credentials import Credentials, credentials_for
-from layerfarm.worker.catalog.document import DOCKER, Access
-from layerfarm.worker.catalog.pace import Pace
+from layerfarm.worker.catalog.answers import Kind, error_of
+from layerfarm.worker.catalog.http_client import HttpClient, NoPlainAnswer, Reference
 
 _ACCEPTED: Final = ", ".join(
     (
@@ -40,175 +24,26 @@ _ACCEPTED: Final = ", ".join(
     )
 )
 """Types that skopeo accepts: a registry may convert a manifest to an accepted type, and so change its digest."""
-_HUB: Final = "docker.io"
-_HUB_HOST: Final = "registry-1.docker.io"
-_TIMES: Final = urllib3.Timeout(connect=10.0, read=60.0)
-_RETRIES: Final = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=4, raise_on_redirect=False)
-_PARAMETER: Final = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
-_TOKEN_BYTES: Final = 1 << 20
 
 
-class NoPlainAnswer(Exception):
-    """The registry's answer is not understood here; skopeo may understand it."""
+def digest(client: HttpClient, text: str) -> str:
+    """Return the digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names.
 
-
-@dataclass(frozen=True)
-class Reference:
-    """``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST`` in parts."""
-
-    host: str
-    repository: str
-    name: str
-    """The tag or digest."""
-
-    @classmethod
-    def parse(cls, text: str) -> Reference:
-        """Parse as Docker does: the default host is Docker Hub, the default namespace ``library``."""
-        rest = text.removeprefix(DOCKER)
-        rest, at, digest = rest.partition("@")
-        path, colon, tag = rest.rpartition(":")
-        if not colon or "/" in tag:
-            path, tag = rest, "latest"
-        host, slash, repository = path.partition("/")
-        if not slash or not (host == "localhost" or "." in host or ":" in host):
-            host, repository = _HUB, path
-        if host in (_HUB, "index.docker.io"):
-            host, repository = _HUB, repository if "/" in repository else f"library/{repository}"
-        return cls(host, repository, digest if at else tag)
-
-
-@dataclass
-class Head:
-    """Sends HEAD requests. Used by many threads at once."""
-
-    access: Access
-    pace: Pace
-    """Called before each request, and for each one sent."""
-    _pools: dict[tuple[str, str], urllib3.PoolManager] = field(default_factory=dict)
-    _schemes: dict[str, str] = field(default_factory=dict)
-    """By host, the scheme at which it answers. Empty: it does not answer; only skopeo can reach it."""
-    _authorizations: dict[tuple[str, str], str] = field(default_factory=dict)
-    """By host and repository."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def digest(self, text: str) -> str:
-        """Return the digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names.
-
-        Raises:
-            NotInRegistry: it does not exist.
-            RegistryBusy: the registry cannot answer now.
-            NoPlainAnswer: the answer is neither.
-        """
-        reference = Reference.parse(text)
-        key = (reference.host, reference.repository)
-        response = self._send(reference, self._authorizations.get(key))
-        if response.status in (401, 403):
-            authorization = self._authorization(reference, response.headers.get("WWW-Authenticate", ""))
-            self._authorizations[key] = authorization
-            response = self._send(reference, authorization)
-        if response.status == 200:
-            try:
-                return check_digest(response.headers.get("Docker-Content-Digest", ""))
-            except ValueError as error:
-                raise NoPlainAnswer from error
-        answer = Answer(f"HTTP status {response.status} {response.reason or ''}".rstrip(), status=response.status)
-        if answer.kind in (Kind.ABSENT, Kind.PASSING):
-            raise error_of(answer, text)
-        raise NoPlainAnswer
-
-    # --- inside ----------------------------------------------------------------------------------
-
-    def _send(self, reference: Reference, authorization: str | None) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": _ACCEPTED} | ({"Authorization": authorization} if authorization else {})
-        host = _HUB_HOST if reference.host == _HUB else reference.host
-        path = f"{host}/v2/{reference.repository}/manifests/{reference.name}"
-        known = self._schemes.get(reference.host)
-        schemes = (known,) if known is not None else ("https", *(() if self.access.tls_verify else ("http",)))
-        for scheme in filter(None, schemes):
-            self.pace.wait()
-            try:
-                response = self._pool(scheme, host).request(
-                    "HEAD", f"{scheme}://{path}", headers=headers, timeout=_TIMES, retries=_RETRIES
-                )
-            except urllib3.exceptions.HTTPError:
-                continue
-            self.pace.sent(["HEAD"])
-            self._schemes[reference.host] = scheme
-            return response
-        if known is None:
-            self._schemes[reference.host] = ""
-        raise NoPlainAnswer
-
-    def _authorization(self, reference: Reference, challenge: str) -> str:
-        """Return the header that answers a challenge (distribution's "Token Authentication")."""
-        scheme, _, rest = challenge.partition(" ")
-        credentials = credentials_for(reference.host, reference.repository, self.access.auth_file)
-        if credentials is not None and credentials.identity_token:
-            raise NoPlainAnswer
-        if scheme.lower() == "basic" and credentials is not None:
-            return credentials.basic
-        if scheme.lower() != "bearer":
-            raise NoPlainAnswer
-        return self._token(reference, dict(_PARAMETER.findall(rest)), credentials)
-
-    def _token(self, reference: Reference, parameters: dict[str, str], credentials: Credentials | None) -> str:
-        realm = parameters.get("realm", "")
-        scheme, _, place = realm.partition("://")
-        # A password is sent unencrypted only to the registry itself, if configured so.
-        if scheme != "https" and (scheme != "http" or self.access.tls_verify):
-            raise NoPlainAnswer
-        fields = {"scope": parameters.get("scope") or f"repository:{reference.repository}:pull"}
-        fields |= {"service": parameters["service"]} if "service" in parameters else {}
-        headers = {"Authorization": credentials.basic} if credentials else {}
-        self.pace.wait()
-        try:
-            response = self._pool(scheme, place).request(
-                "GET", realm, fields=fields, headers=headers, timeout=_TIMES, retries=_RETRIES, preload_content=False
-            )
-            self.pace.sent(["GET"])
-            content = json.loads(response.read(_TOKEN_BYTES))
-            response.release_conn()
-            token = content.get("token") or content.get("access_token")
-        except (urllib3.exceptions.HTTPError, ValueError, AttributeError) as error:
-            raise NoPlainAnswer from error
-        if response.status != 200 or not isinstance(token, str) or not token.isprintable():
-            raise NoPlainAnswer
-        return f"Bearer {token}"
-
-    def _pool(self, scheme: str, place: str) -> urllib3.PoolManager:
-        """Return connections to the host at which ``place``, a URL without scheme, begins."""
-        key = (scheme, place.partition("/")[0])
-        with self._lock:
-            if key not in self._pools:
-                self._pools[key] = _pool(*key, self.access.tls_verify, self.access.parallel)
-            return self._pools[key]
-
-
-def _pool(scheme: str, host: str, verify: bool, size: int) -> urllib3.PoolManager:
-    """Return connections with the certificates that containers-certs.d(5) has for the host, through the proxy of the
-    environment.
+    Raises:
+        NotInRegistry: it does not exist.
+        RegistryBusy: the registry cannot answer now.
+        NoPlainAnswer: the answer is neither.
     """
-    context = ssl.create_default_context()
-    if not verify:
-        # The catalog file requests it; urllib3 would warn at each request.
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    for directory in (place / host for place in certificate_directories()):
+    reference = Reference.parse(text)
+    path = f"{reference.repository}/manifests/{reference.name}"
+    scope = f"repository:{reference.repository}:pull"
+    reply = client.send("HEAD", reference.host, path, scope, {"Accept": _ACCEPTED})
+    if reply.status == 200:
         try:
-            for path in sorted(directory.glob("*.crt")):
-                context.load_verify_locations(path)
-            for path in sorted(directory.glob("*.cert")):
-                context.load_cert_chain(path, path.with_suffix(".key"))
-        except OSError:
-            continue  # skopeo reports it
-    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
-    if proxy is not None:
-        return urllib3.ProxyManager(proxy, ssl_context=context, maxsize=size)
-    return urllib3.PoolManager(ssl_context=context, maxsize=size)
-
-
-def certificate_directories() -> list[Path]:
-    """Return the directories in which containers-certs.d(5) looks for the certificates of a host."""
-    home = Path(os.environ.get("HOME", "/"))
-    return [home / ".config/containers/certs.d", Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d")]
+            return check_digest(reply.headers.get("Docker-Content-Digest", ""))
+        except ValueError as error:
+            raise NoPlainAnswer from error
+    answer = reply.answer
+    if answer.kind in (Kind.ABSENT, Kind.PASSING):
+        raise error_of(answer, text)
+    raise NoPlainAnswer

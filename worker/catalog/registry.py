@@ -20,8 +20,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from layerfarm.jobs.errors import DigestMismatch, RegistryBusy, RegistryError
 from layerfarm.worker.catalog.answers import answer_in, error_of
 from layerfarm.worker.catalog.document import Access
-from layerfarm.worker.catalog.head import Head, NoPlainAnswer
+from layerfarm.worker.catalog.head import digest as head_digest
+from layerfarm.worker.catalog.http_client import HttpClient, NoPlainAnswer
 from layerfarm.worker.catalog.pace import Pace, requests_in
+from layerfarm.worker.catalog.repositories import repositories_at
 
 _LONGEST_WAIT: Final = 60.0
 _ANSWER: Final = 120.0
@@ -55,11 +57,11 @@ class Skopeo:
     first_wait: float = 1.0
     """Seconds to wait after the first failure, randomized; doubled each time, up to a minute."""
     pace: Pace = field(init=False)
-    _head: Head = field(init=False)
+    _client: HttpClient = field(init=False)
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.access.per_minute)
-        self._head = Head(self.access, self.pace)
+        self._client = HttpClient(self.access, self.pace)
 
     def tags(self, repository: str) -> list[str]:
         """Return the tags of ``docker://HOST/REPOSITORY``.
@@ -73,6 +75,15 @@ class Skopeo:
         listed = json.loads(self._ask(["list-tags", *self._flags(""), repository], repository))
         return sorted(str(tag) for tag in listed.get("Tags") or [])
 
+    def repositories(self, registry: str) -> list[str]:
+        """Return the repositories below ``docker://HOST[:PORT][/PREFIX]``, without the prefix, sorted.
+
+        Raises:
+            RegistryError: the registry does not list them.
+            RegistryBusy: the registry does not answer.
+        """
+        return self._patiently(lambda: repositories_at(self._client, registry))
+
     def head(self, reference: str) -> str | None:
         """Return the digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, by a HEAD request.
 
@@ -83,7 +94,7 @@ class Skopeo:
             RegistryBusy: the registry does not answer.
         """
         try:
-            return self._patiently(lambda: self._head.digest(reference))
+            return self._patiently(lambda: head_digest(self._client, reference))
         except NoPlainAnswer:
             return None
 

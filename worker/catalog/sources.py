@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.jobs.relayer.referrers import speaks_of_another
@@ -54,17 +55,41 @@ class Listing:
     """Those of its tags ``sha256-HEX`` that name images, not an index of referrers."""
 
 
-def origins(catalog: CatalogFile) -> list[tuple[Source, str, str]]:
-    """Yield the places to list: each source with a repository (empty for a layout) and its address."""
-    found = []
-    for source in catalog.sources:
-        if source.layout is not None:
-            found.append((source, "", source.layout))
-        else:
-            assert source.registry is not None
-            base = source.registry.rstrip("/")
-            found += [(source, name, f"{base}/{name.strip('/')}") for name in source.repositories]
-    return found
+class Place(NamedTuple):
+    """A repository of a registry, or a layout, to be listed."""
+
+    source: Source
+    repository: str
+    """Empty for a layout."""
+    where: str
+    """``docker://HOST/REPOSITORY``, or the path of the layout."""
+
+
+def is_pattern(repository: str) -> bool:
+    """Return True for a pattern of repositories: no name has these characters."""
+    return any(character in repository for character in "*?[")
+
+
+def place_in(source: Source, repository: str) -> Place:
+    """Return the place of a repository in a registry."""
+    assert source.registry is not None
+    return Place(source, repository, f"{source.registry.rstrip('/')}/{repository.strip('/')}")
+
+
+def places_of(source: Source, there: Iterable[str] = ()) -> list[Place]:
+    """Return the places of a source; ``there``: the registry's repositories, if the source has patterns."""
+    if source.layout is not None:
+        return [Place(source, "", source.layout)]
+    named = [name for name in source.repositories if not is_pattern(name)]
+    patterns = [name for name in source.repositories if is_pattern(name)]
+    return [place_in(source, name) for name in dict.fromkeys([*named, *(n for n in there if _matches(n, patterns))])]
+
+
+def repository_from(source: Source, image: CatalogImage) -> str | None:
+    """Return the repository of an image if a pattern of the source matches it. The registry may have moved."""
+    repository = image.name.rpartition(":")[0].removeprefix(source.prefix + _path(source))
+    matches = _matches(repository, filter(is_pattern, source.repositories))
+    return repository if matches and source_at(source, repository) == source_of(image) else None
 
 
 Refused = Callable[[str, LayerfarmError], None]

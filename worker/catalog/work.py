@@ -98,8 +98,8 @@ class Work:
 
     def _discover(self) -> Found:
         found = discover(self.catalog, self.skopeo, self.known(), self.states.last_run().referrers)
-        for one in found.missed:
-            self.view.notice(one.error)
+        for text in (*(one.error for one in found.missed), *found.notices):
+            self.view.notice(text)
         return found
 
     def _fetched(self, state: ImageState, nbytes: int) -> None:

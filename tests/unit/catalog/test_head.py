@@ -14,7 +14,8 @@ import pytest
 
 from layerfarm.jobs.errors import NotInRegistry, RegistryBusy
 from layerfarm.worker.catalog.document import Access
-from layerfarm.worker.catalog.head import Head, NoPlainAnswer, Reference
+from layerfarm.worker.catalog.head import digest
+from layerfarm.worker.catalog.http_client import HttpClient, NoPlainAnswer, Reference
 from layerfarm.worker.catalog.pace import Pace
 from tests.farm.certificates import certificates
 
@@ -75,16 +76,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield running
 
 
-def client(auth_file: Path | None = None, *, verify: bool = False) -> Head:
+def client(auth_file: Path | None = None, *, verify: bool = False) -> HttpClient:
     access = {"tls-verify": verify} | ({"auth-file": str(auth_file)} if auth_file else {})
-    return Head(Access.model_validate(access), Pace(None))
+    return HttpClient(Access.model_validate(access), Pace(None))
 
 
 def test_the_digest_is_in_the_header(server: Server) -> None:
     server.answer = lambda *_: (200, {"Docker-Content-Digest": DIGEST}, b"")
     head = client()
-    assert head.digest(f"docker://{server.host}/team/app:1.0") == DIGEST
-    assert head.digest(f"docker://{server.host}/team/app@{DIGEST}") == DIGEST
+    assert digest(head, f"docker://{server.host}/team/app:1.0") == DIGEST
+    assert digest(head, f"docker://{server.host}/team/app@{DIGEST}") == DIGEST
     assert [path for _, path, _ in server.requests] == [
         "/v2/team/app/manifests/1.0",
         f"/v2/team/app/manifests/{DIGEST}",
@@ -115,7 +116,7 @@ def test_what_is_not_plain_is_left_to_skopeo(
 ) -> None:
     server.answer = lambda *_: (status, headers, b"")
     with pytest.raises(error):
-        client().digest(f"docker://{server.host}/team/app-503:404")
+        digest(client(), f"docker://{server.host}/team/app-503:404")
 
 
 def test_a_token_is_asked_for_once_for_each_repository(server: Server, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_token_is_asked_for_once_for_each_repository(server: Server, tmp_path:
     head = client(tmp_path / "auth")
     for repository in ("a", "b"):
         for tag in ("1", "2"):
-            assert head.digest(f"docker://{server.host}/{repository}:{tag}") == DIGEST
+            assert digest(head, f"docker://{server.host}/{repository}:{tag}") == DIGEST
     tokens = [(path, authorization) for _, path, authorization in server.requests if path.startswith("/token")]
     assert [authorization for _, authorization in tokens] == [f"Basic {encoded}"] * 2
     assert all("service=s" in path for path, _ in tokens)
@@ -154,9 +155,9 @@ def test_a_token_that_has_expired_is_asked_for_again(server: Server) -> None:
 
     server.answer = answer
     head = client()
-    assert head.digest(f"docker://{server.host}/a:1") == DIGEST
+    assert digest(head, f"docker://{server.host}/a:1") == DIGEST
     valid[0] = "two"
-    assert head.digest(f"docker://{server.host}/a:1") == DIGEST
+    assert digest(head, f"docker://{server.host}/a:1") == DIGEST
 
 
 def test_a_password_is_sent_where_the_registry_asks_for_it(server: Server, tmp_path: Path) -> None:
@@ -167,19 +168,19 @@ def test_a_password_is_sent_where_the_registry_asks_for_it(server: Server, tmp_p
 
     server.answer = answer
     with pytest.raises(NoPlainAnswer):
-        client().digest(f"docker://{server.host}/a:1")
+        digest(client(), f"docker://{server.host}/a:1")
     (tmp_path / "auth").write_text(json.dumps({"auths": {server.host: {"auth": "dTpw"}}}))
-    assert client(tmp_path / "auth").digest(f"docker://{server.host}/a:1") == DIGEST
+    assert digest(client(tmp_path / "auth"), f"docker://{server.host}/a:1") == DIGEST
 
 
 def test_requests_go_through_the_proxy_of_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = lambda *_: (200, {"Docker-Content-Digest": DIGEST}, b"")
     monkeypatch.setenv("http_proxy", f"http://{server.host}")
-    assert client().digest("docker://registry.invalid:81/a:1") == DIGEST
+    assert digest(client(), "docker://registry.invalid:81/a:1") == DIGEST
     assert server.requests == [("HEAD", "http://registry.invalid:81/v2/a/manifests/1", "")]
     monkeypatch.setenv("no_proxy", "registry.invalid")
     with pytest.raises(NoPlainAnswer):
-        client().digest("docker://registry.invalid:81/a:1")
+        digest(client(), "docker://registry.invalid:81/a:1")
 
 
 def test_the_authority_of_a_host_is_where_containers_look_for_it(
@@ -190,12 +191,12 @@ def test_the_authority_of_a_host_is_where_containers_look_for_it(
     server.answer = lambda *_: (200, {"Docker-Content-Digest": DIGEST}, b"")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(NoPlainAnswer):
-        client(verify=True).digest(f"docker://{server.host}/a:1")
-    assert client(verify=False).digest(f"docker://{server.host}/a:1") == DIGEST
+        digest(client(verify=True), f"docker://{server.host}/a:1")
+    assert digest(client(verify=False), f"docker://{server.host}/a:1") == DIGEST
     place = tmp_path / ".config/containers/certs.d" / server.host
     place.mkdir(parents=True)
     (place / "ca.crt").write_bytes(authority.read_bytes())
-    assert client(verify=True).digest(f"docker://{server.host}/a:1") == DIGEST
+    assert digest(client(verify=True), f"docker://{server.host}/a:1") == DIGEST
 
 
 def test_plain_http_is_not_used_unless_it_is_allowed_and_a_host_that_is_not_reached_is_tried_once(
@@ -204,7 +205,7 @@ def test_plain_http_is_not_used_unless_it_is_allowed_and_a_host_that_is_not_reac
     head = client(verify=True)
     for _ in range(3):
         with pytest.raises(NoPlainAnswer):
-            head.digest(f"docker://{server.host}/a:1")
+            digest(head, f"docker://{server.host}/a:1")
     assert server.requests == []
     assert head.pace.counts == {}
 

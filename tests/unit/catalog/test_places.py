@@ -11,8 +11,8 @@ from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import Destination, parse_catalog
 from layerfarm.worker.catalog.places import is_replaced, place_of, reference_at, repository_in
-from layerfarm.worker.catalog.sources import CatalogImage, Listing, origins, select
-from tests.unit.catalog.works import Seen, catalog_file, ran
+from layerfarm.worker.catalog.sources import CatalogImage, Listing, select
+from tests.unit.catalog.works import Seen, catalog_file, places, ran
 from tests.unit.image.images import image, tar
 
 
@@ -22,7 +22,7 @@ def images_of(directory: Path, sources: str, destination: str) -> list[CatalogIm
         f"destination: {destination}\n"
     )
     found = parse_catalog(text.encode(), directory / "c.yaml")
-    return select(found, [Listing(source, name, ["1.0"]) for source, name, _ in origins(found)])
+    return select(found, [Listing(source, name, ["1.0"]) for source, name, _ in places(found)])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.worker.catalog.document import CatalogFile, parse_catalog
-from layerfarm.worker.catalog.sources import Listing, origins, select
+from layerfarm.worker.catalog.sources import Listing, select
+from tests.unit.catalog.works import places
 
 
 def catalog(sources: str, policies: str = "[{match: '*', do: {transform: keep}}]") -> CatalogFile:
@@ -16,13 +17,13 @@ def catalog(sources: str, policies: str = "[{match: '*', do: {transform: keep}}]
 
 
 def names(found: CatalogFile, *tags: list[str]) -> list[str]:
-    listings = [Listing(source, name, tags[at]) for at, (source, name, _) in enumerate(origins(found))]
+    listings = [Listing(source, name, tags[at]) for at, (source, name, _) in enumerate(places(found))]
     return [image.name for image in select(found, listings)]
 
 
 def test_images_are_named_by_path_and_tag_without_the_host() -> None:
     found = catalog("[{registry: 'docker://host:5000/team', repositories: [web, api]}]")
-    assert [where for _, _, where in origins(found)] == ["docker://host:5000/team/web", "docker://host:5000/team/api"]
+    assert [where for _, _, where in places(found)] == ["docker://host:5000/team/web", "docker://host:5000/team/api"]
     assert names(found, ["1.0"], ["2.0"]) == ["team/api:2.0", "team/web:1.0"]
 
 
@@ -72,7 +73,7 @@ def test_newest_leaves_out_tags_that_follow_others_unless_they_are_named(
 def test_the_first_policy_that_matches_counts_and_without_one_the_image_is_left_out() -> None:
     policies = "[{match: 'a:1*', do: {transform: keep}}, {match: 'a:*', do: {transform: recompress, compress: zstd}}]"
     found = catalog("[{layout: images}]", policies)
-    (source, _, _) = origins(found)[0]
+    (source, _, _) = places(found)[0]
     images = select(found, [Listing(source, "", ["a:1", "a:2", "b:1"])])
     assert [(image.name, image.policy.do.transform) for image in images] == [("a:1", "keep"), ("a:2", "recompress")]
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.worker.catalog.backends import Local
-from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.document import CatalogFile, parse_catalog
 from layerfarm.worker.catalog.report import Report, report_of
+from layerfarm.worker.catalog.sources import Place, places_of
 from layerfarm.worker.catalog.work import Work
 
 
@@ -59,3 +60,8 @@ def ran(path: Path, view: Seen | None = None, *, replan: bool = False) -> Report
     work.plan(images, replan=replan)
     work.transform(images)
     return report_of(work, images)
+
+
+def places(catalog: CatalogFile) -> list[Place]:
+    """What is listed if no source has patterns of repositories."""
+    return [place for source in catalog.sources for place in places_of(source)]
