@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from layerfarm.worker.broker.messages import Sender
     from layerfarm.worker.engine.recovery import Recovery
 
+__all__ = ["Farm", "Job"]
+
 _log = structlog.get_logger()
 
 _ROOM: Final = 0.25

@@ -25,6 +25,8 @@ from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.settings import Settings, load_settings
 from layerfarm.worker.signals import terminable
 
+__all__ = ["EmbeddedFarm"]
+
 _PREFIX: Final = "layerfarm-farm-"
 _LONGEST_SOCKET: Final = 107
 """Bytes of a socket's path (unix(7))."""

@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
 
+__all__ = ["JobError", "JobRecord", "JobState", "Progress"]
+
 
 class JobState(StrEnum):
     """State of a job. The last three are final."""

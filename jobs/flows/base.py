@@ -22,6 +22,8 @@ from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged
 from layerfarm.jobs.fs import own_directory
 from layerfarm.jobs.store.atomic_file import files_of, make_directory
 
+__all__ = ["Policy", "Request", "Result"]
+
 
 class Model(BaseModel):
     """A typed message: unknown fields are refused, values are immutable."""

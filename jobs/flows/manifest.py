@@ -17,6 +17,8 @@ from layerfarm.jobs.mtree import Entry
 from layerfarm.jobs.mtree.fragments import read_fragment
 from layerfarm.jobs.paths import is_directory
 
+__all__ = ["ManifestRequest", "ManifestResult"]
+
 HEADER = (
     b"#mtree\n#          tool: layerfarm\n"
     b"#      keywords: type,mode,uid,gid,size,nlink,time,sha256digest,link,device,xattr\n"

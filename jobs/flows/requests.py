@@ -11,6 +11,18 @@ from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows.base import Model, Request, Result
 from layerfarm.jobs.image.documents import SECONDS, is_timestamp, names_root
 
+__all__ = [
+    "ImageRef",
+    "IdMapping",
+    "HistoryOptions",
+    "LayerOptions",
+    "BuildRequest",
+    "RepackRequest",
+    "UnpackRequest",
+    "ImageResult",
+    "UnpackResult",
+]
+
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():

@@ -11,6 +11,30 @@ from layerfarm.jobs.flows.requests import AbsolutePath, CompressionChoice, Epoch
 from layerfarm.jobs.relayer.planner.plan import DEFAULT_BUDGET, MOST_LAYERS
 from layerfarm.jobs.relayer.referrers import Choice
 
+__all__ = [
+    "TransformRequest",
+    "RecompressRequest",
+    "RewriteRequest",
+    "SquashRequest",
+    "StripRequest",
+    "FlattenRequest",
+    "RebaseCheckRequest",
+    "RebaseRequest",
+    "ComponentRule",
+    "RechunkRequest",
+    "AnalyzeRequest",
+    "ImageParts",
+    "AnalyzeResult",
+    "ImageChange",
+    "TransformResult",
+    "RebaseVerdict",
+    "RebaseCheckResult",
+    "RebaseResult",
+    "FlatTree",
+    "FlattenResult",
+    "VerdictName",
+]
+
 
 class TransformRequest(Request):
     """Transform an image. The old one stays as it is unless ``target`` is its own tag."""
@@ -90,6 +114,7 @@ class FlattenRequest(Request):
 
 
 VerdictName = Literal["safe", "review", "refuse"]
+"""A verdict on a rebase, from good to bad."""
 
 
 class RebaseCheckRequest(Request):

@@ -11,6 +11,8 @@ from layerfarm.jobs.flows.stages import result_of, single_stage
 from layerfarm.jobs.relayer.proof import verify_image
 from layerfarm.jobs.store import Layout
 
+__all__ = ["VerifyRequest", "VerifyResult"]
+
 _MOST = 20
 """Most findings of each severity in the result."""
 

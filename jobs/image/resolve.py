@@ -32,6 +32,8 @@ from layerfarm.jobs.store import (
 )
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES
 
+__all__ = ["Resolved", "resolve"]
+
 Walk = tuple[Descriptor, ...]
 """Path from a descriptor of index.json through nested indexes, if any, to a manifest."""
 

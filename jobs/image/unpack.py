@@ -37,6 +37,8 @@ from layerfarm.jobs.mtree.walk_process import walking
 from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store import Descriptor, Layout, encode_document
 
+__all__ = ["UnpackOptions", "UnpackedBundle", "unpack_manifest"]
+
 
 @dataclass(frozen=True)
 class UnpackOptions:

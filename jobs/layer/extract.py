@@ -22,7 +22,7 @@ from layerfarm.jobs.layer.nodes import Directory, entries_of
 from layerfarm.jobs.mtree.model import Entry
 from layerfarm.jobs.tar.reader import MemberReader, Readable
 
-__all__ = ["ExtractOptions", "Extractor", "unpack_layer"]
+__all__ = ["ExtractOptions", "unpack_layer"]
 
 
 def unpack_layer(root: Path, stream: Readable, options: ExtractOptions | None = None) -> None:

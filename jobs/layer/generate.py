@@ -42,6 +42,8 @@ from layerfarm.jobs.tar.writer import (
     padding,
 )
 
+__all__ = ["GenerateOptions", "generate_layer"]
+
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL: Final = {stat.S_IFCHR: CHAR, stat.S_IFBLK: BLOCK_DEVICE, stat.S_IFIFO: FIFO}
 
@@ -66,8 +68,7 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
     """Yield the raw tar of a layer that turns the old tree into the one at ``root``.
 
     Only the kind and the path of a delta are used, in any order. Entries come out depth first, each
-    directory's names bytewise and its whiteouts before everything else (B1.10); the same tree and deltas
-    directory's names bytewise and its whiteouts first (B1.10); the same tree and deltas
+    directory's names bytewise and its whiteouts first (B1.10). The same tree and deltas give the same bytes.
 
     Raises (while iterating):
         RootfsNotFound: ``root`` is not a directory.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
+__all__ = ["Delta", "DeltaKind"]
+
 EntryType = Literal["file", "dir", "link", "char", "block", "fifo", "socket"]
 Xattrs = tuple[tuple[bytes, bytes], ...]
 

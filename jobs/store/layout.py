@@ -43,6 +43,8 @@ from layerfarm.jobs.store.leases import cover
 from layerfarm.jobs.store.retention import Trash
 from layerfarm.jobs.store.tag_batch import TagBatch, TagRequest
 
+__all__ = ["Layout"]
+
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LAYOUT_VERSION = "1.0.0"

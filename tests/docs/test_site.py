@@ -9,6 +9,8 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+from tests.docs.test_api import shown
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -40,6 +42,13 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
     pages = list(site.rglob("*.html"))
     assert {page.parent.name for page in pages} >= {"concepts", "farm", "ci", "operating", "security", "formats", "api"}
+    described = set(re.findall(r'id="(layerfarm\.[\w.]+)"', (site / "api/index.html").read_text()))
+    public = {f"{module}.{name}" for module, names in shown().items() for name in names}
+    assert public - described == set()
+    of_public = {
+        name for name in described if name in shown() or any(f"{name}.".startswith(f"{each}.") for each in public)
+    }
+    assert described - of_public == set()
     for page in pages:
         # A fence that MkDocs did not take for one: there are other words after its language.
         assert re.search(r"<p><code>(console|sh|python|yaml|toml|text)[ \n]|```", page.read_text()) is None, page

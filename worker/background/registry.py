@@ -21,6 +21,8 @@ from layerfarm.worker.broker.connection import clock_offset
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT
 
+__all__ = ["WorkerInfo"]
+
 _RENEW_EVERY: Final = 2.0
 """Seconds between two renewals of an entry."""
 _EXPIRES: Final = 10

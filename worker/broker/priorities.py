@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+__all__ = ["Traffic"]
+
 
 class Traffic(StrEnum):
     """The class of a job."""

@@ -23,6 +23,8 @@ from layerfarm.worker.model import JobState, Progress
 from layerfarm.worker.security.kernel import die_with_parent
 from layerfarm.worker.signals import terminable
 
+__all__ = ["run"]
+
 _TICK = 0.1
 """Seconds between two reads of the byte counter while units run."""
 _GRACE = 2.0

@@ -13,6 +13,8 @@ from layerfarm.worker.broker.priorities import Queues
 from layerfarm.worker.jobstore.keys import Keys, is_job_id
 from layerfarm.worker.model import JobState
 
+__all__ = ["Census"]
+
 _FIELDS = ("kind", "state", "traffic", "submitted")
 
 
