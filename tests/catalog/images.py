@@ -28,7 +28,7 @@ from layerfarm.jobs.flows.requests import (
 from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
-from tests.debian import ALONE, bootstrap
+from tests.debian import ALONE, bootstrap, tidy
 
 from .archive import Archive
 from .databases import apk_tree, rpm_tree
@@ -89,17 +89,6 @@ def _build(spec: Spec, place: Path) -> None:
 
 # --- the base ------------------------------------------------------------------------------------
 
-_SLIM = """\
-path-exclude /usr/share/doc/*
-path-include /usr/share/doc/*/copyright
-path-exclude /usr/share/man/*
-path-exclude /usr/share/info/*
-path-exclude /usr/share/locale/*
-path-include /usr/share/locale/locale.alias
-force-unsafe-io
-"""
-"""What the slim images of Debian leave out; and no fsync for every file of what is to be a layer."""
-
 
 def _base(layout: Path, archive: Archive, day: int, place: Path) -> str:
     tag = f"base/{archive.suite}-{day}"
@@ -109,13 +98,7 @@ def _base(layout: Path, archive: Archive, day: int, place: Path) -> str:
     with _scratch(place) as scratch:
         rootfs = scratch / "rootfs"
         repository = archive.repository(day)
-        bootstrap(archive.suite, rootfs, "--no-check-gpg", archive=(f"file://{repository}",))
-        (rootfs / "etc/dpkg/dpkg.cfg.d/slim").write_text(_SLIM)
-        for pattern in ("doc/*/*", "man/*", "info/*", "locale/*"):
-            for path in (rootfs / "usr/share").glob(pattern):
-                if path.name not in ("copyright", "locale.alias"):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        _tidy(rootfs)
+        bootstrap(archive.suite, rootfs, "--no-check-gpg", archive=(f"file://{repository}",), slim=True)
         (rootfs / "etc/apt/sources.list").write_text(f"deb http://archive.example/debian {archive.suite} main\n")
         _from_tree(layout, rootfs, tag, day)
     return tag
@@ -171,14 +154,7 @@ def _install(rootfs: Path, archive: Archive, packages: tuple[str, ...], day: int
         )
     assert done.returncode == 0, (rootfs.parent / "install.log").read_text()[-2000:]
     policy.unlink()
-    _tidy(rootfs)
-
-
-def _tidy(rootfs: Path) -> None:
-    """What every Dockerfile removes at the end of its RUN line."""
-    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb"):
-        for path in rootfs.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    tidy(rootfs)
 
 
 def _application(directory: Path, repository: Repository, day: int) -> None:

@@ -27,32 +27,35 @@ class Found(NamedTuple):
     trace: list[str]
 
 
-def explore(scenario: str, seed: int, count: int) -> list[Found]:
-    """Run ``count`` random schedules, those of the numbers from ``seed`` on. At most one finding of a kind."""
+def explore(scenario: str, seed: int, count: int) -> Iterator[Found]:
+    """Run ``count`` random schedules, those of the numbers from ``seed`` on. Yield the first finding of each kind."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     return _first_of_each(scenario, random_ones(seed, count))
 
 
-def exhaust(scenario: str, kinds: Sequence[str]) -> list[Found]:
-    """Run every schedule whose deviations begin with ``kinds``, in this order; an empty one: any."""
+def exhaust(scenario: str, kinds: Sequence[str]) -> Iterator[Found]:
+    """Run every schedule whose deviations begin with ``kinds``, in this order; an empty one: any.
+
+    Yield the first finding of each kind.
+    """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     return _first_of_each(scenario, in_order(kinds))
 
 
-def _first_of_each(scenario: str, schedules: Iterator[Schedule]) -> list[Found]:
-    found: dict[str, Found] = {}
+def _first_of_each(scenario: str, schedules: Iterator[Schedule]) -> Iterator[Found]:
+    found: set[str] = set()
     for schedule in schedules:
         violation, _ = run(scenario, schedule)
         kind = str(violation).partition(":")[0]
         if violation is not None and kind not in found:
             needed = shrunk(scenario, schedule.deviations, str(violation))
             again, world = run(scenario, Schedule(needed))
-            found[kind] = Found(scenario, needed, str(again), world.trace)
-    return list(found.values())
+            found.add(kind)
+            yield Found(scenario, needed, str(again), world.trace)
 
 
 def _batch(work: tuple[str, int, int]) -> list[Found]:
-    return explore(*work)
+    return list(explore(*work))
 
 
 def main() -> int:

@@ -283,7 +283,7 @@ class Farm:
 
     def _state(self, job_id: str) -> JobState | None:
         try:
-            return self.plain.job(job_id).state
+            return self.plain._found(job_id).state
         except JobNotFound:
             return None
 

@@ -21,15 +21,15 @@ SUITE = "bookworm"
 
 @pytest.fixture(scope="session")
 def debian() -> Path:
-    """A ``debootstrap --variant=minbase`` tree. Read only: copy it before changing anything."""
+    """A slim ``debootstrap --variant=minbase`` tree. Read only: copy it before changing anything."""
     CACHE.mkdir(exist_ok=True)
-    tree = CACHE / f"{SUITE}-minbase"
+    tree = CACHE / f"{SUITE}-slim"
     with (CACHE / "lock").open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)  # several pytest workers, one tree
         if not tree.exists():
             if os.geteuid() != 0:
                 pytest.skip("needs root: debootstrap, which keeps its tree in .cache")
-            bootstrap(SUITE, tree)
+            bootstrap(SUITE, tree, slim=True)
     return tree
 
 
@@ -38,6 +38,26 @@ def debian_copy(debian: Path, tmp_path: Path) -> Path:
     """A copy of the tree that the test may change."""
     copy = tmp_path / "debian"
     subprocess.run(["cp", "-a", "--reflink=auto", str(debian), str(copy)], check=True)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def debian_layout(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layout with the tree as the image ``deb``, built by the command line. Read only."""
+    layout = tmp_path_factory.mktemp("debian") / "store"
+    for command in (
+        ("init", "--layout", str(layout)),
+        ("build", "--rootfs", str(debian), "--image", f"{layout}:deb", "--compress", "gzip"),
+    ):
+        subprocess.run(["layerfarm", *command], env=_no_farm(), stdin=subprocess.DEVNULL, check=True)
+    return layout
+
+
+@pytest.fixture
+def debian_store(debian_layout: Path, tmp_path: Path) -> Path:
+    """A copy of that layout, ``store``, that the test may change."""
+    copy = tmp_path / "store"
+    subprocess.run(["cp", "-a", "--reflink=auto", str(debian_layout), str(copy)], check=True)
     return copy
 
 
@@ -63,11 +83,10 @@ def run(tmp_path: Path) -> Run:
     """Run a program, without any farm configured, and give back what it prints; fail with its stderr."""
 
     def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LAYERFARM_")} | variables
         done = subprocess.run(
             [str(part) for part in command],
             cwd=cwd or tmp_path,
-            env=environment,
+            env=_no_farm() | variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -77,6 +96,10 @@ def run(tmp_path: Path) -> Run:
         return done.stdout
 
     return call
+
+
+def _no_farm() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("LAYERFARM_")}
 
 
 Layerfarm = Callable[..., tuple[int, str, str]]

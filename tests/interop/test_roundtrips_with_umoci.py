@@ -27,27 +27,29 @@ LINKED = {
 }
 
 
-def test_built_image_is_the_same_tree_after_umoci_unpack(debian: Path, tmp_path: Path, run: Run) -> None:
-    store = _build(debian, tmp_path, run)
-    run("umoci", "unpack", "--image", f"{store}:deb", "bundle")
+def test_built_image_is_the_same_tree_after_umoci_unpack(
+    debian_layout: Path, debian: Path, tmp_path: Path, run: Run
+) -> None:
+    run("umoci", "unpack", "--image", f"{debian_layout}:deb", "bundle")
     assert in_seconds(read_tree(tmp_path / "bundle/rootfs")) == in_seconds(read_tree(debian))
 
 
-def test_built_image_is_the_same_tree_after_umoci_raw_unpack(debian: Path, tmp_path: Path, run: Run) -> None:
-    store = _build(debian, tmp_path, run)
-    run("umoci", "raw", "unpack", "--image", f"{store}:deb", "raw")
+def test_built_image_is_the_same_tree_after_umoci_raw_unpack(
+    debian_layout: Path, debian: Path, tmp_path: Path, run: Run
+) -> None:
+    run("umoci", "raw", "unpack", "--image", f"{debian_layout}:deb", "raw")
     assert in_seconds(read_tree(tmp_path / "raw")) == in_seconds(read_tree(debian))
 
 
-def test_built_image_is_the_same_tree_after_layerfarm_unpack(debian: Path, tmp_path: Path, run: Run) -> None:
-    store = _build(debian, tmp_path, run)
-    run("layerfarm", "unpack", "--image", f"{store}:deb", "bundle")
+def test_built_image_is_the_same_tree_after_layerfarm_unpack(
+    debian_layout: Path, debian: Path, tmp_path: Path, run: Run
+) -> None:
+    run("layerfarm", "unpack", "--image", f"{debian_layout}:deb", "bundle")
     assert in_seconds(read_tree(tmp_path / "bundle/rootfs")) == in_seconds(read_tree(debian))
 
 
-def test_skopeo_copies_the_built_image(debian: Path, tmp_path: Path, run: Run) -> None:
-    store = _build(debian, tmp_path, run)
-    run("skopeo", "copy", f"oci:{store}:deb", f"dir:{tmp_path}/copied")
+def test_skopeo_copies_the_built_image(debian_layout: Path, tmp_path: Path, run: Run) -> None:
+    run("skopeo", "copy", f"oci:{debian_layout}:deb", f"dir:{tmp_path}/copied")
     manifest = json.loads((tmp_path / "copied/manifest.json").read_text())
     assert len(manifest["layers"]) == 1
     assert (tmp_path / "copied" / manifest["layers"][0]["digest"].partition(":")[2]).exists()
@@ -98,40 +100,47 @@ def test_hard_links_are_written_as_umoci_writes_them_and_read_by_all(tmp_path: P
     ],
 )
 def test_two_hundred_changes_survive_repack(
-    debian: Path, tmp_path: Path, run: Run, unpacker: str, repacker: str
+    debian_store: Path, tmp_path: Path, run: Run, unpacker: str, repacker: str
 ) -> None:
-    store = _build(debian, tmp_path, run)
-    run(unpacker, "unpack", "--image", f"{store}:deb", "bundle")
+    run(unpacker, "unpack", "--image", f"{debian_store}:deb", "bundle")
     assert len(change(tmp_path / "bundle/rootfs", seed=2026)) == COUNT
-    run(repacker, "repack", "--image", f"{store}:changed", "bundle")
+    run(repacker, "repack", "--image", f"{debian_store}:changed", "bundle")
     changed = in_seconds(read_tree(tmp_path / "bundle/rootfs"))
     for reader in ("umoci", "layerfarm"):
-        run(reader, "unpack", "--image", f"{store}:changed", f"by-{reader}")
+        run(reader, "unpack", "--image", f"{debian_store}:changed", f"by-{reader}")
         assert in_seconds(read_tree(tmp_path / f"by-{reader}/rootfs")) == changed, reader
 
 
-def test_unpacked_by_layerfarm_umoci_sees_no_change(debian: Path, tmp_path: Path, run: Run) -> None:
-    store = _build(debian, tmp_path, run)
-    run("layerfarm", "unpack", "--image", f"{store}:deb", "bundle")
-    run("umoci", "repack", "--image", f"{store}:same", "bundle")
-    assert _layers(store, "same", run) == _layers(store, "deb", run)
+def test_unpacked_by_layerfarm_umoci_sees_no_change(debian_store: Path, tmp_path: Path, run: Run) -> None:
+    run("layerfarm", "unpack", "--image", f"{debian_store}:deb", "bundle")
+    run("umoci", "repack", "--image", f"{debian_store}:same", "bundle")
+    assert _layers(debian_store, "same", run) == _layers(debian_store, "deb", run)
 
 
-def test_unpacked_by_umoci_layerfarm_sees_no_change(debian: Path, tmp_path: Path, run: Run) -> None:
-    store = _build(debian, tmp_path, run)
-    run("umoci", "unpack", "--image", f"{store}:deb", "bundle")
-    run("layerfarm", "repack", "--image", f"{store}:same", "bundle")
-    assert _layers(store, "same", run) == _layers(store, "deb", run)
+def test_unpacked_by_umoci_layerfarm_sees_no_change(debian_store: Path, tmp_path: Path, run: Run) -> None:
+    run("umoci", "unpack", "--image", f"{debian_store}:deb", "bundle")
+    run("layerfarm", "repack", "--image", f"{debian_store}:same", "bundle")
+    assert _layers(debian_store, "same", run) == _layers(debian_store, "deb", run)
 
 
-def test_rebuild_on_a_base_packs_only_what_differs(debian_copy: Path, tmp_path: Path, run: Run) -> None:
-    store = _build(debian_copy, tmp_path, run)
+def test_rebuild_on_a_base_packs_only_what_differs(
+    debian_copy: Path, debian_store: Path, tmp_path: Path, run: Run
+) -> None:
     change(debian_copy, seed=7)
-    run("layerfarm", "build", "--rootfs", debian_copy, "--image", f"{store}:next", "--base", f"{store}:deb")
-    first, second = _layers(store, "next", run)
-    assert [first] == _layers(store, "deb", run)
+    run(
+        "layerfarm",
+        "build",
+        "--rootfs",
+        debian_copy,
+        "--image",
+        f"{debian_store}:next",
+        "--base",
+        f"{debian_store}:deb",
+    )
+    first, second = _layers(debian_store, "next", run)
+    assert [first] == _layers(debian_store, "deb", run)
     assert second.stat().st_size < first.stat().st_size / 4
-    run("umoci", "unpack", "--image", f"{store}:next", "bundle")
+    run("umoci", "unpack", "--image", f"{debian_store}:next", "bundle")
     assert in_seconds(read_tree(tmp_path / "bundle/rootfs")) == in_seconds(read_tree(debian_copy))
 
 
