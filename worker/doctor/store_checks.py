@@ -11,6 +11,7 @@ from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.probe import clock_offset, locks_exclude, probe_file, renames_are_atomic, room, sync_seconds
 from layerfarm.worker.doctor.finding import Finding, clock, expect, fail, ok, warn
+from layerfarm.worker.doctor.mount_checks import examine_mount
 
 _LITTLE: Final = 0.05
 """Fraction of the filesystem that should be free."""
@@ -28,6 +29,7 @@ def examine_store(store: Path) -> Iterator[Finding]:
             yield fail(topic, "is not a directory here", "mount it at the path at which the workers have it")
             return
         yield ok(topic, f"is a directory for layouts ({error.what})")
+    yield from examine_mount(store, topic)
     yield from _room(store, topic)
     try:
         with probe_file(store) as probe:
