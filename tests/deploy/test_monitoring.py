@@ -47,7 +47,7 @@ def test_prometheus_reads_the_configuration_and_the_rules_pass_their_tests(
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_rules_speak_of_metrics_that_there_are(deploy: Path, metrics: set[str]) -> None:
+def test_rules_name_existing_metrics(deploy: Path, metrics: set[str]) -> None:
     rules = (deploy / "monitoring/rules.yml").read_text()
     groups = YAML(typ="safe").load(rules)["groups"]
     recorded = {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}

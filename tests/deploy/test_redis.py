@@ -54,7 +54,7 @@ def test_nothing_is_evicted_and_everything_is_written_down(server: str, tmp_path
     assert list(tmp_path.glob("appendonly*"))
 
 
-def test_nobody_else_gets_in_and_the_farms_user_gets_no_further(server: str) -> None:
+def test_others_are_refused_and_the_farms_user_is_limited(server: str) -> None:
     with pytest.raises(redis.AuthenticationError):
         redis.Redis.from_url(server.replace("layerfarm:s3cret@", "")).ping()
     client = redis.Redis.from_url(server)

@@ -96,7 +96,7 @@ def test_a_wrong_flag_a_wrong_command_and_a_wrong_value_are_seen() -> None:
     assert refusal(["gc"]) and not refusal(["gc"], whole=False)
 
 
-def test_output_is_compared_to_the_letter_but_for_what_is_left_out() -> None:
+def test_output_is_compared_exactly_except_ellipses() -> None:
     assert as_shown("job: …\nlayer: sha256:…\n", "job: 1\nlayer: sha256:ab\n")
     assert as_shown("a\n…\n", "a\nb\nc\n")
     assert not as_shown("a\n", "a\nb\n")

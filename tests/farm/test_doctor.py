@@ -153,7 +153,7 @@ def test_store_that_is_full_or_read_only_is_found(tmp_path: Path) -> None:
         assert "cannot be written, Read-only file system" in said(list(examine_store(store)), Level.FAIL)
 
 
-def test_locks_that_keep_nobody_out_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_without_effect_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with probe_file(tmp_path) as probe:
         assert locks_exclude(probe)
         # As on an NFS mount with local locks, seen from another host: our own lock is not there.

@@ -98,13 +98,13 @@ def test_server_on_the_path_is_taken_else_the_one_of_the_wheel(
         assert farm.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
 
 
-def test_no_server_anywhere_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.files", lambda name: None)
     with pytest.raises(FarmError, match="no Redis server found"):
         redis_server(path_with(tmp_path / "bin"))
 
 
-def test_worker_that_does_not_start_is_said_with_its_reason(allowed: Path) -> None:
+def test_worker_that_does_not_start_is_reported_with_its_reason(allowed: Path) -> None:
     with (
         pytest.raises(FarmError, match=r"worker did not start: .*no_such_module"),
         embedded(allowed, flows=["no_such_module"]),
@@ -113,7 +113,7 @@ def test_worker_that_does_not_start_is_said_with_its_reason(allowed: Path) -> No
     assert list((state_of(allowed)).iterdir()) == []
 
 
-def test_server_that_does_not_start_is_said_with_its_reason(allowed: Path, tmp_path: Path) -> None:
+def test_server_that_does_not_start_is_reported_with_its_reason(allowed: Path, tmp_path: Path) -> None:
     directory = tmp_path / "bin"
     directory.mkdir()
     broken = directory / "valkey-server"

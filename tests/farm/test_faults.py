@@ -167,7 +167,7 @@ def test_record_of_an_ended_job_expires(ground: Ground) -> None:
     assert list(farm.client.scan_iter("layerfarm:job:*")) == []
 
 
-def test_restarted_redis_without_persistence_is_said_to_the_waiting_client(ground: Ground) -> None:
+def test_waiting_client_reports_a_redis_restarted_without_its_data(ground: Ground) -> None:
     ground.start_worker()
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, numbers=2, sleep=3))
     running(job)
@@ -276,7 +276,7 @@ def test_silent_redis_is_an_error_and_no_hang() -> None:
             Farm(f"redis://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_redis_that_goes_away_is_said_by_every_call(ground: Ground) -> None:
+def test_every_call_reports_an_unreachable_redis(ground: Ground) -> None:
     farm = ground.farm()
     job = farm.submit(ToyRequest(directory=ground.allowed))
     ground.redis.kill()
@@ -288,7 +288,7 @@ def test_redis_that_goes_away_is_said_by_every_call(ground: Ground) -> None:
         farm.submit(ToyRequest(directory=ground.allowed))
 
 
-def test_wrong_password_is_said_and_not_shown(tmp_path: Path) -> None:
+def test_wrong_password_is_reported_and_not_shown(tmp_path: Path) -> None:
     ground_socket = tmp_path / "redis.sock"
     started = subprocess.Popen(
         [server(), "--port", "0", "--unixsocket", str(ground_socket), "--requirepass", "right", "--save", ""],

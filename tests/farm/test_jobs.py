@@ -117,7 +117,7 @@ def test_cancel_stops_running_units_and_cleans_up(shared: Ground, allowed: Path)
     assert not job.cancel()
 
 
-def test_farm_goes_on_with_other_jobs_after_a_cancel(shared: Ground, allowed: Path) -> None:
+def test_farm_runs_other_jobs_after_a_cancel(shared: Ground, allowed: Path) -> None:
     cancelled = shared.farm().submit(ToyRequest(directory=allowed, numbers=50, sleep=5))
     running(cancelled)
     cancelled.cancel()
@@ -193,7 +193,7 @@ def test_job_with_an_invalid_request_is_refused_by_the_worker(
         farm.job(stranger).result(90)
 
 
-def test_message_that_is_no_message_of_ours_harms_nobody(shared: Ground, allowed: Path) -> None:
+def test_foreign_message_does_no_harm(shared: Ground, allowed: Path) -> None:
     farm = shared.farm()
     for name, fields in [
         ("layerfarm.unit", {"job": "../../etc", "stage": 0, "index": 0}),

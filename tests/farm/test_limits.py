@@ -29,7 +29,7 @@ def test_job_that_takes_too_long_is_ended_though_each_of_its_units_is_short(grou
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
 
 
-def test_time_of_a_retried_job_begins_anew(ground: Ground) -> None:
+def test_time_limit_of_a_retried_job_starts_again(ground: Ground) -> None:
     ground.start_worker(job_time_limit=5, look_every=0.3, retry_for=600)
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="wait-until-mended"))
     exceeded(job, "job took longer than 5 s")

@@ -96,7 +96,7 @@ def test_unit_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_killed_process_is_said(tmp_path: Path) -> None:
+def test_killed_process_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FarmError, match="a process was killed during stage 'first'"):
         run(ToyRequest(directory=tmp_path, trouble="crash"))
     assert marks(tmp_path, "clean-False") == 1

@@ -72,7 +72,7 @@ def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Grou
     assert worker.poll() is None
 
 
-def test_record_that_is_edited_when_its_job_has_ended_is_said_to_make_no_sense(ground: Ground) -> None:
+def test_record_edited_after_the_end_of_its_job_is_reported_as_corrupt(ground: Ground) -> None:
     ground.start_worker()
     farm = ground.farm()
     job, other = (farm.submit(ToyRequest(directory=ground.allowed)) for _ in range(2))

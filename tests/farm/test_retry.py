@@ -114,7 +114,7 @@ def test_job_that_failed_before_any_unit_is_not_kept(ground: Ground) -> None:
     assert job.record().kept is None
 
 
-def test_tree_that_changed_lets_a_retry_begin_anew(ground: Ground) -> None:
+def test_retry_after_a_change_of_the_tree_restarts(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600)
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="changed-until-mended"))
     with pytest.raises(JobFailed):

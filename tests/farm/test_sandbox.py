@@ -102,12 +102,12 @@ def test_worker_of_root_works_as_another_user(ground: Ground) -> None:
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
-def test_user_that_there_is_not_is_said(ground: Ground) -> None:
+def test_missing_user_is_reported(ground: Ground) -> None:
     with pytest.raises(RequestError, match="user does not exist: nobody-of-this-name"):
         run_worker(ground.settings(user="nobody-of-this-name"))
 
 
-def test_sandbox_that_is_required_and_is_not_there_is_said(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_required_sandbox_that_is_missing_is_reported(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 0)
     with pytest.raises(RequestError, match="no Landlock"):
         run_worker(ground.settings(sandbox="require"))

@@ -88,7 +88,7 @@ def test_jobs_go_on_when_the_primary_is_killed_in_the_middle_of_them(tmp_path: P
         assert connect(Address(guarded.url)).info("replication")["role"] == "master"
 
 
-def test_sentinels_that_do_not_know_the_name_are_said(tmp_path: Path) -> None:
+def test_sentinels_that_do_not_know_the_name_are_reported(tmp_path: Path) -> None:
     with ExitStack() as stack:
         ground = Ground(tmp_path, stack)
         url = Guarded(ground).url.replace("/farm/", "/another/")

@@ -115,7 +115,7 @@ def test_signed_job_goes_on_after_a_crash_at_its_beginning(ground: Ground, keys:
     assert once.exists()
 
 
-def test_submitter_can_let_his_failed_job_begin_anew_and_nobody_else_can(ground: Ground, keys: Keys) -> None:
+def test_only_the_submitter_can_restart_a_failed_job(ground: Ground, keys: Keys) -> None:
     ground.start_worker(keys=keys.directory, retry_for=0)
     farm = keys.farm(ground, "ci")
     job = farm.submit(ToyRequest(directory=ground.allowed, trouble="error-until-mended"))

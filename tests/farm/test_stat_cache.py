@@ -321,7 +321,7 @@ def test_a_moved_bundle_is_still_known(ground: Ground, seen: Seen) -> None:
     assert ground.repack(shards=1).deltas == 0 and seen.hashed == []
 
 
-def test_a_bundle_in_a_directory_that_was_there_before_is_known_but_for_its_root(ground: Ground, seen: Seen) -> None:
+def test_a_bundle_in_an_existing_directory_is_cached_except_its_root(ground: Ground, seen: Seen) -> None:
     ground.bundle = ground.path / "mine"
     ground.bundle.mkdir()
     (ground.bundle / "notes").touch()
@@ -344,7 +344,7 @@ def test_where_no_clock_can_be_read_everything_is_read(
 # --- what is told besides -----------------------------------------------------------------------------
 
 
-def test_a_socket_is_told_of_each_time(ground: Ground) -> None:
+def test_a_socket_is_reported_each_time(ground: Ground) -> None:
     add_socket(ground.rootfs)
     for _ in range(2):
         assert ground.both().warnings == ["socket left out, a layer cannot hold it: s"]
@@ -378,7 +378,7 @@ def test_the_cache_holds_the_files_of_the_bundle_and_leaves_nothing_else(ground:
     assert os.listdir(ground.store / ".layerfarm/work") == []
 
 
-def test_umoci_goes_on_with_the_bundle(umoci_ground: Ground) -> None:
+def test_umoci_continues_with_the_bundle(umoci_ground: Ground) -> None:
     """It sees no change in it, takes no notice of the cache, and what it leaves is not taken for ours."""
     ground = umoci_ground
     subprocess.run(["umoci", "repack", "--image", str(ground.image("u")), ground.bundle], check=True)

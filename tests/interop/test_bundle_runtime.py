@@ -94,7 +94,7 @@ def without_intended(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[dict
         ),
     ],
 )
-def test_config_json_is_that_of_umoci_but_for_the_intended_differences(
+def test_config_json_is_that_of_umoci_except_the_intended_differences(
     tmp_path: Path, run: Run, changes: ConfigChanges
 ) -> None:
     ours, theirs = without_intended(*both(make(tmp_path, changes), tmp_path, run))

@@ -59,7 +59,7 @@ def write(directory: Path, host: str, *, destination: str = "", policy: str = ""
     return path
 
 
-def test_a_run_fetches_makes_over_proves_and_pushes_and_a_second_one_does_nothing(
+def test_a_run_fetches_transforms_proves_and_pushes_and_a_second_one_does_nothing(
     registry: Registry, tmp_path: Path, layerfarm: Layerfarm
 ) -> None:
     path = write(tmp_path, registry.host, destination=f"destination: {{registry: 'docker://{registry.host}/new'}}\n")
@@ -230,7 +230,9 @@ def test_a_pattern_that_matches_nothing_any_more_forgets_nothing(
     assert (code, "transform: 0 images" in err) == (0, True), err
 
 
-def test_a_broken_image_is_told_and_the_rest_is_done(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
+def test_a_broken_image_is_reported_and_the_rest_is_done(
+    registry: Registry, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
     layout = Layout.open(tmp_path / "origin")
     image(layout, [b"this is no tar" * 100], tag="t")
     registry.put(layout.path, "t", "team/app:0.1")
@@ -258,7 +260,7 @@ def test_a_policy_that_changes_makes_the_images_over_again(
     assert resolve(Layout.open(tmp_path / "store"), "new/team/app:1.0").descriptor.digest != first
 
 
-def test_a_tag_that_moved_is_fetched_and_made_over_and_the_others_are_not(
+def test_only_a_tag_that_moved_is_fetched_and_transformed(
     registry: Registry, tmp_path: Path, layerfarm: Layerfarm
 ) -> None:
     path = write(tmp_path, registry.host)

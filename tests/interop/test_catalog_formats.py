@@ -346,7 +346,7 @@ def push_two_systems(registry: Registry, origin: Layout) -> tuple[Resolved, Reso
 
 
 @pytest.mark.parametrize("policy", TRANSFORMS)
-def test_an_index_of_two_systems_is_made_over_for_linux(
+def test_an_index_of_two_systems_is_transformed_for_linux(
     registry: Registry, origin: Layout, tmp_path: Path, layerfarm: Layerfarm, policy: str
 ) -> None:
     linux, windows = push_two_systems(registry, origin)
@@ -465,7 +465,7 @@ def push_indexes(registry: Registry, origin: Layout) -> None:
 
 
 @pytest.mark.parametrize("policy", ["{transform: keep}", TRANSFORMS[1]])
-def test_an_index_in_an_index_and_one_of_zstd_layers_are_copied_and_made_over(
+def test_an_index_in_an_index_and_one_of_zstd_layers_are_copied_and_transformed(
     registry: Registry, origin: Layout, tmp_path: Path, layerfarm: Layerfarm, policy: str
 ) -> None:
     push_indexes(registry, origin)

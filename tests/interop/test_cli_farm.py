@@ -170,7 +170,7 @@ def test_up_ends_when_redis_dies(up: tuple[subprocess.Popen[str], str]) -> None:
     assert all_gone(started)
 
 
-def test_waiting_without_a_worker_is_said_and_an_interrupt_cancels(
+def test_waiting_without_a_worker_is_reported_and_an_interrupt_cancels(
     layerfarm: Run, up: tuple[subprocess.Popen[str], str], tmp_path: Path
 ) -> None:
     process, farm = up

@@ -57,7 +57,7 @@ def test_messages_that_cannot_be_written_are_exit_code_1_after_the_work(
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&- 2>&-"])
 @pytest.mark.parametrize(("command", "code"), [("ls --layout nowhere", 1), ("ls", 2), ("no-such-command", 2)])
-def test_an_error_keeps_its_exit_code_when_nobody_can_be_told(
+def test_an_error_keeps_its_exit_code_when_it_cannot_be_printed(
     layout: Path, command: str, code: int, redirection: str
 ) -> None:
     assert shell(layout, command, redirection) == (code, "", "")

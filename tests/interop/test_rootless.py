@@ -147,7 +147,7 @@ def test_B3_10_devices_are_empty_files_and_fifos_are_fifos(user: OrdinaryUser) -
     ]
 
 
-def test_without_rootless_the_user_is_told_of_it_and_nothing_is_left(user: OrdinaryUser) -> None:
+def test_without_rootless_the_error_names_it_and_nothing_is_left(user: OrdinaryUser) -> None:
     layout = store(user)
     done = user.run("layerfarm", "unpack", "--image", f"{layout}:t", "bundle", check=False)
     assert done.returncode == 1 and "--rootless" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -143,7 +143,7 @@ def test_a_real_debian_can_be_rebased(store: Path, tmp_path: Path, trees: Trees,
     assert differ <= {b".", b"etc", b"etc/debian_version", b"var/lib/dpkg", b"var/lib/dpkg/status"}
 
 
-def test_skopeo_copies_an_index_that_was_made_over_with_its_attestation(tmp_path: Path, run: Run) -> None:
+def test_skopeo_copies_a_transformed_index_with_its_attestation(tmp_path: Path, run: Run) -> None:
     layout = Layout.create(tmp_path / "index")
     layers = [tar((name, name.encode() * 999)) for name in ("low", "middle", "high")]
     amd = image(layout, layers, tag="alone")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tests.unit.cli.test_umoci_flags import flags
 
 
-def test_every_command_and_flag_in_the_help_of_umoci_is_one_of_ours(program: Callable[[str], str]) -> None:
+def test_every_command_and_flag_in_the_help_of_umoci_is_taken(program: Callable[[str], str]) -> None:
     umoci = program("umoci")
     commands = _commands(umoci)
     assert len(commands) == 20 and {"raw config", "rm", "ls", "raw add-layer", "h"} <= set(commands)

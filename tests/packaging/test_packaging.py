@@ -107,7 +107,7 @@ def others(tmp_path: Path) -> Path:
     return tmp_path / "others"
 
 
-def test_modules_of_another_project_do_not_take_the_place_of_ours(others: Path, tmp_path: Path) -> None:
+def test_modules_of_another_project_do_not_replace_those_of_layerfarm(others: Path, tmp_path: Path) -> None:
     layerfarm = Path(sys.executable).with_name("layerfarm")
     setting = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(others)}
     for command in ([layerfarm, "init", "--layout=store"], [layerfarm, "up", "--help"]):

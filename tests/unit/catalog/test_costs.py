@@ -28,7 +28,7 @@ IMAGES = {
 SERIES = [["a:1", "a:2"], ["b:1"]]
 
 
-def test_a_blob_is_stored_once_whoever_has_it() -> None:
+def test_a_blob_is_counted_once_for_all_images() -> None:
     found = totals(IMAGES, SERIES)
     assert (found.stored, found.layers, found.images) == (138, 4, 3)
 
@@ -42,7 +42,7 @@ def test_a_tag_that_is_not_known_is_stepped_over() -> None:
     assert pulls(IMAGES, [["a:1", "gone", "a:2"]]) == {"a:1": None, "a:2": 22}
 
 
-def test_what_is_shared_is_told_by_the_exact_set_of_images() -> None:
+def test_shared_layers_are_listed_by_the_exact_set_of_images() -> None:
     assert [(row.images, row.bytes) for row in shared(IMAGES)] == [
         (("a:1", "a:2", "b:1"), 100),
         (("a:2",), 20),

@@ -94,7 +94,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_said_with_line_and_column(text: str, place: str, words: str) -> None:
+def test_mistakes_are_reported_with_line_and_column(text: str, place: str, words: str) -> None:
     with pytest.raises(CatalogFileError) as caught:
         parse(text)
     assert place in str(caught.value).split(" ")[0], str(caught.value)
@@ -108,7 +108,7 @@ def test_bases_are_relative_to_the_file_too() -> None:
     assert (first.do.old_base, first.do.new_base) == ("/etc/catalogs/bases:1", "/srv/bases:2")
 
 
-def test_all_mistakes_are_said_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(CatalogFileError) as caught:
         parse(GOOD.replace("budget: 40", "budget: 0").replace("parallel: 2", "parallel: none"))
     assert "web.yaml:14:7" in str(caught.value)

@@ -125,7 +125,7 @@ def test_an_image_names_no_referrers_of_its_own_digest(images: Layout) -> None:
     assert spoken(images) == {fallback_tag(made.descriptor.digest): [], fallback_tag(many.digest): []}
 
 
-def test_what_a_tag_of_a_digest_names_is_told_by_its_content(images: Layout) -> None:
+def test_content_decides_what_a_digest_tag_names(images: Layout) -> None:
     made = image(images, LINUX, tag="app:1")
     top = entry(made)
     other = fallback_tag("sha256:" + "5" * 64)

@@ -32,7 +32,7 @@ def test_patterns_pick_and_leave_out_and_the_newest_are_last_by_their_numbers() 
     assert names(found, ["1.9", "1.10", "1.8", "1.11-rc1", "2.0", "latest"]) == ["a:1.9", "a:1.10"]
 
 
-def test_tags_of_what_speaks_of_an_image_are_no_images() -> None:
+def test_tags_of_referrers_are_no_images() -> None:
     found = catalog("[{registry: 'docker://h', repositories: [a], newest: 1}]")
     of = "sha256-" + "a" * 64
     listing = Listing(found.sources[0], "a", ["1", "2", "sha256-notes", of, f"{of}.sig", f"{of}.sbom"])

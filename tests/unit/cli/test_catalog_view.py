@@ -72,7 +72,7 @@ def test_plain_lines_say_each_step_and_each_image(capsys: pytest.CaptureFixture[
     ]
 
 
-def test_nothing_is_shown_where_nobody_looks_but_notices(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_notices_are_shown_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with CatalogView("auto") as view:  # stderr is no terminal
         view.step("fetch", 1)
         view.ended("a:1", "no such tag")

@@ -242,7 +242,7 @@ def test_completion_offers_commands_and_options(store: Path) -> None:
     assert completed("layerfarm", "unpack", "--image", "sto") == ["dir,sto"]
 
 
-def test_a_limit_is_set_for_one_command_and_a_wrong_one_is_told(
+def test_a_limit_is_set_for_one_command_and_a_wrong_one_is_reported(
     layerfarm: Run, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAYERFARM_LIMIT_INDEX_BYTES", "1M")

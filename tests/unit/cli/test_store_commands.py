@@ -123,7 +123,7 @@ def test_what_cannot_be_done_is_one_line_and_changes_nothing(
         pytest.param(tar((".wh.", b"")), id="invalid whiteout"),
     ],
 )
-def test_raw_add_layer_gives_no_tag_to_what_nobody_can_unpack(
+def test_raw_add_layer_tags_no_layer_that_cannot_be_unpacked(
     layerfarm: Run, store: Path, image: str, content: bytes
 ) -> None:
     before = (store / "index.json").read_bytes()

@@ -296,7 +296,7 @@ def test_a_detached_job_is_its_id_on_stdout(layerfarm: Run, farm: type[FakeFarm]
     assert layerfarm("--farm=redis://f", "repack", "--detach", "--image=s", "b") == Ran(0, "j1\n", "")
 
 
-def test_notices_are_said_once_each(layerfarm: Run, farm: type[FakeFarm]) -> None:
+def test_each_notice_is_printed_once(layerfarm: Run, farm: type[FakeFarm]) -> None:
     waiting = Progress(JobState.QUEUED, "build", notice="no worker is listening at redis://f")
     farm.steps.extend([waiting, waiting, Progress(JobState.RUNNING, "build")])
     done = layerfarm("--farm=redis://f", "build", "--rootfs=r", "--image=s")

@@ -45,7 +45,7 @@ def test_an_error_beside_is_raised_by_wait_and_nothing_is_called_after_it() -> N
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_whoever_reads_to_the_end_has_shown_everything(ahead: bool) -> None:
+def test_reading_to_the_end_shows_everything(ahead: bool) -> None:
     digest = hashlib.sha256()
     with decompress(io.BytesIO(BLOB), Compression.GZIP, ahead=ahead, seen=digest.update) as reader:
         assert hashlib.sha256(reader.read()).digest() == digest.digest()

@@ -222,7 +222,7 @@ def test_another_footer_is_found() -> None:
         assert "footer" in "\n".join(faults(TRUE._replace(data=bytes(data))))
 
 
-def test_a_tar_that_no_table_of_contents_describes_is_said_to_be_one() -> None:
+def test_a_tar_without_a_table_of_contents_is_reported() -> None:
     tar = archive(entry("a"), entry(b"\xff"))
     blob = TRUE._replace(data=pack(tar).data)
     assert faults(blob)

@@ -101,6 +101,6 @@ def test_only_allowed_directories_are_read_and_written(root: Path, tmp_path: Pat
     assert manifest(root, other / "m", Policy(roots=(root, other))).entries == len(list(snapshot(root)))
 
 
-def test_another_file_is_not_taken_for_one_of_ours() -> None:
+def test_a_foreign_file_is_refused() -> None:
     with pytest.raises(MtreeSyntaxError):
         read_tree_file(BytesIO(b"#mtree\n. type=dir\n"))

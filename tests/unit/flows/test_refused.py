@@ -48,6 +48,6 @@ def test_nothing_is_removed_where_the_operator_does_not_let_the_job(
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../shadow", "a/b", "..", ".", "", "a\0b"])
-def test_file_of_a_unit_lies_in_the_work_directory(path: str) -> None:
+def test_file_of_a_unit_is_in_the_work_directory(path: str) -> None:
     with pytest.raises(ValidationError):
         FileRef(path=path, size=1, sha256="0" * 64)

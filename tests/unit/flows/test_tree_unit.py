@@ -63,7 +63,7 @@ def test_little_was_read(dirty: int) -> None:
     assert unit.params["new_tree"]["refresh"]
 
 
-def test_nothing_differs_and_nobody_wants_it_exactly() -> None:
+def test_nothing_differs_and_an_exact_tree_is_not_wanted() -> None:
     assert plan_beside_layer(state(1, dropped=1)) == []
 
 

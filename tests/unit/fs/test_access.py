@@ -56,7 +56,7 @@ def test_rootfs_is_closed_with_its_block(path: Path) -> None:
     opened.close()
 
 
-def test_rootfs_that_does_not_exist_or_is_a_file_is_told(path: Path) -> None:
+def test_rootfs_that_does_not_exist_or_is_a_file_is_reported(path: Path) -> None:
     with pytest.raises(RootfsNotFound, match="does not exist"):
         Rootfs(path / "none")
     with pytest.raises(RootfsNotFound, match="not a directory"):

@@ -158,7 +158,7 @@ def test_a_link_in_a_bundle_is_a_bundle_error_that_names_it(bundle: Bundle, tmp_
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes what belongs to others")
-def test_staging_that_somebody_else_made_where_all_may_is_refused(tmp_path: Path) -> None:
+def test_staging_of_another_user_in_a_public_directory_is_refused(tmp_path: Path) -> None:
     shared, own = tmp_path / "shared", tmp_path / "own"
     for parent in (shared, own):
         (parent / "staging").mkdir(parents=True)

@@ -76,7 +76,7 @@ def test_what_is_deleted_is_not_written(layout: Layout, tmp_path: Path, monkeypa
     assert written == len(b"root:x:0:0::/root:/bin/sh\n" + b"program" + b"new")
 
 
-def test_only_layers_that_are_small_beside_what_lies_below_are_looked_at(layout: Layout) -> None:
+def test_only_layers_that_are_small_beside_those_below_are_examined(layout: Layout) -> None:
     assert room.layers_to_scan(image(layout, [DELETING, BASE, DELETING, BASE])) == [3]
     assert room.layers_to_scan(image(layout, [BASE])) == []
     assert room.layers_to_scan(image(layout)) == []

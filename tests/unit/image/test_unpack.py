@@ -63,7 +63,7 @@ def test_recorded_tree_is_the_one_on_disk(layout: Layout, tmp_path: Path) -> Non
     assert unpacked.mtree == tree_digest(on_disk)
 
 
-def test_the_stat_cache_is_the_same_whoever_walks(
+def test_the_stat_cache_is_the_same_in_either_process(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image(layout, [LOWER, UPPER])
@@ -320,7 +320,9 @@ def test_layer_with_embedded_data_needs_no_blob(layout: Layout, tmp_path: Path) 
     assert (tmp_path / "b/rootfs/etc/gone").exists()
 
 
-def test_ordinary_user_is_told_of_rootless(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_for_an_ordinary_user_names_rootless(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image(layout, [LOWER])
 
     def refused(*_: object, **__: object) -> None:

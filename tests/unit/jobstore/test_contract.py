@@ -219,7 +219,7 @@ def test_stage_is_opened_by_the_newest_claim_only_and_once(bench: Bench) -> None
         assert bench.store.sent(new, 0).status is Status.OK
 
 
-def test_whoever_says_last_that_units_are_sent_is_told_that_the_job_is_over(bench: Bench) -> None:
+def test_last_report_of_sent_units_learns_that_the_job_is_over(bench: Bench) -> None:
     bench.submit()
     begins = bench.claimed(START)
     bench.store.open_stage(begins, 0, "first", Numbers(), [Unit(params={})])
@@ -277,7 +277,7 @@ def test_who_lost_the_claim_cannot_end_the_job(bench: Bench) -> None:
     assert bench.store.job("job").ending is None
 
 
-def test_end_that_is_said_again_is_the_same(bench: Bench) -> None:
+def test_end_that_is_repeated_is_the_same(bench: Bench) -> None:
     bench.opened(1)
     claim = bench.claimed(unit(0))
     for _ in range(2):
@@ -330,7 +330,7 @@ def failed(bench: Bench, *, kept: float = 0) -> None:
         assert bench.store.closed(close) is Status.OK
 
 
-def test_retry_goes_on_with_what_did_not_finish(bench: Bench) -> None:
+def test_retry_continues_with_unfinished_units(bench: Bench) -> None:
     failed(bench, kept=1000)
     assert bench.store.job("job").kept == pytest.approx(bench.clock.now + 1000)
     assert bench.store.retry("job", restart=False) == (1, False)
@@ -339,7 +339,7 @@ def test_retry_goes_on_with_what_did_not_finish(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 1000.0])
-def test_retry_anew_is_another_attempt(bench: Bench, kept: float) -> None:
+def test_restart_is_another_attempt(bench: Bench, kept: float) -> None:
     failed(bench, kept=kept)
     assert bench.store.retry("job", restart=True) == (2, True)
     assert (bench.store.job("job").attempt, bench.store.job("job").retries) == (2, 1)
@@ -447,7 +447,7 @@ def test_item_whose_holder_vanished_is_found_at_once_and_once(bench: Bench) -> N
     assert bench.store.look("job", 60).items == ()
 
 
-def test_complete_stage_that_nobody_joins_is_found(bench: Bench) -> None:
+def test_complete_stage_without_a_join_is_found(bench: Bench) -> None:
     bench.opened(1)
     bench.done(unit(0))
     assert bench.store.look("job", -1).items == (Item("job", 1, "advance", 0),)
@@ -461,7 +461,7 @@ def test_stage_whose_units_were_never_sent_is_found(bench: Bench) -> None:
         assert bench.store.look("job", -1).items == (START,)
 
 
-def test_end_that_nobody_completes_is_found(bench: Bench) -> None:
+def test_incomplete_end_is_found(bench: Bench) -> None:
     bench.opened()
     bench.claimed(unit(0))
     bench.store.end("job", JobState.CANCELLED)

@@ -71,9 +71,7 @@ def test_listing_is_newest_first_and_forgets_what_expired(
     assert [record.id for record in store.jobs(2)] == ["d", "c"]
 
 
-def test_member_that_is_no_job_is_nobody_elses_trouble(
-    client: fakeredis.FakeRedis, store: RedisJobStore, bench: Bench
-) -> None:
+def test_member_that_is_no_job_harms_no_other(client: fakeredis.FakeRedis, store: RedisJobStore, bench: Bench) -> None:
     bench.submit()
     client.sadd(FARM.active, "not/an id")
     assert store.active() == ["job"]

@@ -246,7 +246,7 @@ def test_B1_8_a_link_outside_the_deltas_makes_no_difference(root: Path) -> None:
     assert (h2.type, h2.size) == (b"0", 1)
 
 
-def test_B1_9_a_whiteout_is_an_empty_file_of_nobody_and_no_time(root: Path) -> None:
+def test_B1_9_a_whiteout_is_an_empty_file_without_owner_and_time(root: Path) -> None:
     tree(root, {"d": directory()})
     (info,) = members(generate(root, missing("d/gone")))
     assert (info.name, info.type) == ("d/.wh.gone", tarfile.REGTYPE)
@@ -515,7 +515,7 @@ def test_B5_rootless_owner_xattr_becomes_the_owner_and_is_left_out(root: Path) -
     assert b"rootlesscontainers" in generate(root, extra("a"))
 
 
-def test_B5_a_rootless_file_without_a_recorded_owner_is_roots_whoever_has_it(root: Path) -> None:
+def test_B5_a_rootless_file_without_a_recorded_owner_is_owned_by_root(root: Path) -> None:
     tree(root, {"f": file(uid=1000, gid=100)})
     for ids in (IdMap(), IdMap.of((0, 54321, 1))):
         (info,) = members(generate(root, extra("f"), rootless=True, uid_map=ids, gid_map=ids))

@@ -135,7 +135,7 @@ def test_B5_rootless_owners_are_recorded_only_where_not_root(root: Path) -> None
     assert found[b"e/f"].xattrs == (("user.k", b"v"), ("user.rootlesscontainers", bytes.fromhex("08ffffffff0f1007")))
 
 
-def test_B5_rootless_owner_xattr_in_a_layer_is_said_and_dropped_only_when_rootless(root: Path) -> None:
+def test_B5_rootless_owner_xattr_in_a_layer_is_reported_and_dropped_only_when_rootless(root: Path) -> None:
     layer = archive(entry("f", xattrs={"user.rootlesscontainers": b"\x08\x05"}))
     assert len(apply(root, layer, options=ExtractOptions(rootless=True))) == 1
     assert read_tree(root)[b"f"].xattrs == ()

@@ -238,7 +238,7 @@ def test_mask_of_nothing_keeps_everything() -> None:
     assert list(mask(deltas((EXTRA, b"."), (EXTRA, b"a")), [])) == deltas((EXTRA, b"."), (EXTRA, b"a"))
 
 
-def test_deltas_file_gives_back_kinds_and_paths_of_any_bytes() -> None:
+def test_deltas_file_keeps_kinds_and_paths_of_any_bytes() -> None:
     given_ = deltas(*((kind, b"odd \n\xff\\/%d" % n) for n, kind in enumerate([*DeltaKind] * 700)))
     out = io.BytesIO()
     summary = write_deltas(given_, out)

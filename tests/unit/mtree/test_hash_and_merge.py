@@ -245,13 +245,13 @@ def test_damaged_walk_file_is_refused(build: Build, tmp_path: Path, text: bytes)
         hash_shard(build({}), tmp_path / "walk", Shard(0, max(len(text), 1), 1, 0), io.BytesIO(), silent)
 
 
-def test_missing_shard_is_told(odd_tree: Path, tmp_path: Path) -> None:
+def test_missing_shard_is_reported(odd_tree: Path, tmp_path: Path) -> None:
     paths, entries = fragments(odd_tree, tmp_path, 7)
     with pytest.raises(IncompleteTree, match=f"of {entries} entries"):
         list(merge_fragments(paths[:2] + paths[3:], entries))
 
 
-def test_shard_given_twice_is_told(odd_tree: Path, tmp_path: Path) -> None:
+def test_shard_given_twice_is_reported(odd_tree: Path, tmp_path: Path) -> None:
     paths, entries = fragments(odd_tree, tmp_path, 7)
     with pytest.raises(IncompleteTree, match="two shards hold the same path"):
         list(merge_fragments([*paths, paths[1]], entries))
@@ -270,7 +270,7 @@ def test_no_fragment_at_all_is_an_incomplete_tree() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 40, -1, -30])
-def test_fragment_cut_short_is_told(odd_tree: Path, tmp_path: Path, at: int) -> None:
+def test_fragment_cut_short_is_reported(odd_tree: Path, tmp_path: Path, at: int) -> None:
     (path,), entries = fragments(odd_tree, tmp_path, 1)
     path.write_bytes(path.read_bytes()[:at])
     with pytest.raises((MtreeSyntaxError, IncompleteTree)):

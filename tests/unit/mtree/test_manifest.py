@@ -36,11 +36,11 @@ def body(entries: list[Entry]) -> bytes:
 
 
 @given(trees())
-def test_manifest_and_extra_file_give_back_every_tree(entries: list[Entry]) -> None:
+def test_manifest_and_extra_file_keep_every_tree(entries: list[Entry]) -> None:
     assert through_files(entries) == entries
 
 
-def test_tree_on_disk_survives_the_files_but_for_parts_of_a_second(odd_tree: Path) -> None:
+def test_tree_on_disk_survives_the_files_except_fractions_of_a_second(odd_tree: Path) -> None:
     entries = list(snapshot(odd_tree))
     assert through_files(entries) == [e._replace(mtime=e.mtime // SECOND * SECOND) for e in entries]
 

@@ -282,7 +282,7 @@ def tree_of(entries: list[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: mtree_key(e.path, e.type == "dir"))
 
 
-def test_lines_below_a_directory_with_a_new_owner_are_written_anew() -> None:
+def test_lines_below_a_directory_with_a_new_owner_are_written_again() -> None:
     old = tree(entry(b"d", "dir", uid=5), entry(b"d/f", uid=5), entry(b"d/g"), entry(b"e", "dir"), entry(b"e/h"))
     new = tree(entry(b"d", "dir", uid=6), entry(b"d/f", uid=5), entry(b"d/g"), entry(b"e", "dir"), entry(b"e/h"))
     assert spliced(old, [Edit(1, 1, 1), Edit(4, 0, 0)], [new[1]])[0] == manifest(new)
@@ -313,7 +313,7 @@ def test_a_script_of_other_trees_is_refused(steps: list[Edit], fresh: int) -> No
         spliced(old, steps, [entry(b"c")] * fresh)
 
 
-def test_damage_in_what_was_taken_for_our_own_is_said() -> None:
+def test_damage_in_a_cache_that_seemed_valid_is_reported() -> None:
     with pytest.raises(MtreeSyntaxError, match="not a line of a layerfarm manifest"):
         list(ManifestPatch(io.BytesIO(manifest(tree()) + b"x y=\n"), io.BytesIO()).dropped([Edit(0, 2, 0)]))
     with pytest.raises(MtreeSyntaxError, match="script"):

@@ -73,7 +73,7 @@ def test_a_run_image_above_the_base_stays(layout: Layout) -> None:
     assert (after, [text for text in result.warnings if LABEL in text]) == (label, [])
 
 
-def test_a_run_image_that_is_a_part_of_the_base_is_told(layout: Layout) -> None:
+def test_a_run_image_that_is_a_part_of_the_base_is_reported(layout: Layout) -> None:
     old = base(layout, "old", "1")
     base(layout, "new", "2")
     label = json.dumps(metadata(old.config.rootfs.diff_ids[0], "run"))
@@ -91,7 +91,7 @@ def test_a_run_image_that_is_a_part_of_the_base_is_told(layout: Layout) -> None:
         '{"runImage": {"topLayer": "TOP"}, "n": "\\ud800"}',
     ],
 )
-def test_a_label_that_buildpacks_do_not_write_stays_and_is_told(layout: Layout, label: str) -> None:
+def test_a_label_that_buildpacks_do_not_write_stays_and_is_reported(layout: Layout, label: str) -> None:
     old = base(layout, "old", "1")
     base(layout, "new", "2")
     label = label.replace("TOP", old.config.rootfs.diff_ids[-1])

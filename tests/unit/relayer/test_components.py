@@ -199,9 +199,7 @@ def test_apk_says_folder_and_then_its_files(tmp_path: Path) -> None:
         ("usr/lib/python3/a-1.dist-info/RECORD", b'"never closed\n', "Python"),
     ],
 )
-def test_of_a_broken_database_nothing_is_believed_and_that_is_said(
-    tmp_path: Path, path: str, content: bytes, said: str
-) -> None:
+def test_a_broken_database_is_ignored_with_a_warning(tmp_path: Path, path: str, content: bytes, said: str) -> None:
     root = tree(tmp_path / "root", {path: file(content), "etc/f": file(b"f")})
     found = ownership(root)
     (warning,) = found.warnings
@@ -254,7 +252,7 @@ def test_jars_keep_their_key_from_version_to_version(tmp_path: Path) -> None:
     assert (versions(before)["jar:opt/app/lib/guava"], versions(after)["jar:opt/app/lib/guava"]) == ("32.1", "33.0-jre")
 
 
-def test_a_large_file_of_nobody_is_alone_and_numbers_do_not_name_it(tmp_path: Path) -> None:
+def test_a_large_file_without_owner_is_alone_and_numbers_do_not_name_it(tmp_path: Path) -> None:
     root = tree(tmp_path / "root", {"opt/model-7.bin": file(bytes(1 << 20)), "opt/small": file(b"s")})
     assert keys(root) == {"opt/model-7.bin": "file:opt/model-#.bin", "opt/small": "tree:opt"}
 

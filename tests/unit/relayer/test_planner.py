@@ -59,7 +59,7 @@ def test_every_part_is_in_exactly_one_layer_and_the_budget_is_kept(images: list[
 
 @settings(max_examples=examples(40), deadline=None)
 @given(catalogs(), st.randoms(use_true_random=False))
-def test_the_order_of_the_images_is_of_no_matter(images: list[Snapshot], shuffle: random.Random) -> None:
+def test_the_order_of_the_images_is_irrelevant(images: list[Snapshot], shuffle: random.Random) -> None:
     plan = make_plan(images)
     others = [image._replace(parts=tuple(shuffle.sample(image.parts, len(image.parts)))) for image in images]
     shuffle.shuffle(others)

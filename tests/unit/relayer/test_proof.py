@@ -164,7 +164,7 @@ def test_without_the_old_image_the_recorded_digests_are_checked(layout: Layout) 
     assert codes(layout) == ["old-image"]
 
 
-def test_an_image_without_a_proof_is_said_to_be_one(layout: Layout) -> None:
+def test_an_image_without_a_proof_is_reported(layout: Layout) -> None:
     image(layout, [layer()])
     assert codes(layout, "t") == ["no-proof"]
 

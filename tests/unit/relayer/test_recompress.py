@@ -154,7 +154,7 @@ def test_into_another_store_goes_all_that_the_image_needs(layout: Layout, tmp_pa
     assert all(other.has(blob) for blob in resolve(other, "z").blobs)
 
 
-def test_every_platform_of_an_index_and_all_that_lies_in_it(layout: Layout, tmp_path: Path) -> None:
+def test_every_platform_of_an_index_and_all_of_its_entries(layout: Layout, tmp_path: Path) -> None:
     first = image(layout, [LOW, HIGH], tag="alone")
     said, sbom = attestation(layout, first), manifest(layout, "application/spdx+json", b"{}")
     amd, arm = two_platforms(layout, [LOW, HIGH], "t", said, sbom)
@@ -179,7 +179,7 @@ def test_every_platform_of_an_index_and_all_that_lies_in_it(layout: Layout, tmp_
     assert arm.config.architecture == "arm64"
 
 
-def test_annotations_that_speak_of_the_old_bytes_go_with_a_warning(layout: Layout) -> None:
+def test_annotations_about_the_old_bytes_are_removed_with_a_warning(layout: Layout) -> None:
     old = image(layout, [LOW])
     layer = old.manifest.layers[0].model_copy(
         update={"annotations": {"io.github.containers.zstd-chunked.manifest-checksum": "x", "mine": "y"}}

@@ -45,7 +45,7 @@ def old(layout: Layout) -> Resolved:
     return old
 
 
-def test_all_that_speaks_of_the_old_image_is_left_and_named_by_default(layout: Layout, old: Resolved) -> None:
+def test_referrers_of_the_old_image_are_left_and_named_by_default(layout: Layout, old: Resolved) -> None:
     result = made_over(layout)
     assert set(said(layout, result.new)) == {PROOF}
     assert result.referrers == 0
@@ -127,7 +127,7 @@ def test_referrers_under_the_fallback_tag_are_found(layout: Layout) -> None:
     assert made_over(layout, referrers="carry").referrers == 1
 
 
-def test_a_referrer_of_a_format_that_nobody_reads_is_named(layout: Layout) -> None:
+def test_a_referrer_of_an_unknown_format_is_named(layout: Layout) -> None:
     old = image(layout, [LOW], tag="t")
     odd = layout.put(b"{}", "application/vnd.oci.artifact.manifest.v1+json")
     index(layout, [odd], fallback_tag(old.descriptor.digest))
@@ -135,7 +135,7 @@ def test_a_referrer_of_a_format_that_nobody_reads_is_named(layout: Layout) -> No
     assert odd.digest in warning and "does not read" in warning
 
 
-def test_indexes_and_what_lies_in_them_are_spoken_of_too(layout: Layout, tmp_path: Path) -> None:
+def test_indexes_and_their_entries_have_referrers_too(layout: Layout, tmp_path: Path) -> None:
     attested = attestation(layout, image(layout, [LOW], tag="alone"))
     two_platforms(layout, [LOW], "inner", attested)
     (inner,) = layout.find("inner")
@@ -160,7 +160,7 @@ def test_the_tag_of_the_fallback_is_that_of_the_spec() -> None:
     assert not speaks_of_another("sha256-" + "a" * 63) and not speaks_of_another("1.0")
 
 
-def test_all_that_speaks_of_others_is_found_in_one_reading(layout: Layout, old: Resolved) -> None:
+def test_all_referrers_are_found_in_one_reading(layout: Layout, old: Resolved) -> None:
     found = spoken(layout)
     assert {subject: len(digests) for subject, digests in found.items()} == {
         fallback_tag(old.descriptor.digest): 5,

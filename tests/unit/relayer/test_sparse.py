@@ -37,7 +37,7 @@ def other(tmp_path: Path) -> Layout:
     return Layout.create(tmp_path / "other")
 
 
-def test_a_transform_makes_over_what_is_there_and_says_so(sparse: Layout, other: Layout) -> None:
+def test_a_transform_of_a_sparse_index_transforms_the_existing_images(sparse: Layout, other: Layout) -> None:
     (before,) = sparse.find("t")
     absent, here = read_index(sparse, before).manifests
     for store, tag in ((sparse, "new"), (other, "new")):

@@ -13,7 +13,7 @@ def aged(path: Path) -> Path:
     return path
 
 
-def test_janitor_removes_what_nobody_touched_for_long(layout: Layout) -> None:
+def test_janitor_removes_old_files(layout: Layout) -> None:
     private = layout.path / ".layerfarm"
     (private / "work" / "old" / "deep").mkdir(parents=True)
     (private / "work" / "alive").mkdir()

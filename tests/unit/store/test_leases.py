@@ -50,7 +50,7 @@ def test_what_a_job_stores_or_finds_is_held_and_goes_when_the_job_ended(layout: 
     assert held(layout) == set()
 
 
-def test_a_blob_is_in_the_lease_before_it_is_said_to_be_there(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_is_in_the_lease_before_it_is_reported(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     blob = layout.put(b"x", MEDIA_TYPE_LAYER)
     for step in (
         lambda: layout.claim(blob),
@@ -198,7 +198,7 @@ def in_trash(layout: Layout) -> set[str]:
     return {blob.digest for blob in Trash(layout.path).blobs()}
 
 
-def test_what_goes_lies_in_the_trash_first_and_is_deleted_later(layout: Layout) -> None:
+def test_removed_blobs_are_in_the_trash_first_and_are_deleted_later(layout: Layout) -> None:
     blob = layout.put(b"xyz", "a/b")
     age_all(layout)
     done = collect(layout)

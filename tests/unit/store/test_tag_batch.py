@@ -134,7 +134,7 @@ def wish_of_another(layout: Layout, wish: TagRequest | bytes, age: float = 0) ->
     return path
 
 
-def test_whoever_gives_a_tag_gives_those_of_all_who_wait(layout: Layout) -> None:
+def test_holder_of_the_lock_sets_the_tags_of_all_waiting_writers(layout: Layout) -> None:
     blob = layout.put(b"x", "a/b")
     absent = blob.model_copy(update={"digest": A.digest})
     granted = wish_of_another(layout, TagRequest(tag="theirs", descriptor=A, needs=[blob]))
@@ -162,7 +162,7 @@ def test_the_wish_of_a_dead_writer_does_not_come_true_later(layout: Layout) -> N
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"tag":"not valid","descriptor":{}}', b"\0" * 5000])
-def test_a_wish_that_is_none_hinders_nobody(layout: Layout, raw: bytes) -> None:
+def test_a_malformed_request_stops_no_other(layout: Layout, raw: bytes) -> None:
     wish_of_another(layout, raw)
     layout.tag("ours", B)
     assert layout.tags() == ["ours"]
@@ -212,19 +212,19 @@ def test_who_waits_is_content_when_another_one_grants(layout: Layout) -> None:
     assert layout.tags() == []
 
 
-def test_who_waits_is_told_what_is_missing(layout: Layout) -> None:
+def test_waiting_writer_learns_of_missing_blobs(layout: Layout) -> None:
     (error,) = given_while_locked(layout, lambda path: path.write_bytes(b"refused %s\n" % B.digest.encode()))
     assert isinstance(error, BlobNotFound)
     assert B.digest in str(error)
 
 
 @pytest.mark.parametrize("answer", [lambda path: None, Path.unlink, lambda path: path.write_bytes(b"gra")])
-def test_who_is_not_answered_or_dropped_gives_the_tag_himself(layout: Layout, answer: Any) -> None:
+def test_writer_without_an_answer_sets_the_tag_itself(layout: Layout, answer: Any) -> None:
     assert given_while_locked(layout, answer) == [None]
     assert layout.tags() == ["t"]
 
 
-def test_blobs_are_looked_for_by_whoever_grants(layout: Layout) -> None:
+def test_holder_of_the_lock_checks_the_blobs(layout: Layout) -> None:
     (error,) = given_while_locked(layout, lambda path: None, needs=[A])
     assert isinstance(error, BlobNotFound)
     assert layout.tags() == []

@@ -74,7 +74,7 @@ def test_no_error_ends_the_heartbeat(store: Store) -> None:
         _until(lambda: store.job("job").bytes_done == 6)
 
 
-def test_who_lost_the_claim_is_told(store: Store) -> None:
+def test_loser_of_a_claim_is_notified(store: Store) -> None:
     with beating(store) as (bench, _):
         claim = bench.claimed(unit(0), ONE)
         watched = Watched(claim)

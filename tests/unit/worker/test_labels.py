@@ -11,7 +11,7 @@ from layerfarm.worker.monitoring.metrics import Metrics
 pytest.importorskip("prometheus_client")
 
 
-def test_kind_that_nobody_knows_is_counted_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_kind_is_counted_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     import prometheus_client
     from prometheus_client import CollectorRegistry, generate_latest
 

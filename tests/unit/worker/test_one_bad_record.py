@@ -67,7 +67,7 @@ def test_of_the_doctors_questions(client: fakeredis.FakeRedis, question: str) ->
     assert client.keys(f"{KEYS.probe}:*") == []
 
 
-def test_a_turn_to_look_that_nobody_gives_back_ends(client: fakeredis.FakeRedis) -> None:
+def test_an_unreturned_turn_to_look_ends(client: fakeredis.FakeRedis) -> None:
     client.set(KEYS.looking, "for ever")
     backlog = Backlog(client, KEYS, QUEUES)
     assert [backlog.my_turn(1), backlog.my_turn(1), backlog.my_turn(1)] == [False, True, False]

@@ -20,7 +20,7 @@ def test_pid_that_is_used_again_is_another_owner() -> None:
     assert Owner.parse(str(mine)) == mine
 
 
-def test_this_process_is_told_from_its_parent() -> None:
+def test_this_process_is_distinguished_from_its_parent() -> None:
     assert this_process().pid == os.getpid()
     assert not owner_of(os.getppid()).is_known_dead
 

@@ -70,7 +70,7 @@ def test_password_is_not_shown_by_settings() -> None:
     assert "hunter2" not in repr(load_settings(farm="redis://:hunter2@host"))
 
 
-def test_no_farm_is_said() -> None:
+def test_missing_farm_is_reported() -> None:
     for farm in (None, ""):
         with pytest.raises(RequestError, match="no farm is configured"):
             _ = load_settings(farm=farm).address

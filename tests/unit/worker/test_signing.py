@@ -48,12 +48,12 @@ def test_expiry_and_nonce_are_signed_too() -> None:
 
 
 @pytest.mark.parametrize("signature", ["", "1:5000:abc:def", "2" + sign(KEY, SIGNED, 5000)[1:], "x" * 500])
-def test_what_is_no_signature_is_said_to_be_none(signature: str) -> None:
+def test_malformed_signature_is_reported(signature: str) -> None:
     with pytest.raises(Untrusted, match="request is not signed"):
         keyring().check(SIGNED, signature)
 
 
-def test_key_of_another_submitter_signs_for_himself_only() -> None:
+def test_key_of_another_submitter_signs_for_that_submitter_only() -> None:
     with pytest.raises(Untrusted):
         keyring(mallory=(OTHER,)).check(SIGNED, sign(OTHER, SIGNED, 5000))
 
@@ -100,5 +100,5 @@ def test_keys_that_are_not_to_be_used_are_refused(tmp_path: Path) -> None:
         Keyring.load(tmp_path, HOUR)
 
 
-def test_key_shows_itself_to_nobody() -> None:
+def test_key_is_never_shown() -> None:
     assert "k" * 8 not in f"{KEY} {KEY!r} {keyring()!r}"

@@ -34,7 +34,7 @@ def test_units_of_bulk_jobs_that_have_begun_come_before_new_ones() -> None:
     assert taken({QUEUES.bulk_units, QUEUES.bulk_start}, 80) == {QUEUES.bulk_units: 80}
 
 
-def test_control_always_comes_first_and_costs_nobody_a_turn() -> None:
+def test_control_always_comes_first_and_takes_no_turn() -> None:
     assert taken(set(QUEUES), 80) == {QUEUES.control: 80}
     turns = WeightedRoundRobin(QUEUES)
     before = turns.consume(5)

@@ -47,7 +47,7 @@ def watch(farm: Quiet, heartbeat: float | None = None) -> list[Progress]:
     return list(Watch(farm, "job", None, heartbeat).run())  # type: ignore[arg-type]
 
 
-def test_without_a_heartbeat_only_what_happens_is_told() -> None:
+def test_without_a_heartbeat_only_events_are_yielded() -> None:
     assert watch(Quiet(5)) == [QUIET, DONE]
 
 
@@ -55,7 +55,7 @@ def test_with_one_the_caller_is_asked_again_and_again_whether_it_still_wants_to_
     assert watch(Quiet(5), heartbeat=0.01) == [QUIET] * 5 + [DONE]
 
 
-def test_broker_that_refuses_the_second_look_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_that_refuses_the_second_look_is_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layerfarm.worker.watching.time.sleep", lambda seconds: None)
 
     def full(job_id: str) -> None:
