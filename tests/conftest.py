@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests import started
@@ -60,6 +61,13 @@ def as_root() -> None:
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test has kept of an image is not what another one finds, and nothing is left in the home directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _log_of_its_own() -> Iterator[None]:
+    """What one test configures of the log, no other test of the process has."""
+    yield
+    structlog.reset_defaults()
 
 
 started.note_all()

@@ -15,7 +15,6 @@ def restored() -> Iterator[None]:
     level = output.level()
     yield
     output.set_level(level)
-    structlog.reset_defaults()
 
 
 def test_events_are_lines_on_stderr_as_many_as_the_level_asks_for(capsys: pytest.CaptureFixture[str]) -> None:
