@@ -14,7 +14,7 @@ from layerfarm.jobs.errors import MissingExtra
 Extra = Literal["catalog", "rebase", "traces"]
 
 _PACKAGES: Final[dict[Extra, tuple[str, ...]]] = {
-    "catalog": ("jinja2", "rpm_rs", "ruamel.yaml", "urllib3"),
+    "catalog": ("jinja2", "packaging", "rpm_rs", "ruamel.yaml", "urllib3"),
     "rebase": ("elftools",),
     "traces": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }

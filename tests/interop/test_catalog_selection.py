@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from layerfarm.jobs.store import Layout
@@ -49,3 +50,24 @@ def test_patterns_of_repositories_follow_the_registry(
         assert code == 1
         assert "give their names instead of patterns" in err
         assert len(json.loads(out)["images"]) == 3
+
+
+def test_old_images_are_not_fetched_and_a_second_run_asks_only_for_heads(
+    registry: Registry, origin: Layout, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    now = datetime.now(UTC)
+    ages = {"1.0": 400, "1.1": 20, "1.2": 10, "2.0": 1}
+    made = {}
+    for tag, days in ages.items():
+        created = (now - timedelta(days=days)).isoformat(timespec="seconds")
+        made[tag] = image(origin, [tar((tag, b"app" * 1000))], tag=tag, created=created)
+        registry.put(origin.path, tag, f"team/app:{tag}")
+    with Gate(registry) as gate:
+        path = write(tmp_path, gate.host, "repositories: [app], semver: '>=1 <2', newer-than: 30d")
+        assert selected(layerfarm, path) == ["team/app:1.1", "team/app:1.2"]
+        old = made["1.0"].manifest.layers[0].digest
+        assert not any(old in where or "2.0" in where for _, where in gate.requests)
+        gate.requests.clear()
+        assert selected(layerfarm, path) == ["team/app:1.1", "team/app:1.2"]
+        asked = [method for method, where in gate.requests if "/manifests/" in where or "/blobs/" in where]
+        assert asked == ["HEAD"] * 3

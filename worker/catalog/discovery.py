@@ -11,7 +11,9 @@ from pathlib import Path
 from layerfarm.jobs.errors import CatalogError, LayerfarmError, NotInRegistry
 from layerfarm.jobs.relayer.referrers import entry_names_image, is_fallback_tag
 from layerfarm.jobs.store import Layout
+from layerfarm.worker.catalog.ages import young
 from layerfarm.worker.catalog.document import CatalogFile
+from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.offers import names_in
 from layerfarm.worker.catalog.places import repository_in
 from layerfarm.worker.catalog.pull import referrers_behind
@@ -45,7 +47,7 @@ class Found:
     referrers: frozenset[str]
     """Origins of the tags ``sha256-HEX`` that name an index of referrers, in registries and layouts."""
     notices: Sequence[str] = ()
-    """Messages on what leaves the catalog."""
+    """Messages on what is left out, or leaves the catalog."""
 
     @property
     def images(self) -> list[CatalogImage]:
@@ -53,14 +55,18 @@ class Found:
 
 
 def discover(
-    catalog: CatalogFile, skopeo: Skopeo, known: Collection[CatalogImage], referrers: Collection[str] = ()
+    catalog: CatalogFile,
+    skopeo: Skopeo,
+    reader: Known,
+    known: Collection[CatalogImage],
+    referrers: Collection[str] = (),
 ) -> Found:
-    """List the catalog's sources.
+    """List the catalog's sources, with ``skopeo``; look at images with ``reader``.
 
     ``known``: the images of the last run. ``referrers``: its :attr:`Found.referrers`, which are not queried again.
 
     A source that had images and has none now counts as one that cannot be listed: a wrong pattern or wrong credentials
-    do not remove images from the catalog.
+    do not remove images from the catalog. That all are too old is no error.
 
     Raises:
         CatalogError: two images have one name, or there is no image.
@@ -110,11 +116,13 @@ def discover(
         elif where not in unlisted:
             continue
         kept |= {image.name: image for image in before if image.name not in present}
+    aged = young(listed, reader, catalog.access.parallel)
     if not listed and not kept:
         raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
     missed = [Missed(where=where, error=str(error)) for where, error in errors]
     notices = [f"no longer in the registry, its images leave the catalog: {where}" for where in sorted(gone)]
-    return Found(listed, list(kept.values()), missed, lists, notices)
+    notices += [f"{image.name}: left out, no creation time, which newer-than needs" for image in aged.undated]
+    return Found(aged.images, list(kept.values()), missed, lists, notices)
 
 
 def _places(

@@ -19,6 +19,7 @@ from layerfarm.jobs.errors import CatalogFileError
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store.validation import fault
 from layerfarm.worker.catalog.policies import Policy, Rebase, Section, Transform
+from layerfarm.worker.catalog.versions import VersionRange, parse_age
 
 DOCKER: Final = "docker://"
 _PLATFORM: Final = re.compile(r"[a-z0-9_]+/[a-z0-9_-]+(?:/[a-z0-9_.-]+)?", re.IGNORECASE)
@@ -41,6 +42,10 @@ class Source(Section):
     """Patterns of tags that are excluded."""
     newest: int | None = Field(default=None, ge=1)
     """Maximum number of newest tags of each repository."""
+    semver: str | None = None
+    """:class:`~layerfarm.worker.catalog.versions.VersionRange` of the tags."""
+    newer_than: str | None = Field(default=None, alias="newer-than")
+    """Maximum age of the images, as :func:`~layerfarm.worker.catalog.versions.parse_age` reads it."""
     platforms: tuple[str, ...] = Field(default=(), strict=False)
     """``os/arch[/variant]``: the only platforms of the images that are used; empty: all."""
     prefix: str = ""
@@ -51,6 +56,20 @@ class Source(Section):
     def _is_docker(cls, value: str | None) -> str | None:
         if value is not None and (not value.startswith(DOCKER) or len(value) == len(DOCKER)):
             raise ValueError("not docker://HOST[:PORT][/PREFIX]")
+        return value
+
+    @field_validator("semver")
+    @classmethod
+    def _is_range(cls, value: str | None) -> str | None:
+        if value is not None:
+            VersionRange(value)
+        return value
+
+    @field_validator("newer_than")
+    @classmethod
+    def _is_age(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_age(value)
         return value
 
     @field_validator("platforms")

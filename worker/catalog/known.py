@@ -15,23 +15,31 @@ _KIND: Final = "manifest"
 
 
 class Known:
-    """Manifests of registries, stored beside a store as results that garbage collection may remove."""
+    """Manifests of registries, stored beside a store as results that garbage collection may remove.
+
+    One object is for one look at the sources: what a tag names is asked once.
+    """
 
     def __init__(self, skopeo: Skopeo, store: Layout) -> None:
         self._skopeo = skopeo
         self._store = store
+        self._named: dict[str, str] = {}
 
     def raw_manifest(self, reference: str) -> bytes:
         """Do as :meth:`Skopeo.raw_manifest`; a known tag costs a HEAD request, a known digest nothing."""
         _, at, digest = reference.partition("@")
         if at:
             return self._read(digest, lambda: self._skopeo.raw_manifest(reference))
-        try:
-            named = self._skopeo.head(reference)
-        except NotInRegistry:
-            # Some proxying registries know only what was pulled through them.
-            named = None
-        return self._read(named, lambda: self._skopeo.raw_manifest(reference))
+        named = self._named.get(reference)
+        if named is None:
+            try:
+                named = self._skopeo.head(reference)
+            except NotInRegistry:
+                # Some proxying registries know only what was pulled through them.
+                named = None
+        raw = self._read(named, lambda: self._skopeo.raw_manifest(reference))
+        self._named[reference] = digest_of(raw)
+        return raw
 
     def raw_config(self, reference: str, digest: str) -> bytes:
         """Do as :meth:`Skopeo.raw_config`; a known digest costs nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -147,6 +147,10 @@ class Origin:
         """
         return follow(self.top, self.raw, self.fetch)
 
+    def manifests(self) -> Iterator[Read]:
+        """Yield the manifests of :meth:`offer`, each read when it is its turn. Raises as :meth:`offer`."""
+        return _walk(self.top, self.raw, self.fetch)
+
 
 def in_registry(reader: ImageReader, reference: str) -> Origin:
     """Return ``docker://HOST/REPOSITORY:TAG`` or ``…@DIGEST``. Raises as :meth:`Origin.offer`."""
@@ -258,16 +262,20 @@ def _media_type(document: dict[str, Any]) -> str:
 
 def follow(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | None]) -> Offer:
     """Read all manifests below ``top``. Raises as :meth:`Origin.offer`."""
-    manifests: dict[str, Read] = {}
+    return Offer(tuple(_walk(top, raw, fetch)))
+
+
+def _walk(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | None]) -> Iterator[Read]:
+    seen: set[str] = set()
     pending: list[tuple[Descriptor, bytes | None]] = [(top, raw)]
     while pending:
         descriptor, content = pending.pop()
-        if descriptor.digest in manifests:
+        if descriptor.digest in seen:
             continue
         content = fetch(descriptor) if content is None else content
         if content is None:
             continue
-        if len(manifests) >= limits().manifests:
+        if len(seen) >= limits().manifests:
             raise limits().exceeded("manifests", "tag leads to more than {} manifests", top.digest)
         document = parsed(content, descriptor.digest)
         blobs = []
@@ -277,5 +285,5 @@ def follow(top: Descriptor, raw: bytes, fetch: Callable[[Descriptor], bytes | No
                 pending.append((child, None))
             elif not child.urls:
                 blobs.append(child)
-        manifests[descriptor.digest] = Read(descriptor, content, document, tuple(blobs))
-    return Offer(tuple(manifests.values()))
+        seen.add(descriptor.digest)
+        yield Read(descriptor, content, document, tuple(blobs))

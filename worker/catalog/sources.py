@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from layerfarm.jobs.errors import CatalogError, InvalidReference, LayerfarmError
 from layerfarm.jobs.relayer.referrers import speaks_of_another
-from layerfarm.jobs.store import check_refname
+from layerfarm.jobs.store import Layout, check_refname
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Source
+from layerfarm.worker.catalog.offers import Origin, find, in_layout, in_registry
 from layerfarm.worker.catalog.places import NEW, check_destination
 from layerfarm.worker.catalog.policies import Policy
-from layerfarm.worker.catalog.series import by_repository, natural, newest, repository_of
+from layerfarm.worker.catalog.registry import ImageReader
+from layerfarm.worker.catalog.series import by_repository, natural, newest, repository_of, split_name
+from layerfarm.worker.catalog.versions import VersionRange, parse_age
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class CatalogImage:
     """Tags of its repository that name referrers of images, sorted; for registries only."""
     platforms: tuple[str, ...] = ()
     """The only platforms that are used; empty: all."""
+    newer_than: timedelta | None = None
+    """Its age may not be greater."""
 
     @property
     def repository(self) -> str:
@@ -126,6 +133,7 @@ def select(catalog: CatalogFile, listings: Iterable[Listing], refused: Refused =
 def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[CatalogImage]:
     source = listing.source
     beside = tuple(sorted(tag for tag in listing.tags if speaks_of_another(tag) and tag not in listing.images))
+    age = None if source.newer_than is None else parse_age(source.newer_than)
     names = {
         _start(source, listing.repository) + tag: tag
         for tag in set(listing.tags).difference(beside)
@@ -141,7 +149,7 @@ def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[Ca
         except InvalidReference as error:
             refused(origin, error)
         else:
-            yield CatalogImage(name, origin, source.registry is not None, policy, beside, source.platforms)
+            yield CatalogImage(name, origin, source.registry is not None, policy, beside, source.platforms, age)
 
 
 def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
@@ -150,6 +158,15 @@ def _newest(source: Source, names: Mapping[str, str]) -> Iterable[str]:
     asked = {name for name, tag in names.items() if tag in source.tags}
     for repository in by_repository(names).values():
         yield from newest(repository, source.newest, asked)
+
+
+def open_origin(image: CatalogImage, reader: ImageReader) -> Origin:
+    """Return the image at its origin; ``reader``: of registries. Raises as :meth:`Origin.offer`."""
+    if image.registry:
+        return in_registry(reader, image.origin)
+    path, _, name = image.origin.partition(":")
+    layout = Layout.open(Path(path))
+    return in_layout(layout, find(layout, name))
 
 
 def source_of(image: CatalogImage) -> str:
@@ -181,8 +198,16 @@ def _is_store(catalog: CatalogFile, source: Source) -> bool:
 
 
 def is_wanted(source: Source, tag: str) -> bool:
-    """Return True if the patterns of the source select the tag."""
-    return _matches(tag, source.tags) and not _matches(tag, source.exclude)
+    """Return True if the patterns and the range of versions of the source select the tag, or name of a layout."""
+    version = tag if source.layout is None else split_name(tag)[1]
+    return (
+        _matches(tag, source.tags)
+        and not _matches(tag, source.exclude)
+        and (source.semver is None or version in _range(source.semver))
+    )
+
+
+_range = cache(VersionRange)
 
 
 def _matches(text: str, patterns: Iterable[str]) -> bool:

@@ -24,7 +24,7 @@ from layerfarm.jobs.relayer.referrers import (
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
 from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.known import Known
-from layerfarm.worker.catalog.offers import Offer, Origin, find, in_layout, in_registry, look_at, tagged
+from layerfarm.worker.catalog.offers import Offer, look_at, tagged
 from layerfarm.worker.catalog.places import is_replaced, reference_at, repository_at, repository_in
 from layerfarm.worker.catalog.platforms import Chosen, choose
 from layerfarm.worker.catalog.pull import (
@@ -42,19 +42,19 @@ from layerfarm.worker.catalog.pull import (
     referrers_in_registry,
 )
 from layerfarm.worker.catalog.registry import Skopeo
-from layerfarm.worker.catalog.sources import CatalogImage
+from layerfarm.worker.catalog.sources import CatalogImage, open_origin
 from layerfarm.worker.catalog.state import ImageState, Missed, States
 
 
 class Fetcher:
     """Fetches images into ``store`` and records them in ``states``."""
 
-    def __init__(self, store: Layout, states: States, skopeo: Skopeo, destination: Destination) -> None:
+    def __init__(self, store: Layout, states: States, skopeo: Skopeo, reader: Known, destination: Destination) -> None:
         self._store = store
         self._states = states
         self._destination = destination
         self._skopeo = skopeo
-        self._known = Known(skopeo, store)
+        self._known = reader
         self._spoken: dict[str, dict[str, list[str]]] = {}
         """Referrers by subject, for each layout that images come from."""
         self._chosen: dict[str, Chosen] = {}
@@ -149,7 +149,7 @@ class Fetcher:
 
     def _look(self, image: CatalogImage) -> Offer | str:
         """Return the image at its origin with the platforms of its source, or why it is left out."""
-        origin = self._origin(image)
+        origin = open_origin(image, self._known)
         if not image.platforms:
             offer = origin.offer()
         else:
@@ -160,13 +160,6 @@ class Fetcher:
         if offer.artifact is not None and not image.is_kept:
             return f"it is not an image but {offer.artifact}; the policy keep would copy it"
         return offer
-
-    def _origin(self, image: CatalogImage) -> Origin:
-        if image.registry:
-            return in_registry(self._known, image.origin)
-        path, _, name = image.origin.partition(":")
-        layout = Layout.open(Path(path))
-        return in_layout(layout, find(layout, name))
 
     def _said(self, image: CatalogImage, offer: Offer) -> list[Referrer]:
         """Return the referrers of the image at its origin."""

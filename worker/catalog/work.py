@@ -17,6 +17,7 @@ from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
 from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile
+from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.members import members_of
 from layerfarm.worker.catalog.offers import tagged
 from layerfarm.worker.catalog.places import target_of
@@ -55,6 +56,8 @@ class Work:
     """The plan of the rechunked images, after :meth:`plan`."""
     losses: Sequence[Loss] = ()
     """Repositories that the plan leaves unchanged, after :meth:`plan`."""
+    _reader: Known = field(init=False)
+    """Reads the sources, after a discovery."""
     _layouts: dict[str, str] = field(default_factory=dict)
     """By image to rechunk, a digest of its planned layers, or :data:`AS_IT_IS`."""
 
@@ -78,7 +81,7 @@ class Work:
         self.states.put_last_run(LastRun(missed=tuple(found.missed), referrers=found.referrers))
         self.states.forget_others(image.name for image in found.images)
         self.view.step("fetch", len(found.listed))
-        fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
+        fetcher = self._fetcher()
         fetcher.fetch(found.listed, self.catalog.access.parallel, self._fetched)
         self._miss(fetcher.lacking(found.listed))
         self._record()
@@ -97,10 +100,14 @@ class Work:
         self.states.put_last_run(last.model_copy(update={"requests": self.skopeo.pace.counts}))
 
     def _discover(self) -> Found:
-        found = discover(self.catalog, self.skopeo, self.known(), self.states.last_run().referrers)
+        self._reader = Known(self.skopeo, self.store)
+        found = discover(self.catalog, self.skopeo, self._reader, self.known(), self.states.last_run().referrers)
         for text in (*(one.error for one in found.missed), *found.notices):
             self.view.notice(text)
         return found
+
+    def _fetcher(self) -> Fetcher:
+        return Fetcher(self.store, self.states, self.skopeo, self._reader, self.catalog.destination)
 
     def _fetched(self, state: ImageState, nbytes: int) -> None:
         if state.note is not None:
@@ -228,8 +235,8 @@ class Work:
 
         Queries the registries, and fetches nothing.
         """
-        fetcher = Fetcher(self.store, self.states, self.skopeo, self.catalog.destination)
         discovered = self._discover()
+        fetcher = self._fetcher()
         found, missed = [], list(discovered.missed)
         # The error of the last run is no obstacle to the next.
         made = [image for image in discovered.listed if self.states[image.name].new is not None]

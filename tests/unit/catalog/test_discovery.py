@@ -10,6 +10,7 @@ import pytest
 from layerfarm.jobs.errors import AccessDenied, CatalogError, LayerfarmError, NotInRegistry
 from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage
 
@@ -18,6 +19,7 @@ store: s
 sources: [{registry: 'docker://h', repositories: [a, b], tags: ['1*']}]
 policies: [{match: '*', do: {transform: keep}}]
 """
+NOT_ASKED = cast(Known, None)
 CATALOG = parse_catalog(FILE, Path("/c/catalog.yaml"))
 
 
@@ -37,7 +39,7 @@ class Lister:
 def found(known: tuple[str, ...] = (), **answers: list[str] | LayerfarmError) -> Found:
     policy = CATALOG.policies[0]
     before = [CatalogImage(name, f"docker://h/{name}", True, policy) for name in known]
-    return discover(CATALOG, cast(Skopeo, Lister(**answers)), before)
+    return discover(CATALOG, cast(Skopeo, Lister(**answers)), NOT_ASKED, before)
 
 
 def names(images: object) -> list[str]:

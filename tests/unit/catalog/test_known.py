@@ -32,6 +32,10 @@ class Registry:
         self.asked.append("GET")
         return self.content
 
+    def raw_config(self, reference: str, digest: str) -> bytes:
+        self.asked.append("GET of a configuration")
+        return TWO
+
 
 @pytest.fixture
 def registry() -> Registry:
@@ -39,46 +43,55 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def known(registry: Registry, tmp_path: Path) -> Known:
-    return Known(cast(Skopeo, registry), Layout.create(tmp_path / "store"))
+def store(tmp_path: Path) -> Layout:
+    return Layout.create(tmp_path / "store")
 
 
-def asked(registry: Registry, known: Known, reference: str = "docker://h/a:1") -> list[str]:
-    """Return the requests of one more reading."""
+def asked(registry: Registry, store: Layout, reference: str = "docker://h/a:1") -> list[str]:
+    """Return the requests of one more run, which reads the reference twice."""
     registry.asked.clear()
-    assert known.raw_manifest(reference) == registry.content
+    known = Known(cast(Skopeo, registry), store)
+    for _ in range(2):
+        assert known.raw_manifest(reference) == registry.content
     return registry.asked
 
 
-def test_a_tag_costs_a_head_and_a_digest_nothing(registry: Registry, known: Known) -> None:
-    assert asked(registry, known) == ["HEAD", "GET"]
-    assert asked(registry, known) == ["HEAD"]
-    assert asked(registry, known, f"docker://h/a@{digest_of(ONE)}") == []
+def test_a_tag_costs_a_head_and_a_digest_nothing(registry: Registry, store: Layout) -> None:
+    assert asked(registry, store) == ["HEAD", "GET"]
+    assert asked(registry, store) == ["HEAD"]
+    assert asked(registry, store, f"docker://h/a@{digest_of(ONE)}") == []
     registry.content = TWO
-    assert asked(registry, known) == ["HEAD", "GET"]
+    assert asked(registry, store) == ["HEAD", "GET"]
     registry.content = ONE
-    assert asked(registry, known) == ["HEAD"]
+    assert asked(registry, store) == ["HEAD"]
 
 
-def test_without_a_plain_answer_the_manifest_is_read(registry: Registry, known: Known) -> None:
+def test_without_a_plain_answer_the_manifest_is_read(registry: Registry, store: Layout) -> None:
     registry.plain = False
-    assert asked(registry, known) == ["HEAD", "GET"]
-    assert asked(registry, known) == ["HEAD", "GET"]
+    assert asked(registry, store) == ["HEAD", "GET"]
+    assert asked(registry, store) == ["HEAD", "GET"]
 
 
 def test_a_tag_that_head_does_not_find_is_asked_for_once_more(
-    registry: Registry, known: Known, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, store: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def not_found(reference: str) -> str:
         raise NotInRegistry("not found")
 
     monkeypatch.setattr(registry, "head", not_found)
-    assert asked(registry, known) == ["GET"]
+    assert asked(registry, store) == ["GET"]
 
 
-def test_what_is_kept_is_believed_only_with_its_digest(registry: Registry, known: Known, tmp_path: Path) -> None:
-    asked(registry, known)
+def test_a_configuration_is_read_once(registry: Registry, store: Layout) -> None:
+    for _ in range(2):
+        known = Known(cast(Skopeo, registry), store)
+        assert known.raw_config(f"docker://h/a@{digest_of(ONE)}", digest_of(TWO)) == TWO
+    assert registry.asked == ["GET of a configuration"]
+
+
+def test_what_is_kept_is_believed_only_with_its_digest(registry: Registry, store: Layout, tmp_path: Path) -> None:
+    asked(registry, store)
     path = result_path(Layout.open(tmp_path / "store"), "manifest", digest_of(ONE).replace(":", "-"))
     path.write_bytes(TWO)
-    assert asked(registry, known) == ["HEAD", "GET"]
-    assert asked(registry, known) == ["HEAD"]
+    assert asked(registry, store) == ["HEAD", "GET"]
+    assert asked(registry, store) == ["HEAD"]

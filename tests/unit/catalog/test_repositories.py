@@ -12,6 +12,7 @@ import pytest
 from layerfarm.jobs.errors import AccessDenied, CatalogError, LayerfarmError, NotInRegistry, RegistryBusy, RegistryError
 from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.repositories import repositories_at
 from layerfarm.worker.catalog.sources import CatalogImage
@@ -110,6 +111,7 @@ store: s
 sources: [{registry: 'docker://h/team', repositories: [named, 'app/*', '*-api']}]
 policies: [{match: '*', do: {transform: keep}}]
 """
+NOT_ASKED = cast(Known, None)
 CATALOG = parse_catalog(FILE, Path("/c/catalog.yaml"))
 
 
@@ -136,7 +138,7 @@ class Lister:
 def found(repositories: list[str] | LayerfarmError, known: tuple[str, ...] = (), **errors: LayerfarmError) -> Found:
     policy = CATALOG.policies[0]
     before = [CatalogImage(f"team/{name}:1", f"docker://h/team/{name}:1", True, policy) for name in known]
-    return discover(CATALOG, cast(Skopeo, Lister(repositories, **errors)), before)
+    return discover(CATALOG, cast(Skopeo, Lister(repositories, **errors)), NOT_ASKED, before)
 
 
 def listed(result: Found) -> list[str]:
@@ -151,7 +153,7 @@ def test_patterns_choose_from_the_list_and_names_need_not_be_in_it() -> None:
 
 def test_a_name_alone_does_not_ask_for_the_list() -> None:
     catalog = parse_catalog(FILE.replace(b", 'app/*', '*-api'", b""), Path("/c/catalog.yaml"))
-    result = discover(catalog, cast(Skopeo, Lister(RegistryError("never asked"))), [])
+    result = discover(catalog, cast(Skopeo, Lister(RegistryError("never asked"))), NOT_ASKED, [])
     assert (listed(result), result.missed) == (["team/named:1"], [])
 
 
@@ -173,4 +175,4 @@ def test_a_repository_that_is_gone_leaves_with_a_notice_and_one_that_is_hidden_s
 def test_patterns_that_match_nothing_are_an_error() -> None:
     catalog = parse_catalog(FILE.replace(b"named, ", b""), Path("/c/catalog.yaml"))
     with pytest.raises(CatalogError, match=r"no repository matches app/\*, \*-api"):
-        discover(catalog, cast(Skopeo, Lister(["other"])), [])
+        discover(catalog, cast(Skopeo, Lister(["other"])), NOT_ASKED, [])
