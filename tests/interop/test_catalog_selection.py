@@ -71,3 +71,25 @@ def test_old_images_are_not_fetched_and_a_second_run_asks_only_for_heads(
         assert selected(layerfarm, path) == ["team/app:1.1", "team/app:1.2"]
         asked = [method for method, where in gate.requests if "/manifests/" in where or "/blobs/" in where]
         assert asked == ["HEAD"] * 3
+
+
+def test_images_are_renamed_at_a_registry_and_repaired_and_verified_there(
+    registry: Registry, origin: Layout, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    image(origin, [tar(("app", b"app" * 1000)), tar(("b", b"b" * 1000))], tag="1.0")
+    registry.put(origin.path, "1.0", "team/app:1.0")
+    path = write(tmp_path, registry.host, "repositories: [app]")
+    names = "strip-prefix: team/, name: 'mirror/{basename}:v{tag}', tag-suffix: -slim"
+    text = path.read_text().replace("{layout: out}", f"{{registry: docker://{registry.host}/new, {names}}}")
+    path.write_text(text.replace("transform: keep", "transform: squash"))
+    selected(layerfarm, path)
+    made = registry.manifest("new/mirror/app:v1.0-slim")
+    assert layerfarm("catalog", "verify", path, "--deep")[:2] == (
+        0,
+        "1 image, 0 faults, 1 checked in the registry\n",
+    )
+    registry.delete("new/mirror/app:v1.0-slim")
+    code, out, _ = layerfarm("catalog", "run", path, "--dry-run")
+    assert (code, out) == (0, "team/app:1.0: push\n")
+    selected(layerfarm, path)
+    assert registry.manifest("new/mirror/app:v1.0-slim") == made

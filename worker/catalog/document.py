@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from string import Formatter
 from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -23,6 +24,7 @@ from layerfarm.worker.catalog.versions import VersionRange, parse_age
 
 DOCKER: Final = "docker://"
 _PLATFORM: Final = re.compile(r"[a-z0-9_]+/[a-z0-9_-]+(?:/[a-z0-9_.-]+)?", re.IGNORECASE)
+NAME_FIELDS: Final = ("repository", "basename", "tag")
 Proofs = Literal["referrer", "store", "off"]
 """Places for proofs: also a registry beside the new images, only the layout where they are made, or none."""
 
@@ -92,12 +94,26 @@ class Source(Section):
 
 
 class Destination(Section):
-    """The place of the new images, under the names of the originals; by default the catalog's store."""
+    """The place of the new images; by default the catalog's store."""
 
     layout: str | None = None
     registry: str | None = None
+    strip_prefix: str = Field(default="", alias="strip-prefix")
+    """Removed from the start of the images' names."""
+    name: str | None = None
+    """Template of the names, with the fields :data:`NAME_FIELDS`; by default the names in the catalog."""
+    tag_suffix: str = Field(default="", alias="tag-suffix")
+    """Added to the end of the names, and so of the tags."""
     replace: bool = False
     """True: new images may replace the originals in a source."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_template(cls, value: str | None) -> str | None:
+        fields = list(Formatter().parse(value)) if value is not None else []  # ValueError: a brace is not closed
+        if any(name is not None and (name not in NAME_FIELDS or form or other) for _, name, form, other in fields):
+            raise ValueError(f"{value!r} has other fields than {', '.join(f'{{{name}}}' for name in NAME_FIELDS)}")
+        return value
 
     _docker = field_validator("registry")(Source._is_docker.__func__)  # type: ignore[attr-defined]
 
@@ -105,6 +121,8 @@ class Destination(Section):
     def _is_one_of_two(self) -> Destination:
         if self.layout is not None and self.registry is not None:
             raise ValueError("give either a layout or a registry")
+        if self.layout is None and self.registry is None and (self.strip_prefix or self.name or self.tag_suffix):
+            raise ValueError("names need a layout or a registry")
         return self
 
 

@@ -11,37 +11,36 @@ from typing import Final
 from layerfarm.jobs.errors import CatalogError
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Destination
+from layerfarm.worker.catalog.names import check_names, published_name
 
 NEW: Final = "new/"
 """Prefix of new images' tags in the catalog's own store, where the originals have the plain names."""
 _DOCKER_HUB: Final = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 
 
-def target_of(store: Path, destination: str | None, name: str) -> ImageRef:
+def target_of(store: Path, destination: Destination, name: str) -> ImageRef:
     """Return the reference of the new image ``name``: in the destination's layout, else in the catalog's store."""
-    if destination is not None:
-        return ImageRef(store=Path(destination), tag=name)
+    if destination.layout is not None:
+        return ImageRef(store=Path(destination.layout), tag=published_name(destination, name))
     return ImageRef(store=store, tag=f"{NEW}{name}")
 
 
 def place_of(destination: Destination, name: str) -> str | None:
     """Return ``docker://…`` or ``LAYOUT:TAG`` of the new image ``name``; None: it stays in the catalog's store."""
     if destination.registry is not None:
-        return reference_at(destination.registry, name)
-    return None if destination.layout is None else f"{Path(destination.layout)}:{name}"
+        return reference_at(destination, name)
+    return None if destination.layout is None else f"{Path(destination.layout)}:{published_name(destination, name)}"
 
 
-def reference_at(registry: str, name: str) -> str:
-    """Return ``docker://HOST/REPOSITORY:TAG`` of the image ``name`` in a registry."""
-    repository = repository_at(registry, name)
-    full = f"{registry.rstrip('/')}/{name}"
-    return full if full != repository else f"{full}:latest"
+def reference_at(destination: Destination, name: str) -> str:
+    """Return ``docker://HOST/REPOSITORY:TAG`` of the new image ``name`` in the destination's registry."""
+    assert destination.registry is not None
+    return f"{destination.registry.rstrip('/')}/{published_name(destination, name)}"
 
 
-def repository_at(registry: str, name: str) -> str:
-    """Return the repository of :func:`reference_at`. A name from a layout may have no tag; a port is not one."""
-    path, slash, last = name.rpartition("/")
-    return f"{registry.rstrip('/')}/{path}{slash}{last.rpartition(':')[0] or last}"
+def repository_at(destination: Destination, name: str) -> str:
+    """Return the repository of :func:`reference_at`."""
+    return repository_in(reference_at(destination, name))
 
 
 def repository_in(reference: str) -> str:
@@ -60,10 +59,12 @@ def check_destination(catalog: CatalogFile, origins: Mapping[str, str]) -> None:
     """Refuse a destination in which new images would replace others; ``origins``: places of the originals, by name.
 
     Raises:
-        CatalogError: an original would be replaced, which the catalog does not request; or the destination is the
-            store, where the originals have the names of the new images.
+        CatalogError: two new images get one name; an original would be replaced, which the catalog does not request; or
+            the destination is the store, where the originals have the names of the new images.
     """
     destination = catalog.destination
+    if destination.registry is not None or destination.layout is not None:
+        check_names(destination, origins)
     real = cache(os.path.realpath)
     if destination.layout is not None and real(destination.layout) == real(catalog.store):
         raise CatalogError(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from layerfarm.jobs.errors import AccessDenied, LayerfarmError, NotInRegistry, RegistryError
 from layerfarm.jobs.relayer.referrers import fallback_tag, referrers
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.document import Proofs
+from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.offers import Offer, look
 from layerfarm.worker.catalog.places import reference_at, repository_at
 from layerfarm.worker.catalog.pull import fetch_blobs, link_blob, referred, staging_beside
@@ -18,17 +18,19 @@ from layerfarm.worker.catalog.state import ImageState
 from layerfarm.worker.catalog.transfer import is_published
 
 
-def differences(skopeo: Skopeo, registry: str, states: Sequence[ImageState], parallel: int) -> dict[str, str]:
-    """Return, by image pushed to ``registry`` that has changed or is gone there, the difference.
+def differences(
+    skopeo: Skopeo, destination: Destination, states: Sequence[ImageState], parallel: int
+) -> dict[str, str]:
+    """Return, by image pushed to the destination's registry that has changed or is gone there, the difference.
 
     Sends one listing for each repository, and a HEAD request for each image.
     """
-    repositories = sorted({repository_at(registry, state.name) for state in states})
+    repositories = sorted({repository_at(destination, state.name) for state in states})
     with ThreadPoolExecutor(parallel, thread_name_prefix="compare") as pool:
         tags = dict(zip(repositories, pool.map(lambda each: _tags(skopeo, each), repositories), strict=True))
 
         def difference(state: ImageState) -> str | None:
-            return _difference(skopeo, registry, state, tags[repository_at(registry, state.name)])
+            return _difference(skopeo, destination, state, tags[repository_at(destination, state.name)])
 
         found = zip(states, pool.map(difference, states), strict=True)
         return {state.name: text for state, text in found if text is not None}
@@ -44,9 +46,9 @@ def _tags(skopeo: Skopeo, repository: str) -> frozenset[str] | None:
         return None
 
 
-def _difference(skopeo: Skopeo, registry: str, state: ImageState, tags: frozenset[str] | None) -> str | None:
+def _difference(skopeo: Skopeo, destination: Destination, state: ImageState, tags: frozenset[str] | None) -> str | None:
     assert state.new is not None
-    reference = reference_at(registry, state.name)
+    reference = reference_at(destination, state.name)
     if tags is not None and reference.rpartition(":")[2] not in tags:
         return f"no longer there: {reference}"
     try:
@@ -65,9 +67,9 @@ def _difference(skopeo: Skopeo, registry: str, state: ImageState, tags: frozense
 class ReadBack:
     """Reads published images from a registry; ``deep``: all their blobs too. Used by many threads."""
 
-    def __init__(self, skopeo: Skopeo, registry: str, proofs: Proofs, *, deep: bool) -> None:
+    def __init__(self, skopeo: Skopeo, destination: Destination, proofs: Proofs, *, deep: bool) -> None:
         self._skopeo = skopeo
-        self._registry = registry
+        self._destination = destination
         self._proofs = proofs
         self._deep = deep
         self._lock = threading.Lock()
@@ -77,7 +79,7 @@ class ReadBack:
     def read(self, state: ImageState, layout: Layout) -> tuple[list[str], int]:
         """Read the new image, which ``layout`` holds too; return the faults, and the bytes of the blobs read."""
         assert state.new is not None
-        repository = repository_at(self._registry, state.name)
+        repository = repository_at(self._destination, state.name)
         faults: list[str] = []
         nbytes = 0
         pending = [state.new.digest]

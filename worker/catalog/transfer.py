@@ -232,9 +232,9 @@ class Fetcher:
 # --- pushing --------------------------------------------------------------------------------------
 
 
-def is_pushed(state: ImageState, registry: str, proofs: Proofs) -> bool:
-    """Return True if the new image, with its current referrers, was pushed to the registry."""
-    return state.new is not None and state.pushed == _pushed(state, registry, proofs)
+def is_pushed(state: ImageState, destination: Destination, proofs: Proofs) -> bool:
+    """Return True if the new image, with its current referrers, was pushed to the destination's registry."""
+    return state.new is not None and state.pushed == _pushed(state, destination, proofs)
 
 
 def is_published(referrer: Descriptor, proofs: Proofs) -> bool:
@@ -243,17 +243,23 @@ def is_published(referrer: Descriptor, proofs: Proofs) -> bool:
 
 
 class Pusher:
-    """Pushes images to ``docker://HOST/PREFIX``; ``notice`` is called with what is left out."""
+    """Pushes images to the destination's registry; ``notice`` is called with what is left out."""
 
     def __init__(
-        self, skopeo: Skopeo, registry: str, names: Iterable[str], proofs: Proofs, notice: Callable[[str], None]
+        self,
+        skopeo: Skopeo,
+        destination: Destination,
+        names: Iterable[str],
+        proofs: Proofs,
+        notice: Callable[[str], None],
     ) -> None:
         """``names``: names of all images that are published there."""
         self._skopeo = skopeo
-        self._registry = registry
+        self._destination = destination
         self._proofs = proofs
         self._notice = notice
-        self._taken = {reference_at(registry, name) for name in names if is_fallback_tag(name.rpartition(":")[2])}
+        places = (reference_at(destination, name) for name in names)
+        self._taken = {place for place in places if is_fallback_tag(place.rpartition(":")[2])}
 
     def push(self, state: ImageState, layout: Layout) -> tuple[ImageState, int]:
         """Push the new image of ``layout``; return its state, with an error if that failed, and its bytes.
@@ -261,8 +267,8 @@ class Pusher:
         A registry that refuses its proofs and referrers still gets the image: not every registry takes artifacts.
         """
         assert state.new is not None
-        reference = reference_at(self._registry, state.name)
-        repository = repository_at(self._registry, state.name)
+        reference = reference_at(self._destination, state.name)
+        repository = repository_at(self._destination, state.name)
         try:
             push(self._skopeo, layout, state.new, reference)
             beside, refused = self._push_beside(layout, repository, state.new)
@@ -271,7 +277,7 @@ class Pusher:
             return state.but(error=str(error)), 0
         for text in refused:
             self._notice(f"{state.name}: {text}")
-        key = _pushed(state, self._registry, self._proofs)
+        key = _pushed(state, self._destination, self._proofs)
         return state.but(pushed=key, beside=tuple(beside), refused=tuple(refused)), nbytes
 
     def _push_beside(self, layout: Layout, repository: str, new: Descriptor) -> tuple[list[str], list[str]]:
@@ -334,8 +340,8 @@ class Pusher:
         return found
 
 
-def _pushed(state: ImageState, registry: str, proofs: Proofs) -> str:
+def _pushed(state: ImageState, destination: Destination, proofs: Proofs) -> str:
     """Return a key of a push: the image, its and its referrers' inputs, the destination, and whether with proofs."""
     assert state.new is not None
     beside = "" if proofs == "referrer" else " without proofs"
-    return f"{state.new.digest} {reference_at(registry, state.name)} {state.work}{beside}"
+    return f"{state.new.digest} {reference_at(destination, state.name)} {state.work}{beside}"

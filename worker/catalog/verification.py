@@ -11,6 +11,7 @@ from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.verify import VerifyRequest
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Task, error_text
+from layerfarm.worker.catalog.document import Destination
 from layerfarm.worker.catalog.places import reference_at
 from layerfarm.worker.catalog.published import ReadBack, differences
 from layerfarm.worker.catalog.sources import CatalogImage
@@ -54,15 +55,15 @@ def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verifie
     changed = [image for image in done if work.states[image.name].is_changed]
     proved = [image for image in changed if work.states[image.name].is_proved]
     faults += _proofs(work, proved)
-    registry = work.catalog.destination.registry
+    destination = work.catalog.destination
     published: list[CatalogImage] = []
-    if registry is not None:
+    if destination.registry is not None:
         for image in done:
-            if is_pushed(work.states[image.name], registry, work.catalog.proofs):
+            if is_pushed(work.states[image.name], destination, work.catalog.proofs):
                 published.append(image)
             else:
-                faults.append((image.name, f"the next run pushes it again: {reference_at(registry, image.name)}"))
-        faults += _published(work, registry, published, deep)
+                faults.append((image.name, f"the next run pushes it again: {reference_at(destination, image.name)}"))
+        faults += _published(work, destination, published, deep)
     unchanged, unproved = len(done) - len(changed), len(changed) - len(proved)
     return Verified(len(proved), unchanged, unproved, len(published), faults)
 
@@ -83,10 +84,10 @@ def _proofs(work: Work, images: Sequence[CatalogImage]) -> Faults:
     return faults
 
 
-def _published(work: Work, registry: str, images: Sequence[CatalogImage], deep: bool) -> Faults:
+def _published(work: Work, destination: Destination, images: Sequence[CatalogImage], deep: bool) -> Faults:
     parallel = work.catalog.access.parallel
-    different = differences(work.skopeo, registry, [work.states[image.name] for image in images], parallel)
-    back = ReadBack(work.skopeo, registry, work.catalog.proofs, deep=deep)
+    different = differences(work.skopeo, destination, [work.states[image.name] for image in images], parallel)
+    back = ReadBack(work.skopeo, destination, work.catalog.proofs, deep=deep)
     work.view.step("read the registry", len(images))
 
     def read(image: CatalogImage) -> Faults:

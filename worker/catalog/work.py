@@ -201,13 +201,12 @@ class Work:
 
     def push(self, images: Sequence[CatalogImage]) -> None:
         """Push new images and their proofs to the destination's registry, if there is one."""
-        registry = self.catalog.destination.registry
-        if registry is None:
+        if self.catalog.destination.registry is None:
             return
         due = self._to_push([image for image in images if self.states[image.name].is_ready])
         self.view.step("push", len(due))
         names = [image.name for image in images]
-        pusher = Pusher(self.skopeo, registry, names, self.catalog.proofs, self.view.notice)
+        pusher = Pusher(self.skopeo, self.catalog.destination, names, self.catalog.proofs, self.view.notice)
 
         def push(image: CatalogImage) -> None:
             self.view.working(image.name, "push")
@@ -219,12 +218,12 @@ class Work:
 
     def _to_push(self, images: Sequence[CatalogImage]) -> list[CatalogImage]:
         """Return those of finished images that are not in the destination's registry in their current form."""
-        registry = self.catalog.destination.registry
-        if registry is None:
+        destination = self.catalog.destination
+        if destination.registry is None:
             return []
         states = [self.states[image.name] for image in images]
-        pushed = [state for state in states if is_pushed(state, registry, self.catalog.proofs)]
-        different = differences(self.skopeo, registry, pushed, self.catalog.access.parallel)
+        pushed = [state for state in states if is_pushed(state, destination, self.catalog.proofs)]
+        different = differences(self.skopeo, destination, pushed, self.catalog.access.parallel)
         for text in different.values():
             self.view.notice(f"{text}; pushing it again")
         there = {state.name for state in pushed}.difference(different)
@@ -284,7 +283,7 @@ class Work:
     # --- one image -------------------------------------------------------------------------------
 
     def target(self, image: CatalogImage) -> ImageRef:
-        return target_of(self.store.path, self.catalog.destination.layout, image.name)
+        return target_of(self.store.path, self.catalog.destination, image.name)
 
     def source(self, image: CatalogImage) -> ImageRef:
         """Return the fetched image."""

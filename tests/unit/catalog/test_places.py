@@ -51,7 +51,7 @@ def test_the_original_of_another_image_is_not_replaced_either(tmp_path: Path) ->
 
 def test_a_name_without_a_tag_is_published_as_latest_and_replaces_no_original_of_that_tag() -> None:
     destination = Destination(registry="docker://h")
-    assert place_of(destination, "app") == reference_at("docker://h", "app") == "docker://h/app:latest"
+    assert place_of(destination, "app") == reference_at(destination, "app") == "docker://h/app:latest"
     assert is_replaced(destination, "app", "docker://h/app:latest")
 
 
