@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import repeat
 
-from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, bits, merged
+from layerfarm.jobs.relayer.planner.bitsets import Cluster, Costs, merged
+from layerfarm.jobs.relayer.planner.contents import Columns, bits
 
 _PAIRS = 400
 """Most clusters of which all pairs are compared; of more, the smallest are first merged with similar ones."""
@@ -82,9 +84,8 @@ class Merger:
         """
         alive = dict.fromkeys(numbers)
         heap: list[tuple[float, bool, int, int]] = []
-        for at, one in enumerate(order := list(alive)):
-            for other in order[at + 1 :]:
-                heap.append(self._guessed(one, other, over))
+        for at, number in enumerate(order := list(alive)):
+            heap += self._guessed(order[:at], number, over)
         heapq.heapify(heap)
         while heap and (wanted == 0 or len(alive) > wanted):
             price, exact, one, other = heapq.heappop(heap)
@@ -94,24 +95,21 @@ class Merger:
                 break
             if not exact:
                 extra = self._extra(one, other)
-                heapq.heappush(heap, (self._per_relief(extra, one, other, over), True, one, other))
+                if over and extra > 0:
+                    extra /= (self._clusters[one].owners & self._clusters[other].owners & over).bit_count() or 1
+                heapq.heappush(heap, (extra, True, one, other))
                 continue
             new = self._merge(one, other)
             del alive[one], alive[other]
-            for third in alive:
-                heapq.heappush(heap, self._guessed(third, new, over))
+            for guess in self._guessed(alive, new, over):
+                heapq.heappush(heap, guess)
             alive[new] = None
         return list(alive)
 
-    def _guessed(self, one: int, other: int, over: int) -> tuple[float, bool, int, int]:
-        guess = self._costs.guess(self._sketches[one], self._sketches[other])
-        return (self._per_relief(guess, one, other, over), False, one, other)
-
-    def _per_relief(self, extra: float, one: int, other: int, over: int) -> float:
-        """Return the cost of a merge per image that it brings closer to its room."""
-        if extra <= 0 or not over:
-            return extra
-        return extra / max(1, (self._clusters[one].owners & self._clusters[other].owners & over).bit_count())
+    def _guessed(self, numbers: Collection[int], new: int, over: Columns) -> Iterator[tuple[float, bool, int, int]]:
+        """Yield, for each of some clusters, the estimated cost of its merge with another one."""
+        guesses = self._costs.guesses(map(self._sketches.__getitem__, numbers), self._sketches[new], over)
+        return zip(guesses, repeat(False), numbers, repeat(new))
 
     def _shortened(self, numbers: Sequence[int], most: int, *, paying: bool) -> list[int]:
         """Return at most ``most`` of them: the lightest are merged in pairs, similar ones first."""

@@ -1,23 +1,16 @@
-"""A catalog as bitsets: images as columns, clusters of components by the images that hold each version, their cost.
-
-A set of images is one integer with a bit for each: 625 bytes for 5,000 images; a union or an intersection takes
-0.1 us.
-"""
+"""A catalog as bitsets: images as columns, clusters of components by the images that hold each version, their cost."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from struct import iter_unpack
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
+from layerfarm.jobs.relayer.planner.contents import Columns, Contents
 from layerfarm.jobs.relayer.planner.plan import Snapshot
-
-Columns = int
-"""A set of images."""
 
 REQUEST_BYTES = 16 << 10
 """Cost of one more layer in a pull, in bytes, without its content: a round trip of 10 ms at some 13 Mbit/s, its
@@ -28,9 +21,6 @@ _USUAL = 0.05
 """Updates per source and tag where no tag has a predecessor."""
 _LEAST = 0.01
 """The lowest usual rate: no change in a few tags does not mean that there will be none."""
-_FEW = 8
-_INDEXED = 128
-"""Clusters whose contents are indexed by image: those of one image are compared again and again."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +53,45 @@ class Catalog:
                 last |= 1 << column
         return cls(ordered, tuple(before), followers, last, float(max(lines.values(), default=1)))
 
+    def families(self, groups: Iterable[Iterable[str]] = ()) -> list[Catalog]:
+        """Return the catalog in parts that have no component in common, such as the images of each distribution.
+
+        No layer of one can be of use to another, and sets of fewer images are smaller. Lines are not divided, nor are
+        the components of each of the ``groups`` of a previous plan.
+        """
+        home: dict[str, str] = {}
+        root: dict[str, str] = {}
+
+        def find(line: str) -> str:
+            while root[line] != line:
+                root[line] = line = root[root[line]]
+            return line
+
+        def unite(*lines: str) -> None:
+            for line in lines:
+                root[find(line)] = find(lines[0])
+
+        for image in self.images:
+            root.setdefault(image.line, image.line)
+            unite(image.line, *{home.setdefault(part.key, image.line) for part in image.parts})
+        for keys in groups:
+            unite(*{home[key]: None for key in keys if key in home})
+        parts: defaultdict[str, list[Snapshot]] = defaultdict(list)
+        for image in self.images:
+            parts[find(image.line)].append(image)
+        return [replace(Catalog.of(images), horizon=self.horizon) for images in parts.values()]
+
 
 @dataclass(frozen=True, eq=False)
 class Cluster:
     """Components that share a layer, in all images. Equal only to itself."""
 
     keys: tuple[str, ...]
-    owners: Columns
+    contents: Contents
     changed: Columns
     """Followers with another content of it than the image before."""
-    variants: tuple[tuple[Columns, int], ...]
-    """Each different content: the images that have it, and its bytes; sorted by the lowest image."""
+    newest: Columns
+    """The owners that are the newest of their line."""
     sources: frozenset[str]
     rate: float
     """Updates expected per tag, besides the observed ones: the sum of those of its sources."""
@@ -81,16 +99,33 @@ class Cluster:
     """True for a group of the previous plan."""
 
     @cached_property
+    def owners(self) -> Columns:
+        return self.contents.owners
+
+    @cached_property
     def weight(self) -> int:
         """Bytes of its largest content."""
-        return max((size for _, size in self.variants), default=0)
+        return max(self.contents.sizes)
+
+    @cached_property
+    def pulled(self) -> int:
+        """Bytes of its observed pulls."""
+        return self.contents.bytes_in(self.changed)
+
+    @cached_property
+    def renewed(self) -> int:
+        """Bytes of the contents of all newest owners, each counted by itself."""
+        return self.contents.bytes_in(self.newest)
 
 
 class Sketch(NamedTuple):
-    """A cluster as :meth:`Costs.guess` sees it: sums over its contents."""
+    """A cluster as :meth:`Costs.guesses` sees it: sums over its contents."""
 
     owners: Columns
     changed: Columns
+    unchanged: Columns
+    """The owners that are not among these."""
+    newest: Columns
     least: int
     """Bytes of the smallest content."""
     mean: float
@@ -118,26 +153,27 @@ def clusters_of(catalog: Catalog) -> list[Cluster]:
 
 
 def _cluster(catalog: Catalog, key: str, source: str, held: dict[str, list[int]]) -> Cluster:
-    variants = sorted(((columns, size) for columns, size in held.values()), key=_lowest)
-    owners = changed = same = 0
-    for columns, _ in variants:
-        owners |= columns
+    contents = Contents.of((columns, size) for columns, size in held.values())
+    same = 0
+    for columns, _ in held.values():
         same |= (columns << 1) & columns  # the image before has the same, if it is of the same line
-    before = (owners << 1) | owners
+    before = (contents.owners << 1) | contents.owners
     changed = before & ~same & catalog.followers
-    return Cluster((key,), owners, changed, tuple(variants), frozenset((source,)), 0.0)
+    return Cluster((key,), contents, changed, contents.owners & catalog.last, frozenset((source,)), 0.0)
 
 
-def update_rates(catalog: Catalog, clusters: Iterable[Cluster]) -> dict[str, float]:
+def update_rates(families: Iterable[tuple[Catalog, Iterable[Cluster]]]) -> dict[str, float]:
     """For each source the updates expected per tag, besides those that were observed.
+
+    ``families``: catalogs with their components.
 
     The usual rate of the whole catalog weighs as much as :data:`_PRIOR` tags: the more tags of a source were
     observed, the fewer unseen updates are expected of it.
     """
     seen: dict[str, float] = {}
     updates: dict[str, float] = {}
-    for cluster in clusters:
-        lines = max(1, (cluster.owners & catalog.last).bit_count())
+    for catalog, cluster in ((catalog, cluster) for catalog, clusters in families for cluster in clusters):
+        lines = max(1, cluster.newest.bit_count())
         steps = (cluster.owners & catalog.followers).bit_count() / lines
         changes = (cluster.owners & cluster.changed).bit_count() / lines
         for source in cluster.sources:
@@ -165,41 +201,48 @@ class Costs:
         Observed pulls show which components change together. Expected ones keep hundreds of components that have
         not changed yet from being put into one layer for that reason.
         """
-        return self._price(cluster.variants, cluster.changed, cluster.rate)
+        sizes, request = cluster.contents.sizes, self.request
+        stored = sum(sizes) + request * len(sizes)
+        observed = cluster.pulled + request * (cluster.owners & cluster.changed).bit_count()
+        return self._total(stored, observed, self._new(cluster), self._renewed(cluster), cluster.rate)
 
     def together(self, one: Cluster, other: Cluster, rates: Mapping[str, float]) -> float:
         """Return the cost of the two clusters merged: that of :func:`merged`, which is not made for it."""
         changed, rate = one.changed | other.changed, _rate(one, other, rates)
-        if min(len(one.variants), len(other.variants)) <= _FEW:
-            return self._price(_crossed(one, other), changed, rate)
-        both, request = one.owners & other.owners, self.request
-        stored = self._combined(one, other, both)
-        new = self._combined(one, other, both & self.catalog.last)
+        ours, theirs, request = one.contents, other.contents, self.request
+        if ours.sets and theirs.sets:
+            return self._price(ours.combined(theirs), changed, rate)
+        both, newest = one.owners & other.owners, one.newest | other.newest
+        stored = self._combined(ours, theirs, both)
+        new = self._combined(ours, theirs, both & newest)
         observed = request * ((one.owners | other.owners) & changed).bit_count()
-        renewed = request * ((one.owners | other.owners) & self.catalog.last).bit_count()
+        renewed = request * newest.bit_count()
         for cluster in (one, other):
-            for columns, size in cluster.variants:
-                observed += size * (columns & changed).bit_count()
-                alone, current = columns & ~both, columns & self.catalog.last
-                if alone:
-                    stored += size + request
-                if current:
-                    renewed += size * current.bit_count()
-                    if alone & current:
-                        new += size + request
+            sizes, alone = cluster.contents.sizes, cluster.owners & ~both
+            stored += sum(sizes[number] + request for number in cluster.contents.among(alone))
+            new += sum(sizes[number] + request for number in cluster.contents.among(alone & newest))
+            observed += cluster.pulled + cluster.contents.bytes_in(changed & ~cluster.changed)
+            renewed += cluster.renewed
         return self._total(stored, observed, new, renewed, rate)
 
-    def _combined(self, one: Cluster, other: Cluster, columns: Columns) -> int:
-        """Return the price of each different combination of contents that these images, which own both, have."""
-        numbers = bits(columns)
-        ours, theirs = _by_column(one), _by_column(other)
-        pairs = set(zip(map(ours.__getitem__, numbers), map(theirs.__getitem__, numbers), strict=True))
-        return sum(one.variants[mine][1] + other.variants[its][1] + self.request for mine, its in pairs)
+    def _new(self, cluster: Cluster) -> int:
+        """Return the price of the contents that the newest images have."""
+        sizes, request = cluster.contents.sizes, self.request
+        return sum(sizes[number] + request for number in cluster.contents.among(cluster.newest))
 
-    def _price(self, variants: Iterable[tuple[Columns, int]], changed: Columns, rate: float) -> float:
+    def _renewed(self, cluster: Cluster) -> int:
+        """Return the same, for each of these images."""
+        return cluster.renewed + self.request * cluster.newest.bit_count()
+
+    def _combined(self, one: Contents, other: Contents, columns: Columns) -> int:
+        """Return the price of each different combination of contents that these images, which own both, have."""
+        ours, theirs, request = one.sizes, other.sizes, self.request
+        return sum(ours[mine] + theirs[its] + request for mine, its in one.pairs(other, columns))
+
+    def _price(self, held: Iterable[tuple[Columns, int]], changed: Columns, rate: float) -> float:
         stored = observed = new = renewed = 0
         last, request = self.catalog.last, self.request
-        for columns, size in variants:
+        for columns, size in held:
             price = size + request
             stored += price
             pulled = columns & changed
@@ -216,126 +259,69 @@ class Costs:
         return stored + self.pulls * observed + expected
 
     def sketch(self, cluster: Cluster) -> Sketch:
-        """Return the input of :meth:`guess`."""
-        total = new = renewed = least = 0
-        for columns, size in cluster.variants:
-            total += size * columns.bit_count()
-            least = size if not least or size < least else least
-            current = columns & self.catalog.last
-            if current:
-                new += size + self.request
-                renewed += (size + self.request) * current.bit_count()
-        owners, chance = cluster.owners, -math.expm1(-cluster.rate)
-        mean = total / max(1, owners.bit_count())
-        return Sketch(owners, cluster.changed, least, mean, new, renewed, chance, cluster.sources)
+        """Return the input of :meth:`guesses`."""
+        contents, changed, owners = cluster.contents, cluster.changed, cluster.owners
+        return Sketch(
+            owners=owners,
+            changed=changed,
+            unchanged=owners & ~changed,
+            newest=cluster.newest,
+            least=min(contents.sizes),
+            mean=contents.bytes_in(owners) / owners.bit_count(),
+            new=self._new(cluster),
+            renewed=self._renewed(cluster),
+            chance=-math.expm1(-cluster.rate),
+            sources=cluster.sources,
+        )
 
-    def guess(self, one: Sketch, other: Sketch) -> float:
-        """Return an estimate of the extra cost of two clusters merged, 20 times faster than the exact cost.
+    def guesses(self, ones: Iterable[Sketch], other: Sketch, over: Columns = 0) -> Iterator[float]:
+        """Yield estimates of the extra cost of each of some clusters merged with another one.
 
-        Pulls are counted with mean sizes. What is stored is seldom too high: each combination of two contents, which
-        only the exact cost finds, counts as one of them.
+        ``over``: images with too many clusters; a positive cost is divided by the number that the merge relieves.
+
+        Each is 20 times faster than the exact cost. Pulls are counted with mean sizes. What is stored is seldom too
+        high: each combination of two contents, which only the exact cost finds, counts as one of them.
         """
-        owners, changed, least, mean, new, renewed, chance, sources = one
-        others, otherwise, smallest, average, newer, again, risk, origins = other
-        # Most pairs are estimated and never merged: 2 us each.
-        request, pulls = self.request, self.pulls
-        both = owners & others
-        stored: float = -request
-        if both != owners:
-            stored += least
-        if both != others:
-            stored += smallest
-        pulled: float = -request * (changed & otherwise).bit_count()
-        if changed != otherwise:
-            pulled += mean * (otherwise & ~changed & owners).bit_count()
-            pulled += average * (changed & ~otherwise & others).bit_count()
-        # Updates of one source come together.
-        joint = chance + risk - chance * risk if sources.isdisjoint(origins) else max(chance, risk)
-        holders = renewed + again - request * (both & self.catalog.last).bit_count()
-        expected = joint * (max(new, newer) + pulls * holders)
-        expected -= chance * (new + pulls * renewed) + risk * (newer + pulls * again)
-        return stored + pulls * pulled + self.catalog.horizon * expected
+        # Most pairs are estimated and never merged: 1.5 us each, in one loop for many of them.
+        request, pulls, horizon = self.request, self.pulls, self.catalog.horizon
+        others, otherwise, same, latest, smallest, average, newer, again, risk, origins = other
+        theirs = risk * (newer + pulls * again)
+        for owners, changed, unchanged, newest, least, mean, new, renewed, chance, sources in ones:
+            both = owners & others
+            stored: float = -request
+            if both != owners:
+                stored += least
+            if both != others:
+                stored += smallest
+            pulled: float = -request * (changed & otherwise).bit_count()
+            if changed != otherwise:
+                pulled += mean * (otherwise & unchanged).bit_count()
+                pulled += average * (changed & same).bit_count()
+            # Updates of one source come together.
+            joint = chance + risk - chance * risk if sources.isdisjoint(origins) else max(chance, risk)
+            holders = renewed + again - request * (newest & latest).bit_count()
+            expected = joint * ((new if new > newer else newer) + pulls * holders)
+            expected -= chance * (new + pulls * renewed) + theirs
+            guess = stored + pulls * pulled + horizon * expected
+            if over and guess > 0:
+                guess /= (both & over).bit_count() or 1
+            yield guess
 
 
 def merged(one: Cluster, other: Cluster, rates: Mapping[str, float]) -> Cluster:
     """Return the cluster of all components of both."""
     return Cluster(
         keys=tuple(sorted(one.keys + other.keys)),
-        owners=one.owners | other.owners,
+        contents=one.contents.crossed(other.contents),
         changed=one.changed | other.changed,
-        variants=tuple(sorted(_crossed(one, other), key=_lowest)),
+        newest=one.newest | other.newest,
         sources=one.sources | other.sources,
         rate=_rate(one, other, rates),
         locked=one.locked or other.locked,
     )
 
 
-def _lowest(variant: tuple[Columns, int]) -> int:
-    return (variant[0] & -variant[0]).bit_length()
-
-
 def _rate(one: Cluster, other: Cluster, rates: Mapping[str, float]) -> float:
     common = one.sources & other.sources
     # In a fixed order: a sum of floats depends on it in its last bit, and a plan may depend on that.
     return one.rate + other.rate - sum(rates[source] for source in sorted(common))
-
-
-def _crossed(one: Cluster, other: Cluster) -> list[tuple[Columns, int]]:
-    """Return the contents of the merged cluster: each combination in an image, and those without a counterpart."""
-    if len(one.variants) < len(other.variants):
-        one, other = other, one
-    found: list[tuple[Columns, int]] = []
-    index = _by_column(other) if len(other.variants) > _FEW else None
-    owners, others = one.owners, other.owners
-    for columns, size in one.variants:
-        both = columns & others
-        if both != columns:
-            found.append((columns ^ both, size))
-        if not both:
-            continue
-        if index is None:
-            for theirs, more in other.variants:
-                common = both & theirs
-                if common:
-                    found.append((common, size + more))
-        else:
-            found += _split(both, size, other, index)
-    if others & ~owners:
-        for columns, size in other.variants:
-            alone = columns & ~owners
-            if alone:
-                found.append((alone, size))
-    return found
-
-
-@lru_cache(maxsize=_INDEXED)
-def _by_column(cluster: Cluster) -> dict[int, int]:
-    """Return the number of the variant of each column."""
-    return {column: number for number, (columns, _) in enumerate(cluster.variants) for column in bits(columns)}
-
-
-def _split(columns: Columns, size: int, other: Cluster, index: dict[int, int]) -> list[tuple[Columns, int]]:
-    parts: defaultdict[int, int] = defaultdict(int)
-    for column in bits(columns):
-        parts[index[column]] |= 1 << column
-    return [(common, size + other.variants[number][1]) for number, common in parts.items()]
-
-
-def bits(columns: Columns) -> list[int]:
-    """Return the numbers of the bits that are set, lowest first."""
-    found: list[int] = []
-    words = (columns.bit_length() + 63) // 64
-    if columns.bit_count() < words:
-        while columns:
-            low = columns & -columns
-            found.append(low.bit_length() - 1)
-            columns ^= low
-        return found
-    # A large set is read word by word: taking each bit from all of it would grow with the square of the catalog.
-    for place, (word,) in enumerate(iter_unpack("<Q", columns.to_bytes(words * 8, "little"))):
-        start = place << 6
-        while word:
-            low = word & -word
-            found.append(start + low.bit_length() - 1)
-            word ^= low
-    return found

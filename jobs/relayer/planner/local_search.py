@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
-from layerfarm.jobs.relayer.planner.bitsets import Cluster, Columns, Costs, Sketch, bits, merged
+from layerfarm.jobs.relayer.planner.bitsets import Cluster, Costs, Sketch, merged
+from layerfarm.jobs.relayer.planner.contents import Columns, bits
 
 _PASSES = 6
 """Passes over all components; most is gained in the first two."""
 _WORK = 6_000_000
-"""Most comparisons of clusters and variants, some 0.7 us each; the heaviest components come first. A count and not a
+"""Most comparisons of clusters and contents, some 0.7 us each; the heaviest components come first. A count and not a
 time: the same images must give the same plan on every machine."""
 _WIDE = 64
-"""Images per unit of work of one variant: operations on larger sets take longer."""
+"""Images per unit of work of one content: operations on larger sets take longer."""
 _LEAST = 1.0
 """Bytes that a move must save, so that rounding does not move components back and forth."""
 
@@ -32,8 +33,9 @@ class Refiner:
         components: Iterable[Cluster],
         clusters: Iterable[Cluster],
         room: Sequence[int],
+        share: float = 1.0,
     ) -> None:
-        """``clusters`` were merged from ``components``."""
+        """``clusters`` were merged from ``components``; ``share``: part of the work that they may take."""
         self._costs = costs
         self._rates = rates
         self._room = room
@@ -57,7 +59,7 @@ class Refiner:
             self._put(number, cluster)
         for column, count in enumerate(self._counts):
             self._full |= (count >= room[column]) << column
-        self._left = _WORK
+        self._left = int(_WORK * share)
         self._unit = 1 + len(room) // _WIDE
 
     def refined(self) -> list[Cluster]:
@@ -87,7 +89,7 @@ class Refiner:
         return reduce(self._merged, rest) if rest else None
 
     def _merged(self, one: Cluster, other: Cluster) -> Cluster:
-        self._left -= self._unit * (len(one.variants) + len(other.variants))
+        self._left -= self._unit * (len(one.contents.sizes) + len(other.contents.sizes))
         return merged(one, other, self._rates)
 
     def _better(self, component: Cluster, at: int, rest: Cluster | None) -> int | None:
@@ -97,14 +99,15 @@ class Refiner:
         limit = self._cost[at] - _cost(self._costs, rest) - alone - _LEAST
         freed = self._clusters[at].owners & ~_owners(rest)
         best = None
-        self._left -= len(self._clusters) + self._unit * (len(component.variants) + _variants(rest))
-        for number, cluster in self._clusters.items():
+        self._left -= len(self._clusters) + self._unit * (len(component.contents.sizes) + _contents(rest))
+        guesses = self._costs.guesses(map(self._sketches.__getitem__, self._clusters), sketch)
+        for (number, cluster), guess in zip(self._clusters.items(), guesses, strict=True):
             # The estimate is seldom too high, and 20 times faster than the exact cost.
-            if number == at or self._costs.guess(self._sketches[number], sketch) >= limit:
+            if number == at or guess >= limit:
                 continue
             if component.owners & ~cluster.owners & ~freed & self._full:
                 continue
-            self._left -= self._unit * (len(cluster.variants) + len(component.variants))
+            self._left -= self._unit * (len(cluster.contents.sizes) + len(component.contents.sizes))
             extra = self._costs.together(cluster, component, self._rates) - self._cost[number] - alone
             if extra < limit:
                 best, limit = number, extra
@@ -135,8 +138,8 @@ class Refiner:
             self._sketches[number] = self._costs.sketch(cluster)
 
 
-def _variants(cluster: Cluster | None) -> int:
-    return 0 if cluster is None else len(cluster.variants)
+def _contents(cluster: Cluster | None) -> int:
+    return 0 if cluster is None else len(cluster.contents.sizes)
 
 
 def _owners(cluster: Cluster | None) -> Columns:

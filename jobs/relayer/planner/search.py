@@ -40,17 +40,23 @@ def make_plan(images: Iterable[Snapshot], options: PlanOptions = PlanOptions(), 
     grouped, among themselves.
     """
     catalog = Catalog.of(images)
-    clusters = clusters_of(catalog)
-    rates = update_rates(catalog, clusters)
-    clusters = [replace(cluster, rate=sum(rates[source] for source in cluster.sources)) for cluster in clusters]
+    groups = previous.groups if previous is not None else ()
+    families = [(each, clusters_of(each)) for each in catalog.families(group.components for group in groups)]
+    rates = update_rates(families)
     kept: dict[str, Group] = {}
-    if previous is not None:
-        clusters, kept = _locked(clusters, previous, rates)
-    room = [_room(image, options, previous) for image in catalog.images]
-    merger = Merger(Costs(catalog, options.pulls * _EAGER), clusters, rates)
-    merger.merge_for_free()
-    merger.fit(room)
-    refined = Refiner(Costs(catalog, options.pulls), rates, clusters, merger.clusters(), room).refined()
+    refined: list[Cluster] = []
+    for family, clusters in families:
+        clusters = [replace(cluster, rate=sum(rates[source] for source in cluster.sources)) for cluster in clusters]
+        if previous is not None:
+            clusters, known = _locked(clusters, previous, rates)
+            kept |= known
+        room = [_room(image, options, previous) for image in family.images]
+        merger = Merger(Costs(family, options.pulls * _EAGER), clusters, rates)
+        merger.merge_for_free()
+        merger.fit(room)
+        share = len(family.images) / len(catalog.images)
+        refined += Refiner(Costs(family, options.pulls), rates, clusters, merger.clusters(), room, share).refined()
+    refined.sort(key=lambda cluster: cluster.keys)
     plan = Plan(groups=_groups(refined, kept, previous), spare=options.spare)
     return plan.model_copy(update={"prediction": predict(plan, catalog.images)})
 

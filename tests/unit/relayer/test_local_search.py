@@ -23,7 +23,7 @@ class Ground:
     def __init__(self, images: list[Snapshot]) -> None:
         self.catalog = Catalog.of(images)
         components = clusters_of(self.catalog)
-        self.rates = update_rates(self.catalog, components)
+        self.rates = update_rates([(self.catalog, components)])
         self.components = [replace(one, rate=sum(self.rates[source] for source in one.sources)) for one in components]
         self.costs = Costs(self.catalog, 3.0)
 

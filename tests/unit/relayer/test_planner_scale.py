@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerfarm.jobs.relayer.planner import bitsets, search
+from layerfarm.jobs.relayer.planner import contents, search
 from layerfarm.jobs.relayer.planner.agglomerate import Merger
-from layerfarm.jobs.relayer.planner.bitsets import Catalog, Costs, bits, clusters_of, merged, update_rates
+from layerfarm.jobs.relayer.planner.bitsets import Catalog, Costs, clusters_of, merged, update_rates
+from layerfarm.jobs.relayer.planner.contents import bits
 from layerfarm.jobs.relayer.planner.local_search import Refiner
-from layerfarm.jobs.relayer.planner.plan import Divider
+from layerfarm.jobs.relayer.planner.plan import Divider, Part, Snapshot
 from tests.bench.synthetic import snapshots
 
 
@@ -75,14 +76,47 @@ def test_the_cost_of_a_merge_is_that_of_the_merged_cluster_however_it_is_counted
 ) -> None:
     catalog = Catalog.of(snapshots(40, components=110, room=20))
     costs = Costs(catalog, 3.0)
-    clusters = clusters_of(catalog)
-    rates = update_rates(catalog, clusters)
+    components = {}
+    for few in (0, 1000):
+        monkeypatch.setattr(contents, "FEW", few)
+        components[few] = clusters_of(catalog)
+    rates = update_rates([(catalog, components[0])])
     chance = random.Random(1)
     for _ in range(300):
-        picked = chance.sample(clusters, 4)
-        picked = [replace(each, rate=sum(rates[source] for source in each.sources)) for each in picked]
-        one, other = merged(*picked[:2], rates), merged(*picked[2:], rates)
-        expected = costs.of(merged(one, other, rates))
-        for few in (0, 1000):
-            monkeypatch.setattr(bitsets, "_FEW", few)
-            assert costs.together(one, other, rates) == pytest.approx(expected, rel=1e-12)
+        picked = chance.sample(range(len(components[0])), 4)
+        found = set()
+        for few, known in components.items():
+            monkeypatch.setattr(contents, "FEW", few)
+            four = [replace(known[at], rate=sum(rates[source] for source in known[at].sources)) for at in picked]
+            one, other = merged(*four[:2], rates), merged(*four[2:], rates)
+            assert bool(one.contents.sets) == bool(few)
+            both = merged(one, other, rates)
+            assert costs.together(one, other, rates) == costs.of(both)
+            sketch = costs.sketch(both)
+            found.add((costs.of(both), sketch.mean, sketch.new, sketch.renewed, sketch.least))
+        assert len(found) == 1
+
+
+def test_images_without_a_common_component_are_planned_by_themselves() -> None:
+    """A catalog of two distributions costs twice one, not four times."""
+    images = list(snapshots(60, components=110, room=20))
+    families = Catalog.of(images).families()
+    assert len(families) == 2
+    held = [{part.key for image in family.images for part in image.parts} for family in families]
+    assert not held[0] & held[1]
+    assert sorted(image for family in families for image in family.images) == sorted(images)
+    first, second = sorted(held[0])[0], sorted(held[1])[0]
+    assert len(Catalog.of(images).families([[first, second], ["of no image"]])) == 1
+    groups = [set(group.components) for group in search.make_plan(images).groups]
+    assert all(any(group <= keys for keys in held) for group in groups)
+    plan = search.make_plan(images, previous=search.make_plan(images[:40]))
+    assert sorted(key for group in plan.groups for key in group.components) == sorted(set().union(*held))
+
+
+def test_a_line_stays_whole_even_if_its_images_have_nothing_in_common() -> None:
+    images = [
+        Snapshot("web", 0, "1", (Part("a", "", "a1", 9, 3),), 5),
+        Snapshot("web", 1, "2", (Part("b", "", "b1", 9, 3),), 5),
+        Snapshot("api", 0, "1", (Part("c", "", "c1", 9, 3),), 5),
+    ]
+    assert [[image.tag for image in family.images] for family in Catalog.of(images).families()] == [["1"], ["1", "2"]]
