@@ -8,6 +8,7 @@ import http.server
 import json
 import re
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -167,6 +168,7 @@ class Gate:
     """Passes requests on to a registry, as long as ``verdict`` lets it; ``refusal`` is what it answers else.
 
     ``takes``: of a manifest that is sent, as JSON, whether the registry takes it. Other ones are invalid to it.
+    ``authorization``: the header that each request must have. ``tls``: HTTPS alone is answered.
     """
 
     def __init__(
@@ -176,6 +178,8 @@ class Gate:
         *,
         refusal: bytes = b"",
         takes: Callable[[dict[str, Any]], bool] = lambda manifest: True,
+        authorization: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.requests: list[tuple[str, str]] = []
         gate = self
@@ -186,6 +190,9 @@ class Gate:
             def _pass(self) -> None:
                 gate.requests.append((self.command, self.path))
                 body = self._body()
+                if authorization not in (None, self.headers.get("Authorization")):
+                    self._answer(401, {"WWW-Authenticate": 'Basic realm="registry"'}, b"")
+                    return
                 status = verdict(self.command, self.path)
                 if status == 0:
                     self.close_connection = True
@@ -202,6 +209,8 @@ class Gate:
                 for name, value in self.headers.items():  # several of one name, Accept above all
                     if name not in ("Content-Length", "Transfer-Encoding"):
                         upstream.putheader(name, value)
+                if tls is not None:
+                    upstream.putheader("X-Forwarded-Proto", "https")
                 if self.command in ("POST", "PUT", "PATCH"):
                     upstream.putheader("Content-Length", str(len(body)))
                 upstream.endheaders(body or None)
@@ -236,6 +245,8 @@ class Gate:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def __enter__(self) -> Gate:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 _EXTENSIONS = """basicConstraints=CA:FALSE
 keyUsage=critical,digitalSignature,keyEncipherment
-extendedKeyUsage=serverAuth
+extendedKeyUsage=serverAuth,clientAuth
 subjectKeyIdentifier=hash
 authorityKeyIdentifier=keyid
 """
-"""What RFC 5280 asks of a server's certificate, and Python since 3.13 looks for (``ssl.VERIFY_X509_STRICT``)."""
+"""What RFC 5280 asks of a certificate, and Python since 3.13 looks for (``ssl.VERIFY_X509_STRICT``)."""
 
 
 def certificates(directory: Path, server: str, name: str, alternative: str) -> Path:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from layerfarm.jobs.store import Layout
 from tests.catalog.registry import Gate, Registry
+from tests.farm.certificates import certificates
 from tests.unit.image.images import image, tar
 
 Layerfarm = Callable[..., tuple[int, str, str]]
@@ -93,3 +96,44 @@ def test_images_are_renamed_at_a_registry_and_repaired_and_verified_there(
     assert (code, out) == (0, "team/app:1.0: push\n")
     selected(layerfarm, path)
     assert registry.manifest("new/mirror/app:v1.0-slim") == made
+
+
+def test_source_and_destination_have_their_own_certificates_and_passwords(
+    registry: Registry, origin: Layout, tmp_path: Path, layerfarm: Layerfarm
+) -> None:
+    image(origin, [tar(("app", b"app" * 1000))], tag="1.0")
+    registry.put(origin.path, "1.0", "team/app:1.0")
+    contexts, logins = {}, {}
+    for name in ("reader", "writer"):
+        place = tmp_path / name
+        place.mkdir()
+        certificates(place, "client", "127.0.0.1", "IP:127.0.0.1")
+        contexts[name] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        contexts[name].load_cert_chain(place / "client.crt", place / "client.key")
+        contexts[name].load_verify_locations(place / "ca.crt")
+        contexts[name].verify_mode = ssl.CERT_REQUIRED
+        (place / "client.crt").rename(place / "client.cert")
+        (place / "ca.key").unlink()
+        logins[name] = base64.b64encode(f"{name}:secret".encode()).decode()
+    with (
+        Gate(registry, authorization=f"Basic {logins['reader']}", tls=contexts["reader"]) as source,
+        Gate(registry, authorization=f"Basic {logins['writer']}", tls=contexts["writer"]) as destination,
+    ):
+        for name, gate in (("reader", source), ("writer", destination)):
+            auth = {"auths": {gate.host: {"auth": logins[name]}}}
+            (tmp_path / f"{name}.json").write_text(json.dumps(auth))
+        access = "access: {auth-file: NAME.json, cert-dir: NAME}"
+        path = tmp_path / "team.yaml"
+        text = (
+            f"store: store\nsources: [{{registry: docker://{source.host}/team, repositories: ['a*'],"
+            f" {access.replace('NAME', 'reader')}}}]\npolicies: [{{match: '*', do: {{transform: keep}}}}]\n"
+            f"destination: {{registry: docker://{destination.host}/new, {access.replace('NAME', 'writer')}}}\n"
+        )
+        path.write_text(text)
+        assert selected(layerfarm, path) == ["team/app:1.0"]
+        assert registry.manifest("new/team/app:1.0") == registry.manifest("team/app:1.0")
+        assert {method for method, _ in source.requests} == {"GET", "HEAD"}
+        assert layerfarm("catalog", "verify", path, "--deep")[0] == 0
+        path.write_text(text.replace("writer", "reader") + "access: {attempts: 1}\n")
+        registry.delete("new/team/app:1.0")
+        assert layerfarm("catalog", "run", path)[0] == 1

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from string import Formatter
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -27,6 +27,42 @@ _PLATFORM: Final = re.compile(r"[a-z0-9_]+/[a-z0-9_-]+(?:/[a-z0-9_.-]+)?", re.IG
 NAME_FIELDS: Final = ("repository", "basename", "tag")
 Proofs = Literal["referrer", "store", "off"]
 """Places for proofs: also a registry beside the new images, only the layout where they are made, or none."""
+
+
+class Connection(Section):
+    """Credentials and certificates for a registry. None: as in the section ``access`` of the whole catalog."""
+
+    auth_file: str | None = Field(default=None, alias="auth-file")
+    """Default: as skopeo, including the files of ``docker login`` and ``podman login``."""
+    cert_dir: str | None = Field(default=None, alias="cert-dir")
+    """Directory with ``*.crt`` of authorities, ``*.cert`` and ``*.key`` of a client; default: those in ``certs.d``."""
+    tls_verify: bool | None = Field(default=None, alias="tls-verify")
+    """False: certificates are not checked, and plain HTTP is used if the registry needs it; default True."""
+
+    @property
+    def verifies(self) -> bool:
+        """Return True if certificates are checked."""
+        return self.tls_verify is not False
+
+    def but(self, other: Connection | None) -> Connection:
+        """Return the connection with the values that ``other`` has."""
+        return self if other is None else self.model_copy(update=other.model_dump(exclude_none=True))
+
+
+class Access(Connection):
+    """Access to registries, and its limits."""
+
+    parallel: int = Field(default=4, ge=1, le=64)
+    """Concurrent transfers."""
+    per_minute: int | None = Field(default=None, ge=1, alias="per-minute")
+    """Maximum number of transfers started in a minute, all registries together."""
+    attempts: int = Field(default=5, ge=1, le=100)
+    """Attempts at one transfer if the registry is unreachable, busy, or drops the connection."""
+
+    @property
+    def connection(self) -> Connection:
+        """Return the values for registries without their own."""
+        return Connection.model_validate(self.model_dump(by_alias=True, include=set(Connection.model_fields)))
 
 
 class Source(Section):
@@ -52,6 +88,7 @@ class Source(Section):
     """``os/arch[/variant]``: the only platforms of the images that are used; empty: all."""
     prefix: str = ""
     """Prefix of the images' names in the catalog."""
+    access: Connection | None = None
 
     @field_validator("registry")
     @classmethod
@@ -88,6 +125,8 @@ class Source(Section):
             raise ValueError("give either a registry or a layout")
         if self.registry is not None and not self.repositories:
             raise ValueError("repositories of the registry are missing")
+        if self.registry is None and self.access is not None:
+            raise ValueError("access needs a registry")
         if self.layout is not None and self.repositories:
             raise ValueError("repositories need a registry; select images of a layout by tags")
         return self
@@ -104,6 +143,7 @@ class Destination(Section):
     """Template of the names, with the fields :data:`NAME_FIELDS`; by default the names in the catalog."""
     tag_suffix: str = Field(default="", alias="tag-suffix")
     """Added to the end of the names, and so of the tags."""
+    access: Connection | None = None
     replace: bool = False
     """True: new images may replace the originals in a source."""
 
@@ -121,24 +161,11 @@ class Destination(Section):
     def _is_one_of_two(self) -> Destination:
         if self.layout is not None and self.registry is not None:
             raise ValueError("give either a layout or a registry")
+        if self.registry is None and self.access is not None:
+            raise ValueError("access needs a registry")
         if self.layout is None and self.registry is None and (self.strip_prefix or self.name or self.tag_suffix):
             raise ValueError("names need a layout or a registry")
         return self
-
-
-class Access(Section):
-    """Access to registries, and its limits."""
-
-    parallel: int = Field(default=4, ge=1, le=64)
-    """Concurrent transfers."""
-    per_minute: int | None = Field(default=None, ge=1, alias="per-minute")
-    """Maximum number of transfers started in a minute, all registries together."""
-    attempts: int = Field(default=5, ge=1, le=100)
-    """Attempts at one transfer if the registry is unreachable, busy, or drops the connection."""
-    auth_file: str | None = Field(default=None, alias="auth-file")
-    """Default: as skopeo, including the files of ``docker login`` and ``podman login``."""
-    tls_verify: bool = Field(default=True, alias="tls-verify")
-    """False: certificates are not checked, and plain HTTP is used if the registry needs it."""
 
 
 class CatalogFile(Section):
@@ -233,23 +260,33 @@ def _position(data: CommentedMap, loc: tuple[int | str, ...]) -> tuple[int, int,
     return line + 1, column + 1, names
 
 
+ConnectionT = TypeVar("ConnectionT", bound=Connection)
+PlaceT = TypeVar("PlaceT", Source, Destination)
+
+
 def _absolute(catalog: CatalogFile, base: Path) -> CatalogFile:
     def path(text: str) -> str:
         return str(base / text)
 
-    sources = tuple(
-        source if source.layout is None else source.model_copy(update={"layout": path(source.layout)})
-        for source in catalog.sources
-    )
+    def connection(one: ConnectionT) -> ConnectionT:
+        found = {name: getattr(one, name) for name in ("auth_file", "cert_dir")}
+        return one.model_copy(update={name: path(text) for name, text in found.items() if text is not None})
+
+    def placed(one: PlaceT) -> PlaceT:
+        changes: dict[str, Any] = {} if one.layout is None else {"layout": path(one.layout)}
+        return one.model_copy(update=changes | ({} if one.access is None else {"access": connection(one.access)}))
+
     policies = tuple(
         policy.model_copy(update={"do": policy.do.model_copy(update=_bases(policy.do, path))})
         for policy in catalog.policies
     )
-    changes: dict[str, Any] = {"store": path(catalog.store), "sources": sources, "policies": policies}
-    if catalog.destination.layout is not None:
-        changes["destination"] = catalog.destination.model_copy(update={"layout": path(catalog.destination.layout)})
-    if catalog.access.auth_file is not None:
-        changes["access"] = catalog.access.model_copy(update={"auth_file": path(catalog.access.auth_file)})
+    changes: dict[str, Any] = {
+        "store": path(catalog.store),
+        "sources": tuple(map(placed, catalog.sources)),
+        "policies": policies,
+        "destination": placed(catalog.destination),
+        "access": connection(catalog.access),
+    }
     return catalog.model_copy(update=changes)
 
 

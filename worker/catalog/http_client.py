@@ -24,7 +24,7 @@ import urllib3
 
 from layerfarm.worker.catalog.answers import Answer
 from layerfarm.worker.catalog.credentials import Credentials, credentials_for
-from layerfarm.worker.catalog.document import DOCKER, Access
+from layerfarm.worker.catalog.document import DOCKER, Connection
 from layerfarm.worker.catalog.pace import Pace
 
 _HUB: Final = "docker.io"
@@ -82,9 +82,11 @@ class Reply(NamedTuple):
 class HttpClient:
     """Sends requests. Used by many threads at once."""
 
-    access: Access
+    connection: Connection
     pace: Pace
     """Called before each request, and for each one sent."""
+    parallel: int = 4
+    """Requests at once."""
     _pools: dict[tuple[str, str], urllib3.PoolManager] = field(default_factory=dict)
     _schemes: dict[str, str] = field(default_factory=dict)
     """By host, the scheme at which it answers. Empty: it does not answer; only skopeo can reach it."""
@@ -113,7 +115,7 @@ class HttpClient:
         headers = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
         host = _HUB_HOST if name == _HUB else name
         known = self._schemes.get(name)
-        schemes = (known,) if known is not None else ("https", *(() if self.access.tls_verify else ("http",)))
+        schemes = (known,) if known is not None else ("https", *(() if self.connection.verifies else ("http",)))
         for scheme in filter(None, schemes):
             self.pace.wait()
             try:
@@ -154,7 +156,7 @@ class HttpClient:
         scheme, _, rest = challenge.partition(" ")
         kind, _, name = scope.partition(":")
         repository = name.rpartition(":")[0] if kind == "repository" else ""
-        credentials = credentials_for(host, repository, self.access.auth_file)
+        credentials = credentials_for(host, repository, self.connection.auth_file)
         if credentials is not None and credentials.identity_token:
             raise NoPlainAnswer
         if scheme.lower() == "basic" and credentials is not None:
@@ -167,7 +169,7 @@ class HttpClient:
         realm = parameters.get("realm", "")
         scheme, _, place = realm.partition("://")
         # A password is sent unencrypted only to the registry itself, if configured so.
-        if scheme != "https" and (scheme != "http" or self.access.tls_verify):
+        if scheme != "https" and (scheme != "http" or self.connection.verifies):
             raise NoPlainAnswer
         fields = {"scope": parameters.get("scope") or scope}
         fields |= {"service": parameters["service"]} if "service" in parameters else {}
@@ -188,21 +190,23 @@ class HttpClient:
         key = (scheme, place.partition("/")[0])
         with self._lock:
             if key not in self._pools:
-                self._pools[key] = _pool(*key, self.access.tls_verify, self.access.parallel)
+                self._pools[key] = _pool(*key, self.connection, self.parallel)
             return self._pools[key]
 
 
-def _pool(scheme: str, host: str, verify: bool, size: int) -> urllib3.PoolManager:
-    """Return connections with the certificates that containers-certs.d(5) has for the host, through the proxy of the
-    environment.
+def _pool(scheme: str, host: str, connection: Connection, size: int) -> urllib3.PoolManager:
+    """Return a pool with the certificates of the connection, or those that containers-certs.d(5) has for the host.
+
+    Requests go through the proxy of the environment.
     """
     context = ssl.create_default_context()
-    if not verify:
+    if not connection.verifies:
         # The catalog file requests it; urllib3 would warn at each request.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    for directory in (place / host for place in certificate_directories()):
+    own = connection.cert_dir
+    for directory in [Path(own)] if own is not None else [place / host for place in certificate_directories()]:
         try:
             for path in sorted(directory.glob("*.crt")):
                 context.load_verify_locations(path)

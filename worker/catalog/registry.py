@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -19,7 +19,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from layerfarm.jobs.errors import DigestMismatch, RegistryBusy, RegistryError
 from layerfarm.worker.catalog.answers import answer_in, error_of
-from layerfarm.worker.catalog.document import Access
+from layerfarm.worker.catalog.document import Access, Connection
 from layerfarm.worker.catalog.head import digest as head_digest
 from layerfarm.worker.catalog.http_client import HttpClient, NoPlainAnswer
 from layerfarm.worker.catalog.pace import Pace, requests_in
@@ -56,12 +56,19 @@ class Skopeo:
     """Called with a message on every failure that is retried."""
     first_wait: float = 1.0
     """Seconds to wait after the first failure, randomized; doubled each time, up to a minute."""
+    connection_of: Callable[[str], Connection] | None = None
+    """Returns the credentials and certificates for ``docker://HOST/…``; None: those of ``access``."""
     pace: Pace = field(init=False)
-    _client: HttpClient = field(init=False)
+    _clients: dict[Connection, HttpClient] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.access.per_minute)
-        self._client = HttpClient(self.access, self.pace)
+
+    def connected(self, connection_of: Callable[[str], Connection]) -> Skopeo:
+        """Return one with other credentials and certificates, and the same pace."""
+        other = replace(self, connection_of=connection_of)
+        other.pace = self.pace
+        return other
 
     def tags(self, repository: str) -> list[str]:
         """Return the tags of ``docker://HOST/REPOSITORY``.
@@ -72,7 +79,7 @@ class Skopeo:
             RegistryError: the registry refuses for another reason.
             RegistryBusy: the registry does not answer.
         """
-        listed = json.loads(self._ask(["list-tags", *self._flags(""), repository], repository))
+        listed = json.loads(self._ask(["list-tags", *self._flags("", repository), repository], repository))
         return sorted(str(tag) for tag in listed.get("Tags") or [])
 
     def repositories(self, registry: str) -> list[str]:
@@ -82,7 +89,7 @@ class Skopeo:
             RegistryError: the registry does not list them.
             RegistryBusy: the registry does not answer.
         """
-        return self._patiently(lambda: repositories_at(self._client, registry))
+        return self._patiently(lambda: repositories_at(self._client(registry), registry))
 
     def head(self, reference: str) -> str | None:
         """Return the digest of the manifest or index that ``docker://HOST/REPOSITORY:TAG`` names, by a HEAD request.
@@ -94,7 +101,7 @@ class Skopeo:
             RegistryBusy: the registry does not answer.
         """
         try:
-            return self._patiently(lambda: head_digest(self._client, reference))
+            return self._patiently(lambda: head_digest(self._client(reference), reference))
         except NoPlainAnswer:
             return None
 
@@ -109,7 +116,7 @@ class Skopeo:
             DigestMismatch: the registry serves other bytes for the digest.
             LayerfarmError: as :meth:`tags`.
         """
-        raw = self._ask(["inspect", "--raw", *self._flags(""), reference], reference)
+        raw = self._ask(["inspect", "--raw", *self._flags("", reference), reference], reference)
         _, at, digest = reference.partition("@")
         if at and digest != digest_of(raw) and digest.startswith("sha256:"):
             raise DigestMismatch("registry returned other bytes for this digest", where=reference)
@@ -120,7 +127,7 @@ class Skopeo:
 
         Raises as :meth:`raw_manifest`.
         """
-        raw = self._ask(["inspect", "--config", "--raw", *self._flags(""), reference], reference)
+        raw = self._ask(["inspect", "--config", "--raw", *self._flags("", reference), reference], reference)
         if digest != digest_of(raw) and digest.startswith("sha256:"):
             raise DigestMismatch(f"registry returned another configuration than {digest}", where=reference)
         return raw
@@ -130,7 +137,7 @@ class Skopeo:
 
         Docker's formats are converted to OCI's; layers stay as they are. Blobs that the layout holds are not fetched.
         """
-        flags = ["--all", "--dest-oci-accept-uncompressed-layers", *self._flags("src-")]
+        flags = ["--all", "--dest-oci-accept-uncompressed-layers", *self._flags("src-", reference)]
         self._transfer(["copy", *flags, reference, f"oci:{layout}:{tag}"], reference)
 
     def convert(self, layout: Path, blobs: Path, target: Path, tag: str) -> None:
@@ -151,16 +158,26 @@ class Skopeo:
         flags = [
             *("--multi-arch", "index-only"),
             *(["--preserve-digests"] if exact else []),
-            *self._flags("dest-"),
+            *self._flags("dest-", reference),
             "--src-shared-blob-dir",
             str(blobs),
         ]
         self._transfer(["copy", *flags, f"oci:{layout}", reference], reference)
 
-    def _flags(self, side: str) -> list[str]:
-        flags = [] if self.access.tls_verify else [f"--{side}tls-verify=false"]
-        if self.access.auth_file is not None:
-            flags += [f"--{side}authfile", self.access.auth_file]
+    def _connection(self, reference: str) -> Connection:
+        return self.access.connection if self.connection_of is None else self.connection_of(reference)
+
+    def _client(self, reference: str) -> HttpClient:
+        connection = self._connection(reference)
+        return self._clients.setdefault(connection, HttpClient(connection, self.pace, self.access.parallel))
+
+    def _flags(self, side: str, reference: str) -> list[str]:
+        connection = self._connection(reference)
+        flags = [] if connection.verifies else [f"--{side}tls-verify=false"]
+        if connection.auth_file is not None:
+            flags += [f"--{side}authfile", connection.auth_file]
+        if connection.cert_dir is not None:
+            flags += [f"--{side}cert-dir", connection.cert_dir]
         return flags
 
     def _ask(self, arguments: Sequence[str], where: str) -> bytes:

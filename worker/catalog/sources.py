@@ -16,7 +16,7 @@ from layerfarm.jobs.relayer.referrers import speaks_of_another
 from layerfarm.jobs.store import Layout, check_refname
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Source
 from layerfarm.worker.catalog.offers import Origin, find, in_layout, in_registry
-from layerfarm.worker.catalog.places import NEW, check_destination
+from layerfarm.worker.catalog.places import NEW, check_destination, repository_in
 from layerfarm.worker.catalog.policies import Policy
 from layerfarm.worker.catalog.registry import ImageReader
 from layerfarm.worker.catalog.series import by_repository, natural, newest, repository_of, split_name
@@ -97,6 +97,20 @@ def repository_from(source: Source, image: CatalogImage) -> str | None:
     repository = image.name.rpartition(":")[0].removeprefix(source.prefix + _path(source))
     matches = _matches(repository, filter(is_pattern, source.repositories))
     return repository if matches and source_at(source, repository) == source_of(image) else None
+
+
+def source_for(catalog: CatalogFile, reference: str) -> Source | None:
+    """Return the first source that has the repository of ``docker://HOST/…``, or is that registry."""
+    repository = repository_in(reference)
+    for source in catalog.sources:
+        base = (source.registry or "").rstrip("/")
+        name = repository.removeprefix(f"{base}/")
+        if source.registry is not None and (
+            reference.rstrip("/") == base
+            or (repository.startswith(f"{base}/") and _matches(name, (each.strip("/") for each in source.repositories)))
+        ):
+            return source
+    return None
 
 
 Refused = Callable[[str, LayerfarmError], None]

@@ -86,8 +86,8 @@ def _proofs(work: Work, images: Sequence[CatalogImage]) -> Faults:
 
 def _published(work: Work, destination: Destination, images: Sequence[CatalogImage], deep: bool) -> Faults:
     parallel = work.catalog.access.parallel
-    different = differences(work.skopeo, destination, [work.states[image.name] for image in images], parallel)
-    back = ReadBack(work.skopeo, destination, work.catalog.proofs, deep=deep)
+    different = differences(work.publisher, destination, [work.states[image.name] for image in images], parallel)
+    back = ReadBack(work.publisher, destination, work.catalog.proofs, deep=deep)
     work.view.step("read the registry", len(images))
 
     def read(image: CatalogImage) -> Faults:

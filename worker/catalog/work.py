@@ -15,6 +15,7 @@ from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
+from layerfarm.worker.catalog.connections import check_connections, of_destination, of_sources
 from layerfarm.worker.catalog.discovery import Found, discover
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile
 from layerfarm.worker.catalog.known import Known
@@ -50,6 +51,9 @@ class Work:
     store: Layout
     states: States
     skopeo: Skopeo
+    """Reads the sources."""
+    publisher: Skopeo
+    """Reads and writes the destination."""
     backend: Backend
     view: View
     joint: Joint | None = None
@@ -67,11 +71,15 @@ class Work:
 
         Raises:
             StoreError: they cannot be created.
+            CatalogError: certificates that the file names are missing.
         """
+        check_connections(catalog)
         store = layout_at(Path(catalog.store))
         if catalog.destination.layout is not None:
             layout_at(Path(catalog.destination.layout))
-        return cls(file.stem, catalog, store, States(store, file), Skopeo(catalog.access, view.notice), backend, view)
+        skopeo = Skopeo(catalog.access, view.notice, connection_of=of_sources(catalog))
+        publisher = skopeo.connected(of_destination(catalog))
+        return cls(file.stem, catalog, store, States(store, file), skopeo, publisher, backend, view)
 
     # --- the steps -------------------------------------------------------------------------------
 
@@ -206,7 +214,7 @@ class Work:
         due = self._to_push([image for image in images if self.states[image.name].is_ready])
         self.view.step("push", len(due))
         names = [image.name for image in images]
-        pusher = Pusher(self.skopeo, self.catalog.destination, names, self.catalog.proofs, self.view.notice)
+        pusher = Pusher(self.publisher, self.catalog.destination, names, self.catalog.proofs, self.view.notice)
 
         def push(image: CatalogImage) -> None:
             self.view.working(image.name, "push")
@@ -223,7 +231,7 @@ class Work:
             return []
         states = [self.states[image.name] for image in images]
         pushed = [state for state in states if is_pushed(state, destination, self.catalog.proofs)]
-        different = differences(self.skopeo, destination, pushed, self.catalog.access.parallel)
+        different = differences(self.publisher, destination, pushed, self.catalog.access.parallel)
         for text in different.values():
             self.view.notice(f"{text}; pushing it again")
         there = {state.name for state in pushed}.difference(different)

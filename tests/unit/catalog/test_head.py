@@ -53,11 +53,9 @@ class Server:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
 
-    def secure(self, certificate: Path, key: Path) -> None:
+    def secure(self, context: ssl.SSLContext) -> None:
         """Speak HTTPS from now on."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def __enter__(self) -> Server:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -187,7 +185,9 @@ def test_the_authority_of_a_host_is_where_containers_look_for_it(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = certificates(tmp_path, "server", "127.0.0.1", "IP:127.0.0.1")
-    server.secure(tmp_path / "server.crt", tmp_path / "server.key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    server.secure(context)
     server.answer = lambda *_: (200, {"Docker-Content-Digest": DIGEST}, b"")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(NoPlainAnswer):
