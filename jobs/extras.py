@@ -11,11 +11,12 @@ from typing import Final, Literal
 
 from layerfarm.jobs.errors import MissingExtra
 
-Extra = Literal["catalog", "rebase", "traces"]
+Extra = Literal["catalog", "rebase", "serve", "traces"]
 
 _PACKAGES: Final[dict[Extra, tuple[str, ...]]] = {
     "catalog": ("jinja2", "packaging", "rpm_rs", "ruamel.yaml", "urllib3"),
     "rebase": ("elftools",),
+    "serve": ("starlette", "uvicorn"),
     "traces": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }
 

@@ -30,7 +30,7 @@ _RUNS: Final = "pip install --no-deps --require-hashes"
 _HEADERS: Final = {
     CORE: f"# Packages that layerfarm's main jobs need, and setuptools to build it. Made by `make locks`.\n"
     f"# Install: {_RUNS} -r deploy/requirements.txt\n",
-    EXTRAS: f"# Packages that the extras add: catalog, flower, rebase, traces. Made by `make locks`.\n"
+    EXTRAS: f"# Packages that the extras add: catalog, flower, rebase, serve, traces. Made by `make locks`.\n"
     f"# Install: {_RUNS} -r deploy/requirements.txt -r deploy/requirements-extras.txt\n",
     TESTS: f"# Packages that the tests, linters and documentation add to those of deploy/. Made by `make locks`.\n"
     f"# Install: {_RUNS} -r deploy/requirements.txt -r deploy/requirements-extras.txt -r tests/requirements.txt\n",

@@ -30,6 +30,16 @@ storage:
 http: {{addr: "127.0.0.1:{port}"}}
 validation: {{manifests: {{urls: {{allow: ["^https?://"]}}}}}}
 """
+_NOTIFICATIONS = """\
+notifications:
+  endpoints:
+    - name: layerfarm
+      url: "{0}"
+      headers: {{Authorization: ["Bearer {1}"]}}
+      timeout: 5s
+      threshold: 3
+      backoff: 1s
+"""
 _ACCEPTED = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -39,10 +49,14 @@ _ACCEPTED = (
 
 
 class Registry:
-    """A registry whose content is in ``directory``; a context manager, and may be killed and started again."""
+    """A registry whose content is in ``directory``; a context manager, and may be killed and started again.
 
-    def __init__(self, directory: Path, program: str) -> None:
+    ``notifications``: the address that is told of pushes, and the token for it.
+    """
+
+    def __init__(self, directory: Path, program: str, notifications: tuple[str, str] | None = None) -> None:
         self.directory = directory
+        self._notifications = notifications
         self._program = program
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -63,7 +77,10 @@ class Registry:
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "config.yml"
-        configuration.write_text(_CONFIGURATION.format(root=self.directory / "data", port=self.port))
+        text = _CONFIGURATION.format(root=self.directory / "data", port=self.port)
+        if self._notifications is not None:
+            text += _NOTIFICATIONS.format(*self._notifications)
+        configuration.write_text(text)
         log = (self.directory / "log").open("ab")
         with for_later_tests():
             self._process = subprocess.Popen(

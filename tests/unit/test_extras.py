@@ -17,7 +17,8 @@ WITHOUT = """
 import sys
 class Nothing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"jinja2", "rpm_rs", "ruamel", "elftools", "opentelemetry", "tornado", "flower"}:
+        if name.partition(".")[0] in {"jinja2", "rpm_rs", "ruamel", "elftools", "opentelemetry", "tornado", "flower",
+            "starlette", "uvicorn"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Nothing())
 import click
@@ -44,6 +45,7 @@ def test_all_flows_and_commands_are_imported_without_any_extra() -> None:
     assert done.stdout.splitlines() == [
         "this needs the package jinja2 (pip install 'layerfarm[catalog]')",
         "this needs the package elftools (pip install 'layerfarm[rebase]')",
+        "this needs the package starlette (pip install 'layerfarm[serve]')",
         "this needs the package opentelemetry (pip install 'layerfarm[traces]')",
     ]
 

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 UNDER_ALL = {
     "worker.settings",
     "worker.configuration",
+    "worker.listening",
     "worker.model",
     "worker.plural",
     "worker.signals",
@@ -53,7 +54,7 @@ WORKER_MAY_IMPORT: dict[str, set[str]] = {
     "worker.background": UNDER_ALL | {"worker.engine"},
     "worker.monitoring": UNDER_ALL | {"worker.engine", "worker.background"},
     "worker.doctor": UNDER_ALL | {"worker.background", "worker.client"},
-    "worker.catalog": {"worker.client", "worker.model", "worker.broker", "worker.engine"},
+    "worker.catalog": {"worker.client", "worker.model", "worker.broker", "worker.engine", "worker.durations"},
 }
 """What each room of the worker may import, besides itself; the modules beside the rooms, and the commands, may all."""
 

@@ -60,6 +60,8 @@ def discover(
     reader: Known,
     known: Collection[CatalogImage],
     referrers: Collection[str] = (),
+    *,
+    may_be_empty: bool = False,
 ) -> Found:
     """List the catalog's sources, with ``skopeo``; look at images with ``reader``.
 
@@ -69,7 +71,7 @@ def discover(
     do not remove images from the catalog. That all are too old is no error.
 
     Raises:
-        CatalogError: two images have one name, or there is no image.
+        CatalogError: two images have one name, or there is no image, unless it ``may_be_empty``.
         LayerfarmError: no source can be listed, and there was no last run.
     """
     errors: list[tuple[str, LayerfarmError]] = []
@@ -117,7 +119,7 @@ def discover(
             continue
         kept |= {image.name: image for image in before if image.name not in present}
     aged = young(listed, reader, catalog.access.parallel)
-    if not listed and not kept:
+    if not listed and not kept and not may_be_empty:
         raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
     missed = [Missed(where=where, error=str(error)) for where, error in errors]
     notices = [f"no longer in the registry, its images leave the catalog: {where}" for where in sorted(gone)]

@@ -20,6 +20,7 @@ from layerfarm.jobs.errors import CatalogFileError
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store.validation import fault
 from layerfarm.worker.catalog.policies import Policy, Rebase, Section, Transform
+from layerfarm.worker.catalog.schedule import Schedule
 from layerfarm.worker.catalog.versions import VersionRange, parse_age
 
 DOCKER: Final = "docker://"
@@ -181,6 +182,8 @@ class CatalogFile(Section):
     order: Literal["created", "name"] = "created"
     """The order of the tags of a repository."""
     proofs: Proofs = "referrer"
+    schedule: Schedule | None = None
+    """Whole runs by ``catalog serve``; default: none."""
 
 
 def read_catalog(path: Path) -> CatalogFile:

@@ -196,9 +196,23 @@ def source_at(source: Source, repository: str) -> str:
     return str(Path(source.layout)) if source.layout is not None else _start(source, repository)
 
 
+def name_of(source: Source, repository: str, tag: str) -> str:
+    """Return the name in the catalog of an image of a registry."""
+    return _start(source, repository) + tag
+
+
 def _start(source: Source, repository: str) -> str:
     """Return the part of the images' names before the tag."""
     return source.prefix + (f"{_path(source)}{repository}:" if source.registry else "")
+
+
+def repository_below(source: Source, path: str) -> str | None:
+    """Return the repository of a source whose path in the registry is ``path``; None: the source does not name it."""
+    if source.registry is None or not path.startswith(_path(source)):
+        return None
+    below = path.removeprefix(_path(source))
+    named = next((name for name in source.repositories if name.strip("/") == below), None)
+    return named or (below if _matches(below, filter(is_pattern, source.repositories)) else None)
 
 
 def policy_for(catalog: CatalogFile, name: str) -> Policy | None:

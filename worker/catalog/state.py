@@ -21,7 +21,7 @@ from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
 
-_LAST_RUN: Final = "last-run.json"
+LAST_RUN: Final = "last-run.json"
 AS_IT_IS: Final = "as it is"
 """Layout of an image that is not rechunked, because that would not save enough."""
 _OWNER: Final = "file"
@@ -126,11 +126,8 @@ class States:
     def __init__(self, store: Layout, catalog: Path) -> None:
         """``catalog``: the catalog file."""
         self._store = store
-        place = store.path / PRIVATE_DIRECTORY / "catalog"
         self._known: dict[str, ImageState] = {}
-        with explained("catalog state cannot be stored", place):
-            self.directory = _directory_for(catalog.resolve(), place, store.path)
-            make_directory(self.directory / "images", store.path)
+        self.directory = state_directory(store, catalog)
         images, files = self.directory / "images", files_of(store.path)
         for path in (images / file for file in files.names(images) if file.endswith(".json")):
             try:
@@ -164,13 +161,13 @@ class States:
     def last_run(self) -> LastRun:
         """Return the record of the last run; empty if there is none."""
         try:
-            return LastRun.model_validate_json(files_of(self._store.path).read(self.directory / _LAST_RUN))
+            return LastRun.model_validate_json(files_of(self._store.path).read(self.directory / LAST_RUN))
         except (OSError, UnsafePath, ValidationError):
             return LastRun()
 
     def put_last_run(self, run: LastRun) -> None:
         """Record a run, durably."""
-        self.write(_LAST_RUN, run.model_dump_json().encode())
+        self.write(LAST_RUN, run.model_dump_json().encode())
 
     def write(self, name: Path | str, content: bytes) -> Path:
         """Replace a file of the catalog's state."""
@@ -195,6 +192,19 @@ class States:
             yield
         finally:
             os.close(fd)
+
+
+def state_directory(store: Layout, catalog: Path) -> Path:
+    """Return the directory for the state of a catalog file, created if missing.
+
+    Raises:
+        StoreError: it cannot be created.
+    """
+    place = store.path / PRIVATE_DIRECTORY / "catalog"
+    with explained("catalog state cannot be stored", place):
+        directory = _directory_for(catalog.resolve(), place, store.path)
+        make_directory(directory / "images", store.path)
+    return directory
 
 
 def _directory_for(catalog: Path, place: Path, store: Path) -> Path:

@@ -16,11 +16,12 @@ from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
 from layerfarm.worker.catalog.connections import check_connections, of_destination, of_sources
-from layerfarm.worker.catalog.discovery import Found, discover
+from layerfarm.worker.catalog.discovery import Found
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile
 from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.members import members_of
 from layerfarm.worker.catalog.offers import tagged
+from layerfarm.worker.catalog.part import Names, discover_part
 from layerfarm.worker.catalog.places import target_of
 from layerfarm.worker.catalog.planning import (
     PLAN,
@@ -83,15 +84,21 @@ class Work:
 
     # --- the steps -------------------------------------------------------------------------------
 
-    def fetch(self) -> list[CatalogImage]:
-        """Discover the images and fetch them into the store; record an error for those that fail."""
-        found = self._discover()
-        self.states.put_last_run(LastRun(missed=tuple(found.missed), referrers=found.referrers))
+    def fetch(self, names: Names | None = None) -> list[CatalogImage]:
+        """Discover the images and fetch them into the store; record an error for those that fail.
+
+        ``names``: only images of these names are looked for and fetched; the others stay as they are.
+        """
+        last = LastRun() if names is None else self.states.last_run()
+        found = self._discover(names)
+        update = {"missed": tuple(found.missed), "referrers": found.referrers}
+        self.states.put_last_run(last.model_copy(update=update))
         self.states.forget_others(image.name for image in found.images)
         self.view.step("fetch", len(found.listed))
         fetcher = self._fetcher()
         fetcher.fetch(found.listed, self.catalog.access.parallel, self._fetched)
-        self._miss(fetcher.lacking(found.listed))
+        if names is None:  # another image may have the platform
+            self._miss(fetcher.lacking(found.listed))
         self._record()
         return found.images
 
@@ -107,9 +114,10 @@ class Work:
         last = self.states.last_run()
         self.states.put_last_run(last.model_copy(update={"requests": self.skopeo.pace.counts}))
 
-    def _discover(self) -> Found:
+    def _discover(self, names: Names | None = None) -> Found:
         self._reader = Known(self.skopeo, self.store)
-        found = discover(self.catalog, self.skopeo, self._reader, self.known(), self.states.last_run().referrers)
+        last = self.states.last_run()
+        found = discover_part(self.catalog, self.skopeo, self._reader, self.known(), last, names)
         for text in (*(one.error for one in found.missed), *found.notices):
             self.view.notice(text)
         return found
@@ -207,13 +215,16 @@ class Work:
             tasks, lambda task, result, error: self._made(by_name[task.name], result, error), _Watcher(self, by_name)
         )
 
-    def push(self, images: Sequence[CatalogImage]) -> None:
-        """Push new images and their proofs to the destination's registry, if there is one."""
+    def push(self, images: Sequence[CatalogImage], among: Sequence[CatalogImage] | None = None) -> None:
+        """Push new images and their proofs to the destination's registry, if there is one.
+
+        ``among``: all images of the catalog, if ``images`` are only some of them.
+        """
         if self.catalog.destination.registry is None:
             return
         due = self._to_push([image for image in images if self.states[image.name].is_ready])
         self.view.step("push", len(due))
-        names = [image.name for image in images]
+        names = [image.name for image in among or images]
         pusher = Pusher(self.publisher, self.catalog.destination, names, self.catalog.proofs, self.view.notice)
 
         def push(image: CatalogImage) -> None:

@@ -13,7 +13,7 @@ import click
 
 from layerfarm.jobs.errors import display
 from layerfarm.jobs.extras import require
-from layerfarm.worker.cli import output
+from layerfarm.worker.cli import catalog_serve_cmd, output
 from layerfarm.worker.cli.flags import PathType
 from layerfarm.worker.cli.parsing import GoStyleCommand, GoStyleGroup
 from layerfarm.worker.cli.progress_view import MODES
@@ -22,6 +22,7 @@ from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.report import Report
+    from layerfarm.worker.catalog.views import View
     from layerfarm.worker.catalog.work import Work
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -117,7 +118,7 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
     """
     from layerfarm.worker.catalog.report import report_of
 
-    with _working(file, how) as work:
+    with working(file, how) as work:
         images = work.fetch()
         work.plan(images, replan=replan, keep=False)
         report = report_of(work, images)
@@ -141,8 +142,9 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
     code is then 1.
     """
     from layerfarm.worker.catalog.report import report_of
+    from layerfarm.worker.catalog.running import carry_out
 
-    with _working(file, how) as work:
+    with working(file, how) as work:
         if dry_run:
             steps, missed = work.outlook()
             for name, what in steps:
@@ -150,10 +152,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
             if missed:
                 raise click.exceptions.Exit(1)
             return
-        images = work.fetch()
-        work.plan(images, replan=replan)
-        work.transform(images)
-        work.push(images)
+        images = carry_out(work, replan=replan)
         report = report_of(work, images)
     _say(report, as_json, html, each)
     if report.failed:
@@ -169,7 +168,7 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
     """Print the result of the last run, predicted and actual, without querying a registry."""
     from layerfarm.worker.catalog.report import report_of
 
-    with _working(file, How(None, 1, None, "none"), lock=False) as work:
+    with working(file, How(None, 1, None, "none"), lock=False) as work:
         work.plan_again()
         found = report_of(work, work.known())
     _say(found, as_json, html, each)
@@ -188,7 +187,7 @@ def verify(file: Path, how: How, deep: bool) -> None:
     """
     from layerfarm.worker.catalog.verification import verify as verify_catalog
 
-    with _working(file, how) as work:
+    with working(file, how) as work:
         found = verify_catalog(work, work.known(), deep=deep)
     for name, fault in found.faults:
         output.say(f"{name}: {display(fault)}")
@@ -200,8 +199,12 @@ def verify(file: Path, how: How, deep: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+command.add_command(catalog_serve_cmd.command)
+
+
 @contextmanager
-def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
+def working(file: Path, how: How, *, lock: bool = True, view: View | None = None) -> Iterator[Work]:
+    """Yield a run of the catalog file; ``lock``: exclude other runs; ``view``: default as ``how`` says."""
     from contextlib import ExitStack
 
     from layerfarm.jobs.flows.base import Policy
@@ -219,10 +222,10 @@ def _working(file: Path, how: How, *, lock: bool = True) -> Iterator[Work]:
             processes = how.processes or processors
             backend = Local(Policy(shards=processes, threads=processors), processes)
         else:
-            output.take_logs()
+            if view is None:
+                output.take_logs()
             backend = OnFarm(stack.enter_context(Farm(how.farm)), how.at_once)
-        view = stack.enter_context(CatalogView(how.progress))
-        work = Work.begin(file, catalog, backend, view)
+        work = Work.begin(file, catalog, backend, view or stack.enter_context(CatalogView(how.progress)))
         if lock:
             stack.enter_context(work.states.locked())
         yield work

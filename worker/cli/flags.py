@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from layerfarm.worker.durations import seconds
+
 if TYPE_CHECKING:
     from layerfarm.jobs.flows.requests import HistoryOptions, IdMapping, ImageRef, LayerOptions
     from layerfarm.jobs.image import HistoryEntry
@@ -399,14 +401,11 @@ class DurationType(click.ParamType[float]):
     """A duration in Go's notation, in seconds: ``90s``, ``1h30m``, ``0``."""
 
     name = "DURATION"
-    _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float | int):
             return float(value)
-        if value == "0":
-            return 0.0
-        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", value)
-        if not parts or "".join(number + unit for number, unit in parts) != value:
-            self.fail(f"{value!r} is not a duration like 90s, 15m or 24h", param, ctx)
-        return sum(float(number) * self._UNITS[unit] for number, unit in parts)
+        try:
+            return seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

@@ -21,6 +21,7 @@ from layerfarm.jobs.errors import RequestError
 from layerfarm.jobs.flows import FLOWS
 from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.hooks import Outcome, Task
+from layerfarm.worker.listening import host_and_port
 from layerfarm.worker.model import JobRecord
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def served(listen: str, census: Callable[[], Census]) -> Iterator[Metrics]:
     Raises:
         RequestError: the address cannot be used.
     """
-    host, port = _address(listen)
+    host, port = host_and_port(listen, "metrics")
     directory = tempfile.mkdtemp(prefix="layerfarm-metrics-")
     # Read when prometheus_client is imported, so it must not be imported before.
     os.environ[_DIRECTORY] = directory
@@ -160,10 +161,3 @@ class _Farm:
         for name, (text, value) in figures.items():
             if value is not None:
                 yield Gauge(f"layerfarm_farm_{name}", text, value=value)
-
-
-def _address(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise RequestError("not an address to serve metrics at", where=listen[:100], hint="HOST:PORT, or :PORT for all")
-    return host.strip("[]") or "0.0.0.0", int(port)

@@ -1,0 +1,123 @@
+"""The HTTP endpoints: notifications, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from layerfarm.jobs.errors import LayerfarmError, LimitExceeded
+from layerfarm.worker.catalog.serve.authentication import SIGNED, has_token, is_signed
+from layerfarm.worker.catalog.serve.keeper import RESULTS, Keeper
+from layerfarm.worker.catalog.serve.metrics import ServeMetrics
+from layerfarm.worker.catalog.serve.notifications import parse
+
+LARGEST: Final = 1 << 20
+"""Maximum number of bytes of a notification."""
+BODY_TIME: Final = 10.0
+"""Seconds within which a client must send the body."""
+_STATUS: Final = {
+    "accepted": 202,
+    "malformed": 400,
+    "unauthorized": 401,
+    "unknown": 404,
+    "slow": 408,
+    "too large": 413,
+    "unavailable": 503,
+}
+_log = structlog.get_logger()
+
+
+class _Refused(Exception):
+    """The request is refused; the argument is a key of :data:`_STATUS`."""
+
+
+def make_app(
+    keepers: Sequence[Keeper], secrets: Mapping[str, tuple[bytes, ...]], metrics: ServeMetrics, stop: asyncio.Event
+) -> Starlette:
+    """Return the application. ``secrets``: by kind of registry; a kind without one is not served."""
+
+    async def notified(request: Request) -> Response:
+        kind = request.path_params["kind"]
+        if kind not in secrets:
+            return _answer("unknown")
+        try:
+            events = await _accepted(kind, request)
+        except _Refused as refused:
+            result, events = str(refused), Counter[str]()
+        else:
+            result = "accepted"
+        metrics.notifications.labels(kind, result).inc()
+        for name, number in events.items():
+            metrics.events.labels(kind, name).inc(number)
+        return _answer(result, events)
+
+    async def _accepted(kind: str, request: Request) -> Counter[str]:
+        if stop.is_set():
+            raise _Refused("unavailable")
+        token = request.query_params.get("token", "")
+        if kind != SIGNED and not has_token(kind, secrets[kind], request.headers, token):
+            raise _Refused("unauthorized")
+        body = await _body(request)
+        if kind == SIGNED and not is_signed(secrets[kind], request.headers, body):
+            raise _Refused("unauthorized")
+        try:
+            notification = parse(kind, request.headers, body)
+        except LimitExceeded as error:
+            raise _Refused("too large") from error
+        except LayerfarmError as error:
+            raise _Refused("malformed") from error
+        try:
+            found = [await keeper.accept(notification.events) for keeper in keepers]
+        except LayerfarmError as error:
+            _log.error("notification cannot be recorded", error=str(error))
+            raise _Refused("unavailable") from error
+        return _total(found) + Counter(ignored=notification.ignored)
+
+    async def healthy(request: Request) -> Response:
+        well = not stop.is_set() and all(keeper.is_healthy for keeper in keepers)
+        return JSONResponse({"status": "ok" if well else "unavailable"}, 200 if well else 503)
+
+    async def measured(request: Request) -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return Starlette(
+        routes=[
+            Route("/notifications/{kind}", notified, methods=["POST"]),
+            Route("/healthz", healthy),
+            Route("/metrics", measured),
+        ]
+    )
+
+
+async def _body(request: Request) -> bytes:
+    """Read the body, not more than :data:`LARGEST` bytes and not longer than :data:`BODY_TIME`."""
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal() or int(announced) > LARGEST:
+        raise _Refused("too large")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIME):
+            async for part in request.stream():
+                body += part
+                if len(body) > LARGEST:
+                    raise _Refused("too large")
+    except (TimeoutError, ClientDisconnect) as error:
+        raise _Refused("slow") from error
+    return bytes(body)
+
+
+def _total(found: Sequence[Sequence[str]]) -> Counter[str]:
+    """Count the events by result; ``found``: by catalog. An event that one of them takes is accepted."""
+    return Counter(min(each, key=RESULTS.index) for each in zip(*found, strict=True))
+
+
+def _answer(result: str, events: Counter[str] | None = None) -> Response:
+    return JSONResponse({"result": result, **dict(events or {})}, _STATUS[result])
