@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from layerfarm.jobs import errors
 from layerfarm.worker import settings
+from layerfarm.worker.catalog.serve.metrics import ServeMetrics
 from layerfarm.worker.cli.main import COMMANDS, SECTIONS, cli
 from layerfarm.worker.jobstore.states import MOVES, Phase
 from layerfarm.worker.monitoring import metrics
@@ -87,6 +88,14 @@ def metrics_table() -> Iterator[str]:
         yield _metric(family.name, family.type, family.samples[0].labels, family.documentation)
 
 
+def serve_metrics_table() -> Iterator[str]:
+    """A row for each metric of ``catalog serve``."""
+    yield from ("| metric | type | labels | meaning |", "|---|---|---|---|")
+    for metric in (one for one in vars(ServeMetrics()).values() if hasattr(one, "_labelnames")):
+        name = f"{metric._name}_total" if metric._type == "counter" else metric._name
+        yield _metric(name, metric._type, metric._labelnames, metric._documentation)
+
+
 def kinds_table() -> Iterator[str]:
     """A row for each kind of job."""
     yield from ("| kind of job | request | result | stages |", "|---|---|---|---|")
@@ -141,6 +150,7 @@ TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "settings": settings_table,
     "errors": errors_table,
     "metrics": metrics_table,
+    "serve-metrics": serve_metrics_table,
 }
 
 

@@ -12,13 +12,23 @@ from ruamel.yaml import YAML
 
 from layerfarm.worker.cli.flags import DurationType
 from layerfarm.worker.settings import Settings
+from tests.docs.commands import refusal
 
 
 @pytest.fixture
 def services(deploy: Path, program: Callable[[str], str]) -> dict[str, Any]:
     """The services after the client has read the file, with everything merged and filled in."""
     done = subprocess.run(
-        [program("docker-compose"), "--profile", "flower", "-f", deploy / "compose.yaml", "config"],
+        [
+            program("docker-compose"),
+            "--profile",
+            "flower",
+            "--profile",
+            "catalog",
+            "-f",
+            deploy / "compose.yaml",
+            "config",
+        ],
         env={"PATH": "/usr/bin:/bin", "REDIS_PASSWORD": "pw", "FLOWER_BASIC_AUTH": "a:b"},
         capture_output=True,
         text=True,
@@ -29,10 +39,10 @@ def services(deploy: Path, program: Callable[[str], str]) -> dict[str, Any]:
 
 
 def test_a_client_reads_it_and_every_service_is_bounded_and_watched(services: dict[str, Any], deploy: Path) -> None:
-    assert set(services) == {"redis", "worker", "flower"}
+    assert set(services) == {"redis", "worker", "flower", "catalog"}
     for name, service in services.items():
         assert service["mem_limit"] and service["restart"] == "unless-stopped", name
-    assert "healthcheck" in services["redis"] and "healthcheck" in services["flower"]
+    assert all("healthcheck" in services[name] for name in ("redis", "flower", "catalog"))
     # The worker's is the image's own.
     assert "HEALTHCHECK" in (deploy / "Dockerfile").read_text()
 
@@ -63,6 +73,13 @@ def test_the_worker_drains_before_it_is_killed_and_has_the_rights_of_the_unit(
     unit = (deploy / "systemd/layerfarm-worker@.service").read_text()
     bounding = next(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet="))
     assert {f"CAP_{name}" for name in worker["cap_add"]} == set(bounding.partition("=")[2].split())
+
+
+def test_the_server_of_a_catalog_has_no_privilege_and_time_for_an_image(services: dict[str, Any]) -> None:
+    catalog = services["catalog"]
+    assert catalog["cap_drop"] == ["ALL"] and "cap_add" not in catalog
+    assert DurationType().convert(catalog["stop_grace_period"], None, None) >= 300
+    assert refusal(catalog["command"]) == ""
 
 
 def test_variables_are_settings(services: dict[str, Any]) -> None:

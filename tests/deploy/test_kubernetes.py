@@ -11,8 +11,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from layerfarm.worker.broker.priorities import Queues
+from layerfarm.worker.catalog.document import parse_catalog
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.settings import Settings
+from tests.docs.commands import refusal
 
 KEYS = Keys()
 
@@ -120,6 +122,33 @@ def test_redis_has_the_configuration_of_deploy_redis(objects: dict[tuple[str, st
 def _directives(text: str) -> dict[str, str]:
     lines = (line.partition(" ") for line in text.splitlines() if line.strip() and not line.startswith("#"))
     return {name: value for name, _, value in lines}
+
+
+def test_the_server_of_a_catalog(deploy: Path) -> None:
+    objects = build(deploy / "kubernetes/overlays/catalog")
+    for each in objects.values():
+        kubernetes_validate.validate(each, VERSION, strict=True)
+    deployment = objects["Deployment", "catalog"]["spec"]
+    # A second server of the catalog would end with an error.
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    pod = deployment["template"]
+    (container,) = pod["spec"]["containers"]
+    assert refusal(container["args"]) == ""
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
+    assert volumes["oci"]["persistentVolumeClaim"]["claimName"] in {
+        name for kind, name in objects if kind == "PersistentVolumeClaim"
+    }
+    (name, text), *_ = objects["ConfigMap", volumes["catalogs"]["configMap"]["name"]]["data"].items()
+    assert f"/etc/layerfarm/catalogs/{name}" in container["args"]
+    assert parse_catalog(text.encode(), Path("/etc/layerfarm/catalogs") / name).store.startswith("/srv/oci/")
+    # The policy of Redis lets pods with this label in.
+    assert pod["metadata"]["labels"]["layerfarm.io/submitter"] == "true"
+    selector = {"app.kubernetes.io/name": "catalog"}
+    assert objects["Service", "catalog"]["spec"]["selector"] == selector
+    assert objects["NetworkPolicy", "catalog"]["spec"]["podSelector"]["matchLabels"] == selector
 
 
 def test_scaling_looks_at_the_queues_that_there_are(deploy: Path) -> None:

@@ -18,22 +18,43 @@ from layerfarm.worker.settings import load_settings
 MOST_EXPOSED = 3.0
 
 
-@pytest.fixture
-def unit(deploy: Path, tmp_path: Path) -> Path:
-    """The worker's unit, as installed on a machine whose layerfarm is this one."""
-    text = (deploy / "systemd/layerfarm-worker@.service").read_text()
+def installed(deploy: Path, name: str, directory: Path) -> Path:
+    """A unit as installed on a machine whose layerfarm is this one."""
+    text = (deploy / "systemd" / name).read_text()
     command = Path(sys.executable).with_name("layerfarm")
-    text = text.replace("/opt/layerfarm/bin/layerfarm", str(command)).replace("Documentation=man:layerfarm(1)\n", "")
-    path = tmp_path / "layerfarm-worker@.service"
+    text = re.sub(
+        "^Documentation=.*\n", "", text.replace("/opt/layerfarm/bin/layerfarm", str(command)), flags=re.MULTILINE
+    )
+    path = directory / name
     path.write_text(text)
     return path
 
 
-def test_systemd_reads_the_unit_and_the_drop_in(unit: Path, deploy: Path, program: Callable[[str], str]) -> None:
+@pytest.fixture
+def unit(deploy: Path, tmp_path: Path) -> Path:
+    """The worker's unit."""
+    return installed(deploy, "layerfarm-worker@.service", tmp_path)
+
+
+@pytest.fixture
+def catalog_unit(deploy: Path, tmp_path: Path) -> Path:
+    """The unit of a server of catalogs."""
+    return installed(deploy, "layerfarm-catalog@.service", tmp_path)
+
+
+def test_systemd_reads_the_units_and_the_drop_in(
+    unit: Path, catalog_unit: Path, deploy: Path, program: Callable[[str], str]
+) -> None:
     shutil.copytree(deploy / "systemd/redis-server.service.d", unit.parent / "redis-server.service.d")
     shutil.copy("/lib/systemd/system/redis-server.service", unit.parent)
     done = subprocess.run(
-        [program("systemd-analyze"), "verify", unit.with_name("layerfarm-worker@1.service"), "redis-server.service"],
+        [
+            program("systemd-analyze"),
+            "verify",
+            unit.with_name("layerfarm-worker@1.service"),
+            catalog_unit.with_name("layerfarm-catalog@web.service"),
+            "redis-server.service",
+        ],
         cwd=unit.parent,
         env={"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{unit.parent}:"},
         capture_output=True,
@@ -56,13 +77,16 @@ def test_redis_may_read_the_files_that_the_drop_in_and_its_configuration_name(de
     assert [path for path in paths if str(Path(path).parent) in closed] == []
 
 
-def test_the_unit_exposes_little(unit: Path, program: Callable[[str], str]) -> None:
-    done = subprocess.run(
-        [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", unit], capture_output=True, text=True
-    )
-    overall = re.search(r"Overall exposure level for .*: ([0-9.]+)", done.stdout)
-    assert overall is not None, done.stderr
-    assert float(overall[1]) <= MOST_EXPOSED
+def test_the_units_expose_little(unit: Path, catalog_unit: Path, program: Callable[[str], str]) -> None:
+    for path in (unit, catalog_unit):
+        done = subprocess.run(
+            [program("systemd-analyze"), "security", "--offline=yes", "--no-pager", path],
+            capture_output=True,
+            text=True,
+        )
+        overall = re.search(r"Overall exposure level for .*: ([0-9.]+)", done.stdout)
+        assert overall is not None, done.stderr
+        assert float(overall[1]) <= MOST_EXPOSED
 
 
 def test_the_rights_of_the_unit_are_enough_for_owners_modes_devices_and_capabilities(

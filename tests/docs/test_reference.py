@@ -33,6 +33,7 @@ PAGE_OF = {
     "settings": "settings.md",
     "errors": "exit-codes.md",
     "metrics": "metrics.md",
+    "serve-metrics": "metrics.md",
 }
 SOURCES = {path: path.read_text() for place in ("jobs", "worker") for path in (ROOT / place).rglob("*.py")}
 

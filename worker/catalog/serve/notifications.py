@@ -138,7 +138,7 @@ def _harbor(body: _Fields, headers: Mapping[str, str]) -> Iterator[_Raw]:
     data = body.at("data" if is_event else "event_data")
     repository = data.at("repository")
     name = repository.text("repo_full_name") or f"{repository.text('namespace')}/{repository.text('name')}"
-    # Of a manifest without a tag, "tag" is the digest.
+    # The "tag" of a manifest without one is the digest.
     tags = tuple(tag for item in data.items("resources") for tag in _tags(_Fields(item).text("tag")))
     yield _Raw(name, tags, body.text("id") or None if is_event else None)
 
