@@ -10,6 +10,7 @@ import pytest
 from layerfarm.jobs.errors import CatalogError, LayerfarmError, RegistryBusy
 from layerfarm.worker.catalog.discovery import Found
 from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.part import Names, discover_part
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage
@@ -22,6 +23,7 @@ sources:
 policies: [{match: '*', do: {transform: keep}}]
 """
 CATALOG = parse_catalog(FILE, Path("/c/catalog.yaml"))
+NOT_ASKED = cast(Known, None)
 REFERRERS = f"sha256-{'0' * 64}"
 
 
@@ -49,7 +51,7 @@ def found(
     last: LastRun | None = None,
 ) -> Found:
     lister = cast(Skopeo, Lister(answers))
-    return discover_part(CATALOG, lister, known or [], last or LastRun(), Names(frozenset(asked)))
+    return discover_part(CATALOG, lister, NOT_ASKED, known or [], last or LastRun(), Names(frozenset(asked)))
 
 
 def names(group: object) -> set[str]:
@@ -98,4 +100,6 @@ def test_an_image_with_the_name_of_another_source_is_refused() -> None:
     )
     other = CatalogImage("a:1", "docker://other/a:1", False, catalog.policies[0])
     with pytest.raises(CatalogError, match=r"two images have one name, docker://h/a:1 and docker://other/a:1"):
-        discover_part(catalog, cast(Skopeo, Lister({"a": ["1"]})), [other], LastRun(), Names(frozenset(["a:1"])))
+        discover_part(
+            catalog, cast(Skopeo, Lister({"a": ["1"]})), NOT_ASKED, [other], LastRun(), Names(frozenset(["a:1"]))
+        )
