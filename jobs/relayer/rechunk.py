@@ -14,7 +14,7 @@ from layerfarm.jobs.errors import BlobNotFound, MalformedDocument, TransformErro
 from layerfarm.jobs.layer.names import walk_key, whiteout_name
 from layerfarm.jobs.mtree.model import ROOT, Entry
 from layerfarm.jobs.relayer.analysis import Analysis, Analyzed, canonical, clamped, parents_of, restored_directories
-from layerfarm.jobs.relayer.planner.plan import MOST_LAYERS, Divider, Plan, parse_plan
+from layerfarm.jobs.relayer.planner.plan import MOST_LAYERS, Chunk, Divider, Plan, parse_plan
 from layerfarm.jobs.relayer.planner.search import PlanOptions, make_plan
 from layerfarm.jobs.relayer.spool import Difference, Spool, Written
 from layerfarm.jobs.store import Descriptor, Layout
@@ -38,6 +38,7 @@ DIRECTORIES: Final = "directories"
 DELETIONS: Final = "deletions"
 """Name of the first layer above kept ones, if it deletes entries of theirs."""
 
+_HINT = "a higher budget has room for more layers; a component alone is not split, rules may divide it"
 _NS = 10**9
 _PIECE = 1 << 20
 _TYPES = {"file": REGULAR, "link": SYMLINK, "char": CHAR, "block": BLOCK_DEVICE, "fifo": FIFO, "dir": DIRECTORY}
@@ -78,7 +79,7 @@ def layers_to_be(analysis: Analysis, divider: Divider | None, budget: int) -> li
     """Return the layers above the kept ones, lowest first. Without a plan's divider, plan for this image alone.
 
     Raises:
-        TransformError: the kept layers use up the budget.
+        TransformError: the kept layers use up the budget, or a layer would be larger than the plan allows.
     """
     if analysis.parts and analysis.room(budget) < 1:
         raise TransformError(
@@ -89,12 +90,23 @@ def layers_to_be(analysis: Analysis, divider: Divider | None, budget: int) -> li
     image = analysis.snapshot("", 0, "", budget)
     divider = divider or Divider(make_plan([image], PlanOptions(spare=0)))
     chunks = divider.divide(image.parts, image.room)
+    largest = divider.plan.largest
+    for chunk in chunks:
+        if largest is not None and chunk.packed > largest:
+            raise TransformError(_too_large(chunk, largest), where=analysis.image, hint=_HINT)
     layers = [LayerToBe(chunk.name, chunk.digest, tuple(part.key for part in chunk.parts)) for chunk in chunks]
     if analysis.deletions is not None:
         layers.insert(0, LayerToBe(DELETIONS, analysis.deletions))
     if analysis.directories is not None:
         layers.append(LayerToBe(DIRECTORIES, analysis.directories))
     return layers
+
+
+def _too_large(chunk: Chunk, largest: int) -> str:
+    part = max(chunk.parts, key=lambda part: part.packed)
+    what = f"component {part.key}" if part.packed > largest else f"layer {chunk.name}"
+    size = part.packed if part.packed > largest else chunk.packed
+    return f"{what} would have about {size} bytes, more than the {largest} of the largest layer"
 
 
 # --- recipes -------------------------------------------------------------------------------------

@@ -21,10 +21,11 @@ from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store.validation import fault
 from layerfarm.worker.catalog.policies import Policy, Rebase, Section, Transform
 from layerfarm.worker.catalog.schedule import Schedule
-from layerfarm.worker.catalog.versions import VersionRange, parse_age
+from layerfarm.worker.catalog.versions import VersionRange, parse_age, parse_size
 
 DOCKER: Final = "docker://"
 _PLATFORM: Final = re.compile(r"[a-z0-9_]+/[a-z0-9_-]+(?:/[a-z0-9_.-]+)?", re.IGNORECASE)
+_LARGEST: Final = 10 * 10**9
 NAME_FIELDS: Final = ("repository", "basename", "tag")
 Proofs = Literal["referrer", "store", "off"]
 """Places for proofs: also a registry beside the new images, only the layout where they are made, or none."""
@@ -145,6 +146,8 @@ class Destination(Section):
     tag_suffix: str = Field(default="", alias="tag-suffix")
     """Added to the end of the names, and so of the tags."""
     access: Connection | None = None
+    largest_layer: str | None = Field(default=None, alias="largest-layer")
+    """Size that no layer may exceed, or ``off``; default: 10 GB for a registry, where many stop, else ``off``."""
     replace: bool = False
     """True: new images may replace the originals in a source."""
 
@@ -155,6 +158,20 @@ class Destination(Section):
         if any(name is not None and (name not in NAME_FIELDS or form or other) for _, name, form, other in fields):
             raise ValueError(f"{value!r} has other fields than {', '.join(f'{{{name}}}' for name in NAME_FIELDS)}")
         return value
+
+    @field_validator("largest_layer")
+    @classmethod
+    def _is_size(cls, value: str | None) -> str | None:
+        if value not in (None, "off"):
+            parse_size(value)
+        return value
+
+    @property
+    def largest(self) -> int | None:
+        """Return the bytes that no layer may exceed; None: no limit."""
+        if self.largest_layer is None:
+            return _LARGEST if self.registry is not None else None
+        return None if self.largest_layer == "off" else parse_size(self.largest_layer)
 
     _docker = field_validator("registry")(Source._is_docker.__func__)  # type: ignore[attr-defined]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from layerfarm.jobs.errors import LayerfarmError, MalformedPlan
+from layerfarm.jobs.errors import LayerfarmError, MalformedPlan, TransformError
 from layerfarm.jobs.flows.base import name_of_work
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import (
@@ -91,23 +90,40 @@ class Joint:
 
     plan: Plan
     members: tuple[Member, ...]
+    layers: tuple[list[LayerToBe], ...]
+    """The planned layers of each member, above the kept ones."""
+    failed: Mapping[str, str]
+    """Images that the plan cannot divide, with the reason."""
 
-    @cached_property
-    def _layers(self) -> list[list[LayerToBe]]:
-        """The planned layers of each member, above the kept ones."""
-        divider = Divider(self.plan)
-        return [layers_to_be(member.analysis, divider, member.policy.budget) for member in self.members]
+    @classmethod
+    def of(cls, plan: Plan, members: Iterable[Member]) -> Joint:
+        """Divide the members by the plan; an image that it cannot divide, all platforms of it, is left out."""
+        divider = Divider(plan)
+        divided: list[tuple[Member, list[LayerToBe]]] = []
+        failed: dict[str, str] = {}
+        for member in members:
+            try:
+                divided.append((member, layers_to_be(member.analysis, divider, member.policy.budget)))
+            except TransformError as error:
+                failed[member.name] = str(error)
+        divided = [each for each in divided if each[0].name not in failed]
+        return cls(plan, tuple(member for member, _ in divided), tuple(layers for _, layers in divided), failed)
+
+    def without(self, names: Collection[str]) -> Joint:
+        """Return the same plan without these images."""
+        left = [each for each in zip(self.members, self.layers, strict=True) if each[0].name not in names]
+        return replace(self, members=tuple(member for member, _ in left), layers=tuple(layers for _, layers in left))
 
     def layouts(self) -> dict[str, str]:
         """Return, by image, a digest of its planned layers: if unchanged, so is the image."""
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for member, layers in zip(self.members, self._layers, strict=True):
+        for member, layers in zip(self.members, self.layers, strict=True):
             found[member.name] += [layer.digest for layer in layers]
         return {name: name_of_work("layout", digests) for name, digests in found.items()}
 
     def holdings(self) -> dict[str, Holding]:
         """Return, by image, its predicted layers and configurations."""
-        return self._by_image(map(Member.predicted, self.members, self._layers))
+        return self._by_image(map(Member.predicted, self.members, self.layers))
 
     def originals(self) -> dict[str, Holding]:
         """Return, by image, its layers and configurations before the transform."""
@@ -128,7 +144,7 @@ class Joint:
         before: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         after: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         parts: dict[tuple[str, str], Part] = {}
-        for member, layers in zip(self.members, self._layers, strict=True):
+        for member, layers in zip(self.members, self.layers, strict=True):
             homes = {key: layer.digest for layer in layers for key in layer.keys}
             for part in member.analysis.parts:
                 which = (part.key, part.digest)
@@ -149,15 +165,20 @@ class Joint:
 
 
 def plan_together(
-    members: Sequence[Member], created: Mapping[str, str | None], order: str, previous: Plan | None
+    members: Sequence[Member],
+    created: Mapping[str, str | None],
+    order: str,
+    previous: Plan | None,
+    largest: int | None = None,
 ) -> Joint:
-    """Plan the layers of all members; the ``previous`` plan is kept unchanged."""
+    """Plan the layers of all members; the ``previous`` plan is kept. ``largest``: bytes that no layer may exceed."""
     position = {
         name: when
         for repository in in_order({member.name for member in members}, created, order).values()
         for when, name in enumerate(repository)
     }
-    return Joint(make_plan((_snapshot(member, position) for member in members), previous=previous), tuple(members))
+    plan = make_plan((_snapshot(member, position) for member in members), previous=previous)
+    return Joint.of(plan.model_copy(update={"largest": largest}), members)
 
 
 def _snapshot(member: Member, position: Mapping[str, int]) -> Snapshot:

@@ -28,16 +28,17 @@ def plan_what_saves(
     order: str,
     previous: Plan | None,
     rechunked: Collection[str],
+    largest: int | None = None,
 ) -> tuple[Joint | None, list[Loss]]:
     """Return the joint plan of the images for which it saves enough, and the other images, which stay unchanged.
 
     Images ``rechunked`` by earlier runs, and those of their repositories, are always planned: hosts already have their
-    layers.
+    layers. ``largest``: bytes that no layer may exceed.
     """
     losses: list[Loss] = []
     settled = {repository_of(name) for name in rechunked}
     for _ in range(_ROUNDS):
-        joint = plan_together(members, created, order, previous)
+        joint = plan_together(members, created, order, previous, largest)
         lost = _losses(joint, created, order, settled)
         if not lost:
             return joint, losses
@@ -47,7 +48,7 @@ def plan_what_saves(
         ]
         if not members:
             return None, losses
-    return Joint(joint.plan, tuple(members)), losses
+    return joint.without({member.name for member in joint.members}.difference(each.name for each in members)), losses
 
 
 def _losses(

@@ -42,6 +42,7 @@ from layerfarm.worker.catalog.pull import (
     referrers_in_registry,
 )
 from layerfarm.worker.catalog.registry import Skopeo
+from layerfarm.worker.catalog.sizes import check_layers
 from layerfarm.worker.catalog.sources import CatalogImage, open_origin
 from layerfarm.worker.catalog.state import ImageState, Missed, States
 
@@ -270,6 +271,7 @@ class Pusher:
         reference = reference_at(self._destination, state.name)
         repository = repository_at(self._destination, state.name)
         try:
+            check_layers(layout, state.new, self._destination.largest)
             push(self._skopeo, layout, state.new, reference)
             beside, refused = self._push_beside(layout, repository, state.new)
             nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))

@@ -1,4 +1,4 @@
-"""Ranges of versions and of time, by which a source selects tags."""
+"""Values of a catalog file: ranges of versions, ages, sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from packaging.version import InvalidVersion, Version
 
 _COMPARISON: Final = re.compile(r"\s*(>=|<=|==|!=|>|<|=)\s*([^\s,<>=!]+)\s*,?")
 _AGE: Final = re.compile(r"([1-9][0-9]{0,5})([hdw])")
-_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+_AGE_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+_SIZE: Final = re.compile(r"([1-9][0-9]{0,6})\s?(kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_SIZE_UNITS: Final = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
 
 
 class VersionRange:
@@ -49,4 +56,12 @@ def parse_age(text: str) -> timedelta:
     found = _AGE.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is not an age, such as 12h, 30d or 8w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return timedelta(**{_AGE_UNITS[found[2]]: int(found[1])})
+
+
+def parse_size(text: str) -> int:
+    """Parse a whole number of kB, MB, GB, TB, KiB, MiB, GiB or TiB; return bytes. Raises ValueError."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a size, such as 10GB or 512MiB")
+    return int(found[1]) * _SIZE_UNITS[found[2]]

@@ -37,6 +37,7 @@ from layerfarm.worker.catalog.published import differences
 from layerfarm.worker.catalog.pull import copy_in
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.savings import plan_what_saves
+from layerfarm.worker.catalog.sizes import fail_large
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
 from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, LastRun, Loss, Missed, States
 from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_pushed
@@ -136,6 +137,7 @@ class Work:
         The last run's plan is kept, unless ``replan``. Repositories for which it would not save enough stay unchanged
         (:mod:`layerfarm.worker.catalog.savings`). ``keep``: save the plan for the next run.
         """
+        fail_large(self.store, self.states, images, self.catalog.destination.largest)
         images = [image for image in images if self.states[image.name].error is None]
         members, unknown = members_of(self.store, self.states, images)
         if unknown:
@@ -152,7 +154,10 @@ class Work:
         created = {image.name: self.states[image.name].created for image in images}
         previous = None if replan else previous_plan(self.states)
         rechunked = () if replan else self._rechunked(images)
-        self.joint, self.losses = plan_what_saves(members, created, self.catalog.order, previous, rechunked)
+        largest = self.catalog.destination.largest
+        self.joint, self.losses = plan_what_saves(members, created, self.catalog.order, previous, rechunked, largest)
+        for name, error in self.joint.failed.items() if self.joint is not None else ():
+            self.states.put(self.states[name].but(error=error))
         self._layouts = dict.fromkeys((member.name for member in members), AS_IT_IS)
         if self.joint is not None:
             self._layouts |= self.joint.layouts()
@@ -172,7 +177,7 @@ class Work:
         if plan is not None:
             images = [image for image in self.known() if self.states[image.name].layout != AS_IT_IS]
             members, _ = members_of(self.store, self.states, images)
-            self.joint = Joint(plan, tuple(members)) if members else None
+            self.joint = Joint.of(plan, members) if members else None
         self.losses = self.states.last_run().losses
 
     def _analyze(self, images: Sequence[CatalogImage]) -> None:

@@ -17,6 +17,8 @@ DEFAULT_BUDGET = 64
 MOST_LAYERS = 120
 """Docker's overlay2 fails at 122 to 127 layers (relayer.md 2.7)."""
 VERSION = 1
+_FILLED = 0.9
+"""Part of the largest layer that is filled: sizes are estimated."""
 
 
 class Part(NamedTuple):
@@ -83,6 +85,8 @@ class Plan(_Model):
     groups: tuple[Group, ...]
     spare: int = 4
     """Layers of an image for components that are not in the plan."""
+    largest: int | None = None
+    """Bytes that no layer may exceed; None: no limit. Layers of more estimated bytes are split."""
     prediction: Prediction | None = None
 
     @model_validator(mode="after")
@@ -148,7 +152,8 @@ class Divider:
 
         Components that are not in the plan go to spare layers, chosen by their names, so that no other layer changes.
         An image that is not in the plan may have parts of more groups than room: the smallest layers are then
-        merged.
+        merged. A layer that would be too large is split between its components; where that is not possible, or the room
+        does not suffice, it stays too large.
         """
         assert room >= 1
         known: dict[int, list[Part]] = {}
@@ -165,6 +170,8 @@ class Divider:
         for part in strange:
             spare.setdefault(_slot(part.source or part.key, slots), []).append(part)
         chunks += [self._chunk(f"new {slot + 1}", members) for slot, members in sorted(spare.items())]
+        if self.plan.largest is not None:
+            chunks = [piece for chunk in chunks for piece in self._split(chunk, self.plan.largest * _FILLED)]
         while len(chunks) > room:
             chunks = self._joined(chunks)
         return chunks
@@ -172,6 +179,20 @@ class Divider:
     def _chunk(self, name: str, parts: Iterable[Part]) -> Chunk:
         ordered = tuple(sorted(parts))
         return self._chunks.setdefault((name, ordered), Chunk(name, ordered))
+
+    def _split(self, chunk: Chunk, most: float) -> list[Chunk]:
+        """Split a layer of more than ``most`` bytes between its parts, in their order."""
+        if chunk.packed <= most:
+            return [chunk]
+        pieces: list[list[Part]] = [[]]
+        filled = 0
+        for part in chunk.parts:
+            if pieces[-1] and filled + part.packed > most:
+                pieces.append([])
+                filled = 0
+            pieces[-1].append(part)
+            filled += part.packed
+        return [self._chunk(f"{chunk.name} ({number + 1})", parts) for number, parts in enumerate(pieces)]
 
     def _joined(self, chunks: list[Chunk]) -> list[Chunk]:
         first, second = sorted(sorted(range(len(chunks)), key=lambda at: (chunks[at].packed, at))[:2])

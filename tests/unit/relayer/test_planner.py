@@ -231,3 +231,29 @@ def test_what_changes_with_every_tag_of_many_is_counted_right() -> None:
     assert {group.components for group in plan.groups} == {("x",), ("y", "z")}
     found = predict(plan, images)
     assert (found.stored, found.pulled) == ((24 + 12 * 2) * MB, (22 + 10 * 2) * MB)
+
+
+def test_a_layer_larger_than_the_limit_is_split_between_its_components() -> None:
+    plan = Plan(groups=(Group(name="all", components=tuple(f"p{n}" for n in range(6))),), largest=10 * MB)
+    parts = [part(f"p{number}", packed=4 * MB) for number in range(6)]
+    chunks = Divider(plan).divide(parts, 20)
+    assert [(chunk.name, [each.key for each in chunk.parts]) for chunk in chunks] == [
+        ("all (1)", ["p0", "p1"]),
+        ("all (2)", ["p2", "p3"]),
+        ("all (3)", ["p4", "p5"]),
+    ]
+    assert Divider(plan).divide(parts[:2], 20)[0].name == "all"  # not larger: not renamed
+    assert parse_plan(plan.encode(), "here") == plan
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(catalogs(), st.integers(1, 1 << 24))
+def test_no_layer_exceeds_the_limit_but_for_components_that_do_or_for_lack_of_room(
+    images: list[Snapshot], largest: int
+) -> None:
+    plan = make_plan(images).model_copy(update={"largest": largest})
+    for image in images:
+        chunks = Divider(plan).divide(image.parts, 1000)
+        assert sorted(part for chunk in chunks for part in chunk.parts) == sorted(image.parts)
+        assert all(chunk.packed <= largest or len(chunk.parts) == 1 for chunk in chunks)
+        assert len(Divider(plan).divide(image.parts, image.room)) <= image.room
