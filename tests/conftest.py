@@ -1,4 +1,4 @@
-"""What every test run has in common: a test that could not run is said loudly, and may fail the run.
+"""Set-up of every test run: a test that could not run is reported at the end, and may fail the run.
 
 A test that needs a program or a right that the machine lacks calls ``pytest.skip`` (or the ``program``
 fixture does); nothing else skips. The list at the end names each of them, and with
@@ -20,7 +20,7 @@ from tests import started
 from tests.examples import examples
 from tests.rights import takes_root
 
-# How long an example takes depends on the machine and on who else uses it: never a reason to fail.
+# The time of an example depends on the load of the machine: never a reason to fail.
 settings.register_profile(
     "untimed", deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow]
 )
@@ -59,13 +59,13 @@ def as_root() -> None:
 
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test has kept of an image is not what another one finds, and nothing is left in the home directory."""
+    """Give each test its own cache, so that tests share no result and nothing is left in the home directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(autouse=True)
 def _log_of_its_own() -> Iterator[None]:
-    """What one test configures of the log, no other test of the process has."""
+    """Restore the configuration of the log after each test."""
     yield
     structlog.reset_defaults()
 
@@ -75,7 +75,7 @@ started.note_all()
 
 @pytest.fixture(autouse=True)
 def _what_a_test_starts_ends_with_it() -> Iterator[None]:
-    """What a fixture of a wider scope has started is there before, and so is none of the test's."""
+    """Programs that a fixture of a wider scope has started are not those of the test."""
     with started.ended():
         yield
 

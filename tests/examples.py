@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries a property on."""
+"""Number of examples on which Hypothesis tries a property."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 CACHE: Final = ROOT / ".cache"
 
 PACKAGES: Final = ("python3", "python3-venv", "make", "git", "ca-certificates")
-"""What the README asks for, and what git and pip need to trust anybody."""
+"""Packages that the README asks for, and certificates for git and pip."""
 SERVERS: Final = {
     ("bookworm", "root"): "redis-server",
     ("bookworm", "user"): "",
@@ -68,7 +68,7 @@ rmdir /old
 
 
 class Outcome(NamedTuple):
-    """How one command of the README ended on one machine."""
+    """Outcome of one command of the README on one machine."""
 
     code: int
     seconds: float
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 
     @property
     def passed(self) -> str:
-        """Of ``make test``: pytest's closing line, without its frame."""
+        """Closing line of pytest, for ``make test``, without its frame."""
         found = re.findall(r"=+ (\d+ (?:passed|failed).*) in [\d.]+s", self.text)
         return found[-1] if found else ""
 
@@ -110,7 +110,7 @@ class Machine:
             owner = "newcomer"
             self.as_root(f"useradd -u {_UID} -d {self.home} -s /bin/bash {owner}")
             self.as_root(f"chown {owner}: {self.home} {self.home}/.cache")
-        # Where other users may enter: as root, the tests run some commands as one of them.
+        # Other users may enter it: as root, the tests run some commands as one of them.
         self.clone = "/opt/layerfarm" if user == "root" else f"{self.home}/layerfarm"
         subprocess.run(["git", "clone", "-q", ROOT, self._root / self.clone[1:]], check=True)
         self.as_root(f"chown -R {owner}: {self.clone}")
@@ -122,7 +122,7 @@ class Machine:
         return Outcome(done, time.monotonic() - begin, log.read_text(errors="replace"))
 
     def as_root(self, command: str) -> None:
-        """What an administrator does beforehand."""
+        """Work of an administrator beforehand."""
         with tempfile.TemporaryDirectory() as directory:
             log = Path(directory, "log")
             code = self._start("root", command, log, {})
@@ -181,7 +181,7 @@ def _try(suite: str, user: str, targets: list[str], logs: Path) -> tuple[tuple[s
             if target == "test" and server:
                 machine.as_root(f"RUNLEVEL=1 apt-get install -y -qq --no-install-recommends {server} >/dev/null")
             if target == "test" and user == "user":
-                # What the README says to ask an administrator for.
+                # The README says to ask an administrator for it.
                 machine.as_root(f"sh {machine.clone}/tests/install-packages")
             everything = {"REQUIRE_ALL": "1"} if user == "root" else {}
             variables = {"LAYERFARM_TEST_REDIS": server} if server else {}

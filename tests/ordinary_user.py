@@ -1,5 +1,5 @@
-"""An ordinary user for tests: a home of his own, and functions or programs run as him. Without root, it is who runs
-the tests.
+"""An ordinary user for tests: with a home, and functions or programs that run as this user. Without root, it is the
+user who runs the tests.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 UID, GID = (54321, 54321) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-"""Of nobody who is in /etc/passwd; without root, those who runs the tests."""
+"""Ids that are not in /etc/passwd; without root, those of the user who runs the tests."""
 
 
-_AS_HIM = ("setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups") if os.geteuid() == 0 else ()
+_AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups") if os.geteuid() == 0 else ()
 
 
 class OrdinaryUser:
-    """A user without any right but over what is his; ``home`` is an empty directory that others can enter."""
+    """A user without rights except over their own files; ``home`` is an empty directory that others can enter."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
 
     def own(self, path: Path) -> None:
-        """Give him ``path`` and all below."""
+        """Make the user the owner of ``path`` and all below."""
         if os.geteuid() != 0:
             return
         for directory, _, files in os.walk(path):
@@ -37,7 +37,7 @@ class OrdinaryUser:
                 os.chown(os.path.join(directory, name), UID, GID, follow_symlinks=False)
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """What ``function`` returns in a process of his; what it raises is raised here."""
+        """Call ``function`` in a process of the user, and return its result; its exception is raised here."""
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -71,10 +71,10 @@ class OrdinaryUser:
     def run(
         self, *command: str | Path, check: bool = True, within: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program as him, in his home; ``within`` a program that root runs around it."""
+        """Run a program as the user, in their home; ``within`` a program that root runs around it."""
         variables = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "HOME": str(self.home), "TMPDIR": str(self.home)}
         done = subprocess.run(
-            [*within, *_AS_HIM, *map(str, command)],
+            [*within, *_AS_USER, *map(str, command)],
             cwd=self.home,
             env=variables | {"XDG_RUNTIME_DIR": str(self.home)},
             stdin=subprocess.DEVNULL,

@@ -30,9 +30,9 @@ _TOOLS: Final = frozenset(
         "sortedcontainers",
     ]
 )
-"""What the unit tests need of the tests' lock: half as much to install."""
+"""Packages of the tests' lock that the unit tests need: half as much to install."""
 _USABLE: Final = "import ensurepip, sqlite3, ssl, venv"
-"""What the environment and the tests need, and what a Python built without its libraries lacks."""
+"""Modules that the environment and the tests need, and that a Python built without its libraries lacks."""
 
 
 def others() -> dict[str, str]:

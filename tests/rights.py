@@ -1,4 +1,4 @@
-"""Whether a test failed only because it asked for what root alone may do: it could not run, then.
+"""Tests that failed only because they need root: they could not run.
 
 Owners, devices, mounts and namespaces are most of what a root filesystem is about, so an ordinary user cannot run
 every test. What is refused counts only if the test itself asked for it, or if layerfarm says that it takes root:
@@ -23,7 +23,7 @@ _SAID: Final = (
 
 
 def takes_root(error: BaseException) -> str | None:
-    """What a test asked for that takes root, if ``error`` says so."""
+    """Return the operation of a test that needs root, if ``error`` says so."""
     if isinstance(error, subprocess.CalledProcessError) and not isinstance(error.cmd, str):
         program = Path(str(error.cmd[0])).name
         if program in _PROGRAMS:

@@ -17,7 +17,7 @@ from tests.bench.place import Place
 CACHE = Path(".cache/bench")
 PEERS = ("umoci", "skopeo", "tar", "pigz", "zstd", "bsdtar", "sha256sum", "xargs", "debootstrap", "npm")
 _ROOM = 5
-"""How many times its size a tree needs as scratch space."""
+"""Scratch space of a tree, in times of its size."""
 
 
 @click.command()
@@ -80,7 +80,7 @@ def _check_peers() -> None:
 
 
 def _available() -> int:
-    """Bytes of memory that nobody needs; what a tmpfs says is free may well be taken."""
+    """Bytes of memory that no process needs; the free memory of a tmpfs may be in use."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -1,6 +1,6 @@
 """``make bench-catalog``: a catalog of 40 images and more, laid out in every way, on tags held out from planning.
 
-The images come from a registry on loopback and are made over on a farm of this machine. Ours is planned from the
+The images come from a registry on loopback and are transformed on a farm of this machine. Ours is planned from the
 first tags of each repository; then the later ones come. Every image that is made is proved by the run itself, and
 again by ``umoci unpack`` of the old and of the new one and a comparison of the two trees that shares no code with
 layerfarm.
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ground:
-    """Where it happens."""
+    """Its place."""
 
     spec: Spec
     place: Path
@@ -70,7 +70,7 @@ class Ground:
         return [f"{day + 1}.0" for day in range(days)]
 
     def held_out(self, name: str) -> bool:
-        """Whether it is the pull of a tag that no plan was made from."""
+        """True: the pull of a tag that no plan was made from."""
         return int(name.rpartition(":")[2].partition(".")[0]) > self.planned_days
 
     def run(self, name: str, policy: str, days: int) -> tuple[dict[str, Any], float]:
@@ -174,7 +174,7 @@ def _stability(ground: Ground, snapshots: Sequence[Snapshot]) -> dict[str, float
 
 
 def _dependencies(spec: Spec) -> dict[str, list[str]]:
-    """What Debian's packages depend on, by component key."""
+    """Dependencies of Debian's packages, by component key."""
     found: dict[str, list[str]] = {}
     for suite in spec.suites:
         for name, depends in Archive(CACHE / spec.name / suite, suite, spec.days).dependencies().items():

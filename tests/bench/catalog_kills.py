@@ -36,7 +36,7 @@ PAUSE: Final = (3.0, 20.0)
 AWAY: Final = (0.5, 5.0)
 """Seconds for which the registry stays away."""
 HARMS: Final = {"worker": 4, "process of a worker": 4, "registry": 4, "run": 1}
-"""What is killed, and how often, relatively."""
+"""Targets to kill, with their relative frequency."""
 
 
 class Kills:
@@ -49,7 +49,7 @@ class Kills:
         self._say = say
         self._workers = [self._worker() for _ in range(WORKERS)]
         self.done: Counter[str] = Counter()
-        """What was killed."""
+        """Numbers of kills."""
         self.runs = 0
 
     def run(self, catalog: Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _case(layers: list[bytes], place: Path, python: Path) -> Iterator[str]:
-    """What becomes of one small image, by both."""
+    """Result of both tools for one small image."""
     place.mkdir()
     layout = Layout.create(place / "store")
     image(layout, layers, tag="app", history=[{"created_by": "x"}] * len(layers))
@@ -156,7 +156,7 @@ CASES = {
         archive(entry("d/", "dir", mode=0o711), entry("d/g")),
     ],
 }
-"""What layers can do to each other, each in an image of its own."""
+"""Ways in which a layer changes lower ones, each in an image of its own."""
 
 
 def _image(root: Path, place: Path) -> Path:

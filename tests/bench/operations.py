@@ -1,4 +1,4 @@
-"""What is measured: each operation by layerfarm and by its peers, in one run."""
+"""Measure each operation by layerfarm and by its peers, in one run."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def through_the_farm(place: Place) -> Comparison:
 
 
 def start_up(place: Place) -> Comparison:
-    """What a script waits for: commands that do next to nothing, on a layout of a few images."""
+    """Commands of scripts that do next to nothing, on a layout of a few images."""
     layout = place.layout()
     image = f"{layout}:gzip"
     commands = {"stat": ["stat", "--image", image], "tag": ["tag", "--image", image, "again"]}
@@ -240,4 +240,4 @@ OPERATIONS: dict[str, Callable[[Place], Comparison]] = {
 MOST_MEMORY = 400e6
 """Bytes of one process of a worker, for a tree of any size."""
 SMALL_TREE_TARGET = 0.6
-"""Of umoci's wall, process start included, for every operation on a small image."""
+"""Share of umoci's wall time, process start included, for every operation on a small image."""

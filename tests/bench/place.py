@@ -1,4 +1,4 @@
-"""Where one tree is measured: scratch space, and what both tools need before the clock starts."""
+"""Set-up for one tree: scratch space, and everything that both tools need before the clock starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How others would lay images out, for comparison: the same components, the same budget, their way to group.
+"""Layouts of images by the methods of other tools, for comparison: with the same components and budget.
 
 Each is stateless and sees one image at a time, as the originals do (relayer.md 2.1 and 2.4).
 """

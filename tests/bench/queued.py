@@ -63,7 +63,7 @@ def _bundles(scratch: Path, layout: Path, entries: int, count: int) -> list[Path
     bundles = [scratch / f"bundle-{number}" for number in range(count)]
     for bundle in bundles:
         run(UnpackRequest(image=image, bundle=bundle))
-    time.sleep(2.5)  # What was changed less than two seconds ago is read again.
+    time.sleep(2.5)  # Files changed less than two seconds ago are read again.
     for bundle in bundles:
         run(RepackRequest(bundle=bundle, image=ImageRef(store=layout, tag=bundle.name), refresh_bundle=True))
     return bundles

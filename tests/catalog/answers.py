@@ -203,7 +203,7 @@ PRINTED: Final = (
         'written to destination, but we cannot modify it: "Instructed to preserve digests"',
         PASSING,
     ),
-    # What skopeo printed, in the threads; with names that look like answers.
+    # Output of skopeo from issue threads; with names that look like answers.
     (
         "reading manifest sha256-48d9.sig in 192.168.210.93/images/alpine: unknown: artifact "
         "images/alpine:sha256-48d9.sig not found",

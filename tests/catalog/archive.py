@@ -139,7 +139,7 @@ class _Apt:
 
 
 def _sites() -> tuple[str, str]:
-    """Where this machine has Debian from, and its security updates."""
+    """Debian's archive of this machine, and its security updates."""
     command = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     sites = {release.endswith("-security"): site for site, release in map(str.split, reversed(lines))}
@@ -148,7 +148,7 @@ def _sites() -> tuple[str, str]:
 
 
 def _essential(stanzas: Iterator[Stanza]) -> list[str]:
-    """What debootstrap's minbase installs."""
+    """Packages that debootstrap's minbase installs."""
     known = {s["Package"]: s for s in stanzas}
     required = {name for name, s in known.items() if s.get("Essential") == "yes" or s.get("Priority") == "required"}
     return sorted(required | {"apt"} | (known.keys() & {"usr-is-merged"}))
@@ -172,7 +172,7 @@ def _text(stanza: Stanza) -> str:
 
 
 def _file_name(stanza: Stanza) -> str:
-    """As apt-get names it in its cache, but for the colon."""
+    """Its name in apt-get's cache, except the colon."""
     return f"{stanza['Package']}_{stanza['Version']}_{stanza['Architecture']}.deb"
 
 

@@ -187,7 +187,7 @@ def _repack(layout: Path, bundle: Path, tag: str, day: int, what: str) -> None:
 
 def _layer(day: int, what: str) -> LayerOptions:
     created = timestamp(FIRST_DAY + day * WEEK)
-    # What docker build and most registries hold: gzip, a little smaller than our own default.
+    # As docker build and most registries have them: gzip, a little smaller than layerfarm's default.
     return LayerOptions(compress="gzip", level=6, history=HistoryOptions(created=created, created_by=what))
 
 

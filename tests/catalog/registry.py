@@ -174,7 +174,7 @@ def _manifest_path(name: str) -> str:
 
 
 Verdict = Callable[[str, str], int | None]
-"""Of a request's method and path: None lets it pass, 0 drops the connection, anything else is the status."""
+"""Answer to a request's method and path: None lets it pass, 0 drops the connection, anything else is the status."""
 
 
 def allow(method: str, path: str) -> None:

@@ -1,4 +1,4 @@
-"""What the catalogs of the tests hold: repositories of images, each with a tag for every day.
+"""Content of the tests' catalogs: repositories of images, each with a tag for every day.
 
 A *day* is a state of the Debian archive: on day 0 every package has the version of the last point release, and
 each later day some source packages have the version of the security archive. Which on which day follows from the
@@ -19,7 +19,7 @@ class Repository:
     suite: str
     packages: tuple[str, ...]
     wheels: tuple[tuple[str, ...], ...] = ()
-    """What pip installs beside the application, for each day (the last one stays)."""
+    """Packages that pip installs beside the application, for each day (the last one stays)."""
     app_files: int = 120
     """Files of the application, some 20 kB each."""
 
@@ -54,7 +54,7 @@ SMALL = Spec(
     ),
     foreign_days=1,
 )
-"""What ``make test`` has time for."""
+"""The part for which ``make test`` has time."""
 
 FULL = Spec(
     name="full",

@@ -44,7 +44,7 @@ class Stage:
                 copy_in(path, self.root)
 
     def run(self, command: list[str], *, as_user: bool = True) -> str:
-        """Run a command inside and give back what it prints; fail with its output."""
+        """Run a command inside and return its output; fail with its output."""
         uid, _, gid = self.user.partition(":")
         within = ["chroot", f"--userspec={uid}:{gid or uid}", str(self.root)] if as_user else ["chroot", str(self.root)]
         inner = f"cd {shlex.quote(self.workdir)} && exec {shlex.join(command)}"

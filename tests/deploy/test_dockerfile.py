@@ -39,6 +39,6 @@ def test_the_steps_give_a_small_image_that_builds_images_as_an_ordinary_user(
         # As compose.yaml runs it, with an embedded Redis.
         image.user = "0:0"
         assert "trees agree" in image.run(["layerfarm", "demo", "--rootfs", "/etc/apt", "--store", store])
-        # What the steps add, but for the archives that Docker's Debian does not keep.
+        # Paths that the steps add, except the archives that Docker's Debian does not keep.
         added = subprocess.check_output(["du", "-scb", *(tmp_path / "last/upper" / each for each in ("usr", "opt"))])
         assert int(added.split()[-2]) < 250_000_000

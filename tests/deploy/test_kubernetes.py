@@ -28,7 +28,7 @@ def load(path: Path) -> list[Object]:
 
 
 def build(directory: Path) -> dict[tuple[str, str], Object]:
-    """What ``kubectl kustomize`` makes of a directory, of the fields that are used here and no others."""
+    """Output of ``kubectl kustomize`` for a directory, for the fields that are used here."""
     (kustomization,) = load(directory / "kustomization.yaml")
     known = {"apiVersion", "kind", "namespace", "resources", "patches"}
     assert set(kustomization) <= known

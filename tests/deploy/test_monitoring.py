@@ -1,4 +1,4 @@
-"""deploy/monitoring: Prometheus' own tool reads and tests the rules, and they speak of metrics that there are."""
+"""deploy/monitoring: Prometheus' own tool reads and tests the rules, and they use existing metrics."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ A comment of its own, not words after the language: those make MkDocs take the b
 ``<!-- run -->``            a test runs it, in a directory that all such blocks of the page share
 ``<!-- run: STAGE -->``     the same on a stage of ``stages.py``, which may begin with something in the directory
 ``<!-- file: PATH -->``     it is the content of that file (``<!-- file: PATH, STAGE -->``)
-``<!-- skip: why -->``      nobody runs it, and why; a test that does it instead is named ``tests/….py::test_…``
+``<!-- skip: why -->``      it is not run, and why; a test that does it instead is named ``tests/….py::test_…``
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAGES = [
 ]
 
 COMMANDS = frozenset(("console", "sh", "python"))
-"""Languages whose blocks do something: without a comment nobody knows what tests them."""
+"""Languages whose blocks are run: each needs a comment that names its test."""
 TEXTS = frozenset(("text", "yaml", "toml", "json", "go", "mermaid"))
 
 _COMMENT = re.compile(r"<!--\s*(run|file|skip)(?:: (.*?))?\s*-->\s*", re.DOTALL)
@@ -42,7 +42,7 @@ class Block:
     mark: str
     """``run``, ``file``, ``skip``, or empty."""
     about: str
-    """What stands behind the mark."""
+    """The text after the mark."""
     text: str
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Step:
 
     @property
     def code(self) -> int:
-        """How it ends; a comment may say otherwise than with 0."""
+        """Exit code; 0 unless a comment names another."""
         said = _CODE.search(self.command)
         return int(said[1]) if said else 0
 

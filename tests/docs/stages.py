@@ -1,4 +1,4 @@
-"""What the pages take for granted: a farm, images that exist, a registry. And how their blocks are run there.
+"""Surroundings that the pages assume (a farm, images, a registry), and the scripts that run their blocks.
 
 The blocks of a page that are run on one stage are one script of a shell, in the order of the page, so that variables,
 jobs and directories stay; each command's output goes to a file of its own.
@@ -52,7 +52,7 @@ cp -a rootfs/app rootfs/debian; cp -a rootfs/app rootfs/alpine
 layerfarm init --layout oci
 layerfarm build --rootfs rootfs/debian --image oci:debian
 """
-"""What the disk of a farm has: root filesystems, a store with a base."""
+"""Disk of a farm: root filesystems, a store with a base."""
 
 
 class Stages:
@@ -134,10 +134,10 @@ class _Script:
         self._lines = [f"cd {directory}"]
         self._steps: list[tuple[Block, Step]] = []
         self.images = ""
-        """The commands that put images into the directory, anew for each block, or for each command."""
+        """The commands that put images into the directory, again for each block, or for each command."""
 
     def quietly(self, commands: str) -> None:
-        """What the page takes for granted."""
+        """Add commands that the page assumes to have run."""
         self._lines += ["set -e", f"{{ {commands}\n}} >/dev/null", "set +e"]
 
     def add(self, block: Block, stage: str) -> None:
@@ -178,7 +178,7 @@ class _Script:
 
 
 def as_shown(shown: str, printed: str) -> bool:
-    """Whether a page shows what is printed; ``…`` stands for anything, lines too."""
+    """Return True if a page shows what is printed; ``…`` stands for anything, lines too."""
     pattern = ".*".join(re.escape(piece) for piece in shown.rstrip().split("…"))
     return re.fullmatch(pattern, printed.rstrip(), re.DOTALL) is not None
 
@@ -220,7 +220,7 @@ def _replaced(text: str, stands_for: Mapping[str, str]) -> str:
 _STEP_OF_BUILD = (
     """printf '#!/bin/sh\\nmkdir -p "$1" && echo app >"$1/app"\\n' >build-rootfs.sh; chmod +x build-rootfs.sh"""
 )
-"""What the repository of the page's reader has."""
+"""Files in the repository of the page's reader."""
 
 
 def _gitlab(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the command prints, and what the files of deploy/ say, leads to pages and headings that exist."""
+"""Links in the command's output and in the files of deploy/ lead to pages and headings that exist."""
 
 from __future__ import annotations
 

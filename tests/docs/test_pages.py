@@ -1,4 +1,4 @@
-"""What the README and the documentation show is what happens: their commands are run, what they print is compared."""
+"""Commands of the README and of the documentation are run, and their output is compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and a browser that shows it asks nobody else for anything."""
+"""The documentation builds without a warning, and a browser that shows it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class _Loaded(HTMLParser):
-    """What a page makes a browser load without being asked, and whether it has a picture to be drawn by mermaid."""
+    """Addresses that a page makes a browser load, and whether it has a picture to be drawn by mermaid."""
 
     def __init__(self) -> None:
         super().__init__()

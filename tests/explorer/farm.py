@@ -39,7 +39,7 @@ class WhoLives(Owner):
 
 
 class SteppedStore:
-    """Each operation is a step; one whose reply is lost is done once more, as every connection of ours does."""
+    """Each operation is a step; one whose reply is lost is done once more, as every connection of layerfarm does."""
 
     def __init__(self, world: World, store: MemoryJobStore) -> None:
         self._world = world
@@ -92,7 +92,7 @@ class Heart:
 
 
 class StoredOutcomes(Journal):
-    """How jobs ended, as the stores keep it."""
+    """Outcomes of jobs, as the stores keep them."""
 
     def __init__(self) -> None:
         self._known: dict[str, Ending] = {}

@@ -30,7 +30,7 @@ class ExploredResult(Result):
 
 @dataclass
 class Disk:
-    """What the jobs write, in place of a store."""
+    """Output of the jobs, in place of a store."""
 
     world: World
     plans: int = 0
@@ -58,7 +58,7 @@ class Disk:
 
 
 disk: Disk
-"""Of the run that is going on."""
+"""Output of the current run."""
 
 
 def use(new: Disk) -> None:

@@ -102,7 +102,7 @@ class MemoryJobStore:
         self._turns: dict[Traffic, list[str]] = {}
         self._waiting: dict[tuple[Traffic, str], list[str]] = {}
         self.asked = 0
-        """Requests of clients so far; whoever repeats one whose reply was lost sets it back."""
+        """Requests of clients so far; repeating one whose reply was lost sets it back."""
 
     # --- begin ----------------------------------------------------------------------------------------
 
@@ -408,7 +408,7 @@ class MemoryJobStore:
         return Status.OK
 
     def condemn(self, job_id: str, error: JobError) -> int:
-        return 0  # nobody edits this store's records
+        return 0  # this store's records are never edited
 
     # --- a failed job that may be retried ---------------------------------------------------------------
 

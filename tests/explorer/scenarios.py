@@ -1,4 +1,4 @@
-"""What clients ask for while anything may go wrong."""
+"""Requests of clients while anything may go wrong."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Schedule:
 
     @property
     def asked(self) -> int:
-        """How often it has chosen."""
+        """Number of choices so far."""
         return len(self.points)
 
     def choose(self, usual: str, others: Callable[[], Sequence[str]]) -> str:
@@ -49,7 +49,7 @@ class RandomSchedule(Schedule):
         return self._asked
 
     def choose(self, usual: str, others: Callable[[], Sequence[str]]) -> str:
-        """Most of the time nobody has to know what else could have happened."""
+        """The alternatives are rarely needed."""
         number = self._asked
         self._asked += 1
         if self._random.random() >= self._chance or not (alternatives := others()):

@@ -1,7 +1,7 @@
 """A farm in one process, step by step: what its processes do next is chosen, and its clock is not the machine's.
 
 A process is a greenlet that runs the farm's own code. Before each operation on the job store, each message and each
-effect of a unit it hands over to the world, which goes on with it, or with another process, or lets something go
+effect of a unit it hands over to the world, which continues it or another process, or lets something go
 wrong: the process is paused, past its lease or not so long, or killed, its reply is lost, its message comes twice,
 late, or never.
 """
@@ -17,14 +17,14 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from .schedule import Schedule
 
 TICK: Final = 2.0
-"""Seconds that pass at once when nobody has anything to do."""
+"""Seconds that pass at once when no process has anything to do."""
 LONGEST: Final = 1200.0
 """Seconds of the world's clock within which every job has to end, whatever happened."""
 MOST_STEPS: Final = 20_000
 
 
 class Violation(BaseException):
-    """What must not happen has. Not an Exception: the farm's code must not take it for the job's."""
+    """An invariant is broken. Not an Exception, because the farm's code must not handle it as the job's."""
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Process:
     ready: Callable[[], bool] = bool
     label: str = "begin"
     kinds: tuple[str, ...] = ()
-    """What can go wrong at its next step."""
+    """Faults that are possible at its next step."""
     kinds_if_late: tuple[str, ...] = ()
     paused_at: float | None = None
     late: bool = False
@@ -63,13 +63,13 @@ class World:
     queue: list[Any] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
     tick: Callable[[], None] = lambda: None
-    """What happens every ``TICK``."""
+    """Runs every ``TICK``."""
     over: Callable[[], bool] = bool
-    """Whether everything that was asked for has ended."""
+    """Return True if everything that was requested has ended."""
     killed: Callable[[Process], None] = lambda process: None
     steps: int = 0
     woken: int = 0
-    """How many processes were paused past their lease and woke."""
+    """Number of processes that were paused past their lease and woke."""
     _running: dict[greenlet, Process] = field(default_factory=dict)
 
     def note(self, line: str) -> None:
@@ -114,7 +114,7 @@ class World:
     # --- the world itself -----------------------------------------------------------------------------
 
     def live(self) -> None:
-        """Until everything has ended and nobody has anything to do.
+        """Run until everything has ended and no process has anything to do.
 
         Raises:
             Violation: something must not happen, or never ends.
@@ -159,7 +159,7 @@ class World:
         return process
 
     def _others(self, process: Process, ready: list[Process]) -> list[str]:
-        """What may happen instead of the step of ``process``."""
+        """Events that may replace the step of ``process``."""
         wrong = [] if process.label == "begin" else ["pause", "kill", *process.kinds]
         if process.daemon:
             wrong = [each for each in wrong if each != "pause"]
@@ -167,7 +167,7 @@ class World:
         return [*running, *(f"wake {p}" for p in self._asleep()), *wrong]
 
     def _asleep(self) -> list[Process]:
-        """Who is paused and may wake: past its lease, or before."""
+        """Paused processes that may wake: past their lease, or before."""
         return [process for process in self.processes if process.paused_at is not None and process.ready()]
 
     def _run(self, process: Process) -> None:
@@ -177,7 +177,7 @@ class World:
         del self._running[getcurrent()]
 
     def end(self) -> None:
-        """Let go of whoever is left: a greenlet that hangs keeps its whole world in memory."""
+        """Release the greenlets that are left: one that hangs keeps its whole world in memory."""
         for process in self.processes:
             process.dead = True
             self._unwind(process)

@@ -11,7 +11,7 @@ extendedKeyUsage=serverAuth,clientAuth
 subjectKeyIdentifier=hash
 authorityKeyIdentifier=keyid
 """
-"""What RFC 5280 asks of a certificate, and Python since 3.13 looks for (``ssl.VERIFY_X509_STRICT``)."""
+"""Fields of a certificate that RFC 5280 requires and Python checks since 3.13 (``ssl.VERIFY_X509_STRICT``)."""
 
 
 def certificates(directory: Path, server: str, name: str, alternative: str) -> Path:

@@ -1,4 +1,4 @@
-"""A user's program: an embedded farm that works until it is told to leave.
+"""A user's program: an embedded farm that works until it is asked to leave.
 
 Arguments: the allowed directory, and the state directory of the farm.
 """

@@ -1,4 +1,4 @@
-"""What the farm's tests stand on: a real Redis server on a private unix socket and real prefork workers."""
+"""Set-up of the farm's tests: a real Redis server on a private unix socket and real prefork workers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Ground:
         return "".join(path.read_text() for path in sorted(self.directory.glob("worker-*.log")))
 
     def marks(self, name: str) -> int:
-        """How often the toy flow did ``name``."""
+        """Number of times that the toy flow did ``name``."""
         return len(list(self.allowed.glob(f"{name}.*")))
 
     def start(self, command: list[str], environment: dict[str, str], log: str) -> subprocess.Popen[bytes]:

@@ -42,7 +42,7 @@ class Host:
 
     @property
     def enter(self) -> list[str]:
-        """What a command is prefixed with to run on this host."""
+        """Prefix of a command that runs on this host."""
         return ["nsenter", "--target", str(self.pid), *self._kinds]
 
     def run(self, *command: str) -> None:
@@ -68,8 +68,8 @@ class Cable:
             end.run("ip", "link", "set", name, "up")
 
     def cut(self) -> None:
-        """Nothing comes through any more, and nobody is told."""
+        """Packets are dropped without an error."""
         self._hub.run("ip", "link", "set", self._name, "down")
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._hub.run("ip", "link", "set", self._name, "up")

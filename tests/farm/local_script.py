@@ -1,4 +1,4 @@
-"""A user's program: a job by the local runner that works until it is told to stop.
+"""A user's program: a job by the local runner that works until it is asked to stop.
 
 Arguments: the directory of the job, and how many units it has.
 """

@@ -1,9 +1,9 @@
-"""Images that share layers, compressed anew by workers that are killed at random: each layer is done once.
+"""Images that share layers, compressed again by workers that are killed at random: each layer is done once.
 
 ``python -m tests.farm.shared_layers`` runs it at the size of ``IMAGES`` by ``LAYERS`` on ``WORKERS`` workers and prints
 the count. Done once means: begun as often as there are distinct layers, and once more for each one whose process was
 killed at it. That is known for sure, because a process is stopped before it is killed, and asked for in between.
-What is in the store afterwards is what a farm leaves there whose workers nobody kills.
+The store is then the same as after a run whose workers are not killed.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ from tests.unit.image.images import image, tar
 KEYS = Keys()
 
 LEVEL = 19
-"""Of zstd: slow enough that a process is often killed at it."""
+"""Level of zstd: slow enough that a process is often killed at it."""
 SETTINGS = {"concurrency": 2, "lease": 5, "look_every": 0.5, "visibility_timeout": 60, "deliveries": 20}
-"""Of the workers. Whose processes die that often has units that nobody would call poison after three."""
+"""Tries of a unit by the workers: their processes die so often that three tries would not show poison."""
 LONGEST = 600.0
 """Seconds for all jobs."""
 
 
 @dataclass
 class Outcome:
-    """What came of one run."""
+    """Outcome of one run."""
 
     jobs: int = 0
     """That ended right."""
     lost: int = 0
     """That did not."""
     layers: int = 0
-    """Distinct ones, compressed anew."""
+    """Distinct ones, compressed again."""
     executions: int = 0
-    """How often one was begun."""
+    """Number of times that one was begun."""
     takeovers: int = 0
-    """How often a process was killed that had begun one and had not told its result."""
+    """Number of killed processes that had begun one and had not reported its result."""
     killed_workers: int = 0
     killed_processes: int = 0
-    """Of a pool, alone."""
+    """Those of a pool, alone."""
     different: int = 0
     """Tags, proofs and blobs that are not those of the run without kills."""
     left: int = 0
@@ -101,7 +101,7 @@ def recompress_all(directory: Path, images: int, layers: int, workers: int, size
 
 
 def run(ground: Ground, store: Path, images: int, workers: int, rng: random.Random | None) -> Outcome:
-    """``rng``: kills workers; None: nobody does."""
+    """``rng``: kills workers; None: they are not killed."""
     outcome = Outcome()
     pool = [ground.start_worker(**SETTINGS) for _ in range(workers)]
     farm = ground.farm(lease=5, look_every=0.5)
@@ -155,7 +155,7 @@ def make_images(store: Path, images: int, layers: int, size: int, seed: int) -> 
 
 
 def content_of(store: Path) -> set[str]:
-    """What the index says and what it leads to."""
+    """Content of the index, and of everything that it leads to."""
     layout = Layout(store)
     collect(layout, 0)
     entries = {f"{entry.annotations} {entry.digest}" for entry in layout.index().manifests}
@@ -188,7 +188,7 @@ def kill(ground: Ground, processes: Sequence[psutil.Process]) -> int:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.suspend()
-    # What they had told Redis is known there by now.
+    # Redis has received everything that they had reported.
     time.sleep(0.05)
     pids = {process.pid for process in processes}
     held = sum(owner.pid in pids for owner in holders(ground))
@@ -199,7 +199,7 @@ def kill(ground: Ground, processes: Sequence[psutil.Process]) -> int:
 
 
 def holders(ground: Ground) -> Iterator[Owner]:
-    """Who is at a layer."""
+    """Processes that work on a layer."""
     client = ground.farm().client
     for name in cast("set[str]", client.smembers(KEYS.works)):
         claim = cast("str | None", client.hget(f"{KEYS.prefix}work:{name}", "claim"))
@@ -211,7 +211,7 @@ def holders(ground: Ground) -> Iterator[Owner]:
 
 
 def times_begun(ground: Ground) -> list[int]:
-    """How often each distinct piece of work was begun."""
+    """Number of times that each distinct piece of work was begun."""
     client = ground.farm().client
     return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(f"{KEYS.prefix}work:*", _type="hash")]
 

@@ -36,7 +36,7 @@ _FORK = multiprocessing.get_context("fork")
 
 @dataclass
 class Seen:
-    """What the processes of a run count."""
+    """Counters of the processes of a run."""
 
     tags: int = 0
     """Given and reported to their writer."""
@@ -118,7 +118,7 @@ def _write(store: Path, writer: int, tags: int, seed: int) -> Seen:
             Leases(store).release(job)
             seen.images += 1
             if rng.random() < 0.3:
-                _image(layout, writer, -number)  # nobody tags it
+                _image(layout, writer, -number)  # it gets no tag
         tag = tag_of(writer, number)
         if before and rng.random() < 0.05:
             # To an image: skopeo finds no tag of anything else.

@@ -80,7 +80,7 @@ def ended(run: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def undisturbed(registry: Registry, directory: Path, policy: str = RECOMPRESS) -> dict[str, str]:
-    """What comes of the catalog on this machine, without a farm."""
+    """Result of the catalog on this machine, without a farm."""
     return ended(start(write(directory, registry.host, policy)))
 
 
@@ -129,7 +129,7 @@ def test_the_jobs_of_a_catalog_are_bulk_and_at_most_so_many(ground: Ground, regi
     path = write(ground.allowed, registry.host)
     run = start(path, f"--farm={ground.url}", "--at-once=3")
     farm = ground.farm()
-    until(lambda: len(farm.jobs()) == 3)  # nobody works yet
+    until(lambda: len(farm.jobs()) == 3)  # no worker yet
     time.sleep(0.5)
     assert [job.traffic for job in farm.jobs()] == ["bulk"] * 3
     ground.start_worker()

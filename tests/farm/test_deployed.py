@@ -34,7 +34,7 @@ from tests.unit.image.images import image, tar
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PASSWORD = "s3cret-w0rd"
 LOGIN = "admin:f1ower"
-"""Of Flower."""
+"""User and password of Flower."""
 IMAGES = 6
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -60,7 +60,7 @@ class Machine:
         self.host.run("sh", "-ec", script)
 
     def bind(self, source: Path, target: str) -> None:
-        """What is at ``source`` on all hosts is at ``target`` here."""
+        """Mount ``source``, which all hosts have, at ``target`` here."""
         make = f"mkdir -p {target}" if source.is_dir() else f"mkdir -p $(dirname {target}); : >{target}"
         self.sh(f"{make}; mount --bind {source} {target}")
 
@@ -88,7 +88,7 @@ class Machine:
         return process
 
     def ask(self, command: Sequence[str], environment: Mapping[str, str]) -> str:
-        """What a command prints."""
+        """Return the output of a command."""
         done = subprocess.run(
             [*self.host.enter, *command],
             env={"PATH": SYSTEM, "HOME": "/root"} | dict(environment),
@@ -101,7 +101,7 @@ class Machine:
         return done.stdout
 
     def get(self, url: str, login: str = "") -> str:
-        """What an address answers; empty if it refuses, or nobody is there."""
+        """The answer of an address; empty if it refuses, or nothing listens."""
         command = ["curl", "--silent", "--fail", "--max-time", "10", *(["--user", login] if login else []), url]
         return subprocess.run([*self.host.enter, *command], capture_output=True, text=True).stdout
 
@@ -129,7 +129,7 @@ class Deployed:
         self._start_redis()
 
     def _settings(self) -> dict[str, str]:
-        """What a client has to know of the farm: the address in the example, with its password."""
+        """Address of the farm for clients: that of the example, with its password."""
         example = (DEPLOY / "systemd/worker.env.example").read_text().replace("CHANGE-ME", PASSWORD)
         self._worker_env = example
         return {"LAYERFARM_FARM": _variables(example)["LAYERFARM_FARM"]}
@@ -303,7 +303,7 @@ def _samples(metrics: str) -> dict[str, float]:
 
 
 def _of_unit(path: Path, key: str) -> list[str]:
-    """The values of a key of a unit file, in order; an empty one begins anew, as for systemd."""
+    """The values of a key of a unit file, in order; an empty one clears the list, as in systemd."""
     values: list[str] = []
     for line in path.read_text().splitlines():
         name, equals, value = line.partition("=")

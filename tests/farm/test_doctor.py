@@ -46,7 +46,7 @@ def said(findings: list[Finding], level: Level) -> str:
 
 def test_healthy_farm_is_all_ok(healthy: Ground) -> None:
     findings = list(examine(healthy.farm(), ()))
-    # How full this machine's disk is, and how fast, is not the matter here.
+    # Free space and speed of this machine's disk are not tested here.
     bad = [f for f in findings if f.level is not Level.OK and "free" not in f.what and "durable" not in f.what]
     assert bad == []
     (worker,) = healthy.farm().workers()

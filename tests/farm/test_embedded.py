@@ -38,7 +38,7 @@ def allowed(tmp_path: Path) -> Iterator[Path]:
 
 
 def state_of(allowed: Path) -> Path:
-    """Where the farm of this test keeps its private directory: short enough for a socket's path."""
+    """Place for the private directory of this test's farm: short enough for a socket's path."""
     return Path(tempfile.gettempdir()) / f"lf-{hashlib.sha256(os.fsencode(allowed)).hexdigest()[:8]}"
 
 

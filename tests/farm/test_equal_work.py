@@ -1,4 +1,4 @@
-"""Equal work of different jobs is done once, whoever dies, is stopped or is cancelled meanwhile."""
+"""Equal work of different jobs is done once, although processes die, are stopped or are cancelled meanwhile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def submitted(ground: Ground, count: int, **fields: object) -> list[Job]:
 
 
 def executions(ground: Ground) -> list[int]:
-    """How often each equal piece of work was begun, as its fencing numbers say."""
+    """Number of times that each equal piece of work was begun, by its fencing numbers."""
     client = ground.farm().client
     return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(KEYS.prefix + "work:*", _type="hash")]
 
@@ -60,13 +60,13 @@ def test_units_that_are_not_equal_are_all_done(ground: Ground) -> None:
 
 def test_waiting_for_equal_work_keeps_no_process_from_other_work(ground: Ground) -> None:
     ground.start_worker(concurrency=2)
-    jobs = submitted(ground, 6, numbers=1, trouble="wait-until-mended")
+    jobs = submitted(ground, 6, numbers=1, trouble="wait-until-repaired")
     until(lambda: ground.marks("run-0"))
     # One process is at it, and waits for us; were the other one waiting for it, this would never end.
     assert ground.farm().submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
     assert not any(job.record().state.final for job in jobs)
     for job in jobs:
-        (Path(job.record().request["directory"]) / "mended").touch()
+        (Path(job.record().request["directory"]) / "repaired").touch()
     for job in jobs:
         job.result(90)
     assert executions(ground) == [1]

@@ -1,4 +1,4 @@
-"""What goes wrong: killed processes, poison, lost messages, a Redis that is away, no worker at all."""
+"""Faults: killed processes, poison, lost messages, a Redis that is away, no worker at all."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_whole_worker_killed_in_the_middle_of_units_loses_nothing(ground: Ground
     children = psutil.Process(worker.pid).children()
     worker.kill()
     worker.wait()
-    # Its processes do not outlive it: nobody would know of their work.
+    # Its processes do not outlive it: their work would be lost.
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
     ground.start_worker(lease=2, look_every=1)
@@ -209,7 +209,7 @@ def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
             until(lambda: second.info("replication").get("master_link_status") == "up")
             second.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
             first.replicaof("127.0.0.1", 6380)  # type: ignore[no-untyped-call]
-        # Until the address leads to the new primary, nothing is taken, and the reason is said.
+        # Until the address leads to the new primary, nothing is accepted, and the reason is reported.
         with pytest.raises(FarmUnreachable, match="read only replica"):
             farm.submit(ToyRequest(directory=ground.allowed))
         (tmp_path / "redis.sock").unlink()
@@ -219,7 +219,7 @@ def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
 
 
 def test_worker_follows_a_redis_that_is_elsewhere_at_once(ground: Ground) -> None:
-    """No moment without an answer: what connects again gets through, and must not wait for what nobody sends there."""
+    """No moment without an answer: a new connection gets through, and must not wait for data that never comes."""
     worker = ground.start_worker()
     ground.start_redis("second")
     (ground.directory / "new").symlink_to("second.sock")
@@ -376,5 +376,5 @@ def test_unit_that_takes_too_long_fails_the_job(ground: Ground) -> None:
 
 
 def test_redis_client_errors_do_not_leak(ground: Ground) -> None:
-    """Every public call speaks of the farm, not of redis-py."""
+    """Every public call reports the farm, not redis-py."""
     assert not issubclass(FarmUnreachable, redis.RedisError)

@@ -45,7 +45,7 @@ def test_watch_shows_units_and_bytes_up_to_the_end(shared: Ground, allowed: Path
     seen = list(job.watch())
 
     assert seen[-1].state is JobState.SUCCEEDED
-    # Whether the watcher comes in time to see the job queued is the machine's affair.
+    # The watcher may start too late to see the job queued.
     assert {(p.stage, p.stage_number) for p in seen} - {("", 0)} == {("first", 1), ("second", 2)}
     first = [p for p in seen if p.stage == "first"]
     assert {(p.units_total, p.bytes_total, p.stages) for p in first} == {(3, 18000, 3)}

@@ -1,4 +1,4 @@
-"""What one job may take: time, bytes, memory; and a job that takes more harms no other."""
+"""Limits of one job: time, bytes, memory; a job that exceeds them harms no other."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_job_that_takes_too_long_is_ended_though_each_of_its_units_is_short(grou
 
 def test_time_limit_of_a_retried_job_starts_again(ground: Ground) -> None:
     ground.start_worker(job_time_limit=5, look_every=0.3, retry_for=600)
-    job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="wait-until-mended"))
+    job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="wait-until-repaired"))
     exceeded(job, "job took longer than 5 s")
-    (ground.allowed / "mended").touch()
+    (ground.allowed / "repaired").touch()
     assert job.retry()
     assert job.result(90) == ToyResult(total=18)
     assert ground.marks("run-0") == 3

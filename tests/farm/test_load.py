@@ -1,4 +1,4 @@
-"""Many jobs of mixed sizes on two processes: each done once, memory bounded, nobody starved, all forgotten in the end.
+"""Many jobs of mixed sizes on two processes: each done once, memory bounded, none starved, all removed in the end.
 
 ``make torture`` runs it with 1,000 jobs (``LOAD_JOBS``) and shows the figures.
 """
@@ -23,7 +23,7 @@ KEYS = Keys()
 
 COUNT = int(os.environ.get("LOAD_JOBS", "100"))
 MOST_QUEUED_BYTES = 4 * 1024
-"""Of Redis' memory, for one job that waits: its record, its first event, its message, its place in line."""
+"""Bytes of Redis for one waiting job: its record, its first event, its message, its place in line."""
 MOST_LEFT = 512 << 10
 """Bytes of Redis' memory when all jobs are forgotten, however many there were."""
 MOST_GROWTH = 32 << 20
@@ -96,7 +96,7 @@ def test_many_jobs_of_mixed_sizes(ground: Ground, capsys: pytest.CaptureFixture[
         place = ground.allowed / directory
         ran = [len(list(place.glob(f"{name}.*"))) for name in ("begin", "run-*", "clean-True")]
         assert ran == [len(units), sum(units), len(units)], f"SEED={seed}"
-    # Who came last with little did not wait for who came first with much.
+    # A submitter that came last with few jobs did not wait for one that came first with many.
     order = [record.submitter for record in sorted(ended, key=lambda record: record.ended or 0)]
     last = max(number for number, submitter in enumerate(order) if submitter == "few@there")
     assert last < len(order) / 2, f"SEED={seed}"
@@ -131,6 +131,6 @@ def starved(ended: list[JobRecord]) -> list[str]:
 
 
 def stray(client) -> Iterator[str]:  # type: ignore[no-untyped-def]
-    """What Redis still knows of jobs."""
+    """Keys of jobs that Redis still has."""
     yield from client.scan_iter(KEYS.prefix + "job:*")
     yield from client.zrange(KEYS.prefix + "jobs", 0, -1)

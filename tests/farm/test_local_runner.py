@@ -41,12 +41,12 @@ def test_both_runners_give_the_same_result(shared: Ground, allowed: Path) -> Non
 def test_units_run_beside_one_another(tmp_path: Path) -> None:
     """One waits for the others, of which two come after it."""
 
-    def mend(progress: Progress) -> None:
+    def repair(progress: Progress) -> None:
         if progress.units_done == 3:
-            (tmp_path / "mended").touch()
+            (tmp_path / "repaired").touch()
 
-    request = ToyRequest(directory=tmp_path, numbers=4, rounds=1, trouble="wait-until-mended")
-    assert run(request, processes=2, on_progress=mend) == ToyResult(total=6)
+    request = ToyRequest(directory=tmp_path, numbers=4, rounds=1, trouble="wait-until-repaired")
+    assert run(request, processes=2, on_progress=repair) == ToyResult(total=6)
 
 
 def test_single_unit_runs_in_the_calling_process(tmp_path: Path) -> None:

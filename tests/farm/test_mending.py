@@ -1,4 +1,4 @@
-"""What Redis holds of a job is edited, or is older than what happened: the job ends, and no other one notices."""
+"""Records in Redis are edited, or older than the job's work: the job ends, and others are not affected."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Grou
         running(job)
         keys = KEYS.job(job.id)._asdict()
         if edit[0] == "list":
-            # At once: between the two a worker may write the key anew.
+            # At once: between the two a worker may write the key again.
             client.pipeline().delete(keys[edit[1]]).rpush(keys[edit[1]], "x").execute()
         else:
             client.execute_command(edit[0], keys[edit[1]], *edit[2:])
@@ -67,7 +67,7 @@ def test_jobs_whose_records_are_edited_end_and_no_other_one_notices(ground: Grou
         if edit == ("list", "job"):
             assert (job.record().error or JobError(type="", message="")).type == RecordDamaged.__name__
     assert len(farm.jobs()) == len(EDITS)
-    # What is there is forgotten one day.
+    # The keys expire one day.
     assert [key for key in client.scan_iter(KEYS.prefix + "job:*") if client.ttl(key) == -1] == []
     assert worker.poll() is None
 
@@ -104,7 +104,7 @@ def test_job_whose_end_redis_has_forgotten_ends_as_it_did(ground: Ground) -> Non
     assert job.result(60) == before
     assert (bundle / "rootfs").stat().st_ino == inode
     assert "Redis lost its outcome" in ground.log()
-    # It is the job's own end, not its name's: another one finds the bundle in its way, as does this one anew.
+    # It is the job's own end, not its name's: another one finds the bundle in its way, as does this one again.
     with pytest.raises(JobFailed, match="already holds a"):
         farm.submit(request).result(60)
 

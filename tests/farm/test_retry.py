@@ -18,15 +18,15 @@ KEYS = Keys()
 
 def failed(ground: Ground, **fields: object) -> Job:
     """A job of which unit 1 of the first stage failed, after unit 0, as in a worker of one process."""
-    request = ToyRequest(directory=ground.allowed, trouble="error-until-mended", **fields)  # type: ignore[arg-type]
+    request = ToyRequest(directory=ground.allowed, trouble="error-until-repaired", **fields)  # type: ignore[arg-type]
     job = ground.farm().submit(request)
     with pytest.raises(JobFailed):
         job.result(90)
     return job
 
 
-def mend(ground: Ground) -> None:
-    (ground.allowed / "mended").touch()
+def repair(ground: Ground) -> None:
+    (ground.allowed / "repaired").touch()
 
 
 def runs(ground: Ground) -> list[int]:
@@ -43,7 +43,7 @@ def test_only_units_that_did_not_finish_run_again(ground: Ground) -> None:
     assert (ground.allowed / "staged").exists()
     assert ground.marks("clean-False") == 0
 
-    mend(ground)
+    repair(ground)
     assert job.retry()
     assert job.result(90) == ToyResult(total=18)
     assert runs(ground) == [3, 4, 3, 3]
@@ -57,9 +57,9 @@ def test_retried_job_that_fails_again_can_be_retried_again(ground: Ground) -> No
     ground.start_worker(concurrency=1, retry_for=600)
     job = failed(ground)
     assert job.retry()
-    with pytest.raises(JobFailed, match="not mended"):
+    with pytest.raises(JobFailed, match="not repaired"):
         job.result(90)
-    mend(ground)
+    repair(ground)
     assert job.retry()
     assert job.result(90) == ToyResult(total=18)
     assert job.record().retries == 2
@@ -67,13 +67,13 @@ def test_retried_job_that_fails_again_can_be_retried_again(ground: Ground) -> No
 
 def test_poison_unit_is_tried_as_often_once_more(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600, deliveries=2)
-    job = ground.farm().submit(ToyRequest(directory=ground.allowed, rounds=1, trouble="crash-until-mended"))
+    job = ground.farm().submit(ToyRequest(directory=ground.allowed, rounds=1, trouble="crash-until-repaired"))
     with pytest.raises(JobFailed, match="killed its worker process at every try"):
         job.result(90)
     assert ground.marks("run-1") == 2
     # Kept for inspection: what the unit was given.
     assert b"number" in bytes(ground.farm().client.hget(KEYS.job(job.id).units, "unit:1") or "", "utf-8")
-    mend(ground)
+    repair(ground)
     assert job.retry()
     assert job.result(90) == ToyResult(total=6)
     assert ground.marks("run-0") == 1
@@ -90,7 +90,7 @@ def test_what_is_kept_is_removed_when_its_time_is_over(ground: Ground) -> None:
     assert ground.farm().client.exists(keys.units, keys.claims, "layerfarm:kept") == 0
 
     # It can still be retried, from its beginning.
-    mend(ground)
+    repair(ground)
     assert not job.retry()
     assert job.result(90) == ToyResult(total=18)
     assert ground.marks("begin") == 2
@@ -116,11 +116,11 @@ def test_job_that_failed_before_any_unit_is_not_kept(ground: Ground) -> None:
 
 def test_retry_after_a_change_of_the_tree_restarts(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600)
-    job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="changed-until-mended"))
+    job = ground.farm().submit(ToyRequest(directory=ground.allowed, trouble="changed-until-repaired"))
     with pytest.raises(JobFailed):
         job.result(90)
     assert job.record().kept is not None
-    mend(ground)
+    repair(ground)
     assert not job.retry()
     assert job.result(90) == ToyResult(total=18)
     assert ground.marks("begin") == 2

@@ -1,4 +1,4 @@
-"""DESIGN law 1: the same input gives the same bytes, whoever does the work and in how many pieces."""
+"""DESIGN law 1: the same input gives the same bytes, for any process and any number of pieces."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_farm_gives_the_bytes_of_the_local_runner(rootfs: Path, tmp_path: Pa
 def _digests(
     run: Callable[..., ImageResult], store: Path, rootfs: Path, compress: str, *, stat_cache: bool = True
 ) -> tuple[str | None, ...]:
-    """What a build, an unpack of it, and a repack on top come to, and what that leaves beside the bundle."""
+    """Results of a build, an unpack of it, and a repack on top, and the files that they leave beside the bundle."""
     layer = LayerOptions(compress=compress)  # type: ignore[arg-type]
     built = run(BuildRequest(rootfs=rootfs, image=ImageRef(store=store, tag="built"), layer=layer))
     bundle = store.parent / f"{store.name}-bundle"

@@ -1,4 +1,4 @@
-"""What a unit can reach: the worker's roots and stores, Redis, and nothing else, whatever happens to the names."""
+"""A unit can reach the worker's roots and stores, Redis, and nothing else, whatever happens to the names."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_metrics_tell_what_the_processes_did_and_what_the_farm_holds(ground: Gro
     for job in good:
         job.result(90)
     failed(farm.submit(ToyRequest(directory=ground.allowed, trouble="error")))
-    waiting = farm.submit(ToyRequest(directory=ground.allowed, trouble="wait-until-mended"))
+    waiting = farm.submit(ToyRequest(directory=ground.allowed, trouble="wait-until-repaired"))
     until(lambda: waiting.record().units_done == 3)
     shown = scrape(ground)
 
@@ -79,7 +79,7 @@ def test_metrics_tell_what_the_processes_did_and_what_the_farm_holds(ground: Gro
     assert sample(shown, "layerfarm_farm_workers") == 1
     assert sample(shown, "layerfarm_farm_processes") == 2
     assert sample(shown, "layerfarm_farm_redis_bytes") > 100_000
-    (ground.allowed / "mended").touch()
+    (ground.allowed / "repaired").touch()
     waiting.result(90)
     assert sample(scrape(ground), "layerfarm_farm_jobs", kind="toy", state="running", **{"class": "interactive"}) == 0
 
@@ -246,7 +246,7 @@ def test_flower_sees_the_workers_and_their_tasks(ground: Ground, tmp_path: Path)
             found = json.loads(_fetch(port, "/api/tasks") or "{}")
             return sorted(task["name"] for task in found.values() if task["state"] == "SUCCESS")
 
-        # One message of a kind at least; what a process goes on with comes without one.
+        # One message of a kind at least; a process continues with the next unit without one.
         until(lambda: tasks()[0] == "layerfarm.advance" and tasks()[-1] == "layerfarm.unit", timeout=60)
         until(lambda: len(json.loads(_fetch(port, "/api/workers?refresh=1") or "{}")) == 1, timeout=60)
     finally:

@@ -1,4 +1,4 @@
-"""A farm behind Redis Sentinel: it goes on with whichever server the sentinels make the primary."""
+"""A farm behind Redis Sentinel: it continues with the server that the sentinels make the primary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A farm whose workers take signed requests only, and those who try without, or with somebody else's."""
+"""A farm whose workers take signed requests only, and clients that send none, or another user's."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_request_that_is_altered_while_its_job_runs_ends_it(ground: Ground, keys
 
 
 def test_signed_job_goes_on_after_a_crash_at_its_beginning(ground: Ground, keys: Keys) -> None:
-    """The nonce is spent when the first stage is open, and not before: whoever begins again may do so."""
+    """The nonce is spent when the first stage is open, and not before: so a job can begin again."""
     once = ground.allowed / "once"
     ground.start_worker(keys=keys.directory, kill_at="advance.claimed", kill_once=once)
     job = keys.farm(ground, "ci").submit(ToyRequest(directory=ground.allowed))
@@ -118,10 +118,10 @@ def test_signed_job_goes_on_after_a_crash_at_its_beginning(ground: Ground, keys:
 def test_only_the_submitter_can_restart_a_failed_job(ground: Ground, keys: Keys) -> None:
     ground.start_worker(keys=keys.directory, retry_for=0)
     farm = keys.farm(ground, "ci")
-    job = farm.submit(ToyRequest(directory=ground.allowed, trouble="error-until-mended"))
-    with pytest.raises(JobFailed, match="not mended"):
+    job = farm.submit(ToyRequest(directory=ground.allowed, trouble="error-until-repaired"))
+    with pytest.raises(JobFailed, match="not repaired"):
         job.result(90)
-    (ground.allowed / "mended").touch()
+    (ground.allowed / "repaired").touch()
     assert not keys.farm(ground, "other").job(job.id).retry(restart=True)
     refused(job, "was used before")
     assert not job.retry(restart=True)

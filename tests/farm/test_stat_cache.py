@@ -80,7 +80,7 @@ def umoci_ground(tmp_path: Path) -> Ground:
 
 
 class Seen:
-    """What the stages of a job did."""
+    """Counters of the stages of a job."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.hashed: list[str] = []
@@ -341,7 +341,7 @@ def test_where_no_clock_can_be_read_everything_is_read(
     assert len(seen.hashed) == len(SPEC)
 
 
-# --- what is told besides -----------------------------------------------------------------------------
+# --- warnings and results -----------------------------------------------------------------------------
 
 
 def test_a_socket_is_reported_each_time(ground: Ground) -> None:

@@ -1,4 +1,4 @@
-"""Who is kept out: strangers on the wire, strangers' messages, and what a user of Redis may see and do."""
+"""Strangers are refused: on the wire, by their messages; and a user of Redis may see and do only so much."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEYS = Keys()
 ACL = (
     "~layerfarm:* &* -@all +@read +@write +@connection +@scripting +@pubsub +@transaction +time -@dangerous +keys +info"
 )
-"""What deploy/redis/redis.conf gives a user of the farm."""
+"""Rights that deploy/redis/redis.conf gives a user of the farm."""
 
 
 class Guarded(NamedTuple):
@@ -140,7 +140,7 @@ def test_strangers_messages_reach_no_task_and_kill_no_worker(ground: Ground) -> 
     worker = ground.start_worker()
     pool = {process.pid for process in psutil.Process(worker.pid).children()}
     farm = ground.farm()
-    # A real one, to mutate: what a job of ours looks like on the wire.
+    # A real message of a job, to mutate.
     stopped = ground.farm(queue="nobody-listens")
     stopped.submit(ToyRequest(directory=ground.allowed)).cancel()
     client = redis.Redis.from_url(f"unix://{ground.directory}/redis.sock")
@@ -163,7 +163,7 @@ def test_strangers_messages_reach_no_task_and_kill_no_worker(ground: Ground) -> 
 
 
 def _strange(rng: random.Random, message: dict[str, Any], number: int) -> bytes:
-    """Something that no client of ours sends."""
+    """A message that no client of layerfarm sends."""
     match rng.randrange(6):
         case 0:
             return rng.randbytes(rng.randrange(200))

@@ -40,7 +40,7 @@ def ref(layout: Layout, tag: str) -> ImageRef:
 
 
 def begun(ground: Ground) -> list[int]:
-    """How often each distinct piece of work was begun."""
+    """Number of times that each distinct piece of work was begun."""
     client = ground.farm().client
     return [int(client.hget(key, "executions") or 0) for key in client.scan_iter(KEYS.prefix + "work:*", _type="hash")]
 

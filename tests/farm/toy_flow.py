@@ -16,21 +16,21 @@ from layerfarm.jobs.flows.base import Context, Equal, Flow, Request, Result, Sta
 Trouble = Literal[
     "none",
     "error",
-    "error-until-mended",
-    "changed-until-mended",
-    "wait-until-mended",
+    "error-until-repaired",
+    "changed-until-repaired",
+    "wait-until-repaired",
     "escape",
     "greedy",
     "connect",
     "bug",
     "crash-once",
     "crash",
-    "crash-until-mended",
+    "crash-until-repaired",
     "begin-error",
     "finish-bug",
     "clean-bug",
 ]
-"""``…-until-mended``: until there is a file ``mended`` in the directory. ``escape``: a directory becomes a link to
+"""``…-until-repaired``: until there is a file ``repaired`` in the directory. ``escape``: a directory becomes a link to
 ``outside`` between its check and its use. ``connect``: to the port that is named in a file of ``outside``."""
 
 
@@ -40,7 +40,7 @@ class ToyRequest(Request):
     kind = "toy"
 
     directory: Path
-    """Where executions leave their marks; has to lie in an allowed root."""
+    """Directory in which executions leave their marks; must be in an allowed root."""
     numbers: int = 4
     rounds: int = 3
     trouble: Trouble = "none"
@@ -54,7 +54,7 @@ class ToyRequest(Request):
     outside: Path | None = None
     """A directory that the worker does not allow, or of which it knows nothing."""
     marks: Path | None = None
-    """Where executions of units are marked, instead of ``directory``: to count those of several jobs."""
+    """Directory in which executions of units are marked, instead of ``directory``: to count those of several jobs."""
 
 
 class ToyState(State):
@@ -92,7 +92,7 @@ def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     if number == 1 or request.numbers == 1:
         _misbehave(request, directory)
     try:
-        if request.trouble == "wait-until-mended" and number == min(1, request.numbers - 1):
+        if request.trouble == "wait-until-repaired" and number == min(1, request.numbers - 1):
             _wait(ctx, directory)
         _work(ctx, request)
     except JobCancelled:
@@ -129,12 +129,12 @@ def _misbehave(request: ToyRequest, directory: Path) -> None:
     if request.trouble == "error":
         _wait_for_the_first(request.marks or directory)
         raise RequestError("number one is odd", where="unit 1")
-    mended = _mended(directory)
-    if request.trouble == "error-until-mended" and not mended:
-        raise RequestError("number one is not mended", where="unit 1")
-    if request.trouble == "changed-until-mended" and not mended:
+    repaired = _repaired(directory)
+    if request.trouble == "error-until-repaired" and not repaired:
+        raise RequestError("number one is not repaired", where="unit 1")
+    if request.trouble == "changed-until-repaired" and not repaired:
         raise TreeChanged("number one has changed", where="unit 1")
-    if request.trouble == "crash-until-mended" and not mended:
+    if request.trouble == "crash-until-repaired" and not repaired:
         os.kill(os.getpid(), signal.SIGKILL)
     if request.trouble == "bug":
         raise ZeroDivisionError("secret detail")
@@ -150,17 +150,17 @@ def _misbehave(request: ToyRequest, directory: Path) -> None:
 
 
 def _wait(ctx: Context, directory: Path) -> None:
-    while not _mended(directory):
+    while not _repaired(directory):
         time.sleep(0.02)
         ctx.observer.advanced(0)
 
 
-def _mended(directory: Path) -> bool:
-    return (directory / "mended").exists()
+def _repaired(directory: Path) -> bool:
+    return (directory / "repaired").exists()
 
 
 def _escape(request: ToyRequest, directory: Path) -> None:
-    """What somebody with write access to an allowed root does in the moment after the worker's look."""
+    """Changes by another user with write access to an allowed root, just after the worker's check."""
     assert request.outside is not None
     (directory / "inner").symlink_to(request.outside)
     (directory / "inner" / "escaped").write_text((directory / "inner" / "secret").read_text())

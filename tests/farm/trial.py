@@ -44,7 +44,7 @@ PATIENCE = 90.0
 
 @dataclass
 class Counts:
-    """What came of the trials of one fault."""
+    """Outcome of the trials of one fault."""
 
     trials: int = 0
     right: int = 0
@@ -112,7 +112,7 @@ class Trial:
         self.known: set[str] = set()
         """Ids of other jobs whose records may be there in the end."""
         self.store_was_away = False
-        """What a job holds in a store that is away when it ends, it holds for as long as a farm remembers a job."""
+        """A job keeps its lease in a store that is away at its end for as long as a farm remembers a job."""
 
     def submit(self, **values: object) -> None:
         farm = self.ground.farm(**(client_settings() | values))
@@ -142,11 +142,11 @@ class Trial:
     def begin_anew(self, worker: subprocess.Popen[bytes], counts: Counts) -> None:
         """Submit the jobs once more, because the farm has forgotten them, to another worker than theirs."""
         self.must_live(worker, counts)
-        # What still runs of the forgotten jobs ends with its process at the latest.
+        # Running units of the forgotten jobs end with their process at the latest.
         worker.send_signal(signal.SIGTERM)
         worker.wait(60)
         self.start_worker()
-        # A job that nobody remembers may have given the bundle its place.
+        # A forgotten job may have given the bundle its place.
         shutil.rmtree(self.new, ignore_errors=True)
         self.submit()
         self.settle(counts)
@@ -182,7 +182,7 @@ class Trial:
     # --- what has to hold afterwards ------------------------------------------------------------------
 
     def _undisturbed(self, policy: Policy) -> dict[str, str]:
-        """What the tags and the bundle are when nothing goes wrong; from a copy of the store."""
+        """Tags and bundle of a run without faults; from a copy of the store."""
         other = self.ground.directory / "undisturbed"
         shutil.copytree(self.store, other / "store", symlinks=True)
         for tag, request in (("built", self.requests[0]), ("repacked", self.requests[2])):
@@ -260,7 +260,7 @@ class Trial:
             counts.notes.append(f"left: {[str(path) for path in left]} {stray}")
 
     def _let_forgotten_leases_run_out(self) -> None:
-        """A job that Redis forgot is ended by nobody: what it held is held for as long as a farm remembers a job."""
+        """A job that Redis forgot is never ended: its lease stays as long as a farm remembers a job."""
         leases = Leases(self.store)
         known = set() if self.store_was_away else {job.id for job in self.jobs}
         for lease in leases.live(time.time()):
@@ -273,7 +273,7 @@ LASTING = re.compile(r"layerfarm:(jobs|workers|refused|broker:.*|active|kept|que
 
 
 def endless(client: redis.Redis, key: str) -> bool:
-    """Whether it is a job's and Redis never forgets it."""
+    """Return True if it is a job's and Redis never forgets it."""
     return not LASTING.fullmatch(key) and client.ttl(key) == -1
 
 

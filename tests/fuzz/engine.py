@@ -55,14 +55,14 @@ class Finding:
 
 @dataclass
 class Report:
-    """What came of a run."""
+    """Outcome of a run."""
 
     inputs: Counter[str] = field(default_factory=Counter)
     """By target."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """``ok`` or the name of the error class, behind the target's name."""
     figures: Counter[str] = field(default_factory=Counter)
-    """What the targets counted themselves, behind their names."""
+    """Counters of the targets themselves, by name."""
     findings: dict[str, Finding] = field(default_factory=dict)
     """One for each different failure."""
     seconds: float = 0.0
@@ -204,7 +204,7 @@ def _work(
 
 
 def import_all() -> None:
-    """What the rooms import when they first need it: behind a chroot there is nothing to import from."""
+    """Modules that are imported on first use: inside a chroot they cannot be imported."""
     import concurrent.futures.thread
     import importlib
 
@@ -280,7 +280,7 @@ def _died(current: mmap.mmap, what: str) -> Finding:
 
 @contextmanager
 def _directories(count: int) -> Iterator[list[Path]]:
-    # Where the place is no tmpfs of its own, memory is still faster than a disk.
+    # Memory is faster than a disk, also if the place has no tmpfs of its own.
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     made = [Path(tempfile.mkdtemp(prefix="layerfarm-fuzz-", dir=parent)) for _ in range(count)]
     try:

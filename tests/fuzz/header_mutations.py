@@ -93,7 +93,7 @@ def _entry(rng: Random) -> bytes:
         return b"".join(headers[:1]) + _pax_sparse(rng)
     flag, content = rng.choice(_TYPES), rng.choice((b"", b"abc", b"abc", b"c" * 512, b"c" * 700))
     block = _block(rng, flag, len(content))
-    # Of some types the size counts nothing: whatever came there would be the next header.
+    # Some types ignore the size: any data there would be the next header.
     return b"".join((*headers, block, b"" if flag in b"123456" and rng.randrange(20) else _whole(rng, content)))
 
 
@@ -115,7 +115,7 @@ def _padded(rng: Random, body: bytes) -> bytes:
 
 
 def _block(rng: Random, flag: bytes, size: int, *fields: tuple[tuple[int, int], bytes]) -> bytes:
-    """A header whose fields are right, but for up to two or three of them."""
+    """A header with at most three wrong fields."""
     block = bytearray(BLOCK)
     block[257:265] = rng.choice(_MAGICS)
     block[0:100] = _text(rng, rng.choice(NAMES) if rng.random() < 0.3 else b"f%d" % rng.randrange(9), 100)

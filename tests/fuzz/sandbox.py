@@ -1,4 +1,4 @@
-"""Where hostile input is tried: a private place with a canary tree around it, that an escape would change.
+"""A private place for hostile input, with a canary tree around it that an escape would change.
 
 As root the place is a tmpfs of its own in a private mount namespace, and the process is chrooted into it:
 what gets out of the tree under test meets the canary, never the machine. Without that right it is a

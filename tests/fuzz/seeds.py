@@ -1,4 +1,4 @@
-"""What the mutations start from: small layers of every kind, and the documents of an image and a bundle."""
+"""Starting points of the mutations: small layers of every kind, and the documents of an image and a bundle."""
 
 from __future__ import annotations
 

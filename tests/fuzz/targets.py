@@ -1,4 +1,4 @@
-"""What is done with each kind of input, and what must hold afterwards.
+"""Operations on each kind of input, and the invariants that must hold afterwards.
 
 Only a LayerfarmError may come out, its message in one printable line. Everything else is a finding.
 """
@@ -56,7 +56,7 @@ Run = Callable[[Place, bytes, int], None]
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of input. ``run`` is told one of ``variants`` ways to treat it."""
+    """One kind of input. ``run`` gets the number of the variant to use, below ``variants``."""
 
     name: str
     weight: int

@@ -1,7 +1,7 @@
 """Scripts that call ``umoci``, run with umoci and with layerfarm under its name, and what their authors see of each.
 
 A script runs in a directory with the inputs of :func:`inputs`. Afterwards everything in that directory is described
-by :func:`seen`: trees, layouts with their images and layers, bundles. The two descriptions are to be equal but for
+by :func:`seen`: trees, layouts with their images and layers, bundles. The two descriptions are to be equal except
 what docs/umoci-differences.md names, which is left out here, once for all scripts:
 
 * times that umoci took from the clock, and the ones of parents that no layer names;
@@ -50,12 +50,12 @@ class Client:
     """Repository and file."""
     script: str
     root: bool = False
-    """Whether it takes root, not only because umoci does without ``--rootless``."""
+    """True: it takes root, not only because umoci does without ``--rootless``."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a script leaves: its exit code, what it prints, and everything in its directory."""
+    """Outcome of a script: its exit code, its output, and everything in its directory."""
 
     code: int
     out: str
@@ -71,7 +71,7 @@ Run = Callable[[str | list[str]], tuple[Seen, Seen]]
 
 
 def inputs(place: Path) -> None:
-    """What scripts find: the layout ``base`` with the tags ``latest`` and ``fedora:38``, and ``rootfs`` and ``app``."""
+    """Files for scripts: the layout ``base`` with the tags ``latest`` and ``fedora:38``, and ``rootfs`` and ``app``."""
     lower = archive(
         entry(".", "dir"),
         entry("bin", "link", link="usr/bin"),
@@ -253,7 +253,7 @@ def _layer(blob: bytes) -> dict[str, Any]:
 
 
 def _bundle(meta: dict[str, Any]) -> dict[str, Any]:
-    """What it says of id maps; an absent one is null to umoci."""
+    """Its id maps; an absent one is null to umoci."""
     return {name: value for name, value in meta["map_options"].items() if value is not None}
 
 
@@ -274,7 +274,7 @@ def runtime(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(theirs: Any, ours: Any, where: str = "") -> list[str]:
-    """Each value that is not the same, but for times that umoci took from the clock."""
+    """Each value that is not the same, except times that umoci took from the clock."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         found = []
         for name in sorted(theirs.keys() | ours.keys(), key=str):

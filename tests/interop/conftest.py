@@ -80,7 +80,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run a program, without any farm configured, and give back what it prints; fail with its stderr."""
+    """Run a program, without any farm configured, and return its output; fail with its stderr."""
 
     def call(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:
         done = subprocess.run(

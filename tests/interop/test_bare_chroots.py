@@ -1,4 +1,4 @@
-"""Where nobody has mounted /proc, nor made /dev/shm, as in a chroot of a build: the same as elsewhere, beside umoci."""
+"""Without /proc and /dev/shm, as in a chroot of a build: the same as elsewhere, beside umoci."""
 
 from __future__ import annotations
 

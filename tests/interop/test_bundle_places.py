@@ -1,4 +1,4 @@
-"""Where a bundle or a root filesystem may be unpacked to: the places that umoci takes, with what they are kept."""
+"""Places to which a bundle or a root filesystem may be unpacked: those that umoci takes, whose content is kept."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CREATED = "2020-01-02T03:04:05Z"
 PASSWD = b"root:x:0:0::/root:/bin/sh\nbob:x:1000:100::/home/bob:/bin/sh\n"
 GROUP = b"root:x:0:\nwheel:x:10:bob\nusers:x:100:\nextra:x:2000:bob\n"
 
-# What is meant to differ from umoci 0.4.7, each with its reason.
+# Intended differences from umoci 0.4.7, each with its reason.
 INTENDED: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     # The spec whose fields are used; umoci names the one that it was linked with.
     "ociVersion": lambda ours, theirs: (ours["ociVersion"], theirs["ociVersion"]) == ("1.0.2", "1.0.0"),
@@ -160,8 +160,8 @@ def start(runtime: str, bundle: Path, name: str, tmp_path: Path) -> subprocess.C
     """Run the container of a bundle to its end.
 
     In a mount namespace of its own, with a cgroup2 file system where the host has a hybrid of both
-    versions, which crun refuses; crun is told to leave the cgroups alone, of which some machines let
-    nobody make any.
+    versions, which crun refuses; crun does not use cgroups, which some machines do not let
+    any user make.
     """
     is_crun = Path(runtime).name == "crun"
     flags = ["--cgroup-manager=disabled"] if is_crun else []

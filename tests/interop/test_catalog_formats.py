@@ -281,7 +281,7 @@ def test_of_dockers_list_only_the_chosen_platform_is_fetched_and_published(
     assert (entry_["digest"] == arm["digest"]) == ("keep" in policy)
     assert not (tmp_path / "store/blobs/sha256" / amd["digest"].partition(":")[2]).exists()
     assert layerfarm("catalog", "verify", path, "--deep")[0] == 0
-    # Of a layout, whose list has both again.
+    # From a layout, whose list has both again.
     run(layerfarm, write(tmp_path, registry.host, "{transform: keep}", "{layout: out}"))
     (tmp_path / "next").mkdir()
     source = "{layout: ../out, tags: ['*:many'], platforms: [linux/arm64]}"

@@ -1,4 +1,4 @@
-"""Where a catalog's proofs go, and registries that refuse them."""
+"""Places for a catalog's proofs, and registries that refuse them."""
 
 from __future__ import annotations
 

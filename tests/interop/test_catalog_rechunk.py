@@ -108,7 +108,7 @@ def write(directory: Path, *tags: str) -> Path:
 
 
 def layers(directory: Path, name: str) -> dict[str, str]:
-    """Of a new image, the layers by what their steps in the history are called."""
+    """Layers of a new image, by the names of their steps in the history."""
     image = resolve(Layout.open(directory / "store"), f"new/{name}")
     steps = [entry for entry in image.config.history or [] if not entry.empty_layer]
     return {str(step.comment): layer.digest for step, layer in zip(steps, image.manifest.layers, strict=True)}

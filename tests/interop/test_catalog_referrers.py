@@ -1,4 +1,4 @@
-"""What speaks of the images of a registry: fetched with them, published with the new ones, or named as left behind."""
+"""Referrers of the images of a registry: fetched with them, published with the new ones, or named as left behind."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def run(layerfarm: Layerfarm, path: Path) -> dict[str, Any]:
 
 
 def listed(registry: Registry, digest: str, repository: str = "new/team/app") -> dict[str, dict[str, Any]]:
-    """The referrers that the registry has of a manifest, by kind; each speaks of that, and is whole."""
+    """The referrers that the registry has of a manifest, by kind; each refers to it, and is whole."""
     where = f"docker://{registry.host}/{repository}"
     found = {}
     for entry in json.loads(CLIENT.raw_manifest(f"{where}:{fallback_tag(digest)}"))["manifests"]:

@@ -1,4 +1,4 @@
-"""What a catalog's sources select from a real registry."""
+"""Selection of a catalog's sources from a real registry."""
 
 from __future__ import annotations
 

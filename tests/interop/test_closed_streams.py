@@ -64,6 +64,6 @@ def test_an_error_keeps_its_exit_code_when_it_cannot_be_printed(
 
 
 def test_no_file_takes_the_place_of_a_closed_stream(layout: Path) -> None:
-    """Blobs would be opened with the numbers 1 and 2, and what is said there would go into them."""
+    """Blobs would be opened with the numbers 1 and 2, and messages would be written into them."""
     assert shell(layout, f"--verbose {BUILD}", "<&- >&- 2>&-")[0] == 1
     assert shell(layout, "validate --layout s", "")[0] == 0

@@ -91,7 +91,7 @@ def test_config_stat_and_runtime_config_tell_the_same(debian: Path, tools: dict[
     assert seen["umoci"][0] == seen["layerfarm"][0]
     assert seen["umoci"][1] == seen["layerfarm"][1]
     assert seen["umoci"][1][0]["process"]["user"] == {"uid": 5, "gid": 65534}
-    # Each store's stat is the same, whoever tells it.
+    # Either tool prints the same stat of each store.
     for tool in tools.values():
         theirs, ours = (
             json.loads(ran(_in(tools[name], tool.directory), "stat", "--json", "--image=s:c")) for name in tools

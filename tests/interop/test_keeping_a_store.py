@@ -66,7 +66,7 @@ def test_diff_tells_of_the_changes_and_of_nothing_else(
     change(tmp_path / "bundle/rootfs", seed=7)
     after = in_seconds(read_tree(tmp_path / "bundle/rootfs"))
     differing = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    # What was in a directory that became something else goes without saying.
+    # The content of a replaced directory is gone too.
     silent = {
         path
         for path in differing

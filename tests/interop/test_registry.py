@@ -147,7 +147,7 @@ def test_what_may_pass_is_tried_again_until_it_has(registry: Registry, store: La
 _RACE = {
     "errors": [{"code": "DIGEST_INVALID"}, {"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown to registry"}]
 }
-"""What docker-registry says of a manifest while another client uploads one of its blobs to the same repository anew:
+"""Answer of docker-registry to a manifest while another client uploads one of its blobs to the same repository again:
 it empties the blob's link before it writes it. Five in a hundred manifests, where four clients do nothing else."""
 
 
@@ -282,7 +282,7 @@ def test_every_question_and_transfer_waits_for_its_turn_and_is_counted(
 
 
 def beside(store: Layout) -> Path:
-    """Where other programs write blobs for a layout."""
+    """Directory in which other programs write blobs for a layout."""
     place = store.path / ".layerfarm/work/1"
     place.mkdir(parents=True)
     return place

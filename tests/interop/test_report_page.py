@@ -90,7 +90,7 @@ def report() -> Report:
 
 @pytest.fixture(scope="module")
 def seen(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, object]]:
-    """What a browser makes of the page at a width in pixels."""
+    """Rendering of the page in a browser, at a width in pixels."""
     chromium = program("chromium")
     directory = tmp_path_factory.mktemp("page")
     text = html.escape(page(report()), quote=True)

@@ -94,7 +94,7 @@ os.chmod("locked", 0)
 
 
 def changed(before: dict[bytes, Node]) -> dict[bytes, Node]:
-    """What CHANGES makes of the image's tree as root sees it: owners as they were, new entries root's."""
+    """Tree of the image after CHANGES, as root sees it: owners as they were, new entries root's."""
     after = dict(before)
     for path in (b"locked/none", b"locked/again"):
         after[path] = replace(after[path], content=b"nobody may read this", mtime=MTIME)

@@ -1,4 +1,4 @@
-"""Images made over, as umoci and skopeo see them: the same trees, and everything beside them."""
+"""Transformed images, as umoci and skopeo see them: the same trees, and everything beside them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _quietly(*command: str | Path) -> None:
 
 @pytest.fixture
 def trees(store: Path, tmp_path: Path, run: Run) -> Trees:
-    """What ``umoci unpack`` makes of a tag, read by a walker that shares nothing with the product."""
+    """Tree that ``umoci unpack`` makes of a tag, read by a walker that shares nothing with the product."""
 
     def unpacked(tag: str) -> dict[bytes, Node]:
         bundle = tmp_path / f"umoci-{tag}"
@@ -170,7 +170,7 @@ def test_skopeo_copies_a_transformed_index_with_its_attestation(tmp_path: Path, 
 
 
 def _is_part(part: Any, whole: Any) -> bool:
-    """Whether all of ``part`` is in ``whole``, in the same place."""
+    """Return True if all of ``part`` is in ``whole``, in the same place."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(key in whole and _is_part(value, whole[key]) for key, value in part.items())
     if isinstance(part, list) and isinstance(whole, list):

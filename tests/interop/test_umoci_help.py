@@ -1,4 +1,4 @@
-"""What the umoci of Debian says of itself in its help: no command or flag of it is missing here."""
+"""Help of Debian's umoci: no command or flag of it is missing here."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Tool:
 
 
 def image(tool: Tool, tag: str) -> dict[str, Any]:
-    """What the store of ``tool`` holds under ``tag``, as layerfarm's stat tells it."""
+    """Image that the store of ``tool`` has under ``tag``, from layerfarm's stat."""
     done = Tool(LAYERFARM, tool.directory)("stat", "--json", f"--image=s:{tag}")
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads(done.out)

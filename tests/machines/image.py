@@ -46,7 +46,7 @@ while :; do python3 /sbin/machine-agent; sleep 1; done
 
 
 class Image(NamedTuple):
-    """What a machine boots from."""
+    """Disk from which a machine boots."""
 
     kernel: Path
     disk: Path
@@ -73,7 +73,7 @@ def system(cache: Path) -> Image:
 
 
 def missing_for_machines() -> str:
-    """What this host lacks to make and run machines; empty if nothing."""
+    """Programs that this host lacks to make and run machines."""
     commands = {"debootstrap": "debootstrap", "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils"}
     packages = [package for command, package in commands.items() if shutil.which(command) is None]
     return " and ".join(["root"] * (os.geteuid() != 0) + [f"the package {package}" for package in packages])

@@ -51,7 +51,7 @@ class Disk:
 
 
 class Ended(NamedTuple):
-    """How a command ended: its exit code and what it printed. None: power was cut first."""
+    """Exit code and output of a command. None: power was cut first."""
 
     code: int | None
     text: str
@@ -64,7 +64,7 @@ class Command:
         self.answers: queue.Queue[dict[str, object]] = queue.Queue()
 
     def lines(self, timeout: float = 300.0) -> Iterator[str]:
-        """What it prints, as it comes, until it ends or power is cut."""
+        """Yield its output, as it comes, until it ends or power is cut."""
         while True:
             answer = self.answers.get(timeout=timeout)
             if "line" not in answer:
@@ -169,7 +169,7 @@ class Machine:
         self._qemu.send_signal(signal.SIGCONT)
 
     def console(self) -> str:
-        """What kernel and init said since the last boot."""
+        """Console output since the last boot."""
         return self._console.read_text(errors="replace")
 
     def _command_line(self) -> str:

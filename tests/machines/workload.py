@@ -97,7 +97,7 @@ class Work:
 
 
 def faults(path: Path, acknowledged: list[dict[str, str]]) -> list[str]:
-    """What is not as it was acknowledged."""
+    """Differences from the acknowledged state."""
     layout = Layout.open(path)
     tags = set(layout.tags())
     found = []

@@ -1,4 +1,4 @@
-"""deploy/environment.py: locks are installed and not resolved, and whatever stops it is said in one line."""
+"""deploy/environment.py: locks are installed and not resolved, and an error is one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.locks import CORE, LOCKS, ROOT, pins
 SCRIPT = "deploy/environment.py"
 INSTALLED = "layerfarm-installed.json"
 FAR = "9999.0"
-"""Of a release that comes after every pin."""
+"""Version of a release that comes after every pin."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def requirements(name: str, version: str) -> list[str]:
-    """What the real package asks for, extras included; nothing for one that this Python does without."""
+    """Dependencies of the real package, extras included; none for one that this Python does without."""
     try:
         found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -85,14 +85,14 @@ def wheel(index: Path, name: str, version: str, requires: list[str]) -> Path:
 
 
 def environment(checkout: Path, **variables: str) -> dict[str, str]:
-    """Of a user whose pip knows one index, and nothing else."""
+    """Environment of a user whose pip knows one index, and nothing else."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "MAKE"))}
     ours = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_NO_COMPILE": "1", "PIP_RETRIES": "0"}
     return kept | ours | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout.parent / "index")} | variables
 
 
 def attempt(checkout: Path, venv: Path, *locks: Path, python: tuple[str, ...] = (), **variables: str) -> str:
-    """What it says before it gives up, without the line that it begins with; one line, or it is a failure."""
+    """Error of the script, without its first line; the test fails if it is not one line."""
     command = [sys.executable, *python, SCRIPT] if not python else [sys.executable, *python]
     done = subprocess.run(
         [*command, venv, *(lock.relative_to(ROOT) for lock in locks)],

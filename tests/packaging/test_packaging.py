@@ -1,4 +1,4 @@
-"""What is given to people: the wheel and the sdist, and the man pages in them."""
+"""The wheel and the sdist, and the man pages in them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) 
     assert "manifest: sha256:" in layerfarm("build", "--rootfs", "tree", "--image", "store:a")
     layerfarm("unpack", "--rootless", "--image", "store:a", "bundle")
     assert (tmp_path / "bundle/rootfs/file").read_text() == "content"
-    # What is an extra is asked for by its name, and its help is there without it.
+    # The error names the extra, and the help works without it.
     layerfarm("catalog", "plan", "--help")
     (tmp_path / "web.yaml").write_text("store: work\n")
     image = ["--image", "store:a", "--old-base", "store:a", "--new-base", "store:a"]
@@ -100,7 +100,7 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) 
 
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
-    """A project whose modules have the names of our directories, and of what we were installed with."""
+    """A project whose modules have the names of layerfarm's directories and of its dependencies."""
     for name in ("jobs", "worker", "click", "redis", "celery", "pydantic"):
         (tmp_path / "others" / name).mkdir(parents=True)
         (tmp_path / "others" / name / "__init__.py").write_text(f"raise ImportError('{name} of another project')")
@@ -139,7 +139,7 @@ def newest_python() -> str:
 
 
 def test_pipx_installs_the_wheel_for_the_newest_python(wheel: Path, tmp_path: Path) -> None:
-    # Of the versions that are tested; a constraint cannot have a hash.
+    # Constraints of the versions that are tested; a constraint cannot have a hash.
     (tmp_path / "pins").write_text("\n".join(pins(CORE.read_text())))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("LAYERFARM_", "PYTHON"))},

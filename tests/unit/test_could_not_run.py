@@ -1,4 +1,4 @@
-"""A test that could not run is said loudly, and fails the run where everything has to run."""
+"""A test that could not run is reported at the end, and fails the run if everything must run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything works without the packages of the extras, but for what asks for them by the extra's name."""
+"""Everything works without the packages of the extras, except what needs one, and its error names the extra."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs.relayer": IMAGES | {"jobs.extras"},
     "jobs.flows": IMAGES | {"jobs.relayer", "jobs.extras"},
 }
-"""What each room may import, besides itself."""
+"""Imports that each room may have, besides itself."""
 
 UNDER_ALL = {
     "worker.settings",
@@ -56,7 +56,7 @@ WORKER_MAY_IMPORT: dict[str, set[str]] = {
     "worker.doctor": UNDER_ALL | {"worker.background", "worker.client"},
     "worker.catalog": {"worker.client", "worker.model", "worker.broker", "worker.engine", "worker.durations"},
 }
-"""What each room of the worker may import, besides itself; the modules beside the rooms, and the commands, may all."""
+"""Imports of each room of the worker, besides itself; modules beside the rooms, and commands, may import all."""
 
 ONLY_IN_WORKER = {"celery", "kombu", "billiard", "redis", "click", "rich", "worker"}
 DOCUMENTS_ONLY = {"pydantic", "pydantic_settings"}
@@ -98,7 +98,7 @@ def _of_ours(name: str) -> str:
 
 
 def imports_at_run_time(path: Path) -> Iterator[str]:
-    """Every module of the worker that the file imports, but for what it needs for its annotations only."""
+    """Every module of the worker that the file imports, except for annotations only."""
     tree = ast.parse(path.read_bytes(), path)
     for node in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
         if ast.unparse(node.test) == "TYPE_CHECKING":

@@ -108,7 +108,7 @@ def sparse(**records: str) -> Callable[[Path], object]:
 
 
 CASES: dict[str, tuple[Callable[[Path], object], int, int]] = {
-    # What reads the input, a value that it exceeds, and one that it just fits.
+    # The reader of the input, a value that it exceeds, and one that it just fits.
     "entries": (layer(*(entry(f"f{n}") for n in range(5))), 4, 5),
     "path_bytes": (layer(entry("d/" + "n" * 88)), 89, 90),
     "pax_bytes": (layer(entry("f", pax={"comment": "c" * 500})), 512, 520),

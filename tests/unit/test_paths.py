@@ -1,4 +1,4 @@
-"""What is said of the operator's own paths is the same on every Python."""
+"""Errors about the operator's own paths are the same on every Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as a test that could not run without root, and what stays a failure."""
+"""Tests that could not run without root, and those that stay failures."""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -54,11 +57,34 @@ OPENINGS = re.compile(r'^\s*(?:r?"""|#) ?(What|Who|Whom|Whose|Whether|Of|How|Whe
 
 
 def texts() -> dict[str, str]:
-    """The texts of the product and its documentation; the style page quotes what it rules out."""
+    """Texts of product and documentation, and the prose of the tests; the style page quotes what it rules out."""
     paths = [path for folder in ("jobs", "worker", "deploy", "docs") for path in (ROOT / folder).rglob("*")]
     names = {str(path.relative_to(ROOT)) for path in (*paths, *ROOT.glob("*.md")) if path.name.endswith(TEXTS)}
     left_out = ("CHANGELOG.md", "docs/contributing/style.md", "deploy/import/")
-    return {name: (ROOT / name).read_text() for name in sorted(names) if not name.startswith(left_out)}
+    found = {name: (ROOT / name).read_text() for name in sorted(names) if not name.startswith(left_out)}
+    # Both quote the list of idioms.
+    lists = (Path(__file__), ROOT / "tests/docs/test_style.py")
+    tests = (path for path in (ROOT / "tests").rglob("*.py") if path not in lists)
+    return found | {str(path.relative_to(ROOT)): prose(path.read_text()) for path in sorted(tests)}
+
+
+def prose(source: str) -> str:
+    """Return docstrings, comments and the names of tests in their lines, everything else blank.
+
+    Other texts of tests are input, such as a user called nobody.
+    """
+    lines = source.splitlines()
+    kept = [""] * (len(lines) + 1)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            kept[token.start[0] - 1] = token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            for number in range(node.lineno - 1, node.end_lineno or node.lineno):
+                kept[number] = lines[number]
+        elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            kept[node.lineno - 1] = node.name.replace("_", " ")
+    return "\n".join(kept)
 
 
 def test_no_text_has_an_idiom_that_the_style_page_rules_out() -> None:
@@ -86,3 +112,8 @@ def test_no_docstring_or_comment_opens_with_a_relative_clause() -> None:
 )
 def test_what_is_ruled_out_is_found(text: str) -> None:
     assert any(re.search(pattern, text) for pattern in RULED_OUT)
+
+
+def test_prose_of_a_test_is_its_docstrings_comments_and_name() -> None:
+    source = 'def test_a_b() -> None:\n    """Doc."""\n    x = "nobody"  # why\n'
+    assert prose(source).split("\n") == ["test a b", '    """Doc."""', "# why", ""]

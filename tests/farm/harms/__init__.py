@@ -1,4 +1,4 @@
-"""What is done to a farm while its jobs run, one function per fault."""
+"""Faults that a farm suffers while its jobs run, one function each."""
 
 from __future__ import annotations
 

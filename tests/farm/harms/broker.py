@@ -25,7 +25,7 @@ KEYS = Keys()
 
 
 def pause_redis(shortest: float, longest: float) -> Function:
-    """Redis stands still for a while, and nobody is told."""
+    """Redis stops for a while without closing connections."""
 
     def fault(trial: Trial, counts: Counts) -> None:
         trial.start_worker()
@@ -51,7 +51,7 @@ def restart_redis(trial: Trial, counts: Counts) -> None:
 
 
 def forget_redis(trial: Trial, counts: Counts) -> None:
-    """Redis is killed, and comes back with nothing: who waits is told, and can ask again."""
+    """Redis is killed, and returns without its data: the waiting client gets an error, and can submit again."""
     worker = trial.start_worker()
     trial.submit()
     time.sleep(trial.rng.uniform(0, 1))
@@ -110,7 +110,7 @@ def must_refuse(trial: Trial, counts: Counts, cause: str) -> None:
 
 
 def refuses(client: redis.Redis) -> bool:
-    """Whether Redis refuses what would fill its file further."""
+    """Return True if Redis refuses writes that would fill its file further."""
     try:
         client.set("layerfarm:filler", b"x" * 100_000, ex=60)
     except redis.ResponseError:
@@ -224,7 +224,7 @@ def drop_connections(trial: Trial, counts: Counts) -> None:
 
 
 def lose_messages(trial: Trial, counts: Counts) -> None:
-    """What waits in the queues is gone, again and again."""
+    """The messages in the queues are lost, again and again."""
     trial.start_worker()
     trial.submit()
     deadline = time.monotonic() + 2

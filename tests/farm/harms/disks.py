@@ -88,7 +88,7 @@ def bundle_full(trial: Trial, counts: Counts) -> None:
 
 
 GONE = "no OCI image layout here|layout no longer exists|work file of the job was removed|No such file|not hold"
-"""What may be said where the store was, by who looks for what."""
+"""Errors that are allowed where the store was, by operation."""
 
 
 def store_unmounted(trial: Trial, counts: Counts) -> None:

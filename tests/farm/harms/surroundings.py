@@ -40,7 +40,7 @@ def cut_off(trial: Trial, counts: Counts) -> None:
     time.sleep(trial.rng.uniform(0, 1))
     cables[0].cut()
     trial.wait(counts)
-    cables[0].mend()
+    cables[0].repair()
     farm = trial.ground.farm()
     until(lambda: {worker.pid for worker in workers} <= {info.pid for info in farm.workers()}, timeout=60)
     trial.judge(counts)

@@ -1,4 +1,4 @@
-"""The catalog file: what it says, and what is said of its mistakes."""
+"""The catalog file: its fields, and the errors for mistakes in it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from layerfarm.worker.catalog.pace import Pace, requests_in
 
 
 class Clock:
-    """A clock that stands still unless somebody sleeps."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
         self.now = 1000.0

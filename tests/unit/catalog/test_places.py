@@ -1,4 +1,4 @@
-"""Where new images go: never over an original, unless the catalog asks for it, and then once."""
+"""Places of new images: never an original's, unless the catalog asks for it, and then once."""
 
 from __future__ import annotations
 

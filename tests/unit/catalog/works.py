@@ -63,5 +63,5 @@ def ran(path: Path, view: Seen | None = None, *, replan: bool = False) -> Report
 
 
 def places(catalog: CatalogFile) -> list[Place]:
-    """What is listed if no source has patterns of repositories."""
+    """Repositories if no source has patterns of them."""
     return [place for source in catalog.sources for place in places_of(source)]

@@ -14,7 +14,7 @@ from layerfarm.worker.cli.main import main
 
 
 class Ran(NamedTuple):
-    """What a call of ``layerfarm`` gave."""
+    """Outcome of a call of ``layerfarm``."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""What a user sees of a catalog's run: the live table, plain lines, or nothing."""
+"""Progress of a catalog's run: the live table, plain lines, or nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def text(screen: io.StringIO) -> str:
-    """What was written since the last look, without the terminal's control sequences."""
+    """Output since the last call, without the terminal's control sequences."""
     found = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     screen.seek(0)
     screen.truncate()

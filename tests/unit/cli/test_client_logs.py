@@ -1,4 +1,4 @@
-"""What the farm's client logs never lands among the results on stdout."""
+"""The log of the farm's client is never among the results on stdout."""
 
 from __future__ import annotations
 

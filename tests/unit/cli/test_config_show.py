@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import Ran, Run
 
 @pytest.fixture(autouse=True)
 def _limits_are_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command sets in the environment of this process is taken back."""
+    """Restore the environment of this process after a command."""
     monkeypatch.setenv(f"{PREFIX}ENTRIES", "1")
     monkeypatch.delenv(f"{PREFIX}ENTRIES")
 

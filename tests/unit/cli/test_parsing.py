@@ -10,7 +10,7 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 def parse(*args: str) -> dict[str, object]:
-    """What a command with each kind of option makes of ``args``."""
+    """Values of ``args`` for a command with each kind of option."""
     seen: dict[str, object] = {}
 
     @click.command(cls=GoStyleCommand)

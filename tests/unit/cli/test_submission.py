@@ -1,4 +1,4 @@
-"""build, unpack, repack, jobs: what is asked of the runners, and what is said of their answers."""
+"""build, unpack, repack, jobs: requests to the runners, and the output of their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of umoci 0.6.0: every command, alias and flag of it is one of ours, and takes as many values."""
+"""The command line of umoci 0.6.0: layerfarm has every command, alias and flag of it, and takes as many values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ COMMANDS: dict[str, dict[str, int | str]] = {
 
 
 def flags(words: str) -> dict[str, int | str]:
-    """The flags of our command, and how many values each takes."""
+    """The flags of layerfarm's command, and how many values each takes."""
     found: click.Command = cli
     ctx = click.Context(cli, **cli.context_settings)
     for word in words.split():

@@ -20,9 +20,9 @@ NOISE = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(40_000))
 CODE = Path(backend_c.__file__).read_bytes()[: 2 << 20]
 _WORDS = [NOISE[at : at + 3] for at in range(0, 64 * 32, 32)]
 TABLES = b"".join(b"%b%c" % (_WORDS[NOISE[at] % 64], NOISE[-at]) for at in range(1, 1 << 18))
-"""What repeats is three bytes long, as in a program's tables of addresses: isal finds no such match."""
+"""Repetitions of three bytes, as in a program's tables of addresses: isal finds no such match."""
 CONTENT = TEXT + NOISE + CODE + TABLES
-"""What is isal's, what nobody can compress, and, at the end, what is libdeflate's."""
+"""Data for isal, incompressible data, and, at the end, data for libdeflate."""
 
 _REPORT = """
 import hashlib, sys

@@ -1,4 +1,4 @@
-"""A table of contents that is not what the layer holds is found, and a true one is accepted, whoever wrote it."""
+"""A table of contents that is not what the layer holds is found, and a true one of any writer is accepted."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_nothing_is_left_out_and_both_readers_agree(root: Path, tmp_path: Path) 
     with (tmp_path / "m").open("rb") as stream:
         assert list(read_tree_file(stream)) == entries
     with (tmp_path / "m").open("rb") as stream:
-        # What the general reader cannot know to be recorded is None: links and the like without xattrs.
+        # Fields that the general reader cannot know to be recorded are None: links and the like without xattrs.
         assert [entry._replace(xattrs=entry.xattrs or ()) for entry in read_manifest(stream)] == entries
 
 

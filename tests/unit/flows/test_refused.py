@@ -1,4 +1,4 @@
-"""What a job that is refused finds at the paths that its submitter chose stays as it is."""
+"""A refused job changes nothing at the paths that its submitter chose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where both runners look flows up: by the kind of job, and by the type of request."""
+"""The registry of flows for both runners: by the kind of job, and by the type of request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_request_that_no_flow_serves_is_refused() -> None:
         kind = "unheard"
 
     class Pretender(ManifestRequest):
-        """Of another flow's kind."""
+        """A request of another flow's kind."""
 
     for request in (Unheard(), Pretender.model_construct()):
         with pytest.raises(RequestError, match="no flow serves"):

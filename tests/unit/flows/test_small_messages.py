@@ -1,4 +1,4 @@
-"""What a transform sends through Redis grows neither with the layers of an image nor with the images of an index."""
+"""Messages of a transform grow neither with the layers of an image nor with the images of an index."""
 
 from __future__ import annotations
 

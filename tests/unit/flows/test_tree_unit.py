@@ -1,4 +1,4 @@
-"""Where the new tree is written: beside the comparison if most of it was read, else beside the layer."""
+"""The new tree is written beside the comparison if most of it was read, else beside the layer."""
 
 from __future__ import annotations
 

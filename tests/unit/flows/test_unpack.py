@@ -139,7 +139,7 @@ def test_a_copy_killed_between_two_renames_is_continued(
 
 @pytest.mark.parametrize("exists", [False, True], ids=["beside a new bundle", "in a directory that exists"])
 def test_what_a_killed_process_staged_is_removed_by_the_next_unpack(request_of: UnpackRequest, exists: bool) -> None:
-    """Of three: one was killed long ago, one just now, and one is alive."""
+    """Three processes: one was killed long ago, one just now, and one is alive."""
     bundle = request_of.bundle
     if exists:
         bundle.mkdir()

@@ -1,4 +1,4 @@
-"""What its mode keeps an ordinary user from reading is read all the same if it is his, and the mode put back."""
+"""Files of an ordinary user that their mode makes unreadable are read, and the mode is restored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.ordinary_user import GID, UID, OrdinaryUser, ordinary_user
 from tests.trees import Node, directory, fifo, file, hardlink, read_tree, symlink, tree
 
 pytestmark = pytest.mark.usefixtures("as_root")
-"""What a user reads is held against what root reads."""
+"""A tree as a user reads it, compared with the same as root reads it."""
 
 
 @pytest.fixture

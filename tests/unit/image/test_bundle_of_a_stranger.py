@@ -1,4 +1,4 @@
-"""A bundle that somebody else made: its links lead nowhere else, and nobody waits for its fifos."""
+"""A bundle of another user: its links lead nowhere else, and its fifos stop no command."""
 
 from __future__ import annotations
 

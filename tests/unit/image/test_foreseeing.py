@@ -38,7 +38,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files_of(bundle: Bundle) -> dict[str, bytes]:
-    """What the bundle records of its tree, but for what is another one's in each copy."""
+    """The bundle's record of its tree, except values that differ in each copy."""
     return {path.name: path.read_bytes() for path in (bundle.mtree, bundle.extra)}
 
 

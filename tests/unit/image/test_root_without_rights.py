@@ -57,7 +57,7 @@ def locked_tree(top: Path) -> None:
 
 
 def change(rootfs: Path) -> None:
-    """What is behind the modes, and not the modes."""
+    """Content and names, without the modes."""
     (rootfs / "read-only/below/file").write_text("changed")
     (rootfs / "read-only/new").write_text("new")
     (rootfs / "closed/file").unlink()

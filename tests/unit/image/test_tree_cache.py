@@ -61,7 +61,7 @@ LAYERS = [
 
 
 def kept() -> Path:
-    """Where the trees are."""
+    """The directory of the trees."""
     return cache_path() / ".layerfarm/notes/trees"
 
 
@@ -112,7 +112,7 @@ def test_harmed_tree_is_derived_again(layout: Layout, made: Resolved, suffix: st
 
 
 def test_layout_tells_nothing_of_a_tree_and_is_not_written_to(layout: Layout, made: Resolved, tmp_path: Path) -> None:
-    """Its author may be anybody: what he forged is consistent, and beside his image."""
+    """Its author may be any user: the forged files are consistent, and beside that user's image."""
     wanted = list(tree_of(layout, made))
     private = layout.path / ".layerfarm"
     for place in (private / "trees", private / "notes/trees"):

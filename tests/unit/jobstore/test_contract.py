@@ -1,4 +1,4 @@
-"""What both job stores promise: leases, fencing, one recorded effect, one end, and the same answer when asked twice."""
+"""Contract of both job stores: leases, fencing, one recorded effect, one end, and the same answer when asked twice."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_advance_whose_units_were_never_sent_may_be_claimed_again(bench: Bench) 
     first = bench.claimed(START)
     assert bench.store.open_stage(first, 0, "first", Numbers(), [Unit(params={})]) is Status.OK
     bench.clock.goes_on(LEASE + 0.1)
-    assert bench.store.pending(first) == (0, [0])  # nobody has taken over yet
+    assert bench.store.pending(first) == (0, [0])  # not taken over yet
     second = bench.claimed(START, OTHER)
     assert bench.store.pending(first) is None
     assert bench.store.pending(second) == (0, [0])

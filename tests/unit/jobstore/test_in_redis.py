@@ -1,4 +1,4 @@
-"""What only Redis' users see: events, the listing, expiry, and records that somebody has edited."""
+"""Job store in Redis only: events, the listing, expiry, and edited records."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_request_that_is_not_json_does_not_hide_the_record(store: RedisJobStore)
     assert store.job("job").request == {}
 
 
-# --- records that somebody has edited -------------------------------------------------------------
+# --- edited records -------------------------------------------------------------------------------
 
 
 def test_sound_record_is_never_condemned(store: RedisJobStore, bench: Bench) -> None:

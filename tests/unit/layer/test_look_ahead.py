@@ -53,7 +53,7 @@ def whiteout(path: str) -> str:
 
 
 def outcome(root: Path, stack: list[bytes], skip: Skip | None = None, *, keep_dirlinks: bool = False) -> Outcome:
-    """What applying the layers to a new directory gives: tree, entries and warnings, or the error."""
+    """Result of applying the layers to a new directory: tree, entries and warnings, or the error."""
     root.mkdir()
     os.utime(root, ns=(0, 0))
     try:

@@ -1,4 +1,4 @@
-"""What holds for every tree, every PAX header and every damaged stream, by Hypothesis."""
+"""Properties of every tree, every PAX header and every damaged stream, by Hypothesis."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from tests.unit.relayer.layers import Layer, stacks, tars
 
 
 def unpacked(layers: list[bytes]) -> tuple[dict[bytes, Node], list[Entry]]:
-    """What extraction makes of them, on disk and by its own account."""
+    """Result of extraction, on disk and by its own report."""
     with workspace() as place:
         root = tree(place / "root", {".": directory(mtime=0)})
         with Extractor(root) as extractor:

@@ -235,7 +235,7 @@ def replace(path: Path, pattern: bytes, by: bytes) -> None:
 
 
 def script(old: list[Entry], new: list[Entry]) -> list[Edit]:
-    """What find_dirty would write if it could see in what two entries differ."""
+    """Output of find_dirty if it knew all differences of two entries."""
     olds = {mtree_key(e.path, e.type == "dir"): e for e in old}
     news = {mtree_key(e.path, e.type == "dir"): e for e in new}
     steps = []

@@ -81,7 +81,7 @@ def manifest(layout: Layout, kind: str, content: bytes, subject: Descriptor | No
 
 
 def attestation(layout: Layout, made: Resolved) -> Descriptor:
-    """What BuildKit puts beside an image in its index."""
+    """Entry that BuildKit adds beside an image in its index."""
     statement = json.dumps({"subject": [{"digest": made.descriptor.digest}]}).encode()
     document = {
         "schemaVersion": 2,
@@ -121,7 +121,7 @@ def without(path: Path, digest: str) -> None:
 
 
 def tree_of(layout: Layout, tag: str, platform: str | None = None) -> dict[bytes, Node]:
-    """What unpacking gives."""
+    """Tree after unpacking."""
     place = Path(tempfile.mkdtemp(prefix="layerfarm-test-"))
     try:
         unpack_rootfs(layout, place / "rootfs", resolve(layout, tag, platform))

@@ -1,4 +1,4 @@
-"""What a test asks of the components of a tree on disk."""
+"""Components of a tree on disk, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who owns what: databases in their real formats, the order of claims, and what is broken or hostile."""
+"""Owners of files: databases in their real formats, the order of claims, broken and hostile input."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_the_order_of_the_images_is_irrelevant(images: list[Snapshot], shuffle: 
 @settings(max_examples=examples(40), deadline=None)
 @given(catalogs(), catalogs())
 def test_newcomers_move_nothing(images: list[Snapshot], more: list[Snapshot]) -> None:
-    """Of the images that the first plan knew no layer changes when others join the catalog."""
+    """No layer of the first plan's images changes when others join the catalog."""
     strangers = [image._replace(line=f"new {image.line}") for image in more]
     first = make_plan(images)
     second = make_plan([*images, *strangers], previous=first)

@@ -47,7 +47,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 class Reader:
-    """Somebody who may read the layout ``source`` and not write into it; ``home`` is his own."""
+    """A user who may read the layout ``source`` and not write into it; ``home`` is the user's own."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -188,7 +188,7 @@ def test_a_read_only_mount_is_read_by_all(reader: Reader) -> None:
 
 
 def test_a_bundle_of_umoci_is_reverted_from_what_may_only_be_read(reader: Reader) -> None:
-    """What its manifest leaves out comes from the layers, which are read and not unpacked."""
+    """Entries that its manifest omits come from the layers, which are read and not unpacked."""
     bundle = reader.home / "bundle"
     reader.layerfarm(["unpack", f"--image={reader.source.path}:t", str(bundle)])
     for name in os.listdir(bundle):

@@ -178,7 +178,7 @@ def test_a_base_is_named_by_its_tag(layout: Layout) -> None:
 def test_any_stack_of_layers_is_laid_out_and_proved(
     tmp_path: Path, stack: list[Layer], keep: int, epoch: int | None
 ) -> None:
-    """The flow publishes nothing that is not proved equal; every unpacker of ours agrees."""
+    """The flow publishes nothing that is not proved equal; all unpackers of layerfarm agree."""
     layout = Layout.create(tmp_path / hashlib.sha256(os.urandom(8)).hexdigest())
     try:
         old = image(layout, tars(stack))

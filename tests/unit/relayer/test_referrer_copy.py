@@ -1,4 +1,4 @@
-"""What speaks of an image that is made over: carried where it may be, else left and named; never silently lost."""
+"""Referrers of a transformed image: copied where they stay true, else left and named; never silently lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def made_over(layout: Layout, target: Layout | None = None, **fields: Any) -> Tr
 
 
 def said(layout: Layout, of: Descriptor | str) -> dict[str | None, Descriptor]:
-    """What refers to a manifest, by its kind."""
+    """Referrers of a manifest, by kind."""
     return {each.artifact_type: each for each in referrers(layout, of if isinstance(of, str) else of.digest)}
 
 
@@ -64,7 +64,7 @@ def test_what_stays_true_is_carried_when_asked_and_signatures_are_not(layout: La
     after = fallback_tag(result.new)
     assert tags_beside(sorted(layout.tags()), result.new) == [f"{after}.sbom"]
     assert result.referrers == 2
-    # On the image, on its SBOM (which is another manifest now), cosign's, and what nobody knows.
+    # On the image, on its SBOM (which is another manifest now), cosign's, and an unknown one.
     assert sum("a signature" in text for text in result.warnings) == 2
     assert sum("….sig" in text or "….notes" in text for text in result.warnings) == 2
     assert len(result.warnings) == 4

@@ -52,7 +52,7 @@ def test_a_transform_of_a_sparse_index_transforms_the_existing_images(sparse: La
 
 
 def test_a_transform_of_another_image_goes_on(sparse: Layout) -> None:
-    """Untagged entries of index.json that are not there might speak of the image."""
+    """Untagged entries of index.json that are missing might refer to the image."""
     image(sparse, LAYERS, tag="another")
     enter(sparse, Descriptor(mediaType=MEDIA_TYPE_MANIFEST, digest=f"sha256:{'a' * 64}", size=9))
     made = run(RecompressRequest(image=ref(sparse, "another"), target=ref(sparse, "new"), compress="zstd"))

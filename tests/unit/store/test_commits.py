@@ -1,4 +1,4 @@
-"""A tag is given once by each attempt at a job, whoever wakes late and whoever died in between."""
+"""A tag is given once by each attempt at a job, although processes wake late or died in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left on disk when the disk, the owner or the machine does not play along."""
+"""State of the disk after faults of the disk, the owner or the machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_full_disk_is_one_clear_error_and_leaves_nothing(
 
 @pytest.mark.parametrize("left", ["nothing", "its mount point"])
 def test_where_the_store_was_nothing_comes_into_being(layout: Layout, left: str) -> None:
-    """Its disk is not mounted any more: what is written there now would lie beneath it, seen by nobody."""
+    """Its disk is not mounted any more: data written there now would be hidden by the next mount."""
     layout.path.rename(layout.path.with_name("elsewhere"))
     if left != "nothing":
         layout.path.mkdir()
@@ -104,7 +104,7 @@ def test_owner_that_cannot_be_given_leaves_nothing(layout: Layout, monkeypatch: 
 
 
 def test_who_may_not_give_away_keeps_what_was_made(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root without CAP_CHOWN, or whom an NFS server takes for nobody, is as good as an ordinary user."""
+    """Root without CAP_CHOWN, or squashed by an NFS server, is like an ordinary user."""
     os.chown(layout.path, 1234, 1234)
     monkeypatch.setattr(os, "fchown", fail(errno.EPERM))
     assert layout.read(layout.put(b"hello", "a/b")) == b"hello"

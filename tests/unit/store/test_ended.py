@@ -1,4 +1,4 @@
-"""How jobs ended, written beside their store."""
+"""Outcomes of jobs, written beside their store."""
 
 from __future__ import annotations
 

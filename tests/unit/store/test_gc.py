@@ -1,4 +1,4 @@
-"""Garbage collection: what a tag leads to stays, whoever writes meanwhile."""
+"""Garbage collection: blobs that a tag leads to stay, with writers at the same time."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_an_absent_manifest_that_came_meanwhile_keeps_its_blobs(
 
 
 def test_nothing_is_removed_when_an_entry_of_the_index_is_no_descriptor(layout: Layout) -> None:
-    """What it was meant to lead to is not known."""
+    """Its target is not known."""
     made, blobs = manifest(layout, b"one")
     layout.tag("odd", made)
     raw = json.loads((layout.path / "index.json").read_bytes())

@@ -188,7 +188,7 @@ def test_what_a_waiting_job_staged_stays_however_long_it_waits(layout: Layout) -
 
 
 def aged(layout: Layout, seconds: float) -> None:
-    """As if what lies in the trash had been put there so long ago."""
+    """Make the content of the trash that old."""
     for path in list((layout.path / ".layerfarm" / "trash").iterdir()):
         since, _, rest = path.name.partition("-")
         path.rename(path.with_name(f"{float(since) - seconds:.0f}-{rest}"))

@@ -27,7 +27,7 @@ def test_threads_are_apart_whatever_they_call_the_file(tmp_path: Path) -> None:
         thread.start()
         thread.join()
         assert found == [False]
-        # Opened and closed by somebody else in the process: with a lock of the process it would be lost now.
+        # Opened and closed elsewhere in the process: a lock of the process would be lost now.
         (tmp_path / "lock").read_bytes()
         assert not is_free(tmp_path / "lock")
     assert is_free(tmp_path / "lock")

@@ -1,4 +1,4 @@
-"""A layout that somebody else made: what is in its private directory leads nowhere else, and nobody waits for it."""
+"""A layout of another user: the content of its private directory leads nowhere else, and stops no command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD = (1, 1)
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A directory of somebody with old files, in the forms in which a layout keeps its own."""
+    """A directory of another user with old files, in the forms in which a layout keeps its own."""
     top = tmp_path / "victim"
     for name in ("file", "1/lease", "1-a/sha256/" + HEX, "kind/note", "sha256_" + HEX + ".mtree", "JOB/f", "0/JOB"):
         path = top / name

@@ -1,4 +1,4 @@
-"""Notes beside the store: kept in one step, dropped when nobody reads them, never an error."""
+"""Notes beside the store: kept in one step, dropped when unread, never an error."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def given_while_locked(layout: Layout, answer: Any, **wish: Any) -> list[BaseExc
 
 
 def test_who_waits_is_content_when_another_one_grants(layout: Layout) -> None:
-    # Granted, it is said, so nobody writes it again.
+    # The answer is that it is set, so it is not written again.
     assert given_while_locked(layout, lambda path: path.write_bytes(b"granted\n")) == [None]
     assert layout.tags() == []
 

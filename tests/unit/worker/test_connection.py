@@ -1,4 +1,4 @@
-"""What a client is told of a server that it cannot use."""
+"""Errors of a client whose server cannot be used."""
 
 from __future__ import annotations
 

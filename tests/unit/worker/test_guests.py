@@ -1,4 +1,4 @@
-"""What layerfarm does to a program that imports its client, and to Celery's own tools."""
+"""Effects of layerfarm on a program that imports its client, and on Celery's own tools."""
 
 from __future__ import annotations
 

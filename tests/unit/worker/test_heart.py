@@ -1,4 +1,4 @@
-"""The heartbeat of a process: claims stay alive, progress is told, a cancel is heard, and no error ends it."""
+"""The heartbeat of a process: claims stay alive, progress is reported, a cancel is noticed, and no error ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a submitter makes up is no label of a metric for as long as the worker runs."""
+"""Texts that a submitter invents do not become labels of metrics."""
 
 from __future__ import annotations
 

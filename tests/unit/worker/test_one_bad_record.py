@@ -1,4 +1,4 @@
-"""One bad member of what all look at is nobody else's trouble."""
+"""One bad record does no harm to others."""
 
 from __future__ import annotations
 
