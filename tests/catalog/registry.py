@@ -51,7 +51,7 @@ _ACCEPTED = (
 class Registry:
     """A registry whose content is in ``directory``; a context manager, and may be killed and started again.
 
-    ``notifications``: the address that is told of pushes, and the token for it.
+    ``notifications``: the address that receives notifications of pushes, and the token for it.
     """
 
     def __init__(self, directory: Path, program: str, notifications: tuple[str, str] | None = None) -> None:

@@ -248,7 +248,7 @@ def test_a_layer_larger_than_the_limit_is_split_between_its_components() -> None
 
 @settings(max_examples=examples(60), deadline=None)
 @given(catalogs(), st.integers(1, 1 << 24))
-def test_no_layer_exceeds_the_limit_but_for_components_that_do_or_for_lack_of_room(
+def test_no_layer_exceeds_the_limit_except_for_large_components_or_lack_of_room(
     images: list[Snapshot], largest: int
 ) -> None:
     plan = make_plan(images).model_copy(update={"largest": largest})
