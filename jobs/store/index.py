@@ -293,7 +293,8 @@ class IndexText:
 
         Return itself if it has them.
         """
-        more = [entry for entry in referrers if not self._has_untagged(entry)]
+        each_once = {(subject_of(entry), entry.digest): entry for entry in referrers}
+        more = [entry for entry in each_once.values() if not self._has_untagged(entry)]
         return self._with([encode_document(entry) for entry in more], [None] * len(more))
 
     def _has_untagged(self, entry: Descriptor) -> bool:

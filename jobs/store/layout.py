@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +42,7 @@ from layerfarm.jobs.store.index import IndexFile, IndexText, parse_index
 from layerfarm.jobs.store.leases import cover
 from layerfarm.jobs.store.retention import Trash
 from layerfarm.jobs.store.tag_batch import TagBatch, TagRequest
+from layerfarm.jobs.store.tag_group import group_for
 
 __all__ = ["Layout"]
 
@@ -82,8 +83,7 @@ class Layout:
                 # Staged in the layout itself: an empty one gets no private directory.
                 replace_file(path / "index.json", encode_document(_EMPTY), path, staging=path)
                 # Last, because with it the directory is a layout.
-                version = encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION))
-                replace_file(path / "oci-layout", version, path, staging=path)
+                replace_file(path / "oci-layout", _MARKER, path, staging=path)
                 sync_directory(path)
             except BaseException:
                 _remove_new(path, new)
@@ -104,9 +104,11 @@ class Layout:
             if not is_there(path / name):
                 raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
         marker = path / "oci-layout"
-        version = parse_document(_LayoutFile, read_file(marker, "document_bytes", path), str(marker)).imageLayoutVersion
-        if version != _LAYOUT_VERSION:
-            raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
+        raw = read_file(marker, "document_bytes", path)
+        if raw != _MARKER:
+            version = parse_document(_LayoutFile, raw, str(marker)).imageLayoutVersion
+            if version != _LAYOUT_VERSION:
+                raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
         return cls(path)
 
     # --- blobs ---------------------------------------------------------------------------------
@@ -311,12 +313,24 @@ class Layout:
         return list(self._index.seen().places)
 
     def find(self, tag: str) -> list[Descriptor]:
-        """Return the descriptors that the tag names; usually none or one, but the spec allows several."""
-        return self._index.seen().find(tag)
+        """Return the descriptors that the tag names; usually none or one, but the spec allows several.
+
+        A tag that this thread's group will set (:mod:`layerfarm.jobs.store.tag_group`) counts as set.
+        """
+        group = group_for(self.path)
+        later = group.named(self, tag) if group is not None else None
+        return self._index.seen().find(tag) if later is None else [later]
 
     def attach(self, *referrers: Descriptor) -> None:
-        """Add entries without tags to the index, each a referrer of the subject in its annotation; idempotent."""
-        self._index.update(lambda index: index.attached(referrers))
+        """Add entries without tags to the index, each a referrer of the subject in its annotation; idempotent.
+
+        Within a piece of a group, they are added when that is written.
+        """
+        group = group_for(self.path)
+        if group is not None:
+            group.attach(self, referrers)
+        else:
+            self._index.update(lambda index: index.attached(referrers))
 
     def tag(
         self,
@@ -327,6 +341,8 @@ class Layout:
         referrers: Iterable[Descriptor] = (),
     ) -> None:
         """Make ``name`` the tag of ``descriptor`` only; concurrent writers are batched (``tag_batch``).
+
+        Within a piece of a :class:`~layerfarm.jobs.store.tag_group.TagGroup`, it is set when that is written.
 
         Parameters:
             needs: blobs of the image. They are checked under the lock that a garbage collection holds: either that sees
@@ -340,7 +356,18 @@ class Layout:
             BlobNotFound: a blob of ``needs`` is missing.
         """
         request = TagRequest(tag=name, descriptor=descriptor, needs=list(needs), once=once, referrers=list(referrers))
-        TagBatch(self.path, self._index, self.has).give(request)
+        group = group_for(self.path)
+        if group is not None:
+            group.tag(self, request)
+        else:
+            TagBatch(self.path, self._index, self.has).give(request)
+
+    def tag_all(self, requests: Sequence[TagRequest], referrers: Iterable[Descriptor]) -> list[BlobNotFound | None]:
+        """Set tags in this order as :meth:`tag` does, and attach referrers, with one write of the index.
+
+        Return the error of each request. Raises StoreError: the index cannot be written, and is unchanged.
+        """
+        return TagBatch(self.path, self._index, self.has).give_all(requests, referrers)
 
     def copy_tag(self, old: str, new: str) -> Descriptor:
         """Make ``new`` a tag of the descriptor that ``old`` names, in one step; return the descriptor.
@@ -405,3 +432,7 @@ class _LayoutFile(Document):
     """The ``oci-layout`` file (image-layout.md "oci-layout file")."""
 
     imageLayoutVersion: str
+
+
+_MARKER = encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION))
+"""The usual ``oci-layout``; most tools write these bytes."""

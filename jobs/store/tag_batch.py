@@ -13,7 +13,7 @@ requests that the next one grants again, oldest first, to the same effect.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +90,19 @@ class TagBatch:
                 # A holder of an earlier version gives the tag alone.
                 self._index.update(lambda index: index.attached(request.referrers))
 
+    def give_all(self, requests: Sequence[TagRequest], referrers: Iterable[Descriptor]) -> list[BlobNotFound | None]:
+        """Set tags in this order, and add entries without tags, with one write of the index.
+
+        Return, for each request, the error if one of its blobs is missing; then its tag is not set.
+        """
+        with explained("tags cannot be set", self._layout), self._index.locked():
+            return [None if missing is None else _gone(missing) for missing in self._grant(requests, referrers)]
+
     def _give(self, request: TagRequest) -> bool:
         """Give the tag, or wait until another writer gives it; return True if another one may have."""
         with self._index.lock() as lock:
             if lock.take_if_free():
-                self._grant(request)
+                self._grant_one(request)
                 return False
             with self._waiting(request) as path:
                 touched = time.monotonic()
@@ -135,7 +143,7 @@ class TagBatch:
         if not self._is_granted(path):
             with suppress(FileNotFoundError):
                 self._files.unlink(path)
-            self._grant(request)
+            self._grant_one(request)
 
     def _is_granted(self, path: Path) -> bool:
         """Return True if the request is granted; False if it is unanswered or was dropped.
@@ -153,16 +161,24 @@ class TagBatch:
 
     # --- the holder of the lock --------------------------------------------------------------------
 
-    def _grant(self, own: TagRequest) -> None:
-        """Put all requested tags into the index; this writer's request is the newest."""
+    def _grant_one(self, request: TagRequest) -> None:
+        (missing,) = self._grant([request])
+        if missing is not None:
+            raise _gone(missing)
+
+    def _grant(self, own: Sequence[TagRequest], referrers: Iterable[Descriptor] = ()) -> list[str | None]:
+        """Put all requested tags into the index; this writer's requests are the newest.
+
+        Return, for each of ``own``, the digest of a missing blob.
+        """
         with ExitStack() as stack:
             waiting = self._collect(stack)
             seen: dict[tuple[str, int], bool] = {}
             granted: dict[str, Descriptor] = {}
-            attached: list[Descriptor] = []
+            attached = list(referrers)
             answers: list[str | None] = []
             begun: dict[str, Commit] = {}
-            for each in (*(one.request for one in waiting), own):
+            for each in (*(one.request for one in waiting), *own):
                 before = self._named_by(each.tag) if each.once else []
                 if each.once and (each.once in begun or self._commits.is_done(each.once, each.tag, before)):
                     answers.append(None)
@@ -182,8 +198,7 @@ class TagBatch:
             for one, missing in zip(waiting, answers, strict=False):
                 answer = _GRANTED if missing is None else _REFUSED + missing.encode()
                 os.pwrite(one.fd, answer + b"\n", 0)
-        if answers[-1] is not None:
-            raise _gone(answers[-1])
+        return answers[len(waiting) :]
 
     def _collect(self, stack: ExitStack) -> list[_Waiting]:
         """Return the requests of other writers, oldest first; those of dead writers are removed."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from layerfarm.jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobNotFound, LayerfarmError
 from layerfarm.jobs.flows.base import Policy, Request
+from layerfarm.jobs.flows.inputs import release, stores_of
+from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.tag_group import TagGroup
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.client import Farm, Job
 from layerfarm.worker.engine import local
@@ -58,20 +63,42 @@ class Backend(Protocol):
 
 
 class Local:
-    """Runs tasks in this process and its children."""
+    """Runs tasks in this process and its children, in groups whose tags are set with one write of the index."""
 
     def __init__(self, policy: Policy, processes: int) -> None:
         self._policy = policy
         self._processes = processes
 
     def run(self, tasks: Iterable[Task], ended: Ended, watcher: Watcher) -> None:
-        for task in tasks:
+        waiting = iter(tasks)
+        while (first := next(waiting, None)) is not None:
+            self._group(chain((first,), waiting), ended, watcher)
+
+    def _group(self, tasks: Iterator[Task], ended: Ended, watcher: Watcher) -> None:
+        """Run tasks until the group is full. A task ends when its tag is set, even if another one is interrupted."""
+        group, done = TagGroup(), []
+        holder = f"local-{os.getpid()}-{os.urandom(4).hex()}"
+        with ExitStack() as stack:
             try:
-                result = local.run(task.request, self._policy, self._processes, partial(watcher.progress, task))
-            except LayerfarmError as error:
-                ended(task, None, error)
-            else:
-                ended(task, result, None)
+                while not group.is_full and (task := next(tasks, None)) is not None:
+                    for store in stores_of(task.request, self._policy):
+                        if store not in group.layouts:
+                            group.layouts.add(store)
+                            with suppress(LayerfarmError):  # the task fails
+                                stack.enter_context(Layout.open(store).steady())
+                    try:
+                        with group.piece():
+                            progress = partial(watcher.progress, task)
+                            result = local.run(task.request, self._policy, self._processes, progress, holder)
+                    except LayerfarmError as error:
+                        ended(task, None, error)
+                    else:
+                        done.append((task, result))
+            finally:
+                errors = group.write()
+                release(holder, group.layouts)
+                for (task, result), failed in zip(done, errors, strict=True):
+                    ended(task, None if failed else result, failed)
 
 
 class OnFarm:

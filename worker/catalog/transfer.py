@@ -22,6 +22,7 @@ from layerfarm.jobs.relayer.referrers import (
     tags_beside,
 )
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
+from layerfarm.jobs.store.tag_group import in_groups
 from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.offers import Offer, look_at, tagged
@@ -71,14 +72,17 @@ class Fetcher:
         layouts = {image.origin.partition(":")[0] for image in images if not image.registry}
         waiting = iter(images)
 
+        def ended(image: CatalogImage, fetched: tuple[ImageState, int], error: LayerfarmError | None) -> None:
+            state, nbytes = fetched if error is None else (self._failed(image, error), 0)
+            done(self._states.put(state), nbytes)
+
         def fetch() -> None:
             with ExitStack() as stack:
                 stack.enter_context(self._store.steady())
                 for path in sorted(layouts):
                     with suppress(LayerfarmError):  # each of its images fails
                         stack.enter_context(Layout.open(Path(path)).steady())
-                while (image := next(waiting, None)) is not None:
-                    done(*self._one(image))
+                in_groups(waiting, self._store.path, self._one, ended)
 
         with ThreadPoolExecutor(parallel, thread_name_prefix="fetch") as pool:
             for future in [pool.submit(fetch) for _ in range(min(parallel, len(images)))]:
@@ -114,15 +118,18 @@ class Fetcher:
             ]
         return missed
 
+    def _failed(self, image: CatalogImage, error: LayerfarmError) -> ImageState:
+        return self._states[image.name].but(origin=image.origin, error=str(error))
+
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
             offer = self._look(image)
             if isinstance(offer, str):
-                return self._states.put(ImageState(name=image.name, origin=image.origin, note=f"left out, {offer}")), 0
+                return ImageState(name=image.name, origin=image.origin, note=f"left out, {offer}"), 0
             said = self._said(image, offer)
             if self._is_held(image, offer, said):
-                return self._states.put(state.but(origin=image.origin, error=None)), 0
+                return state.but(origin=image.origin, error=None), 0
             fetched, left = 0, []
             if image.registry:
                 top, fetched = self._pull(image, offer)
@@ -134,7 +141,7 @@ class Fetcher:
             if not image.is_kept:
                 follow(self._store, top)  # an image that cannot be transformed fails here
         except LayerfarmError as error:
-            return self._states.put(state.but(origin=image.origin, error=str(error))), 0
+            return self._failed(image, error), 0
         if state.old is None or state.old.digest != top.digest:
             state = ImageState(name=image.name, new=state.new, pushed=state.pushed)
         new = state.but(
@@ -146,7 +153,7 @@ class Fetcher:
             created=created,
             error=None,
         )
-        return self._states.put(new), fetched
+        return new, fetched
 
     def _look(self, image: CatalogImage) -> Offer | str:
         """Return the image at its origin with the platforms of its source, or why it is left out."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store.tag_group import in_groups
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
 from layerfarm.worker.catalog.connections import check_connections, of_destination, of_sources
 from layerfarm.worker.catalog.discovery import Found
@@ -203,18 +205,20 @@ class Work:
         self.view.step("transform", len(due))
         planned = any(self._layouts.get(image.name, AS_IT_IS) != AS_IT_IS for image in due)
         plan = self._put_plan() if planned else None
-        tasks = []
+        tasks, kept = [], []
         for image in due:
             request, others = None, for_other_systems(self.store, image.policy.do, self.states[image.name].old)
             if self._layouts.get(image.name) != AS_IT_IS:
                 proof = self.catalog.proofs != "off"
                 request = request_for(image.policy.do, self.source(image), self.target(image), plan, proof=proof)
             if request is None or others:
-                self._keep(image, others)
+                kept.append((image, others))
                 continue
             state = self.states[image.name]
             job = state.job if state.job_work == self.job_work(image) else None
             tasks.append(Task(image.name, request, job))
+        with self.steady():
+            in_groups(kept, self.destination.path, self._keep, self._kept)
         by_name = {image.name: image for image in due}
         self.backend.run(
             tasks, lambda task, result, error: self._made(by_name[task.name], result, error), _Watcher(self, by_name)
@@ -234,7 +238,7 @@ class Work:
 
         def push(image: CatalogImage) -> None:
             self.view.working(image.name, "push")
-            self._end(*pusher.push(self.states[image.name], Layout.open(self.target(image).store)))
+            self._end(*pusher.push(self.states[image.name], self.destination))
 
         with ThreadPoolExecutor(self.catalog.access.parallel, thread_name_prefix="push") as pool:
             list(pool.map(push, due))
@@ -300,9 +304,14 @@ class Work:
     @contextmanager
     def steady(self) -> Iterator[None]:
         """Let this thread read the indexes of the store and of the destination's layout once, to look at all images."""
-        target = self.catalog.destination.layout
-        with self.store.steady(), nullcontext() if target is None else Layout.open(Path(target)).steady():
+        with self.store.steady(), self.destination.steady():
             yield
+
+    @cached_property
+    def destination(self) -> Layout:
+        """The layout of the new images: the destination's, or the store."""
+        layout = self.catalog.destination.layout
+        return self.store if layout is None else Layout.open(Path(layout))
 
     # --- one image -------------------------------------------------------------------------------
 
@@ -335,7 +344,7 @@ class Work:
     def is_there(self, image: CatalogImage) -> bool:
         """Return True if the destination's layout, or the store, has the new image."""
         state, target = self.states[image.name], self.target(image)
-        found = Layout.open(target.store).find(target.tag)
+        found = self.destination.find(target.tag)
         return state.new is not None and len(found) == 1 and found[0].digest == state.new.digest
 
     def is_due(self, image: CatalogImage) -> bool:
@@ -346,26 +355,32 @@ class Work:
     def _put_plan(self) -> str:
         """Store the plan for the jobs, in the store of the new images; return its digest."""
         assert self.joint is not None
-        return put_plan(Layout.open(Path(self.catalog.destination.layout or self.store.path)), self.joint.plan)
+        return put_plan(self.destination, self.joint.plan)
 
     def job_work(self, image: CatalogImage) -> str:
         """Return the key of the job that the image needs now."""
         without = " without proof" if self.catalog.proofs == "off" else ""
         return f"{self.work_of(image)} {self._layouts.get(image.name, '')}{without}"
 
-    def _keep(self, image: CatalogImage, note: str | None) -> None:
+    def _keep(self, image_and_note: tuple[CatalogImage, str | None]) -> ImageState:
+        """Copy an image unchanged; ``note`` says why its policy does not apply."""
+        image, note = image_and_note
         state = self.states[image.name]
         if note is not None:
             self.view.notice(f"{image.name}: {note}")
-        target = self.target(image)
         try:
-            top = copy_in(self.store, image.name, Layout.open(target.store), target.tag)
+            top = copy_in(self.store, image.name, self.destination, self.target(image).tag)
         except LayerfarmError as error:
-            self._end(state.but(error=str(error)), 0)
-        else:
-            layout = self._layouts.get(image.name)
-            done = state.but(new=top, work=self.work_of(image), layout=layout, result=None, note=note)
-            self._end(done, top.size)
+            return state.but(error=str(error))
+        layout = self._layouts.get(image.name)
+        return state.but(new=top, work=self.work_of(image), layout=layout, result=None, note=note)
+
+    def _kept(
+        self, image_and_note: tuple[CatalogImage, str | None], state: ImageState, error: LayerfarmError | None
+    ) -> None:
+        if error is not None:
+            state = self.states[state.name].but(error=str(error))
+        self._end(state, state.new.size if state.is_ready and state.new is not None else 0)
 
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:
         state = self.states[image.name].but(job=None, job_work=None, note=None)
@@ -373,8 +388,7 @@ class Work:
             self._end(state.but(error=error_text(error)), 0)
             return
         assert isinstance(result, TransformResult)
-        target = self.target(image)
-        new = tagged(Layout.open(target.store), target.tag)
+        new = tagged(self.destination, self.target(image).tag)
         layout = self._layouts.get(image.name)
         self._end(state.but(new=new, work=self.work_of(image), layout=layout, result=result), result.bytes_after)
 

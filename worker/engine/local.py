@@ -34,9 +34,15 @@ Report = Callable[[Progress], None]
 
 
 def run(
-    request: Request, policy: Policy | None = None, processes: int = 2, on_progress: Report | None = None
+    request: Request,
+    policy: Policy | None = None,
+    processes: int = 2,
+    on_progress: Report | None = None,
+    holder: str | None = None,
 ) -> Result:
     """Run ``request`` to its end in at most ``processes`` processes and return its result.
+
+    ``holder``: name of a lease for the job's blobs that the caller releases; None: the job has its own.
 
     Ctrl-C and SIGTERM end it like an error: staged files are removed first.
 
@@ -46,8 +52,8 @@ def run(
     flow = flow_of(request)
     policy = policy or Policy(shards=processes, threads=processes)
     context = Context(job_id=f"local-{os.getpid()}-{os.urandom(4).hex()}", policy=policy)
-    with _Pool(flow, policy, processes) as pool, terminable():
-        return _Run(flow, request, context, pool, on_progress or (lambda progress: None)).to_end()
+    with _Pool(flow, policy, processes, holder or context.job_id) as pool, terminable():
+        return _Run(flow, request, context, pool, on_progress or (lambda progress: None), holder).to_end()
 
 
 @dataclass
@@ -59,12 +65,13 @@ class _Run:
     _context: Context
     _pool: _Pool
     _report: Report
+    _holder: str | None
 
     def to_end(self) -> Result:
         succeeded = False
         job_id, request = self._context.job_id, self._request
         try:
-            with holding(job_id, LOCAL, stores_of(request, self._context.policy)):
+            with holding(self._holder or job_id, LOCAL, stores_of(request, self._context.policy)):
                 result = self._stages()
             succeeded = True
         finally:
@@ -73,7 +80,8 @@ class _Run:
             try:
                 self._flow.clean(self._context, request, succeeded)
             finally:
-                release(job_id, stores_of(request, self._context.policy))
+                if self._holder is None:
+                    release(job_id, stores_of(request, self._context.policy))
         self._report(Progress(JobState.SUCCEEDED, self._flow.name, stages=len(self._flow.stages)))
         return result
 
@@ -139,11 +147,12 @@ class _Counting:
 class _Pool:
     """Processes forked at the first stage of several units; none for a job without one."""
 
-    def __init__(self, flow: Flow[Any], policy: Policy, processes: int) -> None:
+    def __init__(self, flow: Flow[Any], policy: Policy, processes: int, holder: str) -> None:
         # fork: a child starts in milliseconds and knows every flow that its parent knows.
         self._fork = multiprocessing.get_context("fork")
         self._flow = flow
         self._policy = policy
+        self._holder = holder
         self.processes = processes
         self._executor: ProcessPoolExecutor | None = None
         self._futures: list[Future[dict[str, Any]]] = []
@@ -200,7 +209,7 @@ class _Pool:
                 self.processes,
                 mp_context=self._fork,
                 initializer=_enter_pool,
-                initargs=(self._flow.name, self._policy, self._bytes, self._stop, os.getpid()),
+                initargs=(self._flow.name, self._policy, self._holder, self._bytes, self._stop, os.getpid()),
             )
         return self._executor
 
@@ -222,6 +231,7 @@ class _InPool:
 
     flow: Flow[Any]
     policy: Policy
+    holder: str
     _done: Synchronized[int]
     _stop: Any
 
@@ -235,17 +245,17 @@ class _InPool:
 _in_pool: _InPool | None = None
 
 
-def _enter_pool(kind: str, policy: Policy, done: Synchronized[int], stop: Any, parent: int) -> None:
+def _enter_pool(kind: str, policy: Policy, holder: str, done: Synchronized[int], stop: Any, parent: int) -> None:
     global _in_pool
     die_with_parent(parent)
     # Ctrl-C reaches every process of the terminal; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _in_pool = _InPool(FLOWS[kind], policy, done, stop)
+    _in_pool = _InPool(FLOWS[kind], policy, holder, done, stop)
 
 
 def _run_unit(job_id: str, number: int, unit: Unit) -> dict[str, Any]:
     assert _in_pool is not None
     _in_pool.advanced(0)
-    with holding(job_id, LOCAL):
+    with holding(_in_pool.holder, LOCAL):
         return _in_pool.flow.stages[number].run(Context(job_id, _in_pool.policy, _in_pool), unit)
