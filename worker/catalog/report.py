@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.costs import (
     Holding,
     Row,
@@ -155,7 +154,7 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
 def _made(work: Work, image: CatalogImage, state: ImageState) -> Holding | None:
     if state.new is None or not work.is_made(image):
         return None
-    return holding_of(Layout.open(work.target(image).store), state.new)
+    return holding_of(work.destination, state.new)
 
 
 def _row(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.verify import VerifyRequest
-from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.backends import Task, error_text
 from layerfarm.worker.catalog.document import Destination
 from layerfarm.worker.catalog.places import reference_at
@@ -94,7 +93,7 @@ def _published(work: Work, destination: Destination, images: Sequence[CatalogIma
         work.view.working(image.name, "read")
         found, nbytes = [different[image.name]] if image.name in different else [], 0
         if not found:
-            found, nbytes = back.read(work.states[image.name], Layout.open(work.target(image).store))
+            found, nbytes = back.read(work.states[image.name], work.destination)
         if found:
             work.states.put(work.states[image.name].but(pushed=None))
         work.view.ended(image.name, "; ".join(found) or None, nbytes)
