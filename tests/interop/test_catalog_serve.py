@@ -28,7 +28,7 @@ Program = Callable[[str], str]
 Layerfarm = Callable[..., tuple[int, str, str]]
 CLIENT = Skopeo(Access.model_validate({"tls-verify": False}))
 TOKEN = "the token of the registry of this test"
-DEADLINE = 120.0
+DEADLINE = 400.0
 
 
 class Server:

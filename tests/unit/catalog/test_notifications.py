@@ -69,6 +69,13 @@ def test_an_event_has_the_same_id_again_and_another_one_has_another() -> None:
     assert identity("quay", payload("quay")) is None
 
 
+@pytest.mark.parametrize("identity", [None, "", "the same"])
+def test_events_of_one_notification_are_told_apart_even_with_one_id(identity: str | None) -> None:
+    events = [{"id": identity, "action": "push", "target": {"repository": "a", "tag": tag}} for tag in ("1", "2", "1")]
+    first, second, third = parse("distribution", {}, json.dumps({"events": events}).encode()).events
+    assert first.id == third.id != second.id
+
+
 def test_the_types_of_zot_may_have_another_prefix_and_other_types_are_no_pushes() -> None:
     assert parse("zot", ZOT | {"ce-type": "com.example.registry.image.updated"}, payload("zot")).events
     for kind in ("zotregistry.image.deleted", "zotregistry.image.lint_failed", "zotregistry.repository.created", ""):

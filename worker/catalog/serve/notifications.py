@@ -69,8 +69,7 @@ def parse(kind: str, headers: Mapping[str, str], body: bytes) -> Notification:
             raise LimitExceeded(f"notification has more than {EVENTS} events")
         pushes = tuple(Push(raw.repository, tag) for tag in dict.fromkeys(raw.tags) if _is_valid(raw.repository, tag))
         if pushes:
-            identity = _digest(kind, raw.id if raw.id is not None else body) if raw.has_id else None
-            events.append(Event(pushes, identity))
+            events.append(Event(pushes, _identity(kind, raw, body) if raw.has_id else None))
         else:
             ignored += 1
     return Notification(tuple(events), ignored)
@@ -197,6 +196,10 @@ def _is_valid(repository: str, tag: str) -> bool:
     return short and _REPOSITORY.fullmatch(repository) is not None and _TAG.fullmatch(tag) is not None
 
 
-def _digest(kind: str, event: str | bytes) -> str:
-    content = event if isinstance(event, bytes) else event.encode("utf-8", "surrogatepass")
-    return hashlib.sha256(kind.encode() + b"\0" + content).hexdigest()[:32]
+def _identity(kind: str, event: _Raw, body: bytes) -> str:
+    """Return a digest of the event's id, or of the whole notification, and of its tags: two events may have one id."""
+    known = body if event.id is None else event.id.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(known)
+    for part in (kind, event.repository, *event.tags):
+        digest.update(b"\0" + part.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
