@@ -218,6 +218,7 @@ def test_a_client_that_never_ends_its_headers_is_disconnected(server: Server) ->
 @pytest.mark.parametrize(
     "request_",
     [b"\0" * 100, b"GET /healthz HTTP/1.1\r\n\r\n", b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 200_000 + b"\r\n\r\n"],
+    ids=["no text", "no host", "a long header"],
 )
 def test_what_is_no_request_is_answered_with_400(server: Server, request_: bytes) -> None:
     server.start()

@@ -10,6 +10,7 @@ from typing import Final
 
 from layerfarm.jobs.errors import CatalogError
 from layerfarm.jobs.flows.requests import ImageRef
+from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile, Destination
 from layerfarm.worker.catalog.names import check_names, published_name
 
@@ -95,3 +96,8 @@ def _address(place: str, real: Callable[[str], str]) -> str:
     if host in _DOCKER_HUB:
         host, path = _DOCKER_HUB[0], path if "/" in path else f"library/{path}"
     return f"{DOCKER}{host}/{path}"
+
+
+def layout_at(path: Path) -> Layout:
+    """Return the layout at ``path``, created if missing."""
+    return Layout.open(path) if path.exists() else Layout.create(path)

@@ -24,7 +24,7 @@ from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.members import members_of
 from layerfarm.worker.catalog.offers import tagged
 from layerfarm.worker.catalog.part import Names, discover_part
-from layerfarm.worker.catalog.places import target_of
+from layerfarm.worker.catalog.places import layout_at, target_of
 from layerfarm.worker.catalog.planning import (
     PLAN,
     Joint,
@@ -409,8 +409,3 @@ class _Watcher(Shower):
         state = self._work.states[task.name]
         self._work.states.put(state.but(job=job, job_work=self._work.job_work(self._images[task.name])))
         super().submitted(task, job)
-
-
-def layout_at(path: Path) -> Layout:
-    """Return the layout at ``path``, created if missing."""
-    return Layout.open(path) if path.exists() else Layout.create(path)

@@ -16,11 +16,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from layerfarm.jobs.errors import CatalogError, RequestError
 from layerfarm.worker.catalog.document import read_catalog
+from layerfarm.worker.catalog.places import layout_at
 from layerfarm.worker.catalog.serve.app import make_app
 from layerfarm.worker.catalog.serve.keeper import Keeper
 from layerfarm.worker.catalog.serve.metrics import ServeMetrics
 from layerfarm.worker.catalog.serve.runner import Runner
-from layerfarm.worker.catalog.work import layout_at
 
 CONNECTIONS: Final = 200
 """Maximum number of connections at a time; others are answered with 503."""
