@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NoReturn
 
 import redis
 
@@ -34,6 +34,8 @@ _START: Final = 30.0
 """Seconds within which Redis and the worker must be ready."""
 _CLEAN: Final = 4.0
 """Seconds for cancelled jobs to remove what they staged."""
+_LOOK: Final = 0.5
+"""Seconds between two looks at the children."""
 _STOP: Final = 5.0
 """Seconds between SIGTERM and SIGKILL of a child."""
 
@@ -76,6 +78,7 @@ class EmbeddedFarm:
         self._output = output
         self._environment = dict(os.environ if environment is None else environment)
         self._stack = ExitStack()
+        self._children: list[subprocess.Popen[bytes]] = []
         self._settings: Settings | None = None
 
     @property
@@ -91,6 +94,17 @@ class EmbeddedFarm:
     def farm(self) -> Farm:
         """Return a client of the farm."""
         return Farm(settings=self.settings)
+
+    def wait(self) -> NoReturn:
+        """Wait until Redis or the worker has ended, even if that was before the call.
+
+        Raises:
+            FarmError: one of them has ended.
+        """
+        # Not by SIGCHLD: the signal of a child that died before its handler was set, or just before pause(2), is lost.
+        while all(child.poll() is None for child in self._children):
+            time.sleep(_LOOK)
+        raise FarmError("redis or the worker has died", hint="the machine may be out of memory")
 
     def __enter__(self) -> EmbeddedFarm:
         with ExitStack() as stack:
@@ -129,6 +143,7 @@ class EmbeddedFarm:
         command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--daemonize", "no"]
         log = directory / "redis.log"
         server = _start(stack, command, self._environment, log.open("wb"), directory)
+        self._children.append(server)
         with client_of(self.settings.address) as client:
             _until(lambda: _answers(client), server, "Redis", log)
 
@@ -148,6 +163,7 @@ class EmbeddedFarm:
         # -P: a directory "worker" or "jobs" in the user's working directory is not imported.
         command = [sys.executable, "-P", "-m", "layerfarm.worker"]
         worker = _start(stack, command, environment, self._output or log.open("wb"))
+        self._children.append(worker)
         with self.farm() as farm:
             _until(lambda: bool(farm.workers()), worker, "the worker", log)
 

@@ -189,3 +189,13 @@ def test_two_farms_beside_one_another_do_not_disturb_each_other(allowed: Path) -
         assert one.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
         assert two.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
         assert len(one.jobs()) == len(two.jobs()) == 1
+
+
+@pytest.mark.parametrize("name", ["server", "layerfarm.worker"])
+def test_a_child_that_died_before_anyone_waited_is_noticed(allowed: Path, name: str) -> None:
+    with embedded(allowed) as farm:
+        (child,) = [each for each in psutil.Process().children() if name in " ".join(each.cmdline())]
+        child.kill()
+        until(lambda: child.status() == psutil.STATUS_ZOMBIE)
+        with pytest.raises(FarmError, match="has died"):
+            farm.wait()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
-from types import FrameType
 
 import click
 
-from layerfarm.jobs.errors import FarmError
 from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import PathType
 from layerfarm.worker.cli.parsing import GoStyleCommand
@@ -64,15 +61,7 @@ def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int 
     ) as farm:
         output.echo(f"export LAYERFARM_FARM={shlex.quote(farm.url)}")
         output.notice("redis and worker are up; Ctrl-C stops them")
-        signal.signal(signal.SIGCHLD, _child_died)
         try:
-            while True:
-                signal.pause()
+            farm.wait()
         except KeyboardInterrupt:
             output.notice("stopping redis and worker")
-        finally:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _child_died(number: int, frame: FrameType | None) -> None:
-    raise FarmError("redis or the worker has died", hint="the machine may be out of memory")
