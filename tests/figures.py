@@ -1,4 +1,4 @@
-"""``make man``: the pictures of docs/, drawn from the boxes and arrows below.
+"""``make man``: the pictures of docs/, drawn from the boxes and arrows below; screenshots are in screenshots.py.
 
 They are narrow enough for a phone, and follow the colours that the reader's system prefers.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from layerfarm.worker.jobstore.states import Phase
+from tests import screenshots
 
 FIGURES: Final = Path(__file__).resolve().parents[1] / "docs/figures"
 _WIDTH: Final = 400
@@ -197,11 +198,21 @@ def _arrow(arrow: Arrow) -> str:
     return f'<path d="M{points}" marker-end="url(#head)"/>'
 
 
+def figures() -> dict[str, str]:
+    """Return the content of each file of docs/figures."""
+    return {
+        **{f"{name}.svg": drawn(*figure) for name, figure in FIGURES_OF_DOCS.items()},
+        "top.svg": screenshots.top(),
+        "report.svg": screenshots.report(),
+        "report.html": screenshots.report_page(),
+    }
+
+
 def main() -> int:
     """Draw all pictures again."""
     FIGURES.mkdir(exist_ok=True)
-    for name, figure in FIGURES_OF_DOCS.items():
-        (FIGURES / f"{name}.svg").write_text(drawn(*figure))
+    for name, text in figures().items():
+        (FIGURES / name).write_text(text)
     return 0
 
 

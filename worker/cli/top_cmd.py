@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from layerfarm.worker.broker.address import Address
     from layerfarm.worker.client import Farm
     from layerfarm.worker.model import JobRecord
     from layerfarm.worker.monitoring.census import Census
@@ -78,19 +79,22 @@ def _look(farm: Farm, most: int) -> RenderableType:
 
 
 def _view(farm: Farm, most: int) -> RenderableType:
+    return view(farm.address, farm.census(), farm.jobs(1000), most, time.time())
+
+
+def view(address: Address, found: Census, records: list[JobRecord], most: int, now: float) -> RenderableType:
+    """Return the state of a farm as ``top`` shows it; ``now``: seconds since the epoch."""
     from rich.console import Group
 
-    found, records = farm.census(), farm.jobs(1000)
-    now = time.time()
     shown = [record for record in records if record.ended is None or now - record.ended < _ENDED]
     shown.sort(key=lambda record: (record.state.final, -record.submitted))
-    return Group(_headline(farm, found), _queues(found), _workers(found), _jobs(shown[:most], now))
+    return Group(_headline(address, found), _queues(found), _workers(found), _jobs(shown[:most], now))
 
 
-def _headline(farm: Farm, found: Census) -> RenderableType:
+def _headline(address: Address, found: Census) -> RenderableType:
     from rich.text import Text
 
-    parts = [f"farm {farm.address}"]
+    parts = [f"farm {address}"]
     if found.redis_bytes is not None:
         parts.append(f"Redis {megabytes(found.redis_bytes)}")
     if found.kept:
