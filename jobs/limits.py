@@ -51,7 +51,7 @@ class Limits:
     zstd_window: int = 512 << 20
     """Bytes of the window of a zstd frame, which decompressing holds in memory: 512 MiB, as in Go's decoder."""
     toc_bytes: int = 150 << 20
-    """Bytes of the table of contents of a zstd:chunked layer, uncompressed; clients take no larger one (150 MiB)."""
+    """Bytes of the table of contents of a zstd:chunked or eStargz layer, uncompressed; podman takes no larger one."""
     document_bytes: int = 4 * 1024 * 1024
     """Bytes of a manifest, image config, nested index or umoci.json. Registries refuse larger manifests, too."""
     document_depth: int = 64

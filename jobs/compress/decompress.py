@@ -102,10 +102,17 @@ class PlainStream(io.RawIOBase):
         """Compression of the actual bytes, whatever their media type says."""
         self.diff_id = ""
         """Digest of the whole stream, if the caller that computes it has set it."""
+        self.hidden: frozenset[bytes] = frozenset()
+        """Names of members that belong to the format of the layer and are not files, if the caller has set them."""
         self._source = source
         self._advanced = advanced
         self._reported = 0
         self._held = memoryview(b"")
+
+    @property
+    def size(self) -> int:
+        """Uncompressed bytes read so far."""
+        return self._source.unpacked
 
     def readable(self) -> bool:
         return True
@@ -139,6 +146,7 @@ def _bounded(make: Callable[[_Source, Limits], Iterator[bytes]], source: _Source
     total = 0
     for piece in make(source, limits):
         total += len(piece)
+        source.unpacked = total
         if total > limits.stream_bytes:
             raise limits.exceeded("stream_bytes", "layer unpacks to more than {} bytes")
         if total > limits.ratio_floor and total > limits.ratio * source.count:
@@ -153,6 +161,8 @@ class _Source:
         self._read = stream.read
         self._peeked = b""
         self.count = 0
+        self.unpacked = 0
+        """Bytes that were decompressed."""
 
     def peek(self, size: int) -> bytes:
         """Return the first ``size`` bytes, fewer only at the end; they are read again."""

@@ -38,7 +38,7 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
         base = resolve(base_store, request.base.tag, request.platform)
         for blob in base.blobs:
             base_store.pin(blob)  # its tag may be removed while the job runs
-    compression = choose_compression(request.layer.compress, base, request.layer.level)
+    compression = choose_compression(request.layer.compress, base, request.layer.level, request.layer.prefetch)
     work_directory(ctx, store.path).create()
     return BuildState(
         store=store.path,

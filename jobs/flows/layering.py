@@ -227,10 +227,14 @@ class _PackUnit(Model):
     have different digests."""
     compression: Compression
     level: int | None
+    prefetch: list[str]
     source_date_epoch: int | None
     uid_map: list[IdMapping]
     gid_map: list[IdMapping]
     rootless: bool
+
+    def codec(self, threads: int = 1) -> Codec:
+        return Codec(self.compression, level=self.level, threads=threads, prefetch=tuple(self.prefetch))
 
 
 def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
@@ -245,6 +249,7 @@ def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
             tree=name_of_work("tree", survey.walk.sha256, known, [ref.sha256 for ref in state.fragments]),
             compression=state.compression,
             level=state.options.level,
+            prefetch=state.options.prefetch,
             source_date_epoch=state.options.source_date_epoch,
             uid_map=state.uid_map,
             gid_map=state.gid_map,
@@ -269,7 +274,7 @@ def _pack(ctx: Context, params: _PackUnit) -> dict[str, Any]:
         warn=warnings.append,
         advanced=ctx.observer.advanced,
     )
-    codec = Codec(params.compression, level=params.level, threads=ctx.policy.threads)
+    codec = params.codec(ctx.policy.threads)
     with work.open(params.deltas).open("rb") as stream:
         layer = generate_layer(rootfs, read_deltas(stream), options)
         packed = pack_layer(Layout.open(params.store), layer, codec)
@@ -280,8 +285,7 @@ def _name_of_pack(ctx: Context, unit: Unit) -> str | None:
     if _TREE in unit.params:
         return None
     params = _PackUnit.model_validate(unit.params)
-    codec = codec_id(Codec(params.compression, level=params.level))
-    return name_of_work("pack", codec, params.model_dump(mode="json"))
+    return name_of_work("pack", codec_id(params.codec()), params.model_dump(mode="json"))
 
 
 def _is_packed(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:

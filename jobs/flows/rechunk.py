@@ -58,6 +58,7 @@ class RechunkState(TransformState):
     budget: int
     plan: str | None
     level: int | None
+    prefetch: list[str]
     epoch: int | None
     components: list[ComponentRule]
     tasks: FileRef
@@ -75,12 +76,13 @@ def _begin(ctx: Context, request: RechunkRequest) -> RechunkState:
     tasks = {}
     for image in images.images:
         keep = kept_layers(ctx, image, request.keep, request.base)
-        compression = choose_compression(request.compress, image, request.level)
+        compression = choose_compression(request.compress, image, request.level, request.prefetch)
         tasks[image.descriptor.digest] = Task(image=image.descriptor, keep=keep, compression=compression)
     return RechunkState(
         budget=request.budget,
         plan=request.plan,
         level=request.level,
+        prefetch=request.prefetch,
         epoch=request.source_date_epoch,
         components=request.components,
         tasks=work_directory(ctx, fields["target"].store).keep("tasks", tasks, Task),
@@ -139,7 +141,7 @@ def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
     options = analysis_options(task.keep, state.epoch, state.components)
     analysis = kept_analysis(source, digest, options) or kept_analysis(target, digest, options)
     if analysis is not None:
-        layers = [_known(target, layer, task, state.level) for layer in layers_to_be(analysis, divider, state.budget)]
+        layers = [_known(target, layer, state, task) for layer in layers_to_be(analysis, divider, state.budget)]
         if all(layer.packed is not None for layer in layers):
             return _laid(work, digest, layers, analysis.warnings)
     content, spool_file = spooled(ctx, work, source, image, task.keep)
@@ -149,7 +151,7 @@ def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
         keep_analysis(target, analyzed.analysis, options)
     layers = []
     for layer in layers_to_be(analyzed.analysis, divider, state.budget):
-        known = _known(target, layer, task, state.level)
+        known = _known(target, layer, state, task)
         if known.packed is None:
             sizes = {part.key: part.size for part in analyzed.analysis.parts}
             recipe = _recipe(work, layer, content, analyzed, state.epoch)
@@ -159,9 +161,9 @@ def _run_read(ctx: Context, state: RechunkState, image: Resolved) -> Laid:
     return _laid(work, digest, layers, analyzed.analysis.warnings)
 
 
-def _known(target: Layout, layer: LayerToBe, task: Task, level: int | None) -> Listed:
+def _known(target: Layout, layer: LayerToBe, state: RechunkState, task: Task) -> Listed:
     """Return the layer, with its blob if that was written earlier and is still in the store."""
-    content = read_result(target, _NOTES, _name_of_layer(layer.digest, task.compression, level))
+    content = read_result(target, _NOTES, _name_of_layer(layer.digest, _codec(state, task.compression)))
     packed = None
     if content is not None:
         with suppress(ValueError):
@@ -214,19 +216,21 @@ class _Pack(LayerWork):
     spool: FileRef
     compression: Compression
     level: int | None
+    prefetch: list[str]
 
     @property
     def name(self) -> str:
-        return _name_of_layer(self.digest, self.compression, self.level)
+        return _name_of_layer(self.digest, _codec(self, self.compression))
 
 
-def _codec(compression: Compression, level: int | None, threads: int = 1) -> Codec:
-    return Codec(compression, level=_LEVELS.get(compression) if level is None else level, threads=threads)
+def _codec(options: RechunkState | _Pack, compression: Compression, threads: int = 1) -> Codec:
+    level = _LEVELS.get(compression) if options.level is None else options.level
+    return Codec(compression, level=level, threads=threads, prefetch=tuple(options.prefetch))
 
 
-def _name_of_layer(digest: str, compression: Compression, level: int | None) -> str:
+def _name_of_layer(digest: str, codec: Codec) -> str:
     """Return the name of a layer with this content and compression, in any image."""
-    return name_of_work("chunk", codec_id(_codec(compression, level)), digest)
+    return name_of_work("chunk", codec_id(codec), digest)
 
 
 def _plan_pack(ctx: Context, state: RechunkState) -> Planned[_Pack]:
@@ -244,6 +248,7 @@ def _plan_pack(ctx: Context, state: RechunkState) -> Planned[_Pack]:
                     spool=layer.spool,
                     compression=compression,
                     level=state.level,
+                    prefetch=state.prefetch,
                 )
                 units.setdefault(unit.name, (unit, layer.bytes))
     return units
@@ -257,7 +262,7 @@ def _listed(work: WorkDirectory, laid: Laid) -> list[Listed]:
 def _run_pack(ctx: Context, params: _Pack) -> PackedLayer:
     target = params.open_target(ctx)
     work = work_directory(ctx, target.path)
-    codec = _codec(params.compression, params.level, ctx.policy.threads)
+    codec = _codec(params, params.compression, ctx.policy.threads)
     with work.open(params.recipe).open("rb") as recipe, Spool(work.open(params.spool)) as spool:
         packed = pack_layer(target, _reported(write_layer(recipe, spool), ctx), codec)
     write_result(target, _NOTES, params.name, packed.model_dump_json(by_alias=True).encode())
@@ -282,7 +287,8 @@ def _make(ctx: Context, state: RechunkState, old: Resolved) -> TransformedImage:
     task, laid = work.kept(state.tasks, Task)[digest], work.kept(state.laid, Laid)[digest]
     listed = _listed(work, laid)
     new = work.kept(state.packed, PackedLayer)
-    packed = [layer.packed or new[_name_of_layer(layer.digest, task.compression, state.level)] for layer in listed]
+    codec = _codec(state, task.compression)
+    packed = [layer.packed or new[_name_of_layer(layer.digest, codec)] for layer in listed]
     layers = [*old.manifest.layers[: task.keep], *(_in_order(each.descriptor) for each in packed)]
     if [layer.digest for layer in layers] == [layer.digest for layer in old.manifest.layers]:
         return TransformedImage(old, None, laid.warnings)

@@ -19,10 +19,13 @@ from layerfarm.jobs.flows.transforming import (
     target_of,
     transform_flow,
     work_of,
+    written,
 )
 from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import PackedLayer, Resolved
 from layerfarm.jobs.image.mutate import with_manifest
+from layerfarm.jobs.relayer.configs import with_diff_ids
+from layerfarm.jobs.relayer.equivalence import EXACT
 from layerfarm.jobs.relayer.layers import needs_recompression, recompress_layer, recompressed
 from layerfarm.jobs.relayer.proof import prove
 from layerfarm.jobs.store import Descriptor, Layout
@@ -33,18 +36,23 @@ class RecompressState(TransformState):
 
     compression: Compression
     level: int | None
+    prefetch: list[str]
     keep: int
     recompressed: FileRef | None = None
     """:class:`~layerfarm.jobs.image.PackedLayer` by :func:`_key` of the old layer."""
 
     def codec(self) -> Codec:
-        return Codec(self.compression, level=self.level)
+        return Codec(self.compression, level=self.level, prefetch=tuple(self.prefetch))
 
 
 def _begin(ctx: Context, request: RecompressRequest) -> RecompressState:
-    Codec(Compression(request.compress), level=request.level)  # refuses an invalid level
-    _, fields = begin(ctx, request, linux=False)  # layers of any system can be recompressed
-    return RecompressState(compression=Compression(request.compress), level=request.level, keep=request.keep, **fields)
+    compression = Compression(request.compress)
+    Codec(compression, level=request.level, prefetch=tuple(request.prefetch))  # refuses an invalid level
+    # Layers of any system can be recompressed, but eStargz adds files to them.
+    _, fields = begin(ctx, request, linux=compression is Compression.ESTARGZ)
+    return RecompressState(
+        compression=compression, level=request.level, prefetch=request.prefetch, keep=request.keep, **fields
+    )
 
 
 def _key(layer: Descriptor, diff_id: str) -> str:
@@ -58,7 +66,7 @@ def _wanted(ctx: Context, state: RecompressState) -> dict[str, tuple[Descriptor,
         _key(layer, diff_id): (layer, diff_id)
         for image in image_set(ctx, state).images
         for layer, diff_id in image.layers[state.keep :]
-        if needs_recompression(layer, codec, any_level=state.level is None)
+        if needs_recompression(layer, codec, any_level=state.level is None and not state.prefetch)
     }
 
 
@@ -74,6 +82,10 @@ class _Work(LayerWork):
     diff_id: str
     compression: Compression
     level: int | None
+    prefetch: list[str]
+
+    def codec(self, threads: int = 1) -> Codec:
+        return Codec(self.compression, level=self.level, threads=threads, prefetch=tuple(self.prefetch))
 
 
 def _plan(ctx: Context, state: RecompressState) -> Planned[_Work]:
@@ -86,6 +98,7 @@ def _plan(ctx: Context, state: RecompressState) -> Planned[_Work]:
                 diff_id=diff_id,
                 compression=state.compression,
                 level=state.level,
+                prefetch=state.prefetch,
             ),
             layer.size,
         )
@@ -94,24 +107,25 @@ def _plan(ctx: Context, state: RecompressState) -> Planned[_Work]:
 
 
 def _run(ctx: Context, work: _Work) -> PackedLayer:
-    codec = Codec(work.compression, level=work.level, threads=ctx.policy.threads)
+    codec = work.codec(ctx.policy.threads)
     source = Layout.open(ctx.policy.check_store(work.source))
     return recompress_layer(source, work.open_target(ctx), work.layer, work.diff_id, codec, ctx.observer.advanced)
 
 
 def _equal(ctx: Context, work: _Work) -> str:
     # The digest counts too, not only the diff_id: an image with a false diff_id must fail.
-    codec = codec_id(Codec(work.compression, level=work.level))
-    return name_of_work("recompress", codec, str(work.target), work.layer.digest, work.diff_id)
+    return name_of_work("recompress", codec_id(work.codec()), str(work.target), work.layer.digest, work.diff_id)
 
 
 def _make(ctx: Context, state: RecompressState, old: Resolved) -> TransformedImage:
     done = work_of(ctx, state).kept(state.recompressed, PackedLayer)
     layers: list[Descriptor] = []
+    diff_ids: list[str] = []
     lost: set[str] = set()
     warnings: list[str] = []
     for number, (layer, diff_id) in enumerate(old.layers):
         packed = done.get(_key(layer, diff_id)) if number >= state.keep else None
+        diff_ids.append(diff_id if packed is None else packed.diff_id)
         if packed is None:
             layers.append(layer)
             continue
@@ -122,10 +136,13 @@ def _make(ctx: Context, state: RecompressState, old: Resolved) -> TransformedIma
     if layers == old.manifest.layers:
         return TransformedImage(old, None)
     target = target_of(ctx, state)
-    image = with_manifest(target, old, old.manifest.model_copy(update={"layers": layers}))
-    parameters = {"codec": codec_id(state.codec()), "keep": state.keep}
-    proof = prove(source_of(ctx, state), old, target, image, operation="recompress", parameters=parameters)
     warnings += (f"annotation {key!r} described a layer's old bytes and was removed" for key in sorted(lost))
+    parameters = {"codec": codec_id(state.codec()), "keep": state.keep}
+    if diff_ids != old.config.rootfs.diff_ids:
+        config = with_diff_ids(old.config, diff_ids)
+        return written(ctx, state, old, layers, config, EXACT, "recompress", parameters, warnings)
+    image = with_manifest(target, old, old.manifest.model_copy(update={"layers": layers}))
+    proof = prove(source_of(ctx, state), old, target, image, operation="recompress", parameters=parameters)
     return TransformedImage(image, proof, warnings)
 
 

@@ -35,7 +35,7 @@ def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     for blob in base.blobs:
         store.claim(blob)  # its tag may be removed, and a garbage collector running
     maps = bundle.meta.map_options
-    compression = choose_compression(request.layer.compress, base, request.layer.level)
+    compression = choose_compression(request.layer.compress, base, request.layer.level, request.layer.prefetch)
     work_directory(ctx, store.path).create()
     return RepackState(
         store=store.path,

@@ -47,7 +47,9 @@ def _rfc3339(text: str) -> str:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 MaskPath = Annotated[str, AfterValidator(_below_root)]
 Timestamp = Annotated[str, AfterValidator(_rfc3339)]
-CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
+CompressionChoice = Literal["auto", "gzip", "estargz", "zstd", "zstd:chunked", "none"]
+Prefetch = Annotated[list[str], Field(max_length=10_000)]
+"""Paths in the image that clients of eStargz fetch before they are read, in this order; only for ``estargz``."""
 
 
 class ImageRef(Model):
@@ -107,6 +109,7 @@ class LayerOptions(Model):
     """``auto``: that of the newest compressed layer below, else gzip."""
     level: int | None = None
     """Compression level of the chosen codec; None: layerfarm's default."""
+    prefetch: Prefetch = []
     history: HistoryOptions = HistoryOptions()
     source_date_epoch: Epoch | None = None
     """Seconds; mtimes newer than it are clamped to it (umoci.md B1.4)."""

@@ -46,6 +46,7 @@ class SquashState(TransformState):
     """State of a squash."""
 
     level: int | None
+    prefetch: list[str]
     epoch: int | None
     ranges: FileRef
     """:class:`Range` by the digest of the image."""
@@ -58,11 +59,13 @@ def _begin(ctx: Context, request: SquashRequest) -> SquashState:
     ranges = {}
     for image in images.images:
         keep = kept_layers(ctx, image, request.keep, request.base)
-        compression = choose_compression(request.compress, image, request.level)
+        compression = choose_compression(request.compress, image, request.level, request.prefetch)
         upto = check_range(image, keep, request.upto)
         ranges[image.descriptor.digest] = Range(keep=keep, upto=upto, compression=compression)
     file = work_directory(ctx, fields["target"].store).keep("ranges", ranges, Range)
-    return SquashState(level=request.level, epoch=request.source_date_epoch, ranges=file, **fields)
+    return SquashState(
+        level=request.level, prefetch=request.prefetch, epoch=request.source_date_epoch, ranges=file, **fields
+    )
 
 
 def _images(ctx: Context, state: SquashState) -> Iterator[tuple[Resolved, Range]]:
@@ -88,9 +91,13 @@ def _range(ctx: Context, state: SquashState, image: Resolved) -> Range:
     return work_of(ctx, state).kept(state.ranges, Range)[image.descriptor.digest]
 
 
+def _codec(state: SquashState, compression: Compression, threads: int = 1) -> Codec:
+    return Codec(compression, level=state.level, threads=threads, prefetch=tuple(state.prefetch))
+
+
 def _run(ctx: Context, state: SquashState, image: Resolved) -> PackedLayer:
     each = _range(ctx, state, image)
-    codec = Codec(each.compression, level=state.level, threads=ctx.policy.threads)
+    codec = _codec(state, each.compression, ctx.policy.threads)
     source, target = source_of(ctx, state), target_of(ctx, state)
     return squash_layers(source, target, image, each.keep, each.upto, codec, state.epoch, ctx.observer.advanced)
 
@@ -99,7 +106,7 @@ def _equal(ctx: Context, state: SquashState, image: Resolved) -> str:
     # By the layers: images that differ only in their configs have the same ones.
     each = _range(ctx, state, image)
     layers = [(layer.digest, diff_id) for layer, diff_id in image.layers[: each.upto]]
-    codec = codec_id(Codec(each.compression, level=state.level))
+    codec = codec_id(_codec(state, each.compression))
     return name_of_work("squash", codec, str(state.target.store), layers, each.keep, state.epoch)
 
 

@@ -72,7 +72,7 @@ def _run(ctx: Context, state: StripState, image: Resolved) -> Noted:
 def _equal(ctx: Context, state: StripState, image: Resolved) -> str:
     # By the layers: images that differ only in their configs have the same ones.
     layers = [(layer.digest, diff_id) for layer, diff_id in image.layers]
-    codecs = [codec_id(Codec(kind)) for kind in (Compression.GZIP, Compression.ZSTD, Compression.ZSTD_CHUNKED)]
+    codecs = [codec_id(Codec(kind)) for kind in Compression]
     return name_of_work("strip", codecs, state.level, str(state.target.store), layers, state.paths, state.epoch)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from layerfarm.jobs.flows.base import Model, Request, Result
-from layerfarm.jobs.flows.requests import AbsolutePath, CompressionChoice, Epoch, ImageRef
+from layerfarm.jobs.flows.requests import AbsolutePath, CompressionChoice, Epoch, ImageRef, Prefetch
 from layerfarm.jobs.relayer.planner.plan import DEFAULT_BUDGET, MOST_LAYERS
 from layerfarm.jobs.relayer.referrers import Choice
 
@@ -50,13 +50,14 @@ class TransformRequest(Request):
 
 
 class RecompressRequest(TransformRequest):
-    """Recompress the layers. The tars, their diff_ids and the config stay the same."""
+    """Recompress the layers. The tars, their diff_ids and the config stay the same, except to and from eStargz."""
 
     kind = "recompress"
 
-    compress: Literal["gzip", "zstd", "zstd:chunked", "none"]
+    compress: Literal["gzip", "estargz", "zstd", "zstd:chunked", "none"]
     level: int | None = None
     """None: layerfarm's default, and a layer with this compression at any level stays as it is."""
+    prefetch: Prefetch = []
     keep: int = Field(default=0, ge=0)
     """Number of lowest layers that stay unchanged: recompressed, a base would no longer be shared with other images."""
 
@@ -67,6 +68,7 @@ class RewriteRequest(TransformRequest):
     compress: CompressionChoice = "auto"
     """``auto``: as the newest compressed layer of the image, else gzip."""
     level: int | None = None
+    prefetch: Prefetch = []
     source_date_epoch: Epoch | None = None
     """Seconds; newer mtimes are clamped to it, and it is the time written into the config."""
 

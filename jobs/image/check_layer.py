@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from layerfarm.jobs.compress.zstd_chunked.check import TocCheck
-from layerfarm.jobs.compress.zstd_chunked.toc import CHECKSUM
+from layerfarm.jobs.compress.estargz.check import EstargzCheck
+from layerfarm.jobs.compress.estargz.marks import TOC_DIGEST
+from layerfarm.jobs.compress.toc.check import TocCheck
+from layerfarm.jobs.compress.zstd_chunked.check import ZstdChunkedCheck
+from layerfarm.jobs.compress.zstd_chunked.places import CHECKSUM
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
-from layerfarm.jobs.image.layers import Advanced, open_layer, other_compression, unheard
+from layerfarm.jobs.image.layers import Advanced, is_estargz, open_layer, other_compression, reading, unheard
 from layerfarm.jobs.layer.names import OPAQUE, PREFIX, clean, whiteout_target
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import Descriptor, Layout
@@ -38,7 +39,7 @@ class CheckedLayer:
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """Entries that readers apply differently."""
     toc_faults: list[tuple[str, str]] = field(default_factory=list)
-    """Differences between a zstd:chunked layer and its table of contents: name or annotation, message."""
+    """Differences between a layer and its table of contents: name or annotation, message."""
 
 
 def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard) -> CheckedLayer:
@@ -53,7 +54,7 @@ def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard)
     with _open_toc(layout, layer, checked.toc_faults) as toc:
         with open_layer(layout, layer, None, advanced) as stream:
             checked.other_compression = other_compression(stream, layer)
-            reader = MemberReader(stream, limits())
+            reader = MemberReader(stream, limits(), hide=False)
             for member in reader:
                 if len(checked.warnings) < MOST_FAULTS and links.contradicts(member):
                     checked.warnings.append((display(member.name[:200]), _CONTRADICTION))
@@ -66,16 +67,13 @@ def check_layer(layout: Layout, layer: Descriptor, advanced: Advanced = unheard)
                     toc.member(member, reader)
         checked.diff_id = stream.diff_id
         if toc is not None:
-            toc.finish(checked.diff_id)
+            toc.finish(checked.diff_id, stream.size)
     return checked
 
 
 @contextmanager
 def _open_toc(layout: Layout, layer: Descriptor, faults: list[tuple[str, str]]) -> Iterator[TocCheck | None]:
     """Yield the check of a layer's table of contents, which adds to ``faults``; None if it has none."""
-    if CHECKSUM not in (layer.annotations or {}):
-        yield None
-        return
 
     def fault(where: str, message: str) -> None:
         if len(faults) < MOST_FAULTS:
@@ -83,12 +81,14 @@ def _open_toc(layout: Layout, layer: Descriptor, faults: list[tuple[str, str]]) 
 
     # closing: leaving the blob's own `with` would read all of it.
     with closing(layout.open_blob(layer)) as blob:
-        if isinstance(blob, io.BytesIO):
-            content = blob.getvalue()
-            yield TocCheck(lambda at, size: content[at : at + size], layer.size, layer.annotations or {}, fault)
-        else:
-            fd = blob.fileno()
-            yield TocCheck(lambda at, size: os.pread(fd, size, at), layer.size, layer.annotations or {}, fault)
+        annotations = layer.annotations or {}
+        read_at = reading(blob)
+        check: type[TocCheck] | None = None
+        if CHECKSUM in annotations:
+            check = ZstdChunkedCheck
+        elif TOC_DIGEST in annotations or is_estargz(read_at, layer):
+            check = EstargzCheck
+        yield None if check is None else check(read_at, layer.size, annotations, fault)
 
 
 def _check_member(member: Member) -> None:

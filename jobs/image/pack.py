@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +16,7 @@ from layerfarm.jobs.compress.codecs import (
     compress,
     media_type_for,
 )
-from layerfarm.jobs.compress.digest_thread import Buffer, digested
+from layerfarm.jobs.compress.digest_thread import Buffer
 from layerfarm.jobs.errors import MalformedLayer, RequestError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE, HistoryEntry
@@ -49,11 +49,10 @@ def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLaye
     """
     measured = _Measured()
     notes = Notes()
-    # The thread that produces the tar limits the speed with many small files; the digest took a third of its time.
-    in_thread = codec.threads > 1
-    with closing(digested(tar, measured.add, in_thread=in_thread)) as chunks, layout.ingest() as blob:
-        for chunk in compress(chunks, codec, notes):
-            blob.write(chunk)
+    scratch = layout.scratch() if codec.prefetch else None
+    with closing(compress(tar, codec, notes, measured.add, scratch)) as pieces, layout.ingest() as blob:
+        for piece in pieces:
+            blob.write(piece)
         digest, size = blob.commit()
     annotations = None
     if codec.compression != Compression.NONE:
@@ -71,17 +70,19 @@ def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLaye
     )
 
 
-def choose_compression(choice: str, base: Resolved | None, level: int | None = None) -> Compression:
+def choose_compression(
+    choice: str, base: Resolved | None, level: int | None = None, prefetch: Sequence[str] = ()
+) -> Compression:
     """Return the compression for a new layer on ``base``.
 
     ``auto``: that of the newest compressed layer of ``base`` in a format that layerfarm writes, else gzip (umoci.md
     A, "compress").
 
     Raises:
-        RequestError: there is no such compression, or it does not have ``level``.
+        RequestError: there is no such compression, or it does not have ``level`` or ``prefetch``.
     """
     compression = _auto(base) if choice == "auto" else _named(choice)
-    Codec(compression, level=level)  # checks the level
+    Codec(compression, level=level, prefetch=tuple(prefetch))  # checks them
     return compression
 
 
@@ -123,6 +124,7 @@ def add_layer(
     *,
     compress: str = "auto",
     level: int | None = None,
+    prefetch: Sequence[str] = (),
     threads: int = 1,
     history: HistoryEntry | None,
     created: str | None = None,
@@ -141,7 +143,8 @@ def add_layer(
         LayerfarmError: from ``tar``; the tag stays as it was.
     """
     check_refname(tag)
-    codec = Codec(choose_compression(compress, base), level=level, threads=threads)
+    compression = choose_compression(compress, base, level, prefetch)
+    codec = Codec(compression, level=level, threads=threads, prefetch=tuple(prefetch))
     layer = pack_layer(layout, tar, codec)
     if checked:
         for name, what in check_layer(layout, layer.descriptor).faults:

@@ -15,11 +15,10 @@ from typing import Any
 
 from layerfarm.jobs.compress import compression_of
 from layerfarm.jobs.compress.codecs import is_docker
-from layerfarm.jobs.compress.zstd_chunked.toc import of_toc
 from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, is_timestamp
-from layerfarm.jobs.image.layers import Advanced, unheard
+from layerfarm.jobs.image.layers import Advanced, of_toc, unheard
 from layerfarm.jobs.image.resolve import is_attestation, is_marked_attestation, is_of_an_image
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
@@ -317,7 +316,7 @@ class _Walker:
     # --- blobs ---------------------------------------------------------------------------------------
 
     def _layer(self, layer: Descriptor, diff_id: str | None, where: str) -> None:
-        key = (layer.digest, layer.media_type, of_toc(layer.annotations))
+        key = (layer.digest, layer.media_type, frozenset(of_toc(layer).items()))
         if self._first(layer) or key not in self._diff_ids:
             self._diff_ids[key] = self._layer_stream(layer, where)
         found = self._diff_ids[key]

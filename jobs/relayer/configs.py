@@ -14,6 +14,11 @@ BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 BASE_NAME: Final = "org.opencontainers.image.base.name"
 
 
+def with_diff_ids(config: ImageConfig, diff_ids: Sequence[str]) -> ImageConfig:
+    """Return the config of an image with the same layers in other tars."""
+    return _changed(config, diff_ids, config.history, None)
+
+
 def _changed(
     config: ImageConfig,
     diff_ids: Sequence[str],

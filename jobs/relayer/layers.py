@@ -7,6 +7,7 @@ from typing import Final
 
 from layerfarm.jobs.compress import Codec, Compression, codec_id, compression_of
 from layerfarm.jobs.compress.codecs import is_foreign
+from layerfarm.jobs.compress.estargz.plain import without_own
 from layerfarm.jobs.errors import TransformError
 from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
@@ -89,12 +90,15 @@ def recompress_layer(
 ) -> PackedLayer:
     """Compress a layer of ``source`` again into ``target``, and read it back to check that it is the same tar.
 
+    To and from eStargz it is another tar, with or without the entries of that format.
+
     Raises:
         StoreError, LayerError: it cannot be read, or does not match its digest and diff_id; or the new blob
             does not unpack to the same tar, and no image will name it.
     """
     with open_layer(source, layer, diff_id, advanced) as stream:
-        packed = pack_layer(target, iter(lambda: stream.read(_CHUNK), b""), codec)
+        pieces = iter(lambda: stream.read(_CHUNK), b"")
+        packed = pack_layer(target, without_own(pieces) if stream.hidden else pieces, codec)
     with open_layer(target, packed.descriptor, packed.diff_id):
         pass
     return packed

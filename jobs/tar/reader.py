@@ -8,7 +8,7 @@ data after the trailer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from layerfarm.jobs.errors import MalformedLayer, TruncatedStream
@@ -66,13 +66,17 @@ class Member(NamedTuple):
 class MemberReader:
     """The members of a tar stream. The content of each may be read once, before the next, with :meth:`content`.
 
+    Members that the stream names in an attribute ``hidden`` are left out and not counted: they belong to the format of
+    the layer, as in eStargz. So no reader of a layer can take them for files.
+
     Raises while iterating:
         TruncatedStream: the stream ends inside a header or an entry's content.
         MalformedLayer: a header breaks the format.
         LimitExceeded: a header is larger than ``limits`` allow.
     """
 
-    def __init__(self, stream: Readable, limits: Limits) -> None:
+    def __init__(self, stream: Readable, limits: Limits, *, hide: bool = True) -> None:
+        """``hide``: False to read all members."""
         self.ordinal = -1
         """The position of the current member in the stream, from 0."""
         self.block = b""
@@ -82,6 +86,7 @@ class MemberReader:
         self.has_global = False
         """A global PAX header was read, which applies to nothing (Go treats it as a member)."""
         self._read = stream.read
+        self._hidden: frozenset[bytes] = getattr(stream, "hidden", frozenset()) if hide else frozenset()
         self._limits = limits
         self._buffer = memoryview(b"")
         self._at = 0
@@ -127,9 +132,10 @@ class MemberReader:
                     long_link = text(body)
                 continue
             member = self._member(block, records, long_name, long_link)
-            self.ordinal += 1
-            self.block, self.records = block, records
-            yield member
+            if not (self._hidden and is_own(member.name, self._hidden)):
+                self.ordinal += 1
+                self.block, self.records = block, records
+                yield member
             self._skip()
             if held:
                 records, long_name, long_link, held = {}, b"", b"", 0
@@ -388,6 +394,11 @@ class MemberReader:
             if len(self._numbers) < _NUMBERS_KEPT:
                 self._numbers[field] = value
         return value
+
+
+def is_own(name: bytes, names: Collection[bytes]) -> bool:
+    """Return True if the plain form of a member's name is one of ``names``."""
+    return b"/".join(part for part in name.split(b"/") if part not in (b"", b".")) in names
 
 
 def _zeros(size: int) -> Iterator[bytes]:

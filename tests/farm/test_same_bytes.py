@@ -27,7 +27,7 @@ from layerfarm.worker.engine import local as runner_local
 from tests.trees import Node, char, directory, fifo, file, hardlink, symlink, tree
 
 SHARDS = (1, 2, 7)
-COMPRESSIONS = ("gzip", "zstd", "zstd:chunked", "none")
+COMPRESSIONS = ("gzip", "estargz", "zstd", "zstd:chunked", "none")
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from layerfarm.jobs.compress.zstd_chunked.describe import Undescribable, described
-from layerfarm.jobs.compress.zstd_chunked.toc import TocEntry
+from layerfarm.jobs.compress.toc.describe import Undescribable, described
+from layerfarm.jobs.compress.toc.entries import TocEntry
 from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.tar.header import number
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
     entries: list[Entry]
     error: str
     described: Sequence[dict[str, Any]] = ()
-    """The fields of a table of contents (:class:`~layerfarm.jobs.compress.zstd_chunked.toc.TocEntry`)."""
+    """The fields of a table of contents (:class:`~layerfarm.jobs.compress.toc.entries.TocEntry`)."""
 
 
 class Difference(NamedTuple):

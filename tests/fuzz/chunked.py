@@ -12,8 +12,8 @@ import zstandard
 
 from layerfarm.jobs.compress import Codec, Compression, compress, decompress
 from layerfarm.jobs.compress.codecs import Notes
-from layerfarm.jobs.compress.zstd_chunked import toc
-from layerfarm.jobs.compress.zstd_chunked.check import TocCheck
+from layerfarm.jobs.compress.zstd_chunked import places
+from layerfarm.jobs.compress.zstd_chunked.check import ZstdChunkedCheck
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.tar.reader import MemberReader
 from tests.fuzz import bytes_mutations, json_mutations, seeds
@@ -32,13 +32,15 @@ def written(data: bytes) -> tuple[bytes, dict[str, str]]:
 def faults(blob: bytes, annotations: dict[str, str]) -> list[tuple[str, str]]:
     """Return the faults that the check finds in a blob."""
     found: list[tuple[str, str]] = []
-    check = TocCheck(lambda at, n: blob[at : at + n], len(blob), annotations, lambda *fault: found.append(fault))
+    check = ZstdChunkedCheck(
+        lambda at, n: blob[at : at + n], len(blob), annotations, lambda *fault: found.append(fault)
+    )
     with decompress(io.BytesIO(blob), Compression.ZSTD) as stream:
         tar = stream.read()
     reader = MemberReader(io.BytesIO(tar), limits())
     for member in reader:
         check.member(member, reader)
-    check.finish(f"sha256:{hashlib.sha256(tar).hexdigest()}")
+    check.finish(f"sha256:{hashlib.sha256(tar).hexdigest()}", len(tar))
     return found
 
 
@@ -53,7 +55,7 @@ def write(place: Place, data: bytes, variant: int) -> None:
 
 
 _BLOB, _ANNOTATIONS = written(seeds.LAYER)
-_FRAMES = _BLOB[: int(_ANNOTATIONS[toc.POSITION].partition(":")[0]) - toc.SKIPPABLE_HEADER]
+_FRAMES = _BLOB[: int(_ANNOTATIONS[places.POSITION].partition(":")[0]) - places.SKIPPABLE_HEADER]
 
 
 def _document(annotation: str) -> bytes:
@@ -61,8 +63,8 @@ def _document(annotation: str) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(_BLOB[offset : offset + length])
 
 
-_TOC: Any = json.loads(_document(toc.POSITION))
-_SPLIT = _document(toc.TAR_SPLIT_POSITION)
+_TOC: Any = json.loads(_document(places.POSITION))
+_SPLIT = _document(places.TAR_SPLIT_POSITION)
 
 
 def mutated_toc(rng: Random) -> bytes:
@@ -79,14 +81,14 @@ def check(place: Place, data: bytes, variant: int) -> None:
     digest = f"sha256:{hashlib.sha256(packed_split).hexdigest()}"
     document = document.replace(_TOC["tarSplitDigest"].encode(), digest.encode())
     packed = zstandard.compress(document)
-    first = toc.Place(len(_FRAMES) + toc.SKIPPABLE_HEADER, len(packed), len(document))
-    second = toc.Place(first.offset + len(packed) + toc.SKIPPABLE_HEADER, len(packed_split), len(split))
-    parts = (packed, packed_split, toc.footer(first, second))
+    first = places.Place(len(_FRAMES) + places.SKIPPABLE_HEADER, len(packed), len(document))
+    second = places.Place(first.offset + len(packed) + places.SKIPPABLE_HEADER, len(packed_split), len(split))
+    parts = (packed, packed_split, places.footer(first, second))
     annotations = {
-        toc.CHECKSUM: f"sha256:{hashlib.sha256(packed).hexdigest()}",
-        toc.POSITION: f"{first}:{toc.CRFS}",
-        toc.TAR_SPLIT_POSITION: str(second),
+        places.CHECKSUM: f"sha256:{hashlib.sha256(packed).hexdigest()}",
+        places.POSITION: f"{first}:{places.CRFS}",
+        places.TAR_SPLIT_POSITION: str(second),
     }
-    for where, message in faults(_FRAMES + b"".join(map(toc.skippable, parts)), annotations):
+    for where, message in faults(_FRAMES + b"".join(map(places.skippable, parts)), annotations):
         if not isinstance(where, str) or not message or len(message) > 400:
             raise AssertionError("a fault is no message")

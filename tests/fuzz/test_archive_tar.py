@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.compress.zstd_chunked.toc import TocEntry
+from layerfarm.jobs.compress.toc.entries import TocEntry
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.tar.writer import TRAILER
 from tests.fuzz import __main__ as command

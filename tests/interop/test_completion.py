@@ -67,7 +67,8 @@ def test_completion_in_bash(shell: Callable[..., list[str]]) -> None:
         "--config.env",
         "--config.entrypoint",
     ]
-    assert completed("layerfarm", "repack", "--compress", "") == ["auto", "gzip", "zstd", "zstd:chunked", "none"]
+    compressions = ["auto", "gzip", "estargz", "zstd", "zstd:chunked", "none"]
+    assert completed("layerfarm", "repack", "--compress", "") == compressions
     assert completed("layerfarm", "unpack", "--image", "sto")[0] == "compopt -o dirnames"
 
 
@@ -84,7 +85,8 @@ def test_completion_in_fish(shell: Callable[..., list[str]]) -> None:
         "--config.env",
         "--config.exposedports",
     ]
-    assert completed("layerfarm repack --compress ") == ["auto", "gzip", "none", "zstd", "zstd:chunked"]
+    compressions = ["auto", "estargz", "gzip", "none", "zstd", "zstd:chunked"]
+    assert completed("layerfarm repack --compress ") == compressions
     assert completed("layerfarm unpack --image sto") == ["store/"]
 
 

@@ -61,7 +61,7 @@ def request_for(
 
 def for_other_systems(store: Layout, policy: Transform, old: Descriptor | None) -> str | None:
     """Return why an image without a platform for its transform is copied unchanged; None: it has one."""
-    if old is None or isinstance(policy, Keep | Recompress):
+    if old is None or isinstance(policy, Keep) or (isinstance(policy, Recompress) and policy.compress != "estargz"):
         return None
     images = follow(store, old).images
     if any(map(is_for_linux, images)):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from layerfarm.jobs.relayer.referrers import Choice
 
-CompressionChoice = Literal["auto", "gzip", "zstd", "zstd:chunked", "none"]
+CompressionChoice = Literal["auto", "gzip", "estargz", "zstd", "zstd:chunked", "none"]
 
 
 class Section(BaseModel):
@@ -58,7 +58,7 @@ class Recompress(_Keeping):
     """Recompress the same layers."""
 
     transform: Literal["recompress"]
-    compress: Literal["gzip", "zstd", "zstd:chunked", "none"]
+    compress: Literal["gzip", "estargz", "zstd", "zstd:chunked", "none"]
 
 
 class Squash(_Keeping, _Writing):

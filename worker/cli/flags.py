@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -252,12 +252,16 @@ def words(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 
 # --- --compress and other options of a layer --------------------------------------------------------
 
+COMPRESSIONS: Final = ("gzip", "estargz", "zstd", "zstd:chunked", "none")
+PULLED_IN_PART: Final = "estargz: gzip that containerd reads lazily; zstd:chunked: zstd that podman pulls in part"
+
 
 class Layering(NamedTuple):
     """The values of the flags for the new layer."""
 
     compress: str
     level: int | None
+    prefetch: list[str]
 
     def options(self, history: History) -> LayerOptions:
         """Return the layer options of a request, with ``$SOURCE_DATE_EPOCH``."""
@@ -267,6 +271,7 @@ class Layering(NamedTuple):
             {
                 "compress": self.compress,
                 "level": self.level,
+                "prefetch": self.prefetch,
                 "history": history.options(),
                 "source_date_epoch": source_date_epoch(),
             }
@@ -278,18 +283,43 @@ def compress_options(command: CommandT) -> CommandT:
 
     @click.option(
         "--compress",
-        type=click.Choice(["auto", "gzip", "zstd", "zstd:chunked", "none"]),
+        type=click.Choice(["auto", *COMPRESSIONS]),
         default="auto",
         show_default=True,
-        help="Compression of the layer; zstd:chunked: zstd that podman pulls in part; auto: that of the newest "
-        "compressed layer of the image, else gzip.",
+        help=f"Compression of the layer; {PULLED_IN_PART}; auto: that of the newest compressed layer of the image, "
+        "else gzip.",
     )
     @click.option("--compress-level", metavar="N", type=int, help="Level of the chosen compression.")
+    @prefetch_option
     @functools.wraps(command)
-    def with_layering(*args: Any, compress: str, compress_level: int | None, **others: Any) -> Any:
-        return command(*args, layering=Layering(compress, compress_level), **others)
+    def with_layering(*args: Any, compress: str, compress_level: int | None, prefetch: list[str], **others: Any) -> Any:
+        return command(*args, layering=Layering(compress, compress_level, prefetch), **others)
 
     return with_layering  # type: ignore[return-value]
+
+
+def _paths_in(context: click.Context, option: click.Parameter, file: Path | None) -> list[str]:
+    """Return the lines of a file, without empty ones."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_bytes().decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise click.BadParameter(f"{file} cannot be read, {what}") from error
+    return [line for line in lines if line]
+
+
+def prefetch_option(command: CommandT) -> CommandT:
+    """Add ``--prefetch``, passed as a list of paths."""
+    return click.option(
+        "--prefetch",
+        metavar="FILE",
+        type=PathType(),
+        callback=_paths_in,
+        help="With estargz: a file that lists the paths in the image that a workload reads first, one a line; clients "
+        "fetch these before they are read.",
+    )(command)
 
 
 def source_date_epoch() -> int | None:

@@ -54,6 +54,7 @@ def command(
             new_tag or image.tag,
             compress=layering.compress,
             level=layering.level,
+            prefetch=layering.prefetch,
             threads=len(os.sched_getaffinity(0)),
             history=history.entry("layerfarm raw add-layer"),
             created=history.moment(),

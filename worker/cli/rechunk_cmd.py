@@ -80,6 +80,7 @@ def command(
             "components": _rules(components),
             "compress": layering.compress,
             "level": layering.level,
+            "prefetch": layering.prefetch,
             "source_date_epoch": source_date_epoch(),
         }
     )

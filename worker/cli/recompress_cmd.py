@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from layerfarm.worker.cli.flags import COMPRESSIONS, PULLED_IN_PART, prefetch_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.submission import Where
 from layerfarm.worker.cli.transforming import Making, transform, transform_options
@@ -12,9 +13,9 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
 @click.command("recompress", cls=GoStyleCommand)
 @click.option(
     "--compress",
-    type=click.Choice(["gzip", "zstd", "zstd:chunked", "none"]),
+    type=click.Choice(COMPRESSIONS),
     required=True,
-    help="How to compress the layers; zstd:chunked: zstd that podman pulls in part.",
+    help=f"How to compress the layers; {PULLED_IN_PART}.",
 )
 @click.option(
     "--compress-level",
@@ -22,6 +23,7 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
     type=int,
     help="Level; layers with this compression at another level, or by another tool, are recompressed too.",
 )
+@prefetch_option
 @click.option(
     "--keep",
     metavar="N",
@@ -30,9 +32,18 @@ from layerfarm.worker.cli.transforming import Making, transform, transform_optio
     help="Keep the N lowest layers, those of a public base.",
 )
 @transform_options
-def command(compress: str, compress_level: int | None, keep: int, making: Making, where: Where, as_json: bool) -> None:
+def command(
+    compress: str,
+    compress_level: int | None,
+    prefetch: list[str],
+    keep: int,
+    making: Making,
+    where: Where,
+    as_json: bool,
+) -> None:
     """Recompress the layers of an image, on every platform. The tars and the config do not change.
 
+    To eStargz and back they do: its table of contents is in the tar, and the config names the digest of the tar.
     A layer shared by many images is compressed once across a farm. Each new layer is read back, and a proof
     that nothing else changed is stored with the new image.
 
@@ -48,6 +59,7 @@ def command(compress: str, compress_level: int | None, keep: int, making: Making
         | {
             "compress": compress,
             "level": compress_level,
+            "prefetch": prefetch,
             "keep": keep,
         }
     )

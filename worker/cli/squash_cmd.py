@@ -48,6 +48,7 @@ def command(
             "upto": upto,
             "compress": layering.compress,
             "level": layering.level,
+            "prefetch": layering.prefetch,
             "source_date_epoch": source_date_epoch(),
         }
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+from layerfarm.jobs.compress.toc.frames import Chunk
 
 MOST_CHUNK: Final = 1 << 20
 """Bytes. Of random content one chunk in ten million would be larger."""
@@ -23,14 +25,6 @@ _CUT: Final = (0xFFFF - 31 * _WINDOW * (_WINDOW - 1)) & 0xFFFF
 """Low 16 bits of the weighted sum at a cut: what the checksum of 64 zeros lacks to 16 bits that are set."""
 _MOST_CARRY: Final = 8
 """The weighted sum is 64 * 65 / 2 * 255 at most: it carries no more into the next lane."""
-
-
-class Chunk(NamedTuple):
-    """A part of a file."""
-
-    data: bytes
-    zeros: bool
-    """Consists of at least 1,024 zeros, or is the rest of such."""
 
 
 def chunks(pieces: Iterable[bytes | memoryview]) -> Iterator[Chunk]:

@@ -253,7 +253,9 @@ def test_B6_a_blob_of_another_compression_than_its_media_type_says_is_read(
     for tar in (archive(entry("f", content=TEXT)), bytes(1024)):
         blob = pack(tar, Codec(found))
         with decompress(io.BytesIO(blob), media_type_for(promised), ahead=ahead) as reader:
-            assert (reader.read(), reader.compression) == (tar, found.of_stream)
+            # eStargz adds entries to the tar.
+            expected = gzip.decompress(blob) if found is Compression.ESTARGZ else tar
+            assert (reader.read(), reader.compression) == (expected, found.of_stream)
 
 
 @pytest.mark.parametrize("begin", [b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x5a\x2a\x4d\x18"])
@@ -365,7 +367,13 @@ def test_readinto_and_small_reads_give_the_same_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("compression", "level"),
-    [(Compression.GZIP, 0), (Compression.GZIP, 13), (Compression.ZSTD, 99), (Compression.NONE, 1)],
+    [
+        (Compression.GZIP, 0),
+        (Compression.GZIP, 13),
+        (Compression.ESTARGZ, 13),
+        (Compression.ZSTD, 99),
+        (Compression.NONE, 1),
+    ],
 )
 def test_a_level_that_does_not_exist_is_an_error(compression: Compression, level: int) -> None:
     with pytest.raises(RequestError, match="levels"):

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerfarm.jobs.compress import Codec, Compression, codec_id, decompress, media_type_for
-from layerfarm.jobs.compress.zstd_chunked import writer
-from layerfarm.jobs.compress.zstd_chunked.cut import MOST_CHUNK, Chunk, chunks
+from layerfarm.jobs.compress.toc import frames
+from layerfarm.jobs.compress.toc.frames import Chunk
+from layerfarm.jobs.compress.zstd_chunked.cut import MOST_CHUNK, chunks
 from layerfarm.jobs.errors import LimitExceeded, MalformedLayer
 from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
 from tests.unit.compress.chunked_reader import (
@@ -194,7 +195,7 @@ def test_a_tar_that_it_cannot_describe_gets_none_and_a_warning(tar: bytes, reaso
 
 
 def test_a_table_of_contents_that_clients_refuse_for_its_size_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MOST_BYTES", 3000)
+    monkeypatch.setattr(frames, "MOST_BYTES", 3000)
     blob = pack(TREE)
     assert unpack(blob.data) == TREE
     assert (blob.annotations, ["larger than 3000 bytes" in text for text in blob.warnings]) == ({}, [True])

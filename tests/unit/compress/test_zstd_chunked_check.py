@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerfarm.jobs.compress import Compression, decompress
-from layerfarm.jobs.compress.zstd_chunked.check import TocCheck
+from layerfarm.jobs.compress.zstd_chunked.check import ZstdChunkedCheck
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.tar.reader import MemberReader
 from tests.unit.compress.chunked_reader import PREFIX, Blob, footer_of, pack, sha256, tar_split_of, toc_of
@@ -39,7 +39,7 @@ def faults(blob: Blob) -> list[str]:
     """Return the faults that the check finds."""
     found: list[str] = []
     size = len(blob.data)
-    check = TocCheck(
+    check = ZstdChunkedCheck(
         lambda at, n: blob.data[at : at + n], size, blob.annotations, lambda *text: found.append(": ".join(text))
     )
     with decompress(io.BytesIO(blob.data), Compression.ZSTD) as stream:
@@ -47,7 +47,7 @@ def faults(blob: Blob) -> list[str]:
     reader = MemberReader(io.BytesIO(tar), limits())
     for member in reader:
         check.member(member, reader)
-    check.finish(sha256(tar))
+    check.finish(sha256(tar), len(tar))
     return found
 
 

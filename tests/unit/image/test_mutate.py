@@ -181,9 +181,12 @@ def test_auto_compression_is_that_of_the_newest_compressed_layer_that_is_support
     assert choose_compression("auto", with_layers(layout, *types)) == wanted
 
 
-def test_auto_compression_of_a_layer_with_a_table_of_contents_is_zstd_chunked(layout: Layout) -> None:
-    base = append_layer(layout, None, pack_layer(layout, [tar(("a", b"1"))], Codec(Compression.ZSTD_CHUNKED)), None)
-    assert choose_compression("auto", base) is Compression.ZSTD_CHUNKED
+@pytest.mark.parametrize("compression", [Compression.ZSTD_CHUNKED, Compression.ESTARGZ])
+def test_auto_compression_of_a_layer_with_a_table_of_contents_is_its_format(
+    layout: Layout, compression: Compression
+) -> None:
+    base = append_layer(layout, None, pack_layer(layout, [tar(("a", b"1"))], Codec(compression)), None)
+    assert choose_compression("auto", base) is compression
 
 
 def test_compression_can_be_chosen() -> None:

@@ -80,13 +80,21 @@ def test_an_image_is_checked_whole_though_a_referrer_of_it_comes_first(layout: L
     assert [(finding.code, finding.where) for finding in report.findings] == [("blob", layer.digest)]
 
 
-def test_the_table_of_contents_of_a_layer_is_checked_for_each_descriptor_that_names_it(layout: Layout) -> None:
+@pytest.mark.parametrize(
+    ("compression", "checksum"),
+    [
+        (Compression.ZSTD_CHUNKED, "io.github.containers.zstd-chunked.manifest-checksum"),
+        (Compression.ESTARGZ, "containerd.io/snapshot/stargz/toc.digest"),
+    ],
+)
+def test_the_table_of_contents_of_a_layer_is_checked_for_each_descriptor_that_names_it(
+    layout: Layout, compression: Compression, checksum: str
+) -> None:
     base = image(layout)
-    layer = pack_layer(layout, [LAYERS[0]], Codec(Compression.ZSTD_CHUNKED))
+    layer = pack_layer(layout, [LAYERS[0]], Codec(compression))
     made = append_layer(layout, base, layer, None)
     layout.tag("t", made.path[0])
     assert codes(validate_image(layout.path, "t")) == []
-    checksum = "io.github.containers.zstd-chunked.manifest-checksum"
 
     def lie(document: dict[str, Any]) -> None:
         (described,) = document["layers"]

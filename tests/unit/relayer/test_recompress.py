@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ from layerfarm.jobs.errors import DigestMismatch, MalformedDocument, RequestErro
 from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import resolve, resolve_walk, write_image
 from layerfarm.jobs.image.resolve import read_index
+from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.image.validate import validate_image
-from layerfarm.jobs.relayer.proof import proofs_of
+from layerfarm.jobs.relayer.proof import proofs_of, verify_image
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers
 from layerfarm.jobs.store import Descriptor, Layout
 from tests.unit.image.images import image, tar
@@ -24,6 +28,7 @@ from tests.unit.relayer.images import (
     platform,
     ref,
     run,
+    tree_of,
     two_platforms,
 )
 
@@ -122,6 +127,89 @@ def test_to_zstd_chunked_and_back(layout: Layout) -> None:
     back = run(request(layout, compress="zstd"))
     assert f"annotation {TOC!r} described a layer's old bytes and was removed" in back.warnings
     assert not any(TOC in (layer.annotations or {}) for layer in resolve(layout, "z").manifest.layers)
+
+
+STARGZ = "containerd.io/snapshot/stargz/toc.digest"
+
+
+def ended(tar: bytes) -> bytes:
+    """A tar that ends as layerfarm's do: tarfile fills a whole record."""
+    content = tar.rstrip(b"\0")
+    return content + bytes(-len(content) % 512 + 1024)
+
+
+def test_to_estargz_and_back_gives_the_old_tars(layout: Layout) -> None:
+    tars = [ended(LOW), ended(HIGH)]
+    old = image(layout, tars, history=[{"created_by": "x"}] * 2, config={"New": {"x": 1}})
+    result = run(request(layout, compress="estargz"))
+    assert result.warnings == []
+    new = resolve(layout, "z")
+    assert [layer.media_type for layer in new.manifest.layers] == ["application/vnd.oci.image.layer.v1.tar+gzip"] * 2
+    assert all(STARGZ in (layer.annotations or {}) for layer in new.manifest.layers)
+    for layer, diff_id in new.layers:
+        tar = gzip.decompress(layout.read(layer))
+        assert diff_id == f"sha256:{hashlib.sha256(tar).hexdigest()}"
+        assert b"stargz.index.json" in tar and b".no.prefetch.landmark" in tar
+    same = new.config.model_copy(update={"rootfs": old.config.rootfs})
+    assert same == old.config and new.config != old.config
+    assert validate_image(layout.path, "z").findings == []
+    (proof,) = proofs_of(layout, result.images[0].new)
+    assert (proof.method, proof.same_tree) == ("tree", True)
+    assert verify_image(layout, "z").findings == []
+    assert tree_of(layout, "z") == tree_of(layout, "t")
+    assert facts(layout, "z") == facts(layout, "t")
+
+    layout.tag("t", new.path[0])
+    assert run(request(layout, compress="estargz")).unchanged
+    stronger = run(request(layout, compress="estargz", level=9))
+    assert (stronger.unchanged, stronger.warnings) == (False, [])
+    back = run(request(layout, compress="gzip"))
+    assert f"annotation {STARGZ!r} described a layer's old bytes and was removed" in back.warnings
+    assert resolve(layout, "z").config == old.config
+    assert [gzip.decompress(layout.read(layer)) for layer in resolve(layout, "z").manifest.layers] == tars
+
+
+def facts(layout: Layout, tag: str) -> list[object]:
+    return list(stack_of(layout, resolve(layout, tag)).entries())
+
+
+def test_equal_layers_are_equal_trees_whatever_their_annotations(layout: Layout) -> None:
+    """skopeo and others drop the annotations of a layer that they copy byte for byte."""
+    image(layout, [ended(LOW)])
+    run(request(layout, compress="estargz"))
+    new = resolve(layout, "z")
+    (layer,) = new.manifest.layers
+    bare = new.manifest.model_copy(update={"layers": [layer.model_copy(update={"annotations": None})]})
+    layout.tag("bare", write_image(layout, (), bare, new.config).path[0])
+    assert tree_of(layout, "bare") == tree_of(layout, "t")
+    assert validate_image(layout.path, "bare").findings == []
+    back = RecompressRequest(image=ref(layout, "bare"), target=ref(layout, "back"), compress="zstd")
+    assert run(back).warnings == []
+    assert resolve(layout, "back").config.rootfs == resolve(layout, "t").config.rootfs
+
+
+def test_files_to_prefetch_of_every_layer_come_first(layout: Layout) -> None:
+    image(layout, [LOW, tar(("b", b"1"), ("c", b"2"))])
+    run(request(layout, compress="estargz"))
+    layout.tag("t", resolve(layout, "z").path[0])
+    result = run(request(layout, compress="estargz", prefetch=["/d/f", "other"]))
+    assert not result.unchanged
+    low, high = (gzip.decompress(layout.read(layer)) for layer in resolve(layout, "z").manifest.layers)
+    with tarfile.open(fileobj=io.BytesIO(low)) as archive:
+        assert archive.getnames() == ["d", "d/f", ".prefetch.landmark", "a", "stargz.index.json"]
+    assert b".no.prefetch.landmark" in high
+    assert validate_image(layout.path, "z").findings == []
+    assert tree_of(layout, "z") == tree_of(layout, "t")
+    with pytest.raises(RequestError, match="prefetch"):
+        run(request(layout, compress="gzip", prefetch=["a"]))
+
+
+def test_a_layer_with_a_file_of_a_name_that_estargz_reserves_stays_as_it_is(layout: Layout) -> None:
+    image(layout, [tar(("stargz.index.json", b"{}"), ("a", b"x"))])
+    (warning,) = run(request(layout, compress="estargz")).warnings
+    assert "reserves the name" in warning
+    assert tree_of(layout, "z") == tree_of(layout, "t")
+    assert b"stargz.index.json" in tree_of(layout, "z")
 
 
 def test_a_layer_that_no_table_of_contents_describes_is_done_once_with_a_warning(layout: Layout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import pytest
 from hypothesis import assume, given, settings
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.transforms import RechunkRequest, RecompressRequest, SquashRequest, StripRequest
 from layerfarm.jobs.image import Resolved, resolve
-from layerfarm.jobs.image.layers import open_layer
+from layerfarm.jobs.image.layers import open_layer, written_as
 from layerfarm.jobs.image.validate import validate_image
 from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.layer.stack import read_members
@@ -124,10 +125,13 @@ def test_what_described_the_old_content_is_left_behind_and_named(layout: Layout)
 
 
 @pytest.mark.parametrize("transform", ["strip", "squash", "rechunk"])
-def test_what_is_written_of_zstd_chunked_layers_is_zstd_chunked(layout: Layout, transform: str) -> None:
+@pytest.mark.parametrize("compress", ["zstd:chunked", "estargz"])
+def test_what_is_written_of_layers_with_a_table_of_contents_has_one(
+    layout: Layout, transform: str, compress: Literal["zstd:chunked", "estargz"]
+) -> None:
     image(layout, [BASE, MIDDLE])
     same = {"image": ref(layout, "t"), "target": ref(layout, "t")}
-    run(RecompressRequest(**same, compress="zstd:chunked"))
+    run(RecompressRequest(**same, compress=compress))
     requests = {
         "strip": StripRequest(**same, paths=["/usr/bin/*"]),
         "squash": SquashRequest(**same),
@@ -135,7 +139,7 @@ def test_what_is_written_of_zstd_chunked_layers_is_zstd_chunked(layout: Layout, 
     }
     assert not run(requests[transform]).unchanged
     for layer in resolve(layout, "t").manifest.layers:
-        assert "io.github.containers.zstd-chunked.manifest-checksum" in (layer.annotations or {})
+        assert written_as(layer) == compress
     assert validate_image(layout.path, "t").errors == 0
 
 

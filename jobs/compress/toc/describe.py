@@ -11,7 +11,7 @@ from base64 import b64encode
 from functools import lru_cache
 from typing import Final
 
-from layerfarm.jobs.compress.zstd_chunked.toc import REGULAR, TocEntry
+from layerfarm.jobs.compress.toc.entries import REGULAR, TocEntry
 from layerfarm.jobs.errors import display
 from layerfarm.jobs.tar.header import has_devices, is_gnu, number
 from layerfarm.jobs.tar.pax import XATTR, parse_time
