@@ -21,7 +21,7 @@ PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 
 # make fuzz: duration in seconds. SEED= repeats a run; without it a seed is chosen and printed. With MUTATIONS= the run ends after
-# that many, and SECONDS is its time limit. TARGETS= selects kinds of input (layers: tar gzip zstd chunked toc; gotar: tar headers,
+# that many, and SECONDS is its time limit. TARGETS= selects kinds of input (layers: tar gzip zstd chunked toc estargz stargz-toc; gotar: tar headers,
 # compared with Go's archive/tar).
 SECONDS ?= $(if $(MUTATIONS),3600,60)
 SEED ?=

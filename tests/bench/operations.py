@@ -47,6 +47,36 @@ def hash_to_manifest(place: Place) -> Comparison:
     return Comparison("hash to manifest", place.tree, series, {"layerfarm": 0.85})
 
 
+def layers_pulled_in_part(place: Place) -> Comparison:
+    """A layer that clients pull in part, made of the tree's tar; skopeo uses the library of podman and buildah."""
+    layout = place.layout()
+    skopeo = place.scratch / "skopeo"
+    formats = ("zstd:chunked", "estargz")
+
+    def theirs() -> Run:
+        shutil.rmtree(skopeo, ignore_errors=True)
+        compress = ("--dest-compress", "--dest-compress-format", "zstd:chunked")
+        return run(["skopeo", "copy", "--quiet", *compress, f"oci:{layout}:none", f"dir:{skopeo}"])
+
+    def ours(codec: str) -> Callable[[], Run]:
+        target = f"{layout}:{_tag(codec)}"
+        return lambda: run(
+            ["layerfarm", "recompress", "--image", f"{layout}:none", "--target", target, "--compress", codec]
+        )
+
+    series = place.measure({"skopeo zstd:chunked": theirs, **{f"layerfarm {codec}": ours(codec) for codec in formats}})
+    series["skopeo zstd:chunked"].size = max(file.stat().st_size for file in skopeo.iterdir())
+    for codec in formats:
+        series[f"layerfarm {codec}"].size = place.layer_size(_tag(codec))
+    shutil.rmtree(skopeo)
+    chunked = "layerfarm zstd:chunked"
+    return Comparison("layers pulled in part", place.tree, series, {chunked: 0.35}, {chunked: 1.03})
+
+
+def _tag(codec: str) -> str:
+    return codec.replace(":", "-")
+
+
 def full_repack(place: Place) -> Comparison:
     """Every path of the tree is new."""
     layout = place.layout()
@@ -228,6 +258,7 @@ def start_up(place: Place) -> Comparison:
 OPERATIONS: dict[str, Callable[[Place], Comparison]] = {
     "hash": hash_to_manifest,
     "repack": full_repack,
+    "parts": layers_pulled_in_part,
     "unchanged": repack_unchanged,
     "touched": repack_touched,
     "unpack": unpack,

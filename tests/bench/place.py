@@ -51,13 +51,13 @@ class Place:
         return subject
 
     def layout(self) -> Path:
-        """A layout with an image of the tree by each tool: ``umoci``, ``gzip`` and ``zstd``."""
+        """A layout with an image of the tree by each tool: ``umoci``, ``gzip``, ``zstd`` and ``none``."""
 
         def make(path: Path) -> None:
             quiet("umoci", "init", "--layout", path)
             quiet("umoci", "new", "--image", f"{path}:empty")
             quiet("umoci", "insert", "--image", f"{path}:empty", "--tag", "umoci", self.root, "/")
-            for codec in ("gzip", "zstd"):
+            for codec in ("gzip", "zstd", "none"):
                 quiet("layerfarm", "build", "--rootfs", self.root, "--image", f"{path}:{codec}", "--compress", codec)
 
         return self._once("layout", make)

@@ -31,7 +31,7 @@ from layerfarm.jobs.tar.reader import Member, MemberReader
 
 SOURCE: Final = Path(__file__).with_suffix(".go")
 _CACHE: Final = Path(__file__).parents[2] / ".cache" / "go"
-_ALONE: Final = {"GO111MODULE": "off", "GOFLAGS": "", "GOPROXY": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+ALONE: Final = {"GO111MODULE": "off", "GOFLAGS": "", "GOPROXY": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
 """Go builds what is here, with its own library, and asks no network."""
 _MOST: Final = 2 << 20
 """Bytes of one file's content that Go reads: more than the limits of the fuzzer let the reader read."""
@@ -181,7 +181,7 @@ class Oracle:
             raise ToolMissing("the target gotar needs Go (Debian: golang-go)")
         _CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = _CACHE / f"archive_tar.{os.getpid()}"
-        environment = os.environ | _ALONE | {"GOCACHE": str(_CACHE / "build")}
+        environment = os.environ | ALONE | {"GOCACHE": str(_CACHE / "build")}
         subprocess.run([go, "build", "-o", unfinished, SOURCE], env=environment, check=True)
         program = _CACHE / "archive_tar"
         unfinished.rename(program)

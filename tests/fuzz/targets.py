@@ -35,7 +35,16 @@ from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.mtree import Entry, compare, read_deltas, read_full, simplify, snapshot, write_deltas
 from layerfarm.jobs.relayer.equivalence import differences, facts_of
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, Layout, encode_document
-from tests.fuzz import bytes_mutations, chunked, header_mutations, json_mutations, mtree_mutations, seeds, tar_mutations
+from tests.fuzz import (
+    bytes_mutations,
+    chunked,
+    header_mutations,
+    json_mutations,
+    mtree_mutations,
+    seeds,
+    stargz,
+    tar_mutations,
+)
 from tests.fuzz.archive_tar import Oracle
 from tests.fuzz.archive_tar import compare as compare_with_go
 from tests.fuzz.sandbox import Place
@@ -329,6 +338,8 @@ TARGETS: dict[str, Target] = {
         Target("zstd", 80, _mutated_zstd, _extract_compressed(Compression.ZSTD)),
         Target("chunked", 60, _mutated_layer, chunked.write),
         Target("toc", 40, chunked.mutated_toc, chunked.check),
+        Target("estargz", 60, _mutated_layer, stargz.write, len(stargz.PREFETCH)),
+        Target("stargz-toc", 40, stargz.mutated_toc, stargz.check, 2),
         Target("mtree", 120, _mutated_mtree, run_mtree, 8),
         Target("index", 20, _mutated_json(seeds.INDEX, seeds.MANIFEST), run_index),
         Target("manifest", 20, _mutated_json(seeds.MANIFEST, seeds.INDEX), run_manifest),

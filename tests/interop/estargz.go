@@ -1,9 +1,13 @@
-// Read eStargz layers with the library of stargz-snapshotter, as its filesystem does: the table of contents, verified by
-// its digest, then each file chunk by chunk, each verified. Every layer is two arguments, a blob and the digest; one JSON
-// document a layer comes out.
+// Read and write eStargz layers with the library of stargz-snapshotter.
+//
+// "read BLOB DIGEST ..." reads layers as its filesystem does: the table of contents, verified by its digest, then each
+// file chunk by chunk, each verified. One JSON document a layer comes out.
+//
+// "write TAR BLOB [PATH ...]" writes the layer of a tar, with files to prefetch; the digest of the table comes out.
 package main
 
 import (
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -101,17 +105,52 @@ func content(r *estargz.Reader, v estargz.TOCEntryVerifier, e *estargz.TOCEntry)
 	return whole.Digest().String(), chunks, nil
 }
 
-func main() {
-	out := json.NewEncoder(os.Stdout)
-	for at := 1; at+1 < len(os.Args); at += 2 {
-		found, err := read(os.Args[at], os.Args[at+1])
+func write(source, target string, first []string) error {
+	tar, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer tar.Close()
+	info, err := tar.Stat()
+	if err != nil {
+		return err
+	}
+	blob, err := estargz.Build(io.NewSectionReader(tar, 0, info.Size()),
+		estargz.WithPrioritizedFiles(first), estargz.WithCompressionLevel(gzip.BestCompression))
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	out, err := os.Create(target)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, blob); err != nil {
+		return err
+	}
+	fmt.Println(blob.TOCDigest())
+	return out.Close()
+}
+
+func run(arguments []string) error {
+	if arguments[0] == "write" {
+		return write(arguments[1], arguments[2], arguments[3:])
+	}
+	for at := 1; at+1 < len(arguments); at += 2 {
+		found, err := read(arguments[at], arguments[at+1])
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			return err
 		}
-		if err := out.Encode(found); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+		if err := json.NewEncoder(os.Stdout).Encode(found); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
