@@ -164,6 +164,10 @@ class Skopeo:
         ]
         self._transfer(["copy", *flags, f"oci:{layout}", reference], reference)
 
+    def delete(self, reference: str) -> None:
+        """Delete the manifest ``docker://HOST/REPOSITORY@DIGEST``, and all its tags. Raises as :meth:`tags`."""
+        self._ask(["delete", *self._flags("", reference), reference], reference)
+
     def _connection(self, reference: str) -> Connection:
         return self.access.connection if self.connection_of is None else self.connection_of(reference)
 

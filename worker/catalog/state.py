@@ -28,6 +28,18 @@ _OWNER: Final = "file"
 """In a catalog's directory: the path of its file."""
 
 
+class Publication(BaseModel):
+    """A place where the catalog put an image; immutable."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    place: str
+    """``docker://HOST/REPOSITORY:TAG`` or ``LAYOUT:TAG``."""
+    digest: str
+    beside: dict[str, str] = {}
+    """Digests of the manifests behind other tags of the registry that hold its referrers alone, by tag."""
+
+
 class ImageState(BaseModel):
     """One image of a catalog; immutable."""
 
@@ -56,6 +68,10 @@ class ImageState(BaseModel):
     """Its proofs and referrers that the destination refused in that push, with the reason."""
     beside: tuple[str, ...] = ()
     """Tags of its referrers that were pushed with it."""
+    published: tuple[Publication, ...] = ()
+    """Places of the image and of its earlier versions, each once."""
+    gone: bool = False
+    """True: it left the catalog, and is known only for what of it remains."""
     job: str | None = None
     """Id of the last job on a farm, for ``job_work``."""
     job_work: str | None = None
@@ -79,6 +95,10 @@ class ImageState(BaseModel):
     def is_ready(self) -> bool:
         """Return True if there is a new image, and the last step did not fail."""
         return self.error is None and self.new is not None
+
+    def publish(self, new: Publication) -> ImageState:
+        """Return the state with a publication, in the place of an earlier one there."""
+        return self.but(published=(*(one for one in self.published if one.place != new.place), new))
 
     def but(self, **changes: object) -> ImageState:
         return self.model_copy(update=changes)
@@ -138,18 +158,35 @@ class States:
             self._known[state.name] = state
 
     def __getitem__(self, name: str) -> ImageState:
-        return self._known.get(name) or ImageState(name=name)
+        """Return the state of an image; one that left the catalog and returns has its earlier state."""
+        state = self._known.get(name) or ImageState(name=name)
+        return state.but(gone=False) if state.gone else state
 
     def all(self) -> list[ImageState]:
-        """Return the states of all known images, by name."""
-        return [self._known[name] for name in sorted(self._known)]
+        """Return the states of the images in the catalog, by name."""
+        return [state for _, state in sorted(self._known.items()) if not state.gone]
+
+    def gone(self) -> list[ImageState]:
+        """Return the states of the images that left the catalog, by name."""
+        return [state for _, state in sorted(self._known.items()) if state.gone]
 
     def forget_others(self, names: Iterable[str]) -> None:
-        """Remove the states of images that left the catalog. Their tags stay in the store."""
+        """Mark the images that left the catalog. What of them is in the store and at the destination stays."""
         for name in self._known.keys() - set(names):
-            with suppress(FileNotFoundError):
-                files_of(self._store.path).unlink(self.directory / "images" / f"{_file_name(name)}.json")
-            del self._known[name]
+            if not self._known[name].gone:
+                self.put(self[name].but(gone=True, error=None, note=None, job=None, job_work=None))
+
+    def others_have(self, name: str) -> bool:
+        """Return True if another catalog file that shares the store has an image of this name."""
+        file = Path("images") / f"{_file_name(name)}.json"
+        others = (place for place in self.directory.parent.iterdir() if place != self.directory)
+        return any((other / file).exists() for other in others)
+
+    def remove(self, name: str) -> None:
+        """Remove the state of an image of which nothing remains."""
+        with suppress(FileNotFoundError):
+            files_of(self._store.path).unlink(self.directory / "images" / f"{_file_name(name)}.json")
+        self._known.pop(name, None)
 
     def put(self, state: ImageState) -> ImageState:
         """Record a state, durably. Different threads may put different images."""

@@ -45,7 +45,7 @@ from layerfarm.worker.catalog.pull import (
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sizes import check_layers
 from layerfarm.worker.catalog.sources import CatalogImage, open_origin
-from layerfarm.worker.catalog.state import ImageState, Missed, States
+from layerfarm.worker.catalog.state import ImageState, Missed, Publication, States
 
 
 class Fetcher:
@@ -126,7 +126,8 @@ class Fetcher:
         try:
             offer = self._look(image)
             if isinstance(offer, str):
-                return ImageState(name=image.name, origin=image.origin, note=f"left out, {offer}"), 0
+                state = ImageState(name=image.name, origin=image.origin, published=state.published)
+                return state.but(note=f"left out, {offer}"), 0
             said = self._said(image, offer)
             if self._is_held(image, offer, said):
                 return state.but(origin=image.origin, error=None), 0
@@ -143,7 +144,7 @@ class Fetcher:
         except LayerfarmError as error:
             return self._failed(image, error), 0
         if state.old is None or state.old.digest != top.digest:
-            state = ImageState(name=image.name, new=state.new, pushed=state.pushed)
+            state = ImageState(name=image.name, new=state.new, pushed=state.pushed, published=state.published)
         new = state.but(
             origin=image.origin,
             offer=offer.digest,
@@ -287,23 +288,27 @@ class Pusher:
         for text in refused:
             self._notice(f"{state.name}: {text}")
         key = _pushed(state, self._destination, self._proofs)
+        ours = {tag: digest for tag, digest in beside.items() if digest is not None}
+        state = state.publish(Publication(place=reference, digest=state.new.digest, beside=ours))
         return state.but(pushed=key, beside=tuple(beside), refused=tuple(refused)), nbytes
 
-    def _push_beside(self, layout: Layout, repository: str, new: Descriptor) -> tuple[list[str], list[str]]:
+    def _push_beside(self, layout: Layout, repository: str, new: Descriptor) -> tuple[dict[str, str | None], list[str]]:
         """Push everything that refers to the image and its platforms.
 
-        Return the tags, and what the registry refuses, with the reason.
+        Return the tags with the digests behind them, None if others have put something there; and what the registry
+        refuses, with the reason.
 
         Raises:
             RegistryBusy: the registry does not take them now.
         """
-        tags, refused = [], []
+        tags: dict[str, str | None] = {}
+        refused = []
         subjects = look_at(layout, new).digests
         for subject in subjects:
             try:
-                tags += self._push_tags(layout, repository, subject)
-                found = self._push_referrers(layout, repository, subject)
-                tags += [fallback_tag(subject)] if found else []
+                tags |= self._push_tags(layout, repository, subject)
+                found, digest = self._push_referrers(layout, repository, subject)
+                tags |= {fallback_tag(subject): digest} if found else {}
                 # Referrers of referrers: a signature on an SBOM.
                 subjects += [each for each in found if each not in subjects]
             except RegistryBusy:
@@ -312,18 +317,18 @@ class Pusher:
                 refused.append(f"not published: proofs and referrers of {subject}, {error}")
         return tags, refused
 
-    def _push_referrers(self, layout: Layout, repository: str, subject: str) -> list[str]:
-        """Push the referrers behind the tag for registries without the referrers API; return their digests.
+    def _push_referrers(self, layout: Layout, repository: str, subject: str) -> tuple[list[str], str | None]:
+        """Push the referrers behind the tag for registries without the referrers API.
 
-        Referrers that others have put there stay.
+        Return their digests, and that of their index. Referrers that others have put there stay; then it is None.
         """
         ours = {each.digest for each in referrers(layout, subject) if is_published(each, self._proofs)}
         if not ours:
-            return []
+            return [], None
         there = referred(self._skopeo, repository, subject)
         if there is None or f"{repository}:{fallback_tag(subject)}" in self._taken:
             self._notice(f"not published, an image has their tag: referrers of {repository}@{subject}")
-            return []
+            return [], None
         others = [one for one in there if one.digest not in ours]
         for text in bring(self._skopeo, repository, others, [subject], layout):
             self._notice(f"{repository}: {text}")
@@ -331,20 +336,23 @@ class Pusher:
         index = fallback_index(each for each in referrers(layout, subject) if each.digest in listed)
         stored = layout.put_document(index, MEDIA_TYPE_INDEX)
         # Not exact: older skopeos drop unknown fields of the index.
-        push(self._skopeo, layout, stored, f"{repository}:{fallback_tag(subject)}", exact=False)
-        return [entry.digest for entry in index.manifests]
+        reference = f"{repository}:{fallback_tag(subject)}"
+        push(self._skopeo, layout, stored, reference, exact=False)
+        return [entry.digest for entry in index.manifests], None if others else self._skopeo.digest(reference)
 
-    def _push_tags(self, layout: Layout, repository: str, subject: str) -> list[str]:
-        """Push cosign's signatures and SBOMs, unless there are some; return their tags."""
-        found = tags_beside(layout.index_text().sorted_tags, subject)
-        for tag in found:
+    def _push_tags(self, layout: Layout, repository: str, subject: str) -> dict[str, str | None]:
+        """Push cosign's signatures and SBOMs, unless there are some; return their tags as :meth:`_push_beside`."""
+        found: dict[str, str | None] = {}
+        for tag in tags_beside(layout.index_text().sorted_tags, subject):
             reference, ours = f"{repository}:{tag}", tagged(layout, tag)
+            found[tag] = ours.digest
             try:
                 there = self._skopeo.digest(reference)
             except NotInRegistry:
                 push(self._skopeo, layout, ours, reference)
             else:
                 if there != ours.digest:
+                    found[tag] = None
                     self._notice(f"not published, another one exists: {reference}")
         return found
 

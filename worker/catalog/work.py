@@ -41,7 +41,7 @@ from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.sizes import fail_large
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
-from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, LastRun, Loss, Missed, States
+from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, LastRun, Loss, Missed, Publication, States
 from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_pushed
 from layerfarm.worker.catalog.views import Shower, View
 
@@ -93,12 +93,12 @@ class Work:
         ``names``: only images of these names are looked for and fetched; the others stay as they are.
         """
         last = LastRun() if names is None else self.states.last_run()
-        found = self._discover(names)
+        found = self.discover(names)
         update = {"missed": tuple(found.missed), "referrers": found.referrers}
         self.states.put_last_run(last.model_copy(update=update))
         self.states.forget_others(image.name for image in found.images)
         self.view.step("fetch", len(found.listed))
-        fetcher = self._fetcher()
+        fetcher = self.fetcher()
         fetcher.fetch(found.listed, self.catalog.access.parallel, self._fetched)
         if names is None:  # another image may have the platform
             self._miss(fetcher.lacking(found.listed))
@@ -117,7 +117,8 @@ class Work:
         last = self.states.last_run()
         self.states.put_last_run(last.model_copy(update={"requests": self.skopeo.pace.counts}))
 
-    def _discover(self, names: Names | None = None) -> Found:
+    def discover(self, names: Names | None = None) -> Found:
+        """List the sources; show what cannot be listed. ``names``: as :meth:`fetch`."""
         self._reader = Known(self.skopeo, self.store)
         last = self.states.last_run()
         found = discover_part(self.catalog, self.skopeo, self._reader, self.known(), last, names)
@@ -125,7 +126,8 @@ class Work:
             self.view.notice(text)
         return found
 
-    def _fetcher(self) -> Fetcher:
+    def fetcher(self) -> Fetcher:
+        """Return a fetcher of images; call it after :meth:`discover`."""
         return Fetcher(self.store, self.states, self.skopeo, self._reader, self.catalog.destination)
 
     def _fetched(self, state: ImageState, nbytes: int) -> None:
@@ -231,7 +233,7 @@ class Work:
         """
         if self.catalog.destination.registry is None:
             return
-        due = self._to_push([image for image in images if self.states[image.name].is_ready])
+        due = self.to_push([image for image in images if self.states[image.name].is_ready])
         self.view.step("push", len(due))
         names = [image.name for image in among or images]
         pusher = Pusher(self.publisher, self.catalog.destination, names, self.catalog.proofs, self.view.notice)
@@ -244,7 +246,7 @@ class Work:
             list(pool.map(push, due))
         self._record()
 
-    def _to_push(self, images: Sequence[CatalogImage]) -> list[CatalogImage]:
+    def to_push(self, images: Sequence[CatalogImage]) -> list[CatalogImage]:
         """Return those of finished images that are not in the destination's registry in their current form."""
         destination = self.catalog.destination
         if destination.registry is None:
@@ -256,38 +258,6 @@ class Work:
             self.view.notice(f"{text}; pushing it again")
         there = {state.name for state in pushed}.difference(different)
         return [image for image in images if image.name not in there]
-
-    def outlook(self) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
-        """Return, by image, the steps that a run would take; and the sources and images that cannot be read.
-
-        Queries the registries, and fetches nothing.
-        """
-        discovered = self._discover()
-        fetcher = self._fetcher()
-        found, missed = [], list(discovered.missed)
-        # The error of the last run is no obstacle to the next.
-        made = [image for image in discovered.listed if self.states[image.name].new is not None]
-        to_push = {image.name for image in self._to_push(made)}
-        with self.steady():
-            for image in discovered.listed:
-                try:
-                    first, left_out = fetcher.outlook(image)
-                    steps = f"nothing, {left_out}" if left_out else self._steps(image, first, image.name in to_push)
-                    found.append((image.name, steps))
-                except LayerfarmError as error:
-                    self.view.notice(f"{image.name}: {error}")
-                    missed.append(Missed(where=image.name, error=str(error)))
-        for one in (lacking := fetcher.lacking(discovered.listed)):
-            self.view.notice(f"{one.where}: {one.error}")
-        return found, [*missed, *lacking]
-
-    def _steps(self, image: CatalogImage, first: str, to_push: bool) -> str:
-        steps = [first] if first else []
-        if steps or not self.is_made(image):
-            steps.append(image.policy.do.transform)
-        if self.catalog.destination.registry is not None and (steps or to_push):
-            steps.append("push")
-        return ", ".join(steps) or "nothing"
 
     def shower(self) -> Watcher:
         """Return a display of the jobs' progress."""
@@ -368,12 +338,14 @@ class Work:
         state = self.states[image.name]
         if note is not None:
             self.view.notice(f"{image.name}: {note}")
+        target = self.target(image)
         try:
-            top = copy_in(self.store, image.name, self.destination, self.target(image).tag)
+            top = copy_in(self.store, image.name, self.destination, target.tag)
         except LayerfarmError as error:
             return state.but(error=str(error))
         layout = self._layouts.get(image.name)
-        return state.but(new=top, work=self.work_of(image), layout=layout, result=None, note=note)
+        done = state.but(new=top, work=self.work_of(image), layout=layout, result=None, note=note)
+        return done.publish(Publication(place=str(target), digest=top.digest))
 
     def _kept(
         self, image_and_note: tuple[CatalogImage, str | None], state: ImageState, error: LayerfarmError | None
@@ -388,9 +360,11 @@ class Work:
             self._end(state.but(error=error_text(error)), 0)
             return
         assert isinstance(result, TransformResult)
-        new = tagged(self.destination, self.target(image).tag)
+        target = self.target(image)
+        new = tagged(self.destination, target.tag)
         layout = self._layouts.get(image.name)
-        self._end(state.but(new=new, work=self.work_of(image), layout=layout, result=result), result.bytes_after)
+        done = state.but(new=new, work=self.work_of(image), layout=layout, result=result)
+        self._end(done.publish(Publication(place=str(target), digest=new.digest)), result.bytes_after)
 
     def _end(self, state: ImageState, nbytes: int) -> None:
         self.states.put(state)

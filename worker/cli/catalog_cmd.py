@@ -49,6 +49,7 @@ def command() -> None:
       layerfarm catalog run web.yaml --farm redis://queue/0
       layerfarm catalog report web.yaml --html report.html
       layerfarm catalog verify web.yaml
+      layerfarm catalog prune web.yaml
     """
 
 
@@ -141,12 +142,13 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
     Finished images are skipped, interrupted ones continue. A failed image does not stop the others; the exit
     code is then 1.
     """
+    from layerfarm.worker.catalog.dry_run import outlook
     from layerfarm.worker.catalog.report import report_of
     from layerfarm.worker.catalog.running import carry_out
 
     with working(file, how) as work:
         if dry_run:
-            steps, missed = work.outlook()
+            steps, missed = outlook(work)
             for name, what in steps:
                 output.say(f"{name}: {what}")
             if missed:
@@ -196,6 +198,45 @@ def verify(file: Path, how: How, deep: bool) -> None:
     published = f", {found.published} checked in the registry" if found.published else ""
     output.say(f"{counted(found.images, 'image')}, {counted(len(found.faults), 'fault')}{unread}{published}")
     if found.faults:
+        raise click.exceptions.Exit(1)
+
+
+@command.command("prune", cls=GoStyleCommand)
+@_file
+@click.option("--apply", "carry_out", is_flag=True, help="Remove what is listed; without it, nothing is changed.")
+@click.option(
+    "--at-most",
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100),
+    default=25,
+    show_default=True,
+    help="Remove nothing if more of the catalog's images than this would lose a tag.",
+)
+def prune(file: Path, carry_out: bool, at_most: float) -> None:
+    """Remove tags of images that left the catalog, at the destination and in the store.
+
+    An image leaves when its tag is gone at the source, or the file no longer selects it. Only tags that the catalog
+    set, and that still name what it put there, are removed. Without --apply they are only listed. Run layerfarm gc
+    on the store afterwards, and the registry's own garbage collection. Exit code 1 if a source cannot be listed or
+    a tag cannot be removed.
+    """
+    from layerfarm.worker.catalog.prune import find_removals
+    from layerfarm.worker.catalog.prune import prune as prune_catalog
+
+    with working(file, How(None, 1, None, "none")) as work:
+        found = find_removals(work)
+        failed = dict(prune_catalog(work, found, at_most)) if carry_out else {}
+    verb = "removed" if carry_out else "would remove"
+    removed = [removal for removal in found.removals if removal.place not in failed]
+    for removal in removed:
+        output.say(f"{verb} {display(removal.place)} ({removal.digest})")
+    for place, why in found.kept:
+        output.say(f"kept {display(place)}: {display(why)}")
+    for place, why in failed.items():
+        output.say(f"failed {display(place)}: {display(why)}")
+    share = f"{found.percent:.0f} % of all images lose one"
+    output.say(f"{verb} {counted(len(removed), 'tag')}, kept {len(found.kept)}, failed {len(failed)}; {share}")
+    if found.missed or failed:
         raise click.exceptions.Exit(1)
 
 

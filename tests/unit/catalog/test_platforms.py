@@ -13,6 +13,7 @@ from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.relayer.referrers import attach
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout, parse_document
 from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.dry_run import outlook
 from layerfarm.worker.catalog.offers import find, in_layout, in_registry
 from layerfarm.worker.catalog.platforms import Chosen, choose
 from layerfarm.worker.catalog.registry import digest_of
@@ -196,7 +197,7 @@ def test_a_platform_that_no_image_has_is_reported_with_those_that_there_are(imag
         ("platform linux/arm46", "no image of its sources has it: they have linux/amd64, linux/arm64/v8")
     ]
     assert any("linux/arm46" in text for text in view.notices)
-    _, missed = work_on(tmp_path / "c.yaml").outlook()
+    _, missed = outlook(work_on(tmp_path / "c.yaml"))
     assert [one.where for one in missed] == ["platform linux/arm46"]
 
 
@@ -208,7 +209,7 @@ def test_an_image_for_none_of_the_platforms_is_left_out_with_a_notice(images: La
     rows = {row.name: row for row in report.images}
     assert (rows["app:1"].state, rows["app:2"].state, report.failed) == ("done", "skipped", 0)
     assert view.notices == ["app:2: left out, it is for linux/amd64, not for linux/arm64"]
-    steps, _ = work_on(tmp_path / "c.yaml").outlook()
+    steps, _ = outlook(work_on(tmp_path / "c.yaml"))
     assert ("app:2", "nothing, it is for linux/amd64, not for linux/arm64") in steps
 
 

@@ -12,6 +12,7 @@ from layerfarm.jobs.errors import CatalogFileError, RegistryError
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.ages import Young, young
 from layerfarm.worker.catalog.document import parse_catalog
+from layerfarm.worker.catalog.dry_run import outlook
 from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.sources import Listing, select
 from layerfarm.worker.catalog.versions import VersionRange, parse_age
@@ -186,4 +187,4 @@ def test_that_all_images_are_too_old_is_no_error(images: Layout, tmp_path: Path)
     for _ in range(2):
         report = ran(catalog(tmp_path))
         assert (report.images, report.failed) == ((), 0)
-    assert work_on(tmp_path / "c.yaml").outlook() == ([], [])
+    assert outlook(work_on(tmp_path / "c.yaml")) == ([], [])
