@@ -42,13 +42,13 @@ class Removal:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What can be removed."""
+    """Result of a look at the sources, the destination and the store."""
 
     removals: Sequence[Removal]
     kept: Sequence[tuple[str, str]]
     """Places that are not touched, although their images left the catalog, with the reason."""
     absent: Sequence[Removal]
-    """What others have removed already."""
+    """Places from which others have removed the image already."""
     missed: Sequence[Missed]
     """Sources that cannot be listed; their images stay."""
     percent: float
