@@ -305,7 +305,7 @@ def test_dockers_formats_in_a_layout_are_converted_for_a_transform(
         assert step in err
     assert rows["team/app:many"]["warnings"] == []
     (warning,) = rows["team/app:one"]["warnings"]
-    assert "converted to OCI's" in warning
+    assert "converted from Docker's format to OCI's" in warning
     new = Layout.open(tmp_path / "next" / "new")
     for name, platform in (("one", "linux/amd64"), ("many", "linux/amd64"), ("many", "linux/arm64")):
         (layer,) = resolve(new, f"team/app:{name}", platform).manifest.layers

@@ -341,8 +341,8 @@ def left_behind(referrers: Iterable[Referrer], held: Iterable[str]) -> list[str]
 def _left(one: Referrer) -> str:
     """Return the message on a referrer of a manifest that is not held: it refers to other bytes."""
     return (
-        f"not copied: {one}, it refers to other bytes: the image was converted to OCI's format, or platforms were"
-        " removed from its index"
+        f"not copied: {one}, it refers to other bytes: the image was converted from Docker's format to OCI's, or"
+        " platforms were removed from its index"
     )
 
 
