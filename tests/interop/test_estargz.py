@@ -134,7 +134,7 @@ def as_the_library_says(found: dict[bytes, Node]) -> dict[str, dict[str, Any]]:
 
 
 def comparable(layer: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the library says, without places and the landmark."""
+    """An entry of the library for each path, without places and the landmark."""
     return {
         path: {
             "type": entry["type"],
