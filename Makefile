@@ -28,7 +28,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store powercut bench bench-catalog bench-scale profile scaling docs man newcomer lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut bench bench-catalog bench-scale profile scaling docs man newcomer release lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +52,7 @@ help:
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
 	@echo 'make man                                      the man pages in docs/man, and the generated tables, figures and schemas in docs'
 	@echo 'make newcomer [SUITES=trixie] [USERS=root]     follow the README in bare Debians, as root and as a user: a table'
+	@echo 'make release [IMAGE=no] [MIRROR=URL]           the artifacts of a release in dist/; the image needs root'
 	@echo 'make lint | make format                       ruff and mypy | reformat the files'
 	@echo 'make locks                                    pin the newest allowed dependencies'
 	@echo 'make clean                                    remove the virtual environment and the caches'
@@ -147,6 +148,12 @@ bench-catalog: packages environment
 
 docs: environment
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Wheel, sdist, man pages, site, SBOM, container image, and their checksums. The image needs root, debootstrap and crun, and is
+# built and run by layerfarm itself. The same commit, and the same state of Debian's archive (MIRROR, a snapshot), give the same bytes.
+release: environment
+	$(BIN)/python -m tests.release $(if $(filter no,$(IMAGE)),--without-image) $(if $(SUITE),--suite '$(SUITE)') \
+	    $(if $(MIRROR),--mirror '$(MIRROR)')
 
 lint: environment
 	$(BIN)/ruff check .

@@ -1,0 +1,166 @@
+"""The container image of a release: a debootstrap and the wheel, built by layerfarm on an embedded farm.
+
+Needs root: debootstrap installs packages in a chroot, and crun runs the result. Two builds from the same packages have
+one digest: everything that tells the day or the machine is removed or replaced by :func:`clean`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from layerfarm.jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef, ImageResult, LayerOptions
+from layerfarm.worker.embedded import EmbeddedFarm
+from tests.debian import ALONE, bootstrap
+from tests.release.artifacts import LOCKS, ROOT, pack
+
+PACKAGES: Final = ("python3", "skopeo", "ca-certificates", "tini")
+HOME: Final = "opt/layerfarm"
+UID: Final = 10001
+_SCRIPT: Final = """\
+#!/usr/bin/python3 -I
+import sys
+
+sys.path.insert(0, "/opt/layerfarm/lib")
+from layerfarm.worker.cli.__main__ import program
+
+sys.exit(program())
+"""
+_REMOVED: Final = (
+    *("var/log/*", "var/cache/*", "var/lib/apt/lists/*", "var/lib/dpkg/*-old", "var/lib/dpkg/lock*", "var/backups/*"),
+    *("etc/*-", "etc/.pwd.lock", "etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id"),
+    *(
+        "tmp/*",
+        "var/tmp/*",
+        "run/*",
+        "root/.cache",
+        "debootstrap",
+        "var/lib/systemd/catalog",
+        "etc/apt/apt.conf.d/*proxy*",
+    ),
+    *("usr/share/doc/*/*", "usr/share/man/*", "usr/share/info/*", "usr/share/locale/*"),
+)
+_KEPT: Final = ("copyright", "locale.alias")
+_CONFIG: Final = (
+    f"--config.user={UID}:{UID}",
+    "--config.workingdir=/var/lib/layerfarm",
+    "--config.env=PATH=/opt/layerfarm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "--config.env=PYTHONDONTWRITEBYTECODE=1",
+    "--config.env=LAYERFARM_METRICS=:9464",
+    "--config.exposedports=9464/tcp",
+    "--config.stopsignal=SIGTERM",
+    *("--config.entrypoint=tini", "--config.entrypoint=--", "--config.entrypoint=layerfarm"),
+    "--config.cmd=worker",
+    "--no-history",
+)
+"""As in deploy/Dockerfile, which also has a health check: an OCI image has none."""
+
+
+def lacking() -> list[str]:
+    """Return the rights and programs that this machine lacks to make and run the image."""
+    programs = [name for name in ("debootstrap", "crun") if shutil.which(name) is None]
+    return (["root"] if os.geteuid() != 0 else []) + programs
+
+
+def write(output: Path, wheel: Path, epoch: int, suite: str, mirror: str | None) -> str:
+    """Write the image as an OCI archive into ``output``, and run it; return its digest."""
+    number = version("layerfarm")
+    with tempfile.TemporaryDirectory(prefix="layerfarm-image-", dir="/var/tmp") as directory:
+        place = Path(directory)
+        rootfs = place / "rootfs"
+        bootstrap(suite, rootfs, f"--include={','.join(PACKAGES)}", archive=(mirror,) if mirror else ())
+        install(rootfs, wheel)
+        clean(rootfs, epoch)
+        digest = build(rootfs, place / "store", number, epoch)
+        run(place / "store", number, place / "bundle")
+        shutil.rmtree(place / "store/.layerfarm")
+        # As `skopeo copy oci-archive:…` reads it.
+        pack(place / "store", output / f"layerfarm-{number}-image.tar", epoch, prefix="")
+    return digest
+
+
+def install(rootfs: Path, wheel: Path) -> None:
+    """Install the wheel and the locked packages for the Python of ``rootfs``, without running its programs."""
+    (python,) = (path.name for path in (rootfs / "usr/lib").glob("python3.[0-9]*"))
+    lib = rootfs / HOME / "lib"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(lib)]
+    pip += ["--python-version", python.removeprefix("python"), "--only-binary=:all:"]
+    locks = [f"--requirement={ROOT / lock}" for lock in LOCKS]
+    subprocess.run([*pip, "--require-hashes", *locks], check=True)
+    subprocess.run([*pip, "--upgrade", str(wheel)], check=True)
+    # Scripts and their records have this machine's Python; the record of an installed file has its path.
+    shutil.rmtree(lib / "bin", ignore_errors=True)
+    for record in lib.glob("*.dist-info/RECORD"):
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if not re.search(r"(^|/)(bin/|direct_url\.json)", line)))
+    for path in lib.glob("*.dist-info/direct_url.json"):
+        path.unlink()
+    script = rootfs / HOME / "bin/layerfarm"
+    script.parent.mkdir()
+    script.write_text(_SCRIPT)
+    script.chmod(0o755)
+    useradd = ["useradd", "--system", "--uid", str(UID), "--user-group", "--create-home"]
+    useradd += ["--home-dir", "/var/lib/layerfarm", "layerfarm"]
+    subprocess.run([*ALONE, "chroot", rootfs, *useradd], check=True)
+
+
+def clean(rootfs: Path, epoch: int) -> None:
+    """Remove or replace what differs between two builds: logs, caches, names of the machine, byte code, dates."""
+    for pattern in _REMOVED:
+        for path in sorted(rootfs.glob(pattern)):
+            if path.name not in _KEPT:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in sorted(rootfs.rglob("__pycache__")):
+        shutil.rmtree(path)
+    (rootfs / "etc/machine-id").touch()
+    (rootfs / "etc/hostname").write_text("layerfarm\n")
+    shadow = rootfs / "etc/shadow"
+    # The third field is the day of the last change of the password.
+    days = re.sub(r"^([^:]*:[^:]*:)\d+", rf"\g<1>{epoch // 86400}", shadow.read_text(), flags=re.MULTILINE)
+    shadow.write_text(days)
+
+
+def build(rootfs: Path, store: Path, number: str, epoch: int) -> str:
+    """Build the image on an embedded farm, set its configuration, and return the digest of its manifest."""
+    layerfarm("init", "--layout", store)
+    history = HistoryOptions(author="layerfarm", created_by=f"debootstrap, layerfarm {number}")
+    options = LayerOptions(compress="gzip", history=history, source_date_epoch=epoch)
+    image = ImageRef(store=store, tag=number)
+    with EmbeddedFarm(roots=[rootfs], stores=[store]) as own, own.farm() as farm:
+        built = farm.submit(BuildRequest(rootfs=rootfs, image=image, layer=options)).result()
+    assert isinstance(built, ImageResult)
+    layerfarm("config", "--image", f"{store}:{number}", *_CONFIG, epoch=epoch)
+    stat = json.loads(layerfarm("stat", "--json", "--image", f"{store}:{number}"))
+    layerfarm("gc", "--layout", store, "--grace", "0")
+    return str(stat["manifest"]["descriptor"]["digest"])
+
+
+def run(store: Path, number: str, bundle: Path) -> None:
+    """Run the image with crun: it builds and unpacks an image on a farm of its own."""
+    layerfarm("unpack", "--image", f"{store}:{number}", bundle)
+    path = bundle / "config.json"
+    config = json.loads(path.read_text())
+    config["process"]["terminal"] = False
+    demo = ["demo", "--rootfs", "/opt/layerfarm/lib/layerfarm", "--store", "/tmp/store"]
+    config["process"]["args"] = ["tini", "--", "layerfarm", *demo]
+    path.write_text(json.dumps(config))
+    command = ["crun", "--cgroup-manager=disabled", "run", "--bundle", str(bundle), f"layerfarm-release-{os.getpid()}"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and "trees agree" in done.stdout, f"{done.stdout}{done.stderr}"
+
+
+def layerfarm(*args: str | Path, epoch: int = 0) -> str:
+    """Run the command of this checkout, without a farm; return what it prints."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("LAYERFARM_")}
+    command: Sequence[str] = [sys.executable, "-m", "layerfarm.worker.cli", *map(str, args)]
+    environment = plain | {"SOURCE_DATE_EPOCH": str(epoch)}
+    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
