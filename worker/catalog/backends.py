@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol
 
-from layerfarm.jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobFailed, JobNotFound, LayerfarmError
+from layerfarm.jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobNotFound, LayerfarmError
 from layerfarm.jobs.flows.base import Policy, Request
 from layerfarm.jobs.flows.inputs import release, stores_of
 from layerfarm.jobs.store import Layout
@@ -163,8 +163,3 @@ class OnFarm:
             if job.record().state not in (JobState.FAILED, JobState.CANCELLED):
                 return job
         return None
-
-
-def error_text(error: LayerfarmError) -> str:
-    """Return the error of a task in one line."""
-    return str(error) if not isinstance(error, JobFailed) else error.what

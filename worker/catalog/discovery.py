@@ -121,7 +121,7 @@ def discover(
     aged = young(listed, reader, catalog.access.parallel)
     if not listed and not kept and not may_be_empty:
         raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
-    missed = [Missed(where=where, error=str(error)) for where, error in errors]
+    missed = [Missed(where=where, error=str(error), error_type=type(error).__name__) for where, error in errors]
     notices = [f"no longer in the registry, its images leave the catalog: {where}" for where in sorted(gone)]
     notices += [f"{image.name}: left out, no creation time, which newer-than needs" for image in aged.undated]
     return Found(aged.images, list(kept.values()), missed, lists, notices)

@@ -32,7 +32,7 @@ def outlook(work: Work) -> tuple[list[tuple[str, str]], Sequence[Missed]]:
                 found.append((image.name, steps))
             except LayerfarmError as error:
                 work.view.notice(f"{image.name}: {error}")
-                missed.append(Missed(where=image.name, error=str(error)))
+                missed.append(Missed(where=image.name, error=str(error), error_type=type(error).__name__))
     for one in (lacking := fetcher.lacking(discovered.listed)):
         work.view.notice(f"{one.where}: {one.error}")
     return found, [*missed, *lacking]

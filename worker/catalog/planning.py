@@ -92,7 +92,7 @@ class Joint:
     members: tuple[Member, ...]
     layers: tuple[list[LayerToBe], ...]
     """The planned layers of each member, above the kept ones."""
-    failed: Mapping[str, str]
+    failed: Mapping[str, TransformError]
     """Images that the plan cannot divide, with the reason."""
 
     @classmethod
@@ -100,12 +100,12 @@ class Joint:
         """Divide the members by the plan; an image that it cannot divide, all platforms of it, is left out."""
         divider = Divider(plan)
         divided: list[tuple[Member, list[LayerToBe]]] = []
-        failed: dict[str, str] = {}
+        failed: dict[str, TransformError] = {}
         for member in members:
             try:
                 divided.append((member, layers_to_be(member.analysis, divider, member.policy.budget)))
             except TransformError as error:
-                failed[member.name] = str(error)
+                failed[member.name] = error
         divided = [each for each in divided if each[0].name not in failed]
         return cls(plan, tuple(member for member, _ in divided), tuple(layers for _, layers in divided), failed)
 

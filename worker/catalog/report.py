@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from pydantic import computed_field
+
 from layerfarm.worker.catalog.costs import (
     Holding,
     Row,
@@ -20,6 +22,7 @@ from layerfarm.worker.catalog.costs import (
 from layerfarm.worker.catalog.series import in_order, repository_of, split_name
 from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import ImageState, Loss, Missed
+from layerfarm.worker.catalog.summary import Summary, summary_of
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.work import Work
@@ -32,6 +35,8 @@ class ImageRow(Row):
     state: str
     """``done``, ``failed``, ``pending``, ``planned`` or ``skipped``."""
     error: str | None = None
+    error_type: str | None = None
+    """Class name of the error."""
     policy: str = ""
     old: str = ""
     """Digest of the original image."""
@@ -79,6 +84,12 @@ class Report(Row):
     """Repositories that stay unchanged, because the plan would not save enough of their pulls."""
     requests: dict[str, int] = {}
     """Requests to registries, by method, for any purpose."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def summary(self) -> Summary:
+        """Return the result in a few fields, for CI."""
+        return summary_of(self.images, self.missed, self.before, self.after or self.planned)
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -165,6 +176,7 @@ def _row(
         name=state.name,
         state=_state(state, planned, made),
         error=state.error,
+        error_type=state.error_type if state.error else None,
         old=state.old.digest if state.old else "",
         new=state.new.digest if state.new and made else None,
         proof=proofs[0] if proofs else None,

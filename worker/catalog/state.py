@@ -16,7 +16,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from layerfarm.jobs.errors import CatalogError, UnsafePath
+from layerfarm.jobs.errors import CatalogError, JobFailed, LayerfarmError, UnsafePath
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
@@ -77,6 +77,8 @@ class ImageState(BaseModel):
     job_work: str | None = None
     error: str | None = None
     """Why it failed; None: it is done, or was not tried."""
+    error_type: str | None = None
+    """Class name of that error."""
     note: str | None = None
     """Why its policy does not apply to it: without ``old`` it is left out, else copied unchanged."""
 
@@ -100,6 +102,11 @@ class ImageState(BaseModel):
         """Return the state with a publication, in the place of an earlier one there."""
         return self.but(published=(*(one for one in self.published if one.place != new.place), new))
 
+    def failed(self, error: LayerfarmError) -> ImageState:
+        """Return the state with an error."""
+        kind = error.error_type if isinstance(error, JobFailed) else None
+        return self.but(error=error_text(error), error_type=kind or type(error).__name__)
+
     def but(self, **changes: object) -> ImageState:
         return self.model_copy(update=changes)
 
@@ -111,6 +118,8 @@ class Missed(BaseModel):
 
     where: str
     error: str
+    error_type: str = CatalogError.__name__
+    """Class name of the error."""
 
 
 class Loss(BaseModel):
@@ -281,3 +290,8 @@ def _exists(path: bytes) -> bool:
 
 def _file_name(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+
+
+def error_text(error: LayerfarmError) -> str:
+    """Return an error in one line; of a job on a farm, the error of its unit."""
+    return str(error) if not isinstance(error, JobFailed) else error.what

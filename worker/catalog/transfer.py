@@ -119,7 +119,7 @@ class Fetcher:
         return missed
 
     def _failed(self, image: CatalogImage, error: LayerfarmError) -> ImageState:
-        return self._states[image.name].but(origin=image.origin, error=str(error))
+        return self._states[image.name].but(origin=image.origin).failed(error)
 
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
@@ -284,7 +284,7 @@ class Pusher:
             beside, refused = self._push_beside(layout, repository, state.new)
             nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))
         except LayerfarmError as error:
-            return state.but(error=str(error)), 0
+            return state.failed(error), 0
         for text in refused:
             self._notice(f"{state.name}: {text}")
         key = _pushed(state, self._destination, self._proofs)

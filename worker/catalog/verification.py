@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.verify import VerifyRequest
-from layerfarm.worker.catalog.backends import Task, error_text
+from layerfarm.worker.catalog.backends import Task
 from layerfarm.worker.catalog.document import Destination
 from layerfarm.worker.catalog.places import reference_at
 from layerfarm.worker.catalog.published import ReadBack, differences
 from layerfarm.worker.catalog.sources import CatalogImage
+from layerfarm.worker.catalog.state import error_text
 from layerfarm.worker.catalog.transfer import is_pushed
 
 if TYPE_CHECKING:

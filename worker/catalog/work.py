@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.errors import LayerfarmError, StoreError
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.relayer.rechunk import put_plan
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.tag_group import in_groups
-from layerfarm.worker.catalog.backends import Backend, Task, Watcher, error_text
+from layerfarm.worker.catalog.backends import Backend, Task, Watcher
 from layerfarm.worker.catalog.connections import check_connections, of_destination, of_sources
 from layerfarm.worker.catalog.discovery import Found
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile
@@ -151,7 +151,7 @@ class Work:
         for image in failed:
             if self.states[image.name].error is None:
                 self.states.put(
-                    self.states[image.name].but(error="the analysis cannot be stored: is the store writable?")
+                    self.states[image.name].failed(StoreError("the analysis cannot be stored: is the store writable?"))
                 )
         if not members:
             return
@@ -161,7 +161,7 @@ class Work:
         largest = self.catalog.destination.largest
         self.joint, self.losses = plan_what_saves(members, created, self.catalog.order, previous, rechunked, largest)
         for name, error in self.joint.failed.items() if self.joint is not None else ():
-            self.states.put(self.states[name].but(error=error))
+            self.states.put(self.states[name].failed(error))
         self._layouts = dict.fromkeys((member.name for member in members), AS_IT_IS)
         if self.joint is not None:
             self._layouts |= self.joint.layouts()
@@ -189,7 +189,7 @@ class Work:
 
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
             if error is not None:
-                self.states.put(self.states[task.name].but(error=error_text(error)))
+                self.states.put(self.states[task.name].failed(error))
             self.view.ended(
                 task.name, self.states[task.name].error, 0 if error else sum(each.bytes for each in result.images)
             )
@@ -342,7 +342,7 @@ class Work:
         try:
             top = copy_in(self.store, image.name, self.destination, target.tag)
         except LayerfarmError as error:
-            return state.but(error=str(error))
+            return state.failed(error)
         layout = self._layouts.get(image.name)
         done = state.but(new=top, work=self.work_of(image), layout=layout, result=None, note=note)
         return done.publish(Publication(place=str(target), digest=top.digest))
@@ -351,13 +351,13 @@ class Work:
         self, image_and_note: tuple[CatalogImage, str | None], state: ImageState, error: LayerfarmError | None
     ) -> None:
         if error is not None:
-            state = self.states[state.name].but(error=str(error))
+            state = self.states[state.name].failed(error)
         self._end(state, state.new.size if state.is_ready and state.new is not None else 0)
 
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:
         state = self.states[image.name].but(job=None, job_work=None, note=None)
         if error is not None:
-            self._end(state.but(error=error_text(error)), 0)
+            self._end(state.failed(error), 0)
             return
         assert isinstance(result, TransformResult)
         target = self.target(image)

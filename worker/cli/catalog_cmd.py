@@ -124,8 +124,7 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
         work.plan(images, replan=replan, keep=False)
         report = report_of(work, images)
     _say(report, as_json, html, each)
-    if report.failed:
-        raise click.exceptions.Exit(1)
+    raise click.exceptions.Exit(report.summary.exit_code)
 
 
 @command.command("run", cls=GoStyleCommand)
@@ -157,8 +156,7 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
         images = carry_out(work, replan=replan)
         report = report_of(work, images)
     _say(report, as_json, html, each)
-    if report.failed:
-        raise click.exceptions.Exit(1)
+    raise click.exceptions.Exit(report.summary.exit_code)
 
 
 @command.command("report", cls=GoStyleCommand)
