@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from layerfarm.worker.catalog.costs import Row, Totals
 from layerfarm.worker.catalog.state import Missed
-from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.report import ImageRow
@@ -29,7 +28,7 @@ class Summary(Row):
 
     exit_code: Literal[0, 1]
     meaning: str
-    """Of the exit code, in words."""
+    """The reason for the exit code."""
     states: dict[str, int]
     """Number of images in each state of :attr:`ImageRow.state`."""
     failures: tuple[FailureRow, ...]
@@ -49,8 +48,8 @@ def summary_of(rows: Sequence[ImageRow], missed: Sequence[Missed], before: Total
         for row in rows
         if row.state == "failed"
     ]
-    what = [counted(len(failures), "image") + " failed"] if failures else []
-    what += [counted(len(missed), "source") + " or parts of sources cannot be read"] if missed else []
+    what = [f"images that failed: {len(failures)}"] if failures else []
+    what += [f"sources or parts of them that cannot be read: {len(missed)}"] if missed else []
     failures += [FailureRow(where=one.where, error_type=one.error_type, error=one.error) for one in missed]
     states = Counter(row.state for row in rows)
     return Summary(

@@ -52,7 +52,7 @@ def test_failures_have_the_class_of_their_error(tmp_path: Path) -> None:
     summary = ran(path).summary
     assert summary.exit_code == 1
     assert summary.states == {"done": 1, "failed": 1}
-    assert summary.meaning == "1 image failed, 1 source or parts of sources cannot be read"
+    assert summary.meaning == "images that failed: 1, sources or parts of them that cannot be read: 1"
     image_failed, source_missed = summary.failures
     assert (image_failed.where, image_failed.error_type) == ("app:2", "BlobNotFound")
     assert (source_missed.where, source_missed.error_type) == (str(tmp_path / "absent"), "NotALayout")
