@@ -100,6 +100,23 @@ def discover(
         for one in listings
     ]
     listed = select(catalog, listings, lambda origin, error: errors.append((origin, error)))
+    kept = _kept([place for place in places if place.where not in gone], known, listed, errors)
+    aged = young(listed, reader, catalog.access.parallel)
+    if not listed and not kept and not may_be_empty:
+        raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
+    missed = [Missed(where=where, error=str(error), error_type=type(error).__name__) for where, error in errors]
+    notices = [f"no longer in the registry, its images leave the catalog: {where}" for where in sorted(gone)]
+    notices += [f"{image.name}: left out, no creation time, which newer-than needs" for image in aged.undated]
+    return Found(aged.images, kept, missed, lists, notices)
+
+
+def _kept(
+    places: Iterable[Place],
+    known: Iterable[CatalogImage],
+    listed: Sequence[CatalogImage],
+    errors: list[tuple[str, LayerfarmError]],
+) -> list[CatalogImage]:
+    """Return the images of the last run whose source cannot be listed, or has no images any more, which is an error."""
     present = {image.name for image in listed}
     filled = {source_of(image) for image in listed}
     before_by_source: defaultdict[str, list[CatalogImage]] = defaultdict(list)
@@ -108,8 +125,6 @@ def discover(
     kept: dict[str, CatalogImage] = {}
     unlisted = {where for where, _ in errors}
     for source, repository, where in places:
-        if where in gone:
-            continue
         before = before_by_source[source_at(source, repository)]
         if before and where not in unlisted and source_at(source, repository) not in filled:
             what = f"no images, {len(before)} in the last run"
@@ -118,13 +133,7 @@ def discover(
         elif where not in unlisted:
             continue
         kept |= {image.name: image for image in before if image.name not in present}
-    aged = young(listed, reader, catalog.access.parallel)
-    if not listed and not kept and not may_be_empty:
-        raise errors[0][1] if errors else CatalogError("no image found: no tag of the sources matches")
-    missed = [Missed(where=where, error=str(error), error_type=type(error).__name__) for where, error in errors]
-    notices = [f"no longer in the registry, its images leave the catalog: {where}" for where in sorted(gone)]
-    notices += [f"{image.name}: left out, no creation time, which newer-than needs" for image in aged.undated]
-    return Found(aged.images, list(kept.values()), missed, lists, notices)
+    return list(kept.values())
 
 
 def _places(
