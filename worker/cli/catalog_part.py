@@ -10,10 +10,15 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerfarm.worker.import_path import ours_first
+
+if TYPE_CHECKING:
+    from layerfarm.worker.catalog.backends import Backend, Ended, Task, Watcher
 
 
 def main() -> int:
@@ -56,6 +61,7 @@ def _run(request: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
     how = How(request["farm"], request["at_once"], request["processes"], "none")
     try:
         with working(Path(request["file"]), how, view=_Log(stop)) as work:
+            work.backend = _Until(work.backend, stop)
             images = carry_out(work, None if request["whole"] else names)
             return {"failed": failures(work, images, sorted(names.given))}
     except _Stopped:
@@ -68,24 +74,41 @@ class _Stopped(BaseException):
     """The run ends, because the server does."""
 
 
+class _Until:
+    """A backend that begins no task after a stop, and then ends the run; those that run end first."""
+
+    def __init__(self, backend: Backend, stop: threading.Event) -> None:
+        self._backend = backend
+        self._stop = stop
+
+    def run(self, tasks: Iterable[Task], ended: Ended, watcher: Watcher) -> None:
+        self._backend.run(takewhile(lambda _: not self._stop.is_set(), tasks), ended, watcher)
+        if self._stop.is_set():
+            raise _Stopped
+
+
 class _Log:
-    """A view that logs, and ends the run between two images on a stop."""
+    """A view that logs, and on a stop ends the run between two steps, or two images of a transfer."""
 
     def __init__(self, stop: threading.Event) -> None:
         import structlog
 
         self._log = structlog.get_logger()
         self._stop = stop
+        self._step = ""
 
     def step(self, name: str, total: int) -> None:
         self._log.info("step", step=name, images=total)
+        self._step = name
         self._check()
 
     def working(self, name: str, what: str) -> None:
-        pass
+        if what == "push":  # begins
+            self._check()
 
     def ended(self, name: str, error: str | None, nbytes: int = 0) -> None:
-        self._check()
+        if self._step == "fetch":
+            self._check()
 
     def notice(self, text: str) -> None:
         self._log.info(text)
