@@ -179,7 +179,7 @@ class HttpClient:
             reply = self._request("GET", scheme, place, headers, fields)
             content = json.loads(reply.body)
             token = content.get("token") or content.get("access_token")
-        except (urllib3.exceptions.HTTPError, ValueError, AttributeError) as error:
+        except (urllib3.exceptions.HTTPError, ValueError, AttributeError, RecursionError) as error:
             raise NoPlainAnswer from error
         if reply.status != 200 or not isinstance(token, str) or not token.isprintable():
             raise NoPlainAnswer

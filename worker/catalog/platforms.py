@@ -82,8 +82,10 @@ class _Choice:
 
     def _read(self, top: Descriptor, raw: bytes) -> None:
         """Read all indexes, and the platforms of their images."""
-        pending = [(top, raw)]
-        for descriptor, content in pending:  # grows
+        pending = [(top, raw, 1)]
+        for descriptor, content, depth in pending:  # grows
+            if depth > limits().index_depth:
+                raise limits().exceeded("index_depth", "indexes are nested deeper than {}", descriptor.digest)
             document = parsed(content, descriptor.digest)
             if "manifests" not in document or descriptor.digest in self._indexes:
                 continue
@@ -94,7 +96,7 @@ class _Choice:
             for place, child in enumerate(entries):
                 if child.media_type in INDEX_TYPES:
                     below = self._origin.fetch(child)
-                    pending += [(child, below)] if below is not None else []
+                    pending += [(child, below, depth + 1)] if below is not None else []
                 elif (platform := self._platform(child)) is not None:
                     self._platforms[descriptor.digest, place] = platform
 

@@ -140,6 +140,16 @@ def test_a_token_is_asked_for_once_for_each_repository(server: Server, tmp_path:
     assert head.pace.counts == {"GET": 2, "HEAD": 6}
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[]", b"{}", b"x", b'{"token": 1}', b'{"token": "a\\nb"}'])
+def test_a_token_that_cannot_be_read_is_left_to_skopeo(server: Server, body: bytes) -> None:
+    challenge = {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'}
+    server.answer = lambda method, path, authorization: (
+        (200, {}, body) if path.startswith("/token") else (401, challenge, b"")
+    )
+    with pytest.raises(NoPlainAnswer):
+        digest(client(), f"docker://{server.host}/a:1")
+
+
 def test_a_token_that_has_expired_is_asked_for_again(server: Server) -> None:
     tokens = iter(["one", "two"])
     valid = ["one"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.errors import CatalogFileError, MalformedDocument
+from layerfarm.jobs.errors import CatalogFileError, LimitExceeded, MalformedDocument
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.relayer.referrers import attach
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Index, Layout, parse_document
@@ -137,6 +137,21 @@ def test_an_index_that_is_none_is_an_error(images: Layout, entries: object) -> N
     images.tag("app:1", images.put(raw, MEDIA_TYPE_INDEX))
     with pytest.raises(MalformedDocument):
         chosen(images, "app:1", "linux/amd64")
+
+
+def test_indexes_that_are_nested_too_deeply_are_an_error(images: Layout) -> None:
+    amd, _ = two_platforms(images, LAYERS, "app:0")
+    top = index(images, [entry(amd)], "app:1")
+    for _ in range(1200):  # deeper than Python's stack
+        raw = json.dumps({"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": [_plain(top)]}).encode()
+        top = images.put(raw, MEDIA_TYPE_INDEX)
+    images.tag("app:1", top)
+    with pytest.raises(LimitExceeded, match="nested deeper"):
+        chosen(images, "app:1", "linux/amd64")
+
+
+def _plain(top: Descriptor) -> dict[str, Any]:
+    return {"mediaType": top.media_type, "digest": top.digest, "size": top.size}
 
 
 # --- in a catalog ---------------------------------------------------------------------------------
