@@ -88,3 +88,11 @@ def test_missing_rights_and_programs_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert image.lacking() == ["root", "debootstrap", "crun"]
+
+
+def test_pins_of_the_image_are_those_for_its_python() -> None:
+    old, new = (image.pinned_for(python).splitlines() for python in ("3.11.2", "3.11.7"))
+    names = [{line.partition("==")[0] for line in lines} for lines in (old, new)]
+    # redis needs it below 3.11.3.
+    assert names[0] - names[1] == {"async-timeout"} and "celery" in names[1] and "setuptools" not in names[0]
+    assert all("--hash=sha256:" in line and ";" not in line for line in old)

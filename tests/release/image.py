@@ -18,35 +18,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from packaging.markers import Marker
+
 from layerfarm.jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef, ImageResult, LayerOptions
 from layerfarm.worker.embedded import EmbeddedFarm
 from tests.debian import ALONE, bootstrap
+from tests.locks import pins
 from tests.release.artifacts import LOCKS, ROOT, pack
 
 PACKAGES: Final = ("python3", "skopeo", "ca-certificates", "tini")
 HOME: Final = "opt/layerfarm"
 UID: Final = 10001
 _SCRIPT: Final = """\
-#!/usr/bin/python3 -I
+#!/opt/layerfarm/bin/python
 import sys
 
-sys.path.insert(0, "/opt/layerfarm/lib")
 from layerfarm.worker.cli.__main__ import program
 
 sys.exit(program())
 """
+_ONLY_TO_BUILD: Final = ("setuptools",)
+"""Locked packages that the image does not need."""
 _REMOVED: Final = (
-    *("var/log/*", "var/cache/*", "var/lib/apt/lists/*", "var/lib/dpkg/*-old", "var/lib/dpkg/lock*", "var/backups/*"),
-    *("etc/*-", "etc/.pwd.lock", "etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id"),
-    *(
-        "tmp/*",
-        "var/tmp/*",
-        "run/*",
-        "root/.cache",
-        "debootstrap",
-        "var/lib/systemd/catalog",
-        "etc/apt/apt.conf.d/*proxy*",
-    ),
+    *("var/log/*", "var/cache/apt/*", "var/cache/ldconfig/*", "var/cache/debconf/*-old", "var/lib/apt/lists/*"),
+    *("var/lib/dpkg/*-old", "var/lib/dpkg/lock*", "var/backups/*", "etc/*-", "etc/.pwd.lock"),
+    *("etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id", "var/lib/systemd/catalog"),
+    *("etc/apt/apt.conf.d/*proxy*", "tmp/*", "var/tmp/*", "run/*", "root/.cache", "debootstrap"),
     *("usr/share/doc/*/*", "usr/share/man/*", "usr/share/info/*", "usr/share/locale/*"),
 )
 _KEPT: Final = ("copyright", "locale.alias")
@@ -89,14 +86,20 @@ def write(output: Path, wheel: Path, epoch: int, suite: str, mirror: str | None)
 
 
 def install(rootfs: Path, wheel: Path) -> None:
-    """Install the wheel and the locked packages for the Python of ``rootfs``, without running its programs."""
-    (python,) = (path.name for path in (rootfs / "usr/lib").glob("python3.[0-9]*"))
-    lib = rootfs / HOME / "lib"
+    """Install the wheel and the locked packages into an environment of ``rootfs``, for its Python."""
+    in_tree = [*ALONE, "chroot", str(rootfs)]
+    subprocess.run([*in_tree, "python3", "-m", "venv", "--without-pip", f"/{HOME}"], check=True)
+    show = "import platform; print(platform.python_version())"
+    done = subprocess.run([*in_tree, "python3", "-c", show], check=True, capture_output=True, text=True)
+    full = done.stdout.strip()
+    minor = full.rpartition(".")[0]
+    lib = rootfs / HOME / f"lib/python{minor}/site-packages"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(lib)]
-    pip += ["--python-version", python.removeprefix("python"), "--only-binary=:all:"]
-    locks = [f"--requirement={ROOT / lock}" for lock in LOCKS]
-    subprocess.run([*pip, "--require-hashes", *locks], check=True)
-    subprocess.run([*pip, "--upgrade", str(wheel)], check=True)
+    pip += ["--python-version", minor, "--only-binary=:all:", "--upgrade"]
+    pinned = rootfs.with_name("requirements.txt")
+    pinned.write_text(pinned_for(full))
+    subprocess.run([*pip, "--require-hashes", f"--requirement={pinned}"], check=True)
+    subprocess.run([*pip, str(wheel)], check=True)
     # Scripts and their records have this machine's Python; the record of an installed file has its path.
     shutil.rmtree(lib / "bin", ignore_errors=True)
     for record in lib.glob("*.dist-info/RECORD"):
@@ -105,12 +108,22 @@ def install(rootfs: Path, wheel: Path) -> None:
     for path in lib.glob("*.dist-info/direct_url.json"):
         path.unlink()
     script = rootfs / HOME / "bin/layerfarm"
-    script.parent.mkdir()
     script.write_text(_SCRIPT)
     script.chmod(0o755)
     useradd = ["useradd", "--system", "--uid", str(UID), "--user-group", "--create-home"]
-    useradd += ["--home-dir", "/var/lib/layerfarm", "layerfarm"]
-    subprocess.run([*ALONE, "chroot", rootfs, *useradd], check=True)
+    subprocess.run([*in_tree, *useradd, "--home-dir", "/var/lib/layerfarm", "layerfarm"], check=True)
+
+
+def pinned_for(python: str) -> str:
+    """Return the pins for a version of Python, without markers: pip evaluates them for the Python that runs it."""
+    environment = {"python_version": python.rpartition(".")[0], "python_full_version": python}
+    locked = "".join((ROOT / lock).read_text() for lock in LOCKS)
+    found = []
+    for pin, text in pins(locked).items():
+        marker = re.match(r"[^;\n]*;\s*(.*?)\s*\\?$", text.splitlines()[0])
+        if pin.partition("==")[0] not in _ONLY_TO_BUILD and (marker is None or Marker(marker[1]).evaluate(environment)):
+            found.append(" ".join([pin, *re.findall(r"--hash=\S+", text)]))
+    return "\n".join(found) + "\n"
 
 
 def clean(rootfs: Path, epoch: int) -> None:
@@ -150,7 +163,7 @@ def run(store: Path, number: str, bundle: Path) -> None:
     path = bundle / "config.json"
     config = json.loads(path.read_text())
     config["process"]["terminal"] = False
-    demo = ["demo", "--rootfs", "/opt/layerfarm/lib/layerfarm", "--store", "/tmp/store"]
+    demo = ["demo", "--rootfs", "/opt/layerfarm/lib", "--store", "/tmp/store"]
     config["process"]["args"] = ["tini", "--", "layerfarm", *demo]
     path.write_text(json.dumps(config))
     command = ["crun", "--cgroup-manager=disabled", "run", "--bundle", str(bundle), f"layerfarm-release-{os.getpid()}"]
