@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import socket
+import stat
 import subprocess
 from pathlib import Path
 
@@ -52,6 +53,27 @@ def test_the_record_is_what_lstat_says(odd_tree: Path) -> None:
             found.st_dev,
             found.st_rdev,
         ]
+
+
+def test_a_record_takes_nothing_from_the_entry_before_it(build: Build) -> None:
+    def device(path: bytes) -> None:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+    root = build(
+        {"a": b"1", "b": b"", "c/in": b"2", "d": b"3", "e": device, "f/in": b"4", "g": device, "h": b"5", "i/in": b"6"}
+    )
+    (root / "b").chmod(0o600)
+    (root / "d").chmod(0o600)
+    os.chown(root / "d", 5, 6)
+    os.link(root / "h", root / "j")
+    out = io.BytesIO()
+    walk_tree(root, out)
+    for line in out.getvalue().decode().splitlines():
+        *numbers, path = line.split()
+        found = os.lstat(root / path)
+        links = f"{found.st_nlink:010d}" if path in ("h", "j") else found.st_nlink
+        assert numbers[1:6] == [str(n) for n in (found.st_mode, found.st_size, links, found.st_uid, found.st_gid)]
+        assert numbers[8:] == [str(found.st_dev), str(found.st_rdev)]
 
 
 def test_summary_counts_entries_and_content(build: Build) -> None:
