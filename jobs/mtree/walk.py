@@ -183,8 +183,8 @@ class _TreeWalk:
         append(_record(itself, ctime, itself.st_nlink, path))
         names, encoded = _sorted_names(fd, prefix)
         subdirectories = directory.subdirectories
-        # The inner loop of a walk: one lstat and one formatted line, no call of Python code. Fields that an entry shares
-        # with the one before it are checked and formatted once, which saves a sixth of the time.
+        # The inner loop of a walk: one lstat and one formatted line, no call of Python code. The fields that an entry
+        # shares with the one before it are checked and formatted once, which saves a tenth of the time.
         lstat, like = os.lstat, None
         for name, text in zip(names, encoded, strict=True):
             try:
