@@ -261,9 +261,11 @@ class Job:
             JobTimeout: it has not ended in time; it continues.
             JobNotFound: the record has expired.
         """
-        for _ in Watch(self._farm, self.id, timeout).run():
-            pass
         record = self.record()
+        if not record.state.final:
+            for _ in Watch(self._farm, self.id, timeout).run():
+                pass
+            record = self.record()
         if record.state is JobState.CANCELLED:
             raise JobCancelled("job was cancelled", where=self.id)
         if record.state is JobState.FAILED:
