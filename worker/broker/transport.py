@@ -1,6 +1,7 @@
 """Overrides of kombu's Redis transport, in the processes of workers only (:func:`use_in_this_process`).
 
 - ``QoS.ack``: a message that a full or read-only Redis cannot acknowledge keeps its place, and no others are fetched.
+- ``Channel.conn_or_acquire``: making a client for each command takes longer than the command.
 - ``Channel._connparams``: returning a message after the connection was closed ends the worker (kombu #582, #970).
 - ``Channel._receive_one``: redis-py reconnects inside it and waits, which blocks the event loop (celery #8091).
 - ``Channel._brpop_read``: a message that is not JSON ends the worker (celery #1113); so does a primary that becomes a
@@ -12,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
@@ -57,6 +59,17 @@ class Channel(kombu_redis.Channel):
     """Raises connection errors, on which Celery's consumer reconnects."""
 
     QoS = QoS
+    _idle: redis.Redis | None = None
+    """A client of ``pool``."""
+
+    @contextmanager
+    def conn_or_acquire(self, client: redis.Redis | None = None) -> Iterator[redis.Redis]:
+        """Yield ``client``, or the same one each time until the channel gets another pool, as in a fork."""
+        if client is None:
+            if self._idle is None or self._idle.connection_pool is not self.pool:
+                self._idle = self._create_client()  # type: ignore[no-untyped-call]
+            client = self._idle
+        yield client
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         if self.connection is None or self.connection.client is None:

@@ -22,6 +22,21 @@ def test_closed_connection_is_an_error_of_the_connection(connection: object) -> 
         channel._connparams()
 
 
+def test_channel_has_one_client_for_each_pool() -> None:
+    channel = Channel.__new__(Channel)
+    channel.Client = redis.Redis
+    channel._pool = first = redis.ConnectionPool()
+    with channel.conn_or_acquire() as client, channel.conn_or_acquire() as again:
+        assert client is again
+        assert client.connection_pool is first
+    channel._pool = redis.ConnectionPool()
+    with channel.conn_or_acquire() as client:
+        assert client.connection_pool is channel._pool
+    given = redis.Redis()
+    with channel.conn_or_acquire(given) as client:
+        assert client is given
+
+
 def test_error_is_one_that_the_consumer_recovers_from() -> None:
     assert issubclass(redis.ConnectionError, kombu_redis.get_redis_error_classes().connection_errors)
     assert Transport.Channel is Channel
