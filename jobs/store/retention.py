@@ -37,26 +37,22 @@ class HourlyFiles:
         self._kept = kept
         self._files = files_of(layout)
 
-    def write(self, name: str, content: bytes) -> None:
-        """Store ``content``.
+    def write(self, name: str, content: bytes, now: float) -> Path:
+        """Store ``content`` at ``now``, in seconds on the store's clock; return the file.
 
         Raises:
             OSError, StoreError: the store cannot be written.
         """
-        hour = int(IndexFile(self._layout).now()) // _HOUR
+        hour = int(now) // _HOUR
         directory = self._directory / str(hour)
         if not self._files.is_directory(directory):
             for old in self._hours():
                 if old < hour - self._kept:
                     with suppress(OSError):
                         self._files.remove(self._directory / str(old))
-        replace_file(directory / name, content, self._layout)
-
-    def change(self, name: str, content: bytes) -> None:
-        """Replace the content of a retained file, not its time; do nothing if there is none."""
-        path = self._find(name)
-        if path is not None:
-            replace_file(path, content, self._layout)
+        path = directory / name
+        replace_file(path, content, self._layout)
+        return path
 
     def read(self, name: str) -> bytes | None:
         """Return the newest content; None if there is none.
@@ -88,7 +84,7 @@ def write_ending(layout: Path, job_id: str, text: str) -> None:
     Raises:
         OSError, StoreError: the store cannot be written.
     """
-    HourlyFiles(layout, "ended", _ENDINGS_KEPT).write(job_id, text.encode())
+    HourlyFiles(layout, "ended", _ENDINGS_KEPT).write(job_id, text.encode(), IndexFile(layout).now())
 
 
 def read_ending(layout: Path, job_id: str) -> str | None:
@@ -119,7 +115,8 @@ class Commits:
 
     A process may be paused just before it sets a tag, and resume when another process has done its job and a newer job
     has moved the tag: it would move the tag back. So the holder of the index's lock records the change under the
-    attempt's name before making it, and records afterwards that it is made. To be used under that lock.
+    attempt's name before making it, and records afterwards that it is made. A tag that names the image already is
+    recorded once, as done. To be used under that lock.
     """
 
     def __init__(self, layout: Path) -> None:
@@ -137,13 +134,13 @@ class Commits:
         commit = parse_document(Commit, content, f"{self._layout}: committed/{name}")
         return commit.done or commit.tag != tag or now != commit.before
 
-    def begin(self, name: str, commit: Commit) -> None:
-        """Record a change before it is made."""
-        self._files.write(name, encode_document(commit))
+    def begin(self, name: str, commit: Commit, now: float) -> Path:
+        """Record a change before it is made, at ``now`` on the store's clock; return the record."""
+        return self._files.write(name, encode_document(commit), now)
 
-    def end(self, name: str, commit: Commit) -> None:
+    def end(self, record: Path, commit: Commit) -> None:
         """Record that the change was made."""
-        self._files.change(name, encode_document(commit.model_copy(update={"done": True})))
+        replace_file(record, encode_document(commit.model_copy(update={"done": True})), self._layout)
 
 
 # --- deleted blobs --------------------------------------------------------------------------------

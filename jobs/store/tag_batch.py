@@ -177,10 +177,11 @@ class TagBatch:
             granted: dict[str, Descriptor] = {}
             attached = list(referrers)
             answers: list[str | None] = []
-            begun: dict[str, Commit] = {}
+            begun: dict[str, tuple[Path, Commit]] = {}
             for each in (*(one.request for one in waiting), *own):
                 before = self._named_by(each.tag) if each.once else []
-                if each.once and (each.once in begun or self._commits.is_done(each.once, each.tag, before)):
+                names = [found.digest for found in before]
+                if each.once and (each.once in begun or self._commits.is_done(each.once, each.tag, names)):
                     answers.append(None)
                     continue
                 missing = self._missing(each, seen)
@@ -190,11 +191,14 @@ class TagBatch:
                     granted[each.tag] = each.entry
                     attached += each.referrers
                     if each.once:
-                        begun[each.once] = Commit(tag=each.tag, before=before, after=each.descriptor.digest)
-                        self._commits.begin(each.once, begun[each.once])
+                        # A tag that names this already is not changed, so one record is enough.
+                        done = before == [each.entry] and not each.referrers
+                        commit = Commit(tag=each.tag, before=names, after=each.descriptor.digest, done=done)
+                        begun[each.once] = self._commits.begin(each.once, commit, self._index.now()), commit
             self._index.replace(lambda index: index.change(granted).attached(attached))
-            for name, commit in begun.items():
-                self._commits.end(name, commit)
+            for record, commit in begun.values():
+                if not commit.done:
+                    self._commits.end(record, commit)
             for one, missing in zip(waiting, answers, strict=False):
                 answer = _GRANTED if missing is None else _REFUSED + missing.encode()
                 os.pwrite(one.fd, answer + b"\n", 0)
@@ -216,10 +220,10 @@ class TagBatch:
                     found.append(one)
         return found
 
-    def _named_by(self, tag: str) -> list[str]:
-        """Return the digests that the tag names; none for another tool's invalid entry."""
+    def _named_by(self, tag: str) -> list[Descriptor]:
+        """Return what the tag names; nothing for another tool's invalid entry."""
         with suppress(MalformedDocument):
-            return [found.digest for found in self._index.read().find(tag)]
+            return self._index.read().find(tag)
         return []
 
     def _opened(self, path: Path, stack: ExitStack) -> _Waiting | None:

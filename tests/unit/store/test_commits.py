@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.descriptor import Descriptor
+from layerfarm.jobs.store import Layout, retention
+from layerfarm.jobs.store.atomic_file import replace_file
+from layerfarm.jobs.store.descriptor import SUBJECT, Descriptor
 from layerfarm.jobs.store.retention import Commit, Commits
 
 
@@ -58,6 +59,33 @@ def test_holder_that_died_after_the_index_was_written_has_given_the_tag(layout: 
     assert names(layout) == newest.digest
 
 
+def test_tag_that_names_the_image_already_is_recorded_as_given_at_once(layout: Layout) -> None:
+    old, new = image(layout, "old"), image(layout, "new")
+    layout.tag("t", old)
+    written = []
+
+    def write(path: Path, content: bytes, *args: Path) -> None:
+        written.append(path.name)
+        replace_file(path, content, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retention, "replace_file", write)
+        layout.tag("t", old, once="job")
+        assert written == ["job"]
+        layout.tag("t", new, once="other-job")
+        assert written == ["job", "other-job", "other-job"]
+    layout.tag("t", old, once="job")
+    assert names(layout) == new.digest
+
+
+def test_tag_that_names_the_image_already_is_given_again_with_its_referrers(layout: Layout) -> None:
+    old = image(layout, "old")
+    referrer = image(layout, "about it").model_copy(update={"annotations": {SUBJECT: old.digest}})
+    layout.tag("t", old)
+    layout.tag("t", old, once="job", referrers=[referrer])
+    assert referrer in layout.index().manifests
+
+
 def test_without_a_name_a_tag_is_given_as_often_as_asked(layout: Layout) -> None:
     old, new = image(layout, "old"), image(layout, "new")
     for one in (old, new, old):
@@ -68,4 +96,4 @@ def test_without_a_name_a_tag_is_given_as_often_as_asked(layout: Layout) -> None
 
 def _begun(layout: Layout, commit: Commit) -> None:
     with layout._index.locked():
-        Commits(layout.path).begin("job", commit)
+        Commits(layout.path).begin("job", commit, layout.now())
