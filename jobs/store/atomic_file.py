@@ -18,6 +18,7 @@ PRIVATE_DIRECTORY: Final = ".layerfarm"
 BLOBS: Final = "blobs"
 """Present in every layout, and created first."""
 _SPECIFIED: Final = (BLOBS, "index.json", "oci-layout")
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY
 _STALE_READS: Final = 10
 
@@ -79,16 +80,15 @@ def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
 def replace_file(path: Path, content: bytes, layout: Path, staging: Path | None = None) -> None:
     """Replace a file of ``layout`` in one step: readers see the old content or the new, whole.
 
-    Its directory, and by default the one for staging, are created if missing. ``staging``: an existing directory where
-    the new file is written first.
+    Its directory, and the one for staging, are created if missing. ``staging``: where the new file is written first.
     """
-    if staging is None:
-        staging = layout / PRIVATE_DIRECTORY / "ingest"
-        make_directory(path.parent, layout)
-        make_directory(staging, layout)
-    temporary = new_file(staging, layout, content)
+    temporary = new_file(staging or layout / PRIVATE_DIRECTORY / "ingest", layout, content)
     try:
-        rename_durably(temporary, path, layout)
+        try:
+            rename_durably(temporary, path, layout)
+        except FileNotFoundError:
+            make_directory(path.parent, layout)
+            rename_durably(temporary, path, layout)
     except BaseException:
         with suppress(OSError):
             files_of(layout).unlink(temporary)
@@ -115,12 +115,17 @@ def new_file(directory: Path, layout: Path, content: bytes, *, durable: bool = T
 def create_file(directory: Path, layout: Path, holder: str = "") -> tuple[int, Path]:
     """Create a file with a random name; return a descriptor open for writing, and the path.
 
+    Its directory is created if missing; it seldom is, so that is not checked first.
     Its mode follows the umask and its owner is the layout's if root works: tempfile would make it 0600, unreadable
     for other users of a shared layout (umoci.md B7). ``holder``: beginning of the name, before a dot.
     """
     path = directory / ((f"{holder}." if holder else "") + os.urandom(16).hex())
     files = files_of(layout)
-    fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        fd = files.open(path, _NEW)
+    except FileNotFoundError:
+        make_directory(directory, layout)
+        fd = files.open(path, _NEW)
     try:
         give_to_owner(fd, layout)
     except BaseException:

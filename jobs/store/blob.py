@@ -180,7 +180,6 @@ class Ingest:
         """Bytes written so far."""
         staging = layout / PRIVATE_DIRECTORY / "ingest"
         with explained("blob cannot be staged", staging):
-            make_directory(staging, layout)
             # The janitor keeps files named for a job that holds a lease.
             self._fd, self._path = create_file(staging, layout, at_work())
 

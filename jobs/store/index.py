@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedDocument
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, make_directory, read_file, replace_file
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, read_file, replace_file
 from layerfarm.jobs.store.descriptor import (
     REF_NAME,
     SUBJECT,
@@ -124,7 +124,6 @@ class IndexFile:
     def lock(self) -> Iterator[Lock]:
         """Open the lock of the index's writers, without taking it."""
         with explained("index.json cannot be locked", self._layout):
-            make_directory(self._lock.parent, self._layout)
             lock = Lock(self._lock, self._layout)
         with lock:
             yield lock

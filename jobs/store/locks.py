@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from layerfarm.jobs.store.atomic_file import files_of, give_to_owner
+from layerfarm.jobs.store.atomic_file import files_of, give_to_owner, make_directory
 
 _WHOLE_FILE: Final = (os.SEEK_SET, 0, 0, 0)
 _LOCK: Final = struct.pack("@hhqqi", fcntl.F_WRLCK, *_WHOLE_FILE)
@@ -82,10 +82,15 @@ class Lock:
 
 
 def _lock_file(path: Path, layout: Path) -> int:
-    """Open the file, created if missing. Only a new one is given to the layout's owner: an existing file, perhaps a
-    hard link to another user's, keeps its owner.
+    """Open the file; it and its directory are created if missing.
+
+    Only a new file is given to the layout's owner: an existing one, perhaps a hard link to another user's, keeps its
+    owner.
     """
     files = files_of(layout)
+    with suppress(FileNotFoundError):
+        return files.open(path, os.O_RDWR)
+    make_directory(path.parent, layout)
     try:
         fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:

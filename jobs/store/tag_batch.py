@@ -125,8 +125,7 @@ class TagBatch:
     def _waiting(self, request: TagRequest) -> Iterator[Path]:
         """Yield the request as a file that others find whole or not at all."""
         staging = self._layout / PRIVATE_DIRECTORY / "ingest"
-        for directory in (staging, self._directory):
-            make_directory(directory, self._layout)
+        make_directory(self._directory, self._layout)
         temporary = new_file(staging, self._layout, encode_document(request), durable=False)
         # Ordered in time by their names; a touch does not change that.
         path = self._directory / f"{self._files.lstat(temporary).st_mtime_ns:020d}-{temporary.name}"
