@@ -263,7 +263,15 @@ class MemoryJobStore:
         return Answer(Status.OK, False, job.complete)
 
     def open_stage(
-        self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
+        self,
+        claim: Claim,
+        position: int,
+        name: str,
+        state: State,
+        units: Sequence[Unit],
+        *,
+        commits: bool = False,
+        taken: bool = False,
     ) -> Status:
         job = self._jobs.get(claim.item.job_id)
         this = f"open:{position}:{claim.token}"
@@ -284,6 +292,9 @@ class MemoryJobStore:
         job.deliveries, job.waits = {}, {}
         if commits:
             job.commits = position
+        if taken:
+            job.sent = position
+            del job.claims[claim.item.name]
         job.by = this
         self._moved(job)
         return Status.OK

@@ -288,12 +288,18 @@ class CeleryRunner:
             units = stage.plan(context, state)
             if units:
                 self._check_bytes(job, units)
-                status = self.store.open_stage(claim, number, stage.name, state, units, commits=stage.commits)
-                if status is Status.OK:
-                    reached("stage.opened")
-                    self._send_units(claim, number, range(len(units)))
-                else:
+                alone = len(units) == 1 and self._takes_a_unit(job)
+                status = self.store.open_stage(
+                    claim, number, stage.name, state, units, commits=stage.commits, taken=alone
+                )
+                if status is not Status.OK:
                     self._give_back(claim)
+                    return
+                reached("stage.opened")
+                if alone:
+                    self._next = Item(context.job_id, context.attempt, "unit", number, 0)
+                else:
+                    self._send_units(claim, number, range(len(units)))
                 return
             state = stage.join(context, state, [])
         result = flow.finish(context, state).model_dump_json()
@@ -314,10 +320,10 @@ class CeleryRunner:
         return joined
 
     def _send_units(self, claim: Claim, position: int, indexes: Iterable[int]) -> None:
-        """Send the units; this process does one of them, if it may continue. A bulk job yields between units."""
+        """Send the units; this process does one of them, if it may continue."""
         item = claim.item
         units = [Item(item.job_id, item.attempt, "unit", position, index) for index in indexes]
-        mine = units.pop(0) if units and claim.job.traffic is not Traffic.BULK and self._is_young() else None
+        mine = units.pop(0) if units and self._takes_a_unit(claim.job) else None
         self.sender.send(units, claim.job.traffic)
         reached("units.sent")
         answer = self.store.sent(claim, position)
@@ -326,6 +332,10 @@ class CeleryRunner:
             self._send_close(item)
         elif answer.status is Status.OK:
             self._next = mine
+
+    def _takes_a_unit(self, job: JobView) -> bool:
+        """Return True if this process does a unit of the stage that it opened; a bulk job yields between units."""
+        return job.traffic is not Traffic.BULK and self._is_young()
 
     def _admit(self, job_id: str, job: JobView) -> None:
         """Check and spend the signature of a job that begins.

@@ -115,11 +115,20 @@ class RedisJobStore:
         return _answer(self._under("record", claim, claim.item.index_text, json.dumps(result), claim.unit.bytes))
 
     def open_stage(
-        self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
+        self,
+        claim: Claim,
+        position: int,
+        name: str,
+        state: State,
+        units: Sequence[Unit],
+        *,
+        commits: bool = False,
+        taken: bool = False,
     ) -> Status:
         nbytes = sum(unit.bytes for unit in units)
         head = (position, name, "1" if commits else "", state.model_dump_json(), nbytes, self._job_expires)
-        return Status(self._under("open_stage", claim, *head, *(unit.model_dump_json() for unit in units)))
+        texts = (unit.model_dump_json() for unit in units)
+        return Status(self._under("open_stage", claim, *head, "1" if taken else "", *texts))
 
     def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
         status, *found = self._under("pending", claim)

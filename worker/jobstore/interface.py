@@ -67,9 +67,22 @@ class JobStore(Protocol):
         """Record the result of a unit and release the claim."""
 
     def open_stage(
-        self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool = False
+        self,
+        claim: Claim,
+        position: int,
+        name: str,
+        state: State,
+        units: Sequence[Unit],
+        *,
+        commits: bool = False,
+        taken: bool = False,
     ) -> Status:
-        """Make stage ``position`` the current one. ``commits``: once a unit of it is claimed, a cancel is too late."""
+        """Make stage ``position`` the current one.
+
+        Parameters:
+            commits: once a unit of it is claimed, a cancel is too late.
+            taken: the holder does the only unit, so nothing is sent: the claim is released, as by :meth:`sent`.
+        """
 
     def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
         """Return the current stage and its units that are neither done nor in progress. None: the claim is stale."""

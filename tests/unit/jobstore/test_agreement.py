@@ -35,7 +35,7 @@ _OPERATIONS = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from((1.0, LEASE, 61.0, -30.0))),
     st.tuples(st.just("claim"), _items, _owners),
     st.tuples(st.sampled_from(("record", "finish", "release", "pending", "closed", "keep", "beat")), st.integers(0, 9)),
-    st.tuples(st.just("open"), st.integers(0, 9), st.integers(0, 1), _flags),
+    st.tuples(st.just("open"), st.integers(0, 9), st.integers(0, 1), _flags, _flags),
     st.tuples(st.just("sent"), st.integers(0, 9), st.integers(0, 1)),
     st.tuples(st.just("end"), st.sampled_from((JobState.CANCELLED, JobState.FAILED)), _flags),
     st.tuples(st.just("retry"), _flags),
@@ -102,11 +102,10 @@ class Side:
     def _beat(self, number: int) -> Any:
         return self._under(number, lambda claim: self.store.beat(claim, number))
 
-    def _open(self, number: int, stage: int, commits: bool) -> Any:
-        units = [Unit(params={"n": n}, bytes=10) for n in range(2)]
-        return self._under(
-            number, lambda claim: self.store.open_stage(claim, stage, "stage", Numbers(), units, commits=commits)
-        )
+    def _open(self, number: int, stage: int, commits: bool, taken: bool) -> Any:
+        units = [Unit(params={"n": n}, bytes=10) for n in range(1 if taken else 2)]
+        how = {"commits": commits, "taken": taken}
+        return self._under(number, lambda claim: self.store.open_stage(claim, stage, "stage", Numbers(), units, **how))
 
     def _sent(self, number: int, stage: int) -> Any:
         return self._under(number, lambda claim: self.store.sent(claim, stage))

@@ -219,6 +219,19 @@ def test_stage_is_opened_by_the_newest_claim_only_and_once(bench: Bench) -> None
         assert bench.store.sent(new, 0).status is Status.OK
 
 
+def test_stage_whose_only_unit_the_holder_takes_is_open_without_its_claim(bench: Bench) -> None:
+    bench.submit()
+    begins = bench.claimed(START)
+    for _ in range(2):
+        status = bench.store.open_stage(begins, 0, "first", Numbers(), [Unit(params={})], taken=True)
+        assert status is Status.OK
+    assert bench.store.pending(begins) is None
+    assert bench.refused(START, OTHER).why is Status.STALE  # nothing is left to be sent
+    assert bench.store.look("job", -1).items == (unit(0),)  # should the holder die now
+    bench.done(unit(0))
+    bench.claimed(Item("job", 1, "advance", 0))
+
+
 def test_last_report_of_sent_units_learns_that_the_job_is_over(bench: Bench) -> None:
     bench.submit()
     begins = bench.claimed(START)
