@@ -12,6 +12,9 @@ no fsync; any number of processes may do so, and a collector on any host needs n
   while the process works. The job's record names the outputs of a unit, which therefore last as long as inputs.
 * The end of the job releases it. If no process is left to do so it expires, and the next collection removes it.
 
+A user who cannot write into another user's lease of the job takes one in ``.layerfarm/leases-of-others/<job>.<uid>``.
+Each step of a job lists that directory, which is nearly always empty; ``leases`` has an entry for each queued job.
+
 A job of ``layerfarm.worker.engine.local`` ends with its process: its lease lasts an hour after the last touch.
 """
 
@@ -71,6 +74,7 @@ class Leases:
     def __init__(self, layout: Path) -> None:
         self._layout = layout
         self._directory = layout / PRIVATE_DIRECTORY / "leases"
+        self._of_others = layout / PRIVATE_DIRECTORY / "leases-of-others"
         self._files = files_of(layout)
 
     def add(self, holder: str, seconds: float, digests: Iterable[str]) -> None:
@@ -85,7 +89,7 @@ class Leases:
                 self._add(directory, seconds, digests)
             except PermissionError:
                 # Another user of the store queued the job and owns that directory.
-                self._add(directory.with_name(f"{holder}.{os.geteuid()}"), seconds, digests)
+                self._add(self._of_others / f"{holder}.{os.geteuid()}", seconds, digests)
 
     def touch(self, holder: str) -> None:
         """Renew the lease, if there is one."""
@@ -118,18 +122,17 @@ class Leases:
         return self._directory / holder
 
     def _all_of(self, holder: str) -> list[Path]:
-        first = self._of(holder)
-        # There may be a thousand queued jobs: a glob would take ten times as long.
-        others = [name for name in self._files.names(self._directory) if name.startswith(f"{holder}.")]
-        return [path for path in (first, *map(self._directory.joinpath, others)) if self._files.is_directory(path)]
+        names = [name for name in self._files.names(self._of_others) if name.startswith(f"{holder}.")]
+        found = (self._of(holder), *map(self._of_others.joinpath, names))
+        return [path for path in found if self._files.is_directory(path)]
 
     def _remove(self, directory: Path) -> None:
         with suppress(OSError):
             self._files.remove(directory)
 
     def _add(self, directory: Path, seconds: float, digests: Iterable[str]) -> None:
-        make_directory(directory, self._layout)
         if not self._files.is_file(directory / _TERM):
+            make_directory(directory, self._layout)
             self._say(directory, seconds)
         for digest in digests:
             name = directory / check_digest(digest).replace(":", "_", 1)
@@ -148,12 +151,13 @@ class Leases:
         self._files.rename(term, directory / _TERM)
 
     def _found(self) -> Iterator[tuple[Lease, Path]]:
-        for name in sorted(self._files.names(self._directory)):
-            directory = self._directory / name
-            with suppress(FileNotFoundError):
-                found = self._files.lstat(directory)
-                if stat.S_ISDIR(found.st_mode):
-                    yield self._read(name.partition(".")[0], directory, found.st_mtime), directory
+        for top in (self._directory, self._of_others):
+            for directory in map(top.joinpath, sorted(self._files.names(top))):
+                with suppress(FileNotFoundError):
+                    found = self._files.lstat(directory)
+                    if stat.S_ISDIR(found.st_mode):
+                        holder = directory.name.partition(".")[0]
+                        yield self._read(holder, directory, found.st_mtime), directory
 
     def _read(self, holder: str, directory: Path, touched: float) -> Lease:
         seconds, term = _UNTOLD, directory / _TERM

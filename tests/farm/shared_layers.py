@@ -221,7 +221,9 @@ def look_for_leftovers(ground: Ground, store: Path, outcome: Outcome) -> None:
     client = farm.client
     with suppress(AssertionError):
         until(lambda: not client.exists(KEYS.works) and not farm.store.active(), timeout=30)
-    left = [str(path) for kind in ("work", "leases") for path in (store / ".layerfarm" / kind).glob("*")]
+    left = [
+        str(path) for kind in ("work", "leases", "leases-of-others") for path in (store / ".layerfarm" / kind).glob("*")
+    ]
     left += [*client.scan_iter(f"{KEYS.prefix}work:*:waiting"), *farm.store.active()]
     outcome.left += len(left)
     outcome.notes += tuple(left)

@@ -245,7 +245,7 @@ class Trial:
         self._let_forgotten_leases_run_out()
         left = [
             path
-            for kind in ("ingest", "work", "unpack", "leases")
+            for kind in ("ingest", "work", "unpack", "leases", "leases-of-others")
             for path in (self.store / ".layerfarm" / kind).glob("*")
         ]
         left += [path for path in self.ground.allowed.iterdir() if path.name.startswith(".")]

@@ -19,6 +19,7 @@ from layerfarm.jobs.store.gc import DEFAULT_GRACE, STAGING_GRACE, collect
 from layerfarm.jobs.store.leases import Leases, holding
 from layerfarm.jobs.store.reachability import explain_blob
 from layerfarm.jobs.store.retention import Trash
+from tests.ordinary_user import ordinary_user
 from tests.unit.store.test_gc import age_all, digests, held, index, manifest, plain
 
 
@@ -130,6 +131,25 @@ def test_what_ran_out_while_its_holder_slept_is_taken_again(layout: Layout) -> N
         collect(layout, 0)
         two = layout.put(b"two", "a/b")
     assert two.digest in lease_of(layout, "job")
+
+
+def test_user_who_cannot_write_into_the_lease_of_another_takes_one_too() -> None:
+    with ordinary_user() as user:
+        layout = Layout.create(user.home / "store")
+        ours, theirs = digests(layout.put(b"ours", "a/b")), digests(layout.put(b"theirs", "a/b"))
+        Leases(layout.path).add("job", 60, ours)
+        (layout.path / ".layerfarm").chmod(0o777)
+        user.call(lambda: Leases(layout.path).add("job", 60, theirs))
+        age_all(layout)
+        collect(layout, 0)
+        assert held(layout) == ours | theirs
+        for lease in (layout.path / ".layerfarm").glob("leases*/*/lease"):
+            os.utime(lease, (1, 1))
+        Leases(layout.path).touch("job")
+        collect(layout, 0)
+        assert held(layout) == ours | theirs
+        Leases(layout.path).release("job")
+        assert Leases(layout.path).live(0) == []
 
 
 def test_threads_of_one_process_work_for_different_jobs(layout: Layout) -> None:

@@ -67,7 +67,10 @@ ACTS: dict[str, Callable[[Layout], object]] = {
     "clean": lambda layout: WorkDirectory(layout.path, "JOB").remove(),
     "has": lambda layout: layout.has(A),
 }
-KINDS = ("ingest", "work", "unpack", "doomed", "leases", "tagging", "trash", "notes", "ended", "committed")
+KINDS = (
+    *("ingest", "work", "unpack", "doomed", "leases", "leases-of-others", "tagging", "trash", "notes", "ended"),
+    "committed",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
