@@ -42,6 +42,14 @@ def test_events_tell_each_change_once(store: RedisJobStore, bench: Bench) -> Non
     assert store.events("job", store.last_event("job"), 0.01) == []
 
 
+def test_end_of_a_job_is_one_event(store: RedisJobStore, bench: Bench) -> None:
+    bench.opened()
+    after = store.last_event("job")
+    store.end("job", JobState.FAILED)
+    store.closed(bench.claimed(CLOSE))
+    assert [progress.state for _, progress in store.events("job", after, 0.01)] == [JobState.FAILED]
+
+
 def test_events_are_capped(client: fakeredis.FakeRedis, store: RedisJobStore, bench: Bench) -> None:
     bench.opened(1)
     claim = bench.claimed(unit(0))

@@ -22,5 +22,4 @@ if get('state') == 'queued' then
 end
 redis.call('HSET', job, 'ending', ARGV[3])
 moved()
-event()
 return {'ok', due()}
