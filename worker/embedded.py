@@ -30,7 +30,7 @@ __all__ = ["EmbeddedFarm"]
 _PREFIX: Final = "layerfarm-farm-"
 _LONGEST_SOCKET: Final = 107
 """Bytes of a socket's path (unix(7))."""
-_START: Final = 30.0
+_START: Final = 60.0
 """Seconds within which Redis and the worker must be ready."""
 _CLEAN: Final = 4.0
 """Seconds for cancelled jobs to remove what they staged."""

@@ -79,7 +79,7 @@ class Stages:
             self._program("go")
             environment["GOCACHE"] = str(ROOT / ".cache/go/build")
         if stage == "redis":
-            stands_for["redis://queue/0"] = self._farm()
+            stands_for |= dict.fromkeys(("redis://queue/0", "redis://:SECRET@queue/0"), self._farm())
         if stage == "catalog":
             stands_for["registry.example"] = self._host()
             (directory / ".config/containers").mkdir(parents=True)
