@@ -24,7 +24,7 @@ def report_lines(report: Report) -> list[str]:
     lines += _table(_totals(report))
     lines += ["", *_table(_repositories(report))]
     if report.shared_after:
-        lines += ["", "shared by whom, now:", *_shared(report)]
+        lines += ["", "layers by the images that have them, now:", *_shared(report)]
     if report.losses:
         lines += ["", "left as they are, because rechunk would not save enough:", *map(_loss, report.losses)]
     if report.failed:
