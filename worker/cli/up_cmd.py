@@ -59,9 +59,10 @@ def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int 
         roots=[root.absolute() for root in roots],
         stores=[store.absolute() for store in stores],
     ) as farm:
-        output.echo(f"export LAYERFARM_FARM={shlex.quote(farm.url)}")
-        output.notice("redis and worker are up; Ctrl-C stops them")
         try:
+            # Whoever reads the address may send Ctrl-C at once.
+            output.echo(f"export LAYERFARM_FARM={shlex.quote(farm.url)}")
+            output.notice("redis and worker are up; Ctrl-C stops them")
             farm.wait()
         except KeyboardInterrupt:
             output.notice("stopping redis and worker")
