@@ -17,6 +17,7 @@ from layerfarm.jobs.image.mutate import ConfigChanges, configure, new_image
 from layerfarm.jobs.layer import IdMap, generate_layer
 from layerfarm.jobs.mtree import compare, snapshot
 from layerfarm.jobs.store import Layout
+from tests import crun
 from tests.interop.conftest import Run
 from tests.unit.image.images import tar
 
@@ -157,18 +158,12 @@ def debian_layout(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Lay
 
 
 def start(runtime: str, bundle: Path, name: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Run the container of a bundle to its end.
-
-    In a mount namespace of its own, with a cgroup2 file system where the host has a hybrid of both
-    versions, which crun refuses; crun does not use cgroups, which some machines do not let
-    any user make.
-    """
+    """Run the container of a bundle to its end."""
     is_crun = Path(runtime).name == "crun"
-    flags = ["--cgroup-manager=disabled"] if is_crun else []
+    flags = crun.FLAGS if is_crun else ()
     command = [runtime, *flags, "--root", str(tmp_path / "state"), "run", "--bundle", str(bundle), name]
-    if is_crun and not Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        mount = 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"'
-        command = ["unshare", "--mount", "sh", "-c", mount, "sh", *command]
+    if is_crun:
+        command = crun.with_cgroups(command)
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
 
 

@@ -22,6 +22,7 @@ from packaging.markers import Marker
 
 from layerfarm.jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef, ImageResult, LayerOptions
 from layerfarm.worker.embedded import EmbeddedFarm
+from tests import crun
 from tests.debian import ALONE, bootstrap
 from tests.locks import pins
 from tests.release.artifacts import LOCKS, ROOT, pack
@@ -166,8 +167,10 @@ def run(store: Path, number: str, bundle: Path) -> None:
     demo = ["demo", "--rootfs", "/opt/layerfarm/lib", "--store", "/tmp/store"]
     config["process"]["args"] = ["tini", "--", "layerfarm", *demo]
     path.write_text(json.dumps(config))
-    command = ["crun", "--cgroup-manager=disabled", "run", "--bundle", str(bundle), f"layerfarm-release-{os.getpid()}"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    command = ["crun", *crun.FLAGS, "run", "--bundle", str(bundle), f"layerfarm-release-{os.getpid()}"]
+    done = subprocess.run(
+        crun.with_cgroups(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0 and "trees agree" in done.stdout, f"{done.stdout}{done.stderr}"
 
 
