@@ -299,6 +299,37 @@ def test_a_layer_that_no_table_of_contents_describes_is_added_with_a_warning(
     assert [checksum in layer["annotations"] for layer in (low, high)] == [True, False]
 
 
+def test_files_that_a_workload_reads_first_are_first_in_a_layer(
+    layerfarm: Run, image: str, store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "src").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "src" / name).write_text(name)
+    (tmp_path / "first").write_text("/x/c\n\n/c\n/b\n/x/b\n")
+    estargz = ("--compress=estargz", "--prefetch", "first")
+    assert layerfarm("insert", "--image", image, *estargz, "src", "/x") == NOTHING
+    end = [".prefetch.landmark", "stargz.index.json"]
+    names = layer_names(store, stat(layerfarm, image))
+    assert (names[:4], names[4:]) == (["x", "x/c", "x/b", end[0]], ["x/a", end[1]])
+    assert layerfarm("build", "--rootfs", "src", "--image", "store:v2", *estargz).code == 0
+    names = layer_names(store, stat(layerfarm, "store:v2"))
+    assert names.index("c") < names.index("b") < names.index(end[0]) < names.index("a")
+
+
+def test_files_to_prefetch_that_make_no_sense_are_an_error(layerfarm: Run, image: str, tmp_path: Path) -> None:
+    (tmp_path / "src").write_text("hello")
+    (tmp_path / "bad").write_bytes(b"\xff\n")
+    for options, message in {
+        ("--prefetch", "none"): "No such file",
+        ("--prefetch", "bad"): "not UTF-8",
+        ("--prefetch", "src", "--compress=zstd"): "only eStargz layers",
+    }.items():
+        done = layerfarm("insert", "--image", image, *options, "src", "/a")
+        assert (done.code != 0, done.out) == (True, "")
+        assert message in done.err
+    assert stat(layerfarm, image)["manifest"]["blob"]["layers"] == []
+
+
 def test_raw_runtime_config_without_a_rootfs_takes_root_with_a_warning(
     layerfarm: Run, image: str, tmp_path: Path
 ) -> None:

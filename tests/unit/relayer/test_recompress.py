@@ -9,8 +9,17 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from layerfarm.jobs.errors import DigestMismatch, MalformedDocument, RequestError, TagNotFound, UnsupportedMediaType
+from layerfarm.jobs.errors import (
+    DigestMismatch,
+    LayerfarmError,
+    MalformedDocument,
+    RequestError,
+    TagNotFound,
+    UnsupportedMediaType,
+)
 from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image import resolve, resolve_walk, write_image
 from layerfarm.jobs.image.resolve import read_index
@@ -19,7 +28,9 @@ from layerfarm.jobs.image.validate import validate_image
 from layerfarm.jobs.relayer.proof import proofs_of, verify_image
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers
 from layerfarm.jobs.store import Descriptor, Layout
+from tests.examples import examples
 from tests.unit.image.images import image, tar
+from tests.unit.layer.test_properties import CHECKS, workspace
 from tests.unit.relayer.images import (
     attestation,
     entry,
@@ -31,6 +42,7 @@ from tests.unit.relayer.images import (
     tree_of,
     two_platforms,
 )
+from tests.unit.relayer.layers import Layer, stacks, tars
 
 TOC = "io.github.containers.zstd-chunked.manifest-checksum"
 LOW = tar(("a", b"low" * 5000), ("d", None), ("d/f", b"x"))
@@ -357,3 +369,21 @@ def test_gzip_members_of_other_tools_are_read(layout: Layout) -> None:
 
 def test_platform_is_that_of_the_config(layout: Layout) -> None:
     assert platform(image(layout, [LOW])) == {"os": "linux", "architecture": "amd64"}
+
+
+@pytest.mark.usefixtures("as_root")
+@settings(CHECKS, max_examples=examples(20))
+@given(stacks, st.lists(st.sampled_from(["a", "a/b", "c", "/d", "b/a/c"]), max_size=3))
+def test_any_image_is_the_same_tree_as_estargz_and_back(layers: list[Layer], prefetch: list[str]) -> None:
+    with workspace() as place:
+        layout = Layout.create(place / "store")
+        image(layout, tars(layers))
+        try:
+            before = tree_of(layout, "t")
+        except LayerfarmError:
+            assume(False)
+        run(request(layout, compress="estargz", prefetch=prefetch))
+        assert tree_of(layout, "z") == before
+        assert [finding for finding in validate_image(layout.path, "z").findings if finding.code == "toc"] == []
+        run(RecompressRequest(image=ref(layout, "z"), target=ref(layout, "back"), compress="zstd"))
+        assert tree_of(layout, "back") == before

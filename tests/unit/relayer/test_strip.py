@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from typing import Literal
 
 import pytest
@@ -141,6 +142,23 @@ def test_what_is_written_of_layers_with_a_table_of_contents_has_one(
     for layer in resolve(layout, "t").manifest.layers:
         assert written_as(layer) == compress
     assert validate_image(layout.path, "t").errors == 0
+
+
+def test_transforms_that_write_layers_put_the_files_to_prefetch_first(layout: Layout) -> None:
+    image(layout, [BASE, MIDDLE])
+    for number, request in enumerate((SquashRequest, RechunkRequest)):
+        target = f"new{number}"
+        options = {"compress": "estargz", "prefetch": ["/usr/bin/b", "none"]}
+        run(request(image=ref(layout, "t"), target=ref(layout, target), **options))  # type: ignore[arg-type]
+        landmarks = []
+        for layer in resolve(layout, target).manifest.layers:
+            with tarfile.open(layout.blob_path(layer.digest)) as tar:
+                names = [clean(name.encode()) for name in tar.getnames()]
+            if [b".prefetch.landmark"] in names:
+                landmarks.append(names)
+                assert names.index([b"usr", b"bin", b"b"]) < names.index([b".prefetch.landmark"])
+        assert len(landmarks) == 1
+        assert tree_of(layout, target) == tree_of(layout, "t")
 
 
 def test_compression_is_kept_and_the_root_cannot_go(layout: Layout) -> None:
