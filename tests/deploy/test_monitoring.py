@@ -20,10 +20,12 @@ import sys
 from collections import Counter
 from layerfarm.worker.monitoring.census import Census
 from layerfarm.worker.monitoring.metrics import Metrics, _Farm
+from layerfarm.worker.catalog.serve.metrics import ServeMetrics
 from prometheus_client import REGISTRY
 Metrics()
 census = Census(jobs=Counter({("build", "queued", "bulk"): 1}), queues={"q": 1}, oldest={"bulk": 1.0}, redis_bytes=1)
-for family in [*REGISTRY.collect(), *_Farm(lambda: census).collect()]:
+served = ServeMetrics()._registry
+for family in [*REGISTRY.collect(), *_Farm(lambda: census).collect(), *served.collect()]:
     suffixes = {"counter": ["_total"], "histogram": ["_count", "_sum", "_bucket"]}.get(family.type, [""])
     for suffix in suffixes:
         print(family.name + suffix)
@@ -32,7 +34,7 @@ for family in [*REGISTRY.collect(), *_Farm(lambda: census).collect()]:
 
 @pytest.fixture(scope="module")
 def metrics() -> set[str]:
-    """The names of all samples that a worker serves."""
+    """The names of all samples that a worker, or a server of catalogs, serves."""
     done = subprocess.run([sys.executable, "-c", _LIST], capture_output=True, text=True, check=True)
     return {line for line in done.stdout.split() if line.startswith("layerfarm")}
 
