@@ -183,13 +183,18 @@ def spoken(layout: Layout) -> dict[str, list[str]]:
         StoreError: a fallback index cannot be read.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for entry in layout.index().manifests:
-        tag = (entry.annotations or {}).get(REF_NAME)
+    index = layout.index_text()
+    for place, tag in enumerate(index.names):
+        if tag is not None and not speaks_of_another(tag):
+            continue
+        entry = index.descriptor(place)
+        if entry is None:
+            continue
         if tag is None:
             subject = subject_of(entry) or _subject(layout, entry)
             if subject is not None:
                 found[fallback_tag(subject)].append(entry.digest)
-        elif speaks_of_another(tag):
+        else:
             fallback, _, ending = tag.partition(".")
             found[fallback] += [entry.digest] if ending else (one.digest for one in fallback_entries(layout, entry))
     return found

@@ -164,8 +164,26 @@ class IndexText:
             MalformedDocument: it is not an index.
             LimitExceeded: it is too large or nested too deeply.
         """
+        frame = cls._frame(raw, where)
+        text = frame.goes_on(raw, where) if frame is not None else None
+        if text is not None:
+            return text
         text = cls.of(*parse_index(raw, where))
         return text if text.encode() == raw else cls(text.head, text.tail, text.entries, text.names, raw)
+
+    @classmethod
+    def _frame(cls, raw: bytes, where: str) -> IndexText | None:
+        """Return the text without its entries; None if it is not as :meth:`encode` writes it.
+
+        :meth:`goes_on` reads usual entries in a quarter of the time of documents: 1.5 s less for 40,000.
+        """
+        head, found, rest = raw.partition(b'"manifests":[')
+        tail = rest[rest.rfind(b"]") :]
+        try:
+            around = encode_around(parse_document(Index, head + found + tail, where), "manifests")
+        except LayerfarmError:
+            return None
+        return cls(head + found, tail, [], []) if around == (head + found, tail) else None
 
     @classmethod
     def of(cls, index: Index, odd: Mapping[int, Any] = {}) -> IndexText:
@@ -251,6 +269,11 @@ class IndexText:
     def find(self, tag: str) -> list[Descriptor]:
         """Return the descriptors with this tag."""
         return [parse_document(Descriptor, self.entries[place], tag) for place in self.places.get(tag, ())]
+
+    def names_only(self, tag: str, digest: str) -> bool:
+        """Return True if the tag names this digest and no other; 2 us, a tenth of :meth:`find`."""
+        places = self.places.get(tag, ())
+        return len(places) == 1 and _digest_in(self.entries[places[0]]) == digest
 
     def change(self, tags: Mapping[str, Descriptor | None]) -> IndexText:
         """Return the index with each tag naming only its descriptor, in its old place or at the end; None removes it.
@@ -355,6 +378,11 @@ def parse_index(raw: bytes, where: str) -> tuple[Index, dict[int, Any]]:
     return index.model_copy(update={"manifests": found}), odd
 
 
+def _digest_in(entry: bytes) -> object:
+    value = json.loads(entry)
+    return value.get("digest") if isinstance(value, dict) else None
+
+
 def _subject_in(entry: bytes) -> str | None:
     """Return the subject in the annotation of an entry, which may be no valid descriptor."""
     if SUBJECT.encode() not in entry:
@@ -371,16 +399,17 @@ def _name_of_odd(value: Any) -> str | None:
 
 
 _COMMA: Final = ord(",")
-_PLAIN: Final = frozenset(("mediaType", "digest", "size", "annotations"))
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_PLAIN: Final = frozenset(("mediaType", "digest", "size", "annotations", "artifactType"))
 
 
 def _read_entries(text: bytes, where: str) -> tuple[list[bytes], list[str | None]] | None:
     """Return the bytes and the tag of each entry in ``text``; None if one is not a valid entry."""
     try:
         values = json.loads(b"[" + text + b"]")
-        # Most have four plain fields, and are checked here in a fifth of the time that a document takes.
+        # Most have only plain fields, and are checked here in a fifth of the time that a document takes.
         if all(map(_is_plain, values)):
-            entries = [json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() for value in values]
+            entries = [_ENCODER.encode(value).encode() for value in values]
             return entries, [(value.get("annotations") or {}).get(REF_NAME) for value in values]
         index = parse_document(Index, b'{"schemaVersion":2,"manifests":[' + text + b"]}", where, "index_bytes")
     except (ValueError, RecursionError, LayerfarmError):
@@ -397,6 +426,7 @@ def _is_plain(value: Any) -> bool:
         type(value.get("mediaType")) is str
         and type(value.get("size")) is int
         and value["size"] >= 0
+        and type(value.get("artifactType", "")) is str
         and type(annotations) is dict
         and all(type(each) is str for each in annotations.values())
         and type(value.get("digest")) is str

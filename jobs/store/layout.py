@@ -321,6 +321,12 @@ class Layout:
         later = group.named(self, tag) if group is not None else None
         return self._index.seen().find(tag) if later is None else [later]
 
+    def names_only(self, tag: str, digest: str) -> bool:
+        """Return True if the tag names the blob with this digest, and no other."""
+        group = group_for(self.path)
+        later = group.named(self, tag) if group is not None else None
+        return self._index.seen().names_only(tag, digest) if later is None else later.digest == digest
+
     def attach(self, *referrers: Descriptor) -> None:
         """Add entries without tags to the index, each a referrer of the subject in its annotation; idempotent.
 
