@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from layerfarm.jobs.image import ImageConfig
 from layerfarm.jobs.image.resolve import platform_text
 from layerfarm.jobs.store import Descriptor, Layout, parse_document
-from layerfarm.worker.catalog.offers import Read, look_at
+from layerfarm.worker.catalog.offers import Offer, Read, look_at
 
 LONGEST_LIST: Final = 40
 """Rows of the lists of shared layers and of duplicates."""
@@ -63,13 +63,17 @@ class Totals(Row):
     pulls: int
 
 
-def holding_of(layout: Layout, top: Descriptor) -> Holding:
+def holding_of(layout: Layout, top: Descriptor) -> dict[str, Pullable]:
     """Return the layers and configurations of an image in any format, or the content of an artifact.
 
     Raises:
         StoreError: the layout does not hold its manifests and configurations.
     """
-    offer = look_at(layout, top)
+    return holding_in(layout, look_at(layout, top))
+
+
+def holding_in(layout: Layout, offer: Offer) -> dict[str, Pullable]:
+    """Return :func:`holding_of` manifests that are read already."""
     images = offer.images or offer.leaves
     platforms = numbered(_platform(layout, each) for each in images)
     return {name: pullable(each.layers, each.config) for name, each in zip(platforms, images, strict=True)}

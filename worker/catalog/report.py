@@ -12,7 +12,6 @@ from layerfarm.worker.catalog.costs import (
     Row,
     SharedRow,
     Totals,
-    holding_of,
     layer_count,
     nbytes,
     pulls,
@@ -123,7 +122,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
 def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     by_name = {image.name: image for image in images}
     states = {name: work.states[name] for name in by_name}
-    before = {name: holding_of(work.store, state.old) for name, state in states.items() if state.old is not None}
+    before = {name: state.held(work.store, state.old) for name, state in states.items() if state.old is not None}
     made = {name: _made(work, by_name[name], states[name]) for name in before}
     any_made = any(made.values())
     after = {name: made[name] or held for name, held in before.items()}
@@ -165,7 +164,7 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
 def _made(work: Work, image: CatalogImage, state: ImageState) -> Holding | None:
     if state.new is None or not work.is_made(image):
         return None
-    return holding_of(work.destination, state.new)
+    return state.held(work.destination, state.new)
 
 
 def _row(

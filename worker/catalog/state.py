@@ -20,6 +20,7 @@ from layerfarm.jobs.errors import CatalogError, JobFailed, LayerfarmError, Unsaf
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
+from layerfarm.worker.catalog.costs import Holding, Pullable, holding_of
 
 LAST_RUN: Final = "last-run.json"
 AS_IT_IS: Final = "as it is"
@@ -55,6 +56,12 @@ class ImageState(BaseModel):
     """Its referrers at its origin at that time."""
     left: tuple[str, ...] = ()
     """Referrers that could not be fetched, with the reason."""
+    manifests: tuple[str, ...] = ()
+    """Digests of the manifests behind ``offer``, if the image was copied from a layout byte for byte."""
+    kept: bool = False
+    """True if the policy was to copy it unchanged when it was fetched."""
+    holdings: dict[str, dict[str, Pullable]] = {}
+    """By digest of ``old`` and ``new``: what :func:`~layerfarm.worker.catalog.costs.holding_of` read of them."""
     created: str | None = None
     work: str | None = None
     """Digest of everything that determines ``new`` except the plan: the old image, the policy."""
@@ -106,6 +113,18 @@ class ImageState(BaseModel):
         """Return the state with an error."""
         kind = error.error_type if isinstance(error, JobFailed) else None
         return self.but(error=error_text(error), error_type=kind or type(error).__name__)
+
+    def held(self, layout: Layout, image: Descriptor) -> Holding:
+        """Return the holding of ``old`` or ``new``, of which only an unknown one is read in ``layout``.
+
+        Raises as :func:`~layerfarm.worker.catalog.costs.holding_of`.
+        """
+        return self.holdings.get(image.digest) or holding_of(layout, image)
+
+    def holdings_of(self, *images: Descriptor | None) -> dict[str, dict[str, Pullable]]:
+        """Return those of :attr:`holdings` that are of these images."""
+        digests = {image.digest for image in images if image is not None}
+        return {digest: held for digest, held in self.holdings.items() if digest in digests}
 
     def but(self, **changes: object) -> ImageState:
         return self.model_copy(update=changes)

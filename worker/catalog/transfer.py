@@ -23,6 +23,7 @@ from layerfarm.jobs.relayer.referrers import (
 )
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Descriptor, Layout, parse_document
 from layerfarm.jobs.store.tag_group import in_groups
+from layerfarm.worker.catalog.costs import holding_in
 from layerfarm.worker.catalog.document import Destination, Proofs
 from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.offers import Offer, look_at, tagged
@@ -59,6 +60,8 @@ class Fetcher:
         self._known = reader
         self._spoken: dict[str, dict[str, list[str]]] = {}
         """Referrers by subject, for each layout that images come from."""
+        self._sources: dict[str, Layout] = {}
+        """Layouts that images come from."""
         self._chosen: dict[str, Chosen] = {}
         """By image of a source with platforms."""
         self._changed = threading.Condition()
@@ -124,6 +127,8 @@ class Fetcher:
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
+            if self._is_same(image, state):
+                return state.but(origin=image.origin, error=None), 0
             offer = self._look(image)
             if isinstance(offer, str):
                 state = ImageState(name=image.name, origin=image.origin, published=state.published)
@@ -134,27 +139,51 @@ class Fetcher:
             fetched, left = 0, []
             if image.registry:
                 top, fetched = self._pull(image, offer)
-                held = look_at(self._store, top).digests
-                left = bring(self._skopeo, repository_in(image.origin), said, held, self._store)
             else:
                 top, left = self._copy(image, offer, said)
-            created = self._created(top)
+            copy = look_at(self._store, top)
+            if image.registry:
+                left = bring(self._skopeo, repository_in(image.origin), said, copy.digests, self._store)
+            created = self._created(copy)
+            holding = holding_in(self._store, copy)
             if not image.is_kept:
                 follow(self._store, top)  # an image that cannot be transformed fails here
         except LayerfarmError as error:
             return self._failed(image, error), 0
         if state.old is None or state.old.digest != top.digest:
-            state = ImageState(name=image.name, new=state.new, pushed=state.pushed, published=state.published)
-        new = state.but(
+            state = ImageState(
+                name=image.name,
+                new=state.new,
+                pushed=state.pushed,
+                published=state.published,
+                holdings=state.holdings_of(state.new),
+            )
+        done = state.but(
             origin=image.origin,
             offer=offer.digest,
             old=top,
             said=tuple(map(str, said)),
             left=tuple(left),
+            manifests=tuple(offer.digests) if not image.registry and top.digest == offer.digest else (),
+            kept=image.is_kept,
+            holdings={**state.holdings, top.digest: holding},
             created=created,
             error=None,
         )
-        return new, fetched
+        return done, fetched
+
+    def _is_same(self, image: CatalogImage, state: ImageState) -> bool:
+        """Return True if a layout still has the image that was copied from it: no manifest has to be read to know."""
+        if not state.manifests or image.registry or image.platforms or image.is_kept != state.kept:
+            return False
+        path, _, name = image.origin.partition(":")
+        return (
+            state.old is not None
+            and state.offer == state.old.digest
+            and self._source(path).names_only(name, state.offer)
+            and state.said == tuple(map(str, self._referrers(path, state.manifests)))
+            and self._is_tagged(state, state.old)
+        )
 
     def _look(self, image: CatalogImage) -> Offer | str:
         """Return the image at its origin with the platforms of its source, or why it is left out."""
@@ -175,10 +204,17 @@ class Fetcher:
         subjects = [*offer.digests, *offer.full]
         if image.registry:
             return referrers_in_registry(self._known, repository_in(image.origin), image.beside, subjects)
-        layout = image.origin.partition(":")[0]
+        return self._referrers(image.origin.partition(":")[0], subjects)
+
+    def _referrers(self, layout: str, subjects: Sequence[str]) -> list[Referrer]:
         if layout not in self._spoken:  # at worst by two threads at once
-            self._spoken[layout] = spoken(Layout.open(Path(layout)))
+            self._spoken[layout] = spoken(self._source(layout))
         return referrers_in_layout(self._spoken[layout], subjects)
+
+    def _source(self, layout: str) -> Layout:
+        if layout not in self._sources:
+            self._sources[layout] = Layout.open(Path(layout))
+        return self._sources[layout]
 
     def _is_held(self, image: CatalogImage, offer: Offer, said: Sequence[Referrer]) -> bool:
         state = self._states[image.name]
@@ -197,8 +233,7 @@ class Fetcher:
         )
 
     def _is_tagged(self, state: ImageState, old: Descriptor) -> bool:
-        tagged = self._store.find(state.name)
-        return len(tagged) == 1 and tagged[0].digest == old.digest and self._store.claim(old)
+        return self._store.names_only(state.name, old.digest) and self._store.claim(old)
 
     def _pull(self, image: CatalogImage, offer: Offer) -> tuple[Descriptor, int]:
         """Pull an image, not at the same time as another with the same blobs: they would be fetched twice."""
@@ -231,9 +266,9 @@ class Fetcher:
     def _missing(self, image: CatalogImage, offer: Offer) -> dict[str, int]:
         return {blob.digest: blob.size for blob in offer.needed(image.is_kept) if not self._store.has(blob)}
 
-    def _created(self, top: Descriptor) -> str | None:
+    def _created(self, copy: Offer) -> str | None:
         """Return the creation time of the image."""
-        found = [each.config for each in look_at(self._store, top).images if each.config is not None]
+        found = [each.config for each in copy.images if each.config is not None]
         configs = (parse_document(ImageConfig, self._store.read(each), each.digest) for each in found)
         return next((config.created for config in configs if config.created), None)
 

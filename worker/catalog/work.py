@@ -14,7 +14,7 @@ from layerfarm.jobs.errors import LayerfarmError, StoreError
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.relayer.rechunk import put_plan
-from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.tag_group import in_groups
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher
 from layerfarm.worker.catalog.connections import check_connections, of_destination, of_sources
@@ -313,9 +313,8 @@ class Work:
 
     def is_there(self, image: CatalogImage) -> bool:
         """Return True if the destination's layout, or the store, has the new image."""
-        state, target = self.states[image.name], self.target(image)
-        found = self.destination.find(target.tag)
-        return state.new is not None and len(found) == 1 and found[0].digest == state.new.digest
+        new = self.states[image.name].new
+        return new is not None and self.destination.names_only(self.target(image).tag, new.digest)
 
     def is_due(self, image: CatalogImage) -> bool:
         """Return True if the new image must be made, and can be."""
@@ -338,14 +337,20 @@ class Work:
         state = self.states[image.name]
         if note is not None:
             self.view.notice(f"{image.name}: {note}")
-        target = self.target(image)
         try:
-            top = copy_in(self.store, image.name, self.destination, target.tag)
+            top = copy_in(self.store, image.name, self.destination, self.target(image).tag)
         except LayerfarmError as error:
             return state.failed(error)
-        layout = self._layouts.get(image.name)
-        done = state.but(new=top, work=self.work_of(image), layout=layout, result=None, note=note)
-        return done.publish(Publication(place=str(target), digest=top.digest))
+        return self._with(image, top, None, note)
+
+    def _with(
+        self, image: CatalogImage, new: Descriptor, result: TransformResult | None, note: str | None
+    ) -> ImageState:
+        """Return the state of an image with a new image at the destination."""
+        state = self.states[image.name].but(new=new, result=result, note=note, work=self.work_of(image))
+        holdings = {**state.holdings_of(state.old), new.digest: state.held(self.destination, new)}
+        state = state.but(layout=self._layouts.get(image.name), holdings=holdings)
+        return state.publish(Publication(place=str(self.target(image)), digest=new.digest))
 
     def _kept(
         self, image_and_note: tuple[CatalogImage, str | None], state: ImageState, error: LayerfarmError | None
@@ -355,16 +360,13 @@ class Work:
         self._end(state, state.new.size if state.is_ready and state.new is not None else 0)
 
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:
-        state = self.states[image.name].but(job=None, job_work=None, note=None)
         if error is not None:
+            state = self.states[image.name].but(job=None, job_work=None, note=None)
             self._end(state.failed(error), 0)
             return
         assert isinstance(result, TransformResult)
-        target = self.target(image)
-        new = tagged(self.destination, target.tag)
-        layout = self._layouts.get(image.name)
-        done = state.but(new=new, work=self.work_of(image), layout=layout, result=result)
-        self._end(done.publish(Publication(place=str(target), digest=new.digest)), result.bytes_after)
+        new = tagged(self.destination, self.target(image).tag)
+        self._end(self._with(image, new, result, None).but(job=None, job_work=None), result.bytes_after)
 
     def _end(self, state: ImageState, nbytes: int) -> None:
         self.states.put(state)

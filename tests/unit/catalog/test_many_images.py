@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.store import Layout, tag_group
+from layerfarm.jobs.store import Descriptor, Layout, tag_group
 from layerfarm.jobs.store import index as index_module
 from layerfarm.jobs.store.index import IndexFile
 from layerfarm.worker.catalog import planning
@@ -67,6 +67,32 @@ def test_a_run_with_nothing_to_do_reads_the_index_as_often_for_any_number_of_ima
         ran(path)
         assert traffic["read"] <= 20  # each of four threads that fetch reads two indexes
         assert traffic["written"] == 0
+
+
+@pytest.mark.parametrize("policy", ["{transform: squash}", "{transform: keep}"])
+def test_a_run_with_nothing_to_do_reads_no_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    images(tmp_path, 8)
+    path = catalog_file(tmp_path, policy)
+    first = ran(path)
+    reads: Counter[str] = Counter()
+    real = Layout.open_blob
+
+    def counted(layout: Layout, descriptor: Descriptor) -> Any:
+        reads[descriptor.media_type] += 1
+        return real(layout, descriptor)
+
+    monkeypatch.setattr(Layout, "open_blob", counted)
+    assert ran(path) == first
+    assert not reads
+    # One tag moves: only its image is read.
+    source = Layout.open(tmp_path / "images")
+    image(source, [tar(("base", b"base")), tar(("new", b"new"))], tag="team/0:1")
+    old = {row.name: row.old for row in first.images}
+    second = {row.name: row.old for row in ran(path).images}
+    assert [name for name in old if old[name] != second[name]] == ["team/0:1"]
+    assert reads["application/vnd.oci.image.manifest.v1+json"] > 0
 
 
 def test_a_report_reads_the_index_once(tmp_path: Path, traffic: Counter[str]) -> None:
