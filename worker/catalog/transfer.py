@@ -136,7 +136,7 @@ class Fetcher:
             said = self._said(image, offer)
             if self._is_held(image, offer, said):
                 return state.but(origin=image.origin, error=None), 0
-            fetched, left = 0, []
+            fetched, left = 0, list[str]()
             if image.registry:
                 top, fetched = self._pull(image, offer)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.tag_group import in_groups
 from layerfarm.worker.catalog.backends import Backend, Task, Watcher
 from layerfarm.worker.catalog.connections import check_connections, of_destination, of_sources
+from layerfarm.worker.catalog.costs import Holding
 from layerfarm.worker.catalog.discovery import Found
 from layerfarm.worker.catalog.document import DOCKER, CatalogFile
 from layerfarm.worker.catalog.known import Known
@@ -348,7 +349,9 @@ class Work:
     ) -> ImageState:
         """Return the state of an image with a new image at the destination."""
         state = self.states[image.name].but(new=new, result=result, note=note, work=self.work_of(image))
-        holdings = {**state.holdings_of(state.old), new.digest: state.held(self.destination, new)}
+        holdings: dict[str, Holding] = {**state.holdings_of(state.old)}
+        with suppress(LayerfarmError):  # the report reads it again, and tells
+            holdings[new.digest] = state.held(self.destination, new)
         state = state.but(layout=self._layouts.get(image.name), holdings=holdings)
         return state.publish(Publication(place=str(self.target(image)), digest=new.digest))
 
