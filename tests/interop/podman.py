@@ -28,22 +28,19 @@ driver = "overlay"
 graphroot = "{place}/root"
 runroot = "{place}/run"
 [storage.options]
-pull_options = {{enable_partial_images = "true", insecure_allow_unpredictable_image_contents = "{insecure}"}}
+pull_options = {{enable_partial_images = "true"}}
 """
 
 
 class Podman:
     """Podman as root, with its storage in ``place``, that pulls in part where it can."""
 
-    def __init__(self, place: Path, tree: Path | None = None, *, insecure: bool = False) -> None:
-        """``tree``: the root of the Debian whose podman it is; None: the machine's own.
-
-        ``insecure``: pull in part layers whose diff_id podman cannot compute then, those of eStargz.
-        """
+    def __init__(self, place: Path, tree: Path | None = None) -> None:
+        """``tree``: the root of the Debian whose podman it is; None: the machine's own."""
         self._place = place
         inside = place if tree is None else Path("/mnt")
         place.mkdir()
-        (place / "storage.conf").write_text(_STORAGE.format(place=inside, insecure=str(insecure).lower()))
+        (place / "storage.conf").write_text(_STORAGE.format(place=inside))
         # In a mount namespace of its own: podman leaves a mount in its storage.
         self._command = [
             *ALONE,
