@@ -75,7 +75,12 @@ def write(output: Path, wheel: Path, epoch: int, suite: str, mirror: str | None)
     with tempfile.TemporaryDirectory(prefix="layerfarm-image-", dir="/var/tmp") as directory:
         place = Path(directory)
         rootfs = place / "rootfs"
-        bootstrap(suite, rootfs, f"--include={','.join(PACKAGES)}", archive=(mirror,) if mirror else ())
+        bootstrap(suite, rootfs, archive=(mirror,) if mirror else ())
+        # Not debootstrap's --include: it takes the first of alternative dependencies, and cannot configure skopeo's.
+        apt = ["apt-get", "-o", "Acquire::Check-Valid-Until=false", "install", "-y", "-qq", "--no-install-recommends"]
+        noninteractive = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        command = [*ALONE, "chroot", str(rootfs), *apt, *PACKAGES]
+        subprocess.run(command, env=noninteractive, check=True, stdout=subprocess.DEVNULL)
         install(rootfs, wheel)
         clean(rootfs, epoch)
         digest = build(rootfs, place / "store", number, epoch)
