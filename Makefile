@@ -28,7 +28,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store powercut bench bench-catalog bench-scale profile scaling docs man newcomer release lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut bench bench-catalog bench-scale profile scaling docs man pictures newcomer release lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -51,6 +51,7 @@ help:
 	@echo 'make bench-catalog KILLS=1 [SEED=N]            … while workers and the registry are killed; the result must be equal'
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
 	@echo 'make man                                      the man pages in docs/man, and the generated tables, figures and schemas in docs'
+	@echo 'make pictures [TO=DIRECTORY]                the picture of a report in docs/; or the pages of a sample report, to look at'
 	@echo 'make newcomer [SUITES=trixie] [USERS=root]     follow the README in bare Debians, as root and as a user: a table'
 	@echo 'make release [IMAGE=no] [MIRROR=URL]           the artifacts of a release in dist/; the image needs root'
 	@echo 'make lint | make format                       ruff and mypy | reformat the files'
@@ -68,6 +69,10 @@ test: packages lint
 # The man pages, one for each command, and the generated tables, figures and schemas of docs/. They are committed.
 man: environment
 	$(BIN)/python -m tests.man
+
+# Needs chromium. docs/screenshots/report.png is committed; it is made again when the page changes.
+pictures: packages environment
+	$(BIN)/python -m tests.report_pictures $(TO)
 
 # Follow the README in bare Debians; needs root and debootstrap. SUITES, USERS and ONLY select.
 newcomer:

@@ -15,7 +15,8 @@ from layerfarm.worker.background.registry import WorkerInfo
 from layerfarm.worker.broker.address import Address
 from layerfarm.worker.broker.priorities import Queues
 from layerfarm.worker.catalog.costs import SharedRow, Totals
-from layerfarm.worker.catalog.report import ImageRow, Report, page
+from layerfarm.worker.catalog.page import page
+from layerfarm.worker.catalog.report import ImageRow, Report, RunRow
 from layerfarm.worker.cli.catalog_text import report_lines
 from layerfarm.worker.cli.top_cmd import view
 from layerfarm.worker.model import JobRecord, JobState
@@ -98,6 +99,7 @@ def _report() -> Report:
         ImageRow(
             name=name,
             state="done",
+            outcome="made",
             policy="rechunk",
             layers_before=7,
             layers_planned=31,
@@ -112,6 +114,19 @@ def _report() -> Report:
     ]
     return Report(
         catalog="web",
+        file="/srv/catalog/web.yaml",
+        created="2026-03-09T06:12:31.000Z",
+        store="/srv/catalog/work",
+        destination="docker://registry.example/relayered",
+        order="created",
+        proofs="referrer",
+        run=RunRow(
+            kind="run",
+            began="2026-03-09T06:02:11.000Z",
+            ended="2026-03-09T06:12:30.000Z",
+            fetched=8,
+            outcomes={"made": 8},
+        ),
         before=Totals(images=8, layers=34, stored=2_190_000_000, pulled=2_450_000_000, pulls=6),
         planned=Totals(images=8, layers=96, stored=702_000_000, pulled=306_000_000, pulls=6),
         after=Totals(images=8, layers=96, stored=702_000_000, pulled=306_000_000, pulls=6),

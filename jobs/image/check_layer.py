@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from layerfarm.jobs.compress.estargz.check import EstargzCheck
 from layerfarm.jobs.compress.estargz.marks import TOC_DIGEST
-from layerfarm.jobs.compress.toc.check import TocCheck
+from layerfarm.jobs.compress.toc.check import Fault, ReadAt, TocCheck
 from layerfarm.jobs.compress.zstd_chunked.check import ZstdChunkedCheck
 from layerfarm.jobs.compress.zstd_chunked.places import CHECKSUM
 from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, display
@@ -81,14 +81,22 @@ def _open_toc(layout: Layout, layer: Descriptor, faults: list[tuple[str, str]]) 
 
     # closing: leaving the blob's own `with` would read all of it.
     with closing(layout.open_blob(layer)) as blob:
-        annotations = layer.annotations or {}
-        read_at = reading(blob)
-        check: type[TocCheck] | None = None
-        if CHECKSUM in annotations:
-            check = ZstdChunkedCheck
-        elif TOC_DIGEST in annotations or is_estargz(read_at, layer):
-            check = EstargzCheck
-        yield None if check is None else check(read_at, layer.size, annotations, fault)
+        yield toc_of(reading(blob), layer, fault)
+
+
+def has_toc(layer: Descriptor) -> bool:
+    """Return True if the annotations of a layer lead to a table of contents."""
+    return not {CHECKSUM, TOC_DIGEST}.isdisjoint(layer.annotations or {})
+
+
+def toc_of(read_at: ReadAt, layer: Descriptor, fault: Fault) -> TocCheck | None:
+    """Read the table of contents of a layer; None: it has none."""
+    annotations = layer.annotations or {}
+    if CHECKSUM in annotations:
+        return ZstdChunkedCheck(read_at, layer.size, annotations, fault)
+    if TOC_DIGEST in annotations or is_estargz(read_at, layer):
+        return EstargzCheck(read_at, layer.size, annotations, fault)
+    return None
 
 
 def _check_member(member: Member) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from deflate import deflate_compress
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from layerfarm.jobs.mtree.model import Entry
 from layerfarm.jobs.relayer.components import Component, ImageTree, Rule, find_owners
+from layerfarm.jobs.relayer.components.image_tree import text
 from layerfarm.jobs.relayer.planner.plan import Part, Snapshot
 from layerfarm.jobs.relayer.spool import Difference, Spool, Written
 from layerfarm.jobs.store import Layout
@@ -23,6 +24,8 @@ _NOTES = "analyses"
 _NS = 10**9
 _HEADER_BYTES = 90
 """Compressed bytes of an entry without its content, measured over the packages of Debian 12."""
+LARGE: Final = 256 << 10
+"""Bytes from which a file is listed by itself: duplicates of it may be worth a rule."""
 _SAMPLES = 8
 _SAMPLE_BYTES = 64 << 10
 _SAMPLE_LEVEL = 6
@@ -39,12 +42,26 @@ class AnalysisOptions:
     rules: tuple[Rule, ...] = ()
 
 
+class LargeFile(NamedTuple):
+    """A file of :data:`LARGE` bytes or more."""
+
+    key: str
+    """Key of its component."""
+    path: str
+    """From the root; one printable line."""
+    size: int
+    content: str
+    """Digest of its content."""
+    entry: str
+    """Digest of everything that a layer holds of it."""
+
+
 class Analysis(BaseModel):
-    """One image as components. The version changes if the same image would give other components."""
+    """One image as components. The version changes if the same image would give another analysis."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     image: str
     """Digest of the manifest."""
     keep: int
@@ -54,6 +71,8 @@ class Analysis(BaseModel):
     """Digest of the layer that gives directories their metadata; None: the kept layers do that."""
     deletions: str | None = None
     """Digest of the layer that deletes from the kept ones; None: nothing is deleted."""
+    large: tuple[LargeFile, ...] = ()
+    """Sorted by key and path."""
     warnings: tuple[str, ...] = ()
 
     def room(self, budget: int) -> int:
@@ -109,6 +128,7 @@ def analyze(manifest: str, content: Difference, spool: Spool, options: AnalysisO
         parts=parts,
         directories=digest_of_directories(content, options.epoch) if restored_directories(content) else None,
         deletions=digest_of_deletions(content) if content.deleted else None,
+        large=tuple(_large_files(members, content, options.epoch)),
         warnings=tuple(ownership.warnings),
     )
     return Analyzed(analysis, dict(members))
@@ -144,6 +164,16 @@ def _part(
         version=component.version,
         layer=min(each.layer for each in written),
     )
+
+
+def _large_files(members: Mapping[str, list[bytes]], content: Difference, epoch: int | None) -> Iterator[LargeFile]:
+    for key in sorted(members):
+        for path in members[key]:
+            written = content.files[path]
+            if written.entry.size >= LARGE and written.entry.sha256 and path == (written.names or (path,))[0]:
+                line = _line(clamped(written.entry, epoch), written.names)
+                digest = hashlib.sha256(line).hexdigest()
+                yield LargeFile(key, text(path), written.entry.size, written.entry.sha256, digest)
 
 
 def _ratio(written: Iterable[Written], spool: Spool) -> float:

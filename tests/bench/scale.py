@@ -25,10 +25,12 @@ import click
 from layerfarm.jobs.relayer.analysis import Analysis
 from layerfarm.jobs.relayer.planner.plan import Part, Snapshot
 from layerfarm.worker.catalog.costs import Pullable, pulls, shared, totals
+from layerfarm.worker.catalog.duplicates import duplicate_components, duplicate_files
 from layerfarm.worker.catalog.members import ConfigSize, Member
 from layerfarm.worker.catalog.policies import Rechunk
 from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.series import in_order
+from layerfarm.worker.catalog.stacks import layer_rows
 from tests.bench.synthetic import snapshots
 from tests.unit.catalog.works import catalog_file, ran
 from tests.unit.image.images import image, tar
@@ -56,7 +58,9 @@ def plan_and_report(count: int, components: int = 300) -> Row:
         joint.layouts()
         before, after = joint.originals(), joint.holdings()
         series = list(in_order(before, created, "created").values())
-        joint.duplicates()
+        duplicate_components(joint)
+        duplicate_files(joint)
+        layer_rows(after, joint, {member.name for member in joint.members})
         old, new = totals(before, series), totals(after, series)
         for held in (before, after):
             shared(held)

@@ -8,19 +8,19 @@ average over the platforms that both have. Both count layers and configurations,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from sys import intern
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from layerfarm.jobs.image import ImageConfig
+from layerfarm.jobs.image.check_layer import has_toc
 from layerfarm.jobs.image.resolve import platform_text
 from layerfarm.jobs.store import Descriptor, Layout, parse_document
 from layerfarm.worker.catalog.offers import Offer, Read, look_at
 
-LONGEST_LIST: Final = 40
-"""Rows of the lists of shared layers and of duplicates."""
+_NO_TABLES: Final[dict[str, Descriptor]] = {}
 
 
 class Pullable(NamedTuple):
@@ -30,6 +30,8 @@ class Pullable(NamedTuple):
     """Digests, or placeholders for planned layers; repeated ones are repeated here, as in the manifest."""
     blobs: Mapping[str, int]
     """Bytes of each layer and of the configuration."""
+    tables: dict[str, Descriptor] = _NO_TABLES
+    """The layers, by digest, that have a table of contents: clients may pull them in part."""
 
 
 Holding = Mapping[str, Pullable]
@@ -61,6 +63,8 @@ class Totals(Row):
     pulled: int
     """Bytes of all pulls from one tag to the next."""
     pulls: int
+    pulled_in_part: int | None = None
+    """The same for a client that pulls layers in part; None: no layer has a table of contents."""
 
 
 def holding_of(layout: Layout, top: Descriptor) -> dict[str, Pullable]:
@@ -101,7 +105,8 @@ def pullable(layers: Sequence[Descriptor], config: Descriptor | None) -> Pullabl
     """Return what a host without any of it pulls."""
     # Images share most of their layers: one string for each.
     blobs = {intern(blob.digest): blob.size for blob in (*layers, *([config] if config else []))}
-    return Pullable(tuple(intern(layer.digest) for layer in layers), blobs)
+    tables = {intern(layer.digest): layer for layer in layers if has_toc(layer)} or _NO_TABLES
+    return Pullable(tuple(intern(layer.digest) for layer in layers), blobs, tables)
 
 
 def layer_count(holding: Holding) -> int:
@@ -114,39 +119,56 @@ def nbytes(holding: Holding) -> int:
     return sum({digest: size for each in holding.values() for digest, size in each.blobs.items()}.values())
 
 
-def totals(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> Totals:
-    """Return the costs of images whose repositories have the tags of ``series``, in order of time."""
+def totals(
+    images: Mapping[str, Holding], series: Iterable[Sequence[str]], in_part: Mapping[str, int | None] | None = None
+) -> Totals:
+    """Return the costs of images whose repositories have the tags of ``series``, in order of time.
+
+    ``in_part``: pulls of a client that pulls layers in part.
+    """
     blobs: dict[str, int] = {}
     layers: set[str] = set()
     for held in images.values():
         for each in held.values():
             blobs.update(each.blobs)
             layers.update(each.layers)
-    costs = [cost for cost in pulls(images, series).values() if cost is not None]
+    known = [cost for cost in pulls(images, series).values() if cost is not None]
     return Totals(
-        images=len(images), layers=len(layers), stored=sum(blobs.values()), pulled=sum(costs), pulls=len(costs)
+        images=len(images),
+        layers=len(layers),
+        stored=sum(blobs.values()),
+        pulled=sum(known),
+        pulls=len(known),
+        pulled_in_part=None if in_part is None else sum(filter(None, in_part.values())),
     )
 
 
-def pulls(images: Mapping[str, Holding], series: Iterable[Sequence[str]]) -> dict[str, int | None]:
+def missing_blobs(wanted: Pullable, there: Pullable) -> int:
+    """Return the bytes of the blobs that a host lacks, which has those of ``there``."""
+    return sum(size for digest, size in wanted.blobs.items() if digest not in there.blobs)
+
+
+Fetched = Callable[[Pullable, Pullable], int]
+"""Bytes that a host fetches of the first, which has the second."""
+
+
+def pulls(
+    images: Mapping[str, Holding], series: Iterable[Sequence[str]], fetched: Fetched = missing_blobs
+) -> dict[str, int | None]:
     """Return, by image, the bytes of its pull for a host that has the preceding tag; None if no platform has one."""
     costs: dict[str, int | None] = {}
     for repository in series:
         before: Holding = {}
         for name in repository:
             if name in images:
-                costs[name] = pull(images[name], before)
+                costs[name] = pull(images[name], before, fetched)
                 before = images[name]
     return costs
 
 
-def pull(wanted: Holding, there: Holding) -> int | None:
+def pull(wanted: Holding, there: Holding, fetched: Fetched = missing_blobs) -> int | None:
     """Return the bytes to fetch for a host that has the image ``there``, on average over their common platforms."""
-    costs = [
-        sum(size for digest, size in each.blobs.items() if digest not in there[platform].blobs)
-        for platform, each in wanted.items()
-        if platform in there
-    ]
+    costs = [fetched(each, there[platform]) for platform, each in wanted.items() if platform in there]
     return round(sum(costs) / len(costs)) if costs else None
 
 
@@ -162,7 +184,7 @@ def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
     for digest, names in holders.items():
         groups[tuple(names)].append(sizes[digest])
     rows = [SharedRow(images=names, layers=len(found), bytes=sum(found)) for names, found in groups.items()]
-    return tuple(sorted(rows, key=lambda row: (-row.bytes, row.images))[:LONGEST_LIST])
+    return tuple(sorted(rows, key=lambda row: (-row.bytes, row.images)))
 
 
 def _layers(holding: Holding) -> Iterator[tuple[str, int]]:

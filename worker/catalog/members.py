@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from layerfarm.jobs.image import ImageConfig, Resolved
 from layerfarm.jobs.relayer.analysis import Analysis, AnalysisOptions, kept_analysis
 from layerfarm.jobs.relayer.components import Rule
 from layerfarm.jobs.relayer.configs import rechunked_config
 from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
-from layerfarm.jobs.relayer.planner.plan import Part
 from layerfarm.jobs.relayer.rechunk import LayerToBe
 from layerfarm.jobs.store import Layout, encode_document
 from layerfarm.worker.catalog.costs import Pullable, pullable
@@ -97,7 +96,7 @@ def members_of(
 ) -> tuple[list[Member], list[CatalogImage]]:
     """Return the analyzed images to rechunk, and those not analyzed. Only platforms of Linux are planned."""
     known: list[Member] = []
-    parts: dict[Part, Part] = {}
+    same: dict[Any, Any] = {}
     unknown: list[CatalogImage] = []
     for image in images:
         policy, old = image.policy.do, states[image.name].old
@@ -106,7 +105,7 @@ def members_of(
         options = options_of(policy)
         of_linux = filter(is_for_linux, follow(store, old).images)
         found = [(each, kept_analysis(store, each.descriptor.digest, options)) for each in of_linux]
-        members = [_member(image.name, each, kept, policy, parts) for each, kept in found if kept is not None]
+        members = [_member(image.name, each, kept, policy, same) for each, kept in found if kept is not None]
         if len(members) == len(found):
             known += members
         else:
@@ -114,13 +113,17 @@ def members_of(
     return known, unknown
 
 
-def _member(name: str, image: Resolved, analysis: Analysis, policy: Rechunk, parts: dict[Part, Part]) -> Member:
-    """``parts``: those known so far; equal ones become one object."""
+def _member(name: str, image: Resolved, analysis: Analysis, policy: Rechunk, same: dict[Any, Any]) -> Member:
+    """Return one image of the plan; ``same``: parts and files known so far, of which equal ones become one object."""
+    shared = {
+        "parts": tuple(same.setdefault(part, part) for part in analysis.parts),
+        "large": tuple(same.setdefault(file, file) for file in analysis.large),
+    }
     return Member(
         name,
         platform_of(image),
         pullable(image.manifest.layers, image.manifest.config),
         ConfigSize.of(image.config, analysis.keep, image.descriptor.digest, policy.source_date_epoch),
-        analysis.model_copy(update={"parts": tuple(parts.setdefault(part, part) for part in analysis.parts)}),
+        analysis.model_copy(update=shared),
         policy,
     )

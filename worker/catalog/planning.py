@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import Final
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedPlan, TransformError
@@ -20,14 +22,13 @@ from layerfarm.jobs.flows.transforms import (
     TransformRequest,
 )
 from layerfarm.jobs.relayer.indexes import follow, is_for_linux, platform_of
-from layerfarm.jobs.relayer.planner.plan import Divider, Part, Plan, Snapshot, parse_plan
+from layerfarm.jobs.relayer.planner.plan import Divider, Plan, Snapshot, parse_plan
 from layerfarm.jobs.relayer.planner.search import make_plan
 from layerfarm.jobs.relayer.rechunk import LayerToBe, layers_to_be
 from layerfarm.jobs.store import Descriptor, Layout
-from layerfarm.worker.catalog.costs import LONGEST_LIST, Holding, Pullable, numbered
+from layerfarm.worker.catalog.costs import Holding, Pullable, numbered
 from layerfarm.worker.catalog.members import Member
 from layerfarm.worker.catalog.policies import Keep, Rebase, Rechunk, Recompress, Squash, Strip, Transform
-from layerfarm.worker.catalog.report import DuplicateRow
 from layerfarm.worker.catalog.series import in_order, split_name
 from layerfarm.worker.catalog.state import States
 
@@ -90,6 +91,7 @@ class Joint:
 
     plan: Plan
     members: tuple[Member, ...]
+    """The platforms of one image follow each other."""
     layers: tuple[list[LayerToBe], ...]
     """The planned layers of each member, above the kept ones."""
     failed: Mapping[str, TransformError]
@@ -129,39 +131,18 @@ class Joint:
         """Return, by image, its layers and configurations before the transform."""
         return self._by_image(member.original for member in self.members)
 
+    @cached_property
+    def platforms(self) -> list[str]:
+        """Return the platform of each member, as the holding of its image names it."""
+        images = groupby(self.members, lambda member: member.name)
+        return [name for _, members in images for name in numbered(member.platform for member in members)]
+
     def _by_image(self, pullables: Iterable[Pullable]) -> dict[str, Holding]:
         """Group by image; ``pullables``: one for each member."""
-        found: defaultdict[str, list[tuple[str, Pullable]]] = defaultdict(list)
-        for member, each in zip(self.members, pullables, strict=True):
-            found[member.name].append((member.platform, each))
-        return {
-            name: dict(zip(numbered(platform for platform, _ in pairs), (each for _, each in pairs), strict=True))
-            for name, pairs in found.items()
-        }
-
-    def duplicates(self) -> list[DuplicateRow]:
-        """Return the components that are in several layers, by the bytes wasted."""
-        before: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        after: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        parts: dict[tuple[str, str], Part] = {}
-        for member, layers in zip(self.members, self.layers, strict=True):
-            homes = {key: layer.digest for layer in layers for key in layer.keys}
-            for part in member.analysis.parts:
-                which = (part.key, part.digest)
-                parts[which] = part
-                before[which].add(member.original.layers[part.layer - 1])
-                after[which].add(homes[part.key])
-        wasted = sorted(parts, key=lambda which: (-(len(before[which]) - 1) * parts[which].size, which))
-        return [
-            DuplicateRow(
-                what=f"{which[0]} {parts[which].version}".strip(),
-                bytes=parts[which].size,
-                before=len(before[which]),
-                after=len(after[which]),
-            )
-            for which in wasted[:LONGEST_LIST]
-            if len(before[which]) > 1
-        ]
+        found: defaultdict[str, dict[str, Pullable]] = defaultdict(dict)
+        for member, platform, each in zip(self.members, self.platforms, pullables, strict=True):
+            found[member.name][platform] = each
+        return dict(found)
 
 
 def plan_together(

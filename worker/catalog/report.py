@@ -1,9 +1,11 @@
-"""The report on a catalog: the costs of its images before and after, predicted and actual."""
+"""The report on a catalog: what its last run did, and the costs of its images before and after."""
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import computed_field
 
@@ -18,13 +20,40 @@ from layerfarm.worker.catalog.costs import (
     shared,
     totals,
 )
-from layerfarm.worker.catalog.series import in_order, repository_of, split_name
+from layerfarm.worker.catalog.duplicates import DuplicateRow, FileRow, duplicate_components, duplicate_files
+from layerfarm.worker.catalog.outcomes import ABOUT_SOURCES, MEANING, Outcome, advice, outcome_of
+from layerfarm.worker.catalog.partial import InPart, has_tables
+from layerfarm.worker.catalog.places import place_of
+from layerfarm.worker.catalog.series import in_order, repository_of
 from layerfarm.worker.catalog.sources import CatalogImage
-from layerfarm.worker.catalog.state import ImageState, Loss, Missed
+from layerfarm.worker.catalog.stacks import LayerRow, layer_rows
+from layerfarm.worker.catalog.state import ImageState, LastRun, Loss, Missed, utc_now
 from layerfarm.worker.catalog.summary import Summary, summary_of
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.work import Work
+
+
+class PolicyRow(Row):
+    """A policy of the catalog file."""
+
+    match: tuple[str, ...]
+    do: dict[str, Any]
+    """The transform, and the parameters that differ from their defaults."""
+
+
+class RunRow(Row):
+    """The last run, or the last plan."""
+
+    kind: Literal["plan", "run"]
+    began: str | None
+    """Time in UTC, RFC 3339."""
+    ended: str | None
+    """None: it was interrupted, or is running."""
+    fetched: int
+    """Number of images whose original was fetched."""
+    outcomes: dict[Outcome, int]
+    """Number of images by outcome."""
 
 
 class ImageRow(Row):
@@ -33,14 +62,23 @@ class ImageRow(Row):
     name: str
     state: str
     """``done``, ``failed``, ``pending``, ``planned`` or ``skipped``."""
+    outcome: Outcome
+    """Result of the last run for it."""
     error: str | None = None
     error_type: str | None = None
     """Class name of the error."""
+    todo: str | None = None
+    """Advice about the error."""
     policy: str = ""
     old: str = ""
     """Digest of the original image."""
     new: str | None = None
+    place: str = ""
+    """``docker://…`` or ``LAYOUT:TAG`` of the new image."""
     proof: str | None = None
+    """Digest of its proof; of an index, of the first platform's."""
+    verify: str | None = None
+    """Command that checks its proofs, reading all layers."""
     layers_before: int
     """For an index, the layers of the platform with the most."""
     layers_planned: int | None = None
@@ -52,32 +90,51 @@ class ImageRow(Row):
     """Bytes to fetch for a host that has the repository's preceding tag (:mod:`~layerfarm.worker.catalog.costs`)."""
     pull_planned: int | None = None
     pull_after: int | None = None
+    pull_in_part_before: int | None = None
+    """The same for a client that pulls layers in part (:mod:`~layerfarm.worker.catalog.partial`); None: no layer of the
+    catalog has a table of contents."""
+    pull_in_part_after: int | None = None
     warnings: tuple[str, ...] = ()
     """Why it is skipped or kept; referrers that were not copied or published; faults found by an analysis."""
 
 
-class DuplicateRow(Row):
-    """One content that is in several layers."""
+class Failure(NamedTuple):
+    """An image that failed, or a source that could not be listed."""
 
-    what: str
-    bytes: int
-    """Uncompressed bytes of one copy."""
-    before: int
-    """Number of layers that hold it."""
-    after: int | None = None
+    where: str
+    why: str
+    todo: str
+    """Advice."""
 
 
 class Report(Row):
     """A catalog's costs. ``after`` counts an image that is not done, or failed, as before."""
 
     catalog: str
+    file: str = ""
+    """The catalog file."""
+    created: str = ""
+    """Time of the report in UTC, RFC 3339."""
+    store: str = ""
+    destination: str = ""
+    policies: tuple[PolicyRow, ...] = ()
+    order: str = ""
+    proofs: str = ""
+    run: RunRow | None = None
     before: Totals
     planned: Totals | None = None
     after: Totals | None = None
     images: tuple[ImageRow, ...]
+    layers_of: Literal["before", "planned", "after"] = "before"
+    """The state whose layers are listed."""
+    layers: tuple[LayerRow, ...] = ()
+    """All different layers, most bytes first."""
     shared_before: tuple[SharedRow, ...] = ()
     shared_after: tuple[SharedRow, ...] = ()
     duplicates: tuple[DuplicateRow, ...] = ()
+    """Components that are, or were, in several layers."""
+    duplicate_files: tuple[FileRow, ...] = ()
+    """Large files that are in several layers by the plan."""
     missed: tuple[Missed, ...] = ()
     losses: tuple[Loss, ...] = ()
     """Repositories that stay unchanged, because the plan would not save enough of their pulls."""
@@ -91,10 +148,12 @@ class Report(Row):
         return summary_of(self.images, self.missed, self.before, self.after or self.planned)
 
     @property
-    def failures(self) -> list[tuple[str, str]]:
-        """The images that failed and the sources that could not be listed, with the reason."""
-        failed = [(image.name, image.error or "") for image in self.images if image.state == "failed"]
-        return failed + [(row.where, row.error) for row in self.missed]
+    def failures(self) -> list[Failure]:
+        """The images that failed and the sources that could not be listed."""
+        failed = [
+            Failure(image.name, image.error or "", image.todo or "") for image in self.images if image.state == "failed"
+        ]
+        return failed + [Failure(row.where, row.error, ABOUT_SOURCES) for row in self.missed]
 
     @property
     def failed(self) -> int:
@@ -132,33 +191,76 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     created = {name: states[name].created for name in before}
     series = list(in_order(before, created, work.catalog.order).values())
     pull_before, pull_planned, pull_after = (pulls(held, series) for held in (before, planned, after))
+    in_part = InPart([work.destination, work.store])
+    part_before, part_after = (
+        pulls(held, series, in_part.fetched) if has_tables(held) else None for held in (before, after)
+    )
+    last = work.states.last_run()
     rows = [
-        _row(states[name], before[name], planned.get(name), made[name]).model_copy(
+        _row(work, last, by_name[name], before[name], planned.get(name), made[name]).model_copy(
             update={
-                "policy": by_name[name].policy.do.transform,
                 "pull_before": pull_before[name],
                 "pull_planned": pull_planned.get(name),
                 "pull_after": pull_after[name] if any_made else None,
+                "pull_in_part_before": part_before[name] if part_before else None,
+                "pull_in_part_after": part_after[name] if part_after and any_made else None,
             }
         )
         for repository in series
         for name in repository
     ]
-    rows += [_row(state) for name, state in states.items() if name not in before]
-    last = work.states.last_run()
+    rows += [_row(work, last, by_name[name]) for name in states if name not in before]
     return Report(
         catalog=work.name,
-        before=totals(before, series),
+        file=str(work.file),
+        created=utc_now(),
+        store=str(work.store.path),
+        destination=work.catalog.destination.registry or work.catalog.destination.layout or "",
+        policies=tuple(
+            PolicyRow(match=each.match, do=each.do.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+            for each in work.catalog.policies
+        ),
+        order=work.catalog.order,
+        proofs=work.catalog.proofs,
+        run=_run(last, rows, states.values()),
+        before=totals(before, series, part_before),
         planned=totals(planned, series) if planned else None,
-        after=totals(after, series) if any_made else None,
+        after=totals(after, series, part_after) if any_made else None,
         images=tuple(rows),
+        layers_of="after" if any_made else "planned" if planned else "before",
+        layers=_layers(work, states, before, planned, after if any_made else None),
         shared_before=shared(before),
         shared_after=shared(after) if any_made else (),
-        duplicates=tuple(work.joint.duplicates()) if work.joint else (),
+        duplicates=duplicate_components(work.joint) if work.joint else (),
+        duplicate_files=duplicate_files(work.joint) if work.joint else (),
         missed=last.missed,
         losses=tuple(work.losses),
         requests=last.requests,
     )
+
+
+def _run(last: LastRun, rows: Sequence[ImageRow], states: Iterable[ImageState]) -> RunRow | None:
+    if last.began is None:
+        return None
+    counts = Counter(row.outcome for row in rows)
+    fetched = sum(state.run == last.began and "fetched" in state.acts for state in states)
+    outcomes = {outcome: counts[outcome] for outcome in MEANING if counts[outcome]}
+    return RunRow(kind=last.kind, began=last.began, ended=last.ended, fetched=fetched, outcomes=outcomes)
+
+
+def _layers(
+    work: Work,
+    states: Mapping[str, ImageState],
+    before: Mapping[str, Holding],
+    planned: Mapping[str, Holding],
+    after: Mapping[str, Holding] | None,
+) -> tuple[LayerRow, ...]:
+    """Return the layers after the run; before one, those of the plan."""
+    layouts = work.joint.layouts() if work.joint else {}
+    if after is not None:
+        done = {name for name, layout in layouts.items() if name in after and states[name].layout == layout}
+        return layer_rows(after, work.joint, done)
+    return layer_rows(planned or before, work.joint, layouts)
 
 
 def _made(work: Work, image: CatalogImage, state: ImageState) -> Holding | None:
@@ -168,17 +270,29 @@ def _made(work: Work, image: CatalogImage, state: ImageState) -> Holding | None:
 
 
 def _row(
-    state: ImageState, before: Holding | None = None, planned: Holding | None = None, made: Holding | None = None
+    work: Work,
+    last: LastRun,
+    image: CatalogImage,
+    before: Holding | None = None,
+    planned: Holding | None = None,
+    made: Holding | None = None,
 ) -> ImageRow:
-    proofs = [change.proof for change in state.result.images if change.proof] if state.result and before else []
+    state = work.states[image.name]
+    target = work.target(image)
+    proofs = [change.proof for change in state.result.images if change.proof] if state.result and made else []
     return ImageRow(
         name=state.name,
         state=_state(state, planned, made),
+        outcome=outcome_of(state, last, made=made is not None),
         error=state.error,
         error_type=state.error_type if state.error else None,
+        todo=advice(state.failed_in, state.name, state.origin) if state.error else None,
+        policy=image.policy.do.transform,
         old=state.old.digest if state.old else "",
         new=state.new.digest if state.new and made else None,
+        place=place_of(work.catalog.destination, state.name) or str(target),
         proof=proofs[0] if proofs else None,
+        verify=f"layerfarm verify --image {shlex.quote(str(target))}" if proofs else None,
         layers_before=layer_count(before) if before else 0,
         layers_planned=layer_count(planned) if planned else None,
         layers_after=layer_count(made) if made else None,
@@ -199,84 +313,9 @@ def _state(state: ImageState, planned: Holding | None, made: Holding | None) -> 
     return "done" if made else "planned" if planned else "pending"
 
 
-def percent(part: int, whole: int) -> str:
-    """Format ``part`` of ``whole``; 0 of 0 is 100 %."""
-    return f"{100 * part / whole:.1f} %" if whole else "100.0 %"
-
-
-def size_text(count: int | None) -> str:
-    """Format bytes in powers of 1000."""
-    if count is None:
-        return "-"
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:,.1f} {unit}"
-    return f"{count} B"
-
-
-def requests_text(requests: Mapping[str, int]) -> str:
-    """Format numbers of requests by method: ``53 (13 GET, 40 HEAD)``."""
-    return f"{sum(requests.values()):,} ({', '.join(f'{count:,} {method}' for method, count in requests.items())})"
-
-
 def by_repository(images: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
     """Yield the rows of each repository, in the order given."""
     found: dict[str, list[ImageRow]] = {}
     for image in images:
         found.setdefault(repository_of(image.name), []).append(image)
     return found
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-_NAMES: Final = 6
-"""Repositories named in one row of the page."""
-
-
-def page(report: Report) -> str:
-    """Return the report as one self-contained HTML page. Everything is escaped: names come from registries."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("layerfarm.worker.catalog", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
-        report=report,
-        repositories=by_repository(report.images),
-        stored=_three(report, "stored"),
-        pulled=_three(report, "pulled"),
-        layers=_three(report, "layers"),
-        shown="pull_after" if report.after else "pull_planned",
-        size=size_text,
-        count="{:,}".format,
-        percent=percent,
-        requests=requests_text,
-        named=_named,
-        tag=lambda name: split_name(name)[1] or name,
-    )
-
-
-def _three(report: Report, what: str) -> dict[str, int | None]:
-    def value(totals: Totals | None) -> int | None:
-        return None if totals is None else int(getattr(totals, what))
-
-    return {"before": value(report.before), "planned": value(report.planned), "after": value(report.after)}
-
-
-def _named(images: Sequence[str]) -> str:
-    """Return the images by repository: ``web/api: 1.0, 1.1``, shortened."""
-    tags: dict[str, list[str]] = {}
-    for image in images:
-        repository, tag = split_name(image)
-        tags.setdefault(repository, []).append(tag)
-    shown = [f"{name}: {_span(found)}".rstrip(": ") for name, found in list(tags.items())[:_NAMES]]
-    more = [f"{len(tags) - _NAMES} more repositories"] if len(tags) > _NAMES else []
-    return "; ".join(shown + more)
-
-
-def _span(tags: Sequence[str]) -> str:
-    return ", ".join(tags) if len(tags) <= 4 else f"{tags[0]}, {tags[1]}, … {tags[-1]} ({len(tags)} tags)"

@@ -29,6 +29,7 @@ def carry_out(work: Work, names: Names | None = None, *, replan: bool = False) -
         work.plan(images, replan=replan)
         work.transform(concerned)
     work.push(concerned, among=images)
+    work.finish()
     return concerned
 
 

@@ -19,7 +19,7 @@ def fail_large(store: Layout, states: States, images: Iterable[CatalogImage], la
             try:
                 check_layers(store, state.old, largest)
             except LayerfarmError as error:
-                states.put(state.failed(error))
+                states.put(state.failed(error, "analyze"))
 
 
 def check_layers(layout: Layout, top: Descriptor, largest: int | None) -> None:

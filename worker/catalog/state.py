@@ -11,8 +11,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,6 +28,10 @@ AS_IT_IS: Final = "as it is"
 """Layout of an image that is not rechunked, because that would not save enough."""
 _OWNER: Final = "file"
 """In a catalog's directory: the path of its file."""
+Act = Literal["fetched", "made", "copied", "pushed", "repaired"]
+"""A step of a run that changed something. ``copied``: published unchanged; ``repaired``: pushed again, because the
+destination no longer had it."""
+Step = Literal["fetch", "analyze", "transform", "push"]
 
 
 class Publication(BaseModel):
@@ -86,6 +91,12 @@ class ImageState(BaseModel):
     """Why it failed; None: it is done, or was not tried."""
     error_type: str | None = None
     """Class name of that error."""
+    failed_in: Step | None = None
+    """The step that ended with ``error``."""
+    run: str | None = None
+    """:attr:`LastRun.began` of the last run that did something with the image."""
+    acts: tuple[Act, ...] = ()
+    """The steps of that run."""
     note: str | None = None
     """Why its policy does not apply to it: without ``old`` it is left out, else copied unchanged."""
 
@@ -109,10 +120,10 @@ class ImageState(BaseModel):
         """Return the state with a publication, in the place of an earlier one there."""
         return self.but(published=(*(one for one in self.published if one.place != new.place), new))
 
-    def failed(self, error: LayerfarmError) -> ImageState:
-        """Return the state with an error."""
+    def failed(self, error: LayerfarmError, step: Step) -> ImageState:
+        """Return the state with the error that ended a step."""
         kind = error.error_type if isinstance(error, JobFailed) else None
-        return self.but(error=error_text(error), error_type=kind or type(error).__name__)
+        return self.but(error=error_text(error), error_type=kind or type(error).__name__, failed_in=step)
 
     def held(self, layout: Layout, image: Descriptor) -> Holding:
         """Return the holding of ``old`` or ``new``, of which only an unknown one is read in ``layout``.
@@ -160,6 +171,11 @@ class LastRun(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    kind: Literal["plan", "run"] = "run"
+    began: str | None = None
+    """Time in UTC, RFC 3339; it identifies the run."""
+    ended: str | None = None
+    """None: it was interrupted, or is running."""
     missed: tuple[Missed, ...] = ()
     losses: tuple[Loss, ...] = ()
     referrers: frozenset[str] = frozenset()
@@ -173,6 +189,8 @@ class States:
 
     def __init__(self, store: Layout, catalog: Path) -> None:
         """``catalog``: the catalog file."""
+        self.run: str | None = None
+        """:attr:`LastRun.began` of the current run."""
         self._store = store
         self._known: dict[str, ImageState] = {}
         self.directory = state_directory(store, catalog)
@@ -216,6 +234,11 @@ class States:
             files_of(self._store.path).unlink(self.directory / "images" / f"{_file_name(name)}.json")
         self._known.pop(name, None)
 
+    def acted(self, state: ImageState, act: Act) -> ImageState:
+        """Return the state with one more step of the current run."""
+        earlier = state.acts if state.run == self.run else ()
+        return state.but(run=self.run, acts=(*earlier, act))
+
     def put(self, state: ImageState) -> ImageState:
         """Record a state, durably. Different threads may put different images."""
         if self._known.get(state.name) != state:
@@ -230,8 +253,17 @@ class States:
         except (OSError, UnsafePath, ValidationError):
             return LastRun()
 
-    def put_last_run(self, run: LastRun) -> None:
-        """Record a run, durably."""
+    def begin(self, kind: Literal["plan", "run"], *, part: bool, **found: Any) -> None:
+        """Record the begin of a run or a plan, with ``found``; ``part``: with everything else of the last one."""
+        self.run = utc_now()
+        last = self.last_run() if part else LastRun()
+        self._put_last_run(last.model_copy(update={"kind": kind, "began": self.run, "ended": None, **found}))
+
+    def note(self, **changes: Any) -> None:
+        """Change the record of the last run, durably."""
+        self._put_last_run(self.last_run().model_copy(update=changes))
+
+    def _put_last_run(self, run: LastRun) -> None:
         self.write(LAST_RUN, run.model_dump_json().encode())
 
     def write(self, name: Path | str, content: bytes) -> Path:
@@ -270,6 +302,11 @@ def state_directory(store: Layout, catalog: Path) -> Path:
         directory = _directory_for(catalog.resolve(), place, store.path)
         make_directory(directory / "images", store.path)
     return directory
+
+
+def utc_now() -> str:
+    """Return the time in UTC as RFC 3339, with milliseconds."""
+    return f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def _directory_for(catalog: Path, place: Path, store: Path) -> Path:

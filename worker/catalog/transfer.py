@@ -122,7 +122,7 @@ class Fetcher:
         return missed
 
     def _failed(self, image: CatalogImage, error: LayerfarmError) -> ImageState:
-        return self._states[image.name].but(origin=image.origin).failed(error)
+        return self._states[image.name].but(origin=image.origin).failed(error, "fetch")
 
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
@@ -170,7 +170,7 @@ class Fetcher:
             created=created,
             error=None,
         )
-        return done, fetched
+        return self._states.acted(done, "fetched"), fetched
 
     def _is_same(self, image: CatalogImage, state: ImageState) -> bool:
         """Return True if a layout still has the image that was copied from it: no manifest has to be read to know."""
@@ -319,7 +319,7 @@ class Pusher:
             beside, refused = self._push_beside(layout, repository, state.new)
             nbytes = sum(blob.size for blob in reachable_blobs(layout, state.new))
         except LayerfarmError as error:
-            return state.failed(error), 0
+            return state.failed(error, "push"), 0
         for text in refused:
             self._notice(f"{state.name}: {text}")
         key = _pushed(state, self._destination, self._proofs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from layerfarm.worker.catalog.backends import Task
@@ -38,3 +39,15 @@ class Shower:
             self._view.notice(progress.notice)
         if progress.stage:
             self._view.working(task.name, f"{progress.stage} {progress.units_done}/{progress.units_total}")
+
+
+class JobRecorder(Shower):
+    """Also reports the jobs to ``record``, so that the next run finds them if this one is killed."""
+
+    def __init__(self, view: View, record: Callable[[Task, str], object]) -> None:
+        super().__init__(view)
+        self._record = record
+
+    def submitted(self, task: Task, job: str) -> None:
+        self._record(task, job)
+        super().submitted(task, job)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from layerfarm.jobs.errors import LayerfarmError, StoreError
 from layerfarm.jobs.flows.requests import ImageRef
@@ -42,16 +42,17 @@ from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.sizes import fail_large
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
-from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, LastRun, Loss, Missed, Publication, States
+from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, Loss, Missed, Publication, States, utc_now
 from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_pushed
-from layerfarm.worker.catalog.views import Shower, View
+from layerfarm.worker.catalog.views import JobRecorder, Shower, View
 
 
 @dataclass
 class Work:
     """The run of a catalog."""
 
-    name: str
+    file: Path
+    """The catalog file."""
     catalog: CatalogFile
     store: Layout
     states: States
@@ -69,6 +70,8 @@ class Work:
     """Reads the sources, after a discovery."""
     _layouts: dict[str, str] = field(default_factory=dict)
     """By image to rechunk, a digest of its planned layers, or :data:`AS_IT_IS`."""
+    _different: dict[str, str] = field(default_factory=dict)
+    """Images that the destination's registry no longer has as they were pushed, with the difference."""
 
     @classmethod
     def begin(cls, file: Path, catalog: CatalogFile, backend: Backend, view: View) -> Work:
@@ -84,19 +87,21 @@ class Work:
             layout_at(Path(catalog.destination.layout))
         skopeo = Skopeo(catalog.access, view.notice, connection_of=of_sources(catalog))
         publisher = skopeo.connected(of_destination(catalog))
-        return cls(file.stem, catalog, store, States(store, file), skopeo, publisher, backend, view)
+        return cls(file.absolute(), catalog, store, States(store, file), skopeo, publisher, backend, view)
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
 
     # --- the steps -------------------------------------------------------------------------------
 
-    def fetch(self, names: Names | None = None) -> list[CatalogImage]:
-        """Discover the images and fetch them into the store; record an error for those that fail.
+    def fetch(self, names: Names | None = None, kind: Literal["plan", "run"] = "run") -> list[CatalogImage]:
+        """Begin a run, or only a plan: discover the images and fetch them, and record an error for those that fail.
 
         ``names``: only images of these names are looked for and fetched; the others stay as they are.
         """
-        last = LastRun() if names is None else self.states.last_run()
         found = self.discover(names)
-        update = {"missed": tuple(found.missed), "referrers": found.referrers}
-        self.states.put_last_run(last.model_copy(update=update))
+        self.states.begin(kind, part=names is not None, missed=tuple(found.missed), referrers=found.referrers)
         self.states.forget_others(image.name for image in found.images)
         self.view.step("fetch", len(found.listed))
         fetcher = self.fetcher()
@@ -110,13 +115,15 @@ class Work:
         """Report and record more that was missed."""
         for one in missed:
             self.view.notice(f"{one.where}: {one.error}")
-        last = self.states.last_run()
-        self.states.put_last_run(last.model_copy(update={"missed": (*last.missed, *missed)}))
+        self.states.note(missed=(*self.states.last_run().missed, *missed))
 
-    def _record(self) -> None:
-        """Record the requests sent so far."""
-        last = self.states.last_run()
-        self.states.put_last_run(last.model_copy(update={"requests": self.skopeo.pace.counts}))
+    def finish(self) -> None:
+        """Record the end of the run."""
+        self._record(ended=utc_now())
+
+    def _record(self, **changes: str) -> None:
+        """Record the requests sent so far, and other changes."""
+        self.states.note(requests=self.skopeo.pace.counts, **changes)
 
     def discover(self, names: Names | None = None) -> Found:
         """List the sources; show what cannot be listed. ``names``: as :meth:`fetch`."""
@@ -151,9 +158,8 @@ class Work:
         members += more
         for image in failed:
             if self.states[image.name].error is None:
-                self.states.put(
-                    self.states[image.name].failed(StoreError("the analysis cannot be stored: is the store writable?"))
-                )
+                unwritable = StoreError("the analysis cannot be stored: is the store writable?")
+                self.states.put(self.states[image.name].failed(unwritable, "analyze"))
         if not members:
             return
         created = {image.name: self.states[image.name].created for image in images}
@@ -162,12 +168,12 @@ class Work:
         largest = self.catalog.destination.largest
         self.joint, self.losses = plan_what_saves(members, created, self.catalog.order, previous, rechunked, largest)
         for name, error in self.joint.failed.items() if self.joint is not None else ():
-            self.states.put(self.states[name].failed(error))
+            self.states.put(self.states[name].failed(error, "analyze"))
         self._layouts = dict.fromkeys((member.name for member in members), AS_IT_IS)
         if self.joint is not None:
             self._layouts |= self.joint.layouts()
         if keep:
-            self.states.put_last_run(self.states.last_run().model_copy(update={"losses": tuple(self.losses)}))
+            self.states.note(losses=tuple(self.losses))
             if self.joint is not None:
                 self.states.write(PLAN, self.joint.plan.encode())
 
@@ -190,7 +196,7 @@ class Work:
 
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
             if error is not None:
-                self.states.put(self.states[task.name].failed(error))
+                self.states.put(self.states[task.name].failed(error, "analyze"))
             self.view.ended(
                 task.name, self.states[task.name].error, 0 if error else sum(each.bytes for each in result.images)
             )
@@ -223,9 +229,14 @@ class Work:
         with self.steady():
             in_groups(kept, self.destination.path, self._keep, self._kept)
         by_name = {image.name: image for image in due}
-        self.backend.run(
-            tasks, lambda task, result, error: self._made(by_name[task.name], result, error), _Watcher(self, by_name)
-        )
+
+        def submitted(task: Task, job: str) -> None:
+            self.states.put(self.states[task.name].but(job=job, job_work=self.job_work(by_name[task.name])))
+
+        def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
+            self._made(by_name[task.name], result, error)
+
+        self.backend.run(tasks, ended, JobRecorder(self.view, submitted))
 
     def push(self, images: Sequence[CatalogImage], among: Sequence[CatalogImage] | None = None) -> None:
         """Push new images and their proofs to the destination's registry, if there is one.
@@ -241,7 +252,10 @@ class Work:
 
         def push(image: CatalogImage) -> None:
             self.view.working(image.name, "push")
-            self._end(*pusher.push(self.states[image.name], self.destination))
+            state, nbytes = pusher.push(self.states[image.name], self.destination)
+            if state.error is None:
+                state = self.states.acted(state, "repaired" if image.name in self._different else "pushed")
+            self._end(state, nbytes)
 
         with ThreadPoolExecutor(self.catalog.access.parallel, thread_name_prefix="push") as pool:
             list(pool.map(push, due))
@@ -254,10 +268,10 @@ class Work:
             return []
         states = [self.states[image.name] for image in images]
         pushed = [state for state in states if is_pushed(state, destination, self.catalog.proofs)]
-        different = differences(self.publisher, destination, pushed, self.catalog.access.parallel)
-        for text in different.values():
+        self._different = differences(self.publisher, destination, pushed, self.catalog.access.parallel)
+        for text in self._different.values():
             self.view.notice(f"{text}; pushing it again")
-        there = {state.name for state in pushed}.difference(different)
+        there = {state.name for state in pushed}.difference(self._different)
         return [image for image in images if image.name not in there]
 
     def shower(self) -> Watcher:
@@ -341,8 +355,8 @@ class Work:
         try:
             top = copy_in(self.store, image.name, self.destination, self.target(image).tag)
         except LayerfarmError as error:
-            return state.failed(error)
-        return self._with(image, top, None, note)
+            return state.failed(error, "transform")
+        return self.states.acted(self._with(image, top, None, note), "copied")
 
     def _with(
         self, image: CatalogImage, new: Descriptor, result: TransformResult | None, note: str | None
@@ -359,32 +373,19 @@ class Work:
         self, image_and_note: tuple[CatalogImage, str | None], state: ImageState, error: LayerfarmError | None
     ) -> None:
         if error is not None:
-            state = self.states[state.name].failed(error)
+            state = self.states[state.name].failed(error, "transform")
         self._end(state, state.new.size if state.is_ready and state.new is not None else 0)
 
     def _made(self, image: CatalogImage, result: Any, error: LayerfarmError | None) -> None:
         if error is not None:
             state = self.states[image.name].but(job=None, job_work=None, note=None)
-            self._end(state.failed(error), 0)
+            self._end(state.failed(error, "transform"), 0)
             return
         assert isinstance(result, TransformResult)
         new = tagged(self.destination, self.target(image).tag)
-        self._end(self._with(image, new, result, None).but(job=None, job_work=None), result.bytes_after)
+        done = self._with(image, new, result, None).but(job=None, job_work=None)
+        self._end(self.states.acted(done, "made" if done.is_changed else "copied"), result.bytes_after)
 
     def _end(self, state: ImageState, nbytes: int) -> None:
         self.states.put(state)
         self.view.ended(state.name, state.error, nbytes)
-
-
-class _Watcher(Shower):
-    """Also records the jobs, so that the next run finds them if this one is killed."""
-
-    def __init__(self, work: Work, images: dict[str, CatalogImage]) -> None:
-        super().__init__(work.view)
-        self._work = work
-        self._images = images
-
-    def submitted(self, task: Task, job: str) -> None:
-        state = self._work.states[task.name]
-        self._work.states.put(state.but(job=job, job_work=self._work.job_work(self._images[task.name])))
-        super().submitted(task, job)

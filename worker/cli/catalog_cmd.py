@@ -120,8 +120,9 @@ def plan(file: Path, how: How, replan: bool, as_json: bool, html: Path | None, e
     from layerfarm.worker.catalog.report import report_of
 
     with working(file, how) as work:
-        images = work.fetch()
+        images = work.fetch(kind="plan")
         work.plan(images, replan=replan, keep=False)
+        work.finish()
         report = report_of(work, images)
     _say(report, as_json, html, each)
     raise click.exceptions.Exit(report.summary.exit_code)
@@ -271,7 +272,7 @@ def working(file: Path, how: How, *, lock: bool = True, view: View | None = None
 
 
 def _say(report: Report, as_json: bool, html: Path | None, each: bool) -> None:
-    from layerfarm.worker.catalog.report import page
+    from layerfarm.worker.catalog.page import page
     from layerfarm.worker.cli.catalog_text import image_lines, report_lines
 
     if html is not None:

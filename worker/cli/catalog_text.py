@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from layerfarm.jobs.errors import display
 from layerfarm.worker.catalog.costs import Totals
-from layerfarm.worker.catalog.report import ImageRow, Report, by_repository, percent, requests_text, size_text
+from layerfarm.worker.catalog.quantities import percent, requests_text, size_text
+from layerfarm.worker.catalog.report import ImageRow, Report, RunRow, by_repository
 from layerfarm.worker.catalog.state import Loss
 from layerfarm.worker.plural import counted
 
@@ -19,6 +20,7 @@ _WARNINGS = 30
 def report_lines(report: Report) -> list[str]:
     """Return the report, to be printed."""
     lines = [f"catalog: {report.catalog}, {counted(report.before.images, 'image')}"]
+    lines += _run(report.run) if report.run else []
     lines += [f"requests to registries: {requests_text(report.requests)}"] if report.requests else []
     lines += [""]
     lines += _table(_totals(report))
@@ -28,10 +30,21 @@ def report_lines(report: Report) -> list[str]:
     if report.losses:
         lines += ["", "left as they are, because rechunk would not save enough:", *map(_loss, report.losses)]
     if report.failed:
-        lines += ["", f"failed: {report.failed}", *(f"  {name}: {display(why)}" for name, why in report.failures)]
+        lines += ["", f"failed: {report.failed}", *_failures(report)]
     if report.warned:
         lines += ["", f"warnings: {report.warned}", *_warnings(report)]
     return lines
+
+
+def _failures(report: Report) -> list[str]:
+    return [f"  {each.where}: {display(each.why)}\n    {display(each.todo)}" for each in report.failures]
+
+
+def _run(run: RunRow) -> list[str]:
+    """Return what the run did, in one line."""
+    counts = [f"{count:,} {outcome}" for outcome, count in run.outcomes.items()]
+    end = "" if run.ended else ", interrupted"
+    return [f"{run.kind} of {run.began}{end}: {', '.join(counts) or 'no images'}"]
 
 
 def _loss(loss: Loss) -> str:
@@ -56,10 +69,13 @@ def _totals(report: Report) -> list[tuple[str, ...]]:
     known: list[tuple[str, Totals]] = [("before", report.before)]
     known += [("predicted", report.planned)] if report.planned else []
     known += [("now", report.after)] if report.after else []
+    in_part = any(totals.pulled_in_part is not None for _, totals in known)
     rows: list[tuple[str, ...]] = [("", "STORED", "", "PULLED TO NEXT TAG", "", "LAYERS")]
+    rows[0] += ("IN PART",) if in_part else ()
     for name, totals in known:
         stored, pulled = percent(totals.stored, report.before.stored), percent(totals.pulled, report.before.pulled)
-        rows.append((name, size_text(totals.stored), stored, size_text(totals.pulled), pulled, str(totals.layers)))
+        row = (name, size_text(totals.stored), stored, size_text(totals.pulled), pulled, str(totals.layers))
+        rows.append((*row, size_text(totals.pulled_in_part)) if in_part else row)
     return rows
 
 

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from layerfarm.worker.catalog.report import size_text
+from layerfarm.worker.catalog.quantities import size_text
 from layerfarm.worker.cli import output
 from layerfarm.worker.plural import counted
 

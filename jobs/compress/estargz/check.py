@@ -116,6 +116,10 @@ class EstargzCheck(TocCheck):
         if expected.type == _HARDLINK and ((target := plain_name(expected.link)) == name or target not in self._names):
             yield "link", "no entry", expected.link
 
+    @property
+    def table_bytes(self) -> int:
+        return self.size - self.end
+
     def finish(self, diff_id: str, size: int) -> None:
         if not self.usable:
             return

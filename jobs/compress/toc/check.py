@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from layerfarm.jobs.compress.codecs import Compression
 from layerfarm.jobs.compress.decompress import PlainStream, decompress
 from layerfarm.jobs.compress.toc.describe import Undescribable, described, plain_name
-from layerfarm.jobs.compress.toc.entries import CHUNK, MOST_BYTES, REGULAR, TocEntry
+from layerfarm.jobs.compress.toc.entries import CHUNK, MOST_BYTES, REGULAR, ZEROS, TocEntry
 from layerfarm.jobs.errors import LayerError
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
@@ -34,6 +34,23 @@ _ATTRIBUTES: Final = ("type", "name", "link", "mode", "size", "uid", "gid", "maj
 
 class Lie(Exception):
     """The table of contents, or its data, does not match the layer. Arguments: where, message."""
+
+
+class Frame(NamedTuple):
+    """Compressed content of a file, or of a part of it. Small files may share a frame."""
+
+    digest: str
+    offset: int
+    bytes: int
+
+
+class FileContent(NamedTuple):
+    """Content of one file of a layer."""
+
+    digest: str
+    """Empty: only its frames have digests."""
+    frames: tuple[Frame, ...]
+    """Without those of holes, which clients do not fetch."""
 
 
 class TocCheck(ABC):
@@ -115,6 +132,31 @@ class TocCheck(ABC):
             self.fault(expected.name, f"{key} is {says!r} in the table of contents and {tar!r} in the tar"[:300])
         if expected.size and entry.size == expected.size and entry.name == expected.name:
             self._contents[entry.name] = found
+
+    def files(self) -> Iterator[FileContent]:
+        """Yield the contents that a client can fetch one by one; call it before :meth:`member`.
+
+        Raises:
+            Lie: a chunk is outside the blob, or ends before it begins.
+        """
+        for chunks in self._files.values():
+            first = chunks[0]
+            if first.type != REGULAR or not first.size:
+                continue
+            ends = self.chunk_ends(chunks)
+            if any(not chunk.offset <= end <= self.end for chunk, end in zip(chunks, ends, strict=True)):
+                raise Lie(first.name, "offsets in the table of contents lead out of the blob, or backwards")
+            frames = (
+                Frame(chunk.chunk_digest or first.digest, chunk.offset, end - chunk.offset)
+                for chunk, end in zip(chunks, ends, strict=True)
+                if chunk.chunk_type != ZEROS
+            )
+            yield FileContent(first.digest, tuple(frames))
+
+    @property
+    @abstractmethod
+    def table_bytes(self) -> int:
+        """Return the bytes of the blob that a client reads besides frames of files."""
 
     def absent(self) -> None:
         """Report entries that no member has."""

@@ -65,6 +65,10 @@ class ZstdChunkedCheck(TocCheck):
         self.end = place.offset - SKIPPABLE_HEADER
         return entries
 
+    @property
+    def table_bytes(self) -> int:
+        return self._place.length + (self._split.length if self._split is not None else 0)
+
     def finish(self, diff_id: str, size: int) -> None:
         if not self.usable:
             return

@@ -11,7 +11,7 @@ from layerfarm.jobs.image import resolve
 from layerfarm.jobs.relayer.referrers import fallback_tag, names_image, spoken, unread_referrers
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, Index, Layout
 from layerfarm.worker.catalog.series import newest
-from tests.unit.catalog.works import Seen, catalog_file, planned, ran
+from tests.unit.catalog.works import Seen, catalog_file, costs, planned, ran
 from tests.unit.image.images import image
 from tests.unit.relayer.images import entry, index, manifest, two_platforms
 from tests.unit.relayer.test_other_systems import LINUX, WINDOWS, two_systems
@@ -67,12 +67,12 @@ def test_an_image_for_another_system_is_kept_with_a_notice_in_every_run(
     path = catalog_file(tmp_path, policy)
     windows = image(images, WINDOWS, tag="win:1", os="windows")
     view = Seen()
-    (row,) = ran(path, view).images
+    (row,) = costs(ran(path, view)).images
     assert (row.state, row.new) == ("done", windows.descriptor.digest)
     assert row.warnings == (view.notices[0].removeprefix("win:1: "),)
     assert "windows/amd64" in row.warnings[0]
     again = Seen()
-    assert ran(path, again).images == (row,)
+    assert costs(ran(path, again)).images == (row,)
     assert (again.notices, again.steps["transform"]) == (view.notices, 0)
 
 

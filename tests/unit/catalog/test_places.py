@@ -12,7 +12,7 @@ from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import Destination, parse_catalog
 from layerfarm.worker.catalog.places import is_replaced, place_of, reference_at, repository_in
 from layerfarm.worker.catalog.sources import CatalogImage, Listing, select
-from tests.unit.catalog.works import Seen, catalog_file, places, ran
+from tests.unit.catalog.works import Seen, catalog_file, costs, places, ran
 from tests.unit.image.images import image, tar
 
 
@@ -77,14 +77,14 @@ def test_what_was_replaced_once_is_not_transformed_again(tmp_path: Path) -> None
     layout = Layout.create(tmp_path / "images")
     old = image(layout, [tar(("a", b"1")), tar(("b", b"2"))], tag="web:1.0")
     path = catalog_file(tmp_path, "{transform: squash}", "destination: {layout: images, replace: true}\n")
-    (row,) = ran(path).images
+    (row,) = costs(ran(path)).images
     assert (row.state, row.layers_before, row.layers_after) == ("done", 2, 1)
     new = resolve(layout, "web:1.0")
     assert new.descriptor.digest == row.new != old.descriptor.digest
     assert resolve(Layout.open(tmp_path / "store"), "web:1.0").descriptor.digest == old.descriptor.digest
 
     view = Seen()
-    (again,) = ran(path, view).images
+    (again,) = costs(ran(path, view)).images
     assert (again, view.steps["transform"]) == (row, 0)
 
     newer = image(layout, [tar(("a", b"1")), tar(("b", b"3"))], tag="web:1.0")

@@ -59,10 +59,10 @@ def test_failures_have_the_class_of_their_error(tmp_path: Path) -> None:
 
 
 def test_of_a_job_on_a_farm_the_class_is_that_of_its_unit() -> None:
-    state = ImageState(name="a:1").failed(JobFailed("broken", error_type="MalformedLayer"))
+    state = ImageState(name="a:1").failed(JobFailed("broken", error_type="MalformedLayer"), "transform")
     assert (state.error, state.error_type) == ("broken", "MalformedLayer")
-    assert ImageState(name="a:1").failed(JobFailed("broken")).error_type == "JobFailed"
-    assert ImageState(name="a:1").failed(NotInRegistry("gone", where="x")).error_type == "NotInRegistry"
+    assert ImageState(name="a:1").failed(JobFailed("broken"), "transform").error_type == "JobFailed"
+    assert ImageState(name="a:1").failed(NotInRegistry("gone", where="x"), "fetch").error_type == "NotInRegistry"
 
 
 def test_json_has_the_summary_and_the_exit_code_is_that(tmp_path: Path, capsys: object) -> None:

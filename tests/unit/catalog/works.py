@@ -48,8 +48,9 @@ def work_on(path: Path, view: Seen | None = None) -> Work:
 def planned(path: Path) -> Report:
     """The report of ``layerfarm catalog plan``."""
     work = work_on(path)
-    images = work.fetch()
+    images = work.fetch(kind="plan")
     work.plan(images, keep=False)
+    work.finish()
     return report_of(work, images)
 
 
@@ -59,9 +60,16 @@ def ran(path: Path, view: Seen | None = None, *, replan: bool = False) -> Report
     images = work.fetch()
     work.plan(images, replan=replan)
     work.transform(images)
+    work.finish()
     return report_of(work, images)
 
 
 def places(catalog: CatalogFile) -> list[Place]:
     """Repositories if no source has patterns of them."""
     return [place for source in catalog.sources for place in places_of(source)]
+
+
+def costs(report: Report) -> Report:
+    """The report without what the run did: a run with nothing to do gives the same."""
+    images = tuple(row.model_copy(update={"outcome": "unchanged"}) for row in report.images)
+    return report.model_copy(update={"images": images, "run": None, "created": ""})
