@@ -28,7 +28,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store powercut bench bench-catalog bench-scale profile scaling docs man pictures newcomer release lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs bench bench-catalog bench-scale profile scaling docs man pictures newcomer release lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; counts losses (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store with many writers, gc and readers; counts losses (0)'
 	@echo 'make powercut [CUTS=1000] [SEED=N]             machines under QEMU lose power while they use a store; counts losses (0)'
+	@echo 'make nfs [WRITERS=8] [TAGS=25]                  a store on an NFS server, with machines and a server that vanish'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm compared with umoci, tar, sha256sum, cp: a table with targets'
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
 	@echo 'make scaling                                   measure scaling, and write tests/bench/SCALING.md'
@@ -126,6 +127,12 @@ torture-store: environment
 powercut: CUTS ?= 1000
 powercut: environment
 	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED))
+
+# A server and three clients under QEMU; WRITERS on each client set TAGS each.
+nfs: WRITERS ?= 8
+nfs: TAGS ?= 25
+nfs: environment
+	$(BIN)/python -m tests.machines.nfs --writers '$(WRITERS)' --tags '$(TAGS)' $(if $(ONLY),--only $(ONLY))
 
 # TREE and OPERATION take several names. The trees large (20 files of 500 MB) and million are measured only if named.
 TIMES ?= 5

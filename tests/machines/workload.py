@@ -1,7 +1,10 @@
-"""Runs in a machine: works in a store without end, and checks the store after a power cut.
+"""Runs in a machine: works in a store, and checks it after power cuts and lost servers.
 
-``python3 -m workload work LAYOUT SEED`` prints ``{"tag", "digest"}`` after each operation that gave a tag.
-``python3 -m workload check LAYOUT`` reads these lines from stdin and prints what is lost or damaged, a line each.
+``python3 -m workload work LAYOUT SEED``: work without end; print ``{"tag", "digest"}`` after each tag that it sets.
+``… tags LAYOUT NAME WRITERS TAGS``: set so many tags from each of so many processes, and print them the same way.
+``… hold LAYOUT``: take the lock of ``index.json``, print ``held``, and keep it.
+``… read LAYOUT``: read the index without end; print what is wrong with it.
+``… check LAYOUT``: read the printed lines from stdin; print what is lost or damaged, a line each.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -123,17 +127,59 @@ def faults(path: Path, acknowledged: list[dict[str, str]]) -> list[str]:
     return found
 
 
+def tags(path: Path, name: str, writers: int, count: int) -> int:
+    """Set ``count`` tags from each of ``writers`` processes; return the number of processes that failed."""
+    layout = Layout.open(path)
+    base = layout.find("base")[0]
+    children = []
+    for writer in range(writers):
+        child = os.fork()
+        if child == 0:
+            for number in range(count):
+                tag = f"{name}-{writer}-{number}"
+                layout.tag(tag, base)
+                # One write, so that the lines of the processes do not mix.
+                os.write(1, (json.dumps({"tag": tag, "digest": base.digest}) + "\n").encode())
+            os._exit(0)
+        children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+def hold(path: Path) -> None:
+    """Take the lock of the index and keep it."""
+    with Layout.open(path).locked():
+        print("held", flush=True)
+        time.sleep(3600)
+
+
+def read(path: Path) -> None:
+    """Read the index without end, as another host sees it."""
+    most = 0
+    while True:
+        found = len(Layout.open(path).tags())
+        if found < most:
+            print(f"saw {found} tags after {most}", flush=True)
+        most = max(most, found)
+
+
 def main() -> None:
     """See the module."""
     path = Path(sys.argv[2])
-    if sys.argv[1] == "work":
-        if not path.exists():
-            Layout.create(path)
-            os.sync()
-        Work(path, int(sys.argv[3])).forever()
-    else:
-        for fault in faults(path, [json.loads(line) for line in sys.stdin]):
-            print(fault)
+    match sys.argv[1]:
+        case "work":
+            if not path.exists():
+                Layout.create(path)
+                os.sync()
+            Work(path, int(sys.argv[3])).forever()
+        case "tags":
+            sys.exit(tags(path, sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
+        case "hold":
+            hold(path)
+        case "read":
+            read(path)
+        case _:
+            for fault in faults(path, [json.loads(line) for line in sys.stdin]):
+                print(fault)
 
 
 if __name__ == "__main__":
