@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,7 +192,7 @@ def test_odd_names_and_an_absent_repository_do_not_stop_the_rest(
     client = Skopeo(Access.model_validate({"tls-verify": False}))
     for name in odd:
         assert look(client, f"docker://{registry.host}/new/team/{name}").digest
-    assert layerfarm("catalog", "report", path, "--json")[1] == out
+    assert _undated(layerfarm("catalog", "report", path, "--json")[1]) == _undated(out)
     code, out, err = layerfarm("catalog", "run", path, "--dry-run")
     assert (code, {line.rpartition(": ")[2] for line in out.splitlines()}) == (1, {"nothing"})
     assert "team/gone" in err
@@ -297,12 +298,17 @@ def test_plan_makes_nothing_and_says_what_is_pulled(registry: Registry, tmp_path
     assert not [tag for tag in Layout.open(tmp_path / "store").tags() if tag.startswith("new/")]
 
 
+def _undated(report: str) -> dict[str, Any]:
+    """A report without its own date."""
+    return {name: value for name, value in json.loads(report).items() if name != "created"}
+
+
 def test_the_report_needs_no_registry(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
     path = write(tmp_path, registry.host)
     _, ran, _ = layerfarm("catalog", "run", path, "--json")
     registry.kill()
     code, out, err = layerfarm("catalog", "report", path, "--json")
-    assert (code, json.loads(out)) == (0, json.loads(ran)), err
+    assert (code, _undated(out)) == (0, _undated(ran)), err
 
 
 def test_two_runs_of_one_catalog_do_not_mix(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
