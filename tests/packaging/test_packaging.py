@@ -50,7 +50,7 @@ def test_the_wheel_holds_the_packages_and_the_man_pages_and_no_test(wheel: Path)
         ["git", "ls-files", "jobs", "worker"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     files = {f"layerfarm/{line}" for line in tracked.stdout.splitlines()}
-    assert {Path(name).suffix for name in files} == {".py", ".lua", ".html"}
+    assert {Path(name).suffix for name in files} == {".css", ".html", ".lua", ".py"}
     assert sorted(files - set(names)) == []
 
 
