@@ -43,7 +43,7 @@ def bootstrap(suite: str, tree: Path, *options: str, archive: tuple[str, ...] = 
         for pattern in ("doc/*/*", "man/*", "info/*", "locale/*"):
             for path in (unfinished / "usr/share").glob(pattern):
                 if path.name not in ("copyright", "locale.alias"):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         tidy(unfinished)
     unfinished.rename(tree)
 

@@ -17,16 +17,21 @@ from tests.locks import CORE, EXTRAS, PYTHONS, ROOT, TESTS, pins
 
 _TOOLS: Final = frozenset(
     [
+        "attrs",
         "execnet",
         "fakeredis",
         "hypothesis",
         "iniconfig",
+        "jsonschema",
+        "jsonschema-specifications",
         "lupa",
         "pluggy",
         "psutil",
         "pytest",
         "pytest-timeout",
         "pytest-xdist",
+        "referencing",
+        "rpds-py",
         "sortedcontainers",
     ]
 )

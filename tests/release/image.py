@@ -137,7 +137,8 @@ def clean(rootfs: Path, epoch: int) -> None:
     for pattern in _REMOVED:
         for path in sorted(rootfs.glob(pattern)):
             if path.name not in _KEPT:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                # Gone already if its directory has two names, as those of documentation have.
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     for path in sorted(rootfs.rglob("__pycache__")):
         shutil.rmtree(path)
     (rootfs / "etc/machine-id").touch()
