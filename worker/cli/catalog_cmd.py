@@ -18,6 +18,7 @@ from layerfarm.worker.cli.flags import PathType
 from layerfarm.worker.cli.parsing import GoStyleCommand, GoStyleGroup
 from layerfarm.worker.cli.progress_view import MODES
 from layerfarm.worker.cli.session import Session
+from layerfarm.worker.cli.submission import at_once_option, processes_option
 from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
@@ -67,20 +68,8 @@ def _how(command: CommandT) -> CommandT:
     @click.option(
         "--farm", "farm_url", metavar="URL", help="Run the jobs on the farm at this Redis; empty: on this machine."
     )
-    @click.option(
-        "--at-once",
-        metavar="N",
-        type=click.IntRange(1, 1000),
-        default=16,
-        show_default=True,
-        help="With a farm: number of jobs queued at a time, with the class bulk.",
-    )
-    @click.option(
-        "--processes",
-        metavar="N",
-        type=click.IntRange(1, 1024),
-        help="Without a farm: number of processes (default: one per CPU).",
-    )
+    @at_once_option
+    @processes_option
     @click.option(
         "--progress",
         type=click.Choice(MODES),
@@ -93,7 +82,7 @@ def _how(command: CommandT) -> CommandT:
         *args: Any, farm_url: str | None, at_once: int, processes: int | None, progress: str, **others: Any
     ) -> Any:
         session: Session = click.get_current_context().obj
-        farm = (session.farm if farm_url is None else farm_url) or None
+        farm = session.farm_at(farm_url)
         return command(*args, how=How(farm, at_once, processes, progress), **others)
 
     return with_how  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from layerfarm.jobs.extras import require
 from layerfarm.worker.cli.flags import DurationType, PathType
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.session import Session
+from layerfarm.worker.cli.submission import at_once_option, processes_option
 
 LISTEN = "127.0.0.1:8470"
 
@@ -40,20 +41,8 @@ LISTEN = "127.0.0.1:8470"
     help="Run when nothing was pushed for this time, or after ten times that.",
 )
 @click.option("--farm", "farm_url", metavar="URL", help="Run the jobs on the farm at this Redis; empty: here.")
-@click.option(
-    "--at-once",
-    metavar="N",
-    type=click.IntRange(1, 1000),
-    default=16,
-    show_default=True,
-    help="With a farm: number of jobs queued at a time, with the class bulk.",
-)
-@click.option(
-    "--processes",
-    metavar="N",
-    type=click.IntRange(1, 1024),
-    help="Without a farm: number of processes (default: one per CPU).",
-)
+@at_once_option
+@processes_option
 @click.pass_obj
 def command(
     session: Session,
@@ -84,11 +73,10 @@ def command(
     from layerfarm.worker.monitoring.logs import configure_logs
 
     configure_logs(session.level or "info")
-    farm = (session.farm if farm_url is None else farm_url) or None
     # -P: a directory "worker" or "jobs" in the working directory is not imported.
     child = Child(
         (sys.executable, "-P", "-m", "layerfarm.worker.cli.catalog_part"),
-        {"farm": farm, "at_once": at_once, "processes": processes},
+        {"farm": session.farm_at(farm_url), "at_once": at_once, "processes": processes},
     )
     address = host_and_port(listen, "notifications")
     serve(files, address, {} if secrets is None else read_secrets(secrets), child, settle)

@@ -14,3 +14,7 @@ class Session(NamedTuple):
     """Level of ``--log`` or ``--verbose``; None: neither was given."""
     limits_of_file: frozenset[str] = frozenset()
     """The limits that the settings file set."""
+
+    def farm_at(self, url: str | None) -> str | None:
+        """Return the farm for a command with ``--farm URL``: none if it is empty; without it, the session's."""
+        return (self.farm if url is None else url) or None

@@ -61,6 +61,20 @@ def class_option(begin: str) -> Callable[[CommandT], CommandT]:
     )
 
 
+processes_option = click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    help="Without a farm: number of processes (default: one per CPU).",
+)
+at_once_option = click.option(
+    "--at-once",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=16,
+    show_default=True,
+    help="With a farm: number of jobs queued at a time, with the class bulk.",
+)
 if_full_option = click.option(
     "--if-full",
     type=click.Choice(("wait", "fail")),
@@ -88,12 +102,7 @@ def farm_options(command: CommandT) -> CommandT:
         type=DurationType(),
         help="With a farm: wait at most this long (90s, 2h) for the job, in the queue and running; it then continues.",
     )
-    @click.option(
-        "--processes",
-        metavar="N",
-        type=click.IntRange(1, 1024),
-        help="Without a farm: number of processes (default: one per CPU).",
-    )
+    @processes_option
     @click.option(
         "--shards",
         metavar="N",
@@ -121,7 +130,7 @@ def farm_options(command: CommandT) -> CommandT:
         **others: Any,
     ) -> Any:
         session: Session = click.get_current_context().obj
-        farm = (session.farm if farm_url is None else farm_url) or None
+        farm = session.farm_at(farm_url)
         if farm is None and detach:
             raise click.UsageError("--detach needs a farm: give --farm or set LAYERFARM_FARM")
         if farm is None and timeout is not None:
