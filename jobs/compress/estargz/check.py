@@ -20,12 +20,11 @@ from layerfarm.jobs.compress.estargz.marks import (
     UNCOMPRESSED_SIZE,
     toc_offset,
 )
-from layerfarm.jobs.compress.toc.check import Lie, TocCheck, damage_in
+from layerfarm.jobs.compress.toc.check import Lie, TocCheck, content_digest, damage_in
 from layerfarm.jobs.compress.toc.describe import plain_name
-from layerfarm.jobs.compress.toc.entries import CHUNK, REGULAR, TocEntry, parse_toc
+from layerfarm.jobs.compress.toc.entries import CHUNK, HARDLINK, REGULAR, TocEntry, parse_toc
 from layerfarm.jobs.tar.reader import Member, MemberReader
 
-_HARDLINK: Final = "hardlink"
 _FOOTER: Final = "footer"
 _LANDMARKS: Final = frozenset((PREFETCH.decode(), NO_PREFETCH.decode()))
 _LANDMARK_DIGEST: Final = f"sha256:{hashlib.sha256(LANDMARK).hexdigest()}"
@@ -98,10 +97,7 @@ class EstargzCheck(TocCheck):
             self._ends_with_toc = False
         if name == TOC_NAME.decode():
             self._ends_with_toc = True
-            content = hashlib.sha256()
-            for piece in reader.content():
-                content.update(piece)
-            if self._digest != f"sha256:{content.hexdigest()}":
+            if self._digest != content_digest(reader):
                 self.fault(name, "in the tar is another than the one that the footer leads to")
             return
         super().member(member, reader)
@@ -113,7 +109,7 @@ class EstargzCheck(TocCheck):
         name = plain_name(expected.name)
         if name in _LANDMARKS and (expected.type, expected.digest) != (REGULAR, _LANDMARK_DIGEST):
             yield "content", LANDMARK, "not that of a landmark"
-        if expected.type == _HARDLINK and ((target := plain_name(expected.link)) == name or target not in self._names):
+        if expected.type == HARDLINK and ((target := plain_name(expected.link)) == name or target not in self._names):
             yield "link", "no entry", expected.link
 
     @property

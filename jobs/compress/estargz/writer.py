@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from layerfarm.jobs.compress.digest_thread import Buffer, DigestThread
 from layerfarm.jobs.compress.estargz.marks import (
@@ -23,15 +23,13 @@ from layerfarm.jobs.compress.estargz.marks import (
 )
 from layerfarm.jobs.compress.estargz.prefetch import prioritized
 from layerfarm.jobs.compress.toc.describe import plain_name
-from layerfarm.jobs.compress.toc.entries import TocEntry
+from layerfarm.jobs.compress.toc.entries import HARDLINK, TocEntry
 from layerfarm.jobs.compress.toc.frames import PIECE, Chunk, File, Frame, Index, compressed, frames
 from layerfarm.jobs.tar.reader import Member, MemberReader
 from layerfarm.jobs.tar.writer import REGULAR, TRAILER, Header, encode_header, padding
 
 if TYPE_CHECKING:
     from layerfarm.jobs.compress.codecs import Codec, Notes
-
-_HARDLINK: Final = "hardlink"
 
 
 def write(
@@ -223,7 +221,7 @@ class _Index(Index):
             return file
         if plain_name(entry.name).encode() in OWN_NAMES and not self._is_landmark(entry):
             self.flaw = f"eStargz reserves the name: {entry.name}"
-        elif entry.type == _HARDLINK and not self._is_known(entry):
+        elif entry.type == HARDLINK and not self._is_known(entry):
             # stargz-snapshotter refuses the whole table, or recurses without end.
             self.flaw = f"hard link to no entry before it: {entry.name[:200]}"
         return file

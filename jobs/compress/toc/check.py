@@ -121,10 +121,7 @@ class TocCheck(ABC):
             self.fault(expected.name, "is not in the table of contents, or again in the tar")
             return
         if expected.size:
-            content = hashlib.sha256()
-            for piece in reader.content():
-                content.update(piece)
-            expected.digest = f"sha256:{content.hexdigest()}"
+            expected.digest = content_digest(reader)
         entry = found[0]
         if not self.needs_digests:
             entry.digest = entry.digest or expected.digest
@@ -254,6 +251,14 @@ class TocCheck(ABC):
                 yield key, says, tar
         if (entry.digest or _EMPTY) != (expected.digest or _EMPTY):
             yield "digest", entry.digest, expected.digest
+
+
+def content_digest(reader: MemberReader) -> str:
+    """Return the ``sha256:`` digest of the current member's content, which it reads."""
+    content = hashlib.sha256()
+    for piece in reader.content():
+        content.update(piece)
+    return f"sha256:{content.hexdigest()}"
 
 
 def _instant(text: str) -> object:

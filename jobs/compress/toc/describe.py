@@ -11,7 +11,7 @@ from base64 import b64encode
 from functools import lru_cache
 from typing import Final
 
-from layerfarm.jobs.compress.toc.entries import REGULAR, TocEntry
+from layerfarm.jobs.compress.toc.entries import HARDLINK, REGULAR, TocEntry
 from layerfarm.jobs.errors import display
 from layerfarm.jobs.tar.header import has_devices, is_gnu, number
 from layerfarm.jobs.tar.pax import XATTR, parse_time
@@ -19,7 +19,7 @@ from layerfarm.jobs.tar.reader import Member, MemberReader
 
 _TYPES: Final = {
     0x30: REGULAR,
-    0x31: "hardlink",
+    0x31: HARDLINK,
     0x32: "symlink",
     0x33: "char",
     0x34: "block",

@@ -12,6 +12,7 @@ MOST_BYTES: Final = 150 << 20
 
 REGULAR: Final = "reg"
 CHUNK: Final = "chunk"
+HARDLINK: Final = "hardlink"
 ZEROS: Final = "zeros"
 
 
