@@ -24,6 +24,10 @@ force-unsafe-io
 """
 """The files that dpkg does not install; and no fsync for every file of a layer."""
 
+DOCUMENTATION: Final = tuple(f"usr/share/{each}" for each in ("doc/*/*", "man/*", "info/*", "locale/*"))
+"""Patterns of what those rules leave out, without :data:`KEPT`."""
+KEPT: Final = ("copyright", "locale.alias")
+
 
 def bootstrap(suite: str, tree: Path, *options: str, archive: tuple[str, ...] = (), slim: bool = False) -> None:
     """Create ``tree``, a minbase of ``suite``.
@@ -40,16 +44,20 @@ def bootstrap(suite: str, tree: Path, *options: str, archive: tuple[str, ...] = 
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     if slim:
         (unfinished / "etc/dpkg/dpkg.cfg.d/slim").write_text(_SLIM)
-        for pattern in ("doc/*/*", "man/*", "info/*", "locale/*"):
-            for path in (unfinished / "usr/share").glob(pattern):
-                if path.name not in ("copyright", "locale.alias"):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        remove(unfinished, *DOCUMENTATION)
         tidy(unfinished)
     unfinished.rename(tree)
 
 
 def tidy(rootfs: Path) -> None:
     """Remove the package lists and archives, as every Dockerfile does at the end of its RUN line."""
-    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb"):
-        for path in rootfs.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove(rootfs, "var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb")
+
+
+def remove(rootfs: Path, *patterns: str) -> None:
+    """Remove the files and directories that match, without those of :data:`KEPT`."""
+    for pattern in patterns:
+        for path in sorted(rootfs.glob(pattern)):
+            if path.name not in KEPT:
+                # Gone already if its directory has two names, as those of documentation have.
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

@@ -12,20 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 
 from layerfarm.jobs.compress.estargz.plain import without_own
-from layerfarm.jobs.image import PackedLayer, Resolved, append_layer, resolve, unpack_rootfs
+from layerfarm.jobs.image import PackedLayer, append_layer, resolve, unpack_rootfs
 from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.store import Layout
-from tests.catalog.registry import Registry
 from tests.fuzz.archive_tar import ALONE
 from tests.interop.conftest import CACHE, Layerfarm
 from tests.interop.podman import Podman
-from tests.interop.test_zstd_chunked import SECOND, as_podman_leaves_it, contents
-from tests.trees import Node, file, read_tree, tree
+from tests.interop.pushed import SECOND, Pushed, as_podman_leaves_it, contents, pushing
+from tests.trees import Node, file, read_tree
 
 Program = Callable[[str], str]
 Run = Callable[..., str]
@@ -83,34 +82,12 @@ def read(program: Program, stargz: Path, run: Run) -> Read:
     return call
 
 
-class Pushed(NamedTuple):
-    """Two tags of team/app in a registry, the trees that they were made of, and the layout."""
-
-    registry: Registry
-    layout: Layout
-    trees: tuple[Path, Path]
-
-    def image(self, tag: str) -> Resolved:
-        return resolve(self.layout, tag)
-
-    def reference(self, tag: str) -> str:
-        return f"{self.registry.host}/team/app:{tag}"
-
-
 @pytest.fixture
 def pushed(program: Program, as_root: None, layerfarm: Layerfarm, tmp_path: Path) -> Iterator[Pushed]:
-    program("skopeo")
-    layout = Layout.create(tmp_path / "store")
     # No client that is tested compares parts of files.
     changed = contents(False) | {b"d/f07": file(b"changed", uid=7, mtime=7 * SECOND)}
-    trees = (tree(tmp_path / "1", contents(False)), tree(tmp_path / "2", changed))
-    with Registry(tmp_path / "registry", program("docker-registry")) as registry:
-        for tag, rootfs in zip(("1", "2"), trees, strict=True):
-            image = f"{layout.path}:{tag}"
-            code, _, error = layerfarm("build", "--rootfs", rootfs, "--image", image, "--compress=estargz")
-            assert code == 0, error
-            registry.put(layout.path, tag, f"team/app:{tag}")
-        yield Pushed(registry, layout, trees)
+    with pushing(program, layerfarm, tmp_path, "estargz", changed) as tags:
+        yield tags
 
 
 def as_the_library_says(found: dict[bytes, Node]) -> dict[str, dict[str, Any]]:
@@ -248,7 +225,7 @@ def without_owners(tree: dict[bytes, Node]) -> dict[bytes, Node]:
 
 
 def test_podman_of_this_machine_gets_the_tree(pushed: Pushed, program: Program, tmp_path: Path) -> None:
-    """That of Debian 12 fetches the file that it lacks. Later ones pull whole: without tar-split data."""
+    """Debian 12's podman fetches the file that it lacks. Later versions pull all, without tar-split data."""
     program("podman")
     podman = Podman(tmp_path / "podman")
     shares = []

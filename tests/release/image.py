@@ -23,7 +23,7 @@ from packaging.markers import Marker
 from layerfarm.jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef, ImageResult, LayerOptions
 from layerfarm.worker.embedded import EmbeddedFarm
 from tests import crun
-from tests.debian import ALONE, bootstrap
+from tests.debian import ALONE, DOCUMENTATION, bootstrap, remove
 from tests.locks import pins
 from tests.release.artifacts import LOCKS, ROOT, pack
 
@@ -45,9 +45,8 @@ _REMOVED: Final = (
     *("var/lib/dpkg/*-old", "var/lib/dpkg/lock*", "var/backups/*", "etc/*-", "etc/.pwd.lock"),
     *("etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id", "var/lib/systemd/catalog"),
     *("etc/apt/apt.conf.d/*proxy*", "tmp/*", "var/tmp/*", "run/*", "root/.cache", "debootstrap"),
-    *("usr/share/doc/*/*", "usr/share/man/*", "usr/share/info/*", "usr/share/locale/*"),
+    *DOCUMENTATION,
 )
-_KEPT: Final = ("copyright", "locale.alias")
 _CONFIG: Final = (
     f"--config.user={UID}:{UID}",
     "--config.workingdir=/var/lib/layerfarm",
@@ -134,11 +133,7 @@ def pinned_for(python: str) -> str:
 
 def clean(rootfs: Path, epoch: int) -> None:
     """Remove or replace what differs between two builds: logs, caches, names of the machine, byte code, dates."""
-    for pattern in _REMOVED:
-        for path in sorted(rootfs.glob(pattern)):
-            if path.name not in _KEPT:
-                # Gone already if its directory has two names, as those of documentation have.
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    remove(rootfs, *_REMOVED)
     for path in sorted(rootfs.rglob("__pycache__")):
         shutil.rmtree(path)
     (rootfs / "etc/machine-id").touch()
