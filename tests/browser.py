@@ -78,6 +78,30 @@ document.getElementById('f').onload = function () {
 """
 
 
+_FRAMES: Final = """\
+<!doctype html><title>frames</title><body>
+{frames}
+<pre id=out></pre>
+<script>
+window.onload = () => {{
+  const found = [...document.querySelectorAll('iframe')].map(frame => {{
+    const page = frame.contentDocument, width = frame.contentWindow.innerWidth;
+    const clipped = e => {{
+      for (e = e.parentElement; e; e = e.parentElement)
+        if (frame.contentWindow.getComputedStyle(e).overflowX !== 'visible') return true;
+      return false;
+    }};
+    const over = [...page.querySelectorAll('article *')]
+      .filter(e => e.getBoundingClientRect().right > width + 0.5 && !clipped(e));
+    return [frame.getAttribute('src'), page.querySelector('article').innerText.length,
+      page.documentElement.scrollWidth - width, over.map(e => e.outerHTML.slice(0, 90))];
+  }});
+  document.getElementById('out').textContent = JSON.stringify(found);
+}};
+</script>
+"""
+
+
 class Browser:
     """Chromium at ``program``, with its files in ``directory``."""
 
@@ -87,21 +111,36 @@ class Browser:
 
     def look(self, page: str, width: int, scheme: Scheme) -> dict[str, Any]:
         """Lay out a page with all its details open, and measure it."""
-        done = self._run(page, width, 900, scheme, _SCRIPT, "--dump-dom")
-        found = re.search(r'<pre id="?out"?>(.*?)</pre>', done.stdout, re.DOTALL)
-        assert found and found[1], done.stdout[-500:] + done.stderr[-500:]
-        result: dict[str, Any] = json.loads(html.unescape(found[1]))
+        frame = self._frame(page, width, 900, scheme, _SCRIPT)
+        result: dict[str, Any] = _written(self._run(frame, scheme, "--dump-dom"))
         return result
+
+    def widths(self, site: Path, pages: list[str], width: int) -> dict[str, tuple[int, int, list[str]]]:
+        """Lay out pages of a site in a directory, all in one run.
+
+        For each page: characters of its article, pixels by which it is wider than ``width``, and elements of the
+        article that reach beyond ``width`` and are not in an element that scrolls or clips them.
+        """
+        frames = site / "frames.html"
+        frames.write_text(
+            _FRAMES.format(
+                frames="\n".join(f'<iframe width={width} height=900 src="{page}"></iframe>' for page in pages)
+            )
+        )
+        done = self._run(frames, "light", "--allow-file-access-from-files", "--dump-dom")
+        return {page: (characters, over, elements) for page, characters, over, elements in _written(done)}
 
     def picture(self, page: str, width: int, height: int, scheme: Scheme, path: Path) -> None:
         """Write a PNG of the top of a page."""
-        self._run(page, width, height, scheme, "", f"--screenshot={path}", f"--window-size={width},{height}")
+        frame = self._frame(page, width, height, scheme)
+        self._run(frame, scheme, f"--screenshot={path}", f"--window-size={width},{height}")
 
-    def _run(
-        self, page: str, width: int, height: int, scheme: Scheme, script: str, *flags: str
-    ) -> subprocess.CompletedProcess[str]:
+    def _frame(self, page: str, width: int, height: int, scheme: Scheme, script: str = "") -> Path:
         frame = self._directory / f"{width}-{scheme}.html"
         frame.write_text(_FRAME.format(width=width, height=height, page=html.escape(page, quote=True)) + script)
+        return frame
+
+    def _run(self, file: Path, scheme: Scheme, *flags: str) -> subprocess.CompletedProcess[str]:
         command = [
             self._program,
             "--headless",
@@ -113,8 +152,15 @@ class Browser:
             f"--user-data-dir={self._directory}/profile",
             "--window-size=1400,1000",
             *flags,
-            frame.as_uri(),
+            file.as_uri(),
         ]
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL
         )
+
+
+def _written(done: subprocess.CompletedProcess[str]) -> Any:
+    """What a script of a page left in the element ``out``."""
+    found = re.search(r'<pre id="?out"?>(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found and found[1], done.stdout[-500:] + done.stderr[-500:]
+    return json.loads(html.unescape(found[1]))
