@@ -1,4 +1,4 @@
-"""Orderly termination: SIGTERM unwinds the stack, so that every ``finally`` runs."""
+"""Orderly termination: SIGTERM and SIGHUP unwind the stack, so that every ``finally`` runs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP comes when a terminal is closed. Under nohup(1) it is ignored, and stays so."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM inside the block, unless SIGTERM already has a handler."""
+    """Raise SystemExit on SIGTERM and SIGHUP inside the block, except where one is ignored or has a handler."""
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _leave)
+    taken = [number for number in _ENDING if in_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -125,8 +125,15 @@ def test_request_of_an_unknown_type_is_refused() -> None:
 
 
 @pytest.mark.parametrize("numbers", [1, 2])
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)])
-def test_ctrl_c_and_sigterm_leave_nothing(tmp_path: Path, signum: int, code: int, numbers: int) -> None:
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [
+        (signal.SIGINT, -signal.SIGINT),
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+    ],
+)
+def test_ctrl_c_sigterm_and_sighup_leave_nothing(tmp_path: Path, signum: int, code: int, numbers: int) -> None:
     program = subprocess.Popen(
         [sys.executable, str(HERE / "local_script.py"), str(tmp_path), str(numbers)],
         stderr=subprocess.DEVNULL,
@@ -135,7 +142,8 @@ def test_ctrl_c_and_sigterm_leave_nothing(tmp_path: Path, signum: int, code: int
     try:
         until(lambda: len(list(tmp_path.glob("run-*"))) == numbers)
         children = psutil.Process(program.pid).children(recursive=True)
-        os.killpg(program.pid, signum) if signum == signal.SIGINT else program.terminate()
+        # A terminal sends its signals to all processes of the program.
+        program.terminate() if signum == signal.SIGTERM else os.killpg(program.pid, signum)
         assert program.wait(50) == code  # less than its units take
     finally:
         program.kill()

@@ -146,7 +146,11 @@ def test_what_the_worker_may_not_touch_is_refused_in_one_line(
     assert layerfarm("ls", "--layout=store").out == ""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["ctrl-c", "sigterm", "sighup"],
+)
 def test_up_stops_everything_that_it_started(
     up: tuple[subprocess.Popen[str], str], number: signal.Signals, code: int
 ) -> None:

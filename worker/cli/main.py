@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import NamedTuple
 
 import click
@@ -23,6 +22,7 @@ from layerfarm.worker.cli.called_as import UMOCI_VERSION, as_umoci
 from layerfarm.worker.cli.parsing import GoStyleGroup
 from layerfarm.worker.cli.session import Session
 from layerfarm.worker.configuration import apply_limits, settings_file
+from layerfarm.worker.signals import terminable
 
 COMPLETION_VARIABLE = "_LAYERFARM_COMPLETE"
 
@@ -215,10 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(cli, {}, "layerfarm", COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
-    # Commands stage files and start processes: they clean up in `finally`, so SIGTERM must unwind.
-    signal.signal(signal.SIGTERM, _terminate)
-    code = _run(list(sys.argv[1:] if argv is None else argv))
-    output.settle()
+    # Commands stage files and start processes, and clean up in `finally`.
+    with terminable():
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        output.settle()
     return code if code or output.all_was_said() else 1
 
 
@@ -246,10 +246,6 @@ def _run(args: list[str]) -> int:
         output.traceback()
         return 1
     return 0
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _usage(error: click.ClickException) -> int:

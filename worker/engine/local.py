@@ -44,7 +44,7 @@ def run(
 
     ``holder``: name of a lease for the job's blobs that the caller releases; None: the job has its own.
 
-    Ctrl-C and SIGTERM end it like an error: staged files are removed first.
+    Ctrl-C, SIGTERM and SIGHUP end it like an error: staged files are removed first.
 
     Raises:
         LayerfarmError: the error of the first unit, plan or join that failed.
@@ -248,8 +248,9 @@ _in_pool: _InPool | None = None
 def _enter_pool(kind: str, policy: Policy, holder: str, done: Synchronized[int], stop: Any, parent: int) -> None:
     global _in_pool
     die_with_parent(parent)
-    # Ctrl-C reaches every process of the terminal; the parent decides what to do.
+    # Ctrl-C and the end of a terminal reach every process of it; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _in_pool = _InPool(FLOWS[kind], policy, holder, done, stop)
 

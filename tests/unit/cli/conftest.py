@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +29,6 @@ def layerfarm(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
     for name in ("LAYERFARM_FARM", "LAYERFARM_ROOTS", "LAYERFARM_STORES", "SOURCE_DATE_EPOCH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
 
     def run(*args: str | Path) -> Ran:
         capsys.readouterr()
@@ -38,7 +36,6 @@ def layerfarm(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
         return Ran(code, *capsys.readouterr())
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
     output.set_level("warn")
 
 

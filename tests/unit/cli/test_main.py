@@ -193,12 +193,15 @@ def test_the_traceback_of_a_bug_is_shown_by_log_debug(layerfarm: Run, monkeypatc
     assert done.err.startswith("layerfarm: internal error")
 
 
-def test_sigterm_unwinds_and_leaves_with_143(layerfarm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_that_end_a_command_unwind_it(
+    layerfarm: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
     cleaned = []
 
     def wait_for_it(**values: object) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             signal.pause()
         finally:
             cleaned.append(True)
@@ -206,8 +209,18 @@ def test_sigterm_unwinds_and_leaves_with_143(layerfarm: Run, monkeypatch: pytest
     monkeypatch.setattr(init_cmd.command, "callback", wait_for_it)
     with pytest.raises(SystemExit) as left:
         layerfarm("init", "--layout=x")
-    assert left.value.code == 143
+    assert left.value.code == code
     assert cleaned == [True]
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_hangup_that_nohup_ignores_ends_nothing(layerfarm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(init_cmd.command, "callback", lambda **values: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert layerfarm("init", "--layout=x").code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_reader_that_leaves_early_is_no_error_message(store: Path) -> None:
