@@ -241,12 +241,17 @@ def refresh(blob: Path, size: int) -> bool:
     """Mark the blob as just used; return False if it does not exist with this size.
 
     It is checked again after the mark: a garbage collector that moved it before saw the old time, one that moves it
-    later sees the new one and restores it (:mod:`layerfarm.jobs.store.gc`).
+    later sees the new one and restores it (:mod:`layerfarm.jobs.store.gc`). The blob of another user cannot be marked.
+    It is protected by the lease of this thread's job, in which the caller has put it; without a job it counts as
+    absent, so that the caller stores its own.
     """
     try:
         if blob.stat().st_size != size:
             return False
-        os.utime(blob, follow_symlinks=False)  # a collector looks at the age of a link itself
+        try:
+            os.utime(blob, follow_symlinks=False)  # a collector looks at the age of a link itself
+        except PermissionError:
+            return bool(at_work())
         return blob.stat().st_size == size
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False

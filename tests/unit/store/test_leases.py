@@ -152,6 +152,28 @@ def test_user_who_cannot_write_into_the_lease_of_another_takes_one_too() -> None
         assert Leases(layout.path).live(0) == []
 
 
+def test_a_job_uses_the_blob_of_another_user_as_it_is(as_root: None) -> None:
+    """Its work is not done again, and no copy takes the place of the blob."""
+    with ordinary_user() as user:
+        layout = Layout.create(user.home / "store")
+        blob = layout.put(b"theirs", "a/b")
+        inode = layout.blob_path(blob.digest).stat().st_ino
+        for directory in layout.path.glob("**/"):
+            directory.chmod(0o777)
+
+        def work() -> bool:
+            assert not layout.claim(blob)  # nothing protects it
+            with holding("job", 60):
+                layout.put(b"theirs", "a/b")
+                return layout.claim(blob)
+
+        assert user.call(work)
+        assert layout.blob_path(blob.digest).stat().st_ino == inode
+        age_all(layout)
+        collect(layout, 0)
+        assert held(layout) == digests(blob)
+
+
 def test_threads_of_one_process_work_for_different_jobs(layout: Layout) -> None:
     def work(name: str) -> None:
         with holding(name, 60):
