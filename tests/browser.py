@@ -160,7 +160,7 @@ class Browser:
 
 
 def _written(done: subprocess.CompletedProcess[str]) -> Any:
-    """What a script of a page left in the element ``out``."""
+    """Value that a script of a page left in the element ``out``."""
     found = re.search(r'<pre id="?out"?>(.*?)</pre>', done.stdout, re.DOTALL)
     assert found and found[1], done.stdout[-500:] + done.stderr[-500:]
     return json.loads(html.unescape(found[1]))
