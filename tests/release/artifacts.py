@@ -38,9 +38,11 @@ def write(output: Path, epoch: int) -> Path:
             command = [sys.executable, "-c", _BUILD, hook, str(target)]
             subprocess.run(command, cwd=source, env=environment, check=True, capture_output=True)
         (sdist,) = Path(directory).glob("*.tar.gz")
-        with tarfile.open(sdist) as archive:
-            archive.extractall(Path(directory) / "sdist", filter="data")
-        pack(Path(directory) / "sdist" / name, output / f"{name}.tar.gz", epoch)
+        unpacked = Path(directory) / "sdist"
+        unpacked.mkdir()
+        # Not tarfile: the Python 3.11.2 of Debian 12 has no filters.
+        subprocess.run(["tar", "-xf", sdist, "-C", unpacked], check=True)
+        pack(unpacked / name, output / f"{name}.tar.gz", epoch)
         pack(source / "docs/man", output / f"{name}-man.tar.gz", epoch)
         site = Path(directory) / f"{name}-site"
         command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
