@@ -1,6 +1,7 @@
 """The unit tests on every other Python of this machine that layerfarm supports, each in an environment of its own.
 
-Looked for on PATH and under pyenv; the Python that runs this has run them already. Environments are kept in ``.cache``,
+Pythons are looked for on PATH and under pyenv; the one that runs this has run the tests already. Tests marked ``large``
+are left out: the amount of work, and not the Python, decides their outcome. Environments are kept in ``.cache``,
 and brought up to date by ``deploy/environment.py`` as the main one is.
 """
 
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> int:
         if subprocess.run(make, env=quick).returncode != 0:
             return 1
         own = {"PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}", "BRIEF": "1"}
-        tests = [venv / "bin/python", "-m", "pytest", "-q", *arguments, "tests/unit"]
+        tests = [venv / "bin/python", "-m", "pytest", "-q", "-m", "not large", *arguments, "tests/unit"]
         print(f"unit tests on Python {version}", flush=True)
         code = subprocess.run(tests, cwd=ROOT, env=os.environ | own).returncode or code
     return code

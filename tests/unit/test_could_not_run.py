@@ -32,6 +32,7 @@ def outcome(directory: Path, text: str, *options: str, everything: bool) -> tupl
     return done.returncode, done.stdout
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two processes"])
 def test_what_lacks_a_program_is_listed_and_fails_only_where_all_must_run(
     tmp_path: Path, options: tuple[str, ...]

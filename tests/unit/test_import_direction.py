@@ -183,6 +183,7 @@ HEAVY = (
 )
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     "args",
     [

@@ -87,6 +87,7 @@ def prose(source: str) -> str:
     return "\n".join(kept)
 
 
+@pytest.mark.large
 def test_no_text_has_an_idiom_that_the_style_page_rules_out() -> None:
     found = [
         f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}, write: {instead}"
@@ -97,6 +98,7 @@ def test_no_text_has_an_idiom_that_the_style_page_rules_out() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.large
 def test_no_docstring_or_comment_opens_with_a_relative_clause() -> None:
     found = [
         f"{name}:{text.count(chr(10), 0, match.start(1)) + 1}: {match[0].strip()}"

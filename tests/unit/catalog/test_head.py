@@ -91,6 +91,7 @@ def test_the_digest_is_in_the_header(server: Server) -> None:
     assert head.pace.counts == {"HEAD": 2}
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("status", "headers", "error"),
     [

@@ -77,6 +77,7 @@ def test_pushes_wait_until_they_were_run_and_a_later_push_waits_again(layout: Pa
     assert again.pending["e:1"] == 5
 
 
+@pytest.mark.large
 def test_every_prefix_of_the_journal_has_what_was_acknowledged_until_then(
     layout: Path, right: list[tuple[Any, ...]]
 ) -> None:
@@ -129,6 +130,7 @@ def crash_at(number: int, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, name, crashing(name, getattr(os, name)))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("cut", [0, 1, 30, 10_000])
 def test_a_crash_at_any_call_of_the_system_loses_nothing(
     layout: Path, right: list[tuple[Any, ...]], cut: int, monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,7 @@ def images(directory: Path, count: int) -> None:
         image(layout, layers, tag=f"team/{number // 5}:{number % 5}")
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("policy", ["{transform: squash}", "{transform: keep}", "{transform: rechunk}"])
 def test_a_run_reads_and_writes_the_index_a_few_times_for_all_its_images(
     tmp_path: Path, traffic: Counter[str], monkeypatch: pytest.MonkeyPatch, policy: str
@@ -54,6 +55,7 @@ def test_a_run_reads_and_writes_the_index_a_few_times_for_all_its_images(
     assert traffic["read"] <= 20 + 8
 
 
+@pytest.mark.large
 def test_a_run_with_nothing_to_do_reads_the_index_as_often_for_any_number_of_images(
     tmp_path: Path, traffic: Counter[str]
 ) -> None:

@@ -139,6 +139,7 @@ def test_an_index_that_is_none_is_an_error(images: Layout, entries: object) -> N
         chosen(images, "app:1", "linux/amd64")
 
 
+@pytest.mark.large
 def test_indexes_that_are_nested_too_deeply_are_an_error(images: Layout) -> None:
     amd, _ = two_platforms(images, LAYERS, "app:0")
     top = index(images, [entry(amd)], "app:1")

@@ -149,6 +149,7 @@ def after(catalog: Path, report: Report) -> Counted:
     return Counted(catalog.parent / "store", "new/")
 
 
+@pytest.mark.large
 def test_totals_are_those_that_the_blobs_of_the_layout_give(report: Report, before: Counted, after: Counted) -> None:
     for found, counted in ((report.before, before), (report.after, after)):
         assert found is not None
@@ -426,6 +427,7 @@ def many(repositories: int, tags: int) -> Report:
     )
 
 
+@pytest.mark.large
 def test_a_page_of_ten_thousand_images_is_small_and_says_what_it_left_out() -> None:
     result = many(400, 25)
     text = page(result)

@@ -57,6 +57,7 @@ def test_a_link_that_leads_in_a_circle_ends(server: Server) -> None:
     assert len(server.requests) == 2
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("status", "body"),
     [

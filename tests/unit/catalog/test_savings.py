@@ -110,6 +110,7 @@ def test_each_policy_has_its_own_percentage(images: Layout, tmp_path: Path) -> N
     assert [loss.repository for loss in planned(path).losses] == ["fat"]
 
 
+@pytest.mark.large
 def test_a_policy_that_changes_its_mind_is_followed(images: Layout, tmp_path: Path) -> None:
     ran(catalog_file(tmp_path))
     view = Seen()
@@ -119,6 +120,7 @@ def test_a_policy_that_changes_its_mind_is_followed(images: Layout, tmp_path: Pa
     assert digests(store, "new/fine:1") != digests(images, "fine:1")
 
 
+@pytest.mark.large
 def test_what_was_rechunked_stays_so_until_the_plan_is_made_again(images: Layout, tmp_path: Path) -> None:
     """Hosts have its layers: to go back costs each a whole image."""
     ran(catalog_file(tmp_path, "{transform: rechunk, only-if-saves: off}"))

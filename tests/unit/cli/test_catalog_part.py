@@ -48,17 +48,20 @@ def run(line: bytes, *, stop: bool = False) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.large
 def test_the_outcome_names_the_images_that_failed(tmp_path: Path) -> None:
     outcome = run(request(tmp_path))
     assert list(outcome) == ["failed"] and list(outcome["failed"]) == ["bad:1"]
     assert Layout.open(tmp_path / "store").find("new/good:1")
 
 
+@pytest.mark.large
 def test_a_run_that_fails_as_a_whole_says_why(tmp_path: Path) -> None:
     line = request(tmp_path, file=str(tmp_path / "absent.yaml"))
     assert "catalog file cannot be read" in run(line)["error"]
 
 
+@pytest.mark.large
 def test_at_the_end_of_stdin_it_stops_and_the_next_run_continues(tmp_path: Path) -> None:
     line = request(tmp_path)
     outcome = run(line, stop=True)

@@ -166,6 +166,7 @@ def test_mtree_on_stdout_is_the_same(layerfarm: Run, root: Path, tmp_path: Path)
     assert layerfarm("mtree", "root", "--json").code == 2
 
 
+@pytest.mark.large
 def test_diff_of_what_is_the_same_is_empty(layerfarm: Run, bundle: Path) -> None:
     layerfarm("mtree", "root", "-o", "m")
     (umoci,) = bundle.glob("*.mtree")

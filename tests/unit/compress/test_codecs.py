@@ -244,6 +244,7 @@ def test_B6_the_wrong_compression_is_an_error(compression: Compression) -> None:
         unpack(archive(entry("f")), compression)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("promised", list(Compression))
 @pytest.mark.parametrize("found", list(Compression))
 @pytest.mark.parametrize("ahead", [False, True])

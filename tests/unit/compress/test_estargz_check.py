@@ -170,6 +170,7 @@ LIES: dict[str, tuple[Callable[[Toc], object], str]] = {
 }
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_found(lie: str) -> None:
     change, message = LIES[lie]
@@ -239,6 +240,7 @@ def test_files_that_share_a_member_in_a_hostile_order_are_not_read_without_end(
     assert any("too many to be checked" in fault for fault in found)
 
 
+@pytest.mark.large
 @given(st.integers(0, len(TRUE.data) - 1), st.integers(1, 255))
 def test_any_damage_is_an_error_or_a_fault_or_harmless(at: int, change: int) -> None:
     data = bytearray(TRUE.data)

@@ -47,12 +47,14 @@ def emulated(program: Callable[[str], str], processor: str) -> list[str]:
     return run.stdout.decode().split()
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("processor", ["Nehalem", "Haswell"])
 def test_B1_20_other_processors_make_the_same_blob(program: Callable[[str], str], processor: str) -> None:
     here = [codec_id(Codec()), hashlib.sha256(b"".join(compress([CONTENT], Codec()))).hexdigest()]
     assert emulated(program, processor) == here
 
 
+@pytest.mark.large
 def test_a_processor_on_which_isal_makes_other_bytes_does_without_it_and_says_so(
     program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +65,7 @@ def test_a_processor_on_which_isal_makes_other_bytes_does_without_it_and_says_so
     assert digest == hashlib.sha256(blob(CONTENT, Codec(level=1))).hexdigest()
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD, Compression.NONE])
 def test_B1_20_threads_change_no_byte_of_a_layer_of_many_blocks_and_jobs(compression: Compression) -> None:
     data = CONTENT * 9  # 60 MB: several jobs of zstd, each behind the window of the one before

@@ -266,6 +266,7 @@ def sample(seed: int) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("seed", range(6))
 def test_files_are_cut_where_containers_storage_cuts_them(seed: int) -> None:
     data = sample(seed)

@@ -60,6 +60,7 @@ KINDS = ("squash", "strip", "recompress", "rechunk", "rebase", "flatten")
 CASES = [(kind, tag) for kind in KINDS for tag in ("many", "set") if (kind, tag) != ("rebase", "set")]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("kind", "tag"), CASES)
 def test_states_units_and_results_of_units_are_small(layout: Layout, tmp_path: Path, kind: str, tag: str) -> None:
     request = requests(layout, tmp_path, tag)[kind]()

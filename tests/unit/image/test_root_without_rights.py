@@ -65,6 +65,7 @@ def change(rootfs: Path) -> None:
     os.removexattr(rootfs / "writable/closed-file", b"user.kept")
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dropped", DROPPED)
 def test_a_tree_of_locked_directories_goes_all_ways(layout: Layout, tmp_path: Path, dropped: str) -> None:
     tree, bundle, again = (tmp_path / name for name in ("tree", "bundle", "again"))
@@ -88,6 +89,7 @@ def test_a_tree_of_locked_directories_goes_all_ways(layout: Layout, tmp_path: Pa
     }
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dropped", DROPPED)
 def test_layers_are_applied_over_a_tree_with_locked_directories(layout: Layout, tmp_path: Path, dropped: str) -> None:
     """The upper layer writes into directories that the lower one has closed."""

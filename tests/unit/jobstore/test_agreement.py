@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import fakeredis
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,6 +122,7 @@ class Side:
         return lost.attempt, lost.reason, sorted(map(str, lost.items))
 
 
+@pytest.mark.large
 @settings(deadline=None, max_examples=150)
 @given(st.lists(_OPERATIONS, max_size=60))
 def test_both_stores_answer_alike(operations: list[tuple[Any, ...]]) -> None:

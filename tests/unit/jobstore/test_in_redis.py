@@ -50,6 +50,7 @@ def test_end_of_a_job_is_one_event(store: RedisJobStore, bench: Bench) -> None:
     assert [progress.state for _, progress in store.events("job", after, 0.01)] == [JobState.FAILED]
 
 
+@pytest.mark.large
 def test_events_are_capped(client: fakeredis.FakeRedis, store: RedisJobStore, bench: Bench) -> None:
     bench.opened(1)
     claim = bench.claimed(unit(0))

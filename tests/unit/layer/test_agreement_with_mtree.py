@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("as_root")
 """Unpacking sets owners, which needs root."""
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(60))
 @given(specs(), specs())
 def test_compared_generated_and_unpacked_any_tree_becomes_any_other(
@@ -76,6 +77,7 @@ def test_the_portable_form_of_a_tree_is_that_of_what_its_layer_makes(tmp_path: P
     assert [entry.xattrs for entry in written] == [(), kept, kept, ((b"user.kept", b"2"),)]
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(60))
 @given(specs(), specs())
 def test_entries_of_an_extraction_are_those_of_a_walk(one: dict[bytes, Node], two: dict[bytes, Node]) -> None:

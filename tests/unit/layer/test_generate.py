@@ -453,6 +453,7 @@ def test_B1_20_the_same_tree_gives_the_same_bytes_in_any_order_of_deltas(root: P
     assert generate(root, deltas) == generate(root, list(reversed(deltas))) == generate(root, deltas * 2)
 
 
+@pytest.mark.large
 def test_pieces_are_about_a_mebibyte(root: Path) -> None:
     paths = [f"f{number:04}" for number in range(3000)]
     tree(root, {path: file(b"x") for path in paths})

@@ -75,6 +75,7 @@ def look_ahead_of(stack: list[bytes]) -> LookAhead:
     return look_ahead
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(150))
 @given(layers, st.booleans())
 def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(stack: list[bytes], keep: bool) -> None:
@@ -83,6 +84,7 @@ def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(st
         assert outcome(place / "fast", stack, look_ahead_of(stack).replaces, keep_dirlinks=keep) == plain
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(150))
 @given(layers, st.sets(st.tuples(paths, st.integers(1, 4))))
 def test_a_wrong_guess_changes_nothing(stack: list[bytes], guesses: set[tuple[str, int]]) -> None:

@@ -98,6 +98,7 @@ def deltas_between(old: dict[bytes, Node], new: dict[bytes, Node]) -> list[Delta
     return found
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(150))
 @given(specs(), specs(), st.randoms(use_true_random=False))
 def test_a_layer_between_any_two_trees_turns_one_into_the_other(
@@ -119,6 +120,7 @@ def test_a_layer_between_any_two_trees_turns_one_into_the_other(
         assert in_seconds(read_tree(lower)) == wanted
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(100))
 @given(st.lists(specs(), min_size=1, max_size=3))
 def test_layers_applied_together_or_one_by_one_give_the_same_tree_and_entries(
@@ -162,6 +164,7 @@ def test_pax_records_round_trip(records: list[tuple[bytes, bytes]]) -> None:
     assert decode_records(encode_records(records)) == records
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(300))
 @given(
     st.lists(component, min_size=1, max_size=60).map(b"/".join),
@@ -237,6 +240,7 @@ def _reseal(raw: bytearray) -> None:
             raw[at + 148 : at + 156] = b"%06o\0 " % total
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(500))
 @given(
     st.lists(st.tuples(st.integers(0, len(VICTIM) - 1), st.sampled_from(INTERESTING)), min_size=1, max_size=6),
@@ -276,6 +280,7 @@ names = st.lists(st.sampled_from(["a", "b", "c", "..", ".", "", ".wh.a", ".wh..w
 targets = st.sampled_from(["a", "b", "..", "../..", "/", "/a", "a/b", "../canary", "/../canary", "c/../.."])
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(300))
 @given(st.lists(st.tuples(names, st.sampled_from(["file", "dir", "link", "hardlink", "fifo"]), targets), max_size=12))
 def test_hostile_names_and_links_never_leave_the_root(entries: list[tuple[str, str, str]]) -> None:

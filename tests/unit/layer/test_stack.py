@@ -59,6 +59,7 @@ def portable(entry: Entry) -> Entry:
     return entry._replace(size=0, nlink=1) if entry.type == "dir" else entry
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(300))
 @given(stacks)
 @example([[entry("a/b", "file", b"x"), entry("c", "hardlink", link="a/b")], [entry("a", "link", link="c")]])
@@ -77,6 +78,7 @@ def test_stack_is_the_tree_that_extraction_makes(layers: list[Layer]) -> None:
     assert groups == {path: node.group for path, node in disk.items() if node.group}
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(300))
 @given(stacks, st.integers(0, 3))
 def test_a_merged_layer_is_worth_the_layers_that_it_is_made_of(layers: list[Layer], keep: int) -> None:
@@ -96,6 +98,7 @@ def test_a_merged_layer_is_worth_the_layers_that_it_is_made_of(layers: list[Laye
             assert node == wanted[path]
 
 
+@pytest.mark.large
 @settings(CHECKS, max_examples=examples(100))
 @given(stacks, st.integers(0, 3))
 def test_a_merged_layer_has_the_order_of_a_walk(layers: list[Layer], keep: int) -> None:
@@ -148,8 +151,9 @@ def test_content_is_found_in_whatever_order_many_layers_have_it(order: str) -> N
     assert len(opened) == len(set(opened))
 
 
+@pytest.mark.large
 def test_a_sparse_file_that_has_to_wait_is_no_larger_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = 3 << 30
+    size = 200 << 20
     named = {"major": "0", "minor": "1", "size": str(size), "numblocks": "1", "map": "5,1"}
     holes = {f"GNU.sparse.{key}": value for key, value in named.items()}
     low = archive(entry("z", "file", b"x", pax=holes), entry("a", "file", b"y"))

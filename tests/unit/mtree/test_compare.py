@@ -37,6 +37,7 @@ def test_a_tree_does_not_differ_from_itself(one: list[Entry]) -> None:
     assert list(compare(one, one)) == []
 
 
+@pytest.mark.large
 @given(trees(), trees())
 def test_deltas_are_the_differences_of_the_two_sets_of_paths_in_mtree_order(old: list[Entry], new: list[Entry]) -> None:
     before, after = {e.path: e for e in old}, {e.path: e for e in new}
@@ -54,12 +55,14 @@ def test_deltas_are_the_differences_of_the_two_sets_of_paths_in_mtree_order(old:
     assert keys == sorted(keys)
 
 
+@pytest.mark.large
 @given(trees(), trees())
 def test_the_reverse_comparison_swaps_extra_and_missing(old: list[Entry], new: list[Entry]) -> None:
     modified = {d.path: d.keys for d in compare(old, new) if d.kind is MODIFIED}
     assert {d.path: d.keys for d in compare(new, old) if d.kind is MODIFIED} == modified
 
 
+@pytest.mark.large
 @given(trees(), trees())
 def test_deltas_held_back_on_disk_are_the_same(old: list[Entry], new: list[Entry]) -> None:
     expected = list(compare(old, new))

@@ -35,6 +35,7 @@ def body(entries: list[Entry]) -> bytes:
     return manifest(entries).partition(b"\n\n")[2]
 
 
+@pytest.mark.large
 @given(trees())
 def test_manifest_and_extra_file_keep_every_tree(entries: list[Entry]) -> None:
     assert through_files(entries) == entries

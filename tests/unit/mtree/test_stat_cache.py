@@ -260,6 +260,7 @@ def spliced(old: list[Entry], steps: list[Edit], fresh: list[Entry]) -> tuple[by
     return out.getvalue(), extra.getvalue(), count
 
 
+@pytest.mark.large
 @given(trees(), trees(), st.booleans())
 def test_splicing_gives_the_files_that_writing_the_new_tree_gives(
     old: list[Entry], other: list[Entry], mixed: bool

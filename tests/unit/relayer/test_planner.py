@@ -197,6 +197,7 @@ def hash_of(key: str, when: int) -> int:
     return random.Random(f"{key} {when // 2}").randrange(1 << 30)
 
 
+@pytest.mark.large
 def test_a_thousand_images_are_planned_within_their_budget() -> None:
     images = thousand_images(components=100)
     plan = make_plan(images)
@@ -205,6 +206,7 @@ def test_a_thousand_images_are_planned_within_their_budget() -> None:
     assert plan.prediction.components <= plan.prediction.stored < 1.02 * plan.prediction.components
 
 
+@pytest.mark.large
 def test_an_image_of_a_thousand_components_fits_and_keeps_what_changes_apart() -> None:
     """More than are compared pair by pair: the lightest are first merged with their like."""
     rng = random.Random(3)

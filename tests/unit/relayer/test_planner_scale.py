@@ -31,6 +31,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: Count
     monkeypatch.setattr(owner, name, count)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("images", [50, 200])
 def test_exact_costs_are_computed_for_few_pairs_of_each_merge(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     """Each is a product of the contents of two clusters, of which a large catalog has hundreds."""

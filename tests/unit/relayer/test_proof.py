@@ -118,6 +118,7 @@ def test_only_the_first_differences_are_named(layout: Layout) -> None:
         both(layout, archive(*(entry(f"f{number:02}") for number in range(20))), archive(entry("./", "dir", mtime=0)))
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("as_root")
 @settings(CHECKS, max_examples=examples(60))
 @given(stacks, stacks)

@@ -98,6 +98,7 @@ def _seen(path: Path) -> dict[str, int]:
     return {str(each): each.lstat().st_mtime_ns for each in path.rglob("*")}
 
 
+@pytest.mark.large
 def test_an_analysis_of_what_may_only_be_read_is_kept_in_the_users_cache(reader: Reader) -> None:
     done = reader.run("analyze")
     assert done.returncode == 0, done.stderr
@@ -202,6 +203,7 @@ def test_a_bundle_of_umoci_is_reverted_from_what_may_only_be_read(reader: Reader
     assert os.listdir(bundle / "rootfs/srv") == ["app"]
 
 
+@pytest.mark.large
 def test_a_catalog_of_what_may_only_be_read_is_planned_and_run(reader: Reader) -> None:
     path = reader.home / "ours.yaml"
     path.write_text("store: store\nsources: [{layout: source}]\npolicies: [{match: '*', do: {transform: rechunk}}]\n")

@@ -300,6 +300,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("what", CASES)
 def test_what_does_not_fit_is_found(layout: Layout, what: str) -> None:
     before, after, own, verdict, said = CASES[what]()
@@ -355,6 +356,7 @@ def test_an_entrypoint_that_the_base_had_must_be_in_the_new_one(layout: Layout) 
     assert any("entrypoint" in concern for concern in check(layout).concerns)
 
 
+@pytest.mark.large
 def test_needs_of_real_programs_and_of_damaged_ones() -> None:
     needs = needs_of(program())
     assert "libc.so.6" in needs.libraries and needs.libraries["libc.so.6"] <= provided_versions(libc().read_bytes())

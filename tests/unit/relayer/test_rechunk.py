@@ -172,6 +172,7 @@ def test_a_base_is_named_by_its_tag(layout: Layout) -> None:
         run(request(layout, base=ref(layout, "base")))
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("as_root")
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stacks, st.integers(0, 3), st.sampled_from([None, 0, 8]))

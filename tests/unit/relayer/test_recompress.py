@@ -371,6 +371,7 @@ def test_platform_is_that_of_the_config(layout: Layout) -> None:
     assert platform(image(layout, [LOW])) == {"os": "linux", "architecture": "amd64"}
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("as_root")
 @settings(CHECKS, max_examples=examples(20))
 @given(stacks, st.lists(st.sampled_from(["a", "a/b", "c", "/d", "b/a/c"]), max_size=3))

@@ -125,6 +125,7 @@ def test_what_described_the_old_content_is_left_behind_and_named(layout: Layout)
     assert len(referrers(layout, result.images[0].new)) == 1
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("transform", ["strip", "squash", "rechunk"])
 @pytest.mark.parametrize("compress", ["zstd:chunked", "estargz"])
 def test_what_is_written_of_layers_with_a_table_of_contents_has_one(
@@ -177,6 +178,7 @@ def test_compression_is_kept_and_the_root_cannot_go(layout: Layout) -> None:
     assert set(tree_of(layout, "s")) == {b"."}
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("as_root")
 @settings(CHECKS, max_examples=examples(120))
 @given(stacks, st.lists(st.sampled_from(["a", "a/b", "*/c", "d", "b/*", "c/a/?"]), min_size=1, max_size=2))

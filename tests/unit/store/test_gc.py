@@ -374,6 +374,7 @@ def _collect_until(path: Path, grace: float, stop: Any) -> None:
         collect(Layout(path), grace)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("grace", [0.0, DEFAULT_GRACE])
 def test_concurrent_collections_never_take_what_a_tag_leads_to(layout: Layout, grace: float) -> None:
     fork = multiprocessing.get_context("fork")

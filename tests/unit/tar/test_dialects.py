@@ -212,6 +212,7 @@ def test_signed_checksums_of_old_writers_are_read(tmp_path: Path) -> None:
     assert read_tree(root)[b"\xff\xfe"].content == b"x"
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("compression", ["none", "gzip", "gzip members", "zstd", "zstd program"])
 def test_layers_of_every_compression(tmp_path: Path, compression: str) -> None:
     source = tree(tmp_path / "source", bytes_spec(PLAIN, LONG) | {b"big": file(random.Random(1).randbytes(3_000_000))})
@@ -239,6 +240,7 @@ _BSD = [("bsdtar", name, ()) for name in ("v7", "ustar", "gnutar", "pax")]
 _PYTHON = [("tarfile", name, ()) for name in ("USTAR_FORMAT", "GNU_FORMAT", "PAX_FORMAT")]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("maker", "format", "options"), [*_GNU, *_GNU_SPARSE, *_BSD, *_PYTHON], ids=lambda value: "".join(value)
 )
