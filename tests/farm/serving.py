@@ -17,14 +17,14 @@ from pathlib import Path
 def serve() -> None:
     """Serve until SIGTERM."""
     file, port, secrets, record = sys.argv[1:]
-    from layerfarm.worker.catalog.serve import backlog, server
+    from layerfarm.worker.catalog.serve import server
     from layerfarm.worker.catalog.serve.authentication import read_secrets
     from layerfarm.worker.catalog.serve.runner import Child
+    from layerfarm.worker.catalog.serve.times import Times
 
-    backlog._FIRST_WAIT = 0.1  # type: ignore[misc]
-    server.CONNECTION_TIME = 5.0  # type: ignore[misc]
+    times = Times(settle=0.1, first_wait=0.1, connection=5.0)
     child = Child((sys.executable, __file__, "run"), {"record": record})
-    server.serve([Path(file)], ("127.0.0.1", int(port)), read_secrets(Path(secrets)), child, 0.1)
+    server.serve([Path(file)], ("127.0.0.1", int(port)), read_secrets(Path(secrets)), child, times)
 
 
 def run() -> None:

@@ -13,9 +13,8 @@ from layerfarm.worker.catalog.series import split_name
 
 _LATEST: Final = "latest"
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-"""A tag in a registry (distribution-spec "Pulling manifests")."""
-_COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
-"""Between two slashes of a repository in a registry, by the same."""
+_COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*")
+"""Between two slashes of a repository."""
 
 
 def published_name(destination: Destination, name: str) -> str:
@@ -61,4 +60,9 @@ def _is_allowed(destination: Destination, name: str) -> bool:
     if destination.registry is None:
         return True
     repository, _, tag = name.rpartition(":")
+    return is_in_registry(repository, tag)
+
+
+def is_in_registry(repository: str, tag: str) -> bool:
+    """Return True if a registry can have these names (distribution-spec "Pulling manifests")."""
     return _TAG.fullmatch(tag) is not None and all(map(_COMPONENT.fullmatch, repository.split("/")))

@@ -190,11 +190,6 @@ def look_at(layout: Layout, top: Descriptor) -> Offer:
     return in_layout(layout, top).offer()
 
 
-def look_in(layout: Layout, name: str) -> Offer:
-    """Return the offer of an image of a layout. Raises as :func:`find` and :func:`look_at`."""
-    return look_at(layout, find(layout, name))
-
-
 def names_in(layout: Layout) -> list[str]:
     """Return the names of the images in a layout: its tags.
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from layerfarm.jobs.errors import CatalogError, LayerfarmError, NotInRegistry
 from layerfarm.jobs.store import Layout
@@ -24,9 +24,6 @@ from layerfarm.worker.catalog.state import ImageState, Missed, Publication
 
 if TYPE_CHECKING:
     from layerfarm.worker.catalog.work import Work
-
-AT_MOST: Final = 25
-"""Default for the largest part of the images that is removed at a time, in percent."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +66,17 @@ def find_removals(work: Work) -> Pruning:
     current |= {place for name in present if (place := place_of(work.catalog.destination, name)) is not None}
     states = [*work.states.all(), *work.states.gone()]
     judged = _Judged([], [], [])
-    wanted = []
+    by_repository: defaultdict[str, list[Removal]] = defaultdict(list)
     for state in states:
         remains = [removal for removal in _remains(work, state, present) if removal.place not in current]
         if remains and work.states.others_have(state.name):
             judged.kept += [(removal.place, "another catalog of this store has the image") for removal in remains]
-        else:
-            wanted += remains
-    by_repository: defaultdict[str, list[Removal]] = defaultdict(list)
-    for removal in wanted:
-        if removal.place.startswith(DOCKER):
-            by_repository[repository_in(removal.place)].append(removal)
-    for removal in wanted:
-        if not removal.place.startswith(DOCKER):
-            judged.in_layout(removal)
+            continue
+        for removal in remains:
+            if removal.place.startswith(DOCKER):
+                by_repository[repository_in(removal.place)].append(removal)
+            else:
+                judged.in_layout(removal)
     published = {pub.place: pub for state in states for pub in state.published}
     reader = Known(work.publisher, work.store)
     for repository, removals in sorted(by_repository.items()):

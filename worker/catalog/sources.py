@@ -149,7 +149,7 @@ def _of(catalog: CatalogFile, listing: Listing, refused: Refused) -> Iterable[Ca
     beside = tuple(sorted(tag for tag in listing.tags if speaks_of_another(tag) and tag not in listing.images))
     age = None if source.newer_than is None else parse_age(source.newer_than)
     names = {
-        _start(source, listing.repository) + tag: tag
+        name_of(source, listing.repository, tag): tag
         for tag in set(listing.tags).difference(beside)
         if is_wanted(source, tag) and not (tag.startswith(NEW) and _is_store(catalog, source))
     }
@@ -197,7 +197,7 @@ def source_at(source: Source, repository: str) -> str:
 
 
 def name_of(source: Source, repository: str, tag: str) -> str:
-    """Return the name in the catalog of an image of a registry."""
+    """Return the name in the catalog of an image of a registry, or of a layout."""
     return _start(source, repository) + tag
 
 
@@ -251,11 +251,6 @@ def _path(source: Source) -> str:
 
 def origin_of(listing: Listing, tag: str) -> str:
     """Return ``docker://…`` or ``LAYOUT:TAG``."""
-    return _origin(listing.source, listing.repository, tag)
-
-
-def _origin(source: Source, repository: str, tag: str) -> str:
-    if source.layout is not None:
-        return f"{Path(source.layout)}:{tag}"
-    assert source.registry is not None
-    return f"{source.registry.rstrip('/')}/{repository.strip('/')}:{tag}"
+    layout = listing.source.layout
+    where = str(Path(layout)) if layout is not None else place_in(listing.source, listing.repository).where
+    return f"{where}:{tag}"

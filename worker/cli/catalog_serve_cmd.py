@@ -69,6 +69,7 @@ def command(
     from layerfarm.worker.catalog.serve.authentication import read_secrets
     from layerfarm.worker.catalog.serve.runner import Child
     from layerfarm.worker.catalog.serve.server import serve
+    from layerfarm.worker.catalog.serve.times import Times
     from layerfarm.worker.listening import host_and_port
     from layerfarm.worker.monitoring.logs import configure_logs
 
@@ -79,4 +80,4 @@ def command(
         {"farm": session.farm_at(farm_url), "at_once": at_once, "processes": processes},
     )
     address = host_and_port(listen, "notifications")
-    serve(files, address, {} if secrets is None else read_secrets(secrets), child, settle)
+    serve(files, address, {} if secrets is None else read_secrets(secrets), child, Times(settle))

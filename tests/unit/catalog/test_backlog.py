@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
-from layerfarm.worker.catalog.serve.backlog import LONGEST_BATCH, Backlog, wait_after
+from layerfarm.worker.catalog.serve.backlog import LONGEST_BATCH, Backlog
+from layerfarm.worker.catalog.serve.times import Times
 
 
 def test_a_run_waits_until_pushes_have_settled() -> None:
-    backlog = Backlog(5.0)
+    backlog = Backlog(Times(5.0))
     assert backlog.next_time() is None and backlog.take(0.0) == []
     backlog.pushed(["a:1"], 100.0)
     backlog.pushed(["b:1", "a:1"], 103.0)
@@ -21,7 +22,7 @@ def test_a_run_waits_until_pushes_have_settled() -> None:
 
 
 def test_pushes_that_never_settle_do_not_wait_for_ever() -> None:
-    backlog = Backlog(5.0)
+    backlog = Backlog(Times(5.0))
     for second in range(49):
         backlog.pushed([f"a:{second}"], float(second))
         assert backlog.take(float(second)) == []
@@ -32,7 +33,7 @@ def test_pushes_that_never_settle_do_not_wait_for_ever() -> None:
 
 def test_a_push_during_the_run_is_run_again_whether_it_fails_or_not() -> None:
     for failed in ([], ["a:1"]):
-        backlog = Backlog(5.0)
+        backlog = Backlog(Times(5.0))
         backlog.pushed(["a:1"], 0.0)
         assert backlog.take(5.0) == ["a:1"]
         backlog.pushed(["a:1"], 6.0)
@@ -42,7 +43,7 @@ def test_a_push_during_the_run_is_run_again_whether_it_fails_or_not() -> None:
 
 
 def test_a_failed_name_is_tried_after_a_growing_time_and_stops_no_other() -> None:
-    backlog = Backlog(1.0)
+    backlog = Backlog(Times(1.0))
     backlog.pushed(["a:1", "b:1"], 0.0)
     now, waits = 1.0, []
     assert backlog.take(now) == ["a:1", "b:1"]
@@ -57,11 +58,11 @@ def test_a_failed_name_is_tried_after_a_growing_time_and_stops_no_other() -> Non
     backlog.ended(["a:1"], now)
     backlog.pushed(["c:1"], now)
     assert backlog.take(now + 1.0) == ["c:1"]
-    assert wait_after(10_000) == 3600.0
+    assert Times().wait_after(10_000) == 3600.0
 
 
 def test_a_new_push_of_a_failed_name_is_tried_at_once() -> None:
-    backlog = Backlog(1.0)
+    backlog = Backlog(Times(1.0))
     backlog.pushed(["a:1"], 0.0)
     backlog.take(1.0)
     backlog.ended(["a:1"], 1.0)
@@ -70,7 +71,7 @@ def test_a_new_push_of_a_failed_name_is_tried_at_once() -> None:
 
 
 def test_a_batch_is_bounded_and_takes_those_that_wait_longest() -> None:
-    backlog = Backlog(0.0)
+    backlog = Backlog(Times(0.0))
     names = [f"a:{number:04}" for number in range(LONGEST_BATCH + 3)]
     for number, name in enumerate(reversed(names)):
         backlog.pushed([name], float(number))
@@ -83,7 +84,7 @@ def test_the_next_time_is_the_first_at_which_a_name_is_due() -> None:
     """Whatever happened before: else a loop would wait too long, or not at all."""
     for seed in range(300):
         rng = random.Random(seed)
-        backlog, now = Backlog(rng.choice([0.0, 1.0, 5.0])), 0.0
+        backlog, now = Backlog(Times(rng.choice([0.0, 1.0, 5.0]))), 0.0
         for _ in range(30):
             now += rng.random() * 8
             if rng.random() < 0.5:

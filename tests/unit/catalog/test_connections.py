@@ -15,7 +15,8 @@ from layerfarm.worker.catalog.http_client import HttpClient, NoPlainAnswer
 from layerfarm.worker.catalog.pace import Pace
 from layerfarm.worker.catalog.registry import Skopeo
 from tests.farm.certificates import certificates
-from tests.unit.catalog.test_head import DIGEST, Server
+from tests.unit.catalog.http_server import Server
+from tests.unit.catalog.test_head import DIGEST
 
 FILE = """
 store: s

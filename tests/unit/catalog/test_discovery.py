@@ -24,7 +24,7 @@ CATALOG = parse_catalog(FILE, Path("/c/catalog.yaml"))
 
 
 class Lister:
-    """Answers with tags, or an error, for each repository."""
+    """Answers with the tags of some repositories, or an error; any other question fails the test."""
 
     def __init__(self, **answers: list[str] | LayerfarmError) -> None:
         self._answers = answers

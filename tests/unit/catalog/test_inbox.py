@@ -11,7 +11,6 @@ import pytest
 
 from layerfarm.jobs.errors import CatalogError, StoreError
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.serve import inbox as module
 from layerfarm.worker.catalog.serve.inbox import Inbox
 
 Step = tuple[str, Any]
@@ -32,8 +31,8 @@ def layout(tmp_path: Path) -> Path:
     return Layout.create(tmp_path / "store").path
 
 
-def opened(layout: Path) -> Inbox:
-    return Inbox(layout, layout / ".layerfarm/catalog/c")
+def opened(layout: Path, **limits: int) -> Inbox:
+    return Inbox(layout, layout / ".layerfarm/catalog/c", **limits)
 
 
 def journal(layout: Path) -> Path:
@@ -136,7 +135,6 @@ def test_a_crash_at_any_call_of_the_system_loses_nothing(
     layout: Path, right: list[tuple[Any, ...]], cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal is replaced all the time, too."""
-    monkeypatch.setattr(module, "_GROWTH", 0)
     number = crashes = 0
     while True:
         journal(layout).unlink(missing_ok=True)
@@ -145,7 +143,7 @@ def test_a_crash_at_any_call_of_the_system_loses_nothing(
         with monkeypatch.context() as patch:
             crash_at(number, cut, patch)
             try:
-                inbox = opened(layout)
+                inbox = opened(layout, growth=0)
                 for step in STEPS:
                     do(inbox, step)
                     acknowledged += 1
@@ -186,18 +184,15 @@ def test_a_failed_write_is_an_error_and_the_next_one_succeeds(
     assert set(opened(layout).pending) == {"a:1", "c:1"}
 
 
-def test_only_the_last_events_are_remembered(layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 3)
-    inbox = opened(layout)
+def test_only_the_last_events_are_remembered(layout: Path) -> None:
+    inbox = opened(layout, remembered=3)
     for number in range(5):
         inbox.add(["a:1"], [f"id {number}"])
     assert [inbox.knows(f"id {number}") for number in range(5)] == [False, False, True, True, True]
 
 
-def test_the_journal_does_not_grow_with_the_number_of_pushes(layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GROWTH", 2000)
-    monkeypatch.setattr(module, "REMEMBERED", 10)
-    inbox = opened(layout)
+def test_the_journal_does_not_grow_with_the_number_of_pushes(layout: Path) -> None:
+    inbox = opened(layout, growth=2000, remembered=10)
     for number in range(200):
         inbox.add(["a:1", "b:1"], [f"id {number}"])
         inbox.done({"a:1": number + 1})

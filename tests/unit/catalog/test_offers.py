@@ -10,7 +10,7 @@ import pytest
 
 from layerfarm.jobs.errors import AmbiguousReference, LimitExceeded, MalformedDocument, TagNotFound
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
-from layerfarm.worker.catalog.offers import Offer, find, look, look_at, look_in, names_in
+from layerfarm.worker.catalog.offers import Offer, find, look, look_at, names_in
 from layerfarm.worker.catalog.registry import digest_of
 from tests.unit.image.images import image, tar
 from tests.unit.relayer.images import attestation, enter, entry, index, manifest, two_platforms
@@ -126,7 +126,7 @@ def test_an_index_of_attestations_alone_is_an_artifact(layout: Layout) -> None:
 def test_of_a_layout_what_is_not_there_is_passed_over(layout: Layout) -> None:
     first, second = two_platforms(layout, [tar(("a", b"a")), tar(("b", b"b"))], "t")
     layout.blob_path(first.descriptor.digest).unlink()
-    offer = look_in(layout, "t")
+    offer = look_at(layout, find(layout, "t"))
     assert [each.descriptor.digest for each in offer.images] == [second.descriptor.digest]
 
 
@@ -156,7 +156,7 @@ def test_a_tag_that_leads_to_too_many_manifests_is_refused(layout: Layout, monke
     two_platforms(layout, [tar(("a", b"a")), tar(("b", b"b"))], "t")
     monkeypatch.setenv("LAYERFARM_LIMIT_MANIFESTS", "2")
     with pytest.raises(LimitExceeded, match="more than 2 manifests"):
-        look_in(layout, "t")
+        look_at(layout, find(layout, "t"))
 
 
 # --- names of a layout ------------------------------------------------------------------------------
@@ -221,4 +221,4 @@ def test_one_image_under_one_name_keeps_its_tag(layout: Layout) -> None:
 
 def test_an_artifact_is_found_by_its_name_too(layout: Layout) -> None:
     layout.tag("chart:1", manifest(layout, "application/vnd.chart", b"chart"))
-    assert look_in(layout, "chart:1").artifact == "application/vnd.chart"
+    assert look_at(layout, find(layout, "chart:1")).artifact == "application/vnd.chart"

@@ -10,11 +10,11 @@ import pytest
 from layerfarm.jobs.errors import CatalogError, LayerfarmError, RegistryBusy
 from layerfarm.worker.catalog.discovery import Found
 from layerfarm.worker.catalog.document import parse_catalog
-from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.part import Names, discover_part
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import LastRun, Missed
+from tests.unit.catalog.test_discovery import NOT_ASKED, Lister
 
 FILE = b"""
 store: s
@@ -23,21 +23,7 @@ sources:
 policies: [{match: '*', do: {transform: keep}}]
 """
 CATALOG = parse_catalog(FILE, Path("/c/catalog.yaml"))
-NOT_ASKED = cast(Known, None)
 REFERRERS = f"sha256-{'0' * 64}"
-
-
-class Lister:
-    """Answers with the tags of some repositories; any other question fails the test."""
-
-    def __init__(self, answers: dict[str, list[str] | LayerfarmError]) -> None:
-        self._answers = answers
-
-    def tags(self, repository: str) -> list[str]:
-        answer = self._answers[repository.removeprefix("docker://h/")]
-        if isinstance(answer, LayerfarmError):
-            raise answer
-        return answer
 
 
 def images(*names: str) -> list[CatalogImage]:
@@ -50,7 +36,7 @@ def found(
     known: list[CatalogImage] | None = None,
     last: LastRun | None = None,
 ) -> Found:
-    lister = cast(Skopeo, Lister(answers))
+    lister = cast(Skopeo, Lister(**answers))
     return discover_part(CATALOG, lister, NOT_ASKED, known or [], last or LastRun(), Names(frozenset(asked)))
 
 
@@ -100,6 +86,4 @@ def test_an_image_with_the_name_of_another_source_is_refused() -> None:
     )
     other = CatalogImage("a:1", "docker://other/a:1", False, catalog.policies[0])
     with pytest.raises(CatalogError, match=r"two images have one name, docker://h/a:1 and docker://other/a:1"):
-        discover_part(
-            catalog, cast(Skopeo, Lister({"a": ["1"]})), NOT_ASKED, [other], LastRun(), Names(frozenset(["a:1"]))
-        )
+        discover_part(catalog, cast(Skopeo, Lister(a=["1"])), NOT_ASKED, [other], LastRun(), Names(frozenset(["a:1"])))

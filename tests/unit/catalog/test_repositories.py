@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -16,15 +15,8 @@ from layerfarm.worker.catalog.known import Known
 from layerfarm.worker.catalog.registry import Skopeo
 from layerfarm.worker.catalog.repositories import repositories_at
 from layerfarm.worker.catalog.sources import CatalogImage
-from tests.unit.catalog.test_head import Answer, Server, client
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    with Server() as running:
-        yield running
+from tests.unit.catalog.http_server import Answer, Server
+from tests.unit.catalog.test_head import client
 
 
 def names(server: Server, prefix: str = "") -> list[str]:

@@ -15,13 +15,14 @@ import pytest
 
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.store import Layout
-from layerfarm.worker.catalog.serve import app as app_module
 from layerfarm.worker.catalog.serve.app import LARGEST, make_app
 from layerfarm.worker.catalog.serve.inbox import Inbox
 from layerfarm.worker.catalog.serve.keeper import Keeper
 from layerfarm.worker.catalog.serve.metrics import ServeMetrics
 from layerfarm.worker.catalog.serve.runner import Outcome
+from layerfarm.worker.catalog.serve.times import Times
 
+AT_ONCE = Times(settle=0.0)
 SECRET = b"the secret of the tests"
 SECRETS = dict.fromkeys(("distribution", "github", "quay", "zot"), (SECRET,))
 TOKEN = {"authorization": f"Bearer {SECRET.decode()}"}
@@ -51,16 +52,16 @@ class Remembering:
 class Site:
     """A catalog of ``docker://h/team`` that was run before, and its server without sockets."""
 
-    def __init__(self, directory: Path, *, repositories: str = "web", more: str = "", settle: float = 0.0) -> None:
+    def __init__(self, directory: Path, *, repositories: str = "web", more: str = "", times: Times = AT_ONCE) -> None:
         self.file = directory / "c.yaml"
         self.file.write_text(FILE.format(store="store", repositories=repositories, more=more))
         path = directory / "store"
         self.store = Layout.open(path) if path.exists() else Layout.create(path)
         self.runner = Remembering()
         self.metrics = ServeMetrics()
-        self.keeper = Keeper(self.file, self.store, self.runner, self.metrics, settle)
+        self.keeper = Keeper(self.file, self.store, self.runner, self.metrics, times)
         self.stop = asyncio.Event()
-        self.app = make_app([self.keeper], SECRETS, self.metrics, self.stop)
+        self.app = make_app([self.keeper], SECRETS, self.metrics, self.stop, times)
         (self.store.path / ".layerfarm/catalog/c/last-run.json").write_text("{}")
 
     @contextmanager
@@ -264,9 +265,7 @@ def test_what_is_no_notification_is_refused(tmp_path: Path) -> None:
     on(Site(tmp_path), steps)
 
 
-def test_a_client_that_sends_its_body_slowly_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "BODY_TIME", 0.05)
-
+def test_a_client_that_sends_its_body_slowly_is_not_waited_for(tmp_path: Path) -> None:
     async def steps(site: Site) -> None:
         scope = {
             "type": "http",
@@ -287,7 +286,7 @@ def test_a_client_that_sends_its_body_slowly_is_not_waited_for(tmp_path: Path, m
         await site.app(scope, receive, reply)
         assert answer[0]["status"] == 408
 
-    on(Site(tmp_path), steps)
+    on(Site(tmp_path, times=AT_ONCE._replace(body=0.05)), steps)
 
 
 def test_a_notification_that_cannot_be_recorded_is_not_acknowledged(

@@ -18,11 +18,10 @@ from layerfarm.worker.catalog.serve.authentication import SIGNED, has_token, is_
 from layerfarm.worker.catalog.serve.keeper import RESULTS, Keeper
 from layerfarm.worker.catalog.serve.metrics import ServeMetrics
 from layerfarm.worker.catalog.serve.notifications import parse
+from layerfarm.worker.catalog.serve.times import Times
 
 LARGEST: Final = 1 << 20
 """Maximum number of bytes of a notification."""
-BODY_TIME: Final = 10.0
-"""Seconds within which a client must send the body."""
 _STATUS: Final = {
     "accepted": 202,
     "malformed": 400,
@@ -40,7 +39,11 @@ class _Refused(Exception):
 
 
 def make_app(
-    keepers: Sequence[Keeper], secrets: Mapping[str, tuple[bytes, ...]], metrics: ServeMetrics, stop: asyncio.Event
+    keepers: Sequence[Keeper],
+    secrets: Mapping[str, tuple[bytes, ...]],
+    metrics: ServeMetrics,
+    stop: asyncio.Event,
+    times: Times,
 ) -> Starlette:
     """Return the application. ``secrets``: by kind of registry; a kind without one is not served."""
 
@@ -65,7 +68,7 @@ def make_app(
         token = request.query_params.get("token", "")
         if kind != SIGNED and not has_token(kind, secrets[kind], request.headers, token):
             raise _Refused("unauthorized")
-        body = await _body(request)
+        body = await _body(request, times.body)
         if kind == SIGNED and not is_signed(secrets[kind], request.headers, body):
             raise _Refused("unauthorized")
         try:
@@ -97,14 +100,14 @@ def make_app(
     )
 
 
-async def _body(request: Request) -> bytes:
-    """Read the body, not more than :data:`LARGEST` bytes and not longer than :data:`BODY_TIME`."""
+async def _body(request: Request, seconds: float) -> bytes:
+    """Read the body, not more than :data:`LARGEST` bytes and not longer than ``seconds``."""
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > LARGEST:
         raise _Refused("too large")
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIME):
+        async with asyncio.timeout(seconds):
             async for part in request.stream():
                 body += part
                 if len(body) > LARGEST:

@@ -6,15 +6,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from layerfarm.worker.catalog.serve.times import Times
+
 LONGEST_BATCH: Final = 500
 """Maximum number of names in one run."""
-_FIRST_WAIT: Final = 10.0
-_LONGEST_WAIT: Final = 3600.0
-
-
-def wait_after(failures: int) -> float:
-    """Return the seconds to wait after a failure that follows ``failures`` others: from ten seconds to an hour."""
-    return min(_FIRST_WAIT * 2.0 ** min(failures, 20), _LONGEST_WAIT)
 
 
 @dataclass
@@ -30,11 +25,11 @@ class _Waiting:
 class Backlog:
     """Names that wait. Times are in seconds, of any one clock.
 
-    Pushes come in bursts, so a run waits until there was none for ``settle`` seconds, but not longer than ten times
-    that after the first.
+    Pushes come in bursts, so a run waits until there was none for ``times.settle``, but not longer than ten times that
+    after the first.
     """
 
-    settle: float
+    times: Times
     _names: dict[str, _Waiting] = field(default_factory=dict)
     _running: dict[str, _Waiting] = field(default_factory=dict)
 
@@ -64,10 +59,10 @@ class Backlog:
         return self._begin(sorted(self._names))
 
     def ended(self, failed: Collection[str], now: float) -> None:
-        """End the run; those that ``failed`` are tried again after :func:`wait_after`."""
+        """End the run; those that ``failed`` are tried again after :meth:`Times.wait_after`."""
         for name in set(failed).intersection(self._running).difference(self._names):
             each = self._running[name]
-            each.not_before = now + wait_after(each.attempts)
+            each.not_before = now + self.times.wait_after(each.attempts)
             each.attempts += 1
             self._names[name] = each
         self._running = {}
@@ -89,4 +84,5 @@ class Backlog:
         new = [each for name in names if not (each := self._names[name]).attempts]
         if not new:
             return 0.0
-        return min(max(each.last for each in new) + self.settle, min(each.first for each in new) + 10 * self.settle)
+        settle = self.times.settle
+        return min(max(each.last for each in new) + settle, min(each.first for each in new) + 10 * settle)

@@ -15,21 +15,18 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from layerfarm.jobs.errors import CatalogError, StoreError
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file, write_all
-
-REMEMBERED: Final = 50_000
-"""Number of last events whose repetition is recognized."""
-_GROWTH: Final = 4 << 20
-"""Bytes appended after which the journal is replaced."""
 
 
 @dataclass
 class _State:
     """The content of a journal."""
 
+    remembered: int
+    """Number of last events whose repetition is recognized."""
     sequence: int = 0
     pending: dict[str, int] = field(default_factory=dict)
     """By name, the number of its last push."""
@@ -43,7 +40,7 @@ class _State:
             self.sequence = int(record["seq"])
             self.pending |= dict.fromkeys(record["push"], self.sequence)
             self.ids |= dict.fromkeys(record["ids"])
-            for oldest in list(self.ids)[: max(0, len(self.ids) - REMEMBERED)]:
+            for oldest in list(self.ids)[: max(0, len(self.ids) - self.remembered)]:
                 del self.ids[oldest]
         for name, sequence in record.get("done", {}).items():
             if self.pending.get(name, sequence + 1) <= sequence:
@@ -62,8 +59,13 @@ class _State:
 class Inbox:
     """The journal in a catalog's state directory; open in one process only. Not for several threads at once."""
 
-    def __init__(self, layout: Path, directory: Path) -> None:
-        """``directory``: of the catalog's state, in ``layout``.
+    def __init__(self, layout: Path, directory: Path, *, remembered: int = 50_000, growth: int = 4 << 20) -> None:
+        """Open or create it.
+
+        Parameters:
+            directory: of the catalog's state, in ``layout``.
+            remembered: number of last events whose repetition is recognized.
+            growth: bytes appended after which the journal is replaced.
 
         Raises:
             StoreError: the journal cannot be read or written.
@@ -73,7 +75,8 @@ class Inbox:
         self._path = directory / "inbox.journal"
         self._fd = -1
         self._size = self._start = 0
-        self._state = _State()
+        self._state = _State(remembered)
+        self._growth = growth
         self._files = files_of(layout)
         with explained("inbox cannot be opened", self._path):
             make_directory(directory, layout)
@@ -141,7 +144,7 @@ class Inbox:
                 content = self._files.read(self._path)
             except FileNotFoundError:
                 content = b""
-            self._state = _State()
+            self._state = _State(self._state.remembered)
             for line in content.splitlines():
                 record = _record(line)
                 if record is not None:
@@ -173,7 +176,7 @@ class Inbox:
             raise
         self._size += len(line)
         self._state.apply(record)
-        if self._size - self._start > max(_GROWTH, self._start):
+        if self._size - self._start > max(self._growth, self._start):
             # The record is durable: a journal that cannot be replaced now only grows.
             with suppress(StoreError):
                 self._replace()

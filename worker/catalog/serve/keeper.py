@@ -13,12 +13,13 @@ import structlog
 from layerfarm.jobs.errors import LayerfarmError, StoreError
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.catalog.document import CatalogFile, read_catalog
-from layerfarm.worker.catalog.serve.backlog import Backlog, wait_after
+from layerfarm.worker.catalog.serve.backlog import Backlog
 from layerfarm.worker.catalog.serve.concerns import concerned
 from layerfarm.worker.catalog.serve.inbox import Inbox
 from layerfarm.worker.catalog.serve.metrics import ServeMetrics
 from layerfarm.worker.catalog.serve.notifications import Event
 from layerfarm.worker.catalog.serve.runner import Outcome, Runner
+from layerfarm.worker.catalog.serve.times import Times
 from layerfarm.worker.catalog.state import LAST_RUN, state_directory
 
 _LONGEST_SLEEP: Final = 3600.0
@@ -29,7 +30,7 @@ _log = structlog.get_logger()
 class Keeper:
     """One catalog of a server. All methods are called in its event loop."""
 
-    def __init__(self, file: Path, store: Layout, runner: Runner, metrics: ServeMetrics, settle: float) -> None:
+    def __init__(self, file: Path, store: Layout, runner: Runner, metrics: ServeMetrics, times: Times) -> None:
         """``store``: the catalog's. Opens the inbox.
 
         Raises:
@@ -45,7 +46,8 @@ class Keeper:
         self._directory = state_directory(store, file)
         self._inbox = Inbox(store.path, self._directory)
         self._writing = asyncio.Lock()
-        self._backlog = Backlog(settle)
+        self._times = times
+        self._backlog = Backlog(times)
         self._backlog.pushed(self._inbox.pending, time.time())
         self._changed = asyncio.Event()
         self._whole_failed = 0
@@ -159,7 +161,7 @@ class Keeper:
                     self._whole_failed = 0
                     await asyncio.to_thread(self._inbox.scheduled, began)
                 else:
-                    self._whole_not_before = time.time() + wait_after(self._whole_failed)
+                    self._whole_not_before = time.time() + self._times.wait_after(self._whole_failed)
                     self._whole_failed += 1
 
     def _report(

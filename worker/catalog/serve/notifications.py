@@ -1,25 +1,23 @@
 """Parse the push notifications of registries: distribution, Harbor, Quay, GHCR (GitHub's webhooks) and zot.
 
 Everything in a notification is untrusted, also if its secret is right: names are checked by the grammar of
-distribution's reference.go, and anything else in it is dropped.
+registries, and anything else in it is dropped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from layerfarm.jobs.errors import LimitExceeded, MalformedDocument
+from layerfarm.worker.catalog.names import is_in_registry
 
 EVENTS: Final = 1000
 """Maximum number of events, or tags, in one notification."""
-_REPOSITORY: Final = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
 _LONGEST_REPOSITORY: Final = 255
-_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -192,8 +190,7 @@ def _tags(tag: str) -> tuple[str, ...]:
 
 
 def _is_valid(repository: str, tag: str) -> bool:
-    short = len(repository) <= _LONGEST_REPOSITORY
-    return short and _REPOSITORY.fullmatch(repository) is not None and _TAG.fullmatch(tag) is not None
+    return len(repository) <= _LONGEST_REPOSITORY and is_in_registry(repository, tag)
 
 
 def _identity(kind: str, event: _Raw, body: bytes) -> str:

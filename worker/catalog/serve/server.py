@@ -21,11 +21,10 @@ from layerfarm.worker.catalog.serve.app import make_app
 from layerfarm.worker.catalog.serve.keeper import Keeper
 from layerfarm.worker.catalog.serve.metrics import ServeMetrics
 from layerfarm.worker.catalog.serve.runner import Runner
+from layerfarm.worker.catalog.serve.times import Times
 
 CONNECTIONS: Final = 200
 """Maximum number of connections at a time; others are answered with 503."""
-CONNECTION_TIME: Final = 30.0
-"""Seconds after which a connection is closed, whatever it does."""
 _GRACE: Final = 10
 """Seconds that requests have to end on a stop."""
 _log = structlog.get_logger()
@@ -36,7 +35,7 @@ def serve(
     address: tuple[str, int],
     secrets: Mapping[str, tuple[bytes, ...]],
     runner: Runner,
-    settle: float,
+    times: Times,
 ) -> None:
     """Serve the catalogs until SIGTERM or SIGINT; then end after the present image.
 
@@ -46,18 +45,18 @@ def serve(
     """
     metrics = ServeMetrics()
     with ExitStack() as stack:
-        keepers = [_keeper(file, runner, metrics, settle, stack) for file in files]
+        keepers = [_keeper(file, runner, metrics, times, stack) for file in files]
         if len({keeper.name for keeper in keepers}) < len(keepers):
             raise CatalogError("two catalog files have one name", hint="metrics and logs name catalogs by their files")
         if not secrets and not any(keeper.has_schedule for keeper in keepers):
             raise RequestError("nothing to serve", hint="give --secrets, or a schedule in the catalog file")
         listener = stack.enter_context(_listener(*address))
-        asyncio.run(_serve(keepers, listener, secrets, metrics))
+        asyncio.run(_serve(keepers, listener, secrets, metrics, times))
 
 
-def _keeper(file: Path, runner: Runner, metrics: ServeMetrics, settle: float, stack: ExitStack) -> Keeper:
+def _keeper(file: Path, runner: Runner, metrics: ServeMetrics, times: Times, stack: ExitStack) -> Keeper:
     file = file.absolute()
-    keeper = Keeper(file, layout_at(Path(read_catalog(file).store)), runner, metrics, settle)
+    keeper = Keeper(file, layout_at(Path(read_catalog(file).store)), runner, metrics, times)
     stack.callback(keeper.close)
     return keeper
 
@@ -75,12 +74,13 @@ async def _serve(
     listener: socket.socket,
     secrets: Mapping[str, tuple[bytes, ...]],
     metrics: ServeMetrics,
+    times: Times,
 ) -> None:
     stop = asyncio.Event()
     server = _Server(
         uvicorn.Config(
-            make_app(keepers, secrets, metrics, stop),
-            http=_OneRequest,
+            make_app(keepers, secrets, metrics, stop, times),
+            http=_one_request(times.connection),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -123,16 +123,19 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _OneRequest(H11Protocol):
-    """Closes each connection after one request, and after :data:`CONNECTION_TIME`.
+def _one_request(seconds: float) -> type[H11Protocol]:
+    """Return a protocol that closes each connection after one request, and after ``seconds``.
 
     uvicorn has no limit on the time in which a client sends its headers.
     """
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._limit = self.loop.call_later(CONNECTION_TIME, transport.abort)
+    class OneRequest(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._limit = self.loop.call_later(seconds, transport.abort)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._limit.cancel()
-        super().connection_lost(exc)
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._limit.cancel()
+            super().connection_lost(exc)
+
+    return OneRequest
