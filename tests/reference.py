@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from layerfarm.jobs import errors
 from layerfarm.worker import settings
 from layerfarm.worker.catalog.serve.metrics import ServeMetrics
-from layerfarm.worker.cli.main import COMMANDS, SECTIONS, cli
+from layerfarm.worker.cli.main import COMMANDS, cli
 from layerfarm.worker.jobstore.states import MOVES, Phase
 from layerfarm.worker.monitoring import metrics
 from layerfarm.worker.monitoring.census import Census
@@ -131,7 +131,7 @@ def states_table() -> Iterator[str]:
 
 def commands_text() -> Iterator[str]:
     """A section for each command, from its help."""
-    for section in SECTIONS:
+    for section in dict.fromkeys(listed.section for listed in COMMANDS.values()):
         yield from (f"## Commands: {section}", "")
         with _root() as context:
             for name, listed in COMMANDS.items():

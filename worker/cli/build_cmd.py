@@ -6,19 +6,11 @@ from pathlib import Path
 
 import click
 
-from layerfarm.worker.cli.flags import (
-    History,
-    Image,
-    Layering,
-    PathType,
-    compress_options,
-    history_options,
-    image_option,
-    mask_path_option,
-)
+from layerfarm.worker.cli.flags import Image, PathType, image_option, mask_path_option
+from layerfarm.worker.cli.layer_flags import History, Layering, compress_options, history_options
 from layerfarm.worker.cli.parsing import GoStyleCommand
-from layerfarm.worker.cli.result_text import image_lines, json_option, report
-from layerfarm.worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.result_text import image_lines, show
+from layerfarm.worker.cli.submission import Where, farm_options
 
 
 @click.command("build", cls=GoStyleCommand)
@@ -32,7 +24,6 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 @compress_options
 @history_options
 @farm_options
-@json_option
 def command(
     rootfs: Path,
     image: Image,
@@ -42,7 +33,6 @@ def command(
     layering: Layering,
     history: History,
     where: Where,
-    as_json: bool,
 ) -> None:
     """Build an image from a directory, on top of a base image if one is given.
 
@@ -68,6 +58,4 @@ def command(
         layer=layering.options(history),
         mask_paths=list(mask_path),
     )
-    outcome = carry_out(request, where)
-    lines = [] if outcome is None else image_lines(outcome.job_id, outcome.result)
-    report(outcome, lines=lines, as_json=as_json, quiet=False)
+    show(request, where, image_lines)

@@ -16,9 +16,8 @@ from layerfarm.jobs.extras import require
 from layerfarm.worker.cli import catalog_serve_cmd, output
 from layerfarm.worker.cli.flags import PathType
 from layerfarm.worker.cli.parsing import GoStyleCommand, GoStyleGroup
-from layerfarm.worker.cli.progress_view import MODES
 from layerfarm.worker.cli.session import Session
-from layerfarm.worker.cli.submission import at_once_option, processes_option
+from layerfarm.worker.cli.submission import at_once_option, processes_option, progress_option
 from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
@@ -70,13 +69,7 @@ def _how(command: CommandT) -> CommandT:
     )
     @at_once_option
     @processes_option
-    @click.option(
-        "--progress",
-        type=click.Choice(MODES),
-        default="auto",
-        show_default=True,
-        help="How to show progress on stderr; auto: a live table on a terminal.",
-    )
+    @progress_option("How to show progress on stderr; auto: a live table on a terminal.")
     @functools.wraps(command)
     def with_how(
         *args: Any, farm_url: str | None, at_once: int, processes: int | None, progress: str, **others: Any

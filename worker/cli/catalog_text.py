@@ -9,6 +9,7 @@ from layerfarm.worker.catalog.costs import Totals
 from layerfarm.worker.catalog.quantities import percent, requests_text, size_text
 from layerfarm.worker.catalog.report import ImageRow, Report, RunRow, by_repository
 from layerfarm.worker.catalog.state import Loss
+from layerfarm.worker.cli.output import columns
 from layerfarm.worker.plural import counted
 
 _SHARED = 10
@@ -23,8 +24,8 @@ def report_lines(report: Report) -> list[str]:
     lines += _run(report.run) if report.run else []
     lines += [f"requests to registries: {requests_text(report.requests)}"] if report.requests else []
     lines += [""]
-    lines += _table(_totals(report))
-    lines += ["", *_table(_repositories(report))]
+    lines += columns(_totals(report))
+    lines += ["", *columns(_repositories(report))]
     if report.shared_after:
         lines += ["", "layers by the images that have them, now:", *_shared(report)]
     if report.losses:
@@ -62,7 +63,7 @@ def image_lines(report: Report) -> list[str]:
         costs = (image.pull_before, image.pull_planned, image.pull_after)
         sizes = (size_text(image.bytes_before), *(size_text(cost) for cost in costs))
         rows.append((image.name, image.policy, image.state, change, *sizes))
-    return _table(rows)
+    return columns(rows)
 
 
 def _totals(report: Report) -> list[tuple[str, ...]]:
@@ -106,9 +107,4 @@ def _shared(report: Report) -> list[str]:
             row.images[0] if len(row.images) == 1 else f"{len(row.images)} images, {row.images[0]} to {row.images[-1]}"
         )
         rows.append(("", size_text(row.bytes), counted(row.layers, "layer"), what))
-    return _table(rows)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return columns(rows)

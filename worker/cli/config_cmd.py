@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import (
-    History,
-    Image,
-    epoch_time,
-    history_options,
-    image_option,
-    platform_option,
-    tag_option,
-    timestamp,
-    words,
-)
+from layerfarm.worker.cli.flags import CommandT, Image, image_option, platform_option, tag_option
+from layerfarm.worker.cli.layer_flags import History, epoch_time, history_options, timestamp
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 CLEARABLE = (
@@ -29,6 +21,23 @@ CLEARABLE = (
     "config.cmd",
     "config.volume",
 )
+
+
+def _list(flag: str, field: str, metavar: str, help: str) -> Callable[[CommandT], CommandT]:
+    """Add a repeated option, passed as ``field`` of ``ConfigChanges``."""
+    return click.option(flag, field, multiple=True, callback=_words, metavar=metavar, help=help)
+
+
+def _words(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Drop the first empty value beside others.
+
+    umoci does so too, through its flag parser (urfave/cli's lookupStringSlice): scripts pass ``--config.cmd "$ARG"``
+    where ARG may be empty.
+    """
+    if len(values) > 1 and "" in values:
+        at = values.index("")
+        return values[:at] + values[at + 1 :]
+    return values
 
 
 class _ConfigCommand(GoStyleCommand):
@@ -56,63 +65,28 @@ class _ConfigCommand(GoStyleCommand):
 @tag_option
 @platform_option
 @click.option("--config.user", "user", metavar="USER[:GROUP]", help="User and group of the process.")
-@click.option(
-    "--config.exposedports",
-    "exposed_ports",
-    multiple=True,
-    callback=words,
-    metavar="PORT[/PROTOCOL]",
-    help="Add a port.",
-)
-@click.option("--config.env", "env", multiple=True, callback=words, metavar="NAME=VALUE", help="Set a variable.")
-@click.option(
-    "--config.entrypoint",
-    "entrypoint",
-    multiple=True,
-    callback=words,
-    metavar="WORD",
-    help="The entrypoint, word by word.",
-)
-@click.option("--config.cmd", "cmd", multiple=True, callback=words, metavar="WORD", help="The command, word by word.")
-@click.option("--config.volume", "volumes", multiple=True, callback=words, metavar="PATH", help="Add a volume.")
-@click.option("--config.label", "labels", multiple=True, callback=words, metavar="NAME=VALUE", help="Set a label.")
+@_list("--config.exposedports", "exposed_ports", "PORT[/PROTOCOL]", "Add a port.")
+@_list("--config.env", "env", "NAME=VALUE", "Set a variable.")
+@_list("--config.entrypoint", "entrypoint", "WORD", "The entrypoint, word by word.")
+@_list("--config.cmd", "cmd", "WORD", "The command, word by word.")
+@_list("--config.volume", "volumes", "PATH", "Add a volume.")
+@_list("--config.label", "labels", "NAME=VALUE", "Set a label.")
 @click.option("--config.workingdir", "working_dir", metavar="PATH", help="Working directory of the process.")
 @click.option("--config.stopsignal", "stop_signal", metavar="SIGNAL", help="The signal that stops the container.")
 @click.option(
     "--created", metavar="TIME", callback=timestamp, help="Creation time of the image (2006-01-02T15:04:05Z)."
 )
 @click.option("--author", metavar="NAME", help="Author of the image.")
-@click.option("--platform.os", "--os", "os_name", metavar="OS", help="The operating system of the image.")
+@click.option("--platform.os", "--os", "os", metavar="OS", help="The operating system of the image.")
 @click.option("--platform.arch", "--architecture", "architecture", metavar="ARCH", help="Its processor architecture.")
 @click.option("--platform.variant", "variant", metavar="VARIANT", help="The variant of that architecture.")
-@click.option(
-    "--manifest.annotation", "annotations", multiple=True, callback=words, metavar="NAME=VALUE", help="Annotate."
-)
+@_list("--manifest.annotation", "annotations", "NAME=VALUE", "Annotate.")
 @click.option(
     "--clear", multiple=True, type=click.Choice(CLEARABLE), metavar="WHAT", help=f"First empty: {', '.join(CLEARABLE)}."
 )
 @history_options
 def command(
-    image: Image,
-    new_tag: str | None,
-    platform: str | None,
-    user: str | None,
-    exposed_ports: tuple[str, ...],
-    env: tuple[str, ...],
-    entrypoint: tuple[str, ...],
-    cmd: tuple[str, ...],
-    volumes: tuple[str, ...],
-    labels: tuple[str, ...],
-    working_dir: str | None,
-    stop_signal: str | None,
-    created: str | None,
-    author: str | None,
-    os_name: str | None,
-    architecture: str | None,
-    variant: str | None,
-    annotations: tuple[str, ...],
-    clear: tuple[str, ...],
-    history: History,
+    image: Image, new_tag: str | None, platform: str | None, created: str | None, history: History, **changes: Any
 ) -> None:
     """Change the configuration of an image. All other fields are kept, including unknown ones.
 
@@ -131,24 +105,8 @@ def command(
     tag = new_tag or image.tag
     check_refname(tag)
     layout = Layout.open(image.layout)
-    changes = ConfigChanges(
-        user=user,
-        exposed_ports=exposed_ports,
-        env=env,
-        entrypoint=entrypoint or None,
-        cmd=cmd or None,
-        volumes=volumes,
-        labels=labels,
-        working_dir=working_dir,
-        stop_signal=stop_signal,
-        created=created or epoch_time(),
-        author=author,
-        os=os_name,
-        architecture=architecture,
-        variant=variant,
-        annotations=annotations,
-        clear=clear,
-    )
-    changed = configure(layout, resolve(layout, image.tag, platform), changes, history.entry("layerfarm config"))
+    changes |= {name: changes[name] or None for name in ("entrypoint", "cmd")}  # empty would clear them
+    wanted = ConfigChanges(created=created or epoch_time(), **changes)
+    changed = configure(layout, resolve(layout, image.tag, platform), wanted, history.entry("layerfarm config"))
     layout.tag(tag, changed.path[0], needs=changed.blobs)
     output.info(f"manifest: {changed.descriptor.digest}")

@@ -32,7 +32,5 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         output.echo(json.dumps(rows, indent=2, default=vars))
         return
-    width = max(len(row.name) for row in rows)
-    longest = max(len(row.value) for row in rows)
-    for row in rows:
-        output.say(f"{row.name:{width}}  {row.value:{longest}}  {row.source}".rstrip())
+    for line in output.columns([(row.name, row.value, row.source) for row in rows]):
+        output.say(line)

@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import PathType, Remap
+from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.id_map_flags import Remap
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.result_text import image_lines
 from layerfarm.worker.cli.submission import Outcome, Where, carry_out
@@ -58,7 +59,7 @@ def command(rootfs: Path, store: Path, tag: str, concurrency: int) -> None:
     ):
         where = Where(farm.url, False, None, None, "bar" if sys.stderr.isatty() else "plain")
         built = _done(carry_out(BuildRequest(rootfs=rootfs.absolute(), image=image), where))
-        for line in image_lines(built.job_id, built.result):
+        for line in image_lines(built):
             output.say(line)
         bundle = Path(directory) / "bundle"
         remap = Remap.of_this_user()

@@ -10,6 +10,7 @@ import click
 
 from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.jobs_cmd import farm_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.session import Session
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor", cls=GoStyleCommand)
-@click.option("--farm", "url", metavar="URL", help="The Redis of the farm (default: $LAYERFARM_FARM).")
+@farm_option
 @click.option(
     "--store",
     "stores",
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     help="A store to check. May be repeated; default: stores of the workers that are on this machine.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
-@click.pass_context
-def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_json: bool) -> None:
+@click.pass_obj
+def command(session: Session, stores: tuple[Path, ...], as_json: bool) -> None:
     """Report problems with a farm and how to fix them.
 
     Checks Redis (version, memory, persistence, latency), the workers (versions, roots, stores, clocks), and
@@ -48,20 +49,19 @@ def command(ctx: click.Context, url: str | None, stores: tuple[Path, ...], as_js
     from layerfarm.worker.client import Farm
     from layerfarm.worker.doctor import Level, examine, worst
 
-    session: Session = ctx.obj
-    address = url or session.farm
-    if address is None and not stores:
+    if session.farm is None and not stores:
         raise click.UsageError("nothing to check: give --farm or --store")
     found: list[Finding] = []
     with ExitStack() as stack:
-        farm = stack.enter_context(Farm(address)) if address else None
+        farm = stack.enter_context(Farm(session.farm)) if session.farm else None
         for finding in examine(farm, [store.absolute() for store in stores]):
             found.append(finding)
             if not as_json:
                 _show(finding)
     if as_json:
         output.echo(json.dumps([finding.model_dump(mode="json") for finding in found], indent=2))
-    ctx.exit(1 if worst(found) is Level.FAIL else 0)
+    if worst(found) is Level.FAIL:
+        raise click.exceptions.Exit(1)
 
 
 def _show(finding: Finding) -> None:

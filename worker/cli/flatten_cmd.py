@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from layerfarm.worker.cli.flags import Image, PathType, image_option, platform_option, source_date_epoch
+from layerfarm.worker.cli.flags import Image, PathType, image_option, platform_option
+from layerfarm.worker.cli.layer_flags import source_date_epoch
 from layerfarm.worker.cli.parsing import GoStyleCommand
-from layerfarm.worker.cli.result_text import json_option, report
-from layerfarm.worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.result_text import show
+from layerfarm.worker.cli.submission import Where, farm_options
 
 
 @click.command("flatten", cls=GoStyleCommand)
@@ -18,11 +19,8 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 @click.option("--tar", "as_tar", is_flag=True, help="Write one plain tar; without it, a directory.")
 @click.option("--rootless", is_flag=True, help="Without root: owners go into user.rootlesscontainers.")
 @farm_options
-@json_option
 @click.argument("output", type=PathType())
-def command(
-    image: Image, platform: str | None, as_tar: bool, rootless: bool, where: Where, as_json: bool, output: Path
-) -> None:
+def command(image: Image, platform: str | None, as_tar: bool, rootless: bool, where: Where, output: Path) -> None:
     """Write the tree of an image to OUTPUT, which must not exist, as a directory or as one tar.
 
     A tar is made from the layers without unpacking them, then read back and compared with them. For an index
@@ -43,6 +41,4 @@ def command(
         rootless=rootless,
         source_date_epoch=source_date_epoch(),
     )
-    outcome = carry_out(request, where)
-    lines = [] if outcome is None else [f"{tree.platform}: {tree.output} {tree.mtree}" for tree in outcome.result.trees]
-    report(outcome, lines=lines, as_json=as_json, quiet=False)
+    show(request, where, lambda done: [f"{tree.platform}: {tree.output} {tree.mtree}" for tree in done.result.trees])

@@ -8,19 +8,9 @@ from pathlib import Path
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import (
-    History,
-    Image,
-    Layering,
-    Remap,
-    compress_options,
-    history_options,
-    image_option,
-    platform_option,
-    remap_options,
-    source_date_epoch,
-    tag_option,
-)
+from layerfarm.worker.cli.flags import Image, image_option, platform_option, tag_option
+from layerfarm.worker.cli.id_map_flags import Remap, remap_options
+from layerfarm.worker.cli.layer_flags import History, Layering, compress_options, history_options, source_date_epoch
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
@@ -86,9 +76,7 @@ def command(
         base,
         tar,
         new_tag or image.tag,
-        compress=layering.compress,
-        level=layering.level,
-        prefetch=layering.prefetch,
+        **layering._asdict(),
         threads=len(os.sched_getaffinity(0)),
         history=history.entry("layerfarm insert"),
         created=history.moment(),

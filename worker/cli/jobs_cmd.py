@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,10 @@ from layerfarm.jobs.errors import display
 from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import DurationType
 from layerfarm.worker.cli.parsing import GoStyleGroup
-from layerfarm.worker.cli.progress_view import MODES, ProgressView, megabytes
+from layerfarm.worker.cli.progress_view import ProgressView, megabytes
 from layerfarm.worker.cli.result_text import image_lines
 from layerfarm.worker.cli.session import Session
+from layerfarm.worker.cli.submission import Outcome, progress_option
 
 if TYPE_CHECKING:
     from layerfarm.worker.client import Farm
@@ -69,7 +69,7 @@ def ls(session: Session, as_json: bool) -> None:
         )
         for record in records
     ]
-    for line in columns(rows):
+    for line in output.columns(rows):
         output.say(line)
 
 
@@ -107,7 +107,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
 @command.command("watch")
 @farm_option
 @click.argument("job_id", metavar="JOB")
-@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress.")
+@progress_option("How to show progress.")
 @click.option("--timeout", metavar="TIME", type=DurationType(), help="Wait at most this long (90s, 2h).")
 @_json_option
 @click.pass_obj
@@ -126,7 +126,7 @@ def watch(session: Session, job_id: str, progress: str, timeout: float | None, a
     if as_json:
         output.echo(result.model_dump_json())
         return
-    lines = image_lines(job.id, result) if isinstance(result, ImageResult) else [f"job: {job.id} succeeded"]
+    lines = image_lines(Outcome(job.id, result)) if isinstance(result, ImageResult) else [f"job: {job.id} succeeded"]
     for line in lines:
         output.say(line)
 
@@ -182,12 +182,6 @@ def farm_of(session: Session) -> Farm:
         raise click.UsageError("no farm: give --farm or set LAYERFARM_FARM")
     output.take_logs()
     return Farm(session.farm)
-
-
-def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Format ``rows`` as lines with columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def stage_text(record: JobRecord) -> str:

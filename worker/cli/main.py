@@ -1,17 +1,12 @@
-"""The ``layerfarm`` command: its subcommands, and the conversion of errors to one line and an exit code.
-
-A subcommand's module is imported only when it is called, so that the small ones start fast.
-"""
+"""The ``layerfarm`` command: its subcommands, and the conversion of errors to one line and an exit code."""
 
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import click
 
@@ -19,7 +14,7 @@ from layerfarm.jobs.errors import LayerfarmError, display
 from layerfarm.jobs.limits import set_limit
 from layerfarm.worker.cli import output
 from layerfarm.worker.cli.called_as import UMOCI_VERSION, as_umoci
-from layerfarm.worker.cli.parsing import GoStyleGroup
+from layerfarm.worker.cli.parsing import LateGroup, Listed
 from layerfarm.worker.cli.session import Session
 from layerfarm.worker.configuration import apply_limits, settings_file
 from layerfarm.worker.signals import terminable
@@ -31,16 +26,6 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
-class Listed(NamedTuple):
-    """A subcommand as the help lists it, before its module is imported."""
-
-    section: str
-    help: str
-    module: str
-    attribute: str = "command"
-
-
-SECTIONS = ("image", "re-layer", "layout", "farm", "other")
 COMMANDS = {
     "build": Listed("image", "makes an image of a directory, on top of a base image if one is given", "build_cmd"),
     "unpack": Listed("image", "unpacks an image into a runtime bundle", "unpack_cmd"),
@@ -81,25 +66,11 @@ COMMANDS = {
 ALIASES = {"rm": "remove", "ls": "list", "h": "help"}
 
 
-class Layerfarm(GoStyleGroup):
+class Layerfarm(LateGroup):
     """The top-level command."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        listed = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
-        if listed is None:
-            return None
-        command: click.Command = getattr(
-            importlib.import_module(f"layerfarm.worker.cli.{listed.module}"), listed.attribute
-        )
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section in SECTIONS:
-            with formatter.section(f"Commands, {section}"):
-                formatter.write_dl([(name, row.help) for name, row in COMMANDS.items() if row.section == section])
+    listed = COMMANDS
+    aliases = ALIASES
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

@@ -11,16 +11,15 @@ import click
 from layerfarm.worker.cli.flags import PathType
 from layerfarm.worker.cli.output import to_stdout
 from layerfarm.worker.cli.parsing import GoStyleCommand
-from layerfarm.worker.cli.result_text import json_option, report
-from layerfarm.worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.result_text import show
+from layerfarm.worker.cli.submission import Where, farm_options
 
 
 @click.command("mtree", cls=GoStyleCommand)
 @click.option("-o", "--output", type=PathType(), metavar="FILE", help="Write to FILE; without it, to stdout.")
 @farm_options
-@json_option
 @click.argument("directory", metavar="DIR", type=PathType())
-def command(output: Path | None, where: Where, as_json: bool, directory: Path) -> None:
+def command(output: Path | None, where: Where, directory: Path) -> None:
     """Write the mtree manifest of DIR: every entry with type, mode, owner, size, times, SHA-256 and xattrs.
 
     Lines have full paths in a fixed order; the bytes do not depend on the number of processes. Compare with it
@@ -35,13 +34,12 @@ def command(output: Path | None, where: Where, as_json: bool, directory: Path) -
     from layerfarm.worker.cli.trees import hashed
 
     if output is None:
-        if as_json:
+        if where.as_json:
             raise click.UsageError("--json needs --output: stdout takes the manifest")
         if where.detach:
             raise click.UsageError("--detach needs --output")
         with hashed(directory, where) as manifest, manifest.open("rb") as stream, to_stdout():
             shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
         return
-    outcome = carry_out(ManifestRequest(rootfs=directory.absolute(), output=output.absolute()), where)
-    lines = [] if outcome is None else [f"mtree: {outcome.result.mtree}", f"entries: {outcome.result.entries}"]
-    report(outcome, lines=lines, as_json=as_json, quiet=True)
+    request = ManifestRequest(rootfs=directory.absolute(), output=output.absolute())
+    show(request, where, lambda done: [f"mtree: {done.result.mtree}", f"entries: {done.result.entries}"], quiet=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import Image, epoch_time, image_option
+from layerfarm.worker.cli.flags import Image, image_option
+from layerfarm.worker.cli.layer_flags import epoch_time
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 

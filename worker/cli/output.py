@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
@@ -43,6 +43,12 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
     """Print ``text`` unchanged on stdout, with an end of line. Raises as :func:`to_stdout`."""
     with to_stdout():
         click.echo(text, nl=nl)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Format ``rows`` as lines with columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 @contextmanager

@@ -6,7 +6,9 @@ In addition to click: ``-image X`` means ``--image X``, and a switch may be give
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import click
 
@@ -31,6 +33,37 @@ class GoStyleGroup(click.Group):
         if not args and self.no_args_is_help:
             args = ["--help"]
         return super().parse_args(ctx, go_style(ctx, self.get_params(ctx), args, options_end_at_positional=True))
+
+
+class Listed(NamedTuple):
+    """A subcommand as the help lists it, before its module is imported."""
+
+    section: str
+    help: str
+    module: str
+    """Its module in :mod:`layerfarm.worker.cli`, which has it as ``command``."""
+
+
+class LateGroup(GoStyleGroup):
+    """A group that imports the module of a subcommand only when it is called, so that the small ones start fast."""
+
+    listed: Mapping[str, Listed]
+    aliases: Mapping[str, str]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.listed)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = self.listed.get(self.aliases.get(cmd_name, cmd_name))
+        if row is None:
+            return None
+        command: click.Command = importlib.import_module(f"layerfarm.worker.cli.{row.module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in dict.fromkeys(row.section for row in self.listed.values()):
+            with formatter.section(f"Commands, {section}" if section else "Commands"):
+                formatter.write_dl([(name, row.help) for name, row in self.listed.items() if row.section == section])
 
 
 def go_style(

@@ -8,17 +8,8 @@ from pathlib import Path
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import (
-    History,
-    Image,
-    Layering,
-    PathType,
-    compress_options,
-    history_options,
-    image_option,
-    platform_option,
-    tag_option,
-)
+from layerfarm.worker.cli.flags import Image, PathType, image_option, platform_option, tag_option
+from layerfarm.worker.cli.layer_flags import History, Layering, compress_options, history_options
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
@@ -52,9 +43,7 @@ def command(
             base,
             iter(lambda: stream.read(1 << 20), b""),
             new_tag or image.tag,
-            compress=layering.compress,
-            level=layering.level,
-            prefetch=layering.prefetch,
+            **layering._asdict(),
             threads=len(os.sched_getaffinity(0)),
             history=history.entry("layerfarm raw add-layer"),
             created=history.moment(),

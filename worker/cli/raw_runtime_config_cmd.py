@@ -8,15 +8,8 @@ from typing import Literal
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import (
-    Image,
-    PathType,
-    Remap,
-    image_option,
-    platform_option,
-    remap_options,
-    volumes_option,
-)
+from layerfarm.worker.cli.flags import Image, PathType, image_option, platform_option, volumes_option
+from layerfarm.worker.cli.id_map_flags import Remap, remap_options
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 

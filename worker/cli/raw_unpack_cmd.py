@@ -7,15 +7,8 @@ from pathlib import Path
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import (
-    Image,
-    PathType,
-    Remap,
-    image_option,
-    keep_dirlinks_option,
-    platform_option,
-    remap_options,
-)
+from layerfarm.worker.cli.flags import Image, PathType, image_option, keep_dirlinks_option, platform_option
+from layerfarm.worker.cli.id_map_flags import Remap, remap_options
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layerfarm.worker.cli.flags import Image, ImageType, source_date_epoch
+from layerfarm.worker.cli.flags import Image, ImageType
+from layerfarm.worker.cli.layer_flags import source_date_epoch
 from layerfarm.worker.cli.parsing import GoStyleCommand
-from layerfarm.worker.cli.result_text import report
-from layerfarm.worker.cli.submission import Where, carry_out
+from layerfarm.worker.cli.result_text import show
+from layerfarm.worker.cli.submission import Outcome, Where
 from layerfarm.worker.cli.transforming import Making, transform_lines, transform_options
 
 if TYPE_CHECKING:
-    from layerfarm.jobs.flows.transforms import RebaseCheckResult, RebaseResult, RebaseVerdict
+    from layerfarm.jobs.flows.transforms import RebaseCheckResult, RebaseVerdict
 
 EXIT_UNSAFE = 3
 """Exit code of ``--check``: the verdict is worse than ``--accept`` allows."""
@@ -44,7 +45,6 @@ def command(
     check: bool,
     making: Making,
     where: Where,
-    as_json: bool,
 ) -> None:
     """Rebase an image, on every platform, without building it again, if its files are compatible.
 
@@ -62,8 +62,7 @@ def command(
 
     bases = {"image": making["image"], "old_base": old_base.ref(), "new_base": new_base.ref()}
     if check:
-        outcome = carry_out(RebaseCheckRequest.model_validate(bases), where)
-        report(outcome, lines=[] if outcome is None else _check_lines(outcome.result), as_json=as_json, quiet=False)
+        outcome = show(RebaseCheckRequest.model_validate(bases), where, _check_lines)
         order = ("safe", "review", "refuse")
         if outcome is not None and order.index(outcome.result.verdict) > order.index(accept):
             raise click.exceptions.Exit(EXIT_UNSAFE)
@@ -71,17 +70,13 @@ def command(
     request = RebaseRequest.model_validate(
         making | bases | {"accept": accept, "source_date_epoch": source_date_epoch()}
     )
-    outcome = carry_out(request, where)
-    report(outcome, lines=[] if outcome is None else _lines(outcome.result), as_json=as_json, quiet=False)
-
-
-def _check_lines(result: RebaseCheckResult) -> list[str]:
-    return [line for image in result.images for line in _verdict_lines(image)]
-
-
-def _lines(result: RebaseResult) -> list[str]:
     # The concerns are among the warnings, and already printed.
-    return [*transform_lines(result), f"verdict: {result.verdict}"]
+    show(request, where, lambda done: [*transform_lines(done), f"verdict: {done.result.verdict}"])
+
+
+def _check_lines(outcome: Outcome) -> list[str]:
+    result: RebaseCheckResult = outcome.result
+    return [line for image in result.images for line in _verdict_lines(image)]
 
 
 def _verdict_lines(found: RebaseVerdict) -> list[str]:

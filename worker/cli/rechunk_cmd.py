@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from layerfarm.worker.cli.flags import Image, ImageType, Layering, PathType, compress_options, source_date_epoch
+from layerfarm.worker.cli.flags import Image, ImageType, PathType
+from layerfarm.worker.cli.layer_flags import Layering, compress_options, source_date_epoch
 from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import show
 from layerfarm.worker.cli.submission import Where
-from layerfarm.worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.transforming import Making, transform_lines, transform_options
 
 
 @click.command("rechunk", cls=GoStyleCommand)
@@ -47,7 +49,6 @@ def command(
     layering: Layering,
     making: Making,
     where: Where,
-    as_json: bool,
 ) -> None:
     """Split an image, on every platform, into layers by content: by packages and by what changes together.
 
@@ -72,19 +73,17 @@ def command(
         digest = put_plan(Layout.open(making["target"].store), parse_plan(_content(plan), str(plan)))
     request = RechunkRequest.model_validate(
         making
+        | layering._asdict()
         | {
             "budget": budget,
             "plan": digest,
             "base": None if keep_base is None else keep_base.ref(),
             "keep": keep,
             "components": _rules(components),
-            "compress": layering.compress,
-            "level": layering.level,
-            "prefetch": layering.prefetch,
             "source_date_epoch": source_date_epoch(),
         }
     )
-    transform(request, where, as_json)
+    show(request, where, transform_lines)
 
 
 def _content(plan: Path) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from layerfarm.worker.cli.flags import COMPRESSIONS, PULLED_IN_PART, prefetch_option
+from layerfarm.worker.cli.layer_flags import COMPRESSIONS, PULLED_IN_PART, prefetch_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import show
 from layerfarm.worker.cli.submission import Where
-from layerfarm.worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.transforming import Making, transform_lines, transform_options
 
 
 @click.command("recompress", cls=GoStyleCommand)
@@ -39,7 +40,6 @@ def command(
     keep: int,
     making: Making,
     where: Where,
-    as_json: bool,
 ) -> None:
     """Recompress the layers of an image, on every platform. The tars and the config do not change.
 
@@ -63,4 +63,4 @@ def command(
             "keep": keep,
         }
     )
-    transform(request, where, as_json)
+    show(request, where, transform_lines)

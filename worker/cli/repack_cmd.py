@@ -6,19 +6,11 @@ from pathlib import Path
 
 import click
 
-from layerfarm.worker.cli.flags import (
-    History,
-    Image,
-    Layering,
-    PathType,
-    compress_options,
-    history_options,
-    image_option,
-    mask_path_option,
-)
+from layerfarm.worker.cli.flags import Image, PathType, image_option, mask_path_option
+from layerfarm.worker.cli.layer_flags import History, Layering, compress_options, history_options
 from layerfarm.worker.cli.parsing import GoStyleCommand
-from layerfarm.worker.cli.result_text import image_lines, json_option, report
-from layerfarm.worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.result_text import image_lines, show
+from layerfarm.worker.cli.submission import Where, farm_options
 
 
 @click.command("repack", cls=GoStyleCommand)
@@ -30,7 +22,6 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 @compress_options
 @history_options
 @farm_options
-@json_option
 @click.argument("bundle", type=PathType())
 def command(
     image: Image,
@@ -41,7 +32,6 @@ def command(
     layering: Layering,
     history: History,
     where: Where,
-    as_json: bool,
     bundle: Path,
 ) -> None:
     """Turn the changes in BUNDLE into a new layer, and tag the image with that layer.
@@ -65,6 +55,4 @@ def command(
         refresh_bundle=refresh_bundle,
         stat_cache=not no_stat_cache,
     )
-    outcome = carry_out(request, where)
-    lines = [] if outcome is None else image_lines(outcome.job_id, outcome.result)
-    report(outcome, lines=lines, as_json=as_json, quiet=True)
+    show(request, where, image_lines, quiet=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
-from layerfarm.worker.cli.flags import Image, ImageType, Layering, compress_options, source_date_epoch
+from layerfarm.worker.cli.flags import Image, ImageType
+from layerfarm.worker.cli.layer_flags import Layering, compress_options, source_date_epoch
 from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import show
 from layerfarm.worker.cli.submission import Where
-from layerfarm.worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.transforming import Making, transform_lines, transform_options
 
 
 @click.command("squash", cls=GoStyleCommand)
@@ -25,7 +27,6 @@ def command(
     layering: Layering,
     making: Making,
     where: Where,
-    as_json: bool,
 ) -> None:
     """Merge all layers of an image, or those above a base, into one, on every platform, without unpacking.
 
@@ -42,14 +43,12 @@ def command(
 
     request = SquashRequest.model_validate(
         making
+        | layering._asdict()
         | {
             "base": None if base is None else base.ref(),
             "keep": keep,
             "upto": upto,
-            "compress": layering.compress,
-            "level": layering.level,
-            "prefetch": layering.prefetch,
             "source_date_epoch": source_date_epoch(),
         }
     )
-    transform(request, where, as_json)
+    show(request, where, transform_lines)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import click
 
-from layerfarm.worker.cli.flags import source_date_epoch
+from layerfarm.worker.cli.layer_flags import source_date_epoch
 from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import show
 from layerfarm.worker.cli.submission import Where
-from layerfarm.worker.cli.transforming import Making, transform, transform_options
+from layerfarm.worker.cli.transforming import Making, transform_lines, transform_options
 
 
 @click.command("strip", cls=GoStyleCommand)
 @click.option("--compress-level", metavar="N", type=int, help="Compression level of the new layers.")
 @transform_options
 @click.argument("patterns", metavar="PATTERN", nargs=-1, required=True)
-def command(compress_level: int | None, making: Making, where: Where, as_json: bool, patterns: tuple[str, ...]) -> None:
+def command(compress_level: int | None, making: Making, where: Where, patterns: tuple[str, ...]) -> None:
     """Remove paths that match PATTERN from every layer of an image, on every platform.
 
     A whiteout in a layer above would only hide them. PATTERN is a shell pattern relative to the root of the image
@@ -31,4 +32,4 @@ def command(compress_level: int | None, making: Making, where: Where, as_json: b
     request = StripRequest.model_validate(
         making | {"paths": list(patterns), "level": compress_level, "source_date_epoch": source_date_epoch()}
     )
-    transform(request, where, as_json)
+    show(request, where, transform_lines)

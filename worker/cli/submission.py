@@ -27,7 +27,7 @@ LOCAL = "local"
 
 
 class Where(NamedTuple):
-    """The values of the flags that say where and how a request runs."""
+    """The values of the flags that say where and how a request runs, and how its result is printed."""
 
     farm: str | None
     """Redis URL, or None: in this process."""
@@ -41,6 +41,7 @@ class Where(NamedTuple):
     """``wait`` or ``fail``."""
     timeout: float | None = None
     """Seconds to wait for the job; None: no limit."""
+    as_json: bool = False
 
 
 class Outcome(NamedTuple):
@@ -84,8 +85,13 @@ if_full_option = click.option(
 )
 
 
+def progress_option(help: str) -> Callable[[CommandT], CommandT]:
+    """Add ``--progress``."""
+    return click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help=help)
+
+
 def farm_options(command: CommandT) -> CommandT:
-    """Add ``--farm`` and its companions, passed as ``where``."""
+    """Add ``--farm``, its companions and ``--json``, passed as ``where``."""
 
     @click.option(
         "--farm",
@@ -109,33 +115,17 @@ def farm_options(command: CommandT) -> CommandT:
         type=click.IntRange(1, 4096),
         help="Without a farm: number of shards of the tree. Changes the speed, not the bytes.",
     )
-    @click.option(
-        "--progress",
-        type=click.Choice(MODES),
-        default="auto",
-        show_default=True,
-        help="How to show progress on stderr; auto: a bar on a terminal.",
-    )
+    @progress_option("How to show progress on stderr; auto: a bar on a terminal.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
     @functools.wraps(command)
-    def with_where(
-        *args: Any,
-        farm_url: str | None,
-        detach: bool,
-        processes: int | None,
-        shards: int | None,
-        progress: str,
-        traffic: str | None,
-        if_full: str,
-        timeout: float | None,
-        **others: Any,
-    ) -> Any:
+    def with_where(*args: Any, farm_url: str | None, **others: Any) -> Any:
         session: Session = click.get_current_context().obj
-        farm = session.farm_at(farm_url)
-        if farm is None and detach:
+        values = {name: others.pop(name) for name in Where._fields if name != "farm"}
+        where = Where(session.farm_at(farm_url), **values)
+        if where.farm is None and where.detach:
             raise click.UsageError("--detach needs a farm: give --farm or set LAYERFARM_FARM")
-        if farm is None and timeout is not None:
+        if where.farm is None and where.timeout is not None:
             raise click.UsageError("--timeout needs a farm: give --farm or set LAYERFARM_FARM")
-        where = Where(farm, detach, processes, shards, progress, traffic, if_full, timeout)
         return command(*args, where=where, **others)
 
     return with_where  # type: ignore[return-value]

@@ -13,9 +13,9 @@ from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import DurationType, PathType
 from layerfarm.worker.cli.jobs_cmd import farm_of, farm_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
-from layerfarm.worker.cli.progress_view import MODES, ProgressView
+from layerfarm.worker.cli.progress_view import ProgressView
 from layerfarm.worker.cli.session import Session
-from layerfarm.worker.cli.submission import cancelling, class_option, if_full_option, submit, time_left
+from layerfarm.worker.cli.submission import cancelling, class_option, if_full_option, progress_option, submit, time_left
 
 if TYPE_CHECKING:
     from layerfarm.jobs.flows.base import Request
@@ -39,7 +39,7 @@ _LARGEST = 1 << 20
     type=DurationType(),
     help="Wait at most this long (90s, 2h) for room in the queue and, with --wait, for the job; it then continues.",
 )
-@click.option("--progress", type=click.Choice(MODES), default="auto", show_default=True, help="How to show progress.")
+@progress_option("How to show progress.")
 @click.pass_obj
 def command(
     session: Session,

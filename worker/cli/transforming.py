@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from layerfarm.worker.cli.flags import Image, ImageType, image_option
-from layerfarm.worker.cli.result_text import json_option, report
-from layerfarm.worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.submission import Outcome, farm_options
 
 if TYPE_CHECKING:
-    from layerfarm.jobs.flows.base import Request
     from layerfarm.jobs.flows.transforms import TransformResult
 
 Making = dict[str, Any]
@@ -22,7 +20,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def transform_options(command: CommandT) -> CommandT:
-    """Add ``--image``, ``--target`` and ``--referrers``, passed as ``making``; ``where`` and ``as_json``."""
+    """Add ``--image``, ``--target`` and ``--referrers``, passed as ``making``; and ``where``."""
 
     @image_option(help="The image to transform: a layout and a tag, of one image or of several platforms.")
     @click.option(
@@ -40,7 +38,6 @@ def transform_options(command: CommandT) -> CommandT:
         " where they stay true of it. Signatures never do.",
     )
     @farm_options
-    @json_option
     @functools.wraps(command)
     def with_target(*args: Any, image: Image, target: Image | None, referrers: str, **others: Any) -> Any:
         making = {"image": image.ref(), "target": (target or image).ref(), "referrers": referrers}
@@ -49,14 +46,9 @@ def transform_options(command: CommandT) -> CommandT:
     return with_target  # type: ignore[return-value]
 
 
-def transform(request: Request, where: Where, as_json: bool) -> None:
-    """Run the request, and print its result."""
-    outcome = carry_out(request, where)
-    report(outcome, lines=[] if outcome is None else transform_lines(outcome.result), as_json=as_json, quiet=False)
-
-
-def transform_lines(result: TransformResult) -> list[str]:
+def transform_lines(outcome: Outcome) -> list[str]:
     """Return one line for each image, and one for all."""
+    result: TransformResult = outcome.result
     lines = []
     for image in result.images:
         what = "unchanged" if image.new == image.old else f"{image.old} -> {image.new}"

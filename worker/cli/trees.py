@@ -38,7 +38,7 @@ def hashed(directory: Path, where: Where = HERE) -> Iterator[Path]:
         yield output
 
 
-def open_tree(text: str, opened: ExitStack, where: Where = HERE) -> Tree:
+def open_tree(text: str, opened: ExitStack) -> Tree:
     """Open the tree that ``text`` names: a bundle, a directory, an mtree file, or ``PATH:TAG`` of a layout.
 
     An existing path is taken as a path; the directory of a layout means its tag ``latest``.
@@ -50,7 +50,7 @@ def open_tree(text: str, opened: ExitStack, where: Where = HERE) -> Tree:
     if text and path.is_file():
         return Tree(_manifest(path, opened), False)
     if text and path.is_dir() and not (path / "oci-layout").is_file():
-        return Tree(_directory(path, opened, where), False)
+        return Tree(_directory(path, opened), False)
     layout, _, tag = text.partition(":")
     if not layout or not Path(layout, "oci-layout").is_file():
         raise LayerfarmError("neither a bundle, a directory, an mtree file nor PATH:TAG of a layout", where=text)
@@ -72,13 +72,13 @@ def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
     return read_full(stream, extra)
 
 
-def _directory(path: Path, opened: ExitStack, where: Where) -> Iterable[Entry]:
+def _directory(path: Path, opened: ExitStack) -> Iterable[Entry]:
     from layerfarm.jobs.flows.manifest import read_tree_file
     from layerfarm.jobs.image.bundle import META_NAME, Bundle
     from layerfarm.jobs.image.repack import as_in_image
 
     bundle = Bundle.open(path) if (path / META_NAME).exists() else None
-    manifest = opened.enter_context(hashed(path if bundle is None else bundle.rootfs, where))
+    manifest = opened.enter_context(hashed(path if bundle is None else bundle.rootfs))
     entries = read_tree_file(opened.enter_context(manifest.open("rb")))
     return entries if bundle is None else as_in_image(entries, bundle.meta.map_options)
 

@@ -9,16 +9,15 @@ import click
 from layerfarm.worker.cli.flags import (
     Image,
     PathType,
-    Remap,
     image_option,
     keep_dirlinks_option,
     platform_option,
-    remap_options,
     volumes_option,
 )
+from layerfarm.worker.cli.id_map_flags import Remap, remap_options
 from layerfarm.worker.cli.parsing import GoStyleCommand
-from layerfarm.worker.cli.result_text import json_option, report
-from layerfarm.worker.cli.submission import Where, carry_out, farm_options
+from layerfarm.worker.cli.result_text import show
+from layerfarm.worker.cli.submission import Where, farm_options
 
 
 @click.command("unpack", cls=GoStyleCommand)
@@ -28,7 +27,6 @@ from layerfarm.worker.cli.submission import Where, carry_out, farm_options
 @platform_option
 @remap_options
 @farm_options
-@json_option
 @click.argument("bundle", type=PathType())
 def command(
     image: Image,
@@ -37,7 +35,6 @@ def command(
     platform: str | None,
     remap: Remap,
     where: Where,
-    as_json: bool,
     bundle: Path,
 ) -> None:
     """Unpack an image into the runtime bundle BUNDLE: rootfs/, config.json, and metadata for `repack`.
@@ -61,8 +58,9 @@ def command(
             **remap.fields(),
         }
     )
-    outcome = carry_out(request, where)
-    lines = []
-    if outcome is not None:
-        lines = [f"job: {outcome.job_id} succeeded", f"manifest: {outcome.result.manifest}", f"bundle: {bundle}"]
-    report(outcome, lines=lines, as_json=as_json, quiet=True)
+    show(
+        request,
+        where,
+        lambda done: [f"job: {done.job_id} succeeded", f"manifest: {done.result.manifest}", f"bundle: {bundle}"],
+        quiet=True,
+    )

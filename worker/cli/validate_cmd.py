@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from layerfarm.jobs.errors import display
 from layerfarm.jobs.image.validate import Finding, validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
-from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import Image, LayoutType, PathType, image_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import show_findings
 
 
 @dataclass
@@ -63,13 +61,4 @@ def command(image: Image | None, layout: Path | None, bundle: Path | None, as_js
         found.reachable, found.reachable_bytes = report.reachable, report.reachable_bytes
     if layout is not None:
         found.unreachable, found.unreachable_bytes = report.unreachable, report.unreachable_bytes
-    fields = {name: value for name, value in vars(found).items() if value is not None}
-    if as_json:
-        output.echo(json.dumps(fields, default=vars))
-    else:
-        for finding in report.findings:
-            output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
-        del fields["findings"]
-        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in fields.items()))
-    if report.errors:
-        raise click.exceptions.Exit(1)
+    show_findings(found, as_json)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import click
 
-from layerfarm.jobs.errors import display
 from layerfarm.jobs.image.validate import Finding
-from layerfarm.worker.cli import output
 from layerfarm.worker.cli.flags import Image, image_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
+from layerfarm.worker.cli.result_text import show_findings
 
 
 @dataclass
@@ -45,13 +43,4 @@ def command(image: Image, as_json: bool) -> None:
 
     report = verify_image(Layout.open(image.layout), image.tag)
     found = Verification(report.findings, report.reachable, report.errors, report.warnings, report.reachable_bytes)
-    fields = vars(found)
-    if as_json:
-        output.echo(json.dumps(fields, default=vars))
-    else:
-        for finding in report.findings:
-            output.say(f"{finding.severity}: {display(finding.where)}: {display(finding.message)}")
-        del fields["findings"]
-        output.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in fields.items()))
-    if report.errors:
-        raise click.exceptions.Exit(1)
+    show_findings(found, as_json)

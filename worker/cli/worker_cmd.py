@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.jobs_cmd import farm_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.session import Session
 
@@ -14,7 +15,7 @@ _PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
 
 
 @click.command("worker", cls=GoStyleCommand)
-@click.option("--farm", "url", metavar="URL", help="The Redis of the farm (default: $LAYERFARM_FARM).")
+@farm_option
 @click.option(
     "--root",
     "roots",
@@ -36,7 +37,6 @@ _PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
 @click.pass_context
 def command(
     ctx: click.Context,
-    url: str | None,
     roots: tuple[Path, ...],
     stores: tuple[Path, ...],
     concurrency: int | None,
@@ -57,7 +57,7 @@ def command(
 
     session: Session = ctx.obj
     settings = load_settings(
-        farm=url or session.farm,
+        farm=session.farm,
         roots=_absolute(roots),
         stores=_absolute(stores),
         concurrency=concurrency,
