@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from string import Formatter
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from layerfarm.jobs.errors import CatalogFileError
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store.validation import fault
-from layerfarm.worker.catalog.policies import Policy, Rebase, Section, Transform
+from layerfarm.worker.catalog.policies import Policy, Rebase, Section, Transform, checked
 from layerfarm.worker.catalog.schedule import Schedule
 from layerfarm.worker.catalog.versions import VersionRange, parse_age, parse_size
 
@@ -29,6 +29,25 @@ _LARGEST: Final = 10 * 10**9
 NAME_FIELDS: Final = ("repository", "basename", "tag")
 Proofs = Literal["referrer", "store", "off"]
 """Places for proofs: also a registry beside the new images, only the layout where they are made, or none."""
+
+
+def _check_docker(text: str) -> None:
+    if not text.startswith(DOCKER) or len(text) == len(DOCKER):
+        raise ValueError("not docker://HOST[:PORT][/PREFIX]")
+
+
+def _check_template(text: str) -> None:
+    fields = Formatter().parse(text)  # ValueError: a brace is not closed
+    if any(name is not None and (name not in NAME_FIELDS or form or other) for _, name, form, other in fields):
+        raise ValueError(f"{text!r} has other fields than {', '.join(f'{{{name}}}' for name in NAME_FIELDS)}")
+
+
+def _check_limit(text: str) -> None:
+    if text != "off":
+        parse_size(text)
+
+
+_Registry = Annotated[str, checked(_check_docker)]
 
 
 class Connection(Section):
@@ -70,7 +89,7 @@ class Access(Connection):
 class Source(Section):
     """Images of one registry or of one layout. Exactly one of ``registry`` and ``layout`` is given."""
 
-    registry: str | None = None
+    registry: _Registry | None = None
     """``docker://HOST[:PORT][/PREFIX]``."""
     repositories: tuple[str, ...] = Field(default=(), strict=False)
     """Repositories below the registry's prefix: not every registry can list them."""
@@ -82,36 +101,15 @@ class Source(Section):
     """Patterns of tags that are excluded."""
     newest: int | None = Field(default=None, ge=1)
     """Maximum number of newest tags of each repository."""
-    semver: str | None = None
+    semver: Annotated[str, checked(VersionRange)] | None = None
     """:class:`~layerfarm.worker.catalog.versions.VersionRange` of the tags."""
-    newer_than: str | None = Field(default=None, alias="newer-than")
+    newer_than: Annotated[str, checked(parse_age)] | None = Field(default=None, alias="newer-than")
     """Maximum age of the images, as :func:`~layerfarm.worker.catalog.versions.parse_age` reads it."""
     platforms: tuple[str, ...] = Field(default=(), strict=False)
     """``os/arch[/variant]``: the only platforms of the images that are used; empty: all."""
     prefix: str = ""
     """Prefix of the images' names in the catalog."""
     access: Connection | None = None
-
-    @field_validator("registry")
-    @classmethod
-    def _is_docker(cls, value: str | None) -> str | None:
-        if value is not None and (not value.startswith(DOCKER) or len(value) == len(DOCKER)):
-            raise ValueError("not docker://HOST[:PORT][/PREFIX]")
-        return value
-
-    @field_validator("semver")
-    @classmethod
-    def _is_range(cls, value: str | None) -> str | None:
-        if value is not None:
-            VersionRange(value)
-        return value
-
-    @field_validator("newer_than")
-    @classmethod
-    def _is_age(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_age(value)
-        return value
 
     @field_validator("platforms")
     @classmethod
@@ -138,33 +136,18 @@ class Destination(Section):
     """The place of the new images; by default the catalog's store."""
 
     layout: str | None = None
-    registry: str | None = None
+    registry: _Registry | None = None
     strip_prefix: str = Field(default="", alias="strip-prefix")
     """Removed from the start of the images' names."""
-    name: str | None = None
+    name: Annotated[str, checked(_check_template)] | None = None
     """Template of the names, with the fields :data:`NAME_FIELDS`; by default the names in the catalog."""
     tag_suffix: str = Field(default="", alias="tag-suffix")
     """Added to the end of the names, and so of the tags."""
     access: Connection | None = None
-    largest_layer: str | None = Field(default=None, alias="largest-layer")
+    largest_layer: Annotated[str, checked(_check_limit)] | None = Field(default=None, alias="largest-layer")
     """Size that no layer may exceed, or ``off``; default: 10 GB for a registry, where many stop, else ``off``."""
     replace: bool = False
     """True: new images may replace the originals in a source."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_template(cls, value: str | None) -> str | None:
-        fields = list(Formatter().parse(value)) if value is not None else []  # ValueError: a brace is not closed
-        if any(name is not None and (name not in NAME_FIELDS or form or other) for _, name, form, other in fields):
-            raise ValueError(f"{value!r} has other fields than {', '.join(f'{{{name}}}' for name in NAME_FIELDS)}")
-        return value
-
-    @field_validator("largest_layer")
-    @classmethod
-    def _is_size(cls, value: str | None) -> str | None:
-        if value not in (None, "off"):
-            parse_size(value)
-        return value
 
     @property
     def largest(self) -> int | None:
@@ -172,8 +155,6 @@ class Destination(Section):
         if self.largest_layer is None:
             return _LARGEST if self.registry is not None else None
         return None if self.largest_layer == "off" else parse_size(self.largest_layer)
-
-    _docker = field_validator("registry")(Source._is_docker.__func__)  # type: ignore[attr-defined]
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Destination:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from layerfarm.jobs.relayer.referrers import Choice
 
@@ -15,6 +16,22 @@ class Section(BaseModel):
     """A mapping of the file. Unknown keys are errors; nothing is converted to another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def checked(check: Callable[[str], object]) -> AfterValidator:
+    """Keep a text as it is, if ``check`` raises no ValueError."""
+
+    def keep(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(keep)
+
+
+def _check_image(text: str) -> None:
+    path, _, tag = text.partition(":")
+    if not path or not tag:
+        raise ValueError("not LAYOUT:TAG")
 
 
 class Rule(Section):
@@ -81,18 +98,10 @@ class Rebase(_Writing):
     """Replace the base. Both bases are images, ``LAYOUT:TAG``."""
 
     transform: Literal["rebase"]
-    old_base: str = Field(alias="old-base")
-    new_base: str = Field(alias="new-base")
+    old_base: Annotated[str, checked(_check_image)] = Field(alias="old-base")
+    new_base: Annotated[str, checked(_check_image)] = Field(alias="new-base")
     accept: Literal["safe", "review", "refuse"] = "safe"
     """The worst verdict that is accepted."""
-
-    @field_validator("old_base", "new_base")
-    @classmethod
-    def _is_image(cls, value: str) -> str:
-        path, _, tag = value.partition(":")
-        if not path or not tag:
-            raise ValueError("not LAYOUT:TAG")
-        return value
 
 
 class Keep(Section):

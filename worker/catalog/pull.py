@@ -33,7 +33,7 @@ from layerfarm.jobs.store.reachability import INDEX_TYPES, MANIFEST_TYPES, child
 from layerfarm.jobs.store.transfer import copy_blob, import_blob
 from layerfarm.worker.catalog.offers import Offer, find, look_at, parsed, tagged
 from layerfarm.worker.catalog.places import repository_in
-from layerfarm.worker.catalog.registry import ManifestReader, Skopeo, digest_of
+from layerfarm.worker.catalog.registry import ImageReader, Skopeo, digest_of
 
 _TAG: Final = "image"
 
@@ -255,7 +255,7 @@ def referrers_in_layout(spoken: Mapping[str, Sequence[str]], manifests: Iterable
 
 
 def referrers_in_registry(
-    reader: ManifestReader, repository: str, tags: Sequence[str], manifests: Iterable[str]
+    reader: ImageReader, repository: str, tags: Sequence[str], manifests: Iterable[str]
 ) -> list[Referrer]:
     """Return the referrers in ``docker://HOST/REPOSITORY``; ``tags``: its tags of this kind, sorted.
 
@@ -273,7 +273,7 @@ def referrers_in_registry(
     return _all(manifests, of)
 
 
-def referred(reader: ManifestReader, repository: str, subject: str) -> list[Referrer] | None:
+def referred(reader: ImageReader, repository: str, subject: str) -> list[Referrer] | None:
     """Return the referrers of ``subject`` in the index behind its fallback tag; None if that names an image.
 
     Raises as :func:`referrers_in_registry`.
@@ -286,7 +286,7 @@ def referred(reader: ManifestReader, repository: str, subject: str) -> list[Refe
     return None if index is None else [Referrer(subject, entry.digest) for entry in index.manifests]
 
 
-def referrers_behind(reader: ManifestReader, repository: str, tag: str) -> Index | None:
+def referrers_behind(reader: ImageReader, repository: str, tag: str) -> Index | None:
     """Return the index of referrers behind a fallback tag; None if it names an image.
 
     Raises as :func:`referrers_in_registry`.

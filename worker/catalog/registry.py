@@ -33,15 +33,11 @@ _ESCAPES: Final = {"n": "\n", "t": "\t"}
 """Escapes of Go's quoted strings that stand for another character."""
 
 
-class ManifestReader(Protocol):
-    """Reads manifests of registries."""
+class ImageReader(Protocol):
+    """Reads manifests and configurations of registries."""
 
     def raw_manifest(self, reference: str) -> bytes:
         """Do as :meth:`Skopeo.raw_manifest`."""
-
-
-class ImageReader(ManifestReader, Protocol):
-    """Reads manifests and configurations of registries."""
 
     def raw_config(self, reference: str, digest: str) -> bytes:
         """Do as :meth:`Skopeo.raw_config`."""

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
-from layerfarm.worker.catalog.policies import Section
+from layerfarm.worker.catalog.policies import Section, checked
 from layerfarm.worker.durations import seconds
 
 _SHORTEST: Final = 60.0
 
 
+def _check_duration(text: str) -> None:
+    if seconds(text) < _SHORTEST:
+        raise ValueError("shorter than a minute")
+
+
+def _check_cron(text: str) -> None:
+    _next_match(text, 0.0)
+
+
 class Schedule(Section):
     """Whole runs at regular times. Exactly one of the two keys is given."""
 
-    every: str | None = None
+    every: Annotated[str, checked(_check_duration)] | None = None
     """Time between the starts of two runs, ``6h``."""
-    cron: str | None = Field(default=None)
+    cron: Annotated[str, checked(_check_cron)] | None = None
     """Minute, hour, day of the month, month and day of the week, in UTC: ``0 3 * * *``."""
-
-    @field_validator("every")
-    @classmethod
-    def _is_duration(cls, value: str | None) -> str | None:
-        if value is not None and seconds(value) < _SHORTEST:
-            raise ValueError("shorter than a minute")
-        return value
-
-    @field_validator("cron")
-    @classmethod
-    def _is_cron(cls, value: str | None) -> str | None:
-        if value is not None:
-            _next_match(value, 0.0)
-        return value
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Schedule:
