@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.flags import directories_option
 from layerfarm.worker.cli.jobs_cmd import farm_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.session import Session
@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 @click.command("doctor", cls=GoStyleCommand)
 @farm_option
-@click.option(
-    "--store",
-    "stores",
-    multiple=True,
-    type=PathType(),
-    metavar="DIR",
-    help="A store to check. May be repeated; default: stores of the workers that are on this machine.",
+@directories_option(
+    "store", "A store to check. May be repeated; default: stores of the workers that are on this machine."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 @click.pass_obj

@@ -5,7 +5,7 @@ The flags of a new layer are in ``layer_flags``, those of id maps in ``id_map_fl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -84,6 +84,13 @@ class LayoutType(PathType):
         if ":" in str(value):
             self.fail(f"path contains ':': {value!r}", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def directories_option(name: str, help: str, default: Sequence[str] | None = None) -> Callable[[CommandT], CommandT]:
+    """Add an option for directories, repeatable, passed by its name in the plural."""
+    return click.option(
+        f"--{name}", f"{name}s", multiple=True, type=PathType(), default=default, metavar="DIR", help=help
+    )
 
 
 def image_option(

@@ -8,28 +8,16 @@ from pathlib import Path
 import click
 
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.flags import PathType, directories_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 
 
 @click.command("up", cls=GoStyleCommand)
-@click.option(
-    "--root",
-    "roots",
-    multiple=True,
-    type=PathType(),
-    default=["/"],
-    metavar="DIR",
-    help="Jobs may use root filesystems and bundles below DIR. May be repeated; without it, every directory.",
+@directories_option(
+    "root", "Jobs may use root filesystems and bundles below DIR. May be repeated; without it, every directory.", ["/"]
 )
-@click.option(
-    "--store",
-    "stores",
-    multiple=True,
-    type=PathType(),
-    default=["/"],
-    metavar="DIR",
-    help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, every layout.",
+@directories_option(
+    "store", "Jobs may use the layout DIR, or layouts below it. May be repeated; without it, every layout.", ["/"]
 )
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes (default: one per CPU).")
 @click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from layerfarm.worker.cli.flags import PathType
+from layerfarm.worker.cli.flags import directories_option
 from layerfarm.worker.cli.jobs_cmd import farm_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.session import Session
@@ -16,21 +16,11 @@ _PYTHON_LEVELS = {"warn": "warning", "fatal": "critical"}
 
 @click.command("worker", cls=GoStyleCommand)
 @farm_option
-@click.option(
-    "--root",
-    "roots",
-    multiple=True,
-    type=PathType(),
-    metavar="DIR",
-    help="Jobs may use root filesystems and bundles below DIR. May be repeated; without it, $LAYERFARM_ROOTS.",
+@directories_option(
+    "root", "Jobs may use root filesystems and bundles below DIR. May be repeated; without it, $LAYERFARM_ROOTS."
 )
-@click.option(
-    "--store",
-    "stores",
-    multiple=True,
-    type=PathType(),
-    metavar="DIR",
-    help="Jobs may use the layout DIR, or layouts below it. May be repeated; without it, $LAYERFARM_STORES.",
+@directories_option(
+    "store", "Jobs may use the layout DIR, or layouts below it. May be repeated; without it, $LAYERFARM_STORES."
 )
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Processes (default: one per CPU).")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics here, for example 127.0.0.1:9464.")
