@@ -188,9 +188,14 @@ def rename_durably(source: Path, target: Path, layout: Path) -> None:
     try:
         files.rename(source, target)
     except FileNotFoundError:
-        if not (files.is_file(target) and os.path.samestat(ours, files.lstat(target))):
+        if not (files.is_file(target) and _same_file(ours, files.lstat(target))):
             raise
     _sync(files, target.parent)
+
+
+def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Return True for one file that was renamed; a newer file may have the inode number of a removed one."""
+    return os.path.samestat(one, other) and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def sync_directory(path: Path) -> None:

@@ -11,17 +11,24 @@ import json
 import threading
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from layerfarm.jobs.errors import LayerfarmError, MalformedDocument
+from layerfarm.jobs.errors import LayerfarmError, MalformedDocument, StoreError
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, read_file, replace_file
+from layerfarm.jobs.store.atomic_file import (
+    PRIVATE_DIRECTORY,
+    explained,
+    files_of,
+    new_file,
+    read_file,
+    rename_durably,
+)
 from layerfarm.jobs.store.descriptor import (
     REF_NAME,
     SUBJECT,
@@ -33,8 +40,12 @@ from layerfarm.jobs.store.descriptor import (
     subject_of,
 )
 from layerfarm.jobs.store.document import encode_around, encode_document, parse_document
-from layerfarm.jobs.store.locks import Lock
+from layerfarm.jobs.store.locks import Lock, LockLost
 
+ResultT = TypeVar("ResultT")
+
+_LOSSES: Final = 10
+"""Attempts of an operation whose lock is lost, or ignored by another tool."""
 _RECENT: Final = 2
 """Indexes that this process caches; a large one takes three times its bytes."""
 _recent: dict[Path, IndexText] = {}
@@ -50,6 +61,7 @@ class IndexFile:
         self._layout = layout
         self.path = layout / "index.json"
         self._lock = layout / PRIVATE_DIRECTORY / "index.lock"
+        self._next = layout / PRIVATE_DIRECTORY / "next-index"
 
     def read(self) -> IndexText:
         """Read the index as it is now.
@@ -89,13 +101,48 @@ class IndexFile:
 
     def update(self, change: Callable[[IndexText], IndexText]) -> None:
         """Replace the index by ``change(index)``, which is called under the lock and must be quick."""
-        with self.locked():
-            self.replace(change)
 
-    def replace(self, change: Callable[[IndexText], IndexText]) -> None:
-        """Do as :meth:`update`, for the holder of the lock."""
-        old = self.read()
-        new = change(old)
+        def under(lock: Lock) -> None:
+            old = self.settled()
+            self.replace(lock, old, change(old))
+
+        self.holding(under)
+
+    def holding(self, work: Callable[[Lock], ResultT]) -> ResultT:
+        """Return ``work(lock)``, called under the lock; it is called again if it raises LockLost.
+
+        Raises:
+            StoreError: it raises that each time.
+        """
+        for _ in range(_LOSSES):
+            with suppress(LockLost), self.lock() as lock:
+                lock.take()
+                return work(lock)
+        raise StoreError(
+            f"index.json was changed {_LOSSES} times by others, although this process had locked it",
+            where=self._layout,
+            hint="do other tools write tags, or does the file server end this host's leases? see docs/store.md#on-nfs",
+        )
+
+    def settled(self) -> IndexText:
+        """Read the index, which no earlier holder of the lock changes any more; for the holder of the lock.
+
+        A client of NFS that was parted from its server repeats its last rename when it returns, after another host
+        took the lock. Its source is removed here, so that it fails.
+        """
+        files = files_of(self._layout)
+        with explained("unfinished index cannot be removed", self._next):
+            for name in files.names(self._next):
+                with suppress(FileNotFoundError):
+                    files.remove(self._next / name)
+        return self.read()
+
+    def replace(self, lock: Lock, old: IndexText, new: IndexText) -> None:
+        """Replace ``old``, which :meth:`settled` returned to this holder of the lock.
+
+        Raises:
+            LockLost: another holder may have changed the index meanwhile; it is unchanged by this one.
+        """
         if new is old:
             return
         raw = new.encode()
@@ -103,10 +150,24 @@ class IndexFile:
         if len(raw) > bounds.index_bytes:
             raise bounds.exceeded("index_bytes", "index.json would be larger than {} bytes", self.path)
         with explained("index.json cannot be updated", self._layout):
-            replace_file(self.path, raw, self._layout)
+            self._write(lock, old, raw)
         _remember(self.path, new)
         if self.path in _steady_texts():
             _steady_texts()[self.path] = new
+
+    def _write(self, lock: Lock, old: IndexText, raw: bytes) -> None:
+        staged = new_file(self._next, self._layout, raw)
+        try:
+            # A lost lock is free or another's. If it is free, the index shows whether another changed it meanwhile.
+            if not lock.take_if_free() or not old.is_of(self.raw()):
+                raise LockLost
+            rename_durably(staged, self.path, self._layout)
+        except BaseException as error:
+            with suppress(OSError):
+                files_of(self._layout).unlink(staged)
+            if isinstance(error, FileNotFoundError):
+                raise LockLost from error
+            raise
 
     def now(self) -> float:
         """Return seconds on the clock of the file system that dates the blobs (relayer.md 4.2, point 6)."""

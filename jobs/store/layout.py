@@ -40,6 +40,7 @@ from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, Descriptor, Index,
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
 from layerfarm.jobs.store.index import IndexFile, IndexText, parse_index
 from layerfarm.jobs.store.leases import cover
+from layerfarm.jobs.store.locks import Lock
 from layerfarm.jobs.store.retention import Trash
 from layerfarm.jobs.store.tag_batch import TagBatch, TagRequest
 from layerfarm.jobs.store.tag_group import group_for
@@ -301,12 +302,15 @@ class Layout:
 
         ``change`` is called under the layout's lock and must be quick; :meth:`tag` is faster for one tag.
         """
-        with self._index.locked():
-            old, odd = self._parts()
+
+        def under(lock: Lock) -> Index:
+            text = self._index.settled()
+            old, odd = parse_index(text.raw or text.encode(), str(self._index.path))
             new = change(old)
-            if new != old:
-                self._index.replace(lambda _: IndexText.of(new, odd))
-        return new
+            self._index.replace(lock, text, text if new == old else IndexText.of(new, odd))
+            return new
+
+        return self._index.holding(under)
 
     def tags(self) -> list[str]:
         """Return every tag once, in the order of the index."""

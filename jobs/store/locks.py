@@ -38,6 +38,13 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
+class LockLost(Exception):
+    """Another process may have changed what the lock protects, and this one changed nothing.
+
+    A file server ends the leases of a host that it does not hear of, and gives its locks to others.
+    """
+
+
 class Lock:
     """The lock named by a file, open and not taken; a context manager that releases it."""
 
@@ -54,7 +61,7 @@ class Lock:
         return os.fstat(self._fd).st_mtime
 
     def take_if_free(self) -> bool:
-        """Take the lock unless it is held; return True if taken."""
+        """Take the lock unless another holds it; return True if this one does now."""
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _LOCK)
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as fcntl(2) allows

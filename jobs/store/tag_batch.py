@@ -25,8 +25,8 @@ from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocumen
 from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, files_of, make_directory, new_file
 from layerfarm.jobs.store.descriptor import Descriptor, named
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.index import IndexFile
-from layerfarm.jobs.store.locks import pauses
+from layerfarm.jobs.store.index import IndexFile, IndexText
+from layerfarm.jobs.store.locks import Lock, LockLost, pauses
 from layerfarm.jobs.store.retention import Commit, Commits
 
 PATIENCE: Final = 60.0
@@ -86,7 +86,11 @@ class TagBatch:
         """
         _ = request.entry
         with explained("tag cannot be set", self._layout):
-            if self._give(request) and request.referrers:
+            try:
+                another = self._give(request)
+            except LockLost:
+                another = self._index.holding(lambda lock: self._grant_one(lock, request))
+            if another and request.referrers:
                 # A holder of an earlier version gives the tag alone.
                 self._index.update(lambda index: index.attached(request.referrers))
 
@@ -95,15 +99,19 @@ class TagBatch:
 
         Return, for each request, the error if one of its blobs is missing; then its tag is not set.
         """
-        with explained("tags cannot be set", self._layout), self._index.locked():
-            return [None if missing is None else _gone(missing) for missing in self._grant(requests, referrers)]
+        with explained("tags cannot be set", self._layout):
+            answers = self._index.holding(lambda lock: self._grant(lock, requests, referrers))
+        return [None if missing is None else _gone(missing) for missing in answers]
 
     def _give(self, request: TagRequest) -> bool:
-        """Give the tag, or wait until another writer gives it; return True if another one may have."""
+        """Give the tag, or wait until another writer gives it; return True if another one may have.
+
+        Raises:
+            LockLost: it is not given.
+        """
         with self._index.lock() as lock:
             if lock.take_if_free():
-                self._grant_one(request)
-                return False
+                return self._grant_one(lock, request)
             with self._waiting(request) as path:
                 touched = time.monotonic()
                 for pause in pauses():
@@ -111,7 +119,7 @@ class TagBatch:
                     if self._is_granted(path):
                         break
                     if lock.take_if_free():
-                        self._settle(path, request)
+                        self._settle(lock, path, request)
                         break
                     if time.monotonic() - touched > TOUCH:
                         touched = time.monotonic()
@@ -137,12 +145,12 @@ class TagBatch:
                 with suppress(FileNotFoundError):
                     self._files.unlink(name)
 
-    def _settle(self, path: Path, request: TagRequest) -> None:
+    def _settle(self, lock: Lock, path: Path, request: TagRequest) -> None:
         """Grant this writer's request under the lock, unless another holder did."""
         if not self._is_granted(path):
             with suppress(FileNotFoundError):
                 self._files.unlink(path)
-            self._grant_one(request)
+            self._grant_one(lock, request)
 
     def _is_granted(self, path: Path) -> bool:
         """Return True if the request is granted; False if it is unanswered or was dropped.
@@ -160,17 +168,23 @@ class TagBatch:
 
     # --- the holder of the lock --------------------------------------------------------------------
 
-    def _grant_one(self, request: TagRequest) -> None:
-        (missing,) = self._grant([request])
+    def _grant_one(self, lock: Lock, request: TagRequest) -> bool:
+        """Return False: no other writer gave the tag."""
+        (missing,) = self._grant(lock, [request])
         if missing is not None:
             raise _gone(missing)
+        return False
 
-    def _grant(self, own: Sequence[TagRequest], referrers: Iterable[Descriptor] = ()) -> list[str | None]:
+    def _grant(self, lock: Lock, own: Sequence[TagRequest], referrers: Iterable[Descriptor] = ()) -> list[str | None]:
         """Put all requested tags into the index; this writer's requests are the newest.
 
         Return, for each of ``own``, the digest of a missing blob.
+
+        Raises:
+            LockLost: nothing was changed.
         """
         with ExitStack() as stack:
+            index = self._index.settled()
             waiting = self._collect(stack)
             seen: dict[tuple[str, int], bool] = {}
             granted: dict[str, Descriptor] = {}
@@ -178,7 +192,7 @@ class TagBatch:
             answers: list[str | None] = []
             begun: dict[str, tuple[Path, Commit]] = {}
             for each in (*(one.request for one in waiting), *own):
-                before = self._named_by(each.tag) if each.once else []
+                before = _named_by(index, each.tag) if each.once else []
                 names = [found.digest for found in before]
                 if each.once and (each.once in begun or self._commits.is_done(each.once, each.tag, names)):
                     answers.append(None)
@@ -194,7 +208,7 @@ class TagBatch:
                         done = before == [each.entry] and not each.referrers
                         commit = Commit(tag=each.tag, before=names, after=each.descriptor.digest, done=done)
                         begun[each.once] = self._commits.begin(each.once, commit, self._index.now()), commit
-            self._index.replace(lambda index: index.change(granted).attached(attached))
+            self._index.replace(lock, index, index.change(granted).attached(attached))
             for record, commit in begun.values():
                 if not commit.done:
                     self._commits.end(record, commit)
@@ -218,12 +232,6 @@ class TagBatch:
                 elif (one := self._opened(path, stack)) is not None:
                     found.append(one)
         return found
-
-    def _named_by(self, tag: str) -> list[Descriptor]:
-        """Return what the tag names; nothing for another tool's invalid entry."""
-        with suppress(MalformedDocument):
-            return self._index.read().find(tag)
-        return []
 
     def _opened(self, path: Path, stack: ExitStack) -> _Waiting | None:
         """Open a request; None: not a request, answered already, or not writable (its writer grants it)."""
@@ -251,6 +259,13 @@ class TagBatch:
             if not seen[key]:
                 return blob.digest
         return None
+
+
+def _named_by(index: IndexText, tag: str) -> list[Descriptor]:
+    """Return what the tag names; nothing for another tool's invalid entry."""
+    with suppress(MalformedDocument):
+        return index.find(tag)
+    return []
 
 
 def _gone(digest: str) -> BlobNotFound:

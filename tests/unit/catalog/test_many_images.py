@@ -30,7 +30,7 @@ def traffic(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return call
 
     monkeypatch.setattr(IndexFile, "raw", counted("read", IndexFile.raw))
-    monkeypatch.setattr(index_module, "replace_file", counted("written", index_module.replace_file))
+    monkeypatch.setattr(index_module, "rename_durably", counted("written", index_module.rename_durably))
     return calls
 
 

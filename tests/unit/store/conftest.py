@@ -11,5 +11,6 @@ from layerfarm.jobs.store import Layout
 def layout(tmp_path: Path) -> Layout:
     """Empty, with the private directories of one that was written to before."""
     layout = Layout.create(tmp_path / "store")
-    (layout.path / ".layerfarm/ingest").mkdir(parents=True)
+    for name in ("ingest", "next-index"):
+        (layout.path / ".layerfarm" / name).mkdir(parents=True)
     return layout

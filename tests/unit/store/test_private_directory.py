@@ -68,7 +68,8 @@ ACTS: dict[str, Callable[[Layout], object]] = {
     "has": lambda layout: layout.has(A),
 }
 KINDS = (
-    *("ingest", "work", "unpack", "doomed", "leases", "leases-of-others", "tagging", "trash", "notes", "ended"),
+    *("ingest", "next-index", "work", "unpack", "doomed", "leases", "leases-of-others", "tagging", "trash", "notes"),
+    "ended",
     "committed",
 )
 
@@ -107,6 +108,7 @@ def test_nor_behind_the_directory_itself(layout: Layout, victim: Path) -> None:
     "place",
     [
         "ingest/x",
+        "next-index/x",
         "work/x",
         "leases/x",
         "leases/1/lease",

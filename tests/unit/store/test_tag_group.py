@@ -27,13 +27,13 @@ PROOF = A.model_copy(update={"annotations": {SUBJECT: B.digest}})
 def writes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Number of writes of each index.json."""
     calls: Counter[str] = Counter()
-    real = index_module.replace_file
+    real = index_module.rename_durably
 
-    def count(path: Path, content: bytes, layout: Path) -> None:
+    def count(source: Path, target: Path, layout: Path) -> None:
         calls[layout.name] += 1
-        real(path, content, layout)
+        real(source, target, layout)
 
-    monkeypatch.setattr(index_module, "replace_file", count)
+    monkeypatch.setattr(index_module, "rename_durably", count)
     return calls
 
 
