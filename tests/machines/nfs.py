@@ -10,7 +10,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,20 +125,43 @@ def _server_away(trial: Trial, seconds: float) -> None:
 def client_cut(trial: Trial) -> None:
     """Client cut with the lock of index.json."""
     first, second, _ = trial.share.clients
-    with _held(trial, first):
-        first.cut()
-        begun = time.monotonic()
-        trial.take(workload(second, "tags", trial.layout, "after", 1, 1))
-        trial.seen.append(f"the next writer waits {time.monotonic() - begun:.0f} s")
+    _held(trial, first, "change")
+    first.cut()
+    begun = time.monotonic()
+    trial.take(workload(second, "tags", trial.layout, "after", 1, 1))
+    trial.seen.append(f"the next writer waits {time.monotonic() - begun:.0f} s")
     first.boot()
     trial.share.mount(first)
 
 
-@contextmanager
-def _held(trial: Trial, client: Machine) -> Iterator[None]:
-    holder = workload(client, "hold", trial.layout)
+def _held(trial: Trial, client: Machine, step: str) -> Command:
+    """Start a writer that pauses under the lock, and wait until it does."""
+    holder = workload(client, "hold", trial.layout, "held", step)
     trial.expect(next(holder.lines(), "") == "held", "lock was not taken")
-    yield
+    return holder
+
+
+def lock_lost_at_change(trial: Trial) -> None:
+    """Client parted before it writes the next index; another client sets a tag."""
+    _lock_lost(trial, "change")
+
+
+def lock_lost_at_rename(trial: Trial) -> None:
+    """Client parted before it renames the next index; another client sets a tag."""
+    _lock_lost(trial, "rename")
+
+
+def _lock_lost(trial: Trial, step: str) -> None:
+    first, second, _ = trial.share.clients
+    network = trial.share.network
+    holder = _held(trial, first, step)
+    network.part(first.number, trial.share.server.number)
+    time.sleep(BEYOND)
+    trial.take(workload(second, "tags", trial.layout, "meanwhile", 1, 1))
+    network.heal()
+    first.check("touch /tmp/go")
+    trial.take(holder)
+    first.check("rm /tmp/go")
 
 
 def parted_briefly(trial: Trial) -> None:
@@ -254,6 +276,8 @@ TRIALS: Final[tuple[Callable[[Trial], None], ...]] = (
     server_back_soon,
     server_back_late,
     client_cut,
+    lock_lost_at_change,
+    lock_lost_at_rename,
     parted_briefly,
     parted_beyond,
     clock_off,

@@ -2,7 +2,8 @@
 
 ``python3 -m workload work LAYOUT SEED``: work without end; print ``{"tag", "digest"}`` after each tag that it sets.
 ``… tags LAYOUT NAME WRITERS TAGS``: set so many tags from each of so many processes, and print them the same way.
-``… hold LAYOUT``: take the lock of ``index.json``, print ``held``, and keep it.
+``… hold LAYOUT TAG change|rename``: set a tag; before this step, under the lock of ``index.json``, print ``held``, and
+wait for the file ``/tmp/go``.
 ``… read LAYOUT``: read the index without end; print what is wrong with it.
 ``… check LAYOUT``: read the printed lines from stdin; print what is lost or damaged, a line each.
 """
@@ -25,11 +26,13 @@ from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
 from layerfarm.jobs.flows.transforms import RecompressRequest
 from layerfarm.jobs.image.validate import Severity, validate_layout
-from layerfarm.jobs.store import Layout
+from layerfarm.jobs.store import Index, Layout, index
+from layerfarm.jobs.store.descriptor import named
 from layerfarm.jobs.store.gc import collect
 from layerfarm.jobs.store.janitor import janitor
 from layerfarm.worker.engine.local import run
 
+GO: Final = Path("/tmp/go")
 _CODECS: Final[tuple[Literal["gzip", "zstd", "none"], ...]] = ("gzip", "zstd", "none")
 
 
@@ -145,11 +148,29 @@ def tags(path: Path, name: str, writers: int, count: int) -> int:
     return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 
 
-def hold(path: Path) -> None:
-    """Take the lock of the index and keep it."""
-    with Layout.open(path).locked():
-        print("held", flush=True)
-        time.sleep(3600)
+def hold(path: Path, tag: str, step: str) -> None:
+    """Set a tag, with a pause under the lock of the index."""
+    layout = Layout.open(path)
+    base = layout.find("base")[0]
+    rename = index.rename_durably
+
+    def paused(at: str) -> None:
+        if at == step and not GO.exists():
+            print("held", flush=True)
+            while not GO.exists():
+                time.sleep(0.1)
+
+    def renamed(source: Path, target: Path, where: Path) -> None:
+        paused("rename")
+        rename(source, target, where)
+
+    def changed(old: Index) -> Index:
+        paused("change")
+        return old.model_copy(update={"manifests": [*old.manifests, named(base, tag)]})
+
+    index.rename_durably = renamed
+    layout.update_index(changed)
+    print(json.dumps({"tag": tag, "digest": base.digest}), flush=True)
 
 
 def read(path: Path) -> None:
@@ -174,7 +195,7 @@ def main() -> None:
         case "tags":
             sys.exit(tags(path, sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
         case "hold":
-            hold(path)
+            hold(path, *sys.argv[3:])
         case "read":
             read(path)
         case _:
