@@ -61,6 +61,30 @@ def footer_of(blob: Blob) -> tuple[Any, ...]:
     return tuple(numbers)
 
 
+def with_toc(blob: Blob, toc: bytes, split: bytes, digest: str | None = None) -> Blob:
+    """The frames of a blob with another table of contents and tar-split data, consistent in themselves.
+
+    ``DIGEST`` in the table becomes ``digest``, by default that of the tar-split data.
+    """
+    packed_split = zstandard.compress(split)
+    toc = toc.replace(b"DIGEST", (digest or sha256(packed_split)).encode())
+    return with_packed_toc(blob, zstandard.compress(toc), len(toc), packed_split, len(split))
+
+
+def with_packed_toc(blob: Blob, packed: bytes, size: int, packed_split: bytes, split_size: int) -> Blob:
+    """The same of compressed data, with the sizes that the annotations and the footer give."""
+    offset = int(blob.annotations[f"{PREFIX}manifest-position"].split(":")[0])
+    numbers = (offset, len(packed), size, 1, offset + len(packed) + 8, len(packed_split), split_size)
+    parts = [packed, packed_split, struct.pack("<7Q8s", *numbers, b"GNUlInUx")]
+    frames = b"".join(b"\x50\x2a\x4d\x18" + struct.pack("<I", len(part)) + part for part in parts)
+    annotations = {
+        f"{PREFIX}manifest-checksum": sha256(packed),
+        f"{PREFIX}manifest-position": ":".join(map(str, numbers[:4])),
+        f"{PREFIX}tarsplit-position": ":".join(map(str, numbers[4:])),
+    }
+    return Blob(blob.data[: offset - 8] + frames, annotations, [])
+
+
 def contents(blob: Blob) -> dict[str, bytes]:
     """The content of each file, from its frames alone; all digests are verified."""
     found: dict[str, bytes] = {}

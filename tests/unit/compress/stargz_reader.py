@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ from typing import Any
 from layerfarm.jobs.compress import Codec, Compression, compress
 from layerfarm.jobs.compress.codecs import Notes
 from tests.unit.compress.chunked_reader import Blob, sha256
+from tests.unit.layer import archives
 
 DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 SIZE = "io.containers.estargz.uncompressed-size"
@@ -73,6 +75,24 @@ def toc_of(blob: Blob) -> dict[str, Any]:
     assert blob.annotations[SIZE] == str(len(unpack(blob.data)))
     toc: dict[str, Any] = json.loads(text)
     return toc
+
+
+def with_toc(body: bytes, text: bytes) -> Blob:
+    """Members with another table of contents, consistent in itself."""
+    data = body + ending(text)
+    size = len(unpack(data))
+    return Blob(data + footer(len(body)), {DIGEST: sha256(text), SIZE: str(size)}, [])
+
+
+def ending(text: bytes, name: str = TOC) -> bytes:
+    """The member of a table of contents."""
+    return gzip.compress(archives.archive(archives.entry(name, content=text)), mtime=0)
+
+
+def footer(offset: int) -> bytes:
+    """The last member, which names the offset of the table of contents."""
+    extra = b"SG\x16\0%016xSTARGZ" % offset
+    return b"\x1f\x8b\x08\x04" + bytes(6) + b"\x1a\0" + extra + b"\x01\x00\x00\xff\xff" + bytes(8)
 
 
 def contents(blob: Blob) -> dict[str, bytes]:

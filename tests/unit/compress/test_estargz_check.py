@@ -7,6 +7,7 @@ import io
 import json
 import random
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,18 @@ from layerfarm.jobs.errors import LayerError, LimitExceeded
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.tar.reader import MemberReader
 from tests.unit.compress.chunked_reader import Blob, sha256
-from tests.unit.compress.stargz_reader import DIGEST, SIZE, TOC, pack, toc_of, toc_place, unpack
+from tests.unit.compress.stargz_reader import (
+    DIGEST,
+    SIZE,
+    TOC,
+    ending,
+    footer,
+    pack,
+    toc_of,
+    toc_place,
+    unpack,
+    with_toc,
+)
 from tests.unit.layer.archives import archive, entry
 
 LARGE = random.Random(2).randbytes(70_000) * 150 + b"end"
@@ -53,22 +65,9 @@ def faults(blob: Blob) -> list[str]:
     return found
 
 
-def ending(text: bytes, name: str = TOC) -> bytes:
-    """The member of a table of contents."""
-    return gzip.compress(archive(entry(name, content=text)), mtime=0)
-
-
-def footer(offset: int) -> bytes:
-    extra = b"SG\x16\0%016xSTARGZ" % offset
-    return b"\x1f\x8b\x08\x04" + bytes(6) + b"\x1a\0" + extra + b"\x01\x00\x00\xff\xff" + bytes(8)
-
-
 def rewritten(text: bytes, body: bytes | None = None) -> Blob:
     """The members of TRUE, or others, with another table of contents, consistent in itself."""
-    body = TRUE.data[: toc_place(TRUE)] if body is None else body
-    data = body + ending(text)
-    size = len(unpack(data))
-    return Blob(data + footer(len(body)), {DIGEST: sha256(text), SIZE: str(size)}, [])
+    return with_toc(TRUE.data[: toc_place(TRUE)] if body is None else body, text)
 
 
 def changed(change: Callable[[Toc], object]) -> Blob:
@@ -257,6 +256,23 @@ def test_any_damage_is_an_error_or_a_fault_or_harmless(at: int, change: int) -> 
     except LayerError:
         pytest.fail("an error, not a fault")
     assert all(isinstance(text, str) for text in found)
+
+
+def test_a_hundred_million_chunks_are_not_read() -> None:
+    """The size in the header of the table decides, before its content is decompressed."""
+    chunk = b'{"type":"chunk","name":"large"},'
+    header = tarfile.TarInfo(TOC)
+    header.size = 100_000_000 * len(chunk)
+    body = TRUE.data[: toc_place(TRUE)]
+    data = body + gzip.compress(header.tobuf() + chunk * 1_000_000, mtime=0) + footer(len(body))
+    found: list[str] = []
+    tracemalloc.start()
+    EstargzCheck(lambda at, n: data[at : at + n], len(data), {}, lambda *text: found.append(text[1]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    (fault,) = found
+    assert "clients refuse" in fault
+    assert peak < 10_000_000
 
 
 def test_the_size_of_a_table_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,17 @@ from layerfarm.jobs.compress import Compression, decompress
 from layerfarm.jobs.compress.zstd_chunked.check import ZstdChunkedCheck
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.tar.reader import MemberReader
-from tests.unit.compress.chunked_reader import PREFIX, Blob, footer_of, pack, sha256, tar_split_of, toc_of
+from tests.unit.compress.chunked_reader import (
+    PREFIX,
+    Blob,
+    footer_of,
+    pack,
+    sha256,
+    tar_split_of,
+    toc_of,
+    with_packed_toc,
+    with_toc,
+)
 from tests.unit.layer.archives import archive, entry
 
 LARGE = random.Random(2).randbytes(1_200_000) + bytes(3000) + b"end"
@@ -53,20 +64,7 @@ def faults(blob: Blob) -> list[str]:
 
 def rewritten(toc: bytes, split: bytes, digest: str | None = None) -> Blob:
     """The frames of TRUE with another table of contents and tar-split data, consistent in themselves."""
-    offset = int(TRUE.annotations[f"{PREFIX}manifest-position"].split(":")[0])
-    packed_split = zstandard.compress(split)
-    toc = toc.replace(b"DIGEST", (digest or sha256(packed_split)).encode())
-    packed = zstandard.compress(toc)
-    split_offset = offset + len(packed) + 8
-    numbers = (offset, len(packed), len(toc), 1, split_offset, len(packed_split), len(split))
-    parts = [packed, packed_split, struct.pack("<7Q8s", *numbers, b"GNUlInUx")]
-    frames = b"".join(b"\x50\x2a\x4d\x18" + struct.pack("<I", len(part)) + part for part in parts)
-    annotations = {
-        f"{PREFIX}manifest-checksum": sha256(packed),
-        f"{PREFIX}manifest-position": ":".join(map(str, numbers[:4])),
-        f"{PREFIX}tarsplit-position": ":".join(map(str, numbers[4:])),
-    }
-    return Blob(TRUE.data[: offset - 8] + frames, annotations, [])
+    return with_toc(TRUE, toc, split, digest)
 
 
 def changed(change: Callable[[Toc, list[Any]], object]) -> Blob:
@@ -212,6 +210,36 @@ def test_a_document_that_clients_refuse_for_its_size_is_not_read() -> None:
     numbers[2] = str(1 << 40)
     blob = TRUE._replace(annotations=TRUE.annotations | {f"{PREFIX}manifest-position": ":".join(numbers)})
     assert "clients refuse" in "\n".join(faults(blob))
+
+
+def test_a_hundred_million_chunks_are_not_read() -> None:
+    """They take 500 kB of zstd. Neither a true size nor a false one in the annotation makes the check unpack them."""
+    entry = b'{"type":"chunk","name":"large"},'
+    packed = zstandard.compress(b'{"version":1,"entries":[') + zstandard.compress(entry * 10_000) * 10_000
+    assert len(packed) < 10_000_000
+    for size, expected in ((100_000_000 * len(entry), "clients refuse"), (1000, "uncompressed length")):
+        blob = with_packed_toc(TRUE, packed, size, b"", 0)
+        tracemalloc.start()
+        found = faults(blob)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert any(expected in fault for fault in found), found
+        assert peak < 50_000_000
+
+
+def test_a_footer_without_a_table_of_contents_is_found() -> None:
+    """The annotations are those of the footer, which lead to frames of files, or to none."""
+    data = TRUE.data[: int(TRUE.annotations[f"{PREFIX}manifest-position"].split(":")[0]) - 8]
+    for offset in (8, len(data) - 100, len(data)):
+        numbers = (offset, 100, 1000, 1, 0, 0, 0)
+        frame = struct.pack("<7Q8s", *numbers, b"GNUlInUx")
+        annotations = {
+            f"{PREFIX}manifest-checksum": sha256(data[offset : offset + 100]),
+            f"{PREFIX}manifest-position": ":".join(map(str, numbers[:4])),
+        }
+        blob = Blob(data + b"\x50\x2a\x4d\x18" + struct.pack("<I", len(frame)) + frame, annotations, [])
+        (fault,) = faults(blob)
+        assert "skippable" in fault or "out of the blob" in fault
 
 
 def test_another_footer_is_found() -> None:
