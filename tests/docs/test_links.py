@@ -59,7 +59,7 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
     assert alerts and alerts <= headings(ROOT / "docs/operating.md")
 
 
-def test_what_is_made_in_a_store_is_documented() -> None:
+def test_every_file_of_a_store_is_documented() -> None:
     sources = [path.read_text() for path in _SOURCES if path.suffix == ".py"]
     made = {name for text in sources for name in re.findall(r'PRIVATE_DIRECTORY / "([\w.]+)"', text)}
     page = (ROOT / "docs/store.md").read_text()

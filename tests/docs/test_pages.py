@@ -30,7 +30,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory, program: Callable[[str], st
 
 
 @pytest.mark.parametrize(("page", "stage"), SCRIPTS, ids=lambda part: getattr(part, "stem", part) or "plain")
-def test_what_a_page_shows_is_what_happens(page: Path, stage: str, stages: Stages) -> None:
+def test_commands_of_a_page_print_the_output_shown(page: Path, stage: str, stages: Stages) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: the pages unpack as root")
     of_page = [block for block in BLOCKS if block.page == page and block.mark in ("run", "file")]
@@ -38,7 +38,7 @@ def test_what_a_page_shows_is_what_happens(page: Path, stage: str, stages: Stage
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_of_every_block_it_is_known_what_tests_it(block: Block) -> None:
+def test_every_block_names_its_test(block: Block) -> None:
     assert block.language in COMMANDS | TEXTS | {""}, "a language of one word: see blocks.py for the rest"
     assert block.mark or block.language in TEXTS, "commands: run, or skip with a reason, in a comment before"
     assert block.mark != "skip" or len(block.about.split()) > 2, "skipped for what reason?"

@@ -65,7 +65,7 @@ def test_submission_that_is_not_the_same_when_repeated_is_seen(monkeypatch: pyte
     assert list(found.deviations.values()) == ["lose reply"]
 
 
-def test_end_by_who_lost_the_claim_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_by_a_former_claim_holder_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     finish = MemoryJobStore.finish
 
     def unfenced(self: MemoryJobStore, claim: Claim, ending: JobState, **options: object) -> Answer:

@@ -227,7 +227,7 @@ def test_a_client_that_never_ends_its_headers_is_disconnected(server: Server) ->
     [b"\0" * 100, b"GET /healthz HTTP/1.1\r\n\r\n", b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 200_000 + b"\r\n\r\n"],
     ids=["no text", "no host", "a long header"],
 )
-def test_what_is_no_request_is_answered_with_400(server: Server, request_: bytes) -> None:
+def test_an_invalid_request_is_answered_with_400(server: Server, request_: bytes) -> None:
     server.start()
     with server.connect() as connection:
         connection.sendall(request_)
@@ -253,7 +253,9 @@ def test_a_second_server_of_the_catalog_is_refused(server: Server, tmp_path: Pat
         (["--secrets", "secrets", "--listen", "192.0.2.1:1"], "notifications cannot be served"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(server: Server, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_catalog_that_cannot_be_served_is_one_line(
+    server: Server, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     (tmp_path / "empty").mkdir()
     command = [Path(sys.executable).with_name("layerfarm"), "catalog", "serve", "c.yaml", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

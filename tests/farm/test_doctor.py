@@ -174,7 +174,7 @@ def test_renames_that_are_not_one_step_are_found(tmp_path: Path, monkeypatch: py
         assert not renames_are_atomic(probe)
 
 
-def test_worker_says_nothing_of_what_it_does_not_allow(tmp_path: Path) -> None:
+def test_worker_reports_nothing_about_paths_that_it_does_not_allow(tmp_path: Path) -> None:
     allowed, other = tmp_path / "allowed", tmp_path / "other"
     for directory in (allowed, other):
         directory.mkdir()

@@ -36,7 +36,7 @@ def test_job_of_a_worker_that_was_stopped_is_finished_by_another(ground: Ground)
     assert ground.marks("clean-True") == 1
 
 
-def test_who_does_the_last_unit_decides_how_the_job_ends(ground: Ground) -> None:
+def test_the_worker_of_the_last_unit_decides_the_end_of_the_job(ground: Ground) -> None:
     """Else a worker of another version may come by the job when its tag is given, and refuse it."""
     worker = ground.start_worker()
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, numbers=1, rounds=3, sleep=1))

@@ -52,7 +52,7 @@ def test_unit_that_kills_its_process_each_time_fails_the_job_and_not_the_worker(
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)
 
 
-def test_what_a_process_went_on_with_is_taken_over_as_soon_as_it_dies(ground: Ground) -> None:
+def test_work_of_a_dead_process_is_taken_over_at_once(ground: Ground) -> None:
     """Its message, which comes again, is of an earlier step; leases and looks would take an hour."""
     ground.start_worker(lease=3000, look_every=1000)
     farm = ground.farm(look_every=1000)
@@ -122,7 +122,7 @@ def test_messages_lost_between_the_stages_are_sent_again(ground: Ground) -> None
     assert ground.marks("join") == 3
 
 
-def test_stopped_worker_finishes_what_is_running(ground: Ground) -> None:
+def test_stopped_worker_finishes_running_units(ground: Ground) -> None:
     worker = ground.start_worker()
     job = ground.farm().submit(ToyRequest(directory=ground.allowed, numbers=2, rounds=1, sleep=1))
     until(lambda: ground.marks("run-0") and ground.marks("run-1"))

@@ -45,7 +45,7 @@ def holders(layout: Layout) -> set[str]:
     return {lease.holder for lease in Leases(layout.path).live(layout.now())}
 
 
-def test_what_a_queued_job_reads_outlives_a_collection_without_any_grace(ground: Ground, bundle: Path) -> None:
+def test_blobs_that_a_queued_job_reads_outlive_a_collection_without_grace(ground: Ground, bundle: Path) -> None:
     layout, job = queued(ground.farm(), bundle)
     assert holders(layout) == {job.id}
     before = {path.name for path in layout.path.glob("blobs/*/*")}

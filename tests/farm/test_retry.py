@@ -79,7 +79,7 @@ def test_poison_unit_is_tried_as_often_once_more(ground: Ground) -> None:
     assert ground.marks("run-0") == 1
 
 
-def test_what_is_kept_is_removed_when_its_time_is_over(ground: Ground) -> None:
+def test_kept_jobs_are_removed_when_they_expire(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=2, look_every=0.5)
     job = failed(ground)
     until(lambda: ground.marks("clean-False"), timeout=40)
@@ -96,7 +96,7 @@ def test_what_is_kept_is_removed_when_its_time_is_over(ground: Ground) -> None:
     assert ground.marks("begin") == 2
 
 
-def test_what_is_kept_is_removed_at_once_when_asked(ground: Ground) -> None:
+def test_kept_jobs_are_removed_at_once_on_request(ground: Ground) -> None:
     ground.start_worker(concurrency=1, retry_for=600)
     job = failed(ground)
     assert job.discard()

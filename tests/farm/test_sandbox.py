@@ -69,7 +69,7 @@ def status(process: psutil.Process) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def test_root_keeps_only_what_layers_are_made_of(as_root: None, ground: Ground) -> None:
+def test_root_keeps_only_the_capabilities_that_layers_need(as_root: None, ground: Ground) -> None:
     worker = ground.start_worker(sandbox="auto")
     for process in psutil.Process(worker.pid).children():
         found = status(process)

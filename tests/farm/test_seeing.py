@@ -50,7 +50,7 @@ def failed(job: Job) -> None:
         job.result(90)
 
 
-def test_metrics_tell_what_the_processes_did_and_what_the_farm_holds(ground: Ground) -> None:
+def test_metrics_show_work_of_processes_and_the_state_of_the_farm(ground: Ground) -> None:
     ground.start_worker(metrics="127.0.0.1:0")
     farm = ground.farm()
     good = [farm.submit(ToyRequest(directory=ground.allowed, unit_bytes=1000, sleep=0.04)) for _ in range(2)]
@@ -135,7 +135,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
     server.server_close()
 
 
-def test_traces_join_what_two_workers_did_for_one_job(
+def test_traces_join_the_work_of_two_workers_for_one_job(
     ground: Ground, collector: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, spans = collector

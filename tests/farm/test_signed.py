@@ -128,7 +128,7 @@ def test_only_the_submitter_can_restart_a_failed_job(ground: Ground, keys: Keys)
     assert job.result(90) == ToyResult(total=18)
 
 
-def test_what_is_remembered_of_a_signature_expires_with_it(ground: Ground, keys: Keys) -> None:
+def test_the_record_of_a_signature_expires_with_it(ground: Ground, keys: Keys) -> None:
     ground.start_worker(keys=keys.directory)
     farm = keys.farm(ground, "ci", signature_valid=3)
     assert farm.submit(ToyRequest(directory=ground.allowed)).result(90) == ToyResult(total=18)

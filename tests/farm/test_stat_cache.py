@@ -124,7 +124,7 @@ def test_nothing_is_read_of_an_untouched_bundle(ground: Ground, seen: Seen, monk
     assert seen.hashed == []
 
 
-def test_only_what_was_touched_is_read(ground: Ground, seen: Seen) -> None:
+def test_only_touched_files_are_read(ground: Ground, seen: Seen) -> None:
     (ground.rootfs / "d/f").write_bytes(b"F")
     (ground.rootfs / "e/new").touch()
     found = ground.repack(shards=1)

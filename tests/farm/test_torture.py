@@ -38,7 +38,7 @@ def test_every_step_is_tortured() -> None:
     assert {f"SIGKILL at {step}" for step in STEPS} <= set(FAULTS)
 
 
-def test_of_every_fault_the_documentation_says_what_is_promised() -> None:
+def test_the_documentation_states_the_promise_for_every_fault() -> None:
     page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
     said = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     assert sorted(said) == sorted({re.sub("^SIGKILL at .*", "SIGKILL at …", name) for name in FAULTS})

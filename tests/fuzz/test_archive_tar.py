@@ -59,7 +59,7 @@ def test_no_difference_that_was_ever_found_is_there_again(oracle: Oracle) -> Non
 
 
 @pytest.mark.parametrize("layer", [*seeds.layers(), seeds.base(), seeds.LAYER])
-def test_what_the_mutations_start_from_is_read_by_both(oracle: Oracle, layer: bytes) -> None:
+def test_seeds_of_the_mutations_are_read_by_both(oracle: Oracle, layer: bytes) -> None:
     figures = _compared(layer, oracle)
     assert figures[READ] == 1 and figures["entries alike"] >= 1
 
@@ -74,7 +74,7 @@ def test_what_the_mutations_start_from_is_read_by_both(oracle: Oracle, layer: by
     ],
     ids=" ".join,
 )
-def test_what_other_programs_write_is_read_by_both(tmp_path: Path, oracle: Oracle, command_line: list[str]) -> None:
+def test_archives_of_other_programs_are_read_by_both(tmp_path: Path, oracle: Oracle, command_line: list[str]) -> None:
     spec = {"d": directory(), "d/f": file(b"x" * 700), "l": symlink("d/f"), "h": hardlink("d/f")}
     more = {"fifo": fifo(), "n" * 90 + "/" + "m" * 60: file(b"long")}
     source = tree(tmp_path / "source", spec if "v7" in command_line[-1] else spec | more)
@@ -104,7 +104,7 @@ _TOLERATED = {
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
-def test_what_differs_on_purpose_is_counted_by_its_name(oracle: Oracle, name: str) -> None:
+def test_intended_differences_are_counted_by_name(oracle: Oracle, name: str) -> None:
     figures = _compared(block() + _TOLERATED[name] + TRAILER, oracle)
     assert figures == {"entries alike": 1, DESCRIBED: 1, f"tolerated: {name}": 1}
 

@@ -167,7 +167,7 @@ def _seeds(top: Path, out: Connection) -> None:
     out.send([(name, *try_once(place, TARGETS[name], data, 0)) for name, data in cases])
 
 
-def test_what_the_mutations_start_from_is_accepted(as_root: None, tmp_path: Path) -> None:
+def test_seeds_of_the_mutations_are_accepted(as_root: None, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_seeds, args=(tmp_path, there))

@@ -290,7 +290,7 @@ def test_kept_images_go_to_the_destination_as_they_are(
         assert resolve(out, name).descriptor.digest == resolve(store, name).descriptor.digest
 
 
-def test_plan_makes_nothing_and_says_what_is_pulled(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
+def test_plan_makes_nothing_and_predicts_pulls(registry: Registry, tmp_path: Path, layerfarm: Layerfarm) -> None:
     code, out, err = layerfarm("catalog", "plan", write(tmp_path, registry.host), "--html", tmp_path / "plan.html")
     assert code == 0, err
     assert "catalog: team, 4 images" in out
@@ -367,7 +367,7 @@ def test_every_transform_is_a_policy(
     assert {(row["state"], row["layers_after"]) for row in json.loads(out)["images"]} == {("done", layers)}
 
 
-def test_verify_reads_everything_again_and_finds_what_is_not_so_any_more(
+def test_verify_reads_everything_again_and_finds_changes(
     registry: Registry, tmp_path: Path, layerfarm: Layerfarm
 ) -> None:
     path = write(tmp_path, registry.host, policy="{transform: squash}")

@@ -72,7 +72,7 @@ def test_an_image_goes_with_its_proofs_and_tags_of_the_same_image_stay(
     assert code == 0 and "would remove 0 tags" in out
 
 
-def test_what_others_have_put_there_and_what_an_index_of_theirs_needs_stays(
+def test_tags_of_others_and_images_that_their_index_needs_stay(
     registry: Registry, catalog: Path, origin: Layout, layerfarm: Layerfarm
 ) -> None:
     assert layerfarm("catalog", "run", catalog)[0] == 0

@@ -106,7 +106,7 @@ def test_by_default_they_stay_with_the_old_image_and_the_report_names_each(
     assert origin.cosign.digest in (tmp_path / "report.html").read_text()
 
 
-def test_a_policy_may_say_that_what_stays_true_is_carried(origin: Origin, tmp_path: Path, layerfarm: Layerfarm) -> None:
+def test_a_policy_may_carry_referrers_that_stay_true(origin: Origin, tmp_path: Path, layerfarm: Layerfarm) -> None:
     row = run(layerfarm, write(tmp_path, origin.registry.host, f"{RECOMPRESS}, referrers: carry"))
     assert set(listed(origin.registry, row["new"])) == {PROOF, SPDX}
     assert sum("a signature" in text for text in row["warnings"]) == 2
@@ -136,9 +136,7 @@ def test_an_image_that_is_kept_keeps_all_of_them_from_a_registry_and_from_a_layo
             assert cosign == origin.layout.read(origin.cosign)
 
 
-def test_what_others_have_put_beside_a_new_image_stays_there(
-    origin: Origin, tmp_path: Path, layerfarm: Layerfarm
-) -> None:
+def test_referrers_of_others_stay_beside_a_new_image(origin: Origin, tmp_path: Path, layerfarm: Layerfarm) -> None:
     path = write(tmp_path, origin.registry.host, RECOMPRESS)
     digest = run(layerfarm, path)["new"]
     theirs = Layout.create(tmp_path / "theirs")
@@ -171,7 +169,7 @@ def test_a_new_referrer_makes_the_image_over_again_and_without_one_nothing_is_do
     assert any(late.digest in text for text in second["warnings"])
 
 
-def test_what_refers_to_an_image_in_dockers_format_is_named(
+def test_referrers_of_an_image_in_dockers_format_are_named(
     origin: Origin, tmp_path: Path, layerfarm: Layerfarm
 ) -> None:
     command = ["skopeo", "copy", "--format", "v2s2", "--dest-tls-verify=false", f"oci:{origin.layout.path}:1.0"]

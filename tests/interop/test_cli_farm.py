@@ -136,7 +136,7 @@ def test_a_detached_job_is_watched_by_its_id(layerfarm: Run, up: tuple[subproces
     assert (unknown.code, unknown.out, unknown.err.count("\n")) == (1, "", 1)
 
 
-def test_what_the_worker_may_not_touch_is_refused_in_one_line(
+def test_paths_outside_the_workers_roots_are_refused_in_one_line(
     layerfarm: Run, up: tuple[subprocess.Popen[str], str]
 ) -> None:
     done = layerfarm("build", "--rootfs=/etc", "--image=store:v1", farm=up[1])

@@ -99,7 +99,7 @@ def test_a_whole_script_runs_with_either_tool(tools: tuple[Tool, Tool]) -> None:
     assert configs[0]["process"]["args"] == configs[1]["process"]["args"]
 
 
-def test_what_fails_with_umoci_fails_with_layerfarm_and_says_so_in_one_line(tools: tuple[Tool, Tool]) -> None:
+def test_commands_that_fail_with_umoci_fail_with_layerfarm_in_one_line(tools: tuple[Tool, Tool]) -> None:
     umoci, layerfarm = tools
     for args in SCRIPT:
         umoci(*args)

@@ -31,7 +31,7 @@ def shell(place: Path, command: str, redirection: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "2>/dev/full", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("command", ["tag --image s:t new", "unpack --rootless --image s:t b", "new --image s:new"])
-def test_who_has_nothing_to_say_succeeds(layout: Path, command: str, redirection: str) -> None:
+def test_a_command_without_output_succeeds(layout: Path, command: str, redirection: str) -> None:
     assert shell(layout, command, redirection) == (0, "", "")
 
 

@@ -132,7 +132,7 @@ def test_an_image_comes_from_another_layout(store: Layout, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("status", [0, 500, 503])
-def test_what_may_pass_is_tried_again_until_it_has(registry: Registry, store: Layout, status: int) -> None:
+def test_transient_failures_are_retried_until_they_pass(registry: Registry, store: Layout, status: int) -> None:
     turns = itertools.count()
     with Gate(registry, lambda method, path: status if next(turns) < 3 else None) as gate:
         retries: list[str] = []
@@ -210,7 +210,7 @@ _ERRORS = {
     [(one, name) for one, name in zip(RECORDED, _NAMES, strict=False) if one.status != 429],
     ids=str,
 )
-def test_what_real_registries_answer_is_understood_whatever_the_repository_is_called(
+def test_answers_of_real_registries_are_understood_for_any_repository_name(
     registry: Registry, store: Layout, recorded: Recorded, name: str
 ) -> None:
     """Without the answers of status 429: skopeo itself waits up to a minute after each."""
@@ -288,7 +288,7 @@ def beside(store: Layout) -> Path:
     return place
 
 
-def test_only_what_has_the_promised_bytes_is_taken_over(store: Layout) -> None:
+def test_only_blobs_with_the_promised_bytes_are_imported(store: Layout) -> None:
     right = store.put(b"content", "text/plain")
     store.blob_path(right.digest).unlink()
     wrong = beside(store) / "wrong"

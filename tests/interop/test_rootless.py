@@ -409,7 +409,7 @@ def test_B3_14_an_id_without_a_place_is_an_error_that_leaves_nothing(run: Run, t
     assert os.listdir(tmp_path) == ["store"]
 
 
-def test_what_a_broken_off_unpack_has_staged_is_removed_whatever_its_modes(user: OrdinaryUser) -> None:
+def test_staging_of_an_interrupted_unpack_is_removed_regardless_of_modes(user: OrdinaryUser) -> None:
     layout = store(user)
     request = UnpackRequest(image=ImageRef(store=layout, tag="t"), bundle=user.home / "bundle", rootless=True)
     own = {"uid": UID, "gid": GID}

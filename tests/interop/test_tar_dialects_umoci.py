@@ -157,7 +157,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_archive_tar_reads_unpacks_to_the_same_tree(tmp_path: Path, name: str) -> None:
+def test_archives_that_archive_tar_reads_unpack_to_the_same_tree(tmp_path: Path, name: str) -> None:
     layer = CASES[name] + TRAILER
     theirs = _by_umoci(tmp_path, layer)
     assert theirs is not None
@@ -167,7 +167,7 @@ def test_what_archive_tar_reads_unpacks_to_the_same_tree(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_archive_tar_refuses_is_an_error(tmp_path: Path, name: str) -> None:
+def test_archives_that_archive_tar_refuses_are_an_error(tmp_path: Path, name: str) -> None:
     layer = REFUSED[name] + TRAILER
     assert _by_umoci(tmp_path, layer) is None
     with pytest.raises(LayerfarmError):

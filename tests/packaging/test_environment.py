@@ -132,7 +132,7 @@ def killed(checkout: Path, tmp_path: Path) -> Path:
     return venv
 
 
-def test_what_was_killed_is_taken_up_and_no_newer_release_is_looked_at(checkout: Path, killed: Path) -> None:
+def test_a_killed_installation_resumes_without_looking_for_newer_releases(checkout: Path, killed: Path) -> None:
     # First without --no-deps, to show that the newer releases are there to be looked at: pip resolves, and stops.
     text = (checkout / SCRIPT).read_text()
     resolving = text.replace('pinned = ["install", "--no-deps", ', 'pinned = ["install", ')

@@ -34,7 +34,7 @@ def outcome(directory: Path, text: str, *options: str, everything: bool) -> tupl
 
 @pytest.mark.large
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two processes"])
-def test_what_lacks_a_program_is_listed_and_fails_only_where_all_must_run(
+def test_tests_without_their_program_are_listed_and_fail_only_where_all_must_run(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     for everything, code in ((False, 0), (True, 1)):

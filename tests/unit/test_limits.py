@@ -181,7 +181,7 @@ def test_numbers_may_have_a_unit(text: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["entries", *(f"entries={bad}" for bad in ("", "0", "-1", "1.5", "many")), "x=1"])
-def test_what_is_no_limit_or_no_number_is_refused(text: str) -> None:
+def test_unknown_limits_and_invalid_numbers_are_refused(text: str) -> None:
     environment: dict[str, str] = {}
     with pytest.raises(RequestError):
         set_limit(text, environment)

@@ -24,12 +24,12 @@ def _refused() -> None:
     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def test_what_the_test_itself_is_refused_takes_root() -> None:
+def test_a_refusal_of_the_test_itself_needs_root() -> None:
     assert takes_root(_raised(_refused)) == "_refused"
     assert takes_root(subprocess.CalledProcessError(1, ["/usr/bin/mount", "-t", "tmpfs"])) == "mount"
 
 
-def test_what_layerfarm_says_takes_root_does() -> None:
+def test_operations_that_layerfarm_says_need_root_do() -> None:
     hint = "only root can restore owners; other users unpack with --rootless"
     assert takes_root(RootfsError("owner of the directory cannot be set", hint=hint)) == "unpacking with owners"
 

@@ -74,7 +74,7 @@ def test_a_secret_that_is_missing_or_too_short_is_refused(tmp_path: Path, conten
         read_secrets(tmp_path)
 
 
-def test_no_secrets_are_refused_and_so_is_what_cannot_be_read(tmp_path: Path) -> None:
+def test_missing_and_unreadable_secrets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no secrets: .* distribution, harbor, quay, github, zot"):
         read_secrets(tmp_path)
     (tmp_path / "zot").mkdir()

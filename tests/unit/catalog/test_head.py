@@ -56,7 +56,7 @@ def test_the_digest_is_in_the_header(server: Server) -> None:
         (302, {"Location": "/v2/elsewhere"}, NoPlainAnswer),
     ],
 )
-def test_what_is_not_plain_is_left_to_skopeo(
+def test_answers_that_are_not_plain_are_left_to_skopeo(
     server: Server, status: int, headers: dict[str, str], error: type[Exception]
 ) -> None:
     server.answer = lambda *_: (status, headers, b"")

@@ -77,9 +77,7 @@ def test_pushes_wait_until_they_were_run_and_a_later_push_waits_again(layout: Pa
 
 
 @pytest.mark.large
-def test_every_prefix_of_the_journal_has_what_was_acknowledged_until_then(
-    layout: Path, right: list[tuple[Any, ...]]
-) -> None:
+def test_every_prefix_of_the_journal_has_all_acknowledged_entries(layout: Path, right: list[tuple[Any, ...]]) -> None:
     inbox = opened(layout)
     ends = [journal(layout).stat().st_size]
     for step in STEPS:

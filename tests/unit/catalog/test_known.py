@@ -89,7 +89,9 @@ def test_a_configuration_is_read_once(registry: Registry, store: Layout) -> None
     assert registry.asked == ["GET of a configuration"]
 
 
-def test_what_is_kept_is_believed_only_with_its_digest(registry: Registry, store: Layout, tmp_path: Path) -> None:
+def test_cached_documents_are_used_only_if_their_digest_matches(
+    registry: Registry, store: Layout, tmp_path: Path
+) -> None:
     asked(registry, store)
     path = result_path(Layout.open(tmp_path / "store"), "manifest", digest_of(ONE).replace(":", "-"))
     path.write_bytes(TWO)

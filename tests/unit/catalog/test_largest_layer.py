@@ -40,7 +40,7 @@ def catalog(directory: Path, largest: str, policy: str = "rechunk, only-if-saves
     )
 
 
-def test_layers_are_split_below_the_limit_and_what_cannot_be_split_fails_in_the_plan(
+def test_layers_are_split_below_the_limit_and_unsplittable_ones_fail_in_the_plan(
     images: Layout, tmp_path: Path
 ) -> None:
     for report in (planned(catalog(tmp_path, "150kB")), ran(catalog(tmp_path, "150kB"))):

@@ -123,7 +123,7 @@ def test_an_index_of_attestations_alone_is_an_artifact(layout: Layout) -> None:
     assert look_at(layout, index(layout, [attestation(layout, made)], "t")).artifact is not None
 
 
-def test_of_a_layout_what_is_not_there_is_passed_over(layout: Layout) -> None:
+def test_images_missing_from_a_layout_are_skipped(layout: Layout) -> None:
     first, second = two_platforms(layout, [tar(("a", b"a")), tar(("b", b"b"))], "t")
     layout.blob_path(first.descriptor.digest).unlink()
     offer = look_at(layout, find(layout, "t"))

@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_what_follows_a_transfer_waits_for_all_its_requests(clock: Clock) -> None:
+def test_a_transfer_waits_for_all_requests_of_the_one_before(clock: Clock) -> None:
     pace = Pace(per_minute=60)
     begun = []
     for requests in (["HEAD"], ["GET"] * 10, ["HEAD"], [], ["PUT"]):

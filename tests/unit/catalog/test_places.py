@@ -73,7 +73,7 @@ def test_the_store_is_no_destination(tmp_path: Path) -> None:
         images_of(tmp_path, "[{layout: images}]", "{layout: ./store, replace: true}")
 
 
-def test_what_was_replaced_once_is_not_transformed_again(tmp_path: Path) -> None:
+def test_a_replaced_image_is_not_transformed_again(tmp_path: Path) -> None:
     layout = Layout.create(tmp_path / "images")
     old = image(layout, [tar(("a", b"1")), tar(("b", b"2"))], tag="web:1.0")
     path = catalog_file(tmp_path, "{transform: squash}", "destination: {layout: images, replace: true}\n")

@@ -240,7 +240,7 @@ def test_a_referrer_of_the_whole_index_is_left_behind_with_the_reason(images: La
 
 
 @pytest.mark.parametrize("text", ["arm64", "linux/", "linux/arm64/v8/x", "linux arm64", "''"])
-def test_what_is_no_platform_is_an_error_of_the_file(text: str) -> None:
+def test_an_invalid_platform_is_an_error_of_the_file(text: str) -> None:
     with pytest.raises(CatalogFileError, match=r"os/arch\[/variant\]"):
         parse_catalog(
             f"store: s\nsources: [{{layout: a, platforms: [{text}]}}]\n"

@@ -86,7 +86,7 @@ def test_old_names_at_the_destination_are_removed_and_the_images_stay(images: La
     assert found(path).removals == []
 
 
-def test_what_others_put_there_stays(images: Layout, tmp_path: Path) -> None:
+def test_tags_of_others_stay(images: Layout, tmp_path: Path) -> None:
     path = catalog_file(tmp_path, "{transform: squash}", LAYOUT)
     ran(path)
     out = Layout.open(tmp_path / "out")

@@ -75,7 +75,7 @@ def test_a_run_does_not_carry_out_a_loss_that_its_plan_predicts(images: Layout, 
     assert "  fine, 3 images: pulls " in "\n".join(report_lines(report))
 
 
-def test_what_was_left_is_left_again_and_told_again(images: Layout, tmp_path: Path) -> None:
+def test_repositories_left_as_they_are_are_left_and_reported_again(images: Layout, tmp_path: Path) -> None:
     path = catalog_file(tmp_path)
     report, view = ran(path), Seen()
     assert costs(ran(path, view)) == costs(report)
@@ -121,7 +121,7 @@ def test_a_policy_that_changes_its_mind_is_followed(images: Layout, tmp_path: Pa
 
 
 @pytest.mark.large
-def test_what_was_rechunked_stays_so_until_the_plan_is_made_again(images: Layout, tmp_path: Path) -> None:
+def test_rechunked_repositories_stay_rechunked_until_a_new_plan(images: Layout, tmp_path: Path) -> None:
     """Hosts have its layers: to go back costs each a whole image."""
     ran(catalog_file(tmp_path, "{transform: rechunk, only-if-saves: off}"))
     fine(images, 4)

@@ -252,7 +252,7 @@ def test_only_those_who_have_the_secret_are_heard(
     on(Site(tmp_path), steps)
 
 
-def test_what_is_no_notification_is_refused(tmp_path: Path) -> None:
+def test_requests_that_are_no_notification_are_refused(tmp_path: Path) -> None:
     async def steps(site: Site) -> None:
         assert (await site.send(b"no JSON"))[0] == 400
         assert (await site.send(push(*(f"t{number}" for number in range(1001)))))[0] == 413

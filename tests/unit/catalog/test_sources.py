@@ -94,7 +94,7 @@ def test_a_name_that_cannot_be_a_tag_is_left_out_alone() -> None:
     assert all(isinstance(error, InvalidReference) for _, error in refused)
 
 
-def test_what_docker_allows_is_a_name() -> None:
+def test_names_that_docker_allows_are_valid() -> None:
     found = catalog("[{registry: 'docker://h/t', repositories: [my__app, my---app]}]")
     tags = ["v1_", "main__2024", "1.0-", "_edge"]
     assert set(names(found, tags, tags)) == {f"t/{name}:{tag}" for name in ("my__app", "my---app") for tag in tags}

@@ -70,7 +70,7 @@ def test_a_state_of_an_earlier_version_is_taken_over(store: Layout, tmp_path: Pa
     assert names(States(store, catalog(tmp_path / "b"))) == ["image:1"]
 
 
-def test_what_one_run_forgets_another_catalog_keeps(tmp_path: Path) -> None:
+def test_records_dropped_by_one_run_are_kept_by_another_catalog(tmp_path: Path) -> None:
     layout = Layout.create(tmp_path / "images")
     for tag in ("a:1", "b:1"):
         image(layout, [tar(("file", tag.encode()))], tag=tag)

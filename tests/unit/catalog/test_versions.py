@@ -44,7 +44,7 @@ def test_a_range_holds_the_versions_between_and_no_other_tags(text: str, selecte
 
 
 @pytest.mark.parametrize("text", ["", "1.2", "^1.2", "~1.2", ">=", ">=x", ">=1 and <2", ">=1 ||", "<2 >"])
-def test_what_is_no_range_is_an_error(text: str) -> None:
+def test_an_invalid_range_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="not a range of versions"):
         VersionRange(text)
 

@@ -69,7 +69,7 @@ def test_a_switch_that_is_neither_true_nor_false_is_a_usage_error() -> None:
         parse("--rootless=maybe")
 
 
-def test_what_follows_two_dashes_is_left_alone() -> None:
+def test_arguments_after_two_dashes_are_left_alone() -> None:
     assert parse("--", "-image", "--rootless=true")["words"] == ("-image", "--rootless=true")
 
 

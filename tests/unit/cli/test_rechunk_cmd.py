@@ -50,7 +50,9 @@ def test_the_plan_of_a_file_is_followed(layerfarm: Run, layout: Layout, tmp_path
         (["--keep", "1", "--budget", "2"], 1, "leave no room in a budget of 2"),
     ],
 )
-def test_what_makes_no_sense_is_refused(layerfarm: Run, layout: Layout, flags: list[str], code: int, said: str) -> None:
+def test_contradicting_options_are_refused(
+    layerfarm: Run, layout: Layout, flags: list[str], code: int, said: str
+) -> None:
     done = layerfarm("rechunk", "--image", "store:t", "--target", "store:u", *flags)
     assert (done.code, said in done.err, done.out) == (code, True, ""), done.err
     assert "Traceback" not in done.err

@@ -102,7 +102,7 @@ def test_verbose_says_what_was_done_on_stderr(layerfarm: Run, image: str) -> Non
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_cannot_be_done_is_one_line_and_changes_nothing(
+def test_an_impossible_command_is_one_line_and_changes_nothing(
     layerfarm: Run, store: Path, image: str, args: list[str], message: str
 ) -> None:
     before = (store / "index.json").read_bytes()

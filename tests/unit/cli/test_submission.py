@@ -474,7 +474,7 @@ def test_a_redis_that_does_not_answer_is_named(layerfarm: Run) -> None:
     assert "secret" not in done.err
 
 
-def test_jobs_are_retried_and_what_is_kept_of_them_removed(layerfarm: Run, farm: type[FakeFarm]) -> None:
+def test_jobs_are_retried_and_their_records_removed(layerfarm: Run, farm: type[FakeFarm]) -> None:
     assert layerfarm("--farm=redis://f", "jobs", "retry", "j1").out == "job: j1 continues\n"
     assert layerfarm("--farm=redis://f", "jobs", "retry", "--restart", "j1").out == "job: j1 restarts\n"
     assert farm.retried == [("j1", False), ("j1", True)]

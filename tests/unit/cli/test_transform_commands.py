@@ -92,7 +92,7 @@ def test_rebase_checks_and_refuses_by_its_exit_code(layerfarm: Run, layout: Layo
     assert done.code == 0 and done.out.splitlines()[-1] == "verdict: refuse" and "warning: refuse: ." in done.err
 
 
-def test_verify_reports_what_does_not_hold(layerfarm: Run, layout: Layout) -> None:
+def test_verify_reports_proofs_that_do_not_hold(layerfarm: Run, layout: Layout) -> None:
     assert "no-proof" in layerfarm("verify", "--image", "store:app", "--json").out
     layerfarm("recompress", "--image", "store:app", "--compress", "none", "--target", "store:plain")
     layout.blob_path(resolve(layout, "plain").manifest.layers[0].digest).write_bytes(BASE[:-1] + b"x")

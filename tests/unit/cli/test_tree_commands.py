@@ -167,7 +167,7 @@ def test_mtree_on_stdout_is_the_same(layerfarm: Run, root: Path, tmp_path: Path)
 
 
 @pytest.mark.large
-def test_diff_of_what_is_the_same_is_empty(layerfarm: Run, bundle: Path) -> None:
+def test_diff_of_equal_images_is_empty(layerfarm: Run, bundle: Path) -> None:
     layerfarm("mtree", "root", "-o", "m")
     (umoci,) = bundle.glob("*.mtree")
     sides = ["root", "m", "bundle", "store:v1", umoci]
@@ -253,7 +253,7 @@ def test_diff_says_trouble_by_exit_code_2(layerfarm: Run, store: Path, root: Pat
     assert done.err.count("\n") == 1
 
 
-def test_diff_of_an_image_leaves_aside_what_no_layer_holds(layerfarm: Run, bundle: Path) -> None:
+def test_diff_of_an_image_ignores_attributes_that_no_layer_holds(layerfarm: Run, bundle: Path) -> None:
     import socket
 
     with socket.socket(socket.AF_UNIX) as listener:
@@ -275,6 +275,6 @@ def test_revert_leaves_no_difference(layerfarm: Run, bundle: Path) -> None:
     assert done == Ran(0, "", "layerfarm: removed: 0, restored: 0, metadata restored: 0\n")
 
 
-def test_revert_of_what_is_no_bundle_fails(layerfarm: Run, store: Path, root: Path) -> None:
+def test_revert_of_a_directory_that_is_no_bundle_fails(layerfarm: Run, store: Path, root: Path) -> None:
     assert layerfarm("revert", "--layout", "store", "root").code == 1
     assert layerfarm("revert", "root").code == 2

@@ -52,7 +52,7 @@ def test_reading_to_the_end_shows_everything(ahead: bool) -> None:
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_an_error_of_who_is_shown_the_pieces_reaches_the_reader(ahead: bool) -> None:
+def test_an_error_of_the_observer_reaches_the_reader(ahead: bool) -> None:
     def refuse(piece: Buffer) -> None:
         raise OSError("no")
 

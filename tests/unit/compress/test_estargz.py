@@ -145,7 +145,7 @@ def test_the_root_directory_stays_before_what_is_in_it() -> None:
     assert names(pack(tar, prefetch=["b"]))[:3] == [".", "./b", ".prefetch.landmark"]
 
 
-def test_what_decides_the_bytes_is_recorded() -> None:
+def test_all_that_decides_the_bytes_is_recorded() -> None:
     assert media_type_for(Compression.ESTARGZ) == media_type_for(Compression.GZIP)
     ids = {
         codec_id(Codec(Compression.ESTARGZ)),

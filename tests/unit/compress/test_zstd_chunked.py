@@ -141,7 +141,7 @@ def test_an_unchanged_file_is_the_same_frames_wherever_it_is() -> None:
     assert frames[0] == frames[1]
 
 
-def test_what_decides_the_bytes_is_recorded() -> None:
+def test_all_that_decides_the_bytes_is_recorded() -> None:
     assert media_type_for(Compression.ZSTD_CHUNKED) == media_type_for(Compression.ZSTD)
     assert codec_id(Codec(Compression.ZSTD_CHUNKED)).startswith("zstd:chunked;libzstd=")
     assert codec_id(Codec(Compression.ZSTD_CHUNKED, level=3)) != codec_id(Codec(Compression.ZSTD_CHUNKED))

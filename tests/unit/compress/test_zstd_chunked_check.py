@@ -159,7 +159,7 @@ def test_a_key_that_occurs_twice_is_found() -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b"nothing", b"[" * 100_000, b'{"version":1' + b"0" * 5000 + b"}", b"\xff"]
 )
-def test_what_is_no_document_is_found(text: bytes) -> None:
+def test_an_invalid_document_is_found(text: bytes) -> None:
     assert "cannot be read" in "\n".join(faults(rewritten(text, b"")))
 
 

@@ -41,7 +41,7 @@ def test_a_request_of_another_version_names_the_same_layouts_as_ours(tmp_path: P
         '{"store": "/\\u0000"}',
     ],
 )
-def test_what_a_stranger_wrote_leads_nowhere(text: str, tmp_path: Path) -> None:
+def test_files_written_by_a_stranger_lead_nowhere(text: str, tmp_path: Path) -> None:
     assert stores_in(text, Policy(stores=(tmp_path,))) == []
 
 

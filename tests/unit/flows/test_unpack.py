@@ -138,7 +138,7 @@ def test_a_copy_killed_between_two_renames_is_continued(
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["beside a new bundle", "in a directory that exists"])
-def test_what_a_killed_process_staged_is_removed_by_the_next_unpack(request_of: UnpackRequest, exists: bool) -> None:
+def test_staging_of_a_killed_process_is_removed_by_the_next_unpack(request_of: UnpackRequest, exists: bool) -> None:
     """Three processes: one was killed long ago, one just now, and one is alive."""
     bundle = request_of.bundle
     if exists:
@@ -159,7 +159,7 @@ def test_what_a_killed_process_staged_is_removed_by_the_next_unpack(request_of: 
     assert (bundle / "rootfs/file").is_file()
 
 
-def test_what_the_next_unpack_cannot_know_for_a_leftover_stays(request_of: UnpackRequest) -> None:
+def test_directories_not_identified_as_staging_stay(request_of: UnpackRequest) -> None:
     base = request_of.bundle.parent
     (base / ".layerfarm-of-another-kind/records").mkdir(parents=True)
     (base / ".layerfarm-a-file").write_text("x")

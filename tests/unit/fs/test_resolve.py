@@ -196,7 +196,7 @@ def test_a_file_is_no_directory_beneath(root: int, path: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", [b"d/none", b"none/f", b"none/..", b"dangling", b"dangling/x"])
-def test_what_is_not_there_is_not_found(root: int, path: bytes) -> None:
+def test_missing_paths_are_not_found(root: int, path: bytes) -> None:
     with pytest.raises(FileNotFoundError):
         open_in_root(root, path, os.O_RDONLY)
 

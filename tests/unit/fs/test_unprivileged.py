@@ -54,7 +54,7 @@ def locked(user: OrdinaryUser) -> Path:
     return tree(user.home / "locked", LOCKED)
 
 
-def test_what_the_user_reads_is_what_root_reads_and_modes_are_as_before(user: OrdinaryUser, locked: Path) -> None:
+def test_the_user_reads_the_same_as_root_and_modes_stay(user: OrdinaryUser, locked: Path) -> None:
     before = read_tree(locked)
     expected = list(snapshot(locked))
     assert user.call(lambda: list(snapshot(locked))) == expected
@@ -159,7 +159,7 @@ def test_processes_that_read_one_tree_do_not_lock_each_other_out(user: OrdinaryU
     assert read_tree(root) == before
 
 
-def test_what_one_process_puts_back_another_widens_again_and_puts_back(user: OrdinaryUser) -> None:
+def test_modes_restored_by_one_process_are_widened_and_restored_by_another(user: OrdinaryUser) -> None:
     root = tree(user.home / "shared", {".": own(directory()), "f": own(file(b"read", mode=0))})
 
     def both() -> tuple[bytes, int]:

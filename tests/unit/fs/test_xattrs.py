@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
     return found
 
 
-def test_without_proc_what_is_gone_is_gone_and_the_working_directory_stays(
+def test_without_proc_a_missing_file_is_missing_and_the_working_directory_stays(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xattrs, "_DESCRIPTORS", b"/no/proc/is/mounted/")
@@ -92,7 +92,7 @@ def test_another_error_is_one(call: Callable[[bytes], Any], tmp_path: Path) -> N
         call(os.fsencode(tmp_path / "none"))
 
 
-def test_what_goes_away_after_it_was_listed_is_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xattrs_removed_after_listing_are_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "listxattr", lambda *args, **kwargs: ["user.a", "user.gone"])
     assert get_xattrs(os.fsencode(path)) == ((b"user.a", b"1"),)
     clear_xattrs(os.fsencode(path))

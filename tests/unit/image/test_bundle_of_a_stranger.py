@@ -64,7 +64,7 @@ def acts(layout: Layout, bundle: Bundle) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_what_a_link_leads_to_is_not_read_packed_quoted_or_changed(
+def test_targets_of_links_are_not_read_packed_quoted_or_changed(
     layout: Layout, bundle: Bundle, tmp_path: Path, name: str
 ) -> None:
     victim = tmp_path / "victim"

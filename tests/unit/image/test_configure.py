@@ -124,7 +124,7 @@ def test_manifest_annotations(layout: Layout) -> None:
         {"clear": ["config.user"]},
     ],
 )
-def test_B7_what_makes_no_sense_is_a_clear_error(layout: Layout, changes: dict[str, Any]) -> None:
+def test_B7_contradicting_options_are_a_clear_error(layout: Layout, changes: dict[str, Any]) -> None:
     """umoci indexes out of range on an annotation without '='."""
     with pytest.raises(RequestError):
         changed(layout, **changes)

@@ -61,7 +61,7 @@ def test_the_bundle_is_that_of_applying_layer_after_layer(
 
 
 @pytest.mark.usefixtures("patient")
-def test_what_is_deleted_is_not_written(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleted_files_are_not_written(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(layout, [BASE, DELETING])
     written = 0
     write = os.write

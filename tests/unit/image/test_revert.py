@@ -199,7 +199,7 @@ def test_a_bundle_that_was_not_changed_is_not_touched(layout: Layout, bundle: Bu
     assert {path: path.lstat().st_ctime_ns for path in bundle.rootfs.rglob("*")} == ctimes
 
 
-def test_only_what_differs_is_written(layout: Layout, bundle: Bundle) -> None:
+def test_only_differences_are_written(layout: Layout, bundle: Bundle) -> None:
     changed = {"etc/passwd", "etc/shadow"}
     every = bundle.rootfs.rglob("*")
     kept = {path: path.lstat() for path in every if str(path.relative_to(bundle.rootfs)) not in changed}
@@ -293,7 +293,7 @@ def test_rootless_bundles_compare_equal_to_their_image(layout: Layout, tmp_path:
     assert list(compare(tree_of(layout, made), back)) == []
 
 
-def test_what_umoci_does_not_record_is_asked_of_the_image(layout: Layout, bundle: Bundle) -> None:
+def test_attributes_that_umoci_does_not_record_come_from_the_image(layout: Layout, bundle: Bundle) -> None:
     before = read_tree(bundle.rootfs)
     bundle.extra.unlink()
     (bundle.rootfs / "dev/null").unlink()
@@ -336,7 +336,7 @@ def test_interrupted_it_can_be_run_again(layout: Layout, bundle: Bundle, monkeyp
     assert stopped > 5
 
 
-def test_what_a_killed_revert_left_is_cleared(layout: Layout, bundle: Bundle) -> None:
+def test_leftovers_of_a_killed_revert_are_removed(layout: Layout, bundle: Bundle) -> None:
     left = bundle.path / ".layerfarm-revert-0" / "rootfs"
     left.mkdir(parents=True)
     (left / "file").touch()
@@ -411,7 +411,7 @@ def _damaged(rootfs: Path) -> None:
     os.chmod(rootfs / "locked", 0o000)
 
 
-def test_an_ordinary_user_reverts_what_is_in_directories_of_mode_000(tmp_path: Path) -> None:
+def test_an_ordinary_user_reverts_files_in_directories_of_mode_000(tmp_path: Path) -> None:
     raw = layer_of(tree(tmp_path / "source", LOCKED))
     with ordinary_user() as user:
         layout = Layout.create(user.home / "store")

@@ -99,7 +99,7 @@ def test_C_annotations_come_from_the_image_and_labels_win() -> None:
     }
 
 
-def test_C_what_the_image_does_not_say_is_no_annotation() -> None:
+def test_C_values_missing_from_the_image_are_no_annotations() -> None:
     assert spec()["annotations"] == {
         "org.opencontainers.image.architecture": "amd64",
         "org.opencontainers.image.os": "linux",
@@ -155,7 +155,7 @@ def test_C_rootless_conversion(tmp_path: Path, has_resolv_conf: bool) -> None:
         assert found["mounts"][6]["options"][:2] == ["rbind", "ro"]
 
 
-def test_C_rootless_keeps_what_only_begins_like_sys() -> None:
+def test_C_rootless_keeps_mounts_whose_path_only_begins_like_sys() -> None:
     found = spec({"Volumes": {"/sys/x": {}, "/sysadmin": {}, "/x/../sys/y": {}}}, maps=MapOptions(rootless=True))
     places = [mount["destination"] for mount in found["mounts"]]
     assert "/sysadmin" in places

@@ -209,7 +209,7 @@ def test_B6_layer_of_another_compression_than_its_media_type_says_is_unpacked_wi
     assert read_tree(tmp_path / "b/rootfs") == read_tree(tmp_path / "wanted/rootfs")
 
 
-def test_B6_diff_id_covers_what_follows_the_tar(layout: Layout, tmp_path: Path) -> None:
+def test_B6_diff_id_covers_bytes_after_the_tar(layout: Layout, tmp_path: Path) -> None:
     image(layout, [LOWER + bytes(10_240)])
     unpack_manifest(layout, tmp_path / "b", resolve(layout, "t"))
     image(layout, [LOWER + bytes(10_240)], diff_ids=lambda _: image(layout, [LOWER], tag="x").config.rootfs.diff_ids)

@@ -125,7 +125,7 @@ def test_a_sound_layout_has_no_findings(layout: Layout, made: Resolved) -> None:
     assert validate_image(layout.path, "t").findings == []
 
 
-def test_what_nothing_leads_to_is_a_warning_and_is_read_all_the_same(layout: Layout, made: Resolved) -> None:
+def test_unreachable_blobs_are_a_warning_and_are_read(layout: Layout, made: Resolved) -> None:
     layout.put(b"garbage", "a/b")
     bad = layout.put(b"damaged", "a/b")
     layout.blob_path(bad.digest).write_bytes(b"DAMAGED")
@@ -269,7 +269,7 @@ def test_indexes_are_followed_and_their_platforms_compared(layout: Layout, made:
     assert report.reachable == len(made.blobs) + 2
 
 
-def test_an_index_of_which_nothing_is_there_is_an_error(layout: Layout, made: Resolved) -> None:
+def test_an_index_without_any_existing_image_is_an_error(layout: Layout, made: Resolved) -> None:
     absent = [plain(made.descriptor) | {"digest": "sha256:" + digit * 64} for digit in "ab"]
     layout.tag("t", put_json(layout, {"schemaVersion": 2, "manifests": absent}, MEDIA_TYPE_INDEX))
     assert codes(validate_image(layout.path, "t")) == [("error", "blob-missing")] * 2
@@ -339,7 +339,7 @@ def test_entries_that_are_no_descriptors_are_each_reported(layout: Layout, made:
     assert validate_image(layout.path, "t").findings == []
 
 
-def test_what_is_no_layout_is_one_finding(tmp_path: Path, layout: Layout) -> None:
+def test_a_directory_that_is_no_layout_is_one_finding(tmp_path: Path, layout: Layout) -> None:
     assert codes(validate_layout(tmp_path)) == [("error", "layout")]
     (layout.path / "index.json").write_text("{")
     assert codes(validate_layout(layout.path)) == [("error", "document")]

@@ -281,7 +281,7 @@ def test_first_ending_counts(bench: Bench) -> None:
     assert (record.state, record.error, record.result) == (JobState.FAILED, ERROR, None)
 
 
-def test_who_lost_the_claim_cannot_end_the_job(bench: Bench) -> None:
+def test_a_former_claim_holder_cannot_end_the_job(bench: Bench) -> None:
     bench.opened()
     first = bench.claimed(unit(0))
     bench.clock.goes_on(LEASE + 0.1)
@@ -386,7 +386,7 @@ def test_only_a_failed_job_can_be_retried(bench: Bench) -> None:
         bench.store.retry("job", restart=False)
 
 
-def test_what_is_kept_goes_when_its_time_is_over(bench: Bench) -> None:
+def test_kept_records_expire(bench: Bench) -> None:
     failed(bench, kept=1000)
     assert bench.store.overdue() == []
     bench.clock.goes_on(1001)
@@ -400,7 +400,7 @@ def test_what_is_kept_goes_when_its_time_is_over(bench: Bench) -> None:
     assert bench.store.overdue() == []
 
 
-def test_what_is_kept_goes_when_it_is_let_go(bench: Bench) -> None:
+def test_kept_records_go_when_they_are_released(bench: Bench) -> None:
     failed(bench, kept=1000)
     assert bench.store.discard("job") == 1
     bench.store.closed(bench.claimed(CLOSE))
@@ -482,7 +482,7 @@ def test_incomplete_end_is_found(bench: Bench) -> None:
     assert bench.store.look("job", -1).items == (CLOSE,)
 
 
-def test_what_is_in_vain_is_sent_less_and_less_often(bench: Bench) -> None:
+def test_items_without_effect_are_sent_less_and_less_often(bench: Bench) -> None:
     bench.opened(1)
     sent = 0
     for _ in range(1000):

@@ -68,7 +68,7 @@ def test_everything_of_a_job_expires(client: fakeredis.FakeRedis, store: RedisJo
     assert client.exists(KEYS.units, KEYS.claims) == 0
 
 
-def test_listing_is_newest_first_and_forgets_what_expired(
+def test_listing_is_newest_first_without_expired_jobs(
     client: fakeredis.FakeRedis, store: RedisJobStore, bench: Bench
 ) -> None:
     for name in ("a", "b", "c", "d"):

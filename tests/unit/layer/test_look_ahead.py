@@ -120,7 +120,7 @@ def test_names_that_are_replaced(upper: list[Member], replaced: set[bytes]) -> N
     assert not any(look_ahead.replaces(path, 2) for path in (b"d/old", b"d/kept", b"top"))
 
 
-def test_what_is_replaced_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_files_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = [LOWER, archive(entry("d/old", content=b"new"), entry(".wh.top"))]
     opened: list[object] = []
     real = os.open

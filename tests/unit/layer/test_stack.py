@@ -215,7 +215,7 @@ def test_every_name_of_a_merged_file_carries_its_metadata() -> None:
     ]
 
 
-def test_an_epoch_clamps_what_is_newer() -> None:
+def test_an_epoch_clamps_newer_times() -> None:
     low = archive(entry("new", mtime=2000.5), entry("old", mtime=10), entry("d/", "dir", mtime=3000))
     merged = b"".join(merge_layers(None, stacked([low]), opener([low]), MergeOptions(source_date_epoch=1000)))
     times = {read.member.name: read.member.mtime for read in read_members(io.BytesIO(merged))}

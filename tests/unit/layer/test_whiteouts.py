@@ -168,7 +168,7 @@ def test_B4_6_a_hard_link_to_a_file_of_aufs_that_the_layer_has_not_is_an_error(r
         apply(root, AUFS, archive(entry("x", "hardlink", link=".wh..wh.plnk/1.2")))
 
 
-def test_B4_6_what_is_on_disk_under_the_name_of_aufs_stays(root: Path) -> None:
+def test_B4_6_files_on_disk_with_a_name_of_aufs_stay(root: Path) -> None:
     tree(root, {".wh..wh.plnk/old": file(b"old")})
     apply(root, LOWER, archive(entry(".wh..wh.plnk/dir/", "dir"), entry(".wh..wh.plnk/fifo", "fifo")))
     assert {b".wh..wh.plnk", b".wh..wh.plnk/old"} <= paths(root)

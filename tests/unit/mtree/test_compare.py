@@ -119,7 +119,7 @@ def test_D_limit_6_and_12_content_is_compared_when_everything_else_agrees() -> N
     assert found(tree(entry(b"f")), tree(entry(b"f", sha256="0a" * 32))) == [(MODIFIED, b"f", ("sha256digest",))]
 
 
-def test_what_one_side_does_not_record_is_not_compared() -> None:
+def test_keywords_that_one_side_lacks_are_not_compared() -> None:
     unknown = Entry(b"f", "file", *[UNRECORDED] * 5, UNRECORDED_TIME, xattrs=None)
     for old, new in ((unknown, entry(b"f")), (entry(b"f"), unknown)):
         assert found(tree(old), tree(new)) == []

@@ -77,7 +77,7 @@ def test_one_large_file_is_a_shard_of_its_own_and_none_is_empty(build: Build, tm
     assert [shard.entries for shard in plan_shards(walk_file(root, tmp_path), 7)] == [3, 2]
 
 
-def test_plan_of_what_is_no_walk_file_is_refused(tmp_path: Path) -> None:
+def test_a_plan_from_a_file_that_is_no_walk_is_refused(tmp_path: Path) -> None:
     (tmp_path / "walk").write_bytes(b"no walk file\n")
     with pytest.raises(MtreeSyntaxError, match="walk file"):
         plan_shards(tmp_path / "walk", 2)

@@ -197,7 +197,7 @@ def test_D_limit_11_full_paths_do_not_change_the_current_directory() -> None:
     assert [e.path for e in read(text)] == [b".", b"d", b"x/y", b"d/f", b"g"]
 
 
-def test_what_is_not_recorded_is_marked_so() -> None:
+def test_attributes_that_are_not_recorded_are_marked_as_unknown() -> None:
     assert read(b"./f type=file\n") == [
         Entry(b"f", "file", *[UNRECORDED] * 5, UNRECORDED_TIME, link=None, sha256=None, xattrs=None, device=None)
     ]
@@ -295,7 +295,7 @@ def test_extra_file_of_another_manifest_is_refused() -> None:
         list(read_full(io.BytesIO(manifest(tree(entry(b"f")))), extra))
 
 
-def test_without_extra_file_what_umoci_cannot_record_is_unknown() -> None:
+def test_without_extra_file_attributes_that_umoci_cannot_record_are_unknown() -> None:
     text = manifest(
         tree(entry(b"c", "char", device=(1, 3)), entry(b"f"), entry(b"l", "link", xattrs=((b"trusted.x", b""),)))
     )

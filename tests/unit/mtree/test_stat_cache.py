@@ -44,7 +44,7 @@ TREE = "sha256:" + "0" * 64
 # --- the clock -------------------------------------------------------------------------------------
 
 
-def test_what_was_written_before_the_tick_is_older_and_what_comes_after_is_not(tmp_path: Path) -> None:
+def test_files_written_before_the_tick_are_older_and_later_ones_are_not(tmp_path: Path) -> None:
     (tmp_path / "before").touch()
     clock = next_tick(tmp_path)
     (tmp_path / "after").touch()
@@ -109,7 +109,7 @@ def test_a_ctime_of_the_clocks_own_tick_or_of_the_future_is_not_recorded(build: 
         assert walk.racy == (recorded == 0)
 
 
-def test_nothing_is_recorded_of_sockets_and_of_what_another_clock_stamps(odd_tree: Path, tmp_path: Path) -> None:
+def test_sockets_and_files_with_times_of_another_clock_are_not_recorded(odd_tree: Path, tmp_path: Path) -> None:
     clock = next_tick(tmp_path)
     assert walk_into(tmp_path / "walk", odd_tree, clock).racy == 0
     foreign = Clock(clock.now, frozenset((1 << 40,)))
@@ -170,7 +170,7 @@ def test_an_untouched_tree_is_known_by_the_digest_of_its_walk(place: Place) -> N
     assert not cache._replace(walk=cache.walk._replace(racy=1)).unchanged(cache.digest)
 
 
-def test_only_what_was_touched_is_suspected(place: Place) -> None:
+def test_only_touched_files_are_suspected(place: Place) -> None:
     (place.root / "d/c").write_bytes(b"4")
     (place.root / "b").unlink()
     (place.root / "d/e/new").touch()
@@ -190,7 +190,7 @@ def test_a_directory_that_became_a_file_drops_all_that_was_in_it(place: Place) -
 
 
 @pytest.mark.parametrize("clock", [NO_CLOCK, Clock(0, frozenset(range(1000)))])
-def test_what_was_not_trusted_is_suspected_though_the_record_is_the_same(place: Place, clock: Clock) -> None:
+def test_untrusted_entries_are_suspected_even_with_an_equal_record(place: Place, clock: Clock) -> None:
     place.remember(clock)
     suspects, steps = place.look()
     assert len(suspects) == 9 and steps == [Edit(0, 9, 9)]

@@ -62,6 +62,6 @@ def test_decode_reads_every_form_of_unvis(text: bytes, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", [b"\\", b"a\\", rb"\q", rb"\9", rb"\Mx", rb"\M", rb"\^", b"\\\xff", b"\\ "])
-def test_decode_refuses_what_is_no_escape(text: bytes) -> None:
+def test_decode_refuses_invalid_escapes(text: bytes) -> None:
     with pytest.raises(MtreeSyntaxError):
         vis.decode(text)

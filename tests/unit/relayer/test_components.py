@@ -98,7 +98,7 @@ def test_a_diverted_file_belongs_to_its_package_under_the_name_that_it_has_now(t
     assert (found["usr/bin/vi"], found["usr/bin/vi.distrib"]) == ("dpkg:override", "dpkg:editor")
 
 
-def test_what_was_made_or_changed_after_the_package_was_built_is_its_generated_part(tmp_path: Path) -> None:
+def test_files_made_or_changed_after_the_package_was_built_are_its_generated_part(tmp_path: Path) -> None:
     root = tree(
         tmp_path / "root",
         {
@@ -222,7 +222,7 @@ def test_a_sqlite_database_whose_headers_are_damaged_is_broken(tmp_path: Path, h
     assert "header of a package" in warning
 
 
-def test_node_packages_own_what_is_theirs_and_not_their_dependencies(tmp_path: Path) -> None:
+def test_node_packages_own_their_files_and_not_their_dependencies(tmp_path: Path) -> None:
     root = tree(
         tmp_path / "root",
         {

@@ -68,7 +68,7 @@ def test_nothing_is_replaced_and_nothing_is_left_of_a_failure(layout: Layout, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "there"]
 
 
-def test_a_unit_that_runs_twice_is_content_with_what_is_there(layout: Layout, tmp_path: Path) -> None:
+def test_a_unit_that_runs_twice_accepts_the_existing_result(layout: Layout, tmp_path: Path) -> None:
     image(layout, LAYERS)
     made = resolve(layout, "t")
     staging = tmp_path / ".staging"

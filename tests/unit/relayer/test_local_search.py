@@ -70,13 +70,13 @@ def images_of_two_halves() -> Ground:
     return Ground([snapshot("x", when, [part("a"), part("b", when), part("c"), part("d", when)]) for when in range(5)])
 
 
-def test_what_changes_leaves_what_does_not() -> None:
+def test_changing_components_leave_stable_ones() -> None:
     ground = images_of_two_halves()
     wrong = ground.clusters([0, 0, 0, 1])  # a, b and c together
     assert [one.keys for one in ground.refined(wrong, [2] * 5)] == [("a", "c"), ("b", "d")]
 
 
-def test_what_a_previous_plan_holds_stays() -> None:
+def test_clusters_of_a_previous_plan_stay() -> None:
     ground = images_of_two_halves()
     kept, other = ground.clusters([0, 0, 0, 1])
     found = ground.refined([replace(kept, locked=True), other], [2] * 5)

@@ -110,7 +110,7 @@ def test_components_of_the_same_images_that_change_together_share_a_layer() -> N
     assert {group.components for group in plan.groups} == {("x", "y"), ("z",)}
 
 
-def test_within_a_tight_budget_what_changes_is_kept_apart_from_what_does_not() -> None:
+def test_within_a_tight_budget_changing_components_are_apart_from_stable_ones() -> None:
     stable = [part(f"stable{number}") for number in range(20)]
     images = [
         snapshot("a", when, [*stable, *(part(f"busy{number}", when) for number in range(20))], room=6)
@@ -124,7 +124,7 @@ def test_within_a_tight_budget_what_changes_is_kept_apart_from_what_does_not() -
     assert plan.prediction.pulled == 5 * 20 * MB
 
 
-def test_what_images_share_is_kept_apart_from_what_is_their_own() -> None:
+def test_shared_components_are_apart_from_those_of_one_image() -> None:
     base = [part(f"base{number}") for number in range(30)]
     images = [
         snapshot(line, 0, [*base, *(part(f"{line}{number}") for number in range(30))], room=12) for line in "abcd"
@@ -170,7 +170,7 @@ def test_the_prediction_is_what_the_layers_come_to() -> None:
         b'{"version": 1, "groups": [{"name": "a", "components": ["x"]}, {"name": "a", "components": ["y"]}]}',
     ],
 )
-def test_what_is_no_plan_is_refused(content: bytes) -> None:
+def test_an_invalid_plan_is_refused(content: bytes) -> None:
     with pytest.raises(MalformedPlan, match=r"plan\.json"):
         parse_plan(content, "plan.json")
 
@@ -207,7 +207,7 @@ def test_a_thousand_images_are_planned_within_their_budget() -> None:
 
 
 @pytest.mark.large
-def test_an_image_of_a_thousand_components_fits_and_keeps_what_changes_apart() -> None:
+def test_an_image_of_a_thousand_components_fits_with_changing_ones_apart() -> None:
     """More than are compared pair by pair: the lightest are first merged with their like."""
     rng = random.Random(3)
     sizes = [rng.randrange(1 << 20) for _ in range(1000)]
@@ -222,7 +222,7 @@ def test_an_image_of_a_thousand_components_fits_and_keeps_what_changes_apart() -
     assert make_plan(images[::-1]).encode() == plan.encode()
 
 
-def test_what_changes_with_every_tag_of_many_is_counted_right() -> None:
+def test_components_that_change_with_every_tag_of_many_are_counted_right() -> None:
     images = [
         snapshot(line, when, [part("x", f"{line}{when}"), part("y", f"{line}{when // 2}"), part("z")], room=2)
         for line in "ab"

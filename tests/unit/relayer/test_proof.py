@@ -99,7 +99,7 @@ def test_the_same_tree_from_other_layers_is_equal(layout: Layout) -> None:
     assert proof.mtree == tree_digest(tree_of(layout, resolve(layout, "new")))
 
 
-def test_what_a_policy_allows_may_differ_and_nothing_more(layout: Layout) -> None:
+def test_only_differences_that_the_policy_allows_are_accepted(layout: Layout) -> None:
     late = {"dir": entry("d/", "dir", mode=0o711, mtime=40)}
     both(layout, layer(), layer(**late), Tolerance(clamp=40))
     with pytest.raises(NotEquivalent, match="d: mtime"):

@@ -99,7 +99,7 @@ def _seen(path: Path) -> dict[str, int]:
 
 
 @pytest.mark.large
-def test_an_analysis_of_what_may_only_be_read_is_kept_in_the_users_cache(reader: Reader) -> None:
+def test_an_analysis_of_a_read_only_layout_is_kept_in_the_users_cache(reader: Reader) -> None:
     done = reader.run("analyze")
     assert done.returncode == 0, done.stderr
     cache = Layout.open(reader.home / ".cache/layerfarm")
@@ -188,7 +188,7 @@ def test_a_read_only_mount_is_read_by_all(reader: Reader) -> None:
     assert Layout.open(target).tags() == ["squashed", "built"]
 
 
-def test_a_bundle_of_umoci_is_reverted_from_what_may_only_be_read(reader: Reader) -> None:
+def test_a_bundle_of_umoci_is_reverted_from_a_read_only_layout(reader: Reader) -> None:
     """Entries that its manifest omits come from the layers, which are read and not unpacked."""
     bundle = reader.home / "bundle"
     reader.layerfarm(["unpack", f"--image={reader.source.path}:t", str(bundle)])
@@ -204,7 +204,7 @@ def test_a_bundle_of_umoci_is_reverted_from_what_may_only_be_read(reader: Reader
 
 
 @pytest.mark.large
-def test_a_catalog_of_what_may_only_be_read_is_planned_and_run(reader: Reader) -> None:
+def test_a_catalog_of_a_read_only_layout_is_planned_and_run(reader: Reader) -> None:
     path = reader.home / "ours.yaml"
     path.write_text("store: store\nsources: [{layout: source}]\npolicies: [{match: '*', do: {transform: rechunk}}]\n")
     reader.layerfarm(*(["catalog", command, str(path), "--processes=1"] for command in ("plan", "run", "verify")))
@@ -233,7 +233,7 @@ def test_the_cache_is_where_xdg_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert may_write(layout)
 
 
-def test_what_a_killed_job_left_in_the_cache_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_job_in_the_cache_go_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     work = user_cache().path / ".layerfarm/work/local-1"
     work.mkdir(parents=True)

@@ -302,7 +302,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 @pytest.mark.large
 @pytest.mark.parametrize("what", CASES)
-def test_what_does_not_fit_is_found(layout: Layout, what: str) -> None:
+def test_incompatibilities_are_found(layout: Layout, what: str) -> None:
     before, after, own, verdict, said = CASES[what]()
     old = base(layout, "old", *before)
     base(layout, "new", *after, version="2")

@@ -103,7 +103,7 @@ def test_the_tree_is_the_same_and_the_layers_are_those_of_the_plan(layout: Layou
     assert proof.parameters["plan"] == put_plan(layout, PLAN)
 
 
-def test_images_share_the_layers_of_what_they_share_however_old_their_directories_are(layout: Layout) -> None:
+def test_images_share_layers_of_common_files_regardless_of_directory_times(layout: Layout) -> None:
     image(layout, [packages(1)], tag="one")
     image(layout, [packages(1, when=1_700_000_000, extra=b"other")], tag="two")
     plan = put_plan(layout, PLAN)
@@ -136,7 +136,7 @@ def _apart() -> tuple[Group, ...]:
     )
 
 
-def test_the_layers_of_a_base_stay_and_what_is_gone_of_them_is_deleted_first(layout: Layout) -> None:
+def test_the_layers_of_a_base_stay_and_their_removed_files_are_deleted_first(layout: Layout) -> None:
     upper = archive(
         member("usr/bin/.wh.b"),
         member("srv/.wh.app"),
@@ -239,7 +239,7 @@ def test_the_same_image_twice_is_read_once_and_written_once(layout: Layout, monk
     assert done == [] and again.new == first.new != second.new
 
 
-def test_what_is_laid_out_so_already_stays(layout: Layout) -> None:
+def test_an_image_with_that_layout_already_stays(layout: Layout) -> None:
     image(layout, [packages(1)])
     run(request(layout))
     again = run(request(layout, "t-re"))
@@ -262,7 +262,7 @@ def test_every_platform_of_an_index_is_laid_out(layout: Layout) -> None:
         assert tree_of(layout, "t-re", platform) == tree_of(layout, "t", platform)
 
 
-def test_an_epoch_makes_what_was_generated_equal_and_is_named_in_the_proof(layout: Layout) -> None:
+def test_an_epoch_makes_generated_files_equal_and_is_named_in_the_proof(layout: Layout) -> None:
     image(layout, [packages(1, when=1_650_000_000)], tag="one")
     image(layout, [packages(1, when=1_700_000_000)], tag="two")
     results = [run(request(layout, tag, source_date_epoch=1_600_000_000)) for tag in ("one", "two")]
@@ -284,7 +284,7 @@ def test_a_broken_database_is_a_warning(layout: Layout) -> None:
     assert tree_of(layout, "t-re") == tree_of(layout, "t")
 
 
-def test_what_cannot_be_done_changes_nothing(layout: Layout) -> None:
+def test_an_impossible_rechunk_changes_nothing(layout: Layout) -> None:
     image(layout, [packages(1)] * 3)
     with pytest.raises(TransformError, match="leave no room in a budget of 3"):
         run(request(layout, keep=2, budget=3))

@@ -108,7 +108,7 @@ def test_twice_gives_the_same_and_leaves_one_proof(layout: Layout) -> None:
     assert len(referrers(layout, first.new)) == 1
 
 
-def test_what_is_so_compressed_already_stays(layout: Layout) -> None:
+def test_layers_with_that_compression_stay(layout: Layout) -> None:
     old = image(layout, [LOW])
     result = run(request(layout, compress="gzip"))
     assert result.unchanged and result.new == result.old == old.descriptor.digest
@@ -323,7 +323,7 @@ def test_a_layer_that_is_not_what_its_diff_id_says_makes_no_image(layout: Layout
     assert not list((layout.path / ".layerfarm/work").iterdir())
 
 
-def test_what_is_no_oci_image_is_refused(layout: Layout) -> None:
+def test_an_image_that_is_not_oci_is_refused(layout: Layout) -> None:
     docker = layout.put(b"{}", "application/vnd.docker.distribution.manifest.v2+json")
     layout.tag("t", docker)
     with pytest.raises(UnsupportedMediaType, match=r"skopeo|docker"):

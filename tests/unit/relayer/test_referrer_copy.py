@@ -56,7 +56,7 @@ def test_referrers_of_the_old_image_are_left_and_named_by_default(layout: Layout
     assert len(said(layout, old.descriptor)) == 2
 
 
-def test_what_stays_true_is_carried_when_asked_and_signatures_are_not(layout: Layout, old: Resolved) -> None:
+def test_referrers_that_stay_true_are_carried_when_asked_and_signatures_are_not(layout: Layout, old: Resolved) -> None:
     result = made_over(layout, referrers="carry")
     found = said(layout, result.new)
     assert set(found) == {PROOF, SPDX}

@@ -59,7 +59,7 @@ def test_a_transform_of_another_image_goes_on(sparse: Layout) -> None:
     assert not made.unchanged and made.warnings == []
 
 
-def test_a_transform_of_what_is_not_there_says_so(sparse: Layout) -> None:
+def test_a_transform_of_a_missing_image_reports_it(sparse: Layout) -> None:
     absent, _ = read_index(sparse, sparse.find("t")[0]).manifests
     index(sparse, [absent], "none")
     with pytest.raises(BlobNotFound, match="this layout does not hold"):
@@ -67,14 +67,14 @@ def test_a_transform_of_what_is_not_there_says_so(sparse: Layout) -> None:
     assert "new" not in sparse.tags()
 
 
-def test_flatten_writes_what_is_there_and_says_so(sparse: Layout, tmp_path: Path) -> None:
+def test_flatten_writes_the_existing_platforms_and_reports_it(sparse: Layout, tmp_path: Path) -> None:
     result = local.run(FlattenRequest(image=ref(sparse, "t"), output=tmp_path / "out"), Policy(shards=1, threads=1), 1)
     assert isinstance(result, FlattenResult)
     assert [tree.output for tree in result.trees] == [str(tmp_path / "out")]
     assert "skipped: 1," in result.warnings[0]
 
 
-def test_what_is_there_is_copied(sparse: Layout, other: Layout) -> None:
+def test_existing_blobs_are_copied(sparse: Layout, other: Layout) -> None:
     top = copy_in(sparse, "t", other, "copy")
     assert other.read(top) == sparse.read(top)
     assert {path.name for path in other.path.glob("blobs/*/*")} == {path.name for path in sparse.path.glob("blobs/*/*")}

@@ -81,7 +81,7 @@ def test_a_path_is_in_no_layer_and_layers_without_it_stay(layout: Layout) -> Non
     assert new.config.history is None
 
 
-def test_a_further_name_of_what_goes_keeps_the_content(layout: Layout) -> None:
+def test_another_hard_link_of_a_removed_file_keeps_the_content(layout: Layout) -> None:
     image(layout, [BASE, MIDDLE, TOP])
     strip(layout, "usr/share")
     assert tree_of(layout, "s")[b"usr/bin/c"].content == b"other words"
@@ -112,7 +112,7 @@ def test_nothing_that_matches_is_no_work(layout: Layout) -> None:
         StripRequest(image=ref(layout, "t"), target=ref(layout, "s"), paths=[])
 
 
-def test_what_described_the_old_content_is_left_behind_and_named(layout: Layout) -> None:
+def test_annotations_of_the_old_content_are_left_behind_and_named(layout: Layout) -> None:
     amd = image(layout, [BASE, TOP], tag="alone")
     said = attestation(layout, amd)
     two_platforms(layout, [BASE, TOP], "t", said)
@@ -128,7 +128,7 @@ def test_what_described_the_old_content_is_left_behind_and_named(layout: Layout)
 @pytest.mark.large
 @pytest.mark.parametrize("transform", ["strip", "squash", "rechunk"])
 @pytest.mark.parametrize("compress", ["zstd:chunked", "estargz"])
-def test_what_is_written_of_layers_with_a_table_of_contents_has_one(
+def test_layers_made_of_layers_with_a_table_of_contents_have_one(
     layout: Layout, transform: str, compress: Literal["zstd:chunked", "estargz"]
 ) -> None:
     image(layout, [BASE, MIDDLE])

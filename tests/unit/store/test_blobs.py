@@ -67,7 +67,7 @@ def test_failing_source_leaves_no_blob(layout: Layout) -> None:
     assert os.listdir(layout.path / "blobs" / "sha256") == []
 
 
-def test_commit_refuses_what_was_not_expected(layout: Layout) -> None:
+def test_commit_refuses_unexpected_bytes(layout: Layout) -> None:
     expected = describe(b"hello")
     with layout.ingest() as blob:
         blob.write(b"hellO")

@@ -17,7 +17,7 @@ def test_only_utf_8_without_a_mark_is_json(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"[]", b'{"schemaVersion": NaN}', b'{"x": "\\udc00"}', b"[" * 9999])
-def test_what_is_no_document_is_refused(raw: bytes) -> None:
+def test_invalid_documents_are_refused(raw: bytes) -> None:
     with pytest.raises(MalformedDocument):
         parse_document(Index, raw, "here")
 

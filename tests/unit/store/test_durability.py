@@ -103,7 +103,7 @@ def test_owner_that_cannot_be_given_leaves_nothing(layout: Layout, monkeypatch: 
     assert staged(layout) == []
 
 
-def test_who_may_not_give_away_keeps_what_was_made(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_keep_their_owner_where_chown_is_forbidden(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root without CAP_CHOWN, or squashed by an NFS server, is like an ordinary user."""
     os.chown(layout.path, 1234, 1234)
     monkeypatch.setattr(os, "fchown", fail(errno.EPERM))

@@ -12,7 +12,7 @@ from layerfarm.jobs.store.index import IndexFile
 from layerfarm.jobs.store.retention import read_ending, write_ending
 
 
-def test_what_was_written_is_read(layout: Layout) -> None:
+def test_written_records_are_read(layout: Layout) -> None:
     assert read_ending(layout.path, "a") is None
     write_ending(layout.path, "a", "first")
     write_ending(layout.path, "b", "other")

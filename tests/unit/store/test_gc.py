@@ -277,7 +277,7 @@ def test_files_that_are_no_blobs_are_left_alone(layout: Layout) -> None:
     assert stray.exists()
 
 
-def test_what_a_dead_collection_had_moved_away_is_put_back_before_the_mark(layout: Layout) -> None:
+def test_blobs_moved_by_a_dead_collection_are_restored_before_the_mark(layout: Layout) -> None:
     made, blobs = manifest(layout, b"one")
     trash = layout.path / ".layerfarm" / "trash" / "0123" / "sha256"
     trash.mkdir(parents=True)
@@ -305,7 +305,7 @@ def test_a_blob_used_between_look_and_sweep_is_put_back(layout: Layout, monkeypa
     assert layout.has(blob)
 
 
-def test_a_slow_deletion_never_hits_what_another_collection_has_moved(
+def test_a_slow_deletion_never_hits_blobs_moved_by_another_collection(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first deletes when it holds the lock no more: its blob is back by then, used, and moved again."""
@@ -376,7 +376,7 @@ def _collect_until(path: Path, grace: float, stop: Any) -> None:
 
 @pytest.mark.large
 @pytest.mark.parametrize("grace", [0.0, DEFAULT_GRACE])
-def test_concurrent_collections_never_take_what_a_tag_leads_to(layout: Layout, grace: float) -> None:
+def test_concurrent_collections_never_take_blobs_reachable_from_a_tag(layout: Layout, grace: float) -> None:
     fork = multiprocessing.get_context("fork")
     stop, out = fork.Event(), fork.Queue()
     layout.put(b"shared by all", MEDIA_TYPE_LAYER)

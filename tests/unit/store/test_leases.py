@@ -33,7 +33,7 @@ def run_out(layout: Layout, holder: str) -> None:
     os.utime(layout.path / ".layerfarm" / "leases" / holder / "lease", (1, 1))
 
 
-def test_what_a_job_stores_or_finds_is_held_and_goes_when_the_job_ended(layout: Layout) -> None:
+def test_blobs_that_a_job_stores_or_finds_are_leased_until_it_ends(layout: Layout) -> None:
     found = layout.put(b"found", MEDIA_TYPE_LAYER)
     again = layout.put(b"again", MEDIA_TYPE_LAYER)
     other = layout.put(b"other", MEDIA_TYPE_LAYER)
@@ -116,7 +116,7 @@ def test_a_lease_is_kept_alive_while_its_holder_works(layout: Layout) -> None:
             time.sleep(0.05)
 
 
-def test_work_for_a_job_renews_what_was_taken_when_it_was_queued(layout: Layout) -> None:
+def test_work_for_a_job_renews_the_lease_taken_when_it_was_queued(layout: Layout) -> None:
     Leases(layout.path).add("job", 60, [layout.put(b"x", "a/b").digest])
     run_out(layout, "job")
     with holding("job", 60, [layout.path]):
@@ -124,7 +124,7 @@ def test_work_for_a_job_renews_what_was_taken_when_it_was_queued(layout: Layout)
     assert len(lease_of(layout, "job")) == 1
 
 
-def test_what_ran_out_while_its_holder_slept_is_taken_again(layout: Layout) -> None:
+def test_a_lease_that_expired_while_its_holder_slept_is_taken_again(layout: Layout) -> None:
     with holding("job", 60):
         layout.put(b"one", "a/b")
         run_out(layout, "job")
@@ -209,7 +209,7 @@ def test_a_lease_that_was_not_written_to_its_end_holds_for_a_while(layout: Layou
     assert layout.has(blob)
 
 
-def test_what_a_waiting_job_staged_stays_however_long_it_waits(layout: Layout) -> None:
+def test_staging_of_a_waiting_job_stays_however_long_it_waits(layout: Layout) -> None:
     Leases(layout.path).add("waits", 60, [])
     for name in ("waits", "dead"):
         work = layout.path / ".layerfarm" / "work" / name
@@ -258,7 +258,7 @@ def test_removed_blobs_are_in_the_trash_first_and_are_deleted_later(layout: Layo
 
 
 @pytest.mark.parametrize("miss", ["read", "has", "claim"])
-def test_who_misses_a_blob_gets_it_from_the_trash(layout: Layout, miss: str) -> None:
+def test_a_missing_blob_is_restored_from_the_trash(layout: Layout, miss: str) -> None:
     blob = layout.put(b"xyz", "a/b")
     age_all(layout)
     collect(layout)
@@ -281,7 +281,9 @@ def test_a_tag_that_came_too_late_finds_its_blobs_in_the_trash(layout: Layout) -
     assert set(done.restored) == digests(*blobs[:2])
 
 
-def test_who_may_not_write_reads_from_the_trash(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_without_write_permission_reads_from_the_trash(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blob = layout.put(b"xyz", "a/b")
     age_all(layout)
     collect(layout)

@@ -57,7 +57,7 @@ def test_a_child_does_not_free_what_its_parent_holds(tmp_path: Path) -> None:
         assert not is_free(tmp_path / "lock")
 
 
-def test_who_waits_gets_it_when_it_is_free(tmp_path: Path) -> None:
+def test_a_waiter_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
     order: list[str] = []
 
     def wait() -> None:

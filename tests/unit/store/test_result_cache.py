@@ -34,7 +34,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(layout: Layout, monkeypatc
     assert read_result(layout, "kind", "name") is None
 
 
-def test_a_collection_drops_what_was_not_read_for_a_month(layout: Layout) -> None:
+def test_a_collection_drops_results_not_read_for_a_month(layout: Layout) -> None:
     write_result(layout, "kind", "name", b"one")
     old = note(layout).stat().st_mtime - UNREAD - 60
     os.utime(note(layout), (old, old))

@@ -73,7 +73,7 @@ def test_a_text_that_goes_on_is_read_as_if_it_were_read_whole(
         b",",
     ],
 )
-def test_what_is_not_just_more_entries_is_left_to_who_reads_all(added: bytes) -> None:
+def test_changes_other_than_appended_entries_are_left_to_the_full_reader(added: bytes) -> None:
     index = Index.model_validate({"manifests": [json.loads(encode_document(named(A, "t")))]})
     known = IndexText.of(index)
     assert known.goes_on(known.body + added + known.tail, "x") is None
@@ -206,7 +206,7 @@ def given_while_locked(layout: Layout, answer: Any, **wish: Any) -> list[BaseExc
     return ends
 
 
-def test_who_waits_is_content_when_another_one_grants(layout: Layout) -> None:
+def test_a_waiter_succeeds_when_another_one_grants(layout: Layout) -> None:
     # The answer is that it is set, so it is not written again.
     assert given_while_locked(layout, lambda path: path.write_bytes(b"granted\n")) == [None]
     assert layout.tags() == []

@@ -172,7 +172,9 @@ def test_a_field_of_an_extended_header_that_is_no_number_is_an_error(name: str, 
 
 
 @pytest.mark.parametrize("fields", [(GNU, (345, b"usr/share")), ((257, bytes(8)), (329, BAD))], ids=["prefix", "v7"])
-def test_what_is_no_field_of_an_extended_header_may_hold_anything(fields: tuple[tuple[int, bytes], ...]) -> None:
+def test_bytes_outside_the_fields_of_an_extended_header_may_hold_anything(
+    fields: tuple[tuple[int, bytes], ...],
+) -> None:
     member, _ = only(block((156, b"x"), (124, b"%011o\0" % 9), *fields) + b"9 path=p\n".ljust(512, b"\0") + block())
     assert member.name == b"p"
 
@@ -279,7 +281,7 @@ def test_files_of_every_type_may_be_sparse(flag: bytes) -> None:
 
 @pytest.mark.parametrize("flag", [b"1", b"2", b"3", b"5"])
 @pytest.mark.parametrize("version", [(b"0", b"1"), (b"1", b"0")])
-def test_what_is_no_file_is_not_sparse(flag: bytes, version: tuple[bytes, bytes]) -> None:
+def test_only_files_are_sparse(flag: bytes, version: tuple[bytes, bytes]) -> None:
     named = {b"size": b"0", b"numblocks": b"0", b"map": b"", b"major": version[0], b"minor": version[1]}
     body = records(*((b"GNU.sparse." + key, value) for key, value in named.items()))
     with pytest.raises(MalformedLayer):

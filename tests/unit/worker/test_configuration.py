@@ -75,7 +75,7 @@ def test_a_file_that_this_user_may_not_read_is_anothers(as_root: None, tmp_path:
         ("limits = 3", r"limits is not a table"),
     ],
 )
-def test_what_the_file_cannot_mean_is_one_line_that_names_it(config: Path, text: str, message: str) -> None:
+def test_an_invalid_setting_in_the_file_is_one_line_that_names_it(config: Path, text: str, message: str) -> None:
     config.write_text(text)
     with pytest.raises(RequestError, match=message) as caught:
         load_settings()

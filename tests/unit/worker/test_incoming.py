@@ -26,7 +26,7 @@ def broadcast(body: Any, /, **changed: Any) -> dict[str, Any]:
 ASKED = {"method": "ping", "arguments": {}, "destination": None, "ticket": "t", "reply_to": {"exchange": "e"}}
 
 
-def test_what_only_looks_is_passed_on_without_a_date_at_which_it_expires() -> None:
+def test_read_only_control_messages_pass_without_an_expiry() -> None:
     found = control_message(broadcast(ASKED))
     assert ASKED.items() <= json.loads(base64.b64decode(found["body"])).items()
     assert found["headers"] == {"clock": 7, "expires": None}
@@ -40,7 +40,7 @@ def test_what_only_looks_is_passed_on_without_a_date_at_which_it_expires() -> No
         *("terminate", "add_consumer", "cancel_consumer", "election", "objgraph", "memdump", ""),
     ],
 )
-def test_what_changes_or_ends_a_worker_is_refused(method: str) -> None:
+def test_control_messages_that_change_or_end_a_worker_are_refused(method: str) -> None:
     with pytest.raises(RequestError, match="not an allowed control message"):
         control_message(broadcast(ASKED | {"method": method}))
 
@@ -64,6 +64,6 @@ def test_what_changes_or_ends_a_worker_is_refused(method: str) -> None:
         broadcast(ASKED, properties={"body_encoding": "base64"}),
     ],
 )
-def test_what_is_none_is_refused_and_is_no_other_error(raw: Any) -> None:
+def test_invalid_control_messages_are_refused_without_another_error(raw: Any) -> None:
     with pytest.raises(RequestError, match="not an allowed control message"):
         control_message(raw)
