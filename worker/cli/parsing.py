@@ -16,14 +16,22 @@ _TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 
 
-class GoStyleCommand(click.Command):
+class _ShortHelp(click.Command):
+    """A command that has ``-h`` beside ``--help`` in every context: click keeps the option that the first one gave."""
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        ctx.help_option_names = ["--help", "-h"]
+        return super().get_help_option_names(ctx)
+
+
+class GoStyleCommand(_ShortHelp):
     """A command that takes Go's spellings of its options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, go_style(ctx, self.get_params(ctx), args, options_end_at_positional=False))
 
 
-class GoStyleGroup(click.Group):
+class GoStyleGroup(_ShortHelp, click.Group):
     """A group that takes Go's spellings of its own options and leaves its subcommand's alone."""
 
     command_class = GoStyleCommand

@@ -14,6 +14,7 @@ import pytest
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.worker.cli import init_cmd, list_cmd
 from layerfarm.worker.cli.main import ALIASES, COMMANDS, cli
+from layerfarm.worker.cli.parsing import GoStyleCommand, GoStyleGroup
 from tests.unit.cli.conftest import Ran, Run
 
 
@@ -31,6 +32,12 @@ def every_command() -> list[tuple[str, ...]]:
 
     visit(cli, ())
     return found
+
+
+@pytest.mark.parametrize("command", [GoStyleCommand("c"), GoStyleGroup("g")], ids=["command", "group"])
+def test_the_short_form_of_help_is_there_in_any_context(command: click.Command) -> None:
+    (first,) = command.get_params(click.Context(command))
+    assert first.opts == ["--help", "-h"]
 
 
 @pytest.mark.parametrize("words", every_command(), ids=" ".join)
