@@ -520,8 +520,8 @@ class MemoryJobStore:
             job.touched = now
         return Lost(job.attempt, reason, tuple(found))
 
-    def active(self) -> list[str]:
-        return sorted(self._active)
+    def active(self, *, begun: bool = False) -> list[str]:
+        return sorted(self._active - self._queued if begun else self._active)
 
     def prune(self) -> None:
         """There is no list."""

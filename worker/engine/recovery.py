@@ -82,7 +82,8 @@ class Recovery:
         if not self.backlog.my_turn(self.every * 0.9):
             return
         quiet, started = self._quiet(), self.backlog.has_all_starts()
-        for job_id in self.store.active():
+        # A job that has its first message needs no look, and most jobs of a long queue have only that.
+        for job_id in self.store.active(begun=started):
             self._look(job_id, quiet, started)
         self.sender.send(self.store.overdue())
         wake(self.sender, self.store, self.cache.abandoned())

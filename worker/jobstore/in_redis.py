@@ -200,8 +200,9 @@ class RedisJobStore:
         attempt, reason, *found = self._run("look", job_id, *args)
         return _lost(job_id, attempt, reason, found)
 
-    def active(self) -> list[str]:
-        found = cast("set[str]", self._client.smembers(self._keys.active))
+    def active(self, *, begun: bool = False) -> list[str]:
+        keys = [self._keys.active, *([self._keys.queued] if begun else ())]
+        found = cast("set[str]", self._client.sdiff(keys))
         strange = [each for each in found if not is_job_id(each)]
         if strange:
             self._client.srem(self._keys.active, *strange)

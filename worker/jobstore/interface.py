@@ -153,8 +153,8 @@ class JobStore(Protocol):
     def prune(self) -> None:
         """Remove jobs with expired records from the list of all: some of the oldest ones at a time."""
 
-    def active(self) -> list[str]:
-        """Return the ids of the jobs that have not ended."""
+    def active(self, *, begun: bool = False) -> list[str]:
+        """Return the ids of the jobs that have not ended; ``begun``: without those that wait to begin."""
 
     # --- reading --------------------------------------------------------------------------------------
 

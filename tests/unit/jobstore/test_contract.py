@@ -531,6 +531,14 @@ def test_work_of_the_dead_counts_and_that_of_the_stopped_does_not(bench: Bench, 
         bench.claimed(unit(0))
 
 
+def test_jobs_that_wait_to_begin_are_left_out_on_request(bench: Bench) -> None:
+    for job_id in ("job", "other"):
+        bench.submit(job_id)
+    bench.store.next("job", 1, ONE)
+    assert bench.store.active() == ["job", "other"]
+    assert bench.store.active(begun=True) == ["job"]
+
+
 def test_ended_jobs_are_not_active(bench: Bench) -> None:
     bench.submit()
     bench.submit("other")
