@@ -136,12 +136,15 @@ class Policy:
         if not path.is_absolute():
             raise RequestError("path must be absolute", where=path)
         # The last component may not exist yet (a bundle to be created): its parent decides.
-        resolved = Path(os.path.realpath(path))
-        if allowed is not None and not any(resolved.is_relative_to(os.path.realpath(root)) for root in allowed):
-            raise OutsideAllowedRoots(
-                what, where=path, hint=f"allow it with {option} when starting the worker, see docs/operating.md"
-            )
-        return resolved
+        resolved = os.path.realpath(path)
+        if allowed is not None and path not in allowed:
+            # Without pathlib: a small job checks a dozen paths.
+            tops = map(os.path.realpath, allowed)
+            if not any(resolved == top or resolved.startswith(top.rstrip("/") + "/") for top in tops):
+                raise OutsideAllowedRoots(
+                    what, where=path, hint=f"allow it with {option} when starting the worker, see docs/operating.md"
+                )
+        return path if os.fspath(path) == resolved else Path(resolved)
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ class WorkDirectory:
         if not name or not all(c.isalnum() or c in "-_" for c in name):
             raise RequestError("not the name of a work directory", where=name)
         self._store = store
-        self.path = store / ".layerfarm" / "work" / name
+        self.path = store.joinpath(".layerfarm", "work", name)
 
     def create(self) -> None:
         """Create the directory.
@@ -245,7 +248,7 @@ class WorkDirectory:
             FileNotFoundError: the store does not exist.
             UnsafePath: a link is in the path.
         """
-        make_directory(self.path, self._store)
+        make_directory(self.path, self._store, durable=False)
 
     def remove(self) -> None:
         with suppress(OSError, UnsafePath):

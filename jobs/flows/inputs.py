@@ -30,8 +30,8 @@ def _within(whole: Any) -> Iterator[Any]:
         value = pending.pop()
         yield value
         if isinstance(value, BaseModel):
-            pending += [getattr(value, name) for name in type(value).model_fields]
-        elif isinstance(value, list | tuple):
+            pending += vars(value).values()
+        elif isinstance(value, (list, tuple)):
             pending += value
         elif isinstance(value, dict):
             pending += value.values()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
@@ -45,7 +44,7 @@ class Beneath:
 
     def open(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
         """Return a descriptor of a regular file; the caller closes it."""
-        follow = flags == os.O_RDONLY and self._may_be_linked(self._below(path))
+        follow = flags == os.O_RDONLY and self._may_be_linked(self._below(os.fspath(path)))
         with self._parent(path) as parent:
             try:
                 fd = os.open(path.name, flags | _FILE & ~(os.O_NOFOLLOW * follow), mode, dir_fd=parent)
@@ -92,22 +91,14 @@ class Beneath:
     def names(self, path: Path) -> list[str]:
         """Return the names in a directory; none if it does not exist."""
         try:
-            fd = self._open_directory(path, os.O_RDONLY | os.O_DIRECTORY)
+            with self.directory(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                return os.listdir(fd)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        try:
-            return os.listdir(fd)
-        finally:
-            os.close(fd)
 
-    @contextmanager
-    def directory(self, path: Path, flags: int = _HANDLE) -> Iterator[int]:
-        """Yield a descriptor of a directory: by default one for the ``*at`` calls, not to list or sync it."""
-        fd = self._open_directory(path, flags)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+    def directory(self, path: Path, flags: int = _HANDLE) -> OpenDirectory:
+        """Open a directory for a ``with`` block: by default for the ``*at`` calls, not to list or sync it."""
+        return OpenDirectory(self._open_directory(os.fspath(path), flags))
 
     # --- names ---------------------------------------------------------------------------------------
 
@@ -134,10 +125,11 @@ class Beneath:
 
     # --- inside --------------------------------------------------------------------------------------
 
-    def _parent(self, path: Path) -> AbstractContextManager[int]:
-        return self.directory(path.parent)
+    def _parent(self, path: Path) -> OpenDirectory:
+        parent = os.fspath(path).rpartition("/")[0]
+        return OpenDirectory(self._open_directory(parent or os.fspath(path.parent), _HANDLE))
 
-    def _open_directory(self, path: Path, flags: int) -> int:
+    def _open_directory(self, path: str, flags: int) -> int:
         below = self._below(path)
         if not below or self._may_be_linked(below):
             return os.open(path, flags | os.O_CLOEXEC)
@@ -149,15 +141,29 @@ class Beneath:
         finally:
             os.close(top)
 
-    def _below(self, path: Path) -> str:
+    def _below(self, path: str) -> str:
         """``path`` relative to ``top``, empty for itself. Without pathlib: a job does this a hundred times."""
-        whole = os.fspath(path)
-        if whole.startswith(self._prefix):
-            return whole[len(self._prefix) :]
-        return "" if path == self.top else str(path.relative_to(self.top))
+        if path.startswith(self._prefix):
+            return path[len(self._prefix) :]
+        return "" if path == self._prefix[:-1] else os.fspath(Path(path).relative_to(self.top))
 
     def _may_be_linked(self, below: str) -> bool:
         return below.partition("/")[0] in self._linked
+
+
+class OpenDirectory:
+    """A directory's descriptor, closed at the end of a ``with`` block. A generator would cost more than the calls."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
 
 
 def open_file(path: Path) -> BufferedReader:

@@ -15,6 +15,8 @@ import ctypes
 import errno
 import os
 import stat
+from functools import cache
+from typing import Any
 
 from layerfarm.jobs.errors import UnsafePath
 
@@ -28,6 +30,15 @@ _MAX_LINKS = 40  # the kernel's own limit, path_resolution(7)
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_SIZE_OF_HOW = ctypes.sizeof(_OpenHow)
+
+
+@cache
+def _how(flags: int, resolve: int) -> Any:
+    # The kernel only reads it.
+    return ctypes.byref(_OpenHow(flags, 0, resolve))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -83,9 +94,9 @@ def _open(root: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def _openat2(root: int, path: bytes, flags: int, resolve: int) -> int:
-    how = _OpenHow(flags, 0, resolve)
+    how = _how(flags, resolve)
     while True:
-        fd: int = _libc.syscall(_SYS_OPENAT2, root, path, ctypes.byref(how), ctypes.sizeof(how))
+        fd: int = _libc.syscall(_SYS_OPENAT2, root, path, how, _SIZE_OF_HOW)
         if fd >= 0:
             return fd
         code = ctypes.get_errno()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from layerfarm.jobs.errors import (
@@ -17,7 +18,7 @@ from layerfarm.jobs.errors import (
     UnsupportedMediaType,
 )
 from layerfarm.jobs.image.documents import AnyManifest, ImageConfig, Manifest
-from layerfarm.jobs.limits import limits
+from layerfarm.jobs.limits import Limits, limits
 from layerfarm.jobs.store import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
@@ -30,9 +31,13 @@ from layerfarm.jobs.store import (
     check_refname,
     parse_document,
 )
+from layerfarm.jobs.store.document import DocumentT
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES
 
 __all__ = ["Resolved", "resolve"]
+
+_SMALL: Final = 64 * 1024
+"""Most bytes of a document that is remembered."""
 
 Walk = tuple[Descriptor, ...]
 """Path from a descriptor of index.json through nested indexes, if any, to a manifest."""
@@ -109,11 +114,24 @@ def read_manifest(layout: Layout, descriptor: Descriptor) -> Manifest:
             where=descriptor.digest,
             hint="skopeo copy converts other image formats",
         )
-    return parse_document(Manifest, layout.read(descriptor), descriptor.digest)
+    return _parsed(Manifest, layout.read(descriptor), descriptor.digest)
 
 
 def _read_config(layout: Layout, manifest: Manifest) -> ImageConfig:
-    return parse_document(ImageConfig, layout.read(manifest.config), manifest.config.digest)
+    return _parsed(ImageConfig, layout.read(manifest.config), manifest.config.digest)
+
+
+def _parsed(model: type[DocumentT], raw: bytes, digest: str) -> DocumentT:
+    """Parse a blob; the last small ones are remembered, because the steps of jobs on an image read the same ones."""
+    if len(raw) > _SMALL:
+        return parse_document(model, raw, digest)
+    document: DocumentT = _remembered(model, raw, digest, limits())
+    return document
+
+
+@lru_cache(maxsize=16)
+def _remembered(model: type[DocumentT], raw: bytes, digest: str, bounds: Limits) -> DocumentT:
+    return parse_document(model, raw, digest)
 
 
 def read_index(layout: Layout, descriptor: Descriptor) -> Index:

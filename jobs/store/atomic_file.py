@@ -142,8 +142,10 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def make_directory(path: Path, layout: Path) -> None:
+def make_directory(path: Path, layout: Path, *, durable: bool = True) -> None:
     """Create ``path`` and its missing parents in ``layout``, with its owner; fine if they exist.
+
+    ``durable``: they are there after a power cut, too.
 
     Raises:
         FileNotFoundError: the layout does not exist. Its disk may be unmounted, and a directory created in its place
@@ -155,7 +157,7 @@ def make_directory(path: Path, layout: Path) -> None:
     if path == layout or (path.parent == layout and path.name != BLOBS and not (layout / BLOBS).is_dir()):
         raise FileNotFoundError(errno.ENOENT, "layout no longer exists", str(layout))
     if not files.is_directory(path.parent):
-        make_directory(path.parent, layout)
+        make_directory(path.parent, layout, durable=durable)
     try:
         with files.directory(path.parent) as parent:
             os.mkdir(path.name, dir_fd=parent)
@@ -163,7 +165,8 @@ def make_directory(path: Path, layout: Path) -> None:
         if not files.is_directory(path):
             raise
         return
-    _sync(files, path.parent)
+    if durable:
+        _sync(files, path.parent)
     with files.directory(path, _LISTED) as fd:
         give_to_owner(fd, layout)
 

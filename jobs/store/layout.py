@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -120,7 +121,7 @@ class Layout:
             algorithm, _, encoded = check_digest(digest).partition(":")
         except ValueError as error:
             raise StoreError("not a digest", where=digest[:200]) from error
-        return self.path / BLOBS / algorithm / encoded
+        return self.path.joinpath(BLOBS, algorithm, encoded)
 
     def has(self, descriptor: Descriptor) -> bool:
         """Return True if the blob is there with the expected size; its content is not read."""
@@ -174,11 +175,20 @@ class Layout:
 
     def put(self, chunks: bytes | Iterable[bytes], media_type: str, **fields: Any) -> Descriptor:
         """Store a blob; returns its descriptor, with ``fields`` (annotations, platform) on it."""
-        with self.ingest() as blob:
-            for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
-                blob.write(chunk)
-            digest, size = blob.commit()
+        stored = self._held(chunks) if isinstance(chunks, bytes) else None
+        if stored is None:
+            with self.ingest() as blob:
+                for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
+                    blob.write(chunk)
+                stored = blob.commit()
+        digest, size = stored
         return Descriptor.model_validate({"mediaType": media_type, "digest": digest, "size": size} | fields)
+
+    def _held(self, content: bytes) -> tuple[str, int] | None:
+        """Return digest and size if the layout has the blob, which is then claimed; nothing is staged for it."""
+        digest = f"sha256:{sha256(content).hexdigest()}"
+        cover(self.path, digest)
+        return (digest, len(content)) if refresh(self.blob_path(digest), len(content)) else None
 
     def put_document(self, document: Document, media_type: str, **fields: Any) -> Descriptor:
         """Store a JSON document; returns its descriptor."""

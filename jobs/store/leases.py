@@ -46,6 +46,8 @@ _UNTOLD: Final = 24 * 3600.0
 """Seconds for a lease without a duration: its holder died between creating the directory and the file."""
 _BEATS: Final = 4
 """Touches within the duration of a lease."""
+_JUST_NOW: Final = 1.0
+"""Seconds after a touch in which another one is pointless."""
 _TERM: Final = "lease"
 _HOLDER: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
@@ -73,12 +75,12 @@ class Leases:
 
     def __init__(self, layout: Path) -> None:
         self._layout = layout
-        self._directory = layout / PRIVATE_DIRECTORY / "leases"
-        self._of_others = layout / PRIVATE_DIRECTORY / "leases-of-others"
+        self._directory = layout.joinpath(PRIVATE_DIRECTORY, "leases")
+        self._of_others = layout.joinpath(PRIVATE_DIRECTORY, "leases-of-others")
         self._files = files_of(layout)
 
-    def add(self, holder: str, seconds: float, digests: Iterable[str]) -> None:
-        """Take a lease for ``holder``, or add to its lease.
+    def add(self, holder: str, seconds: float, digests: Iterable[str], *, taken: bool = False) -> None:
+        """Take a lease for ``holder``, or add to its lease; ``taken``: the caller has taken it before.
 
         Raises:
             StoreError: the store cannot be written.
@@ -86,16 +88,16 @@ class Leases:
         directory = self._of(holder)
         with explained("lease cannot be taken", directory):
             try:
-                self._add(directory, seconds, digests)
+                self._add(directory, seconds, digests, taken)
             except PermissionError:
                 # Another user of the store queued the job and owns that directory.
-                self._add(self._of_others / f"{holder}.{os.geteuid()}", seconds, digests)
+                self._add(self._of_others / f"{holder}.{os.geteuid()}", seconds, digests, taken)
 
     def touch(self, holder: str) -> None:
         """Renew the lease, if there is one."""
         for directory in self._all_of(holder):
             # Only its owner and root may touch it.
-            with suppress(FileNotFoundError, PermissionError):
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 self._files.touch(directory / _TERM)
 
     def release(self, holder: str) -> None:
@@ -123,16 +125,15 @@ class Leases:
 
     def _all_of(self, holder: str) -> list[Path]:
         names = [name for name in self._files.names(self._of_others) if name.startswith(f"{holder}.")]
-        found = (self._of(holder), *map(self._of_others.joinpath, names))
-        return [path for path in found if self._files.is_directory(path)]
+        return [self._of(holder), *map(self._of_others.joinpath, names)]
 
     def _remove(self, directory: Path) -> None:
         with suppress(OSError):
             self._files.remove(directory)
 
-    def _add(self, directory: Path, seconds: float, digests: Iterable[str]) -> None:
-        if not self._files.is_file(directory / _TERM):
-            make_directory(directory, self._layout)
+    def _add(self, directory: Path, seconds: float, digests: Iterable[str], taken: bool) -> None:
+        if not taken and not self._files.is_file(directory / _TERM):
+            make_directory(directory, self._layout, durable=False)
             self._say(directory, seconds)
         for digest in digests:
             name = directory / check_digest(digest).replace(":", "_", 1)
@@ -141,7 +142,7 @@ class Leases:
                 fd = self._files.open(name, flags)
             except FileNotFoundError:
                 # Just swept or released: its holder takes it again.
-                make_directory(directory, self._layout)
+                make_directory(directory, self._layout, durable=False)
                 self._say(directory, seconds)
                 fd = self._files.open(name, flags)
             os.close(fd)
@@ -181,26 +182,38 @@ class _Held:
     def __init__(self, holder: str, seconds: float) -> None:
         self.holder = holder
         self._seconds = seconds
-        self._known: dict[Path, set[str]] = {}
+        self._known: dict[Path, tuple[Leases, set[str]]] = {}
+        """By layout: its leases, and the digests that this holding has added to its own."""
         self.due = 0.0
         """The time of its next renewal, by the monotonic clock."""
 
     def add(self, layout: Path, digest: str) -> None:
-        known = self._known.setdefault(layout, set())
+        leases, known = self._in(layout)
         if digest not in known:
-            Leases(layout).add(self.holder, self._seconds, (digest,))
+            leases.add(self.holder, self._seconds, (digest,), taken=bool(known))
             known.add(digest)
 
     def start(self, layouts: Iterable[Path]) -> None:
+        """Renew, unless the previous step of the job did so just now, in this process."""
         for layout in layouts:
-            self._known.setdefault(layout, set())
-        self.renew()
+            self._in(layout)
+        interval = self._seconds / _BEATS
+        what, when = (self.holder, *self._known), time.monotonic()
+        before, then = _renewer.started
+        if before == what and when - then < min(_JUST_NOW, interval):
+            self.due = then + interval
+        else:
+            _renewer.started = what, when
+            self.renew()
 
     def renew(self) -> None:
         self.due = time.monotonic() + self._seconds / _BEATS
-        for layout in list(self._known):
+        for leases, _ in list(self._known.values()):
             with suppress(OSError):
-                Leases(layout).touch(self.holder)
+                leases.touch(self.holder)
+
+    def _in(self, layout: Path) -> tuple[Leases, set[str]]:
+        return self._known.get(layout) or self._known.setdefault(layout, (Leases(layout), set()))
 
 
 class _Renewer:
@@ -212,6 +225,8 @@ class _Renewer:
     def forget(self) -> None:
         """Reset in a child of fork(2), which holds no lease and has only one thread."""
         self._held: set[_Held] = set()
+        self.started: tuple[tuple[object, ...], float] = (), 0.0
+        """Holder and layouts whose lease was last renewed by :meth:`_Held.start`, and when."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._next = math.inf

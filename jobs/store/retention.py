@@ -33,7 +33,7 @@ class HourlyFiles:
 
     def __init__(self, layout: Path, kind: str, kept: int) -> None:
         self._layout = layout
-        self._directory = layout / PRIVATE_DIRECTORY / kind
+        self._directory = layout.joinpath(PRIVATE_DIRECTORY, kind)
         self._kept = kept
         self._files = files_of(layout)
 
@@ -166,7 +166,7 @@ class Trash:
 
     def __init__(self, layout: Path) -> None:
         self._layout = layout
-        self.path = layout / PRIVATE_DIRECTORY / "trash"
+        self.path = layout.joinpath(PRIVATE_DIRECTORY, "trash")
         self._files = files_of(layout)
 
     def new(self, now: float) -> Path:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -371,7 +372,7 @@ class CeleryRunner:
         if flow is None:
             raise RequestError("this worker does not know the kind of job", where=job.kind)
         try:
-            return flow, flow.request.model_validate_json(job.request)
+            return flow, _parsed(flow.request, job.request)
         except ValidationError as error:
             raise RequestError(f"not a valid {job.kind} request: {first_error(error, 'request')}") from None
 
@@ -452,3 +453,9 @@ class CeleryRunner:
         finally:
             release(context.job_id, stores_of(request, self.policy))
         return True
+
+
+@lru_cache(maxsize=4)
+def _parsed(kind: type[Request], request: str) -> Request:
+    """Parse a request; each step of a job needs it."""
+    return kind.model_validate_json(request)

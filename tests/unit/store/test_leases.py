@@ -59,7 +59,7 @@ def test_a_blob_is_in_the_lease_before_it_is_reported(layout: Layout, monkeypatc
         lambda: layout.put(b"y", "a/b"),
     ):
         with holding("job", 60):
-            monkeypatch.setattr(Leases, "add", lambda *_: (_ for _ in ()).throw(StoreError("no room")))
+            monkeypatch.setattr(Leases, "add", lambda *_, **__: (_ for _ in ()).throw(StoreError("no room")))
             before = held(layout)
             with pytest.raises(StoreError, match="no room"):
                 step()
