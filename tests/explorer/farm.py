@@ -304,7 +304,7 @@ class Farm:
         """The job may fail of it if its claim was not taken over."""
         claim = self.world.me.claim if self.world.me is not None else None
         job = None if claim is None else self.plain._jobs.get(claim.item.job_id)
-        if job is not None and self.plain._holds(job, claim):
+        if claim is not None and job is not None and job.holds(claim):
             self.may_fail.add(job.id)
 
     def _publish(self, context: Context, tag: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from layerfarm.jobs.errors import JobNotFound
@@ -17,71 +16,9 @@ from layerfarm.worker.jobstore.in_redis import retried
 from layerfarm.worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
 from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.model import JobError, JobRecord, JobState
+from tests.explorer.memory_job import Held, HeldUnit, MemoryJob
 
 _NAMED_AGAIN = 60.0
-
-
-@dataclass
-class _Held:
-    token: int
-    expires: float
-    lease: float
-    owner: Owner
-
-
-@dataclass
-class _Unit:
-    unit: Unit
-    result: dict[str, Any] | None = None
-    token: int = 0
-    bytes: int = 0
-
-
-@dataclass
-class _Job:
-    id: str
-    kind: str
-    request: str
-    stages: int
-    traffic: Traffic
-    submitter: str
-    format: int
-    submitted: float
-    touched: float
-    state: JobState = JobState.QUEUED
-    attempt: int = 1
-    retries: int = 0
-    position: int = -1
-    sent: int = -1
-    stage: str = ""
-    flow_state: str = ""
-    planned: int = 0
-    bytes_total: int = 0
-    fence: int = 0
-    recoveries: int = 0
-    commits: int | None = None
-    committing: bool = False
-    ending: JobState | None = None
-    error: JobError | None = None
-    result: str = ""
-    started: float | None = None
-    ended: float | None = None
-    kept: float | None = None
-    taken: tuple[float, Owner] | None = None
-    """When its turn came, and who is about to begin it."""
-    by: str = ""
-    claims: dict[str, _Held] = field(default_factory=dict)
-    units: list[_Unit] = field(default_factory=list)
-    deliveries: dict[str, int] = field(default_factory=dict)
-    waits: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def units_done(self) -> int:
-        return sum(unit.result is not None for unit in self.units)
-
-    @property
-    def complete(self) -> bool:
-        return self.units_done == len(self.units)
 
 
 class MemoryJobStore:
@@ -95,7 +32,7 @@ class MemoryJobStore:
         self._clock = clock
         self._lease = lease
         self._deliveries = deliveries
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, MemoryJob] = {}
         self._active: set[str] = set()
         self._queued: set[str] = set()
         self._kept: dict[str, float] = {}
@@ -124,7 +61,7 @@ class MemoryJobStore:
         if 0 < most_queued <= len(self._queued):
             return False
         now = self._clock()
-        self._jobs[job_id] = _Job(job_id, kind, request, stages, traffic, submitter, version, now, now)
+        self._jobs[job_id] = MemoryJob(job_id, kind, request, stages, traffic, submitter, version, now, now)
         self._active.add(job_id)
         self._queued.add(job_id)
         line = self._waiting.setdefault((traffic, submitter), [])
@@ -151,11 +88,11 @@ class MemoryJobStore:
         self._queued.discard(job_id)
         return job_id, attempt
 
-    def _is_begun(self, job: _Job, owner: Owner) -> bool:
-        held = job.claims.get("advance:-1")
-        if job.state.final or job.position >= 0 or (held is not None and self._lives(held)):
+    def _is_begun(self, job: MemoryJob, owner: Owner) -> bool:
+        now = self._clock()
+        if job.state.final or job.position >= 0 or job.lives("advance:-1", now):
             return True
-        return job.taken is not None and job.taken[1] != owner and abs(self._clock() - job.taken[0]) < 1
+        return job.taken is not None and job.taken[1] != owner and abs(now - job.taken[0]) < 1
 
     def admit(self, job_id: str) -> tuple[int, bool]:
         return int(self._clock() * 1000), True
@@ -173,11 +110,11 @@ class MemoryJobStore:
         if job.state.final and not removes:
             return Refused(Status.OVER)
         held = job.claims.get(item.name)
-        lives = held is not None and self._lives(held)
+        lives = job.lives(item.name, now)
         if job.ending is not None and not closes:
             if held is not None and not lives:
                 del job.claims[item.name]
-            return Refused(Status.OVER, self._due(job))
+            return Refused(Status.OVER, job.due(self._clock()))
         if closes and job.ending is None and not removes:
             return Refused(Status.STALE)
         joins = False
@@ -204,7 +141,7 @@ class MemoryJobStore:
                 return Refused(Status.POISON)
             job.fence += 1
             token = job.fence
-        job.claims[item.name] = _Held(token, now + self._lease, self._lease, owner)
+        job.claims[item.name] = Held(token, now + self._lease, self._lease, owner)
         job.waits.pop(item.name, None)
         job.touched = now
         if job.state is JobState.QUEUED:
@@ -221,9 +158,9 @@ class MemoryJobStore:
         job, now = self._jobs.get(claim.item.job_id), self._clock()
         if job is None:
             return Status.GONE
-        if not self._holds(job, claim):
+        if not job.holds(claim):
             return Status.STALE
-        job.claims[claim.item.name] = _Held(claim.token, now + self._lease, self._lease, claim.owner)
+        job.claims[claim.item.name] = Held(claim.token, now + self._lease, self._lease, claim.owner)
         job.touched = now
         if claim.item.what == "unit":
             job.units[claim.item.index].bytes = nbytes
@@ -233,15 +170,15 @@ class MemoryJobStore:
         job = self._jobs.get(claim.item.job_id)
         if job is None:
             return Answer(Status.GONE)
-        if not self._holds(job, claim):
-            return Answer(Status.STALE, self._due(job))
+        if not job.holds(claim):
+            return Answer(Status.STALE, job.due(self._clock()))
         name = claim.item.name
         del job.claims[name]
         if not counts:
             job.deliveries[name] -= 1
         if waits:
             job.waits[name] = self._clock() + waits
-        return Answer(Status.OK, self._due(job))
+        return Answer(Status.OK, job.due(self._clock()))
 
     def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
         job = self._jobs.get(claim.item.job_id)
@@ -249,17 +186,17 @@ class MemoryJobStore:
             return Answer(Status.GONE)
         if job.state.final:
             return Answer(Status.OVER)
-        if not self._holds(job, claim):
+        if not job.holds(claim):
             known = claim.item.index < len(job.units) and job.units[claim.item.index].token == claim.token
             if known:
-                return Answer(Status.OK, self._due(job), job.complete)
-            return Answer(Status.STALE, self._due(job))
+                return Answer(Status.OK, job.due(self._clock()), job.complete)
+            return Answer(Status.STALE, job.due(self._clock()))
         del job.claims[claim.item.name]
         if job.ending is not None:
-            return Answer(Status.OVER, self._due(job))
+            return Answer(Status.OVER, job.due(self._clock()))
         unit = job.units[claim.item.index]
         unit.result, unit.token, unit.bytes = json.loads(json.dumps(result)), claim.token, unit.unit.bytes
-        self._moved(job)
+        job.moved(self._clock())
         return Answer(Status.OK, False, job.complete)
 
     def open_stage(
@@ -279,16 +216,16 @@ class MemoryJobStore:
             return Status.GONE
         if job.by == this:
             return Status.OK
-        if not self._holds(job, claim):
+        if not job.holds(claim):
             return Status.STALE
         if job.ending is not None:
             return Status.OVER
         if job.position >= position:
             return Status.STALE
         job.bytes_total = sum(unit.bytes for unit in units)
-        job.planned += job.bytes_total
+        job.bytes_planned += job.bytes_total
         job.position, job.stage, job.flow_state = position, name, state.model_dump_json()
-        job.units = [_Unit(unit) for unit in units]
+        job.units = [HeldUnit(unit) for unit in units]
         job.deliveries, job.waits = {}, {}
         if commits:
             job.commits = position
@@ -296,30 +233,29 @@ class MemoryJobStore:
             job.sent = position
             del job.claims[claim.item.name]
         job.by = this
-        self._moved(job)
+        job.moved(self._clock())
         return Status.OK
 
     def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
         job = self._jobs.get(claim.item.job_id)
-        if job is None or not self._holds(job, claim):
+        if job is None or not job.holds(claim):
             return None
-        open_ones = []
-        for index, unit in enumerate(job.units):
-            held = job.claims.get(f"unit:{job.position}:{index}")
-            if unit.result is None and not (held is not None and self._lives(held)):
-                open_ones.append(index)
-        return job.position, open_ones
+        return job.position, [
+            index
+            for index, unit in enumerate(job.units)
+            if unit.result is None and not job.lives(f"unit:{job.position}:{index}", self._clock())
+        ]
 
     def sent(self, claim: Claim, position: int) -> Answer:
         job = self._jobs.get(claim.item.job_id)
         if job is None:
             return Answer(Status.GONE)
-        if not self._holds(job, claim):
-            return Answer(Status.OK if job.sent >= position else Status.STALE, self._due(job))
+        if not job.holds(claim):
+            return Answer(Status.OK if job.sent >= position else Status.STALE, job.due(self._clock()))
         del job.claims[claim.item.name]
         job.sent = max(job.sent, position)
         job.touched = self._clock()
-        return Answer(Status.OK, self._due(job))
+        return Answer(Status.OK, job.due(self._clock()))
 
     # --- end ------------------------------------------------------------------------------------------
 
@@ -350,17 +286,17 @@ class MemoryJobStore:
         if job is None:
             return Answer(Status.GONE)
         if job.by == this:
-            return Answer(Status.OK, self._due(job))
+            return Answer(Status.OK, job.due(self._clock()))
         if attempt and attempt != job.attempt:
             return Answer(Status.STALE)
         if claim is not None:
-            if not self._holds(job, claim):
-                return Answer(Status.STALE, self._due(job))
+            if not job.holds(claim):
+                return Answer(Status.STALE, job.due(self._clock()))
             del job.claims[claim.item.name]
         if job.state.final:
             return Answer(Status.OVER)
         if job.ending is not None:
-            return Answer(Status.OVER, self._due(job))
+            return Answer(Status.OVER, job.due(self._clock()))
         if open_only and job.committing:
             return Answer(Status.LATE)
         job.error, job.result, job.by = error or job.error, result or job.result, this
@@ -368,8 +304,8 @@ class MemoryJobStore:
             self._finish(job, ending)
             return Answer(Status.ENDED)
         job.ending = ending
-        self._moved(job)
-        return Answer(Status.OK, self._due(job))
+        job.moved(self._clock())
+        return Answer(Status.OK, job.due(self._clock()))
 
     def keep(self, claim: Claim, seconds: float) -> Status:
         job, now = self._jobs.get(claim.item.job_id), self._clock()
@@ -378,7 +314,7 @@ class MemoryJobStore:
             return Status.GONE
         if job.by == this:
             return Status.OK
-        if not self._holds(job, claim):
+        if not job.holds(claim):
             return Status.STALE
         if job.ending is not JobState.FAILED or (job.position < 1 and not job.units_done):
             return Status.OVER
@@ -407,7 +343,7 @@ class MemoryJobStore:
             return Status.STALE
         if job.kept is None and (job.state.final or job.ending is None):
             return Status.OVER
-        if claim is not None and not self._holds(job, claim):
+        if claim is not None and not job.holds(claim):
             return Status.STALE
         if not clean and job.state.final:
             job.claims, job.deliveries = {}, {}
@@ -447,23 +383,15 @@ class MemoryJobStore:
                 return retried(job_id, how, job.attempt)
         if job.state is not JobState.FAILED:
             return retried(job_id, "not failed", job.attempt)
-        if any(self._lives(held) for held in job.claims.values()):
+        if any(held.lives(now) for held in job.claims.values()):
             return retried(job_id, "busy", job.attempt)
         restart = restart or job.kept is None or job.kept <= now
-        job.error, job.ended, job.kept, job.committing, job.claims = None, None, None, False, {}
         self._kept.pop(job_id, None)
-        job.deliveries = {}
-        if restart:
-            job.attempt += 1
-            job.units, job.waits = [], {}
-            job.position = job.sent = -1
-            job.flow_state, job.planned, job.stage, job.bytes_total, job.commits = "", 0, "", 0, None
-        job.state, job.started = JobState.RUNNING, now
-        job.retries += 1
         self._active.add(job_id)
-        job.by = f"retry:{self.asked}:{'restart' if restart else 'continue'}"
-        self._moved(job)
-        return retried(job_id, "restart" if restart else "continue", job.attempt)
+        job.retry(restart, now)
+        how = "restart" if restart else "continue"
+        job.by = f"retry:{self.asked}:{how}"
+        return retried(job_id, how, job.attempt)
 
     # --- recovery -------------------------------------------------------------------------------------
 
@@ -480,7 +408,7 @@ class MemoryJobStore:
             del job.claims[name]
             if not counts:
                 job.deliveries[name] = job.deliveries.get(name, 0) - 1
-        return Lost(job.attempt, "handed back", tuple(_item(job, name) for name in names))
+        return Lost(job.attempt, "handed back", tuple(job.item(name) for name in names))
 
     def look(self, job_id: str, quiet: float, all_queued: bool = False, longest: float = 0) -> Lost:
         job, now = self._jobs.get(job_id), self._clock()
@@ -493,27 +421,15 @@ class MemoryJobStore:
         open_end = job.ending is None and not job.committing
         if longest and job.started is not None and open_end and now - job.started > longest:
             return Lost(job.attempt, "overtime")
-        dead = sorted(name for name, held in job.claims.items() if not self._lives(held))
+        dead = sorted(name for name, held in job.claims.items() if not held.lives(now))
         lively, reason = len(job.claims) - len(dead), "lease ran out" if dead else ""
-        found = [_item(job, name) for name in dead] if job.ending is None else []
+        found = [job.item(name) for name in dead] if job.ending is None else []
         for name in dead:
             del job.claims[name]
         job.touched = min(job.touched, now)
         if not lively and not found and now - job.touched > quiet * 2 ** min(job.recoveries, 6):
             reason = "message lost"
-            if job.ending is not None:
-                found = [Item(job_id, job.attempt, "close")]
-            elif job.position < 0 or (job.sent >= job.position and job.complete):
-                found = [Item(job_id, job.attempt, "advance", job.position)]
-            elif job.sent < job.position:
-                found = [Item(job_id, job.attempt, "advance", job.position - 1)]
-            else:
-                found = [
-                    item
-                    for index, unit in enumerate(job.units)
-                    if unit.result is None
-                    and job.waits.get((item := Item(job_id, job.attempt, "unit", job.position, index)).name, 0) <= now
-                ]
+            found = job.unsent(now)
             if found:
                 job.recoveries += 1
         if found:
@@ -529,86 +445,22 @@ class MemoryJobStore:
     # --- reading --------------------------------------------------------------------------------------
 
     def view(self, job_id: str) -> JobView:
-        job = self._found(job_id)
-        return JobView(
-            kind=job.kind,
-            request=job.request,
-            position=job.position,
-            flow_state=job.flow_state,
-            ending=job.ending,
-            traffic=job.traffic,
-            format=job.format,
-            submitter=job.submitter,
-            bytes_planned=job.planned,
-            retries=job.retries,
-            error=job.error,
-            result=job.result,
-        )
+        return self._found(job_id).view()
 
     def job(self, job_id: str) -> JobRecord:
-        job = self._found(job_id)
-        return JobRecord(
-            id=job_id,
-            kind=job.kind,
-            traffic=job.traffic,
-            submitter=job.submitter,
-            attempt=job.attempt,
-            request=json.loads(job.request),
-            state=job.state,
-            ending=job.ending,
-            stage=job.stage,
-            stage_number=job.position + 1,
-            stages=job.stages,
-            units_done=job.units_done,
-            units_total=len(job.units),
-            bytes_done=sum(unit.bytes for unit in job.units),
-            bytes_total=job.bytes_total,
-            submitted=job.submitted,
-            started=job.started,
-            ended=job.ended,
-            retries=job.retries,
-            kept=job.kept,
-            error=job.error,
-            result=json.loads(job.result) if job.result else None,
-        )
+        return self._found(job_id).record()
 
     def traffic(self, job_id: str) -> Traffic:
         job = self._jobs.get(job_id)
         return Traffic.INTERACTIVE if job is None else job.traffic
 
-    # --- helpers --------------------------------------------------------------------------------------
-
-    def _found(self, job_id: str) -> _Job:
+    def _found(self, job_id: str) -> MemoryJob:
         if job_id not in self._jobs:
             raise JobNotFound("no job has this id", where=job_id)
         return self._jobs[job_id]
 
-    def _lives(self, held: _Held) -> bool:
-        now = self._clock()
-        return now < held.expires <= now + held.lease
-
-    def _holds(self, job: _Job, claim: Claim) -> bool:
-        held = job.claims.get(claim.item.name)
-        return held is not None and (held.token, held.owner) == (claim.token, claim.owner)
-
-    def _due(self, job: _Job) -> bool:
-        return job.ending is not None and not any(self._lives(held) for held in job.claims.values())
-
-    def _moved(self, job: _Job) -> None:
-        job.touched, job.recoveries = self._clock(), 0
-
-    def _finish(self, job: _Job, state: JobState) -> None:
-        if job.kept is None:
-            job.state, job.ended = state, self._clock()
-        job.ending, job.kept, job.flow_state, job.planned, job.commits = None, None, "", 0, None
-        job.committing, job.recoveries = False, 0
-        job.claims, job.deliveries, job.waits = {}, {}, {}
+    def _finish(self, job: MemoryJob, state: JobState) -> None:
+        job.finish(state, self._clock())
         self._active.discard(job.id)
         self._queued.discard(job.id)
         self._kept.pop(job.id, None)
-
-
-def _item(job: _Job, name: str) -> Item:
-    what, *numbers = name.split(":")
-    stage, index = [*map(int, numbers), -1, -1][:2]
-    return Item(job.id, job.attempt, what, stage, index)

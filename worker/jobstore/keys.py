@@ -11,7 +11,7 @@ _JOB_ID: Final = re.compile(r"[0-9a-z][0-9a-z-]{0,62}")
 
 
 class JobKeys(NamedTuple):
-    """The keys of one job, in the order in which every script takes them (``lua/prelude.lua``)."""
+    """The keys of one job, in the order in which every script takes them (``lua/job.lua``)."""
 
     job: str
     claims: str

@@ -84,7 +84,7 @@ def _of_json(value: Any) -> Any:
 
 
 class JobView(BaseModel):
-    """The fields of a job's record that the engine needs, in the order in which ``lua/claim.lua`` returns them."""
+    """The fields of a job's record that the engine needs; ``lua/claim.lua`` returns them in this order."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -10,18 +10,21 @@ from typing import Any, Final
 import redis
 
 from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import JobView
 
 _TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
 """Read at import: in its sandbox, perhaps as another user, a process cannot read the files."""
-_CONSTANTS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs", "works", "work")
+_KEYS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs", "works", "work")
 """Keys that scripts know by these names, in capitals."""
+_VIEW: Final = "local VIEW = {'" + "', '".join(JobView.model_fields) + "'}\n"
+"""The fields of a job that ``claim.lua`` returns."""
 
 
 class Scripts:
     """Each is registered when it is first run."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
-        constants = "".join(f"local {name.upper()} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
+        constants = _VIEW + "".join(f"local {name.upper()} = '{getattr(keys, name)}'\n" for name in _KEYS)
 
         @cache
         def registered(name: str) -> Any:

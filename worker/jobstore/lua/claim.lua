@@ -48,9 +48,8 @@ if index ~= '' then
   set_bytes(index, 0)
   if get('commits') == int(stage) then redis.call('HSET', job, 'committing', 1) end
 end
-local fields = redis.call('HMGET', job, 'kind', 'request', 'position', 'flow_state', 'ending', 'traffic', 'format',
-  'submitter', 'signature', 'bytes_planned', 'retries', 'error', 'result')
-for i = 1, 13 do fields[i] = fields[i] or '' end
+local fields = redis.call('HMGET', job, unpack(VIEW))
+for i = 1, #VIEW do fields[i] = fields[i] or '' end
 local results = {}
 if joins and position >= 0 then
   for i = 0, num('units_total') - 1 do results[i + 1] = redis.call('HGET', units, 'result:' .. i) end
