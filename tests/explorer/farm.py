@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from layerfarm.jobs.errors import JobNotFound, RequestError
 from layerfarm.jobs.flows.base import Context, Policy, Request
 from layerfarm.worker.broker.priorities import Traffic
+from layerfarm.worker.engine.admission import Admission
 from layerfarm.worker.engine.farm import CeleryRunner
 from layerfarm.worker.engine.heartbeat import Watched
 from layerfarm.worker.engine.outcomes import Journal
@@ -180,7 +181,16 @@ class Farm:
         # Every other one sends by message what it might have gone on with.
         young = inf if self._births % 2 else 0.0
         runner = CeleryRunner(
-            self.store, owner, NoEqualWork(), heart, self.sender, self.recovery, Policy(), self.retry_for, young=young
+            self.store,
+            owner,
+            NoEqualWork(),
+            heart,
+            self.sender,
+            self.recovery,
+            Policy(),
+            Admission(self.store),
+            self.retry_for,
+            young=young,
         )
         runner._journal = self.journal
         process = self.world.me

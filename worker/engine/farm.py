@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import redis
@@ -32,20 +31,17 @@ from layerfarm.jobs.errors import (
     JobCancelled,
     JobNotFound,
     LayerfarmError,
-    LimitExceeded,
     OutsideAllowedRoots,
     RecordDamaged,
     RequestError,
-    Untrusted,
 )
-from layerfarm.jobs.flows import FLOWS
-from layerfarm.jobs.flows.base import Context, Flow, Observer, Policy, Request, Silent, State, Unit
+from layerfarm.jobs.flows.base import Context, Flow, Observer, Policy, Request, Silent, State
 from layerfarm.jobs.flows.inputs import release, stores_in, stores_of
 from layerfarm.jobs.store.leases import LOCAL, holding
-from layerfarm.jobs.store.validation import first_error
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.engine import hooks
+from layerfarm.worker.engine.admission import Admission
 from layerfarm.worker.engine.failpoints import reached
 from layerfarm.worker.engine.heartbeat import HandedBack, Heartbeat
 from layerfarm.worker.engine.hooks import Task
@@ -53,10 +49,9 @@ from layerfarm.worker.engine.outcomes import Journal, describe
 from layerfarm.worker.engine.recovery import Recovery, failing_if_damaged
 from layerfarm.worker.engine.single_flight import ActionCache, SingleFlight
 from layerfarm.worker.jobstore.interface import JobStore
-from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Answer, Claim, Item, JobView, Refused, Status
+from layerfarm.worker.jobstore.model import Answer, Claim, Item, JobView, Refused, Status
 from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.model import Ending, JobError, JobState
-from layerfarm.worker.security.signing import Keyring, Signed
 
 _OUTAGE = (redis.RedisError, OperationalError)
 """Redis is away: the claim expires and the item is sent again."""
@@ -75,13 +70,11 @@ class CeleryRunner:
     sender: Sender
     recovery: Recovery
     policy: Policy
+    admission: Admission
     retry_for: float = 0
     """Seconds for which a failed job is kept; 0: not at all."""
     lease_for: float = LOCAL
     """Seconds for which the lease of a job's blobs holds."""
-    keyring: Keyring | None = None
-    job_bytes: int = 0
-    """Bytes that a job may read and write; 0: any number."""
     leaving: Callable[[], bool] = bool
     """Returns True after a stop of the worker was requested."""
     young: float = 1.0
@@ -140,7 +133,7 @@ class CeleryRunner:
             return
         reached("unit.claimed")
         with self._failing(claim):
-            flow, request = self._flow(item.job_id, claim.job)
+            flow, request = self.admission.flow(item.job_id, claim.job)
             stage = flow.stages[item.stage]
             with (
                 hooks.working(Task(item.job_id, flow.name, stage.name, item.index)) as seen,
@@ -245,7 +238,7 @@ class CeleryRunner:
                 return
             if not old and record.kept is not None:
                 return
-            flow, request = self._flow(item.job_id, self.store.view(item.job_id), of_any_format=True)
+            flow, request = self.admission.flow(item.job_id, self.store.view(item.job_id), of_any_format=True)
             flow.clean(self._context(item, Silent()), request, not old and ended is JobState.SUCCEEDED)
             if not old:
                 release(item.job_id, stores_of(request, self.policy))
@@ -264,9 +257,9 @@ class CeleryRunner:
             if pending is not None:
                 self._send_units(claim, *pending)
             return
-        flow, request = self._flow(context.job_id, job)
+        flow, request = self.admission.flow(context.job_id, job)
         if job.position < 0:
-            self._admit(context.job_id, job)
+            self.admission.begin(context.job_id, job)
         name = "begin" if job.position < 0 else flow.stages[job.position].name
         with hooks.working(Task(context.job_id, flow.name, name)), self._holding(context.job_id, request):
             self._open_next(claim, context, flow, request)
@@ -288,7 +281,7 @@ class CeleryRunner:
             stage = flow.stages[number]
             units = stage.plan(context, state)
             if units:
-                self._check_bytes(job, units)
+                self.admission.check_bytes(job, units)
                 alone = len(units) == 1 and self._takes_a_unit(job)
                 status = self.store.open_stage(
                     claim, number, stage.name, state, units, commits=stage.commits, taken=alone
@@ -305,12 +298,6 @@ class CeleryRunner:
             state = stage.join(context, state, [])
         result = flow.finish(context, state).model_dump_json()
         self._finish(claim, JobState.SUCCEEDED, result=result)
-
-    def _check_bytes(self, job: JobView, units: Sequence[Unit]) -> None:
-        planned = job.bytes_planned + sum(unit.bytes for unit in units)
-        if self.job_bytes and planned > self.job_bytes:
-            hint = "see LAYERFARM_JOB_BYTES_LIMIT"
-            raise LimitExceeded(f"job would read and write {planned} bytes, more than {self.job_bytes}", hint=hint)
 
     def _join(self, flow: Flow[Any], claim: Claim, context: Context) -> State:
         try:
@@ -337,44 +324,6 @@ class CeleryRunner:
     def _takes_a_unit(self, job: JobView) -> bool:
         """Return True if this process does a unit of the stage that it opened; a bulk job yields between units."""
         return job.traffic is not Traffic.BULK and self._is_young()
-
-    def _admit(self, job_id: str, job: JobView) -> None:
-        """Check and spend the signature of a job that begins.
-
-        Raises:
-            Untrusted: requests must be signed, and the signature is out of date or was used before.
-        """
-        if self.keyring is None:
-            return
-        now, fresh = self.store.admit(job_id)
-        self.keyring.check_time(job.signature, now)
-        if not fresh:
-            raise Untrusted("signature of the request was used before", hint="submit it again")
-
-    def _flow(self, job_id: str, job: JobView, *, of_any_format: bool = False) -> tuple[Flow[Any], Request]:
-        """Return the flow and the request of a job, both checked: the record may come from anyone.
-
-        Raises:
-            RequestError: this worker does not know the kind or the format, or the request is not valid.
-            Untrusted: requests must be signed, and this one is not, or was altered.
-        """
-        if job.format != FORMAT and not of_any_format:
-            raise RequestError(
-                f"job has format {job.format}, this worker reads {FORMAT}",
-                hint="client and workers must have the same version, see docs/operating.md#upgrades",
-            )
-        if self.keyring is not None:
-            signed = Signed(job_id, job.kind, job.traffic, job.submitter, job.format, job.request)
-            self.keyring.check(signed, job.signature)
-        if len(job.request) > LARGEST_REQUEST:
-            raise RequestError(f"request has {len(job.request)} characters, more than {LARGEST_REQUEST}")
-        flow = FLOWS.get(job.kind)
-        if flow is None:
-            raise RequestError("this worker does not know the kind of job", where=job.kind)
-        try:
-            return flow, _parsed(flow.request, job.request)
-        except ValidationError as error:
-            raise RequestError(f"not a valid {job.kind} request: {first_error(error, 'request')}") from None
 
     # --- ends of jobs -------------------------------------------------------------------------------------
 
@@ -404,7 +353,7 @@ class CeleryRunner:
         job_id = claim.item.job_id
         try:
             if request is None:
-                _, request = self._flow(job_id, claim.job)
+                _, request = self.admission.flow(job_id, claim.job)
             ending = self._journal.recall(job_id, request, claim.job.retries)
         except LayerfarmError:
             return False
@@ -433,7 +382,7 @@ class CeleryRunner:
         """Remove what the job staged; return False to try again later."""
         try:
             # Also for a job begun by another version: the request names the place of its staged files.
-            flow, request = self._flow(context.job_id, job, of_any_format=True)
+            flow, request = self.admission.flow(context.job_id, job, of_any_format=True)
         except RequestError:
             # Such a job was refused before it staged anything; its client may have taken a lease for it.
             release(context.job_id, stores_in(job.request, self.policy))
@@ -453,9 +402,3 @@ class CeleryRunner:
         finally:
             release(context.job_id, stores_of(request, self.policy))
         return True
-
-
-@lru_cache(maxsize=4)
-def _parsed(kind: type[Request], request: str) -> Request:
-    """Parse a request; each step of a job needs it."""
-    return kind.model_validate_json(request)

@@ -14,6 +14,7 @@ from structlog.contextvars import bound_contextvars
 
 from layerfarm.worker.broker.connection import client_of
 from layerfarm.worker.broker.messages import ADVANCE, CLOSE, UNIT, Message, Sender
+from layerfarm.worker.engine.admission import Admission
 from layerfarm.worker.engine.farm import CeleryRunner
 from layerfarm.worker.engine.heartbeat import Heartbeat
 from layerfarm.worker.engine.recovery import Recovery
@@ -83,10 +84,9 @@ class Process:
             sender=sender,
             recovery=Recovery.of(client, store, sender, settings),
             policy=settings.policy,
+            admission=Admission(store, self.keyring, settings.job_bytes_limit),
             retry_for=settings.retry_for,
             lease_for=settings.job_expires,
-            keyring=self.keyring,
-            job_bytes=settings.job_bytes_limit,
             leaving=self.leaving,
         )
 
