@@ -39,13 +39,4 @@ class Snapshot(BaseModel):
             JobCount(kind=kind, state=state, traffic=traffic, count=count)
             for (kind, state, traffic), count in sorted(found.jobs.items())
         )
-        return cls(
-            jobs=list(jobs),
-            queues=found.queues,
-            oldest=found.oldest,
-            workers=found.workers,
-            kept=found.kept,
-            refused=found.refused,
-            redis_bytes=found.redis_bytes,
-            newest=list(newest),
-        )
+        return cls(**vars(found) | {"jobs": list(jobs), "newest": list(newest)})
