@@ -26,12 +26,17 @@ class View(Protocol):
 
 
 class Shower:
-    """Shows the progress of jobs on a view."""
+    """Shows the progress of jobs on a view.
 
-    def __init__(self, view: View) -> None:
+    Each job is passed to ``record``, so that the next run finds it if this one is killed.
+    """
+
+    def __init__(self, view: View, record: Callable[[Task, str], object] = lambda task, job: None) -> None:
         self._view = view
+        self._record = record
 
     def submitted(self, task: Task, job: str) -> None:
+        self._record(task, job)
         self._view.working(task.name, "queued")
 
     def progress(self, task: Task, progress: Progress) -> None:
@@ -39,15 +44,3 @@ class Shower:
             self._view.notice(progress.notice)
         if progress.stage:
             self._view.working(task.name, f"{progress.stage} {progress.units_done}/{progress.units_total}")
-
-
-class JobRecorder(Shower):
-    """Also reports the jobs to ``record``, so that the next run finds them if this one is killed."""
-
-    def __init__(self, view: View, record: Callable[[Task, str], object]) -> None:
-        super().__init__(view)
-        self._record = record
-
-    def submitted(self, task: Task, job: str) -> None:
-        self._record(task, job)
-        super().submitted(task, job)

@@ -44,7 +44,7 @@ from layerfarm.worker.catalog.sizes import fail_large
 from layerfarm.worker.catalog.sources import CatalogImage, policy_for
 from layerfarm.worker.catalog.state import AS_IT_IS, ImageState, Loss, Missed, Publication, States, utc_now
 from layerfarm.worker.catalog.transfer import Fetcher, Pusher, is_pushed
-from layerfarm.worker.catalog.views import JobRecorder, Shower, View
+from layerfarm.worker.catalog.views import Shower, View
 
 
 @dataclass
@@ -236,7 +236,7 @@ class Work:
         def ended(task: Task, result: Any, error: LayerfarmError | None) -> None:
             self._made(by_name[task.name], result, error)
 
-        self.backend.run(tasks, ended, JobRecorder(self.view, submitted))
+        self.backend.run(tasks, ended, Shower(self.view, submitted))
 
     def push(self, images: Sequence[CatalogImage], among: Sequence[CatalogImage] | None = None) -> None:
         """Push new images and their proofs to the destination's registry, if there is one.
