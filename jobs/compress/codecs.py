@@ -20,12 +20,17 @@ from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
 
 BLOCK_SIZE: Final = 1 << 20
 """Uncompressed bytes of one gzip member: part of the bytes of a blob, like the level (DESIGN law 1)."""
-DENSE_LEVEL: Final = 2
+DENSE_LEVEL: Final = 3
 """Level of libdeflate, for blocks that isal makes much larger."""
 _PLAIN_LEVEL: Final = 1
 """Level of libdeflate for all blocks on machines whose isal is not used."""
-_MUCH: Final = 1.08
-"""Multiple of libdeflate's size of a sample."""
+_MUCH: Final = 1.10
+"""Multiple of libdeflate's size of a sample, above which libdeflate compresses the block."""
+_MUCH_OF_TEXT: Final = 1.05
+"""The same for samples that libdeflate makes smaller than :data:`_TEXT` of their size."""
+_TEXT: Final = 0.36
+_RULE: Final = 3
+"""Incremented when another compressor or level may be chosen for a block: it is part of the codec's name."""
 _SLICE: Final = 8 << 10
 _ISAL_LEVEL: Final = 2
 _WINDOW_BITS: Final = 15
@@ -173,7 +178,7 @@ def codec_id(codec: Codec) -> str:
         return f"gzip;deflate={deflate.__version__};level={level or _PLAIN_LEVEL};block={BLOCK_SIZE}"
     import isal
 
-    return f"gzip;isal={isal.__version__};deflate={deflate.__version__};level=default.2;block={BLOCK_SIZE}"
+    return f"gzip;isal={isal.__version__};deflate={deflate.__version__};level=default.{_RULE};block={BLOCK_SIZE}"
 
 
 @dataclass
@@ -303,22 +308,22 @@ def _member_of(level: int | None) -> Callable[[bytes], bytes]:
 def compress_block(block: bytes) -> bytes:
     """Return ``block`` as one gzip member at the default level, by the compressor that suits its content.
 
-    isal is two to three times as fast as libdeflate, and its members are larger: not at all for noise, by 5 to 10 %
-    for code and text, by 20 to 30 % for tables of symbols and addresses (it finds no match of three bytes). A sample
-    of 16 KiB is compressed by both: where isal makes it more than 8 % larger, libdeflate takes the block. A choice by
-    how well a sample compresses takes 14 to 33 % more time for the same size. Of 137,000 files of a Debian machine,
-    2.4 GB of tar, measured on one core:
+    isal is three to four times as fast as libdeflate, and its members are larger: not at all for noise, by 8 % for
+    code, by 10 to 20 % for text, by 20 to 30 % for tables of symbols and addresses (it finds no match of three bytes,
+    and of the candidates for a longer one it tries only the last). A sample of 16 KiB is compressed by both.
+    libdeflate takes the block if isal makes the sample more than 10 % larger, or 5 % if libdeflate makes less than
+    0.36 of it: that is text, where libdeflate is fastest, and where many repetitions lie further apart than in a
+    sample. Blobs of five kinds of trees (TUNED in tests/bench/kinds.py), as multiples of umoci's:
 
-    ====================================  ========  =====================
-    compressor                            MB/s      blob, umoci's is 1
-    ====================================  ========  =====================
-    libdeflate level 1                    237       1.024
-    libdeflate level 2                    201       0.982
-    isal level 2                          626       1.067
-    isal level 3                          426       1.046
-    zlib-ng level 2                       180       1.045
-    by the sample, libdeflate level 2     448       1.044
-    ====================================  ========  =====================
+    ====================================  ======  ======  ============  ============  ==============
+    compressor                            Debian  Python  node_modules  machine code  text and media
+    ====================================  ======  ======  ============  ============  ==============
+    isal level 2                          1.053   1.096   1.162         1.056         1.044
+    libdeflate level 2                    0.971   1.006   1.043         0.985         1.004
+    libdeflate level 3                    0.964   0.989   1.009         0.976         0.996
+    level 2 above 8 %, for any sample     1.036   1.082   1.140         1.041         1.038
+    as here                               1.028   1.040   1.027         1.035         1.018
+    ====================================  ======  ======  ============  ============  ==============
 
     isal 1.9.1 gives the same bytes at level 2 on all x86 processors since SSE 4.2 (compared: Nehalem, Sandy Bridge,
     Haswell, EPYC with AVX-512); its level 3 does not, and elsewhere it takes another hash. Where it gives other bytes
@@ -329,7 +334,8 @@ def compress_block(block: bytes) -> bytes:
     if not isal_serves():
         return bytes(gzip_compress(block, _PLAIN_LEVEL))
     sample = _sample(block)
-    if len(_isal(sample)) > _MUCH * len(gzip_compress(sample, DENSE_LEVEL)):
+    dense = len(gzip_compress(sample, DENSE_LEVEL))
+    if len(_isal(sample)) > dense * (_MUCH_OF_TEXT if dense < _TEXT * len(sample) else _MUCH):
         return bytes(gzip_compress(block, DENSE_LEVEL))
     return _isal(block)
 

@@ -390,7 +390,7 @@ def test_the_recorded_codec_names_library_version_and_level() -> None:
     assert codec_id(Codec(level=7)).startswith("gzip;deflate=")
     assert ";level=7;block=1048576" in codec_id(Codec(level=7))
     assert codec_id(Codec()).startswith("gzip;isal=")
-    assert ";deflate=" in codec_id(Codec())
+    assert ";deflate=" in codec_id(Codec()) and ";level=default.3;" in codec_id(Codec())
     assert codec_id(Codec(Compression.ZSTD)).startswith("zstd;libzstd=1.")
     assert codec_id(Codec(Compression.NONE)) == "none"
     assert codec_id(Codec(threads=1)) == codec_id(Codec(threads=8))

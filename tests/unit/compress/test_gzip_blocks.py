@@ -21,6 +21,11 @@ CODE = Path(backend_c.__file__).read_bytes()[: 2 << 20]
 _WORDS = [NOISE[at : at + 3] for at in range(0, 64 * 32, 32)]
 TABLES = b"".join(b"%b%c" % (_WORDS[NOISE[at] % 64], NOISE[-at]) for at in range(1, 1 << 18))
 """Repetitions of three bytes, as in a program's tables of addresses: isal finds no such match."""
+SOURCES = b"".join(
+    file.name.encode().ljust(512, b"\0") + file.read_bytes()
+    for file in sorted(Path(codecs.__file__).parents[1].rglob("*.py"))
+)[: 1 << 20]
+"""Small files of text."""
 CONTENT = TEXT + NOISE + CODE + TABLES
 """Data for isal, incompressible data, and, at the end, data for libdeflate."""
 
@@ -72,13 +77,16 @@ def test_B1_20_threads_change_no_byte_of_a_layer_of_many_blocks_and_jobs(compres
     assert len({hashlib.sha256(blob(data, Codec(compression, threads=n))).digest() for n in (1, 2, 7)}) == 1
 
 
-@pytest.mark.parametrize(("content", "most"), [(TEXT, 1.05), (NOISE, 1.001), (CODE, 1.12), (TABLES, 1.1)])
+@pytest.mark.parametrize(
+    ("content", "most"), [(TEXT, 1.05), (NOISE, 1.001), (CODE, 1.12), (TABLES, 1.1), (SOURCES, 1.07)]
+)
 def test_each_kind_of_content_is_about_as_small_as_zlib_makes_it(content: bytes, most: float) -> None:
     assert len(blob(content, Codec())) <= most * len(zlib.compress(content, 6))
 
 
 def test_content_that_isal_makes_much_larger_is_given_to_libdeflate() -> None:
-    assert codecs.compress_block(TABLES) == blob(TABLES, Codec(level=codecs.DENSE_LEVEL))
+    for content in (TABLES, SOURCES):
+        assert codecs.compress_block(content) == blob(content, Codec(level=codecs.DENSE_LEVEL))
     for content in (TEXT, NOISE, CODE):
         block = content[: 1 << 20]
         assert codecs.compress_block(block) != blob(block, Codec(level=codecs.DENSE_LEVEL))
