@@ -45,6 +45,7 @@ help:
 	@echo 'make powercut [CUTS=1000] [SEED=N]             machines under QEMU lose power while they use a store; counts losses (0)'
 	@echo 'make nfs [WRITERS=8] [TAGS=25]                  a store on an NFS server, with machines and a server that vanish'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm compared with umoci, tar, sha256sum, cp: a table with targets'
+	@echo '                                              and limits, of five kinds of trees, on tmpfs and (root) on ext4'
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
 	@echo 'make scaling                                   measure scaling, and write tests/bench/SCALING.md'
 	@echo 'make bench-catalog                             40 images re-layered together, and with methods of other tools: a table'

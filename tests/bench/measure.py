@@ -45,6 +45,9 @@ class Series:
     def system(self) -> float:
         return median(run.system for run in self.runs)
 
+    def processor(self) -> float:
+        return median(run.user + run.system for run in self.runs)
+
     def peak_rss(self) -> int:
         return max(run.peak_rss for run in self.runs)
 
@@ -72,6 +75,16 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     if process.returncode != 0:
         raise RuntimeError(f"{command} ended with {process.returncode}: {stderr.decode(errors='replace')[-2000:]}")
     return Run(wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, peak)
+
+
+def run_and_sync(command: Sequence[str | Path], directory: Path) -> Run:
+    """Run ``command``, and count the time until all that it wrote to the file system of ``directory`` is on the disk.
+
+    Some tools sync what they write and others leave it to the kernel: without this, those would look faster.
+    """
+    found = run(command)
+    synced = run(["sync", "--file-system", directory])
+    return Run(found.wall + synced.wall, found.user + synced.user, found.system + synced.system, found.peak_rss)
 
 
 def drop_caches() -> None:

@@ -18,17 +18,17 @@ from tests.bench.operations import Comparison
 def main(results: tuple[Path, ...]) -> None:
     """Print a Markdown table for each tree: the middle of all runs, and the ratio that each run of the suite gave."""
     suites = [_read(path) for path in results]
-    for tree in dict.fromkeys(tree for suite in suites for tree, _ in suite):
-        click.echo(f"\n### {tree}\n")
-        click.echo(_table([suite for suite in suites if any(key[0] == tree for key in suite)], tree))
+    for where in dict.fromkeys(key[:2] for suite in suites for key in suite):
+        click.echo(f"\n### {' on '.join(where)}\n")
+        click.echo(_table([suite for suite in suites if any(key[:2] == where for key in suite)], where))
 
 
-Suite = dict[tuple[str, str], Comparison]
+Suite = dict[tuple[str, str, str], Comparison]
 
 
 def _read(path: Path) -> Suite:
     comparisons = [_comparison(found) for found in json.loads(path.read_text())["comparisons"]]
-    return {(comparison.tree, comparison.operation): comparison for comparison in comparisons}
+    return {(comparison.tree, comparison.on, comparison.operation): comparison for comparison in comparisons}
 
 
 def _comparison(found: dict[str, Any]) -> Comparison:
@@ -38,12 +38,13 @@ def _comparison(found: dict[str, Any]) -> Comparison:
     return Comparison(**found | {"series": series})
 
 
-def _table(suites: list[Suite], tree: str) -> str:
+def _table(suites: list[Suite], where: tuple[str, str]) -> str:
     lines = [
-        "| operation | subject | wall, s | CPU, s | RSS, MB | ratio of wall | target | size, MB | ratio | target |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| operation | subject | wall, s | CPU, s | RSS, MB | ratio of wall | target | of limit"
+        " | size, MB | ratio | target |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for key in dict.fromkeys(key for suite in suites for key in suite if key[0] == tree):
+    for key in dict.fromkeys(key for suite in suites for key in suite if key[:2] == where):
         found = [suite[key] for suite in suites if key in suite]
         for number, name in enumerate(found[0].series):
             lines.append(_row(found, number, name))
@@ -54,6 +55,7 @@ def _row(found: list[Comparison], number: int, name: str) -> str:
     series = Series([run for one in found for run in one.series[name].runs], found[-1].series[name].size)
     first = next(iter(found[-1].series.values()))
     ratios = [one.series[name].wall() / next(iter(one.series.values())).wall() for one in found]
+    limits = [one.series[name].wall() / one.series[one.limit].wall() for one in found if one.limit]
     target, _ = report.target_of(found[-1], name, series, ratios[-1])
     size_target = found[-1].size_targets.get(name)
     cells = (
@@ -64,6 +66,7 @@ def _row(found: list[Comparison], number: int, name: str) -> str:
         f"{series.peak_rss() / 1e6:.0f}",
         ", ".join(f"{ratio:.2f}" for ratio in ratios) if number else "1",
         f"≤ {target}" if target else "",
+        ", ".join(f"{ratio:.2f}" for ratio in limits),
         "" if series.size is None else f"{series.size / 1e6:.1f}",
         f"{series.size / first.size:.3f}" if number and series.size and first.size else "",
         "" if size_target is None else f"≤ {size_target:.2f}",

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench.measure import Run, Series, alternate, drop_caches, run
+from tests.bench.measure import Run, Series, alternate, drop_caches, run, run_and_sync
 
 TOUCHED = 1000
 Command = Sequence[str | Path]
@@ -18,18 +18,29 @@ Command = Sequence[str | Path]
 class Place:
     """Scratch space for one tree. Images and bundles of it are made once, when first asked for."""
 
-    def __init__(self, tree: str, root: Path, scratch: Path, times: int, *, cold: bool = False) -> None:
-        """``cold``: the kernel forgets before each run what it has cached of the disk."""
+    def __init__(self, tree: str, root: Path, scratch: Path, times: int, *, on: str = "", cold: bool = False) -> None:
+        """Prepare scratch space.
+
+        Parameters:
+            on: the file system of ``scratch``. On ext4 a run ends when its writes are on the disk; none begins before.
+            cold: the kernel forgets before each run what it has cached of the disk.
+        """
         self.tree = tree
         self.root = root
         self.scratch = scratch
         self.times = times
-        self._before = drop_caches if cold else None
+        self.on = on
+        self._synced = on == "ext4"
+        self._before = drop_caches if cold else os.sync if self._synced else None
         self._made: dict[str, Path] = {}
 
     def measure(self, subjects: dict[str, Callable[[], Run]]) -> dict[str, Series]:
         """Every subject as often as this place asks for, in turns."""
         return alternate(subjects, self.times, self._before)
+
+    def run(self, command: Command) -> Run:
+        """Run a command of a subject."""
+        return run_and_sync(command, self.scratch) if self._synced else run(command)
 
     def fresh(self, name: str) -> Path:
         """A path in the scratch space where nothing is."""
@@ -44,7 +55,7 @@ class Place:
         def subject() -> Run:
             path = self.fresh(f"out-{name}")
             try:
-                return run(command(path))
+                return self.run(command(path))
             finally:
                 self.fresh(f"out-{name}")
 

@@ -14,14 +14,18 @@ from tests.bench.operations import SMALL_TREE_TARGET, Comparison
 
 _COLUMNS = (
     "tree",
+    "on",
     "operation",
     "subject",
     "wall s",
     "ratio",
     "target",
     "",
-    "user s",
-    "sys s",
+    "of limit",
+    "target",
+    "",
+    "CPU s",
+    "ratio",
     "RSS MB",
     "target",
     "size MB",
@@ -29,12 +33,15 @@ _COLUMNS = (
     "target",
     "",
 )
-_WIDTHS = (8, 22, 19, 8, 6, 7, 4, 7, 7, 7, 6, 8, 6, 6, 4)
-_LEFT = 3
+_WIDTHS = (13, 5, 22, 22, 8, 6, 7, 4, 8, 6, 4, 7, 6, 7, 6, 8, 6, 6, 4)
+_LEFT = 4
 
 
 def table(comparisons: list[Comparison]) -> str:
-    """A line for each subject; ratios are to the first subject of its operation, each beside its target."""
+    """A line for each subject; ratios are to the first subject of its operation, each beside its target.
+
+    Those in the column ``of limit`` are ratios of wall time to the plainest tool that does the least of the operation.
+    """
     lines = [_line(_COLUMNS)]
     for comparison in comparisons:
         lines += [_line(row) for row in _rows(comparison)]
@@ -43,7 +50,8 @@ def table(comparisons: list[Comparison]) -> str:
 
 def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
     first = next(iter(comparison.series.values()))
-    rows = []
+    limit = comparison.series.get(comparison.limit)
+    rows: list[tuple[str, ...]] = []
     for number, (name, series) in enumerate(comparison.series.items()):
         ratio = series.wall() / first.wall()
         target, met = target_of(comparison, name, series, ratio)
@@ -52,17 +60,23 @@ def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
             met = met and series.peak_rss() <= memory
         size_ratio = series.size / first.size if series.size and first.size else None
         size_target = comparison.size_targets.get(name)
+        of_limit = None if limit is None or series is limit else series.wall() / limit.wall()
+        limit_target = comparison.limit_targets.get(name)
         rows.append(
             (
                 comparison.tree if number == 0 else "",
+                comparison.on if number == 0 else "",
                 comparison.operation if number == 0 else "",
                 name,
                 f"{series.wall():.2f}",
                 f"{ratio:.2f}" if number else "",
                 target,
                 _verdict(met) if target or memory is not None else "",
-                f"{series.user():.2f}",
-                f"{series.system():.2f}",
+                "limit" if series is limit else "" if of_limit is None else f"{of_limit:.2f}",
+                "" if limit_target is None else f"{limit_target:.2f}",
+                "" if limit_target is None or of_limit is None else _verdict(of_limit <= limit_target),
+                f"{series.processor():.2f}",
+                f"{series.processor() / first.processor():.2f}" if number and first.processor() else "",
                 f"{series.peak_rss() / 1e6:.0f}",
                 "" if memory is None else f"{memory / 1e6:.0f}",
                 "" if series.size is None else f"{series.size / 1e6:.1f}",

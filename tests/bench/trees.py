@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import kinds
 from tests.debian import bootstrap
 
 SOURCES = (
@@ -48,7 +49,8 @@ class Tree:
     """A tree below the cache directory."""
 
     name: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], str | None]
+    """Returns the packages that it is made of, a line each, if they are known."""
 
 
 def minbase(path: Path) -> None:
@@ -138,7 +140,8 @@ def tiny_files(path: Path, count: int) -> None:
         os.close(fd)
 
 
-TREES = {tree.name: tree for tree in (Tree(f.__name__, f) for f in (minbase, many, large, million))}
+TREES = {f.__name__: Tree(f.__name__, f) for f in (minbase, many, large, million)}
+TREES |= {name: Tree(name, make) for name, make in {**kinds.TUNED, **kinds.JUDGED}.items()}
 
 
 def get(name: str, cache: Path) -> Path:
@@ -148,9 +151,16 @@ def get(name: str, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        TREES[name].make(unfinished)
+        packages = TREES[name].make(unfinished)
+        if packages is not None:
+            contents(path).write_text(packages)
         unfinished.rename(path)
     return path
+
+
+def contents(path: Path) -> Path:
+    """Return the file that lists the packages of a tree."""
+    return path.with_name(f"{path.name}.contents")
 
 
 def census(root: Path) -> tuple[int, int]:
