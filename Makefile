@@ -28,7 +28,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs bench bench-catalog bench-scale profile scaling docs man pictures newcomer release lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs pulls bench bench-catalog bench-scale profile scaling docs man pictures newcomer release lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,6 +44,7 @@ help:
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store with many writers, gc and readers; counts losses (0)'
 	@echo 'make powercut [CUTS=1000] [SEED=N]             machines under QEMU lose power while they use a store; counts losses (0)'
 	@echo 'make nfs [WRITERS=8] [TAGS=25]                  a store on an NFS server, with machines and a server that vanish'
+	@echo 'make pulls [SUITE=trixie] [CLIENT=podman]       clients of Debian 12 and 13 pull layers in part: a table'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm compared with umoci, tar, sha256sum, cp: a table with targets'
 	@echo '                                              and limits, of five kinds of trees, on tmpfs and (root) on ext4'
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
@@ -134,6 +135,11 @@ nfs: WRITERS ?= 8
 nfs: TAGS ?= 25
 nfs: environment
 	$(BIN)/python -m tests.machines.nfs --writers '$(WRITERS)' --tags '$(TAGS)' $(if $(ONLY),--only $(ONLY))
+
+# Needs root. The first run installs the clients in a Debian 12 and a Debian 13 (2 GB in .cache). SUITE, CLIENT and FORMAT select.
+pulls: packages environment
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.pulls $(addprefix --suite=,$(SUITE)) \
+	    $(addprefix --client=,$(CLIENT)) $(addprefix --format=,$(FORMAT))
 
 # TREE and OPERATION take several names. The trees large (20 files of 500 MB) and million are measured only if named.
 TIMES ?= 5

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.debian import ALONE
 
-_IN_TREE: Final = """
+IN_TREE: Final = """
 set -e
 mount --bind "$1" "$1"
 mount -o remount,bind,ro "$1"
@@ -22,7 +22,8 @@ for name in run var/lib; do mount -t tmpfs -o mode=755 tmpfs $name; done
 shift 2
 exec chroot . "$@"
 """
-_STORAGE: Final = """\
+"""Shell script that runs a command in a tree, read only, with a directory at /mnt: tree, directory, command."""
+STORAGE: Final = """\
 [storage]
 driver = "overlay"
 graphroot = "{place}/root"
@@ -40,11 +41,11 @@ class Podman:
         self._place = place
         inside = place if tree is None else Path("/mnt")
         place.mkdir()
-        (place / "storage.conf").write_text(_STORAGE.format(place=inside))
+        (place / "storage.conf").write_text(STORAGE.format(place=inside))
         # In a mount namespace of its own: podman leaves a mount in its storage.
         self._command = [
             *ALONE,
-            *(() if tree is None else ("sh", "-c", _IN_TREE, "sh", str(tree), str(place))),
+            *(() if tree is None else ("sh", "-c", IN_TREE, "sh", str(tree), str(place))),
             "podman",
         ]
         self._environment = {
