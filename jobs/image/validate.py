@@ -1,15 +1,12 @@
 """Check a layout or an image and report every problem (umoci #361).
 
-Problems are collected as findings, not raised. An error breaks readers; a warning violates a recommendation of the
-specs, or only wastes space.
+Problems are collected as findings (:mod:`layerfarm.jobs.image.report`), not raised.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, is_timestamp
 from layerfarm.jobs.image.layers import Advanced, of_toc, unheard
+from layerfarm.jobs.image.report import Report
 from layerfarm.jobs.image.resolve import is_attestation, is_marked_attestation, is_of_an_image
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store import (
@@ -40,54 +38,6 @@ from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 MOST_LAYERS = 127
 """The most layers that Docker's overlay driver mounts."""
 _INDEX = "index.json"
-
-
-class Severity(StrEnum):
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem."""
-
-    severity: Severity
-    code: str
-    """The kind of problem, for programs: ``blob-missing``, ``diff-id``."""
-    where: str
-    """A digest, a tag, or a path relative to the checked directory."""
-    message: str
-
-
-@dataclass
-class Report:
-    """The findings of a check, and how much it read."""
-
-    findings: list[Finding] = field(default_factory=list)
-    reachable: int = 0
-    """Blobs that a tag leads to and that were read whole."""
-    reachable_bytes: int = 0
-    unreachable: int = 0
-    unreachable_bytes: int = 0
-
-    @property
-    def errors(self) -> int:
-        return sum(finding.severity is Severity.ERROR for finding in self.findings)
-
-    @property
-    def warnings(self) -> int:
-        return len(self.findings) - self.errors
-
-    def error(self, code: str, where: str, message: object) -> None:
-        self._add(Severity.ERROR, code, where, message)
-
-    def warning(self, code: str, where: str, message: object) -> None:
-        self._add(Severity.WARNING, code, where, message)
-
-    def _add(self, severity: Severity, code: str, where: str, message: object) -> None:
-        finding = Finding(severity, code, where, message.what if isinstance(message, LayerfarmError) else str(message))
-        if finding not in self.findings[-16:]:  # the same blob may be reached on two paths
-            self.findings.append(finding)
 
 
 def validate_layout(path: Path, advanced: Advanced = unheard) -> Report:

@@ -19,8 +19,8 @@ from layerfarm.jobs.errors import LayerfarmError, MalformedDocument, NotEquivale
 from layerfarm.jobs.image import Resolved, resolve_walk, tree_digest
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC
 from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
+from layerfarm.jobs.image.report import Report
 from layerfarm.jobs.image.trees import stack_of, stacks_of
-from layerfarm.jobs.image.validate import Report
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.relayer.equivalence import EXACT, Tolerance, differences, digest_of, facts_of
 from layerfarm.jobs.relayer.indexes import platform_of, read_images

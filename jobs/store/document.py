@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAt
 
 from layerfarm.jobs.errors import MalformedDocument
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.store.validation import fault
+from layerfarm.jobs.store.validation import first_error
 
 
 class Document(BaseModel):
@@ -102,11 +102,7 @@ def encode_around(document: Document, field: str) -> tuple[bytes, bytes]:
 
 def explain(error: Exception) -> str:
     """Return a validation error as one line: place and description of the first fault."""
-    if not isinstance(error, ValidationError):
-        return _first_line(error)
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {fault(first)}" if place else fault(first)
+    return first_error(error) if isinstance(error, ValidationError) else _first_line(error)
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,28 +17,22 @@ from layerfarm.jobs.errors import (
     AmbiguousReference,
     BlobNotFound,
     LayerfarmError,
-    LayoutExists,
-    NotALayout,
     StoreError,
     TagNotFound,
 )
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.paths import is_directory
 from layerfarm.jobs.store.atomic_file import (
     BLOBS,
     PRIVATE_DIRECTORY,
     explained,
-    files_of,
-    give_to_owner,
     make_directory,
-    read_file,
-    replace_file,
-    sync_directory,
 )
 from layerfarm.jobs.store.blob import Ingest, VerifiedReader, check_size, embedded_data, hasher, late_pauses, refresh
-from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, Descriptor, Index, check_digest, named
+from layerfarm.jobs.store.descriptor import Descriptor, Index, check_digest, named
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.index import IndexFile, IndexText, parse_index
+from layerfarm.jobs.store.index import IndexFile
+from layerfarm.jobs.store.index_text import IndexText, parse_index
+from layerfarm.jobs.store.layout_directory import check_directory, create_directory
 from layerfarm.jobs.store.leases import cover
 from layerfarm.jobs.store.locks import Lock
 from layerfarm.jobs.store.retention import Trash
@@ -50,9 +43,6 @@ __all__ = ["Layout"]
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-_LAYOUT_VERSION = "1.0.0"
-_EMPTY = Index.model_validate({"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": []})
-"""A new ``index.json``, with the media type that umoci 0.6 writes."""
 
 
 class Layout:
@@ -71,25 +61,7 @@ class Layout:
             LayoutExists: something else is at ``path``, or another process is creating a layout there.
             StoreError: the directory cannot be created.
         """
-        with explained("layout cannot be created", path):
-            new = _empty_directory(path)
-            try:
-                # One of several processes that found the directory empty can create this.
-                (path / BLOBS).mkdir()
-            except FileExistsError as error:
-                raise LayoutExists("another process is creating a layout here", where=path) from error
-            try:
-                with files_of(path).directory(path / BLOBS, os.O_RDONLY | os.O_DIRECTORY) as blobs:
-                    give_to_owner(blobs, path)
-                make_directory(path / BLOBS / "sha256", path)
-                # Staged in the layout itself: an empty one gets no private directory.
-                replace_file(path / "index.json", encode_document(_EMPTY), path, staging=path)
-                # Last, because with it the directory is a layout.
-                replace_file(path / "oci-layout", _MARKER, path, staging=path)
-                sync_directory(path)
-            except BaseException:
-                _remove_new(path, new)
-                raise
+        create_directory(path)
         return cls(path)
 
     @classmethod
@@ -100,17 +72,7 @@ class Layout:
             NotALayout: there is none, or it is of another version.
             MalformedDocument: ``oci-layout`` does not parse.
         """
-        if not is_directory(path):
-            raise NotALayout("no OCI image layout here", where=path, hint="create it: layerfarm init --layout PATH")
-        for name, is_there in (("oci-layout", Path.is_file), ("index.json", Path.is_file), (BLOBS, Path.is_dir)):
-            if not is_there(path / name):
-                raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
-        marker = path / "oci-layout"
-        raw = read_file(marker, "document_bytes", path)
-        if raw != _MARKER:
-            version = parse_document(_LayoutFile, raw, str(marker)).imageLayoutVersion
-            if version != _LAYOUT_VERSION:
-                raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
+        check_directory(path)
         return cls(path)
 
     # --- blobs ---------------------------------------------------------------------------------
@@ -424,35 +386,3 @@ class Layout:
 
     def _parts(self) -> tuple[Index, dict[int, Any]]:
         return parse_index(self._index.raw(), str(self._index.path))
-
-
-def _empty_directory(path: Path) -> bool:
-    """Create the directory; return False if it exists and is empty. Raises LayoutExists if it is anything else."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.mkdir()
-    except FileExistsError as error:
-        if path.is_dir() and not any(path.iterdir()):
-            return False
-        raise LayoutExists("path exists and is not an empty directory", where=path) from error
-    return True
-
-
-def _remove_new(path: Path, with_itself: bool) -> None:
-    """Remove the parts of a layout that could not be created whole."""
-    shutil.rmtree(path / BLOBS, ignore_errors=True)
-    with suppress(OSError):
-        for name in ("index.json", "oci-layout"):
-            (path / name).unlink(missing_ok=True)
-        if with_itself:
-            path.rmdir()
-
-
-class _LayoutFile(Document):
-    """The ``oci-layout`` file (image-layout.md "oci-layout file")."""
-
-    imageLayoutVersion: str
-
-
-_MARKER = encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION))
-"""The usual ``oci-layout``; most tools write these bytes."""

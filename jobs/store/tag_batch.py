@@ -25,7 +25,8 @@ from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocumen
 from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, files_of, make_directory, new_file
 from layerfarm.jobs.store.descriptor import Descriptor, named
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
-from layerfarm.jobs.store.index import IndexFile, IndexText
+from layerfarm.jobs.store.index import IndexFile
+from layerfarm.jobs.store.index_text import IndexText
 from layerfarm.jobs.store.locks import Lock, LockLost, pauses
 from layerfarm.jobs.store.retention import Commit, Commits
 

@@ -53,8 +53,8 @@ def fault(error: ErrorDetails) -> str:
     return with_values(error["ctx"]) if with_values is not None else error["msg"]
 
 
-def first_error(error: ValidationError, whole: str) -> str:
-    """Return the first error, as ``field: message``; ``whole`` names the document itself."""
-    first = error.errors()[0]
+def first_error(error: ValidationError, whole: str = "") -> str:
+    """Return the first error, as ``field: message``; ``whole`` names the document itself, which else has no name."""
+    first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or whole
-    return f"{field}: {fault(first)}"
+    return f"{field}: {fault(first)}" if field else fault(first)

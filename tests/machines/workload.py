@@ -25,7 +25,8 @@ from typing import Final, Literal
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, RepackRequest, UnpackRequest
 from layerfarm.jobs.flows.transforms import RecompressRequest
-from layerfarm.jobs.image.validate import Severity, validate_layout
+from layerfarm.jobs.image.report import Severity
+from layerfarm.jobs.image.validate import validate_layout
 from layerfarm.jobs.store import Index, Layout, index
 from layerfarm.jobs.store.descriptor import named
 from layerfarm.jobs.store.gc import collect

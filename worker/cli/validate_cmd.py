@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from layerfarm.jobs.image.validate import Finding, validate_image, validate_layout
+from layerfarm.jobs.image.report import Finding
+from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.worker.cli.flags import Image, LayoutType, PathType, image_option
 from layerfarm.worker.cli.parsing import GoStyleCommand

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 
-from layerfarm.jobs.image.validate import Finding
+from layerfarm.jobs.image.report import Finding
 from layerfarm.worker.cli.flags import Image, image_option
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.result_text import show_findings

@@ -13,7 +13,8 @@ import pytest
 
 from layerfarm.jobs.compress import Codec, Compression
 from layerfarm.jobs.image import Resolved, append_layer, pack_layer, unpack_manifest
-from layerfarm.jobs.image.validate import Report, Severity, validate_image, validate_layout
+from layerfarm.jobs.image.report import Report, Severity
+from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from tests.unit.image.images import image, special, tar

@@ -70,7 +70,7 @@ def test_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("layerfarm.jobs.store.layout.replace_file", full)
+    monkeypatch.setattr("layerfarm.jobs.store.layout_directory.replace_file", full)
     with pytest.raises(Exception, match="No space left"):
         Layout.create(tmp_path / "store")
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["store"] * existed

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, LimitExceeded
 from layerfarm.jobs.store import REF_NAME, Descriptor, Index, Layout, encode_document, parse_document
 from layerfarm.jobs.store.descriptor import named
-from layerfarm.jobs.store.index import IndexText
+from layerfarm.jobs.store.index_text import IndexText
 from layerfarm.jobs.store.locks import exclusive
 from layerfarm.jobs.store.tag_batch import PATIENCE, TagRequest
 
