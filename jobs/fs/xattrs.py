@@ -6,12 +6,12 @@ here, so that a tree's manifest and its layer hold the same xattrs (umoci.md B1.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
-
-from layerfarm.jobs.fs.without_proc import in_directory
 
 T = TypeVar("T")
 
@@ -21,6 +21,8 @@ _DESCRIPTORS: Final = b"/proc/self/fd/"
 _CAPABILITY: Final = b"security.capability"
 _UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _IGNORED: Final = (*_UNSUPPORTED, errno.ENODATA)
+_CLONE_FS: Final = 0x200
+"""Flag of unshare(2): gives the thread a working directory of its own. Needs no privilege."""
 
 
 def proc_path(directory: int, name: bytes) -> bytes:
@@ -105,7 +107,36 @@ def _call(call: Callable[..., T], target: int | bytes, *args: bytes) -> T:
         if isinstance(target, int) or os.path.exists(_DESCRIPTORS):
             raise
         directory, _, name = target.removeprefix(_DESCRIPTORS).partition(b"/")
-        return in_directory(int(directory), lambda: call(name, *args, follow_symlinks=False))
+        return _in_directory(int(directory), lambda: call(name, *args, follow_symlinks=False))
+
+
+def _in_directory(directory: int, call: Callable[[], T]) -> T:
+    """Run ``call()`` in a thread whose working directory is ``directory``: for a chroot without /proc.
+
+    The process keeps its own.
+
+    Raises:
+        OSError: unshare(2) is forbidden, or ``call`` raises it.
+    """
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def there() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_FS):
+                raise OSError(ctypes.get_errno(), "a thread cannot have its own working directory")
+            os.fchdir(directory)
+            found.append(call())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=there)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def portable_xattrs(
