@@ -39,7 +39,7 @@ class _Found(Model):
 
 
 def _begin(ctx: Context, request: AnalyzeRequest) -> AnalyzeState:
-    store = Layout.open(ctx.policy.check_store(request.image.store))
+    store = ctx.store(request.image.store)
     images = images_behind(ctx, store.path, request.image.tag)
     place = _place(ctx, store)
     work_directory(ctx, place.path).create()
@@ -74,7 +74,7 @@ def _place(ctx: Context, store: Layout) -> Layout:
 
 def _run(ctx: Context, state: AnalyzeState, image: Resolved) -> _Found:
     digest = image.descriptor.digest
-    keep, options, place = state.keep[digest], state.options(digest), _place_of(ctx, state)
+    keep, options, place = state.keep[digest], state.options(digest), ctx.store(state.place)
     analysis = kept_analysis(place, digest, options)
     if analysis is None:
         work = work_directory(ctx, place.path)
@@ -94,10 +94,6 @@ def _run(ctx: Context, state: AnalyzeState, image: Resolved) -> _Found:
     return _Found(parts=parts, warnings=list(analysis.warnings))
 
 
-def _place_of(ctx: Context, state: AnalyzeState) -> Layout:
-    return Layout.open(ctx.policy.check_store(state.place))
-
-
 def _equal(ctx: Context, state: AnalyzeState, image: Resolved) -> str:
     digest = image.descriptor.digest
     parameters = [state.keep[digest], state.epoch, [rule.model_dump() for rule in state.components]]
@@ -106,7 +102,7 @@ def _equal(ctx: Context, state: AnalyzeState, image: Resolved) -> str:
 
 def _holds(ctx: Context, state: AnalyzeState, found: _Found) -> bool:
     digest = found.parts.image
-    return kept_analysis(_place_of(ctx, state), digest, state.options(digest)) is not None
+    return kept_analysis(ctx.store(state.place), digest, state.options(digest)) is not None
 
 
 def _join(ctx: Context, state: AnalyzeState, results: dict[str, _Found]) -> AnalyzeState:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged, UnsafePath
 from layerfarm.jobs.fs import own_directory
+from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.atomic_file import files_of, make_directory
 
 __all__ = ["Policy", "Request", "Result"]
@@ -168,6 +169,15 @@ class Context:
     def commit(self) -> str:
         """Name under which the attempt sets its tag once; empty if no other process can set it."""
         return self.work if self.fenced else ""
+
+    def store(self, path: Path) -> Layout:
+        """Open a store that this worker may use.
+
+        Raises:
+            OutsideAllowedRoots: the operator does not allow it.
+            NotALayout: there is none.
+        """
+        return Layout.open(self.policy.check_store(path))
 
 
 StateT = TypeVar("StateT", bound=State)

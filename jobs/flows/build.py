@@ -31,10 +31,10 @@ def _begin(ctx: Context, request: BuildRequest) -> BuildState:
     if not is_directory(rootfs):
         raise RootfsNotFound("root filesystem does not exist or is not a directory", where=request.rootfs)
     check_refname(request.image.tag)
-    store = Layout.open(ctx.policy.check_store(request.image.store))
+    store = ctx.store(request.image.store)
     base_store = base = None
     if request.base is not None:
-        base_store = Layout.open(ctx.policy.check_store(request.base.store))
+        base_store = ctx.store(request.base.store)
         base = resolve(base_store, request.base.tag, request.platform)
         for blob in base.blobs:
             base_store.pin(blob)  # its tag may be removed while the job runs

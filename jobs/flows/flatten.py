@@ -15,7 +15,6 @@ from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.relayer.flatten import flatten
 from layerfarm.jobs.relayer.indexes import platform_of
-from layerfarm.jobs.store import Layout
 
 
 class FlattenState(ImagesState):
@@ -27,7 +26,7 @@ class FlattenState(ImagesState):
 
 
 def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
-    store = Layout.open(ctx.policy.check_store(request.image.store))
+    store = ctx.store(request.image.store)
     output = ctx.policy.check_root(request.output)
     tag = request.image.tag
     top = tag if request.platform is None else resolve(store, tag, request.platform).descriptor

@@ -57,7 +57,7 @@ def image_set(ctx: Context, state: ImagesState) -> ImageSet:
 
 
 def source_of(ctx: Context, state: ImagesState) -> Layout:
-    return Layout.open(ctx.policy.check_store(state.source))
+    return ctx.store(state.source)
 
 
 class _ImageWork(Model):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from layerfarm.jobs.flows.base import Context, Equal, Model, Stage, State, Unit, name_of_work, unit_of
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store import Descriptor
 from layerfarm.jobs.store.transfer import copy_blob
 
 StateT = TypeVar("StateT", bound=State)
@@ -44,8 +44,8 @@ def import_stage(wanted: Callable[[Context, StateT], Import | None], name: str =
 
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     params = _ImportUnit.model_validate(unit.params)
-    source = Layout.open(ctx.policy.check_store(params.source))
-    target = Layout.open(ctx.policy.check_store(params.target))
+    source = ctx.store(params.source)
+    target = ctx.store(params.target)
     copy_blob(source, target, params.blob, ctx.observer.advanced)
     return {}
 
@@ -57,4 +57,4 @@ def _name(ctx: Context, unit: Unit) -> str:
 
 def _is_there(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
     params = _ImportUnit.model_validate(unit.params)
-    return Layout.open(ctx.policy.check_store(params.target)).claim(params.blob)
+    return ctx.store(params.target).claim(params.blob)

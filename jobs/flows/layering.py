@@ -291,7 +291,7 @@ def _name_of_pack(ctx: Context, unit: Unit) -> str | None:
 def _is_packed(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
     params = _PackUnit.model_validate(unit.params)
     packed = PackedLayer.model_validate(result["packed"])
-    return Layout.open(ctx.policy.check_store(params.store)).claim(packed.descriptor)
+    return ctx.store(params.store).claim(packed.descriptor)
 
 
 # --- publish: config, manifest and tag -------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def _is_packed(ctx: Context, unit: Unit, result: dict[str, Any]) -> bool:
 
 def _publish(ctx: Context, state: LayeringState, base: Resolved | None, created_by: str) -> Resolved:
     """Put the packed layer on ``base`` and tag the image. Doing it twice changes nothing."""
-    layout = Layout.open(ctx.policy.check_store(state.store))
+    layout = ctx.store(state.store)
     created = _created(state)
     image = append_layer(layout, base, state.packed, _history(state, created, created_by), created)
     layout.tag(state.image.tag, image.path[0], needs=image.blobs, once=ctx.commit)

@@ -71,7 +71,7 @@ def _pin(ctx: Context, images: ImageSet, request: RebaseCheckRequest | RebaseReq
     """
     require("rebase", "a rebase")
     refs = (request.old_base, request.new_base)
-    stores = [Layout.open(ctx.policy.check_store(ref.store)) for ref in refs]
+    stores = [ctx.store(ref.store) for ref in refs]
     bases = {}
     for image in images.images:
         old, new = (resolve(store, ref.tag, platform_of(image)) for store, ref in zip(stores, refs, strict=True))
@@ -83,7 +83,7 @@ def _pin(ctx: Context, images: ImageSet, request: RebaseCheckRequest | RebaseReq
 
 
 def _new_base(ctx: Context, plan: Plan, image: str) -> Resolved:
-    return resolve_walk(Layout.open(ctx.policy.check_store(plan.new_store)), [plan.bases[image].new])
+    return resolve_walk(ctx.store(plan.new_store), [plan.bases[image].new])
 
 
 # --- examine: one image a unit -------------------------------------------------------------------
@@ -112,7 +112,7 @@ def _examine(ctx: Context, source: Layout, plan: Plan, image: Resolved) -> Rebas
     require("rebase", "a rebase")
     from layerfarm.jobs.relayer.rebase_check import examine
 
-    new_store = Layout.open(ctx.policy.check_store(plan.new_store))
+    new_store = ctx.store(plan.new_store)
     digest = image.descriptor.digest
     new_base, below = _new_base(ctx, plan, digest), plan.bases[digest].below
     found = examine(source, image, below, new_store, new_base, ctx.observer.advanced)
@@ -181,7 +181,7 @@ def _from_old(ctx: Context, state: RebaseState) -> Import:
 
 def _from_new_base(ctx: Context, state: RebaseState) -> Import:
     plan = _plan(ctx, state)
-    new_store = Layout.open(ctx.policy.check_store(plan.new_store))
+    new_store = ctx.store(plan.new_store)
     layers = (layer for image in plan.bases for layer in _new_base(ctx, plan, image).manifest.layers)
     return importing_from(new_store, state, layers)
 
@@ -191,7 +191,7 @@ def _make(ctx: Context, state: RebaseState, old: Resolved) -> TransformedImage:
     bases, found = plan.bases[digest], _verdicts(ctx, state)[digest]
     if bases.old.digest == bases.new.digest:
         return TransformedImage(old, None)
-    old_base = resolve_walk(Layout.open(ctx.policy.check_store(plan.old_store)), [bases.old])
+    old_base = resolve_walk(ctx.store(plan.old_store), [bases.old])
     new_base = _new_base(ctx, plan, digest)
     config, warnings = rebased_config(old, old_base, new_base, state.epoch)
     manifest = rebased_manifest(old, bases.below, new_base)
@@ -233,7 +233,7 @@ class CheckState(ImagesState):
 
 
 def _begin_check(ctx: Context, request: RebaseCheckRequest) -> CheckState:
-    source = Layout.open(ctx.policy.check_store(request.image.store))
+    source = ctx.store(request.image.store)
     images = images_behind(ctx, source.path, request.image.tag)
     pin(source, images.images)
     plan = _pin(ctx, images, request)

@@ -260,7 +260,7 @@ def _listed(work: WorkDirectory, laid: Laid) -> list[Listed]:
 
 
 def _run_pack(ctx: Context, params: _Pack) -> PackedLayer:
-    target = params.open_target(ctx)
+    target = ctx.store(params.target)
     work = work_directory(ctx, target.path)
     codec = _codec(params, params.compression, ctx.policy.threads)
     with work.open(params.recipe).open("rb") as recipe, Spool(work.open(params.spool)) as spool:

@@ -28,7 +28,7 @@ from layerfarm.jobs.relayer.configs import with_diff_ids
 from layerfarm.jobs.relayer.equivalence import EXACT
 from layerfarm.jobs.relayer.layers import needs_recompression, recompress_layer, recompressed
 from layerfarm.jobs.relayer.proof import prove
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store import Descriptor
 
 
 class RecompressState(TransformState):
@@ -108,8 +108,8 @@ def _plan(ctx: Context, state: RecompressState) -> Planned[_Work]:
 
 def _run(ctx: Context, work: _Work) -> PackedLayer:
     codec = work.codec(ctx.policy.threads)
-    source = Layout.open(ctx.policy.check_store(work.source))
-    return recompress_layer(source, work.open_target(ctx), work.layer, work.diff_id, codec, ctx.observer.advanced)
+    source = ctx.store(work.source)
+    return recompress_layer(source, ctx.store(work.target), work.layer, work.diff_id, codec, ctx.observer.advanced)
 
 
 def _equal(ctx: Context, work: _Work) -> str:

@@ -11,10 +11,9 @@ from layerfarm.jobs.flows.requests import IdMapping, ImageResult, RepackRequest
 from layerfarm.jobs.flows.stages import result_of
 from layerfarm.jobs.flows.surveying import Recorded
 from layerfarm.jobs.image import Resolved, resolve_walk
-from layerfarm.jobs.image.bundle import Bundle, BundleIdMapping
+from layerfarm.jobs.image.bundle import Bundle, BundleIdMapping, open_baseline
 from layerfarm.jobs.image.documents import masked_paths
 from layerfarm.jobs.image.pack import choose_compression
-from layerfarm.jobs.image.repack import open_baseline, refresh_bundle
 from layerfarm.jobs.mtree import Digests, Entry, Walk, sha256_of, write_stat_cache
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
@@ -30,7 +29,7 @@ class RepackState(LayeringState):
 def _begin(ctx: Context, request: RepackRequest) -> RepackState:
     bundle = Bundle.open(ctx.policy.check_root(request.bundle))
     check_refname(request.image.tag)
-    store = Layout.open(ctx.policy.check_store(request.image.store))
+    store = ctx.store(request.image.store)
     base = resolve_walk(store, bundle.walk)
     for blob in base.blobs:
         store.claim(blob)  # its tag may be removed, and a garbage collector running
@@ -90,7 +89,7 @@ def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
         with path.open("wb") as out:
             write_stat_cache(out, work.open(survey.walk), Walk(survey.entries, survey.racy), digests)
 
-    refresh_bundle(bundle, image, manifest, extra, work.open(work.publish("stat", write)))
+    bundle.refresh(image, manifest, extra, work.open(work.publish("stat", write)))
 
 
 REPACK = Flow(

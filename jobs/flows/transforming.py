@@ -88,8 +88,8 @@ def begin(ctx: Context, request: TransformRequest, *, linux: bool = True) -> tup
         OutsideAllowedRoots: a store is not allowed; TagNotFound and others: the image cannot be read.
         TransformError: none is for Linux.
     """
-    source = Layout.open(ctx.policy.check_store(request.image.store))
-    target = Layout.open(ctx.policy.check_store(request.target.store))
+    source = ctx.store(request.image.store)
+    target = ctx.store(request.target.store)
     check_refname(request.target.tag)
     images = images_behind(ctx, source.path, request.image.tag, linux=linux)
     pin(source, (*images.images, *images.others))
@@ -112,7 +112,7 @@ def kept_layers(ctx: Context, image: Resolved, keep: int, base: ImageRef | None)
         TransformError: the image has fewer layers, or is not on that base.
     """
     if base is not None:
-        base_store = Layout.open(ctx.policy.check_store(base.store))
+        base_store = ctx.store(base.store)
         keep = max(keep, layers_of_base(image, resolve(base_store, base.tag, platform_of(image))))
     check_range(image, keep, None)
     return keep
@@ -122,7 +122,7 @@ def kept_layers(ctx: Context, image: Resolved, keep: int, base: ImageRef | None)
 
 
 def target_of(ctx: Context, state: TransformState) -> Layout:
-    return Layout.open(ctx.policy.check_store(state.target.store))
+    return ctx.store(state.target.store)
 
 
 def work_of(ctx: Context, state: TransformState) -> WorkDirectory:
@@ -156,9 +156,6 @@ class LayerWork(Model):
 
     target: Path
 
-    def open_target(self, ctx: Context) -> Layout:
-        return Layout.open(ctx.policy.check_store(self.target))
-
 
 WorkT = TypeVar("WorkT", bound=LayerWork)
 
@@ -174,7 +171,7 @@ def layer_stage(
     """Return a stage with a unit for each layer to be written; equal units of all jobs share it."""
 
     def holds(ctx: Context, params: WorkT, packed: PackedLayer) -> bool:
-        return params.open_target(ctx).claim(packed.descriptor)
+        return ctx.store(params.target).claim(packed.descriptor)
 
     return keyed_stage(name, params, PackedLayer, plan, run, keeping(into, PackedLayer), equal, holds)
 

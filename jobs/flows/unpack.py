@@ -42,7 +42,7 @@ class UnpackState(State):
 
 
 def _begin(ctx: Context, request: UnpackRequest) -> UnpackState:
-    store = Layout.open(ctx.policy.check_store(request.image.store))
+    store = ctx.store(request.image.store)
     bundle = ctx.policy.check_root(request.bundle)
     work = _records(ctx, store, bundle)
     # A job that begins again, because Redis lost it, may find its own bundle.
@@ -66,7 +66,7 @@ def _run(ctx: Context, state: UnpackState) -> UnpackResult:
 
     A second copy of this unit finds the bundle in place and recognises it as the job's own.
     """
-    store = Layout.open(ctx.policy.check_store(state.store))
+    store = ctx.store(state.store)
     bundle = ctx.policy.check_resolved(state.bundle)
     work = _records(ctx, store, bundle)
     done = published(work, bundle)

@@ -9,7 +9,6 @@ from layerfarm.jobs.flows.base import Context, Flow, Request, Result, State
 from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.stages import result_of, single_stage
 from layerfarm.jobs.relayer.proof import verify_image
-from layerfarm.jobs.store import Layout
 
 __all__ = ["VerifyRequest", "VerifyResult"]
 
@@ -43,12 +42,12 @@ class VerifyState(State):
 
 
 def _begin(ctx: Context, request: VerifyRequest) -> VerifyState:
-    store = Layout.open(ctx.policy.check_store(request.image.store))
+    store = ctx.store(request.image.store)
     return VerifyState(store=store.path, tag=request.image.tag)
 
 
 def _verify(ctx: Context, state: VerifyState) -> VerifyResult:
-    found = verify_image(Layout.open(ctx.policy.check_store(state.store)), state.tag, ctx.observer.advanced)
+    found = verify_image(ctx.store(state.store), state.tag, ctx.observer.advanced)
     errors, warnings = (
         [f"{display(f.where)}: {display(f.message)}" for f in found.findings if f.severity == severity][:_MOST]
         for severity in ("error", "warning")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from layerfarm.jobs.errors import BundleError, LimitExceeded, MalformedDocument, UnsafePath
-from layerfarm.jobs.fs import Beneath
-from layerfarm.jobs.layer.owners import IdMap
+from layerfarm.jobs.fs import Beneath, open_file
+from layerfarm.jobs.image.resolve import Resolved
+from layerfarm.jobs.layer.owners import IdMap, owner_in_image
 from layerfarm.jobs.limits import limits
+from layerfarm.jobs.mtree import Entry, read_full
 from layerfarm.jobs.store import Descriptor, Document, encode_document, parse_document
 
 ROOTFS_NAME = "rootfs"
@@ -56,6 +59,21 @@ class MapOptions(Document):
     @property
     def gid_map(self) -> IdMap:
         return _id_map(self.gid_mappings)
+
+    def as_in_image(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield a bundle's entries with the owners that a repack gives them: mapped back, or as rootless unpack noted.
+
+        Raises:
+            UnmappedId: the owner of a file is not in the id map.
+        """
+        if not (self.uid_mappings or self.gid_mappings or self.rootless):
+            yield from entries
+            return
+        uids, gids = self.uid_map, self.gid_map
+        for entry in entries:
+            xattrs = entry.xattrs
+            uid, gid, left = owner_in_image(entry.uid, entry.gid, xattrs or (), uids, gids, rootless=self.rootless)
+            yield entry._replace(uid=uid, gid=gid, xattrs=left if xattrs else xattrs)
 
 
 def _rows(ids: IdMap) -> list[BundleIdMapping]:
@@ -163,11 +181,37 @@ class Bundle:
         """The stat cache of the rootfs (:mod:`layerfarm.jobs.mtree.stat_cache`); umoci's bundles have none."""
         return self.mtree.with_suffix(".stat")
 
-    def save(self) -> None:
-        """Write umoci.json atomically."""
-        self.replace(self.path / META_NAME, io.BytesIO(encode_document(self.meta) + b"\n"))
+    def baseline(self) -> Iterator[Entry]:
+        """Return the tree as it was unpacked, or last repacked with a refresh, in mtree order; also umoci's bundles.
 
-    def replace(self, path: Path, content: BinaryIO) -> None:
+        Raises:
+            BundleError: the mtree manifest cannot be opened.
+            MtreeSyntaxError: while reading, it does not parse.
+        """
+        return open_baseline(self.mtree, self.extra)
+
+    def refresh(self, image: Resolved, manifest: Path, extra: Path, stat_cache: Path | None = None) -> Bundle:
+        """Make this a bundle of ``image``, which was just made from it, so that the next repack starts there.
+
+        ``manifest``, ``extra`` and ``stat_cache`` describe the tree as it is now; they are copied.
+
+        Raises:
+            OSError: the bundle cannot be written.
+        """
+        walk = DescriptorPath(descriptor_walk=list(image.path))
+        new = Bundle(self.path, self.meta.model_copy(update={"from_descriptor_path": walk}))
+        for source, target in ((manifest, new.mtree), (extra, new.extra), (stat_cache, new.stat_cache)):
+            if source is not None:
+                with open_file(source) as content:
+                    new._replace(target, content)
+        # umoci.json decides which manifest counts: it is written after the new files, before the old ones are removed.
+        new._replace(new.path / META_NAME, io.BytesIO(encode_document(new.meta) + b"\n"))
+        if new.mtree != self.mtree:
+            for old in (self.mtree, self.extra, self.stat_cache):
+                old.unlink(missing_ok=True)
+        return new
+
+    def _replace(self, path: Path, content: BinaryIO) -> None:
         """Replace a file of the bundle atomically.
 
         Raises:
@@ -183,3 +227,27 @@ class Bundle:
             with suppress(FileNotFoundError):
                 files.unlink(temporary)
             raise
+
+
+def open_baseline(mtree: Path, extra: Path) -> Iterator[Entry]:
+    """Return the tree from the manifest and the extra file, which may be missing.
+
+    Raises:
+        UnsafePath: one of them is not a regular file.
+    """
+    with ExitStack() as stack:
+        try:
+            manifest = stack.enter_context(open_file(mtree))
+            beside = None
+            with suppress(FileNotFoundError):
+                beside = stack.enter_context(open_file(extra))
+        except OSError as error:
+            raise BundleError(f"mtree manifest cannot be read, {error.strerror}", where=mtree) from error
+        # The files stay open until the tree has been read.
+        return closing_after(read_full(manifest, beside), stack.pop_all())
+
+
+def closing_after(entries: Iterator[Entry], opened: ExitStack) -> Iterator[Entry]:
+    """Yield ``entries``; close ``opened`` at their end."""
+    with opened:
+        yield from entries

@@ -14,7 +14,6 @@ from layerfarm.jobs.fs import DirectoryCache, Rootfs
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
 from layerfarm.jobs.image.layers import Advanced, unheard
-from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.restore import Restorer
 from layerfarm.jobs.image.trees import portable, stack_of
@@ -102,7 +101,7 @@ def _expected_tree(store: Layout, image: Resolved, bundle: Bundle) -> Callable[[
     """
     maps = bundle.meta.map_options
     if os.path.lexists(bundle.extra) or maps.uid_mappings or maps.gid_mappings or maps.rootless:
-        return lambda: open_bundle_baseline(bundle)
+        return bundle.baseline
     stack = stack_of(store, image)
     return lambda: portable(stack.entries())
 

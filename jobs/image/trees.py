@@ -17,8 +17,8 @@ from typing import BinaryIO, Final, cast
 
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.fs import portable_xattrs
+from layerfarm.jobs.image.bundle import closing_after
 from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
-from layerfarm.jobs.image.repack import closing_after
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree

@@ -23,7 +23,6 @@ from layerfarm.jobs.image.bundle import (
 )
 from layerfarm.jobs.image.documents import ConfigSection
 from layerfarm.jobs.image.layers import Advanced, look_ahead, open_layer, other_compression, unheard
-from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.runtime_config import Volumes, encode_runtime_config, runtime_config
 from layerfarm.jobs.image.trees import write_tree_and_digest
@@ -72,7 +71,7 @@ class UnpackedBundle:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the tree as it was unpacked, in mtree order, read back from the bundle."""
-        return open_bundle_baseline(self.bundle)
+        return self.bundle.baseline()
 
 
 _WALK = ".walk"

@@ -12,8 +12,7 @@ from pydantic import Field
 from layerfarm.jobs.errors import LayerfarmError, display
 from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME, ROOTFS_NAME, Bundle, BundleMeta
-from layerfarm.jobs.image.repack import open_bundle_baseline
-from layerfarm.jobs.image.validate import Report
+from layerfarm.jobs.image.report import Report
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree import ROOT, mtree_key
 from layerfarm.jobs.paths import is_directory
@@ -73,7 +72,7 @@ def _check_manifest(bundle: Bundle, report: Report) -> None:
     name = bundle.mtree.name
     last = None
     try:
-        for entry in open_bundle_baseline(bundle):
+        for entry in bundle.baseline():
             key = mtree_key(entry.path, entry.type == "dir")
             if last is None and entry.path != ROOT:
                 report.error("mtree", name, f"manifest does not begin with the root but with {display(entry.path)}")

@@ -26,7 +26,6 @@ from layerfarm.jobs.flows.base import Context
 from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
 from layerfarm.jobs.image import resolve, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle, mtree_name
-from layerfarm.jobs.image.repack import open_bundle_baseline
 from layerfarm.jobs.image.stat import stat_json, stat_text
 from layerfarm.jobs.layer import ExtractOptions, Extractor, IdMap, generate_layer
 from layerfarm.jobs.layer.merge import merge_layers
@@ -318,7 +317,7 @@ def run_umoci(place: Place, data: bytes, variant: int) -> None:
     known = [seeds.LAYER, *map(seeds.encoded, (seeds.CONFIG, seeds.MANIFEST))]
     layout = _layout(place, known, seeds.encoded(seeds.INDEX))
     path = _bundle(place, data, _MTREES[0])
-    list(open_bundle_baseline(Bundle.open(path)))
+    list(Bundle.open(path).baseline())
     request = RepackRequest(bundle=path, image=ImageRef(store=layout.path, tag="new"))
     flow = FLOWS["repack"]
     context = Context("fuzz")

@@ -75,12 +75,11 @@ def _manifest(path: Path, opened: ExitStack) -> Iterable[Entry]:
 def _directory(path: Path, opened: ExitStack) -> Iterable[Entry]:
     from layerfarm.jobs.flows.manifest import read_tree_file
     from layerfarm.jobs.image.bundle import META_NAME, Bundle
-    from layerfarm.jobs.image.repack import as_in_image
 
     bundle = Bundle.open(path) if (path / META_NAME).exists() else None
     manifest = opened.enter_context(hashed(path if bundle is None else bundle.rootfs))
     entries = read_tree_file(opened.enter_context(manifest.open("rb")))
-    return entries if bundle is None else as_in_image(entries, bundle.meta.map_options)
+    return entries if bundle is None else bundle.meta.map_options.as_in_image(entries)
 
 
 def _image(layout: Path, tag: str) -> Iterable[Entry]:

@@ -10,7 +10,6 @@ from layerfarm.jobs.errors import BundleError
 from layerfarm.jobs.image import resolve, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle, extra_name, mtree_name
 from layerfarm.jobs.image.documents import masked_paths
-from layerfarm.jobs.image.repack import open_bundle_baseline, refresh_bundle
 from layerfarm.jobs.mtree import Output, snapshot, write_extra, write_tree
 from layerfarm.jobs.store import Layout
 from tests.unit.image.images import image, tar
@@ -38,7 +37,7 @@ def test_bundle_of_umoci_opens(bundle: Bundle) -> None:
     assert opened.meta.map_options.rootless
     assert opened.walk == bundle.walk
     bundle.extra.unlink()
-    assert [entry.path for entry in open_bundle_baseline(opened)] == [b".", b"a"]
+    assert [entry.path for entry in opened.baseline()] == [b".", b"a"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_incomplete_bundles_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"has no sha256_\w+\.mtree"):
         Bundle.open(bundle.path)
     with pytest.raises(BundleError):
-        open_bundle_baseline(bundle)
+        bundle.baseline()
     (bundle.path / "moved").rename(bundle.mtree)
     bundle.rootfs.rename(bundle.path / "moved")
     with pytest.raises(BundleError, match="has no rootfs"):
@@ -100,12 +99,12 @@ def test_refreshed_bundle_starts_from_the_new_image(layout: Layout, bundle: Bund
         write_extra(entries, extra)
     made = image(layout, [tar(("a", b"x")), tar(("b", b"new"))], tag="n")
     old = (bundle.mtree, bundle.extra)
-    refreshed = refresh_bundle(bundle, made, tmp_path / "m", tmp_path / "e")
+    refreshed = bundle.refresh(made, tmp_path / "m", tmp_path / "e")
     opened = Bundle.open(bundle.path)
     assert opened.meta == refreshed.meta
     assert opened.walk[-1].digest == made.descriptor.digest
     assert opened.meta.map_options == bundle.meta.map_options
-    assert [entry.path for entry in open_bundle_baseline(opened)] == [entry.path for entry in entries]
+    assert [entry.path for entry in opened.baseline()] == [entry.path for entry in entries]
     assert not any(path.exists() for path in old)
-    assert refresh_bundle(opened, made, tmp_path / "m", tmp_path / "e").mtree.exists()
+    assert opened.refresh(made, tmp_path / "m", tmp_path / "e").mtree.exists()
     assert not [path for path in bundle.path.iterdir() if path.name.startswith(".")]

@@ -14,7 +14,6 @@ from layerfarm.jobs.flows.requests import ImageRef, RepackRequest
 from layerfarm.jobs.fs import own_directory
 from layerfarm.jobs.image import Resolved, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle
-from layerfarm.jobs.image.repack import open_bundle_baseline, refresh_bundle
 from layerfarm.jobs.image.revert import revert_bundle
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.mtree import snapshot
@@ -59,7 +58,7 @@ def acts(layout: Layout, bundle: Bundle) -> dict[str, Callable[[], object]]:
             1,
         ),
         "revert": lambda: revert_bundle(layout, opened(), lambda: snapshot(opened().rootfs)),
-        "list": lambda: list(open_bundle_baseline(opened())),
+        "list": lambda: list(opened().baseline()),
     }
 
 
@@ -117,7 +116,7 @@ def test_a_refresh_writes_through_no_name_that_can_be_foreseen(
         (bundle.path / f".{name}").symlink_to(victim)
     content = bundle.mtree.read_bytes()
     (tmp_path / "new").write_bytes(content)
-    refresh_bundle(bundle, made, tmp_path / "new", tmp_path / "new", tmp_path / "new")
+    bundle.refresh(made, tmp_path / "new", tmp_path / "new", tmp_path / "new")
     assert victim.read_bytes() == b"precious"
     assert bundle.mtree.read_bytes() == bundle.stat_cache.read_bytes() == content
 

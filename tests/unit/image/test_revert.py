@@ -14,7 +14,6 @@ import pytest
 from layerfarm.jobs.errors import BlobNotFound, BundleError
 from layerfarm.jobs.image import Resolved, tree_of, unpack_manifest
 from layerfarm.jobs.image.bundle import Bundle
-from layerfarm.jobs.image.repack import as_in_image
 from layerfarm.jobs.image.restore import Restorer
 from layerfarm.jobs.image.revert import Reverted, revert_bundle
 from layerfarm.jobs.image.trees import portable
@@ -275,7 +274,7 @@ def test_id_maps_of_the_bundle_are_used(layout: Layout, made: Resolved, tmp_path
     os.chown(bundle.rootfs / "bin/su", 0, 0)
     revert(layout, bundle)
     assert read_tree(bundle.rootfs) == before
-    back = portable(as_in_image(snapshot(bundle.rootfs), bundle.meta.map_options))
+    back = portable(bundle.meta.map_options.as_in_image(snapshot(bundle.rootfs)))
     assert list(compare(tree_of(layout, made), back)) == []
 
 
@@ -289,7 +288,7 @@ def test_rootless_bundles_compare_equal_to_their_image(layout: Layout, tmp_path:
     (bundle.rootfs / "f").unlink()
     revert(layout, bundle)
     assert (bundle.rootfs / "f").stat().st_uid == 0
-    back = portable(as_in_image(snapshot(bundle.rootfs), bundle.meta.map_options))
+    back = portable(bundle.meta.map_options.as_in_image(snapshot(bundle.rootfs)))
     assert list(compare(tree_of(layout, made), back)) == []
 
 
