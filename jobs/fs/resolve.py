@@ -5,8 +5,7 @@ Two ways to resolve:
 * *beneath*: no symbolic link is followed. For paths that a walk of the tree has found, where every component is a real
   directory; a link there means that it was swapped meanwhile.
 * *in root*: symbolic links are followed as if the root were ``/``, so absolute targets and ``..`` stay inside
-(image-spec
-  layer.md "Applying Changesets" leaves this open; umoci.md B2.1, B3.12).
+  (image-spec layer.md "Applying Changesets" leaves this open; umoci.md B2.1, B3.12).
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _RESOLVE_IN_ROOT = 0x10
-_MAX_LINKS = 40  # the kernel's own limit, path_resolution(7)
+MOST_LINKS = 40
+"""Links that one path may lead through: the kernel's own limit, path_resolution(7)."""
 
 
 class _OpenHow(ctypes.Structure):
@@ -136,7 +136,7 @@ def _walk(root: int, path: bytes, flags: int, resolve: int) -> int:
             if not pending and flags & os.O_NOFOLLOW:
                 return _open_link(parents[-1], part, flags, path)
             links += 1
-            if resolve & _RESOLVE_NO_SYMLINKS or links > _MAX_LINKS:
+            if resolve & _RESOLVE_NO_SYMLINKS or links > MOST_LINKS:
                 raise UnsafePath("path goes through a symbolic link", where=path)
             target = os.readlink(part, dir_fd=parents[-1])
             if target.startswith(b"/"):

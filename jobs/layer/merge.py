@@ -25,8 +25,8 @@ from typing import BinaryIO, Final
 from layerfarm.jobs.compress.codecs import Blocks
 from layerfarm.jobs.errors import MalformedLayer
 from layerfarm.jobs.layer.names import path_of_key, walk_key, whiteout_name
-from layerfarm.jobs.layer.nodes import Child, Directory
-from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, source_of
+from layerfarm.jobs.layer.nodes import Directory
+from layerfarm.jobs.layer.stack import REGULAR, SYMLINK, Source, Stack, compare_stacks, is_same, source_of
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.mtree.model import ROOT
 from layerfarm.jobs.tar.reader import MemberReader, Readable
@@ -94,7 +94,6 @@ class _Plan:
     """The entries of the layer."""
 
     def __init__(self, old: Stack, new: Stack, gone: Callable[[bytes], bool]) -> None:
-        self._gone = gone
         self.directories: dict[bytes, Directory] = {}
         """Those that get an entry, by path."""
         self.sources: dict[Source, bytes] = {}
@@ -104,14 +103,16 @@ class _Plan:
         self._everywhere: dict[bytes, Directory] = {}
         single: dict[Source, bytes] = {}
         changed: list[bytes] = []
-        for path, before, after in self._pairs(old, new):
+        for path, before, after in compare_stacks(old, new, gone):
+            if after is None:
+                self._whiteouts.append(path)
+                continue
+            same = is_same(before, after)
             if isinstance(after, Directory):
                 self._everywhere[path] = after
-                if not isinstance(before, Directory) or before.metadata != after.metadata:
+                if not same:
                     changed.append(path)
-            elif after is None:
-                self._whiteouts.append(path)
-            elif before is None or isinstance(before, Directory) or not _is_same(source_of(before), source_of(after)):
+            elif not same:
                 single[source_of(after)] = path
         names = new.names()
         for source, path in single.items():
@@ -132,28 +133,6 @@ class _Plan:
         for key in keys:
             path, is_whiteout = path_of_key(key)
             yield path, None if is_whiteout else self.directories.get(path) or self._paths[path]
-
-    def _pairs(self, old: Stack, new: Stack) -> Iterator[tuple[bytes, Child | None, Child | None]]:
-        """Yield each path of the new tree with its old and new entry, and each deleted path with None as new entry."""
-        pending: list[tuple[bytes, Directory | None, Directory]] = [(ROOT, old.root, new.root)]
-        while pending:
-            path, before, after = pending.pop()
-            yield path, before, after
-            prefix = b"" if path == ROOT else path + b"/"
-            olds = before.children or {} if before is not None else {}
-            news = after.children or {}
-            for name in olds.keys() - news.keys():
-                if not self._gone(prefix + name):
-                    yield prefix + name, olds[name], None
-            for name, child in news.items():
-                below = prefix + name
-                if self._gone(below):
-                    continue
-                known = olds.get(name)
-                if isinstance(child, Directory):
-                    pending.append((below, known if isinstance(known, Directory) else None, child))
-                else:
-                    yield below, known, child
 
     def _add_parents(self, path: bytes) -> None:
         head = path.rpartition(b"/")[0]
@@ -197,11 +176,6 @@ class _Encoder:
         if self._epoch is not None and mtime > self._epoch * _NS:
             return self._epoch, 0
         return divmod(mtime, _NS)
-
-
-def _is_same(before: Source, after: Source) -> bool:
-    """Return True if both are the same member of the same layer, in stacks with the same lower layers."""
-    return (before.layer, before.ordinal) == (after.layer, after.ordinal)
 
 
 class _Contents:

@@ -7,10 +7,11 @@ images, merging their layers, checking a rebase.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from layerfarm.jobs.errors import MalformedLayer
+from layerfarm.jobs.fs.resolve import MOST_LINKS
 from layerfarm.jobs.layer.apply import Applier
 from layerfarm.jobs.layer.nodes import (
     BLOCK,
@@ -31,7 +32,7 @@ from layerfarm.jobs.layer.owners import HIGHEST_ID
 from layerfarm.jobs.layer.tree import Tree
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.limits import limits as process_limits
-from layerfarm.jobs.mtree.model import Entry, EntryType
+from layerfarm.jobs.mtree.model import ROOT, Entry, EntryType
 from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
 
 REGULAR: Final = 0x30
@@ -45,7 +46,6 @@ _TYPES: Final[dict[int, tuple[EntryType, int]]] = {
     0x34: ("block", BLOCK),
     0x36: ("fifo", FIFO),
 }
-_MOST_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
 
 
 class Read(NamedTuple):
@@ -132,7 +132,7 @@ class Stack(Applier["_MemoryTree"]):
 
     def look_up(self, path: bytes) -> Source | None:
         """Return the file that a program inside finds at ``path``, links followed; None: no file is there."""
-        for _ in range(_MOST_LINKS):
+        for _ in range(MOST_LINKS):
             found = self._tree.find(path, through_own_links=True)
             child = None if found is None else self._tree.child(*found)
             if found is None or child is None or isinstance(child, Directory):
@@ -193,6 +193,46 @@ class _MemoryTree(Tree):
 
     def directory_metadata(self, member: Member) -> Metadata:
         return Metadata(member.mode, member.uid, member.gid, member.mtime, member.mtime, member.xattrs)
+
+
+def compare_stacks(
+    old: Stack, new: Stack, gone: Callable[[bytes], bool] = lambda path: False
+) -> Iterator[tuple[bytes, Child | None, Child | None]]:
+    """Yield each path of the new tree with its old and new entry, and each deleted path with None as new entry.
+
+    Of a deleted directory only the topmost path is yielded. Paths for which ``gone`` returns True count as missing from
+    both trees, with everything below them.
+    """
+    pending: list[tuple[bytes, Directory | None, Directory]] = [(ROOT, old.root, new.root)]
+    while pending:
+        path, before, after = pending.pop()
+        yield path, before, after
+        prefix = b"" if path == ROOT else path + b"/"
+        olds = before.children or {} if before is not None else {}
+        news = after.children or {}
+        for name in olds.keys() - news.keys():
+            if not gone(prefix + name):
+                yield prefix + name, olds[name], None
+        for name, child in news.items():
+            below = prefix + name
+            if gone(below):
+                continue
+            known = olds.get(name)
+            if isinstance(child, Directory):
+                pending.append((below, known if isinstance(known, Directory) else None, child))
+            else:
+                yield below, known, child
+
+
+def is_same(before: Child | None, after: Child) -> bool:
+    """Return True for the same member of the same layer, and for directories with the same metadata.
+
+    Both are of stacks with the same lower layers.
+    """
+    if before is None or isinstance(before, Directory) or isinstance(after, Directory):
+        return isinstance(before, Directory) and isinstance(after, Directory) and before.metadata == after.metadata
+    old, new = source_of(before), source_of(after)
+    return (old.layer, old.ordinal) == (new.layer, new.ordinal)
 
 
 def source_of(child: Child) -> Source:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from layerfarm.jobs.errors import MalformedLayer, UnsafePath
+from layerfarm.jobs.fs.resolve import MOST_LINKS
 from layerfarm.jobs.layer.names import AUFS_LINKS, PREFIX, clean
 from layerfarm.jobs.layer.nodes import Child, Directory, Leaf, Metadata, Name, layer_of, link_target
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.tar.reader import Member
 
-_MAX_LINKS: Final = 40  # the kernel's own limit, path_resolution(7)
 _MAX_STEPS: Final = 8192
 """Most components that the links of one path may add up to; real trees need a dozen."""
 _NAMES_CACHED: Final = 4096
@@ -223,7 +223,7 @@ class Tree(ABC):
                 if target is not None and (own or layer_of(child) != self.layer or (node, part) in self._kept):
                     links += 1
                     start, further = self._start(node, target)
-                    if links <= _MAX_LINKS and (not make or self._is_passable(start, further, steps)):
+                    if links <= MOST_LINKS and (not make or self._is_passable(start, further, steps)):
                         node = start
                         pending += reversed(further)
                         continue
@@ -252,7 +252,7 @@ class Tree(ABC):
                 continue
             target = self.target(node, part, child)
             links += 1
-            if target is None or links > _MAX_LINKS:
+            if target is None or links > MOST_LINKS:
                 return False
             node, further = self._start(node, target)
             pending += reversed(further)

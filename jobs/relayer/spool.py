@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
-from layerfarm.jobs.layer.nodes import Child, Directory
-from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Stack, source_of
+from layerfarm.jobs.layer.nodes import Directory
+from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, compare_stacks, is_same, source_of
 from layerfarm.jobs.limits import limits
-from layerfarm.jobs.mtree.model import ROOT, Entry
+from layerfarm.jobs.mtree.model import Entry
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.tar.reader import Member, MemberReader, Readable
 
@@ -126,20 +126,30 @@ def _is_hole(member: Member, piece: bytes | memoryview) -> bool:
 
 
 def _difference(below: Stack, whole: Stack, offsets: dict[tuple[int, int], int]) -> Difference:
+    deleted: list[bytes] = []
+    changed: set[bytes] = set()
+    new: set[Source] = set()
+    for path, before, after in compare_stacks(below, whole):
+        if after is None:
+            deleted.append(path)
+        elif not is_same(before, after):
+            if isinstance(after, Directory):
+                changed.add(path)
+            else:
+                new.add(source_of(after))
     names = whole.names()
     files: dict[bytes, Written] = {}
     directories: dict[bytes, Entry] = {}
     for placed in whole.placed():
         if placed.source is None:
             directories[placed.entry.path] = placed.entry
-        elif placed.entry.path not in files and not _is_kept(below, placed):
+        elif placed.source in new and placed.entry.path not in files:
             # All names of an inode at once: a link cannot lead to another layer.
             for path in names.get(placed.source, (placed.entry.path,)):
                 files[path] = _written(placed, path, names.get(placed.source, ()), offsets)
-    olds = {placed.entry.path: placed.entry for placed in below.placed() if placed.source is None}
-    first = not (below.root.children or {})
-    changed = frozenset(path for path, entry in directories.items() if first or olds.get(path) != entry)
-    return Difference(files, directories, changed, tuple(sorted(_deleted(below, whole))))
+    if not below.root.children:
+        changed.update(directories)  # the root, too, which an empty tree has as well
+    return Difference(files, directories, frozenset(changed), tuple(sorted(deleted)))
 
 
 def _written(placed: Placed, path: bytes, names: tuple[bytes, ...], offsets: dict[tuple[int, int], int]) -> Written:
@@ -147,34 +157,3 @@ def _written(placed: Placed, path: bytes, names: tuple[bytes, ...], offsets: dic
     assert source is not None
     offset = offsets.get((source.layer, source.ordinal), -1)
     return Written(placed.entry._replace(path=path), names, offset, source.layer)
-
-
-def _is_kept(below: Stack, placed: Placed) -> bool:
-    """Return True if the kept layers hold, at this path, the same member of the same layer as the image."""
-    found = _at(below, placed.entry.path)
-    if found is None or isinstance(found, Directory) or placed.source is None:
-        return False
-    kept = source_of(found)
-    return (kept.layer, kept.ordinal) == (placed.source.layer, placed.source.ordinal)
-
-
-def _at(stack: Stack, path: bytes) -> Child | None:
-    node: Child | None = stack.root
-    for name in path.split(b"/") if path != ROOT else ():
-        if not isinstance(node, Directory) or node.children is None:
-            return None
-        node = node.children.get(name)
-    return node
-
-
-def _deleted(below: Stack, whole: Stack) -> Iterator[bytes]:
-    pending: list[tuple[bytes, Directory, Directory]] = [(b"", below.root, whole.root)]
-    while pending:
-        prefix, before, after = pending.pop()
-        news = after.children or {}
-        for name, child in (before.children or {}).items():
-            known = news.get(name)
-            if known is None:
-                yield prefix + name
-            elif isinstance(child, Directory) and isinstance(known, Directory):
-                pending.append((prefix + name + b"/", child, known))

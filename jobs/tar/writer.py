@@ -24,7 +24,6 @@ FIFO: Final = b"6"
 _MOST_ID: Final = 0o7777777
 _MOST_SIZE: Final = 0o77777777777
 _MOST_TIME: Final = 0o77777777777
-_MOST_DEVICE: Final = 0o7777777
 
 
 class Header(NamedTuple):

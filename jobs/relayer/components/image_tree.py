@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from layerfarm.jobs.errors import LayerfarmError, display
+from layerfarm.jobs.fs.resolve import MOST_LINKS
 from layerfarm.jobs.mtree import Entry
 
-_MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
 _DATABASE_BYTES = 512 << 20
 """Bytes of a package database; that of a large desktop is 200 MB."""
 _MOST_READ = 2 << 30
@@ -134,7 +134,7 @@ class ImageTree:
                 return None
             if entry.type == "dir":
                 here.append(part)
-            elif entry.type == "link" and entry.link is not None and links < _MOST_LINKS:
+            elif entry.type == "link" and entry.link is not None and links < MOST_LINKS:
                 links += 1
                 if entry.link.startswith(b"/"):
                     here.clear()
