@@ -42,12 +42,12 @@ class Beneath:
 
     # --- files ---------------------------------------------------------------------------------------
 
-    def open(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    def open(self, path: Path, flags: int = os.O_RDONLY) -> int:
         """Return a descriptor of a regular file; the caller closes it."""
         follow = flags == os.O_RDONLY and self._may_be_linked(self._below(os.fspath(path)))
         with self._parent(path) as parent:
             try:
-                fd = os.open(path.name, flags | _FILE & ~(os.O_NOFOLLOW * follow), mode, dir_fd=parent)
+                fd = os.open(path.name, flags | _FILE & ~(os.O_NOFOLLOW * follow), 0o666, dir_fd=parent)
             except OSError as error:
                 if error.errno in _NO_FILE:
                     raise UnsafePath("not a regular file", where=path) from error
@@ -105,10 +105,6 @@ class Beneath:
     def rename(self, source: Path, target: Path) -> None:
         with self._parent(source) as old, self._parent(target) as new:
             os.rename(source.name, target.name, src_dir_fd=old, dst_dir_fd=new)
-
-    def link(self, source: Path, target: Path) -> None:
-        with self._parent(source) as old, self._parent(target) as new:
-            os.link(source.name, target.name, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
 
     def unlink(self, path: Path) -> None:
         with self._parent(path) as parent:

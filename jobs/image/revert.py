@@ -13,7 +13,6 @@ from layerfarm.jobs.errors import BundleError, RootfsError
 from layerfarm.jobs.fs import DirectoryCache, Rootfs
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import ROOTFS_NAME, Bundle
-from layerfarm.jobs.image.layers import Advanced, unheard
 from layerfarm.jobs.image.resolve import Resolved, resolve_walk
 from layerfarm.jobs.image.restore import Restorer
 from layerfarm.jobs.image.trees import portable, stack_of
@@ -60,12 +59,7 @@ class Reverted:
     """Only their metadata."""
 
 
-def revert_bundle(
-    store: Layout,
-    bundle: Bundle,
-    current: Callable[[], Iterable[Entry]],
-    advanced: Advanced = unheard,
-) -> Reverted:
+def revert_bundle(store: Layout, bundle: Bundle, current: Callable[[], Iterable[Entry]]) -> Reverted:
     """Restore the bundle's rootfs as it was unpacked, or last repacked with a refresh.
 
     ``current`` lists the tree as it is now, hashed, in mtree order; it is called once. Files are restored with owner,
@@ -83,7 +77,7 @@ def revert_bundle(
             plan = _plan(_expected_tree(store, image, bundle), current(), directories)
         if plan.changes_nothing:
             return Reverted(0, 0, 0)
-        with _staged(store, image, bundle, plan, advanced) as (staging, known):
+        with _staged(store, image, bundle, plan) as (staging, known):
             try:
                 with Restorer(bundle.rootfs, staging) as restorer:
                     return _restore(plan, restorer, known)
@@ -197,7 +191,7 @@ def _add_from_expected(plan: Plan, expected: Iterable[Entry], remade: set[bytes]
 
 @contextmanager
 def _staged(
-    store: Layout, image: Resolved, bundle: Bundle, plan: Plan, advanced: Advanced
+    store: Layout, image: Resolved, bundle: Bundle, plan: Plan
 ) -> Iterator[tuple[Path | None, dict[bytes, Entry]]]:
     """Unpack the image's tree beside the rootfs, with the content of only the needed files.
 
@@ -212,7 +206,7 @@ def _staged(
     try:
         for every_content, keep_dirlinks in ((False, False), (True, False), (True, True)):
             wanted = None if every_content else lambda path: path in plan.files or path in likes
-            options = _options(bundle, wanted, keep_dirlinks, advanced)
+            options = _options(bundle, wanted, keep_dirlinks)
             rootfs = staging / ROOTFS_NAME
             with extracted(store, image, rootfs, options) as extractor:
                 known = {
@@ -231,9 +225,7 @@ def _staged(
         remove_tree(staging)
 
 
-def _options(
-    bundle: Bundle, wanted: Callable[[bytes], bool] | None, keep_dirlinks: bool, advanced: Advanced
-) -> UnpackOptions:
+def _options(bundle: Bundle, wanted: Callable[[bytes], bool] | None, keep_dirlinks: bool) -> UnpackOptions:
     maps = bundle.meta.map_options
     return UnpackOptions(
         uid_map=maps.uid_map,
@@ -241,7 +233,6 @@ def _options(
         rootless=maps.rootless,
         keep_dirlinks=keep_dirlinks,
         content_wanted=wanted,
-        advanced=advanced,
     )
 
 
