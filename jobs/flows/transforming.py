@@ -27,7 +27,7 @@ from layerfarm.jobs.flows.requests import ImageRef
 from layerfarm.jobs.flows.stages import Planned, ResultT, keyed_stage, result_of, single_stage
 from layerfarm.jobs.flows.transforms import ImageChange, TransformRequest, TransformResult
 from layerfarm.jobs.image import ImageConfig, PackedLayer, Resolved, resolve, write_image
-from layerfarm.jobs.relayer.buildpacks import untrue_label
+from layerfarm.jobs.relayer.configs import untrue_label
 from layerfarm.jobs.relayer.equivalence import Tolerance
 from layerfarm.jobs.relayer.indexes import ImageSet, copy_manifest, follow, platform_of, rewrite
 from layerfarm.jobs.relayer.layers import check_range, layers_of_base

@@ -9,7 +9,7 @@ import pytest
 
 from layerfarm.jobs.flows.transforms import RebaseRequest, RechunkRequest, SquashRequest, TransformResult
 from layerfarm.jobs.image import Resolved, resolve
-from layerfarm.jobs.relayer.buildpacks import LABEL
+from layerfarm.jobs.relayer.configs import BUILDPACKS
 from layerfarm.jobs.store import Layout
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive
@@ -25,7 +25,7 @@ def base(layout: Layout, tag: str, version: str) -> Resolved:
 
 def app(layout: Layout, old: Resolved, label: str) -> Resolved:
     layers = [LOW, archive(member("etc/release", content=b"1")), archive(member("workspace/app", content=b"app"))]
-    made = image(layout, layers, tag="app", config={"Labels": {LABEL: label, "other": "1"}})
+    made = image(layout, layers, tag="app", config={"Labels": {BUILDPACKS: label, "other": "1"}})
     assert made.config.rootfs.diff_ids[:2] == old.config.rootfs.diff_ids
     return made
 
@@ -47,7 +47,7 @@ def rebased(layout: Layout) -> tuple[TransformResult, str]:
     section = resolve(layout, "r").config.config
     assert section is not None and section.labels is not None
     assert section.labels["other"] == "1"
-    return result, section.labels[LABEL]
+    return result, section.labels[BUILDPACKS]
 
 
 def test_a_rebase_names_the_top_layer_and_the_digest_of_the_new_run_image(layout: Layout) -> None:
@@ -70,7 +70,7 @@ def test_a_run_image_above_the_base_stays(layout: Layout) -> None:
     label = json.dumps(metadata(app(layout, old, "").config.rootfs.diff_ids[-1], "run"))
     app(layout, old, label)
     result, after = rebased(layout)
-    assert (after, [text for text in result.warnings if LABEL in text]) == (label, [])
+    assert (after, [text for text in result.warnings if BUILDPACKS in text]) == (label, [])
 
 
 def test_a_run_image_that_is_a_part_of_the_base_is_reported(layout: Layout) -> None:
@@ -98,7 +98,7 @@ def test_a_label_that_buildpacks_do_not_write_stays_and_is_reported(layout: Layo
     app(layout, old, label)
     result, after = rebased(layout)
     assert after == label
-    assert any(f"{LABEL} is not in the form of buildpacks" in text for text in result.warnings)
+    assert any(f"{BUILDPACKS} is not in the form of buildpacks" in text for text in result.warnings)
 
 
 def test_transforms_that_make_the_label_untrue_say_so(layout: Layout) -> None:
