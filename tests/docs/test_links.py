@@ -61,7 +61,7 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
 
 def test_every_file_of_a_store_is_documented() -> None:
     sources = [path.read_text() for path in _SOURCES if path.suffix == ".py"]
-    made = {name for text in sources for name in re.findall(r'PRIVATE_DIRECTORY / "([\w.]+)"', text)}
+    made = {name for text in sources for name in re.findall(r'PRIVATE_DIRECTORY(?: /|,) "([\w.-]+)"', text)}
     page = (ROOT / "docs/store.md").read_text()
     assert len(made) >= 10 and {name for name in made if f"`.layerfarm/{name}" not in page} == set()
 
