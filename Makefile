@@ -42,7 +42,7 @@ help:
 	@echo 'make explore [SCHEDULES=1000000] [SEED=N]      the job engine under random interleavings and losses'
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; counts losses (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store with many writers, gc and readers; counts losses (0)'
-	@echo 'make powercut [CUTS=1000] [SEED=N]             machines under QEMU lose power while they use a store; counts losses (0)'
+	@echo 'make powercut [CUTS=1000] [FILESYSTEMS=xfs] [SEED=N]  machines under QEMU lose power while they use a store; counts losses (0)'
 	@echo 'make nfs [WRITERS=8] [TAGS=25]                  a store on an NFS server, with machines and a server that vanish'
 	@echo 'make pulls [SUITE=trixie] [CLIENT=podman]       clients of Debian 12 and 13 pull layers in part: a table'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm compared with umoci, tar, sha256sum, cp: a table with targets'
@@ -127,13 +127,14 @@ torture-store: environment
 
 # Emulated machines; the first run creates their system disk in .cache/machines (some minutes, 600 MB).
 powercut: CUTS ?= 1000
-powercut: environment
-	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED))
+powercut: packages environment
+	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED)) \
+	    $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS))
 
 # A server and three clients under QEMU; WRITERS on each client set TAGS each.
 nfs: WRITERS ?= 8
 nfs: TAGS ?= 25
-nfs: environment
+nfs: packages environment
 	$(BIN)/python -m tests.machines.nfs --writers '$(WRITERS)' --tags '$(TAGS)' $(if $(ONLY),--only $(ONLY))
 
 # Needs root. The first run installs the clients in a Debian 12 and a Debian 13 (2 GB in .cache). SUITE, CLIENT and FORMAT select.

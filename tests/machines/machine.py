@@ -21,6 +21,8 @@ from tests.machines.network import Network
 QEMU: Final = "qemu-system-x86_64"
 BLOCK: Final = 4096
 """Bytes of a disk's sector."""
+_COMMAND: Final = 900.0
+"""Seconds for a command; it takes a few where the machine is not busy."""
 _BOOT: Final = 600.0
 """Seconds until the agent has to answer, on a machine that is busy."""
 
@@ -63,7 +65,7 @@ class Command:
     def __init__(self) -> None:
         self.answers: queue.Queue[dict[str, object]] = queue.Queue()
 
-    def lines(self, timeout: float = 300.0) -> Iterator[str]:
+    def lines(self, timeout: float = _COMMAND) -> Iterator[str]:
         """Yield its output, as it comes, until it ends or power is cut."""
         while True:
             answer = self.answers.get(timeout=timeout)
@@ -72,7 +74,7 @@ class Command:
                 return
             yield str(answer["line"])
 
-    def end(self, timeout: float = 300.0) -> Ended:
+    def end(self, timeout: float = _COMMAND) -> Ended:
         """Wait for it."""
         text = "\n".join(self.lines(timeout))
         assert self._code is None or isinstance(self._code, int)
@@ -138,11 +140,11 @@ class Machine:
         self._port.sendall((json.dumps({"id": self._count, "command": command, "stdin": stdin}) + "\n").encode())
         return running
 
-    def run(self, command: str, stdin: str = "", timeout: float = 300.0) -> Ended:
+    def run(self, command: str, stdin: str = "", timeout: float = _COMMAND) -> Ended:
         """The same, to its end."""
         return self.start(command, stdin).end(timeout)
 
-    def check(self, command: str, stdin: str = "", timeout: float = 300.0) -> str:
+    def check(self, command: str, stdin: str = "", timeout: float = _COMMAND) -> str:
         """The same; it has to succeed. What it printed."""
         ended = self.run(command, stdin, timeout)
         assert ended.code == 0, f"{self.name}: {command}: {ended.code}: {ended.text[-3000:]}"
@@ -175,7 +177,7 @@ class Machine:
     def _command_line(self) -> str:
         names = f"machine.name={self.name} machine.number={self.number}"
         # On a busy host the emulated disk is late, and the kernel must not give it up.
-        patient = "nvme_core.io_timeout=3600 nvme_core.admin_timeout=3600"
+        patient = "nvme_core.io_timeout=3600 nvme_core.admin_timeout=3600 no_timer_check"
         return f"console=ttyS0 root=/dev/nvme0n1 rw quiet panic=-1 net.ifnames=0 mitigations=off {patient} {names}"
 
     def _connect(self, path: Path) -> None:

@@ -58,9 +58,15 @@ class Trial:
             for client, name in zip(clients, names, strict=True)
         ]
 
-    def take(self, command: Command, *, timeout: float = 900.0, whole: bool = True) -> None:
+    def begun(self, command: Command) -> None:
+        """Wait for the first tag of writers, so that they are at work."""
+        line = next(command.lines(), "")
+        self.expect(line.startswith("{"), f"writers did not begin: {line}")
+        self.acknowledged.append(line)
+
+    def take(self, command: Command, *, whole: bool = True) -> None:
         """Wait for writers; ``whole``: they must succeed."""
-        ended = command.end(timeout)
+        ended = command.end()
         lines = ended.text.splitlines()
         self.acknowledged += [line for line in lines if line.startswith("{")]
         if whole:
@@ -75,7 +81,7 @@ class Trial:
 
 def workload_check(client: Machine, layout: str, acknowledged: str) -> list[str]:
     command = f"cd /opt/layerfarm && exec python3 -m workload check {layout}"
-    ended = client.run(command, acknowledged, 900)
+    ended = client.run(command, acknowledged)
     lines = ended.text.splitlines()
     return lines if ended.code == 0 else [f"check ended with {ended.code}: {lines[-1:]}"]
 
@@ -96,9 +102,9 @@ def writers(trial: Trial) -> None:
         trial.take(command)
     for client, command in ((third, reader), (first, collecting), (second, looking)):
         client.check("touch /tmp/stop; pkill -f '[w]orkload read'; true")
-        ended = command.end(120)
+        ended = command.end()
         client.check("rm /tmp/stop")
-        lines = ended.text.splitlines()
+        lines = [line for line in ended.text.splitlines() if line != "reading"]
         trial.expect(not lines and ended.code in (0, -15), f"{client.name}: {ended.code}: {lines[-1:]}")
 
 
@@ -114,7 +120,7 @@ def server_back_late(trial: Trial) -> None:
 
 def _server_away(trial: Trial, seconds: float) -> None:
     commands = trial.write(*trial.share.clients[:2])
-    time.sleep(5)
+    trial.begun(commands[0])
     trial.share.server.cut()
     time.sleep(seconds)
     trial.share.reboot()
@@ -177,7 +183,7 @@ def parted_beyond(trial: Trial) -> None:
 def _parted(trial: Trial, seconds: float, *, whole: bool) -> None:
     first, second, _ = trial.share.clients
     commands = trial.write(first, second)
-    time.sleep(4)
+    trial.begun(commands[0])
     network = trial.share.network
     network.part(first.number, trial.share.server.number)
     time.sleep(seconds)
@@ -226,7 +232,7 @@ def soft(trial: Trial) -> None:
     said = layerfarm(client, "doctor", "--store", place).text
     trial.expect("with soft" in said, f"doctor does not name soft: {said[-300:]}")
     (command,) = trial.write(client, place=place)
-    time.sleep(4)
+    trial.begun(command)
     trial.share.server.cut()
     time.sleep(20)
     trial.share.reboot()
@@ -244,18 +250,25 @@ def twice(trial: Trial) -> None:
     client.check("umount -l /other")
 
 
+def traffic(trial: Trial) -> None:
+    """Requests of a client for each operation."""
+    ended = workload(trial.share.clients[0], "traffic", trial.layout).end()
+    trial.expect(ended.code == 0, ended.text[-300:])
+    trial.seen += ended.text.splitlines()
+
+
 def replaced(trial: Trial) -> None:
     """Exported filesystem replaced: stale handles."""
     first, second, _ = trial.share.clients
     reader = workload(second, "read", trial.layout)
-    time.sleep(2)
+    trial.expect(next(reader.lines(), "") == "reading", "the reader did not begin")
     trial.share.server.check(
-        "rpc.nfsd 0; exportfs -ua; umount /var/lib/nfs; umount /srv; mkfs.ext4 -q -F /dev/vda; "
-        "mount /dev/vda /srv && mkdir -p /srv/export && umount /srv"
+        "rpc.nfsd 0; exportfs -ua; exportfs -f; pkill -x nfsdcld; pkill -x rpc.mountd; sleep 1; "
+        "umount /var/lib/nfs && umount /srv && mkfs.ext4 -q -F /dev/vda"
     )
     trial.share.export(EXPORT)
     _refused(trial, first, trial.layout)
-    ended = reader.end(120)
+    ended = reader.end()
     trial.expect(ended.code not in (0, None), "the reader saw nothing")
     trial.seen.append("clear errors")
     for client in trial.share.clients:
@@ -285,6 +298,7 @@ TRIALS: Final[tuple[Callable[[Trial], None], ...]] = (
     root_squash,
     read_only,
     soft,
+    traffic,
     replaced,
 )
 
@@ -317,7 +331,8 @@ def main() -> int:
     if missing:
         print(f"make nfs needs {missing}", file=sys.stderr)
         return 2
-    chosen = tuple(body for body in TRIALS if not options.only or body.__name__ in options.only)
+    named = {body.__name__: body for body in TRIALS}
+    chosen = tuple(named[name] for name in options.only) or TRIALS
     faults = 0
     with Machines(CACHE) as machines:
         share = Share(machines, CLIENTS)

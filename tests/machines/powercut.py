@@ -24,8 +24,8 @@ CACHE: Final = Path(__file__).resolve().parents[2] / ".cache" / "machines"
 DEVICE: Final = "/dev/vda"
 SIZE: Final = 512 << 20
 FILESYSTEMS: Final = {
-    "ext4 ordered": ("mkfs.ext4 -q", "data=ordered"),
-    "ext4 writeback": ("mkfs.ext4 -q", "data=writeback"),
+    "ext4-ordered": ("mkfs.ext4 -q", "data=ordered"),
+    "ext4-writeback": ("mkfs.ext4 -q", "data=writeback"),
     "xfs": ("modprobe xfs; mkfs.xfs -q", "defaults"),
     "btrfs": ("modprobe btrfs; mkfs.btrfs -q", "defaults"),
 }
@@ -54,7 +54,7 @@ class Trial:
         self._row = row
         self._make, options = FILESYSTEMS[row.filesystem]
         self._mount = f"{self._make.partition('mkfs')[0]} mount -o {options} {DEVICE} /mnt"
-        name = "".join(word[0] for word in f"{row.filesystem} {row.disk}".split()) + f"{seed % 1000}"
+        name = f"{row.filesystem}-{row.disk.partition(' ')[0]}-{seed}"
         self._machine = machines.machine(name, [machines.disk(name, SIZE, volatile=DISKS[row.disk])], boot=False)
         self._acknowledged: list[str] = []
 
@@ -100,7 +100,7 @@ class Trial:
     def _check(self, seed: int) -> None:
         lines = "\n".join(self._acknowledged)
         command = f"{self._mount} && cd /opt/layerfarm && python3 -m workload check /mnt/layout"
-        ended = self._machine.run(command, lines, 600)
+        ended = self._machine.run(command, lines)
         if ended.code or ended.text:
             said = ended.text.splitlines() if not ended.code else [f"{ended.code}: {ended.text.splitlines()[-1:]}"]
             self._row.faults += [f"seed {seed}: {line}" for line in said]
@@ -122,6 +122,7 @@ def main() -> int:
     """Print the table; 1 where anything was lost."""
     parser = argparse.ArgumentParser(prog="make powercut", description=__doc__)
     parser.add_argument("--cuts", type=int, default=1000)
+    parser.add_argument("--filesystems", nargs="+", choices=FILESYSTEMS, default=list(FILESYSTEMS))
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     options = parser.parse_args()
     missing = missing_for_machines()
@@ -129,7 +130,7 @@ def main() -> int:
         print(f"make powercut needs {missing}", file=sys.stderr)
         return 2
     print(f"SEED={options.seed}", flush=True)
-    rows = powercut(options.cuts, options.seed, [Row(name, disk) for name in FILESYSTEMS for disk in DISKS])
+    rows = powercut(options.cuts, options.seed, [Row(name, disk) for name in options.filesystems for disk in DISKS])
     print("filesystem      disk               cuts acknowl.  faults")
     print("\n".join(map(str, rows)))
     for row in rows:

@@ -22,7 +22,7 @@ mountpoint -q /run/rpc_pipefs || mount -t rpc_pipefs sunrpc /run/rpc_pipefs
 pidof nfsdcld >/dev/null || nfsdcld
 exportfs -ra
 pidof rpc.mountd >/dev/null || rpc.mountd -N 3
-rpc.nfsd -N 3 -L {LEASE} -G {LEASE} 8
+[ "$(cat /proc/fs/nfsd/threads)" -gt 0 ] || rpc.nfsd -N 3 -L {LEASE} -G {LEASE} 8
 """
 
 
@@ -60,6 +60,6 @@ def workload(client: Machine, mode: str, *arguments: object) -> Command:
     return client.start(f"cd /opt/layerfarm && exec python3 -m workload {mode} {words}")
 
 
-def layerfarm(client: Machine, *words: str, timeout: float = 300.0) -> Ended:
+def layerfarm(client: Machine, *words: str) -> Ended:
     """Run the command line on a client."""
-    return client.run(" ".join(("layerfarm", *words)), timeout=timeout)
+    return client.run(" ".join(("layerfarm", *words)))

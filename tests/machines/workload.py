@@ -4,7 +4,8 @@
 ``… tags LAYOUT NAME WRITERS TAGS``: set so many tags from each of so many processes, and print them the same way.
 ``… hold LAYOUT TAG change|rename``: set a tag; before this step, under the lock of ``index.json``, print ``held``, and
 wait for the file ``/tmp/go``.
-``… read LAYOUT``: read the index without end; print what is wrong with it.
+``… traffic LAYOUT``: print for each operation the requests that this client sends to its NFS servers.
+``… read LAYOUT``: print ``reading``, then read the index without end, and print what is wrong with it.
 ``… check LAYOUT``: read the printed lines from stdin; print what is lost or damaged, a line each.
 """
 
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -174,9 +176,48 @@ def hold(path: Path, tag: str, step: str) -> None:
     print(json.dumps({"tag": tag, "digest": base.digest}), flush=True)
 
 
+def traffic(path: Path) -> None:
+    """Count the requests of each operation, of its second run: the first one finds the caches of the client empty."""
+    layout = Layout.open(path)
+
+    def build(turn: str) -> None:
+        root = Path("/tmp") / turn
+        root.mkdir()
+        for number in range(100):
+            (root / f"file-{number}").write_bytes(os.urandom(1 << 14))
+        run(BuildRequest(rootfs=root, image=ImageRef(store=path, tag=turn)), processes=1)
+
+    def unpack(turn: str) -> None:
+        run(UnpackRequest(image=ImageRef(store=path, tag="first"), bundle=path.parent / turn), processes=1)
+
+    operations: dict[str, Callable[[str], object]] = {
+        "tag": lambda turn: layout.copy_tag("base", f"tag-{turn}"),
+        "put of 1 MiB": lambda turn: layout.put(os.urandom(1 << 20), "application/octet-stream"),
+        "build of 100 local files": build,
+        "unpack of 100 files into the share": unpack,
+    }
+    for name, operation in operations.items():
+        operation("first")
+        before = _requests()
+        operation("second")
+        counts = _requests() - before
+        each = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+        print(f"{name}: {counts.total()} ({each})", flush=True)
+
+
+def _requests() -> Counter[str]:
+    """Requests to all NFS servers by kind (nfsiostat(8) reads the same file)."""
+    found: Counter[str] = Counter()
+    for line in Path("/proc/self/mountstats").read_text().split("per-op statistics")[1:]:
+        for kind, counts in (each.split(":") for each in line.split("device ")[0].splitlines() if ":" in each):
+            found[kind.strip()] += int(counts.split()[0])
+    return found
+
+
 def read(path: Path) -> None:
     """Read the index without end, as another host sees it."""
     most = 0
+    print("reading", flush=True)
     while True:
         found = len(Layout.open(path).tags())
         if found < most:
@@ -197,6 +238,8 @@ def main() -> None:
             sys.exit(tags(path, sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
         case "hold":
             hold(path, *sys.argv[3:])
+        case "traffic":
+            traffic(path)
         case "read":
             read(path)
         case _:
