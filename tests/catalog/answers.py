@@ -94,6 +94,16 @@ RECORDED: Final = (
         DENIED,
         "openshift/os#847",
     ),
+    # It answers with CherryPy's page, without a code.
+    Recorded(
+        "Zuul",
+        "manifest",
+        404,
+        "",
+        "<!DOCTYPE html><html><body><h2>404 Not Found</h2><p>Nothing matches the given URI</p></body></html>",
+        ABSENT,
+        "zuul-registry 1.3.0, RegistryAPI.not_found",
+    ),
     Recorded("Quay", "tags", 429, "", "<html>429 Too Many Requests</html>", PASSING, "containers/image#618"),
     Recorded("GHCR", "manifest", 404, "MANIFEST_UNKNOWN", "manifest unknown", ABSENT, "sigstore/cosign#1542"),
     Recorded("GHCR", "manifest", 403, "DENIED", "denied", DENIED, "LeoMartinDev/voy#3"),
