@@ -8,7 +8,7 @@ every xattr, and the names of each inode.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, Literal
@@ -173,9 +173,14 @@ def _about(
         "old": Named.of(old),
         "new": Named.of(new),
         "allowed": Permitted.of(allowed),
-        "tool": f"layerfarm {version('layerfarm')}",
+        "tool": _tool(),
         "codecs": sorted(codec for codec in codecs if codec),
     }
+
+
+@cache
+def _tool() -> str:
+    return f"layerfarm {version('layerfarm')}"
 
 
 def compare(old: Stack, new: Stack, allowed: Tolerance, where: str) -> None:

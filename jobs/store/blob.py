@@ -237,7 +237,7 @@ class Ingest:
         self.abandon()
 
 
-def refresh(blob: Path, size: int) -> bool:
+def refresh(blob: Path | str, size: int) -> bool:
     """Mark the blob as just used; return False if it does not exist with this size.
 
     It is checked again after the mark: a garbage collector that moved it before saw the old time, one that moves it
@@ -246,12 +246,12 @@ def refresh(blob: Path, size: int) -> bool:
     absent, so that the caller stores its own.
     """
     try:
-        if blob.stat().st_size != size:
+        if os.stat(blob).st_size != size:
             return False
         try:
             os.utime(blob, follow_symlinks=False)  # a collector looks at the age of a link itself
         except PermissionError:
             return bool(at_work())
-        return blob.stat().st_size == size
+        return os.stat(blob).st_size == size
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False

@@ -3,6 +3,11 @@
 A run of a catalog sets two tags for each of its images. If each were a new ``index.json``, the bytes written would grow
 with the square of the catalog: 80 GB for 10,000 images. The thread works on some images, writes their tags together,
 and only then records these images as done. If its process dies before, the images are done again.
+
+Jobs of a farm form no groups. There the tag is the job's effect: it is set under the job's lease and the fence of its
+attempt, before the job counts as done. A tag that another process sets later would come after both, and if that dies, a
+job is done whose image has no tag. A worker cannot wait for more jobs either, it has one at a time. Workers that set
+tags at the same time share a write of the index (:mod:`layerfarm.jobs.store.tag_batch`).
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -32,7 +34,7 @@ from layerfarm.worker.catalog.savings import plan_what_saves
 from layerfarm.worker.catalog.series import in_order
 from layerfarm.worker.catalog.stacks import layer_rows
 from tests.bench.synthetic import snapshots
-from tests.unit.catalog.works import catalog_file, ran
+from tests.unit.catalog.works import catalog_file
 from tests.unit.image.images import image, tar
 
 _LAYERS = 8
@@ -94,6 +96,7 @@ def _members(images: Iterator[Snapshot]) -> Iterator[Member]:
 def run_tiny(count: int) -> Row:
     """Run a catalog of ``count`` tiny images, and again with nothing to do. Returns seconds of processor time."""
     from layerfarm.jobs.store import Layout
+    from layerfarm.worker.cli.main import main as layerfarm
 
     with tempfile.TemporaryDirectory(prefix="layerfarm-scale-") as place:
         directory = Path(place)
@@ -101,13 +104,15 @@ def run_tiny(count: int) -> Row:
         for number in range(count):
             layers = [tar(("base", b"base")), tar((f"opt/{number}", b"%d" % number))]
             image(layout, layers, tag=f"team/{number // 10}:1.{number % 10}")
-        path = catalog_file(directory, "{transform: squash}")
-        began = time.process_time()
-        ran(path)
-        done = time.process_time()
-        ran(path)
-        again = time.process_time()
-        return {"images": count, "run": done - began, "per image": (done - began) / count, "nothing": again - done}
+        command = ["catalog", "run", str(catalog_file(directory, "{transform: squash}")), "--progress", "none"]
+        times = [time.process_time()]
+        for outcome in ("made", "unchanged"):
+            with redirect_stdout(StringIO()) as out:
+                assert layerfarm(command) == 0
+            assert f"{count:,} {outcome}" in out.getvalue(), out.getvalue()
+            times.append(time.process_time())
+        run, nothing = (end - begin for begin, end in pairwise(times))
+        return {"images": count, "run": run, "per image": run / count, "nothing": nothing}
 
 
 _MEASURES: dict[str, Callable[[int], Row]] = {"plan": plan_and_report, "run": run_tiny}

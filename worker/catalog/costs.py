@@ -8,7 +8,7 @@ average over the platforms that both have. Both count layers and configurations,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from sys import intern
 from typing import Final, NamedTuple
 
@@ -177,16 +177,13 @@ def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
     holders: defaultdict[str, list[str]] = defaultdict(list)
     sizes: dict[str, int] = {}
     for name in sorted(images):
-        for digest, size in _layers(images[name]):
-            holders[digest].append(name)
-            sizes[digest] = size
+        for each in images[name].values():
+            for digest in each.layers:
+                if holders[digest][-1:] != [name]:
+                    holders[digest].append(name)
+                    sizes[digest] = each.blobs[digest]
     groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for digest, names in holders.items():
         groups[tuple(names)].append(sizes[digest])
     rows = [SharedRow(images=names, layers=len(found), bytes=sum(found)) for names, found in groups.items()]
     return tuple(sorted(rows, key=lambda row: (-row.bytes, row.images)))
-
-
-def _layers(holding: Holding) -> Iterator[tuple[str, int]]:
-    """Return the different layers of an image, with their bytes."""
-    return iter({digest: each.blobs[digest] for each in holding.values() for digest in each.layers}.items())

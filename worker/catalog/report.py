@@ -197,14 +197,13 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     )
     last = work.states.last_run()
     rows = [
-        _row(work, last, by_name[name], before[name], planned.get(name), made[name]).model_copy(
-            update={
-                "pull_before": pull_before[name],
-                "pull_planned": pull_planned.get(name),
-                "pull_after": pull_after[name] if any_made else None,
-                "pull_in_part_before": part_before[name] if part_before else None,
-                "pull_in_part_after": part_after[name] if part_after and any_made else None,
-            }
+        _row(
+            *(work, last, by_name[name], before[name], planned.get(name), made[name]),
+            pull_before=pull_before[name],
+            pull_planned=pull_planned.get(name),
+            pull_after=pull_after[name] if any_made else None,
+            pull_in_part_before=part_before[name] if part_before else None,
+            pull_in_part_after=part_after[name] if part_after and any_made else None,
         )
         for repository in series
         for name in repository
@@ -276,6 +275,7 @@ def _row(
     before: Holding | None = None,
     planned: Holding | None = None,
     made: Holding | None = None,
+    **pulls: int | None,
 ) -> ImageRow:
     state = work.states[image.name]
     target = work.target(image)
@@ -302,6 +302,7 @@ def _row(
             *([state.note] if state.note else []),
             *((*state.left, *(state.result.warnings if state.result else ()), *state.refused) if before else ()),
         ),
+        **pulls,
     )
 
 

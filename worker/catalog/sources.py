@@ -193,7 +193,7 @@ def source_of(image: CatalogImage) -> str:
 
 def source_at(source: Source, repository: str) -> str:
     """Return :func:`source_of` of all images of a source's repository, or layout."""
-    return str(Path(source.layout)) if source.layout is not None else _start(source, repository)
+    return _clean(source.layout) if source.layout is not None else _start(source, repository)
 
 
 def name_of(source: Source, repository: str, tag: str) -> str:
@@ -238,6 +238,11 @@ def is_wanted(source: Source, tag: str) -> bool:
 _range = cache(VersionRange)
 
 
+@cache
+def _clean(path: str) -> str:
+    return str(Path(path))
+
+
 def _matches(text: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)
 
@@ -252,5 +257,5 @@ def _path(source: Source) -> str:
 def origin_of(listing: Listing, tag: str) -> str:
     """Return ``docker://…`` or ``LAYOUT:TAG``."""
     layout = listing.source.layout
-    where = str(Path(layout)) if layout is not None else place_in(listing.source, listing.repository).where
+    where = _clean(layout) if layout is not None else place_in(listing.source, listing.repository).where
     return f"{where}:{tag}"

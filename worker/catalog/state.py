@@ -138,7 +138,9 @@ class ImageState(BaseModel):
         return {digest: held for digest, held in self.holdings.items() if digest in digests}
 
     def but(self, **changes: object) -> ImageState:
-        return self.model_copy(update=changes)
+        """Return the state with changes; itself if nothing changes."""
+        same = all(getattr(self, name) == value for name, value in changes.items())
+        return self if same else self.model_copy(update=changes)
 
 
 class Missed(BaseModel):
@@ -194,14 +196,12 @@ class States:
         self._store = store
         self._known: dict[str, ImageState] = {}
         self.directory = state_directory(store, catalog)
-        images, files = self.directory / "images", files_of(store.path)
-        for path in (images / file for file in files.names(images) if file.endswith(".json")):
-            try:
-                state = ImageState.model_validate_json(files.read(path))
-            except (OSError, UnsafePath, ValidationError):
-                # The image is processed like a new one.
-                continue
-            self._known[state.name] = state
+        for name, content in files_of(store.path).contents(self.directory / "images"):
+            # An image whose state is corrupt is processed like a new one.
+            with suppress(ValidationError):
+                if name.endswith(".json"):
+                    state = ImageState.model_validate_json(content)
+                    self._known[state.name] = state
 
     def __getitem__(self, name: str) -> ImageState:
         """Return the state of an image; one that left the catalog and returns has its earlier state."""
@@ -241,7 +241,8 @@ class States:
 
     def put(self, state: ImageState) -> ImageState:
         """Record a state, durably. Different threads may put different images."""
-        if self._known.get(state.name) != state:
+        known = self._known.get(state.name)
+        if known is not state and known != state:
             self.write(Path("images") / f"{_file_name(state.name)}.json", state.model_dump_json().encode())
             self._known[state.name] = state
         return state

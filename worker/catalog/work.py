@@ -70,6 +70,10 @@ class Work:
     """Reads the sources, after a discovery."""
     _layouts: dict[str, str] = field(default_factory=dict)
     """By image to rechunk, a digest of its planned layers, or :data:`AS_IT_IS`."""
+    _targets: dict[str, ImageRef] = field(default_factory=dict)
+    """By image, :meth:`target`."""
+    _works: dict[tuple[str, str, tuple[str, ...]], str] = field(default_factory=dict)
+    """By image, its old image and referrers: :meth:`work_of`."""
     _different: dict[str, str] = field(default_factory=dict)
     """Images that the destination's registry no longer has as they were pushed, with the difference."""
 
@@ -301,7 +305,11 @@ class Work:
     # --- one image -------------------------------------------------------------------------------
 
     def target(self, image: CatalogImage) -> ImageRef:
-        return target_of(self.store.path, self.catalog.destination, image.name)
+        """Return the place of the new image."""
+        found = self._targets.get(image.name)
+        if found is None:
+            found = self._targets[image.name] = target_of(self.store.path, self.catalog.destination, image.name)
+        return found
 
     def source(self, image: CatalogImage) -> ImageRef:
         """Return the fetched image."""
@@ -311,7 +319,12 @@ class Work:
         """Return :attr:`ImageState.work`."""
         state = self.states[image.name]
         assert state.old is not None
-        return fingerprint(state.old.digest, image.policy.do, self.target(image), *state.said)
+        inputs = (image.name, state.old.digest, state.said)
+        found = self._works.get(inputs)
+        if found is None:
+            found = fingerprint(state.old.digest, image.policy.do, self.target(image), *state.said)
+            self._works[inputs] = found
+        return found
 
     def is_made(self, image: CatalogImage) -> bool:
         """Return True if the new image exists, made from the current old image, policy and plan."""

@@ -227,6 +227,7 @@ command.add_command(catalog_serve_cmd.command)
 @contextmanager
 def working(file: Path, how: How, *, lock: bool = True, view: View | None = None) -> Iterator[Work]:
     """Yield a run of the catalog file; ``lock``: exclude other runs; ``view``: default as ``how`` says."""
+    import gc
     from contextlib import ExitStack
 
     from layerfarm.jobs.flows.base import Policy
@@ -236,6 +237,8 @@ def working(file: Path, how: How, *, lock: bool = True, view: View | None = None
     from layerfarm.worker.cli.catalog_view import CatalogView
     from layerfarm.worker.client import Farm
 
+    # The objects of a catalog live until its end: the default collector looks at them for a third of a run's time.
+    gc.set_threshold(100_000, 20, 20)
     catalog = read_catalog(file)
     with ExitStack() as stack:
         backend: Backend

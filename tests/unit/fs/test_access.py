@@ -9,6 +9,7 @@ import pytest
 
 from layerfarm.jobs.errors import LimitExceeded, RootfsNotFound, TreeChanged, UnsafePath
 from layerfarm.jobs.fs import (
+    Beneath,
     DirectoryCache,
     Rootfs,
     clear_xattrs,
@@ -128,6 +129,17 @@ def test_file_over_the_limit_is_refused(root: int, path: Path) -> None:
     os.truncate(path / "d/f", 1 << 40)  # sparse: reading it would take for ever
     with pytest.raises(LimitExceeded):
         read_regular(root, b"d/f", 1 << 20)
+
+
+def test_the_regular_files_of_a_directory_are_read_at_once_and_no_link_is_followed(path: Path) -> None:
+    files = Beneath(path)
+    (path / "d/empty").touch()
+    (path / "d/link").symlink_to("f")
+    os.mkfifo(path / "d/fifo")
+    assert sorted(files.contents(path / "d")) == [("empty", b""), ("f", b"content")]
+    assert list(files.contents(path / "none")) == list(files.contents(path / "d/f")) == []
+    with pytest.raises(UnsafePath):
+        list(files.contents(path / "link"))
 
 
 def test_xattrs_of_a_link_a_device_and_a_fifo_are_their_own(root: int, path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Layout
+from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, REF_NAME, Descriptor, Layout
 from layerfarm.jobs.store.descriptor import SUBJECT
 from layerfarm.jobs.store.index import IndexFile
+from layerfarm.jobs.store.index_text import IndexText
 
 
 def entry(number: int, subject: str | None = None) -> Descriptor:
@@ -63,6 +64,48 @@ def test_entries_of_other_tools_that_are_no_descriptors_are_stepped_over(layout:
     assert text.descriptor(0) is None
     layout.attach(entry(2, "sha256:b"))
     assert layout.index_text().untagged == {None: [0, 1, 2, 3], "sha256:b": [4]}
+
+
+_DIGEST = f"sha256:{'a' * 64}"
+_USUAL = f'"mediaType":"{MEDIA_TYPE_MANIFEST}","digest":"{_DIGEST}","size":1'
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        (_USUAL, None),
+        (f'{_USUAL},"annotations":{{"{REF_NAME}":"t","b":"c"}}', "t"),
+        (f'{_USUAL},"artifactType":"a/b","annotations":{{"b":"c"}}', None),
+        # Not as nearly all are, and read as documents.
+        (f'{_USUAL},"annotations":{{"{REF_NAME}":"é"}}', "é"),
+        (f'{_USUAL},"annotations":{{"a":"x\\"\\":\\"y","{REF_NAME}":"t"}}', "t"),
+        (f'{_USUAL},"platform":{{"os":"linux"}},"annotations":{{"{REF_NAME}":"t"}}', "t"),
+        (f'{_USUAL},"annotations":{{}}', None),
+        (f'"size":1,"digest":"{_DIGEST}","mediaType":"m","annotations":{{"digest":"x","{REF_NAME}":"t"}}', "t"),
+    ],
+)
+def test_an_index_is_cut_into_the_bytes_of_its_entries(entry: str, name: str | None) -> None:
+    raw = f'{{"schemaVersion":2,"manifests":[{{{entry}}},{{{_USUAL}}},{{{entry}}}]}}'.encode()
+    text = IndexText.parse(raw, "here")
+    assert text.entries == [f"{{{each}}}".encode() for each in (entry, _USUAL, entry)]
+    assert (text.names, text.encode(), text.raw) == ([name, None, name], raw, None)
+    if name is not None:
+        one = IndexText.parse(f'{{"schemaVersion":2,"manifests":[{{{entry}}}]}}'.encode(), "here")
+        assert one.names_only(name, _DIGEST) and not one.names_only(name, _DIGEST.replace("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        f'{_USUAL},"annotations":{{"{REF_NAME}":"first","{REF_NAME}":"last"}}',
+        f'{_USUAL} ,"annotations":{{"{REF_NAME}":"last"}}',
+        f'{_USUAL},"annotations":{{"{REF_NAME}":"\\u006cast"}}',
+    ],
+)
+def test_an_index_that_another_tool_wrote_keeps_its_bytes_until_it_changes(entry: str) -> None:
+    raw = f'{{"schemaVersion":2,"manifests":[{{{entry}}}]}}'.encode()
+    text = IndexText.parse(raw, "here")
+    assert (text.names, text.raw) == (["last"], raw)
 
 
 def test_steady_reading_reads_once_and_sees_its_own_changes(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
