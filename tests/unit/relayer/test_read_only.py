@@ -216,7 +216,7 @@ def test_a_lease_that_a_full_disk_refuses_is_an_error_all_the_same(
 ) -> None:
     layer = image(layout, [tar(("a", b"a"))], tag="t").manifest.layers[0]
 
-    def full(*args: object) -> None:
+    def full(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("layerfarm.jobs.store.leases.make_directory", full)
