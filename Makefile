@@ -28,7 +28,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs pulls bench bench-catalog bench-scale profile scaling docs man pictures newcomer release lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs pulls bench bench-catalog bench-scale mixed profile scaling docs man pictures newcomer release lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +50,7 @@ help:
 	@echo 'make profile [TREE=minbase]                    a flame graph of each operation, in .cache/profile'
 	@echo 'make scaling                                   measure scaling, and write tests/bench/SCALING.md'
 	@echo 'make bench-catalog                             40 images re-layered together, and with methods of other tools: a table'
+	@echo 'make mixed                                     a catalog of all that registries hold, with a layer of 1.5 GB'
 	@echo 'make bench-scale [PLAN=1000,10000] [RUN=100,1000]  work of catalogs of many synthetic and of many tiny images'
 	@echo 'make bench-catalog KILLS=1 [SEED=N]            … while workers and the registry are killed; the result must be equal'
 	@echo 'make docs                                     the documentation as a site in build/site; warnings are errors'
@@ -159,6 +160,9 @@ scaling: environment
 bench-scale: environment
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.bench.scale \
 	    $(if $(PLAN),--plan $(PLAN)) $(if $(RUN),--run $(RUN))
+
+mixed: packages environment
+	PATH="$(abspath $(BIN)):$$PATH" MIXED_BYTES=1500000000 $(BIN)/python -m pytest -q tests/interop/test_catalog_mixed.py
 
 # The images are made once, from about 700 MB of Debian packages, and kept in .cache. KILLS=1 [SEED=N]: no table; kill workers,
 # registry and run at random.

@@ -73,13 +73,17 @@ def holding_of(layout: Layout, top: Descriptor) -> dict[str, Pullable]:
     Raises:
         StoreError: the layout does not hold its manifests and configurations.
     """
-    return holding_in(layout, look_at(layout, top))
+    offer = look_at(layout, top)
+    return holding_in(layout, offer, offer)
 
 
-def holding_in(layout: Layout, offer: Offer) -> dict[str, Pullable]:
-    """Return :func:`holding_of` manifests that are read already."""
-    images = offer.images or offer.leaves
-    platforms = numbered(_platform(layout, each) for each in images)
+def holding_in(layout: Layout, copy: Offer, original: Offer) -> dict[str, Pullable]:
+    """Return the layers and configurations of ``original``, whose copy in the layout may have been converted.
+
+    Hosts pull the original: the configurations of a conversion have other sizes.
+    """
+    images = original.images or original.leaves
+    platforms = numbered(_platform(layout, each) for each in copy.images or copy.leaves)
     return {name: pullable(each.layers, each.config) for name, each in zip(platforms, images, strict=True)}
 
 

@@ -9,7 +9,7 @@ from layerfarm.worker.catalog.state import ImageState, LastRun, Step
 Outcome = Literal["made", "kept", "repaired", "published", "unchanged", "skipped", "failed", "planned", "pending"]
 MEANING: dict[Outcome, str] = {
     "made": "transformed, and verified to hold the same files",
-    "kept": "published unchanged, because the policy or the plan does not change it",
+    "kept": "published as it was fetched, because the policy or the plan does not change it",
     "repaired": "pushed again, because the destination no longer had it",
     "published": "made by an earlier run, and pushed now",
     "unchanged": "finished by an earlier run; nothing to do",

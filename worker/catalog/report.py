@@ -24,6 +24,7 @@ from layerfarm.worker.catalog.duplicates import DuplicateRow, FileRow, duplicate
 from layerfarm.worker.catalog.outcomes import ABOUT_SOURCES, MEANING, Outcome, advice, outcome_of
 from layerfarm.worker.catalog.partial import InPart, has_tables
 from layerfarm.worker.catalog.places import place_of
+from layerfarm.worker.catalog.policies import Keep, Rechunk
 from layerfarm.worker.catalog.series import in_order, repository_of
 from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.stacks import LayerRow, layer_rows
@@ -71,7 +72,7 @@ class ImageRow(Row):
     """Advice about the error."""
     policy: str = ""
     old: str = ""
-    """Digest of the original image."""
+    """Digest of the original image at its source. One in Docker's formats is converted when it is fetched."""
     new: str | None = None
     place: str = ""
     """``docker://…`` or ``LAYOUT:TAG`` of the new image."""
@@ -181,7 +182,7 @@ def report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
 def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     by_name = {image.name: image for image in images}
     states = {name: work.states[name] for name in by_name}
-    before = {name: state.held(work.store, state.old) for name, state in states.items() if state.old is not None}
+    before = {name: held for name, state in states.items() if (held := state.held_before(work.store)) is not None}
     made = {name: _made(work, by_name[name], states[name]) for name in before}
     any_made = any(made.values())
     after = {name: made[name] or held for name, held in before.items()}
@@ -200,7 +201,7 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         _row(
             *(work, last, by_name[name], before[name], planned.get(name), made[name]),
             pull_before=pull_before[name],
-            pull_planned=pull_planned.get(name),
+            pull_planned=pull_planned.get(name) if _is_predictable(by_name[name]) else None,
             pull_after=pull_after[name] if any_made else None,
             pull_in_part_before=part_before[name] if part_before else None,
             pull_in_part_after=part_after[name] if part_after and any_made else None,
@@ -265,7 +266,7 @@ def _layers(
 def _made(work: Work, image: CatalogImage, state: ImageState) -> Holding | None:
     if state.new is None or not work.is_made(image):
         return None
-    return state.held(work.destination, state.new)
+    return state.held_after(work.destination, state.new)
 
 
 def _row(
@@ -288,13 +289,13 @@ def _row(
         error_type=state.error_type if state.error else None,
         todo=advice(state.failed_in, state.name, state.origin) if state.error else None,
         policy=image.policy.do.transform,
-        old=state.old.digest if state.old else "",
+        old=state.original or "",
         new=state.new.digest if state.new and made else None,
         place=place_of(work.catalog.destination, state.name) or str(target),
         proof=proofs[0] if proofs else None,
         verify=f"layerfarm verify --image {shlex.quote(str(target))}" if proofs else None,
         layers_before=layer_count(before) if before else 0,
-        layers_planned=layer_count(planned) if planned else None,
+        layers_planned=layer_count(planned) if planned and _is_predictable(image) else None,
         layers_after=layer_count(made) if made else None,
         bytes_before=nbytes(before) if before else 0,
         bytes_after=nbytes(made) if made else None,
@@ -304,6 +305,11 @@ def _row(
         ),
         **pulls,
     )
+
+
+def _is_predictable(image: CatalogImage) -> bool:
+    """Return False if only the transform itself finds the new layers; meanwhile the totals count it as before."""
+    return isinstance(image.policy.do, Rechunk | Keep)
 
 
 def _state(state: ImageState, planned: Holding | None, made: Holding | None) -> str:

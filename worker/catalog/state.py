@@ -66,7 +66,7 @@ class ImageState(BaseModel):
     kept: bool = False
     """True if the policy was to copy it unchanged when it was fetched."""
     holdings: dict[str, dict[str, Pullable]] = {}
-    """By digest of ``old`` and ``new``: what :func:`~layerfarm.worker.catalog.costs.holding_of` read of them."""
+    """By digest of the :attr:`original` and of ``new``: layers and configurations that hosts pull of it."""
     created: str | None = None
     work: str | None = None
     """Digest of everything that determines ``new`` except the plan: the old image, the policy."""
@@ -125,17 +125,28 @@ class ImageState(BaseModel):
         kind = error.error_type if isinstance(error, JobFailed) else None
         return self.but(error=error_text(error), error_type=kind or type(error).__name__, failed_in=step)
 
-    def held(self, layout: Layout, image: Descriptor) -> Holding:
-        """Return the holding of ``old`` or ``new``, of which only an unknown one is read in ``layout``.
+    @property
+    def original(self) -> str | None:
+        """Return the digest of the original at its source; that of ``old`` differs if it was converted."""
+        return None if self.old is None else self.offer or self.old.digest
+
+    def held_before(self, store: Layout) -> Holding | None:
+        """Return the holding of the original, which is read in the store only if it is unknown; None: not fetched.
 
         Raises as :func:`~layerfarm.worker.catalog.costs.holding_of`.
         """
-        return self.holdings.get(image.digest) or holding_of(layout, image)
+        return None if self.old is None else self._held(store, self.old, self.original or "")
 
-    def holdings_of(self, *images: Descriptor | None) -> dict[str, dict[str, Pullable]]:
-        """Return those of :attr:`holdings` that are of these images."""
-        digests = {image.digest for image in images if image is not None}
-        return {digest: held for digest, held in self.holdings.items() if digest in digests}
+    def held_after(self, layout: Layout, new: Descriptor) -> Holding:
+        """Return the holding of the new image; as :meth:`held_before`."""
+        return self._held(layout, new, new.digest)
+
+    def _held(self, layout: Layout, image: Descriptor, digest: str) -> Holding:
+        return self.holdings.get(digest) or holding_of(layout, image)
+
+    def holdings_of(self, digest: str | None) -> dict[str, dict[str, Pullable]]:
+        """Return the entry of :attr:`holdings` with a digest, if there is one."""
+        return {digest: self.holdings[digest]} if digest is not None and digest in self.holdings else {}
 
     def but(self, **changes: object) -> ImageState:
         """Return the state with changes; itself if nothing changes."""

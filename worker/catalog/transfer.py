@@ -145,7 +145,7 @@ class Fetcher:
             if image.registry:
                 left = bring(self._skopeo, repository_in(image.origin), said, copy.digests, self._store)
             created = self._created(copy)
-            holding = holding_in(self._store, copy)
+            holding = holding_in(self._store, copy, offer)
             if not image.is_kept:
                 follow(self._store, top)  # an image that cannot be transformed fails here
         except LayerfarmError as error:
@@ -156,7 +156,7 @@ class Fetcher:
                 new=state.new,
                 pushed=state.pushed,
                 published=state.published,
-                holdings=state.holdings_of(state.new),
+                holdings=state.holdings_of(state.new.digest if state.new else None),
             )
         done = state.but(
             origin=image.origin,
@@ -166,7 +166,7 @@ class Fetcher:
             left=tuple(left),
             manifests=tuple(offer.digests) if not image.registry and top.digest == offer.digest else (),
             kept=image.is_kept,
-            holdings={**state.holdings, top.digest: holding},
+            holdings={**state.holdings, offer.digest: holding},
             created=created,
             error=None,
         )

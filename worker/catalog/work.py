@@ -376,9 +376,9 @@ class Work:
     ) -> ImageState:
         """Return the state of an image with a new image at the destination."""
         state = self.states[image.name].but(new=new, result=result, note=note, work=self.work_of(image))
-        holdings: dict[str, Holding] = {**state.holdings_of(state.old)}
+        holdings: dict[str, Holding] = {**state.holdings_of(state.original)}
         with suppress(LayerfarmError):  # the report reads it again, and tells
-            holdings[new.digest] = state.held(self.destination, new)
+            holdings[new.digest] = state.held_after(self.destination, new)
         state = state.but(layout=self._layouts.get(image.name), holdings=holdings)
         return state.publish(Publication(place=str(self.target(image)), digest=new.digest))
 
