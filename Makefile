@@ -127,6 +127,7 @@ torture-store: environment
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
 
 # Emulated machines; the first run creates their system disk in .cache/machines (some minutes, 600 MB).
+powercut nfs: PACKAGES := machines
 powercut: CUTS ?= 1000
 powercut: packages environment
 	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED)) \
@@ -191,7 +192,7 @@ format: environment
 # Tools that the interop tests compare with. If they cannot be installed, the other tests still run, and pytest lists at its end
 # what could not run.
 packages:
-	@sh tests/install-packages
+	@sh tests/install-packages $(PACKAGES)
 
 # Packages for `make run`, and for everything else. Each is updated if a lock has changed.
 CORE_LOCKS := deploy/requirements.txt

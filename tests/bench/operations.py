@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from layerfarm.worker.embedded import EmbeddedFarm
@@ -280,7 +281,7 @@ def start_up(place: Place) -> Comparison:
     commands["ls"] = ["ls", "--layout", str(layout)]
     subjects: dict[str, Callable[[], Run]] = {"umoci ls": lambda: place.run(["umoci", "ls", "--layout", layout])}
     for name, command in commands.items():
-        subjects[name] = lambda command=command: place.run(["layerfarm", *command])  # type: ignore[misc]
+        subjects[name] = partial(place.run, ["layerfarm", *command])
     return Comparison(
         "start-up", place.tree, place.on, place.measure(subjects), most_seconds=dict.fromkeys(commands, 0.15)
     )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import http.server
 import json
 import re
 import socket
 import ssl
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +17,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, cast
 
+from tests.catalog.loopback import Handler, LoopbackServer
 from tests.started import for_later_tests
 
 _CONFIGURATION = """\
@@ -181,7 +180,7 @@ def allow(method: str, path: str) -> None:
     """The verdict that lets every request pass."""
 
 
-class Gate:
+class Gate(LoopbackServer):
     """Passes requests on to a registry, as long as ``verdict`` lets it; ``refusal`` is what it answers else.
 
     ``takes``: of a manifest that is sent, as JSON, whether the registry takes it. Other ones are invalid to it.
@@ -201,9 +200,7 @@ class Gate:
         self.requests: list[tuple[str, str]] = []
         gate = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Passing(Handler):
             def _pass(self) -> None:
                 gate.requests.append((self.command, self.path))
                 body = self._body()
@@ -257,18 +254,6 @@ class Gate:
 
             do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = _pass
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Passing)
         if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-
-    def __enter__(self) -> Gate:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+            self.secure(tls)

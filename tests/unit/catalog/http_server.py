@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
-import ssl
-import threading
 from collections.abc import Callable
+
+from tests.catalog.loopback import Handler, LoopbackServer
 
 Answer = tuple[int, dict[str, str], bytes]
 
 
-class Server:
+class Server(LoopbackServer):
     """Answers every request by ``answer``, of its method, path and ``Authorization``."""
 
     def __init__(self) -> None:
@@ -18,9 +17,7 @@ class Server:
         self.requests: list[tuple[str, str, str]] = []
         server = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Answering(Handler):
             def _serve(self) -> None:
                 asked = (self.command, self.path, self.headers.get("Authorization") or "")
                 server.requests.append(asked)
@@ -34,20 +31,4 @@ class Server:
 
             do_GET = do_HEAD = _serve
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-
-    def secure(self, context: ssl.SSLContext) -> None:
-        """Speak HTTPS from now on."""
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-
-    def __enter__(self) -> Server:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Answering)
