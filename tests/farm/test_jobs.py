@@ -121,7 +121,7 @@ def test_farm_runs_other_jobs_after_a_cancel(shared: Ground, allowed: Path) -> N
     cancelled = shared.farm().submit(ToyRequest(directory=allowed, numbers=50, sleep=5))
     running(cancelled)
     cancelled.cancel()
-    assert shared.farm().submit(ToyRequest(directory=allowed)).result(10) == ToyResult(total=18)
+    assert shared.farm().submit(ToyRequest(directory=allowed)).result(60) == ToyResult(total=18)
 
 
 def test_cancel_of_an_ended_job_changes_nothing(shared: Ground, allowed: Path) -> None:

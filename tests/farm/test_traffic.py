@@ -14,7 +14,6 @@ from layerfarm.jobs.errors import FarmFull, RequestError
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.owner import this_process
-from layerfarm.worker.model import JobState
 
 KEYS = Keys()
 
@@ -111,7 +110,8 @@ def test_submitter_that_waits_is_let_in_when_there_is_room(ground: Ground) -> No
     ground.start_worker()
     waiting.join(80)
     assert second == [ToyResult(total=18)]
-    assert first.record().state is JobState.SUCCEEDED
+    # The worker runs two jobs at a time, and either can be the first to end.
+    assert first.result(60) == ToyResult(total=18)
 
 
 def test_long_queue_is_no_reason_to_send_first_messages_again(ground: Ground) -> None:
