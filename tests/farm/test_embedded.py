@@ -65,7 +65,7 @@ def test_job_runs_and_nothing_is_left(allowed: Path) -> None:
         started = [process for process in children() if process not in before]
         assert farm.submit(ToyRequest(directory=allowed)).result(90) == ToyResult(total=18)
         assert len(started) >= 4  # Redis, the worker, its two processes
-    assert psutil.wait_procs(started, timeout=5)[1] == []
+    assert psutil.wait_procs(started, timeout=60)[1] == []
     assert list((state_of(allowed)).iterdir()) == []
 
 
@@ -172,7 +172,7 @@ def test_everything_ends_with_the_program(allowed: Path, signum: int, code: int,
     finally:
         program.kill()
         program.wait()
-    assert psutil.wait_procs(started, timeout=5)[1] == []
+    assert psutil.wait_procs(started, timeout=60)[1] == []
     if tidy:
         assert list((state_of(allowed)).iterdir()) == []
         assert not (allowed / "staged").exists()

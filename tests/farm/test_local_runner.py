@@ -148,7 +148,7 @@ def test_ctrl_c_sigterm_and_sighup_leave_nothing(tmp_path: Path, signum: int, co
     finally:
         program.kill()
         program.wait()
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
     assert marks(tmp_path, "clean-False") == 1
     assert not (tmp_path / "staged").exists()
 
@@ -160,4 +160,4 @@ def test_processes_die_with_a_killed_program(tmp_path: Path) -> None:
     program.kill()
     program.wait()
     assert len(children) == 2
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []

@@ -99,7 +99,7 @@ def test_worker_of_root_works_as_another_user(ground: Ground) -> None:
     # They end with their main process all the same.
     children = psutil.Process(worker.pid).children()
     worker.kill()
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
 def test_missing_user_is_reported(ground: Ground) -> None:

@@ -24,6 +24,7 @@ from layerfarm.jobs.errors import (
     UnsupportedMediaType,
 )
 from layerfarm.jobs.limits import Limits
+from tests.leaks import Held
 from tests.trees import read_tree, tree
 from tests.unit.layer.archives import apply, archive, entry
 
@@ -309,13 +310,11 @@ def test_B2_7_a_decompression_bomb_is_an_error_in_bounded_memory(compression: Co
 
 
 def test_closing_a_read_ahead_early_stops_its_thread() -> None:
-    import threading
-
-    before = threading.active_count()
+    held = Held()
     reader = decompress(io.BytesIO(pack(TEXT * 10, Codec())), Compression.GZIP, ahead=True)
     assert reader.read(10) == TEXT[:10]
     reader.close()
-    assert threading.active_count() == before
+    assert not held.new()
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -340,13 +339,11 @@ def test_progress_may_stop_the_reader() -> None:
 
 
 def test_abandoning_the_compressor_stops_its_threads() -> None:
-    import threading
-
-    before = threading.active_count()
+    held = Held()
     pieces = compress(iter([TEXT] * 10), Codec(threads=2))
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
+    assert not held.new()
 
 
 def test_an_error_of_the_input_passes_through_the_compressor() -> None:

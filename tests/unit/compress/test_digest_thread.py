@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from layerfarm.jobs.compress.codecs import Codec, Compression, compress
 from layerfarm.jobs.compress.decompress import decompress
 from layerfarm.jobs.compress.digest_thread import Buffer, DigestThread
 from layerfarm.jobs.layer import ExtractOptions
+from tests.leaks import Held
 from tests.unit.layer.archives import applied_entries, archive, entry
 
 BLOB = b"".join(compress([bytes(range(256)) * 20_000], Codec()))
@@ -64,10 +64,10 @@ def test_an_error_of_the_observer_reaches_the_reader(ahead: bool) -> None:
 
 
 def test_a_reader_that_stops_early_leaves_no_thread() -> None:
-    before = threading.active_count()
+    held = Held()
     with decompress(io.BytesIO(BLOB), Compression.GZIP, ahead=True, seen=lambda piece: None) as reader:
         reader.read(1)
-    assert threading.active_count() == before
+    assert not held.new()
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024 - 1, 256 * 1024, (1 << 20) + 1, 5_000_000])
@@ -84,8 +84,8 @@ def test_a_file_hashed_beside_has_the_digest_of_its_content(tmp_path: Path, size
 
 
 def test_without_hashing_no_thread_is_started(tmp_path: Path) -> None:
-    before = threading.active_count()
+    held = Held()
     options = ExtractOptions(hash_content=False)
     found = applied_entries(tmp_path, archive(entry("f", content=bytes(1 << 20))), options=options)
     assert [e.sha256 for e in found] == [None, None]
-    assert threading.active_count() == before
+    assert not held.new()

@@ -20,6 +20,7 @@ from layerfarm.jobs.fs import (
     set_xattr,
     stat_regular,
 )
+from tests.leaks import Held
 
 
 @pytest.fixture(params=["openat2", "walk"], autouse=True)
@@ -75,14 +76,14 @@ def test_directory_cache_gives_the_parent_and_the_name(root: int, path: Path) ->
 def test_directory_cache_opens_each_directory_once_and_keeps_few(root: int, path: Path) -> None:
     for number in range(10):
         (path / f"n{number}").mkdir()
-    before = len(os.listdir("/proc/self/fd"))
+    held = Held()
     with DirectoryCache(root, limit=3) as cache:
         assert cache.directory(b"n0") == cache.directory(b"n0")
         for number in range(10):
             fd = cache.directory(b"n%d" % number)
             assert os.path.samestat(os.fstat(fd), (path / f"n{number}").stat())
-        assert len(os.listdir("/proc/self/fd")) == before + 3
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert len(held.new()) == 3
+    assert not held.new()
 
 
 def test_directory_cache_follows_no_link(root: int) -> None:
@@ -102,10 +103,10 @@ def test_regular_file_is_opened_with_its_status(root: int, path: Path) -> None:
 
 @pytest.mark.parametrize("name", [b"fifo", b"null", b"link", b"file-link", b"d"])
 def test_anything_else_is_never_opened_as_a_file(root: int, name: bytes) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    held = Held()
     with pytest.raises(TreeChanged, match="not a regular file"):
         stat_regular(root, name)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not held.new()
 
 
 def test_missing_file_is_the_callers_affair(root: int) -> None:

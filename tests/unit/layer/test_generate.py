@@ -16,6 +16,7 @@ from layerfarm.jobs.fs.xattrs import version_2
 from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
 from layerfarm.jobs.layer.owners import encode_owner
 from layerfarm.jobs.mtree.model import Delta
+from tests.leaks import Held
 from tests.trees import MTIME, block, char, directory, fifo, file, hardlink, read_tree, socket, symlink, tree
 from tests.unit.layer.archives import (
     apply,
@@ -555,8 +556,8 @@ def test_a_tree_deeper_than_path_max_is_packed(root: Path) -> None:
 
 def test_abandoning_the_stream_closes_every_descriptor(root: Path) -> None:
     tree(root, {"a/b": file(b"x" * 3_000_000)})
-    before = len(os.listdir("/proc/self/fd"))
+    held = Held()
     chunks = generate_layer(root, extra("a/b"))
     next(chunks)
     chunks.close()  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not held.new()

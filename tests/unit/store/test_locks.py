@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.store.locks import Lock, exclusive
+from tests.leaks import Held
 
 
 def is_free(path: Path) -> bool:
@@ -74,7 +75,7 @@ def test_a_waiter_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_opened_leaves_none_open(tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    held = Held()
     with pytest.raises(OSError), exclusive(tmp_path / "missing" / "lock", tmp_path):
         pass
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not held.new()
