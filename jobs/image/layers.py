@@ -109,12 +109,10 @@ def other_compression(stream: PlainStream, layer: Descriptor) -> str | None:
     return f"bytes of layer {layer.digest} {what}, its media type is {layer.media_type}"
 
 
-def read_layer(
-    layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard, *, hash_content: bool = True
-) -> Iterator[Read]:
-    """Yield the members of one layer, with the digests of their content if wanted. Raises as :func:`open_layer`."""
+def read_layer(layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanced = unheard) -> Iterator[Read]:
+    """Yield the members of one layer, with the digests of their content. Raises as :func:`open_layer`."""
     with open_layer(layout, layer, diff_id, advanced) as stream:
-        yield from read_members(stream, hash_content=hash_content)
+        yield from read_members(stream)
 
 
 # --- looking ahead ---------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from typing import BinaryIO, Final, cast
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.fs import portable_xattrs
 from layerfarm.jobs.image.bundle import closing_after
-from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, unheard
+from layerfarm.jobs.image.listings import ReadLayer, list_layer
 from layerfarm.jobs.image.resolve import Resolved
 from layerfarm.jobs.layer.stack import Stack
 from layerfarm.jobs.mtree import UNRECORDED_TIME, Entry, Output, read_full, write_tree
@@ -26,8 +27,12 @@ from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.result_cache import read_result, result_path, user_cache, write_result
 
 
-def stack_of(layout: Layout, image: Resolved, advanced: Advanced = unheard) -> Stack:
-    """Return the tree of an image. Every blob is verified by its digest, every tar stream by its diff_id.
+def stack_of(
+    layout: Layout, image: Resolved, advanced: Advanced = unheard, read_layer: ReadLayer = list_layer
+) -> Stack:
+    """Return the tree of an image. Layers without a listing are read and verified.
+
+    ``read_layer``: :func:`~layerfarm.jobs.image.layers.read_layer` to read and verify all of them.
 
     Raises:
         BlobNotFound, DigestMismatch, SizeMismatch: the image is incomplete or corrupt.
@@ -45,13 +50,13 @@ def stacks_of(
     for layer_old, layer_new in zip(old.layers, new.layers, strict=False):
         if (layer_old[0].digest, layer_old[1]) != (layer_new[0].digest, layer_new[1]):
             break
-        reads = list(read_layer(layout_new, *layer_new, advanced))
+        reads = list(list_layer(layout_new, *layer_new, advanced))
         before.apply_read(reads)
         after.apply_read(reads)
         common += 1
     for stack, layout, image in ((before, layout_old, old), (after, layout_new, new)):
         for layer, diff_id in image.layers[common:]:
-            stack.apply_read(read_layer(layout, layer, diff_id, advanced))
+            stack.apply_read(list_layer(layout, layer, diff_id, advanced))
     return before, after
 
 

@@ -26,6 +26,7 @@ from layerfarm.jobs.layer.nodes import (
     Name,
     files,
     in_mtree_order,
+    layer_of,
     pack_leaf,
 )
 from layerfarm.jobs.layer.owners import HIGHEST_ID
@@ -73,8 +74,8 @@ class Source(Inode):
         """The position of the member in its layer, from 0."""
 
 
-def read_members(stream: Readable, limits: Limits | None = None, *, hash_content: bool = True) -> Iterator[Read]:
-    """Yield every member of a raw tar, with the digest of its content if wanted. The stream is read to its end.
+def read_members(stream: Readable, limits: Limits | None = None) -> Iterator[Read]:
+    """Yield every member of a raw tar, with the digest of its content. The stream is read to its end.
 
     Raises (while iterating):
         LayerError, LimitExceeded: the stream is damaged or larger than the limits.
@@ -82,7 +83,7 @@ def read_members(stream: Readable, limits: Limits | None = None, *, hash_content
     reader = MemberReader(stream, limits or process_limits())
     for member in reader.to_the_end():
         digest = None
-        if hash_content and member.type == REGULAR:
+        if member.type == REGULAR:
             hashed = hashlib.sha256()
             for piece in reader.expanded(member):
                 hashed.update(piece)
@@ -159,14 +160,26 @@ class Stack(Applier["_MemoryTree"]):
 
     def names(self) -> dict[Source, tuple[bytes, ...]]:
         """Return the paths, sorted, of each inode that has several."""
-        found: dict[Source, list[tuple[Directory, bytes]]] = {}
-        for node, name, child in files(self.root):
-            found.setdefault(source_of(child), []).append((node, name))
-        return {
-            source: tuple(sorted(node.path(name) for node, name in places))
-            for source, places in found.items()
-            if len(places) > 1
-        }
+        linked = self._tree.linked
+        found: dict[Source, list[bytes]] = {}
+        for node, name, child in files(self.root) if linked else ():
+            source = source_of(child)
+            if source in linked:
+                found.setdefault(source, []).append(node.path(name))
+        return {source: tuple(sorted(paths)) for source, paths in found.items() if len(paths) > 1}
+
+    def paths_of(self, layer: int) -> Iterator[bytes]:
+        """Yield the paths whose last entry is one of this layer, 1 for the lowest, in no particular order."""
+        pending = [self.root]
+        while pending:
+            node = pending.pop()
+            if node.named == layer:
+                yield node.path()
+            for name, child in (node.children or {}).items():
+                if isinstance(child, Directory):
+                    pending.append(child)
+                elif layer_of(child) == layer:
+                    yield node.path(name)
 
 
 class _MemoryTree(Tree):
@@ -174,6 +187,11 @@ class _MemoryTree(Tree):
 
     _read: Read
     _ordinal: int
+
+    def __init__(self, root: Directory, implied: Metadata, limits: Limits) -> None:
+        super().__init__(root, implied, limits)
+        self.linked: set[Source] = set()
+        """Inodes that got a second name."""
 
     def following(self, reads: Iterable[Read]) -> Iterator[Member]:
         """Yield the members of a layer; the tree records the current one."""
@@ -189,7 +207,8 @@ class _MemoryTree(Tree):
     write_symlink = write_special = write_file
 
     def write_hardlink(self, source: Directory, name: bytes, node: Directory, base: bytes) -> None:
-        pass
+        assert source.children is not None
+        self.linked.add(source_of(source.children[name]))
 
     def directory_metadata(self, member: Member) -> Metadata:
         return Metadata(member.mode, member.uid, member.gid, member.mtime, member.mtime, member.xattrs)

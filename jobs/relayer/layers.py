@@ -11,7 +11,8 @@ from layerfarm.jobs.compress.estargz.plain import without_own
 from layerfarm.jobs.errors import TransformError
 from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
-from layerfarm.jobs.image.layers import Advanced, open_layer, read_layer, unheard, written_as
+from layerfarm.jobs.image.layers import Advanced, open_layer, unheard, written_as
+from layerfarm.jobs.image.listings import list_layer
 from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
 from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.layer.stack import Read, Stack
@@ -135,14 +136,14 @@ def squash_layers(
 ) -> PackedLayer:
     """Merge the layers above the ``keep`` lowest, up to the layer ``upto``, into one in ``target``.
 
-    Each is read twice: to find the entries that survive, and to copy their content.
+    A layer without a listing is read twice: to find the entries that survive, and to copy their content.
 
     Raises:
         StoreError, LayerError, LimitExceeded: a layer cannot be read or applied.
     """
     below, whole = Stack(), Stack()
     for number, (layer, diff_id) in enumerate(image.layers[:upto]):
-        reads = list(read_layer(source, layer, diff_id, advanced, hash_content=False))
+        reads = list(list_layer(source, layer, diff_id, advanced))
         if number < keep:
             below.apply_read(reads)
         whole.apply_read(reads)
@@ -171,7 +172,7 @@ def strip_layers(
     """
     gone = matcher(patterns)
     options = MergeOptions(source_date_epoch=epoch, gone=gone, scratch=target.scratch())
-    layers = [list(read_layer(source, layer, diff_id, advanced, hash_content=False)) for layer, diff_id in image.layers]
+    layers = [list(list_layer(source, layer, diff_id, advanced)) for layer, diff_id in image.layers]
     done: dict[int, PackedLayer] = {}
     stack = Stack()
     for position, reads in enumerate(layers):
@@ -197,7 +198,7 @@ def _touches(stack: Stack, layer: int, reads: Iterable[Read], gone: Callable[[by
     for paths in stack.names().values():
         if any(map(gone, paths)) and not all(map(gone, paths)):
             return True
-    return any(placed.layer == layer and gone(placed.entry.path) for placed in stack.placed())
+    return any(map(gone, stack.paths_of(layer)))
 
 
 def opener(source: Layout, image: Resolved, advanced: Advanced) -> OpenLayer:

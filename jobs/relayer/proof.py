@@ -18,7 +18,7 @@ from pydantic import Field
 from layerfarm.jobs.errors import LayerfarmError, MalformedDocument, NotEquivalent
 from layerfarm.jobs.image import Resolved, resolve_walk, tree_digest
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC
-from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, open_layer, read_layer, unheard
 from layerfarm.jobs.image.report import Report
 from layerfarm.jobs.image.trees import stack_of, stacks_of
 from layerfarm.jobs.layer.stack import Stack
@@ -280,7 +280,7 @@ class _Verifier:
 
     @cached_property
     def _stack(self) -> Stack:
-        return stack_of(self._layout, self._image, self._read)
+        return stack_of(self._layout, self._image, self._read, read_layer)
 
     def _read(self, nbytes: int) -> None:
         self._report.reachable_bytes += nbytes
@@ -309,7 +309,8 @@ class _Verifier:
         old = resolve_walk(self._layout, (found,))
         ids, new_ids = old.config.rootfs.diff_ids, self._image.config.rootfs.diff_ids
         if proof.method == "tree":
-            compare(stack_of(self._layout, old, self._read), self._stack, proof.allowed.allowed(), self._digest)
+            before = stack_of(self._layout, old, self._read, read_layer)
+            compare(before, self._stack, proof.allowed.allowed(), self._digest)
         elif proof.swapped is None and ids != new_ids:
             self._report.error("not-equal", self._digest, f"its layers are not those of {proof.old.digest}")
         elif proof.swapped is not None:

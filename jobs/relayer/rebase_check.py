@@ -12,7 +12,8 @@ from typing import Final
 
 from layerfarm.jobs.errors import LayerError, LayerfarmError
 from layerfarm.jobs.image import Resolved
-from layerfarm.jobs.image.layers import Advanced, read_layer, unheard
+from layerfarm.jobs.image.layers import Advanced, unheard
+from layerfarm.jobs.image.listings import list_layer
 from layerfarm.jobs.layer.stack import Source, Stack
 from layerfarm.jobs.relayer.components.distributions import DPKG, Fields, paragraphs
 from layerfarm.jobs.relayer.elf_dependencies import unmet_needs
@@ -36,9 +37,9 @@ def examine(
     Raises:
         StoreError, LayerError: a layer of one of the images cannot be read or applied.
     """
-    lower = [list(read_layer(layout, *layer, advanced)) for layer in image.layers[:below]]
-    upper = [list(read_layer(layout, *layer, advanced)) for layer in image.layers[below:]]
-    new = [list(read_layer(new_layout, *layer, advanced)) for layer in new_base.layers]
+    lower = [list(list_layer(layout, *layer, advanced)) for layer in image.layers[:below]]
+    upper = [list(list_layer(layout, *layer, advanced)) for layer in image.layers[below:]]
+    new = [list(list_layer(new_layout, *layer, advanced)) for layer in new_base.layers]
     try:
         rebased = Stack.of([*new, *upper])
     except LayerError as error:

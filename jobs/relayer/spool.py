@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import BinaryIO
 
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.image.layers import Advanced, open_layer, unheard
+from layerfarm.jobs.image.listings import recorded
 from layerfarm.jobs.layer.nodes import Directory
 from layerfarm.jobs.layer.stack import REGULAR, Placed, Read, Source, Stack, compare_stacks, is_same, source_of
 from layerfarm.jobs.limits import limits
@@ -89,34 +91,37 @@ def read_image(layout: Layout, image: Resolved, keep: int, spool: Path, advanced
     offsets: dict[tuple[int, int], int] = {}
     with spool.open("xb", buffering=1 << 20) as out:
         for number, (layer, diff_id) in enumerate(image.layers, 1):
-            with open_layer(layout, layer, diff_id, advanced) as stream:
-                reads = _spooled(stream, out, number, offsets)
-                if number <= keep:
-                    known = list(reads)
-                    below.apply_read(known)
-                    whole.apply_read(known)
-                else:
-                    whole.apply_read(reads)
+            opened = open_layer(layout, layer, diff_id, advanced)
+            reads = recorded(layer, diff_id, _spooled(opened, out, number, offsets))
+            if number <= keep:
+                known = list(reads)
+                below.apply_read(known)
+                whole.apply_read(known)
+            else:
+                whole.apply_read(reads)
         out.truncate()
     return _difference(below, whole, offsets)
 
 
-def _spooled(stream: Readable, out: BinaryIO, layer: int, offsets: dict[tuple[int, int], int]) -> Iterator[Read]:
+def _spooled(
+    opened: AbstractContextManager[Readable], out: BinaryIO, layer: int, offsets: dict[tuple[int, int], int]
+) -> Iterator[Read]:
     """Yield the members of a layer, their content hashed and appended to the spool."""
-    reader = MemberReader(stream, limits())
-    for ordinal, member in enumerate(reader.to_the_end()):
-        if member.type != REGULAR:
-            yield Read(member, None)
-            continue
-        offsets[layer, ordinal] = out.tell()
-        digest = hashlib.sha256()
-        for piece in reader.expanded(member):
-            digest.update(piece)
-            if _is_hole(member, piece):
-                out.seek(len(piece), os.SEEK_CUR)
-            else:
-                out.write(piece)
-        yield Read(member, digest.hexdigest())
+    with opened as stream:
+        reader = MemberReader(stream, limits())
+        for ordinal, member in enumerate(reader.to_the_end()):
+            if member.type != REGULAR:
+                yield Read(member, None)
+                continue
+            offsets[layer, ordinal] = out.tell()
+            digest = hashlib.sha256()
+            for piece in reader.expanded(member):
+                digest.update(piece)
+                if _is_hole(member, piece):
+                    out.seek(len(piece), os.SEEK_CUR)
+                else:
+                    out.write(piece)
+            yield Read(member, digest.hexdigest())
 
 
 def _is_hole(member: Member, piece: bytes | memoryview) -> bool:

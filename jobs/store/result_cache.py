@@ -5,9 +5,11 @@ A result that is missing or does not parse is computed again. Garbage collection
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,8 @@ from layerfarm.jobs.store.layout import Layout
 
 UNREAD: Final = 30 * 24 * 3600.0
 """Seconds after the last read at which a result is removed."""
+_MOST_BYTES: Final = 1 << 30
+"""Bytes of results in the user's cache; beyond them those that were not read for the longest time are removed."""
 _ABANDONED: Final = 24 * 3600.0
 """Seconds after which the files of a killed job are removed from the user's cache."""
 
@@ -48,16 +52,23 @@ def result_path(layout: Layout, kind: str, name: str) -> Path:
     return _directory(layout) / kind / name
 
 
-def stale_results(layout: Layout, now: float) -> list[Path]:
-    """Return the results that have not been read for :data:`UNREAD` seconds."""
+def stale_results(layout: Layout, now: float, most_bytes: float = math.inf) -> list[Path]:
+    """Return the results that have not been read for :data:`UNREAD` seconds.
+
+    If the others have more than ``most_bytes``, those that were not read for the longest time are stale, too.
+    """
     files, top = files_of(layout.path), _directory(layout)
-    found = []
+    found: list[tuple[float, Path, int]] = []
     for directory in (top / kind for kind in sorted(files.names(top))):
         for path in (directory / name for name in sorted(files.names(directory))):
             with suppress(FileNotFoundError):
-                if files.lstat(path).st_mtime <= now - UNREAD:
-                    found.append(path)
-    return found
+                known = files.lstat(path)
+                found.append((known.st_mtime, path, known.st_size))
+    found.sort(reverse=True)
+    kept = accumulate(size for _, _, size in found)
+    return [
+        path for (read, path, _), size in zip(found, kept, strict=True) if read <= now - UNREAD or size > most_bytes
+    ]
 
 
 def _directory(layout: Layout) -> Path:
@@ -99,7 +110,7 @@ def user_cache() -> Layout:
         error.hint = "set $XDG_CACHE_HOME to a writable directory"
         raise
     janitor(path, _ABANDONED)
-    for stale in stale_results(layout, time.time()):
+    for stale in stale_results(layout, time.time(), _MOST_BYTES):
         with suppress(OSError):
             files_of(path).unlink(stale)
     return layout
