@@ -47,7 +47,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(as_root: None, program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     program("skopeo")
     with Registry(tmp_path_factory.mktemp("mixed") / "registry", program("docker-registry")) as running:
         fill(running, program, LARGE)
