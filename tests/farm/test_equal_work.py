@@ -78,7 +78,8 @@ def test_work_whose_worker_is_killed_is_taken_over(ground: Ground) -> None:
     until(lambda: ground.marks("run-0"))
     worker.kill()
     worker.wait()
-    ground.start_worker(lease=2, look_every=0.5)
+    # Its own lease is the usual one: it is not lost on a busy machine.
+    ground.start_worker(look_every=0.5)
     for job in jobs:
         assert job.result(60) == ToyResult(total=0)
     assert ground.marks("run-0") == 2
@@ -86,14 +87,14 @@ def test_work_whose_worker_is_killed_is_taken_over(ground: Ground) -> None:
 
 
 def test_holder_that_was_paused_past_its_lease_does_no_harm(ground: Ground) -> None:
-    worker = ground.start_worker(concurrency=1, lease=1, look_every=0.5)
+    worker = ground.start_worker(concurrency=1, lease=3, look_every=0.5)
     jobs = submitted(ground, 2, numbers=1, deaf=2)
     until(lambda: ground.marks("run-0"))
     paused = psutil.Process(worker.pid).children()
     for process in paused:
         process.suspend()
-    ground.start_worker(lease=1, look_every=0.5)
-    until(lambda: ground.marks("run-0") == 2)
+    ground.start_worker(lease=3, look_every=0.5)
+    until(lambda: ground.marks("run-0") >= 2)
     for process in paused:
         process.resume()
     for job in jobs:

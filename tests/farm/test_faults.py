@@ -80,7 +80,7 @@ def test_whole_worker_killed_in_the_middle_of_units_loses_nothing(ground: Ground
 
 def test_unit_running_twice_at_once_has_one_effect(ground: Ground) -> None:
     """The first holder is paused past its lease, and goes on when the second has begun."""
-    worker = ground.start_worker(lease=1, look_every=0.5)
+    worker = ground.start_worker(lease=3, look_every=0.5)
     job = ground.farm(look_every=0.5).submit(
         ToyRequest(directory=ground.allowed, numbers=2, rounds=1, deaf=3, unit_bytes=10)
     )
@@ -88,8 +88,8 @@ def test_unit_running_twice_at_once_has_one_effect(ground: Ground) -> None:
     paused = psutil.Process(worker.pid).children()
     for process in paused:
         process.suspend()
-    ground.start_worker(lease=1, look_every=0.5)
-    until(lambda: ground.marks("run-0") == 2 and ground.marks("run-1") == 2)
+    ground.start_worker(lease=3, look_every=0.5)
+    until(lambda: ground.marks("run-0") >= 2 and ground.marks("run-1") >= 2)
     for process in paused:
         process.resume()
 
