@@ -89,7 +89,7 @@ def keep(cache: Layout, name: str, listing: Listing) -> None:
     """Write a listing into the cache. One that cannot be written, or encoded, is left out."""
     content = listing.encode()
     if content is not None:
-        write_result(cache, _KIND, name, content)
+        write_result(cache, _KIND, name, content, durable=False)
 
 
 def _name(digest: str, diff_id: str) -> str:
@@ -117,9 +117,10 @@ class Listing:
     """Members of one layer as they are written: rows of numbers, names and links, and what few members have."""
 
     def __init__(self) -> None:
-        self._rows: list[bytes] = []
-        self._names: list[bytes] = []
+        self._rows = bytearray()
+        self._names = bytearray()
         self._rare: dict[int, list[Any]] = {}
+        self._count = 0
         self._fits = True
 
     def add(self, read: Read) -> None:
@@ -130,12 +131,14 @@ class Listing:
         digest = b"" if sha256 is None else bytes.fromhex(sha256)
         if xattrs or atime is not None or holes is not None or device != _NO_DEVICE:
             texts = [[key.decode("latin-1"), value.decode("latin-1")] for key, value in xattrs]
-            self._rare[len(self._rows)] = [device, atime, texts, holes]
+            self._rare[self._count] = [device, atime, texts, holes]
         try:
-            self._rows.append(_ROW.pack(type_, mode, uid, gid, size, seconds, ns, len(name), len(link), digest))
+            self._rows += _ROW.pack(type_, mode, uid, gid, size, seconds, ns, len(name), len(link), digest)
         except error:  # a time or an owner that no filesystem holds
             self._fits = False
-        self._names += (name, link)
+        self._names += name
+        self._names += link
+        self._count += 1
 
     def encode(self) -> bytes | None:
         """Return the listing as bytes; None: a number is too large for it."""
@@ -143,9 +146,8 @@ class Listing:
             return None
         from zstandard import ZstdCompressor
 
-        rows, names = b"".join(self._rows), b"".join(self._names)
-        rare = json.dumps(self._rare).encode()
-        content = b"".join((_COUNTS.pack(len(rows), len(names)), rows, names, rare))
+        counts, rare = _COUNTS.pack(len(self._rows), len(self._names)), json.dumps(self._rare).encode()
+        content = b"".join((counts, self._rows, self._names, rare))
         return ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -77,18 +78,22 @@ def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def replace_file(path: Path, content: bytes, layout: Path, staging: Path | None = None) -> None:
+def replace_file(
+    path: Path, content: bytes, layout: Path, staging: Path | None = None, *, durable: bool = True
+) -> None:
     """Replace a file of ``layout`` in one step: readers see the old content or the new, whole.
 
     Its directory, and the one for staging, are created if missing. ``staging``: where the new file is written first.
+    ``durable``: False for content that is checked when it is read: a power cut may leave the file damaged.
     """
-    temporary = new_file(staging or layout / PRIVATE_DIRECTORY / "ingest", layout, content)
+    temporary = new_file(staging or layout / PRIVATE_DIRECTORY / "ingest", layout, content, durable=durable)
+    rename = partial(rename_durably, layout=layout) if durable else files_of(layout).rename
     try:
         try:
-            rename_durably(temporary, path, layout)
+            rename(temporary, path)
         except FileNotFoundError:
             make_directory(path.parent, layout)
-            rename_durably(temporary, path, layout)
+            rename(temporary, path)
     except BaseException:
         with suppress(OSError):
             files_of(layout).unlink(temporary)

@@ -38,10 +38,13 @@ def read_result(layout: Layout, kind: str, name: str) -> bytes | None:
     return content
 
 
-def write_result(layout: Layout, kind: str, name: str, content: bytes) -> bool:
-    """Store ``content``, in one step; return False if it cannot be written (a read-only store, a full disk)."""
+def write_result(layout: Layout, kind: str, name: str, content: bytes, *, durable: bool = True) -> bool:
+    """Store ``content``, in one step; return False if it cannot be written (a read-only store, a full disk).
+
+    ``durable``: False for content that is checked when it is read: a power cut may leave it damaged.
+    """
     try:
-        replace_file(result_path(layout, kind, name), content, layout.path)
+        replace_file(result_path(layout, kind, name), content, layout.path, durable=durable)
     except (OSError, StoreError):
         return False
     return True
