@@ -92,6 +92,7 @@ class Extractor(Applier[DiskTree]):
             raise LayerError("no layer can be applied to a finished tree")
         self._tree.reader = reader = MemberReader(stream, self._limits)
         self.apply_members(reader.to_the_end())
+        self._tree.settle()
 
     def skipped(self) -> list[int]:
         """Return the layers, 1 for the lowest, whose skipped files are in the tree after all.
@@ -111,6 +112,7 @@ class Extractor(Applier[DiskTree]):
                     self._tree.write_skipped(member, places)
                 except OSError as error:
                     raise explained(error, member.name) from error
+        self._tree.settle()
 
     def finish(self) -> None:
         """Apply the metadata of every directory, deepest first. Nothing can be applied afterwards.

@@ -8,12 +8,12 @@ import hashlib
 import io
 import os
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from layerfarm.jobs.errors import DigestMismatch, SizeMismatch, StoreError
+from layerfarm.jobs.fs.mounts import filesystem_type
 from layerfarm.jobs.store.atomic_file import (
     BLOBS,
     PRIVATE_DIRECTORY,
@@ -150,21 +150,9 @@ def late_pauses(path: Path) -> tuple[float, ...]:
     ``lookupcache=positive`` (relayer.md 4.2, point 7).
     """
     try:
-        return _LATE if _filesystem_type(os.stat(path).st_dev).startswith(_NETWORK) else ()
+        return _LATE if filesystem_type(os.stat(path).st_dev).startswith(_NETWORK) else ()
     except OSError:
         return ()
-
-
-@lru_cache(maxsize=64)
-def _filesystem_type(device: int) -> str:
-    """Return the type of a mounted file system by proc(5) mountinfo; empty if it is not listed."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields, _, kind = line.partition(" - ")
-            if fields.split()[2] == wanted:
-                return kind.split()[0].removeprefix("fuse.")
-    return ""
 
 
 # --- writing --------------------------------------------------------------------------------------

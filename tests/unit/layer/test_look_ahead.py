@@ -52,12 +52,14 @@ def whiteout(path: str) -> str:
     return f"{head}/.wh.{base}" if head else f".wh.{base}"
 
 
-def outcome(root: Path, stack: list[bytes], skip: Skip | None = None, *, keep_dirlinks: bool = False) -> Outcome:
+def outcome(
+    root: Path, stack: list[bytes], skip: Skip | None = None, *, keep_dirlinks: bool = False, writers: int = 0
+) -> Outcome:
     """Result of applying the layers to a new directory: tree, entries and warnings, or the error."""
     root.mkdir()
     os.utime(root, ns=(0, 0))
     try:
-        with Extractor(root, ExtractOptions(skip=skip, keep_dirlinks=keep_dirlinks)) as extractor:
+        with Extractor(root, ExtractOptions(skip=skip, keep_dirlinks=keep_dirlinks, writers=writers)) as extractor:
             for layer in stack:
                 extractor.apply(io.BytesIO(layer))
             for number in extractor.skipped():
@@ -82,6 +84,9 @@ def test_leaving_out_what_upper_layers_replace_gives_the_tree_of_applying_all(st
     with workspace() as place:
         plain = outcome(place / "plain", stack, keep_dirlinks=keep)
         assert outcome(place / "fast", stack, look_ahead_of(stack).replaces, keep_dirlinks=keep) == plain
+        assert outcome(place / "threads", stack, keep_dirlinks=keep, writers=3) == plain
+        skip = look_ahead_of(stack).replaces
+        assert outcome(place / "both", stack, skip, keep_dirlinks=keep, writers=3) == plain
 
 
 @pytest.mark.large
