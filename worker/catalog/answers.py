@@ -89,6 +89,8 @@ _MASKED: Final = re.compile(
 of the manifests yet."""
 
 
+# Go's HTTP client asked a registry without TLS for HTTPS.
+_PLAIN: Final = re.compile(r"\bserver gave HTTP response to HTTPS client\b")
 _LONGEST_TEXT: Final = 1000
 """Characters of an answer in an error. Its code may come later, after a long list of formats that skopeo has tried."""
 
@@ -159,4 +161,5 @@ def error_of(answer: Answer, where: str) -> RegistryError:
             hint = "log in with skopeo login; some registries also answer so if the repository does not exist"
             return AccessDenied(f"registry denies access, {text}", where=where, hint=hint)
         case Kind.REFUSED:
-            return RegistryError(f"registry refused, {text}", where=where)
+            setting = "to use plain HTTP, set tls-verify: false under access" if _PLAIN.search(answer.text) else None
+            return RegistryError(f"registry refused, {text}", where=where, hint=setting)

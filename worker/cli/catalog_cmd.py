@@ -174,7 +174,7 @@ def verify(file: Path, how: How, deep: bool) -> None:
         found = verify_catalog(work, work.known(), deep=deep)
     for name, fault in found.faults:
         output.say(f"{name}: {display(fault)}")
-    unread = f", {found.unchanged} unchanged and not read" if found.unchanged else ""
+    unread = f", {found.unchanged} kept and not read" if found.unchanged else ""
     unread += f", {found.unproved} without a proof and not read" if found.unproved else ""
     published = f", {found.published} checked in the registry" if found.published else ""
     output.say(f"{counted(found.images, 'image')}, {counted(len(found.faults), 'fault')}{unread}{published}")
@@ -216,6 +216,8 @@ def prune(file: Path, carry_out: bool, at_most: float) -> None:
     for place, why in failed.items():
         output.say(f"failed {display(place)}: {display(why)}")
     share = f"{found.percent:.0f} % of all images lose one"
+    if found.percent > at_most and not carry_out:
+        share += f", more than {at_most:g} %: allow it with --at-most"
     output.say(f"{verb} {counted(len(removed), 'tag')}, kept {len(found.kept)}, failed {len(failed)}; {share}")
     if found.missed or failed:
         raise click.exceptions.Exit(1)

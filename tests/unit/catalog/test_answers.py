@@ -29,3 +29,9 @@ def test_a_long_answer_is_judged_as_a_whole_and_printed_in_part() -> None:
     error = error_of(answer_in(text), "docker://h/a:1")
     assert isinstance(error, RegistryBusy)
     assert len(str(error)) < 1200
+
+
+def test_a_registry_without_tls_is_an_error_that_names_the_setting() -> None:
+    text = 'pinging container registry h: Get "https://h/v2/": http: server gave HTTP response to HTTPS client'
+    assert "tls-verify: false" in str(error_of(answer_in(text), "docker://h/a"))
+    assert "tls-verify" not in str(error_of(answer_in("pinging container registry h: unsupported"), "docker://h/a"))

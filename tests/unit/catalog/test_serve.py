@@ -252,6 +252,14 @@ def test_only_those_who_have_the_secret_are_heard(
     on(Site(tmp_path), steps)
 
 
+def test_a_notification_without_events_is_accepted_and_runs_nothing(tmp_path: Path) -> None:
+    async def steps(site: Site) -> None:
+        assert (await site.send(b'{"events": []}'))[0] == 202
+        assert site.runner.runs == []
+
+    on(Site(tmp_path), steps)
+
+
 def test_requests_that_are_no_notification_are_refused(tmp_path: Path) -> None:
     async def steps(site: Site) -> None:
         assert (await site.send(b"no JSON"))[0] == 400

@@ -35,11 +35,21 @@ def test_plan_fails_with_an_image_that_fails(images: Layout, tmp_path: Path, lay
 def test_verify_counts_the_images_that_it_read(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
     path = catalog_file(tmp_path, "{transform: squash}")
     assert layerfarm("catalog", "run", path).code == 0
-    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 image, 0 faults, 1 unchanged and not read\n")
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "1 image, 0 faults, 1 kept and not read\n")
 
     path = catalog_file(tmp_path, "{transform: keep}")
     assert layerfarm("catalog", "run", path).code == 0
-    assert layerfarm("catalog", "verify", path)[:2] == (0, "0 images, 0 faults, 2 unchanged and not read\n")
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "0 images, 0 faults, 2 kept and not read\n")
+
+
+def test_prune_lists_more_than_the_share_and_names_the_option(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
+    path = catalog_file(tmp_path, "{transform: squash}", "destination: {layout: out}\n")
+    assert layerfarm("catalog", "run", path).code == 0
+    images.untag("b:1")
+    code, out, _ = layerfarm("catalog", "prune", path)
+    assert code == 0
+    assert out.endswith("50 % of all images lose one, more than 25 %: allow it with --at-most\n")
+    assert layerfarm("catalog", "prune", path, "--at-most", "50").out.endswith("50 % of all images lose one\n")
 
 
 def test_a_run_that_would_replace_originals_does_nothing(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
