@@ -79,7 +79,7 @@ class Watch:
                     yield replace(last, notice=self._notice)
                 time.sleep(min(1.0, self._block()))
             if not last.state.final and self._deadline is not None and time.monotonic() >= self._deadline:
-                raise JobTimeout(f"job has not ended within {self._timeout:g} s", where=self._job_id, hint=self._hint)
+                raise JobTimeout("job has not ended in time", where=self._job_id, hint=self._hint)
 
     def _block(self) -> float:
         longest = _BLOCK if self._heartbeat is None else min(_BLOCK, self._heartbeat)

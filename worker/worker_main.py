@@ -125,6 +125,9 @@ def _work(settings: Settings, client: redis.Redis, place: Sandbox) -> int:
     drain = Drain(settings.drain, shared, store, sender, lambda: worker.pool.info["processes"])
     signals.worker_shutting_down.connect(drain.begin)
     _log.info("worker starts", farm=settings.address.masked, concurrency=settings.concurrency, kinds=sorted(FLOWS))
+    if missing := [str(path) for path in (*settings.roots, *settings.stores) if not path.is_dir()]:
+        # No error: the disk may be mounted later. Until then jobs fail here that succeed on other workers.
+        _log.warning("roots or stores do not exist here", missing=missing)
     try:
         worker.start()
     finally:

@@ -170,6 +170,10 @@ def make_directory(path: Path, layout: Path, *, durable: bool = True) -> None:
         if not files.is_directory(path):
             raise
         return
+    except OSError as error:
+        # mkdirat(2) was given only a name: the error must have the path of the directory whose mode is wrong.
+        error.filename = str(path)
+        raise
     if durable:
         _sync(files, path.parent)
     with files.directory(path, _LISTED) as fd:

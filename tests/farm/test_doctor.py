@@ -123,6 +123,7 @@ def test_workers_that_are_not_alike_are_found(ground: Ground) -> None:
     findings = list(examine(ground.farm(), [store]))
     failed, warned = said(findings, Level.FAIL), said(findings, Level.WARN)
     assert f"has no directory {ground.directory}/gone" in failed
+    assert "roots or stores do not exist here" in ground.log(), "the worker itself warns of them when it starts"
     assert failed.count("is not the same disk at worker") == 1
     assert "its clock differs from that of Redis by +300 s" in warned
     assert "differ in their roots" in warned

@@ -176,3 +176,13 @@ def test_equal_documents_may_have_their_keys_in_another_order_but_keep_it() -> N
     assert encode_document(one) == b'{"z":1,"name":"n","more":[{"b":1,"a":2}]}'
     assert encode_document(two) == b'{"more":[{"a":2,"b":1}],"name":"n","z":1}'
     assert one != one.model_copy(update={"name": "m"})
+
+
+def test_directory_that_cannot_be_created_is_named_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout.create(tmp_path / "store")
+    monkeypatch.setattr(os, "mkdir", fail(errno.EACCES))
+    with pytest.raises(PermissionError) as caught:
+        WorkDirectory(layout.path, "JOB").create()
+    assert Path(caught.value.filename).is_relative_to(layout.path / ".layerfarm")

@@ -81,5 +81,5 @@ def test_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_time_limit_names_the_job_and_how_to_follow_it() -> None:
-    with pytest.raises(JobTimeout, match=r"within 0.01 s: job \(it may still run: .* jobs watch job"):
+    with pytest.raises(JobTimeout, match=r"in time: job \(it may still run: .* jobs watch job"):
         list(Watch(Quiet(10_000), "job", 0.01).run())  # type: ignore[arg-type]
