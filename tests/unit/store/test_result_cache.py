@@ -26,7 +26,7 @@ def test_a_note_is_read_back_and_replaced(layout: Layout) -> None:
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
+    def full(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("layerfarm.jobs.store.result_cache.replace_file", full)
