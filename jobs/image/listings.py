@@ -52,49 +52,34 @@ def list_layer(layout: Layout, layer: Descriptor, diff_id: str, advanced: Advanc
         DigestMismatch, LayerError, LimitExceeded: as reading the layer.
     """
     cache = _cache()
-    if cache is None:
-        yield from read_layer(layout, layer, diff_id, advanced)
-        return
-    name = _name(layer.digest, diff_id)
-    known = read_result(cache, _KIND, name)
+    known = None if cache is None else read_result(cache, _KIND, _name(layer, diff_id))
     reads = None if known is None else decode(known)
-    if reads is not None:
-        # closing: leaving the blob's own `with` would read and verify it.
-        with closing(layout.open_blob(layer)):
-            advanced(layer.size)
-        yield from reads
+    if reads is None:
+        yield from recorded(layer, diff_id, read_layer(layout, layer, diff_id, advanced))
         return
-    listing = Listing()
-    for read in read_layer(layout, layer, diff_id, advanced):
-        listing.add(read)
-        yield read
-    keep(cache, name, listing)
+    # closing: leaving the blob's own `with` would read and verify it.
+    with closing(layout.open_blob(layer)):
+        advanced(layer.size)
+    yield from reads
 
 
 def recorded(layer: Descriptor, diff_id: str, reads: Iterable[Read]) -> Iterator[Read]:
-    """Yield ``reads``, the members of a layer that the caller reads, and keep their listing.
+    """Yield ``reads``, all members of a layer, and keep their listing if it can be written.
 
-    The caller must take the last one only from a layer that is verified: a generator that ends after the check.
+    ``reads`` must verify the layer before it ends, and raise if the layer is damaged.
     """
-    cache = _cache()
     listing = Listing()
     for read in reads:
         listing.add(read)
         yield read
-    if cache is not None:
-        keep(cache, _name(layer.digest, diff_id), listing)
+    cache, content = _cache(), listing.encode()
+    if cache is not None and content is not None:
+        write_result(cache, _KIND, _name(layer, diff_id), content, durable=False)
 
 
-def keep(cache: Layout, name: str, listing: Listing) -> None:
-    """Write a listing into the cache. One that cannot be written, or encoded, is left out."""
-    content = listing.encode()
-    if content is not None:
-        write_result(cache, _KIND, name, content, durable=False)
-
-
-def _name(digest: str, diff_id: str) -> str:
+def _name(layer: Descriptor, diff_id: str) -> str:
     # A reader with smaller limits must find out for itself that the layer exceeds them.
-    return hashlib.sha256(repr((RULES, digest, diff_id, limits())).encode()).hexdigest()
+    return hashlib.sha256(repr((RULES, layer.digest, diff_id, limits())).encode()).hexdigest()
 
 
 def _cache() -> Layout | None:
