@@ -162,7 +162,7 @@ def test_every_number_of_the_report_is_what_the_registry_has(
         assert code == 0, out + err
         numbers = {what: int(count) for count, what in re.findall(r"(\d+) (\w+)", out)}
         assert numbers["images"] == len(new) - len(unchanged) and numbers["faults"] == 0
-        assert numbers.get("unchanged", 0) == len(unchanged) and numbers["checked"] == len(new)
+        assert numbers.get("kept", 0) == len(unchanged) and numbers["checked"] == len(new)
 
         # A deleted tag is pushed again, and no other.
         registry.delete(f"{kind}/team/line:1.2")
