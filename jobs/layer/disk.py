@@ -129,14 +129,10 @@ class DiskTree(Tree):
             below.fd = open_directory(here.fd, below.name)
             self._open.append(below)
             here = below
-        if len(self._open) > 2 * _OPEN_DIRECTORIES:
-            # Many at once, because the files in them must be written first.
-            self.settle()
-            while len(self._open) > _OPEN_DIRECTORIES:
-                oldest = self._open.popleft()
-                os.close(oldest.fd)
-                oldest.fd = -1
-            return self.fd(node)
+            if len(self._open) > 2 * _OPEN_DIRECTORIES:
+                # Many at once, because the files in them must be written first.
+                self.settle()
+                self._close_directories(left=_OPEN_DIRECTORIES)
         return node.fd
 
     def child(self, node: Directory, name: bytes) -> Child | None:
@@ -200,8 +196,9 @@ class DiskTree(Tree):
     def directory_metadata(self, member: Member) -> Metadata:
         return self.metadata.of(member)
 
-    def _close_directories(self) -> None:
-        while self._open:
+    def _close_directories(self, left: int = 0) -> None:
+        """Close all directories but the ``left`` opened last."""
+        while len(self._open) > left:
             node = self._open.popleft()
             os.close(node.fd)
             node.fd = -1

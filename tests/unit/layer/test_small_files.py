@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import resource
 import threading
 import time
 import tracemalloc
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import LayerfarmError, RootfsError
+from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.layer import ExtractOptions, small_files
 from layerfarm.jobs.layer.small_files import threads_for
 from tests.leaks import Held
@@ -30,6 +33,21 @@ def test_files_in_more_directories_than_stay_open_have_their_content(tmp_path: P
         assert (status.st_mode & 0o7777, status.st_uid, status.st_size) == (0o4710, 7, len(name) * 3)
         assert (each.mode, each.uid, each.size, each.mtime) == (0o4710, 7, status.st_size, status.st_mtime_ns)
         assert each.sha256 == hashlib.sha256(name.encode() * 3).hexdigest()
+
+
+@pytest.mark.parametrize("writers", [0, 3])
+def test_a_branch_deeper_than_a_process_may_open_is_written(tmp_path: Path, writers: int) -> None:
+    """Closed directories are opened again from the top, at the end and after a removal, but never all at once."""
+    deep = "/".join("a" * 3000)
+    layers = archive(entry("first"), entry(f"{deep}/f", content=b"1")), archive(entry("d/g"), entry(".wh.d"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 300, hard))
+    try:
+        found = applied_entries(tmp_path, *layers, options=ExtractOptions(writers=writers))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        remove_tree(tmp_path)
+    assert max(len(each.path) for each in found) == len(deep) + 2
 
 
 @pytest.mark.parametrize("after", [0, 1, 1000])
