@@ -33,7 +33,6 @@ class Watch:
     def __init__(self, farm: Farm, job_id: str, timeout: float | None, heartbeat: float | None = None) -> None:
         self._farm = farm
         self._job_id = job_id
-        self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._heartbeat = heartbeat
         self._hint = f"it may still run: follow it with layerfarm jobs watch {job_id}, or end it with jobs cancel"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,8 @@ def test_only_a_verified_layer_is_listed(layout: Layout, made: Resolved) -> None
         list(list_layer(layout, layer, "sha256:" + "0" * 64))
     begun = list_layer(layout, layer, diff_id)
     next(begun)
-    assert isinstance(begun, Iterator)
-    begun.close()  # type: ignore[attr-defined]
+    assert isinstance(begun, Generator)
+    begun.close()
     spoil(layout, made)
     with pytest.raises(DigestMismatch):
         listed(layout, made)
