@@ -201,7 +201,7 @@ class Farm:
             item = self._take(process)
             process.message = item
             runner.do(item)
-            process.message = None
+            process.message = process.claim = None
 
     def _take(self, process: Process) -> Item:
         queue = self.world.queue
@@ -219,8 +219,8 @@ class Farm:
             WhoLives.dead.add(process.owner.pid)
         if process.message is not None:
             self.world.queue.append(process.message)
-            if process.late:
-                self.for_the_janitor.add(process.message.job_id)
+        if process.late and process.claim is not None:
+            self.for_the_janitor.add(process.claim.item.job_id)
         if process.name.startswith("worker"):
             self._start_worker()
         if process.name == "recovery":
