@@ -66,7 +66,9 @@ class Row(NamedTuple):
         if self.tags is None:
             return (self.kind, self.client, f"no: {self.error}", *[""] * 5)
         first, second = self.tags
-        how = "when read" if lazy else "in part" if second.partial else "whole"
+        how = "in part" if second.partial else "whole"
+        if lazy:
+            how = "when read" if first.before_reading < first.size else "whole"
         share = f"{second.served:,} of {second.size:,} ({100 * second.served / second.size:.1f} %)"
         return (self.kind, self.client, how, f"{first.served:,}", share, self.damaged, self.lie, second.tree)
 

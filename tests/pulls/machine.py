@@ -15,12 +15,18 @@ from tests.interop.podman import IN_TREE
 from tests.newcomer import HOST, copy_in, host_variables
 
 PACKAGES: Final = ("podman", "buildah", "skopeo", "containerd", "stargz-snapshotter", "fuse3")
+LIBRARY: Final = ("golang-go", "golang-github-containerd-stargz-snapshotter-dev")
+SNAPSHOTTER: Final = Path("/usr/local/bin/snapshotter")
+"""Daemon of stargz-snapshotter, built of its library (snapshotter.go)."""
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSTALL: Final = """
-mount -t proc proc /proc
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "$@"
 apt-get clean
+"""
+_BUILD: Final = """
+export GO111MODULE=off GOPATH=/usr/share/gocode HOME=/root
+go build -o "$@"
 """
 INSIDE: Final = Path("/mnt")
 """The place of a machine, as its programs see it."""
@@ -42,18 +48,38 @@ def debian(suite: str) -> Path:
             if not base.exists():
                 bootstrap(suite, base)
             unfinished = found.with_name(f"{found.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            subprocess.run(["cp", "-a", "--reflink=auto", base, unfinished], check=True)
-            for path in map(Path, HOST):
-                if path.exists():
-                    copy_in(path, unfinished)
-            (unfinished / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
-            environment = host_variables() | {"PATH": PATH, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-            install = [*ALONE, "chroot", unfinished, "sh", "-ec", _INSTALL, "sh", *PACKAGES]
-            done = subprocess.run(install, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-2000:]
+            _install(base, unfinished, PACKAGES)
+            _build_snapshotter(base, unfinished)
             unfinished.rename(found)
     return found
+
+
+def _install(base: Path, tree: Path, packages: tuple[str, ...]) -> None:
+    """Make ``tree`` a copy of ``base`` with more packages."""
+    shutil.rmtree(tree, ignore_errors=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", base, tree], check=True)
+    for path in map(Path, HOST):
+        if path.exists():
+            copy_in(path, tree)
+    (tree / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
+    _run(tree, _INSTALL, *packages)
+
+
+def _build_snapshotter(base: Path, tree: Path) -> None:
+    """Compile the daemon in a tree of its own, and put it into ``tree``."""
+    compiler = tree.with_name(f"{tree.name}.go")
+    _install(base, compiler, LIBRARY)
+    shutil.copy(Path(__file__).with_name("snapshotter.go"), compiler / "root")
+    _run(compiler, _BUILD, str(SNAPSHOTTER), "/root/snapshotter.go")
+    shutil.copy(compiler / SNAPSHOTTER.relative_to("/"), tree / SNAPSHOTTER.relative_to("/"))
+    shutil.rmtree(compiler)
+
+
+def _run(tree: Path, script: str, *arguments: str) -> None:
+    environment = host_variables() | {"PATH": PATH, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    command = [*ALONE, "chroot", str(tree), "sh", "-ec", f"mount -t proc proc /proc{script}", "sh", *arguments]
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
 
 
 class Machine:
