@@ -36,6 +36,8 @@ from layerfarm.worker.model import JobState
 from layerfarm.worker.settings import load_settings
 
 KEYS = Keys()
+OF_WORK = (KEYS.active, KEYS.queued, KEYS.kept, KEYS.works)
+"""Keys that are gone when there is nothing to do."""
 
 SETTINGS = {"lease": 2, "look_every": 0.5, "deliveries": 3, "drain": 0.5, "visibility_timeout": 60}
 PATIENCE = 90.0
@@ -231,12 +233,15 @@ class Trial:
                 counts.notes.append(f"counted twice: {record.model_dump()}")
 
     def _let_settle(self, counts: Counts) -> None:
-        """A job that was seen to end may run once more, for a Redis that has forgotten it; it ends again."""
+        """A job that was seen to end may run once more, for a Redis that has forgotten it; it ends again. Staged files
+        that could not be removed are tried again after a minute.
+        """
         farm = self.ground.farm(**client_settings())
         try:
-            until(lambda: not farm.client.exists(KEYS.active, KEYS.queued, KEYS.kept, KEYS.works), timeout=30)
+            until(lambda: not farm.client.exists(*OF_WORK), timeout=120)
         except AssertionError:
-            counts.notes.append(f"Redis does not settle: {farm.store.active()}")
+            left = [key for key in OF_WORK if farm.client.exists(key)]
+            counts.notes.append(f"Redis does not settle: {left}, {farm.store.active()}")
 
     def _look_for_leftovers(self, counts: Counts) -> None:
         client = self.ground.farm(**client_settings()).client
@@ -250,12 +255,12 @@ class Trial:
         ]
         left += [path for path in self.ground.allowed.iterdir() if path.name.startswith(".")]
         names = {job.id for job in self.jobs} | self.known
-        allowed = {KEYS.active, KEYS.queued, KEYS.kept, KEYS.works, *(f"layerfarm:job:{name}" for name in names)}
+        allowed = {*OF_WORK, *(f"layerfarm:job:{name}" for name in names)}
         keys = [*client.scan_iter("layerfarm:job:*"), *client.scan_iter("layerfarm:work:*:waiting")]
         stray = [key for key in keys if key not in allowed and not key.endswith(":events")]
         # Whatever Redis holds of a job, it forgets one day.
         stray += [f"{key} for ever" for key in client.scan_iter("layerfarm:*") if endless(client, key)]
-        if left or stray or client.exists(KEYS.active, KEYS.queued, KEYS.kept, KEYS.works):
+        if left or stray or client.exists(*OF_WORK):
             counts.leftovers += 1
             counts.notes.append(f"left: {[str(path) for path in left]} {stray}")
 
