@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,14 @@ from tests.trees import read_tree
 
 BUDGET = 64
 OURS = f"transform: rechunk, budget: {BUDGET}"
+OTHERS = {
+    "recompress to zstd": "transform: recompress, compress: zstd",
+    "recompress to zstd:chunked": "transform: recompress, compress: 'zstd:chunked'",
+    "squash": "transform: squash",
+}
+"""Other transforms, by the name of their row."""
+CODECS = {f"rechunk to {codec}": f"{OURS}, compress: '{codec}'" for codec in ("zstd", "zstd:chunked", "estargz")}
+"""Our layout in compressions other than gzip, that of the images."""
 
 
 def repositories_of(spec: Spec) -> list[str]:
@@ -53,7 +62,8 @@ class Row:
     stored: int
     pulled: int
     estimated: bool
-    seconds: float | None = None
+    in_part: int | None = None
+    """Pulled by a client that pulls layers in part; None: no layer has a table of contents."""
 
 
 @dataclass(frozen=True)
@@ -94,30 +104,43 @@ class Ground:
         assert done.returncode == 0, [row for row in report["images"] if row["error"]]
         return report, seconds
 
-    def row(self, name: str, report: Mapping[str, Any], field: str, seconds: float | None = None) -> Row:
-        pulled = sum(row[f"pull_{field}"] or 0 for row in report["images"] if self.held_out(row["name"]))
-        return Row(name, report[field]["stored"], pulled, field == "planned", seconds)
+    def run_held_out(self, name: str, policy: str) -> tuple[dict[str, Any], float]:
+        """Plan from the first tags, then run the held-out ones; the report, and seconds of the second run."""
+        _say(f"{name}: the first {self.planned_days} tags of each repository")
+        self.run(name, policy, self.planned_days)
+        _say(f"{name}: the held-out tags")
+        return self.run(name, policy, self.spec.days)
+
+    def row(self, name: str, report: Mapping[str, Any], field: str) -> Row:
+        pulled, in_part = (self._pulled(report, f"{how}_{field}") for how in ("pull", "pull_in_part"))
+        return Row(name, report[field]["stored"], pulled, field == "planned", in_part or None)
+
+    def _pulled(self, report: Mapping[str, Any], field: str) -> int:
+        return sum(row.get(field) or 0 for row in report["images"] if self.held_out(row["name"]))
 
 
 def measure(ground: Ground, *, everything: bool) -> list[Row]:
     """All rows of the table."""
-    days = ground.spec.days
-    _say(f"ours: planning from {ground.planned_days} tags of each repository")
-    ground.run("ours", OURS, ground.planned_days)
-    _say("ours: the held-out tags")
-    report, seconds = ground.run("ours", OURS, days)
-    _, again = ground.run("ours", OURS, days)
+    report, seconds = ground.run_held_out("ours", OURS)
+    _, again = ground.run("ours", OURS, ground.spec.days)
     _say(f"ours: held-out tags in {seconds:.0f} s, a run with nothing to do in {again:.1f} s")
     rows = [ground.row("original layers", report, "before")]
-    for name, policy in (("recompress", "transform: recompress, compress: zstd"), ("squash", "transform: squash")):
-        if everything:
-            _say(name)
-            other, took = ground.run(name, policy, days)
-            rows.append(ground.row(name, other, "after", took))
-            shutil.rmtree(ground.place / name)
+    rows += _made(ground, OTHERS if everything else {})
     rows += _others(ground, {row.name for row in rows})
-    rows.append(ground.row("ours, predicted", report, "planned"))
-    rows.append(ground.row("ours", report, "after"))
+    rows.append(ground.row("rechunk, predicted", report, "planned"))
+    rows.append(ground.row("rechunk", report, "after"))
+    rows += _made(ground, CODECS if everything else {})
+    return rows
+
+
+def _made(ground: Ground, ways: Mapping[str, str]) -> list[Row]:
+    """Rows of the images made in other ways: policies by name."""
+    rows = []
+    for name, policy in ways.items():
+        store = re.sub("[^a-z]+", "-", name)
+        report, _ = ground.run_held_out(store, policy)
+        rows.append(ground.row(name, report, "after"))
+        shutil.rmtree(ground.place / store)
     return rows
 
 
@@ -220,20 +243,29 @@ def _first_difference(old: Mapping[bytes, Any], new: Mapping[bytes, Any]) -> obj
 
 def table(rows: Sequence[Row]) -> str:
     first = rows[0]
-    lines = ["| layout | stored | | pulled, held-out tags | | |", "|---|---:|---:|---:|---:|---|"]
+    lines = [
+        "| layout | stored | | pulled, held-out tags | | pulled in part | | |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
     for row in rows:
-        stored, pulled = 100 * row.stored / first.stored, 100 * row.pulled / first.pulled
-        how = "estimated" if row.estimated else "measured"
-        lines.append(
-            f"| {row.name} | {row.stored / 1e6:,.1f} MB | {stored:.1f} % | {row.pulled / 1e6:,.1f} MB"
-            f" | {pulled:.1f} % | {how} |"
-        )
+        cells = [
+            row.name,
+            *_cells(row.stored, first.stored),
+            *_cells(row.pulled, first.pulled),
+            *_cells(row.in_part, first.pulled),
+            "estimated" if row.estimated else "measured",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cells(size: int | None, whole: int) -> tuple[str, str]:
+    return ("-", "-") if size is None else (f"{size / 1e6:,.1f} MB", f"{100 * size / whole:.1f} %")
 
 
 @click.command()
 @click.option("--small", is_flag=True, help="The images of `make test`, to see that it works.")
-@click.option("--everything/--ours", default=True, help="Make the images over in the other ways too, not only in ours.")
+@click.option("--everything/--ours", default=True, help="Transform the images in the other ways and compressions, too.")
 @click.option("--umoci/--no-umoci", default=True, help="Unpack every image twice with umoci, and compare.")
 @click.option("--kills", is_flag=True, help="No table: kill workers and registry at random; it ends equal.")
 @click.option("--seed", type=int, help="Of the kills; else one is taken and printed.")

@@ -130,6 +130,7 @@ mount --bind "$ARCHIVE" "$ROOTFS/mnt"
 mount -t proc proc "$ROOTFS/proc"
 PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 export PATH DEBIAN_FRONTEND LC_ALL
+unset TMPDIR  # a directory outside the root
 apt="chroot $ROOTFS apt-get -qq -y -o Dir::Etc::sourcelist=/mnt/day-$DAY.list -o APT::Sandbox::User=root"
 $apt update
 $apt --no-install-recommends install "$@"
