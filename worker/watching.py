@@ -63,6 +63,8 @@ class Watch:
                 events = self._farm.store.events(self._job_id, after, self._block())
                 for _, last in events:
                     yield last
+                    if last.state.final:
+                        return  # what follows is of a retry
                 if events:
                     after = events[-1][0]
                 else:

@@ -97,6 +97,15 @@ def test_progress_never_goes_back_while_the_job_advances_between_two_reads() -> 
     assert {2, 4, 6, 8} <= set(done) and found[-1].state is JobState.FAILED
 
 
+def test_events_of_a_retry_that_came_at_once_are_not_those_of_the_job_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    farm = Quiet(1)
+    failed = Progress(JobState.FAILED, "toy", stage_number=2)
+    monkeypatch.setattr(farm, "events", lambda *_: [("1", failed), ("2", QUIET), ("3", DONE)])
+    assert watch(farm) == [QUIET, failed]
+
+
 def test_broker_that_refuses_the_second_look_is_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layerfarm.worker.watching.time.sleep", lambda seconds: None)
 
