@@ -96,7 +96,8 @@ class JobRecord(BaseModel):
     request: dict[str, Any]
     state: JobState
     ending: JobState | None = None
-    """The final state that the job will have when its staged files are removed."""
+    """The final state that the job will have when its staged files are removed: `cancelled` once a cancel was
+    requested. null: not decided, or the job has ended."""
     stage: str = ""
     stage_number: int = 0
     stages: int = 0

@@ -49,8 +49,7 @@ class Watch:
             FarmUnreachable: Redis was away for two minutes.
         """
         with reaching(self._farm.address):
-            after = self._farm.store.last_event(self._job_id)
-            last = self._farm.store.job(self._job_id).progress()
+            after, last = self._farm.store.progress(self._job_id)
         yield last
         try:
             yield from self._follow(after, last)
@@ -64,12 +63,14 @@ class Watch:
                 events = self._farm.store.events(self._job_id, after, self._block())
                 for _, last in events:
                     yield last
+                    if last.state.final:
+                        return  # what follows is of a retry
                 if events:
                     after = events[-1][0]
                 else:
-                    last = self._farm.store.job(self._job_id).progress()
-                    changed = self._changed(self._see_workers())
-                    if changed or last.state.final or self._heartbeat is not None:
+                    changed, seen = self._changed(self._see_workers()), after
+                    after, last = self._farm.store.progress(self._job_id)
+                    if changed or after != seen or last.state.final or self._heartbeat is not None:
                         yield replace(last, notice=self._notice)
                 self._look()
                 self._away_since = None

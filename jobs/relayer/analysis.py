@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -24,6 +24,9 @@ _NOTES = "analyses"
 _NS = 10**9
 _HEADER_BYTES = 90
 """Compressed bytes of an entry without its content, measured over the packages of Debian 12."""
+_TAR_BYTES, _DIRECTORY_BYTES = 110, 15
+"""Compressed bytes of a tar of directories, and of each of them, measured over /usr of Debian 12: within 20 % from 10
+directories on, within 10 % from 100 on. One after the other, directories compress better than files' headers do."""
 LARGE: Final = 256 << 10
 """Bytes from which a file is listed by itself: duplicates of it may be worth a rule."""
 _SAMPLES = 8
@@ -56,21 +59,29 @@ class LargeFile(NamedTuple):
     """Digest of everything that a layer holds of it."""
 
 
+class Metadata(NamedTuple):
+    """A layer without content: of directories, or of deletions."""
+
+    digest: str
+    packed: int
+    """Estimated compressed bytes."""
+
+
 class Analysis(BaseModel):
     """One image as components. The version changes if the same image would give another analysis."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     image: str
     """Digest of the manifest."""
     keep: int
     parts: tuple[Part, ...]
     """Sorted by key."""
-    directories: str | None
-    """Digest of the layer that gives directories their metadata; None: the kept layers do that."""
-    deletions: str | None = None
-    """Digest of the layer that deletes from the kept ones; None: nothing is deleted."""
+    directories: Metadata | None
+    """The layer that gives directories their metadata; None: the kept layers do that."""
+    deletions: Metadata | None = None
+    """The layer that deletes from the kept ones; None: nothing is deleted."""
     large: tuple[LargeFile, ...] = ()
     """Sorted by key and path."""
     warnings: tuple[str, ...] = ()
@@ -126,8 +137,8 @@ def analyze(manifest: str, content: Difference, spool: Spool, options: AnalysisO
         image=manifest,
         keep=options.keep,
         parts=parts,
-        directories=digest_of_directories(content, options.epoch) if restored_directories(content) else None,
-        deletions=digest_of_deletions(content) if content.deleted else None,
+        directories=_directories(content, options.epoch) if restored_directories(content) else None,
+        deletions=_deletions(content) if content.deleted else None,
         large=tuple(_large_files(members, content, options.epoch)),
         warnings=tuple(ownership.warnings),
     )
@@ -222,22 +233,22 @@ def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int
     return digest.hexdigest()
 
 
-def digest_of_directories(content: Difference, epoch: int | None) -> str:
-    """Return the digest of the layer of directories."""
-    digest = hashlib.sha256(b"directories\n")
-    for path in restored_directories(content):
-        digest.update(_line(clamped(content.directories[path], epoch), ()))
-    return digest.hexdigest()
+def _directories(content: Difference, epoch: int | None) -> Metadata:
+    lines = [_line(clamped(content.directories[path], epoch), ()) for path in restored_directories(content)]
+    return _metadata(b"directories\n", lines)
 
 
-def digest_of_deletions(content: Difference) -> str:
-    """Return the digest of the layer of deletions."""
-    digest = hashlib.sha256(b"deletions\n")
+def _deletions(content: Difference) -> Metadata:
+    lines = []
     for path in content.deleted:
-        digest.update(repr(path).encode() + b"\n")
-        for parent in parents_of(path):
-            digest.update(_line(canonical(content.directories[parent]), ()))
-    return digest.hexdigest()
+        lines.append(repr(path).encode() + b"\n")
+        lines += [_line(canonical(content.directories[parent]), ()) for parent in parents_of(path)]
+    return _metadata(b"deletions\n", lines)
+
+
+def _metadata(title: bytes, lines: Sequence[bytes]) -> Metadata:
+    digest = hashlib.sha256(b"".join((title, *lines))).hexdigest()
+    return Metadata(digest, _TAR_BYTES + _DIRECTORY_BYTES * len(set(lines)))
 
 
 def restored_directories(content: Difference) -> list[bytes]:

@@ -50,6 +50,8 @@ class LayerToBe(NamedTuple):
     name: str
     digest: str
     """Digest of its content."""
+    packed: int
+    """Estimated compressed bytes."""
     keys: tuple[str, ...] = ()
     """Keys of its parts; none for :data:`DIRECTORIES` and :data:`DELETIONS`."""
 
@@ -94,11 +96,13 @@ def layers_to_be(analysis: Analysis, divider: Divider | None, budget: int) -> li
     for chunk in chunks:
         if largest is not None and chunk.packed > largest:
             raise TransformError(_too_large(chunk, largest), where=analysis.image, hint=_HINT)
-    layers = [LayerToBe(chunk.name, chunk.digest, tuple(part.key for part in chunk.parts)) for chunk in chunks]
+    layers = [
+        LayerToBe(chunk.name, chunk.digest, chunk.packed, tuple(part.key for part in chunk.parts)) for chunk in chunks
+    ]
     if analysis.deletions is not None:
-        layers.insert(0, LayerToBe(DELETIONS, analysis.deletions))
+        layers.insert(0, LayerToBe(DELETIONS, *analysis.deletions))
     if analysis.directories is not None:
-        layers.append(LayerToBe(DIRECTORIES, analysis.directories))
+        layers.append(LayerToBe(DIRECTORIES, *analysis.directories))
     return layers
 
 
@@ -116,7 +120,7 @@ def recipe_of(layer: LayerToBe, content: Difference, analyzed: Analyzed, epoch: 
     """Yield the lines of the recipe of one layer of an analyzed image."""
     if layer.keys:
         return recipe_of_files((path for key in layer.keys for path in analyzed.members[key]), content, epoch)
-    if layer.digest == analyzed.analysis.directories:
+    if layer.name == DIRECTORIES:
         return _recipe_of_directories(content, epoch)
     return _recipe_of_deletions(content)
 

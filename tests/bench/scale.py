@@ -24,7 +24,7 @@ from pathlib import Path
 
 import click
 
-from layerfarm.jobs.relayer.analysis import Analysis
+from layerfarm.jobs.relayer.analysis import Analysis, Metadata
 from layerfarm.jobs.relayer.planner.plan import Part, Snapshot
 from layerfarm.worker.catalog.costs import Pullable, pulls, shared, totals
 from layerfarm.worker.catalog.duplicates import duplicate_components, duplicate_files
@@ -89,7 +89,7 @@ def _members(images: Iterator[Snapshot]) -> Iterator[Member]:
             digest = hashlib.sha256("\n".join(part.digest for part in some).encode()).hexdigest()
             blobs[strings.setdefault(digest, digest)] = sum(part.packed for part in some)
         original = Pullable(tuple(blobs), {**blobs, f"config {name}": 4000})
-        analysis = Analysis(image=name, keep=0, parts=own, directories=f"directories {name}")
+        analysis = Analysis(image=name, keep=0, parts=own, directories=Metadata(f"directories {name}", 20_000))
         yield Member(name, "linux/amd64", original, ConfigSize(2000, 250, 251, True), analysis, policy)
 
 

@@ -12,7 +12,7 @@ from markdown.extensions.toc import slugify, unique
 from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import PAGES, ROOT
 
 _LINK = re.compile(r"\b((?:docs/[\w-]+|SECURITY|README|CHANGELOG)\.md)(?:#([\w-]+))?")
 _SOURCES = [
@@ -25,13 +25,33 @@ _SOURCES = [
 
 def headings(page: Path) -> set[str]:
     """The anchors of a page, as MkDocs makes them."""
-    tokens = MarkdownIt().parse(page.read_text())
     used: set[str] = set()
-    for opening, inline in itertools.pairwise(tokens):
-        if opening.type == "heading_open":
-            text = "".join(child.content for child in inline.children or ())
-            unique(slugify(text, "-"), used)
+    for text in _titles(page):
+        unique(slugify(text, "-"), used)
     return used
+
+
+def headings_on_github(page: Path) -> set[str]:
+    """The anchors of a page where its file is shown: by github-slugger's rule."""
+    slugs = [re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in _titles(page)]
+    return {f"{slug}-{before}" if (before := slugs[:at].count(slug)) else slug for at, slug in enumerate(slugs)}
+
+
+def _titles(page: Path) -> list[str]:
+    tokens = MarkdownIt().parse(page.read_text())
+    return [
+        "".join(child.content for child in inline.children or ())
+        for opening, inline in itertools.pairwise(tokens)
+        if opening.type == "heading_open"
+    ]
+
+
+def links_of(page: Path) -> set[str]:
+    """The links of a page to headings, of itself or of other pages of the repository."""
+    children = (child for token in MarkdownIt().parse(page.read_text()) for child in token.children or ())
+    links = {str(child.attrs["href"]) for child in children if child.type == "link_open"}
+    # One with a dot is the name of an object of the Python API, which only the site describes.
+    return {link for link in links if re.search(r"^[^:]*#[\w-]+$", link)}
 
 
 def links() -> set[tuple[str, str, str]]:
@@ -48,9 +68,19 @@ def test_a_page_that_is_named_is_there(source: str, page: str, anchor: str) -> N
     assert not anchor or anchor in headings(ROOT / page), f"{page} has no heading #{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_to_a_heading_leads_there_on_github_too(page: Path) -> None:
+    """MkDocs, which is strict, finds those that do not on the site."""
+    for link in links_of(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert anchor in headings_on_github(target), f"{target} has no heading for {link}"
+
+
 def test_errors_do_lead_to_pages() -> None:
     named = {page for source, page, _ in links() if source.startswith(("jobs", "worker"))}
-    assert named >= {"docs/limits.md", "docs/operating.md", "docs/catalogs.md", "docs/transforms.md", "SECURITY.md"}
+    pages = {f"docs/{name}.md" for name in ("limits", "operating", "catalogs", "transforms", "security")}
+    assert named >= pages
 
 
 def test_every_alert_has_a_section_that_says_what_to_do() -> None:

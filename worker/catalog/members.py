@@ -23,8 +23,6 @@ from layerfarm.worker.catalog.policies import Rechunk
 from layerfarm.worker.catalog.sources import CatalogImage
 from layerfarm.worker.catalog.state import States
 
-_SMALL: Final = 20_000
-"""Estimated bytes of the layer with the metadata of directories."""
 _NO_DIGEST: Final = f"sha256:{'0' * 64}"
 
 
@@ -78,9 +76,8 @@ class Member:
     def predicted(self, layers: Sequence[LayerToBe]) -> Pullable:
         """Return its kept layers, those planned above them, and its future configuration."""
         kept = self.original.layers[: self.analysis.keep]
-        packed = {part.key: part.packed for part in self.analysis.parts}
         blobs = {digest: self.original.blobs[digest] for digest in kept}
-        blobs |= {layer.digest: sum(packed[key] for key in layer.keys) or _SMALL for layer in layers}
+        blobs |= {layer.digest: layer.packed for layer in layers}
         blobs[f"config for {self.analysis.image}"] = self.config.bytes([layer.name for layer in layers])
         return Pullable((*kept, *(layer.digest for layer in layers)), blobs)
 

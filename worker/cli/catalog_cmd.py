@@ -148,7 +148,20 @@ def run(file: Path, how: How, dry_run: bool, replan: bool, as_json: bool, html: 
 @_html
 @_images
 def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
-    """Print the result of the last run, predicted and actual, without querying a registry."""
+    """Print what the last plan or run predicted and did.
+
+    FILE is the catalog file. The numbers come from the records that the plan or run left in the catalog's store, so
+    no registry is queried, and no image is fetched or made. The report has the bytes stored, the bytes pulled from
+    tag to tag and the layers, before, predicted and after, the pulls of each repository, and the errors of images
+    that failed. A catalog that was never planned or run has 0 images.
+
+    Nothing is changed, except that --html writes a page, and that a missing store is created, empty.
+
+    \b
+    Examples:
+      layerfarm catalog report web.yaml --images
+      layerfarm catalog report web.yaml --html report.html
+    """
     from layerfarm.worker.catalog.report import report_of
 
     with working(file, How(None, 1, None, "none"), lock=False) as work:
@@ -184,22 +197,38 @@ def verify(file: Path, how: How, deep: bool) -> None:
 
 @command.command("prune", cls=GoStyleCommand)
 @_file
-@click.option("--apply", "carry_out", is_flag=True, help="Remove what is listed; without it, nothing is changed.")
+@click.option(
+    "--apply",
+    "carry_out",
+    is_flag=True,
+    help='Remove the tags listed as "would remove"; without it, nothing is removed.',
+)
 @click.option(
     "--at-most",
     metavar="PERCENT",
     type=click.FloatRange(0, 100),
     default=25,
     show_default=True,
-    help="Remove nothing if more of the catalog's images than this would lose a tag.",
+    help="With --apply: remove nothing if more of the catalog's images than this would lose a tag.",
 )
 def prune(file: Path, carry_out: bool, at_most: float) -> None:
-    """Remove tags of images that left the catalog, at the destination and in the store.
+    """List, or with --apply remove, tags of images that left the catalog.
 
-    An image leaves when its tag is gone at the source, or the file no longer selects it. Only tags that the catalog
-    set, and that still name what it put there, are removed. Without --apply they are only listed. Run layerfarm gc
-    on the store afterwards, and the registry's own garbage collection. Exit code 1 if a source cannot be listed or
-    a tag cannot be removed.
+    FILE is the catalog file. An image has left when its tag is gone at the source, or FILE no longer selects it. The
+    sources and the destination are listed, and compared with the records of earlier runs in the catalog's store.
+    Each such tag is a line: "would remove" (with --apply "removed"), "kept" or "failed" with the reason. A tag that
+    the catalog did not set, or that names something else by now, is never removed.
+
+    With --apply, tags are removed at the destination and in the store, with the records of their images. A registry
+    deletes the manifest with its proofs. The sources are not changed. Blobs stay until layerfarm gc runs on the store
+    and on a destination layout, and the registry's own garbage collection on the registry.
+
+    Exit code 1 if a source cannot be listed, a tag cannot be removed, or more than --at-most would be.
+
+    \b
+    Examples:
+      layerfarm catalog prune web.yaml
+      layerfarm catalog prune web.yaml --apply
     """
     from layerfarm.worker.catalog.prune import find_removals
     from layerfarm.worker.catalog.prune import prune as prune_catalog

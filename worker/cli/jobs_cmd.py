@@ -55,7 +55,11 @@ def command() -> None:
 @_json_option
 @click.pass_obj
 def ls(session: Session, as_json: bool) -> None:
-    """List the jobs that the farm knows, the newest first. With --json, one record a line."""
+    """List the jobs that the farm knows, the newest first. With --json, one record a line.
+
+    The state of a job that was cancelled is "running, cancel requested" until what it staged is removed; in JSON,
+    "ending" is "cancelled".
+    """
     records = sorted(farm_of(session).jobs(), key=lambda record: record.submitted, reverse=True)
     if as_json:
         for record in records:
@@ -64,7 +68,7 @@ def ls(session: Session, as_json: bool) -> None:
     rows = [("JOB", "KIND", "CLASS", "STATE", "STAGE", "DONE", "SUBMITTED", "BY")]
     rows += [
         (
-            *(record.id, record.kind, record.traffic, str(record.state), stage_text(record), done_text(record)),
+            *(record.id, record.kind, record.traffic, state_text(record), stage_text(record), done_text(record)),
             *(_time(record.submitted), display(record.submitter) or "-"),
         )
         for record in records
@@ -86,7 +90,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
         return
     output.say(f"job: {record.id}")
     output.say(f"kind: {record.kind}")
-    output.say(f"state: {record.state}")
+    output.say(f"state: {state_text(record)}")
     output.say(f"class: {record.traffic}")
     output.say(f"submitter: {display(record.submitter) or '-'}")
     if record.stage:
@@ -182,6 +186,12 @@ def farm_of(session: Session) -> Farm:
         raise click.UsageError("no farm: give --farm or set LAYERFARM_FARM")
     output.take_logs()
     return Farm(session.farm)
+
+
+def state_text(record: JobRecord) -> str:
+    """Return the state, and how the job will end if that is decided but its staged files are not yet removed."""
+    endings = {None: "", "cancelled": ", cancel requested", "failed": ", failing", "succeeded": ", finishing"}
+    return record.state + endings[record.ending]
 
 
 def stage_text(record: JobRecord) -> str:

@@ -10,7 +10,7 @@ import click
 
 from layerfarm.jobs.errors import FarmUnreachable, display
 from layerfarm.worker.cli import output
-from layerfarm.worker.cli.jobs_cmd import done_text, farm_of, farm_option, stage_text
+from layerfarm.worker.cli.jobs_cmd import done_text, farm_of, farm_option, stage_text, state_text
 from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.cli.progress_view import megabytes
 from layerfarm.worker.cli.session import Session
@@ -135,7 +135,7 @@ def _jobs(records: list[JobRecord], now: float) -> RenderableType:
             record.id,
             display(record.kind),
             record.traffic,
-            Text(record.state, _STYLES.get(record.state, "")),
+            Text(state_text(record), _STYLES.get(record.ending or record.state, "")),
             display(stage_text(record)),
             done_text(record),
             f"{(record.ended or now) - record.submitted:.0f} s",

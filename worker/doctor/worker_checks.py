@@ -45,7 +45,8 @@ def _one(worker: WorkerInfo) -> Iterator[Finding]:
         yield ok(topic, "its units run in a sandbox")
     else:
         advice = (
-            "upgrade to Linux 5.13 or newer with Landlock, leave LAYERFARM_SANDBOX at auto; see SECURITY.md#the-sandbox"
+            "upgrade to Linux 5.13 or newer with Landlock, leave LAYERFARM_SANDBOX at auto;"
+            " see docs/security.md#the-sandbox"
         )
         yield warn(topic, "its units run without a sandbox", advice)
     if abs(worker.clock) > _CLOCK:

@@ -235,11 +235,7 @@ class RedisJobStore:
 
     def job(self, job_id: str) -> JobRecord:
         with _sound(job_id):
-            fields = cast("dict[str, str]", self._client.hgetall(self._keys.job(job_id).job))
-            if not fields:
-                hint = "or Redis was restarted without its data; then submit it again"
-                raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
-            return JobRecord.parse(job_id, fields)
+            return _record(job_id, cast("dict[str, str]", self._client.hgetall(self._keys.job(job_id).job)))
 
     def jobs(self, limit: int) -> Iterator[JobRecord]:
         """Yield the newest ``limit`` jobs, newest first, without those with corrupt records."""
@@ -256,10 +252,20 @@ class RedisJobStore:
                 with suppress(RecordDamaged), _sound(job_id):
                     yield JobRecord.parse(job_id, fields)
 
-    def last_event(self, job_id: str) -> str:
-        """Return the id of the newest event, to follow from there."""
-        newest = cast("list[tuple[str, Any]]", self._client.xrevrange(self._keys.job(job_id).events, count=1))
-        return newest[0][0] if newest else "0"
+    def progress(self, job_id: str) -> tuple[str, Progress]:
+        """Return the id of the newest event and the progress at that moment, to follow from there.
+
+        Raises:
+            JobNotFound: there was never such a job, or its record has expired.
+            RecordDamaged: it is corrupt.
+        """
+        keys = self._keys.job(job_id)
+        # One transaction: an event between two reads would be older than the record, and yet come after it.
+        with _sound(job_id), self._client.pipeline(transaction=True) as pipe:
+            pipe.xrevrange(keys.events, count=1)
+            pipe.hgetall(keys.job)
+            newest, fields = pipe.execute()
+            return newest[0][0] if newest else "0", _record(job_id, fields).progress()
 
     def events(self, job_id: str, after: str, block: float) -> list[tuple[str, Progress]]:
         """Return events newer than ``after`` with their ids; wait up to ``block`` seconds for one."""
@@ -301,6 +307,13 @@ def _view(fields: Sequence[str | None]) -> JobView:
         ValueError: the fields are not those of a job.
     """
     return JobView.model_validate({name: text for name, text in zip(_VIEW, fields, strict=True) if text})
+
+
+def _record(job_id: str, fields: dict[str, str]) -> JobRecord:
+    if not fields:
+        hint = "or Redis was restarted without its data; then submit it again"
+        raise JobNotFound("no job has this id, or its record has expired", where=job_id, hint=hint)
+    return JobRecord.parse(job_id, fields)
 
 
 def _progress(fields: dict[str, str]) -> Progress | None:

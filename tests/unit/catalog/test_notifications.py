@@ -116,6 +116,23 @@ def test_a_body_that_is_no_object_is_malformed(kind: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body", [b"{}", b'{"a": {"events": [], "type": "PUSH_ARTIFACT"}}'])
+def test_a_body_that_names_nothing_is_of_no_registry(kind: str, body: bytes) -> None:
+    with pytest.raises(MalformedDocument, match=f"not a notification of {kind}: it has no "):
+        parse(kind, {}, body)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("distribution", "harbor"), ("harbor", "quay"), ("zot", "distribution")])
+def test_a_notification_of_another_registry_is_not_taken(kind: str, name: str) -> None:
+    with pytest.raises(MalformedDocument, match=f"not a notification of {kind}"):
+        parse(kind, {}, payload(name))
+
+
+def test_an_event_of_github_may_have_no_sender() -> None:
+    assert parse("github", {"x-github-event": "check_run"}, b'{"action": "created"}').ignored == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [None, 7, "text", [], [[]], {}, {"events": 1}, [None, 1, "x", {}], "\ud800"])
 def test_fields_of_any_type_are_ignored(kind: str, value: Any) -> None:
     """Each field of each payload is replaced, on every level."""

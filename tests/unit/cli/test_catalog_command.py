@@ -8,6 +8,7 @@ import pytest
 
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.store import Layout
+from tests.trees import read_tree
 from tests.unit.catalog.works import catalog_file
 from tests.unit.cli.conftest import Run
 from tests.unit.image.images import image, tar
@@ -40,6 +41,18 @@ def test_verify_counts_the_images_that_it_read(images: Layout, tmp_path: Path, l
     path = catalog_file(tmp_path, "{transform: keep}")
     assert layerfarm("catalog", "run", path).code == 0
     assert layerfarm("catalog", "verify", path)[:2] == (0, "0 images, 0 faults, 2 kept and not read\n")
+
+
+def test_report_and_prune_change_nothing_on_disk(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
+    path = catalog_file(tmp_path, "{transform: squash}", "destination: {layout: out}\n")
+    assert layerfarm("catalog", "run", path).code == 0
+    images.untag("b:1")
+    before = read_tree(tmp_path)
+    assert "2 images" in layerfarm("catalog", "report", path).out
+    assert "would remove 2 tags" in layerfarm("catalog", "prune", path).out
+    assert read_tree(tmp_path) == before
+    assert layerfarm("catalog", "report", path, "--html", "report.html").code == 0
+    assert read_tree(tmp_path).keys() - before.keys() == {b"report.html"}
 
 
 def test_prune_lists_more_than_the_share_and_names_the_option(images: Layout, tmp_path: Path, layerfarm: Run) -> None:

@@ -380,6 +380,27 @@ def test_a_job_is_shown_with_its_error(layerfarm: Run, farm: type[FakeFarm]) -> 
     assert json.loads(layerfarm("--farm=redis://f", "jobs", "show", "--json", "j1").out)["error"]["type"]
 
 
+@pytest.mark.parametrize(
+    ("ending", "state"),
+    [
+        (None, "running"),
+        (JobState.CANCELLED, "running, cancel requested"),
+        (JobState.FAILED, "running, failing"),
+        (JobState.SUCCEEDED, "running, finishing"),
+    ],
+)
+def test_decided_end_of_a_running_job_is_shown(
+    layerfarm: Run, farm: type[FakeFarm], monkeypatch: pytest.MonkeyPatch, ending: JobState | None, state: str
+) -> None:
+    changed = record("j1", 10.0).model_copy(update={"state": JobState.RUNNING, "ending": ending})
+    monkeypatch.setattr(farm, "jobs", lambda self: [changed])
+    monkeypatch.setattr(farm, "record", lambda self: changed)
+    listed = layerfarm("--farm=redis://f", "jobs", "ls").out.splitlines()[1]
+    assert f"  {state}  2/4 hash" in listed
+    assert f"state: {state}" in layerfarm("--farm=redis://f", "jobs", "show", "j1").out.splitlines()
+    assert json.loads(layerfarm("--farm=redis://f", "jobs", "ls", "--json").out)["ending"] == ending
+
+
 def test_watch_ends_as_the_job_did(layerfarm: Run, farm: type[FakeFarm]) -> None:
     assert layerfarm("--farm=redis://f", "jobs", "watch", "j1").out == f"job: j1 succeeded\n{DIGESTS}"
     farm.outcome = UNPACKED

@@ -52,3 +52,9 @@ def test_ids_stay_whole_on_a_narrow_terminal() -> None:
     out = io.StringIO()
     Console(width=60, file=out).print(top_cmd._jobs([LONG], 5.0))
     assert any(line.split()[:1] == [LONG.id] for line in out.getvalue().splitlines())
+
+
+def test_requested_cancel_of_a_running_job_is_shown() -> None:
+    out = io.StringIO()
+    Console(width=200, file=out).print(top_cmd._jobs([LONG.model_copy(update={"ending": JobState.CANCELLED})], 5.0))
+    assert "running, cancel requested" in out.getvalue()

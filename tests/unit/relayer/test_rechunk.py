@@ -28,7 +28,7 @@ from layerfarm.jobs.layer import unpack_layer
 from layerfarm.jobs.relayer.analysis import AnalysisOptions, analyze, kept_analysis
 from layerfarm.jobs.relayer.planner.plan import Group, Plan
 from layerfarm.jobs.relayer.proof import proofs_of
-from layerfarm.jobs.relayer.rechunk import DELETIONS, DIRECTORIES, put_plan, recipe_of_files
+from layerfarm.jobs.relayer.rechunk import DELETIONS, DIRECTORIES, layers_to_be, put_plan, recipe_of_files
 from layerfarm.jobs.relayer.spool import Spool, read_image
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
@@ -327,6 +327,22 @@ def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytes
     monkeypatch.setattr("layerfarm.jobs.flows.rechunk.read_image", lambda *args: pytest.fail("read again"))
     assert local.run(analyze, Policy(shards=1, threads=1), 1) == result
     assert kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1)) is None
+
+
+@pytest.mark.parametrize("number", [10, 1000])
+def test_layers_without_content_are_estimated_by_the_number_of_their_entries(layout: Layout, number: int) -> None:
+    paths = [f"srv/{hashlib.sha256(b'%d' % each).hexdigest()[:8]}" for each in range(number)]
+    base = archive(*(member(f"{path}/file") for path in paths))
+    above = archive(*(member(f"{path}/.wh.file") for path in paths), *(member(f"{path}/new/file") for path in paths))
+    old = image(layout, [base, above])
+    run(request(layout, keep=1))
+    kept = kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1))
+    assert kept is not None
+    deletions, *_, directories = layers_to_be(kept, None, 10)
+    assert (deletions.name, directories.name) == (DELETIONS, DIRECTORIES)
+    _, written, *_, last = resolve(layout, "t-re").manifest.layers
+    for estimated, layer in ((deletions, written), (directories, last)):
+        assert layer.size / 2 < estimated.packed < layer.size * 2
 
 
 def test_a_damaged_note_is_as_none(layout: Layout) -> None:

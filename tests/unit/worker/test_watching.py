@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import fakeredis
 import pytest
 import redis
 from kombu.exceptions import OperationalError
@@ -13,6 +16,7 @@ from layerfarm.jobs.errors import FarmUnreachable, JobTimeout
 from layerfarm.worker.broker.address import Address
 from layerfarm.worker.model import JobState, Progress
 from layerfarm.worker.watching import Watch
+from tests.unit.jobstore.stores import CLOSE, Bench, Clock, redis_store, unit
 
 QUIET = Progress(JobState.RUNNING, "toy")
 DONE = Progress(JobState.SUCCEEDED, "toy")
@@ -32,15 +36,30 @@ class Quiet:
     def workers(self) -> list[str]:
         return ["one"]
 
-    def last_event(self, job_id: str) -> str:
-        return "0"
-
-    def job(self, job_id: str) -> Any:
-        return SimpleNamespace(progress=lambda: QUIET)
+    def progress(self, job_id: str) -> tuple[str, Progress]:
+        return "0", QUIET
 
     def events(self, job_id: str, after: str, block: float) -> list[tuple[str, Progress]]:
         self.rounds -= 1
         return [] if self.rounds > 0 else [("1", DONE)]
+
+
+class Busy(fakeredis.FakeRedis):
+    """A Redis whose job advances by one of ``steps`` before this client reads anything but events."""
+
+    steps: Iterator[Callable[[], None]] = iter(())
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args[0] != "XREAD":
+            self._step()
+        return super().execute_command(*args, **options)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
+        self._step()
+        return super().pipeline(transaction, shard_hint)
+
+    def _step(self) -> None:
+        next(self.steps, lambda: None)()
 
 
 def watch(farm: Quiet, heartbeat: float | None = None) -> list[Progress]:
@@ -53,6 +72,38 @@ def test_without_a_heartbeat_only_events_are_yielded() -> None:
 
 def test_with_one_the_caller_is_asked_again_and_again_whether_it_still_wants_to_wait() -> None:
     assert watch(Quiet(5), heartbeat=0.01) == [QUIET] * 5 + [DONE]
+
+
+def test_progress_never_goes_back_while_the_job_advances_between_two_reads() -> None:
+    server = fakeredis.FakeServer()
+    bench = Bench(redis_store(fakeredis.FakeRedis(server=server, decode_responses=True)), Clock())
+    bench.opened(8)
+
+    def two_units(first: int) -> None:
+        bench.done(unit(first))
+        bench.done(unit(first + 1))
+
+    def end() -> None:
+        bench.store.end("job", JobState.FAILED)
+        bench.store.closed(bench.claimed(CLOSE))
+
+    watcher = Busy(server=server, decode_responses=True)
+    watcher.steps = iter([*(partial(two_units, first) for first in (0, 2, 4, 6)), end])
+    farm = Quiet(0)
+    farm.store = redis_store(watcher)  # type: ignore[assignment]
+    found = watch(farm, heartbeat=0.001)
+    done = [each.units_done for each in found]
+    assert done == sorted(done)
+    assert {2, 4, 6, 8} <= set(done) and found[-1].state is JobState.FAILED
+
+
+def test_events_of_a_retry_that_came_at_once_are_not_those_of_the_job_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    farm = Quiet(1)
+    failed = Progress(JobState.FAILED, "toy", stage_number=2)
+    monkeypatch.setattr(farm, "events", lambda *_: [("1", failed), ("2", QUIET), ("3", DONE)])
+    assert watch(farm) == [QUIET, failed]
 
 
 def test_broker_that_refuses_the_second_look_is_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,17 @@ _log = structlog.get_logger()
 
 
 class _Refused(Exception):
-    """The request is refused; the argument is a key of :data:`_STATUS`."""
+    """The request is refused.
+
+    Parameters:
+        result: a key of :data:`_STATUS`.
+        message: why, for the person who set up the registry.
+    """
+
+    def __init__(self, result: str, message: str | None = None) -> None:
+        super().__init__(result)
+        self.result = result
+        self.message = message
 
 
 def make_app(
@@ -54,13 +64,12 @@ def make_app(
         try:
             events = await _accepted(kind, request)
         except _Refused as refused:
-            result, events = str(refused), Counter[str]()
-        else:
-            result = "accepted"
-        metrics.notifications.labels(kind, result).inc()
+            metrics.notifications.labels(kind, refused.result).inc()
+            return _answer(refused.result, message=refused.message)
+        metrics.notifications.labels(kind, "accepted").inc()
         for name, number in events.items():
             metrics.events.labels(kind, name).inc(number)
-        return _answer(result, events)
+        return _answer("accepted", **events)
 
     async def _accepted(kind: str, request: Request) -> Counter[str]:
         if stop.is_set():
@@ -74,9 +83,9 @@ def make_app(
         try:
             notification = parse(kind, request.headers, body)
         except LimitExceeded as error:
-            raise _Refused("too large") from error
+            raise _Refused("too large", error.what) from error
         except LayerfarmError as error:
-            raise _Refused("malformed") from error
+            raise _Refused("malformed", error.what) from error
         try:
             found = [await keeper.accept(notification.events) for keeper in keepers]
         except LayerfarmError as error:
@@ -122,5 +131,6 @@ def _total(found: Sequence[Sequence[str]]) -> Counter[str]:
     return Counter(min(each, key=RESULTS.index) for each in zip(*found, strict=True))
 
 
-def _answer(result: str, events: Counter[str] | None = None) -> Response:
-    return JSONResponse({"result": result, **dict(events or {})}, _STATUS[result])
+def _answer(result: str, **details: int | str | None) -> Response:
+    named = {name: detail for name, detail in details.items() if detail is not None}
+    return JSONResponse({"result": result, **named}, _STATUS[result])

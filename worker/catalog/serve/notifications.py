@@ -51,7 +51,7 @@ def parse(kind: str, headers: Mapping[str, str], body: bytes) -> Notification:
     """Parse a notification; ``kind``: a key of :data:`KINDS`; ``headers``: by names in lower case.
 
     Raises:
-        MalformedDocument: the body is not a JSON object.
+        MalformedDocument: the body is not a JSON object, or not a notification of this kind of registry.
         LimitExceeded: it has more than :data:`EVENTS` events or tags.
     """
     try:
@@ -60,6 +60,8 @@ def parse(kind: str, headers: Mapping[str, str], body: bytes) -> Notification:
         raise MalformedDocument("notification is not JSON") from error
     if not isinstance(document, dict):
         raise MalformedDocument("notification is not a JSON object")
+    if not any(name in document or name in headers for name in _MARKS[kind]):
+        raise MalformedDocument(f"not a notification of {kind}: it has no {' or '.join(_MARKS[kind])}")
     events, ignored, number = [], 0, 0
     for raw in KINDS[kind](_Fields(document), headers):
         number += max(1, len(raw.tags))
@@ -183,6 +185,16 @@ KINDS: Final[dict[str, Callable[[_Fields, Mapping[str, str]], Iterator[_Raw]]]] 
     "zot": _zot,
 }
 """By the last component of the endpoint."""
+_MARKS: Final = {
+    "distribution": ("events",),
+    "harbor": ("type",),
+    "quay": ("repository",),
+    "github": ("x-github-event", "sender", "zen"),
+    "zot": ("specversion", "ce-type"),
+}
+"""Fields and headers of which every notification of a registry has one, also its other events and its test, as GitHub's
+ping. A body without them was sent by something else. Harbor's test has neither body nor secret, and ignores the answer
+(``policyHTTPTest`` in goharbor/harbor)."""
 
 
 def _tags(tag: str) -> tuple[str, ...]:
