@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tarfile
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.compress.decompress import decompress
-from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedPlan, TransformError
+from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, MalformedPlan, TransformError
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.transforms import (
     AnalyzeRequest,
@@ -28,9 +29,10 @@ from layerfarm.jobs.layer import unpack_layer
 from layerfarm.jobs.relayer.analysis import AnalysisOptions, analyze, kept_analysis
 from layerfarm.jobs.relayer.planner.plan import Group, Plan
 from layerfarm.jobs.relayer.proof import proofs_of
-from layerfarm.jobs.relayer.rechunk import DELETIONS, DIRECTORIES, put_plan, recipe_of_files
+from layerfarm.jobs.relayer.rechunk import DELETIONS, DIRECTORIES, _line, put_plan, recipe_of_files, write_layer
 from layerfarm.jobs.relayer.spool import Spool, read_image
 from layerfarm.jobs.store import Layout
+from layerfarm.jobs.tar.writer import Header
 from layerfarm.worker.engine import local
 from tests.examples import examples
 from tests.steps import steps
@@ -327,6 +329,15 @@ def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytes
     monkeypatch.setattr("layerfarm.jobs.flows.rechunk.read_image", lambda *args: pytest.fail("read again"))
     assert local.run(analyze, Policy(shards=1, threads=1), 1) == result
     assert kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1)) is None
+
+
+def test_a_spool_that_is_too_short_for_a_recipe_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_bytes(b"0123456789")
+    whole, beyond = (_line(Header(b"f", b"0", size=10), offset) for offset in (0, 5))
+    with Spool(tmp_path / "spool") as spool:
+        assert b"0123456789" in b"".join(write_layer(io.BytesIO(whole), spool))
+        with pytest.raises(MalformedDocument, match="content of a file is missing in the spool"):
+            b"".join(write_layer(io.BytesIO(whole + beyond), spool))
 
 
 def test_a_damaged_note_is_as_none(layout: Layout) -> None:
