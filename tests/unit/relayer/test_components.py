@@ -230,6 +230,23 @@ def test_a_sqlite_database_whose_headers_are_damaged_is_broken(tmp_path: Path, h
     assert "header of a package" in warning
 
 
+def test_what_is_beside_the_packages_of_a_database_owns_nothing(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path / "root",
+        {
+            "var/lib/dpkg/status.d/empty": file(b"\n"),
+            "var/lib/dpkg/status.d/empty.md5sums": file(b"0  etc/f\n"),
+            "var/lib/pacman/local/ALPM_DB_VERSION": file(b"9\n"),
+            "srv/node_modules/none/index.js": file(b""),
+            "srv/gems/README": file(b""),
+            "etc/f": file(b"f"),
+        },
+    )
+    assert ownership(root).warnings == []
+    assert {key.partition(":")[0] for key in keys(root).values()} == {"tree", "database"}
+    assert keys(root)["etc/f"] == "tree:etc"
+
+
 def test_node_packages_own_their_files_and_not_their_dependencies(tmp_path: Path) -> None:
     root = tree(
         tmp_path / "root",
