@@ -103,12 +103,13 @@ class Applier(Generic[AnyTree]):
             raise MalformedLayer("the root of a layer must be a directory", where=name)
 
     def _is_deletion(self, name: bytes) -> bool:
-        """Apply ``name`` and return True if it is a whiteout. Other names with ``.wh.`` are errors, or AUFS' files."""
+        """Apply ``name``, which contains ``.wh.``, and return True if it is a whiteout.
+
+        Others are errors, AUFS' files, or have it inside a component.
+        """
         parts = name.split(b"/")
-        while parts and parts[-1] in (b"", b"."):
+        while parts[-1] in (b"", b"."):
             parts.pop()
-        if not parts:
-            return False
         base = parts.pop()
         for part in parts:
             if part.startswith(PREFIX):

@@ -128,8 +128,6 @@ class IndexText:
         """Parse ``raw`` from the first unknown entry on; None if more than the entries differ."""
         if self.raw is not None or not (raw.startswith(self.head) and raw.endswith(self.tail)):
             return None
-        if len(raw) < len(self.head) + len(self.tail):
-            return None
         if self.entries and len(raw) > len(self.body) and raw.startswith(self.body) and raw[len(self.body)] == _COMMA:
             known, place = self, len(self.body) + 1
         else:

@@ -70,10 +70,9 @@ class Lock:
 
     def take(self) -> None:
         """Take the lock, waiting without limit. The death of its holder releases it."""
-        for pause in pauses():
-            if self.take_if_free():
-                return
-            time.sleep(pause)
+        waits = pauses()
+        while not self.take_if_free():
+            time.sleep(next(waits))
 
     def __enter__(self) -> Lock:
         return self

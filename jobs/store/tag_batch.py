@@ -115,8 +115,9 @@ class TagBatch:
                 return self._grant_one(lock, request)
             with self._waiting(request) as path:
                 touched = time.monotonic()
-                for pause in pauses():
-                    time.sleep(pause)
+                waits = pauses()
+                while True:
+                    time.sleep(next(waits))
                     if self._is_granted(path):
                         break
                     if lock.take_if_free():

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from layerfarm.jobs.compress import Codec, Compression, codec_id, compress, compression_of, decompress, media_type_for
 from layerfarm.jobs.compress.zstd_frames import ZstdFrames
@@ -179,21 +180,34 @@ def gzip_member(data: bytes, flags: int) -> tuple[bytes, int]:
     return header + gzip.compress(data, mtime=0)[10:], len(header)
 
 
+class Cut(io.RawIOBase):
+    """A member or frame twice; a read ends after ``first`` bytes of the second one."""
+
+    def __init__(self, packed: bytes, first: int) -> None:
+        self._pieces = iter((packed + packed[:first], packed[first:]))
+
+    def read(self, size: int = -1, /) -> bytes:
+        return next(self._pieces, b"")
+
+
 @pytest.mark.parametrize("flags", [*range(0, 32, 2)])
 def test_B6_a_gzip_header_may_be_cut_by_a_read_anywhere(flags: int) -> None:
     member, header = gzip_member(TEXT[:500], flags)
-
-    class Cut(io.RawIOBase):
-        def __init__(self, first: int) -> None:
-            self._pieces = iter((member + member[:first], member[first:]))
-
-        def read(self, size: int = -1, /) -> bytes:
-            return next(self._pieces, b"")
-
     for first in range(1, header + 1):
-        assert decompress(Cut(first), Compression.GZIP).read() == 2 * TEXT[:500], first  # type: ignore[arg-type]
+        assert decompress(Cut(member, first), Compression.GZIP).read() == 2 * TEXT[:500], first  # type: ignore[arg-type]
         with pytest.raises(TruncatedStream):
             unpack(member + member[:first], Compression.GZIP)
+
+
+def test_B6_a_zstd_header_may_be_cut_by_a_read_anywhere() -> None:
+    text = TEXT[:70_000]
+    frame = zstandard.compress(text)
+    header = zstandard.frame_header_size(frame)
+    assert header > 8
+    for first in range(1, header + 4):
+        assert decompress(Cut(frame, first), Compression.ZSTD).read() == 2 * text, first  # type: ignore[arg-type]
+        with pytest.raises(TruncatedStream):
+            unpack(frame + frame[:first], Compression.ZSTD)
 
 
 def test_B6_a_gzip_header_with_a_wrong_checksum_or_without_an_end_is_an_error() -> None:

@@ -213,6 +213,35 @@ def test_a_landmark_has_one_byte(landmark: bytes) -> None:
     assert "landmark" in fault
 
 
+def test_two_landmarks_contradict_each_other() -> None:
+    names = (".prefetch.landmark", ".no.prefetch.landmark")
+    tar = archive(*(entry(name, content=b"\x0f") for name in names)).rstrip(b"\0")
+    tar += bytes(-len(tar) % 512)
+    body = b""
+    entries = []
+    for number, name in enumerate(names):
+        header, content = tar[number * 1024 :][:512], tar[number * 1024 + 512 :][:512]
+        body += gzip.compress(header, mtime=0)
+        place = {"offset": len(body), "size": 1, "chunkDigest": sha256(b"\x0f")}
+        entries.append({"type": "reg", "name": name, "mode": 0o644, "modtime": "2014-05-13T16:53:20Z", **place})
+        body += gzip.compress(content, mtime=0)
+    (fault,) = faults(rewritten(json.dumps({"version": 1, "entries": entries}).encode(), body))
+    assert fault == ".prefetch.landmark: and another landmark are in the layer"
+
+
+def test_a_tar_that_does_not_end_with_its_table_is_found() -> None:
+    tar = unpack(TRUE.data)
+    found: list[str] = []
+    check = EstargzCheck(
+        lambda at, n: TRUE.data[at : at + n], len(TRUE.data), {}, lambda *text: found.append(": ".join(text))
+    )
+    reader = MemberReader(io.BytesIO(tar[: tar.rindex(TOC.encode())]), limits())
+    for member in reader:
+        check.member(member, reader)
+    check.finish("", len(tar))
+    assert found == [f"{TOC}: is not the last entry of the tar"]
+
+
 def test_a_table_in_the_middle_of_the_tar_is_found() -> None:
     first = archive(entry(TOC, content=b"{}")).rstrip(b"\0")
     first += bytes(-len(first) % 512)

@@ -136,6 +136,8 @@ LIES: dict[str, tuple[Callable[[Toc, list[Any]], object], str]] = {
     "no list": (lambda toc, split: toc.update(entries={}), "not a list"),
     "no objects": (lambda toc, split: toc.update(entries=[{}]), "not a list"),
     "xattr of an object": (setting("d/a", xattrs={"a": {"type": "", "name": ""}}), "xattr"),
+    "place in a frame": (setting("d/a", innerOffset=1), "innerOffset"),
+    "number for a digest": (lambda toc, split: toc.update(tarSplitDigest=1), "not a string"),
     "segment": (lambda toc, split: split[0].update(payload=base64.b64encode(bytes(512)).decode()), "another tar"),
     "line missing": (lambda toc, split: split.pop(), "another tar"),
     "CRC": (lambda toc, split: split[3].update(payload="AAAAAAAAAAA="), "CRC-64"),

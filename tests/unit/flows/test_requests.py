@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from layerfarm.jobs.errors import AmbiguousReference
+from layerfarm.jobs.errors import AmbiguousReference, RequestError
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.requests import BuildRequest, HistoryOptions, ImageRef
 from layerfarm.jobs.image import resolve
@@ -45,3 +45,18 @@ def test_the_time_of_a_history_entry_is_rfc_3339() -> None:
     for text in (*NOT_RFC3339, *LAX):
         with pytest.raises(ValidationError, match="RFC 3339"):
             HistoryOptions(created=text)
+
+
+def test_an_image_is_named_by_a_path_and_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text, store, tag in (("/s", "/s", "latest"), ("/s:t", "/s", "t"), ("s:a:b", tmp_path / "s", "a:b")):
+        assert ImageRef.parse(text) == ImageRef(store=Path(store), tag=tag)
+    for text, fault in (("", "no path"), (":t", "no path"), ("/s:", "empty tag")):
+        with pytest.raises(RequestError, match=fault):
+            ImageRef.parse(text)
+
+
+@pytest.mark.parametrize(("path", "fault"), [("relative", "must be absolute"), ("/a\0b", "NUL")])
+def test_a_path_that_leads_elsewhere_on_a_worker_is_refused(path: str, fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        ImageRef(store=Path(path))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.errors import BundleExists, OutsideAllowedRoots
+from layerfarm.jobs.errors import BundleError, BundleExists, OutsideAllowedRoots
 from layerfarm.jobs.flows import bundle_place, unpack
 from layerfarm.jobs.flows.base import Context, Policy
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, UnpackRequest
@@ -209,3 +209,28 @@ def test_nothing_is_made_above_an_allowed_root_that_does_not_exist(request_of: U
     with pytest.raises(OutsideAllowedRoots):
         UNPACK.begin(ctx, request)
     assert not root.exists()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_staging_directories_of_other_users_are_neither_used_nor_removed(request_of: UnpackRequest) -> None:
+    base = request_of.bundle.parent
+    theirs = [base / bundle_place.staging_name(job) for job in ("one", "local-2")]
+    for directory in theirs:
+        (directory / "records").mkdir(parents=True, mode=0o700)
+        (directory / "records/lock").touch()
+        os.utime(directory / "records/lock", (1, 1))
+        os.chown(directory, 54321, 54321)
+    with pytest.raises(BundleError, match="staging directory of the bundle belongs to another user"):
+        unpacked(request_of, "one")
+    assert not request_of.bundle.exists() and all((path / "records/lock").exists() for path in theirs)
+
+
+def test_parts_of_a_bundle_that_cannot_all_be_moved_stay_where_they_are(tmp_path: Path) -> None:
+    staged, bundle = tmp_path / "staged", tmp_path / "bundle"
+    for directory in (staged, bundle):
+        directory.mkdir()
+    for name in ("rootfs", "umoci.json"):
+        (staged / name).touch()
+    with pytest.raises(FileNotFoundError):
+        bundle_place._move_parts(staged, bundle, ["rootfs", "umoci.json", "config.json"])
+    assert (sorted(os.listdir(staged)), os.listdir(bundle)) == (["rootfs", "umoci.json"], [])

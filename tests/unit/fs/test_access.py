@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from layerfarm.jobs.fs import (
     set_xattr,
     stat_regular,
 )
+from layerfarm.jobs.fs.mounts import filesystem_type
 from tests.leaks import Held
 
 
@@ -132,6 +134,45 @@ def test_file_over_the_limit_is_refused(root: int, path: Path) -> None:
         read_regular(root, b"d/f", 1 << 20)
 
 
+def test_content_that_the_size_of_the_file_does_not_show_is_limited_too() -> None:
+    with Rootfs(Path("/proc/self")) as proc:
+        assert os.stat("status", dir_fd=proc.fd).st_size == 0
+        assert b"Pid:" in (read_regular(proc.fd, b"status", 1 << 20) or b"")
+        with pytest.raises(LimitExceeded, match="10 bytes: status"):
+            read_regular(proc.fd, b"status", 10)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_without_proc_a_file_is_opened_by_its_name_and_only_if_it_is_the_one_that_was_checked(
+    root: int, path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    real = os.open
+
+    def without_proc(name: bytes | str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if not os.fsencode(name).startswith(b"/proc/"):
+            return real(name, flags, mode, dir_fd=dir_fd)
+        if replaced:
+            (path / "d/f").unlink()
+            (path / "d/f").write_bytes(b"another")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "open", without_proc)
+    held = Held()
+    if replaced:
+        with pytest.raises(TreeChanged, match="file was replaced by another one: d/f"):
+            read_regular(root, b"d/f", 100)
+    else:
+        assert read_regular(root, b"d/f", 100) == b"content"
+    assert not held.new()
+
+
+def test_a_root_that_was_never_locked_is_regained_as_it_is(path: Path) -> None:
+    with Rootfs(path, to_be_read=True) as opened:
+        before = os.fstat(opened.fd)
+        opened.regain()
+        assert os.fstat(opened.fd) == before
+
+
 def test_the_regular_files_of_a_directory_are_read_at_once_and_no_link_is_followed(path: Path) -> None:
     files = Beneath(path)
     (path / "d/empty").touch()
@@ -141,6 +182,11 @@ def test_the_regular_files_of_a_directory_are_read_at_once_and_no_link_is_follow
     assert list(files.contents(path / "none")) == list(files.contents(path / "d/f")) == []
     with pytest.raises(UnsafePath):
         list(files.contents(path / "link"))
+
+
+def test_the_kind_of_a_file_system_that_is_not_mounted_here_is_unknown() -> None:
+    assert filesystem_type(os.stat("/proc/self").st_dev) == "proc"
+    assert filesystem_type(os.makedev(4095, 1048575)) == ""
 
 
 def test_xattrs_of_a_link_a_device_and_a_fifo_are_their_own(root: int, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -54,6 +55,7 @@ def root(tmp_path: Path, outside: Path) -> Iterator[int]:
         "up": "../../../../etc",
         "to-outside": str(outside),
         "d/e/up-two": "../..",
+        "d/e/to-etc": "/etc",
         "d/slashes": ".//e///./g",
         "dangling": "nowhere",
         "loop": "loop2",
@@ -124,6 +126,7 @@ def test_beneath_opens_a_link_itself_as_a_path_descriptor(root: int) -> None:
         (b"absolute/g", "d/e/g"),
         (b"up/secret", "etc/secret"),
         (b"d/e/up-two/secret", "secret"),
+        (b"d/e/to-etc/secret", "etc/secret"),
         (b"d/slashes", "d/e/g"),
         (b"root/root/d/f", "d/f"),
         (b"dotdot/secret", "secret"),
@@ -239,3 +242,68 @@ def test_names_that_are_not_utf8(root: int) -> None:
     os.mkdir(b"\xff\n", dir_fd=root)
     os.symlink(b"/\xff\n", b"l\xfe", dir_fd=root)
     assert same(open_in_root(root, b"l\xfe", PATH), root, os.fsdecode(b"\xff\n"))
+
+
+class Kernel:
+    """Answers the first calls of openat2(2) with these errors, and passes on the others."""
+
+    def __init__(self, *errors: int) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def syscall(self, *args: object) -> int:
+        self.calls += 1
+        if self.errors:
+            ctypes.set_errno(self.errors.pop(0))
+            return -1
+        answer: int = real.syscall(*args)
+        return answer
+
+
+real = resolve._libc
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
+    def answers(*errors: int) -> Kernel:
+        found = Kernel(*errors)
+        monkeypatch.setattr(resolve, "_libc", found)
+        monkeypatch.setattr(resolve, "_kernel_has_openat2", True)
+        return found
+
+    return answers
+
+
+@pytest.mark.parametrize("way", ["walk"], indirect=True)
+@pytest.mark.parametrize(("code", "calls"), [(errno.ENOSYS, 1), (errno.EPERM, 2)])
+def test_a_kernel_without_openat2_is_asked_once_and_one_that_forbids_it_again(
+    root: int, kernel: Callable[..., Kernel], code: int, calls: int
+) -> None:
+    """A seccomp profile answers EPERM, and so does the kernel for a single file."""
+    asked = kernel(code, code)
+    for _ in range(2):
+        assert content(open_in_root(root, b"absolute/g", os.O_RDONLY)) == "d/e/g"
+    assert asked.calls == calls
+
+
+@pytest.mark.parametrize("way", ["openat2"], indirect=True)
+def test_a_resolution_that_was_interrupted_is_tried_again(root: int, kernel: Callable[..., Kernel]) -> None:
+    asked = kernel(errno.EAGAIN, errno.EINTR)
+    assert content(open_in_root(root, b"to-f", os.O_RDONLY)) == "d/f"
+    assert asked.calls == 3
+
+
+@pytest.mark.parametrize("way", ["openat2"], indirect=True)
+def test_another_error_of_the_kernel_is_one(root: int, kernel: Callable[..., Kernel]) -> None:
+    kernel(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        open_in_root(root, b"d/f", os.O_RDONLY)
+
+
+@pytest.mark.parametrize("way", ["walk"], indirect=True)
+def test_a_path_that_is_too_long_for_the_kernel_is_opened_all_the_same(
+    root: int, kernel: Callable[..., Kernel]
+) -> None:
+    asked = kernel()
+    assert content(open_beneath(root, b"d/" + b"e/../" * 1000 + b"f", os.O_RDONLY)) == "d/f"
+    assert asked.calls == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import RootfsError, TreeChanged
-from layerfarm.jobs.fs import DirectoryCache, Rootfs, Widened, read_regular
+from layerfarm.jobs.fs import DirectoryCache, Rootfs, Widened, read_regular, unprivileged
 from layerfarm.jobs.layer import generate_layer, insert_layer
 from layerfarm.jobs.mtree import Delta, DeltaKind, compare, hash_shard, plan_shards, snapshot, walk_tree
 from tests.ordinary_user import GID, UID, OrdinaryUser, ordinary_user
@@ -176,6 +176,47 @@ def test_modes_restored_by_one_process_are_widened_and_restored_by_another(user:
 
     assert user.call(both) == (b"read", 0)
     assert read_tree(root)[b"f"].mode == 0
+
+
+def test_a_mode_that_is_restored_again_and_again_is_given_up(
+    user: OrdinaryUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unprivileged, "ATTEMPTS", 3)
+    root = tree(user.home / "shared", {".": own(directory()), "f": own(file(b"read", mode=0))})
+    tries = user.home / "tries"
+
+    def read_locked() -> bytes:
+        (root / "f").chmod(0)
+        with tries.open("a") as out:
+            out.write("x")
+        return (root / "f").read_bytes()
+
+    def read() -> bytes:
+        with Rootfs(root) as rootfs, Widened(rootfs.fd, b"f") as widened:
+            return widened.open(read_locked)
+
+    with pytest.raises(PermissionError):
+        user.call(read)
+    assert tries.read_text() == "xxxx"
+    assert read_tree(root)[b"f"].mode == 0
+
+
+def test_a_mode_that_is_not_the_reason_is_left_as_it_is(user: OrdinaryUser) -> None:
+    root = tree(user.home / "root", {".": own(directory()), "mine": own(file(mode=0o600)), "theirs": file(mode=0)})
+
+    def read() -> bytes:
+        with Rootfs(root) as rootfs, Widened(rootfs.fd, b"mine") as widened:
+            return widened.open((root / "theirs").read_bytes)
+
+    with pytest.raises(PermissionError):
+        user.call(read)
+    assert (read_tree(root)[b"mine"].mode, read_tree(root)[b"theirs"].mode) == (0o600, 0)
+
+
+def test_a_root_that_need_not_be_read_is_not_widened(user: OrdinaryUser, locked: Path) -> None:
+    with pytest.raises(RootfsError, match="root filesystem cannot be opened, Permission denied"):
+        user.call(lambda: Rootfs(locked))
+    assert read_tree(locked)[b"."].mode == 0o100
 
 
 def test_a_root_that_another_process_locks_again_is_regained_and_put_back(user: OrdinaryUser) -> None:

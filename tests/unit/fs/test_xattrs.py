@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable
@@ -37,6 +38,25 @@ def test_without_proc_a_missing_file_is_missing_and_the_working_directory_stays(
     finally:
         os.close(directory)
     assert Path.cwd() == before != path.parent
+
+
+class Forbidding:
+    """A libc whose unshare(2) is forbidden, as by a seccomp profile."""
+
+    def unshare(self, flags: int) -> int:
+        ctypes.set_errno(errno.EPERM)
+        return -1
+
+
+def test_without_proc_and_without_unshare_there_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xattrs, "_DESCRIPTORS", b"/no/proc/is/mounted/")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **kwargs: Forbidding())
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        with pytest.raises(PermissionError, match="a thread cannot have its own working directory"):
+            get_xattrs(proc_path(directory, b"f"))
+    finally:
+        os.close(directory)
 
 
 def failing(number: int) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from layerfarm.jobs.errors import (
     UnsupportedMediaType,
 )
 from layerfarm.jobs.image import resolve, resolve_walk
+from layerfarm.jobs.image.resolve import is_artifact
 from layerfarm.jobs.store import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
 from tests.unit.image.images import image, tar
 
@@ -166,6 +167,18 @@ def test_artifacts_beside_images_are_not_meant(layout: Layout) -> None:
     layout.tag("none", index_of(layout, *beside))
     with pytest.raises(TagNotFound, match="no image"):
         resolve(layout, "none")
+
+
+def test_an_artifact_manifest_is_no_image_and_an_absent_one_may_be(layout: Layout) -> None:
+    """The release candidates of image-spec 1.1 had manifests of this type."""
+    amd = image(layout, author="amd", tag="x").path[0]
+    kind = "application/vnd.oci.artifact.manifest.v1+json"
+    made = layout.put(b"{}", kind)
+    layout.tag("t", index_of(layout, made, for_platform(amd, "linux", "amd64")))
+    assert resolve(layout, "t").config.author == "amd"
+    assert is_artifact(layout, made)
+    layout.blob_path(made.digest).unlink()
+    assert not is_artifact(layout, made)
 
 
 def test_a_damaged_image_of_another_platform_does_no_harm(layout: Layout) -> None:

@@ -10,7 +10,7 @@ from layerfarm.jobs.errors import MalformedDocument
 from layerfarm.jobs.image import Resolved
 from layerfarm.jobs.image.resolve import read_artifact
 from layerfarm.jobs.image.stat import artifact_json, artifact_text, human_size, stat_json, stat_text
-from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
+from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout, Platform
 from tests.unit.image.images import image, tar
 
 HISTORY = [
@@ -141,6 +141,19 @@ def test_every_field_of_the_config_shows(layout: Layout) -> None:
     ]
 
 
+def test_a_config_of_an_artifact_that_is_too_large_is_not_read(layout: Layout) -> None:
+    config = {"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1 << 40}
+    made = layout.put(json.dumps({"schemaVersion": 2, "config": config, "layers": []}).encode(), MEDIA_TYPE_MANIFEST)
+    found = read_artifact(layout, made)
+    assert found is not None
+    assert artifact_json(layout, made, found)["config"] == {"descriptor": config}
+
+
+def test_only_a_manifest_can_be_an_artifact_to_show(layout: Layout) -> None:
+    assert read_artifact(layout, layout.put(b"{}", MEDIA_TYPE_INDEX)) is None
+    assert read_artifact(layout, image(layout).descriptor) is None
+
+
 def test_every_field_of_a_descriptor_shows(layout: Layout) -> None:
     made = image(layout)
     rich = Descriptor(
@@ -173,6 +186,9 @@ def test_every_field_of_a_descriptor_shows(layout: Layout) -> None:
         "\t\t\t0000: 2021 2223 2425 2627 2829 2a2b 2c2d 2e2f   !\"#$%&'()*+,-./",
     ]
     assert "\t\t\t....  (extra 32 bytes omitted)" in lines
+    short = manifest.model_copy(update={"subject": rich.model_copy(update={"data": base64.b64encode(b"abc").decode()})})
+    text = stat_text(Resolved((made.descriptor,), short, made.config))
+    assert "\t\t\t0000: 6162 63" in text and "omitted" not in text
     assert "Artifact Type: x/y" in lines
     assert lines[lines.index("Annotations:") + 1] == "\tm: 1"
 

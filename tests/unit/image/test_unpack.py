@@ -24,11 +24,13 @@ from layerfarm.jobs.errors import (
 )
 from layerfarm.jobs.image import Resolved, UnpackOptions, resolve, tree_digest, unpack_manifest, unpack_rootfs
 from layerfarm.jobs.image.bundle import Bundle
+from layerfarm.jobs.image.unpack import extracted
 from layerfarm.jobs.layer import IdMap
 from layerfarm.jobs.mtree import snapshot, walk_process
 from layerfarm.jobs.store import Descriptor, Layout
 from tests.trees import directory, file, read_tree, tree
 from tests.unit.image.images import image, special, tar
+from tests.unit.layer.archives import archive, entry
 
 LOWER = tar(("etc", None), ("etc/passwd", b"root:x:0:0::/root:/bin/sh\n"), ("etc/gone", b"1"), ("etc/new", b"old"))
 UPPER = tar(("etc/.wh.gone", b""), ("etc/new", b"new"), special("link", tarfile.SYMTYPE, "etc/new"))
@@ -290,6 +292,16 @@ def test_failed_raw_unpack_restores_an_empty_directory_and_empties_no_other(layo
             unpack_rootfs(layout, place, resolve(layout, "t"))
     assert read_tree(empty) == before
     assert (other / "mine").read_bytes() == b"mine"
+
+
+def test_empty_directory_gets_back_what_an_entry_for_the_root_has_changed(layout: Layout, tmp_path: Path) -> None:
+    image(layout, [archive(entry("./", "dir", mode=0o700, uid=7, xattrs={"user.theirs": b"1"}), entry("new"))])
+    empty = tree(tmp_path / "empty", {".": directory(mode=0o751, uid=5, gid=6, xattrs={"user.mine": b"kept"})})
+    before = read_tree(empty)
+    with pytest.raises(KeyboardInterrupt), extracted(layout, resolve(layout, "t"), empty, may_exist=True):
+        assert read_tree(empty)[b"."].xattrs == (("user.theirs", b"1"),)
+        raise KeyboardInterrupt
+    assert read_tree(empty) == before
 
 
 def test_B2_6_user_is_looked_up_inside_the_unpacked_tree(layout: Layout, tmp_path: Path) -> None:

@@ -162,12 +162,20 @@ def test_entries_that_no_reader_can_apply_are_each_reported(layout: Layout) -> N
         special("a/.wh.", b"0"),
         special("odd", b"V"),
         special("l", b"1", "/"),
+        special("s", b"2", ""),
         special(".wh.d/x", b"0"),
     ]
     image(layout, [tar(*members)])
     report = validate_image(layout.path, "t")
-    assert codes(report) == [("error", "tar")] * 5
+    assert codes(report) == [("error", "tar")] * 6
     assert "root of a layer" in report.findings[0].message
+
+
+def test_of_very_many_faults_of_a_layer_the_first_are_reported(layout: Layout) -> None:
+    image(layout, [tar(*(special(f"odd{number}", b"V") for number in range(30)))])
+    report = validate_image(layout.path, "t")
+    assert [finding.where for finding in report.findings][::19] == [report.findings[0].where] * 2
+    assert ["odd0" in report.findings[0].message, "odd19" in report.findings[-1].message] == [True, True]
 
 
 def test_hard_links_that_take_rights_from_their_file_are_warnings(layout: Layout) -> None:
@@ -195,6 +203,11 @@ def test_hard_links_that_take_rights_from_their_file_are_warnings(layout: Layout
 def test_a_damaged_compressed_stream_is_an_error(layout: Layout, cut: Callable[[bytes], bytes]) -> None:
     image(layout, LAYERS, compress=cut)
     assert codes(validate_image(layout.path, "t")) == [("error", "blob")] * 2
+
+
+def test_a_diff_id_of_another_algorithm_is_a_warning(layout: Layout) -> None:
+    image(layout, LAYERS, diff_ids=lambda ids: [ids[0], "sha512:" + "0" * 128])
+    assert codes(validate_image(layout.path, "t")) == [("warning", "diff-id")]
 
 
 def test_fewer_and_more_diff_ids_than_layers(layout: Layout) -> None:
@@ -263,7 +276,7 @@ def test_a_foreign_layer_may_be_absent_if_it_says_where_to_get_it(layout: Layout
 def test_indexes_are_followed_and_their_platforms_compared(layout: Layout, made: Resolved) -> None:
     there = plain(made.descriptor) | {"platform": {"os": "linux", "architecture": "s390x"}}
     absent = plain(made.descriptor) | {"digest": "sha256:" + "a" * 64}
-    inner = put_json(layout, {"schemaVersion": 2, "manifests": [there, absent]}, MEDIA_TYPE_INDEX)
+    inner = put_json(layout, {"schemaVersion": 2, "manifests": [there, absent, absent]}, MEDIA_TYPE_INDEX)
     layout.tag("t", put_json(layout, {"schemaVersion": 2, "manifests": [plain(inner)]}, MEDIA_TYPE_INDEX))
     report = validate_layout(layout.path)
     assert codes(report) == [("warning", "blob-missing"), ("warning", "platform")]
@@ -342,6 +355,7 @@ def test_entries_that_are_no_descriptors_are_each_reported(layout: Layout, made:
 
 def test_a_directory_that_is_no_layout_is_one_finding(tmp_path: Path, layout: Layout) -> None:
     assert codes(validate_layout(tmp_path)) == [("error", "layout")]
+    assert codes(validate_image(tmp_path, "t")) == [("error", "layout")]
     (layout.path / "index.json").write_text("{")
     assert codes(validate_layout(layout.path)) == [("error", "document")]
 
@@ -350,6 +364,12 @@ def test_stray_files_among_the_blobs_are_warnings(layout: Layout) -> None:
     (layout.path / "blobs" / "README").touch()
     (layout.path / "blobs" / "sha256" / "upload.part").touch()
     assert codes(validate_layout(layout.path)) == [("warning", "stray")] * 2
+
+
+def test_a_directory_with_the_name_of_a_blob_is_an_error(layout: Layout) -> None:
+    (layout.path / "blobs/sha256" / ("a" * 64)).mkdir()
+    report = validate_layout(layout.path)
+    assert [(finding.code, finding.message) for finding in report.findings] == [("blob", "blob is not a regular file")]
 
 
 # --- bundles -------------------------------------------------------------------------------------
@@ -364,6 +384,12 @@ def bundle(layout: Layout, made: Resolved, tmp_path: Path) -> Path:
 def test_a_sound_bundle_has_no_findings_even_when_its_tree_was_changed(bundle: Path) -> None:
     (bundle / "rootfs" / "new").touch()
     assert validate_bundle(bundle).findings == []
+
+
+def test_a_path_without_a_bundle_is_one_finding(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("none", "file"):
+        assert codes(validate_bundle(tmp_path / name)) == [("error", "bundle")]
 
 
 def test_every_part_of_a_bundle_is_looked_at(bundle: Path, tmp_path: Path) -> None:

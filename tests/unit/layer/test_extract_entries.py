@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -11,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.errors import LayerfarmError, MalformedLayer, RootfsError, UnmappedId, UnsupportedEntry
+from layerfarm.jobs.errors import (
+    LayerError,
+    LayerfarmError,
+    MalformedLayer,
+    RootfsError,
+    UnmappedId,
+    UnsupportedEntry,
+)
 from layerfarm.jobs.layer import ExtractOptions, IdMap
 from layerfarm.jobs.layer.stack import Stack, read_members
 from layerfarm.jobs.mtree.model import mtree_key
@@ -328,6 +336,26 @@ def test_B3_10_rootless_devices_are_empty_files_with_the_devices_mode_and_one_wa
     assert len(said) == 1 and "devices" in said[0]
 
 
+@pytest.mark.parametrize("in_user_namespace", [True, False])
+def test_B3_10_devices_that_a_container_forbids_are_empty_files_and_elsewhere_an_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch, in_user_namespace: bool
+) -> None:
+    def forbidden(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "mknod", forbidden)
+    monkeypatch.setattr("layerfarm.jobs.layer.disk.in_user_namespace", lambda: in_user_namespace)
+    layer = archive(entry("c", "char", device=(1, 3), mode=0o620), entry("after", content=b"x"))
+    if in_user_namespace:
+        (said,) = apply(root, layer)
+        assert "devices cannot be created" in said
+        found = read_tree(root)
+        assert (found[b"c"].type, found[b"c"].mode, found[b"after"].content) == ("file", 0o620, b"x")
+    else:
+        with pytest.raises(RootfsError, match=r"Operation not permitted: c \(run as root, or use --rootless\)"):
+            apply(root, layer)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -527,6 +555,14 @@ def test_a_full_disk_is_an_error_that_names_the_entry(tmp_path: Path) -> None:
             apply(root, archive(entry("big", content=bytes(1 << 20))))
     finally:
         subprocess.run(["umount", root], check=True)
+
+
+def test_more_layers_than_can_be_counted_are_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerfarm.jobs.layer.apply._MOST_LAYERS", 2)
+    layers = [archive(entry(name)) for name in "abc"]
+    with pytest.raises(LayerError, match="more than 2 layers"):
+        apply(root, *layers)
+    assert sorted(read_tree(root)) == [b".", b"a", b"b"]
 
 
 def test_hard_links_over_layers_share_their_entry(root: Path) -> None:

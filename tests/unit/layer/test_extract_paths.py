@@ -11,6 +11,7 @@ import pytest
 
 from layerfarm.jobs.errors import LayerfarmError, LimitExceeded, MalformedLayer, RootfsNotFound
 from layerfarm.jobs.layer import ExtractOptions, Extractor, unpack_layer
+from layerfarm.jobs.layer.names import clean
 from layerfarm.jobs.limits import Limits
 from tests.leaks import Held
 from tests.trees import directory, file, read_tree, symlink, tree
@@ -220,6 +221,8 @@ def test_a_name_with_a_nul_is_an_error(root: Path) -> None:
     raw = archive(entry("s", "link", link="x"), entry("aXb", pax={"path": "aXb"}))
     with pytest.raises(MalformedLayer, match="NUL"):
         apply(root, raw.replace(b"path=aXb", b"path=a\0b"))
+    with pytest.raises(MalformedLayer, match="NUL"):
+        clean(b"a/b\0c")
 
 
 def test_a_root_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -172,6 +172,21 @@ def test_a_layer_that_changed_since_it_was_read_is_an_error() -> None:
         b"".join(merge_layers(None, stacked([low]), opener([archive(entry("a", "file", b"x"))])))
 
 
+def test_an_owner_that_no_user_can_have_is_an_error() -> None:
+    for owner in ({"uid": 2**32 - 1}, {"gid": 2**32}):
+        with pytest.raises(MalformedLayer, match="is out of range"):
+            stacked([archive(entry("f", **owner))])
+
+
+def test_a_file_is_looked_up_through_links_and_none_at_their_end_is_none() -> None:
+    links = {"a": "b", "b": "/c/../f", "loop": "pool", "pool": "loop", "none": "gone", "up": "d"}
+    stack = stacked([archive(entry("f"), entry("d", "dir"), *(entry(n, "link", link=t) for n, t in links.items()))])
+    source = stack.look_up(b"a")
+    assert source is not None and source.member.name == b"f"
+    for path in (b"loop", b"none", b"up", b"d/x"):
+        assert stack.look_up(path) is None
+
+
 def test_whiteouts_come_first_and_parents_are_named() -> None:
     low = archive(entry("a", "dir", mode=0o750), entry("a/gone"), entry("a/stays"), entry("b/x"))
     high = archive(entry("a/new", "file", b"1"), entry("a/.wh.gone"), entry(".wh.b"))

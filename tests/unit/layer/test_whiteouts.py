@@ -206,6 +206,13 @@ def test_a_directory_that_replaces_a_whited_out_one_has_only_new_children(root: 
     assert paths(root) == {b"d", b"d/keep"}
 
 
+def test_a_name_with_the_prefix_of_whiteouts_inside_is_one_like_any_other(root: Path) -> None:
+    apply(root, LOWER, archive(entry("d.wh.t/a.wh.f", content=b"x"), entry("f.wh.", content=b"y"), entry("./.wh.f/.")))
+    found = read_tree(root)
+    assert (found[b"d.wh.t/a.wh.f"].content, found[b"f.wh."].content) == (b"x", b"y")
+    assert b"d/a" in found and b"f" not in found
+
+
 def test_names_of_whiteouts() -> None:
     assert whiteout_name(b"a") == b".wh.a"
     assert whiteout_name(b"a/b") == b"a/.wh.b"

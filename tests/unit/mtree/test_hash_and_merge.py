@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError, RootfsNotFound, TreeChanged
+from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError, RootfsError, RootfsNotFound, TreeChanged
 from layerfarm.jobs.mtree import (
     Entry,
     Output,
@@ -25,6 +25,7 @@ from layerfarm.jobs.mtree import (
     write_tree,
 )
 from tests.leaks import Held
+from tests.ordinary_user import ordinary_user
 from tests.unit.mtree.conftest import Build
 
 
@@ -276,6 +277,42 @@ def test_fragment_cut_short_is_reported(odd_tree: Path, tmp_path: Path, at: int)
     path.write_bytes(path.read_bytes()[:at])
     with pytest.raises((MtreeSyntaxError, IncompleteTree)):
         list(merge_fragments([path], entries))
+
+
+def test_fragment_without_entries_adds_none(odd_tree: Path, tmp_path: Path) -> None:
+    (path,), entries = fragments(odd_tree, tmp_path, 1)
+    (tmp_path / "empty").touch()
+    assert list(merge_fragments([tmp_path / "empty", path], entries)) == list(merge_fragments([path], entries))
+
+
+@pytest.mark.parametrize("keyword", [b"user.a=QQ==", b"uid=1", b"xattr"])
+def test_fragment_with_a_malformed_xattr_is_refused(odd_tree: Path, tmp_path: Path, keyword: bytes) -> None:
+    (path,), entries = fragments(odd_tree, tmp_path, 1)
+    path.write_bytes(path.read_bytes()[:-1] + b" " + keyword + b"\n")
+    with pytest.raises(MtreeSyntaxError, match="malformed line of a fragment"):
+        list(merge_fragments([path], entries))
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("name", ["theirs", "closed"])
+def test_entry_of_another_user_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It may be another process that restored its mode: reading is tried again, not without end."""
+    monkeypatch.setattr(hashing, "ATTEMPTS", 3)
+    with ordinary_user() as user:
+        root = user.home / "root"
+        root.mkdir()
+        user.own(root)
+        (root / "closed").mkdir(mode=0o700)
+        (root / "theirs").touch(mode=0o600)
+        walk = user.home / "walk"
+        walk.write_bytes(walk_file(root, tmp_path).read_bytes())
+        lines = walk.read_bytes().splitlines(keepends=True)
+        (place,) = (n for n, line in enumerate(lines) if line.endswith(f" {name}\n".encode()))
+        shard = Shard(len(b"".join(lines[:place])), len(lines[place]), 1, 0)
+        with pytest.raises(RootfsError, match=f"entry cannot be read, Permission denied: {name} "):
+            user.call(lambda: hash_shard(root, walk, shard, io.BytesIO(), silent))
 
 
 def test_xattr_names_of_every_kind_survive_the_fragments(build: Build) -> None:

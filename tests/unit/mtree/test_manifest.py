@@ -18,6 +18,7 @@ from layerfarm.jobs.mtree import (
     Entry,
     Output,
     compare,
+    lines,
     read_full,
     read_manifest,
     snapshot,
@@ -130,6 +131,27 @@ def test_phantom_lines_below_umocis_raw_comments_are_not_entries() -> None:
         b"..\n..\n..\n"
     )
     assert [(e.path, e.uid) for e in read(text)] == [(b".", 0), (b"nl\ndir", 0), (b"nl\ndir/sub\n..", 7)]
+
+
+def test_raw_comments_are_recognized_wherever_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        b"#mtree\n\n# .\n. type=dir\n\n# ./nl\nd\n"
+        b"/set type=file uid=5\nnl\\012d type=dir\n    f\n# ./nl\nd\n..\n..\n# no path at all\n"
+    )
+    expected = read(text)
+    assert [(e.path, e.uid) for e in expected] == [(b".", UNRECORDED), (b"nl\nd", 5), (b"nl\nd/f", 5)]
+    for size in (1, 7, 30):
+        monkeypatch.setattr(lines, "_CHUNK", size)
+        assert read(text) == expected
+
+
+def test_a_raw_comment_is_followed_for_64_lines() -> None:
+    """Beyond, its lines are read as entries: a manifest made to be slow costs no more than this."""
+    for breaks in (63, 64):
+        name = b"\n".join(b"x%d" % number for number in range(breaks + 1))
+        encoded = name.replace(b"\n", b"\\012")
+        text = b"#mtree\n/set type=dir\n.\n# ./" + name + b"\n" + encoded + b"\n..\n..\n"
+        assert [entry.path for entry in read(text)][:2] == [b".", name if breaks < 64 else b"x1"]
 
 
 def test_D_limit_1_xattrs_over_1024_bytes_go_to_the_extra_file() -> None:
@@ -290,9 +312,10 @@ def test_number_of_the_line_is_the_one_in_the_file() -> None:
 def test_extra_file_of_another_manifest_is_refused() -> None:
     extra = io.BytesIO()
     write_extra(tree(entry(b"other", "char", device=(1, 3))), extra)
-    extra.seek(0)
-    with pytest.raises(MtreeError, match="other"):
-        list(read_full(io.BytesIO(manifest(tree(entry(b"f")))), extra))
+    for path in (b"f", b"other"):
+        extra.seek(0)
+        with pytest.raises(MtreeError, match="the extra file belongs to another manifest: other"):
+            list(read_full(io.BytesIO(manifest(tree(entry(path)))), extra))
 
 
 def test_without_extra_file_attributes_that_umoci_cannot_record_are_unknown() -> None:

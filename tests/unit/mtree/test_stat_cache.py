@@ -306,12 +306,19 @@ def test_a_file_with_large_xattrs_keeps_them() -> None:
         ([Edit(2, 2, 0)], 0),
         ([Edit(3, 0, 0)], 1),
         ([Edit(3, 0, 2)], 1),
+        ([Edit(0, 0, 1), Edit(3, 0, 0)], 0),
     ],
 )
 def test_a_script_of_other_trees_is_refused(steps: list[Edit], fresh: int) -> None:
     old = tree(entry(b"a"), entry(b"b"))
     with pytest.raises(MtreeError, match="than the script says"):
         spliced(old, steps, [entry(b"c")] * fresh)
+
+
+@pytest.mark.parametrize("steps", [[Edit(2, 2, 0)], [Edit(2, 0, 0)], [Edit(4, 0, 0)]])
+def test_entries_dropped_by_a_script_of_another_tree_are_refused(steps: list[Edit]) -> None:
+    with pytest.raises(MtreeError, match="than the script says"):
+        list(known(tree(entry(b"a"), entry(b"b"))).dropped(steps))
 
 
 def test_damage_in_a_cache_that_seemed_valid_is_reported() -> None:

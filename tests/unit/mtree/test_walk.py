@@ -135,6 +135,25 @@ def test_paths_longer_than_path_max_and_deeper_than_the_open_directories(tmp_pat
     subprocess.run(["rm", "-rf", root], check=True)
 
 
+def test_deep_directory_that_is_moved_during_the_walk_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parents are closed meanwhile, and the way back leads elsewhere."""
+    root = build({"a/b/c/d/e/f": b"x"})
+    monkeypatch.setattr(walk, "_OPEN_DIRECTORIES", 2)
+    real = os.listdir
+
+    def move_then_list(fd: int) -> list[str]:
+        names = real(fd)
+        if "f" in names:
+            (root / "a/b/c").rename(root.parent / "moved")
+        return names
+
+    monkeypatch.setattr(walk.os, "listdir", move_then_list)
+    held = Held()
+    with pytest.raises(TreeChanged, match=r"directory was moved during the walk: a/b$"):
+        walk_tree(root, io.BytesIO())
+    assert not held.new()
+
+
 def test_no_file_is_opened_and_nothing_hangs_on_a_fifo_or_socket(build: Build) -> None:
     def bind(path: bytes) -> None:
         with socket.socket(socket.AF_UNIX) as bound:

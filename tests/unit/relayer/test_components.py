@@ -181,6 +181,12 @@ def test_apk_says_folder_and_then_its_files(tmp_path: Path) -> None:
     assert versions(root)["apk:musl"] == "1.2.4-r2"
 
 
+def ndb(block: int) -> bytes:
+    """An ndb database of one page, whose only package is in this block of 16 bytes."""
+    slots = struct.pack("<4sIII", b"RpmP", 0, 1, 1) + bytes(16) + struct.pack("<4sIII", b"Slot", 1, block, 1)
+    return slots + struct.pack("<4sIII", b"Slot", 0, 0, 0) * ((4096 - len(slots)) // 16) + bytes(64)
+
+
 @pytest.mark.parametrize(
     ("path", "content", "said"),
     [
@@ -193,6 +199,8 @@ def test_apk_says_folder_and_then_its_files(tmp_path: Path) -> None:
         ("var/lib/rpm/Packages.db", b"RpmX", "rpm"),
         ("var/lib/rpm/Packages.db", struct.pack("<4sIII", b"RpmP", 0, 1, 200).ljust(4096, b"\0"), "rpm"),
         ("var/lib/rpm/Packages.db", struct.pack("<4sIII", b"RpmP", 0, 1, 1).ljust(4096, b"\1"), "rpm"),
+        ("var/lib/rpm/Packages.db", ndb(1 << 20), "rpm"),
+        ("var/lib/rpm/Packages.db", ndb(256), "rpm"),
         ("var/lib/rpm/Packages", b"Berkeley", "rpm"),
         ("var/lib/pacman/local/a-1/desc", b"before any section\n", "pacman"),
         ("var/lib/pacman/local/a-1/desc", b"%VERSION%\n1\n", "pacman"),
@@ -209,9 +217,9 @@ def test_a_broken_database_is_ignored_with_a_warning(tmp_path: Path, path: str, 
 
 
 @pytest.mark.parametrize(
-    "header", [struct.pack(">II", 1 << 30, 1 << 30) + b"junk", struct.pack(">II", 1, 4) + bytes(20)]
+    "header", [struct.pack(">II", 1 << 30, 1 << 30) + b"junk", struct.pack(">II", 1, 4) + bytes(20), "text", 7]
 )
-def test_a_sqlite_database_whose_headers_are_damaged_is_broken(tmp_path: Path, header: bytes) -> None:
+def test_a_sqlite_database_whose_headers_are_damaged_is_broken(tmp_path: Path, header: bytes | str | int) -> None:
     root = tree(tmp_path / "root", {"usr/lib/sysimage/rpm": directory()})
     connection = sqlite3.connect(root / "usr/lib/sysimage/rpm/rpmdb.sqlite")
     with connection:
@@ -220,6 +228,23 @@ def test_a_sqlite_database_whose_headers_are_damaged_is_broken(tmp_path: Path, h
     connection.close()
     (warning,) = ownership(root).warnings
     assert "header of a package" in warning
+
+
+def test_what_is_beside_the_packages_of_a_database_owns_nothing(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path / "root",
+        {
+            "var/lib/dpkg/status.d/empty": file(b"\n"),
+            "var/lib/dpkg/status.d/empty.md5sums": file(b"0  etc/f\n"),
+            "var/lib/pacman/local/ALPM_DB_VERSION": file(b"9\n"),
+            "srv/node_modules/none/index.js": file(b""),
+            "srv/gems/README": file(b""),
+            "etc/f": file(b"f"),
+        },
+    )
+    assert ownership(root).warnings == []
+    assert {key.partition(":")[0] for key in keys(root).values()} == {"tree", "database"}
+    assert keys(root)["etc/f"] == "tree:etc"
 
 
 def test_node_packages_own_their_files_and_not_their_dependencies(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult
 from layerfarm.jobs.image import resolve
 from layerfarm.jobs.layer import unpack_layer
-from layerfarm.jobs.relayer.flatten import flatten
+from layerfarm.jobs.relayer.flatten import _tar, flatten
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
 from tests.trees import directory, read_tree, tree
@@ -76,6 +77,22 @@ def test_a_unit_that_runs_twice_accepts_the_existing_result(layout: Layout, tmp_
     assert flatten(layout, made, tmp_path / "flat", staging, "tar") == first
     with pytest.raises(RequestError, match="already"):
         flatten(layout, made, tmp_path / "flat", tmp_path / ".another", "tar")
+
+
+def test_a_path_that_comes_into_being_meanwhile_is_not_replaced(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image(layout, LAYERS)
+
+    def while_another_writes(*args: Any) -> str:
+        (tmp_path / "flat").write_bytes(b"theirs")
+        return _tar(*args)
+
+    monkeypatch.setattr("layerfarm.jobs.relayer.flatten._tar", while_another_writes)
+    with pytest.raises(RequestError, match="created meanwhile"):
+        flatten(layout, resolve(layout, "t"), tmp_path / "flat", tmp_path / ".staging", "tar")
+    assert (tmp_path / "flat").read_bytes() == b"theirs"
+    assert [path.suffix for path in (tmp_path / ".staging").iterdir()] == [".json"]
 
 
 def test_an_epoch_clamps_the_times_in_a_tar(layout: Layout, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import pytest
 from hypothesis import assume, given, settings
 
-from layerfarm.jobs.errors import LayerfarmError, NotEquivalent
+from layerfarm.jobs.errors import LayerfarmError, MalformedDocument, NotEquivalent
 from layerfarm.jobs.flows.transforms import RecompressRequest, SquashRequest
 from layerfarm.jobs.image import Resolved, resolve, tree_of
 from layerfarm.jobs.image.trees import stack_of, tree_digest
@@ -21,7 +21,7 @@ from tests.examples import examples
 from tests.unit.image.images import image
 from tests.unit.layer.archives import archive, entry
 from tests.unit.layer.test_properties import CHECKS, workspace
-from tests.unit.relayer.images import ref, run
+from tests.unit.relayer.images import enter, manifest, ref, run
 from tests.unit.relayer.images import tree_of as unpacked
 from tests.unit.relayer.layers import Layer, stacks, tars
 
@@ -179,6 +179,29 @@ def test_a_proof_of_something_else_does_not_hold(layout: Layout) -> None:
     assert codes(layout, "u") == ["not-equal", "not-equal"]
     layout.attach(put_proof(layout, proof, other.descriptor))
     assert "proof" in codes(layout, "u")
+
+
+def test_a_proof_of_other_layers_does_not_hold(layout: Layout) -> None:
+    image(layout, [layer()])
+    run(RecompressRequest(image=ref(layout, "t"), target=ref(layout, "s"), compress="zstd"))
+    (proof,) = proofs_of(layout, resolve(layout, "s").descriptor.digest)
+    other = image(layout, [layer(), archive(entry("more"))], tag="u")
+    new = proof.new.model_copy(update={"digest": other.descriptor.digest})
+    layout.attach(put_proof(layout, proof.model_copy(update={"new": new}), other.descriptor))
+    report = verify_image(layout, "u")
+    assert [finding.code for finding in report.findings] == ["not-equal", "not-equal"]
+    messages = [finding.message for finding in report.findings]
+    assert messages[0] == "the proof names other layers than the image"
+    assert messages[1] == f"its layers are not those of {proof.old.digest}"
+
+
+def test_a_proof_of_two_documents_is_none(layout: Layout) -> None:
+    made = image(layout, [layer()])
+    twice = layout.put(b"{}", MEDIA_TYPE_PROOF)
+    documents = [{"mediaType": twice.media_type, "digest": twice.digest, "size": twice.size}] * 2
+    enter(layout, manifest(layout, MEDIA_TYPE_PROOF, b"{}", made.descriptor, layers=documents))
+    with pytest.raises(MalformedDocument, match="does not have exactly one document"):
+        proofs_of(layout, made.descriptor.digest)
 
 
 def test_a_damaged_layer_or_proof_is_found(layout: Layout) -> None:

@@ -116,6 +116,20 @@ def test_settings_of_the_base_become_those_of_the_new_one(layout: Layout) -> Non
     assert [text.rpartition(": ")[2] for text in result.warnings] == ["Labels both", "WorkingDir"]
 
 
+@pytest.mark.parametrize(
+    ("history", "own"), [(["one", "app"], ["app"]), (["one"], []), (["base", "app", "more"], ["app", "more"])]
+)
+def test_steps_of_another_history_than_the_bases_are_counted_by_layers(
+    layout: Layout, history: list[str], own: list[str]
+) -> None:
+    """As of an image that another tool has squashed or rebased."""
+    app(layout, base(layout, "old"), history=[{"created_by": step} for step in history])
+    base(layout, "new", version="2")
+    run(rebase(layout))
+    steps = [entry.created_by for entry in resolve(layout, "r").config.history or []]
+    assert steps == ["base", "base env", *own]
+
+
 def test_each_platform_gets_the_base_of_its_own(layout: Layout) -> None:
     made = {}
     for kind in ("old", "new"):

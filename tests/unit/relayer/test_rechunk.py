@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tarfile
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.compress.decompress import decompress
-from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedPlan, TransformError
+from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, MalformedPlan, TransformError
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.transforms import (
     AnalyzeRequest,
@@ -28,9 +29,18 @@ from layerfarm.jobs.layer import unpack_layer
 from layerfarm.jobs.relayer.analysis import AnalysisOptions, analyze, kept_analysis
 from layerfarm.jobs.relayer.planner.plan import Group, Plan
 from layerfarm.jobs.relayer.proof import proofs_of
-from layerfarm.jobs.relayer.rechunk import DELETIONS, DIRECTORIES, layers_to_be, put_plan, recipe_of_files
+from layerfarm.jobs.relayer.rechunk import (
+    DELETIONS,
+    DIRECTORIES,
+    _line,
+    layers_to_be,
+    put_plan,
+    recipe_of_files,
+    write_layer,
+)
 from layerfarm.jobs.relayer.spool import Spool, read_image
 from layerfarm.jobs.store import Layout
+from layerfarm.jobs.tar.writer import Header
 from layerfarm.worker.engine import local
 from tests.examples import examples
 from tests.steps import steps
@@ -343,6 +353,15 @@ def test_layers_without_content_are_estimated_by_the_number_of_their_entries(lay
     _, written, *_, last = resolve(layout, "t-re").manifest.layers
     for estimated, layer in ((deletions, written), (directories, last)):
         assert layer.size / 2 < estimated.packed < layer.size * 2
+
+
+def test_a_spool_that_is_too_short_for_a_recipe_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_bytes(b"0123456789")
+    whole, beyond = (_line(Header(b"f", b"0", size=10), offset) for offset in (0, 5))
+    with Spool(tmp_path / "spool") as spool:
+        assert b"0123456789" in b"".join(write_layer(io.BytesIO(whole), spool))
+        with pytest.raises(MalformedDocument, match="content of a file is missing in the spool"):
+            b"".join(write_layer(io.BytesIO(whole + beyond), spool))
 
 
 def test_a_damaged_note_is_as_none(layout: Layout) -> None:

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import (
+    AmbiguousReference,
     DigestMismatch,
     LayerfarmError,
     MalformedDocument,
@@ -25,9 +26,11 @@ from layerfarm.jobs.image import resolve, resolve_walk, write_image
 from layerfarm.jobs.image.resolve import read_index
 from layerfarm.jobs.image.trees import stack_of
 from layerfarm.jobs.image.validate import validate_image
+from layerfarm.jobs.relayer.indexes import read_images
 from layerfarm.jobs.relayer.proof import proofs_of, verify_image
 from layerfarm.jobs.relayer.referrers import fallback_index, fallback_tag, referrers
 from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store.descriptor import named
 from tests.examples import examples
 from tests.unit.image.images import image, tar
 from tests.unit.layer.test_properties import CHECKS, workspace
@@ -277,6 +280,16 @@ def test_every_platform_of_an_index_and_all_of_its_entries(layout: Layout, tmp_p
         assert len(shared) == 1
         assert result.bytes_before == sum(layer.size for layer in amd.manifest.layers)
     assert arm.config.architecture == "arm64"
+
+
+def test_an_image_that_an_index_names_twice_is_one_and_two_of_one_tag_are_ambiguous(layout: Layout) -> None:
+    one, two = (image(layout, [tar(("f", content))], tag=tag) for content, tag in ((b"1", "one"), (b"2", "two")))
+    index(layout, [entry(one), entry(one)], "twice")
+    assert [each.descriptor.digest for each in read_images(layout, "twice").images] == [one.descriptor.digest]
+    both = [named(each.descriptor, "both") for each in (one, two)]
+    layout.update_index(lambda old: old.model_copy(update={"manifests": [*old.manifests, *both]}))
+    with pytest.raises(AmbiguousReference, match="names 2 images"):
+        read_images(layout, "both")
 
 
 def test_annotations_about_the_old_bytes_are_removed_with_a_warning(layout: Layout) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,15 @@ def test_all_referrers_are_found_in_one_reading(layout: Layout, old: Resolved) -
         fallback_tag(said(layout, old.descriptor)[SPDX].digest): 1,
     }
     assert not any(entry(old).digest in digests for digests in found.values())
+
+
+def test_entries_of_the_index_that_cannot_be_read_refer_to_nothing(layout: Layout, old: Resolved) -> None:
+    before = spoken(layout), [each.digest for each in referrers(layout, old.descriptor.digest)]
+    enter(layout, layout.put(b"a file", "text/plain"))
+    enter(layout, Descriptor(mediaType=MEDIA_TYPE_MANIFEST, digest=f"sha256:{'a' * 64}", size=9))
+    path = layout.path / "index.json"
+    document = json.loads(path.read_bytes())
+    document["manifests"] = [{"digest": "none"}, *document["manifests"], {"annotations": 1}]
+    path.write_text(json.dumps(document))
+    layout = Layout.open(layout.path)
+    assert (spoken(layout), [each.digest for each in referrers(layout, old.descriptor.digest)]) == before

@@ -84,6 +84,17 @@ def test_the_steps_stay_in_the_history_as_empty_ones(layout: Layout) -> None:
     assert ((new.history or [])[3].model_extra, new.created) == ({"new": 1}, "2023-01-01T00:00:00Z")
 
 
+def test_a_history_of_fewer_steps_than_layers_ends_with_the_merged_one(layout: Layout) -> None:
+    image(layout, LAYERS, history=HISTORY[:2])
+    run(request(layout))
+    history = resolve(layout, "s").config.history or []
+    assert [(step.created_by, bool(step.empty_layer)) for step in history] == [
+        ("base", True),
+        ("env", True),
+        ("layerfarm squash", False),
+    ]
+
+
 def test_the_base_keeps_its_layers(layout: Layout, tmp_path: Path) -> None:
     old = image(layout, LAYERS)
     bases = Layout.create(tmp_path / "bases")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import BlobNotFound, DigestMismatch, LimitExceeded, SizeMismatch, StoreError
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.store import Descriptor, Layout, VerifiedReader
+from layerfarm.jobs.store.transfer import import_blob
 
 TYPE = "application/octet-stream"
 
@@ -232,3 +233,81 @@ def test_blob_that_is_a_fifo_does_not_hang(layout: Layout) -> None:
     os.mkfifo(layout.blob_path(descriptor.digest))
     with pytest.raises(StoreError, match="not a regular file"):
         layout.open_blob(descriptor)
+
+
+def test_blob_that_another_process_writes_to_is_not_stored(layout: Layout) -> None:
+    with layout.ingest() as blob:
+        blob.write(b"hello")
+        (name,) = staged(layout)
+        with (layout.path / ".layerfarm/ingest" / name).open("ab") as other:
+            other.write(b"!")
+        with pytest.raises(StoreError, match="changed by another process"):
+            blob.commit()
+    assert staged(layout) == os.listdir(layout.path / "blobs/sha256") == []
+
+
+def test_reading_nothing_verifies_nothing_and_closing_twice_closes_no_file_of_another(layout: Layout) -> None:
+    descriptor = layout.put(b"hello", TYPE)
+    layout.blob_path(descriptor.digest).write_bytes(b"hellO")
+    stream = layout.open_blob(descriptor)
+    assert isinstance(stream, VerifiedReader)
+    reader = stream.raw
+    assert reader.readinto(bytearray()) == 0  # type: ignore[attr-defined]
+    assert reader.readinto(bytearray(5)) == 5  # type: ignore[attr-defined]
+    fd = reader.fileno()
+    reader.close()
+    with open(os.devnull, "rb") as other:
+        assert other.fileno() == fd
+        reader.close()
+        assert other.read() == b""
+
+
+def test_blob_that_another_host_sees_late_is_waited_for(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor = layout.put(b"hello", TYPE)
+    path = layout.blob_path(descriptor.digest)
+    path.rename(layout.path / "unseen")
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            (layout.path / "unseen").rename(path)
+
+    monkeypatch.setattr("layerfarm.jobs.store.layout.late_pauses", lambda path: (1.0, 2.0, 3.0))
+    monkeypatch.setattr("layerfarm.jobs.store.layout.time.sleep", sleep)
+    assert layout.read(descriptor) == b"hello"
+    assert waited == [1.0, 2.0]
+
+
+def test_embedded_blob_is_not_lacking(layout: Layout) -> None:
+    embedded = describe(b"hello", data=base64.b64encode(b"hello").decode())
+    assert not layout.lacks(embedded)
+    assert layout.lacks(describe(b"hello"))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_imported_file_is_a_blob_like_any_other(layout: Layout, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """``known``: /proc, which tells the umask, is mounted."""
+    if not known:
+        monkeypatch.setattr("layerfarm.jobs.store.transfer.umask", lambda: None)
+    path, descriptor = layout.path / ".layerfarm/ingest/file", describe(b"hello")
+    old = os.umask(0o027)
+    try:
+        for new in (True, False):
+            path.write_bytes(b"hello")
+            path.chmod(0o600)
+            assert import_blob(layout, path, descriptor) is new
+            assert not path.exists()
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(old)
+    assert layout.read(descriptor) == b"hello"
+    assert stat.S_IMODE(layout.blob_path(descriptor.digest).stat().st_mode) == 0o640
+
+
+def test_file_that_is_another_blob_is_not_imported_and_stays(layout: Layout) -> None:
+    path = layout.path / ".layerfarm/ingest/file"
+    path.write_bytes(b"hellO")
+    with pytest.raises(DigestMismatch):
+        import_blob(layout, path, describe(b"hello"))
+    assert path.read_bytes() == b"hellO" and not layout.has(describe(b"hello"))

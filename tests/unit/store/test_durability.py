@@ -11,7 +11,9 @@ import pytest
 
 from layerfarm.jobs.errors import MalformedDocument, StoreError, UnsafePath
 from layerfarm.jobs.flows.base import WorkDirectory
+from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.store import Descriptor, Document, Layout, encode_document, janitor, parse_document
+from layerfarm.jobs.store.atomic_file import make_directory
 from layerfarm.jobs.store.leases import Leases
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
@@ -92,6 +94,34 @@ def test_filesystem_that_cannot_sync_a_directory_is_no_failure(layout: Layout, m
 
     monkeypatch.setattr(os, "fsync", fsync)
     assert layout.read(layout.put(b"hello", "a/b")) == b"hello"
+
+
+def test_directory_that_cannot_be_synced_is_an_error(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StoreError, match="blob cannot be stored, Input/output error"):
+        layout.put(b"hello", "a/b")
+    assert staged(layout) == []
+
+
+def test_directory_that_another_process_creates_at_the_same_time_is_used(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, path = os.mkdir, layout.path / "blobs/sha512"
+
+    def mkdir(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        real(name, mode, dir_fd=dir_fd)
+        real(name, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    make_directory(path, layout.path)
+    assert path.is_dir()
 
 
 def test_owner_that_cannot_be_given_leaves_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,3 +216,24 @@ def test_directory_that_cannot_be_created_is_named_with_its_path(
     with pytest.raises(PermissionError) as caught:
         WorkDirectory(layout.path, "JOB").create()
     assert Path(caught.value.filename).is_relative_to(layout.path / ".layerfarm")
+
+
+@pytest.mark.parametrize("times", [3, 10])
+def test_index_that_another_host_replaces_while_it_is_read_is_read_again(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """NFS reports the old file as stale. After ten times that is an error."""
+    layout.tag("t", A)
+    real, stale = Beneath.read, iter(range(times))
+
+    def read(self: Beneath, path: Path, most: int = -1) -> bytes:
+        if next(stale, None) is not None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(self, path, most)
+
+    monkeypatch.setattr(Beneath, "read", read)
+    if times < 10:
+        assert Layout.open(layout.path).tags() == ["t"]
+    else:
+        with pytest.raises(StoreError, match="file cannot be read, Stale file handle"):
+            Layout.open(layout.path).tags()

@@ -27,6 +27,7 @@ from layerfarm.jobs.store import (
 from layerfarm.jobs.store.gc import DEFAULT_GRACE, collect
 from layerfarm.jobs.store.reachability import explain_blob
 from layerfarm.jobs.store.result_cache import write_result
+from layerfarm.jobs.store.retention import Trash
 
 DAY = 86400.0
 
@@ -112,8 +113,12 @@ def test_blobs_of_foreign_manifests_stay(layout: Layout, media_type: str) -> Non
     assert held(layout) == digests(blob, foreign)
 
 
-def test_an_entry_of_the_index_that_is_no_document_stays(layout: Layout) -> None:
-    archive = layout.put(b"\x1f\x8b no json", "application/zip")
+@pytest.mark.parametrize("content", [b"\x1f\x8b no json", b"[1]", bytes(2000)], ids=["archive", "list", "large"])
+def test_an_entry_of_the_index_that_is_no_document_stays(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setenv("LAYERFARM_LIMIT_DOCUMENT_BYTES", "1999")
+    archive = layout.put(content, "application/zip")
     layout.tag("t", archive)
     collect(layout, 0)
     assert held(layout) == digests(archive)
@@ -127,11 +132,13 @@ def test_a_manifest_that_names_itself_in_circles_is_read_once(layout: Layout) ->
     assert held(layout) == digests(twice, *blobs)
 
 
-@pytest.mark.parametrize("damage", ["missing", "corrupt", "no-json", "no-descriptor"])
+@pytest.mark.parametrize("damage", ["missing", "corrupt", "no-json", "no-object", "no-descriptor"])
 def test_nothing_is_removed_when_a_manifest_cannot_be_read(layout: Layout, damage: str) -> None:
     made, blobs = manifest(layout, b"one")
     if damage == "no-json":
         made = layout.put(b"[not json", MEDIA_TYPE_MANIFEST)
+    if damage == "no-object":
+        made = layout.put(b"[]", MEDIA_TYPE_MANIFEST)
     if damage == "no-descriptor":
         made = put_json(layout, {"layers": [{"digest": "sha256:short"}]}, MEDIA_TYPE_MANIFEST)
     layout.tag("t", made if damage == "missing" else index(layout, made))
@@ -271,10 +278,13 @@ def test_blobs_shared_by_a_link_are_refused(layout: Layout, tmp_path: Path) -> N
 
 
 def test_files_that_are_no_blobs_are_left_alone(layout: Layout) -> None:
-    stray = layout.path / "blobs" / "sha256" / "README"
-    stray.write_text("mine")
-    collect(layout, 0)
-    assert stray.exists()
+    strays = [layout.path / "blobs" / name for name in ("README", "sha256/README")]
+    for stray in strays:
+        stray.write_text("mine")
+    directory = layout.path / "blobs/sha256" / ("a" * 64)
+    directory.mkdir()
+    assert collect(layout, 0).blobs == []
+    assert directory.is_dir() and all(stray.exists() for stray in strays)
 
 
 def test_blobs_moved_by_a_dead_collection_are_restored_before_the_mark(layout: Layout) -> None:
@@ -288,6 +298,38 @@ def test_blobs_moved_by_a_dead_collection_are_restored_before_the_mark(layout: L
     collect(layout, 0)
     assert held(layout) == digests(*blobs)
     assert os.listdir(layout.path / ".layerfarm" / "trash") == []
+
+
+def test_a_blob_that_cannot_be_restored_stays_in_the_trash(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, blobs = manifest(layout, b"one")
+    age_all(layout)
+    collect(layout, DAY)
+    trashed = [blob.digest for blob in Trash(layout.path).blobs()]
+    assert sorted(trashed) == sorted(digests(*blobs))
+    layout.blob_path(made.digest).write_bytes(Trash(layout.path)._find(made.digest).read_bytes())  # type: ignore[union-attr]
+    layout.tag("t", made)
+
+    def refuse(files: Beneath, path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Beneath, "touch", refuse)
+    assert collect(layout, DAY).restored == []
+    monkeypatch.undo()
+    assert sorted(collect(layout, DAY).restored) == sorted(digests(*blobs[:2]))
+
+
+def test_trash_of_a_collection_in_the_future_stays(layout: Layout) -> None:
+    """The clock of the store was set back: how long it has been there is unknown."""
+    blob = layout.put(b"x", "a/b")
+    path = layout.blob_path(blob.digest)
+    trash = layout.path / ".layerfarm/trash/99999999999-later/sha256"
+    trash.mkdir(parents=True)
+    path.rename(trash / path.name)
+    other = layout.put(b"other", "a/b")
+    age_all(layout)
+    done = collect(layout, 0)
+    assert ([digest for digest, _ in done.deleted], done.trash_bytes) == ([other.digest], 1)
+    assert os.listdir(trash) == [path.name]
 
 
 def test_a_blob_used_between_look_and_sweep_is_put_back(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

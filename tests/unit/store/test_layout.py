@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.errors import LayoutExists, LimitExceeded, MalformedDocument, NotALayout
+from layerfarm.jobs.errors import (
+    AmbiguousReference,
+    LayoutExists,
+    LimitExceeded,
+    MalformedDocument,
+    NotALayout,
+    TagNotFound,
+)
 from layerfarm.jobs.store import REF_NAME, Index, Layout
+from layerfarm.jobs.store.descriptor import named
 
 
 def test_new_layout_holds_the_specified_files_and_nothing_else(tmp_path: Path) -> None:
@@ -99,6 +107,11 @@ def test_open_refuses_another_version(layout: Layout, content: bytes) -> None:
         Layout.open(layout.path)
 
 
+def test_open_takes_a_marker_in_any_form(layout: Layout) -> None:
+    (layout.path / "oci-layout").write_text('{ "imageLayoutVersion": "1.0.0", "more": 1 }\n')
+    assert Layout.open(layout.path).tags() == []
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"nonsense", b'{"imageLayoutVersion":1}'])
 def test_open_refuses_a_malformed_marker(layout: Layout, content: bytes) -> None:
     (layout.path / "oci-layout").write_bytes(content)
@@ -179,6 +192,17 @@ def test_an_entry_that_is_no_descriptor_shuts_its_own_tag_only(layout: Layout, o
         layout.tag("odd", one, once="job")
         assert layout.find("odd")[0].digest == one.digest
         assert odd not in entries(layout)
+
+
+def test_a_tag_of_several_images_or_of_none_is_not_copied(layout: Layout) -> None:
+    one, two = (named(layout.put(content, "a/b"), "t") for content in (b"one", b"two"))
+    layout.update_index(lambda index: index.model_copy(update={"manifests": [one, two]}))
+    before = (layout.path / "index.json").read_bytes()
+    with pytest.raises(AmbiguousReference, match="names 2 images"):
+        layout.copy_tag("t", "u")
+    with pytest.raises(TagNotFound):
+        layout.copy_tag("none", "u")
+    assert (layout.path / "index.json").read_bytes() == before
 
 
 def test_a_platform_and_annotations_that_say_nothing_are_read(layout: Layout) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,22 @@ def test_a_child_does_not_free_what_its_parent_holds(tmp_path: Path) -> None:
             os._exit(0)
         os.waitpid(child, 0)
         assert not is_free(tmp_path / "lock")
+
+
+def test_a_child_that_leaves_the_block_does_not_free_it_either(tmp_path: Path) -> None:
+    with ExitStack() as block:
+        block.enter_context(exclusive(tmp_path / "lock", tmp_path))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                block.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert not is_free(tmp_path / "lock")
+    assert is_free(tmp_path / "lock")
 
 
 def test_a_waiter_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:

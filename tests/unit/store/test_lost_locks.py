@@ -141,3 +141,19 @@ def test_newer_file_with_the_same_inode_number_is_not_taken_for_the_renamed_one(
     monkeypatch.setattr(Beneath, "rename", rename)
     with pytest.raises(FileNotFoundError):
         rename_durably(source, target, layout.path)
+
+
+def test_rename_whose_answer_is_lost_and_that_is_repeated_counts_as_done(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NFS client sends it again, and finds no source any more."""
+    source, target = layout.path / ".layerfarm/ingest/next", layout.path / "index.json"
+    source.write_bytes(b"mine")
+
+    def rename(self: Beneath, old: Path, new: Path) -> None:
+        os.rename(old, new)
+        os.rename(old, new)
+
+    monkeypatch.setattr(Beneath, "rename", rename)
+    rename_durably(source, target, layout.path)
+    assert target.read_bytes() == b"mine"

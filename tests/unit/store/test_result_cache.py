@@ -9,7 +9,7 @@ import pytest
 
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.gc import collect
-from layerfarm.jobs.store.result_cache import UNREAD, read_result, write_result
+from layerfarm.jobs.store.result_cache import UNREAD, read_result, user_cache, write_result
 
 
 def note(layout: Layout) -> Path:
@@ -45,3 +45,11 @@ def test_a_collection_drops_results_not_read_for_a_month(layout: Layout) -> None
     os.utime(note(layout), (old, old))
     assert collect(layout, grace=0).results == [note(layout)]
     assert read_result(layout, "kind", "name") is None
+
+
+def test_opening_the_cache_of_a_user_removes_results_not_read_for_a_month() -> None:
+    cache = user_cache()
+    for name in ("old", "new"):
+        write_result(cache, "kind", name, b"one")
+    os.utime(cache.path / ".layerfarm/notes/kind/old", (1, 1))
+    assert os.listdir(user_cache().path / ".layerfarm/notes/kind") == ["new"]

@@ -17,7 +17,7 @@ from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, LimitExceeded
 from layerfarm.jobs.store import REF_NAME, Descriptor, Index, Layout, encode_document, parse_document
 from layerfarm.jobs.store.descriptor import named
 from layerfarm.jobs.store.index_text import IndexText
-from layerfarm.jobs.store.locks import exclusive
+from layerfarm.jobs.store.locks import Lock, exclusive
 from layerfarm.jobs.store.tag_batch import PATIENCE, TagRequest
 
 A = Descriptor.model_validate({"mediaType": "a/b", "digest": "sha256:" + "a" * 64, "size": 1})
@@ -228,3 +228,40 @@ def test_holder_of_the_lock_checks_the_blobs(layout: Layout) -> None:
     (error,) = given_while_locked(layout, lambda path: None, needs=[A])
     assert isinstance(error, BlobNotFound)
     assert layout.tags() == []
+
+
+def test_writer_granted_just_before_it_gets_the_lock_sets_nothing(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Lock.take_if_free
+
+    def granted_first(lock: Lock) -> bool:
+        free = take(lock)
+        for wish in (layout.path / ".layerfarm/tagging").glob("*") if free else ():
+            wish.write_bytes(b"granted\n")
+        return free
+
+    monkeypatch.setattr(Lock, "take_if_free", granted_first)
+    assert given_while_locked(layout, lambda path: None) == [None]
+    assert layout.tags() == []
+
+
+def test_referrers_that_the_holder_left_out_are_attached_afterwards(layout: Layout) -> None:
+    """A holder of an earlier version knows nothing of them."""
+    granted = given_while_locked(layout, lambda path: path.write_bytes(b"granted\n"), referrers=[B])
+    assert granted == [None]
+    assert [entry.digest for entry in layout.index().manifests] == [B.digest]
+
+
+def test_a_wish_is_kept_young_while_its_writer_waits(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerfarm.jobs.store.tag_batch.TOUCH", 0.0)
+
+    def wait_for_touch(path: Path) -> None:
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 60
+        while path.stat().st_mtime == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    assert given_while_locked(layout, wait_for_touch) == [None]
+    assert layout.tags() == ["t"]

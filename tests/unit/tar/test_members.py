@@ -412,6 +412,20 @@ def test_an_inline_sparse_map_that_breaks_the_format_is_an_error(text: bytes) ->
         read(sparse(text.ljust(512, b"\0") + b"abc", major="1", minor="0", realsize="100"))
 
 
+def test_an_xattr_without_a_name_is_an_error() -> None:
+    with pytest.raises(MalformedLayer, match="xattr has no name"):
+        read(archive(entry("f", pax={"SCHILY.xattr.": "x"})))
+
+
+def test_more_headers_than_are_remembered_are_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = archive(*(entry(f"f{n}", content=b"x" * n, uid=n, xattrs={"user.n": b"%d" % n}) for n in range(9)))
+    expected = read(raw)
+    assert [member.uid for member, _ in expected] == list(range(9))
+    monkeypatch.setattr("layerfarm.jobs.tar.reader._NUMBERS_KEPT", 0)
+    monkeypatch.setattr("layerfarm.jobs.tar.reader._HEADERS_KEPT", 0)
+    assert read(raw) == expected
+
+
 def test_sparse_limits() -> None:
     with pytest.raises(LimitExceeded, match="holes"):
         read(sparse(b"x", map="0,1", size=str(1 << 40)))
