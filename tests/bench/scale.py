@@ -96,14 +96,18 @@ def _members(images: Iterator[Snapshot]) -> Iterator[Member]:
 def run_tiny(count: int) -> Row:
     """Run a catalog of ``count`` tiny images, and again with nothing to do. Returns seconds of processor time."""
     from layerfarm.jobs.store import Layout
+    from layerfarm.jobs.store.tag_group import TagGroup
     from layerfarm.worker.cli.main import main as layerfarm
 
     with tempfile.TemporaryDirectory(prefix="layerfarm-scale-") as place:
         directory = Path(place)
         layout = Layout.create(directory / "images")
+        group = TagGroup(layout.path)
         for number in range(count):
             layers = [tar(("base", b"base")), tar((f"opt/{number}", b"%d" % number))]
-            image(layout, layers, tag=f"team/{number // 10}:1.{number % 10}")
+            with group.piece():
+                image(layout, layers, tag=f"team/{number // 10}:1.{number % 10}")
+        assert not any(group.write())
         command = ["catalog", "run", str(catalog_file(directory, "{transform: squash}")), "--progress", "none"]
         times = [time.process_time()]
         for outcome in ("made", "unchanged"):
