@@ -11,7 +11,7 @@ from base64 import b64encode
 from functools import lru_cache
 from typing import Final
 
-from layerfarm.jobs.compress.toc.entries import HARDLINK, REGULAR, TocEntry
+from layerfarm.jobs.compress.toc.entries import DIRECTORY, HARDLINK, REGULAR, TocEntry
 from layerfarm.jobs.errors import display
 from layerfarm.jobs.tar.header import has_devices, is_gnu, number
 from layerfarm.jobs.tar.pax import XATTR, parse_time
@@ -23,7 +23,7 @@ _TYPES: Final = {
     0x32: "symlink",
     0x33: "char",
     0x34: "block",
-    0x35: "dir",
+    0x35: DIRECTORY,
     0x36: "fifo",
 }
 _DEVICES: Final = frozenset(b"34")

@@ -11,6 +11,7 @@ MOST_BYTES: Final = 150 << 20
 """Uncompressed bytes of the largest TOC that containers/storage accepts."""
 
 REGULAR: Final = "reg"
+DIRECTORY: Final = "dir"
 CHUNK: Final = "chunk"
 HARDLINK: Final = "hardlink"
 ZEROS: Final = "zeros"

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from layerfarm.jobs.compress.in_order import in_order
 from layerfarm.jobs.compress.toc.describe import Undescribable, described, plain_name
-from layerfarm.jobs.compress.toc.entries import CHUNK, MOST_BYTES, ZEROS, TocEntry
+from layerfarm.jobs.compress.toc.entries import CHUNK, DIRECTORY, MOST_BYTES, ZEROS, TocEntry
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.tar.reader import Member, MemberReader
 from layerfarm.jobs.tar.writer import BLOCK
@@ -87,6 +87,8 @@ class Index(ABC):
         """The reason why the layer gets no table of contents."""
         self.names: set[str] = set()
         """Plain names of the entries so far."""
+        self._directories: set[str] = set()
+        """Those of directories, and the directories that names imply."""
         self._separator = b""
 
     def member(self, member: Member, reader: MemberReader, header: bytes) -> File:
@@ -97,12 +99,25 @@ class Index(ABC):
             except Undescribable as error:
                 self.flaw = str(error)
             else:
-                name = plain_name(entry.name)
-                if name in self.names:
-                    self.flaw = f"several entries of one name: {name[:200]}"
-                self.names.add(name)
+                self._name(plain_name(entry.name), entry.type == DIRECTORY)
                 return File(entry)
         return File(TocEntry())
+
+    def _name(self, name: str, is_directory: bool) -> None:
+        """Take the name of an entry. The order of entries must not matter: readers of a table have another one."""
+        if name in self.names:
+            self.flaw = f"several entries of one name: {name[:200]}"
+        elif not is_directory and name in self._directories:
+            self.flaw = f"directory that is replaced by another entry: {name[:200]}"
+        self.names.add(name)
+        if is_directory:
+            self._directories.add(name)
+        parent = name.rpartition("/")[0]
+        while parent and parent not in self._directories:
+            if parent in self.names:
+                self.flaw = f"entry below one that is not a directory: {name[:200]}"
+            self._directories.add(parent)
+            parent = parent.rpartition("/")[0]
 
     @abstractmethod
     def piece(self, data: bytes) -> None:

@@ -166,6 +166,8 @@ def test_all_that_decides_the_bytes_is_recorded() -> None:
     ("tar", "reason"),
     [
         (archive(entry("a"), entry("./a/")), "several entries of one name: a"),
+        (archive(entry("a/b"), entry("a", "link", link="c")), "directory that is replaced by another entry: a"),
+        (archive(entry("a", "link", link="c"), entry("a/b/c")), "entry below one that is not a directory: a/b/c"),
         (archive(entry(b"\xff", content=b"x")), "not UTF-8"),
         (archive(entry("a/../b")), "leads out"),
         (archive(entry("a"), entry(TOC, content=b"{}")), "reserves the name"),

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import (
@@ -33,6 +33,7 @@ from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.descriptor import named
 from tests.examples import examples
 from tests.unit.image.images import image, tar
+from tests.unit.layer.archives import entry as member
 from tests.unit.layer.test_properties import CHECKS, workspace
 from tests.unit.relayer.images import (
     attestation,
@@ -388,6 +389,7 @@ def test_platform_is_that_of_the_config(layout: Layout) -> None:
 @pytest.mark.usefixtures("as_root")
 @settings(CHECKS, max_examples=examples(20))
 @given(stacks, st.lists(st.sampled_from(["a", "a/b", "c", "/d", "b/a/c"]), max_size=3))
+@example([[member("a/a"), member("a", "link", link="a")]], ["a"])
 def test_any_image_is_the_same_tree_as_estargz_and_back(layers: list[Layer], prefetch: list[str]) -> None:
     with workspace() as place:
         layout = Layout.create(place / "store")
