@@ -117,12 +117,12 @@ class Trial:
             self._acknowledged.clear()
 
 
-def powercut(cuts: int, seed: int, rows: list[Row], cache: Path = CACHE, at_once: int = 2) -> list[Row]:
-    """So many cuts, spread over the rows."""
+def powercut(cuts: int, seed: int, rows: list[Row], cache: Path = CACHE, at_once: int = 2) -> Iterator[Row]:
+    """Make so many cuts, spread over the rows; yield each row when it is complete."""
     with Machines(cache, seed) as machines, ThreadPoolExecutor(at_once) as pool:
         trials = [Trial(machines, row, seed + number) for number, row in enumerate(rows)]
         each = -(-cuts // len(trials))
-        return list(pool.map(lambda trial: trial.run(each), trials))
+        yield from pool.map(lambda trial: trial.run(each), trials)
 
 
 def main() -> int:
@@ -137,13 +137,13 @@ def main() -> int:
         print(f"make powercut needs {missing}", file=sys.stderr)
         return 2
     print(f"SEED={options.seed}", flush=True)
-    rows = powercut(options.cuts, options.seed, [Row(name, disk) for name in options.filesystems for disk in DISKS])
-    print("filesystem      disk               cuts acknowl.  faults")
-    print("\n".join(map(str, rows)))
-    for row in rows:
-        for fault in row.faults:
-            print(f"{row.filesystem}, {row.disk}: {fault}")
-    return any(row.faults for row in rows)
+    print("filesystem      disk               cuts acknowl.  faults", flush=True)
+    faults = 0
+    rows = [Row(name, disk) for name in options.filesystems for disk in DISKS]
+    for row in powercut(options.cuts, options.seed, rows):
+        faults += len(row.faults)
+        print("\n".join((str(row), *(f"  {fault}" for fault in row.faults))), flush=True)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ def test_store_survives_power_cuts() -> None:
     missing = missing_for_machines()
     if missing:
         pytest.skip(f"needs {missing}")
-    rows = powercut(2 * CUTS, SEED, [Row("ext4-ordered", "volatile cache"), Row("xfs", "volatile cache")])
+    disks = [Row("ext4-ordered", "volatile cache"), Row("xfs", "volatile cache")]
+    rows = list(powercut(2 * CUTS, SEED, disks))
     assert [(row.cuts, row.faults) for row in rows] == [(CUTS, []), (CUTS, [])]
     assert all(row.acknowledged for row in rows)

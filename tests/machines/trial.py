@@ -18,9 +18,7 @@ from tests.machines.machine import Command, Ended, Machine, Machines
 from tests.machines.share import Share, workload
 
 TRACEBACK: Final = "Traceback (most recent call last)"
-_HEAD: Final = (
-    "| trial | trials | acknowledged tags | lost or damaged | slowest tag | seen |\n|---|---|---|---|---|---|"
-)
+_HEAD: Final = "| fault | trials | acknowledged tags | faults found | slowest tag | seen |\n|---|---|---|---|---|---|"
 
 
 @dataclass
