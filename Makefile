@@ -19,6 +19,9 @@ JOBS ?= 4
 XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5
 PYTEST_ARGS ?=
 REQUIRE_ALL ?=
+# MACHINES=1: tests/machines too. Without it they are left out, because a fresh machine takes minutes to create their system disk.
+MACHINES ?=
+WITHOUT_MACHINES = $(if $(MACHINES),,--ignore tests/machines)
 
 # make fuzz: duration in seconds. SEED= repeats a run; without it a seed is chosen and printed. With MUTATIONS= the run ends after
 # that many, and SECONDS is its time limit. TARGETS= selects kinds of input (layers: tar gzip zstd chunked toc estargz stargz-toc; gotar: tar headers,
@@ -28,13 +31,13 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs pulls bench bench-catalog bench-scale mixed profile scaling docs man pictures newcomer release lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs farmcut pulls bench bench-catalog bench-scale mixed profile scaling docs man pictures newcomer release lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run [ROOTFS=DIR] [STORE=DIR] [TAG=NAME]  build an image of DIR on a farm on this machine, unpack it, compare'
 	@echo 'make test                                     lint, types, all tests, and the unit tests on every installed Python;'
-	@echo '                                              installs the Debian packages it needs'
+	@echo '                                              installs the Debian packages it needs; MACHINES=1: some power cuts too'
 	@echo 'make unit                                     the unit tests only'
 	@echo 'make coverage                                 coverage of jobs/: at least 98 % of lines and 95 % of branches'
 	@echo 'make fuzz [SECONDS=60] [SEED=N]                mutated layers, documents and manifests; keeps its findings'
@@ -43,7 +46,8 @@ help:
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; counts losses (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store with many writers, gc and readers; counts losses (0)'
 	@echo 'make powercut [CUTS=1000] [FILESYSTEMS=xfs] [SEED=N]  machines under QEMU lose power while they use a store; counts losses (0)'
-	@echo 'make nfs [WRITERS=8] [TAGS=25]                  a store on an NFS server, with machines and a server that vanish'
+	@echo 'make nfs [WRITERS=8] [TAGS=25] [TRIALS=1]       a store on an NFS server, with machines and a server that vanish'
+	@echo 'make farmcut [BUILDS=20] [SEED=N]               Redis, workers and the NFS server lose power while jobs run'
 	@echo 'make pulls [SUITE=trixie] [CLIENT=podman]       clients of Debian 12 and 13 pull layers in part: a table'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm compared with umoci, tar, sha256sum, cp: a table with targets'
 	@echo '                                              and limits, of five kinds of trees, on tmpfs and (root) on ext4'
@@ -65,10 +69,12 @@ help:
 run: core
 	@$(BIN)/layerfarm demo $(if $(ROOTFS),--rootfs '$(ROOTFS)') --store '$(STORE)' --tag '$(TAG)'
 
+test: PACKAGES := $(if $(MACHINES),machines)
 test: packages lint
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) \
-	    $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) tests
+	    $(BIN)/python -m pytest $(XDIST) $(WITHOUT_MACHINES) $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.pythons $(XDIST) $(PYTEST_ARGS)
+	@$(if $(MACHINES),,echo 'NOT RUN: tests/machines; make test MACHINES=1 runs them')
 
 # The man pages, one for each command, and the generated tables, figures and schemas of docs/. They are committed.
 man: environment
@@ -93,7 +99,7 @@ coverage: packages environment
 	mkdir -p .cache
 	mkdir -m 1777 .cache/coverage
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_SANDBOX=off COVERAGE_FILE='$(abspath .cache/coverage/data)' \
-	    $(BIN)/python -m pytest $(XDIST) --ignore tests/fuzz --cov --cov-report=term \
+	    $(BIN)/python -m pytest $(XDIST) --ignore tests/fuzz --ignore tests/machines --cov --cov-report=term \
 	    --cov-report=json:.cache/coverage/report.json $(PYTEST_ARGS) tests
 	$(BIN)/python -m tests.coverage_floors .cache/coverage/report.json
 
@@ -127,17 +133,25 @@ torture-store: environment
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
 
 # Emulated machines; the first run creates their system disk in .cache/machines (some minutes, 600 MB).
-powercut nfs: PACKAGES := machines
+powercut nfs farmcut: PACKAGES := machines
 powercut: CUTS ?= 1000
 powercut: packages environment
 	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED)) \
 	    $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS))
 
-# A server and three clients under QEMU; WRITERS on each client set TAGS each.
+# A server and three clients under QEMU; WRITERS on each client set TAGS each. ONLY selects trials, each is run TRIALS times.
+nfs farmcut: TRIALS ?= 1
 nfs: WRITERS ?= 8
 nfs: TAGS ?= 25
 nfs: packages environment
-	$(BIN)/python -m tests.machines.nfs --writers '$(WRITERS)' --tags '$(TAGS)' $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m tests.machines.nfs --writers '$(WRITERS)' --tags '$(TAGS)' --times '$(TRIALS)' \
+	    $(if $(ONLY),--only $(ONLY))
+
+# The same, and a machine for Redis; a client submits BUILDS, each followed by a recompression, and the others work.
+farmcut: BUILDS ?= 20
+farmcut: packages environment
+	$(BIN)/python -m tests.machines.farm --builds '$(BUILDS)' --times '$(TRIALS)' $(addprefix --seed=,$(SEED)) \
+	    $(if $(ONLY),--only $(ONLY))
 
 # Needs root. The first run installs the clients in a Debian 12 and a Debian 13 (2 GB in .cache). SUITE, CLIENT and FORMAT select.
 pulls: packages environment

@@ -18,6 +18,7 @@ from tests.debian import ALONE, bootstrap
 from tests.newcomer import HOST, copy_in, host_variables
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+CACHE: Final = ROOT / ".cache" / "machines"
 SUITE: Final = "bookworm"
 PACKAGES: Final = (
     "python3 python3-venv kmod iproute2 iputils-ping e2fsprogs xfsprogs btrfs-progs nfs-common nfs-kernel-server"
@@ -80,12 +81,13 @@ def missing_for_machines() -> str:
 
 
 def program(path: Path) -> Path:
-    """A small disk at ``path`` with ``layerfarm`` of this checkout, and the workload."""
+    """A small disk at ``path`` with ``layerfarm`` of this checkout, and what the trials run."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("jobs", "worker"):
             hidden = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, Path(scratch, "layerfarm", name), ignore=hidden)
-        shutil.copy(Path(__file__).with_name("workload.py"), scratch)
+        for name in ("workload.py", "submitter.py"):
+            shutil.copy(Path(__file__).with_name(name), scratch)
         about = Path(scratch, "layerfarm-0.dist-info", "METADATA")
         about.parent.mkdir()
         about.write_text("Metadata-Version: 2.1\nName: layerfarm\nVersion: 0\n")
@@ -101,7 +103,7 @@ def _equip(tree: Path, agent: str) -> None:
     shutil.copy(_LOCK, tree / "tmp" / "lock.txt")
     steps = (
         "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d",
-        "export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && cd /tmp",
+        "export TMPDIR=/tmp DEBIAN_FRONTEND=noninteractive && apt-get update -qq && cd /tmp",
         f"apt-get install -y -qq --no-install-recommends {PACKAGES}",
         "apt-get download -qq $(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | head -1)",
         "dpkg-deb -x linux-image-*.deb /tmp/kernel",

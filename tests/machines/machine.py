@@ -74,6 +74,11 @@ class Command:
                 return
             yield str(answer["line"])
 
+    @property
+    def over(self) -> bool:
+        """It has ended, or power was cut; :meth:`lines` may still have output."""
+        return any("line" not in answer for answer in list(self.answers.queue))
+
     def end(self, timeout: float = _COMMAND) -> Ended:
         """Wait for it."""
         text = "\n".join(self.lines(timeout))
@@ -98,6 +103,10 @@ class Machine:
         self._count = 0
         base = ["-b", str(image.disk), "-F", "raw", str(self._overlay)]
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *base], check=True)
+
+    @property
+    def on(self) -> bool:
+        return self._qemu is not None
 
     def boot(self, *, clock: str = "") -> None:
         """Power on, and wait for the agent.

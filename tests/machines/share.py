@@ -53,13 +53,28 @@ class Share:
         self.server.boot()
         self.server.check(_SERVE)
 
+    def restore(self) -> None:
+        """Heal the network, and boot each machine that is off."""
+        self.network.heal()
+        if not self.server.on:
+            self.reboot()
+        for client in self.clients:
+            if not client.on:
+                client.boot()
+                self.mount(client)
 
-def workload(client: Machine, mode: str, *arguments: object) -> Command:
+
+def workload(client: Machine, mode: str, *arguments: object, stdin: str = "") -> Command:
     """Start a mode of the workload on a client."""
     words = " ".join(str(argument) for argument in arguments)
-    return client.start(f"cd /opt/layerfarm && exec python3 -m workload {mode} {words}")
+    return client.start(f"cd /opt/layerfarm && exec python3 -m workload {mode} {words}", stdin)
 
 
 def layerfarm(client: Machine, *words: str) -> Ended:
     """Run the command line on a client."""
     return client.run(" ".join(("layerfarm", *words)))
+
+
+def tag(client: Machine, layout: str, name: str) -> Ended:
+    """Set a tag of the image ``base`` from the command line."""
+    return layerfarm(client, "tag", "--image", f"{layout}:base", name)

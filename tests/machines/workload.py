@@ -5,6 +5,7 @@
 ``… hold LAYOUT TAG change|rename``: set a tag; before this step, under the lock of ``index.json``, print ``held``, and
 wait for the file ``/tmp/go``.
 ``… traffic LAYOUT``: print for each operation the requests that this client sends to its NFS servers.
+``… put LAYOUT``: store a blob that no tag references, and print its digest.
 ``… read LAYOUT``: print ``reading``, then read the index without end, and print what is wrong with it.
 ``… check LAYOUT``: read the printed lines from stdin; print what is lost or damaged, a line each.
 """
@@ -142,19 +143,24 @@ def tags(path: Path, name: str, writers: int, count: int) -> int:
         child = os.fork()
         if child == 0:
             for number in range(count):
-                tag = f"{name}-{writer}-{number}"
+                tag, begun = f"{name}-{writer}-{number}", time.monotonic()
                 layout.tag(tag, base)
-                # One write, so that the lines of the processes do not mix.
-                os.write(1, (json.dumps({"tag": tag, "digest": base.digest}) + "\n").encode())
+                acknowledge(tag, base.digest, begun)
             os._exit(0)
         children.append(child)
     return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 
 
+def acknowledge(tag: str, digest: str, begun: float) -> None:
+    """Print a tag that is set, with one write, so that the lines of processes do not mix."""
+    line = {"tag": tag, "digest": digest, "seconds": round(time.monotonic() - begun, 1)}
+    os.write(1, (json.dumps(line) + "\n").encode())
+
+
 def hold(path: Path, tag: str, step: str) -> None:
     """Set a tag, with a pause under the lock of the index."""
     layout = Layout.open(path)
-    base = layout.find("base")[0]
+    base, begun = layout.find("base")[0], time.monotonic()
     rename = index.rename_durably
 
     def paused(at: str) -> None:
@@ -173,7 +179,7 @@ def hold(path: Path, tag: str, step: str) -> None:
 
     index.rename_durably = renamed
     layout.update_index(changed)
-    print(json.dumps({"tag": tag, "digest": base.digest}), flush=True)
+    acknowledge(tag, base.digest, begun)
 
 
 def traffic(path: Path) -> None:
@@ -240,6 +246,8 @@ def main() -> None:
             hold(path, *sys.argv[3:])
         case "traffic":
             traffic(path)
+        case "put":
+            print(Layout.open(path).put(os.urandom(1000), "application/octet-stream").digest)
         case "read":
             read(path)
         case _:
