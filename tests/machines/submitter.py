@@ -1,7 +1,7 @@
 """Runs in a machine: submits jobs to a farm and follows each to its end, while Redis comes and goes.
 
 ``python3 -m submitter LAYOUT BUILDS NAME``: so many builds, each followed by a recompression, four at once.
-Print ``{"tag", "digest", "seconds"}`` for each job that succeeded, and a line for each other outcome.
+Print ``{"tag", "digest", "seconds"}`` for each job that succeeded, and a line ``failed TAG: ERROR`` for each other one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def end(farm: Farm, request: Request, tag: str) -> bool:
     try:
         result = insisted(job.result)
     except FarmError as error:
-        print(f"{tag}: {type(error).__name__}: {error}", flush=True)
+        print(f"failed {tag}: {type(error).__name__}: {error}", flush=True)
         return False
     acknowledge(tag, result.manifest if isinstance(result, ImageResult) else result.new, begun)
     return True
