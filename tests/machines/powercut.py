@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from layerfarm.worker.signals import terminable
 from tests.machines.image import CACHE, missing_for_machines
 from tests.machines.machine import Command, Machines
 
@@ -119,7 +120,8 @@ class Trial:
 
 def powercut(cuts: int, seed: int, rows: list[Row], cache: Path = CACHE, at_once: int = 2) -> Iterator[Row]:
     """Make so many cuts, spread over the rows; yield each row when it is complete."""
-    with Machines(cache, seed) as machines, ThreadPoolExecutor(at_once) as pool:
+    # An interrupt ends the machines first, and with them the threads that wait for their output.
+    with ThreadPoolExecutor(at_once) as pool, Machines(cache, seed) as machines:
         trials = [Trial(machines, row, seed + number) for number, row in enumerate(rows)]
         each = -(-cuts // len(trials))
         yield from pool.map(lambda trial: trial.run(each), trials)
@@ -140,9 +142,10 @@ def main() -> int:
     print("filesystem      disk               cuts acknowl.  faults", flush=True)
     faults = 0
     rows = [Row(name, disk) for name in options.filesystems for disk in DISKS]
-    for row in powercut(options.cuts, options.seed, rows):
-        faults += len(row.faults)
-        print("\n".join((str(row), *(f"  {fault}" for fault in row.faults))), flush=True)
+    with terminable():
+        for row in powercut(options.cuts, options.seed, rows):
+            faults += len(row.faults)
+            print("\n".join((str(row), *(f"  {fault}" for fault in row.faults))), flush=True)
     return 1 if faults else 0
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from layerfarm.worker.signals import terminable
 from tests.machines.image import CACHE, missing_for_machines
 from tests.machines.machine import Command, Ended, Machine, Machines
 from tests.machines.share import Share, workload
@@ -141,7 +142,7 @@ def main(parser: argparse.ArgumentParser, bodies: Sequence[Body], prepare: Calla
         print(f"{parser.prog} needs {missing}", file=sys.stderr)
         return 2
     faults = 0
-    with Machines(CACHE) as machines:
+    with terminable(), Machines(CACHE) as machines:
         share = prepare(machines)
         print(_HEAD, flush=True)
         for row in run(share, [named[name] for name in options.only], options):
