@@ -37,7 +37,7 @@ SERVERS: Final = {
 }
 """The Redis that the tests of a row run with (``LAYERFARM_TEST_REDIS``), a package of its Debian; none: the wheel's."""
 
-HOST: Final = (
+_HOST: Final = (
     "/etc/resolv.conf",
     "/etc/hosts",
     "/etc/pip.conf",
@@ -93,9 +93,7 @@ class Machine:
     def __init__(self, suite: str, user: str, stack: ExitStack) -> None:
         self._user = user
         self._root = _debian(suite, stack)
-        for path in map(Path, HOST):
-            if path.exists():
-                copy_in(path, self._root)
+        copy_host(self._root)
         for kind, owner in (("apt/archives", 0), (f"pip-{user}", _UID if user == "user" else 0)):
             (CACHE / "newcomer" / suite / kind).mkdir(parents=True, exist_ok=True)
             shutil.chown(CACHE / "newcomer" / suite / kind, owner, owner)
@@ -213,15 +211,16 @@ def _debian(suite: str, stack: ExitStack) -> Path:
     return root
 
 
-def copy_in(path: Path, root: Path) -> None:
-    """Put a copy of ``path`` of this machine at the same place below ``root``."""
-    at = root / path.relative_to("/")
-    at.parent.mkdir(parents=True, exist_ok=True)
-    if at.is_dir() and not at.is_symlink():
-        shutil.rmtree(at)
-    else:
-        at.unlink(missing_ok=True)
-    subprocess.run(["cp", "-aL", path, at], check=True)
+def copy_host(root: Path) -> None:
+    """Put copies of this machine's files of :data:`_HOST` at the same places below ``root``."""
+    for path in filter(Path.exists, map(Path, _HOST)):
+        at = root / path.relative_to("/")
+        at.parent.mkdir(parents=True, exist_ok=True)
+        if at.is_dir() and not at.is_symlink():
+            shutil.rmtree(at)
+        else:
+            at.unlink(missing_ok=True)
+        subprocess.run(["cp", "-aL", path, at], check=True)
 
 
 def host_variables() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -234,21 +234,24 @@ def _digest_of_files(written: Iterable[Written], content: Difference, epoch: int
 
 
 def _directories(content: Difference, epoch: int | None) -> Metadata:
-    lines = [_line(clamped(content.directories[path], epoch), ()) for path in restored_directories(content)]
-    return _metadata(b"directories\n", lines)
+    digest, paths = hashlib.sha256(b"directories\n"), restored_directories(content)
+    for path in paths:
+        digest.update(_line(clamped(content.directories[path], epoch), ()))
+    return Metadata(digest.hexdigest(), _packed(len(paths)))
 
 
 def _deletions(content: Difference) -> Metadata:
-    lines = []
+    digest, parents = hashlib.sha256(b"deletions\n"), set[bytes]()
     for path in content.deleted:
-        lines.append(repr(path).encode() + b"\n")
-        lines += [_line(canonical(content.directories[parent]), ()) for parent in parents_of(path)]
-    return _metadata(b"deletions\n", lines)
+        digest.update(repr(path).encode() + b"\n")
+        for parent in parents_of(path):
+            digest.update(_line(canonical(content.directories[parent]), ()))
+            parents.add(parent)
+    return Metadata(digest.hexdigest(), _packed(len(content.deleted) + len(parents)))
 
 
-def _metadata(title: bytes, lines: Sequence[bytes]) -> Metadata:
-    digest = hashlib.sha256(b"".join((title, *lines))).hexdigest()
-    return Metadata(digest, _TAR_BYTES + _DIRECTORY_BYTES * len(set(lines)))
+def _packed(entries: int) -> int:
+    return _TAR_BYTES + _DIRECTORY_BYTES * entries
 
 
 def restored_directories(content: Difference) -> list[bytes]:

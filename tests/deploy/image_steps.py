@@ -15,7 +15,7 @@ from string import Template
 
 from dockerfile_parse import DockerfileParser
 
-from tests.newcomer import HOST, copy_in, host_variables
+from tests.newcomer import copy_host, host_variables
 
 
 class Stage:
@@ -39,9 +39,7 @@ class Stage:
             self._bind(stack, Path("/dev") / name)
         (self.root / "dev/shm").mkdir(exist_ok=True)
         self._mount(stack, "-t", "tmpfs", "shm", at="dev/shm")
-        for path in map(Path, HOST):
-            if path.exists():
-                copy_in(path, self.root)
+        copy_host(self.root)
 
     def run(self, command: list[str], *, as_user: bool = True) -> str:
         """Run a command inside and return its output; fail with its output."""

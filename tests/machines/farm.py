@@ -31,8 +31,6 @@ until redis-cli ping 2>/dev/null | grep -q PONG; do sleep 0.1; done
 """
 _WORKER: Final = "while :; do layerfarm worker --root /mnt --store /mnt --concurrency 2; sleep 5; done >>/tmp/log 2>&1"
 """As the unit of systemd, with Restart=always and RestartSec=5."""
-
-
 _LEFT: Final = """
 cd {layout}/.layerfarm
 for second in $(seq 60); do
@@ -67,7 +65,7 @@ class Farm(Share):
         self.redis.check(_REDIS.format(fsync=self.fsync))
 
     def start_worker(self, client: Machine, variables: str = "") -> None:
-        client.start(f"{self._exports()} export {variables}; {_WORKER}")
+        client.start(f"{self._exports(variables)} {_WORKER}")
 
     def submit(self, layout: str, builds: int, name: str = "job") -> Command:
         """Start the submitter."""
@@ -84,9 +82,9 @@ class Farm(Share):
         for client in self.workers:
             client.check("pkill -9 -f '[l]ayerfarm[ .]worker'; true")
 
-    def _exports(self) -> str:
+    def _exports(self, variables: str = "") -> str:
         # A failed job keeps nothing for a retry.
-        return f"export LAYERFARM_FARM=redis://{self.redis.address}/0 LAYERFARM_RETRY_FOR=0;"
+        return f"export LAYERFARM_FARM=redis://{self.redis.address}/0 LAYERFARM_RETRY_FOR=0 {variables};"
 
 
 Victim = Callable[[Farm, random.Random], None]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.debian import ALONE, bootstrap
-from tests.newcomer import HOST, copy_in, host_variables
+from tests.newcomer import copy_host, host_variables
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = ROOT / ".cache" / "machines"
@@ -97,9 +97,7 @@ def program(path: Path) -> Path:
 
 def _equip(tree: Path, agent: str) -> None:
     """Kernel, dependencies and agent into a fresh Debian."""
-    for path in map(Path, HOST):
-        if path.exists():
-            copy_in(path, tree)
+    copy_host(tree)
     shutil.copy(_LOCK, tree / "tmp" / "lock.txt")
     steps = (
         "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d",

@@ -21,6 +21,7 @@ from typing import Final
 from layerfarm.worker.signals import terminable
 from tests.machines.image import CACHE, missing_for_machines
 from tests.machines.machine import Command, Machines
+from tests.machines.trial import report
 
 DEVICE: Final = "/dev/vda"
 SIZE: Final = 512 << 20
@@ -140,13 +141,9 @@ def main() -> int:
         return 2
     print(f"SEED={options.seed}", flush=True)
     print("filesystem      disk               cuts acknowl.  faults", flush=True)
-    faults = 0
     rows = [Row(name, disk) for name in options.filesystems for disk in DISKS]
     with terminable():
-        for row in powercut(options.cuts, options.seed, rows):
-            faults += len(row.faults)
-            print("\n".join((str(row), *(f"  {fault}" for fault in row.faults))), flush=True)
-    return 1 if faults else 0
+        return report(powercut(options.cuts, options.seed, rows))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from layerfarm.worker.signals import terminable
 from tests.machines.image import CACHE, missing_for_machines
@@ -79,6 +79,10 @@ class Trial:
 Body = Callable[[Trial], None]
 
 
+class HasFaults(Protocol):
+    faults: list[str]
+
+
 @dataclass
 class Row:
     """Outcomes of all trials with one body."""
@@ -141,11 +145,16 @@ def main(parser: argparse.ArgumentParser, bodies: Sequence[Body], prepare: Calla
     if missing:
         print(f"{parser.prog} needs {missing}", file=sys.stderr)
         return 2
-    faults = 0
     with terminable(), Machines(CACHE) as machines:
         share = prepare(machines)
         print(_HEAD, flush=True)
-        for row in run(share, [named[name] for name in options.only], options):
-            faults += len(row.faults)
-            print("\n".join((str(row), *(f"  {fault}" for fault in row.faults))), flush=True)
+        return report(run(share, [named[name] for name in options.only], options))
+
+
+def report(rows: Iterable[HasFaults]) -> int:
+    """Print each row when it is complete, and its faults; 1 if there is one."""
+    faults = 0
+    for row in rows:
+        faults += len(row.faults)
+        print("\n".join((str(row), *(f"  {fault}" for fault in row.faults))), flush=True)
     return 1 if faults else 0

@@ -12,19 +12,19 @@ from typing import Final
 from tests.debian import ALONE, bootstrap
 from tests.interop.conftest import CACHE
 from tests.interop.podman import IN_TREE
-from tests.newcomer import HOST, copy_in, host_variables
+from tests.newcomer import copy_host, host_variables
 
 PACKAGES: Final = ("podman", "buildah", "skopeo", "containerd", "stargz-snapshotter", "fuse3")
 LIBRARY: Final = ("golang-go", "golang-github-containerd-stargz-snapshotter-dev")
 SNAPSHOTTER: Final = Path("/usr/local/bin/snapshotter")
 """Daemon of stargz-snapshotter, built of its library (snapshotter.go)."""
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_INSTALL: Final = """
+_INSTALL: Final = """\
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "$@"
 apt-get clean
 """
-_BUILD: Final = """
+_BUILD: Final = """\
 export GO111MODULE=off GOPATH=/usr/share/gocode HOME=/root
 go build -o "$@"
 """
@@ -58,9 +58,7 @@ def _install(base: Path, tree: Path, packages: tuple[str, ...]) -> None:
     """Make ``tree`` a copy of ``base`` with more packages."""
     shutil.rmtree(tree, ignore_errors=True)
     subprocess.run(["cp", "-a", "--reflink=auto", base, tree], check=True)
-    for path in map(Path, HOST):
-        if path.exists():
-            copy_in(path, tree)
+    copy_host(tree)
     (tree / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     _run(tree, _INSTALL, *packages)
 
@@ -77,7 +75,7 @@ def _build_snapshotter(base: Path, tree: Path) -> None:
 
 def _run(tree: Path, script: str, *arguments: str) -> None:
     environment = host_variables() | {"PATH": PATH, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    command = [*ALONE, "chroot", str(tree), "sh", "-ec", f"mount -t proc proc /proc{script}", "sh", *arguments]
+    command = [*ALONE, "chroot", str(tree), "sh", "-ec", f"mount -t proc proc /proc\n{script}", "sh", *arguments]
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
 

@@ -135,19 +135,24 @@ def test_paths_longer_than_path_max_and_deeper_than_the_open_directories(tmp_pat
     subprocess.run(["rm", "-rf", root], check=True)
 
 
+def move_when_listed(monkeypatch: pytest.MonkeyPatch, root: Path, path: str, name: str) -> None:
+    """Move a directory out of the tree when a list with ``name`` was read."""
+    real = os.listdir
+
+    def list_and_move(fd: int) -> list[str]:
+        names = real(fd)
+        if name in names:
+            (root / path).rename(root.parent / "moved")
+        return names
+
+    monkeypatch.setattr(walk.os, "listdir", list_and_move)
+
+
 def test_deep_directory_that_is_moved_during_the_walk_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parents are closed meanwhile, and the way back leads elsewhere."""
     root = build({"a/b/c/d/e/f": b"x"})
     monkeypatch.setattr(walk, "_OPEN_DIRECTORIES", 2)
-    real = os.listdir
-
-    def move_then_list(fd: int) -> list[str]:
-        names = real(fd)
-        if "f" in names:
-            (root / "a/b/c").rename(root.parent / "moved")
-        return names
-
-    monkeypatch.setattr(walk.os, "listdir", move_then_list)
+    move_when_listed(monkeypatch, root, "a/b/c", "f")
     held = Held()
     with pytest.raises(TreeChanged, match=r"directory was moved during the walk: a/b$"):
         walk_tree(root, io.BytesIO())
@@ -178,15 +183,7 @@ def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_directory_that_goes_away_during_the_walk_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     root = build({"d/f": b"x"})
-    real = os.listdir
-
-    def remove_then_list(fd: int) -> list[str]:
-        names = real(fd)
-        if "d" in names:
-            (root / "d").rename(root.parent / "moved")
-        return names
-
-    monkeypatch.setattr(walk.os, "listdir", remove_then_list)
+    move_when_listed(monkeypatch, root, "d", "d")
     with pytest.raises(TreeChanged, match="entry was removed during the walk: d"):
         walk_tree(root, io.BytesIO())
 
