@@ -51,9 +51,11 @@ class SteppedStore:
 
         def step(*args: Any, **options: Any) -> Any:
             if self._world.step(name, "lose reply") == "lose reply":
+                self._world.until_redis_answers()
                 asked = self._store.asked
                 operation(*args, **options)
                 self._store.asked = asked
+            self._world.until_redis_answers()
             return operation(*args, **options)
 
         self.__dict__[name] = step
@@ -69,15 +71,17 @@ class Sender:
     def send(self, items: Iterable[Item], traffic: Traffic = Traffic.INTERACTIVE) -> None:
         for item in items:
             if self._world.step(f"send {item}", "lose message") != "lose message":
+                self._world.until_redis_answers()
                 self._world.queue.append(item)
 
 
 class Heart:
     """Beats when the world's clock goes on."""
 
-    def __init__(self, world: World, store: MemoryJobStore) -> None:
-        self._world = world
-        self._store = store
+    def __init__(self, farm: Farm) -> None:
+        self._farm = farm
+        self._world = farm.world
+        self._store: Any = farm.plain
 
     @contextmanager
     def watching(self, claim: Claim, outcome: object = None) -> Iterator[Watched]:
@@ -85,11 +89,18 @@ class Heart:
         process = self._world.me
         assert process is not None
         process.late, process.claim = False, claim
-        process.beat = lambda: watched.tell(self._store)
+        process.beat = lambda: self._beat(watched, process)
         try:
             yield watched
         finally:
             process.beat = None
+
+    def _beat(self, watched: Watched, process: Process) -> None:
+        if self._world.redis_is_away:
+            return
+        if not process.late:
+            self._farm.check_claim(watched.claim, process)
+        watched.tell(self._store)
 
 
 class StoredOutcomes(Journal):
@@ -177,7 +188,7 @@ class Farm:
         self.world.start(name, lambda: self._work(owner))
 
     def _work(self, owner: Owner) -> None:
-        heart: Any = Heart(self.world, self.plain)
+        heart: Any = Heart(self)
         # Every other one sends by message what it might have gone on with.
         young = inf if self._births % 2 else 0.0
         runner = CeleryRunner(
@@ -197,7 +208,7 @@ class Farm:
         assert process is not None
         process.owner = owner
         while True:
-            self.world.wait("take a message", lambda: bool(self.world.queue))
+            self.world.wait("take a message", lambda: bool(self.world.queue) and not self.world.redis_is_away)
             item = self._take(process)
             process.message = item
             runner.do(item)
@@ -223,6 +234,8 @@ class Farm:
             self.for_the_janitor.add(process.claim.item.job_id)
         if process.name.startswith("worker"):
             self._start_worker()
+        if process.name == "redis":
+            self.world.redis_is_away = False
         if process.name == "recovery":
             self._looking = False
 
@@ -276,6 +289,27 @@ class Farm:
 
         self.world.start("redis", body)
 
+    def redis_is_away(self, times: int) -> None:
+        """For longer than a lease, while a unit is worked on that takes longer than that."""
+        left = times
+
+        def body() -> None:
+            nonlocal left
+            while left:
+                self.world.wait("until a claim is held", lambda: any(each.beat for each in self.world.processes))
+                self.world.step("go away")
+                self.world.redis_is_away = True
+                self._until(self.world.now + self.world.lease + 4)
+                self.world.redis_is_away = False
+                left -= 1
+                self._until(self.world.now + 6)
+
+        outages = self.world.start("redis", body)
+        self.disk.works = lambda: self.world.wait("work for long", lambda: left == 0 or outages.dead)
+
+    def _until(self, then: float) -> None:
+        self.world.wait("until some time has passed", lambda: self.world.now >= then)
+
     def clock_is_set_back(self) -> None:
         def body() -> None:
             self.world.step("set the clock back")
@@ -322,6 +356,16 @@ class Farm:
         if context.commit not in self.committed:
             self.committed.add(context.commit)
             self.disk.moves.append((context.job_id, tag))
+
+    def check_claim(self, claim: Claim, process: Process) -> None:
+        """Raises:
+        Violation: the process was not silent for as long as its lease, and another has its work.
+        """
+        job = self.plain._jobs.get(claim.item.job_id)
+        if self.went_back or self.clock or job is None or job.ending is not None or job.state.final:
+            return
+        if job.attempt == claim.item.attempt and not job.holds(claim):
+            raise Violation(f"{job.id} was taken away from {process} while it worked: {claim.item}")
 
     def check(self) -> None:
         """Raises:

@@ -46,6 +46,8 @@ class Disk:
     """Called before an error of the host on which the process runs."""
     breaks: list[int] = field(default_factory=list)
     """Shards that fail when they are worked on for the first time."""
+    works: Callable[[], None] = lambda: None
+    """Called while a shard is worked on."""
 
     def staged_of(self, job_id: str) -> bool:
         return any(staged == job_id for staged, _ in self.staged)
@@ -80,6 +82,7 @@ def _plan(ctx: Context, state: ExploredState) -> list[Unit]:
 
 def _run(ctx: Context, unit: Unit) -> dict[str, Any]:
     disk.effect(f"{ctx.job_id}: work on shard {unit.params['index']}")
+    disk.works()
     if unit.params["index"] in disk.breaks:
         disk.breaks.remove(unit.params["index"])
         disk.broken()

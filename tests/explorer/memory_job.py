@@ -23,9 +23,6 @@ class Held:
     lease: float
     owner: Owner
 
-    def lives(self, now: float) -> bool:
-        return now < self.expires <= now + self.lease
-
 
 @dataclass
 class HeldUnit:
@@ -94,18 +91,9 @@ class MemoryJob:
     def complete(self) -> bool:
         return self.units_done == self.units_total
 
-    def lives(self, name: str, now: float) -> bool:
-        """Return True if the claim of this name lives."""
-        held = self.claims.get(name)
-        return held is not None and held.lives(now)
-
     def holds(self, claim: Claim) -> bool:
         held = self.claims.get(claim.item.name)
         return held is not None and (held.token, held.owner) == (claim.token, claim.owner)
-
-    def due(self, now: float) -> bool:
-        """Return True if its end is decided and no process works on it."""
-        return self.ending is not None and not any(held.lives(now) for held in self.claims.values())
 
     def moved(self, now: float) -> None:
         self.touched, self.recoveries = now, 0

@@ -38,6 +38,7 @@ class MemoryJobStore:
         self._kept: dict[str, float] = {}
         self._turns: dict[Traffic, list[str]] = {}
         self._waiting: dict[tuple[Traffic, str], list[str]] = {}
+        self._seen = self._back = 0.0
         self.asked = 0
         """Requests of clients so far; repeating one whose reply was lost sets it back."""
 
@@ -90,7 +91,7 @@ class MemoryJobStore:
 
     def _is_begun(self, job: MemoryJob, owner: Owner) -> bool:
         now = self._clock()
-        if job.state.final or job.position >= 0 or job.lives("advance:-1", now):
+        if job.state.final or job.position >= 0 or self._lives(job, "advance:-1"):
             return True
         return job.taken is not None and job.taken[1] != owner and abs(now - job.taken[0]) < 1
 
@@ -110,11 +111,11 @@ class MemoryJobStore:
         if job.state.final and not removes:
             return Refused(Status.OVER)
         held = job.claims.get(item.name)
-        lives = job.lives(item.name, now)
+        lives = self._lives(job, item.name)
         if job.ending is not None and not closes:
             if held is not None and not lives:
                 del job.claims[item.name]
-            return Refused(Status.OVER, job.due(self._clock()))
+            return Refused(Status.OVER, self._due(job))
         if closes and job.ending is None and not removes:
             return Refused(Status.STALE)
         joins = False
@@ -171,14 +172,14 @@ class MemoryJobStore:
         if job is None:
             return Answer(Status.GONE)
         if not job.holds(claim):
-            return Answer(Status.STALE, job.due(self._clock()))
+            return Answer(Status.STALE, self._due(job))
         name = claim.item.name
         del job.claims[name]
         if not counts:
             job.deliveries[name] -= 1
         if waits:
             job.waits[name] = self._clock() + waits
-        return Answer(Status.OK, job.due(self._clock()))
+        return Answer(Status.OK, self._due(job))
 
     def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
         job = self._jobs.get(claim.item.job_id)
@@ -189,11 +190,11 @@ class MemoryJobStore:
         if not job.holds(claim):
             known = claim.item.index < len(job.units) and job.units[claim.item.index].token == claim.token
             if known:
-                return Answer(Status.OK, job.due(self._clock()), job.complete)
-            return Answer(Status.STALE, job.due(self._clock()))
+                return Answer(Status.OK, self._due(job), job.complete)
+            return Answer(Status.STALE, self._due(job))
         del job.claims[claim.item.name]
         if job.ending is not None:
-            return Answer(Status.OVER, job.due(self._clock()))
+            return Answer(Status.OVER, self._due(job))
         unit = job.units[claim.item.index]
         unit.result, unit.token, unit.bytes = json.loads(json.dumps(result)), claim.token, unit.unit.bytes
         job.moved(self._clock())
@@ -243,7 +244,7 @@ class MemoryJobStore:
         return job.position, [
             index
             for index, unit in enumerate(job.units)
-            if unit.result is None and not job.lives(f"unit:{job.position}:{index}", self._clock())
+            if unit.result is None and not self._lives(job, f"unit:{job.position}:{index}")
         ]
 
     def sent(self, claim: Claim, position: int) -> Answer:
@@ -251,11 +252,11 @@ class MemoryJobStore:
         if job is None:
             return Answer(Status.GONE)
         if not job.holds(claim):
-            return Answer(Status.OK if job.sent >= position else Status.STALE, job.due(self._clock()))
+            return Answer(Status.OK if job.sent >= position else Status.STALE, self._due(job))
         del job.claims[claim.item.name]
         job.sent = max(job.sent, position)
         job.touched = self._clock()
-        return Answer(Status.OK, job.due(self._clock()))
+        return Answer(Status.OK, self._due(job))
 
     # --- end ------------------------------------------------------------------------------------------
 
@@ -286,17 +287,17 @@ class MemoryJobStore:
         if job is None:
             return Answer(Status.GONE)
         if job.by == this:
-            return Answer(Status.OK, job.due(self._clock()))
+            return Answer(Status.OK, self._due(job))
         if attempt and attempt != job.attempt:
             return Answer(Status.STALE)
         if claim is not None:
             if not job.holds(claim):
-                return Answer(Status.STALE, job.due(self._clock()))
+                return Answer(Status.STALE, self._due(job))
             del job.claims[claim.item.name]
         if job.state.final:
             return Answer(Status.OVER)
         if job.ending is not None:
-            return Answer(Status.OVER, job.due(self._clock()))
+            return Answer(Status.OVER, self._due(job))
         if open_only and job.committing:
             return Answer(Status.LATE)
         job.error, job.result, job.by = error or job.error, result or job.result, this
@@ -305,7 +306,7 @@ class MemoryJobStore:
             return Answer(Status.ENDED)
         job.ending = ending
         job.moved(self._clock())
-        return Answer(Status.OK, job.due(self._clock()))
+        return Answer(Status.OK, self._due(job))
 
     def keep(self, claim: Claim, seconds: float) -> Status:
         job, now = self._jobs.get(claim.item.job_id), self._clock()
@@ -368,6 +369,7 @@ class MemoryJobStore:
 
     def overdue(self) -> list[Item]:
         now = self._clock()
+        self._came_back()
         found = [job_id for job_id, until in sorted(self._kept.items(), key=lambda each: each[1]) if until <= now]
         for job_id in found:
             self._kept[job_id] = now + _NAMED_AGAIN
@@ -383,7 +385,7 @@ class MemoryJobStore:
                 return retried(job_id, how, job.attempt)
         if job.state is not JobState.FAILED:
             return retried(job_id, "not failed", job.attempt)
-        if any(held.lives(now) for held in job.claims.values()):
+        if self._living(job):
             return retried(job_id, "busy", job.attempt)
         restart = restart or job.kept is None or job.kept <= now
         self._kept.pop(job_id, None)
@@ -421,13 +423,14 @@ class MemoryJobStore:
         open_end = job.ending is None and not job.committing
         if longest and job.started is not None and open_end and now - job.started > longest:
             return Lost(job.attempt, "overtime")
-        dead = sorted(name for name, held in job.claims.items() if not held.lives(now))
-        lively, reason = len(job.claims) - len(dead), "lease ran out" if dead else ""
+        living = self._living(job)
+        dead = sorted(name for name in job.claims if name not in living)
+        reason = "lease ran out" if dead else ""
         found = [job.item(name) for name in dead] if job.ending is None else []
         for name in dead:
             del job.claims[name]
         job.touched = min(job.touched, now)
-        if not lively and not found and now - job.touched > quiet * 2 ** min(job.recoveries, 6):
+        if not living and not found and now - job.touched > quiet * 2 ** min(job.recoveries, 6):
             reason = "message lost"
             found = job.unsent(now)
             if found:
@@ -458,6 +461,29 @@ class MemoryJobStore:
         if job_id not in self._jobs:
             raise JobNotFound("no job has this id", where=job_id)
         return self._jobs[job_id]
+
+    def _lives(self, job: MemoryJob, name: str) -> bool:
+        """Return True if the claim of this name lives."""
+        held, now = job.claims.get(name), self._clock()
+        if held is None or held.expires > now:
+            return held is not None and held.expires <= now + held.lease
+        back = self._came_back()
+        return back <= now < back + held.lease
+
+    def _living(self, job: MemoryJob) -> list[str]:
+        return [name for name in job.claims if self._lives(job, name)]
+
+    def _due(self, job: MemoryJob) -> bool:
+        """Return True if its end is decided and no process works on it."""
+        return job.ending is not None and not self._living(job)
+
+    def _came_back(self) -> float:
+        """Return when workers were there again after a silence (``lua/claims.lua``)."""
+        now = self._clock()
+        if now - self._seen > self._lease / 2:
+            self._back = now
+        self._seen = now
+        return self._back
 
     def _finish(self, job: MemoryJob, state: JobState) -> None:
         job.finish(state, self._clock())

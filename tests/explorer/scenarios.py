@@ -67,6 +67,11 @@ def redis_goes_back(farm: Farm) -> None:
     two_builds_of_one_tag(farm)
 
 
+def redis_is_away(farm: Farm) -> None:
+    farm.redis_is_away(2)
+    one_build(farm)
+
+
 def clock_is_set_back(farm: Farm) -> None:
     farm.clock_is_set_back()
     one_build(farm)
@@ -82,6 +87,7 @@ SCENARIOS: Final[dict[str, Callable[[Farm], None]]] = {
         retried_on,
         full_queue,
         redis_goes_back,
+        redis_is_away,
         clock_is_set_back,
     )
 }

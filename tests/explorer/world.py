@@ -67,6 +67,8 @@ class World:
     over: Callable[[], bool] = bool
     """Return True if everything that was requested has ended."""
     killed: Callable[[Process], None] = lambda process: None
+    redis_is_away: bool = False
+    """Nothing that needs Redis goes on."""
     steps: int = 0
     woken: int = 0
     """Number of processes that were paused past their lease and woke."""
@@ -110,6 +112,10 @@ class World:
         assert process is not None
         process.label, process.kinds, process.ready = label, (), ready
         self._hub.switch()
+
+    def until_redis_answers(self) -> None:
+        if self.redis_is_away and self.me is not None:
+            self.wait("until Redis answers", lambda: not self.redis_is_away)
 
     # --- the world itself -----------------------------------------------------------------------------
 

@@ -196,6 +196,31 @@ def test_paused_redis_delays_a_job_and_does_no_harm(ground: Ground) -> None:
     assert job.result(90) == ToyResult(total=3 * 28)
 
 
+def test_unit_keeps_its_claim_while_redis_is_away_for_longer_than_its_lease(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        ground = Ground(tmp_path, stack, durable=True)
+        worker = ground.start_worker(lease=4, look_every=0.3, deliveries=1)
+        request = ToyRequest(directory=ground.allowed, numbers=2, rounds=1, trouble="wait-until-repaired")
+        job = ground.farm().submit(request)
+        until(lambda: ground.marks("run-0") and ground.marks("run-1"))
+        for _ in range(2):
+            ground.redis.terminate()
+            ground.redis.wait()
+            time.sleep(5)
+            # The search for lost jobs comes before the first beat, as it may.
+            children = psutil.Process(worker.pid).children()
+            for process in children:
+                process.suspend()
+            ground.redis = ground.start_redis()
+            time.sleep(1.5)
+            for process in children:
+                process.resume()
+            time.sleep(2)
+        (ground.allowed / "repaired").touch()
+        assert job.result(90) == ToyResult(total=1)
+        assert ground.marks("run-0") == ground.marks("run-1") == 1
+
+
 def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
     """The old primary lives on as a replica of the new one: what still leads there is refused, and goes elsewhere."""
     with ExitStack() as stack:

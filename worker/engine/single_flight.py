@@ -22,7 +22,6 @@ from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.failpoints import reached
 from layerfarm.worker.engine.heartbeat import Watched
 from layerfarm.worker.jobstore.interface import JobStore
-from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import Claim, Item, Status
 from layerfarm.worker.jobstore.owner import Owner, this_process
 from layerfarm.worker.jobstore.scripts import Scripts
@@ -126,7 +125,7 @@ class ActionCache:
     """Claims, results and subscribers of equal work, in Redis."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
-        self._run = Scripts(client, Keys(settings.queue)).run
+        self._run = Scripts(client, settings).run
         self._lease = int(settings.lease * 1000)
         self._lifetime = max(1, int(settings.result_expires))
 

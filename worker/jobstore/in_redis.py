@@ -38,7 +38,7 @@ class RedisJobStore:
         self._result_expires = max(1, int(settings.result_expires))
         self._lease = int(settings.lease * 1000)
         self._deliveries = settings.deliveries
-        self._scripts = Scripts(client, self._keys)
+        self._scripts = Scripts(client, settings)
 
     def _run(self, name: str, job_id: str, *args: Any) -> Any:
         with _sound(job_id):

@@ -43,6 +43,8 @@ class Keys:
         """Number of messages that workers refused because no layerfarm client can have sent them."""
         self.looking: Final = self.prefix + "looking"
         """Held by the worker that looks for lost jobs."""
+        self.seen: Final = self.prefix + "seen"
+        """Hash of two times in ms: of the last search for lost jobs, and of the first one after a silence."""
         self.nonce: Final = self.prefix + "nonce:"
         """With the nonce of a signed request: the job that begins by it, or ``spent``, until the signature expires."""
         self.probe: Final = self.prefix + "probe"

@@ -11,20 +11,28 @@ import redis
 
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import JobView
+from layerfarm.worker.settings import Settings
 
 _TEXTS: Final = {path.stem: path.read_text() for path in Path(__file__).with_name("lua").glob("*.lua")}
 """Read at import: in its sandbox, perhaps as another user, a process cannot read the files."""
-_KEYS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs", "works", "work")
+_KEYS: Final = ("prefix", "queued", "turns", "waiting", "kept", "nonce", "jobs", "works", "work", "seen")
 """Keys that scripts know by these names, in capitals."""
 _VIEW: Final = "local VIEW = {'" + "', '".join(JobView.model_fields) + "'}\n"
 """The fields of a job that ``claim.lua`` returns."""
 
 
+def silence(lease: float, look_every: float) -> float:
+    """Return the seconds without a worker that looks for lost jobs after which Redis was away, or all workers were."""
+    return max(lease / 2, 3 * look_every)
+
+
 class Scripts:
     """Each is registered when it is first run."""
 
-    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        keys = Keys(settings.queue)
         constants = _VIEW + "".join(f"local {name.upper()} = '{getattr(keys, name)}'\n" for name in _KEYS)
+        constants += f"local AWAY = {silence(settings.lease, settings.look_every) * 1000:.0f}\n"
 
         @cache
         def registered(name: str) -> Any:

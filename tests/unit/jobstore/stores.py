@@ -37,8 +37,16 @@ class Numbers(State):
     total: int = 0
 
 
+def lease_ends(clock: Clock, *stores: JobStore) -> None:
+    """Let the leases of all claims end while workers look for lost jobs."""
+    for _ in range(5):
+        for store in stores:
+            store.overdue()
+        clock.goes_on(LEASE / 4 + 0.125)
+
+
 def redis_store(client: fakeredis.FakeRedis) -> RedisJobStore:
-    settings = Settings(job_expires=100_000, result_expires=10_000, lease=LEASE, deliveries=3)
+    settings = Settings(job_expires=100_000, result_expires=10_000, lease=LEASE, deliveries=3, look_every=1)
     return RedisJobStore(client, settings)
 
 
@@ -50,6 +58,9 @@ def unit(index: int, stage: int = 0, attempt: int = 1) -> Item:
 class Bench:
     store: JobStore
     clock: Clock
+
+    def lease_ends(self) -> None:
+        lease_ends(self.clock, self.store)
 
     def submit(self, job_id: str = "job", **options: Any) -> bool:
         return self.store.submit(job_id, "toy", "{}", 2, **options)

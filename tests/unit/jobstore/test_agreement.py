@@ -19,7 +19,7 @@ from layerfarm.worker.jobstore.model import Claim, Item
 from layerfarm.worker.jobstore.states import MOVES, Phase
 from layerfarm.worker.model import JobRecord, JobState
 from tests.explorer.memory_store import MemoryJobStore
-from tests.unit.jobstore.stores import LEASE, ONE, OTHER, Clock, Numbers, redis_store
+from tests.unit.jobstore.stores import LEASE, ONE, OTHER, Clock, Numbers, lease_ends, redis_store
 
 _MOVES = {(move.before, move.operation, move.after) for move in MOVES}
 
@@ -34,6 +34,7 @@ _flags = st.booleans()
 _OPERATIONS = st.one_of(
     st.tuples(st.just("submit")),
     st.tuples(st.just("wait"), st.sampled_from((1.0, LEASE, 61.0, -30.0))),
+    st.tuples(st.just("leases end")),
     st.tuples(st.just("claim"), _items, _owners),
     st.tuples(st.sampled_from(("record", "finish", "release", "pending", "closed", "keep", "beat")), st.integers(0, 9)),
     st.tuples(st.just("open"), st.integers(0, 9), st.integers(0, 1), _flags, _flags),
@@ -133,6 +134,9 @@ def test_both_stores_answer_alike(operations: list[tuple[Any, ...]]) -> None:
         for what, *args in [("submit",), *operations]:
             if what == "wait":
                 clock.goes_on(*args)
+                continue
+            if what == "leases end":
+                lease_ends(clock, *(side.store for side in sides))
                 continue
             in_redis, in_memory = (side.do(what, *args) for side in sides)
             assert in_redis == in_memory, (what, args)

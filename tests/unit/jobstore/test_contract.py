@@ -104,7 +104,7 @@ def test_claim_that_is_asked_for_again_is_the_same(bench: Bench) -> None:
 def test_claim_whose_lease_ran_out_is_taken_over_with_a_greater_token(bench: Bench) -> None:
     bench.opened()
     first = bench.claimed(unit(1))
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     second = bench.claimed(unit(1), OTHER)
     assert second.token > first.token
     assert bench.store.beat(first, 5) is Status.STALE
@@ -133,7 +133,7 @@ def test_unit_is_poison_after_the_allowed_deliveries(bench: Bench) -> None:
     bench.opened()
     for _ in range(3):
         bench.claimed(unit(1))
-        bench.clock.goes_on(LEASE + 0.1)
+        bench.lease_ends()
     assert bench.refused(unit(1)).why is Status.POISON
 
 
@@ -161,7 +161,7 @@ def test_advance_whose_units_were_never_sent_may_be_claimed_again(bench: Bench) 
     bench.submit()
     first = bench.claimed(START)
     assert bench.store.open_stage(first, 0, "first", Numbers(), [Unit(params={})]) is Status.OK
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     assert bench.store.pending(first) == (0, [0])  # not taken over yet
     second = bench.claimed(START, OTHER)
     assert bench.store.pending(first) is None
@@ -174,7 +174,7 @@ def test_advance_whose_units_were_never_sent_may_be_claimed_again(bench: Bench) 
 def test_result_is_recorded_once_and_by_the_holder(bench: Bench) -> None:
     bench.opened()
     first = bench.claimed(unit(1))
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     second = bench.claimed(unit(1), OTHER)
     assert bench.store.record_result(first, {"n": "first"}).status is Status.STALE
     assert bench.store.record_result(second, {"n": "second"}).status is Status.OK
@@ -197,7 +197,7 @@ def test_bytes_are_counted_once_and_those_of_a_try_that_died_taken_back(bench: B
     for _ in range(2):
         bench.store.beat(first, 7)
     assert bench.store.job("job").bytes_done == 7
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     second = bench.claimed(unit(1), OTHER)
     assert bench.store.job("job").bytes_done == 0
     bench.store.beat(second, 4)
@@ -208,7 +208,7 @@ def test_bytes_are_counted_once_and_those_of_a_try_that_died_taken_back(bench: B
 def test_stage_is_opened_by_the_newest_claim_only_and_once(bench: Bench) -> None:
     bench.submit()
     old = bench.claimed(START)
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     new = bench.claimed(START, OTHER)
     units = [Unit(params={})]
     assert bench.store.open_stage(old, 0, "first", Numbers(total=1), units) is Status.STALE
@@ -284,7 +284,7 @@ def test_first_ending_counts(bench: Bench) -> None:
 def test_a_former_claim_holder_cannot_end_the_job(bench: Bench) -> None:
     bench.opened()
     first = bench.claimed(unit(0))
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     bench.claimed(unit(0), OTHER)
     assert bench.store.finish(first, JobState.FAILED, error=ERROR).status is Status.STALE
     assert bench.store.job("job").ending is None
@@ -369,7 +369,7 @@ def test_claim_of_an_earlier_attempt_changes_nothing(bench: Bench) -> None:
     late = bench.claimed(unit(0), OTHER)
     bench.done(unit(1))
     bench.store.end("job", JobState.FAILED, error=ERROR)
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     bench.store.closed(bench.claimed(CLOSE))
     bench.store.retry("job", restart=True)
     bench.open(bench.claimed(Item("job", 2, "advance")), 0, 2)
@@ -454,10 +454,31 @@ def test_lost_units_are_found(bench: Bench) -> None:
 def test_item_whose_holder_vanished_is_found_at_once_and_once(bench: Bench) -> None:
     bench.opened()
     bench.claimed(unit(1))
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     lost = bench.store.look("job", 60)
     assert (lost.reason, lost.items) == ("lease ran out", (unit(1),))
     assert bench.store.look("job", 60).items == ()
+
+
+def test_leases_begin_again_after_a_silence(bench: Bench) -> None:
+    bench.opened()
+    claim = bench.claimed(unit(1))
+    for _ in range(5):
+        bench.clock.goes_on(10 * LEASE)
+        assert bench.store.look("job", 60).items == ()
+        assert bench.refused(unit(1), OTHER).why is Status.BUSY
+        assert bench.store.beat(claim, 0) is Status.OK
+    bench.lease_ends()
+    assert bench.store.look("job", 60).items == (unit(1),)
+
+
+def test_leases_that_began_again_end(bench: Bench) -> None:
+    bench.opened()
+    bench.claimed(unit(1))
+    bench.clock.goes_on(10 * LEASE)
+    assert bench.refused(unit(1), OTHER).why is Status.BUSY
+    bench.lease_ends()
+    assert bench.claimed(unit(1), OTHER)
 
 
 def test_complete_stage_without_a_join_is_found(bench: Bench) -> None:
@@ -469,7 +490,7 @@ def test_complete_stage_without_a_join_is_found(bench: Bench) -> None:
 def test_stage_whose_units_were_never_sent_is_found(bench: Bench) -> None:
     bench.submit()
     bench.store.open_stage(bench.claimed(START), 0, "first", Numbers(), [Unit(params={})])
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     for _ in range(2):
         assert bench.store.look("job", -1).items == (START,)
 
@@ -478,7 +499,7 @@ def test_incomplete_end_is_found(bench: Bench) -> None:
     bench.opened()
     bench.claimed(unit(0))
     bench.store.end("job", JobState.CANCELLED)
-    bench.clock.goes_on(LEASE + 0.1)
+    bench.lease_ends()
     assert bench.store.look("job", -1).items == (CLOSE,)
 
 

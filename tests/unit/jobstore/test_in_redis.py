@@ -10,7 +10,7 @@ from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.model import JobError, JobState
 from layerfarm.worker.settings import Settings
-from tests.unit.jobstore.stores import CLOSE, Bench, Clock, redis_store, unit
+from tests.unit.jobstore.stores import CLOSE, OTHER, Bench, Clock, redis_store, unit
 
 FARM = Keys()
 KEYS = FARM.job("job")
@@ -87,6 +87,18 @@ def test_member_that_is_no_job_harms_no_other(client: fakeredis.FakeRedis, store
     client.sadd(FARM.active, "not/an id")
     assert store.active() == ["job"]
     assert client.smembers(FARM.active) == {"job"}
+
+
+@pytest.mark.parametrize("kind", ["string", "hash"])
+def test_times_of_searches_that_no_script_wrote_are_replaced(
+    client: fakeredis.FakeRedis, bench: Bench, kind: str
+) -> None:
+    bench.opened()
+    client.delete(FARM.seen)
+    client.set(FARM.seen, "x") if kind == "string" else client.hset(FARM.seen, mapping={"at": "x", "back": "y"})
+    bench.claimed(unit(0))
+    bench.lease_ends()
+    assert bench.claimed(unit(0), OTHER)
 
 
 @pytest.mark.parametrize("job_id", ["", "../x", "A", "a" * 64, "a:b", "a b", "a\n"])
