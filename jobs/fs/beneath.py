@@ -97,6 +97,17 @@ class Beneath:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def lstats(self, path: Path) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield name and status of each entry of a directory; none if it does not exist. The path is resolved once."""
+        try:
+            opened = self.directory(path, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        with opened as directory:
+            for name in os.listdir(directory):
+                with suppress(FileNotFoundError):
+                    yield name, os.stat(name, dir_fd=directory, follow_symlinks=False)
+
     def contents(self, path: Path) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of each regular file in a directory that can be read; none if it does not exist.
 

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -189,8 +190,53 @@ def give_to_owner(fd: int, layout: Path) -> None:
             os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
+class Renames:
+    """Renames of one thread that become durable together: a directory is synced once for many new files.
+
+    A file is nameless after a power cut until then. So nothing durable may name it before: :func:`sync_renames`.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._directories: dict[Path, Path] = {}
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Collect the renames of this thread inside the block."""
+        token = _collecting.set(self)
+        try:
+            yield
+        finally:
+            _collecting.reset(token)
+
+    def add(self, directory: Path, layout: Path) -> bool:
+        """Collect a rename; return False in a child, which has no part in it."""
+        if self._process != os.getpid():
+            return False
+        self._directories[directory] = layout
+        return True
+
+    def sync(self) -> None:
+        """Make the collected renames durable. Raises StoreError: they may be lost."""
+        for directory, layout in list(self._directories.items()):
+            with explained("names of new files cannot be stored", directory):
+                with suppress(FileNotFoundError):  # a temporary layout
+                    _sync(files_of(layout), directory)
+                del self._directories[directory]
+
+
+_collecting: ContextVar[Renames | None] = ContextVar("layerfarm_renames", default=None)
+
+
+def sync_renames() -> None:
+    """Make renames of this thread durable that are collected. Raises StoreError: they may be lost."""
+    renames = _collecting.get()
+    if renames is not None:
+        renames.sync()
+
+
 def rename_durably(source: Path, target: Path, layout: Path) -> None:
-    """Rename within a layout, and make the rename durable.
+    """Rename within a layout, and make the rename durable: now, or with those that are collected.
 
     An NFS client that lost the server's answer repeats the request and gets ENOENT; the target then shows whether the
     rename was done (relayer.md 4.2, point 2).
@@ -202,7 +248,9 @@ def rename_durably(source: Path, target: Path, layout: Path) -> None:
     except FileNotFoundError:
         if not (files.is_file(target) and _same_file(ours, files.lstat(target))):
             raise
-    _sync(files, target.parent)
+    renames = _collecting.get()
+    if renames is None or not renames.add(target.parent, layout):
+        _sync(files, target.parent)
 
 
 def _same_file(one: os.stat_result, other: os.stat_result) -> bool:

@@ -17,6 +17,7 @@ from layerfarm.jobs.store.atomic_file import (
     new_file,
     read_file,
     rename_durably,
+    sync_renames,
 )
 from layerfarm.jobs.store.index_text import IndexText
 from layerfarm.jobs.store.locks import Lock, LockLost
@@ -140,7 +141,9 @@ class IndexFile:
             # A lost lock is free or another's. If it is free, the index shows whether another changed it meanwhile.
             if not lock.take_if_free() or not old.is_of(self.raw()):
                 raise LockLost
+            sync_renames()
             rename_durably(staged, self.path, self._layout)
+            sync_renames()
         except BaseException as error:
             with suppress(OSError):
                 files_of(self._layout).unlink(staged)

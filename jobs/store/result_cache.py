@@ -61,16 +61,17 @@ def stale_results(layout: Layout, now: float, most_bytes: float = math.inf) -> l
     If the others have more than ``most_bytes``, those that were not read for the longest time are stale, too.
     """
     files, top = files_of(layout.path), _directory(layout)
-    found: list[tuple[float, Path, int]] = []
-    for directory in (top / kind for kind in sorted(files.names(top))):
-        for path in (directory / name for name in sorted(files.names(directory))):
-            with suppress(FileNotFoundError):
-                known = files.lstat(path)
-                found.append((known.st_mtime, path, known.st_size))
+    found = [
+        (status.st_mtime, kind, name, status.st_size)
+        for kind in files.names(top)
+        for name, status in files.lstats(top / kind)
+    ]
     found.sort(reverse=True)
-    kept = accumulate(size for _, _, size in found)
+    kept = accumulate(size for _, _, _, size in found)
     return [
-        path for (read, path, _), size in zip(found, kept, strict=True) if read <= now - UNREAD or size > most_bytes
+        top / kind / name
+        for (read, kind, name, _), size in zip(found, kept, strict=True)
+        if read <= now - UNREAD or size > most_bytes
     ]
 
 

@@ -3,6 +3,7 @@
 A run of a catalog sets two tags for each of its images. If each were a new ``index.json``, the bytes written would grow
 with the square of the catalog: 80 GB for 10,000 images. The thread works on some images, writes their tags together,
 and only then records these images as done. If its process dies before, the images are done again.
+Names of new blobs become durable together too, just before the index that names them: one sync of a directory for all.
 
 Jobs of a farm form no groups. There the tag is the job's effect: it is set under the job's lease and the fence of its
 attempt, before the job counts as done. A tag that another process sets later would come after both, and if that dies, a
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from layerfarm.jobs.errors import LayerfarmError
+from layerfarm.jobs.store.atomic_file import Renames
 from layerfarm.jobs.store.descriptor import Descriptor
 from layerfarm.jobs.store.tag_batch import TagRequest
 
@@ -55,6 +57,7 @@ class TagGroup:
         self._open: list[_Change] = []
         self._tags: dict[tuple[Path, str], Descriptor] = {}
         self._oldest = time.monotonic()
+        self._renames = Renames()
 
     @contextmanager
     def piece(self) -> Iterator[None]:
@@ -62,12 +65,20 @@ class TagGroup:
         self._open = []
         token = _current.set(self)
         try:
-            yield
+            with self._renames.collected():
+                yield
             self._pieces.append(self._open)
             self._tags |= _tags(self._open)
         finally:
             self._open = []
             _current.reset(token)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Make everything durable together that is written of the pieces inside the block."""
+        with self._renames.collected():
+            yield
+        self._renames.sync()
 
     @property
     def is_full(self) -> bool:
@@ -95,6 +106,10 @@ class TagGroup:
         pieces, self._pieces, self._tags = self._pieces, [], {}
         self._oldest = time.monotonic()
         errors: list[LayerfarmError | None] = [None] * len(pieces)
+        try:
+            self._renames.sync()
+        except LayerfarmError as error:
+            return [error] * len(pieces)
         by_layout: dict[Path, list[tuple[int, _Change]]] = {}
         for number, piece in enumerate(pieces):
             for change in piece:
@@ -129,8 +144,9 @@ def in_groups(
 
     def write() -> None:
         errors = group.write()
-        for (item, result), error in zip(done, errors, strict=True):
-            ended(item, result, error)
+        with group.recording():
+            for (item, result), error in zip(done, errors, strict=True):
+                ended(item, result, error)
         done.clear()
 
     try:

@@ -33,8 +33,7 @@ def young(images: Sequence[CatalogImage], reader: Known, parallel: int, now: dat
     second = (now or datetime.now(UTC)).timestamp()
 
     def verdict(image: CatalogImage) -> bool | None:
-        if image.newer_than is None:
-            return True
+        assert image.newer_than is not None
         try:
             created = created_at(open_origin(image, reader))
         except LayerfarmError:
@@ -42,10 +41,12 @@ def young(images: Sequence[CatalogImage], reader: Known, parallel: int, now: dat
         time = instant(created or "")
         return None if time is None else time[0] >= second - image.newer_than.total_seconds()
 
+    asked = [image for image in images if image.newer_than is not None]
     with ThreadPoolExecutor(parallel, thread_name_prefix="ages") as pool:
-        verdicts = list(zip(images, pool.map(verdict, images), strict=True))
+        verdicts = dict(zip((image.name for image in asked), pool.map(verdict, asked), strict=True))
     return Young(
-        [image for image, is_new in verdicts if is_new], [image for image, is_new in verdicts if is_new is None]
+        [image for image in images if verdicts.get(image.name, True)],
+        [image for image in asked if verdicts[image.name] is None],
     )
 
 

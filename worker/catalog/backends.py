@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from layerfarm.jobs.errors import FarmFull, FarmUnreachable, JobCancelled, JobNotFound, LayerfarmError
 from layerfarm.jobs.flows.base import Policy, Request
@@ -18,9 +18,11 @@ from layerfarm.jobs.flows.inputs import release, stores_of
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.tag_group import TagGroup
 from layerfarm.worker.broker.priorities import Traffic
-from layerfarm.worker.client import Farm, Job
 from layerfarm.worker.engine import local
 from layerfarm.worker.model import JobState, Progress
+
+if TYPE_CHECKING:
+    from layerfarm.worker.client import Farm, Job
 
 AT_ONCE: Final = 16
 """Jobs that a catalog has on a farm at a time; bulk, so that interactive jobs overtake them."""
@@ -97,8 +99,9 @@ class Local:
             finally:
                 errors = group.write()
                 release(holder, group.layouts)
-                for (task, result), failed in zip(done, errors, strict=True):
-                    ended(task, None if failed else result, failed)
+                with group.recording():
+                    for (task, result), failed in zip(done, errors, strict=True):
+                        ended(task, None if failed else result, failed)
 
 
 class OnFarm:

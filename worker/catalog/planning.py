@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from layerfarm.jobs.errors import LayerfarmError, MalformedPlan, TransformError
 from layerfarm.jobs.flows.base import name_of_work
@@ -79,7 +79,12 @@ def analysis_for(policy: Rechunk, image: ImageRef) -> AnalyzeRequest:
 
 def fingerprint(old: str, policy: Transform, target: ImageRef, *more: str) -> str:
     """Return a digest of everything that determines the new image: if it is unchanged, there is nothing to do."""
-    return name_of_work("catalog", old, policy.model_dump(mode="json", exclude={"only_if_saves"}), str(target), *more)
+    return name_of_work("catalog", old, _stated(policy), str(target), *more)
+
+
+@cache
+def _stated(policy: Transform) -> dict[str, Any]:
+    return policy.model_dump(mode="json", exclude={"only_if_saves"})
 
 
 # --- the joint plan -------------------------------------------------------------------------------

@@ -62,12 +62,12 @@ def _is_version(name: str) -> bool:
     return _NUMBER.search(tag) is not None and not tag.startswith(_LATEST) and not speaks_of_another(tag)
 
 
-def natural(text: str) -> tuple[list[tuple[int, str]], str]:
+def natural(text: str) -> tuple[str, str]:
     """Return a key that sorts 1.9 before 1.10. Different texts have different keys."""
     parts = _NUMBER.split(text)
     # Numbers are at the odd places; the longer one is larger.
-    parts[1::2] = [part.lstrip("0") for part in parts[1::2]]
-    return [(len(part) if place % 2 else 0, part) for place, part in enumerate(parts)], text
+    parts[1::2] = [chr(len(part)) + part for part in (part.lstrip("0") for part in parts[1::2])]
+    return "\0".join(parts), text
 
 
 def in_order(names: Iterable[str], created: Mapping[str, str | None], order: str) -> dict[str, list[str]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from layerfarm.jobs.errors import LayerfarmError, NotInRegistry, RegistryBusy, RegistryError
@@ -72,24 +72,38 @@ class Fetcher:
         """Fetch all images. ``done`` is called with the state of each, an error if it failed, and the bytes received;
         from any thread.
         """
-        layouts = {image.origin.partition(":")[0] for image in images if not image.registry}
-        waiting = iter(images)
+        layouts = sorted({image.origin.partition(":")[0] for image in images if not image.registry})
+        due = []
+        with self._steady(layouts):
+            for image in images:
+                state = self._states[image.name]
+                if self._is_same(image, state):
+                    done(self._states.put(state.but(origin=image.origin, error=None)), 0)
+                else:
+                    due.append(image)
+        waiting = iter(due)
 
         def ended(image: CatalogImage, fetched: tuple[ImageState, int], error: LayerfarmError | None) -> None:
             state, nbytes = fetched if error is None else (self._failed(image, error), 0)
             done(self._states.put(state), nbytes)
 
         def fetch() -> None:
-            with ExitStack() as stack:
-                stack.enter_context(self._store.steady())
-                for path in sorted(layouts):
-                    with suppress(LayerfarmError):  # each of its images fails
-                        stack.enter_context(Layout.open(Path(path)).steady())
+            with self._steady(layouts):
                 in_groups(waiting, self._store.path, self._one, ended)
 
         with ThreadPoolExecutor(parallel, thread_name_prefix="fetch") as pool:
-            for future in [pool.submit(fetch) for _ in range(min(parallel, len(images)))]:
+            for future in [pool.submit(fetch) for _ in range(min(parallel, len(due)))]:
                 future.result()
+
+    @contextmanager
+    def _steady(self, layouts: Iterable[str]) -> Iterator[None]:
+        """Let this thread read the indexes of the store and of these layouts once."""
+        with ExitStack() as stack:
+            stack.enter_context(self._store.steady())
+            for path in layouts:
+                with suppress(LayerfarmError):  # each of its images fails
+                    stack.enter_context(Layout.open(Path(path)).steady())
+            yield
 
     def outlook(self, image: CatalogImage) -> tuple[str, str | None]:
         """Return what :meth:`fetch` would do: ``fetch`` or nothing (empty); and why the image would be left out."""
@@ -127,8 +141,6 @@ class Fetcher:
     def _one(self, image: CatalogImage) -> tuple[ImageState, int]:
         state = self._states[image.name]
         try:
-            if self._is_same(image, state):
-                return state.but(origin=image.origin, error=None), 0
             offer = self._look(image)
             if isinstance(offer, str):
                 state = ImageState(name=image.name, origin=image.origin, published=state.published)
@@ -177,13 +189,18 @@ class Fetcher:
         if not state.manifests or image.registry or image.platforms or image.is_kept != state.kept:
             return False
         path, _, name = image.origin.partition(":")
-        return (
-            state.old is not None
-            and state.offer == state.old.digest
-            and self._source(path).names_only(name, state.offer)
-            and state.said == tuple(map(str, self._referrers(path, state.manifests)))
-            and self._is_tagged(state, state.old)
-        )
+        old = state.old
+        if old is None or state.offer != old.digest:
+            return False
+        try:
+            return (
+                self._source(path).names_only(name, old.digest)
+                and state.said == tuple(map(str, self._referrers(path, state.manifests)))
+                and self._store.names_only(state.name, old.digest)
+                and self._store.has(old)
+            )
+        except LayerfarmError:
+            return False  # the fetch reports it
 
     def _look(self, image: CatalogImage) -> Offer | str:
         """Return the image at its origin with the platforms of its source, or why it is left out."""

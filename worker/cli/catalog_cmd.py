@@ -266,10 +266,9 @@ def working(file: Path, how: How, *, lock: bool = True, view: View | None = None
     from layerfarm.worker.catalog.document import read_catalog
     from layerfarm.worker.catalog.work import Work
     from layerfarm.worker.cli.catalog_view import CatalogView
-    from layerfarm.worker.client import Farm
 
     # The objects of a catalog live until its end: the default collector looks at them for a third of a run's time.
-    gc.set_threshold(100_000, 20, 20)
+    gc.set_threshold(1_000_000, 20, 20)
     catalog = read_catalog(file)
     with ExitStack() as stack:
         backend: Backend
@@ -278,6 +277,8 @@ def working(file: Path, how: How, *, lock: bool = True, view: View | None = None
             processes = how.processes or processors
             backend = Local(Policy(shards=processes, threads=processors), processes)
         else:
+            from layerfarm.worker.client import Farm
+
             if view is None:
                 output.take_logs()
             backend = OnFarm(stack.enter_context(Farm(how.farm)), how.at_once)

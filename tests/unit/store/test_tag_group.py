@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.errors import BlobNotFound, InvalidReference, LayerfarmError, StoreError
-from layerfarm.jobs.store import Descriptor, Layout
+from layerfarm.jobs.fs import Beneath
+from layerfarm.jobs.store import Descriptor, Layout, atomic_file
 from layerfarm.jobs.store import index as index_module
 from layerfarm.jobs.store.descriptor import SUBJECT, named
 from layerfarm.jobs.store.tag_group import TagGroup, in_groups
@@ -58,6 +59,77 @@ def test_the_tags_of_all_pieces_are_set_with_one_write(layout: Layout, writes: C
     assert layout.index().manifests.count(PROOF) == 1
     assert group.write() == []
     assert writes == {"store": 1}
+
+
+class Disk:
+    """Names of new files since the last sync of their directory: those that a power cut takes back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.unsynced: set[Path] = set()
+        self.syncs: Counter[str] = Counter()
+        sync, rename = atomic_file._sync, Beneath.rename
+
+        def synced(files: Beneath, path: Path) -> None:
+            sync(files, path)
+            self.syncs[path.name] += 1
+            self.unsynced = {name for name in self.unsynced if name.parent != path}
+
+        def renamed(files: Beneath, source: Path, target: Path) -> None:
+            if target.name == "index.json":
+                assert not self.unsynced, "the index names blobs that a power cut takes back"
+            rename(files, source, target)
+            self.unsynced.add(target)
+
+        monkeypatch.setattr(atomic_file, "_sync", synced)
+        monkeypatch.setattr(Beneath, "rename", renamed)
+
+
+def test_blobs_are_durable_before_the_index_that_names_them(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, disk = Layout.create(tmp_path / "other"), Disk(monkeypatch)
+    group = TagGroup(layout.path)
+    for number in range(3):
+        with group.piece():
+            layout.tag(f"t{number}", layout.put(b"%d" % number, "a/b"))
+    assert len(disk.unsynced) == 3
+    with group.piece():
+        other.tag("t", other.put(b"other", "a/b"))
+    assert not disk.unsynced
+    assert group.write() == [None] * 4
+    with group.recording():
+        atomic_file.replace_file(layout.path / ".layerfarm/records/one", b"", layout.path)
+        atomic_file.replace_file(layout.path / ".layerfarm/records/two", b"", layout.path)
+        assert len(disk.unsynced) == 2
+    assert not disk.unsynced
+    assert disk.syncs["records"] == 1
+
+
+def test_names_of_blobs_that_cannot_be_synced_fail_every_piece(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = TagGroup(layout.path)
+    with group.piece():
+        layout.tag("new", layout.put(b"new", "a/b"))
+    with group.piece():
+        layout.tag("other", A)
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    assert [type(error) for error in group.write()] == [StoreError, StoreError]
+    monkeypatch.undo()
+    assert layout.tags() == []
+
+
+def test_a_child_syncs_its_own_renames_at_once(layout: Layout) -> None:
+    group = TagGroup(layout.path)
+    with group.piece():
+        child = os.fork()
+        if child == 0:
+            disk = Disk(pytest.MonkeyPatch())
+            layout.put(b"child", "a/b")
+            os._exit(len(disk.unsynced))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_of_tags_in_a_group_the_last_holds_as_if_each_were_written(layout: Layout) -> None:
