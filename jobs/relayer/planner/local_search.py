@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from math import isqrt
 
 from layerfarm.jobs.relayer.planner.bitsets import Cluster, Costs, Sketch, merged
 from layerfarm.jobs.relayer.planner.contents import Columns, bits
@@ -49,6 +50,7 @@ class Refiner:
         self._members: dict[int, list[Cluster]] = {}
         self._clusters: dict[int, Cluster] = {}
         self._cost: dict[int, float] = {}
+        self._blocks: dict[int, list[tuple[list[Cluster], Cluster]]] = {}
         for number, cluster in enumerate(clusters):
             for column in bits(cluster.owners):
                 self._counts[column] += 1
@@ -85,8 +87,21 @@ class Refiner:
 
     def _without(self, component: Cluster, at: int) -> Cluster | None:
         """Return a cluster without one of its components; None: it has no others."""
-        rest = [other for other in self._members[at] if other is not component]
+        rest: list[Cluster] = []
+        for block, whole in self._blocks_of(at):
+            others = [other for other in block if other is not component]
+            rest += others if len(others) < len(block) else [whole]
         return reduce(self._merged, rest) if rest else None
+
+    def _blocks_of(self, number: int) -> list[tuple[list[Cluster], Cluster]]:
+        """Return the components of a cluster in about as many blocks as a block has members, each with its merger."""
+        found = self._blocks.get(number)
+        if found is None:
+            members = self._members[number]
+            size = isqrt(len(members))
+            blocks = [members[start : start + size] for start in range(0, len(members), size)]
+            found = self._blocks[number] = [(block, reduce(self._merged, block)) for block in blocks]
+        return found
 
     def _merged(self, one: Cluster, other: Cluster) -> Cluster:
         self._left -= self._unit * (len(one.contents.sizes) + len(other.contents.sizes))
@@ -131,6 +146,7 @@ class Refiner:
                 self._full &= ~(1 << column)
 
     def _put(self, number: int, cluster: Cluster | None) -> None:
+        self._blocks.pop(number, None)
         if cluster is None:
             del self._clusters[number], self._cost[number], self._sketches[number], self._members[number]
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -97,3 +98,18 @@ def test_the_work_is_bounded_by_a_count(monkeypatch: pytest.MonkeyPatch) -> None
     wrong = ground.clusters([0, 0, 0, 1])
     # One component was looked at, and moved; to the others it has not come.
     assert [one.keys for one in ground.refined(wrong, [2] * 5)] == [("a", "d"), ("b", "c")]
+
+
+def test_components_are_compared_without_merging_all_others_of_a_large_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = Ground([snapshot("x", 1, [part(f"p{number:03}", packed=1000 + number) for number in range(400)])])
+    clusters = ground.clusters([number // 380 for number in range(400)])
+    merges = 0
+
+    def counted(*args: Any) -> Cluster:
+        nonlocal merges
+        merges += 1
+        return merged(*args)
+
+    monkeypatch.setattr(refining, "merged", counted)
+    ground.refined(clusters, [2])
+    assert 0 < merges < 6 * 400 * 60
