@@ -99,6 +99,7 @@ def test_times_of_searches_that_no_script_wrote_are_replaced(
     bench.claimed(unit(0))
     bench.lease_ends()
     assert bench.claimed(unit(0), OTHER)
+    assert 0 < client.ttl(FARM.seen) <= 24 * 3600
 
 
 @pytest.mark.parametrize("job_id", ["", "../x", "A", "a" * 64, "a:b", "a b", "a\n"])

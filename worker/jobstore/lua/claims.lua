@@ -15,6 +15,7 @@ local function back()
     redis.call('HSET', SEEN, 'back', int(came))
   end
   redis.call('HSET', SEEN, 'at', int(now))
+  redis.call('EXPIRE', SEEN, 24 * 3600) -- a missing time is a silence, too
   return came
 end
 -- Token and owner of a claim, and true if it lives.
