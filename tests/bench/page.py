@@ -1,4 +1,4 @@
-"""``python -m tests.bench.page A.json B.json …``: the tables of docs/performance.md, of runs of ``make bench``."""
+"""``python -m tests.bench.page A.json B.json …``: the tables of docs/measurements.md, of runs of ``make bench``."""
 
 from __future__ import annotations
 
