@@ -38,7 +38,8 @@ class MemoryJobStore:
         self._kept: dict[str, float] = {}
         self._turns: dict[Traffic, list[str]] = {}
         self._waiting: dict[tuple[Traffic, str], list[str]] = {}
-        self._seen = self._back = 0.0
+        self._seen = 0.0
+        self._silence = 0.0, 0.0
         self.asked = 0
         """Requests of clients so far; repeating one whose reply was lost sets it back."""
 
@@ -369,7 +370,7 @@ class MemoryJobStore:
 
     def overdue(self) -> list[Item]:
         now = self._clock()
-        self._came_back()
+        self._last_silence()
         found = [job_id for job_id, until in sorted(self._kept.items(), key=lambda each: each[1]) if until <= now]
         for job_id in found:
             self._kept[job_id] = now + _NAMED_AGAIN
@@ -467,8 +468,8 @@ class MemoryJobStore:
         held, now = job.claims.get(name), self._clock()
         if held is None or held.expires > now:
             return held is not None and held.expires <= now + held.lease
-        back = self._came_back()
-        return back <= now < back + held.lease
+        begin, end = self._last_silence()
+        return begin < held.expires <= end <= now < end + held.lease
 
     def _living(self, job: MemoryJob) -> list[str]:
         return [name for name in job.claims if self._lives(job, name)]
@@ -477,13 +478,13 @@ class MemoryJobStore:
         """Return True if its end is decided and no process works on it."""
         return job.ending is not None and not self._living(job)
 
-    def _came_back(self) -> float:
-        """Return when workers were there again after a silence (``lua/claims.lua``)."""
+    def _last_silence(self) -> tuple[float, float]:
+        """Return begin and end of the last time in which no worker looked for lost jobs (``lua/claims.lua``)."""
         now = self._clock()
         if now - self._seen > self._lease / 2:
-            self._back = now
+            self._silence = self._seen, now
         self._seen = now
-        return self._back
+        return self._silence
 
     def _finish(self, job: MemoryJob, state: JobState) -> None:
         job.finish(state, self._clock())

@@ -44,7 +44,7 @@ class Keys:
         self.looking: Final = self.prefix + "looking"
         """Held by the worker that looks for lost jobs."""
         self.seen: Final = self.prefix + "seen"
-        """Hash of two times in ms: of the last search for lost jobs, and of the first one after a silence."""
+        """Hash of times in ms: the last search for lost jobs, begin and end of the last silence between two."""
         self.nonce: Final = self.prefix + "nonce:"
         """With the nonce of a signed request: the job that begins by it, or ``spent``, until the signature expires."""
         self.probe: Final = self.prefix + "probe"

@@ -21,7 +21,7 @@ _VIEW: Final = "local VIEW = {'" + "', '".join(JobView.model_fields) + "'}\n"
 """The fields of a job that ``claim.lua`` returns."""
 
 
-def silence(lease: float, look_every: float) -> float:
+def away(lease: float, look_every: float) -> float:
     """Return the seconds without a worker that looks for lost jobs after which Redis was away, or all workers were."""
     return max(lease / 2, 3 * look_every)
 
@@ -32,7 +32,7 @@ class Scripts:
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         keys = Keys(settings.queue)
         constants = _VIEW + "".join(f"local {name.upper()} = '{getattr(keys, name)}'\n" for name in _KEYS)
-        constants += f"local AWAY = {silence(settings.lease, settings.look_every) * 1000:.0f}\n"
+        constants += f"local AWAY = {away(settings.lease, settings.look_every) * 1000:.0f}\n"
 
         @cache
         def registered(name: str) -> Any:

@@ -481,6 +481,17 @@ def test_leases_that_began_again_end(bench: Bench) -> None:
     assert bench.claimed(unit(1), OTHER)
 
 
+def test_slow_searches_do_not_renew_a_lease_for_ever(bench: Bench) -> None:
+    bench.opened()
+    bench.claimed(unit(1))
+    found = []
+    for _ in range(4):
+        bench.clock.goes_on(LEASE * 0.9)
+        bench.store.overdue()
+        found += bench.store.look("job", 60).items
+    assert found == [unit(1)]
+
+
 def test_complete_stage_without_a_join_is_found(bench: Bench) -> None:
     bench.opened(1)
     bench.done(unit(0))

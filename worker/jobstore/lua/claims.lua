@@ -4,19 +4,19 @@
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function int(value) return string.format('%d', value) end
--- The time at which workers were there again after a silence of AWAY ms, or 0: leases that ended in the silence begin
--- again then, as no process can renew one while Redis is away.
-local function back()
-  local found = redis.pcall('HMGET', SEEN, 'at', 'back')
+-- Beginning and end of the last time in which no worker looked for lost jobs for AWAY ms, because Redis was away or all of
+-- them were. No process could renew a claim then.
+local function silence()
+  local found = redis.pcall('HMGET', SEEN, 'at', 'from', 'to')
   if found.err then redis.call('DEL', SEEN) end -- no script wrote it
-  local seen, came = tonumber(found[1] or '') or 0, tonumber(found[2] or '') or 0
-  if now - seen > AWAY then
-    came = now
-    redis.call('HSET', SEEN, 'back', int(came))
+  local at, from, to = tonumber(found[1] or '') or 0, tonumber(found[2] or '') or 0, tonumber(found[3] or '') or 0
+  if now - at > AWAY then
+    from, to = at, now
+    redis.call('HSET', SEEN, 'from', int(from), 'to', int(to))
   end
   redis.call('HSET', SEEN, 'at', int(now))
   redis.call('EXPIRE', SEEN, 24 * 3600) -- a missing time is a silence, too
-  return came
+  return from, to
 end
 -- Token and owner of a claim, and true if it lives.
 local function claim_in(key, field)
@@ -25,8 +25,9 @@ local function claim_in(key, field)
   local token, expires, lease, owner = string.match(value, '^(%d+) (%d+) (%d+) (.*)$')
   expires, lease = tonumber(expires), tonumber(lease)
   if expires <= now then
-    local since = back()
-    return tonumber(token), owner, since <= now and now < since + lease
+    -- A lease that ended in a silence begins again when that ends; once, so a slow search does not renew it for ever.
+    local from, to = silence()
+    return tonumber(token), owner, from < expires and expires <= to and to <= now and now < to + lease
   end
   -- One that is valid for longer than its lease was dated by a clock that was set back since: it is invalid.
   return tonumber(token), owner, expires <= now + lease

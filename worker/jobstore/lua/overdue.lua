@@ -1,5 +1,5 @@
 -- ms until they are returned again -> {id, attempt} of failed jobs whose retention has ended
-back()
+silence()
 local out = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEPT, '-inf', int(now), 'LIMIT', 0, 100)) do
   local attempt = redis.call('HGET', PREFIX .. 'job:' .. id, 'attempt')
