@@ -153,7 +153,7 @@ class Ground:
             return "refused when read"
         if tag == "damaged":
             return "NOT NOTICED" if found.get(b"large") == self.tiny[b"large"] else "TAKEN"
-        return "taken" if found[SETUID].mode & 0o4000 else "ignored"
+        return "accepted" if found[SETUID].mode & 0o4000 else "ignored"
 
     def _reference(self, number: int, tag: str) -> str:
         return f"{self.registry.host}/f{number}/app:{tag}"

@@ -36,6 +36,11 @@ def _check_docker(text: str) -> None:
         raise ValueError("not docker://HOST[:PORT][/PREFIX]")
 
 
+def _check_directory(text: str) -> None:
+    if "://" in text:
+        raise ValueError(f"{text!r} is the address of a registry, not a directory: use registry instead of layout")
+
+
 def _check_template(text: str) -> None:
     fields = Formatter().parse(text)  # ValueError: a brace is not closed
     if any(name is not None and (name not in NAME_FIELDS or form or other) for _, name, form, other in fields):
@@ -48,6 +53,7 @@ def _check_limit(text: str) -> None:
 
 
 _Registry = Annotated[str, checked(_check_docker)]
+_Directory = Annotated[str, checked(_check_directory)]
 
 
 class Connection(Section):
@@ -93,7 +99,7 @@ class Source(Section):
     """``docker://HOST[:PORT][/PREFIX]``."""
     repositories: tuple[str, ...] = Field(default=(), strict=False)
     """Repositories below the registry's prefix: not every registry can list them."""
-    layout: str | None = None
+    layout: _Directory | None = None
     """Directory of an OCI layout."""
     tags: tuple[str, ...] = Field(default=("*",), min_length=1, strict=False)
     """Patterns of :mod:`fnmatch`; one must match."""
@@ -135,7 +141,7 @@ class Source(Section):
 class Destination(Section):
     """The place of the new images; by default the catalog's store."""
 
-    layout: str | None = None
+    layout: _Directory | None = None
     registry: _Registry | None = None
     strip_prefix: str = Field(default="", alias="strip-prefix")
     """Removed from the start of the images' names."""

@@ -265,6 +265,11 @@ class States:
         except (OSError, UnsafePath, ValidationError):
             return LastRun()
 
+    def has_run(self) -> bool:
+        """Return True if the catalog was run, not only planned."""
+        last = self.last_run()
+        return (last.kind == "run" and last.began is not None) or any(state.new for state in self._known.values())
+
     def begin(self, kind: Literal["plan", "run"], *, part: bool, **found: Any) -> None:
         """Record the begin of a run or a plan, with ``found``; ``part``: with everything else of the last one."""
         self.run = utc_now()

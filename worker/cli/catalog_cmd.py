@@ -179,11 +179,14 @@ def verify(file: Path, how: How, deep: bool) -> None:
 
     Images that were not changed have no proof, and their layers are not read. Of a destination's registry, the
     tags, all manifests and the lists of referrers are read; with --deep every blob too. The next run pushes an
-    image again that is not whole there.
+    image again that is not whole there. A catalog that has not run yet has 0 images, which is no fault.
     """
     from layerfarm.worker.catalog.verification import verify as verify_catalog
 
     with working(file, how) as work:
+        if not work.states.has_run():
+            output.say("catalog has not run yet: 0 images")
+            return
         found = verify_catalog(work, work.known(), deep=deep)
     for name, fault in found.faults:
         output.say(f"{name}: {display(fault)}")

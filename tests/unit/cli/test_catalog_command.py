@@ -43,6 +43,26 @@ def test_verify_counts_the_images_that_it_read(images: Layout, tmp_path: Path, l
     assert layerfarm("catalog", "verify", path)[:2] == (0, "0 images, 0 faults, 2 kept and not read\n")
 
 
+def test_verify_says_that_a_catalog_has_not_run(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
+    path = catalog_file(tmp_path)
+    not_run = (0, "catalog has not run yet: 0 images\n")
+    assert layerfarm("catalog", "verify", path)[:2] == not_run
+    assert layerfarm("catalog", "plan", path).code == 0
+    assert layerfarm("catalog", "verify", path)[:2] == not_run
+
+    image(images, [b"this is no tar" * 100], tag="a:1")
+    images.untag("b:1")
+    assert layerfarm("catalog", "run", path).code == 1
+    assert layerfarm("catalog", "verify", path)[:2] == (0, "0 images, 0 faults\n")
+
+
+def test_verify_after_a_run_and_a_later_plan_reads_the_images(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
+    path = catalog_file(tmp_path, "{transform: squash}")
+    assert layerfarm("catalog", "run", path).code == 0
+    assert layerfarm("catalog", "plan", path).code == 0
+    assert layerfarm("catalog", "verify", path).out.startswith("1 image, 0 faults")
+
+
 def test_report_and_prune_change_nothing_on_disk(images: Layout, tmp_path: Path, layerfarm: Run) -> None:
     path = catalog_file(tmp_path, "{transform: squash}", "destination: {layout: out}\n")
     assert layerfarm("catalog", "run", path).code == 0
