@@ -257,7 +257,7 @@ class FarmError(LayerfarmError):
 
 
 class FarmUnreachable(FarmError):
-    """Redis does not answer at the given address."""
+    """Redis does not answer at the given address, or refuses the connection."""
 
 
 class FarmFull(FarmError):

@@ -131,7 +131,7 @@ def test_a_detached_job_is_watched_by_its_id(layerfarm: Run, up: tuple[subproces
     assert [(record["id"], record["state"]) for record in listed] == [(job, "succeeded")]
     assert f"job: {job}\nkind: build\nstate: succeeded\n" in layerfarm("jobs", "show", job, farm=farm).out
     late = layerfarm("jobs", "cancel", job, farm=farm)
-    assert late == Ran(0, "", f"layerfarm: warning: job {job} was not cancelled: it has already succeeded\n")
+    assert late == Ran(0, "", f"layerfarm: warning: job {job} has already ended: succeeded\n")
     unknown = layerfarm("jobs", "show", "0123456789ab", farm=farm)
     assert (unknown.code, unknown.out, unknown.err.count("\n")) == (1, "", 1)
 

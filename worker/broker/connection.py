@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -103,7 +104,7 @@ def connect(address: Address) -> redis.Redis:
     thread.start()
     thread.join(_PATIENCE)
     if not outcome:
-        raise unreachable(address, f"no answer within {_PATIENCE:.0f} s")
+        raise _unreachable(address, f"Redis does not answer (no answer within {_PATIENCE:.0f} s)")
     error = outcome[0]
     if error is not None:
         # redis-py begins with HELLO, which Redis 6 introduced.
@@ -112,7 +113,7 @@ def connect(address: Address) -> redis.Redis:
             raise FarmUnreachable("this Redis is older than 6", where=address.masked, hint=hint)
         if isinstance(error, TypeError | ValueError):
             raise _wrong_option(address, error) from None
-        raise unreachable(address, reason(error)) from None
+        raise _unreachable(address, _what(error)) from None
     return client
 
 
@@ -133,7 +134,7 @@ def reaching(address: Address) -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OperationalError, OSError) as error:
-        raise unreachable(address, reason(error)) from None
+        raise _unreachable(address, _what(error)) from None
 
 
 def reason(error: BaseException) -> str:
@@ -144,10 +145,18 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def unreachable(address: Address, why: str) -> FarmUnreachable:
-    return FarmUnreachable(
-        f"Redis does not answer ({why})", where=address.masked, hint="see docs/operating.md#when-redis-fails"
-    )
+def _what(error: BaseException) -> str:
+    """Return the text for ``error``: one that Redis itself answers with is no outage."""
+    raised = (error, error.__cause__)
+    if any(isinstance(each, redis.AuthenticationError | NoPermissionError) for each in raised):
+        return f"Redis refuses the connection ({reason(error)})"
+    if any(isinstance(each, redis.ResponseError) for each in raised):
+        return f"Redis refuses a command ({reason(error)})"
+    return f"Redis does not answer ({reason(error)})"
+
+
+def _unreachable(address: Address, what: str) -> FarmUnreachable:
+    return FarmUnreachable(what, where=address.masked, hint="see docs/troubleshooting.md#a-command-cannot-reach-redis")
 
 
 def clock_offset(client: redis.Redis) -> float:

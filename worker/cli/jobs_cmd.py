@@ -145,9 +145,9 @@ def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
     for job_id in job_ids:
         job = farm.job(job_id)
         if not job.cancel():
-            state = job.record().state
-            why = f"it has already {state}" if state.final else "its end is already decided"
-            output.warning(f"job {job_id} was not cancelled: {why}")
+            record = job.record()
+            when = "has already ended" if record.state.final else "is already ending"
+            output.warning(f"job {job_id} {when}: {state_text(record)}")
 
 
 @command.command("retry")

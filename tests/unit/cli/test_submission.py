@@ -423,9 +423,13 @@ def test_cancel_and_clean_report_a_job_that_they_do_not_change(
 ) -> None:
     monkeypatch.setattr(farm, "ended", True)
     done = layerfarm("--farm=redis://f", "jobs", "cancel", "j1")
-    assert done == Ran(0, "", "layerfarm: warning: job j1 was not cancelled: it has already failed\n")
+    assert done == Ran(0, "", "layerfarm: warning: job j1 has already ended: failed\n")
     done = layerfarm("--farm=redis://f", "jobs", "clean", "j1")
     assert done == Ran(0, "", "layerfarm: warning: no results of job j1 are kept\n")
+    ending = record("j1", 10.0).model_copy(update={"state": JobState.RUNNING, "ending": "cancelled"})
+    monkeypatch.setattr(farm, "record", lambda self: ending)
+    done = layerfarm("--farm=redis://f", "jobs", "cancel", "j1")
+    assert done == Ran(0, "", "layerfarm: warning: job j1 is already ending: running, cancel requested\n")
 
 
 def test_values_of_a_request_are_shown_as_json(
