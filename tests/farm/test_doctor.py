@@ -26,6 +26,7 @@ from layerfarm.worker.doctor.views import Question, view_of
 from layerfarm.worker.doctor.worker_checks import examine_workers
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import FORMAT
+from tests.ordinary_user import ordinary_user
 
 KEYS = Keys()
 
@@ -152,6 +153,16 @@ def test_store_that_is_full_or_read_only_is_found(tmp_path: Path) -> None:
         assert "of 16 MiB are free" in said(findings, Level.WARN)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert "cannot be written, Read-only file system" in said(list(examine_store(store)), Level.FAIL)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_user_who_may_not_write_to_a_store_is_advised_to_become_the_workers_user() -> None:
+    with ordinary_user() as user:
+        store = Layout.create(user.home / "store").path
+        findings = user.call(lambda: list(examine_store(store)))
+    (failed,) = [finding for finding in findings if finding.level is Level.FAIL]
+    assert failed.what == "this user cannot write to it, Permission denied"
+    assert "as the worker's user" in failed.advice
 
 
 def test_locks_without_effect_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

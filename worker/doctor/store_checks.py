@@ -38,10 +38,11 @@ def examine_store(store: Path) -> Iterator[Finding]:
             yield _syncs(probe, topic)
             advice = "synchronize the clocks by NTP; gc itself uses that of the store"
             yield clock(clock_offset(probe), topic, "its clock and this machine's", advice)
+    except PermissionError as error:
+        advice = "run the doctor as the worker's user; if that is this one, let it write to the store"
+        yield fail(topic, f"this user cannot write to it, {error.strerror}", advice)
     except OSError as error:
-        yield fail(
-            topic, f"cannot be written, {error.strerror}", "mount it read-write, and let the worker's user write to it"
-        )
+        yield fail(topic, f"cannot be written, {error.strerror}", "mount it read-write")
 
 
 def _room(store: Path, topic: str) -> Iterator[Finding]:
