@@ -156,7 +156,7 @@ def test_store_that_is_full_or_read_only_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("as_root")
-def test_user_who_may_not_write_to_a_store_is_told_to_ask_the_workers_user() -> None:
+def test_user_who_may_not_write_to_a_store_is_advised_to_become_the_workers_user() -> None:
     with ordinary_user() as user:
         store = Layout.create(user.home / "store").path
         findings = user.call(lambda: list(examine_store(store)))
