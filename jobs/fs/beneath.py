@@ -74,6 +74,19 @@ class Beneath:
         with self._parent(path) as parent:
             return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
 
+    def size(self, path: Path) -> int:
+        """Return the bytes of a file, or of all files in a directory; those that vanish meanwhile count 0."""
+        total, pending = 0, [path]
+        while pending:
+            here = pending.pop()
+            with suppress(OSError):
+                found = self.lstat(here)
+                if stat.S_ISDIR(found.st_mode):
+                    pending += map(here.joinpath, self.names(here))
+                else:
+                    total += found.st_size
+        return total
+
     def touch(self, path: Path) -> None:
         """Set the times of a file, or of a link itself, to now."""
         with self._parent(path) as parent:
