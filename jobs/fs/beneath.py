@@ -2,7 +2,7 @@
 
 The directory itself is the operator's path, and may be reached through links. Below it no symbolic link is followed and
 only regular files are opened: a link would lead root's reading and writing elsewhere, and opening a fifo waits for a
-writer that never comes (DESIGN law 5).
+writer that never comes (law 5, docs/architecture.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Remove the files that crashed jobs left in a layout (DESIGN law 8)."""
+"""Remove the files that crashed jobs left in a layout (law 8, docs/architecture.md)."""
 
 from __future__ import annotations
 
