@@ -92,7 +92,7 @@ class RequestError(LayerfarmError):
 
 
 class OutsideAllowedRoots(RequestError):
-    """A request names a path that the worker's operator did not allow (DESIGN law 7)."""
+    """A request names a path that the worker's operator did not allow (law 7, docs/architecture.md)."""
 
 
 class Untrusted(RequestError):
@@ -104,7 +104,7 @@ class MissingExtra(LayerfarmError):
 
 
 class LimitExceeded(LayerfarmError):
-    """An input is larger than a configured limit (DESIGN law 9)."""
+    """An input is larger than a configured limit (law 9, docs/architecture.md)."""
 
 
 # --- a root filesystem on disk -----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Limits on inputs (DESIGN law 9): every limit, its default, and how it is set.
+"""Limits on inputs (law 9, docs/architecture.md): every limit, its default, and how it is set.
 
 Limits belong to the process, like its memory, not to a request: the sender of untrusted work must not
 choose them, and no reader of an input can forget to pass them on. They come from the environment,

@@ -251,7 +251,7 @@ def _shown(default: Any) -> str:
 
 
 def _summary(error: type) -> str:
-    return re.sub(r" \(DESIGN law \d+\)", "", " ".join((error.__doc__ or "").split()))
+    return re.sub(r" \(law \d+, docs/architecture\.md\)", "", " ".join((error.__doc__ or "").split()))
 
 
 def _metric(name: str, kind: str, labels: Any, text: str) -> str:

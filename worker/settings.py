@@ -263,8 +263,10 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: Path | No
     for name in sorted(given):
         if name not in known:
             hint = "`layerfarm config show` lists them, docs/operating.md#settings says more"
-            for close in difflib.get_close_matches(name, known, 1):
-                hint = f"did you mean {close}?"
+            # Without the prefix, which makes any two variables alike.
+            bare = {each.removeprefix(PREFIX): each for each in known}
+            for close in difflib.get_close_matches(name.removeprefix(PREFIX), bare, 1):
+                hint = f"did you mean {bare[close]}?"
             raise RequestError(f"unknown setting {name[:100]!r}", where=where, hint=hint)
 
 

@@ -19,7 +19,7 @@ from layerfarm.jobs.compress.in_order import in_order
 from layerfarm.jobs.errors import RequestError, UnsupportedMediaType
 
 BLOCK_SIZE: Final = 1 << 20
-"""Uncompressed bytes of one gzip member: part of the bytes of a blob, like the level (DESIGN law 1)."""
+"""Uncompressed bytes of one gzip member: part of the bytes of a blob, like the level (law 1, docs/architecture.md)."""
 DENSE_LEVEL: Final = 3
 """Level of libdeflate, for blocks that isal makes much larger."""
 _PLAIN_LEVEL: Final = 1

@@ -2,7 +2,7 @@
 
 A flow is run by either of two runners (``layerfarm.worker.engine.local`` and ``layerfarm.worker.engine.farm``). The
 *state* passed between stages is a small JSON document; everything that grows with the image is a file in the
-job's work directory beside the store, named by a :class:`FileRef` (DESIGN laws 1 to 3).
+job's work directory beside the store, named by a :class:`FileRef` (laws 1 to 3, docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class FileRef(Model):
 
 
 class Unit(Model):
-    """One independent piece of a stage. It may run twice, at once, anywhere (DESIGN law 2)."""
+    """One independent piece of a stage. It may run twice, at once, anywhere (law 2, docs/architecture.md)."""
 
     params: dict[str, Any]
     """JSON values only, a few hundred bytes."""
@@ -186,7 +186,7 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Equal:
-    """Identification of equal work of different jobs, which a farm does once (DESIGN law 2)."""
+    """Identification of equal work of different jobs, which a farm does once (law 2, docs/architecture.md)."""
 
     name: Callable[[Context, Unit], str | None]
     """A digest of the operation, its inputs, its parameters and its codec's version: units with the same name have the

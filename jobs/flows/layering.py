@@ -331,7 +331,7 @@ def tree_digest(state: LayeringState) -> str:
 def _created(state: LayeringState) -> str | None:
     """Return the time of the new layer: as requested, else the given epoch, else the newest change's.
 
-    Never the clock: the same input must give the same manifest (DESIGN law 1).
+    Never the clock: the same input must give the same manifest (law 1, docs/architecture.md).
     """
     if state.options.history.created is not None:
         return state.options.history.created

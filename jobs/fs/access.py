@@ -15,7 +15,7 @@ from layerfarm.jobs.fs.unprivileged import Widened, is_locked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: never hang on a fifo; O_NOCTTY: never take a terminal. A file opened so is checked to be a regular one
-# before a byte is read (DESIGN law 5).
+# before a byte is read (law 5, docs/architecture.md).
 _REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _S_IFREG_BITS = stat.S_IFREG >> 12
 

@@ -2,7 +2,7 @@
 
 The directory itself is the operator's path, and may be reached through links. Below it no symbolic link is followed and
 only regular files are opened: a link would lead root's reading and writing elsewhere, and opening a fifo waits for a
-writer that never comes (DESIGN law 5).
+writer that never comes (law 5, docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -73,6 +73,19 @@ class Beneath:
     def lstat(self, path: Path) -> os.stat_result:
         with self._parent(path) as parent:
             return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+
+    def size(self, path: Path) -> int:
+        """Return the bytes of a file, or of all files in a directory; those that vanish meanwhile count 0."""
+        total, pending = 0, [path]
+        while pending:
+            here = pending.pop()
+            with suppress(OSError):
+                found = self.lstat(here)
+                if stat.S_ISDIR(found.st_mode):
+                    pending += map(here.joinpath, self.names(here))
+                else:
+                    total += found.st_size
+        return total
 
     def touch(self, path: Path) -> None:
         """Set the times of a file, or of a link itself, to now."""

@@ -18,7 +18,7 @@ from layerfarm.jobs.store.descriptor import Digest, StringMap, empty_if_null
 ANNOTATION_UNCOMPRESSED_SIZE = "ci.umo.uncompressed_blob_size"
 """umoci's annotation on a compressed layer: bytes of the tar stream."""
 ANNOTATION_CODEC = "dev.layerfarm.codec"
-"""Codec, library and version, level and block size of a layer (DESIGN law 1)."""
+"""Codec, library and version, level and block size of a layer (law 1, docs/architecture.md)."""
 
 
 class AnyManifest(Document):
@@ -117,7 +117,7 @@ def names_root(path: str) -> bool:
     return posixpath.normpath(f"/{path.lstrip('/')}") == "/"
 
 
-# --- times: RFC 3339, always explicit, never read from the clock here (DESIGN law 1) --------------------
+# --- times: RFC 3339, always explicit, never read from the clock here (law 1, docs/architecture.md) ------
 
 SECONDS: Final = range(-62_135_596_800, 253_402_300_800)
 """Seconds since the epoch that RFC 3339 can express: the years 1 to 9999."""

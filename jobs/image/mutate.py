@@ -25,7 +25,7 @@ def new_image(layout: Layout, created: str | None = None, platform: Platform | N
     """Return an image without layers: ``umoci new``. The caller tags ``.path[0]``.
 
     ``created`` is RFC 3339. Without it the image has no creation time, so that the same call gives the same image
-    (DESIGN law 1). The platform defaults to this machine's.
+    (law 1, docs/architecture.md). The platform defaults to this machine's.
 
     Raises:
         RequestError: ``created`` is not RFC 3339.

@@ -1,4 +1,4 @@
-"""The single steps of a revert, inside the rootfs only: no link is followed (DESIGN law 5)."""
+"""The single steps of a revert, inside the rootfs only: no link is followed (law 5, docs/architecture.md)."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ def _apply_layers(store: Layout, extractor: Extractor, image: Resolved, options:
 def _make_rootfs(rootfs: Path) -> None:
     try:
         rootfs.mkdir(mode=0o755)
-        os.chmod(rootfs, 0o755)  # whatever the umask (DESIGN law 1)
+        os.chmod(rootfs, 0o755)  # whatever the umask (law 1, docs/architecture.md)
     except FileExistsError as error:
         raise BundleExists("path already exists", where=rootfs) from error
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Filters of deltas, and the deltas file that carries them to the writer of a layer (DESIGN law 3)."""
+"""Filters of deltas, and the deltas file that carries them to the writer of a layer (law 3, docs/architecture.md)."""
 
 from __future__ import annotations
 

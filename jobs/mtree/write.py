@@ -13,7 +13,7 @@ from layerfarm.jobs.mtree.vis import xattr_keywords
 KEYWORDS: Final = "size,type,uid,gid,mode,link,nlink,tar_time,sha256digest,xattr"
 """The keywords of a umoci manifest, in its order."""
 
-# No date, user, host or tree, as go-mtree has them: the same tree gives the same bytes (DESIGN law 1).
+# No date, user, host or tree, as go-mtree has them: the same tree gives the same bytes (law 1, docs/architecture.md).
 _HEADER = f"#mtree\n#          tool: layerfarm\n#      keywords: {KEYWORDS}\n"
 _EXTRA_HEADER = b"#mtree\n#          tool: layerfarm\n#      keywords: type,device,xattr\n"
 

@@ -1,4 +1,4 @@
-"""Files of a shared layout: replaced atomically, durable, and readable by the layout's owner (DESIGN law 4)."""
+"""A shared layout's files: replaced atomically, durable, readable by its owner (law 4, docs/architecture.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blobs as files: written through an ingest file, verified while they are read (DESIGN law 4)."""
+"""Blobs as files: written through an ingest file, verified while they are read (law 4, docs/architecture.md)."""
 
 from __future__ import annotations
 

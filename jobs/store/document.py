@@ -82,7 +82,7 @@ def _depth(value: Any) -> int:
 
 
 def encode_document(document: Document) -> bytes:
-    """Compact JSON in UTF-8: the same document always gives the same bytes (DESIGN law 1).
+    """Compact JSON in UTF-8: the same document always gives the same bytes (law 1, docs/architecture.md).
 
     Known fields without a value are left out.
     """

@@ -64,21 +64,15 @@ class Collected:
     leased: int = 0
     """Unreferenced blobs that were kept because of a lease."""
     leased_bytes: int = 0
-    results: list[Path] = field(default_factory=list)
-    """Cached results that were not read for a long time."""
-    leftovers: list[Path] = field(default_factory=list)
-    """Files staged by crashed jobs of layerfarm or umoci, and expired leases."""
+    leftovers: list[tuple[Path, int]] = field(default_factory=list)
+    """Path and bytes of each deleted file or directory: staged by crashed jobs of layerfarm or umoci, an expired lease,
+    or a cached result that was not read for a long time."""
     absent: list[str] = field(default_factory=list)
     """Digests of manifests that an index names but the layout does not hold."""
 
     @property
     def bytes(self) -> int:
         return sum(size for _, size in self.blobs)
-
-    @property
-    def freed(self) -> int:
-        """Bytes freed on the disk."""
-        return sum(size for _, size in self.deleted)
 
 
 def collect(layout: Layout, grace: float = DEFAULT_GRACE, *, dry_run: bool = False) -> Collected:
@@ -156,17 +150,18 @@ class _Collection:
             done.absent = mark.absent()
             self._empty_trash(referenced | leased, doomed)
             self._sweep(referenced, leased, doomed)
-            done.results = stale_results(layout, self._now)
+            results = stale_results(layout, self._now)
             if not self._dry_run:
                 self._trash.tidy()
+        done.leftovers = [(path, self._files.size(path)) for path in results]
         if not self._dry_run:
             with suppress(OSError):
                 self._files.remove(doomed)
-            for path in done.results:
+            for path in results:
                 with suppress(FileNotFoundError):
                     self._files.remove(path)
         holders = {lease.holder for lease in leases}
-        done.leftovers = janitor(
+        done.leftovers += janitor(
             layout.path, max(self._grace, STAGING_GRACE), now=self._now, dry_run=self._dry_run, holders=holders
         )
         done.leftovers += umoci_leftovers(layout.path, self._oldest, dry_run=self._dry_run)

@@ -1,4 +1,4 @@
-"""Remove the files that crashed jobs left in a layout (DESIGN law 8)."""
+"""Remove the files that crashed jobs left in a layout (law 8, docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def janitor(
     now: float | None = None,
     dry_run: bool = False,
     holders: Collection[str] = (),
-) -> list[Path]:
-    """Remove ingest files and work directories that were not touched for ``max_age`` seconds; return them.
+) -> list[tuple[Path, int]]:
+    """Remove ingest files and work directories not touched for ``max_age`` seconds; return them and their bytes.
 
     Those of ``holders``, jobs with a lease, stay: they may be queued for any time. ``now``: seconds on the store's
     clock, by default on this machine's.
@@ -43,16 +43,17 @@ def janitor(
             try:
                 if _last_touched(files, path) > oldest:
                     continue
+                size = files.size(path)
                 if not dry_run:
                     files.remove(path)
             except FileNotFoundError:
                 continue  # its job, or another janitor, was faster
-            removed.append(path)
+            removed.append((path, size))
     return removed
 
 
-def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> list[Path]:
-    """Remove the temporary directories of umoci processes that ended; return them.
+def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> list[tuple[Path, int]]:
+    """Remove the temporary directories of umoci processes that ended; return them and their bytes.
 
     A running umoci holds a flock on its directory (umoci.md B7), but takes it late: only directories touched before
     ``oldest``, in seconds, are removed.
@@ -66,9 +67,9 @@ def umoci_leftovers(layout: Path, oldest: float, *, dry_run: bool = False) -> li
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_mtime <= oldest:
+                removed.append((path, files_of(layout).size(path)))
                 if not dry_run:
                     files_of(layout).remove(path)
-                removed.append(path)
         except BlockingIOError:
             pass
         finally:

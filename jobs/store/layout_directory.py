@@ -35,6 +35,8 @@ class _LayoutFile(Document):
 
 _MARKER = encode_document(_LayoutFile(imageLayoutVersion=_LAYOUT_VERSION))
 """The usual ``oci-layout``; most tools write these bytes."""
+_HINT = "is its disk mounted? a new store: layerfarm init --layout PATH"
+"""The mount point of a disk that is not mounted is an empty directory."""
 
 
 def create_directory(path: Path) -> None:
@@ -63,10 +65,10 @@ def create_directory(path: Path) -> None:
 def check_directory(path: Path) -> None:
     """Check that a layout is there: :meth:`layerfarm.jobs.store.layout.Layout.open`."""
     if not is_directory(path):
-        raise NotALayout("no OCI image layout here", where=path, hint="create it: layerfarm init --layout PATH")
+        raise NotALayout("no OCI image layout here", where=path, hint=_HINT)
     for name, is_there in (("oci-layout", Path.is_file), ("index.json", Path.is_file), (BLOBS, Path.is_dir)):
         if not is_there(path / name):
-            raise NotALayout(f"not an OCI image layout, it has no {name}", where=path)
+            raise NotALayout(f"not an OCI image layout, it has no {name}", where=path, hint=_HINT)
     marker = path / "oci-layout"
     raw = read_file(marker, "document_bytes", path)
     if raw != _MARKER:

@@ -109,10 +109,10 @@ class Leases:
         """Return the leases that have not expired at ``now``, in seconds on the store's clock."""
         return [lease for lease, _ in self._found() if lease.expires > now]
 
-    def sweep(self, now: float, *, dry_run: bool = False) -> list[Path]:
-        """Remove the expired leases; return them."""
-        ended = [directory for lease, directory in self._found() if lease.expires <= now]
-        for directory in ended if not dry_run else ():
+    def sweep(self, now: float, *, dry_run: bool = False) -> list[tuple[Path, int]]:
+        """Remove the expired leases; return their directories and bytes."""
+        ended = [(each, self._files.size(each)) for lease, each in self._found() if lease.expires <= now]
+        for directory, _ in ended if not dry_run else ():
             self._remove(directory)
         return ended
 

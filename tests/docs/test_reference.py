@@ -133,7 +133,7 @@ def test_messages_and_errors_that_troubleshooting_quotes_are_those_of_the_code()
     text = page("troubleshooting.md")
     code = " ".join(SOURCES.values())
     system = {os.strerror(number) for number in range(1, 134)} | {"http: server gave HTTP response to HTTPS client"}
-    system |= {"x509: certificate signed by unknown authority"}
+    system |= {"x509: certificate signed by unknown authority", "Unrecoverable error: auth:NoPermissionError"}
     quoted = []
     for heading in ("message", "error, or part of it"):
         for table in text.split(f"| {heading} |")[1:]:

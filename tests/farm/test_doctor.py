@@ -65,8 +65,14 @@ def test_healthy_farm_is_all_ok(healthy: Ground) -> None:
     assert not (healthy.allowed / "store" / ".layerfarm" / "doctor").exists()
 
 
-def test_a_directory_for_layouts_is_as_good_as_a_layout_and_stays_empty(tmp_path: Path) -> None:
-    assert worst(list(examine_store(tmp_path))) is not Level.FAIL
+def test_a_directory_of_layouts_is_as_good_as_a_layout(tmp_path: Path) -> None:
+    Layout.create(tmp_path / "store")
+    assert "is a directory for layouts" in said(list(examine_store(tmp_path)), Level.OK)
+
+
+def test_a_directory_without_a_layout_may_be_an_unmounted_disk_and_stays_empty(tmp_path: Path) -> None:
+    findings = list(examine_store(tmp_path))
+    assert "has no layout" in said(findings, Level.WARN) and worst(findings) is not Level.FAIL
     assert list(tmp_path.iterdir()) == []
 
 

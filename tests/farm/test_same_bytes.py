@@ -1,4 +1,4 @@
-"""DESIGN law 1: the same input gives the same bytes, for any process and any number of pieces."""
+"""Law 1, docs/architecture.md: the same input gives the same bytes, for any process and any number of pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports run one way, as DESIGN "The rooms" draws them; and the fast commands import no heavy library."""
+"""Imports run one way, as docs/architecture.md says; and the fast commands import no heavy library."""
 
 from __future__ import annotations
 

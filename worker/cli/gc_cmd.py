@@ -14,7 +14,10 @@ from layerfarm.worker.cli.parsing import GoStyleCommand
 from layerfarm.worker.plural import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from layerfarm.jobs.store import Layout
+    from layerfarm.jobs.store.gc import Collected
 
 
 @click.command("gc", cls=GoStyleCommand)
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="Keep blobs stored or used within this time, which another tool may still tag. 0s: as umoci.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be removed and how many bytes, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be moved, deleted and freed, and change nothing.")
 @click.option("--why", metavar="DIGEST", help="Print why a blob is kept, or that it is not; remove nothing.")
 def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
     """Remove unreferenced blobs, and files that crashed jobs left in the layout.
@@ -37,7 +40,8 @@ def command(layout: Path, grace: float, dry_run: bool, why: str | None) -> None:
     Blobs are kept if a tag references them, if a queued or running job holds a lease of them, or while they are
     younger than the grace period. All others are moved to a trash and deleted by a later gc after the grace period;
     until then they are restored if a tag or a reader needs them. So gc is safe while others write to the layout.
-    umoci's gc removes everything at once and assumes that it is alone: --grace=0s does so, except for jobs' blobs.
+    --grace=0s deletes at once, as umoci's gc, except for jobs' blobs. Workers and layerfarm's commands may keep running
+    then, but not umoci, skopeo, buildah or another program that writes into the layout.
     Nothing is removed if any manifest that a tag leads to cannot be read; manifests that an index names and the layout
     does not hold, as docker save leaves those of other platforms, are skipped with a warning. Prints nothing else, as
     umoci, unless --dry-run or --verbose is given.
@@ -62,19 +66,19 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
     from layerfarm.jobs.store.gc import collect
 
     done = collect(layout, grace, dry_run=dry_run)
-    say, verb = (output.say, "would remove") if dry_run else (output.info, "removed")
-    for digest, size in done.blobs:
-        say(f"{verb} {digest} {size}")
-    for path in (*done.results, *done.leftovers):
-        say(f"{verb} {display(path.relative_to(layout.path))}")
+    say, verb = (output.say, "would {}".format) if dry_run else (output.info, "{}d".format)
+    for digest, size in done.blobs if grace else ():
+        say(f"{verb('move')} {digest} {size} to the trash")
+    for digest, size in done.deleted:
+        say(f"{verb('delete')} {digest} {size}")
+    for path, size in done.leftovers:
+        say(f"{verb('delete')} {display(path.relative_to(layout.path))} {size}")
     for digest in done.restored:
-        say(f"{'would restore' if dry_run else 'restored'} {digest} from the trash")
+        say(f"{verb('restore')} {digest} from the trash")
     if done.leased:
-        say(f"held by jobs: {counted(done.leased, 'blob')}, {counted(done.leased_bytes, 'byte')}")
-    if grace and (done.deleted or done.trash_bytes):
-        freed, trash = counted(done.freed, "byte"), counted(done.trash_bytes, "byte")
-        say(f"{'would free' if dry_run else 'freed'} {freed}; {trash} in the trash")
-    say(f"{verb} {counted(len(done.blobs), 'blob')}, {counted(done.bytes, 'byte')}")
+        say(f"held by jobs: {counted(done.leased, 'blob')}, {_bytes(done.leased_bytes)}")
+    for line in _sums(done, grace, verb):
+        say(line)
     if done.absent:
         output.warning(
             f"manifests that indexes name and this layout does not hold: {len(done.absent)}, such as {done.absent[0]};"
@@ -83,8 +87,25 @@ def _collect(layout: Layout, grace: float, dry_run: bool) -> None:
     if done.young:
         output.warning(
             f"kept {counted(done.young, 'unreferenced blob')} ({counted(done.young_bytes, 'byte')}) younger than the"
-            " grace period; if no other process writes to this layout, --grace=0s removes them"
+            " grace period; --grace=0s removes them, unless umoci, skopeo, buildah or another program is writing them"
         )
+
+
+def _sums(done: Collected, grace: float, verb: Callable[[str], str]) -> Iterator[str]:
+    """Yield a line for each kind of what is removed, and one on the space that this frees."""
+    if grace and done.blobs:
+        yield f"{verb('move')} {counted(len(done.blobs), 'blob')}, {_bytes(done.bytes)}, to the trash"
+    freed = 0
+    for found, one, many in (
+        (done.deleted, "blob", ""),
+        (done.leftovers, "leftover file or directory", "leftover files and directories"),
+    ):
+        size = sum(size for _, size in found)
+        freed += size
+        if found:
+            yield f"{verb('delete')} {counted(len(found), one, many)}, {_bytes(size)}"
+    stay = f"; {_bytes(done.trash_bytes)} stay in the trash" if done.trash_bytes else ""
+    yield f"{verb('free')} {_bytes(freed)} now{stay}" + (f" for up to {_time(grace)}" if stay and grace else "")
 
 
 def _explain(layout: Layout, digest: str, grace: float) -> None:
@@ -108,6 +129,10 @@ def _explain(layout: Layout, digest: str, grace: float) -> None:
         output.say(f"{digest} {found.size} " + ("kept:" if lines else "not kept: the next gc removes it"))
     for line in lines:
         output.say(f"  {line}")
+
+
+def _bytes(number: int) -> str:
+    return f"{number:,} byte{'' if number == 1 else 's'}"
 
 
 def _time(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,11 @@ def examine_store(store: Path) -> Iterator[Finding]:
         if not store.is_dir():
             yield fail(topic, "is not a directory here", "mount it at the path at which the workers have it")
             return
-        yield ok(topic, f"is a directory for layouts ({error.what})")
+        if _has_layouts(store):
+            yield ok(topic, f"is a directory for layouts ({error.what})")
+        else:
+            advice = "is its disk mounted on this machine? a new store: layerfarm init --layout PATH"
+            yield warn(topic, "has no layout, neither itself nor in its directories", advice)
     yield from examine_mount(store, topic)
     yield from _room(store, topic)
     try:
@@ -43,6 +48,13 @@ def examine_store(store: Path) -> Iterator[Finding]:
         yield fail(topic, f"this user cannot write to it, {error.strerror}", advice)
     except OSError as error:
         yield fail(topic, f"cannot be written, {error.strerror}", "mount it read-write")
+
+
+def _has_layouts(store: Path) -> bool:
+    """Return True if one of the directories in ``store`` is a layout."""
+    with suppress(OSError):
+        return any((each / "oci-layout").is_file() for each in store.iterdir())
+    return False
 
 
 def _room(store: Path, topic: str) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Index, Layout
+from layerfarm.jobs.store.gc import collect
 from tests.trees import char, directory, file, symlink, tree
 from tests.unit.cli.conftest import Ran, Run
 
@@ -87,9 +88,38 @@ def test_gc_dry_run_names_what_would_go(layerfarm: Run, store: Path) -> None:
     before = blobs(store)
     done = layerfarm("gc", "--layout", "store", "--dry-run", "--grace=0")
     lines = done.out.splitlines()
-    assert {line.split()[2].removeprefix("sha256:") for line in lines[:-1]} == before == blobs(store)
+    assert {line.split()[2].removeprefix("sha256:") for line in lines[:-2]} == before == blobs(store)
     size = sum(path.stat().st_size for path in store.glob("blobs/*/*"))
-    assert lines[-1] == f"would remove 2 blobs, {size} bytes"
+    assert lines[-2:] == [f"would delete 2 blobs, {size:,} bytes", f"would free {size:,} bytes now"]
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["--dry-run", "--verbose"])
+def test_gc_counts_what_it_moves_and_deletes_and_when_its_space_is_free(layerfarm: Run, store: Path, dry: bool) -> None:
+    layout = Layout.open(store)
+    old, new = (layout.put(content, "a/b") for content in (b"old", b"newer"))
+    os.utime(layout.blob_path(old.digest), (1, 1))
+    collect(layout)
+    (trash,) = (store / ".layerfarm" / "trash").iterdir()
+    trash.rename(trash.with_name("1-aged"))
+    os.utime(layout.blob_path(new.digest), (1, 1))
+    left = store / ".layerfarm" / "ingest" / "left"
+    left.write_bytes(b"x" * 1234)
+    os.utime(left, (1, 1))
+    if dry:
+        lines, would = layerfarm("gc", "--layout", "store", "--dry-run").out, "would {}"
+    else:
+        lines, would = layerfarm("--verbose", "gc", "--layout", "store").err, "layerfarm: {}d"
+    move, delete, free = map(would.format, ("move", "delete", "free"))
+    assert lines.splitlines() == [
+        f"{move} {new.digest} 5 to the trash",
+        f"{delete} {old.digest} 3",
+        f"{delete} .layerfarm/ingest/left 1234",
+        f"{move} 1 blob, 5 bytes, to the trash",
+        f"{delete} 1 blob, 3 bytes",
+        f"{delete} 1 leftover file or directory, 1,234 bytes",
+        f"{free} 1,237 bytes now; 5 bytes stay in the trash for up to 2 h",
+    ]
+    assert left.exists() == dry
 
 
 def test_gc_refuses_a_damaged_layout(layerfarm: Run, store: Path) -> None:

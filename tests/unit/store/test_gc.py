@@ -245,8 +245,7 @@ def test_dry_run_says_all_and_removes_nothing(layout: Layout) -> None:
         path for path in before if path.name != "index.lock"
     ]
     assert {digest for digest, _ in done.blobs} == digests(*blobs)
-    assert done.results == [private / "notes/kind/unread"]
-    assert [path.name for path in done.leftovers] == ["left", ".umoci-left"]
+    assert [(path.name, size) for path, size in done.leftovers] == [("unread", 1), ("left", 1), (".umoci-left", 0)]
 
 
 def test_umoci_directories_go_unless_a_umoci_holds_them(layout: Layout) -> None:
@@ -264,7 +263,7 @@ def test_umoci_directories_go_unless_a_umoci_holds_them(layout: Layout) -> None:
         done = collect(layout, DAY)
     finally:
         os.close(fd)
-    assert done.leftovers == [layout.path / ".umoci-dead"]
+    assert done.leftovers == [(layout.path / ".umoci-dead", 0)]
     assert sorted(path.name for path in layout.path.glob(".umoci-*")) == [".umoci-alive", ".umoci-link", ".umoci-young"]
 
 

@@ -16,6 +16,7 @@ def aged(path: Path) -> Path:
 def test_janitor_removes_old_files(layout: Layout) -> None:
     private = layout.path / ".layerfarm"
     (private / "work" / "old" / "deep").mkdir(parents=True)
+    (private / "work" / "old" / "deep" / "file").write_bytes(b"12345")
     (private / "work" / "alive").mkdir()
     (private / "work" / "alive" / "fragment").write_bytes(b"new")
     for path in (private / "work" / "old" / "deep", private / "work" / "old", private / "work" / "alive"):
@@ -24,7 +25,7 @@ def test_janitor_removes_old_files(layout: Layout) -> None:
     (private / "ingest" / "new").touch()
     aged(private / "ingest" / "old")
     removed = janitor(layout.path, HOUR)
-    assert removed == [private / "ingest" / "old", private / "work" / "old"]
+    assert removed == [(private / "ingest" / "old", 0), (private / "work" / "old", 5)]
     assert os.listdir(private / "ingest") == ["new"]
     assert os.listdir(private / "work") == ["alive"]
 
@@ -36,7 +37,7 @@ def test_janitor_never_follows_a_link(layout: Layout, tmp_path: Path) -> None:
     link = layout.path / ".layerfarm" / "ingest" / "link"
     link.symlink_to(precious)
     os.utime(link, (1, 1), follow_symlinks=False)
-    assert janitor(layout.path, HOUR) == [link]
+    assert janitor(layout.path, HOUR) == [(link, len(str(precious)))]
     assert os.listdir(precious) == ["file"]
 
 

@@ -88,10 +88,10 @@ def test_a_lease_that_ran_out_holds_nothing_and_is_swept(layout: Layout) -> None
     Leases(layout.path).add("late", 60, [blob.digest])
     age_all(layout)
     run_out(layout, "late")
-    assert [path.name for path in collect(layout, 0, dry_run=True).leftovers] == ["late"]
+    assert [path.name for path, _ in collect(layout, 0, dry_run=True).leftovers] == ["late"]
     done = collect(layout, 0)
     assert held(layout) == set()
-    assert [path.name for path in done.leftovers] == ["late"]
+    assert [path.name for path, _ in done.leftovers] == ["late"]
     assert os.listdir(layout.path / ".layerfarm" / "leases") == []
 
 
@@ -222,7 +222,7 @@ def test_staging_of_a_waiting_job_stays_however_long_it_waits(layout: Layout) ->
     (staged,) = os.listdir(layout.path / ".layerfarm" / "ingest")
     os.utime(layout.path / ".layerfarm" / "ingest" / staged, (1, 1))
     done = collect(layout, STAGING_GRACE)
-    assert [path.name for path in done.leftovers] == ["dead"]
+    assert [path.name for path, _ in done.leftovers] == ["dead"]
     blob.abandon()
 
 

@@ -16,6 +16,10 @@ def note(layout: Layout) -> Path:
     return layout.path / ".layerfarm" / "notes" / "kind" / "name"
 
 
+def leftovers(layout: Layout, *, dry_run: bool = False) -> list[Path]:
+    return [path for path, _ in collect(layout, grace=0, dry_run=dry_run).leftovers]
+
+
 def test_a_note_is_read_back_and_replaced(layout: Layout) -> None:
     assert read_result(layout, "kind", "name") is None
     assert write_result(layout, "kind", "name", b"one")
@@ -38,12 +42,12 @@ def test_a_collection_drops_results_not_read_for_a_month(layout: Layout) -> None
     write_result(layout, "kind", "name", b"one")
     old = note(layout).stat().st_mtime - UNREAD - 60
     os.utime(note(layout), (old, old))
-    assert collect(layout, grace=0, dry_run=True).results == [note(layout)]
+    assert leftovers(layout, dry_run=True) == [note(layout)]
     assert note(layout).exists()
     assert read_result(layout, "kind", "name") == b"one"  # counts as used
-    assert collect(layout, grace=0).results == []
+    assert leftovers(layout) == []
     os.utime(note(layout), (old, old))
-    assert collect(layout, grace=0).results == [note(layout)]
+    assert leftovers(layout) == [note(layout)]
     assert read_result(layout, "kind", "name") is None
 
 

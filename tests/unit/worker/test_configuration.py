@@ -88,6 +88,12 @@ def test_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatch)
         load_settings()
 
 
+def test_hint_for_an_unknown_variable_ignores_the_prefix_that_all_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYERFARM_COLOUR", "1")
+    with pytest.raises(RequestError, match=r"unknown setting 'LAYERFARM_COLOUR' \(`layerfarm config show` lists them"):
+        load_settings()
+
+
 def test_limits_of_the_file_hold_unless_set_already(config: Path) -> None:
     config.write_text('[limits]\nentries = "2K"\nratio = 9\n')
     environment = {"LAYERFARM_LIMIT_RATIO": "5"}
