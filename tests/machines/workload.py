@@ -34,6 +34,7 @@ from layerfarm.jobs.store import Index, Layout, index
 from layerfarm.jobs.store.descriptor import named
 from layerfarm.jobs.store.gc import collect
 from layerfarm.jobs.store.janitor import janitor
+from layerfarm.jobs.store.tag_group import TagGroup
 from layerfarm.worker.engine.local import run
 
 GO: Final = Path("/tmp/go")
@@ -55,7 +56,7 @@ class Work:
     def forever(self) -> None:
         """One operation after the other."""
         self.build()
-        kinds: list[Callable[[], None]] = [self.build, self.tag, self.move, self.repack, self.recompress]
+        kinds: list[Callable[[], None]] = [self.build, self.tag, self.move, self.repack, self.recompress, self.group]
         kinds.append(self.collect)
         while True:
             self._random.choice(kinds)()
@@ -94,6 +95,18 @@ class Work:
         old = self._image(self._random.choice(self._tags))
         run(RecompressRequest(image=old, target=target, compress=self._random.choice(_CODECS)), processes=1)
         self._acknowledge(target.tag)
+
+    def group(self) -> None:
+        """Images whose tags and names of blobs become durable together."""
+        group, names = TagGroup(self._path), []
+        for _ in range(self._random.randrange(2, 6)):
+            image = self._image(next(self._names))
+            with group.piece():
+                run(BuildRequest(rootfs=self._scratch / "root", image=image), processes=1)
+            names.append(image.tag)
+        assert not any(group.write())
+        for name in names:
+            self._acknowledge(name)
 
     def collect(self) -> None:
         collect(self._layout, grace=0)
