@@ -104,43 +104,39 @@ class Beneath:
 
     def names(self, path: Path) -> list[str]:
         """Return the names in a directory; none if it does not exist."""
-        try:
-            with self.directory(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
-                return os.listdir(fd)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        return [name for _, name in self._listed(path)]
 
     def lstats(self, path: Path) -> Iterator[tuple[str, os.stat_result]]:
         """Yield name and status of each entry of a directory; none if it does not exist. The path is resolved once."""
-        try:
-            opened = self.directory(path, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        with opened as directory:
-            for name in os.listdir(directory):
-                with suppress(FileNotFoundError):
-                    yield name, os.stat(name, dir_fd=directory, follow_symlinks=False)
+        for directory, name in self._listed(path):
+            with suppress(FileNotFoundError):
+                yield name, os.stat(name, dir_fd=directory, follow_symlinks=False)
 
     def contents(self, path: Path) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of each regular file in a directory that can be read; none if it does not exist.
 
         The path is resolved once for all: 8 us a small file, a quarter of :meth:`read`.
         """
+        for directory, name in self._listed(path):
+            with suppress(OSError):
+                fd = os.open(name, os.O_RDONLY | _FILE, dir_fd=directory)
+                try:
+                    found = os.fstat(fd)
+                    content = os.read(fd, found.st_size) if stat.S_ISREG(found.st_mode) else None
+                finally:
+                    os.close(fd)
+                if content is not None:
+                    yield name, content
+
+    def _listed(self, path: Path) -> Iterator[tuple[int, str]]:
+        """Yield the open directory with each of its names; nothing if it does not exist."""
         try:
             opened = self.directory(path, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             return
         with opened as directory:
             for name in os.listdir(directory):
-                with suppress(OSError):
-                    fd = os.open(name, os.O_RDONLY | _FILE, dir_fd=directory)
-                    try:
-                        found = os.fstat(fd)
-                        content = os.read(fd, found.st_size) if stat.S_ISREG(found.st_mode) else None
-                    finally:
-                        os.close(fd)
-                    if content is not None:
-                        yield name, content
+                yield directory, name
 
     def directory(self, path: Path, flags: int = _HANDLE) -> OpenDirectory:
         """Open a directory for a ``with`` block: by default for the ``*at`` calls, not to list or sync it."""

@@ -150,14 +150,13 @@ class _Collection:
             done.absent = mark.absent()
             self._empty_trash(referenced | leased, doomed)
             self._sweep(referenced, leased, doomed)
-            results = stale_results(layout, self._now)
+            done.leftovers = stale_results(layout, self._now)
             if not self._dry_run:
                 self._trash.tidy()
-        done.leftovers = [(path, self._files.size(path)) for path in results]
         if not self._dry_run:
             with suppress(OSError):
                 self._files.remove(doomed)
-            for path in results:
+            for path, _ in done.leftovers:
                 with suppress(FileNotFoundError):
                     self._files.remove(path)
         holders = {lease.holder for lease in leases}

@@ -55,8 +55,8 @@ def result_path(layout: Layout, kind: str, name: str) -> Path:
     return _directory(layout) / kind / name
 
 
-def stale_results(layout: Layout, now: float, most_bytes: float = math.inf) -> list[Path]:
-    """Return the results that have not been read for :data:`UNREAD` seconds.
+def stale_results(layout: Layout, now: float, most_bytes: float = math.inf) -> list[tuple[Path, int]]:
+    """Return the results that have not been read for :data:`UNREAD` seconds, and their bytes.
 
     If the others have more than ``most_bytes``, those that were not read for the longest time are stale, too.
     """
@@ -69,9 +69,9 @@ def stale_results(layout: Layout, now: float, most_bytes: float = math.inf) -> l
     found.sort(reverse=True)
     kept = accumulate(size for _, _, _, size in found)
     return [
-        top / kind / name
-        for (read, kind, name, _), size in zip(found, kept, strict=True)
-        if read <= now - UNREAD or size > most_bytes
+        (top / kind / name, size)
+        for (read, kind, name, size), total in zip(found, kept, strict=True)
+        if read <= now - UNREAD or total > most_bytes
     ]
 
 
@@ -114,7 +114,7 @@ def user_cache() -> Layout:
         error.hint = "set $XDG_CACHE_HOME to a writable directory"
         raise
     janitor(path, _ABANDONED)
-    for stale in stale_results(layout, time.time(), _MOST_BYTES):
+    for stale, _ in stale_results(layout, time.time(), _MOST_BYTES):
         with suppress(OSError):
             files_of(path).unlink(stale)
     return layout

@@ -50,12 +50,12 @@ class SteppedStore:
         operation = getattr(self._store, name)
 
         def step(*args: Any, **options: Any) -> Any:
-            if self._world.step(name, "lose reply") == "lose reply":
-                self._world.until_redis_answers()
+            loses = self._world.step(name, "lose reply") == "lose reply"
+            self._world.until_redis_answers()
+            if loses:
                 asked = self._store.asked
                 operation(*args, **options)
                 self._store.asked = asked
-            self._world.until_redis_answers()
             return operation(*args, **options)
 
         self.__dict__[name] = step

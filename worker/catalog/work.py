@@ -72,8 +72,6 @@ class Work:
     """By image to rechunk, a digest of its planned layers, or :data:`AS_IT_IS`."""
     _targets: dict[str, ImageRef] = field(default_factory=dict)
     """By image, :meth:`target`."""
-    _finished: dict[str, tuple[ImageState, str | None]] = field(default_factory=dict)
-    """By finished image, the state and the layout by which it is."""
     _works: dict[tuple[str, str, tuple[str, ...]], str] = field(default_factory=dict)
     """By image, its old image and referrers: :meth:`work_of`."""
     _different: dict[str, str] = field(default_factory=dict)
@@ -335,16 +333,11 @@ class Work:
     def is_finished(self, image: CatalogImage) -> bool:
         """Return True if the new image was made from the current old image, policy and plan."""
         state = self.states[image.name]
-        layout = self._layouts.get(image.name, state.layout)
-        known, its_layout = self._finished.get(image.name, (None, None))
-        if known is state and its_layout == layout:
-            return True
-        if state.old is None or state.new is None or state.work != self.work_of(image) or state.layout != layout:
+        if state.old is None or state.new is None or state.work != self.work_of(image):
             return False
         if self.catalog.proofs != "off" and not state.is_proved:
             return False
-        self._finished[image.name] = state, layout
-        return True
+        return state.layout == self._layouts.get(image.name, state.layout)
 
     def is_there(self, image: CatalogImage) -> bool:
         """Return True if the destination's layout, or the store, has the new image."""

@@ -192,6 +192,6 @@ def test_results_beyond_the_size_of_the_cache_are_stale_the_longest_unread_first
         write_result(cache, "listings", name, bytes(100))
         os.utime(result_path(cache, "listings", name), (now - age, now - age))
     assert stale_results(cache, now) == []
-    assert [path.name for path in stale_results(cache, now, 200)] == ["oldest"]
-    assert [path.name for path in stale_results(cache, now, 199)] == ["middle", "oldest"]
-    assert {path.name for path in stale_results(cache, now + UNREAD, 0)} == {"newest", "middle", "oldest"}
+    assert [path.name for path, _ in stale_results(cache, now, 200)] == ["oldest"]
+    assert [path.name for path, _ in stale_results(cache, now, 199)] == ["middle", "oldest"]
+    assert {path.name for path, _ in stale_results(cache, now + UNREAD, 0)} == {"newest", "middle", "oldest"}
