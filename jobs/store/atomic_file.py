@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -22,7 +24,8 @@ BLOBS: Final = "blobs"
 _SPECIFIED: Final = (BLOBS, "index.json", "oci-layout")
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY
-_STALE_READS: Final = 10
+_STALE: Final = 5.0
+"""Seconds in which a file is read again that other hosts replace."""
 
 
 def files_of(layout: Path) -> Beneath:
@@ -65,15 +68,23 @@ def read_file(path: Path, limit: str, layout: Path) -> bytes:
 
 
 def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
-    # NFS gives ESTALE when another host replaces the file while it is read; opened again, it is the new one.
-    for _ in range(_STALE_READS):
+    # NFS gives ESTALE when another host replaces the file while it is opened or read; later, it is the new one.
+    began, waits = time.monotonic(), pauses()
+    while True:
         try:
             return files_of(layout).read(path, most)
         except OSError as error:
-            if error.errno != errno.ESTALE:
+            if error.errno != errno.ESTALE or time.monotonic() - began > _STALE:
                 raise
-            stale = error
-    raise stale
+        time.sleep(next(waits))
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds between two attempts at what other hosts prevent: from 1 ms to about 30, at random."""
+    pause = 0.001
+    while True:
+        yield random.uniform(0.5, 1.5) * pause
+        pause = min(pause * 1.4, 0.02)
 
 
 # --- writing --------------------------------------------------------------------------------------

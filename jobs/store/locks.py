@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import struct
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from layerfarm.jobs.store.atomic_file import files_of, give_to_owner, make_directory
+from layerfarm.jobs.store.atomic_file import files_of, give_to_owner, make_directory, pauses
 
 _WHOLE_FILE: Final = (os.SEEK_SET, 0, 0, 0)
 _LOCK: Final = struct.pack("@hhqqi", fcntl.F_WRLCK, *_WHOLE_FILE)
@@ -69,7 +68,11 @@ class Lock:
         return True
 
     def take(self) -> None:
-        """Take the lock, waiting without limit. The death of its holder releases it."""
+        """Take the lock, waiting without limit. The death of its holder releases it.
+
+        Polling replaces waiting in the kernel: an NFS client retries after 1 s, then 2, up to 30 (NFSv4.0) unless its
+        server calls back, and a thread that sleeps there does not notice that another holder granted its request.
+        """
         waits = pauses()
         while not self.take_if_free():
             time.sleep(next(waits))
@@ -115,15 +118,3 @@ def exclusive(lock_file: Path, layout: Path) -> Iterator[None]:
     with Lock(lock_file, layout) as lock:
         lock.take()
         yield
-
-
-def pauses() -> Iterator[float]:
-    """Yield the seconds between two attempts to take a lock: from 1 ms to about 30, at random.
-
-    Polling replaces waiting in the kernel: an NFS client retries after 1 s, then 2, up to 30 (NFSv4.0) unless its
-    server calls back, and a thread that sleeps there does not notice that another holder granted its request.
-    """
-    pause = 0.001
-    while True:
-        yield random.uniform(0.5, 1.5) * pause
-        pause = min(pause * 1.4, 0.02)

@@ -22,12 +22,12 @@ from typing import Final
 from pydantic import Field
 
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, UnsafePath
-from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, files_of, make_directory, new_file
+from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, files_of, make_directory, new_file, pauses
 from layerfarm.jobs.store.descriptor import Descriptor, named
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
 from layerfarm.jobs.store.index import IndexFile
 from layerfarm.jobs.store.index_text import IndexText
-from layerfarm.jobs.store.locks import Lock, LockLost, pauses
+from layerfarm.jobs.store.locks import Lock, LockLost
 from layerfarm.jobs.store.retention import Commit, Commits
 
 PATIENCE: Final = 60.0
