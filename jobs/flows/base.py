@@ -378,11 +378,12 @@ _BYTES: Final = 2
 2: the entries of hard links repeat the metadata of their file, and merged layers have the order of a walk.
 """
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 
 def name_of_work(*parts: Any) -> str:
     """Return the digest of JSON values and of :data:`_BYTES`: the name for :class:`Equal`."""
-    text = json.dumps([_BYTES, *parts], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical([_BYTES, *parts]).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -63,10 +63,9 @@ def plan_and_report(count: int, components: int = 300) -> Row:
         duplicate_components(joint)
         duplicate_files(joint)
         layer_rows(after, joint, {member.name for member in joint.members})
-        old, new = totals(before, series), totals(after, series)
-        for held in (before, after):
-            shared(held)
-            pulls(held, series)
+        old, new = (totals(held, pulls(held, series)) for held in (before, after))
+        shared(before)
+        shared(after)
         row |= {
             "report": time.process_time() - planned,
             "stored": new.stored / old.stored,

@@ -124,19 +124,16 @@ def nbytes(holding: Holding) -> int:
 
 
 def totals(
-    images: Mapping[str, Holding], series: Iterable[Sequence[str]], in_part: Mapping[str, int | None] | None = None
+    images: Mapping[str, Holding], costs: Mapping[str, int | None], in_part: Mapping[str, int | None] | None = None
 ) -> Totals:
-    """Return the costs of images whose repositories have the tags of ``series``, in order of time.
-
-    ``in_part``: pulls of a client that pulls layers in part.
-    """
+    """Return the costs of images with these :func:`pulls`; ``in_part``: those of a client that pulls layers in part."""
     blobs: dict[str, int] = {}
     layers: set[str] = set()
     for held in images.values():
         for each in held.values():
             blobs.update(each.blobs)
             layers.update(each.layers)
-    known = [cost for cost in pulls(images, series).values() if cost is not None]
+    known = [cost for cost in costs.values() if cost is not None]
     return Totals(
         images=len(images),
         layers=len(layers),
@@ -183,11 +180,12 @@ def shared(images: Mapping[str, Holding]) -> tuple[SharedRow, ...]:
     for name in sorted(images):
         for each in images[name].values():
             for digest in each.layers:
-                if holders[digest][-1:] != [name]:
-                    holders[digest].append(name)
+                names = holders[digest]
+                if not names or names[-1] != name:
+                    names.append(name)
                     sizes[digest] = each.blobs[digest]
     groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for digest, names in holders.items():
-        groups[tuple(names)].append(sizes[digest])
+    for digest, holding in holders.items():
+        groups[tuple(holding)].append(sizes[digest])
     rows = [SharedRow(images=names, layers=len(found), bytes=sum(found)) for names, found in groups.items()]
     return tuple(sorted(rows, key=lambda row: (-row.bytes, row.images)))

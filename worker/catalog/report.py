@@ -199,7 +199,7 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
     last = work.states.last_run()
     rows = [
         _row(
-            *(work, last, by_name[name], before[name], planned.get(name), made[name]),
+            *(work, last, by_name[name], states[name], before[name], planned.get(name), made[name]),
             pull_before=pull_before[name],
             pull_planned=pull_planned.get(name) if _is_predictable(by_name[name]) else None,
             pull_after=pull_after[name] if any_made else None,
@@ -209,7 +209,7 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         for repository in series
         for name in repository
     ]
-    rows += [_row(work, last, by_name[name]) for name in states if name not in before]
+    rows += [_row(work, last, by_name[name], state) for name, state in states.items() if name not in before]
     return Report(
         catalog=work.name,
         file=str(work.file),
@@ -223,9 +223,9 @@ def _report_of(work: Work, images: Sequence[CatalogImage]) -> Report:
         order=work.catalog.order,
         proofs=work.catalog.proofs,
         run=_run(last, rows, states.values()),
-        before=totals(before, series, part_before),
-        planned=totals(planned, series) if planned else None,
-        after=totals(after, series, part_after) if any_made else None,
+        before=totals(before, pull_before, part_before),
+        planned=totals(planned, pull_planned) if planned else None,
+        after=totals(after, pull_after, part_after) if any_made else None,
         images=tuple(rows),
         layers_of="after" if any_made else "planned" if planned else "before",
         layers=_layers(work, states, before, planned, after if any_made else None),
@@ -273,12 +273,12 @@ def _row(
     work: Work,
     last: LastRun,
     image: CatalogImage,
+    state: ImageState,
     before: Holding | None = None,
     planned: Holding | None = None,
     made: Holding | None = None,
     **pulls: int | None,
 ) -> ImageRow:
-    state = work.states[image.name]
     target = work.target(image)
     proofs = [change.proof for change in state.result.images if change.proof] if state.result and made else []
     return ImageRow(

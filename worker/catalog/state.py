@@ -216,7 +216,9 @@ class States:
 
     def __getitem__(self, name: str) -> ImageState:
         """Return the state of an image; one that left the catalog and returns has its earlier state."""
-        state = self._known.get(name) or ImageState(name=name)
+        state = self._known.get(name)
+        if state is None:
+            return ImageState(name=name)
         return state.but(gone=False) if state.gone else state
 
     def all(self) -> list[ImageState]:

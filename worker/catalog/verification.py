@@ -47,10 +47,11 @@ def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verifie
     faults: Faults = []
     done = []
     with work.steady():
-        for image in filter(work.is_finished, images):
-            if work.is_there(image):
+        for image in images:
+            state = work.states[image.name]
+            if work.is_finished(image, state) and work.is_there(image, state):
                 done.append(image)
-            else:
+            elif work.is_finished(image, state):
                 faults.append((image.name, f"no longer there: {work.target(image)}"))
     changed = [image for image in done if work.states[image.name].is_changed]
     proved = [image for image in changed if work.states[image.name].is_proved]

@@ -72,8 +72,8 @@ class Work:
     """By image to rechunk, a digest of its planned layers, or :data:`AS_IT_IS`."""
     _targets: dict[str, ImageRef] = field(default_factory=dict)
     """By image, :meth:`target`."""
-    _works: dict[tuple[str, str, tuple[str, ...]], str] = field(default_factory=dict)
-    """By image, its old image and referrers: :meth:`work_of`."""
+    _works: dict[str, tuple[ImageState, str]] = field(default_factory=dict)
+    """By image, :meth:`work_of` of a state."""
     _different: dict[str, str] = field(default_factory=dict)
     """Images that the destination's registry no longer has as they were pushed, with the difference."""
 
@@ -315,34 +315,31 @@ class Work:
         """Return the fetched image."""
         return ImageRef(store=self.store.path, tag=image.name)
 
-    def work_of(self, image: CatalogImage) -> str:
-        """Return :attr:`ImageState.work`."""
-        state = self.states[image.name]
-        assert state.old is not None
-        inputs = (image.name, state.old.digest, state.said)
-        found = self._works.get(inputs)
-        if found is None:
-            found = fingerprint(state.old.digest, image.policy.do, self.target(image), *state.said)
-            self._works[inputs] = found
-        return found
+    def work_of(self, image: CatalogImage, state: ImageState) -> str:
+        """Return :attr:`ImageState.work` of an image in this state."""
+        known = self._works.get(image.name)
+        if known is None or known[0] is not state:
+            assert state.old is not None
+            work = fingerprint(state.old.digest, image.policy.do, self.target(image), *state.said)
+            known = self._works[image.name] = (state, work)
+        return known[1]
 
     def is_made(self, image: CatalogImage) -> bool:
         """Return True if the new image exists, made from the current old image, policy and plan."""
-        return self.is_finished(image) and self.is_there(image)
-
-    def is_finished(self, image: CatalogImage) -> bool:
-        """Return True if the new image was made from the current old image, policy and plan."""
         state = self.states[image.name]
-        if state.old is None or state.new is None or state.work != self.work_of(image):
+        return self.is_finished(image, state) and self.is_there(image, state)
+
+    def is_finished(self, image: CatalogImage, state: ImageState) -> bool:
+        """Return True if, by its state, the new image was made from the current old image, policy and plan."""
+        if state.old is None or state.new is None or state.work != self.work_of(image, state):
             return False
         if self.catalog.proofs != "off" and not state.is_proved:
             return False
         return state.layout == self._layouts.get(image.name, state.layout)
 
-    def is_there(self, image: CatalogImage) -> bool:
+    def is_there(self, image: CatalogImage, state: ImageState) -> bool:
         """Return True if the destination's layout, or the store, has the new image."""
-        new = self.states[image.name].new
-        return new is not None and self.destination.names_only(self.target(image).tag, new.digest)
+        return state.new is not None and self.destination.names_only(self.target(image).tag, state.new.digest)
 
     def is_due(self, image: CatalogImage) -> bool:
         """Return True if the new image must be made, and can be."""
@@ -357,7 +354,7 @@ class Work:
     def job_work(self, image: CatalogImage) -> str:
         """Return the key of the job that the image needs now."""
         without = " without proof" if self.catalog.proofs == "off" else ""
-        return f"{self.work_of(image)} {self._layouts.get(image.name, '')}{without}"
+        return f"{self.work_of(image, self.states[image.name])} {self._layouts.get(image.name, '')}{without}"
 
     def _keep(self, image_and_note: tuple[CatalogImage, str | None]) -> ImageState:
         """Copy an image unchanged; ``note`` says why its policy does not apply."""
@@ -375,7 +372,8 @@ class Work:
         self, image: CatalogImage, new: Descriptor, result: TransformResult | None, note: str | None
     ) -> ImageState:
         """Return the state of an image with a new image at the destination."""
-        state = self.states[image.name].but(new=new, result=result, note=note, work=self.work_of(image))
+        state = self.states[image.name]
+        state = state.but(new=new, result=result, note=note, work=self.work_of(image, state))
         holdings: dict[str, Holding] = {**state.holdings_of(state.original)}
         with suppress(LayerfarmError):  # the report reads it again, and tells
             holdings[new.digest] = state.held_after(self.destination, new)

@@ -29,13 +29,13 @@ SERIES = [["a:1", "a:2"], ["b:1"]]
 
 
 def test_a_blob_is_counted_once_for_all_images() -> None:
-    found = totals(IMAGES, SERIES)
+    found = totals(IMAGES, pulls(IMAGES, SERIES))
     assert (found.stored, found.layers, found.images) == (138, 4, 3)
 
 
 def test_a_pull_costs_what_the_tag_before_does_not_have() -> None:
     assert pulls(IMAGES, SERIES) == {"a:1": None, "a:2": 22, "b:1": None}
-    assert (totals(IMAGES, SERIES).pulled, totals(IMAGES, SERIES).pulls) == (22, 1)
+    assert (totals(IMAGES, pulls(IMAGES, SERIES)).pulled, totals(IMAGES, pulls(IMAGES, SERIES)).pulls) == (22, 1)
 
 
 def test_a_tag_that_is_not_known_is_stepped_over() -> None:

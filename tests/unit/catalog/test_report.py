@@ -300,7 +300,7 @@ def test_an_image_that_a_plan_does_not_find_made_is_planned() -> None:
 
 def test_reports_are_what_the_schema_says(report: Report, prediction: Report) -> None:
     schema = json.loads(dict(schemas())["catalog.output.json"])
-    for each in (report, prediction, Report(catalog="empty", before=totals({}, []), images=())):
+    for each in (report, prediction, Report(catalog="empty", before=totals({}, {}), images=())):
         document = json.loads(each.model_dump_json())
         validate(document, schema)
 
@@ -320,7 +320,7 @@ def test_sizes_are_told_in_powers_of_thousand() -> None:
 
 
 def test_pages_are_well_formed_accessible_and_self_contained(report: Report, prediction: Report) -> None:
-    for each in (report, prediction, many(2, 1), Report(catalog="empty", before=totals({}, []), images=())):
+    for each in (report, prediction, many(2, 1), Report(catalog="empty", before=totals({}, {}), images=())):
         check(page(each))
 
 
@@ -396,7 +396,7 @@ def test_the_page_escapes_what_registries_say_and_needs_nothing_from_outside() -
         bytes_before=1,
         warnings=(bad,),
     )
-    text = page(Report(catalog="<b>", file=bad, before=totals({}, []), images=(row,)))
+    text = page(Report(catalog="<b>", file=bad, before=totals({}, {}), images=(row,)))
     found = check(text)
     assert "<img" not in text
     assert "<b>" in found.all("h1")[0].text
@@ -423,7 +423,7 @@ def many(repositories: int, tags: int) -> Report:
         for tag in range(tags)
     ]
     return Report(
-        catalog="many", file="/srv/many.yaml", before=totals({}, []), after=totals({}, []), images=tuple(rows)
+        catalog="many", file="/srv/many.yaml", before=totals({}, {}), after=totals({}, {}), images=tuple(rows)
     )
 
 
