@@ -108,8 +108,8 @@ def _equip(tree: Path, agent: str) -> None:
         "cp /tmp/kernel/boot/vmlinuz-* /boot/ && cp -a /tmp/kernel/lib/modules /lib/ && depmod $(ls /lib/modules)",
         "python3 -m venv /opt/environment",
         "/opt/environment/bin/pip install -q --no-deps --require-hashes -r /tmp/lock.txt",
-        "printf '%s\\n' '#!/bin/sh' 'exec python3 -c \"import layerfarm.worker.cli.__main__ as m; m.program()\" \"$@\"'"
-        " >/opt/environment/bin/layerfarm && chmod 755 /opt/environment/bin/layerfarm",
+        "printf '%s\\n' '#!/bin/sh' 'exec python3 -m layerfarm.worker.cli \"$@\"' >/opt/environment/bin/layerfarm",
+        "chmod 755 /opt/environment/bin/layerfarm",
         "mkdir -p /opt/layerfarm",
         "rm -rf /tmp/* /var/cache/apt/* /var/lib/apt/lists/* /usr/share/doc /usr/share/locale",
     )
