@@ -274,7 +274,9 @@ class Job:
         return _result(record)
 
     def cancel(self) -> bool:
-        """Cancel the job: running units stop within about 2 seconds, then their staged files are removed.
+        """Cancel the job: running units stop at their next check, then their staged files are removed.
+
+        A unit checks about every 2 seconds; compressing a block of zstd at level 19 takes up to half a minute.
 
         Return False if it has ended, or its end is already decided.
 

@@ -44,6 +44,8 @@ def make_app(settings: Settings) -> Celery:
             "task_create_missing_queues": False,
             "broker_connection_timeout": CONNECT_TIMEOUT,
             "broker_connection_retry_on_startup": True,
+            # However long Redis is away: a worker that ended would have to be started again.
+            "broker_connection_max_retries": None,
             "broker_transport_options": {
                 "visibility_timeout": settings.visibility_timeout,
                 "unacked_restore_throttle": _SWEEP,

@@ -38,7 +38,7 @@ def _check_docker(text: str) -> None:
 
 def _check_directory(text: str) -> None:
     if "://" in text:
-        raise ValueError(f"{text!r} is the address of a registry, not a directory: use registry instead of layout")
+        raise ValueError(f"{text!r} is the address of a registry: stores and layouts are directories")
 
 
 def _check_template(text: str) -> None:
@@ -176,7 +176,7 @@ class Destination(Section):
 class CatalogFile(Section):
     """A whole catalog file. Relative paths in it are relative to its directory; here they are absolute."""
 
-    store: str
+    store: _Directory
     """The layout that holds everything; created if missing."""
     sources: tuple[Source, ...] = Field(min_length=1, strict=False)
     policies: tuple[Policy, ...] = Field(min_length=1, strict=False)

@@ -82,7 +82,12 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ),
         (GOOD.replace("docker://registry.example:5000/team", "registry.example/team"), ":3:5", "docker://HOST"),
         (GOOD.replace("layout: /srv/oci", "layout: docker://a/b"), ":7:5", "sources.1.layout: 'docker://a/b' is"),
-        (GOOD.replace("  registry: docker://registry.example:5000/r", "  layout: docker://r"), ":18:3", "use registry"),
+        (
+            GOOD.replace("  registry: docker://registry.example:5000/r", "  layout: docker://r"),
+            ":18:3",
+            "are directories",
+        ),
+        (GOOD.replace("store: work", "store: docker://r"), ":1:1", "store: 'docker://r' is the address of a registry"),
         (GOOD.replace("    repositories: [web, api]\n", ""), ":3:5", "repositories of the registry are missing"),
         (GOOD.replace("parallel: 2", "paralell: 2"), ":19:10", "paralell"),
         (GOOD.replace('tags: ["1.*"]', "tags: [1.10]"), ":5:12", "not a string"),

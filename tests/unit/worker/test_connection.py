@@ -6,14 +6,20 @@ import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import redis
+from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 
 from layerfarm.jobs.errors import FarmUnreachable, RequestError
 from layerfarm.worker.broker.address import Address
+from layerfarm.worker.broker.app import make_app
 from layerfarm.worker.broker.connection import connect, reaching
+from layerfarm.worker.settings import Settings
 
 
 @contextmanager
@@ -82,3 +88,14 @@ def test_a_refusal_that_kombu_wraps_is_recognized() -> None:
             raise redis.AuthenticationError("invalid username-password pair")
         except redis.AuthenticationError as error:
             raise OperationalError(str(error)) from error
+
+
+def test_worker_tries_to_connect_as_long_as_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(Settings(farm="redis://127.0.0.1:1/0"))
+    worker = SimpleNamespace(app=app, first_connection_attempt=False, broker_connection_retry_attempt=0)
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda seconds: None)
+    with app.connection_for_read() as connection:
+        factory = Mock(side_effect=[*repeat(ConnectionRefusedError, 1000), None])
+        monkeypatch.setattr(connection, "_connection_factory", factory)
+        Consumer.ensure_connected(worker, connection)
+    assert factory.call_count == 1001
