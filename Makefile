@@ -4,17 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The caller's settings for another Python would break ours.
-unexport PYTHONHOME PYTHONPATH
+# The caller's settings for another Python would break ours; without bytecode each process of the tests would compile them again.
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 # make run: the tree to build (default: the Python library of the environment), the store (an OCI layout), and the tag.
 ROOTFS ?=
 STORE ?= .cache/store
 TAG ?= demo
 
-# make test: number of processes; some of them wait for a farm. Test files start in order, the slow ones with real images and
-# tools before the many short ones. The slowest tests are listed at the end. REQUIRE_ALL=1 fails if a test cannot run because
-# a package or a permission is missing.
+# make test: number of processes; some of them wait for a farm. Test files start in the order of tests/conftest.py. The slowest
+# tests are listed at the end. REQUIRE_ALL=1 fails if a test cannot run because a package or a permission is missing.
 JOBS ?= 4
 XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5
 PYTEST_ARGS ?=
@@ -73,7 +72,7 @@ test: PACKAGES := $(if $(MACHINES),machines)
 test: packages lint
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) \
 	    $(BIN)/python -m pytest $(XDIST) $(WITHOUT_MACHINES) $(PYTEST_ARGS) tests
-	$(BIN)/python -m tests.pythons $(XDIST) $(PYTEST_ARGS)
+	$(BIN)/python -m tests.pythons $(XDIST) -n 2 $(PYTEST_ARGS)
 	@$(if $(MACHINES),,echo 'NOT RUN: tests/machines; make test MACHINES=1 runs them')
 
 # The man pages, one for each command, and the generated tables, figures and schemas of docs/. They are committed.

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -59,8 +60,7 @@ def others() -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the unit tests on each; ``arguments`` are pytest's. The exit code of the last run that failed."""
-    code = 0
+    """Run the unit tests on all of them at once; ``arguments`` are pytest's. The exit code of the last that failed."""
     pythons = others()
     print(f"other Pythons on this machine: {', '.join(pythons) or 'none'}", flush=True)
     tools = ROOT / ".cache/unit-requirements.txt"
@@ -68,18 +68,30 @@ def main(arguments: list[str]) -> int:
     wanted = {name: text for name, text in pins(TESTS.read_text()).items() if name.partition("==")[0] in _TOOLS}
     assert len(wanted) == len(_TOOLS), "the tests' lock lacks a tool of the unit tests"
     tools.write_text("".join(wanted.values()))
-    for version, python in pythons.items():
-        venv = ROOT / ".cache" / f"python{version}"
-        # Whoever uses them but rarely may wait for what is not compiled.
-        quick = os.environ | {"PIP_NO_COMPILE": "1"}
-        make = [python, ROOT / "deploy/environment.py", venv, CORE, EXTRAS, tools]
-        if subprocess.run(make, env=quick).returncode != 0:
-            return 1
-        own = {"PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}", "BRIEF": "1"}
-        tests = [venv / "bin/python", "-m", "pytest", "-q", "-m", "not large", *arguments, "tests/unit"]
-        print(f"unit tests on Python {version}", flush=True)
-        code = subprocess.run(tests, cwd=ROOT, env=os.environ | own).returncode or code
+    code = 0
+    with ThreadPoolExecutor(len(pythons) or 1) as pool:
+        runs = pool.map(lambda version: _tested(version, pythons[version], tools, arguments), pythons)
+        for version, done in zip(pythons, runs, strict=True):
+            print(f"unit tests on Python {version}\n{done.stdout}", flush=True)
+            code = done.returncode or code
     return code
+
+
+def _tested(version: str, python: str, tools: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Make the environment of a Python and run the tests in it; the process that failed, or that of pytest."""
+    venv = ROOT / ".cache" / f"python{version}"
+    # Modules are compiled when they are first imported.
+    made = _output([python, ROOT / "deploy/environment.py", venv, CORE, EXTRAS, tools], {"PIP_NO_COMPILE": "1"})
+    if made.returncode != 0:
+        return made
+    own = {"PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}", "BRIEF": "1"}
+    return _output([venv / "bin/python", "-m", "pytest", "-q", "-m", "not large", *arguments, "tests/unit"], own)
+
+
+def _output(command: list[str | Path], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def _patch(python: Path) -> tuple[int, ...]:
