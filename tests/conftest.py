@@ -11,6 +11,8 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 import structlog
@@ -34,6 +36,7 @@ for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, si
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 _SYSTEM_PATH = os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin"))
+_UNIT = Path(__file__).with_name("unit")
 _could_not_run: list[tuple[str, str]] = []
 
 
@@ -57,10 +60,19 @@ def as_root() -> None:
         pytest.skip("needs root")
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Directories without an end. ``mktemp`` for each test would read the names of all that are there."""
+    place = tmp_path_factory.mktemp("caches")
+    return (place / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache_of_its_own(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test its own cache, so that tests share no result and nothing is left in the home directory."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    cache = next(_caches)
+    cache.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +90,22 @@ def _what_a_test_starts_ends_with_it() -> Iterator[None]:
     """Programs that a fixture of a wider scope has started are not those of the test."""
     with started.ended():
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files of each directory over the run, so that tests that wait run beside tests that compute.
+
+    The unit tests are last: they are short, and the processes of xdist end together.
+    """
+    files: dict[Path, dict[Path, None]] = {}
+    for item in items:
+        files.setdefault(item.path.parent, {})[item.path] = None
+    place = {
+        path: (_UNIT in path.parents, number / len(paths))
+        for paths in files.values()
+        for number, path in enumerate(paths)
+    }
+    items.sort(key=lambda item: (*place[item.path], item.path))
 
 
 @pytest.hookimpl(wrapper=True)
