@@ -98,10 +98,11 @@ class Ground:
         }
         environment |= {f"LAYERFARM_{name.upper()}": str(value) for name, value in values.items()}
         environment |= extra or {}
-        known = {info.pid for info in self.farm().workers()}
+        farm = self.farm()  # one connection, however long it takes
+        known = {info.pid for info in farm.workers()}
         module = ["-m", "layerfarm.worker"] if version is None else ["-c", _OTHER_VERSION, str(version)]
         process = self.start([*at, sys.executable, "-P", *module], environment, f"worker-{self._logs}.log")
-        until(lambda: process.poll() is not None or {info.pid for info in self.farm().workers()} - known)
+        until(lambda: process.poll() is not None or {info.pid for info in farm.workers()} - known)
         assert process.poll() is None, self.log()
         return process
 

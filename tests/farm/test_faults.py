@@ -366,7 +366,7 @@ def test_password_is_in_no_log_and_no_process_list(tmp_path: Path) -> None:
             stdout=log.open("ab"),
         )
         try:
-            until(lambda: Farm(url).workers())
+            until(Farm(url).workers)
             processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
             assert not any("hunter2" in " ".join(process.cmdline()) for process in processes)
         finally:
