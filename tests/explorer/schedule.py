@@ -16,23 +16,28 @@ class Point(NamedTuple):
 
 
 class Schedule:
-    """Takes the first alternative everywhere, except where ``deviations`` says otherwise."""
+    """Takes the first alternative everywhere, except where ``deviations`` says otherwise.
 
-    def __init__(self, deviations: Mapping[int, str]) -> None:
+    ``points``: those after the last deviation; none if ``complete``, as listing the alternatives takes time.
+    """
+
+    def __init__(self, deviations: Mapping[int, str], *, complete: bool = False) -> None:
         self.deviations = dict(deviations)
         self.points: list[Point] = []
-
-    @property
-    def asked(self) -> int:
+        self.asked = 0
         """Number of choices so far."""
-        return len(self.points)
+        self._complete = complete
+        self._last = max(self.deviations, default=-1)
 
     def choose(self, usual: str, others: Callable[[], Sequence[str]]) -> str:
-        number = len(self.points)
-        alternatives = (usual, *others())
-        self.points.append(Point(number, alternatives))
-        wanted = self.deviations.get(number)
-        return wanted if wanted in alternatives else usual
+        number = self.asked
+        self.asked += 1
+        if number not in self.deviations:
+            if number > self._last and not self._complete:
+                self.points.append(Point(number, (usual, *others())))
+            return usual
+        wanted = self.deviations[number]
+        return wanted if wanted in others() else usual
 
 
 class RandomSchedule(Schedule):
@@ -42,16 +47,11 @@ class RandomSchedule(Schedule):
         super().__init__({})
         self._random = random.Random(seed)
         self._chance = self._random.randint(1, most) / length
-        self._asked = 0
-
-    @property
-    def asked(self) -> int:
-        return self._asked
 
     def choose(self, usual: str, others: Callable[[], Sequence[str]]) -> str:
         """The alternatives are rarely needed."""
-        number = self._asked
-        self._asked += 1
+        number = self.asked
+        self.asked += 1
         if self._random.random() >= self._chance or not (alternatives := others()):
             return usual
         self.deviations[number] = self._random.choice(alternatives)

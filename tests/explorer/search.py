@@ -14,14 +14,12 @@ def in_order(kinds: Sequence[str]) -> Iterator[Schedule]:
     for depth in range(len(kinds) + 1):
         deeper: list[Mapping[int, str]] = []
         for chosen in level:
-            schedule = Schedule(chosen)
+            schedule = Schedule(chosen, complete=depth == len(kinds))
             yield schedule
             if depth < len(kinds):
-                last = max(chosen, default=-1)
                 deeper += [
                     {**chosen, point.number: alternative}
                     for point in schedule.points
-                    if point.number > last
                     for alternative in point.alternatives[1:]
                     if alternative.startswith(kinds[depth])
                 ]
