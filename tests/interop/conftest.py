@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,20 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache"
 SUITE = "bookworm"
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Exclude the other processes of pytest while ``name`` is made in the cache."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def debian() -> Path:
     """A slim ``debootstrap --variant=minbase`` tree. Read only: copy it before changing anything."""
-    CACHE.mkdir(exist_ok=True)
     tree = CACHE / f"{SUITE}-slim"
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)  # several pytest workers, one tree
+    with alone(tree.name):
         if not tree.exists():
             if os.geteuid() != 0:
                 pytest.skip("needs root: debootstrap, which keeps its tree in .cache")
@@ -49,7 +57,7 @@ def debian_layout(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("init", "--layout", str(layout)),
         ("build", "--rootfs", str(debian), "--image", f"{layout}:deb", "--compress", "gzip"),
     ):
-        subprocess.run(["layerfarm", *command], env=_no_farm(), stdin=subprocess.DEVNULL, check=True)
+        subprocess.run(["layerfarm", *command], env=no_farm(), stdin=subprocess.DEVNULL, check=True)
     return layout
 
 
@@ -86,7 +94,7 @@ def run(tmp_path: Path) -> Run:
         done = subprocess.run(
             [str(part) for part in command],
             cwd=cwd or tmp_path,
-            env=_no_farm() | variables,
+            env=no_farm() | variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -98,7 +106,8 @@ def run(tmp_path: Path) -> Run:
     return call
 
 
-def _no_farm() -> dict[str, str]:
+def no_farm() -> dict[str, str]:
+    """Return the environment without any setting of layerfarm."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LAYERFARM_")}
 
 

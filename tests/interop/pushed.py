@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from layerfarm.jobs.image import Resolved, resolve
 from layerfarm.jobs.store import Layout
 from tests.catalog.registry import Registry
-from tests.interop.conftest import Layerfarm
+from tests.interop.conftest import no_farm
 from tests.trees import Node, directory, file, hardlink, read_tree, symlink, tree
 
 SECOND = 10**9
@@ -38,7 +39,7 @@ def contents(changed: bool) -> dict[bytes, Node]:
 
 
 class Pushed(NamedTuple):
-    """Two tags of team/app in a registry, the trees that they were made of, and the layout."""
+    """Two tags of team/app in a registry, the trees that they were made of (read only), and the layout."""
 
     registry: Registry
     layout: Layout
@@ -51,21 +52,27 @@ class Pushed(NamedTuple):
         return f"{self.registry.host}/team/app:{tag}"
 
 
-@contextmanager
-def pushing(
-    program: Callable[[str], str], layerfarm: Layerfarm, place: Path, compress: str, second: dict[bytes, Node]
-) -> Iterator[Pushed]:
-    """Push two images with layers of a kind; the second one is of the tree ``second``."""
+def made(program: Callable[[str], str], place: Path, compress: str, second: dict[bytes, Node]) -> Path:
+    """Make two images with layers of a kind, once for many tests; the second one is of the tree ``second``."""
     program("skopeo")
-    layout = Layout.create(place / "store")
-    trees = (tree(place / "1", contents(False)), tree(place / "2", second))
+    layout = Layout.create(place / "store").path
     with Registry(place / "registry", program("docker-registry")) as registry:
-        for tag, rootfs in zip(("1", "2"), trees, strict=True):
-            image = f"{layout.path}:{tag}"
-            code, _, error = layerfarm("build", "--rootfs", rootfs, "--image", image, f"--compress={compress}")
-            assert code == 0, error
-            registry.put(layout.path, tag, f"team/app:{tag}")
-        yield Pushed(registry, layout, trees)
+        for tag, spec in (("1", contents(False)), ("2", second)):
+            rootfs = tree(place / tag, spec)
+            command = ["layerfarm", "build", "--rootfs", rootfs, "--image", f"{layout}:{tag}", f"--compress={compress}"]
+            subprocess.run(command, env=no_farm(), stdin=subprocess.DEVNULL, check=True)
+            registry.put(layout, tag, f"team/app:{tag}")
+    return place
+
+
+@contextmanager
+def pushing(program: Callable[[str], str], images: Path, place: Path) -> Iterator[Pushed]:
+    """Copy what :func:`made` has made, except the trees, and start the registry."""
+    (place / "registry").mkdir()
+    for name in ("store", "registry/data"):
+        subprocess.run(["cp", "-a", "--reflink=auto", images / name, place / name], check=True)
+    with Registry(place / "registry", program("docker-registry")) as registry:
+        yield Pushed(registry, Layout.open(place / "store"), (images / "1", images / "2"))
 
 
 def as_podman_leaves_it(root: Path) -> dict[bytes, Node]:

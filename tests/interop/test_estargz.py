@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import gzip
 import json
 import os
@@ -21,9 +20,9 @@ from layerfarm.jobs.image import PackedLayer, append_layer, resolve, unpack_root
 from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.store import Layout
 from tests.fuzz.archive_tar import ALONE
-from tests.interop.conftest import CACHE, Layerfarm
+from tests.interop.conftest import CACHE, Layerfarm, alone
 from tests.interop.podman import Podman
-from tests.interop.pushed import SECOND, Pushed, as_podman_leaves_it, contents, pushing
+from tests.interop.pushed import SECOND, Pushed, as_podman_leaves_it, contents, made, pushing
 from tests.trees import Node, file, read_tree
 
 Program = Callable[[str], str]
@@ -47,10 +46,8 @@ KINDS: Final = {"dir": "dir", "file": "reg", "link": "symlink", "char": "char", 
 @pytest.fixture(scope="session")
 def stargz(as_root: None) -> Path:
     """A program of stargz-snapshotter's library (estargz.go), built of Debian's packages."""
-    CACHE.mkdir(exist_ok=True)
     place = CACHE / "estargz"
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    with alone(place.name):
         source = Path(__file__).with_name("estargz.go")
         program = place / sha256(source.read_bytes()).hexdigest()[:16]
         if not program.exists():
@@ -82,11 +79,16 @@ def read(program: Program, stargz: Path, run: Run) -> Read:
     return call
 
 
-@pytest.fixture
-def pushed(program: Program, as_root: None, layerfarm: Layerfarm, tmp_path: Path) -> Iterator[Pushed]:
+@pytest.fixture(scope="module")
+def images(program: Program, as_root: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # No client that is tested compares parts of files.
     changed = contents(False) | {b"d/f07": file(b"changed", uid=7, mtime=7 * SECOND)}
-    with pushing(program, layerfarm, tmp_path, "estargz", changed) as tags:
+    return made(program, tmp_path_factory.mktemp("images"), "estargz", changed)
+
+
+@pytest.fixture
+def pushed(program: Program, images: Path, tmp_path: Path) -> Iterator[Pushed]:
+    with pushing(program, images, tmp_path) as tags:
         yield tags
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.clients import Run, assert_same, both
-from tests.interop.conftest import CACHE
+from tests.interop.conftest import CACHE, alone
 from tests.locks import pins
 
 LXC_OCI = "/usr/share/lxc/templates/lxc-oci"
@@ -63,11 +62,9 @@ def run(as_root: None, tmp_path: Path, program: Callable[[str], str]) -> Run:
 def kiwi() -> Path:
     """A directory with KIWI for ``PYTHONPATH``, installed once for each version of Python and kept out of git."""
     text = KIWI.read_text()
-    CACHE.mkdir(exist_ok=True)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     place = CACHE / f"kiwi-{hashlib.sha256(text.encode()).hexdigest()[:16]}-{version}"
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)  # several pytest workers, one directory
+    with alone(place.name):
         place.mkdir(exist_ok=True)
         for pin, lines in pins(text).items():
             name = pin.partition("==")[0]

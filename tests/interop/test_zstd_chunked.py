@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,9 +13,9 @@ from layerfarm.jobs.image import resolve
 from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.store import Layout
 from tests.debian import bootstrap
-from tests.interop.conftest import CACHE, Layerfarm
+from tests.interop.conftest import CACHE, Layerfarm, alone
 from tests.interop.podman import Podman
-from tests.interop.pushed import Pushed, as_podman_leaves_it, contents, pushing
+from tests.interop.pushed import Pushed, as_podman_leaves_it, contents, made, pushing
 from tests.trees import read_tree, tree
 from tests.unit.compress.chunked_reader import Blob, toc_of
 
@@ -25,19 +24,22 @@ Run = Callable[..., str]
 SECOND = 10**9
 
 
+@pytest.fixture(scope="module")
+def images(program: Program, as_root: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(program, tmp_path_factory.mktemp("images"), "zstd:chunked", contents(True))
+
+
 @pytest.fixture
-def pushed(program: Program, as_root: None, layerfarm: Layerfarm, tmp_path: Path) -> Iterator[Pushed]:
-    with pushing(program, layerfarm, tmp_path, "zstd:chunked", contents(True)) as tags:
+def pushed(program: Program, images: Path, tmp_path: Path) -> Iterator[Pushed]:
+    with pushing(program, images, tmp_path) as tags:
         yield tags
 
 
 @pytest.fixture(scope="session")
 def debian13(as_root: None) -> Path:
     """A minbase of Debian 13 with podman. Read only."""
-    CACHE.mkdir(exist_ok=True)
     found = CACHE / "trixie-podman"
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    with alone(found.name):
         if not found.exists():
             bootstrap("trixie", found, "--include=podman")
     return found
