@@ -68,10 +68,11 @@ class Tag:
 
 
 class Registered:
-    """Reads a registry."""
+    """Reads a registry; asks for the size of a blob once."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._sizes: dict[tuple[str, str], int] = {}
 
     def tags(self, repository: str) -> list[str]:
         """Tags of a repository that name images or artifacts, not the referrers of one."""
@@ -111,9 +112,11 @@ class Registered:
         yield Platform(name or kind, own, layers, sizes, foreign, content)
 
     def size(self, repository: str, blob: str) -> int:
-        asked = urllib.request.Request(self._address(f"{repository}/blobs/{blob}"), method="HEAD")
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            return int(answer.headers["Content-Length"])
+        if (repository, blob) not in self._sizes:
+            asked = urllib.request.Request(self._address(f"{repository}/blobs/{blob}"), method="HEAD")
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                self._sizes[repository, blob] = int(answer.headers["Content-Length"])
+        return self._sizes[repository, blob]
 
     def blob(self, repository: str, blob: str) -> bytes:
         content = self._get(f"{repository}/blobs/{blob}")
