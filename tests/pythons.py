@@ -1,8 +1,8 @@
 """The unit tests on every other Python of this machine that layerfarm supports, each in an environment of its own.
 
 Pythons are looked for on PATH and under pyenv; the one that runs this has run the tests already. Tests marked ``large``
-are left out: the amount of work, and not the Python, decides their outcome. Environments are kept in ``.cache``,
-and brought up to date by ``deploy/environment.py`` as the main one is.
+are left out: the amount of work or the sources, and not the Python, decide their outcome. Environments are kept in
+``.cache``, and brought up to date by ``deploy/environment.py`` as the main one is.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.large
 ROOT = Path(__file__).parents[2]
 
 LACKING = "def test_lacking(program):\n    program('no-such-program')\n"
@@ -32,7 +33,6 @@ def outcome(directory: Path, text: str, *options: str, everything: bool) -> tupl
     return done.returncode, done.stdout
 
 
-@pytest.mark.large
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two processes"])
 def test_tests_without_their_program_are_listed_and_fail_only_where_all_must_run(
     tmp_path: Path, options: tuple[str, ...]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.large
 ROOT = Path(__file__).parents[2]
 
 BOTTOM = {"jobs.errors", "jobs.limits", "jobs.paths"}
@@ -183,7 +184,6 @@ HEAVY = (
 )
 
 
-@pytest.mark.large
 @pytest.mark.parametrize(
     "args",
     [

@@ -16,6 +16,8 @@ from tests.bench import scale
 from tests.unit.catalog.works import catalog_file, costs, planned, ran, work_on
 from tests.unit.image.images import image, tar
 
+pytestmark = pytest.mark.large
+
 
 @pytest.fixture
 def traffic(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -41,7 +43,6 @@ def images(directory: Path, count: int) -> None:
         image(layout, layers, tag=f"team/{number // 5}:{number % 5}")
 
 
-@pytest.mark.large
 @pytest.mark.parametrize("policy", ["{transform: squash}", "{transform: keep}", "{transform: rechunk}"])
 def test_a_run_reads_and_writes_the_index_a_few_times_for_all_its_images(
     tmp_path: Path, traffic: Counter[str], monkeypatch: pytest.MonkeyPatch, policy: str
@@ -55,7 +56,6 @@ def test_a_run_reads_and_writes_the_index_a_few_times_for_all_its_images(
     assert traffic["read"] <= 20 + 8
 
 
-@pytest.mark.large
 def test_a_run_with_nothing_to_do_reads_the_index_as_often_for_any_number_of_images(
     tmp_path: Path, traffic: Counter[str]
 ) -> None:

@@ -339,7 +339,7 @@ def test_an_analysis_is_kept_beside_the_store(layout: Layout, monkeypatch: pytes
     assert kept_analysis(layout, old.descriptor.digest, AnalysisOptions(keep=1)) is None
 
 
-@pytest.mark.parametrize("number", [10, 200])
+@pytest.mark.parametrize("number", [10, pytest.param(200, marks=pytest.mark.large)])
 def test_layers_without_content_are_estimated_by_the_number_of_their_entries(layout: Layout, number: int) -> None:
     paths = [f"srv/{hashlib.sha256(b'%d' % each).hexdigest()[:8]}" for each in range(number)]
     base = archive(*(member(f"{path}/file") for path in paths))

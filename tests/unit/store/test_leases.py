@@ -366,6 +366,7 @@ def _collect(path: Path, stop: object) -> None:
         collect(Layout(path), 0)
 
 
+@pytest.mark.large
 def test_no_job_is_hindered_by_collections_without_any_grace(layout: Layout) -> None:
     fork = multiprocessing.get_context("fork")
     stop, out = fork.Event(), fork.Queue()

@@ -118,6 +118,7 @@ def _tag_many(path: Path, writer: int, start: object) -> None:
         layout.tag(f"shared{number}", A)
 
 
+@pytest.mark.large
 def test_B7_no_tag_is_lost_between_32_processes(layout: Layout) -> None:
     """umoci keeps 10 of 32 (umoci #146)."""
     context = multiprocessing.get_context("fork")
