@@ -66,21 +66,23 @@ __all__ = [
 
 
 def display(where: str | bytes | Path) -> str:
-    """``where`` as one printable line, whatever bytes it holds."""
+    """Return ``where`` as one printable line, whatever bytes it holds."""
     text = os.fsdecode(where)
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class LayerfarmError(Exception):
-    """Base of the tree. ``what`` went wrong, ``where``, and a ``hint`` of what to do."""
+    """Base of the tree. ``what`` went wrong, ``where``, and a ``hint`` of what to do: one printable line together."""
 
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | bytes | Path | None = None, hint: str | None = None) -> None:
-        super().__init__(what)
-        self.what = what
+        self.what = display(what)
+        super().__init__(self.what)
         self.where = None if where is None else display(where)
-        self.hint = hint
+        self.hint = None if hint is None else display(hint)
 
     def __str__(self) -> str:
         text = self.what if self.where is None else f"{self.what}: {self.where}"

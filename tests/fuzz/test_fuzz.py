@@ -120,8 +120,12 @@ def test_an_unexpected_exception_is_found_with_its_place() -> None:
 
 
 def test_a_message_that_would_move_the_cursor_is_found() -> None:
+    class Raw(MalformedLayer):
+        def __str__(self) -> str:
+            return "bad \x1b[2J"
+
     def run(place: Place, data: bytes, variant: int) -> None:
-        raise MalformedLayer("bad \x1b[2J")
+        raise Raw("bad")
 
     assert "not one printable line" in _the_finding(_only(run))
 

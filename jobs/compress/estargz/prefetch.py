@@ -24,6 +24,8 @@ class _Extent(NamedTuple):
     link: str | None
     """Target of a hard link."""
     start: int
+    padding: int
+    """End of the content."""
     end: int
 
 
@@ -33,8 +35,9 @@ def prioritized(
     """Return the tar with the files ``names``, in this order, before ``landmark``, and True.
 
     A directory is moved before what is in it, a file before a hard link to it; everything else keeps its order. The
-    tar is returned unchanged, with False, if it has none of the files or ``index`` cannot describe it. It is kept in an
-    unnamed file in the directory ``scratch``.
+    tar is returned unchanged, with False, if it has none of the files, if ``index`` cannot describe it, or if the entry
+    that would be the last one is padded with other bytes than zeros. It is kept in an unnamed file in the directory
+    ``scratch``.
 
     Raises:
         LayerError, LimitExceeded: ``pieces`` is not a tar.
@@ -46,7 +49,9 @@ def prioritized(
             return _parts(spool, [(0, size)]), False
         left = {extent.name: extent for extent in extents}
         first = [extent for name in names for extent in _taken(plain_name(name), left)]
-        if not first:
+        last = [*first, *left.values()][-1:]
+        odd = any(piece.strip(b"\0") for each in last for piece in _range(spool, each.padding, each.end))
+        if odd or not first:
             return _parts(spool, [(0, size)]), False
         moved, rest = ([(each.start, each.end) for each in found] for found in (first, left.values()))
         return _parts(spool, [*moved, landmark, *rest, (extents[-1].end, size)]), True
@@ -63,10 +68,11 @@ def _read(pieces: Iterable[bytes], spool: BinaryIO, index: Index) -> tuple[list[
     start = 0
     for member in reader.to_the_end():
         index.member(member, reader, b"")
-        end = reader.position + reader.left + -reader.left % BLOCK
+        padding = reader.position + reader.left
+        end = padding + -reader.left % BLOCK
         if not index.flaw:
             link = plain_name(member.link.decode()) if member.type == _HARDLINK else None
-            extents.append(_Extent(plain_name(member.name.decode()), link, start, end))
+            extents.append(_Extent(plain_name(member.name.decode()), link, start, padding, end))
         start = end
     if stream.size < start:
         index.flaw = index.flaw or "tar does not consist of whole blocks"

@@ -140,6 +140,15 @@ def test_a_layer_without_any_of_the_files_to_prefetch_has_nothing_to_prefetch(bl
     assert pack(TREE, prefetch=["other"]) == blob
 
 
+def test_entry_with_odd_padding_does_not_become_the_last_one() -> None:
+    """The format's own entries follow the last content, after zeros."""
+    tar = bytearray(archive(entry("a", content=b"a"), entry("b", content=b"b")))
+    tar[1023] = 1
+    blob = pack(bytes(tar), prefetch=["b"])
+    assert blob == pack(bytes(tar))
+    assert names(blob)[:2] == ["a", "b"]
+
+
 def test_the_root_directory_stays_before_what_is_in_it() -> None:
     tar = archive(entry("./", "dir"), entry("./a"), entry("./b", content=b"b"))
     assert names(pack(tar, prefetch=["b"]))[:3] == [".", "./b", ".prefetch.landmark"]
