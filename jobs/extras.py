@@ -30,7 +30,7 @@ def require(extra: Extra, purpose: str) -> None:
     for name in _PACKAGES[extra]:
         if not _is_installed(name):
             what = f"{purpose} needs the package {name.partition('.')[0]}"
-            raise MissingExtra(what, hint=f"pip install 'layerfarm[{extra}]'")
+            raise MissingExtra(what, hint=f"pip install 'layerfarm[{extra}]', in a checkout: make environment")
 
 
 def _is_installed(name: str) -> bool:

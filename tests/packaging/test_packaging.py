@@ -95,7 +95,7 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path) 
         command = [tmp_path / "venv/bin/layerfarm", *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-        assert done.stderr.endswith(f"(pip install 'layerfarm[{extra}]')\n")
+        assert done.stderr.endswith(f"(pip install 'layerfarm[{extra}]', in a checkout: make environment)\n")
 
 
 @pytest.fixture

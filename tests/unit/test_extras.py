@@ -43,10 +43,10 @@ def test_all_flows_and_commands_are_imported_without_any_extra() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "this needs the package jinja2 (pip install 'layerfarm[catalog]')",
-        "this needs the package elftools (pip install 'layerfarm[rebase]')",
-        "this needs the package starlette (pip install 'layerfarm[serve]')",
-        "this needs the package opentelemetry (pip install 'layerfarm[traces]')",
+        "this needs the package jinja2 (pip install 'layerfarm[catalog]', in a checkout: make environment)",
+        "this needs the package elftools (pip install 'layerfarm[rebase]', in a checkout: make environment)",
+        "this needs the package starlette (pip install 'layerfarm[serve]', in a checkout: make environment)",
+        "this needs the package opentelemetry (pip install 'layerfarm[traces]', in a checkout: make environment)",
     ]
 
 

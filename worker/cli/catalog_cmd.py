@@ -177,7 +177,7 @@ def report(file: Path, as_json: bool, html: Path | None, each: bool) -> None:
 def verify(file: Path, how: How, deep: bool) -> None:
     """Check the proofs of all finished images, reading every layer, and their destination. Exit code 1 on a fault.
 
-    Images that were not changed have no proof, and their layers are not read. Of a destination's registry, the
+    Images that were not changed have no proof, and their layers are not read. In a destination's registry, the
     tags, all manifests and the lists of referrers are read; with --deep every blob too. The next run pushes an
     image again that is not whole there. A catalog that has not run yet has 0 images, which is no fault.
     """

@@ -41,6 +41,9 @@ def command(roots: tuple[Path, ...], stores: tuple[Path, ...], concurrency: int 
 
     from layerfarm.worker.embedded import EmbeddedFarm
 
+    for path in (*roots, *stores):
+        if not path.is_dir():
+            output.warning(f"this directory does not exist, jobs that name it fail: {path}")
     with EmbeddedFarm(
         state_dir=state,
         concurrency=concurrency or len(os.sched_getaffinity(0)),
