@@ -24,8 +24,8 @@ BLOBS: Final = "blobs"
 _SPECIFIED: Final = (BLOBS, "index.json", "oci-layout")
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY
-_STALE: Final = 5.0
-"""Seconds in which a file is read again that other hosts replace."""
+_STALE: Final = 5.0, 50
+"""Seconds, and attempts, in which a file is read again that other hosts replace; on a busy host one takes long."""
 
 
 def files_of(layout: Path) -> Beneath:
@@ -69,12 +69,14 @@ def read_file(path: Path, limit: str, layout: Path) -> bytes:
 
 def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
     # NFS gives ESTALE when another host replaces the file while it is opened or read; later, it is the new one.
-    began, waits = time.monotonic(), pauses()
+    waits = pauses()
+    end, attempts = time.monotonic() + _STALE[0], _STALE[1]
     while True:
         try:
             return files_of(layout).read(path, most)
         except OSError as error:
-            if error.errno != errno.ESTALE or time.monotonic() - began > _STALE:
+            attempts -= 1
+            if error.errno != errno.ESTALE or (attempts <= 0 and time.monotonic() > end):
                 raise
         time.sleep(next(waits))
 
