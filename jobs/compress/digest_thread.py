@@ -27,7 +27,13 @@ class DigestThread:
         self._error: BaseException | None = None
 
     def put(self, function: Callable[[Buffer], object], piece: Buffer) -> None:
-        """Queue a call of ``function(piece)``; the bytes must not change until :meth:`wait`."""
+        """Queue a call of ``function(piece)``; the bytes must not change until :meth:`wait`.
+
+        Raises:
+            Exception: raised by an earlier call.
+        """
+        if self._error is not None:
+            raise self._error
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="digest", daemon=True)
             self._thread.start()

@@ -273,6 +273,7 @@ def _pack(ctx: Context, params: _PackUnit) -> dict[str, Any]:
         source_date_epoch=params.source_date_epoch,
         warn=warnings.append,
         advanced=ctx.observer.advanced,
+        processes=ctx.policy.threads,
     )
     codec = params.codec(ctx.policy.threads)
     with work.open(params.deltas).open("rb") as stream:

@@ -33,6 +33,8 @@ class Widened:
         OSError: as open(2).
     """
 
+    _forbidden = False
+
     def __init__(self, directory: int, name: bytes | str) -> None:
         self._take(os.open(name, _LOOK, dir_fd=directory))
 
@@ -43,13 +45,18 @@ class Widened:
         made._take(os.dup(handle))
         return made
 
+    @classmethod
+    def forbid(cls) -> None:
+        """Let every entry of this process that would have to be widened raise PermissionError."""
+        cls._forbidden = True
+
     def _take(self, handle: int) -> None:
         self._handle = handle
         self.found = os.fstat(handle)
         """The entry before it was widened."""
         mode = self.found.st_mode
         rights = _RIGHTS.get(stat.S_IFMT(mode))
-        if rights is None or self.found.st_uid != os.geteuid():
+        if rights is None or self.found.st_uid != os.geteuid() or self._forbidden:
             os.close(handle)
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._changed = mode & rights != rights

@@ -28,7 +28,7 @@ def test_pieces_are_seen_in_order_and_all_before_wait_returns() -> None:
     thread.close()
 
 
-def test_an_error_beside_is_raised_by_wait_and_nothing_is_called_after_it() -> None:
+def test_an_error_beside_is_raised_by_put_and_wait_and_nothing_is_called_after_it() -> None:
     seen: list[Buffer] = []
 
     def refuse(piece: Buffer) -> None:
@@ -36,8 +36,9 @@ def test_an_error_beside_is_raised_by_wait_and_nothing_is_called_after_it() -> N
         raise MemoryError("no")
 
     thread = DigestThread()
-    for number in range(100):
-        thread.put(refuse, b"%d" % number)
+    with pytest.raises(MemoryError):
+        for number in range(100):
+            thread.put(refuse, b"%d" % number)
     with pytest.raises(MemoryError):
         thread.wait()
     assert seen == [b"0"]

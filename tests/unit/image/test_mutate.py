@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
 from typing import Any
 
 import pytest
 
 from layerfarm.jobs.compress import Codec, Compression
-from layerfarm.jobs.errors import MalformedDocument, RequestError
+from layerfarm.jobs.errors import MalformedDocument, RequestError, StoreError
 from layerfarm.jobs.image import HistoryEntry, append_layer, pack_layer, resolve, write_image
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, as_go_writes, check_timestamp, timestamp
 from layerfarm.jobs.image.mutate import ConfigChanges, configure, new_image
@@ -139,6 +142,21 @@ def test_pack_layer_records_sizes_and_codec(layout: Layout) -> None:
     assert plain.descriptor.annotations is None
     assert plain.descriptor.digest == plain.diff_id == gzip.diff_id
     assert layout.read(plain.descriptor) == raw
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD, Compression.NONE])
+def test_full_disk_ends_packing_before_the_whole_tar_is_read(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, compression: Compression, threads: int
+) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    endless = (os.urandom(1 << 20) for _ in itertools.count())
+    with pytest.raises(StoreError, match="No space left on device"):
+        pack_layer(layout, endless, Codec(compression, threads=threads))
+    assert os.listdir(layout.path / ".layerfarm/ingest") == []
 
 
 def test_pack_layer_that_fails_leaves_no_blob(layout: Layout) -> None:
