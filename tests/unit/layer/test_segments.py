@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -117,14 +118,45 @@ def descendants(pid: int) -> set[int]:
     return found.union(*map(descendants, found))
 
 
+def all_helpers(pid: int, before: set[int]) -> set[int]:
+    """Wait for the process that forks into three helpers, of which the first may answer before the last is there."""
+    for _ in range(6000):
+        if len(found := descendants(pid) - before) == 4:
+            return found
+        time.sleep(0.01)
+    raise AssertionError("no helpers were started")
+
+
+def test_helpers_end_with_a_caller_that_is_killed(root: Path) -> None:
+    caller = os.fork()
+    if caller == 0:
+        pieces = generate_layer(root, DELTAS, GenerateOptions(processes=3))
+        next(pieces)
+        signal.pause()
+    helpers = all_helpers(caller, set())
+    os.kill(caller, signal.SIGKILL)
+    os.waitpid(caller, 0)
+    for _ in range(6000):
+        if not (left := [pid for pid in helpers if is_running(pid)]):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"still running: {left}")
+
+
+def is_running(pid: int) -> bool:
+    """Return False if there is no such process, or if init has yet to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize("all_of_them", [True, False])
 def test_a_helper_that_is_killed_is_an_error(root: Path, all_of_them: bool) -> None:
     held, before = Held(), descendants(os.getpid())
     pieces = generate_layer(root, DELTAS, GenerateOptions(processes=3))
     next(pieces)
-    # One process forks into the helpers, of which the first may answer before the last is there.
-    while len(started := sorted(descendants(os.getpid()) - before)) < 4:
-        pass
+    started = sorted(all_helpers(os.getpid(), before))
     for pid in started if all_of_them else started[-1:]:
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(LayerError, match="was killed"):
