@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from layerfarm.jobs.store import Layout
 from layerfarm.worker.embedded import EmbeddedFarm
 from layerfarm.worker.engine.local import run
 from layerfarm.worker.model import Progress
-from tests.bench import trees
+from tests.bench import pipeline, trees
 from tests.bench.__main__ import CACHE
 
 PAGE = Path(__file__).with_name("SCALING.md")
@@ -34,11 +34,12 @@ STAGES = {
     " order of the walk file is that of the tree. Sub-trees could be walked apart and joined; at 5 µs an entry it has"
     " not paid.",
     "hash": "Parallel. Shards of equal cost, a process each; nothing is shared.",
-    "compare": "Serial. One process merges the shards and holds them against the old tree, both in tree order.",
-    "pack": "Partly parallel. One thread reads the files into the tar stream, one computes the diff_id, a SHA-256 over"
-    " all of it; the blocks are compressed by as many threads as there are processors, and the digest of the blob is"
-    " again one SHA-256. Beside all that another process writes the new manifest, of which each line depends on the"
-    " directory and the `/set` above it.",
+    "compare": "Serial. One process merges the shards and holds them against the old tree, both in tree order. Beside it"
+    " another process digests the new manifest, of which each line depends on those above it.",
+    "pack": "Partly parallel. One thread joins the tar: it reads the files, or from 3 processors and 100,000 entries on"
+    " only the large ones, while up to 8 processes read the small ones. The blocks are compressed by as many threads as"
+    " there are processors. The diff_id, a SHA-256 over all of the tar, and the digest of the blob are serial, each in"
+    " a thread of its own.",
     "publish": "Serial, and the same for any tree: three small documents and the lock of the index.",
 }
 
@@ -58,6 +59,8 @@ class Cost:
     traffic: int
     """Bytes to Redis and from it, the worker's heartbeats included."""
     farm_wall: float
+    parts: pipeline.Costs | None = None
+    """Processor time of each step; of the largest trees only."""
 
     def serial(self, stage: str | None = None) -> float:
         """Amdahl's serial fraction, from 1 and 2 processes: T2/T1 = s + (1 - s)/2."""
@@ -72,8 +75,8 @@ class Cost:
 @click.option("--output", default=PAGE, show_default=True, type=click.Path(path_type=Path))
 def main(times: int, most_entries: int, most_gigabytes: float, output: Path) -> None:
     """Measure builds of growing trees, locally with 1 and 2 processes and through a farm."""
-    entries = [_measure(_tiny(n), times) for n in ENTRIES if n <= most_entries]
-    sizes = [_measure(_large(n), times) for n in GIGABYTES if n <= most_gigabytes]
+    entries = _measured([_tiny(n) for n in ENTRIES if n <= most_entries], times)
+    sizes = _measured([_large(n) for n in GIGABYTES if n <= most_gigabytes], times)
     output.write_text(_page(entries, sizes, times))
     click.echo(output.read_text())
 
@@ -98,6 +101,11 @@ def _tree(name: str, make: Callable[[Path], None]) -> Path:
 
 
 # --- measuring -----------------------------------------------------------------------------------
+
+
+def _measured(roots: list[Path], times: int) -> list[Cost]:
+    costs = [_measure(root, times) for root in roots]
+    return [*costs[:-1], replace(costs[-1], parts=pipeline.measure(roots[-1], CACHE.absolute()))]
 
 
 def _measure(root: Path, times: int) -> Cost:
@@ -161,7 +169,8 @@ def _page(entries: list[Cost], sizes: list[Cost], times: int) -> str:
     return f"""# How layerfarm scales
 
 Made by `make scaling` (`tests/bench/scaling.py`); not to be edited. Builds without a base, gzip, warm cache, medians
-of {times}, on {os.cpu_count()} processors ({platform.machine()}, Linux {platform.release().split("-")[0]}).
+of {times}, on {os.cpu_count()} processors ({platform.machine()}, Linux {platform.release().split("-")[0]}), with a load
+average of {os.getloadavg()[2]:.1f} in the last quarter of an hour.
 
 ## Entries
 
@@ -186,10 +195,16 @@ Seconds with 1 and 2 processes, and Amdahl's serial fraction s from T2/T1 = s + 
 
 ## A bigger machine
 
-What Amdahl's law makes of the serial fractions above. It holds as long as the one thread that feeds the compressors
-is not what they wait for: it reads about 2 GB/s of large files, and 60,000 small ones a second.
+Simulated from the processor time of each step and of each block of the layer, with the queues between the threads
+(`tests/bench/pipeline.py`); beside it the measured seconds. The speed-up is that over one simulated processor, and *as
+before* what it would be without helper processes that read small files.
 
 {_speedups(most, largest)}
+
+Seconds of each stage that are simulated for 16 processors, and for which each thread of the pack stage is busy then.
+The stage takes no less than the busiest of them.
+
+{_busy_table(most, largest)}
 
 Several jobs at once have no stage in common: a farm's throughput grows with its processes, whatever one job's
 serial fraction.
@@ -234,10 +249,28 @@ def _reasons() -> str:
 
 
 def _speedups(most: Cost, largest: Cost) -> str:
-    rows = ["| processors | many entries | many bytes |", "|---:|---:|---:|"]
-    for count in (2, 4, 8, 16):
-        cells = [f"{1 / (s + (1 - s) / count):.1f} times" for s in (most.serial(), largest.serial())]
-        rows.append(f"| {count} | {' | '.join(cells)} |")
+    rows = [
+        "| processors | entries: s | measured | times | as before | bytes: s | measured | times |",
+        "|---:" * 8 + "|",
+    ]
+    for count in (1, 2, 4, 8, 16, 32, 64):
+        cells = []
+        for cost in (most, largest):
+            assert cost.parts is not None
+            one, now = (sum(pipeline.simulate(cost.parts, n).values()) for n in (1, count))
+            before = sum(pipeline.simulate(cost.parts, count, helpers=False).values())
+            measured = f"{cost.wall[count]:.2f}" if count in cost.wall else ""
+            cells += [f"{now:.2f}", measured, f"{one / now:.1f}", f"{one / before:.1f}"]
+        rows.append(f"| {count} | {' | '.join(cells[:-1])} |")
+    return "\n".join(rows)
+
+
+def _busy_table(most: Cost, largest: Cost) -> str:
+    rows = ["| stage or thread | entries | bytes |", "|---|---:|---:|"]
+    assert most.parts is not None and largest.parts is not None
+    for function in (pipeline.simulate, pipeline.busy):
+        one, other = function(most.parts, 16), function(largest.parts, 16)
+        rows += [f"| {name} | {one[name]:.2f} | {other[name]:.2f} |" for name in one]
     return "\n".join(rows)
 
 

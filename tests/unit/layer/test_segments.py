@@ -144,7 +144,7 @@ def test_helpers_end_with_a_caller_that_is_killed(root: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Return False if there is no such process, or if init has yet to collect it."""
+    """Return False if there is no such process, or if it is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:
