@@ -56,6 +56,8 @@ _log = structlog.get_logger()
 
 _ROOM: Final = 0.25
 """Seconds between two checks for room in a full queue."""
+_NAP: Final = 0.1
+"""Most seconds between two looks at a job of which only the end is awaited; a young job is looked at sooner."""
 
 
 class Farm:
@@ -223,6 +225,7 @@ class Job:
     def __init__(self, farm: Farm, job_id: str) -> None:
         self._farm = farm
         self.id = job_id
+        self._since = time.monotonic()
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
@@ -263,8 +266,9 @@ class Job:
         """
         record = self.record()
         if not record.state.final:
-            for _ in Watch(self._farm, self.id, timeout).run():
-                pass
+            for progress in Watch(self._farm, self.id, timeout).run():
+                if not progress.state.final:
+                    time.sleep(min(_NAP, (time.monotonic() - self._since) / 50))
             record = self.record()
         if record.state is JobState.CANCELLED:
             raise JobCancelled("job was cancelled", where=self.id)

@@ -12,8 +12,9 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from layerfarm.jobs.errors import FarmUnreachable, JobTimeout
+from layerfarm.jobs.errors import FarmUnreachable, JobFailed, JobTimeout
 from layerfarm.worker.broker.address import Address
+from layerfarm.worker.client import Job
 from layerfarm.worker.model import JobState, Progress
 from layerfarm.worker.watching import Watch
 from tests.unit.jobstore.stores import CLOSE, Bench, Clock, redis_store, unit
@@ -134,3 +135,21 @@ def test_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_time_limit_names_the_job_and_how_to_follow_it() -> None:
     with pytest.raises(JobTimeout, match=r"in time: job \(it may still run: .* jobs watch job"):
         list(Watch(Quiet(10_000), "job", 0.01).run())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("age", "nap"), [(0.0, 0.0), (1.0, 0.02), (60.0, 0.1)])
+def test_a_job_of_which_only_the_end_is_awaited_is_looked_at_less_often_the_longer_it_takes(
+    age: float, nap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm, naps, now = Quiet(0), list[float](), [0.0]
+    monkeypatch.setattr("layerfarm.worker.client.time.sleep", naps.append)
+    monkeypatch.setattr("layerfarm.worker.client.time.monotonic", lambda: now[0])
+    states = iter((JobState.RUNNING, JobState.FAILED))
+    monkeypatch.setattr(farm, "job", lambda job_id: SimpleNamespace(state=next(states), error=None), raising=False)
+    events = iter((QUIET, QUIET, DONE))
+    monkeypatch.setattr(farm, "events", lambda *_: [("1", next(events))])
+    job = Job(farm, "job")  # type: ignore[arg-type]
+    now[0] = age
+    with pytest.raises(JobFailed):
+        job.result()
+    assert naps == [nap] * 3
