@@ -131,7 +131,7 @@ def _read(layout: Layout, descriptor: Descriptor) -> dict[str, Any]:
         return {}
     raw = layout.read(descriptor)
     try:
-        value = json.loads(raw)
+        value = json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
         if not known:
             return {}

@@ -41,7 +41,7 @@ def test_a_short_run_finds_nothing(as_root: None) -> None:
 def _replay(top: Path, out: Connection) -> None:
     signal.signal(signal.SIGALRM, on_alarm)
     engine.import_all()
-    cases = [(path.name.partition("-")[0], path.read_bytes()) for path in sorted(CORPUS.iterdir())]
+    cases = [(path.name.rpartition("-")[0], path.read_bytes()) for path in sorted(CORPUS.iterdir())]
     cases = [case for case in cases if TARGETS[case[0]] in ALONE]
     place = enter(top)
     findings = []

@@ -86,7 +86,8 @@ def parse_toc(text: bytes, others: Collection[str] = (), ignored: Collection[str
         return _object(pairs, ignored)
 
     try:
-        document = json.loads(text, object_pairs_hook=made)
+        # Decoded here: json would also guess at UTF-16 and UTF-32, which no document may be (RFC 8259 8.1).
+        document = json.loads(text.decode(), object_pairs_hook=made)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(document, dict) or document.keys() - {"version", "entries", *others}:

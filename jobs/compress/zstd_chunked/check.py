@@ -138,7 +138,7 @@ class ZstdChunkedCheck(TocCheck):
     def _assembled(self, line: bytes) -> Iterator[bytes]:
         """Yield the bytes of the tar that a line describes."""
         try:
-            fields = json.loads(line)
+            fields = json.loads(line.decode())
             kind, payload = fields["type"], b64decode(fields["payload"] or "", validate=True)
             name, size = fields.get("name", ""), fields.get("size", 0)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
