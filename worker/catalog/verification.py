@@ -49,9 +49,11 @@ def verify(work: Work, images: Sequence[CatalogImage], *, deep: bool) -> Verifie
     with work.steady():
         for image in images:
             state = work.states[image.name]
-            if work.is_finished(image, state) and work.is_there(image, state):
+            if not work.is_finished(image, state):
+                continue
+            if work.is_there(image, state):
                 done.append(image)
-            elif work.is_finished(image, state):
+            else:
                 faults.append((image.name, f"no longer there: {work.target(image)}"))
     changed = [image for image in done if work.states[image.name].is_changed]
     proved = [image for image in changed if work.states[image.name].is_proved]
