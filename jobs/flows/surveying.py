@@ -7,13 +7,9 @@ differ from the manifest. The result of the job is the same without it.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from hashlib import file_digest
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from layerfarm.jobs.errors import StaleCache
 from layerfarm.jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDirectory, unit_of
@@ -23,6 +19,7 @@ from layerfarm.jobs.mtree import (
     Dirty,
     Shard,
     StatCache,
+    Walk,
     find_dirty,
     hash_shard,
     open_stat_cache,
@@ -30,9 +27,6 @@ from layerfarm.jobs.mtree import (
     read_clock,
     walk_tree,
 )
-
-_IN_MEMORY: Final = 4 << 20
-"""Bytes of a walk that is not a file until it is known to differ from the stat cache: about 30,000 entries."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +58,7 @@ class Incremental(Model):
 class Survey(Model):
     """A walked tree."""
 
-    walk: FileRef | None
-    """None: it equals the stat cache's."""
+    walk: FileRef
     entries: int
     racy: int
     """Entries whose record no later walk can rely on."""
@@ -151,31 +144,27 @@ class _HashUnit(Model):
 
 def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None) -> Survey:
     clock = NO_CLOCK if recorded is None else read_clock(recorded.cache.parent)
-    with SpooledTemporaryFile(_IN_MEMORY, dir=os.fspath(work.path)) as records:
-        entries, racy = walk_tree(rootfs, records, clock)
-        if recorded is not None and recorded.use_cache:
-            try:
-                cache = open_stat_cache(recorded.cache, recorded.manifest, recorded.extra)
-                records.seek(0)
-                if cache.unchanged(file_digest(records, "sha256").hexdigest()):
-                    return Survey(walk=None, entries=entries, racy=0, incremental=Incremental(tree=cache.tree))
-                walk = _publish(work, records)
-                return Survey(walk=walk, entries=entries, racy=racy, incremental=_dirty(cache, work, walk))
-            except StaleCache as error:
-                _log.info("reading every file, the stat cache cannot be used: %s", error)
-        return Survey(walk=_publish(work, records), entries=entries, racy=racy)
+    found: Walk
 
-
-def _publish(work: WorkDirectory, records: IO[bytes]) -> FileRef:
     def write(path: Path) -> None:
-        records.seek(0)
-        with path.open("wb") as out:
-            shutil.copyfileobj(records, out, 1 << 20)
+        nonlocal found
+        with path.open("w+b") as out:
+            found = walk_tree(rootfs, out, clock)
 
-    return work.publish("walk", write)
+    walk = work.publish("walk", write)
+    incremental = None
+    if recorded is not None and recorded.use_cache:
+        try:
+            cache = open_stat_cache(recorded.cache, recorded.manifest, recorded.extra)
+            incremental = _dirty(cache, work, walk)
+        except StaleCache as error:
+            _log.info("reading every file, the stat cache cannot be used: %s", error)
+    return Survey(walk=walk, entries=found.entries, racy=found.racy, incremental=incremental)
 
 
 def _dirty(cache: StatCache, work: WorkDirectory, walk: FileRef) -> Incremental:
+    if cache.unchanged(walk.sha256):
+        return Incremental(tree=cache.tree)
     walk_file = work.open(walk)
     found: Dirty
 
