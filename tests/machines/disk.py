@@ -3,8 +3,9 @@
 The server is a process of its own: ``python -m tests.machines.disk SOCKET FILE SIZE SEED volatile|kept``. Writes that
 the guest has not flushed are in memory, in order; a flush, or a write with FUA, brings them to the file. A client that
 disconnects without notice was cut: a ``volatile`` disk then keeps a random part of the writes since the last flush, as
-a drive that wrote back some of its cache; a disk that is ``kept`` has them all. The protocol is NBD's fixed newstyle
-handshake with one export (the nbd project's ``doc/proto.md``).
+a drive that wrote back some of its cache; a disk that is ``kept`` has them all. A line on stdin names a file that gets
+what a cut at this moment would leave, while the client goes on; ``kept`` is the answer. The protocol is NBD's fixed
+newstyle handshake with one export (the nbd project's ``doc/proto.md``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,10 +39,12 @@ _SECTOR: Final = 4096
 class Cache:
     """A file, and before it what was written since the last flush."""
 
-    def __init__(self, path: Path, size: int, seed: int) -> None:
+    def __init__(self, path: Path, size: int, seed: int, *, volatile: bool) -> None:
+        self._path, self.size, self._volatile = path, size, volatile
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.truncate(self._file, size)
-        self.size = size
+        self.lock = threading.Lock()
+        """Held for each request, and to make an image."""
         self._random = random.Random(seed)
         self._writes: list[tuple[int, bytes]] = []
         self._sectors: dict[int, bytes] = {}
@@ -67,15 +73,28 @@ class Cache:
         self._forget()
 
     def lose(self) -> None:
-        """Power is cut: each write since the last flush is either kept, torn between sectors, or lost."""
-        for offset, data in self._writes:
-            fate = self._random.random()
-            if fate < 0.4:
-                os.pwrite(self._file, data, offset)
-            elif fate < 0.5:
-                kept = self._random.randrange(len(data) // _SECTOR + 1) * _SECTOR
-                os.pwrite(self._file, data[:kept], offset)
+        """Power is cut: a volatile disk loses some of the writes since the last flush."""
+        for offset, data in self._surviving():
+            os.pwrite(self._file, data, offset)
         self._forget()
+
+    def image(self, path: Path) -> None:
+        """Write to ``path`` what a cut at this moment would leave."""
+        with self.lock:
+            subprocess.run(["cp", "--sparse=always", self._path, path], check=True)
+            survivors = list(self._surviving())
+        with path.open("r+b") as image:
+            for offset, data in survivors:
+                os.pwrite(image.fileno(), data, offset)
+
+    def _surviving(self) -> Iterator[tuple[int, bytes]]:
+        """Each write since the last flush is kept, torn between sectors, or lost."""
+        for offset, data in self._writes:
+            fate = self._random.random() if self._volatile else 0
+            if fate < 0.4:
+                yield offset, data
+            elif fate < 0.5:
+                yield offset, data[: self._random.randrange(len(data) // _SECTOR + 1) * _SECTOR]
 
     def _forget(self) -> None:
         self._writes.clear()
@@ -126,18 +145,20 @@ class Connection:
     def _request(self) -> bool:
         magic, flags, kind, handle, offset, length = struct.unpack(">IHHQQI", self._take(28))
         assert magic == _REQUEST, f"no request of NBD: {magic:x}"
-        data = b""
-        if kind == _READ:
-            data = self._cache.read(offset, length)
-        elif kind == _WRITE:
-            self._cache.write(offset, self._take(length))
-        elif kind == _ZEROES:
-            self._cache.write(offset, bytes(length))
-        elif kind == _DISCONNECT:
+        data = self._take(length) if kind == _WRITE else b""
+        with self._cache.lock:
+            if kind == _READ:
+                data = self._cache.read(offset, length)
+            elif kind == _WRITE:
+                self._cache.write(offset, data)
+            elif kind == _ZEROES:
+                self._cache.write(offset, bytes(length))
+            if kind == _FLUSH or flags & _FUA:
+                self._cache.flush()
+        if kind == _DISCONNECT:
             return False
-        if kind == _FLUSH or flags & _FUA:
-            self._cache.flush()
-        self._socket.sendall(struct.pack(">IIQ", _SIMPLE, 0, handle) + data)
+        answer = data if kind == _READ else b""
+        self._socket.sendall(struct.pack(">IIQ", _SIMPLE, 0, handle) + answer)
         return True
 
     def _take(self, length: int) -> bytes:
@@ -152,7 +173,8 @@ class Connection:
 
 def main(path: str, file: str, size: str, seed: str, mode: str) -> None:
     """Serve one client after the other on a unix socket."""
-    cache = Cache(Path(file), int(size), int(seed))
+    cache = Cache(Path(file), int(size), int(seed), volatile=mode == "volatile")
+    threading.Thread(target=_images, args=(cache,), daemon=True).start()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
@@ -163,9 +185,16 @@ def main(path: str, file: str, size: str, seed: str, mode: str) -> None:
                 try:
                     Connection(connection, cache).serve()
                 except (ConnectionError, EOFError):
-                    if mode == "volatile":
+                    with cache.lock:
                         cache.lose()
-            cache.flush()
+            with cache.lock:
+                cache.flush()
+
+
+def _images(cache: Cache) -> None:
+    for line in sys.stdin:
+        cache.image(Path(line.rstrip("\n")))
+        print("kept", flush=True)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,20 @@ class Disk:
             seed,
             mode,
         ]
-        self._server = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
-        assert self._server.stdout and self._server.stdout.readline() == "ready\n"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._server = subprocess.Popen([str(word) for word in command], text=True, **pipes)
+        self._expect("ready")
+
+    def image(self, path: Path) -> None:
+        """Write to ``path`` what a power cut at this moment would leave; the machine goes on."""
+        assert self._server.stdin
+        print(path, file=self._server.stdin, flush=True)
+        self._expect("kept")
+
+    def _expect(self, answer: str) -> None:
+        assert self._server.stdout
+        said = self._server.stdout.readline()
+        assert said == f"{answer}\n", f"{self.socket.name}: {said}"
 
     def close(self) -> None:
         """End the server."""
@@ -79,6 +91,11 @@ class Command:
         """It has ended, or power was cut; :meth:`lines` may still have output."""
         return any("line" not in answer for answer in list(self.answers.queue))
 
+    def lines_so_far(self) -> Iterator[str]:
+        """Yield what has come and was not yielded, without waiting; not beyond its end."""
+        while not self.answers.empty() and "line" in self.answers.queue[0]:
+            yield str(self.answers.get()["line"])
+
     def end(self, timeout: float = _COMMAND) -> Ended:
         """Wait for it."""
         text = "\n".join(self.lines(timeout))
@@ -93,6 +110,8 @@ class Machine:
         self.name, self.number = name, number
         self.address = f"10.77.0.{number}"
         self.disks: list[Disk] = []
+        self.images: list[Path] = []
+        """Files that the next boot brings as further disks, after ``disks``."""
         self.memory = 512
         self._directory, self._image, self._code, self._network = directory, image, code, network
         self._overlay = directory / f"{name}.qcow2"
@@ -122,6 +141,10 @@ class Machine:
             (f"disk{place}", f"raw,file.driver=nbd,file.server.type=unix,file.server.path={disk.socket}")
             for place, disk in enumerate(self.disks)
         ]
+        drives += [
+            (f"disk{place}", f"raw,file.driver=file,file.filename={file},file.locking=off")
+            for place, file in enumerate(self.images, len(self.disks))
+        ]
         command = [QEMU, "-accel", "tcg", "-cpu", "max", "-m", str(self.memory), "-nodefaults", "-display", "none"]
         command += ["-no-reboot", "-kernel", str(self._image.kernel), "-append", self._command_line()]
         command += ["-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"]
@@ -131,7 +154,7 @@ class Machine:
             command += ["-blockdev", f"driver={options},node-name={name}"]
         for name in ("system", "code"):
             command += ["-device", f"nvme,drive={name},serial={name}"]
-        for place in range(len(self.disks)):
+        for place in range(len(self.disks) + len(self.images)):
             # Not NVMe: on QEMU's 7.2, ext4 on a volatile disk lost what fsync had acknowledged, with FUA writes.
             sectors = f"logical_block_size={BLOCK},physical_block_size={BLOCK}"
             command += ["-device", f"virtio-blk-pci,drive=disk{place},serial=disk{place},{sectors}"]

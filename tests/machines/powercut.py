@@ -1,12 +1,15 @@
 """``make powercut``: cut the power of machines that work in a store, boot them, and look for what was lost.
 
-One machine for each filesystem and kind of disk. After each cut it boots by itself and mounts its disk, and every
-acknowledged tag has to be there and intact. Prints a table, and each fault with its seed.
+One machine for each filesystem and kind of disk. While it works, images of its disk are made at random moments: what a
+cut at that moment leaves. Then its power is cut. It boots by itself and mounts the images and its disk, one after the
+other, and all tags that were acknowledged before the moment have to be there and intact. Prints a table, and each fault
+with its seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import queue
 import random
 import sys
@@ -25,11 +28,16 @@ from tests.machines.trial import report
 
 DEVICE: Final = "/dev/vda"
 SIZE: Final = 512 << 20
+IMAGES: Final = 15
+"""Images of the disk before each cut; a boot takes as long as the checks of ten images."""
+PAUSE: Final = 2.5
+"""At most so many seconds between two images; an operation takes about one."""
 FILESYSTEMS: Final = {
-    "ext4-ordered": ("mkfs.ext4 -q", "data=ordered"),
-    "ext4-writeback": ("mkfs.ext4 -q", "data=writeback"),
-    "xfs": ("modprobe xfs; mkfs.xfs -q", "defaults"),
-    "btrfs": ("modprobe btrfs; mkfs.btrfs -q", "defaults"),
+    "ext4-ordered": ("mkfs.ext4 -q", "mount -o data=ordered"),
+    "ext4-writeback": ("mkfs.ext4 -q", "mount -o data=writeback"),
+    "xfs": ("modprobe xfs; mkfs.xfs -q", "modprobe xfs; mount"),
+    # All images have the same identity, and btrfs remembers the last one.
+    "btrfs": ("modprobe btrfs; mkfs.btrfs -q", "modprobe btrfs; btrfs device scan --forget; mount"),
 }
 DISKS: Final = {"volatile cache": True, "power-safe cache": False}
 
@@ -40,12 +48,19 @@ class Row:
 
     filesystem: str
     disk: str
-    cuts: int = 0
+    boots: int = 0
+    images: int = 0
     acknowledged: int = 0
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def cuts(self) -> int:
+        """Moments at which power was cut, or would have left an image."""
+        return self.boots + self.images
+
     def __str__(self) -> str:
-        return f"{self.filesystem:15} {self.disk:17} {self.cuts:5} {self.acknowledged:9} {len(self.faults):6}"
+        numbers = f"{self.cuts:5} {self.boots:5} {self.acknowledged:9} {len(self.faults):6}"
+        return f"{self.filesystem:15} {self.disk:17} {numbers}"
 
 
 class Trial:
@@ -54,32 +69,43 @@ class Trial:
     def __init__(self, machines: Machines, row: Row, seed: int) -> None:
         self._random = random.Random(seed)
         self._row = row
-        self._make, options = FILESYSTEMS[row.filesystem]
-        self._mount = f"{self._make.partition('mkfs')[0]} mount -o {options} {DEVICE} /mnt"
+        self._make, self._mount = FILESYSTEMS[row.filesystem]
         name = f"{row.filesystem}-{row.disk.partition(' ')[0]}-{seed}"
-        self._machine = machines.machine(name, [machines.disk(name, SIZE, volatile=DISKS[row.disk])], boot=False)
+        self._disk = machines.disk(name, SIZE, volatile=DISKS[row.disk])
+        self._machine = machines.machine(name, [self._disk], boot=False)
+        self._files = [machines.directory / f"{name}-{number}.image" for number in range(IMAGES)]
         self._acknowledged: list[str] = []
 
-    def run(self, cuts: int) -> Row:
-        """Work, cut, boot and check, so many times."""
+    def run(self, cuts: int, images: int) -> Row:
+        """Work, cut, boot and check, until there are so many cuts and images; at most ``images`` for each boot."""
         self._machine.boot()
-        self._machine.check(f"{self._make} {DEVICE} && {self._mount}")
-        for _ in range(cuts):
+        self._machine.check(f"{self._make} {DEVICE} && {self._mount} {DEVICE} /mnt")
+        while self._row.cuts < cuts:
             seed = self._random.randrange(1 << 31)
             try:
-                self._cut(seed)
+                self._cut(seed, min(images, cuts - self._row.cuts - 1))
             except (AssertionError, queue.Empty) as error:  # It did not boot, or hung: the other rows go on.
                 self._row.faults.append(f"seed {seed}: {type(error).__name__}: {error}"[:1000])
                 break
         self._machine.cut()
         return self._row
 
-    def _cut(self, seed: int) -> None:
+    def _cut(self, seed: int, images: int) -> None:
+        self._machine.images = self._files[:images]
+        known = []
+        """Numbers of tags that were acknowledged before each image."""
         with self._working(seed) as work:
-            self._follow(work, self._random.uniform(0, 8))
-        self._row.cuts += 1
+            self._take([next(work.lines())])
+            for file in self._machine.images:
+                time.sleep(self._random.uniform(0, PAUSE))
+                self._take(work.lines_so_far())
+                known.append(len(self._acknowledged))
+                self._disk.image(file)
+            time.sleep(self._random.uniform(0, PAUSE))
+        self._row.images += images
+        self._row.boots += 1
         self._machine.boot()
-        self._check(seed)
+        self._check(seed, known)
 
     @contextmanager
     def _working(self, seed: int) -> Iterator[Command]:
@@ -89,11 +115,6 @@ class Trial:
         finally:
             self._machine.cut()
             self._take(work.lines())
-
-    def _follow(self, work: Command, seconds: float) -> None:
-        """Wait for the first acknowledged result, then so long."""
-        self._take([next(work.lines())])
-        time.sleep(seconds)
 
     def _take(self, lines: Iterable[str]) -> None:
         said = ""
@@ -106,10 +127,14 @@ class Trial:
         if said:
             self._row.faults.append(f"work: {said}")
 
-    def _check(self, seed: int) -> None:
-        lines = "\n".join(self._acknowledged)
-        command = f"{self._mount} && cd /opt/layerfarm && python3 -m workload check /mnt/layout"
-        ended = self._machine.run(command, lines)
+    def _check(self, seed: int, known: list[int]) -> None:
+        lines, first = [], 0
+        for place, last in enumerate([*known, len(self._acknowledged)], 1):
+            device = f"/dev/vd{chr(ord('a') + place % (len(known) + 1))}"  # The images, and at last the disk itself.
+            lines += [*self._acknowledged[first:last], json.dumps({"device": device})]
+            first = last
+        command = f"cd /opt/layerfarm && python3 -m workload disks /mnt/layout '{self._mount}'"
+        ended = self._machine.run(command, "\n".join(lines))
         if ended.code or ended.text:
             said = ended.text.splitlines() if not ended.code else [f"{ended.code}: {ended.text.splitlines()[-1:]}"]
             self._row.faults += [f"seed {seed}: {line}" for line in said]
@@ -119,19 +144,21 @@ class Trial:
             self._acknowledged.clear()
 
 
-def powercut(cuts: int, seed: int, rows: list[Row], cache: Path = CACHE, at_once: int = 2) -> Iterator[Row]:
-    """Make so many cuts, spread over the rows; yield each row when it is complete."""
+def powercut(
+    cuts: int, seed: int, rows: list[Row], *, images: int = IMAGES, cache: Path = CACHE, at_once: int = 2
+) -> Iterator[Row]:
+    """Make so many cuts, spread over the rows, after ``images`` each; yield each row when it is complete."""
     # An interrupt ends the machines first, and with them the threads that wait for their output.
     with ThreadPoolExecutor(at_once) as pool, Machines(cache, seed) as machines:
         trials = [Trial(machines, row, seed + number) for number, row in enumerate(rows)]
         each = -(-cuts // len(trials))
-        yield from pool.map(lambda trial: trial.run(each), trials)
+        yield from pool.map(lambda trial: trial.run(each, images), trials)
 
 
 def main() -> int:
     """Print the table; 1 where anything was lost."""
     parser = argparse.ArgumentParser(prog="make powercut", description=__doc__)
-    parser.add_argument("--cuts", type=int, default=1000)
+    parser.add_argument("--cuts", type=int, default=1000, help="cuts and images of the disk")
     parser.add_argument("--filesystems", nargs="+", choices=FILESYSTEMS, default=list(FILESYSTEMS))
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     options = parser.parse_args()
@@ -140,7 +167,7 @@ def main() -> int:
         print(f"make powercut needs {missing}", file=sys.stderr)
         return 2
     print(f"SEED={options.seed}", flush=True)
-    print("filesystem      disk               cuts acknowl.  faults", flush=True)
+    print("filesystem      disk               cuts boots acknowl.  faults", flush=True)
     rows = [Row(name, disk) for name in options.filesystems for disk in DISKS]
     with terminable():
         return report(powercut(options.cuts, options.seed, rows))

@@ -7,7 +7,9 @@ import pytest
 from tests.machines.image import missing_for_machines
 from tests.machines.powercut import Row, powercut
 
-CUTS = 3
+CUTS = 8
+IMAGES = 3
+"""Two boots."""
 SEED = 20
 
 
@@ -17,6 +19,6 @@ def test_store_survives_power_cuts() -> None:
     if missing:
         pytest.skip(f"needs {missing}")
     disks = [Row("ext4-ordered", "volatile cache"), Row("xfs", "volatile cache")]
-    rows = list(powercut(2 * CUTS, SEED, disks))
+    rows = list(powercut(2 * CUTS, SEED, disks, images=IMAGES))
     assert [(row.cuts, row.faults) for row in rows] == [(CUTS, []), (CUTS, [])]
     assert all(row.acknowledged for row in rows)
