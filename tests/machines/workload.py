@@ -158,9 +158,8 @@ def disks(path: Path, mount: str) -> None:
             continue
         device = line["device"]
         subprocess.run(["umount", "-q", "/mnt"])
-        mounted = subprocess.run(["sh", "-c", f"{mount} {device} /mnt"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if mounted.returncode:
-            print(f"{device}: {mounted.stdout!r}", flush=True)
+        if subprocess.run(["sh", "-c", f"{mount} {device} /mnt"]).returncode:
+            print(f"{device}: it cannot be mounted", flush=True)
         elif os.fork() == 0:
             for fault in faults(path, acknowledged):
                 print(f"{device}: {fault}", flush=True)
