@@ -29,7 +29,7 @@ from layerfarm.jobs.errors import (
     TreeChanged,
 )
 from layerfarm.jobs.flows import FLOWS, flow_of
-from layerfarm.jobs.flows.base import Request, Result
+from layerfarm.jobs.flows.base import FORMAT, Request, Result
 from layerfarm.jobs.flows.inputs import lease_inputs, release, stores_of
 from layerfarm.jobs.store.validation import first_error
 from layerfarm.worker.background.registry import WorkerInfo, workers
@@ -37,7 +37,7 @@ from layerfarm.worker.broker.connection import connect, reaching
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
-from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, Item, Status
+from layerfarm.worker.jobstore.model import LARGEST_REQUEST, Item, Status
 from layerfarm.worker.model import JobRecord, JobState, Progress
 from layerfarm.worker.monitoring.census import Census, census
 from layerfarm.worker.security.signing import Signed, read_keys, sign
@@ -131,7 +131,7 @@ class Farm:
         job_id = secrets.token_hex(6)
         deadline = None if timeout is None else time.monotonic() + timeout
         with reaching(self.address), _leased(job_id, request, settings.job_expires):
-            signature = self._sign(job_id, flow.name, text, traffic, settings.submitter)
+            signature = self._sign(Signed(job_id, flow.name, traffic, settings.submitter, FORMAT, text))
             while not self.store.submit(
                 job_id,
                 flow.name,
@@ -162,14 +162,14 @@ class Farm:
         """Sign a job of this submitter again, so that it can begin again."""
         position = self.store.view(job_id)
         if position.submitter == self._settings.submitter:
-            signature = self._sign(job_id, position.kind, position.request, position.traffic, position.submitter)
+            fields = (position.kind, position.traffic, position.submitter, position.format, position.request)
+            signature = self._sign(Signed(job_id, *fields))
             if signature:
                 self.store.sign(job_id, signature)
 
-    def _sign(self, job_id: str, kind: str, request: str, traffic: Traffic, submitter: str) -> str:
+    def _sign(self, signed: Signed) -> str:
         if self._settings.key_file is None:
             return ""
-        signed = Signed(job_id, kind, traffic, submitter, FORMAT, request)
         expires = self.store.now() + int(self._settings.signature_valid * 1000)
         return sign(read_keys(self._settings.key_file)[0], signed, expires)
 

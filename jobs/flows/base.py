@@ -26,6 +26,10 @@ from layerfarm.jobs.store.atomic_file import files_of, make_directory
 
 __all__ = ["Policy", "Request", "Result"]
 
+FORMAT: Final = 3
+"""Version of jobs: of their records and messages, and of the states and units in them. A worker reads this version and
+the one before, and continues a job in the version in which it was submitted, for workers that read no other."""
+
 
 class Model(BaseModel):
     """A typed message: unknown fields are refused, values are immutable."""
@@ -159,6 +163,8 @@ class Context:
     """Number of the attempt: a retry from the start is the next one."""
     fenced: bool = False
     """On a farm: other processes may do the same work, and its effect must happen once."""
+    format: int = FORMAT
+    """Version of the job; workers that read no newer one may continue it."""
 
     @property
     def work(self) -> str:

@@ -240,7 +240,7 @@ class _PackUnit(Model):
 def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
     survey = state.surveyed
     units: list[Unit] = []
-    if state.deltas is not None and state.changed.paths:
+    if survey.walk is not None and state.deltas is not None and state.changed.paths:
         known = survey.incremental.tree if survey.incremental else None
         params = _PackUnit(
             store=state.store,

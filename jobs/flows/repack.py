@@ -14,7 +14,7 @@ from layerfarm.jobs.image import Resolved, resolve_walk
 from layerfarm.jobs.image.bundle import Bundle, BundleIdMapping, open_baseline
 from layerfarm.jobs.image.documents import masked_paths
 from layerfarm.jobs.image.pack import choose_compression
-from layerfarm.jobs.mtree import Digests, Entry, Walk, sha256_of, write_stat_cache
+from layerfarm.jobs.mtree import Digests, Entry, Walk, write_stat_cache
 from layerfarm.jobs.store import Descriptor, Layout, check_refname
 
 
@@ -75,21 +75,20 @@ def _refresh(ctx: Context, state: RepackState, image: Resolved) -> None:
     if not state.refresh:
         return
     bundle = Bundle.open(ctx.policy.check_resolved(state.bundle))
+    survey = state.surveyed
+    walk, tree = survey.walk, state.exact_tree
+    if walk is None or tree is None:  # nothing was touched: the files of the bundle are still valid, under any name
+        bundle.refresh(image, bundle.mtree, bundle.extra, bundle.stat_cache)
+        return
     work = work_directory(ctx, state.store)
-    survey, tree = state.surveyed, state.exact_tree
-    if tree is not None:
-        manifest, extra = work.open(tree.manifest), work.open(tree.extra)
-        sums = tree.manifest.sha256, tree.extra.sha256
-    else:  # nothing was touched: the files of the bundle are still valid, under any name
-        manifest, extra = bundle.mtree, bundle.extra
-        sums = sha256_of(manifest), sha256_of(extra)
-    digests = Digests(survey.walk.sha256, *sums, tree_digest(state))
+    digests = Digests(walk.sha256, tree.manifest.sha256, tree.extra.sha256, tree_digest(state))
 
     def write(path: Path) -> None:
         with path.open("wb") as out:
-            write_stat_cache(out, work.open(survey.walk), Walk(survey.entries, survey.racy), digests)
+            write_stat_cache(out, work.open(walk), Walk(survey.entries, survey.racy), digests)
 
-    bundle.refresh(image, manifest, extra, work.open(work.publish("stat", write)))
+    stat_cache = work.open(work.publish("stat", write))
+    bundle.refresh(image, work.open(tree.manifest), work.open(tree.extra), stat_cache)
 
 
 REPACK = Flow(

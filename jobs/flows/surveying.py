@@ -7,9 +7,13 @@ differ from the manifest. The result of the job is the same without it.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Sequence
+from hashlib import file_digest
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import SpooledTemporaryFile
+from typing import Any, Final, TypeVar
 
 from layerfarm.jobs.errors import StaleCache
 from layerfarm.jobs.flows.base import Context, FileRef, Model, Stage, State, Unit, WorkDirectory, unit_of
@@ -27,6 +31,9 @@ from layerfarm.jobs.mtree import (
     read_clock,
     walk_tree,
 )
+
+_IN_MEMORY: Final = 4 << 20
+"""Bytes of a walk that is not a file until it is known to differ from the stat cache: about 30,000 entries."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +65,8 @@ class Incremental(Model):
 class Survey(Model):
     """A walked tree."""
 
-    walk: FileRef
+    walk: FileRef | None
+    """None: no entry was touched since the stat cache was made."""
     entries: int
     racy: int
     """Entries whose record no later walk can rely on."""
@@ -104,7 +112,7 @@ def survey_stages(
         work.create()
         if state.recorded is not None:
             ctx.policy.check_resolved(state.recorded.cache.parent)
-        return _survey(rootfs, work, state.recorded)
+        return _survey(rootfs, work, state.recorded, lean=ctx.format >= 3)
 
     def plan(ctx: Context, state: StateT) -> Sequence[Unit]:
         walk = state.surveyed.to_read
@@ -142,7 +150,8 @@ class _HashUnit(Model):
     shard: Shard
 
 
-def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None) -> Survey:
+def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None, *, lean: bool) -> Survey:
+    """``lean``: without a walk file if no entry was touched."""
     clock = NO_CLOCK if recorded is None else read_clock(recorded.cache.parent)
     found: Walk
 
@@ -151,20 +160,33 @@ def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None) -> Sur
         with path.open("w+b") as out:
             found = walk_tree(rootfs, out, clock)
 
-    walk = work.publish("walk", write)
-    incremental = None
-    if recorded is not None and recorded.use_cache:
+    if recorded is None or not recorded.use_cache:
+        walk = work.publish("walk", write)
+        return Survey(walk=walk, entries=found.entries, racy=found.racy)
+    with SpooledTemporaryFile(_IN_MEMORY, dir=os.fspath(work.path)) as records:
+        entries, racy = walk_tree(rootfs, records, clock)
+
+        def copy(path: Path) -> None:
+            records.seek(0)
+            with path.open("wb") as out:
+                shutil.copyfileobj(records, out, 1 << 20)
+
+        incremental = None
         try:
             cache = open_stat_cache(recorded.cache, recorded.manifest, recorded.extra)
-            incremental = _dirty(cache, work, walk)
+            records.seek(0)
+            if not cache.unchanged(file_digest(records, "sha256").hexdigest()):
+                walk = work.publish("walk", copy)
+                incremental = _dirty(cache, work, walk)
+                return Survey(walk=walk, entries=entries, racy=racy, incremental=incremental)
+            incremental = Incremental(tree=cache.tree)
         except StaleCache as error:
             _log.info("reading every file, the stat cache cannot be used: %s", error)
-    return Survey(walk=walk, entries=found.entries, racy=found.racy, incremental=incremental)
+        known = None if incremental and lean else work.publish("walk", copy)
+        return Survey(walk=known, entries=entries, racy=racy, incremental=incremental)
 
 
 def _dirty(cache: StatCache, work: WorkDirectory, walk: FileRef) -> Incremental:
-    if cache.unchanged(walk.sha256):
-        return Incremental(tree=cache.tree)
     walk_file = work.open(walk)
     found: Dirty
 

@@ -12,7 +12,7 @@ import os
 import stat
 from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from layerfarm.jobs.errors import RootfsError, TreeChanged
 from layerfarm.jobs.fs import Rootfs, Widened, unreadable
@@ -55,7 +55,7 @@ class Walk(NamedTuple):
     """Entries whose ctime proves nothing and is not recorded."""
 
 
-def walk_tree(root: Path, out: BinaryIO, clock: Clock = NO_CLOCK) -> Walk:
+def walk_tree(root: Path, out: IO[bytes], clock: Clock = NO_CLOCK) -> Walk:
     """Write the walk file of the tree at ``root`` to ``out``, which must be seekable.
 
     Links from outside the tree are not part of an image, so the link counts of files with several links are corrected
@@ -101,7 +101,7 @@ class _Directory:
 
 
 class _TreeWalk:
-    def __init__(self, out: BinaryIO, clock: Clock) -> None:
+    def __init__(self, out: IO[bytes], clock: Clock) -> None:
         self.entries = 0
         self.racy = 0
         self._clock = clock

@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 
 from layerfarm.jobs import errors
 from layerfarm.jobs.compress import Codec, Compression, codec_id
+from layerfarm.jobs.flows.base import FORMAT
 from layerfarm.jobs.limits import PREFIX as LIMIT_PREFIX
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.cli import diff_cmd, main, rebase_cmd
-from layerfarm.worker.jobstore.model import FORMAT
 from layerfarm.worker.model import JobState
 from layerfarm.worker.settings import _KEYS, _NOT_SETTINGS
 from tests.docs.blocks import PAGES, ROOT

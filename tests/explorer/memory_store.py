@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from layerfarm.jobs.errors import JobNotFound
-from layerfarm.jobs.flows.base import State, Unit
+from layerfarm.jobs.flows.base import FORMAT, State, Unit
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.in_redis import retried
-from layerfarm.worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
+from layerfarm.worker.jobstore.model import Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
 from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.model import JobError, JobRecord, JobState
 from tests.explorer.memory_job import Held, HeldUnit, MemoryJob

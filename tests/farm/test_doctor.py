@@ -17,7 +17,7 @@ from ground import Ground, until
 from shim import Shim
 from trial import small_disk
 
-from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.base import FORMAT, Policy
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.probe import locks_exclude, probe_file, renames_are_atomic
 from layerfarm.worker.doctor import Finding, Level, examine, worst
@@ -25,7 +25,6 @@ from layerfarm.worker.doctor.store_checks import examine_store
 from layerfarm.worker.doctor.views import Question, view_of
 from layerfarm.worker.doctor.worker_checks import examine_workers
 from layerfarm.worker.jobstore.keys import Keys
-from layerfarm.worker.jobstore.model import FORMAT
 from tests.ordinary_user import ordinary_user
 
 KEYS = Keys()
@@ -142,7 +141,9 @@ def test_workers_of_other_versions_are_found(healthy: Ground) -> None:
     farm = healthy.farm()
     (worker,) = farm.workers()
     for update, level, what in (
-        ({"format": FORMAT + 1}, Level.FAIL, f"reads jobs of format {FORMAT + 1}, this machine writes {FORMAT}"),
+        ({"format": FORMAT - 1}, Level.FAIL, f"reads jobs of format {FORMAT - 1}, this machine writes {FORMAT}"),
+        ({"format": FORMAT + 2}, Level.FAIL, f"reads jobs of format {FORMAT + 2}, this machine writes {FORMAT}"),
+        ({"format": FORMAT + 1, "version": "9"}, Level.WARN, "is version 9"),
         ({"version": "0.0.1"}, Level.WARN, "is version 0.0.1"),
     ):
         assert what in said(list(examine_workers([worker.model_copy(update=update)])), level)

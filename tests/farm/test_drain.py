@@ -9,7 +9,8 @@ from ground import Ground, running, until
 from toy_flow import ToyRequest, ToyResult
 
 from layerfarm.jobs.errors import JobFailed
-from layerfarm.worker.jobstore.model import FORMAT, Item
+from layerfarm.jobs.flows.base import FORMAT
+from layerfarm.worker.jobstore.model import Item
 from layerfarm.worker.model import JobState
 
 
@@ -67,7 +68,7 @@ def test_job_of_another_format_is_refused_and_says_why(shared: Ground, allowed: 
     request = ToyRequest(directory=allowed).model_dump_json()
     farm.store.submit("from-the-future", "toy", request, 3, version=FORMAT + 1)
     farm.sender.send([Item("from-the-future", 1, "advance")])
-    with pytest.raises(JobFailed, match=f"job has format {FORMAT + 1}, this worker reads {FORMAT}"):
+    with pytest.raises(JobFailed, match=f"job has format {FORMAT + 1}, this worker reads {FORMAT - 1} and {FORMAT}"):
         farm.job("from-the-future").result(90)
     # Nothing of it is begun; what a worker of its version may have staged is removed.
     assert {path.name.partition(".")[0] for path in allowed.iterdir()} == {"clean-False"}
@@ -78,7 +79,7 @@ def test_job_of_the_first_version_is_refused_and_says_why(shared: Ground, allowe
     farm.store.submit("from-the-past", "toy", ToyRequest(directory=allowed).model_dump_json(), 3)
     farm.client.hdel("layerfarm:job:from-the-past", "format", "traffic", "submitter", "attempt")
     farm.sender.send([Item("from-the-past", 0, "advance")])
-    with pytest.raises(JobFailed, match=f"job has format 1, this worker reads {FORMAT}"):
+    with pytest.raises(JobFailed, match=f"job has format 1, this worker reads {FORMAT - 1} and {FORMAT}"):
         farm.job("from-the-past").result(90)
 
 

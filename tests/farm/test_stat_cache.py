@@ -16,7 +16,8 @@ from single_changes import CHANGES, SPEC, add_socket, keep_times
 
 from layerfarm.jobs.errors import TreeChanged
 from layerfarm.jobs.flows import layering, surveying
-from layerfarm.jobs.flows.base import Policy
+from layerfarm.jobs.flows.base import FORMAT, Context, Policy, WorkDirectory
+from layerfarm.jobs.flows.repack import REPACK
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult, RepackRequest, UnpackRequest
 from layerfarm.jobs.image.bundle import Bundle
 from layerfarm.jobs.mtree import Delta, next_tick
@@ -119,9 +120,31 @@ def test_nothing_is_read_of_an_untouched_bundle(ground: Ground, seen: Seen, monk
     # Not even the old manifest.
     monkeypatch.setattr("layerfarm.jobs.flows.repack.open_baseline", lambda *paths: pytest.fail("manifest was read"))
     monkeypatch.setattr("layerfarm.jobs.flows.new_tree.ManifestPatch", lambda *paths: pytest.fail("manifest was read"))
-    after = ground.repack(shards=1)
-    assert after == before and after.deltas == 0 and after.layer is None
+    monkeypatch.setattr(WorkDirectory, "publish_all", lambda *args: pytest.fail("a work file was written"))
+    known = ground.cache.read_bytes()
+    for refresh in (False, True):
+        after = ground.repack(shards=1, refresh=refresh)
+        assert after == before and after.deltas == 0 and after.layer is None
     assert seen.hashed == []
+    assert ground.cache.read_bytes() == known
+
+
+def test_a_job_of_the_format_before_leaves_its_walk_to_older_workers(ground: Ground) -> None:
+    request = RepackRequest(bundle=ground.bundle, image=ground.image("new"))
+    survey = REPACK.stages[0]
+    for number, left in ((FORMAT - 1, True), (FORMAT, False)):
+        ctx = Context(f"job-{number}", format=number)
+        state = REPACK.begin(ctx, request)
+        (unit,) = survey.plan(ctx, state)
+        state = survey.join(ctx, state, [survey.run(ctx, unit)])
+        assert (state.surveyed.walk is not None) == left
+        REPACK.clean(ctx, request, False)
+
+
+def test_a_walk_that_does_not_fit_into_memory_is_the_same(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.link(ground.rootfs / "d/f", ground.path / "outside")
+    monkeypatch.setattr(surveying, "_IN_MEMORY", 1)
+    ground.both()
 
 
 def test_only_touched_files_are_read(ground: Ground, seen: Seen) -> None:

@@ -17,9 +17,9 @@ import structlog
 from celery import bootsteps
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from layerfarm.jobs.flows.base import FORMAT
 from layerfarm.worker.broker.connection import clock_offset
 from layerfarm.worker.jobstore.keys import Keys
-from layerfarm.worker.jobstore.model import FORMAT
 
 __all__ = ["WorkerInfo"]
 
@@ -49,7 +49,7 @@ class WorkerInfo(BaseModel):
     version: str = ""
     """Version of layerfarm."""
     format: int = 0
-    """Format of the jobs that it reads (``layerfarm.worker.jobstore.model.FORMAT``)."""
+    """Format of the jobs that it reads (``layerfarm.jobs.flows.base.FORMAT``)."""
     clock: float = 0.0
     """Seconds by which its clock is ahead of that of Redis."""
     confined: bool = False

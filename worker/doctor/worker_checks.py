@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Final
 
+from layerfarm.jobs.flows.base import FORMAT
 from layerfarm.worker.background.registry import WorkerInfo
 from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
-from layerfarm.worker.jobstore.model import FORMAT
 from layerfarm.worker.plural import counted
 
 _CLOCK: Final = 60.0
@@ -32,7 +32,7 @@ def examine_workers(workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
 
 def _one(worker: WorkerInfo) -> Iterator[Finding]:
     topic, ours = f"worker {worker.name}", version("layerfarm")
-    if worker.format != FORMAT:
+    if not FORMAT <= worker.format <= FORMAT + 1:  # A worker reads the format before its own, too.
         yield fail(
             topic, f"reads jobs of format {worker.format}, this machine writes {FORMAT}", "bring all to one version"
         )

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from layerfarm.jobs.errors import LimitExceeded, RequestError, Untrusted
 from layerfarm.jobs.flows import FLOWS
-from layerfarm.jobs.flows.base import Flow, Request, Unit
+from layerfarm.jobs.flows.base import FORMAT, Flow, Request, Unit
 from layerfarm.jobs.store.validation import first_error
 from layerfarm.worker.jobstore.interface import JobStore
-from layerfarm.worker.jobstore.model import FORMAT, LARGEST_REQUEST, JobView
+from layerfarm.worker.jobstore.model import LARGEST_REQUEST, JobView
 from layerfarm.worker.security.signing import Keyring, Signed
 
 
@@ -35,9 +35,9 @@ class Admission:
             RequestError: this worker does not know the kind or the format, or the request is not valid.
             Untrusted: requests must be signed, and this one is not, or was altered.
         """
-        if job.format != FORMAT and not of_any_format:
+        if not FORMAT - 1 <= job.format <= FORMAT and not of_any_format:
             raise RequestError(
-                f"job has format {job.format}, this worker reads {FORMAT}",
+                f"job has format {job.format}, this worker reads {FORMAT - 1} and {FORMAT}",
                 hint="client and workers must have the same version, see docs/operating.md#upgrades",
             )
         if self.keyring is not None:

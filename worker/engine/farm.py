@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -123,7 +123,7 @@ class CeleryRunner:
             return
         reached("advance.claimed")
         with self._failing(claim), self.heartbeat.watching(claim) as observer:
-            self._move_on(claim, self._context(item, observer))
+            self._move_on(claim, self._context(item, claim.job, observer))
 
     def _unit(self, item: Item) -> None:
         """Do one unit and record its result; if it completes the stage, run or send the join."""
@@ -140,7 +140,7 @@ class CeleryRunner:
                 self.heartbeat.watching(claim, seen) as observer,
                 self._holding(item.job_id, request),
             ):
-                result = self._single_flight.result(stage, self._context(item, observer), claim, observer)
+                result = self._single_flight.result(stage, self._context(item, claim.job, observer), claim, observer)
                 if result is None:
                     seen.how = "stopped"
                     return
@@ -168,7 +168,7 @@ class CeleryRunner:
             self._tell_end(item)
             return
         with self.heartbeat.watching(claim) as observer:
-            clean = self._clean(claim.job, self._context(item, observer))
+            clean = self._clean(claim.job, self._context(item, claim.job, observer))
         reached("close.cleaned")
         if self.store.closed(claim, clean=clean) is Status.OK:
             self._tell_end(item)
@@ -184,8 +184,8 @@ class CeleryRunner:
         """Cover the blobs that the job reads or writes inside the block by its lease."""
         return holding(job_id, self.lease_for, stores_of(request, self.policy))
 
-    def _context(self, item: Item, observer: Observer) -> Context:
-        return Context(item.job_id, self.policy, observer, attempt=item.attempt, fenced=True)
+    def _context(self, item: Item, job: JobView, observer: Observer) -> Context:
+        return Context(item.job_id, self.policy, observer, attempt=item.attempt, fenced=True, format=job.format)
 
     # --- claims, and the handling of refused ones -----------------------------------------------------
 
@@ -238,8 +238,9 @@ class CeleryRunner:
                 return
             if not old and record.kept is not None:
                 return
-            flow, request = self.admission.flow(item.job_id, self.store.view(item.job_id), of_any_format=True)
-            flow.clean(self._context(item, Silent()), request, not old and ended is JobState.SUCCEEDED)
+            job = self.store.view(item.job_id)
+            flow, request = self.admission.flow(item.job_id, job, of_any_format=True)
+            flow.clean(self._context(item, job, Silent()), request, not old and ended is JobState.SUCCEEDED)
             if not old:
                 release(item.job_id, stores_of(request, self.policy))
         except LayerfarmError:
@@ -271,8 +272,7 @@ class CeleryRunner:
                 return
             if context.attempt > 1:
                 # The kept work of the last attempt cannot be used.
-                before = Context(context.job_id, self.policy, context.observer, context.attempt - 1, fenced=True)
-                flow.clean(before, request, False)
+                flow.clean(replace(context, attempt=context.attempt - 1), request, False)
             state = flow.begin(context, request)
         else:
             state = self._join(flow, claim, context)

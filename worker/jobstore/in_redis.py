@@ -12,10 +12,10 @@ from typing import Any, Final, cast
 import redis
 
 from layerfarm.jobs.errors import JobNotFound, RecordDamaged, RequestError
-from layerfarm.jobs.flows.base import State, Unit
+from layerfarm.jobs.flows.base import FORMAT, State, Unit
 from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.keys import Keys, is_job_id
-from layerfarm.worker.jobstore.model import FORMAT, Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
+from layerfarm.worker.jobstore.model import Answer, Claim, Item, JobView, Lost, Refused, Retried, Status
 from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.jobstore.scripts import Scripts
 from layerfarm.worker.model import JobError, JobRecord, JobState, Progress

@@ -14,9 +14,6 @@ from layerfarm.worker.broker.priorities import Traffic
 from layerfarm.worker.jobstore.owner import Owner
 from layerfarm.worker.model import JobError, JobState
 
-FORMAT: Final = 2
-"""Version of a job's record and of the messages about it. A worker refuses a job of another version."""
-
 LARGEST_REQUEST: Final = 64 * 1024
 """Most characters of a request as JSON. Clients send no larger one, and workers refuse a larger one."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from layerfarm.jobs.flows.base import FORMAT
 from layerfarm.worker.engine.failpoints import STEPS
-from layerfarm.worker.jobstore.model import FORMAT
 
 from . import broker, disks, processes, surroundings
 from .fault import Fault, Function
@@ -57,7 +57,9 @@ FAULTS: dict[str, Fault] = {
     "clock jumps by 1 h": Fault(surroundings.clock_jumps),
     "new version": Fault(surroundings.deploy(surroundings.understands_more, None)),
     "new format": Fault(
-        surroundings.deploy(surroundings.reads_another_format, f"has format {FORMAT}, this worker reads {FORMAT + 1}")
+        surroundings.deploy(
+            surroundings.reads_another_format, f"has format {FORMAT}, this worker reads {FORMAT + 1} and {FORMAT + 2}"
+        )
     ),
 }
 """By name, as the table shows it."""

@@ -89,8 +89,9 @@ def understands_more(source: Path) -> None:
 
 
 def reads_another_format(source: Path) -> None:
-    model = source / "worker" / "jobstore" / "model.py"
-    model.write_text(model.read_text().replace("FORMAT: Final = ", "FORMAT: Final = 1 + "))
+    """A worker still reads the format before its own."""
+    base = source / "jobs" / "flows" / "base.py"
+    base.write_text(base.read_text().replace("FORMAT: Final = ", "FORMAT: Final = 2 + "))
 
 
 def clock_jumps(trial: Trial, counts: Counts) -> None:
