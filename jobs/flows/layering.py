@@ -8,6 +8,7 @@ and output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -30,7 +31,19 @@ from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.image.pack import PackedLayer, pack_layer
 from layerfarm.jobs.image.trees import portable
 from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
-from layerfarm.jobs.mtree import Delta, DeltaSummary, Entry, compare, mask, read_deltas, simplify, write_deltas
+from layerfarm.jobs.mtree import (
+    ROOT,
+    Delta,
+    DeltaSummary,
+    Entry,
+    compare,
+    mask,
+    parse_lines,
+    read_deltas,
+    simplify,
+    write_all_extra,
+    write_deltas,
+)
 from layerfarm.jobs.store import Layout
 
 _TREE: Final = "new_tree"
@@ -83,6 +96,28 @@ def layering_stages(
     ``published`` is called with the new image after it is tagged, perhaps twice.
     """
 
+    def beside_layer(ctx: Context, state: StateT) -> bool:
+        """Return True if the tree unit runs beside the packing of the layer."""
+        survey = state.surveyed
+        if 2 * survey.entries_to_read <= survey.entries:
+            return True
+        base = base_of(state)
+        # Workers of 1.0 compare every tree and its digest at once; all must agree.
+        return ctx.format >= 3 and (base is None or not base.layers)
+
+    def plan_compare(ctx: Context, state: StateT) -> list[Unit]:
+        if state.surveyed.to_read is None:
+            return []
+        return [unit_of(state), *(() if beside_layer(ctx, state) else _tree_unit(state))]
+
+    def plan_pack(ctx: Context, state: StateT) -> list[Unit]:
+        survey, units = state.surveyed, _pack_units(state)
+        # Without a difference, the tree as a layer can hold it equals a known old one, whatever was dirty.
+        wanted = state.differing or state.refresh or survey.incremental is None
+        if survey.to_read is not None and wanted and beside_layer(ctx, state):
+            units += _tree_unit(state)
+        return units
+
     def run_compare(ctx: Context, unit: Unit) -> dict[str, Any]:
         if _TREE in unit.params:
             return _run_tree(ctx, state_type.model_validate(unit.params[_TREE]))
@@ -101,8 +136,8 @@ def layering_stages(
 
     return (
         *survey_stages(state_type, lambda state: state.store, work_directory),
-        Stage("compare", _plan_compare, run_compare, _join),
-        Stage("pack", _plan_pack, run_pack, _join, Equal(_name_of_pack, _is_packed)),
+        Stage("compare", plan_compare, run_compare, _join),
+        Stage("pack", plan_pack, run_pack, _join, Equal(_name_of_pack, _is_packed)),
         single_stage("publish", state_type, ImageResult, publish, commits=True),
     )
 
@@ -132,16 +167,13 @@ def _join(ctx: Context, state: StateT, results: list[dict[str, Any]]) -> StateT:
 # --- the tree unit: digests the new tree, and writes it for the bundle -----------------------------------------------
 #
 # It runs beside a unit that leaves a processor idle. If most of the tree was read, that is the comparison: it takes
-# one processor, for as long. If few entries were dirty, the comparison is short, and shows whether there is anything to
-# write: then it is the packing of the layer, which waits for its reader now and then.
+# one processor, for as long. If few entries were dirty, or there is nothing to compare with, the comparison is short,
+# and shows whether there is anything to write: then it is the packing of the layer, which waits for its reader now and
+# then.
 
 
 def _tree_unit(state: LayeringState) -> list[Unit]:
     return [Unit(params={_TREE: state.model_dump(mode="json")})]
-
-
-def _most_was_read(state: LayeringState) -> bool:
-    return 2 * state.surveyed.entries_to_read > state.surveyed.entries
 
 
 def _run_tree(ctx: Context, state: LayeringState) -> dict[str, Any]:
@@ -155,12 +187,6 @@ def _run_tree(ctx: Context, state: LayeringState) -> dict[str, Any]:
 
 
 # --- compare: merge the shards, and compare them with the old tree ----------------------------------------------------
-
-
-def _plan_compare(ctx: Context, state: LayeringState) -> list[Unit]:
-    if state.surveyed.to_read is None:
-        return []
-    return [unit_of(state), *(_tree_unit(state) if _most_was_read(state) else ())]
 
 
 def _compare(ctx: Context, state: LayeringState, old_tree: Callable[[], Iterator[Entry]]) -> dict[str, Any]:
@@ -183,11 +209,22 @@ def _compare(ctx: Context, state: LayeringState, old_tree: Callable[[], Iterator
             yield delta
 
     def write(path: Path) -> None:
-        nonlocal summary
+        nonlocal summary, differing
         with path.open("wb") as out:
             summary = write_deltas(wanted, out)
+            if all_new:
+                more, left_out = write_all_extra(lines, out)
+                summary = summary.joined(more)
+                differing += more.paths
+                sockets.extend(left_out)
 
-    found = counted(compare(portable(tree.replaced(old_tree)), portable(noting_sockets(tree.read()))))
+    lines = tree.lines()
+    old = tree.replaced(old_tree)
+    first = list(islice(old, 2))
+    # A tree of nothing but a root, as of an image without layers: all else is new, and need not be parsed.
+    all_new = not state.mask_paths and [entry.path for entry in first] in ([], [ROOT])
+    new = parse_lines(islice(lines, len(first)) if all_new else lines)
+    found = counted(compare(portable(chain(first, old)), portable(noting_sockets(new))))
     masked = [path.encode("utf-8", "surrogateescape") for path in state.mask_paths]
     wanted = simplify(mask(_unclamped(found, state.options.source_date_epoch), masked))
     deltas = work.publish("deltas", write)
@@ -237,29 +274,26 @@ class _PackUnit(Model):
         return Codec(self.compression, level=self.level, threads=threads, prefetch=tuple(self.prefetch))
 
 
-def _plan_pack(ctx: Context, state: LayeringState) -> list[Unit]:
+def _pack_units(state: LayeringState) -> list[Unit]:
+    """Return the unit, or none if the image gets no layer."""
     survey = state.surveyed
-    units: list[Unit] = []
-    if survey.walk is not None and state.deltas is not None and state.changed.paths:
-        known = survey.incremental.tree if survey.incremental else None
-        params = _PackUnit(
-            store=state.store,
-            rootfs=state.rootfs,
-            deltas=state.deltas,
-            tree=name_of_work("tree", survey.walk.sha256, known, [ref.sha256 for ref in state.fragments]),
-            compression=state.compression,
-            level=state.options.level,
-            prefetch=state.options.prefetch,
-            source_date_epoch=state.options.source_date_epoch,
-            uid_map=state.uid_map,
-            gid_map=state.gid_map,
-            rootless=state.rootless,
-        )
-        units.append(unit_of(params, state.changed.bytes))
-    # Without a difference, the tree as a layer can hold it equals the old one, whatever was dirty.
-    if survey.to_read is not None and not _most_was_read(state) and (state.differing or state.refresh):
-        units += _tree_unit(state)
-    return units
+    if survey.walk is None or state.deltas is None or not state.changed.paths:
+        return []
+    known = survey.incremental.tree if survey.incremental else None
+    params = _PackUnit(
+        store=state.store,
+        rootfs=state.rootfs,
+        deltas=state.deltas,
+        tree=name_of_work("tree", survey.walk.sha256, known, [ref.sha256 for ref in state.fragments]),
+        compression=state.compression,
+        level=state.options.level,
+        prefetch=state.options.prefetch,
+        source_date_epoch=state.options.source_date_epoch,
+        uid_map=state.uid_map,
+        gid_map=state.gid_map,
+        rootless=state.rootless,
+    )
+    return [unit_of(params, state.changed.bytes)]
 
 
 def _pack(ctx: Context, params: _PackUnit) -> dict[str, Any]:

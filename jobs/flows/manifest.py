@@ -14,7 +14,7 @@ from layerfarm.jobs.flows.requests import AbsolutePath
 from layerfarm.jobs.flows.stages import result_of, single_stage
 from layerfarm.jobs.flows.surveying import TreeState, survey_stages
 from layerfarm.jobs.mtree import Entry
-from layerfarm.jobs.mtree.fragments import read_fragment
+from layerfarm.jobs.mtree.fragments import parse_lines
 from layerfarm.jobs.paths import is_directory
 
 __all__ = ["ManifestRequest", "ManifestResult"]
@@ -66,7 +66,7 @@ def read_tree_file(stream: BinaryIO) -> Iterator[Entry]:
     """
     if stream.read(len(HEADER)) != HEADER:
         raise MtreeSyntaxError("not a manifest written by layerfarm mtree")
-    return read_fragment(stream)
+    return parse_lines(stream)
 
 
 def _begin(ctx: Context, request: ManifestRequest) -> ManifestState:

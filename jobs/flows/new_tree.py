@@ -10,7 +10,7 @@ from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
 from layerfarm.jobs.flows.surveying import Incremental, TreeState
 from layerfarm.jobs.fs import open_file
 from layerfarm.jobs.image.trees import ManifestDigest
-from layerfarm.jobs.mtree import Edit, Entry, ManifestPatch, Output, merge_fragments, read_edits, write_tree
+from layerfarm.jobs.mtree import Edit, Entry, ManifestPatch, Output, merge_lines, parse_lines, read_edits, write_tree
 
 
 class Tree(Model):
@@ -36,8 +36,12 @@ class NewTree:
 
     def read(self) -> Iterator[Entry]:
         """Return the entries that were read, in mtree order: all, or the dirty ones."""
+        return parse_lines(self.lines())
+
+    def lines(self) -> Iterator[bytes]:
+        """Return the lines of fragments of :meth:`read`."""
         fragments = [self._work.open(ref) for ref in self._fragments]
-        return merge_fragments(fragments, self._survey.entries_to_read)
+        return merge_lines(fragments, self._survey.entries_to_read)
 
     def replaced(self, baseline: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
         """Yield the old entries in their place: the whole old tree, or those that are gone or dirty."""

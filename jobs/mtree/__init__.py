@@ -3,7 +3,7 @@
 from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock, next_tick, read_clock
 from layerfarm.jobs.mtree.compare import compare
 from layerfarm.jobs.mtree.deltas import DeltaSummary, mask, read_deltas, simplify, write_deltas
-from layerfarm.jobs.mtree.fragments import merge_fragments
+from layerfarm.jobs.mtree.fragments import merge_fragments, merge_lines, parse_lines, write_all_extra
 from layerfarm.jobs.mtree.hashing import Shard, hash_shard, plan_shards, snapshot
 from layerfarm.jobs.mtree.model import (
     ROOT,
@@ -51,9 +51,11 @@ __all__ = [
     "hash_shard",
     "mask",
     "merge_fragments",
+    "merge_lines",
     "mtree_key",
     "next_tick",
     "open_stat_cache",
+    "parse_lines",
     "plan_shards",
     "read_clock",
     "read_deltas",
@@ -64,6 +66,7 @@ __all__ = [
     "simplify",
     "snapshot",
     "walk_tree",
+    "write_all_extra",
     "write_deltas",
     "write_extra",
     "write_stat_cache",

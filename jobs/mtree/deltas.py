@@ -23,6 +23,11 @@ class DeltaSummary(NamedTuple):
     newest_mtime: int | None = None
     """Seconds, over the Extra and Modified; None if there is none."""
 
+    def joined(self, other: DeltaSummary) -> DeltaSummary:
+        """Return the counts over two parts of a file."""
+        times = [time for time in (self.newest_mtime, other.newest_mtime) if time is not None]
+        return DeltaSummary(self.paths + other.paths, self.bytes + other.bytes, max(times, default=None))
+
 
 def simplify(deltas: Iterable[Delta]) -> Iterator[Delta]:
     """Drop a Missing whose ancestor is Missing: one whiteout removes a whole directory (umoci.md B1.11)."""

@@ -6,24 +6,31 @@ joined anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO, Final, get_args
 
 from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError
 from layerfarm.jobs.mtree import vis
+from layerfarm.jobs.mtree.deltas import DeltaSummary
 from layerfarm.jobs.mtree.model import BILLION, Entry, EntryType, Xattrs, mtree_key
 
+_FLUSH_LINES: Final = 1024
 _TYPES: dict[bytes, EntryType] = {f"type={kind}".encode(): kind for kind in get_args(EntryType)}
 
 
 def merge_fragments(paths: Sequence[Path], expected_entries: int) -> Iterator[Entry]:
-    """Yield the entries of all fragments in mtree order; the fragments may come in any order.
+    """Return the entries of all fragments in mtree order; the fragments may come in any order.
 
     Raises:
         IncompleteTree: a shard is missing, or two shards hold the same path; raised at the end at the latest.
         MtreeSyntaxError: a fragment is damaged.
     """
+    return parse_lines(merge_lines(paths, expected_entries))
+
+
+def merge_lines(paths: Sequence[Path], expected_entries: int) -> Iterator[bytes]:
+    """Yield the lines of all fragments in mtree order. Raises as :func:`merge_fragments`."""
     first = []
     for path in paths:
         with path.open("rb") as stream:
@@ -32,25 +39,59 @@ def merge_fragments(paths: Sequence[Path], expected_entries: int) -> Iterator[En
             first.append((_key(_parse(line)), path))
     first.sort(key=lambda pair: pair[0])
     count = 0
-    last = None
+    last = b""
     for key, path in first:
-        if last is not None and key <= _key(last):
-            raise IncompleteTree("two shards hold the same path", where=last.path)
+        if last and key <= _key(before := _parse(last)):
+            raise IncompleteTree("two shards hold the same path", where=before.path)
         with path.open("rb") as stream:
-            for last in read_fragment(stream):
+            for last in stream:
                 count += 1
                 yield last
     if count != expected_entries:
         raise IncompleteTree(f"the shards hold {count} of {expected_entries} entries")
 
 
-def read_fragment(stream: BinaryIO) -> Iterator[Entry]:
-    """Return the entries of one fragment.
+def parse_lines(lines: Iterable[bytes]) -> Iterator[Entry]:
+    """Return the entries of lines of fragments.
 
     Raises:
-        MtreeSyntaxError: it is damaged.
+        MtreeSyntaxError: a line is damaged.
     """
-    return map(_parse, stream)
+    return map(_parse, lines)
+
+
+def write_all_extra(lines: Iterable[bytes], out: BinaryIO) -> tuple[DeltaSummary, list[bytes]]:
+    """Write an Extra delta for each line of fragments; return the counts and the paths of the sockets, left out.
+
+    As :func:`~layerfarm.jobs.mtree.write_deltas` of these entries, in a sixth of the time: they are not parsed.
+
+    Raises:
+        MtreeSyntaxError: a line is damaged.
+    """
+    count = size = 0
+    newest = None
+    sockets: list[bytes] = []
+    deltas: list[bytes] = []
+    for line in lines:
+        try:
+            name, kind, _mode, _uid, _gid, length, _nlink, rest = line.split(b" ", 7)
+            seconds = int(rest[5 : rest.index(b".")])
+            if kind == b"type=file":
+                size += int(length[5:])
+            elif kind == b"type=socket":
+                sockets.append(_parse(line).path)
+                continue
+        except ValueError as error:
+            raise MtreeSyntaxError("malformed line of a fragment", where=line[:200]) from error
+        count += 1
+        if newest is None or seconds > newest:
+            newest = seconds
+        deltas.append(b"extra %b\n" % (name if name == b"." else name[2:]))
+        if len(deltas) >= _FLUSH_LINES:
+            out.write(b"".join(deltas))
+            deltas.clear()
+    out.write(b"".join(deltas))
+    return DeltaSummary(count, size, newest), sockets
 
 
 def _key(entry: Entry) -> bytes:

@@ -20,22 +20,24 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 
 from layerfarm.jobs.compress.codecs import compress_block
-from layerfarm.jobs.image.trees import ManifestDigest, portable
+from layerfarm.jobs.image.trees import ManifestDigest
 from layerfarm.jobs.layer import GenerateOptions, generate_layer
 from layerfarm.jobs.layer.segments import FEWEST, MOST_HELPERS, WORTH_IT
 from layerfarm.jobs.mtree import (
-    compare,
     hash_shard,
     merge_fragments,
+    merge_lines,
     plan_shards,
     read_deltas,
     walk_tree,
-    write_deltas,
+    write_all_extra,
     write_tree,
 )
 
 _QUEUED = 4
 """Pieces that wait for a digest, and blocks for each compressor."""
+_SLICES = 100
+"""Parts of the work of another process, as processors are shared."""
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Costs:
     hash: float
     compare: float
     manifest: float
-    """Digest of the new manifest, computed beside the comparison."""
+    """Digest of the new manifest, computed beside the packing."""
     keys: float
     """Reading and sorting the deltas, before the first block."""
     blocks: list[Block]
@@ -91,7 +93,7 @@ def measure(root: Path, scratch: Path) -> Costs:
             hash_shard(root, walk, shard, out, lambda nbytes: None)
         at = lap(at)
         with deltas.open("wb") as out:
-            write_deltas(compare((), portable(merge_fragments([fragment], entries))), out)
+            write_all_extra(merge_lines([fragment], entries), out)
         at = lap(at)
         sink = ManifestDigest()
         write_tree(merge_fragments([fragment], entries), sink.output())
@@ -158,12 +160,11 @@ def simulate(costs: Costs, processors: int, *, helpers: bool = True) -> dict[str
 
     ``helpers``: processes read small files, on as many processors as they do it in a build.
     """
-    both = costs.compare, costs.manifest
     helping = _helpers(costs.blocks, processors) if helpers else 0
     return {
         "survey": costs.survey,
         "hash": costs.plan + costs.hash / processors,
-        "compare": sum(both) if processors == 1 else max(both),
+        "compare": costs.compare,
         "pack": _Schedule(costs, processors, helping).seconds(),
     }
 
@@ -193,6 +194,9 @@ class _Schedule:
         self._costs: list[float] = []
         self._missing: list[int] = []
         self._next: list[list[int]] = []
+        manifest = -1
+        for _ in range(_SLICES):
+            manifest = self._add(costs.manifest / _SLICES, manifest)
         generated = [self._add(costs.keys)]
         helped: list[list[int]] = []
         digested: list[int] = []

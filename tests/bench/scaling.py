@@ -34,11 +34,12 @@ STAGES = {
     " order of the walk file is that of the tree. Sub-trees could be walked apart and joined; at 5 µs an entry it has"
     " not paid.",
     "hash": "Parallel. Shards of equal cost, a process each; nothing is shared.",
-    "compare": "Serial. One process merges the shards and holds them against the old tree, both in tree order."
-    " Beside it another process digests the new manifest, of which each line depends on those above it.",
+    "compare": "Serial, and short here: there is no old tree, so the lines of the shards become deltas without being"
+    " parsed. With an old tree one process holds both against each other, and another one digests the new manifest.",
     "pack": "Partly parallel. One thread joins the tar: it reads the files, or from 3 processors and 100,000 entries on"
     " only the large ones, while up to 8 processes read the small ones. The blocks are compressed by as many threads as"
-    " there are processors. The diff_id, a SHA-256 over all of the tar, and the digest of the blob are serial, each in"
+    " there are processors. Beside it another process digests the new manifest, of which each line depends on those"
+    " above it. The diff_id, a SHA-256 over all of the tar, and the digest of the blob are serial, each in"
     " a thread of its own.",
     "publish": "Serial, and the same for any tree: three small documents and the lock of the index.",
 }

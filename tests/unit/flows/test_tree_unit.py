@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from layerfarm.jobs.compress import Compression
-from layerfarm.jobs.flows.base import Context, FileRef, Unit
+from layerfarm.jobs.flows.base import Context, FileRef, Stage, Unit
 from layerfarm.jobs.flows.layering import LayeringState, layering_stages
 from layerfarm.jobs.flows.requests import ImageRef, LayerOptions
 from layerfarm.jobs.flows.surveying import Incremental, Survey
+from layerfarm.jobs.image import Resolved
+from layerfarm.jobs.store import Descriptor
 
 REF = FileRef(path="f", size=0, sha256="0" * 64)
-_, _, COMPARE, PACK, _ = layering_stages(LayeringState, lambda ctx, state: iter(()), lambda state: None, "test")
+LAYER = (Descriptor(mediaType="application/octet-stream", digest=f"sha256:{REF.sha256}", size=0), "sha256:0")
 
 
-def tree_units(stage: object, state: LayeringState) -> list[Unit]:
-    return [unit for unit in stage.plan(Context("job"), state) if "new_tree" in unit.params]  # type: ignore[attr-defined]
+class Base(NamedTuple):
+    """What the plans see of an image."""
+
+    layers: list[tuple[Descriptor, str]]
+
+
+def stages(*layers: tuple[Descriptor, str]) -> tuple[Stage[LayeringState], ...]:
+    base: Resolved = Base(list(layers))  # type: ignore[assignment]
+    return layering_stages(LayeringState, lambda ctx, state: iter(()), lambda state: base, "test")
+
+
+_, _, COMPARE, PACK, _ = stages(LAYER)
+
+
+def tree_units(stage: Stage[LayeringState], state: LayeringState, **more: int) -> list[Unit]:
+    return [unit for unit in stage.plan(Context("job", **more), state) if "new_tree" in unit.params]
 
 
 def plan_beside_comparing(state: LayeringState) -> list[Unit]:
@@ -70,3 +87,16 @@ def test_nothing_differs_and_an_exact_tree_is_not_wanted() -> None:
 def test_nothing_was_touched() -> None:
     untouched = state(0, refresh=True)
     assert plan_beside_comparing(untouched) == plan_beside_layer(untouched) == []
+
+
+@pytest.mark.parametrize("differing", [0, 6])
+def test_nothing_to_compare_with(differing: int) -> None:
+    _, _, compare, pack, _ = stages()
+    assert tree_units(compare, state(None)) == []
+    assert len(tree_units(pack, state(None, differing=differing))) == 1
+
+
+def test_nothing_to_compare_with_in_a_job_that_older_workers_may_continue() -> None:
+    _, _, compare, pack, _ = stages()
+    assert len(tree_units(compare, state(None), format=2)) == 1
+    assert tree_units(pack, state(None, differing=6), format=2) == []

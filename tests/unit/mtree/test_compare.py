@@ -14,6 +14,7 @@ from layerfarm.jobs.mtree import (
     UNRECORDED_TIME,
     Delta,
     DeltaKind,
+    DeltaSummary,
     Entry,
     compare,
     mask,
@@ -259,6 +260,12 @@ def test_summary_of_deltas_counts_content_to_pack_and_the_newest_time() -> None:
     )
     summary = write_deltas(compare(old, new), io.BytesIO())
     assert (summary.paths, summary.bytes, summary.newest_mtime) == (4, 23, 7)
+
+
+def test_summaries_of_two_parts_are_joined() -> None:
+    nothing, some, more = DeltaSummary(), DeltaSummary(2, 10, -5), DeltaSummary(1, 5, 7)
+    assert some.joined(more) == more.joined(some) == (3, 15, 7)
+    assert some.joined(nothing) == nothing.joined(some) == some
 
 
 @pytest.mark.parametrize("text", [b"gone f\n", b"extra\n", b"extra \n", b"extra f", b"extra \\q\n"])

@@ -3,24 +3,31 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError, RootfsError, RootfsNotFound, TreeChanged
+from layerfarm.jobs.image.trees import portable
 from layerfarm.jobs.mtree import (
+    DeltaSummary,
     Entry,
     Output,
     Shard,
+    compare,
     hash_shard,
     hashing,
     merge_fragments,
+    merge_lines,
     mtree_key,
     plan_shards,
     read_manifest,
     snapshot,
     walk_tree,
+    write_all_extra,
+    write_deltas,
     write_extra,
     write_tree,
 )
@@ -94,6 +101,29 @@ def test_merged_manifest_is_byte_identical_for_every_number_of_shards(odd_tree: 
         write_extra(merge_fragments(paths, entries), extra)
         results.add((manifest.getvalue(), extra.getvalue()))
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_lines_become_the_deltas_of_their_entries(odd_tree: Path, tmp_path: Path, count: int) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(odd_tree / "so ck"))
+    os.utime(odd_tree / "so ck", (2**33, 2**33))
+    os.utime(odd_tree, ns=(-7, -7))
+    paths, entries = fragments(odd_tree, tmp_path, count)
+    parsed, unparsed = io.BytesIO(), io.BytesIO()
+    summary = write_deltas(compare((), portable(merge_fragments(paths, entries))), parsed)
+    assert write_all_extra(merge_lines(paths, entries), unparsed) == (summary, [b"so ck"])
+    assert unparsed.getvalue() == parsed.getvalue()
+
+
+@pytest.mark.parametrize("line", [b"\n", b"./a type=file mode=0644 uid=0 gid=0 size=x nlink=1 time=1.0\n", b"./a b\n"])
+def test_a_damaged_line_becomes_no_delta(line: bytes) -> None:
+    with pytest.raises(MtreeSyntaxError, match="malformed line"):
+        write_all_extra([line], io.BytesIO())
+
+
+def test_no_lines_become_no_deltas() -> None:
+    assert write_all_extra([], io.BytesIO()) == (DeltaSummary(), [])
 
 
 def test_entries_say_what_is_on_disk(odd_tree: Path) -> None:
