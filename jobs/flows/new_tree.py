@@ -10,7 +10,7 @@ from layerfarm.jobs.flows.base import FileRef, Model, WorkDirectory
 from layerfarm.jobs.flows.surveying import Incremental, TreeState
 from layerfarm.jobs.fs import open_file
 from layerfarm.jobs.image.trees import ManifestDigest
-from layerfarm.jobs.mtree import Edit, Entry, ManifestPatch, Output, merge_lines, parse_lines, read_edits, write_tree
+from layerfarm.jobs.mtree import Edit, Entry, ManifestPatch, Output, merge_lines, parse_lines, read_edits, write_lines
 
 
 class Tree(Model):
@@ -71,7 +71,7 @@ class NewTree:
 
     def _write(self, *outputs: Output) -> None:
         if self._survey.incremental is None:
-            write_tree(self.read(), *outputs)
+            write_lines(self.lines(), *outputs)
             return
         with self._known(self._survey.incremental) as (patch, edits):
             patch.apply(edits, self.read(), *outputs)

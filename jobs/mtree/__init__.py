@@ -26,7 +26,7 @@ from layerfarm.jobs.mtree.stat_cache import (
     write_stat_cache,
 )
 from layerfarm.jobs.mtree.walk import Walk, walk_tree
-from layerfarm.jobs.mtree.write import Output, write_extra, write_tree
+from layerfarm.jobs.mtree.write import Output, write_extra, write_lines, write_tree
 
 __all__ = [
     "NO_CLOCK",
@@ -69,6 +69,7 @@ __all__ = [
     "write_all_extra",
     "write_deltas",
     "write_extra",
+    "write_lines",
     "write_stat_cache",
     "write_tree",
 ]

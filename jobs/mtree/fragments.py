@@ -36,12 +36,12 @@ def merge_lines(paths: Sequence[Path], expected_entries: int) -> Iterator[bytes]
         with path.open("rb") as stream:
             line = stream.readline()
         if line:
-            first.append((_key(_parse(line)), path))
+            first.append((_key(parse_line(line)), path))
     first.sort(key=lambda pair: pair[0])
     count = 0
     last = b""
     for key, path in first:
-        if last and key <= _key(before := _parse(last)):
+        if last and key <= _key(before := parse_line(last)):
             raise IncompleteTree("two shards hold the same path", where=before.path)
         with path.open("rb") as stream:
             for last in stream:
@@ -57,7 +57,7 @@ def parse_lines(lines: Iterable[bytes]) -> Iterator[Entry]:
     Raises:
         MtreeSyntaxError: a line is damaged.
     """
-    return map(_parse, lines)
+    return map(parse_line, lines)
 
 
 def write_all_extra(lines: Iterable[bytes], out: BinaryIO) -> tuple[DeltaSummary, list[bytes]]:
@@ -79,7 +79,7 @@ def write_all_extra(lines: Iterable[bytes], out: BinaryIO) -> tuple[DeltaSummary
             if kind == b"type=file":
                 size += int(length[5:])
             elif kind == b"type=socket":
-                sockets.append(_parse(line).path)
+                sockets.append(parse_line(line).path)
                 continue
         except ValueError as error:
             raise MtreeSyntaxError("malformed line of a fragment", where=line[:200]) from error
@@ -98,8 +98,13 @@ def _key(entry: Entry) -> bytes:
     return mtree_key(entry.path, entry.type == "dir")
 
 
-def _parse(line: bytes) -> Entry:
-    """Parse one line. Half of a merge's time is spent here, hence the fixed order and tuple.__new__."""
+def parse_line(line: bytes) -> Entry:
+    """Return the entry of one line of a fragment.
+
+    Raises:
+        MtreeSyntaxError: it is damaged.
+    """
+    # Half of a merge's time is spent here, hence the fixed order and tuple.__new__.
     try:
         name, kind, mode, uid, gid, size, nlink, time, *rest = line.split()
         if b"\\" in name:

@@ -25,13 +25,12 @@ from layerfarm.jobs.layer import GenerateOptions, generate_layer
 from layerfarm.jobs.layer.segments import FEWEST, MOST_HELPERS, WORTH_IT
 from layerfarm.jobs.mtree import (
     hash_shard,
-    merge_fragments,
     merge_lines,
     plan_shards,
     read_deltas,
     walk_tree,
     write_all_extra,
-    write_tree,
+    write_lines,
 )
 
 _QUEUED = 4
@@ -96,7 +95,7 @@ def measure(root: Path, scratch: Path) -> Costs:
             write_all_extra(merge_lines([fragment], entries), out)
         at = lap(at)
         sink = ManifestDigest()
-        write_tree(merge_fragments([fragment], entries), sink.output())
+        write_lines(merge_lines([fragment], entries), sink.output())
         sink.digest()
         lap(at)
         blocks = list(_blocks(root, deltas, Path(work, "blob")))

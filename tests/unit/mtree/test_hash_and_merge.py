@@ -5,12 +5,13 @@ import io
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from layerfarm.jobs.errors import IncompleteTree, MtreeSyntaxError, RootfsError, RootfsNotFound, TreeChanged
-from layerfarm.jobs.image.trees import portable
+from layerfarm.jobs.errors import IncompleteTree, MtreeError, MtreeSyntaxError, RootfsError, RootfsNotFound, TreeChanged
+from layerfarm.jobs.image.trees import portable, portable_entry
 from layerfarm.jobs.mtree import (
     DeltaSummary,
     Entry,
@@ -29,6 +30,7 @@ from layerfarm.jobs.mtree import (
     write_all_extra,
     write_deltas,
     write_extra,
+    write_lines,
     write_tree,
 )
 from tests.leaks import Held
@@ -124,6 +126,39 @@ def test_a_damaged_line_becomes_no_delta(line: bytes) -> None:
 
 def test_no_lines_become_no_deltas() -> None:
     assert write_all_extra([], io.BytesIO()) == (DeltaSummary(), [])
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_lines_become_the_manifest_of_their_entries(odd_tree: Path, tmp_path: Path, count: int) -> None:
+    os.chown(odd_tree / "dir/z", 5, 7)
+    (odd_tree / "dir/last").write_bytes(b"")
+    os.chmod(odd_tree / "dir/last", 0o664)
+    paths, entries = fragments(odd_tree, tmp_path, count)
+
+    def written(write: Callable[[Output, Output], int]) -> list[bytes]:
+        outs = [io.BytesIO() for _ in range(4)]
+        assert write(Output(*outs[:2]), Output(*outs[2:], portable_entry)) == entries
+        return [out.getvalue() for out in outs]
+
+    assert written(partial(write_lines, merge_lines(paths, entries))) == written(
+        partial(write_tree, merge_fragments(paths, entries))
+    )
+
+
+_FILE = b"./a type=file mode=0644 uid=0 gid=0 size=1 nlink=1 time=1.000000000 sha256digest=00"
+
+
+@pytest.mark.parametrize("line", [_FILE, _FILE.replace(b" time=", b" ") + b"\n", b"./a type=file\n"])
+def test_a_damaged_line_becomes_no_line(line: bytes) -> None:
+    root = b". type=dir mode=0755 uid=0 gid=0 size=1 nlink=1 time=1.000000000\n"
+    with pytest.raises(MtreeSyntaxError, match="malformed line"):
+        write_lines([root, line], Output(io.BytesIO()))
+
+
+def test_a_file_does_not_come_before_its_directory() -> None:
+    line = b"./d/a type=file mode=0644 uid=0 gid=0 size=1 nlink=1 time=1.000000000 sha256digest=00\n"
+    with pytest.raises(MtreeError, match="does not follow its directory"):
+        write_lines([line], Output(io.BytesIO()))
 
 
 def test_entries_say_what_is_on_disk(odd_tree: Path) -> None:
