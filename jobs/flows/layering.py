@@ -30,7 +30,7 @@ from layerfarm.jobs.image import HistoryEntry, Resolved, append_layer
 from layerfarm.jobs.image.documents import timestamp
 from layerfarm.jobs.image.pack import PackedLayer, pack_layer
 from layerfarm.jobs.image.trees import portable
-from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_layer
+from layerfarm.jobs.layer import GenerateOptions, IdMap, generate_from_keys, read_keys
 from layerfarm.jobs.mtree import (
     ROOT,
     Delta,
@@ -39,7 +39,6 @@ from layerfarm.jobs.mtree import (
     compare,
     mask,
     parse_lines,
-    read_deltas,
     simplify,
     write_all_extra,
     write_deltas,
@@ -311,7 +310,7 @@ def _pack(ctx: Context, params: _PackUnit) -> dict[str, Any]:
     )
     codec = params.codec(ctx.policy.threads)
     with work.open(params.deltas).open("rb") as stream:
-        layer = generate_layer(rootfs, read_deltas(stream), options)
+        layer = generate_from_keys(rootfs, read_keys(stream), options)
         packed = pack_layer(Layout.open(params.store), layer, codec)
     return {"packed": packed.model_dump(by_alias=True), "warnings": [*warnings, *packed.warnings]}
 

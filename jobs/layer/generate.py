@@ -25,10 +25,11 @@ from layerfarm.jobs.fs import (
     stat_regular,
     unreadable,
 )
-from layerfarm.jobs.layer.names import OPAQUE, check_real_name, clean, path_of_key, walk_key, whiteout_name
+from layerfarm.jobs.layer.delta_keys import key_of
+from layerfarm.jobs.layer.names import OPAQUE, check_real_name, clean, path_of_key, whiteout_name
 from layerfarm.jobs.layer.owners import IdMap, owner_in_image
 from layerfarm.jobs.layer.segments import segments
-from layerfarm.jobs.mtree.model import ROOT, Delta, DeltaKind, Xattrs
+from layerfarm.jobs.mtree.model import ROOT, Delta, Xattrs
 from layerfarm.jobs.tar.writer import (
     BLOCK,
     BLOCK_DEVICE,
@@ -81,13 +82,16 @@ def generate_layer(root: Path, deltas: Iterable[Delta], options: GenerateOptions
         UnsafePath: a path leads out of the root.
         UnmappedId: an owner is in no range of the id maps.
     """
-    options = options or GenerateOptions()
-    keys = sorted({_key(delta) for delta in deltas})
+    yield from generate_from_keys(root, set(map(key_of, deltas)), options or GenerateOptions())
+
+
+def generate_from_keys(root: Path, keys: set[bytes], options: GenerateOptions) -> Iterator[bytes]:
+    """:func:`generate_layer` of deltas with these sort keys (:mod:`layerfarm.jobs.layer.delta_keys`)."""
     builder = TarBuilder(options)
     with (
         Rootfs(root, to_be_read=True) as rootfs,
         DirectoryCache(rootfs.fd) as directories,
-        closing(segments(keys, rootfs.fd, options)) as parts,
+        closing(segments(sorted(keys), rootfs.fd, options)) as parts,
     ):
         for tar, content, key in parts:
             yield from builder.ready(tar, content)
@@ -147,20 +151,6 @@ def whiteout_layer(target: bytes) -> Iterator[bytes]:
     builder = TarBuilder(GenerateOptions())
     yield from builder.whiteout(whiteout_name(path))
     yield from builder.end()
-
-
-def _key(delta: Delta) -> bytes:
-    """Return the sort key of a delta, from which its path can be read back."""
-    path = delta.path
-    parts = path.split(b"/")
-    if path == ROOT:
-        if delta.kind is DeltaKind.MISSING:
-            raise LayerError("a layer cannot delete the root")
-    elif not path or b"\0" in path or b"" in parts or b"." in parts or b".." in parts:
-        raise UnsafePath("not a path below the root", where=path)
-    elif delta.kind not in (DeltaKind.EXTRA, DeltaKind.MODIFIED, DeltaKind.MISSING):
-        raise LayerError(f"delta of unknown kind {delta.kind!r}", where=path)
-    return walk_key(path, whiteout=delta.kind is DeltaKind.MISSING)
 
 
 def _lstat(directory: int, base: bytes) -> os.stat_result | None:

@@ -21,13 +21,12 @@ from tempfile import TemporaryDirectory
 
 from layerfarm.jobs.compress.codecs import compress_block
 from layerfarm.jobs.image.trees import ManifestDigest
-from layerfarm.jobs.layer import GenerateOptions, generate_layer
+from layerfarm.jobs.layer import GenerateOptions, generate_from_keys, read_keys
 from layerfarm.jobs.layer.segments import FEWEST, MOST_HELPERS, WORTH_IT
 from layerfarm.jobs.mtree import (
     hash_shard,
     merge_lines,
     plan_shards,
-    read_deltas,
     walk_tree,
     write_all_extra,
     write_lines,
@@ -108,7 +107,7 @@ def measure(root: Path, scratch: Path) -> Costs:
 def _generated(root: Path, deltas: Path, processes: int) -> Iterator[tuple[float, bytes]]:
     """Yield the blocks of the tar, each with the time of this thread."""
     with deltas.open("rb") as stream:
-        layer = generate_layer(root, read_deltas(stream), GenerateOptions(processes=processes))
+        layer = generate_from_keys(root, read_keys(stream), GenerateOptions(processes=processes))
         begin = time.thread_time()
         for block in layer:
             yield time.thread_time() - begin, block

@@ -10,6 +10,7 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from single_changes import CHANGES, SPEC, add_socket, keep_times
@@ -20,7 +21,7 @@ from layerfarm.jobs.flows.base import FORMAT, Context, Policy, WorkDirectory
 from layerfarm.jobs.flows.repack import REPACK
 from layerfarm.jobs.flows.requests import BuildRequest, ImageRef, ImageResult, RepackRequest, UnpackRequest
 from layerfarm.jobs.image.bundle import Bundle
-from layerfarm.jobs.mtree import Delta, next_tick
+from layerfarm.jobs.mtree import Delta, next_tick, read_deltas
 from layerfarm.jobs.store import Layout
 from layerfarm.worker.engine import local
 from tests.interop.changes import change
@@ -86,7 +87,7 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.hashed: list[str] = []
         self.deltas: list[list[Delta]] = []
-        hash_shard, generate_layer = surveying.hash_shard, layering.generate_layer
+        hash_shard, read_keys = surveying.hash_shard, layering.read_keys
 
         def hashing(rootfs: Path, walk: Path, shard: object, *rest: object) -> None:
             with walk.open("rb") as stream:
@@ -95,13 +96,13 @@ class Seen:
             self.hashed += [line.split()[10].decode() for line in text.splitlines()]
             hash_shard(rootfs, walk, shard, *rest)  # type: ignore[arg-type]
 
-        def generating(rootfs: Path, deltas: object, options: object) -> object:
-            found = list(deltas)  # type: ignore[call-overload]
-            self.deltas.append(found)
-            return generate_layer(rootfs, found, options)  # type: ignore[arg-type]
+        def reading(stream: BinaryIO) -> set[bytes]:
+            self.deltas.append(list(read_deltas(stream)))
+            stream.seek(0)
+            return read_keys(stream)
 
         monkeypatch.setattr(surveying, "hash_shard", hashing)
-        monkeypatch.setattr(layering, "generate_layer", generating)
+        monkeypatch.setattr(layering, "read_keys", reading)
 
 
 @pytest.fixture
