@@ -112,7 +112,7 @@ def survey_stages(
         work.create()
         if state.recorded is not None:
             ctx.policy.check_resolved(state.recorded.cache.parent)
-        return _survey(rootfs, work, state.recorded, lean=ctx.format >= 3)
+        return _survey(rootfs, work, state.recorded, ctx.policy.threads, lean=ctx.format >= 3)
 
     def plan(ctx: Context, state: StateT) -> Sequence[Unit]:
         walk = state.surveyed.to_read
@@ -150,7 +150,7 @@ class _HashUnit(Model):
     shard: Shard
 
 
-def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None, *, lean: bool) -> Survey:
+def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None, processes: int, *, lean: bool) -> Survey:
     """``lean``: without a walk file if no entry was touched."""
     clock = NO_CLOCK if recorded is None else read_clock(recorded.cache.parent)
     found: Walk
@@ -158,13 +158,13 @@ def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None, *, lea
     def write(path: Path) -> None:
         nonlocal found
         with path.open("w+b") as out:
-            found = walk_tree(rootfs, out, clock)
+            found = walk_tree(rootfs, out, clock, processes)
 
     if recorded is None or not recorded.use_cache:
         walk = work.publish("walk", write)
         return Survey(walk=walk, entries=found.entries, racy=found.racy)
     with SpooledTemporaryFile(_IN_MEMORY, dir=os.fspath(work.path)) as records:
-        entries, racy = walk_tree(rootfs, records, clock)
+        entries, racy = walk_tree(rootfs, records, clock, processes)
 
         def copy(path: Path) -> None:
             records.seek(0)

@@ -14,6 +14,7 @@ from typing import Final
 from layerfarm.jobs.compress.codecs import Blocks
 from layerfarm.jobs.errors import LayerfarmError
 from layerfarm.jobs.fs import DirectoryCache, Widened
+from layerfarm.jobs.helpers import forked
 from layerfarm.jobs.layer.generate import GenerateOptions, TarBuilder
 from layerfarm.jobs.layer.segments import SLOT, SLOTS, Answer
 
@@ -81,18 +82,7 @@ def _leave(warning: str) -> None:
 
 
 def _main(root: int, memory: int, *connections: int) -> None:
-    for number, connection in enumerate(connections):
-        if os.fork() == 0:
-            for other in connections:
-                if other != connection:
-                    os.close(other)
-            _serve(root, memory, number * SLOTS, connection)
-            return
-    # The caller ends this process; without the caller, the helpers end by themselves.
-    for connection in connections:
-        os.close(connection)
-    for _ in connections:
-        os.wait()
+    forked(connections, lambda number, connection: _serve(root, memory, number * SLOTS, connection))
 
 
 def _serve(root: int, memory: int, first: int, connection: int) -> None:

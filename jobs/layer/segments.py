@@ -12,10 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-import signal
 import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from layerfarm.jobs.errors import LayerError
+from layerfarm.jobs.helpers import started
 
 if TYPE_CHECKING:
     from layerfarm.jobs.layer.generate import GenerateOptions
@@ -159,25 +157,5 @@ def _start(count: int, root: int, stack: ExitStack) -> list[_Helper]:
             helpers.append(_Helper(own, slots[number * size : (number + 1) * size]))
             stack.callback(helpers[-1].close)
             fds.append(passed.enter_context(other).fileno())
-        stack.enter_context(_started(*fds))
+        stack.enter_context(started(f"{__package__}.segment_process", *fds))
     return helpers
-
-
-@contextmanager
-def _started(*fds: int) -> Iterator[None]:
-    """Start a process that forks into the helpers. Not forked here: the caller may have threads."""
-    # -P: no module is taken from the working directory. A group of its own: Ctrl-C reaches the caller alone.
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", f"{__package__}.segment_process", *map(str, fds)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=fds,
-        process_group=0,
-    ) as process:
-        try:
-            yield
-        except BaseException:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            raise

@@ -25,7 +25,8 @@ from layerfarm.jobs.mtree.stat_cache import (
     sha256_of,
     write_stat_cache,
 )
-from layerfarm.jobs.mtree.walk import Walk, walk_tree
+from layerfarm.jobs.mtree.walk import Walk
+from layerfarm.jobs.mtree.walkers import walk_tree
 from layerfarm.jobs.mtree.write import Output, write_extra, write_lines, write_tree
 
 __all__ = [

@@ -20,7 +20,8 @@ from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.fragments import merge_fragments
 from layerfarm.jobs.mtree.model import BILLION, Entry
 from layerfarm.jobs.mtree.vis import xattr_keywords
-from layerfarm.jobs.mtree.walk import TYPE_OF, walk_tree
+from layerfarm.jobs.mtree.walk import TYPE_OF
+from layerfarm.jobs.mtree.walkers import walk_tree
 
 _SMALL = 256 << 10  # a file up to this size is read by one call into a string of its own
 _BUFFER = 1 << 20

@@ -1,4 +1,4 @@
-"""Walk a tree once: names and lstat only. No file is opened, no link followed.
+"""The walk of a tree, or of some of its directories: names and lstat only. No file is opened, no link followed.
 
 The walk file has one record, a line, for each entry in mtree order:
 ``ctime-ns mode size nlink uid gid mtime-ns ino dev rdev path``, numbers in decimal, the path encoded as in a
@@ -11,11 +11,10 @@ from __future__ import annotations
 import os
 import stat
 from operator import itemgetter
-from pathlib import Path
 from typing import IO, Final, NamedTuple
 
 from layerfarm.jobs.errors import RootfsError, TreeChanged
-from layerfarm.jobs.fs import Rootfs, Widened, unreadable
+from layerfarm.jobs.fs import Widened, unreadable
 from layerfarm.jobs.fs.unprivileged import is_locked
 from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
@@ -34,7 +33,7 @@ TYPE_OF: Final[dict[int, EntryType]] = {
     stat.S_IFSOCK: "socket",
 }
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # At most this many directories of the current branch stay open; above them a parent is reopened through "..".
 _OPEN_DIRECTORIES = 64
 _IS_DIRECTORY = 0o4  # st_mode >> 12, cheaper than stat.S_ISDIR in the inner loop
@@ -55,26 +54,6 @@ class Walk(NamedTuple):
     """Entries whose ctime proves nothing and is not recorded."""
 
 
-def walk_tree(root: Path, out: IO[bytes], clock: Clock = NO_CLOCK) -> Walk:
-    """Write the walk file of the tree at ``root`` to ``out``, which must be seekable.
-
-    Links from outside the tree are not part of an image, so the link counts of files with several links are corrected
-    once the whole tree is known. Mounts below the root are walked. Names may be any bytes, and paths longer than
-    PATH_MAX. ``clock`` was read just before: a ctime that is not older, or by another file system's clock, is not
-    recorded, nor is that of a socket (a comparison must meet each of them, to warn of it).
-
-    Raises:
-        RootfsNotFound: the root does not exist or is not a directory.
-        RootfsError: a directory cannot be read.
-        TreeChanged: an entry was removed or changed its type during the walk.
-    """
-    with Rootfs(root, to_be_read=True) as opened:
-        tree = _TreeWalk(out, clock)
-        tree.walk(os.open(".", _DIRECTORY, dir_fd=opened.fd), opened.found)
-    tree.correct_link_counts()
-    return Walk(tree.entries, tree.racy)
-
-
 def key_of_record(line: bytes) -> bytes:
     """Return the mtree key of a record.
 
@@ -83,6 +62,25 @@ def key_of_record(line: bytes) -> bytes:
     """
     fields = line.split()
     return mtree_key(vis.decode(fields[10]), int(fields[1]) >> 12 == _IS_DIRECTORY)
+
+
+class Pending(NamedTuple):
+    """A directory that is known, and not walked yet."""
+
+    path: str
+    """From the root, encoded."""
+    found: os.stat_result
+    """Its lstat."""
+
+
+class Part(NamedTuple):
+    """Walked directories."""
+
+    text: bytes
+    entries: int
+    racy: int
+    links: dict[tuple[int, int], list[int]]
+    """By inode with links elsewhere: the places of their link counts in the text."""
 
 
 class _Directory:
@@ -100,51 +98,86 @@ class _Directory:
         """Name, encoded name and lstat; the next one last."""
 
 
-class _TreeWalk:
+class TreeWalk:
+    """Writes records to ``out``, which must be seekable; ``clock`` as for :func:`layerfarm.jobs.mtree.walk_tree`."""
+
     def __init__(self, out: IO[bytes], clock: Clock) -> None:
         self.entries = 0
         self.racy = 0
+        self.links: dict[tuple[int, int], list[int]] = {}
+        """By inode with several links: the places of their link counts in the walk file."""
         self._clock = clock
         self._out = out
         self._position = out.tell()
         self._lines: list[str] = []
-        self._links: dict[tuple[int, int], list[int]] = {}
-        """By inode with several links: the places of their link counts in the walk file."""
         self._branch: list[_Directory] = []
 
-    def walk(self, fd: int, found: os.stat_result) -> None:
-        """Walk the open root ``fd`` and everything below, depth first without recursion."""
-        branch = self._branch
-        branch.append(_Directory(fd, found, ""))
+    def walk(self, fd: int, found: os.stat_result, limit: int | None = None) -> list[Pending]:
+        """Walk the open root ``fd`` and everything below, depth first without recursion.
+
+        ``limit``: entries after which the walk stops. Return the directories that are left to be walked, in order.
+
+        Raises:
+            RootfsError, TreeChanged: as :func:`layerfarm.jobs.mtree.walk_tree`.
+        """
+        return self._walk(_Directory(fd, found, ""), found, ".", limit)
+
+    def walk_pending(self, root: int, pending: Pending, limit: int | None = None) -> list[Pending]:
+        """Walk a directory below the open root the same way."""
+        head, _, name = _decoded(pending.path).rpartition(b"/")
         try:
-            self._list(branch[-1], found, ".")
+            parent = _open_below(root, head)
+        except OSError as error:
+            raise _failure(error, pending.path) from error
+        try:
+            fd, widened = self._open(parent, os.fsdecode(name), pending.found, pending.path)
+        finally:
+            os.close(parent)
+        directory = _Directory(fd, pending.found, pending.path + "/", widened)
+        return self._walk(directory, pending.found, pending.path, limit)
+
+    def append(self, part: Part) -> None:
+        """Write what another walk has found."""
+        for inode, places in part.links.items():
+            self.links.setdefault(inode, []).extend(self._position + place for place in places)
+        self._position += self._out.write(part.text)
+        self.entries += part.entries
+        self.racy += part.racy
+
+    def _walk(self, first: _Directory, found: os.stat_result, path: str, limit: int | None) -> list[Pending]:
+        branch = self._branch
+        branch.append(first)
+        left: list[Pending] = []
+        try:
+            self._list(first, found, path)
             while branch:
-                if branch[-1].subdirectories:
-                    self._enter(branch[-1])
-                else:
+                if not branch[-1].subdirectories:
                     self._leave()
+                elif limit is not None and self.entries + len(self._lines) >= limit and self._may_stop():
+                    for directory in reversed(branch):
+                        waiting = reversed(directory.subdirectories)
+                        left += [Pending(directory.prefix + text, found) for _, text, found in waiting]
+                    break
+                else:
+                    self._enter(branch[-1])
         finally:
             for directory in reversed(branch):
                 if directory.fd >= 0:
                     os.close(directory.fd)
                 if directory.widened is not None:
                     directory.widened.restore()
+            branch.clear()
         self._flush()
+        return left
+
+    def _may_stop(self) -> bool:
+        """Return False while a directory is widened: those below it could not be entered later."""
+        return all(directory.widened is None for directory in self._branch)
 
     def _enter(self, parent: _Directory) -> None:
         name, encoded, found = parent.subdirectories.pop()
         path = parent.prefix + encoded
-        widened: Widened | None = None
-        try:
-            if is_locked(parent.fd, name, found):
-                widened = Widened(parent.fd, name)
-                fd = widened.open(lambda: os.open(name, _DIRECTORY, dir_fd=parent.fd))
-            else:
-                fd = os.open(name, _DIRECTORY, dir_fd=parent.fd)
-        except OSError as error:
-            if widened is not None:
-                widened.restore()
-            raise _failure(error, path) from error
+        fd, widened = self._open(parent.fd, name, found, path)
         child = _Directory(fd, found, path + "/", widened)
         self._branch.append(child)
         if len(self._branch) > _OPEN_DIRECTORIES:
@@ -153,6 +186,19 @@ class _TreeWalk:
                 os.close(far.fd)
                 far.fd = -1
         self._list(child, found, path)
+
+    def _open(self, parent: int, name: str, found: os.stat_result, path: str) -> tuple[int, Widened | None]:
+        """Open a directory; its mode is widened if its owner, an ordinary user, could not list it."""
+        widened: Widened | None = None
+        try:
+            if is_locked(parent, name, found):
+                widened = Widened(parent, name)
+                return widened.open(lambda: os.open(name, DIRECTORY, dir_fd=parent)), widened
+            return os.open(name, DIRECTORY, dir_fd=parent), None
+        except OSError as error:
+            if widened is not None:
+                widened.restore()
+            raise _failure(error, path) from error
 
     def _leave(self) -> None:
         child = self._branch.pop()
@@ -165,7 +211,7 @@ class _TreeWalk:
                 child.widened.restore()
 
     def _reopen(self, parent: _Directory, child: int) -> None:
-        fd = os.open("..", _DIRECTORY, dir_fd=child)
+        fd = os.open("..", DIRECTORY, dir_fd=child)
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino) != parent.identity:
             os.close(fd)
@@ -226,11 +272,11 @@ class _TreeWalk:
         before = f"{ctime} {found.st_mode} {found.st_size} "
         self._lines.append(_record(found, ctime, f"{found.st_nlink:0{_NLINK_DIGITS}d}", path))
         inode = (found.st_dev, found.st_ino)
-        places = self._links.setdefault(inode, [])
+        places = self.links.setdefault(inode, [])
         places.append(self._position + len(before))
         # An inode whose links are all found needs no correction; dropping it saves memory.
         if len(places) == found.st_nlink:
-            del self._links[inode]
+            del self.links[inode]
 
     def _flush(self) -> None:
         self.entries += len(self._lines)
@@ -239,11 +285,23 @@ class _TreeWalk:
 
     def correct_link_counts(self) -> None:
         """Replace link counts of lstat by those inside the tree."""
-        for places in self._links.values():
+        for places in self.links.values():
             for place in places:
                 self._out.seek(place)
                 self._out.write(b"%0*d" % (_NLINK_DIGITS, len(places)))
         self._out.seek(self._position)
+
+
+def _open_below(root: int, path: bytes) -> int:
+    """Open a directory below the root, one component after the other: the path may be longer than PATH_MAX."""
+    fd = os.dup(root)
+    for name in path.split(b"/") if path else ():
+        try:
+            below = os.open(name, DIRECTORY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
 
 
 def _record(found: os.stat_result, ctime: int, links: int | str, path: str) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from layerfarm.jobs.errors import RootfsError
 from layerfarm.jobs.mtree.clock import Clock
-from layerfarm.jobs.mtree.walk import Walk, walk_tree
+from layerfarm.jobs.mtree.walk import Walk
+from layerfarm.jobs.mtree.walkers import walk_tree
 
 WORTH_IT = 30_000
 """Entries from which a process pays off: it takes some 80 ms to start, a walk 4 ms for 1,000 entries."""

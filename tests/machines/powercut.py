@@ -28,10 +28,10 @@ from tests.machines.trial import report
 
 DEVICE: Final = "/dev/vda"
 SIZE: Final = 512 << 20
-IMAGES: Final = 15
-"""Images of the disk before each cut; a boot takes as long as the checks of ten images."""
-PAUSE: Final = 2.5
-"""At most so many seconds between two images; an operation takes about one."""
+IMAGES: Final = 23
+"""Images of the disk before each cut; a boot takes as long as the checks of ten images. A machine has 32 slots."""
+PAUSE: Final = 1.2
+"""At most so many seconds between two images; an operation takes one or two."""
 FILESYSTEMS: Final = {
     "ext4-ordered": ("mkfs.ext4 -q", "mount -o data=ordered"),
     "ext4-writeback": ("mkfs.ext4 -q", "mount -o data=writeback"),

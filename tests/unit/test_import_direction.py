@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.large
 ROOT = Path(__file__).parents[2]
 
-BOTTOM = {"jobs.errors", "jobs.limits", "jobs.paths"}
+BOTTOM = {"jobs.errors", "jobs.limits", "jobs.paths", "jobs.helpers"}
 LAYERS = BOTTOM | {"jobs.fs", "jobs.tar", "jobs.compress", "jobs.mtree", "jobs.layer"}
 IMAGES = LAYERS | {"jobs.store", "jobs.image"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs.limits": {"jobs.errors"},
     "jobs.extras": {"jobs.errors"},
     "jobs.paths": set(),
+    "jobs.helpers": set(),
     "jobs.fs": {"jobs.errors"},
     "jobs.tar": BOTTOM,
     "jobs.compress": BOTTOM | {"jobs.tar"},

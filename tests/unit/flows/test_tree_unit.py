@@ -20,7 +20,7 @@ LAYER = (Descriptor(mediaType="application/octet-stream", digest=f"sha256:{REF.s
 
 
 class Base(NamedTuple):
-    """What the plans see of an image."""
+    """The part of an image that the plans read."""
 
     layers: list[tuple[Descriptor, str]]
 

@@ -185,7 +185,7 @@ def test_a_cancellation_ends_the_helpers(root: Path) -> None:
 
 def test_helpers_that_cannot_be_started_are_not_needed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = layer(root, DELTAS, 1)
-    monkeypatch.setattr(room.sys, "executable", "/none")
+    monkeypatch.setattr("layerfarm.jobs.helpers.sys.executable", "/none")
     assert layer(root, DELTAS, 3) == expected
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import RootfsError
-from layerfarm.jobs.mtree import next_tick
+from layerfarm.jobs.mtree import next_tick, walk_tree
 from layerfarm.jobs.mtree import walk_process as room
-from layerfarm.jobs.mtree.walk import walk_tree
 from layerfarm.jobs.mtree.walk_process import WORTH_IT, walking
 from tests.trees import directory, file, hardlink, symlink, tree
 
