@@ -30,6 +30,7 @@ Answering = Callable[[int, object, object], bytes]
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Helpers begin at the first directory, and walk a few entries at a time."""
     monkeypatch.setattr(walkers, "WORTH_IT", 0)
+    monkeypatch.setattr(walkers, "FEWEST", 2)
     monkeypatch.setattr(walkers, "_LIMIT", 3)
     monkeypatch.setattr(walkers, "_OWN_LIMIT", 2)
     monkeypatch.setattr(walkers, "_MOST_AT_ONCE", 4)
@@ -202,7 +203,10 @@ def test_an_error_ends_the_helpers(monkeypatch: pytest.MonkeyPatch, root: Path) 
     assert not held.new()
 
 
-def test_a_small_tree_is_walked_by_one_process(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    monkeypatch.setattr(walkers, "WORTH_IT", 1000)
+@pytest.mark.parametrize(("limit", "value"), [("WORTH_IT", 1000), ("FEWEST", 10)])
+def test_a_small_tree_or_few_processors_need_no_helpers(
+    monkeypatch: pytest.MonkeyPatch, root: Path, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(walkers, limit, value)
     monkeypatch.setattr(walkers, "started", lambda *args: pytest.fail("helpers were started"))
     assert walked(root, 9) == walked(root)
