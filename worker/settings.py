@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     shards: int | None = Field(default=None, ge=1, le=4096)
     """Number of shards that a tree is split into. Changes the speed, not the bytes."""
     threads: int | None = Field(default=None, ge=1, le=256)
-    """Number of threads of one unit; at most 8 processes also read the files of a large layer."""
+    """Number of threads of one unit; at most 8 processes also walk a large tree or read the files of a large layer."""
     queue: str = Field(default="layerfarm", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the farm and prefix of all its keys in Redis; equal on all workers and clients of the farm."""
     traffic: Traffic = Field(default=Traffic.INTERACTIVE, validation_alias="LAYERFARM_CLASS")

@@ -30,8 +30,8 @@ ENTRIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 GIGABYTES = (0.2, 1, 4, 10)
 _FILE = 100_000_000
 STAGES = {
-    "survey": "Serial up to 3 processors. From 4 processors and 50,000 entries on up to 8 processes walk some directories"
-    " each, which are joined in the order of the tree; the model counts it as serial.",
+    "survey": "Serial up to 3 processors. From 4 processors and 50,000 entries on up to 8 processes walk some"
+    " directories each, which are joined in the order of the tree; the model counts it as serial.",
     "hash": "Parallel. Shards of equal cost, a process each; nothing is shared.",
     "compare": "Serial, and short here: there is no old tree, so the lines of the shards become deltas without being"
     " parsed. With an old tree one process holds both against each other, and another one digests the new manifest.",
