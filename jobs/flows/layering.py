@@ -100,9 +100,10 @@ def layering_stages(
         survey = state.surveyed
         if 2 * survey.entries_to_read <= survey.entries:
             return True
+        if ctx.format < 3:  # Workers of 1.0 expect it beside the comparison.
+            return False
         base = base_of(state)
-        # Workers of 1.0 compare every tree and its digest at once; all must agree.
-        return ctx.format >= 3 and (base is None or not base.layers)
+        return base is None or not base.layers
 
     def plan_compare(ctx: Context, state: StateT) -> list[Unit]:
         if state.surveyed.to_read is None:

@@ -13,8 +13,8 @@ import stat
 from operator import itemgetter
 from typing import IO, Final, NamedTuple
 
-from layerfarm.jobs.errors import RootfsError, TreeChanged
-from layerfarm.jobs.fs import Widened, unreadable
+from layerfarm.jobs.errors import RootfsError, TreeChanged, UnsafePath
+from layerfarm.jobs.fs import DirectoryCache, Widened, unreadable
 from layerfarm.jobs.fs.unprivileged import is_locked
 from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
@@ -122,17 +122,15 @@ class TreeWalk:
         """
         return self._walk(_Directory(fd, found, ""), found, ".", limit)
 
-    def walk_pending(self, root: int, pending: Pending, limit: int | None = None) -> list[Pending]:
-        """Walk a directory below the open root the same way."""
-        head, _, name = _decoded(pending.path).rpartition(b"/")
+    def walk_pending(self, directories: DirectoryCache, pending: Pending, limit: int | None = None) -> list[Pending]:
+        """Walk a directory below the root of ``directories`` the same way."""
         try:
-            parent = _open_below(root, head)
+            parent, name = directories.parent(_decoded(pending.path))
+        except UnsafePath as error:
+            raise TreeChanged(error.what, where=_decoded(pending.path)) from error
         except OSError as error:
             raise _failure(error, pending.path) from error
-        try:
-            fd, widened = self._open(parent, os.fsdecode(name), pending.found, pending.path)
-        finally:
-            os.close(parent)
+        fd, widened = self._open(parent, os.fsdecode(name), pending.found, pending.path)
         directory = _Directory(fd, pending.found, pending.path + "/", widened)
         return self._walk(directory, pending.found, pending.path, limit)
 
@@ -290,18 +288,6 @@ class TreeWalk:
                 self._out.seek(place)
                 self._out.write(b"%0*d" % (_NLINK_DIGITS, len(places)))
         self._out.seek(self._position)
-
-
-def _open_below(root: int, path: bytes) -> int:
-    """Open a directory below the root, one component after the other: the path may be longer than PATH_MAX."""
-    fd = os.dup(root)
-    for name in path.split(b"/") if path else ():
-        try:
-            below = os.open(name, DIRECTORY, dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = below
-    return fd
 
 
 def _record(found: os.stat_result, ctime: int, links: int | str, path: str) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from layerfarm.jobs.fs import Rootfs
+from layerfarm.jobs.fs import DirectoryCache, Rootfs
 from layerfarm.jobs.helpers import started
 from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
 from layerfarm.jobs.mtree.walk import DIRECTORY, Part, Pending, TreeWalk, Walk
@@ -67,11 +67,12 @@ def walk_some(root: int, clock: Clock, directories: Sequence[Pending], limit: in
     out = io.BytesIO()
     tree = TreeWalk(out, clock)
     left: list[Pending] = []
-    for number, directory in enumerate(directories, 1):
-        left = tree.walk_pending(root, directory, limit)
-        if left or (limit is not None and tree.entries >= limit):
-            left += directories[number:]
-            break
+    with DirectoryCache(root) as opened:
+        for number, directory in enumerate(directories, 1):
+            left = tree.walk_pending(opened, directory, limit)
+            if left or (limit is not None and tree.entries >= limit):
+                left += directories[number:]
+                break
     return Part(out.getvalue(), tree.entries, tree.racy, tree.links), left
 
 
