@@ -15,7 +15,8 @@ TAG ?= demo
 # make test: number of processes; some of them wait for a farm. Test files start in the order of tests/conftest.py. The slowest
 # tests are listed at the end. REQUIRE_ALL=1 fails if a test cannot run because a package or a permission is missing.
 JOBS ?= 4
-XDIST = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5
+XDIST = -n $(JOBS) $(DIST)
+DIST = --dist loadfile --no-loadscope-reorder --durations=60 --durations-min=5
 PYTEST_ARGS ?=
 REQUIRE_ALL ?=
 # MACHINES=1: tests/machines too. Without it they are left out, because a fresh machine takes minutes to create their system disk.
@@ -30,7 +31,7 @@ SEED ?=
 MUTATIONS ?=
 TARGETS ?=
 
-.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs farmcut pulls bench bench-catalog bench-scale mixed profile scaling docs man pictures newcomer release lint format packages core environment locks clean
+.PHONY: help run test unit coverage fuzz explore torture torture-store powercut nfs smb glusterfs farmcut pulls bench bench-catalog bench-scale mixed profile scaling docs man pictures newcomer release lint format packages core environment locks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +47,7 @@ help:
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store with many writers, gc and readers; counts losses (0)'
 	@echo 'make powercut [CUTS=1000] [FILESYSTEMS=xfs] [SEED=N]  machines under QEMU lose power while they use a store; counts losses (0)'
 	@echo 'make nfs [WRITERS=8] [TAGS=25] [TRIALS=1]       a store on an NFS server, with machines and a server that vanish'
+	@echo 'make smb, make glusterfs [WRITERS=8] [TAGS=25]    the same on these file servers, which lose tags'
 	@echo 'make farmcut [BUILDS=20] [SEED=N]               Redis, workers and the NFS server lose power while jobs run'
 	@echo 'make pulls [SUITE=trixie] [CLIENT=podman]       clients of Debian 12 and 13 pull layers in part: a table'
 	@echo 'make bench [QUICK=1] [TREE=…] [COLD=1]         layerfarm compared with umoci, tar, sha256sum, cp: a table with targets'
@@ -72,7 +74,7 @@ test: PACKAGES := $(if $(MACHINES),machines)
 test: packages lint
 	PATH="$(abspath $(BIN)):$$PATH" LAYERFARM_REQUIRE_ALL=$(REQUIRE_ALL) \
 	    $(BIN)/python -m pytest $(XDIST) $(WITHOUT_MACHINES) $(PYTEST_ARGS) tests
-	$(BIN)/python -m tests.pythons $(XDIST) -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m tests.pythons -n 2 $(DIST) $(PYTEST_ARGS)
 	@$(if $(MACHINES),,echo 'NOT RUN: tests/machines; make test MACHINES=1 runs them')
 
 # The man pages, one for each command, and the generated tables, figures and schemas of docs/. They are committed.
@@ -132,21 +134,25 @@ torture-store: environment
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
 
 # Emulated machines; the first run creates their system disk in .cache/machines (some minutes, 600 MB).
-powercut nfs farmcut: PACKAGES := machines
+powercut nfs smb glusterfs farmcut: PACKAGES := machines
 powercut: CUTS ?= 1000
 powercut: packages environment
 	$(BIN)/python -m tests.machines.powercut --cuts '$(CUTS)' $(addprefix --seed=,$(SEED)) \
 	    $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS))
 
 # A server and three clients under QEMU; WRITERS on each client set TAGS each. ONLY selects trials, each is run TRIALS times.
-nfs farmcut: TRIALS ?= 1
-nfs: WRITERS ?= 8
-nfs: TAGS ?= 25
+nfs smb glusterfs farmcut: TRIALS ?= 1
+nfs smb glusterfs: WRITERS ?= 8
+nfs smb glusterfs: TAGS ?= 25
 nfs: packages environment
 	$(BIN)/python -m tests.machines.nfs --writers '$(WRITERS)' --tags '$(TAGS)' --times '$(TRIALS)' \
 	    $(if $(ONLY),--only $(ONLY))
 
-# The same, and a machine for Redis; a client submits BUILDS, each followed by a recompression, and the others work.
+smb glusterfs: packages environment
+	$(BIN)/python -m tests.machines.other_shares $@ --writers '$(WRITERS)' --tags '$(TAGS)' --times '$(TRIALS)' \
+	    $(if $(ONLY),--only $(ONLY))
+
+# The same as nfs, and a machine for Redis; a client submits BUILDS, each followed by a recompression, and the others work.
 farmcut: BUILDS ?= 20
 farmcut: packages environment
 	$(BIN)/python -m tests.machines.farm --builds '$(BUILDS)' --times '$(TRIALS)' $(addprefix --seed=,$(SEED)) \

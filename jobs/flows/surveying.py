@@ -23,7 +23,6 @@ from layerfarm.jobs.mtree import (
     Dirty,
     Shard,
     StatCache,
-    Walk,
     find_dirty,
     hash_shard,
     open_stat_cache,
@@ -33,7 +32,7 @@ from layerfarm.jobs.mtree import (
 )
 
 _IN_MEMORY: Final = 4 << 20
-"""Bytes of a walk that is not a file until it is known to differ from the stat cache: about 30,000 entries."""
+"""Bytes of a walk that is in memory until it is known to differ from the stat cache: about 30,000 entries."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,16 +152,6 @@ class _HashUnit(Model):
 def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None, processes: int, *, lean: bool) -> Survey:
     """``lean``: without a walk file if no entry was touched."""
     clock = NO_CLOCK if recorded is None else read_clock(recorded.cache.parent)
-    found: Walk
-
-    def write(path: Path) -> None:
-        nonlocal found
-        with path.open("w+b") as out:
-            found = walk_tree(rootfs, out, clock, processes)
-
-    if recorded is None or not recorded.use_cache:
-        walk = work.publish("walk", write)
-        return Survey(walk=walk, entries=found.entries, racy=found.racy)
     with SpooledTemporaryFile(_IN_MEMORY, dir=os.fspath(work.path)) as records:
         entries, racy = walk_tree(rootfs, records, clock, processes)
 
@@ -171,19 +160,21 @@ def _survey(rootfs: Path, work: WorkDirectory, recorded: Recorded | None, proces
             with path.open("wb") as out:
                 shutil.copyfileobj(records, out, 1 << 20)
 
-        incremental = None
+        walk = incremental = None
         try:
-            cache = open_stat_cache(recorded.cache, recorded.manifest, recorded.extra)
-            records.seek(0)
-            if not cache.unchanged(file_digest(records, "sha256").hexdigest()):
-                walk = work.publish("walk", copy)
-                incremental = _dirty(cache, work, walk)
-                return Survey(walk=walk, entries=entries, racy=racy, incremental=incremental)
-            incremental = Incremental(tree=cache.tree)
+            if recorded is not None and recorded.use_cache:
+                cache = open_stat_cache(recorded.cache, recorded.manifest, recorded.extra)
+                records.seek(0)
+                if cache.unchanged(file_digest(records, "sha256").hexdigest()):
+                    incremental = Incremental(tree=cache.tree)
+                else:
+                    walk = work.publish("walk", copy)
+                    incremental = _dirty(cache, work, walk)
         except StaleCache as error:
             _log.info("reading every file, the stat cache cannot be used: %s", error)
-        known = None if incremental and lean else work.publish("walk", copy)
-        return Survey(walk=known, entries=entries, racy=racy, incremental=incremental)
+        if walk is None and not (incremental and lean):
+            walk = work.publish("walk", copy)
+        return Survey(walk=walk, entries=entries, racy=racy, incremental=incremental)
 
 
 def _dirty(cache: StatCache, work: WorkDirectory, walk: FileRef) -> Incremental:

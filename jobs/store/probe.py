@@ -26,7 +26,7 @@ _SIZE: Final = 64
 _TRY_LOCK: Final = (
     "import fcntl, sys\n"
     "try: fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
-    "except BlockingIOError: sys.exit(3)\n"
+    "except (BlockingIOError, PermissionError): sys.exit(3)\n"  # EAGAIN or EACCES, as fcntl(2) allows
 )
 
 
@@ -81,9 +81,9 @@ def _second_process(path: Path) -> int:
     return subprocess.run([sys.executable, "-I", "-c", _TRY_LOCK, path], check=False, capture_output=True).returncode
 
 
-def renames_are_atomic(path: Path) -> bool:
-    """Return True if a reader always sees a whole file while ``path`` is replaced repeatedly."""
-    torn: list[bytes] = []
+def rename_fault(path: Path) -> str:
+    """Return what a reader saw instead of a whole file while ``path`` was replaced repeatedly; empty: nothing."""
+    faults: list[str] = []
     over = threading.Event()
 
     def read() -> None:
@@ -91,10 +91,12 @@ def renames_are_atomic(path: Path) -> bool:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                # NFS: the open file was removed, and readers open the path again.
-                content = b"" if error.errno != errno.ESTALE else b"a" * _SIZE
-            if len(content) != _SIZE or len(set(content)) != 1:
-                torn.append(content)
+                # ESTALE: a file server's, and readers open the path again.
+                if error.errno != errno.ESTALE:
+                    faults.append(str(error.strerror))
+            else:
+                if len(content) != _SIZE or len(set(content)) != 1:
+                    faults.append("an incomplete file")
 
     path.write_bytes(b"a" * _SIZE)
     reader = threading.Thread(target=read)
@@ -107,7 +109,7 @@ def renames_are_atomic(path: Path) -> bool:
     finally:
         over.set()
         reader.join()
-    return not torn
+    return faults[0] if faults else ""
 
 
 def sync_seconds(path: Path) -> float:

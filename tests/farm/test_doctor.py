@@ -19,7 +19,7 @@ from trial import small_disk
 
 from layerfarm.jobs.flows.base import FORMAT, Policy
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.probe import locks_exclude, probe_file, renames_are_atomic
+from layerfarm.jobs.store.probe import locks_exclude, probe_file, rename_fault
 from layerfarm.worker.doctor import Finding, Level, examine, worst
 from layerfarm.worker.doctor.store_checks import examine_store
 from layerfarm.worker.doctor.views import Question, view_of
@@ -188,9 +188,9 @@ def test_renames_that_are_not_one_step_are_found(tmp_path: Path, monkeypatch: py
         source.unlink()
 
     with probe_file(tmp_path) as probe:
-        assert renames_are_atomic(probe)
+        assert rename_fault(probe) == ""
         monkeypatch.setattr(Path, "rename", copies)
-        assert not renames_are_atomic(probe)
+        assert rename_fault(probe) == "an incomplete file"
 
 
 def test_worker_reports_nothing_about_paths_that_it_does_not_allow(tmp_path: Path) -> None:

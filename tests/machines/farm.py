@@ -192,7 +192,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make farmcut", description=__doc__)
     parser.add_argument("--builds", type=int, default=20, help="builds, each followed by a recompression")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
-    return trials.main(parser, BODIES, Farm)
+    return trials.main(parser, BODIES, lambda machines, _: Farm(machines))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ CACHE: Final = ROOT / ".cache" / "machines"
 SUITE: Final = "bookworm"
 PACKAGES: Final = (
     "python3 python3-venv kmod iproute2 iputils-ping e2fsprogs xfsprogs btrfs-progs nfs-common nfs-kernel-server"
-    " rpcbind redis-server skopeo procps ca-certificates"
+    " samba cifs-utils glusterfs-server glusterfs-client rpcbind redis-server skopeo procps ca-certificates"
 )
 _LOCK: Final = ROOT / "deploy" / "requirements.txt"
 _INIT: Final = """#!/bin/sh

@@ -276,11 +276,16 @@ BODIES: Final[tuple[Body, ...]] = (
 )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="make nfs", description=__doc__)
+def add_writers(parser: argparse.ArgumentParser) -> None:
+    """Add the options of :func:`write`."""
     parser.add_argument("--writers", type=int, default=8, help="processes on each client")
     parser.add_argument("--tags", type=int, default=25, help="tags of each process")
-    return trials.main(parser, BODIES, lambda machines: Share(machines, CLIENTS))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make nfs", description=__doc__)
+    add_writers(parser)
+    return trials.main(parser, BODIES, lambda machines, _: Share(machines, CLIENTS))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,12 @@ class Share:
 
     def export(self, options: str) -> None:
         """Serve the disk with these options of exports(5)."""
-        self.server.check(f"echo '/srv/export 10.77.0.0/24({options},fsid=0)' >/etc/exports\n{_SERVE}")
+        self.server.check(f"echo '/srv/export 10.77.0.0/24({options},fsid=0)' >/etc/exports")
+        self.serve()
+
+    def serve(self) -> None:
+        """Start the server's programs, after it was exported or has booted."""
+        self.server.check(_SERVE)
 
     def mount(self, client: Machine, options: str = MOUNT, place: str = "/mnt") -> None:
         """Mount the export on a client."""
@@ -51,7 +56,7 @@ class Share:
     def reboot(self) -> None:
         """Boot the server again, after a cut."""
         self.server.boot()
-        self.server.check(_SERVE)
+        self.serve()
 
     def restore(self) -> None:
         """Heal the network, and boot each machine that is off."""

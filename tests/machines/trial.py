@@ -138,7 +138,9 @@ def _one(trial: Trial, body: Body) -> None:
         trial.check(share.clients[1])
 
 
-def main(parser: argparse.ArgumentParser, bodies: Sequence[Body], prepare: Callable[[Machines], Share]) -> int:
+def main(
+    parser: argparse.ArgumentParser, bodies: Sequence[Body], prepare: Callable[[Machines, argparse.Namespace], Share]
+) -> int:
     """Print the table of the chosen trials, and each fault; 1 if there is one."""
     named = {body.__name__: body for body in bodies}
     parser.add_argument("--times", type=int, default=1, help="repeat each trial")
@@ -149,7 +151,7 @@ def main(parser: argparse.ArgumentParser, bodies: Sequence[Body], prepare: Calla
         print(f"{parser.prog} needs {missing}", file=sys.stderr)
         return 2
     with terminable(), Machines(CACHE) as machines:
-        share = prepare(machines)
+        share = prepare(machines, options)
         print(_HEAD, flush=True)
         return report(run(share, [named[name] for name in options.only], options))
 

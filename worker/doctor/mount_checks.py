@@ -11,6 +11,8 @@ from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
 
 _LOCAL: Final = frozenset(("btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"))
 """Filesystems of one host, on which :mod:`layerfarm.worker.doctor.store_checks` shows enough."""
+_LOSING: Final = {"cifs": "SMB", "smb3": "SMB", "fuse.glusterfs": "GlusterFS"}
+"""Filesystems of servers on which the trials of ``make smb`` and ``make glusterfs`` lost tags."""
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -57,8 +59,10 @@ def judge(mount: Mount, topic: str) -> Iterator[Finding]:
     """Yield the findings for a mount; none for a filesystem of this host."""
     if mount.kind in ("nfs", "nfs4"):
         yield from _nfs(mount.options, topic)
-    elif mount.kind in ("cifs", "smb3"):
-        yield from _smb(mount.options, topic)
+    elif mount.kind in _LOSING:
+        advice = "use NFS version 4, or a filesystem of one host: docs/store.md#other-shared-filesystems"
+        what = f"is on {_LOSING[mount.kind]}: when several hosts set tags, some are lost"
+        yield fail(topic, what, advice)
     elif mount.kind not in _LOCAL:
         advice = "test it with several hosts first: docs/store.md#other-shared-filesystems"
         yield warn(topic, f"is on {mount.kind}, on which layerfarm is not tested", advice)
@@ -84,15 +88,3 @@ def _nfs(options: dict[str, str], topic: str) -> Iterator[Finding]:
         yield warn(topic, "is on NFS without lookupcache=positive", advice)
     if not bad:
         yield ok(topic, f"is on NFS version {version}, with locks on the server")
-
-
-def _smb(options: dict[str, str], topic: str) -> Iterator[Finding]:
-    bad = [name for name in ("nobrl",) if name in options]
-    if options.get("cache") == "loose":
-        bad.append("cache=loose")
-    if bad:
-        what = f"is on SMB with {' and '.join(bad)}: hosts do not see each other's locks and writes"
-        yield fail(topic, what, "mount it without these options; otherwise tags are lost")
-    else:
-        advice = "use NFS version 4, or a filesystem of one host: docs/store.md#other-shared-filesystems"
-        yield warn(topic, "is on SMB, on which layerfarm is not tested", advice)

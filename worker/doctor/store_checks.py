@@ -10,7 +10,7 @@ from typing import Final
 
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.store import Layout
-from layerfarm.jobs.store.probe import clock_offset, locks_exclude, probe_file, renames_are_atomic, room, sync_seconds
+from layerfarm.jobs.store.probe import clock_offset, locks_exclude, probe_file, rename_fault, room, sync_seconds
 from layerfarm.worker.doctor.finding import Finding, clock, expect, fail, ok, warn
 from layerfarm.worker.doctor.mount_checks import examine_mount
 
@@ -76,11 +76,11 @@ def _locks(probe: Path, topic: str) -> Finding:
 
 
 def _renames(probe: Path, topic: str) -> Finding:
-    if renames_are_atomic(probe):
+    fault = rename_fault(probe)
+    if not fault:
         return ok(topic, "a rename replaces a file in one step")
-    return fail(
-        topic, "a reader saw an incomplete file during a rename", "use another filesystem: index.json would be torn"
-    )
+    what = f"during a rename a reader saw: {fault}"
+    return fail(topic, what, "use another filesystem: index.json would be torn")
 
 
 def _syncs(probe: Path, topic: str) -> Finding:

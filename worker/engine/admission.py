@@ -38,7 +38,7 @@ class Admission:
         if not FORMAT - 1 <= job.format <= FORMAT and not of_any_format:
             raise RequestError(
                 f"job has format {job.format}, this worker reads {FORMAT - 1} and {FORMAT}",
-                hint="client and workers must have the same version, see docs/operating.md#upgrades",
+                hint="workers must have the client's version or the next one, see docs/operating.md#upgrades",
             )
         if self.keyring is not None:
             signed = Signed(job_id, job.kind, job.traffic, job.submitter, job.format, job.request)
