@@ -81,12 +81,18 @@ def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
         time.sleep(next(waits))
 
 
-def pauses() -> Iterator[float]:
-    """Yield the seconds between two attempts at what other hosts prevent: from 1 ms to about 30, at random."""
-    pause = 0.001
+def pauses(longest: float = 0.02) -> Iterator[float]:
+    """Yield the seconds between two attempts at what other hosts prevent, at random: from 1 ms to about 30.
+
+    ``longest``: for a wait that another ends, where fewer attempts lose no turn. After 0.4 s a pause is about a
+    twentieth of the time waited, up to so many seconds: a hundred waiters would otherwise keep a file server busy.
+    """
+    pause, waited = 0.001, 0.0
     while True:
-        yield random.uniform(0.5, 1.5) * pause
-        pause = min(pause * 1.4, 0.02)
+        chosen = random.uniform(0.5, 1.5) * pause
+        yield chosen
+        waited += chosen
+        pause = max(min(pause * 1.4, 0.02), min(waited / 20, longest))
 
 
 # --- writing --------------------------------------------------------------------------------------

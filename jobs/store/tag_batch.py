@@ -59,6 +59,10 @@ class TagRequest(Document):
         return named(self.descriptor, self.tag)
 
 
+_LONGEST: Final = 0.5
+"""Seconds between two looks at a request that another writer is to grant."""
+
+
 @dataclass
 class _Waiting:
     """The request of another writer, open for the answer."""
@@ -115,7 +119,7 @@ class TagBatch:
                 return self._grant_one(lock, request)
             with self._waiting(request) as path:
                 touched = time.monotonic()
-                waits = pauses()
+                waits = pauses(_LONGEST)
                 while True:
                     time.sleep(next(waits))
                     if self._is_granted(path):

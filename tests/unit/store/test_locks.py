@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfarm.jobs.store.atomic_file import pauses
 from layerfarm.jobs.store.locks import Lock, exclusive
 from tests.leaks import Held
 
@@ -89,6 +91,19 @@ def test_a_waiter_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
         order.append("holder")
     thread.join(20)
     assert order == ["holder", "waiter"]
+
+
+def test_a_wait_that_another_ends_asks_less_and_less_often() -> None:
+    eager = list(itertools.islice(pauses(), 1000))
+    assert min(eager) > 0
+    assert max(eager) <= 0.03
+    waits, waited, asked = pauses(0.5), 0.0, 0
+    while waited < 60:
+        wait = next(waits)
+        assert wait <= 1.5 * max(0.02, min(waited / 20, 0.5))
+        waited += wait
+        asked += 1
+    assert asked < 300
 
 
 def test_a_file_that_cannot_be_opened_leaves_none_open(tmp_path: Path) -> None:
