@@ -31,6 +31,25 @@ until redis-cli ping 2>/dev/null | grep -q PONG; do sleep 0.1; done
 """
 _WORKER: Final = "while :; do layerfarm worker --root /mnt --store /mnt --concurrency 2; sleep 5; done >>/tmp/log 2>&1"
 """As the unit of systemd, with Restart=always and RestartSec=5."""
+_CATALOG: Final = """
+mkdir -p {layout}-trees/tree && cd {layout}-trees
+for number in $(seq {images}); do
+    head -c 300000 /dev/urandom >tree/file-$((number % 3))
+    layerfarm build --rootfs tree --image {layout}:web-$number >/dev/null
+done
+cat >catalog.yaml <<END
+store: {layout}-work
+sources: [{{layout: {layout}, tags: ["web-*"]}}]
+policies: [{{match: "*", do: {{transform: recompress, compress: zstd}}}}]
+destination: {{layout: {layout}-relayered}}
+END
+"""
+_RUN: Final = """
+cd {layout}-trees
+for turn in $(seq 20); do layerfarm catalog run --farm "$LAYERFARM_FARM" catalog.yaml && exit; sleep 2; done 2>&1
+exit 1
+"""
+"""A run that ends because Redis or its machine was away is started again, as its user does."""
 _LEFT: Final = """
 cd {layout}/.layerfarm
 for second in $(seq 60); do
@@ -70,7 +89,11 @@ class Farm(Share):
     def submit(self, layout: str, builds: int, name: str = "job") -> Command:
         """Start the submitter."""
         words = f"{layout} {builds} {name}"
-        return self.submitter.start(f"{self._exports()} cd /opt/layerfarm && exec python3 -m submitter {words}")
+        return self.on_submitter(f"cd /opt/layerfarm && exec python3 -m submitter {words}")
+
+    def on_submitter(self, command: str) -> Command:
+        """Start a shell command that knows the farm."""
+        return self.submitter.start(f"{self._exports()} {command}")
 
     def states(self) -> Counter[str]:
         """Number of jobs by state."""
@@ -153,6 +176,32 @@ def step_cut(trial: Trial) -> None:
     _settle(trial, f"{len(STEPS)} cuts")
 
 
+def catalog_cut(trial: Trial) -> None:
+    """Power of Redis, a worker or the NFS server is cut every 30 s, while a catalog is recompressed."""
+    farm = _farm(trial)
+    chance = random.Random(trial.options.seed + trial.number)
+    place = {"layout": trial.layout, "images": 3 * trial.options.builds}
+    farm.submitter.check(_CATALOG.format(**place))
+    farm.begin("always")
+    run = farm.on_submitter(_RUN.format(**place))
+    cuts = 0
+    while not run.over:
+        time.sleep(30)
+        chance.choice((redis, worker, store))(farm, chance)
+        cuts += 1
+    ended = run.end()
+    trial.expect(ended.code == 0, f"catalog run: {ended.text[-500:]}")
+    for words in (f"catalog verify {trial.layout}-trees/catalog.yaml", f"validate --layout {trial.layout}-relayered"):
+        said = farm.submitter.run(f"layerfarm {words}")
+        trial.expect(said.code == 0, f"{words}: {said.text[-500:]}")
+    listed = farm.submitter.check(f"layerfarm ls --layout {trial.layout}-relayered").split()
+    trial.expect(len(listed) == place["images"], f"{len(listed)} images of {place['images']}")
+    left = farm.submitter.run(_LEFT.format(layout=f"{trial.layout}-work"))
+    trial.expect(left.code == 0, f"left in the store: {left.text}")
+    trial.seen.append(f"{cuts} cuts, {len(listed)} images, {ended.text.count('catalog:')} runs")
+    farm.end()
+
+
 def _farm(trial: Trial) -> Farm:
     assert isinstance(trial.share, Farm)
     return trial.share
@@ -185,7 +234,7 @@ def _settle(trial: Trial, cuts: str, *failed: str) -> None:
     farm.end()
 
 
-BODIES: Final[tuple[Body, ...]] = (redis_cut, redis_cut_everysec, worker_cut, step_cut, store_cut, any_cut)
+BODIES: Final[tuple[Body, ...]] = (redis_cut, redis_cut_everysec, worker_cut, step_cut, store_cut, any_cut, catalog_cut)
 
 
 def main() -> int:
