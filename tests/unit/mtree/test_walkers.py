@@ -107,13 +107,12 @@ def test_unreadable_directory_is_named() -> None:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answering], None]:
-    """Helpers are threads that answer with this function."""
+    """Helpers are threads that answer with this function. They are ready before the caller walks."""
 
-    def serve(root: int, connection: int, answering: Answering) -> None:
-        with socket.socket(fileno=connection) as caller, caller.makefile("rb") as requests:
+    def serve(root: int, caller: socket.socket, answering: Answering) -> None:
+        with caller, caller.makefile("rb") as requests:
             clock = pickle.load(requests)
             try:
-                caller.sendall(pickle.dumps(None))
                 while True:
                     answer = answering(root, clock, pickle.load(requests)[0])
                     caller.sendall(answer)
@@ -125,10 +124,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answering], None]:
     def install(answering: Answering) -> None:
         @contextmanager
         def started(module: str, root: int, *connections: int) -> Iterator[None]:
-            threads = [
-                threading.Thread(target=serve, args=(root, os.dup(connection), answering)) for connection in connections
-            ]
-            for thread in threads:
+            callers = [socket.socket(fileno=os.dup(connection)) for connection in connections]
+            threads = [threading.Thread(target=serve, args=(root, caller, answering)) for caller in callers]
+            for caller, thread in zip(callers, threads, strict=True):
+                caller.sendall(pickle.dumps(None))
                 thread.start()
             yield
             for thread in threads:
