@@ -24,7 +24,7 @@ PACKAGES: Final = (
     "python3 python3-venv kmod iproute2 iputils-ping e2fsprogs xfsprogs btrfs-progs nfs-common nfs-kernel-server"
     " samba cifs-utils glusterfs-server glusterfs-client rpcbind redis-server skopeo procps ca-certificates"
 )
-_LOCK: Final = ROOT / "deploy" / "requirements.txt"
+_LOCKS: Final = tuple(ROOT / "deploy" / name for name in ("requirements.txt", "requirements-extras.txt"))
 _INIT: Final = """#!/bin/sh
 # PID 1 of a machine: mounts, modules, the network by the kernel's command line, and the agent.
 export PATH=/opt/environment/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
@@ -57,7 +57,7 @@ class Image(NamedTuple):
 def system(cache: Path) -> Image:
     """The image, made if the cache has none; some minutes, and 2 GB on the way."""
     agent = Path(__file__).with_name("agent.py").read_text()
-    recipe = "\0".join((Path(__file__).read_text(), agent, _LOCK.read_text()))
+    recipe = "\0".join((Path(__file__).read_text(), agent, *(lock.read_text() for lock in _LOCKS)))
     place = cache / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     image = Image(place / "vmlinuz", place / "system.ext4")
     if not place.exists():
@@ -98,7 +98,8 @@ def program(path: Path) -> Path:
 def _equip(tree: Path, agent: str) -> None:
     """Kernel, dependencies and agent into a fresh Debian."""
     copy_host(tree)
-    shutil.copy(_LOCK, tree / "tmp" / "lock.txt")
+    for lock in _LOCKS:
+        shutil.copy(lock, tree / "tmp")
     steps = (
         "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d",
         "export TMPDIR=/tmp DEBIAN_FRONTEND=noninteractive && apt-get update -qq && cd /tmp",
@@ -107,7 +108,7 @@ def _equip(tree: Path, agent: str) -> None:
         "dpkg-deb -x linux-image-*.deb /tmp/kernel",
         "cp /tmp/kernel/boot/vmlinuz-* /boot/ && cp -a /tmp/kernel/lib/modules /lib/ && depmod $(ls /lib/modules)",
         "python3 -m venv /opt/environment",
-        "/opt/environment/bin/pip install -q --no-deps --require-hashes -r /tmp/lock.txt",
+        *(f"/opt/environment/bin/pip install -q --no-deps --require-hashes -r /tmp/{lock.name}" for lock in _LOCKS),
         "printf '%s\\n' '#!/bin/sh' 'exec python3 -m layerfarm.worker.cli \"$@\"' >/opt/environment/bin/layerfarm",
         "chmod 755 /opt/environment/bin/layerfarm",
         "mkdir -p /opt/layerfarm",
