@@ -34,6 +34,8 @@ PATIENCE: Final = 60.0
 """Seconds on the store's clock after which an untouched request is dropped."""
 TOUCH: Final = 5.0
 """Seconds between two touches by the waiting writer."""
+_LONGEST: Final = 0.5
+"""Seconds between two looks at a request that another writer is to grant, at most on average."""
 _MOST: Final = 512
 """Requests that are granted at once; as many files are open then."""
 _GRANTED: Final = b"granted"
@@ -57,10 +59,6 @@ class TagRequest(Document):
     def entry(self) -> Descriptor:
         """Return the entry of the index. Raises InvalidReference: ``tag`` breaks the grammar."""
         return named(self.descriptor, self.tag)
-
-
-_LONGEST: Final = 0.5
-"""Seconds between two looks at a request that another writer is to grant."""
 
 
 @dataclass
