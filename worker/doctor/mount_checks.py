@@ -12,7 +12,7 @@ from layerfarm.worker.doctor.finding import Finding, fail, ok, warn
 _LOCAL: Final = frozenset(("btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"))
 """Filesystems of one host, on which :mod:`layerfarm.worker.doctor.store_checks` shows enough."""
 _LOSING: Final = {"cifs": "SMB", "smb3": "SMB", "fuse.glusterfs": "GlusterFS"}
-"""Filesystems of servers on which the trials of ``make smb`` and ``make glusterfs`` lost tags."""
+"""Filesystems of servers on which the trials of ``make smb`` and ``make glusterfs`` fail."""
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -61,7 +61,7 @@ def judge(mount: Mount, topic: str) -> Iterator[Finding]:
         yield from _nfs(mount.options, topic)
     elif mount.kind in _LOSING:
         advice = "use NFS version 4, or a filesystem of one host: docs/store.md#other-shared-filesystems"
-        what = f"is on {_LOSING[mount.kind]}: when several hosts set tags, some are lost"
+        what = f"is on {_LOSING[mount.kind]}: several hosts that set tags lose some, or wait without end"
         yield fail(topic, what, advice)
     elif mount.kind not in _LOCAL:
         advice = "test it with several hosts first: docs/store.md#other-shared-filesystems"
