@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from layerfarm.worker.engine.failpoints import STEPS
@@ -184,11 +184,7 @@ def catalog_cut(trial: Trial) -> None:
     farm.submitter.check(_CATALOG.format(**place))
     farm.begin("always")
     run = farm.on_submitter(_RUN.format(**place))
-    cuts = 0
-    while not run.over:
-        time.sleep(30)
-        chance.choice((redis, worker, store))(farm, chance)
-        cuts += 1
+    cuts = _cuts(farm, run, (redis, worker, store), chance, 30)
     ended = run.end()
     trial.expect(ended.code == 0, f"catalog run: {ended.text[-500:]}")
     for words in (f"catalog verify {trial.layout}-trees/catalog.yaml", f"validate --layout {trial.layout}-relayered"):
@@ -196,8 +192,7 @@ def catalog_cut(trial: Trial) -> None:
         trial.expect(said.code == 0, f"{words}: {said.text[-500:]}")
     listed = farm.submitter.check(f"layerfarm ls --layout {trial.layout}-relayered").split()
     trial.expect(len(listed) == place["images"], f"{len(listed)} images of {place['images']}")
-    left = farm.submitter.run(_LEFT.format(layout=f"{trial.layout}-work"))
-    trial.expect(left.code == 0, f"left in the store: {left.text}")
+    _nothing_left(trial, f"{trial.layout}-work")
     trial.seen.append(f"{cuts} cuts, {len(listed)} images, {ended.text.count('catalog:')} runs")
     farm.end()
 
@@ -213,13 +208,24 @@ def _cut(trial: Trial, *victims: Victim, fsync: str = "always") -> None:
     farm.begin(fsync)
     work = farm.submit(trial.layout, trial.options.builds)
     trial.begun(work)
-    cuts = 0
-    while not work.over:
-        time.sleep(chance.uniform(5, 30))
-        chance.choice(victims)(farm, chance)
-        cuts += 1
+    cuts = _cuts(farm, work, victims, chance, 5)
     said = trial.take(work).text.splitlines()
     _settle(trial, f"{cuts} cuts", *(line for line in said if line.startswith("failed ")))
+
+
+def _cuts(farm: Farm, work: Command, victims: Sequence[Victim], chance: random.Random, least: float) -> int:
+    """Cut the power of victims until the work is over, ``least`` to 30 s apart; return the number of cuts."""
+    cuts = 0
+    while not work.over:
+        time.sleep(chance.uniform(least, 30))
+        chance.choice(victims)(farm, chance)
+        cuts += 1
+    return cuts
+
+
+def _nothing_left(trial: Trial, layout: str) -> None:
+    left = _farm(trial).submitter.run(_LEFT.format(layout=layout))
+    trial.expect(left.code == 0, f"left in the store: {left.text}")
 
 
 def _settle(trial: Trial, cuts: str, *failed: str) -> None:
@@ -228,8 +234,7 @@ def _settle(trial: Trial, cuts: str, *failed: str) -> None:
     states = farm.states()
     trial.expect(set(states) <= {"succeeded", "failed"}, f"jobs that have not ended: {states}")
     trial.expect(not states["failed"] and not failed, f"healthy jobs failed: {states} {'; '.join(failed)}")
-    left = farm.submitter.run(_LEFT.format(layout=trial.layout))
-    trial.expect(left.code == 0, f"left in the store: {left.text}")
+    _nothing_left(trial, trial.layout)
     trial.seen.append(f"{cuts}, {states['succeeded']} jobs succeeded")
     farm.end()
 
