@@ -46,7 +46,7 @@ help:
 	@echo 'make torture [SECONDS=600] [SEED=N]            real jobs while workers, Redis and the disk fail; counts losses (0)'
 	@echo 'make torture-store [WRITERS=64] [TAGS=1000]    one store with many writers, gc and readers; counts losses (0)'
 	@echo 'make powercut [CUTS=1000] [FILESYSTEMS=xfs] [SEED=N]  machines under QEMU lose power while they use a store; counts losses (0)'
-	@echo 'make nfs [WRITERS=8] [TAGS=25] [TRIALS=1]       a store on an NFS server, with machines and a server that vanish'
+	@echo 'make nfs [WRITERS=8] [TAGS=25] [SUITE=trixie]   a store on an NFS server, with machines and a server that vanish'
 	@echo 'make smb, make glusterfs [WRITERS=8] [TAGS=25]    the same on these file servers, which lose tags'
 	@echo 'make farmcut [BUILDS=20] [SEED=N]               Redis, workers and the NFS server lose power while jobs run'
 	@echo 'make pulls [SUITE=trixie] [CLIENT=podman]       clients of Debian 12 and 13 pull layers in part: a table'
@@ -133,7 +133,8 @@ torture-store: environment
 	for hosts in 1 4; do PATH="$(abspath $(BIN)):$$PATH" WRITERS='$(WRITERS)' TAGS='$(TAGS)' HOSTS=$$hosts \
 	    SEED='$(SEED)' $(BIN)/python -m tests.farm.shared_store || exit 1; done
 
-# Emulated machines; the first run creates their system disk in .cache/machines (some minutes, 600 MB).
+# Emulated machines; the first run creates their system disk in .cache/machines (some minutes, 600 MB). SUITE=trixie: with Debian 13's
+# programs and kernel instead of 12's.
 powercut nfs smb glusterfs farmcut: PACKAGES := machines
 powercut: CUTS ?= 1000
 powercut: packages environment

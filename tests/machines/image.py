@@ -1,4 +1,4 @@
-"""The system disk of the machines: a debootstrapped Debian 12 with layerfarm's dependencies, and its cloud kernel.
+"""The system disk of the machines: a debootstrapped Debian with layerfarm's dependencies, and its cloud kernel.
 
 It is made once and kept in a cache directory under a digest of its recipe. layerfarm itself is on a small disk of its
 own, made for each run from the checkout. Needs root, debootstrap, mke2fs (e2fsprogs) and qemu-img (qemu-utils).
@@ -19,7 +19,8 @@ from tests.newcomer import copy_host, host_variables
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = ROOT / ".cache" / "machines"
-SUITE: Final = "bookworm"
+SUITE: Final = os.environ.get("SUITE") or "bookworm"
+"""Debian's release: 12 has Linux 6.1, and trixie, which is 13, has 6.12."""
 PACKAGES: Final = (
     "python3 python3-venv kmod iproute2 iputils-ping e2fsprogs xfsprogs btrfs-progs nfs-common nfs-kernel-server"
     " samba cifs-utils glusterfs-server glusterfs-client rpcbind redis-server skopeo procps ca-certificates"
@@ -33,14 +34,14 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2>
 mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run; mount -t tmpfs tmp /tmp; mkdir -p /run/lock /run/sendsigs.omit.d
 mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
-modprobe -a virtio_pci virtio_net virtio_console
+for module in virtio_pci virtio_net virtio_console virtio_blk; do modprobe $module; done
 for word in $(cat /proc/cmdline); do case $word in
     machine.number=*) number=${word#*=} ;;
     machine.name=*) hostname "${word#*=}" ;;
 esac; done
 ip link set lo up
 ip address add "10.77.0.$number/24" dev eth0 && ip link set eth0 up
-mount -o ro /dev/nvme1n1 /opt/layerfarm
+mount -o ro LABEL=layerfarm /opt/layerfarm
 while ! [ -e /dev/vport0p1 ]; do sleep 0.05; done
 while :; do python3 /sbin/machine-agent; sleep 1; done
 """
@@ -57,7 +58,7 @@ class Image(NamedTuple):
 def system(cache: Path) -> Image:
     """The image, made if the cache has none; some minutes, and 2 GB on the way."""
     agent = Path(__file__).with_name("agent.py").read_text()
-    recipe = "\0".join((Path(__file__).read_text(), agent, *(lock.read_text() for lock in _LOCKS)))
+    recipe = "\0".join((SUITE, Path(__file__).read_text(), agent, *(lock.read_text() for lock in _LOCKS)))
     place = cache / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     image = Image(place / "vmlinuz", place / "system.ext4")
     if not place.exists():
@@ -91,7 +92,7 @@ def program(path: Path) -> Path:
         about = Path(scratch, "layerfarm-0.dist-info", "METADATA")
         about.parent.mkdir()
         about.write_text("Metadata-Version: 2.1\nName: layerfarm\nVersion: 0\n")
-        _run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", scratch, str(path), "16M")
+        _run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-L", "layerfarm", "-d", scratch, str(path), "16M")
     return path
 
 
@@ -106,7 +107,9 @@ def _equip(tree: Path, agent: str) -> None:
         f"apt-get install -y -qq --no-install-recommends {PACKAGES}",
         "apt-get download -qq $(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | head -1)",
         "dpkg-deb -x linux-image-*.deb /tmp/kernel",
-        "cp /tmp/kernel/boot/vmlinuz-* /boot/ && cp -a /tmp/kernel/lib/modules /lib/ && depmod $(ls /lib/modules)",
+        "cp /tmp/kernel/boot/vmlinuz-* /boot/",
+        "cp -a $(find /tmp/kernel -type d -path '*lib/modules') /lib/",
+        "depmod $(ls /lib/modules)",
         "python3 -m venv /opt/environment",
         *(f"/opt/environment/bin/pip install -q --no-deps --require-hashes -r /tmp/{lock.name}" for lock in _LOCKS),
         "printf '%s\\n' '#!/bin/sh' 'exec python3 -m layerfarm.worker.cli \"$@\"' >/opt/environment/bin/layerfarm",

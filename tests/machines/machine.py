@@ -152,17 +152,16 @@ class Machine:
         command += ["-device", "virtserialport,chardev=agent,name=agent"]
         for name, options in drives:
             command += ["-blockdev", f"driver={options},node-name={name}"]
-        for name in ("system", "code"):
-            command += ["-device", f"nvme,drive={name},serial={name}"]
+        command += ["-device", "nvme,drive=system,serial=system"]
         for place in range(len(self.disks) + len(self.images)):
             # Not NVMe: on QEMU's 7.2, ext4 on a volatile disk lost what fsync had acknowledged, with FUA writes.
             sectors = f"logical_block_size={BLOCK},physical_block_size={BLOCK}"
             command += ["-device", f"virtio-blk-pci,drive=disk{place},serial=disk{place},{sectors}"]
+        command += ["-device", "virtio-blk-pci,drive=code"]  # the last one: Linux names the others from vda
         command += self._network.plug(self.number)
         command += ["-rtc", f"base={clock}"] if clock else []
         self._qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         self._connect(path)
-        self.check("modprobe -a virtio_blk")
 
     def start(self, command: str, stdin: str = "") -> Command:
         """Run a shell command on the machine."""
