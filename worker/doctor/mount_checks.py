@@ -76,6 +76,9 @@ def _nfs(options: dict[str, str], topic: str) -> Iterator[Finding]:
     if bad:
         what = f"is on NFS with {' and '.join(bad)}: its locks exclude no process of another host"
         yield fail(topic, what, "mount it without these options, as version 4; otherwise tags are lost")
+    elif "nocto" in options:
+        what = "is on NFS with nocto: a host may read an index.json that another has replaced"
+        yield fail(topic, what, "mount it without nocto; otherwise tags are lost")
     elif not version.startswith("4"):
         advice = "mount it as version 4: there, the server frees the locks of a host that died"
         yield warn(topic, f"is on NFS version {version}", advice)
@@ -86,5 +89,5 @@ def _nfs(options: dict[str, str], topic: str) -> Iterator[Finding]:
     if options.get("lookupcache") not in ("pos", "positive", "none"):
         advice = "mount it with lookupcache=positive: a client else believes for up to a minute that a blob is missing"
         yield warn(topic, "is on NFS without lookupcache=positive", advice)
-    if not bad:
+    if not bad and "nocto" not in options:
         yield ok(topic, f"is on NFS version {version}, with locks on the server")

@@ -50,6 +50,7 @@ def test_no_line_no_mount() -> None:
     [
         (GOOD, [Level.OK], "version 4.2"),
         (GOOD | {"local_lock": "flock"}, [Level.FAIL], "local_lock=flock"),
+        (GOOD | {"nocto": ""}, [Level.FAIL], "nocto"),
         (GOOD | {"vers": "3"}, [Level.WARN, Level.OK], "version 3"),
         (GOOD | {"vers": "3", "nolock": "", "local_lock": "all"}, [Level.FAIL], "nolock and local_lock=all"),
         ({"vers": "4.2", "soft": "", "lookupcache": "pos"}, [Level.WARN, Level.OK], "with soft"),
