@@ -11,6 +11,7 @@ dead writer does not overwrite newer tags a day later. A holder that dies betwee
 requests that the next one grants again, oldest first, to the same effect.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -218,7 +219,8 @@ class TagBatch:
                     self._commits.end(record, commit)
             for one, missing in zip(waiting, answers, strict=False):
                 answer = _GRANTED if missing is None else _REFUSED + missing.encode()
-                os.pwrite(one.fd, answer + b"\n", 0)
+                with suppress(OSError):  # A writer without an answer takes the lock.
+                    os.pwrite(one.fd, answer + b"\n", 0)
         return answers[len(waiting) :]
 
     def _collect(self, stack: ExitStack) -> list[_Waiting]:
@@ -230,7 +232,7 @@ class TagBatch:
         found = []
         for name in names[:_MOST]:
             path = self._directory / name
-            with suppress(FileNotFoundError):
+            with _unless_removed():
                 if self._files.lstat(path).st_mtime < oldest:
                     self._files.remove(path)
                 elif (one := self._opened(path, stack)) is not None:
@@ -243,7 +245,7 @@ class TagBatch:
             fd = self._files.open(path, os.O_RDWR)
         except (PermissionError, IsADirectoryError, UnsafePath):
             return None
-        stack.callback(os.close, fd)
+        stack.callback(_close, fd)
         raw = os.read(fd, _LARGEST)
         if not raw.startswith(b"{"):
             return None
@@ -263,6 +265,22 @@ class TagBatch:
             if not seen[key]:
                 return blob.digest
         return None
+
+
+@contextmanager
+def _unless_removed() -> Iterator[None]:
+    """Suppress the error of a request that its writer has removed; NFS calls it stale if it was found before."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+
+
+def _close(fd: int) -> None:
+    """Close a request. A file server may refuse an answer only now."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def _named_by(index: IndexText, tag: str) -> list[Descriptor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, LimitExceeded
+from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.store import REF_NAME, Descriptor, Index, Layout, encode_document, parse_document
 from layerfarm.jobs.store.descriptor import named
 from layerfarm.jobs.store.index_text import IndexText
@@ -159,6 +161,43 @@ def test_the_wish_of_a_dead_writer_does_not_come_true_later(layout: Layout) -> N
     layout.tag("ours", B)
     assert layout.tags() == ["ours"]
     assert not path.exists()
+
+
+def test_request_that_is_removed_on_another_host_while_it_is_opened_is_left_out(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = wish_of_another(layout, TagRequest(tag="theirs", descriptor=A))
+    real = Beneath.open
+
+    def stale(self: Beneath, path: Path, flags: int = os.O_RDONLY) -> int:
+        if path == removed:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(self, path, flags)
+
+    monkeypatch.setattr(Beneath, "open", stale)
+    layout.tag("ours", B)
+    assert layout.tags() == ["ours"]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "close"])
+def test_answer_that_cannot_be_written_fails_no_holder_of_the_lock(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    request = wish_of_another(layout, TagRequest(tag="theirs", descriptor=A))
+    real = getattr(os, call)
+
+    def refused(fd: int, *rest: object) -> None:
+        ours = os.readlink(f"/proc/self/fd/{fd}") == str(request)
+        if call == "close":
+            real(fd)
+        elif not ours:
+            real(fd, *rest)
+        if ours:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, call, refused)
+    layout.tag("ours", B)
+    assert layout.tags() == ["theirs", "ours"]
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"tag":"not valid","descriptor":{}}', b"\0" * 5000])
