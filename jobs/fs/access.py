@@ -158,7 +158,12 @@ class DirectoryCache:
             fd = open_beneath(parent, path, _DIRECTORY)
         except PermissionError:
             return None
-        if is_locked(fd, b".", os.fstat(fd)):
+        try:
+            locked = is_locked(fd, b".", os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        if locked:
             os.close(fd)
             return None
         return fd
@@ -207,10 +212,13 @@ def stat_regular(directory: int, name: bytes | str) -> tuple[int, os.stat_result
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
             raise TreeChanged("not a regular file any more", where=os.fsencode(name)) from error
         raise
-    found = os.fstat(fd)
-    if found.st_mode >> 12 != _S_IFREG_BITS:
+    try:
+        found = os.fstat(fd)
+        if found.st_mode >> 12 != _S_IFREG_BITS:
+            raise TreeChanged("not a regular file any more", where=os.fsencode(name))
+    except BaseException:
         os.close(fd)
-        raise TreeChanged("not a regular file any more", where=os.fsencode(name))
+        raise
     return fd, found
 
 
@@ -264,9 +272,12 @@ def _same_file(root: int, path: bytes, wanted: os.stat_result) -> int:
         TreeChanged: it is another one.
     """
     fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    if not os.path.samestat(os.fstat(fd), wanted):
+    try:
+        if not os.path.samestat(os.fstat(fd), wanted):
+            raise TreeChanged("file was replaced by another one", where=path)
+    except BaseException:
         os.close(fd)
-        raise TreeChanged("file was replaced by another one", where=path)
+        raise
     return fd
 
 

@@ -53,9 +53,12 @@ class Beneath:
                 if error.errno in _NO_FILE:
                     raise UnsafePath("not a regular file", where=path) from error
                 raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UnsafePath("not a regular file", where=path)
+        except BaseException:  # fstat gives ESTALE for a file that was removed by another client of NFS
             os.close(fd)
-            raise UnsafePath("not a regular file", where=path)
+            raise
         return fd
 
     def read(self, path: Path, most: int = -1) -> bytes:

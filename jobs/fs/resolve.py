@@ -124,11 +124,11 @@ def _walk(root: int, path: bytes, flags: int, resolve: int) -> int:
                     raise UnsafePath("path leads out of the root", where=path)
                 continue
             here = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parents[-1])
+            parents.append(here)  # closed below, whatever happens
             mode = os.fstat(here).st_mode
             if pending and stat.S_ISDIR(mode):
-                parents.append(here)
                 continue
-            os.close(here)
+            os.close(parents.pop())
             if not stat.S_ISLNK(mode):
                 if pending:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

@@ -52,13 +52,16 @@ class Widened:
 
     def _take(self, handle: int) -> None:
         self._handle = handle
-        self.found = os.fstat(handle)
-        """The entry before it was widened."""
-        mode = self.found.st_mode
-        rights = _RIGHTS.get(stat.S_IFMT(mode))
-        if rights is None or self.found.st_uid != os.geteuid() or self._forbidden:
+        try:
+            self.found = os.fstat(handle)
+            """The entry before it was widened."""
+            mode = self.found.st_mode
+            rights = _RIGHTS.get(stat.S_IFMT(mode))
+            if rights is None or self.found.st_uid != os.geteuid() or self._forbidden:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except BaseException:
             os.close(handle)
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise
         self._changed = mode & rights != rights
         if self._changed:
             self._chmod(stat.S_IMODE(mode) | rights)

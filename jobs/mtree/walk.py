@@ -210,10 +210,13 @@ class TreeWalk:
 
     def _reopen(self, parent: _Directory, child: int) -> None:
         fd = os.open("..", DIRECTORY, dir_fd=child)
-        found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) != parent.identity:
+        try:
+            found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) != parent.identity:
+                raise TreeChanged("directory was moved during the walk", where=_decoded(parent.prefix))
+        except BaseException:
             os.close(fd)
-            raise TreeChanged("directory was moved during the walk", where=_decoded(parent.prefix))
+            raise
         parent.fd = fd
 
     def _list(self, directory: _Directory, itself: os.stat_result, path: str) -> None:

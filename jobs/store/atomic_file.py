@@ -6,16 +6,18 @@ import errno
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.limits import limits
+
+ResultT = TypeVar("ResultT")
 
 PRIVATE_DIRECTORY: Final = ".layerfarm"
 """Holds layerfarm's own files in a layout, beside the specified ones; other tools ignore it."""
@@ -25,7 +27,7 @@ _SPECIFIED: Final = (BLOBS, "index.json", "oci-layout")
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY
 _STALE: Final = 5.0, 50
-"""Seconds, and attempts, in which a file is read again that other hosts replace; on a busy host one takes long."""
+"""Seconds, and attempts, of :func:`unmoved`; on a busy host one attempt takes long."""
 
 
 def files_of(layout: Path) -> Beneath:
@@ -50,8 +52,10 @@ def explained(what: str, where: Path) -> Iterator[None]:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_file(path: Path, limit: str, layout: Path) -> bytes:
+def read_file(path: Path, limit: str, layout: Path, *, newest: bool = False) -> bytes:
     """Read a small file of a layout.
+
+    ``newest``: other hosts replace the file, and its content is to be what it is now (:func:`_ask_for_names`).
 
     Raises:
         StoreError: it cannot be read.
@@ -60,20 +64,46 @@ def read_file(path: Path, limit: str, layout: Path) -> bytes:
     """
     bounds = limits()
     most: int = getattr(bounds, limit)
+    files = files_of(layout)
+
+    def look() -> bytes:
+        if newest:
+            _ask_for_names(path.parent)
+        return files.read(path, most + 1)
+
     with explained("file cannot be read", path):
-        content = _read_unmoved(path, most + 1, layout)
+        content = unmoved(look)
     if len(content) > most:
         raise bounds.exceeded(limit, "file is larger than {} bytes", path)
     return content
 
 
-def _read_unmoved(path: Path, most: int, layout: Path) -> bytes:
-    # NFS gives ESTALE when another host replaces the file while it is opened or read; later, it is the new one.
+def _ask_for_names(directory: Path) -> None:
+    """Let the next lookup of a name in ``directory`` find the file that has it now, on NFS, too.
+
+    A client of NFS 4.1 opens a file of a known name by its handle, without a question for the name. The server finds
+    even a file that was replaced, as long as any host has it open, and the content is old: a holder of the index's lock
+    would remove all newer tags. But a directory that is opened is compared with the server's (nfs(5) "Close-to-open
+    cache consistency"), and names in a changed one are looked up again.
+    """
+    with suppress(PermissionError):  # It may be searched, but not listed: its reader may see an old index.
+        os.close(os.open(directory, _LISTED))
+
+
+def unmoved(look: Callable[[], ResultT]) -> ResultT:
+    """Return the result of ``look``, which reads a file, or its status, that other hosts replace.
+
+    NFS gives ESTALE if that happens twice while ``look`` finds the file by its name, opens and reads it; it is called
+    again then.
+
+    Raises:
+        OSError: as ``look``; ESTALE only if it does so for 5 s.
+    """
     waits = pauses()
     end, attempts = time.monotonic() + _STALE[0], _STALE[1]
     while True:
         try:
-            return files_of(layout).read(path, most)
+            return look()
         except OSError as error:
             attempts -= 1
             if error.errno != errno.ESTALE or (attempts <= 0 and time.monotonic() > end):

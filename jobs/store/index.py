@@ -77,7 +77,7 @@ class IndexFile:
 
     def raw(self) -> bytes:
         """Return the bytes of the file."""
-        return read_file(self.path, "index_bytes", self._layout)
+        return read_file(self.path, "index_bytes", self._layout, newest=True)
 
     def update(self, change: Callable[[IndexText], IndexText]) -> None:
         """Replace the index by ``change(index)``, which is called under the lock and must be quick."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from layerfarm.jobs.errors import LayoutExists, NotALayout
-from layerfarm.jobs.paths import is_directory
+from layerfarm.jobs.paths import is_directory, is_file
 from layerfarm.jobs.store.atomic_file import (
     BLOBS,
     explained,
@@ -18,6 +19,7 @@ from layerfarm.jobs.store.atomic_file import (
     read_file,
     replace_file,
     sync_directory,
+    unmoved,
 )
 from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, Index
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
@@ -66,8 +68,8 @@ def check_directory(path: Path) -> None:
     """Check that a layout is there: :meth:`layerfarm.jobs.store.layout.Layout.open`."""
     if not is_directory(path):
         raise NotALayout("no OCI image layout here", where=path, hint=_HINT)
-    for name, is_there in (("oci-layout", Path.is_file), ("index.json", Path.is_file), (BLOBS, Path.is_dir)):
-        if not is_there(path / name):
+    for name, is_there in (("oci-layout", is_file), ("index.json", is_file), (BLOBS, is_directory)):
+        if not unmoved(partial(is_there, path / name)):
             raise NotALayout(f"not an OCI image layout, it has no {name}", where=path, hint=_HINT)
     marker = path / "oci-layout"
     raw = read_file(marker, "document_bytes", path)

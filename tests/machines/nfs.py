@@ -50,6 +50,29 @@ def crowd(trial: Trial) -> None:
         trial.expect(not lines and ended.code in (0, -15), f"{client.name}: {ended.code}: {lines[-1:]}")
 
 
+def replaced_often(trial: Trial) -> None:
+    """A client replaces the index without pause, and another opens and reads the layout 500 times."""
+    first, second, _ = trial.share.clients
+    place = f"cd {trial.layout} && rm -f /tmp/stop"
+    replacing = first.start(f"{place}; while ! [ -e /tmp/stop ]; do cp index.json next && mv next index.json; done")
+    trial.take(workload(second, "read", trial.layout, 500))
+    first.check("touch /tmp/stop")
+    ended = replacing.end()
+    trial.expect(ended.code == 0, f"{first.name}: {ended.text[-300:]}")
+
+
+def held_open(trial: Trial) -> None:
+    """A client holds the index open that another replaces; a third client, which had read the old one, sets a tag."""
+    first, second, third = trial.share.clients
+    writer = _held(trial, second, "begin")
+    reader = third.start(f"exec 3<{trial.layout}/index.json; echo open; sleep 300")
+    trial.expect(next(reader.lines(), "") == "open", "the index was not opened")
+    write_one(trial, first, "first")
+    second.check("touch /tmp/go")
+    trial.take(writer)
+    third.check("pkill -x sleep")
+
+
 def server_back_soon(trial: Trial) -> None:
     """Power of the server is cut while two clients write; it boots at once."""
     _server_away(trial, 0)
@@ -256,6 +279,8 @@ def replaced(trial: Trial) -> None:
 
 BODIES: Final[tuple[Body, ...]] = (
     crowd,
+    replaced_often,
+    held_open,
     server_back_soon,
     server_back_late,
     client_cut,

@@ -2,11 +2,11 @@
 
 ``python3 -m workload work LAYOUT SEED``: work without end; print ``{"tag", "digest"}`` after each tag that it sets.
 ``… tags LAYOUT NAME WRITERS TAGS``: set so many tags from each of so many processes, and print them the same way.
-``… hold LAYOUT TAG change|rename``: set a tag; before this step, under the lock of ``index.json``, print ``held``, and
-wait for the file ``/tmp/go``.
+``… hold LAYOUT TAG begin|change|rename``: set a tag; before this step, the last two of which are done under the lock of
+``index.json``, print ``held``, and wait for the file ``/tmp/go``.
 ``… traffic LAYOUT``: print for each operation the requests that this client sends to its NFS servers.
 ``… put LAYOUT``: store a blob that no tag references, and print its digest.
-``… read LAYOUT``: print ``reading``, then read the index without end, and print what is wrong with it.
+``… read LAYOUT [TIMES]``: print ``reading``, then read the index without end, or so often, and print what is wrong.
 ``… check LAYOUT``: read the printed lines from stdin; print what is lost or damaged, a line each.
 ``… disks LAYOUT MOUNT``: the same for several disks, one after the other: at each line ``{"device"}`` mount it at
 ``/mnt`` with this command, and check it with the lines before. The last one stays mounted.
@@ -194,7 +194,7 @@ def acknowledge(tag: str, digest: str, begun: float) -> None:
 
 
 def hold(path: Path, tag: str, step: str) -> None:
-    """Set a tag, with a pause under the lock of the index."""
+    """Set a tag, with a pause."""
     layout = Layout.open(path)
     base, begun = layout.find("base")[0], time.monotonic()
     rename = index.rename_durably
@@ -213,6 +213,7 @@ def hold(path: Path, tag: str, step: str) -> None:
         paused("change")
         return old.model_copy(update={"manifests": [*old.manifests, named(base, tag)]})
 
+    paused("begin")
     index.rename_durably = renamed
     layout.update_index(changed)
     acknowledge(tag, base.digest, begun)
@@ -256,11 +257,11 @@ def _requests() -> Counter[str]:
     return found
 
 
-def read(path: Path) -> None:
-    """Read the index without end, as another host sees it."""
+def read(path: Path, times: int | None) -> None:
+    """Open the layout and read its index without end, or so often."""
     most = 0
     print("reading", flush=True)
-    while True:
+    for _ in range(times) if times else itertools.count():
         found = len(Layout.open(path).tags())
         if found < most:
             print(f"saw {found} tags after {most}", flush=True)
@@ -285,7 +286,7 @@ def main() -> None:
         case "put":
             print(Layout.open(path).put(os.urandom(1000), "application/octet-stream").digest)
         case "read":
-            read(path)
+            read(path, int(sys.argv[3]) if sys.argv[3:] else None)
         case "disks":
             disks(path, sys.argv[3])
         case _:

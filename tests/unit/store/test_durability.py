@@ -239,3 +239,65 @@ def test_index_that_another_host_replaces_while_it_is_read_is_read_again(
     else:
         with pytest.raises(StoreError, match="file cannot be read, Stale file handle"):
             Layout.open(layout.path).tags()
+
+
+@pytest.mark.parametrize("times", [1, 30, None])
+def test_index_that_another_host_replaces_while_its_layout_is_opened_is_looked_at_again(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, times: int | None
+) -> None:
+    """Kernels ask a second time by themselves, which is too seldom where many hosts write."""
+    real, stale = Path.stat, itertools.repeat(None, times) if times else itertools.repeat(None)
+
+    def stat(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if self.name == "index.json" and next(stale, 1) is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self))
+        return real(self, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(atomic_file, "_STALE", (0.05, 31 if times else 3))
+    if times:
+        assert Layout.open(layout.path).tags() == []
+    else:
+        with pytest.raises(OSError, match=r"Stale file handle.*index\.json"):
+            Layout.open(layout.path)
+
+
+def test_file_that_is_removed_on_another_host_while_it_is_opened_stays_open_nowhere(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NFS server gives the old file, by its handle, as long as any process has it open."""
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", fail(errno.ESTALE))
+        with pytest.raises(OSError, match="Stale file handle"):
+            Beneath(layout.path).open(layout.path / "index.json")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_directory_is_opened_before_the_index_so_that_nfs_looks_its_name_up(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Close-to-open consistency is of what is opened, and a name is the directory's; O_PATH opens nothing."""
+    opened = []
+    real = os.open
+
+    def recorded(path: str | Path, flags: int, *rest: int, **options: int) -> int:
+        opened.append((os.fspath(path), bool(flags & os.O_PATH)))
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", recorded)
+    layout.tags()
+    assert opened[0] == (str(layout.path), False)
+    assert opened[-1] == ("index.json", False)
+
+
+def test_layout_that_may_only_be_searched_is_read(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refused(path: str | Path, flags: int, *rest: int, **options: int) -> int:
+        if flags & os.O_DIRECTORY and not flags & os.O_PATH:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    assert layout.tags() == []
