@@ -147,7 +147,7 @@ def is_running(pid: int) -> bool:
     """Return False if there is no such process, or if it is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # The latter if it ends between open(2) and read(2).
         return False
 
 
