@@ -55,7 +55,7 @@ def explained(what: str, where: Path) -> Iterator[None]:
 def read_file(path: Path, limit: str, layout: Path, *, newest: bool = False) -> bytes:
     """Read a small file of a layout.
 
-    ``newest``: other hosts replace the file, and its content is to be what it is now (:func:`_ask_for_names`).
+    ``newest``: other hosts replace the file, and its content is to be what it is now (:func:`ask_for_names`).
 
     Raises:
         StoreError: it cannot be read.
@@ -68,7 +68,7 @@ def read_file(path: Path, limit: str, layout: Path, *, newest: bool = False) -> 
 
     def look() -> bytes:
         if newest:
-            _ask_for_names(path.parent)
+            ask_for_names(path.parent)
         return files.read(path, most + 1)
 
     with explained("file cannot be read", path):
@@ -78,15 +78,15 @@ def read_file(path: Path, limit: str, layout: Path, *, newest: bool = False) -> 
     return content
 
 
-def _ask_for_names(directory: Path) -> None:
+def ask_for_names(directory: Path) -> None:
     """Let the next lookup of a name in ``directory`` find the file that has it now, on NFS, too.
 
-    A client of NFS 4.1 opens a file of a known name by its handle, without a question for the name. The server finds
-    even a file that was replaced, as long as any host has it open, and the content is old: a holder of the index's lock
-    would remove all newer tags. But a directory that is opened is compared with the server's (nfs(5) "Close-to-open
-    cache consistency"), and names in a changed one are looked up again.
+    A client believes for a minute that a name leads to the file that it knows. One of NFS 4.1 even opens it by its
+    handle. The server finds it although it was renamed, or replaced while any host has it open; then its content is
+    old, and a holder of the index's lock would remove all newer tags. But a directory that is opened is compared with
+    the server's (nfs(5) "Close-to-open cache consistency"), and names in a changed one are looked up again.
     """
-    with suppress(PermissionError):  # It may be searched, but not listed: its reader may see an old index.
+    with suppress(OSError):  # One that may be searched, but not listed, is read as the client knows it.
         os.close(os.open(directory, _LISTED))
 
 

@@ -23,7 +23,16 @@ from typing import Final
 from pydantic import Field
 
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, UnsafePath
-from layerfarm.jobs.store.atomic_file import PRIVATE_DIRECTORY, explained, files_of, make_directory, new_file, pauses
+from layerfarm.jobs.store.atomic_file import (
+    BLOBS,
+    PRIVATE_DIRECTORY,
+    ask_for_names,
+    explained,
+    files_of,
+    make_directory,
+    new_file,
+    pauses,
+)
 from layerfarm.jobs.store.descriptor import Descriptor, named
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
 from layerfarm.jobs.store.index import IndexFile
@@ -191,12 +200,15 @@ class TagBatch:
         with ExitStack() as stack:
             index = self._index.settled()
             waiting = self._collect(stack)
+            requests = [*(one.request for one in waiting), *own]
+            for algorithm in {blob.digest.partition(":")[0] for each in requests for blob in each.needs}:
+                ask_for_names(self._layout / BLOBS / algorithm)
             seen: dict[tuple[str, int], bool] = {}
             granted: dict[str, Descriptor] = {}
             attached = list(referrers)
             answers: list[str | None] = []
             begun: dict[str, tuple[Path, Commit]] = {}
-            for each in (*(one.request for one in waiting), *own):
+            for each in requests:
                 before = _named_by(index, each.tag) if each.once else []
                 names = [found.digest for found in before]
                 if each.once and (each.once in begun or self._commits.is_done(each.once, each.tag, names)):

@@ -73,6 +73,20 @@ def held_open(trial: Trial) -> None:
     third.check("pkill -x sleep")
 
 
+def trashed(trial: Trial) -> None:
+    """A client sets a tag that needs a blob which it stored, and which `gc` of another has moved to the trash."""
+    first, second, _ = trial.share.clients
+    second.check("rm -f /tmp/go")
+    writer = workload(second, "late", trial.layout, "late")
+    trial.expect(next(writer.lines(), "") == "held", "no blob was stored")
+    time.sleep(3)
+    first.check(f"layerfarm gc --layout {trial.layout} --grace=1s")
+    first.check(f"find {trial.layout}/.layerfarm/trash -type f | grep .")
+    second.check("touch /tmp/go")
+    trial.take(writer)
+    trial.expect(len(trial.acknowledged) == 1, "the tag's blob is missing")
+
+
 def server_back_soon(trial: Trial) -> None:
     """Power of the server is cut while two clients write; it boots at once."""
     _server_away(trial, 0)
@@ -281,6 +295,7 @@ BODIES: Final[tuple[Body, ...]] = (
     crowd,
     replaced_often,
     held_open,
+    trashed,
     server_back_soon,
     server_back_late,
     client_cut,

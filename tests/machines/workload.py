@@ -4,6 +4,7 @@
 ``… tags LAYOUT NAME WRITERS TAGS``: set so many tags from each of so many processes, and print them the same way.
 ``… hold LAYOUT TAG begin|change|rename``: set a tag; before this step, the last two of which are done under the lock of
 ``index.json``, print ``held``, and wait for the file ``/tmp/go``.
+``… late LAYOUT TAG``: store a blob, pause as above, set a tag that needs it, and print that if the blob has its name.
 ``… traffic LAYOUT``: print for each operation the requests that this client sends to its NFS servers.
 ``… put LAYOUT``: store a blob that no tag references, and print its digest.
 ``… read LAYOUT [TIMES]``: print ``reading``, then read the index without end, or so often, and print what is wrong.
@@ -219,6 +220,22 @@ def hold(path: Path, tag: str, step: str) -> None:
     acknowledge(tag, base.digest, begun)
 
 
+def late(path: Path, tag: str) -> None:
+    """Tag the base as an image that needs one more blob, some time after that was stored."""
+    layout = Layout.open(path)
+    base = layout.find("base")[0]
+    blob, begun = layout.put(os.urandom(1000), "application/octet-stream"), time.monotonic()
+    print("held", flush=True)
+    while not GO.exists():
+        time.sleep(0.1)
+    layout.tag(tag, base, [blob])
+    place = layout.blob_path(blob.digest)
+    if place.name in os.listdir(place.parent):
+        acknowledge(tag, base.digest, begun)
+    else:
+        print(f"{tag} needs a blob that is not there", flush=True)
+
+
 def traffic(path: Path) -> None:
     """Count the requests of each operation, of its second run: the first one finds the caches of the client empty."""
     layout = Layout.open(path)
@@ -281,6 +298,8 @@ def main() -> None:
             sys.exit(tags(path, sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
         case "hold":
             hold(path, *sys.argv[3:])
+        case "late":
+            late(path, *sys.argv[3:])
         case "traffic":
             traffic(path)
         case "put":

@@ -274,21 +274,32 @@ def test_file_that_is_removed_on_another_host_while_it_is_opened_stays_open_nowh
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_directory_is_opened_before_the_index_so_that_nfs_looks_its_name_up(
+def test_directories_are_opened_before_names_are_relied_on_so_that_nfs_looks_them_up(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Close-to-open consistency is of what is opened, and a name is the directory's; O_PATH opens nothing."""
-    opened = []
-    real = os.open
+    blob = layout.put(b"x", "a/b")
+    steps: list[str] = []
+    opened, status = os.open, os.stat
 
-    def recorded(path: str | Path, flags: int, *rest: int, **options: int) -> int:
-        opened.append((os.fspath(path), bool(flags & os.O_PATH)))
-        return real(path, flags, *rest, **options)
+    def open_(path: str | Path, flags: int, *rest: int, **options: int) -> int:
+        if not flags & os.O_PATH:
+            steps.append(os.fspath(path))
+        return opened(path, flags, *rest, **options)
 
-    monkeypatch.setattr(os, "open", recorded)
+    def stat(path: str | Path, *rest: int, **options: int) -> os.stat_result:
+        steps.append(str(path))
+        return status(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "stat", stat)
     layout.tags()
-    assert opened[0] == (str(layout.path), False)
-    assert opened[-1] == ("index.json", False)
+    assert steps == [str(layout.path), "index.json"]
+    steps.clear()
+    layout.tag("t", blob, [blob])
+    assert steps.index(str(layout.path)) < steps.index("index.json")
+    place = layout.blob_path(blob.digest)
+    assert steps.index(str(place.parent)) < steps.index(str(place))
 
 
 def test_layout_that_may_only_be_searched_is_read(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
