@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from layerfarm.jobs.errors import LimitExceeded, RootfsError, RootfsNotFound, TreeChanged, UnsafePath
+from layerfarm.jobs.fs.closing import ClosedOnError
 from layerfarm.jobs.fs.resolve import open_beneath, open_in_root
 from layerfarm.jobs.fs.unprivileged import Widened, is_locked
 
@@ -158,11 +159,8 @@ class DirectoryCache:
             fd = open_beneath(parent, path, _DIRECTORY)
         except PermissionError:
             return None
-        try:
+        with ClosedOnError(fd):
             locked = is_locked(fd, b".", os.fstat(fd))
-        except BaseException:
-            os.close(fd)
-            raise
         if locked:
             os.close(fd)
             return None
@@ -212,13 +210,10 @@ def stat_regular(directory: int, name: bytes | str) -> tuple[int, os.stat_result
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
             raise TreeChanged("not a regular file any more", where=os.fsencode(name)) from error
         raise
-    try:
+    with ClosedOnError(fd):
         found = os.fstat(fd)
         if found.st_mode >> 12 != _S_IFREG_BITS:
             raise TreeChanged("not a regular file any more", where=os.fsencode(name))
-    except BaseException:
-        os.close(fd)
-        raise
     return fd, found
 
 
@@ -272,12 +267,9 @@ def _same_file(root: int, path: bytes, wanted: os.stat_result) -> int:
         TreeChanged: it is another one.
     """
     fd = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
+    with ClosedOnError(fd):
         if not os.path.samestat(os.fstat(fd), wanted):
             raise TreeChanged("file was replaced by another one", where=path)
-    except BaseException:
-        os.close(fd)
-        raise
     return fd
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from layerfarm.jobs.errors import UnsafePath
+from layerfarm.jobs.fs.closing import ClosedOnError
 from layerfarm.jobs.fs.remove import remove
 from layerfarm.jobs.fs.resolve import open_beneath
 
@@ -53,12 +54,9 @@ class Beneath:
                 if error.errno in _NO_FILE:
                     raise UnsafePath("not a regular file", where=path) from error
                 raise
-        try:
+        with ClosedOnError(fd):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise UnsafePath("not a regular file", where=path)
-        except BaseException:  # fstat gives ESTALE for a file that was removed by another client of NFS
-            os.close(fd)
-            raise
         return fd
 
     def read(self, path: Path, most: int = -1) -> bytes:

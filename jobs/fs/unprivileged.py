@@ -18,6 +18,8 @@ from time import sleep
 from types import TracebackType
 from typing import Final, TypeVar
 
+from layerfarm.jobs.fs.closing import ClosedOnError
+
 T = TypeVar("T")
 
 ATTEMPTS: Final = 50
@@ -52,16 +54,13 @@ class Widened:
 
     def _take(self, handle: int) -> None:
         self._handle = handle
-        try:
+        with ClosedOnError(handle):
             self.found = os.fstat(handle)
             """The entry before it was widened."""
             mode = self.found.st_mode
             rights = _RIGHTS.get(stat.S_IFMT(mode))
             if rights is None or self.found.st_uid != os.geteuid() or self._forbidden:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except BaseException:
-            os.close(handle)
-            raise
         self._changed = mode & rights != rights
         if self._changed:
             self._chmod(stat.S_IMODE(mode) | rights)

@@ -15,6 +15,7 @@ from typing import IO, Final, NamedTuple
 
 from layerfarm.jobs.errors import RootfsError, TreeChanged, UnsafePath
 from layerfarm.jobs.fs import DirectoryCache, Widened, unreadable
+from layerfarm.jobs.fs.closing import ClosedOnError
 from layerfarm.jobs.fs.unprivileged import is_locked
 from layerfarm.jobs.mtree import vis
 from layerfarm.jobs.mtree.clock import NO_CLOCK, Clock
@@ -210,13 +211,10 @@ class TreeWalk:
 
     def _reopen(self, parent: _Directory, child: int) -> None:
         fd = os.open("..", DIRECTORY, dir_fd=child)
-        try:
+        with ClosedOnError(fd):
             found = os.fstat(fd)
             if (found.st_dev, found.st_ino) != parent.identity:
                 raise TreeChanged("directory was moved during the walk", where=_decoded(parent.prefix))
-        except BaseException:
-            os.close(fd)
-            raise
         parent.fd = fd
 
     def _list(self, directory: _Directory, itself: os.stat_result, path: str) -> None:

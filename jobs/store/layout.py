@@ -20,6 +20,7 @@ from layerfarm.jobs.errors import (
     StoreError,
     TagNotFound,
 )
+from layerfarm.jobs.fs.closing import ClosedOnError
 from layerfarm.jobs.limits import limits
 from layerfarm.jobs.store.atomic_file import (
     BLOBS,
@@ -179,14 +180,11 @@ class Layout:
             raise BlobNotFound("store does not hold the blob", where=descriptor.digest) from error
         except OSError as error:
             raise StoreError(f"blob cannot be read, {error.strerror}", where=path) from error
-        try:
+        with ClosedOnError(fd):
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise StoreError("blob is not a regular file", where=path)
             check_size(descriptor.digest, descriptor.size, found.st_size)
-        except BaseException:
-            os.close(fd)
-            raise
         return VerifiedReader(fd, descriptor)
 
     def _open(self, digest: str, path: Path) -> int:

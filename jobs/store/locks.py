@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from layerfarm.jobs.fs.closing import ClosedOnError
 from layerfarm.jobs.store.atomic_file import files_of, give_to_owner, make_directory, pauses
 
 _WHOLE_FILE: Final = (os.SEEK_SET, 0, 0, 0)
@@ -104,11 +105,8 @@ def _lock_file(path: Path, layout: Path) -> int:
         fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return files.open(path, os.O_RDWR)
-    try:
+    with ClosedOnError(fd):
         give_to_owner(fd, layout)
-    except BaseException:
-        os.close(fd)
-        raise
     return fd
 
 

@@ -64,7 +64,7 @@ def replaced_often(trial: Trial) -> None:
 def held_open(trial: Trial) -> None:
     """A client holds the index open that another replaces; a third client, which had read the old one, sets a tag."""
     first, second, third = trial.share.clients
-    writer = _held(trial, second, "begin")
+    writer = _held(trial, second, "hold", "held", "begin")
     reader = third.start(f"exec 3<{trial.layout}/index.json; echo open; sleep 300")
     trial.expect(next(reader.lines(), "") == "open", "the index was not opened")
     write_one(trial, first, "first")
@@ -76,9 +76,7 @@ def held_open(trial: Trial) -> None:
 def trashed(trial: Trial) -> None:
     """A client sets a tag that needs a blob which it stored, and which `gc` of another has moved to the trash."""
     first, second, _ = trial.share.clients
-    second.check("rm -f /tmp/go")
-    writer = workload(second, "late", trial.layout, "late")
-    trial.expect(next(writer.lines(), "") == "held", "no blob was stored")
+    writer = _held(trial, second, "late", "late")
     time.sleep(3)
     first.check(f"layerfarm gc --layout {trial.layout} --grace=1s")
     first.check(f"find {trial.layout}/.layerfarm/trash -type f | grep .")
@@ -110,16 +108,16 @@ def _server_away(trial: Trial, seconds: float) -> None:
 def client_cut(trial: Trial) -> None:
     """Power of a client is cut while it holds the lock of `index.json`."""
     first, second, _ = trial.share.clients
-    _held(trial, first, "change")
+    _held(trial, first, "hold", "held", "change")
     first.cut()
     write_one(trial, second, "after")
 
 
-def _held(trial: Trial, client: Machine, step: str) -> Command:
-    """Start a writer that pauses under the lock, and wait until it does."""
+def _held(trial: Trial, client: Machine, mode: str, *arguments: str) -> Command:
+    """Start a writer that pauses, and wait until it does."""
     client.check("rm -f /tmp/go")
-    holder = workload(client, "hold", trial.layout, "held", step)
-    trial.expect(next(holder.lines(), "") == "held", "lock was not taken")
+    holder = workload(client, mode, trial.layout, *arguments)
+    trial.expect(next(holder.lines(), "") == "held", "the writer did not come to its pause")
     return holder
 
 
@@ -136,7 +134,7 @@ def lock_lost_at_rename(trial: Trial) -> None:
 def _lock_lost(trial: Trial, step: str) -> None:
     first, second, _ = trial.share.clients
     network = trial.share.network
-    holder = _held(trial, first, step)
+    holder = _held(trial, first, "hold", "held", step)
     network.part(first.number, trial.share.server.number)
     time.sleep(BEYOND)
     write_one(trial, second, "meanwhile")

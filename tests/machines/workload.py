@@ -194,6 +194,13 @@ def acknowledge(tag: str, digest: str, begun: float) -> None:
     os.write(1, (json.dumps(line) + "\n").encode())
 
 
+def pause() -> None:
+    """Say so, and wait until the trial goes on."""
+    print("held", flush=True)
+    while not GO.exists():
+        time.sleep(0.1)
+
+
 def hold(path: Path, tag: str, step: str) -> None:
     """Set a tag, with a pause."""
     layout = Layout.open(path)
@@ -202,9 +209,7 @@ def hold(path: Path, tag: str, step: str) -> None:
 
     def paused(at: str) -> None:
         if at == step and not GO.exists():
-            print("held", flush=True)
-            while not GO.exists():
-                time.sleep(0.1)
+            pause()
 
     def renamed(source: Path, target: Path, where: Path) -> None:
         paused("rename")
@@ -225,9 +230,7 @@ def late(path: Path, tag: str) -> None:
     layout = Layout.open(path)
     base = layout.find("base")[0]
     blob, begun = layout.put(os.urandom(1000), "application/octet-stream"), time.monotonic()
-    print("held", flush=True)
-    while not GO.exists():
-        time.sleep(0.1)
+    pause()
     layout.tag(tag, base, [blob])
     place = layout.blob_path(blob.digest)
     if place.name in os.listdir(place.parent):
