@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from layerfarm.jobs.errors import OutsideAllowedRoots, RequestError, TreeChanged, UnsafePath
 from layerfarm.jobs.fs import own_directory
+from layerfarm.jobs.fs.names import rename
 from layerfarm.jobs.store import Layout
 from layerfarm.jobs.store.atomic_file import files_of, make_directory
 
@@ -287,7 +288,7 @@ class WorkDirectory:
             refs = []
             for name, temporary in zip(names, temporaries, strict=True):
                 refs.append(FileRef(path=name, size=temporary.stat().st_size, sha256=_digest(temporary)))
-                temporary.rename(self.path / name)
+                rename(temporary, self.path / name)
         finally:
             for temporary in temporaries:
                 temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from layerfarm.jobs.errors import BundleError, BundleExists, RootfsError
 from layerfarm.jobs.flows.base import Model, WorkDirectory, staging_name
 from layerfarm.jobs.flows.requests import UnpackResult
 from layerfarm.jobs.fs import open_file, own_directory
+from layerfarm.jobs.fs.names import rename
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image.bundle import CONFIG_NAME, META_NAME, ROOTFS_NAME
 from layerfarm.jobs.paths import is_directory
@@ -209,7 +210,7 @@ def publish(work: WorkDirectory, staged: Path, bundle: Path, result: UnpackResul
             _move_parts(staged, bundle, names)
         else:
             bundle.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            staged.rename(bundle)
+            rename(staged, bundle)
     except OSError as error:
         raise BundleError(f"bundle cannot be moved to its place, {error.strerror}", where=bundle) from error
 
@@ -225,7 +226,7 @@ def published(work: WorkDirectory, bundle: Path) -> UnpackResult | None:
     for name in record.names:
         if not os.path.lexists(bundle / name):
             with suppress(FileNotFoundError):
-                os.rename(Path(record.staged, name), bundle / name)
+                rename(Path(record.staged, name), bundle / name)
     return record.result
 
 
@@ -274,11 +275,11 @@ def _move_parts(staged: Path, bundle: Path, names: list[str]) -> None:
     moved: list[str] = []
     try:
         for name in names:
-            (staged / name).rename(bundle / name)
+            rename(staged / name, bundle / name)
             moved.append(name)
     except BaseException:
         for name in reversed(moved):
-            (bundle / name).rename(staged / name)
+            rename(bundle / name, staged / name)
         raise
 
 

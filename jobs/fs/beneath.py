@@ -18,6 +18,7 @@ from typing import Final
 
 from layerfarm.jobs.errors import UnsafePath
 from layerfarm.jobs.fs.closing import ClosedOnError
+from layerfarm.jobs.fs.names import rename
 from layerfarm.jobs.fs.remove import remove
 from layerfarm.jobs.fs.resolve import open_beneath
 
@@ -145,9 +146,10 @@ class Beneath:
 
     # --- names ---------------------------------------------------------------------------------------
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(self, source: Path, target: Path, *, unique: bool = False) -> None:
+        """Rename on NFS, too: :func:`layerfarm.jobs.fs.names.rename`."""
         with self._parent(source) as old, self._parent(target) as new:
-            os.rename(source.name, target.name, src_dir_fd=old, dst_dir_fd=new)
+            rename(source.name, target.name, src_dir_fd=old, dst_dir_fd=new, unique=unique)
 
     def unlink(self, path: Path) -> None:
         with self._parent(path) as parent:

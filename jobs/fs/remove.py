@@ -68,6 +68,8 @@ def open_directory(parent: int, name: bytes) -> int:
 def _remove_directory(parent: int, name: bytes) -> None:
     """Remove depth first with one descriptor at a time, returning through ``..``.
 
+    A name that is gone is no error: an NFS client repeats a request whose answer was lost, and gets ENOENT.
+
     A stack of descriptors is limited by the number of open files, recursion by Python's limit. ``..`` is safe because
     the directory it leads to is compared with the one that was left.
     """
@@ -94,7 +96,8 @@ def _remove_directory(parent: int, name: bytes) -> None:
                 here = up
                 if _identity(here) != identity:
                     raise TreeChanged("a directory moved while it was being removed", where=child)
-                os.rmdir(child, dir_fd=here)
+                with suppress(FileNotFoundError):
+                    os.rmdir(child, dir_fd=here)
                 names.pop()
             else:
                 return
@@ -121,5 +124,6 @@ def _empty(directory: int) -> list[bytes]:
             if entry.is_dir(follow_symlinks=False):
                 directories.append(name)
             else:
-                os.unlink(name, dir_fd=directory)
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=directory)
     return directories

@@ -20,6 +20,7 @@ from layerfarm.jobs.fs import (
     set_xattr,
     stat_regular,
 )
+from layerfarm.jobs.fs.names import rename
 from layerfarm.jobs.fs.remove import open_directory, remove
 from layerfarm.jobs.fs.unprivileged import may
 from layerfarm.jobs.mtree import ROOT, Entry
@@ -67,7 +68,7 @@ class Restorer:
         """Move the staged entry, which has all its metadata, to its place."""
         source, name = self._staged_parent(path)
         target, _ = self._parent(path)
-        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+        rename(name, name, src_dir_fd=source, dst_dir_fd=target)
 
     def groups(self, linked: Iterable[bytes]) -> list[list[bytes]]:
         """Return groups of paths that share an inode in the staged copy."""
@@ -164,7 +165,7 @@ class Restorer:
             # Under another name first: rename replaces an existing entry atomically.
             temporary = b".layerfarm-%s" % os.urandom(8).hex().encode()
             os.link(base, temporary, src_dir_fd=origin, dst_dir_fd=held, follow_symlinks=False)
-            os.rename(temporary, name, src_dir_fd=held, dst_dir_fd=held)
+            rename(temporary, name, src_dir_fd=held, dst_dir_fd=held)
         finally:
             os.close(held)
 

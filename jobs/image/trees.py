@@ -17,6 +17,7 @@ from typing import BinaryIO, Final, cast
 
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.fs import portable_xattrs
+from layerfarm.jobs.fs.names import rename
 from layerfarm.jobs.image.bundle import closing_after
 from layerfarm.jobs.image.layers import Advanced, unheard
 from layerfarm.jobs.image.listings import ReadLayer, list_layer
@@ -186,7 +187,7 @@ def _keep(cache: Layout, name: str, entries: Iterable[Entry]) -> None:
             write_tree(entries, Output(manifest, extra, portable_entry))
             record = _record(manifest, extra)
         for temporary, path in zip(temporaries, paths, strict=True):
-            temporary.rename(path)
+            rename(temporary, path)
         write_result(cache, _KIND, name, record)
     finally:
         for temporary in temporaries:

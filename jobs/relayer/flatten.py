@@ -9,6 +9,7 @@ from typing import Literal
 
 from layerfarm.jobs.errors import RequestError, TransformError
 from layerfarm.jobs.fs import open_file, own_directory
+from layerfarm.jobs.fs.names import rename
 from layerfarm.jobs.fs.remove import remove_tree
 from layerfarm.jobs.image import Resolved, tree_digest
 from layerfarm.jobs.image.layers import Advanced, unheard
@@ -67,7 +68,7 @@ def flatten(
         record.write_text(json.dumps({"inode": _identity(made), "outcome": outcome}))
         if os.path.lexists(output):
             raise RequestError("path was created meanwhile", where=output)
-        made.rename(output)
+        rename(made, output)
     finally:
         remove_tree(made)
     return outcome

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from layerfarm.jobs.errors import StoreError
 from layerfarm.jobs.fs import Beneath
+from layerfarm.jobs.fs.names import ask_for_names
 from layerfarm.jobs.limits import limits
 
 ResultT = TypeVar("ResultT")
@@ -76,18 +77,6 @@ def read_file(path: Path, limit: str, layout: Path, *, newest: bool = False) -> 
     if len(content) > most:
         raise bounds.exceeded(limit, "file is larger than {} bytes", path)
     return content
-
-
-def ask_for_names(directory: Path) -> None:
-    """Let the next lookup of a name in ``directory`` find the file that has it now, on NFS, too.
-
-    A client believes for a minute that a name leads to the file that it knows. One of NFS 4.1 even opens it by its
-    handle. The server finds it although it was renamed, or replaced while any host has it open; then its content is
-    old, and a holder of the index's lock would remove all newer tags. But a directory that is opened is compared with
-    the server's (nfs(5) "Close-to-open cache consistency"), and names in a changed one are looked up again.
-    """
-    with suppress(OSError):  # One that may be searched, but not listed, is read as the client knows it.
-        os.close(os.open(directory, _LISTED))
 
 
 def unmoved(look: Callable[[], ResultT]) -> ResultT:
@@ -284,27 +273,16 @@ def sync_renames() -> None:
         renames.sync()
 
 
-def rename_durably(source: Path, target: Path, layout: Path) -> None:
+def rename_durably(source: Path, target: Path, layout: Path, *, unique: bool = False) -> None:
     """Rename within a layout, and make the rename durable: now, or with those that are collected.
 
-    An NFS client that lost the server's answer repeats the request and gets ENOENT; the target then shows whether the
-    rename was done (relayer.md 4.2, point 2).
+    ``unique``: see :func:`layerfarm.jobs.fs.names.rename`.
     """
     files = files_of(layout)
-    ours = files.lstat(source)
-    try:
-        files.rename(source, target)
-    except FileNotFoundError:
-        if not (files.is_file(target) and _same_file(ours, files.lstat(target))):
-            raise
+    files.rename(source, target, unique=unique)
     renames = _collecting.get()
     if renames is None or not renames.add(target.parent, layout):
         _sync(files, target.parent)
-
-
-def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    """Return True for one file that was renamed; a newer file may have the inode number of a removed one."""
-    return os.path.samestat(one, other) and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def sync_directory(path: Path) -> None:

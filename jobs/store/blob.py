@@ -208,7 +208,7 @@ class Ingest:
         if os.fstat(self._fd).st_size != self.size:
             raise StoreError("blob was changed by another process while it was written", where=self._path)
         make_directory(target.parent, self._layout)
-        rename_durably(self._path, target, self._layout)
+        rename_durably(self._path, target, self._layout, unique=True)
 
     def abandon(self) -> None:
         """Remove the ingest file, if it still exists."""

@@ -216,7 +216,7 @@ class _Collection:
         make_directory(directory, self._layout.path)
         trashed = directory / path.name
         try:
-            self._files.rename(path, trashed)
+            self._files.rename(path, trashed, unique=True)
             if self._files.lstat(trashed).st_mtime <= self._oldest:
                 return True
         except FileNotFoundError:  # removed, or already restored by a reader
@@ -235,7 +235,7 @@ class _Collection:
         """Move a file to be deleted after the lock is released, to where no reader finds it: large files take time."""
         make_directory(doomed, self._layout.path)
         with suppress(FileNotFoundError):
-            self._files.rename(path, doomed / os.urandom(8).hex())
+            self._files.rename(path, doomed / os.urandom(8).hex(), unique=True)
 
 
 def _digests(leases: Iterable[Lease]) -> frozenset[str]:

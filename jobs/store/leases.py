@@ -149,7 +149,7 @@ class Leases:
 
     def _say(self, directory: Path, seconds: float) -> None:
         term = new_file(directory, self._layout, encode_document(Term(seconds=seconds)), durable=False)
-        self._files.rename(term, directory / _TERM)
+        self._files.rename(term, directory / _TERM, unique=True)
 
     def _found(self) -> Iterator[tuple[Lease, Path]]:
         for top in (self._directory, self._of_others):

@@ -23,10 +23,10 @@ from typing import Final
 from pydantic import Field
 
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, UnsafePath
+from layerfarm.jobs.fs.names import ask_for_names
 from layerfarm.jobs.store.atomic_file import (
     BLOBS,
     PRIVATE_DIRECTORY,
-    ask_for_names,
     explained,
     files_of,
     make_directory,
@@ -152,7 +152,7 @@ class TagBatch:
         # Ordered in time by their names; a touch does not change that.
         path = self._directory / f"{self._files.lstat(temporary).st_mtime_ns:020d}-{temporary.name}"
         try:
-            self._files.rename(temporary, path)
+            self._files.rename(temporary, path, unique=True)
             yield path
         finally:
             for name in (temporary, path):

@@ -62,7 +62,7 @@ def import_blob(layout: Layout, path: Path, descriptor: Descriptor) -> bool:
         finally:
             os.close(fd)
         make_directory(target.parent, layout.path)
-        rename_durably(path, target, layout.path)
+        rename_durably(path, target, layout.path, unique=True)
     return True
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,22 @@ def test_a_user_removes_their_own_locked_tree_and_no_file_of_another() -> None:
         with pytest.raises(PermissionError):
             user.call(remove_theirs)
         assert os.listdir(user.home) == ["shared"] and os.listdir(shared) == ["theirs"]
+
+
+def test_a_repeated_request_ends_no_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NFS client repeats it if the answer was lost, and gets ENOENT."""
+
+    def repeated(real: Callable[..., None]) -> Callable[..., None]:
+        def call(name: bytes, *, dir_fd: int) -> None:
+            real(name, dir_fd=dir_fd)
+            if name != b"root":
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+        return call
+
+    tree(tmp_path / "root", {"a/b": file(), "a/c/d": file()})
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, repeated(getattr(os, name)))
+    remove_tree(tmp_path / "root")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == []

@@ -336,10 +336,10 @@ def test_a_blob_used_between_look_and_sweep_is_put_back(layout: Layout, monkeypa
     age_all(layout)
     rename = Beneath.rename
 
-    def used_first(files: Beneath, source: Path, target: Path) -> None:
+    def used_first(files: Beneath, source: Path, target: Path, **how: bool) -> None:
         if source == layout.blob_path(blob.digest):
             assert layout.claim(blob)
-        rename(files, source, target)
+        rename(files, source, target, **how)
 
     monkeypatch.setattr(Beneath, "rename", used_first)
     assert collect(layout).blobs == []

@@ -287,7 +287,7 @@ def test_a_reader_without_write_permission_reads_from_the_trash(
     blob = layout.put(b"xyz", "a/b")
     age_all(layout)
     collect(layout)
-    monkeypatch.setattr(Beneath, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+    monkeypatch.setattr(Beneath, "rename", lambda *_, **how: (_ for _ in ()).throw(PermissionError(13, "no")))
     assert layout.read(blob) == b"xyz"
     assert held(layout) == set()
 

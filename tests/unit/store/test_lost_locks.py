@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import threading
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from layerfarm.jobs.errors import StoreError
-from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.store import Descriptor, Index, Layout, encode_document, index, locks
 from layerfarm.jobs.store.atomic_file import rename_durably
 from layerfarm.jobs.store.descriptor import named
@@ -125,36 +123,3 @@ def test_tool_that_ignores_the_lock_all_the_time_ends_the_attempts(layout: Layou
     with pytest.raises(StoreError, match="10 times"):
         layout.update_index(change)
     assert layout.tags() == ["other-9"]
-
-
-def rename_by(rename: Callable[[Path, Path], None], layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Rename a file to the index durably, while ``rename`` stands for the system's; return the index."""
-    source, target = layout.path / ".layerfarm/ingest/next", layout.path / "index.json"
-    source.write_bytes(b"mine")
-    monkeypatch.setattr(Beneath, "rename", lambda self, old, new: rename(old, new))
-    rename_durably(source, target, layout.path)
-    return target
-
-
-def test_newer_file_with_the_same_inode_number_is_not_taken_for_the_renamed_one(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def rename(old: Path, new: Path) -> None:
-        os.rename(old, new)
-        os.utime(new, (1, 1))
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
-    with pytest.raises(FileNotFoundError):
-        rename_by(rename, layout, monkeypatch)
-
-
-def test_rename_whose_answer_is_lost_and_that_is_repeated_counts_as_done(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An NFS client sends it again, and finds no source any more."""
-
-    def rename(old: Path, new: Path) -> None:
-        os.rename(old, new)
-        os.rename(old, new)
-
-    assert rename_by(rename, layout, monkeypatch).read_bytes() == b"mine"

@@ -74,10 +74,10 @@ class Disk:
             self.syncs[path.name] += 1
             self.unsynced = {name for name in self.unsynced if name.parent != path}
 
-        def renamed(files: Beneath, source: Path, target: Path) -> None:
+        def renamed(files: Beneath, source: Path, target: Path, **how: bool) -> None:
             if target.name == "index.json":
                 assert not self.unsynced, "the index names blobs that a power cut takes back"
-            rename(files, source, target)
+            rename(files, source, target, **how)
             self.unsynced.add(target)
 
         monkeypatch.setattr(atomic_file, "_sync", synced)
