@@ -4,10 +4,15 @@ An fcntl lock works on NFSv4, where flock may not. It belongs to the open file (
 two threads exclude each other, whatever names they open it by, and no other code of the process that closes the same
 file releases it. The file is open for writing, which NFS requires for an exclusive lock, and is never removed: a
 waiter could hold a lock on an unlinked file while a third process locks a new one.
+
+It is opened with O_DIRECT, because Linux' NFS client then requests no delegation. With a write delegation, as servers
+give since Linux 6.6, a client keeps its locks to itself. The server recalls it for other clients only; but a host that
+has mounted an export twice, with different options or ``nosharecache``, is one client with two sets of locks.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -17,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from layerfarm.jobs.fs import Beneath
 from layerfarm.jobs.fs.closing import ClosedOnError
 from layerfarm.jobs.store.atomic_file import files_of, give_to_owner, make_directory, pauses
 
@@ -82,6 +88,10 @@ class Lock:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock, if it is taken, and close the file."""
         if self._fd not in _open:  # in a child that was forked meanwhile: its parent holds the lock
             return
         # Unlocked explicitly: a child just forked may not have closed its copy yet.
@@ -99,15 +109,25 @@ def _lock_file(path: Path, layout: Path) -> int:
     """
     files = files_of(layout)
     with suppress(FileNotFoundError):
-        return files.open(path, os.O_RDWR)
+        return _opened(files, path)
     make_directory(path.parent, layout)
     try:
-        fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fd = _opened(files, path, os.O_CREAT | os.O_EXCL)
     except FileExistsError:
-        return files.open(path, os.O_RDWR)
+        return _opened(files, path)
     with ClosedOnError(fd):
         give_to_owner(fd, layout)
     return fd
+
+
+def _opened(files: Beneath, path: Path, flags: int = 0) -> int:
+    try:
+        return files.open(path, os.O_RDWR | os.O_DIRECT | flags)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    # A filesystem without O_DIRECT, which creates the file nevertheless.
+    return files.open(path, os.O_RDWR | flags & ~os.O_EXCL)
 
 
 @contextmanager

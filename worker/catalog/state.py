@@ -6,11 +6,10 @@ written in a run grow with the square of the catalog.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,6 +20,7 @@ from layerfarm.jobs.errors import CatalogError, JobFailed, LayerfarmError, Unsaf
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
+from layerfarm.jobs.store.locks import Lock
 from layerfarm.worker.catalog.costs import Holding, Pullable, holding_of
 
 LAST_RUN: Final = "last-run.json"
@@ -299,15 +299,13 @@ class States:
         Raises:
             CatalogError: another run holds the lock.
         """
-        fd = files_of(self._store.path).open(self.directory / "lock", os.O_RDWR | os.O_CREAT)
-        try:
-            try:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise CatalogError("another run of this catalog is running", where=self.directory) from error
+        with ExitStack() as stack:
+            with explained("catalog cannot be locked", self.directory):
+                lock = stack.enter_context(Lock(self.directory / "lock", self._store.path))
+                free = lock.take_if_free()
+            if not free:
+                raise CatalogError("another run of this catalog is running", where=self.directory)
             yield
-        finally:
-            os.close(fd)
 
 
 def state_directory(store: Layout, catalog: Path) -> Path:

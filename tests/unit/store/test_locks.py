@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
 import signal
@@ -9,6 +11,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +114,35 @@ def test_a_file_that_cannot_be_opened_leaves_none_open(tmp_path: Path) -> None:
     with pytest.raises(OSError), exclusive(tmp_path / "missing" / "lock", tmp_path):
         pass
     assert not held.new()
+
+
+def test_no_delegation_of_the_file_is_requested(tmp_path: Path) -> None:
+    """With O_DIRECT Linux' NFS client requests none; the holder of one would not tell the server of its locks."""
+    lock = tmp_path / "lock"
+    for _ in ("created", "opened"):
+        held = Held()
+        with exclusive(lock, tmp_path):
+            ((fd, path),) = held.new()
+            assert path == str(lock)
+            assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+
+
+@pytest.mark.parametrize("creates", [True, False])
+def test_filesystem_without_o_direct_has_locks_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, creates: bool
+) -> None:
+    """It refuses the flag, but may have created the file by then."""
+    real = os.open
+
+    def refusing(path: Any, flags: int, *args: Any, **places: Any) -> int:
+        if flags & os.O_DIRECT:
+            if creates:
+                os.close(real(path, flags & ~os.O_DIRECT, *args, **places))
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(path, flags, *args, **places)
+
+    monkeypatch.setattr(os, "open", refusing)
+    for _ in ("created", "opened"):
+        with exclusive(tmp_path / "lock", tmp_path):
+            assert not is_free(tmp_path / "lock")
+        assert is_free(tmp_path / "lock")

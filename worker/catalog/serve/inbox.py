@@ -7,7 +7,6 @@ one record with the state replaces it atomically.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import zlib
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from layerfarm.jobs.errors import CatalogError, StoreError
-from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file, write_all
+from layerfarm.jobs.store.atomic_file import explained, files_of, replace_file, write_all
+from layerfarm.jobs.store.locks import Lock
 
 
 @dataclass
@@ -79,24 +79,22 @@ class Inbox:
         self._growth = growth
         self._files = files_of(layout)
         with explained("inbox cannot be opened", self._path):
-            make_directory(directory, layout)
-            self._lock = self._files.open(directory / "inbox.lock", os.O_RDWR | os.O_CREAT)
+            self._lock = Lock(directory / "inbox.lock", layout)
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise CatalogError("another process serves this catalog", where=directory) from error
-        try:
+            with explained("inbox cannot be locked", self._path):
+                free = self._lock.take_if_free()
+            if not free:
+                raise CatalogError("another process serves this catalog", where=directory)
             self._open()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        for fd in (self._fd, self._lock):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._lock = -1
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._lock.close()
 
     @property
     def is_open(self) -> bool:
