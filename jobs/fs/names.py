@@ -12,16 +12,26 @@ Name = Path | str | bytes
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def ask_for_names(directory: Name, *, dir_fd: int | None = None) -> None:
+def ask_for_names(directory: Name, *, listed: bool = False, dir_fd: int | None = None) -> None:
     """Let the next lookup of a name in ``directory`` find the file that has it now, on NFS, too.
 
     A client believes for a minute that a name leads to the file that it knows. One of NFS 4.1 even opens it by its
     handle. The server finds it although it was renamed, or replaced while any host has it open; then its content is
     old, and a holder of the index's lock would remove all newer tags. But a directory that is opened is compared with
     the server's (nfs(5) "Close-to-open cache consistency"), and names in a changed one are looked up again.
+
+    ``listed``: also a name of which the client believes more, because it has a delegation for the file. The server
+    recalls that if another client changes the name, but a host that has mounted an export twice, with different
+    options or ``nosharecache``, is one client with two caches. If a changed directory is listed, the answer has the
+    file of each name, for the cache. Only for small directories.
     """
     with suppress(OSError):  # One that may be searched, but not listed, is read as the client knows it.
-        os.close(os.open(directory, _LISTED, dir_fd=dir_fd))
+        fd = os.open(directory, _LISTED, dir_fd=dir_fd)
+        try:
+            if listed:
+                os.listdir(fd)
+        finally:
+            os.close(fd)
 
 
 def rename(

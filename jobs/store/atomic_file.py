@@ -69,7 +69,7 @@ def read_file(path: Path, limit: str, layout: Path, *, newest: bool = False) -> 
 
     def look() -> bytes:
         if newest:
-            ask_for_names(path.parent)
+            ask_for_names(path.parent, listed=True)
         return files.read(path, most + 1)
 
     with explained("file cannot be read", path):

@@ -205,6 +205,20 @@ def twice(trial: Trial) -> None:
     client.check("umount -l /other")
 
 
+def by_turns(trial: Trial) -> None:
+    """The same; tags are set at both paths by turns, each after the index was read at both."""
+    client = trial.share.clients[0]
+    other = trial.layout.replace("/mnt", "/other")
+    trial.share.mount(client, f"nosharecache,{MOUNT}", "/other")
+    for number in range(4):
+        for layout in (trial.layout, other):
+            # The second time the client has delegations for the file, and believes its name.
+            read = f"cat {trial.layout}/index.json {other}/index.json >/dev/null; sleep 0.2"
+            client.check(f"{read}; {read}")
+            trial.take(workload(client, "tags", layout, f"{layout.split('/')[1]}-{number}", 1, 1))
+    client.check("umount -l /other")
+
+
 def root_squash(trial: Trial) -> None:
     """Exported with `root_squash`; root sets a tag in root's layout."""
     trial.share.export(EXPORT.replace("no_root_squash", "root_squash"))
@@ -303,6 +317,7 @@ BODIES: Final[tuple[Body, ...]] = (
     clock_behind,
     clock_ahead,
     twice,
+    by_turns,
     root_squash,
     root_squash_owner,
     read_only,

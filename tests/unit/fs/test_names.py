@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.fs.names import rename
+from layerfarm.jobs.fs.names import ask_for_names, rename
 from tests.leaks import Held
 
 
@@ -125,3 +125,19 @@ def test_source_that_another_process_removed_is_an_error(
     with pytest.raises(FileNotFoundError):
         rename(tmp_path / "source", tmp_path / "target")
     assert (tmp_path / "target").exists() == (target == "present")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_asking_for_names_lists_only_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(os, "listdir", lambda fd: asked.append(os.readlink(f"/proc/self/fd/{fd}")))
+    ask_for_names(tmp_path, listed=listed)
+    assert asked == [str(tmp_path)] * listed
+
+
+def test_asking_for_names_that_cannot_be_listed_is_no_error(tmp_path: Path) -> None:
+    held = Held()
+    ask_for_names(tmp_path / "missing", listed=True)
+    (tmp_path / "file").touch()
+    ask_for_names(tmp_path / "file", listed=True)
+    assert held.new() == []
