@@ -70,16 +70,9 @@ def judge(mount: Mount, topic: str) -> Iterator[Finding]:
 
 def _nfs(options: dict[str, str], topic: str) -> Iterator[Finding]:
     version = options.get("vers", "?")
-    bad = [name for name in ("nolock",) if name in options]
-    if options.get("local_lock", "none") != "none":
-        bad.append(f"local_lock={options['local_lock']}")
-    if bad:
-        what = f"is on NFS with {' and '.join(bad)}: its locks exclude no process of another host"
-        yield fail(topic, what, "mount it without these options, as version 4; otherwise tags are lost")
-    elif "nocto" in options:
-        what = "is on NFS with nocto: a host may read an index.json that another has replaced"
-        yield fail(topic, what, "mount it without nocto; otherwise tags are lost")
-    elif not version.startswith("4"):
+    losing = list(_losing(options, topic))
+    yield from losing
+    if not losing and not version.startswith("4"):
         advice = "mount it as version 4: there, the server frees the locks of a host that died"
         yield warn(topic, f"is on NFS version {version}", advice)
     if "hard" not in options:
@@ -89,5 +82,17 @@ def _nfs(options: dict[str, str], topic: str) -> Iterator[Finding]:
     if options.get("lookupcache") not in ("pos", "positive", "none"):
         advice = "mount it with lookupcache=positive: a client else believes for up to a minute that a blob is missing"
         yield warn(topic, "is on NFS without lookupcache=positive", advice)
-    if not bad and "nocto" not in options:
+    if not losing:
         yield ok(topic, f"is on NFS version {version}, with locks on the server")
+
+
+def _losing(options: dict[str, str], topic: str) -> Iterator[Finding]:
+    """Yield the findings for options of NFS with which tags are lost."""
+    local_lock = options.get("local_lock", "none")
+    bad = ["nolock"] * ("nolock" in options) + [f"local_lock={local_lock}"] * (local_lock != "none")
+    if bad:
+        what = f"is on NFS with {' and '.join(bad)}: its locks exclude no process of another host"
+        yield fail(topic, what, "mount it without these options, as version 4; otherwise tags are lost")
+    if "nocto" in options:
+        what = "is on NFS with nocto: a host may read an index.json that another has replaced"
+        yield fail(topic, what, "mount it without nocto; otherwise tags are lost")
