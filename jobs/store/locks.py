@@ -130,6 +130,18 @@ def _opened(files: Beneath, path: Path, flags: int = 0) -> int:
     return files.open(path, os.O_RDWR | flags & ~os.O_EXCL)
 
 
+def lock_if_free(lock_file: Path, layout: Path) -> Lock | None:
+    """Return the lock, taken; None: another holds it."""
+    lock = Lock(lock_file, layout)
+    taken = False
+    try:
+        taken = lock.take_if_free()
+    finally:
+        if not taken:
+            lock.close()
+    return lock if taken else None
+
+
 @contextmanager
 def exclusive(lock_file: Path, layout: Path) -> Iterator[None]:
     """Hold the lock named by ``lock_file``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,7 +20,7 @@ from layerfarm.jobs.errors import CatalogError, JobFailed, LayerfarmError, Unsaf
 from layerfarm.jobs.flows.transforms import TransformResult
 from layerfarm.jobs.store import PRIVATE_DIRECTORY, Descriptor, Layout
 from layerfarm.jobs.store.atomic_file import explained, files_of, make_directory, replace_file
-from layerfarm.jobs.store.locks import Lock
+from layerfarm.jobs.store.locks import lock_if_free
 from layerfarm.worker.catalog.costs import Holding, Pullable, holding_of
 
 LAST_RUN: Final = "last-run.json"
@@ -299,12 +299,11 @@ class States:
         Raises:
             CatalogError: another run holds the lock.
         """
-        with ExitStack() as stack:
-            with explained("catalog cannot be locked", self.directory):
-                lock = stack.enter_context(Lock(self.directory / "lock", self._store.path))
-                free = lock.take_if_free()
-            if not free:
-                raise CatalogError("another run of this catalog is running", where=self.directory)
+        with explained("catalog cannot be locked", self.directory):
+            lock = lock_if_free(self.directory / "lock", self._store.path)
+        if lock is None:
+            raise CatalogError("another run of this catalog is running", where=self.directory)
+        with lock:
             yield
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from layerfarm.jobs.errors import CatalogError, StoreError
 from layerfarm.jobs.store.atomic_file import explained, files_of, replace_file, write_all
-from layerfarm.jobs.store.locks import Lock
+from layerfarm.jobs.store.locks import lock_if_free
 
 
 @dataclass
@@ -79,12 +79,11 @@ class Inbox:
         self._growth = growth
         self._files = files_of(layout)
         with explained("inbox cannot be opened", self._path):
-            self._lock = Lock(directory / "inbox.lock", layout)
+            lock = lock_if_free(directory / "inbox.lock", layout)
+        if lock is None:
+            raise CatalogError("another process serves this catalog", where=directory)
+        self._lock = lock
         try:
-            with explained("inbox cannot be locked", self._path):
-                free = self._lock.take_if_free()
-            if not free:
-                raise CatalogError("another process serves this catalog", where=directory)
             self._open()
         except BaseException:
             self.close()
