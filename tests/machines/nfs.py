@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -195,28 +198,33 @@ def _clock_off(trial: Trial, offset: timedelta) -> None:
     third.cut()
 
 
+@contextmanager
+def mounted_too(trial: Trial, options: str, place: str = "/other") -> Iterator[tuple[Machine, str]]:
+    """Mount the export at another place of a client inside the block, with caches of its own.
+
+    Yield the client, and the layout's path there.
+    """
+    client = trial.share.clients[0]
+    trial.share.mount(client, f"{options},nosharecache", place)
+    yield client, trial.layout.replace("/mnt", place)
+    client.check(f"umount -l {place}")
+
+
 def twice(trial: Trial) -> None:
     """Mounted twice on one client, which writes at both paths."""
-    client = trial.share.clients[0]
-    trial.share.mount(client, f"nosharecache,{MOUNT}", "/other")
-    commands = [*write(trial, client), *write(trial, client, layout=trial.layout.replace("/mnt", "/other"))]
-    for command in commands:
-        trial.take(command)
-    client.check("umount -l /other")
+    with mounted_too(trial, MOUNT) as (client, other):
+        for command in [*write(trial, client), *write(trial, client, layout=other)]:
+            trial.take(command)
 
 
 def by_turns(trial: Trial) -> None:
     """The same; tags are set at both paths by turns, each after the index was read at both."""
-    client = trial.share.clients[0]
-    other = trial.layout.replace("/mnt", "/other")
-    trial.share.mount(client, f"nosharecache,{MOUNT}", "/other")
-    for number in range(4):
-        for layout in (trial.layout, other):
+    with mounted_too(trial, MOUNT) as (client, other):
+        for number, layout in itertools.product(range(4), (trial.layout, other)):
             # The second time the client has delegations for the file, and believes its name.
             read = f"cat {trial.layout}/index.json {other}/index.json >/dev/null; sleep 0.2"
             client.check(f"{read}; {read}")
             trial.take(workload(client, "tags", layout, f"{layout.split('/')[1]}-{number}", 1, 1))
-    client.check("umount -l /other")
 
 
 def root_squash(trial: Trial) -> None:
@@ -242,10 +250,8 @@ def root_squash_owner(trial: Trial) -> None:
 
 def read_only(trial: Trial) -> None:
     """Mounted read-only."""
-    client = trial.share.clients[0]
-    trial.share.mount(client, f"ro,nosharecache,{MOUNT}", "/ro")
-    trial.refused(tag(client, trial.layout.replace("/mnt", "/ro"), "refused"))
-    client.check("umount /ro")
+    with mounted_too(trial, f"ro,{MOUNT}", "/ro") as (client, layout):
+        trial.refused(tag(client, layout, "refused"))
 
 
 def server_read_only(trial: Trial) -> None:
@@ -261,18 +267,16 @@ def server_read_only(trial: Trial) -> None:
 
 def soft(trial: Trial) -> None:
     """Mounted with `soft,timeo=20,retrans=1`; power of the server is cut for 20 s while the client writes."""
-    client = trial.share.clients[0]
-    trial.share.mount(client, "vers=4.2,soft,timeo=20,retrans=1,nosharecache,lookupcache=positive", "/soft")
-    layout = trial.layout.replace("/mnt", "/soft")
-    said = layerfarm(client, "doctor", "--store", layout).text
-    trial.expect("with soft" in said, f"doctor does not name soft: {said[-300:]}")
-    (command,) = write(trial, client, layout=layout)
-    trial.begun(command)
-    trial.share.server.cut()
-    time.sleep(20)
-    trial.share.reboot()
-    trial.take(command, whole=False)
-    client.check("umount -l /soft")
+    options = "vers=4.2,soft,timeo=20,retrans=1,lookupcache=positive"
+    with mounted_too(trial, options, "/soft") as (client, layout):
+        said = layerfarm(client, "doctor", "--store", layout).text
+        trial.expect("with soft" in said, f"doctor does not name soft: {said[-300:]}")
+        (command,) = write(trial, client, layout=layout)
+        trial.begun(command)
+        trial.share.server.cut()
+        time.sleep(20)
+        trial.share.reboot()
+        trial.take(command, whole=False)
 
 
 def traffic(trial: Trial) -> None:

@@ -13,33 +13,33 @@ import pytest
 from layerfarm.jobs.fs.names import ask_for_names, rename
 from tests.leaks import Held
 
+Answering = Callable[[Callable[..., None]], None]
+
 
 @pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path, Path], None]], None]:
+def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
     """Let a function stand for the system's rename."""
 
-    def put(stands: Callable[[Path, Path], None]) -> None:
+    def put(stands: Callable[..., None]) -> None:
         real = os.rename
 
         def called(source: Any, target: Any, **places: Any) -> None:
             monkeypatch.setattr(os, "rename", real)
-            stands(Path(source), Path(target))
+            stands(Path(source), Path(target), **places)
 
         monkeypatch.setattr(os, "rename", called)
 
     return put
 
 
-def twice(source: Path, target: Path) -> None:
+def twice(source: Path, target: Path, **places: Any) -> None:
     """The answer of the first request is lost, so the client repeats it."""
-    os.rename(source, target)
-    os.rename(source, target)
+    os.rename(source, target, **places)
+    os.rename(source, target, **places)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_repeated_request_counts_as_done(
-    tmp_path: Path, answering: Callable[[Callable[[Path, Path], None]], None], kind: str
-) -> None:
+def test_repeated_request_counts_as_done(tmp_path: Path, answering: Answering, kind: str) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     match kind:
         case "file":
@@ -57,11 +57,11 @@ def test_repeated_request_counts_as_done(
 
 
 def test_file_that_others_changed_since_counts_if_any_with_the_name_will_do(
-    tmp_path: Path, answering: Callable[[Callable[[Path, Path], None]], None]
+    tmp_path: Path, answering: Answering
 ) -> None:
     """As a request for a tag, which is answered while its writer is cut off."""
 
-    def answered(source: Path, target: Path) -> None:
+    def answered(source: Path, target: Path, **places: Any) -> None:
         os.rename(source, target)
         target.write_bytes(b"granted")
         os.rename(source, target)
@@ -69,22 +69,16 @@ def test_file_that_others_changed_since_counts_if_any_with_the_name_will_do(
     (tmp_path / "source").write_bytes(b"mine")
     answering(answered)
     rename(tmp_path / "source", tmp_path / "target", unique=True)
-    answering(lambda source, target: os.rename(source, target))
+    answering(lambda source, target, **places: os.rename(source, target))
     with pytest.raises(FileNotFoundError):
         rename(tmp_path / "source", tmp_path / "other", unique=True)
 
 
-def test_names_in_open_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_in_open_directories(tmp_path: Path, answering: Answering) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     (tmp_path / "a/x").write_bytes(b"mine")
-    real = os.rename
-
-    def called(*args: Any, **places: Any) -> None:
-        real(*args, **places)
-        real(*args, **places)
-
-    monkeypatch.setattr(os, "rename", called)
+    answering(twice)
     a, b = (os.open(tmp_path / name, os.O_PATH | os.O_DIRECTORY) for name in "ab")
     held = Held()
     try:
@@ -97,9 +91,9 @@ def test_names_in_open_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_newer_file_with_the_same_inode_number_is_not_taken_for_the_renamed_one(
-    tmp_path: Path, answering: Callable[[Callable[[Path, Path], None]], None]
+    tmp_path: Path, answering: Answering
 ) -> None:
-    def newer(source: Path, target: Path) -> None:
+    def newer(source: Path, target: Path, **places: Any) -> None:
         os.rename(source, target)
         os.utime(target, (1, 1))
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -111,10 +105,8 @@ def test_newer_file_with_the_same_inode_number_is_not_taken_for_the_renamed_one(
 
 
 @pytest.mark.parametrize("target", ["missing", "present"])
-def test_source_that_another_process_removed_is_an_error(
-    tmp_path: Path, answering: Callable[[Callable[[Path, Path], None]], None], target: str
-) -> None:
-    def removed(source: Path, target: Path) -> None:
+def test_source_that_another_process_removed_is_an_error(tmp_path: Path, answering: Answering, target: str) -> None:
+    def removed(source: Path, target: Path, **places: Any) -> None:
         os.unlink(source)
         os.rename(source, target)
 
