@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from layerfarm.jobs.store.atomic_file import pauses
-from layerfarm.jobs.store.locks import Lock, exclusive
+from layerfarm.jobs.store.locks import Lock, exclusive, lock_if_free
 from tests.leaks import Held
 
 
@@ -146,3 +146,15 @@ def test_filesystem_without_o_direct_has_locks_too(
         with exclusive(tmp_path / "lock", tmp_path):
             assert not is_free(tmp_path / "lock")
         assert is_free(tmp_path / "lock")
+
+
+def test_a_lock_that_another_holds_is_not_taken_and_not_left_open(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "lock", tmp_path):
+        held = Held()
+        assert lock_if_free(tmp_path / "lock", tmp_path) is None
+        assert not held.new()
+    lock = lock_if_free(tmp_path / "lock", tmp_path)
+    assert lock is not None
+    with lock:
+        assert not is_free(tmp_path / "lock")
+    assert is_free(tmp_path / "lock")
