@@ -182,7 +182,15 @@ class MemoryJobStore:
             job.waits[name] = self._clock() + waits
         return Answer(Status.OK, self._due(job))
 
-    def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
+    def record_result(self, claim: Claim, result: dict[str, Any], *, then: Item | None = None) -> Answer:
+        answer = self._record(claim, result)
+        return self._and_claim(answer, claim.owner, then if answer.complete else None)
+
+    def _and_claim(self, answer: Answer, owner: Owner, then: Item | None) -> Answer:
+        claim = self.claim(then, owner) if then and answer.status is Status.OK else None
+        return answer._replace(claim=claim if isinstance(claim, Claim) else None)
+
+    def _record(self, claim: Claim, result: dict[str, Any]) -> Answer:
         job = self._jobs.get(claim.item.job_id)
         if job is None:
             return Answer(Status.GONE)
@@ -210,7 +218,13 @@ class MemoryJobStore:
         units: Sequence[Unit],
         *,
         commits: bool = False,
-        taken: bool = False,
+        then: Item | None = None,
+    ) -> Answer:
+        status = self._open(claim, position, name, state, units, commits=commits, taken=then is not None)
+        return self._and_claim(Answer(status), claim.owner, then)
+
+    def _open(
+        self, claim: Claim, position: int, name: str, state: State, units: Sequence[Unit], *, commits: bool, taken: bool
     ) -> Status:
         job = self._jobs.get(claim.item.job_id)
         this = f"open:{position}:{claim.token}"
@@ -261,10 +275,19 @@ class MemoryJobStore:
 
     # --- end ------------------------------------------------------------------------------------------
 
-    def finish(self, claim: Claim, ending: JobState, *, error: JobError | None = None, result: str = "") -> Answer:
-        return self._end(
+    def finish(
+        self,
+        claim: Claim,
+        ending: JobState,
+        *,
+        error: JobError | None = None,
+        result: str = "",
+        then: Item | None = None,
+    ) -> Answer:
+        answer = self._end(
             claim.item.job_id, str(claim.token), claim.item.attempt, ending, error, result, claim, open_only=False
         )
+        return self._and_claim(answer, claim.owner, then if answer.due else None)
 
     def end(
         self, job_id: str, ending: JobState, *, error: JobError | None = None, attempt: int = 0, forced: bool = False
@@ -288,7 +311,9 @@ class MemoryJobStore:
         if job is None:
             return Answer(Status.GONE)
         if job.by == this:
-            return Answer(Status.OK, self._due(job))
+            close = job.claims.get("close")
+            closes = close is not None and claim is not None and close.owner == claim.owner
+            return Answer(Status.OK, (closes and self._lives(job, "close")) or self._due(job))
         if attempt and attempt != job.attempt:
             return Answer(Status.STALE)
         if claim is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -86,8 +86,8 @@ def test_message_of_an_earlier_attempt_that_counts_is_seen(monkeypatch: pytest.M
     def any_attempt(self: MemoryJobStore, item: Item, owner: object) -> object:
         job = self._jobs.get(item.job_id)
         current = item if job is None else Item(item.job_id, job.attempt, item.what, item.stage, item.index)
-        return claim(self, current, owner)  # type: ignore[arg-type]
+        found = claim(self, current, owner)  # type: ignore[arg-type]
+        return replace(found, item=item) if isinstance(found, Claim) else found
 
     monkeypatch.setattr(MemoryJobStore, "claim", any_attempt)
-    found = itertools.chain(exhaust("retried_anew", ANY), explore("retried_anew", 1, 1000))
-    assert next(found, None), "work of an earlier attempt was done unseen"
+    assert next(explore("retried_anew", 1, 6000), None), "work of an earlier attempt was done unseen"

@@ -82,7 +82,8 @@ class CeleryRunner:
     yields: messages that arrived meanwhile may be more urgent."""
 
     def __post_init__(self) -> None:
-        self._next: Item | None = None
+        self._next: tuple[Item, Claim | None] | None = None
+        """The next step of this process, and the claim if the step before has taken it."""
         self._until = 0.0
         self._single_flight = SingleFlight(self.store, self.cache, self.sender)
         self._journal = Journal(self.policy)
@@ -100,35 +101,38 @@ class CeleryRunner:
             bind_contextvars(job=item.job_id)
         steps = {"advance": self._advance, "unit": self._unit, "close": self._close}
         self._until = time.monotonic() + self.young
-        self._next = item
-        while (item_now := self._next) is not None:
-            self._next = None
-            with failing_if_damaged(self.store, self.sender, item_now.job_id):
-                steps[item_now.what](item_now)
+        self._next = item, None
+        while self._next is not None:
+            (item, claim), self._next = self._next, None
+            with failing_if_damaged(self.store, self.sender, item.job_id):
+                steps[item.what](item, claim)
 
-    def _go_on(self, item: Item, *, here: bool = False) -> None:
-        """Run or send the join or the close of the job; ``here``: in this process, even if the message is not young."""
-        if self._next is None and (here or self._is_young()):
-            self._next = item
+    def _go_on(self, item: Item, claim: Claim | None = None, *, here: bool = False) -> None:
+        """Run or send the join or the close of the job.
+
+        In this process if it is claimed, if the message is young, or if it has to be ``here``.
+        """
+        if claim or (self._next is None and (here or self._is_young())):
+            self._next = item, claim
         else:
             self.sender.send([item])
 
     def _is_young(self) -> bool:
         return time.monotonic() < self._until and not self.leaving()
 
-    def _advance(self, item: Item) -> None:
+    def _advance(self, item: Item, claim: Claim | None) -> None:
         """Join a stage of the job, or begin one, and open the next."""
-        claim = self._claimed(item)
+        claim = self._claimed(item, claim)
         if claim is None:
             return
         reached("advance.claimed")
         with self._failing(claim), self.heartbeat.watching(claim) as observer:
             self._move_on(claim, self._context(item, claim.job, observer))
 
-    def _unit(self, item: Item) -> None:
+    def _unit(self, item: Item, claim: Claim | None) -> None:
         """Do one unit and record its result; if it completes the stage, run or send the join."""
         reached("unit.taken")
-        claim = self._claimed(item)
+        claim = self._claimed(item, claim)
         if claim is None:
             return
         reached("unit.claimed")
@@ -145,23 +149,25 @@ class CeleryRunner:
                     seen.how = "stopped"
                     return
             reached("unit.done")
-            answer = self.store.record_result(claim, result)
+            join = Item(item.job_id, item.attempt, "advance", item.stage)
+            # The last one here: the job's effects exist, and a message could reach a worker of another version,
+            # which refuses it.
+            here = item.stage == len(flow.stages) - 1 or self._is_young()
+            answer = self.store.record_result(claim, result, then=join if here else None)
             reached("unit.recorded")
             self._follow_up(claim, answer)
             if answer.complete:
-                # The last one here: the job's effects exist, and a message could reach a worker of another version,
-                # which refuses it.
-                last = item.stage == len(flow.stages) - 1
-                self._go_on(Item(item.job_id, item.attempt, "advance", item.stage), here=last)
+                self._go_on(join, answer.claim, here=here)
 
-    def _close(self, item: Item) -> None:
+    def _close(self, item: Item, claim: Claim | None) -> None:
         """Remove what the job staged, then publish its final state."""
-        claim = self.store.claim(item, self.owner)
-        if isinstance(claim, Refused):
-            if claim.why is Status.POISON:
+        answer = claim or self.store.claim(item, self.owner)
+        if isinstance(answer, Refused):
+            if answer.why is Status.POISON:
                 _log.error("gave up removing staged files of the job")
                 self.store.give_up_closing(item)
             return
+        claim = answer
         reached("close.claimed")
         if self.retry_for and self.store.keep(claim, self.retry_for) is Status.OK:
             _log.info("job ended", state=JobState.FAILED, kept_for=self.retry_for)
@@ -189,37 +195,34 @@ class CeleryRunner:
 
     # --- claims, and the handling of refused ones -----------------------------------------------------
 
-    def _claimed(self, item: Item) -> Claim | None:
-        claim = self.store.claim(item, self.owner)
-        hooks.claimed.send(None, how="won" if isinstance(claim, Claim) else claim.why)
-        if isinstance(claim, Claim):
-            return claim
-        _log.debug("not claimed", item=item.name, why=claim.why)
-        if claim.why is Status.OVER and claim.due:
-            self._send_close(item)
-        elif claim.why is Status.DONE and claim.due:
+    def _claimed(self, item: Item, claim: Claim | None) -> Claim | None:
+        found = claim or self.store.claim(item, self.owner)
+        hooks.claimed.send(None, how="won" if isinstance(found, Claim) else found.why)
+        if isinstance(found, Claim):
+            return found
+        _log.debug("not claimed", item=item.name, why=found.why)
+        if found.why is Status.OVER and found.due:
+            self._go_on(item.close)
+        elif found.why is Status.DONE and found.due:
             # The process that recorded the last result may have died before sending this.
             self._go_on(Item(item.job_id, item.attempt, "advance", item.stage))
-        elif claim.why is Status.STALE:
+        elif found.why is Status.STALE:
             self.recovery.take_over(item.job_id)
-        elif claim.why is Status.POISON:
+        elif found.why is Status.POISON:
             what = f"unit {item.index} of" if item.what == "unit" else "joining"
             error = FarmError(f"{what} stage {item.stage + 1} killed its worker process at every try")
             told = describe(error)
             answer = self.store.end(item.job_id, JobState.FAILED, error=told, attempt=item.attempt, forced=True)
             if answer.due:
-                self._send_close(item)
+                self._go_on(item.close)
         return None
-
-    def _send_close(self, item: Item) -> None:
-        self._go_on(item.close)
 
     def _follow_up(self, claim: Claim, answer: Answer) -> None:
         """Close the job if that is due. If the claim was taken over, or the job ended meanwhile, sweep: no other
         process removes what this one staged since.
         """
         if answer.due:
-            self._send_close(claim.item)
+            self._go_on(claim.item.close, answer.claim)
         if answer.status is not Status.OK:
             # Also then: a later attempt may have to be closed.
             self._sweep(claim.item)
@@ -283,15 +286,16 @@ class CeleryRunner:
             if units:
                 self.admission.check_bytes(job, units)
                 alone = len(units) == 1 and self._takes_a_unit(job)
-                status = self.store.open_stage(
-                    claim, number, stage.name, state, units, commits=stage.commits, taken=alone
+                unit = Item(context.job_id, context.attempt, "unit", number, 0) if alone else None
+                answer = self.store.open_stage(
+                    claim, number, stage.name, state, units, commits=stage.commits, then=unit
                 )
-                if status is not Status.OK:
+                if answer.status is not Status.OK:
                     self._give_back(claim)
                     return
                 reached("stage.opened")
-                if alone:
-                    self._next = Item(context.job_id, context.attempt, "unit", number, 0)
+                if unit:
+                    self._next = unit, answer.claim
                 else:
                     self._send_units(claim, number, range(len(units)))
                 return
@@ -317,9 +321,9 @@ class CeleryRunner:
         answer = self.store.sent(claim, position)
         if answer.due:
             # Meanwhile other processes have done the units and later steps.
-            self._send_close(item)
-        elif answer.status is Status.OK:
-            self._next = mine
+            self._go_on(item.close)
+        elif answer.status is Status.OK and mine:
+            self._next = mine, None
 
     def _takes_a_unit(self, job: JobView) -> bool:
         """Return True if this process does a unit of the stage that it opened; a bulk job yields between units."""
@@ -364,7 +368,8 @@ class CeleryRunner:
         return True
 
     def _finish(self, claim: Claim, state: JobState, *, error: JobError | None = None, result: str = "") -> None:
-        answer = self.store.finish(claim, state, error=error, result=result)
+        close = claim.item.close if self._is_young() else None
+        answer = self.store.finish(claim, state, error=error, result=result, then=close)
         reached("job.decided")
         self._follow_up(claim, answer)
 

@@ -40,9 +40,9 @@ class RedisJobStore:
         self._deliveries = settings.deliveries
         self._scripts = Scripts(client, settings)
 
-    def _run(self, name: str, job_id: str, *args: Any) -> Any:
+    def _run(self, name: str, job_id: str, *args: Any, claim: Sequence[Any] = ()) -> Any:
         with _sound(job_id):
-            return self._scripts.run(name, self._keys.job(job_id), args)
+            return self._scripts.run(name, self._keys.job(job_id), args, claim)
 
     # --- begin ----------------------------------------------------------------------------------------
 
@@ -82,27 +82,29 @@ class RedisJobStore:
     # --- work -----------------------------------------------------------------------------------------
 
     def claim(self, item: Item, owner: Owner) -> Claim | Refused:
-        answer = self._ask(item, owner, "")
+        answer = self._run("claim", item.job_id, *self._asked(item, owner))
         if answer[0] == Status.BUSY:
             with _sound(item.job_id):
                 dead = Owner.parse(answer[2]).is_known_dead
             if dead:
-                answer = self._ask(item, owner, answer[2])
-        if answer[0] != Status.OK:
-            return Refused(Status(answer[0]), bool(answer[1]))
-        _, token, unit, fields, results = answer
-        with _sound(item.job_id):
-            job = _view(fields)
-            read = [json.loads(result) for result in results]
-            return Claim(item, int(token), owner, job, Unit.model_validate_json(unit) if unit else None, read)
+                answer = self._run("claim", item.job_id, *self._asked(item, owner, answer[2]))
+        return _claimed(item, owner, answer)
 
-    def _ask(self, item: Item, owner: Owner, dead: str) -> list[Any]:
-        args = (item.name, item.attempt, item.stage, item.index_text, owner, self._lease, self._deliveries, dead)
-        return cast("list[Any]", self._run("claim", item.job_id, *map(str, args)))
+    def _asked(self, item: Item, owner: Owner, dead: str = "") -> tuple[Any, ...]:
+        """Return the arguments of ``claim.lua``."""
+        return item.name, item.attempt, item.stage, item.index_text, owner, self._lease, self._deliveries, dead
 
     def _under(self, name: str, claim: Claim, *args: Any) -> Any:
-        item = claim.item
-        return self._run(name, item.job_id, item.name, claim.token, str(claim.owner), *args)
+        return self._run(name, claim.item.job_id, *_held(claim), *args)
+
+    def _and_claim(self, name: str, claim: Claim, then: Item | None, *args: Any) -> Answer:
+        """Run an operation that releases ``claim`` and, if ``then`` is given, claims it for the same owner."""
+        if then is None:
+            return _answer(self._run(name, claim.item.job_id, *args))
+        asked = self._asked(then, claim.owner)
+        done, claimed = self._run(name, claim.item.job_id, *args, claim=asked)
+        got = _claimed(then, claim.owner, claimed) if claimed else None
+        return _answer(done)._replace(claim=got if isinstance(got, Claim) else None)
 
     def beat(self, claim: Claim, nbytes: int) -> Status:
         return Status(self._under("beat", claim, self._lease, claim.item.index_text, nbytes))
@@ -110,9 +112,10 @@ class RedisJobStore:
     def release(self, claim: Claim, *, counts: bool = True, waits: float = 0) -> Answer:
         return _answer(self._under("release", claim, "1" if counts else "", int(waits * 1000)))
 
-    def record_result(self, claim: Claim, result: dict[str, Any]) -> Answer:
+    def record_result(self, claim: Claim, result: dict[str, Any], *, then: Item | None = None) -> Answer:
         assert claim.unit is not None
-        return _answer(self._under("record", claim, claim.item.index_text, json.dumps(result), claim.unit.bytes))
+        args = (claim.item.index_text, json.dumps(result), claim.unit.bytes)
+        return self._and_claim("record", claim, then, *_held(claim), *args)
 
     def open_stage(
         self,
@@ -123,12 +126,12 @@ class RedisJobStore:
         units: Sequence[Unit],
         *,
         commits: bool = False,
-        taken: bool = False,
-    ) -> Status:
+        then: Item | None = None,
+    ) -> Answer:
         nbytes = sum(unit.bytes for unit in units)
         head = (position, name, "1" if commits else "", state.model_dump_json(), nbytes, self._job_expires)
         texts = (unit.model_dump_json() for unit in units)
-        return Status(self._under("open_stage", claim, *head, "1" if taken else "", *texts))
+        return self._and_claim("open_stage", claim, then, *_held(claim), *head, "1" if then else "", *texts)
 
     def pending(self, claim: Claim) -> tuple[int, list[int]] | None:
         status, *found = self._under("pending", claim)
@@ -139,20 +142,23 @@ class RedisJobStore:
 
     # --- end ------------------------------------------------------------------------------------------
 
-    def finish(self, claim: Claim, ending: JobState, *, error: JobError | None = None, result: str = "") -> Answer:
-        item = claim.item
-        held = (item.name, claim.token, str(claim.owner))
-        return self._end(item.job_id, (claim.token, item.attempt, ending), error, (result, *held, ""))
+    def finish(
+        self,
+        claim: Claim,
+        ending: JobState,
+        *,
+        error: JobError | None = None,
+        result: str = "",
+        then: Item | None = None,
+    ) -> Answer:
+        args = (claim.token, claim.item.attempt, ending, _text(error), result, *_held(claim), "", self._result_expires)
+        return self._and_claim("finish", claim, then, *args)
 
     def end(
         self, job_id: str, ending: JobState, *, error: JobError | None = None, attempt: int = 0, forced: bool = False
     ) -> Answer:
-        who = os.urandom(8).hex()
-        return self._end(job_id, (who, attempt, ending), error, ("", "", 0, "", "" if forced else "1"))
-
-    def _end(self, job_id: str, who: tuple[Any, ...], error: JobError | None, how: tuple[Any, ...]) -> Answer:
-        told = error.model_dump_json() if error else ""
-        return _answer(self._run("finish", job_id, *who, told, *how, self._result_expires))
+        who = (os.urandom(8).hex(), attempt, ending, _text(error), "", "", 0, "", "" if forced else "1")
+        return _answer(self._run("finish", job_id, *who, self._result_expires))
 
     def keep(self, claim: Claim, seconds: float) -> Status:
         # The record long outlives the kept work: it names the files to be removed.
@@ -275,9 +281,33 @@ class RedisJobStore:
         return [(event_id, progress) for event_id, fields in entries if (progress := _progress(fields)) is not None]
 
 
-def _answer(found: Sequence[Any]) -> Answer:
-    status, *flags = found
-    return Answer(Status(status), *map(bool, flags))
+def _answer(found: Any) -> Answer:
+    status, *flags = found if isinstance(found, list) else [found]
+    due, complete, *_ = *map(bool, flags), False, False
+    return Answer(Status(status), due, complete)
+
+
+def _held(claim: Claim) -> tuple[str, int, str]:
+    return claim.item.name, claim.token, str(claim.owner)
+
+
+def _text(error: JobError | None) -> str:
+    return error.model_dump_json() if error else ""
+
+
+def _claimed(item: Item, owner: Owner, answer: Sequence[Any]) -> Claim | Refused:
+    """Parse an answer of ``claim.lua``.
+
+    Raises:
+        RecordDamaged: the job's record is corrupt.
+    """
+    if answer[0] != Status.OK:
+        return Refused(Status(answer[0]), bool(answer[1]))
+    _, token, unit, fields, results = answer
+    with _sound(item.job_id):
+        job = _view(fields)
+        read = [json.loads(result) for result in results]
+        return Claim(item, int(token), owner, job, Unit.model_validate_json(unit) if unit else None, read)
 
 
 def retried(job_id: str, how: str, attempt: int) -> Retried:

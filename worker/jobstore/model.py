@@ -137,6 +137,8 @@ class Answer(NamedTuple):
     """The job is ending and no process works on it, so it can be closed."""
     complete: bool = False
     """The stage has all its results."""
+    claim: Claim | None = None
+    """The claim of the step that follows, taken by the same operation."""
 
 
 MESSAGE_LOST: Final = "message lost"

@@ -35,14 +35,26 @@ class Scripts:
         constants += f"local AWAY = {away(settings.lease, settings.look_every) * 1000:.0f}\n"
 
         @cache
-        def registered(name: str) -> Any:
+        def registered(name: str, claims: bool) -> Any:
+            body = _TEXTS[name]
+            if claims:
+                body = _function("operate", name) + _function("claim", "claim") + _TEXTS["and_claim"]
             prelude = "work" if name.startswith("work_") else "job"
-            return client.register_script(constants + _TEXTS["claims"] + _TEXTS[prelude] + _TEXTS[name])
+            return client.register_script(constants + _TEXTS["claims"] + _TEXTS[prelude] + body)
 
         self._registered = registered
 
-    def run(self, name: str, keys: Sequence[str] = (), args: Sequence[Any] = ()) -> Any:
-        """Run ``lua/<name>.lua`` and return its answer."""
+    def run(self, name: str, keys: Sequence[str] = (), args: Sequence[Any] = (), claim: Sequence[Any] = ()) -> Any:
+        """Run ``lua/<name>.lua`` and return its answer.
+
+        With arguments of ``lua/claim.lua``, run that after it in the same request, and return both answers.
+        """
+        if claim:
+            args = (len(args), *args, *claim)
         # redis-py takes five times as long to encode an argument.
         encoded = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
-        return self._registered(name)(keys=[key.encode() for key in keys], args=encoded)
+        return self._registered(name, bool(claim))(keys=[key.encode() for key in keys], args=encoded)
+
+
+def _function(name: str, script: str) -> str:
+    return f"local function {name}(ARGV)\n{_TEXTS[script]}\nend\n"

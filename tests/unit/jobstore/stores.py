@@ -82,7 +82,7 @@ class Bench:
 
     def open(self, claim: Claim, stage: int, units: int, *, commits: bool = False) -> None:
         todo = [Unit(params={"n": n}, bytes=10) for n in range(units)]
-        assert self.store.open_stage(claim, stage, "a stage", Numbers(), todo, commits=commits) == "ok"
+        assert self.store.open_stage(claim, stage, "a stage", Numbers(), todo, commits=commits).status == "ok"
         assert self.store.sent(claim, stage).status == "ok"
 
     def done(self, item: Item) -> None:

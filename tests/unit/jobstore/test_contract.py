@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from layerfarm.jobs.errors import JobNotFound, RequestError
 from layerfarm.jobs.flows.base import Unit
-from layerfarm.worker.jobstore.model import Item, Refused, Status
+from layerfarm.worker.jobstore.model import Answer, Claim, Item, Refused, Status
 from layerfarm.worker.model import JobError, JobState
 from tests.unit.jobstore.stores import CLOSE, LEASE, ONE, OTHER, START, Bench, Numbers, unit
 
@@ -160,7 +162,7 @@ def test_advance_without_a_purpose_is_stale(bench: Bench, stage: int) -> None:
 def test_advance_whose_units_were_never_sent_may_be_claimed_again(bench: Bench) -> None:
     bench.submit()
     first = bench.claimed(START)
-    assert bench.store.open_stage(first, 0, "first", Numbers(), [Unit(params={})]) is Status.OK
+    assert bench.store.open_stage(first, 0, "first", Numbers(), [Unit(params={})]).status is Status.OK
     bench.lease_ends()
     assert bench.store.pending(first) == (0, [0])  # not taken over yet
     second = bench.claimed(START, OTHER)
@@ -211,25 +213,66 @@ def test_stage_is_opened_by_the_newest_claim_only_and_once(bench: Bench) -> None
     bench.lease_ends()
     new = bench.claimed(START, OTHER)
     units = [Unit(params={})]
-    assert bench.store.open_stage(old, 0, "first", Numbers(total=1), units) is Status.STALE
+    assert bench.store.open_stage(old, 0, "first", Numbers(total=1), units).status is Status.STALE
     for _ in range(2):
-        assert bench.store.open_stage(new, 0, "first", Numbers(total=2), units) is Status.OK
+        assert bench.store.open_stage(new, 0, "first", Numbers(total=2), units).status is Status.OK
     assert bench.store.view("job").flow_state == '{"total":2}'
     for _ in range(2):
         assert bench.store.sent(new, 0).status is Status.OK
 
 
-def test_stage_whose_only_unit_the_holder_takes_is_open_without_its_claim(bench: Bench) -> None:
+def test_each_step_claims_the_next_one_and_gives_the_same_claim_if_its_reply_was_lost(bench: Bench) -> None:
     bench.submit()
     begins = bench.claimed(START)
-    for _ in range(2):
-        status = bench.store.open_stage(begins, 0, "first", Numbers(), [Unit(params={})], taken=True)
-        assert status is Status.OK
+    join = Item("job", 1, "advance", 0)
+
+    def twice(operation: Callable[[], Answer]) -> Claim:
+        first, second = operation(), operation()
+        assert first == second
+        assert first.status is Status.OK
+        assert first.claim is not None
+        return first.claim
+
+    units = [Unit(params={"n": 7}, bytes=10)]
+    doing = twice(lambda: bench.store.open_stage(begins, 0, "first", Numbers(total=3), units, then=unit(0)))
+    assert (doing.item, doing.unit, doing.job.flow_state) == (unit(0), units[0], '{"total":3}')
     assert bench.store.pending(begins) is None
     assert bench.refused(START, OTHER).why is Status.STALE  # nothing is left to be sent
-    assert bench.store.look("job", -1).items == (unit(0),)  # should the holder die now
-    bench.done(unit(0))
-    bench.claimed(Item("job", 1, "advance", 0))
+    assert bench.refused(unit(0), OTHER).why is Status.BUSY
+    joins = twice(lambda: bench.store.record_result(doing, {"n": 8}, then=join))
+    assert (joins.item, joins.results) == (join, [{"n": 8}])
+    assert bench.refused(join, OTHER).why is Status.BUSY
+    closes = twice(lambda: bench.store.finish(joins, JobState.SUCCEEDED, result="{}", then=CLOSE))
+    assert (closes.item, closes.job.ending) == (CLOSE, JobState.SUCCEEDED)
+    assert begins.token < doing.token < joins.token < closes.token
+    assert bench.store.closed(closes) is Status.OK
+
+
+def test_what_is_claimed_next_is_sent_again_if_its_holder_dies(bench: Bench) -> None:
+    bench.submit()
+    bench.store.open_stage(bench.claimed(START), 0, "first", Numbers(), [Unit(params={})], then=unit(0))
+    bench.lease_ends()
+    assert bench.store.look("job", -1).items == (unit(0),)
+
+
+def test_join_is_claimed_next_once_the_stage_is_complete_and_by_the_holder(bench: Bench) -> None:
+    join = Item("job", 1, "advance", 0)
+    bench.opened(2)
+    old = bench.claimed(unit(1), OTHER)
+    assert bench.store.record_result(bench.claimed(unit(0)), {}, then=join) == Answer(Status.OK)
+    bench.lease_ends()
+    new = bench.claimed(unit(1))
+    assert bench.store.record_result(old, {}, then=join) == Answer(Status.STALE)
+    assert bench.store.record_result(new, {}, then=join).claim == bench.claimed(join)
+
+
+def test_close_is_claimed_next_if_no_other_process_works_on_the_job(bench: Bench) -> None:
+    bench.opened(2)
+    fails, works = bench.claimed(unit(0)), bench.claimed(unit(1), OTHER)
+    for _ in range(2):
+        assert bench.store.finish(fails, JobState.FAILED, error=ERROR, then=CLOSE) == Answer(Status.OK)
+    assert bench.store.record_result(works, {}) == Answer(Status.OVER, due=True)
+    bench.claimed(CLOSE, OTHER)
 
 
 def test_last_report_of_sent_units_learns_that_the_job_is_over(bench: Bench) -> None:
@@ -294,7 +337,7 @@ def test_end_that_is_repeated_is_the_same(bench: Bench) -> None:
     bench.opened(1)
     claim = bench.claimed(unit(0))
     for _ in range(2):
-        assert bench.store.finish(claim, JobState.FAILED, error=ERROR) == (Status.OK, True, False)
+        assert bench.store.finish(claim, JobState.FAILED, error=ERROR) == Answer(Status.OK, due=True)
     close = bench.claimed(CLOSE)
     for _ in range(2):
         assert bench.store.closed(close) is Status.OK
@@ -304,7 +347,7 @@ def test_result_that_comes_after_the_end_is_not_recorded(bench: Bench) -> None:
     bench.opened()
     claim = bench.claimed(unit(0))
     bench.store.end("job", JobState.CANCELLED)
-    assert bench.store.record_result(claim, {}) == (Status.OVER, True, False)
+    assert bench.store.record_result(claim, {}) == Answer(Status.OVER, due=True)
 
 
 def test_job_that_commits_cannot_be_cancelled_any_more(bench: Bench) -> None:

@@ -2,7 +2,11 @@
 -- '1': not when the job commits, lifetime in s -> {status, 1: close now}
 local this = 'finish:' .. ARGV[1]
 if not exists() then return {'gone', 0} end
-if get('by') == this then return {'ok', due()} end
+if get('by') == this then
+  -- The first run may have claimed the close, too.
+  local _, holder, lives = claim_of('close')
+  return {'ok', lives and holder == ARGV[8] and 1 or due()}
+end
 if ARGV[2] ~= '0' and tonumber(ARGV[2]) ~= num('attempt') then return {'stale', 0} end
 if ARGV[6] ~= '' then
   if not holds(ARGV[6], ARGV[7], ARGV[8]) then return {'stale', due()} end
