@@ -120,7 +120,7 @@ class Farm:
         Raises:
             RequestError: the request is invalid or too large, or its signing key cannot be used.
             FarmFull: ``LAYERFARM_MOST_QUEUED`` jobs are already waiting.
-            FarmUnreachable: Redis is unreachable. The message says whether the job may have been queued.
+            FarmUnreachable: Redis is unreachable. The job runs nevertheless if only the answer was lost.
         """
         flow = flow_of(request)
         text = _checked(request)

@@ -446,6 +446,8 @@ class MemoryJobStore:
             return Lost(0, "")
         if all_queued and job_id in self._queued:
             return Lost(job.attempt, "")
+        if job.started is not None:
+            job.started = min(job.started, now)
         open_end = job.ending is None and not job.committing
         if longest and job.started is not None and open_end and now - job.started > longest:
             return Lost(job.attempt, "overtime")

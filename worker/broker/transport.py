@@ -3,7 +3,8 @@
 - ``QoS.ack``: a message that a full or read-only Redis cannot acknowledge keeps its place, and no others are fetched.
 - ``Channel.conn_or_acquire``: making a client for each command takes longer than the command.
 - ``Channel._connparams``: returning a message after the connection was closed ends the worker (kombu #582, #970).
-- ``Channel._receive_one``: redis-py reconnects inside it and waits, which blocks the event loop (celery #8091).
+- ``Channel._receive_one``: redis-py reconnects inside it and waits, which blocks the event loop (celery #8091); a
+  published message of many nested lists ends the worker.
 - ``Channel._brpop_read``: a message that is not JSON ends the worker (celery #1113); so does a primary that becomes a
   replica.
 - ``Transport.connection_errors``: errors of a replica or a full Redis end the worker, instead of a reconnection to the
@@ -82,7 +83,11 @@ class Channel(kombu_redis.Channel):
         """
         if c.connection is not None:
             c.connection.retry = Retry(NoBackoff(), 0)
-        return super()._receive_one(c)  # type: ignore[no-untyped-call]
+        try:
+            return super()._receive_one(c)  # type: ignore[no-untyped-call]
+        except RecursionError:
+            _refused("published JSON is nested too deeply")
+            raise Empty from None
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -71,10 +71,10 @@ class ProgressView:
         if progress.bytes_total:
             done, total = min(progress.bytes_done, progress.bytes_total), progress.bytes_total
             amount = f"{megabytes(done)} of {megabytes(total)}"
-        stage = display(f"{progress.kind} {progress.stage_number}/{progress.stages} {progress.stage}")
+        stage = f"{progress.stage_number}/{progress.stages} {progress.stage}" if progress.stage else progress.state
         self._bar.update(
             self._task,
-            description=stage if progress.stage else f"{progress.kind} {progress.state}",
+            description=display(f"{progress.kind} {stage}"),
             completed=done,
             total=total or None,
             amount=amount,

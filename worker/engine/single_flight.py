@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -56,11 +57,13 @@ class SingleFlight:
             return stage.run(context, unit)
         taken = self.cache.take(name)
         while isinstance(taken, Known):
-            result: dict[str, Any] = json.loads(taken.text)
-            if stage.equal.holds(context, unit, result):
-                _log.info("equal work is already done", work=name[:12])
-                hooks.equal.send(None, how="known")
-                return result
+            # An invalid result, which no process of layerfarm recorded, is forgotten like one that holds no longer.
+            with suppress(ValueError, TypeError, RecursionError):
+                known: dict[str, Any] = json.loads(taken.text)
+                if stage.equal.holds(context, unit, known):
+                    _log.info("equal work is already done", work=name[:12])
+                    hooks.equal.send(None, how="known")
+                    return known
             self.cache.forget(taken)
             taken = self.cache.take(name)
         if taken is None:
@@ -72,7 +75,7 @@ class SingleFlight:
         hooks.equal.send(None, how="executed")
         reached("work.taken")
         try:
-            result = stage.run(context, unit)
+            result: dict[str, Any] = stage.run(context, unit)
             waiting = self.cache.end(work, json.dumps(result))
             reached("work.done")
         except BaseException:

@@ -362,7 +362,7 @@ def _sound(job_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, redis.ResponseError) as error:
+    except (ValueError, TypeError, RecursionError, redis.ResponseError) as error:
         if isinstance(error, redis.ResponseError) and not _NONSENSE.search(str(error)):
             raise
         raise RecordDamaged("the job's record in Redis is corrupt", where=job_id) from error

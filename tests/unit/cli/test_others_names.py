@@ -11,8 +11,8 @@ from rich.console import Console
 
 from layerfarm.jobs.store import MEDIA_TYPE_LAYER, Layout
 from layerfarm.worker.background.registry import WorkerInfo
-from layerfarm.worker.cli import output, top_cmd
-from layerfarm.worker.model import JobRecord, JobState
+from layerfarm.worker.cli import output, progress_view, top_cmd
+from layerfarm.worker.model import JobRecord, JobState, Progress
 from layerfarm.worker.monitoring.census import Census
 from tests.unit.cli.conftest import Run
 
@@ -39,6 +39,21 @@ def test_top_shows_names_as_they_are() -> None:
         console.print(shown)
     assert "/x[/y]" in text.getvalue() and "[/red][link=x]" in text.getvalue()
     assert not set("\x1b\x07\u202e") & set(text.getvalue())
+
+
+@pytest.mark.parametrize("stage", ["", NASTY])
+def test_progress_bar_shows_names_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    monkeypatch.setattr(progress_view, "_BAR_AFTER", 0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "300")
+    with progress_view.ProgressView("bar") as view:
+        view.show(Progress(state=JobState.RUNNING, kind=NASTY, stage=stage))
+        view._bar.refresh()
+    _, err = capsys.readouterr()
+    assert "[/red][link=x]" in err
+    assert not {"\x07", "\u202e"} & set(err) and "\x1b]" not in err
 
 
 def test_tag_that_another_tool_gave_is_listed_on_one_line(layerfarm: Run, store: Path) -> None:

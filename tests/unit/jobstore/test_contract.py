@@ -583,6 +583,14 @@ def test_overtime_ends_a_job(bench: Bench) -> None:
     assert bench.store.look("job", 60, longest=10).reason == "overtime"
 
 
+def test_time_of_a_job_begins_again_if_the_clock_is_set_back(bench: Bench) -> None:
+    bench.opened()
+    bench.clock.goes_on(-3600)
+    assert bench.store.look("job", 60, longest=10).reason == ""
+    bench.clock.goes_on(11)
+    assert bench.store.look("job", 60, longest=10).reason == "overtime"
+
+
 def test_work_of_stopped_processes_is_handed_back(bench: Bench) -> None:
     bench.opened()
     bench.claimed(unit(0))

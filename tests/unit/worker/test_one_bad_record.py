@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 
+from layerfarm.jobs.errors import RecordDamaged
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.worker.background.registry import WorkerInfo, workers
 from layerfarm.worker.doctor.views import Views
 from layerfarm.worker.engine.recovery import Backlog
 from layerfarm.worker.jobstore.in_redis import RedisJobStore
 from layerfarm.worker.jobstore.keys import Keys
+from layerfarm.worker.jobstore.model import Item
 from layerfarm.worker.monitoring.census import census
 from layerfarm.worker.settings import Settings
 
@@ -48,6 +50,24 @@ def test_of_the_jobs(client: fakeredis.FakeRedis, store: RedisJobStore) -> None:
     assert store.overdue() == []
     store.prune()
     assert set(client.zrange(KEYS.jobs, 0, -1)) == {"job", "unsound", "a-text"}
+
+
+def test_of_the_kept_jobs(client: fakeredis.FakeRedis, store: RedisJobStore) -> None:
+    client.set(KEYS.job("a-text").job, "no hash at all")
+    client.hset(KEYS.job("no-number").job, "attempt", "first")
+    client.hset(KEYS.job("kept").job, "attempt", "2")
+    client.zadd(KEYS.kept, {"a-text": 1.0, "no-number": 1.0, "kept": 1.0})
+    assert store.overdue() == [Item("kept", 2, "close")]
+    assert client.zrange(KEYS.kept, 0, -1) == ["kept"]
+
+
+@pytest.mark.parametrize("field", ["error", "result", "request"])
+def test_of_nested_json(client: fakeredis.FakeRedis, store: RedisJobStore, field: str) -> None:
+    store.submit("nested", "toy", "{}", 1)
+    client.hset(KEYS.job("nested").job, field, "[" * 100_000)
+    assert [record.id for record in store.jobs(100)] == ["job"]
+    with pytest.raises(RecordDamaged):
+        store.job("nested")
 
 
 def test_of_the_workers(client: fakeredis.FakeRedis) -> None:

@@ -10,6 +10,10 @@ end
 local attempt = num('attempt')
 if ARGV[3] == '1' and redis.call('SISMEMBER', QUEUED, ARGV[1]) == 1 then return {attempt, ''} end
 local longest, started = tonumber(ARGV[4]), tonumber(get('started'))
+if started and started * 1000 > now then -- by a clock that was set back since
+  started = now / 1000
+  redis.call('HSET', job, 'started', stamp())
+end
 if longest > 0 and started and get('ending') == '' and get('committing') == '' and now - started * 1000 > longest then
   return {attempt, 'overtime'}
 end
