@@ -131,6 +131,14 @@ def test_claim_dated_by_a_clock_that_was_set_back_is_none(bench: Bench) -> None:
     assert unit(1) in bench.store.look("job", 60).items
 
 
+def test_cancel_does_not_wait_for_a_claim_dated_by_a_clock_that_was_set_back(bench: Bench) -> None:
+    bench.opened()
+    bench.claimed(unit(1))
+    bench.clock.goes_on(-3600)
+    assert bench.store.end("job", JobState.CANCELLED) == Answer(Status.OK, due=True)
+    assert bench.store.closed(bench.claimed(CLOSE, OTHER)) is Status.OK
+
+
 def test_unit_is_poison_after_the_allowed_deliveries(bench: Bench) -> None:
     bench.opened()
     for _ in range(3):
