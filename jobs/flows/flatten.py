@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -32,11 +33,6 @@ def _begin(ctx: Context, request: FlattenRequest) -> FlattenState:
     top = tag if request.platform is None else resolve(store, tag, request.platform).descriptor
     found = images_behind(ctx, store.path, top)
     pin(store, found.images)
-    if len(found.images) > 1:
-        try:
-            output.mkdir(exist_ok=True)
-        except OSError as error:
-            raise RequestError(f"directory for the trees cannot be created, {error.strerror}", where=output) from error
     return FlattenState(
         source=store.path,
         top=found.top,
@@ -54,20 +50,40 @@ def _staging(output: Path, work: str) -> Path:
 
 def _run(ctx: Context, state: FlattenState, image: Resolved) -> FlattenResult:
     output = state.output
-    if len(image_set(ctx, state).images) > 1:
+    several = len(image_set(ctx, state).images) > 1
+    if several:
         output /= platform_of(image).replace("/", "_") + (".tar" if state.form == "tar" else "")
-    mtree, warnings = flatten(
-        source_of(ctx, state),
-        image,
-        ctx.policy.check_resolved(output),
-        ctx.policy.check_resolved(_staging(state.output, ctx.work)),
-        state.form,
-        rootless=state.rootless,
-        epoch=state.epoch,
-        advanced=ctx.observer.advanced,
-    )
+    with _directory(ctx.policy.check_resolved(state.output)) if several else nullcontext():
+        mtree, warnings = flatten(
+            source_of(ctx, state),
+            image,
+            ctx.policy.check_resolved(output),
+            ctx.policy.check_resolved(_staging(state.output, ctx.work)),
+            state.form,
+            rootless=state.rootless,
+            epoch=state.epoch,
+            advanced=ctx.observer.advanced,
+        )
     tree = FlatTree(platform=platform_of(image), output=str(output), manifest=image.descriptor.digest, mtree=mtree)
     return FlattenResult(trees=[tree], warnings=warnings)
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[None]:
+    """Create the directory for several trees, unless it exists; remove it after a failure if it is still empty."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        yield
+        return
+    except OSError as error:
+        raise RequestError(f"directory for the trees cannot be created, {error.strerror}", where=path) from error
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            path.rmdir()
+        raise
 
 
 def _join(ctx: Context, state: FlattenState, results: dict[str, FlattenResult]) -> FlattenState:
@@ -77,13 +93,10 @@ def _join(ctx: Context, state: FlattenState, results: dict[str, FlattenResult]) 
 
 
 def _clean(ctx: Context, request: FlattenRequest, succeeded: bool) -> None:
-    """Remove the staging directory; and after a failure the directory for several trees, if it is empty."""
+    """Remove the staging directory."""
     output = ctx.policy.check_root(request.output)
     with suppress(OSError):
         remove_tree(_staging(output, ctx.work))
-    if not succeeded:
-        with suppress(OSError):
-            request.output.rmdir()
 
 
 FLATTEN = Flow(

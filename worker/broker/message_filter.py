@@ -58,13 +58,14 @@ class _Broadcast(_Part):
 
 
 class _Control(_Part):
-    """Commands that Celery's tools, such as Flower, may send: to inspect, and to send events."""
+    """Commands that Celery's tools, such as Flower, may send: to inspect, and to send events.
+
+    Without ``pattern``, by which workers can be chosen: Celery takes it for a regular expression, and some never end.
+    """
 
     method: str = Field(pattern=f"^({'|'.join(_OBEYED)})$")
     arguments: dict[str, Any] | None = None
     destination: list[str] | None = None
-    pattern: str | None = None
-    matcher: str | None = None
     ticket: str | None = Field(default=None, max_length=100)
     reply_to: dict[str, str] | None = None
 

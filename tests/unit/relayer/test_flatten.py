@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layerfarm.jobs.errors import DigestMismatch, RequestError, TagNotFound
+from layerfarm.jobs.errors import DigestMismatch, LayerfarmError, RequestError, TagNotFound
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult
 from layerfarm.jobs.image import resolve
@@ -67,6 +67,22 @@ def test_nothing_is_replaced_and_nothing_is_left_of_a_failure(layout: Layout, tm
     with pytest.raises(Exception, match="does not hold the blob"):
         run(layout, tmp_path / "flat", form, platform="linux/amd64")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "there"]
+
+
+@pytest.mark.parametrize("platforms", [1, 2])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_failure_leaves_an_empty_directory_as_it_was(
+    layout: Layout, tmp_path: Path, platforms: int, exists: bool
+) -> None:
+    made = image(layout, LAYERS)
+    if platforms > 1:
+        two_platforms(layout, LAYERS, "t")
+    without(layout.path, made.manifest.layers[-1].digest)
+    if exists:
+        (tmp_path / "flat").mkdir()
+    with pytest.raises(LayerfarmError):
+        run(layout, tmp_path / "flat")
+    assert (tmp_path / "flat").exists() is exists
 
 
 def test_a_unit_that_runs_twice_accepts_the_existing_result(layout: Layout, tmp_path: Path) -> None:

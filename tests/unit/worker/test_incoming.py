@@ -31,7 +31,8 @@ ASKED = {"method": "ping", "arguments": {}, "destination": None, "ticket": "t", 
 
 
 def test_read_only_control_messages_pass_without_an_expiry() -> None:
-    found = control_message(broadcast(ASKED))
+    found = control_message(broadcast(ASKED | {"pattern": "(?:.*.*)*=", "matcher": "pcre"}))
+    assert not {"pattern", "matcher"} & json.loads(base64.b64decode(found["body"])).keys()
     assert ASKED.items() <= json.loads(base64.b64decode(found["body"])).items()
     assert found["headers"] == {"clock": 7, "expires": None}
     assert found["properties"]["delivery_tag"] == "tag"
