@@ -12,7 +12,7 @@ from typing import Any
 
 from layerfarm.jobs.compress import compression_of
 from layerfarm.jobs.compress.codecs import is_docker
-from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType
+from layerfarm.jobs.errors import LayerfarmError, UnsupportedMediaType, display
 from layerfarm.jobs.image.check_layer import check_layer
 from layerfarm.jobs.image.documents import ImageConfig, Manifest, is_timestamp
 from layerfarm.jobs.image.layers import Advanced, of_toc, unheard
@@ -33,6 +33,7 @@ from layerfarm.jobs.store import (
 )
 from layerfarm.jobs.store.blob import embedded_data
 from layerfarm.jobs.store.document import DocumentT
+from layerfarm.jobs.store.layout_directory import private_faults
 from layerfarm.jobs.store.reachability import MANIFEST_TYPES, children
 
 MOST_LAYERS = 127
@@ -41,7 +42,7 @@ _INDEX = "index.json"
 
 
 def validate_layout(path: Path, advanced: Advanced = unheard) -> Report:
-    """Check a whole layout: its files, every tag, every blob, unreachable ones too."""
+    """Check a whole layout: its files, also private ones, every tag, every blob, unreachable ones too."""
     report = Report()
     opened = _open(path, report)
     if opened is not None:
@@ -53,6 +54,7 @@ def validate_layout(path: Path, advanced: Advanced = unheard) -> Report:
         for descriptor in index.manifests:
             walker.follow(descriptor, _INDEX, 0)
         walker.check_unreachable()
+        _check_private(layout, report)
     return report
 
 
@@ -85,6 +87,16 @@ def _open(path: Path, report: Report) -> tuple[Layout, Index] | None:
     except (LayerfarmError, OSError) as error:
         report.error(code, where, error)
         return None
+
+
+def _check_private(layout: Layout, report: Report) -> None:
+    """Report links and special files in the private directory: other users can create them in a shared layout.
+
+    Commands fail where one replaces the directory, a subdirectory or the lock, and ignore others.
+    """
+    for path, message in private_faults(layout.path):
+        where = path.relative_to(layout.path)
+        (report.error if len(where.parts) <= 2 else report.warning)("private", display(os.fsencode(where)), message)
 
 
 def _check_tags(index: Index, report: Report) -> None:

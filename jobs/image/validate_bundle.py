@@ -53,7 +53,10 @@ def validate_bundle(path: Path) -> Report:
         report.error("rootfs", ROOTFS_NAME, "rootfs is not a directory")
     meta = _document(path / META_NAME, BundleMeta, report)
     if meta is not None:
-        _check_manifest(Bundle(path, meta), report)
+        bundle = Bundle(path, meta)
+        _check_manifest(bundle, report)
+        if os.path.lexists(bundle.stat_cache) and not Beneath(path).is_file(bundle.stat_cache):
+            report.warning("stat-cache", bundle.stat_cache.name, "not a regular file, repack reads every file instead")
     config = _document(path / CONFIG_NAME, RuntimeConfig, report)
     if config is not None:
         _check_config(config, report)

@@ -24,6 +24,8 @@ from layerfarm.jobs.store.locks import Lock, LockLost
 
 ResultT = TypeVar("ResultT")
 
+LOCK_NAME: Final = "index.lock"
+"""The only file that is directly in the private directory."""
 _LOSSES: Final = 10
 """Attempts of an operation whose lock is lost, or ignored by another tool."""
 _RECENT: Final = 2
@@ -40,7 +42,7 @@ class IndexFile:
     def __init__(self, layout: Path) -> None:
         self._layout = layout
         self.path = layout / "index.json"
-        self._lock = layout / PRIVATE_DIRECTORY / "index.lock"
+        self._lock = layout / PRIVATE_DIRECTORY / LOCK_NAME
         self._next = layout / PRIVATE_DIRECTORY / "next-index"
 
     def read(self) -> IndexText:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from layerfarm.jobs.errors import LayoutExists, NotALayout
 from layerfarm.jobs.paths import is_directory, is_file
 from layerfarm.jobs.store.atomic_file import (
     BLOBS,
+    PRIVATE_DIRECTORY,
     explained,
     files_of,
     give_to_owner,
@@ -23,6 +26,7 @@ from layerfarm.jobs.store.atomic_file import (
 )
 from layerfarm.jobs.store.descriptor import MEDIA_TYPE_INDEX, Index
 from layerfarm.jobs.store.document import Document, encode_document, parse_document
+from layerfarm.jobs.store.index import LOCK_NAME
 
 _LAYOUT_VERSION = "1.0.0"
 _EMPTY = Index.model_validate({"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": []})
@@ -77,6 +81,34 @@ def check_directory(path: Path) -> None:
         version = parse_document(_LayoutFile, raw, str(marker)).imageLayoutVersion
         if version != _LAYOUT_VERSION:
             raise NotALayout(f"layout version is {version[:40]!r}, layerfarm reads {_LAYOUT_VERSION}", where=path)
+
+
+def private_faults(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each path in the private directory that the store refuses to open, and the reason; nothing is changed.
+
+    The directory and its subdirectories are opened by the store's own rule: :func:`files_of`.
+    """
+    files, top = files_of(path), path / PRIVATE_DIRECTORY
+    try:
+        if not stat.S_ISDIR(files.lstat(top).st_mode):
+            yield top, "not a directory"
+            return
+    except FileNotFoundError:
+        return
+    pending = [top]
+    while pending:
+        here = pending.pop()
+        try:
+            for name, found in files.lstats(here):
+                is_lock = here == top and name == LOCK_NAME
+                if stat.S_ISDIR(found.st_mode) and not is_lock:
+                    pending.append(here / name)
+                elif here == top and not is_lock:
+                    yield here / name, "not a directory"
+                elif not stat.S_ISREG(found.st_mode):
+                    yield here / name, "not a regular file"
+        except OSError as error:
+            yield here, f"directory cannot be read, {error.strerror}"
 
 
 def _empty_directory(path: Path) -> bool:

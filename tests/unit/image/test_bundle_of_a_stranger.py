@@ -101,10 +101,30 @@ def test_a_fifo_in_it_is_not_waited_for(layout: Layout, bundle: Bundle, tmp_path
     validate_bundle(bundle.path)
 
 
-def test_validate_does_not_wait_for_a_fifo_for_config_json(bundle: Bundle) -> None:
-    (bundle.path / "config.json").unlink()
-    os.mkfifo(bundle.path / "config.json")
-    assert [finding.code for finding in validate_bundle(bundle.path).findings] == ["document"]
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("rootfs", "rootfs"),
+        ("umoci.json", "document"),
+        (".mtree", "mtree"),
+        (".layerfarm", "mtree"),
+        (".stat", "stat-cache"),
+        ("config.json", "document"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_validate_reports_each_part_that_is_a_link_or_a_fifo(
+    bundle: Bundle, tmp_path: Path, name: str, code: str, kind: str
+) -> None:
+    place = part(bundle, name)
+    if not place.exists():
+        place.touch()
+    place.rename(tmp_path / "before")
+    if kind == "link":
+        place.symlink_to(tmp_path / "before")
+    else:
+        os.mkfifo(place)
+    assert [finding.code for finding in validate_bundle(bundle.path).findings] == [code]
 
 
 def test_a_refresh_writes_through_no_name_that_can_be_foreseen(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from layerfarm.jobs.image.report import Report, Severity
 from layerfarm.jobs.image.validate import validate_image, validate_layout
 from layerfarm.jobs.image.validate_bundle import validate_bundle
 from layerfarm.jobs.store import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Descriptor, Layout
+from tests.alarm import no_hanging
 from tests.unit.image.images import image, special, tar
 from tests.unit.layer.archives import archive, entry
 from tests.unit.relayer.images import attestation
@@ -370,6 +373,54 @@ def test_a_directory_with_the_name_of_a_blob_is_an_error(layout: Layout) -> None
     (layout.path / "blobs/sha256" / ("a" * 64)).mkdir()
     report = validate_layout(layout.path)
     assert [(finding.code, finding.message) for finding in report.findings] == [("blob", "blob is not a regular file")]
+
+
+PRIVATE_KINDS = ("ingest", "leases", "trash", "work", "notes", "tagging", "next-index", "whatever")
+
+
+@pytest.mark.parametrize("place", ["", *PRIVATE_KINDS, "index.lock"])
+@pytest.mark.parametrize(
+    "make", [lambda path: path.symlink_to("/"), os.mkfifo, Path.touch], ids=["link", "fifo", "file"]
+)
+def test_what_commands_refuse_in_the_private_directory_is_an_error(
+    layout: Layout, made: Resolved, make: Callable[[Path], object], place: str
+) -> None:
+    path = layout.path / ".layerfarm" / place
+    if path.is_dir():
+        path.rename(layout.path / "before")
+    path.unlink(missing_ok=True)
+    make(path)
+    names = {each: each.lstat().st_mtime_ns for each in layout.path.rglob("*")}
+    with no_hanging(20):
+        report = validate_layout(layout.path)
+    is_file = path.is_file() and not path.is_symlink()
+    expected = (
+        [] if place == "index.lock" and is_file else [(Severity.ERROR, "private", f".layerfarm/{place}".rstrip("/"))]
+    )
+    assert [(finding.severity, finding.code, finding.where) for finding in report.findings] == expected
+    assert {each: each.lstat().st_mtime_ns for each in layout.path.rglob("*")} == names
+    assert validate_image(layout.path, "t").findings == []
+
+
+@pytest.mark.parametrize("place", ["leases/1/lease", "notes/kind/note", "ingest/x", "tagging/x"])
+def test_links_and_fifos_below_a_private_directory_are_warnings(layout: Layout, made: Resolved, place: str) -> None:
+    path = layout.path / ".layerfarm" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    path.with_name("link").symlink_to("/")
+    path.with_name("file").touch()
+    with no_hanging(20):
+        report = validate_layout(layout.path)
+    assert codes(report) == [("warning", "private")] * 2
+    parent = f".layerfarm/{place}".rpartition("/")[0]
+    assert {finding.where for finding in report.findings} == {f".layerfarm/{place}", f"{parent}/link"}
+
+
+def test_a_layout_without_a_private_directory_gets_none(layout: Layout, made: Resolved) -> None:
+    shutil.rmtree(layout.path / ".layerfarm")
+    before = sorted(layout.path.rglob("*"))
+    assert validate_layout(layout.path).findings == []
+    assert sorted(layout.path.rglob("*")) == before
 
 
 # --- bundles -------------------------------------------------------------------------------------
