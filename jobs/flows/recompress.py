@@ -61,12 +61,12 @@ def _key(layer: Descriptor, diff_id: str) -> str:
 
 def _wanted(ctx: Context, state: RecompressState) -> dict[str, tuple[Descriptor, str]]:
     """Return the layers to recompress, each once, with their diff_ids."""
-    codec = state.codec()
+    store, codec = source_of(ctx, state), state.codec()
     return {
         _key(layer, diff_id): (layer, diff_id)
         for image in image_set(ctx, state).images
         for layer, diff_id in image.layers[state.keep :]
-        if needs_recompression(layer, codec, any_level=state.level is None and not state.prefetch)
+        if needs_recompression(store, layer, codec, any_level=state.level is None and not state.prefetch)
     }
 
 

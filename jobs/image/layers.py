@@ -101,6 +101,18 @@ def written_as(layer: Descriptor) -> Compression:
     return compression
 
 
+def found_compression(layout: Layout, layer: Descriptor) -> Compression:
+    """Return the compression of a layer's first bytes; its media type may say another.
+
+    Raises:
+        BlobNotFound, SizeMismatch: the layer is missing or has another size.
+        UnsupportedMediaType: as :func:`~layerfarm.jobs.compress.compression_of`.
+    """
+    # closing: leaving the blob's own `with` would read all of it.
+    with closing(layout.open_blob(layer)) as blob, decompress(blob, layer.media_type) as stream:
+        return stream.compression
+
+
 def other_compression(stream: PlainStream, layer: Descriptor) -> str | None:
     """Return a warning if an open layer's compression differs from its media type, else None."""
     if stream.compression is compression_of(layer.media_type):

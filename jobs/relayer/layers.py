@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from layerfarm.jobs.compress import Codec, Compression, codec_id, compression_of
-from layerfarm.jobs.compress.codecs import is_foreign
+from layerfarm.jobs.compress.codecs import is_docker, is_foreign
 from layerfarm.jobs.compress.estargz.plain import without_own
 from layerfarm.jobs.errors import TransformError
 from layerfarm.jobs.image import PackedLayer, Resolved, pack_layer
 from layerfarm.jobs.image.documents import ANNOTATION_CODEC, ANNOTATION_UNCOMPRESSED_SIZE
-from layerfarm.jobs.image.layers import Advanced, open_layer, unheard, written_as
+from layerfarm.jobs.image.layers import Advanced, found_compression, open_layer, unheard, written_as
 from layerfarm.jobs.image.listings import list_layer
 from layerfarm.jobs.layer.merge import MergeOptions, OpenLayer, merge_layers
 from layerfarm.jobs.layer.names import clean
@@ -69,17 +69,21 @@ def layers_of_base(image: Resolved, base: Resolved) -> int:
 # --- recompress ----------------------------------------------------------------------------------
 
 
-def needs_recompression(layer: Descriptor, codec: Codec, *, any_level: bool) -> bool:
+def needs_recompression(store: Layout, layer: Descriptor, codec: Codec, *, any_level: bool) -> bool:
     """Return False for a layer already compressed by ``codec``; with ``any_level``, at any level and by any tool.
 
-    External layers are left alone: their urls lead to the same bytes.
+    A layer with a wrong media type is compressed again: its bytes are of another compression, or the type is one of
+    Docker's. External layers are left alone: their urls lead to the same bytes.
 
     Raises:
         UnsupportedMediaType: it is not a layer of the image-spec.
+        StoreError: it cannot be read.
     """
     if is_foreign(layer.media_type) or layer.urls:
         return False
-    if compression_of(layer.media_type) is not codec.compression.of_stream:
+    if is_docker(layer.media_type) or compression_of(layer.media_type) is not codec.compression.of_stream:
+        return True
+    if found_compression(store, layer) is not codec.compression.of_stream:
         return True
     if (layer.annotations or {}).get(ANNOTATION_CODEC) == codec_id(codec):
         return False
