@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.tools import LAYERFARM, Tool, image
+from tests.ordinary_user import ordinary_user
 
 LONG = "b" * 250
 
@@ -164,3 +165,28 @@ def test_a_failed_unpack_leaves_an_empty_directory_as_it_was(tools: tuple[Tool, 
         before.st_mtime,
     )
     assert sorted(os.listdir(layerfarm.directory)) == ["place", "s", "tree"]
+
+
+@pytest.mark.parametrize("command", [["unpack"], ["raw", "unpack"]], ids=" ".join)
+def test_a_directory_below_one_that_the_user_may_not_write_is_filled(
+    program: Callable[[str], str], command: list[str]
+) -> None:
+    with ordinary_user() as user:
+        for name, tool in (("umoci", program("umoci")), ("layerfarm", LAYERFARM)):
+            above, tree = user.home / name, user.home / f"tree-{name}"
+            (above / "place").mkdir(parents=True)
+            (tree / "sub").mkdir(parents=True)
+            (tree / "sub/file").write_text("content")
+            user.own(above / "place")
+            user.own(tree)
+            above.chmod(0o555)
+            store = user.home / f"store-{name}"
+            user.run(tool, "init", f"--layout={store}")
+            user.run(tool, "new", f"--image={store}:t")
+            user.run(tool, "insert", "--rootless", f"--image={store}:t", str(tree), "/app")
+            try:
+                user.run(tool, *command, "--rootless", f"--image={store}:t", str(above / "place"))
+                assert os.listdir(above) == ["place"]
+            finally:
+                above.chmod(0o755)
+        assert names(user.home / "layerfarm/place") == names(user.home / "umoci/place")

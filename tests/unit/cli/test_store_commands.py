@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,29 @@ def test_init_refuses_what_is_there(layerfarm: Run, store: Path) -> None:
     done = layerfarm("init", "--layout", "store")
     assert (done.code, done.out) == (1, "")
     assert done.err == "layerfarm: path exists and is not an empty directory: store\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "made"),
+    [
+        (["ls", "--layout=store"], []),
+        (["stat", "--image=store:v1"], []),
+        (["tag", "--image=store:v1", "new"], ["index.lock", "next-index"]),
+        (["rm", "--image=store:v1"], ["index.lock", "next-index"]),
+    ],
+    ids=lambda value: value[0] if value else "none",
+)
+def test_commands_on_tags_make_only_the_lock_in_the_private_directory(
+    layerfarm: Run, image: str, args: list[str], made: list[str]
+) -> None:
+    """docs/umoci-differences.md; the directory ``next-index`` is empty."""
+    layout, private = Path("store"), Path("store/.layerfarm")
+    shutil.rmtree(private)
+    before = set(layout.rglob("*"))
+    assert layerfarm(*args).code == 0
+    new = set(layout.rglob("*")) - before
+    assert sorted(str(path.relative_to(private)) for path in new - {private}) == made
+    assert [path.name for path in new if path.is_file()] == made[:1]
 
 
 def test_tags_are_given_moved_and_removed(layerfarm: Run, image: str) -> None:

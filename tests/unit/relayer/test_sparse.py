@@ -8,7 +8,16 @@ import pytest
 
 from layerfarm.jobs.errors import BlobNotFound
 from layerfarm.jobs.flows.base import Policy
-from layerfarm.jobs.flows.transforms import FlattenRequest, FlattenResult, RecompressRequest
+from layerfarm.jobs.flows.transforms import (
+    FlattenRequest,
+    FlattenResult,
+    RebaseRequest,
+    RechunkRequest,
+    RecompressRequest,
+    SquashRequest,
+    StripRequest,
+    TransformRequest,
+)
 from layerfarm.jobs.image.resolve import read_index
 from layerfarm.jobs.store import MEDIA_TYPE_MANIFEST, Descriptor, Layout
 from layerfarm.worker.catalog.pull import copy_in
@@ -37,18 +46,40 @@ def other(tmp_path: Path) -> Layout:
     return Layout.create(tmp_path / "other")
 
 
-def test_a_transform_of_a_sparse_index_transforms_the_existing_images(sparse: Layout, other: Layout) -> None:
+@pytest.mark.parametrize(
+    ("kind", "fields", "removed"),
+    [
+        (RecompressRequest, {"compress": "zstd"}, []),
+        (SquashRequest, {}, []),
+        (StripRequest, {"paths": ["etc/g"]}, [b"etc/g"]),
+        (RechunkRequest, {"budget": 2}, []),
+        (RebaseRequest, {"accept": "refuse"}, []),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_transform_of_a_sparse_index_transforms_the_existing_images(
+    sparse: Layout, other: Layout, kind: type[TransformRequest], fields: dict[str, object], removed: list[bytes]
+) -> None:
     (before,) = sparse.find("t")
     absent, here = read_index(sparse, before).manifests
+    tree = tree_of(sparse, "t", "linux/amd64")
+    for path in removed:
+        del tree[path]
+    if kind is RebaseRequest:
+        image(sparse, LAYERS[:1], tag="old", architecture="amd64")
+        image(sparse, [LAYERS[0], tar(("srv", b"z"))], tag="base", architecture="amd64")
+        image(sparse, [LAYERS[0], tar(("srv", b"z")), LAYERS[1]], tag="wanted", architecture="amd64")
+        fields = fields | {"old_base": ref(sparse, "old"), "new_base": ref(sparse, "base")}
+        tree = tree_of(sparse, "wanted")
     for store, tag in ((sparse, "new"), (other, "new")):
-        result = run(RecompressRequest(image=ref(sparse, "t"), target=ref(store, tag), compress="zstd"))
+        result = run(kind.model_validate({"image": ref(sparse, "t"), "target": ref(store, tag), **fields}))
         assert [image.old for image in result.images] == [here.digest]
         assert [text for text in result.warnings if "skipped: 1," in text and absent.digest in text]
         (top,) = store.find(tag)
         still, made = read_index(store, top).manifests
         assert still == absent
         assert made.digest == result.images[0].new != here.digest
-        assert tree_of(store, tag) == tree_of(sparse, "t", "linux/amd64")
+        assert tree_of(store, tag) == tree
 
 
 def test_a_transform_of_another_image_goes_on(sparse: Layout) -> None:

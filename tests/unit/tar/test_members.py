@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from layerfarm.jobs.tar.pax import decode_records, encode_records, parse_number,
 from layerfarm.jobs.tar.reader import Member, MemberReader
 from layerfarm.jobs.tar.sparse import Holes
 from layerfarm.jobs.tar.writer import TRAILER, Header, encode_header
+from tests.steps import steps
 from tests.trees import directory, file, read_tree, symlink, tree
 from tests.unit.layer.archives import archive, entry
 from tests.unit.tar.headers import block, extended, records
@@ -254,6 +256,23 @@ def test_the_map_of_a_global_header_has_its_order_too() -> None:
     assert only(extended(b"g", encode_records(pairs[::-1])) + block())[0].holes is None
     with pytest.raises(MalformedLayer, match="order"):
         only(extended(b"g", encode_records(pairs)) + block())
+
+
+def test_many_global_headers_take_linear_time_and_no_memory() -> None:
+    def globals_with_other_records(count: int) -> bytes:
+        return b"".join(extended(b"g", encode_records([(b"key%d" % number, b"v" * 300)])) for number in range(count))
+
+    few, many = (globals_with_other_records(count) + block() + TRAILER for count in (200, 20_000))
+    assert steps(lambda: read(many)) < 105 * steps(lambda: read(few))
+    tracemalloc.start()
+    try:
+        ((member, _),) = read(many)
+        # The reader's buffer takes 2 MiB. Kept records would take 6 MB more, and their copies, which steps() does not
+        # count, quadratic time.
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert (member.name, member.xattrs) == (b"f", ())
 
 
 def test_an_entry_of_type_x_in_capitals_is_one_like_any_other() -> None:
