@@ -68,15 +68,15 @@ def decompress(
     if isinstance(compression, Compression):
         known = compression.of_stream
     else:
-        known = _compression_in(source.peek(BLOCK), compression_of(compression))
+        known = compression_in(source.peek(BLOCK), compression_of(compression))
     pieces = _bounded(_PIECES[known], source, limits or process_limits())
     if seen is not None:
         pieces = digested(pieces, seen, in_thread=ahead)
     return PlainStream(_ReadAhead(pieces) if ahead else pieces, known, source, advanced)
 
 
-def _compression_in(start: bytes, promised: Compression) -> Compression:
-    """Return the compression of a blob with these first bytes; ``promised`` if they fit none."""
+def compression_in(start: bytes, promised: Compression) -> Compression:
+    """Return the compression of a blob with these first bytes, a block of a tar; ``promised`` if they fit none."""
     if len(start) == BLOCK:
         with suppress(MalformedLayer):
             if start != ZERO_BLOCK:

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import BinaryIO, Final
 
 from layerfarm.jobs.compress import Compression, compression_of
-from layerfarm.jobs.compress.decompress import PlainStream, decompress
+from layerfarm.jobs.compress.decompress import PlainStream, compression_in, decompress
 from layerfarm.jobs.compress.estargz import marks
 from layerfarm.jobs.compress.toc.check import ReadAt
 from layerfarm.jobs.compress.zstd_chunked import places
@@ -21,6 +21,7 @@ from layerfarm.jobs.layer.stack import Read, read_members
 from layerfarm.jobs.limits import Limits
 from layerfarm.jobs.store import Descriptor, Layout
 from layerfarm.jobs.store.blob import hasher
+from layerfarm.jobs.tar.writer import BLOCK
 
 _OF_ESTARGZ: Final = frozenset((marks.TOC_DIGEST, marks.UNCOMPRESSED_SIZE))
 
@@ -109,8 +110,8 @@ def found_compression(layout: Layout, layer: Descriptor) -> Compression:
         UnsupportedMediaType: as :func:`~layerfarm.jobs.compress.compression_of`.
     """
     # closing: leaving the blob's own `with` would read all of it.
-    with closing(layout.open_blob(layer)) as blob, decompress(blob, layer.media_type) as stream:
-        return stream.compression
+    with closing(layout.open_blob(layer)) as blob:
+        return compression_in(reading(blob)(0, BLOCK), compression_of(layer.media_type))
 
 
 def other_compression(stream: PlainStream, layer: Descriptor) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import redis
 import structlog
 
-from layerfarm.jobs.flows.base import Context, Stage
+from layerfarm.jobs.flows.base import Context, Equal, Stage, Unit
 from layerfarm.worker.broker.messages import Sender
 from layerfarm.worker.engine import hooks
 from layerfarm.worker.engine.failpoints import reached
@@ -57,13 +57,11 @@ class SingleFlight:
             return stage.run(context, unit)
         taken = self.cache.take(name)
         while isinstance(taken, Known):
-            # An invalid result, which no process of layerfarm recorded, is forgotten like one that holds no longer.
-            with suppress(ValueError, TypeError, RecursionError):
-                known: dict[str, Any] = json.loads(taken.text)
-                if stage.equal.holds(context, unit, known):
-                    _log.info("equal work is already done", work=name[:12])
-                    hooks.equal.send(None, how="known")
-                    return known
+            known = _known(stage.equal, context, unit, taken.text)
+            if known is not None:
+                _log.info("equal work is already done", work=name[:12])
+                hooks.equal.send(None, how="known")
+                return known
             self.cache.forget(taken)
             taken = self.cache.take(name)
         if taken is None:
@@ -98,6 +96,15 @@ class SingleFlight:
         hooks.equal.send(None, how="waited")
         if not self.cache.subscribe(name, item):
             wake(self.sender, self.store, [item])
+
+
+def _known(equal: Equal, context: Context, unit: Unit, text: str) -> dict[str, Any] | None:
+    """Return a recorded result; None: it holds no longer, or is invalid: no process of layerfarm recorded it."""
+    with suppress(ValueError, TypeError, RecursionError):
+        result: dict[str, Any] = json.loads(text)
+        if equal.holds(context, unit, result):
+            return result
+    return None
 
 
 def wake(sender: Sender, store: JobStore, waiting: Iterable[Item]) -> None:

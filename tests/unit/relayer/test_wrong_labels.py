@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import zstandard
@@ -56,8 +57,8 @@ def layout(layout: Layout, request: pytest.FixtureRequest) -> Layout:
 
 
 @pytest.mark.parametrize("compress", ["gzip", "zstd", "none", "estargz"])
-def test_recompress_repairs_the_labels(layout: Layout, compress: str) -> None:
-    request = RecompressRequest(image=ref(layout, "t"), target=ref(layout, "new"), compress=compress)  # type: ignore[arg-type]
+def test_recompress_repairs_the_labels(layout: Layout, compress: Any) -> None:
+    request = RecompressRequest(image=ref(layout, "t"), target=ref(layout, "new"), compress=compress)
     assert not run(request).unchanged
     assert validate_image(layout.path, "new").findings == []
     label = {"none": LAYER, "estargz": f"{LAYER}+gzip"}.get(compress, f"{LAYER}+{compress}")
@@ -87,12 +88,12 @@ def transform(kind: type[TransformRequest], image: ImageRef, target: ImageRef, *
     ],
 )
 def test_layers_that_other_transforms_write_have_right_labels(
-    layout: Layout, kind: type[TransformRequest], fields: dict[str, object], left: list[str]
+    layout: Layout, kind: type[TransformRequest], fields: dict[str, Any], left: list[str]
 ) -> None:
     transform(kind, ref(layout, "t"), ref(layout, "new"), **fields)
     assert [finding.code for finding in validate_image(layout.path, "new").findings] == left
     tree = tree_of(layout, "t")
-    for path in fields.get("paths", []):  # type: ignore[attr-defined]
+    for path in fields.get("paths", []):
         del tree[path.encode()]
     assert tree_of(layout, "new") == tree
 

@@ -1,13 +1,18 @@
-"""Claims and results of equal work: an operation is repeated if its reply was lost, and answers the same."""
+"""Claims and results of equal work: an operation is repeated if its reply was lost, and answers the same.
+
+An invalid result is forgotten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import fakeredis
 import pytest
 
-from layerfarm.worker.engine.single_flight import ActionCache, Known, Work
+from layerfarm.jobs.flows.base import Model, Unit
+from layerfarm.worker.engine.single_flight import ActionCache, Known, SingleFlight, Work
 from layerfarm.worker.jobstore.keys import Keys
 from layerfarm.worker.jobstore.model import Item
 from layerfarm.worker.settings import Settings
@@ -15,10 +20,8 @@ from layerfarm.worker.settings import Settings
 UNITS = [Item("job", 1, "unit", 0, index) for index in range(2)]
 
 
-@pytest.fixture
-def client() -> Iterator[fakeredis.FakeRedis]:
-    with fakeredis.FakeRedis(decode_responses=True) as client:
-        yield client
+class Numbered(Model):
+    n: int
 
 
 @pytest.fixture
@@ -61,3 +64,17 @@ def test_late_end_leaves_the_work_of_the_next_holder(cache: ActionCache, client:
     assert cache.take("name") == work
     assert cache.end(work, '{"digest": "x"}') == UNITS[:1]
     assert cache.take("name") == Known("name", '{"digest": "x"}')
+
+
+@pytest.mark.parametrize("recorded", ["", "{", "1", "[]", '{"no": "field"}', "[" * 100_000])
+def test_invalid_result_is_forgotten(cache: ActionCache, recorded: str) -> None:
+    def holds(_context: Any, _unit: Any, result: dict[str, Any]) -> bool:
+        return Numbered.model_validate(result).n == 7
+
+    stage: Any = SimpleNamespace(equal=SimpleNamespace(name=lambda *_: "name", holds=holds), run=lambda *_: {"n": 7})
+    claim: Any = SimpleNamespace(unit=Unit(params={}))
+    observer: Any = SimpleNamespace(keeps=lambda _: None)
+    nothing: Any = None
+    cache.end(taken(cache), recorded)
+    assert SingleFlight(nothing, cache, nothing).result(stage, nothing, claim, observer) == {"n": 7}
+    assert cache.take("name") == Known("name", '{"n": 7}')

@@ -116,11 +116,12 @@ def test_published_message_that_is_invalid_does_not_reach_celery(consumer: Consu
     assert (len(consumer.refused), consumer.received) == (1, [])
 
 
-@pytest.mark.parametrize("payload", [b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("payload", [b"{", b"\xff", b"\xff\xfe", b"[" * 100_000], ids=range(4))
 def test_published_bytes_that_are_not_json_are_no_message(consumer: Consumer, payload: bytes) -> None:
     with pytest.raises(Empty):  # which the event loop expects
         consumer.published(payload)
     assert consumer.received == []
+    assert consumer.refused == (["published JSON is nested too deeply"] if payload.startswith(b"[") else [])
 
 
 def test_published_control_message_reaches_celery_filtered(consumer: Consumer) -> None:

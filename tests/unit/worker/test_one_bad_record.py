@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import fakeredis
 import pytest
 
@@ -21,12 +19,6 @@ from layerfarm.worker.settings import Settings
 KEYS = Keys()
 QUEUES = Settings().queues
 NOT_A_JOB = ("", "*", "a\nb", "x" * 300, "../..", "layerfarm:jobs")
-
-
-@pytest.fixture
-def client() -> Iterator[fakeredis.FakeRedis]:
-    with fakeredis.FakeRedis(decode_responses=True) as client:
-        yield client
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from queue import Empty
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +11,6 @@ import redis
 from kombu.transport import redis as kombu_redis
 from redis.connection import DefaultParser
 
-from layerfarm.worker.broker import transport
 from layerfarm.worker.broker.transport import Channel, Transport
 
 
@@ -57,17 +55,6 @@ def test_redis_that_refuses_to_write_is_recovered_from_too(answer: str) -> None:
     error = DefaultParser.parse_error(answer)
     assert isinstance(error, Transport.connection_errors)
     assert answer.endswith(str(error))
-
-
-@pytest.mark.parametrize("published", [b"[" * 100_000, b"{", b"\xff"])
-def test_invalid_published_message_is_skipped(monkeypatch: pytest.MonkeyPatch, published: bytes) -> None:
-    refused: list[str] = []
-    monkeypatch.setattr(transport, "_refused", refused.append)
-    response = [b"message", b"/0.celery.pidbox", published]
-    subscription = SimpleNamespace(connection=None, parse_response=lambda: response)
-    with pytest.raises(Empty):
-        Channel.__new__(Channel)._receive_one(subscription)
-    assert refused == (["published JSON is nested too deeply"] if published.startswith(b"[") else [])
 
 
 def test_connection_by_a_socket_is_given_up_without_another_error(tmp_path: Path) -> None:
