@@ -162,32 +162,24 @@ class IndexText:
         return len(places) == 1 and _digest_in(self.entries[places[0]]) == digest
 
     def change(self, tags: Mapping[str, Descriptor | None]) -> IndexText:
-        """Return the index with each tag naming only its descriptor, in its old place or at the end; None removes it.
+        """Return the index with each tag naming only its descriptor, at the end; None removes the tag.
 
-        Returns itself if nothing changes.
+        As in umoci and skopeo, a moved tag goes to the end. Returns itself if nothing changes.
         """
-        put: dict[int, Descriptor] = {}
         gone: set[int] = set()
-        more: list[Descriptor] = []
+        more: list[tuple[bytes, str | None]] = []
         for tag, descriptor in tags.items():
             places = self.places.get(tag, [])
-            if descriptor is None:
+            entry = None if descriptor is None else encode_document(descriptor)
+            if entry is None or [self.entries[place] for place in places] != [entry]:
                 gone.update(places)
-            elif places:
-                put[places[0]] = descriptor
-                gone.update(places[1:])
-            else:
-                more.append(descriptor)
-        if not put and not gone:
-            return self._with([encode_document(entry) for entry in more], [name_of(entry) for entry in more])
-        entries, names = list(self.entries), list(self.names)
-        for place, descriptor in put.items():
-            entries[place], names[place] = encode_document(descriptor), name_of(descriptor)
-        kept = [place for place in range(len(entries)) if place not in gone] if gone else range(len(entries))
-        changed = IndexText(self.head, self.tail, [entries[n] for n in kept], [names[n] for n in kept])
-        if changed.entries == self.entries and not more:
-            return self
-        return changed.change({name_of(entry) or "": entry for entry in more}) if more else changed
+                if descriptor is not None and entry is not None:
+                    more.append((entry, name_of(descriptor)))
+        known = self
+        if gone:
+            kept = [place for place in range(len(self.entries)) if place not in gone]
+            known = IndexText(self.head, self.tail, [self.entries[n] for n in kept], [self.names[n] for n in kept])
+        return known._with([entry for entry, _ in more], [name for _, name in more])
 
     def descriptor(self, place: int) -> Descriptor | None:
         """Return the entry at a position; None: it is not a valid descriptor."""

@@ -23,7 +23,7 @@ def test_tag_find_replace_and_untag(layout: Layout) -> None:
     layout.tag("one", A)
     layout.tag("two", A)
     layout.tag("one", B)
-    assert layout.tags() == ["one", "two"]
+    assert layout.tags() == ["two", "one"]
     assert layout.find("one") == [named(B, "one")]
     assert layout.find("two") == [named(A, "two")]
     assert layout.untag("one")
@@ -31,11 +31,16 @@ def test_tag_find_replace_and_untag(layout: Layout) -> None:
     assert layout.tags() == ["two"]
 
 
-def test_a_moved_tag_keeps_its_place(layout: Layout) -> None:
+def test_a_moved_tag_goes_to_the_end_as_in_umoci(layout: Layout) -> None:
+    def order() -> list[str]:
+        index = json.loads((layout.path / "index.json").read_bytes())
+        return [entry["annotations"][REF_NAME] for entry in index["manifests"]]
+
     for tag, descriptor in (("one", A), ("two", A), ("one", B)):
         layout.tag(tag, descriptor)
-    index = json.loads((layout.path / "index.json").read_bytes())
-    assert [entry["annotations"][REF_NAME] for entry in index["manifests"]] == ["one", "two"]
+    assert order() == ["two", "one"]
+    layout.tag("two", A)  # not moved: it names A already
+    assert order() == ["two", "one"]
 
 
 def test_tag_of_a_tagged_descriptor_keeps_its_other_annotations(layout: Layout) -> None:

@@ -90,13 +90,9 @@ def test_a_change_of_the_text_is_that_of_the_documents(names: list[str], tags: d
     index = Index.model_validate({"manifests": [json.loads(encode_document(entry)) for entry in before]})
     wanted = list(before)
     for tag, descriptor in tags.items():
-        places = [n for n, entry in enumerate(wanted) if (entry.annotations or {}).get(REF_NAME) == tag]
-        if descriptor is None or not places:
-            wanted = [entry for n, entry in enumerate(wanted) if n not in places]
-        else:
-            wanted[places[0]] = named(descriptor, tag)
-            wanted = [entry for n, entry in enumerate(wanted) if n not in places[1:]]
-    wanted += [named(d, tag) for tag, d in tags.items() if d is not None and tag not in names]
+        entries = [] if descriptor is None else [named(descriptor, tag)]
+        if [entry for entry in before if (entry.annotations or {}).get(REF_NAME) == tag] != entries:
+            wanted = [entry for entry in wanted if (entry.annotations or {}).get(REF_NAME) != tag] + entries
     text = IndexText.of(index).change({tag: None if d is None else named(d, tag) for tag, d in tags.items()})
     assert parse_document(Index, text.encode(), "x").manifests == wanted
     assert text.places == IndexText.parse(text.encode(), "x").places
