@@ -50,20 +50,23 @@ def pack_layer(layout: Layout, tar: Iterable[bytes], codec: Codec) -> PackedLaye
     measured = _Measured()
     notes = Notes()
     scratch = layout.scratch() if codec.prefetch else None
-    # The thread of the loop also reads the files: 10 GB take 5 s, and the digest of their blob 3 s more. Formats with a
-    # table of contents have pieces as small as files, which do not pay for being handed over.
+    # The thread of the loop also reads the files: 10 GB take 4 s; writing their blob takes 6 s and its digest 4 s more.
+    # Formats with a table of contents have pieces as small as files, which do not pay for being handed over.
     in_thread = codec.threads > 1 and codec.compression is codec.compression.of_stream
     with (
         closing(compress(tar, codec, notes, measured.add, scratch)) as pieces,
         layout.ingest() as blob,
-        closing(DigestThread()) as thread,
+        closing(DigestThread()) as writing,
+        closing(DigestThread()) as digesting,
     ):
         for piece in pieces:
             if in_thread:
-                thread.put(blob.write, piece)
+                writing.put(blob.append, piece)
+                digesting.put(blob.digest, piece)
             else:
                 blob.write(piece)
-        thread.wait()
+        writing.wait()
+        digesting.wait()
         digest, size = blob.commit()
     annotations = None
     if codec.compression != Compression.NONE:

@@ -173,11 +173,19 @@ class Ingest:
 
     def write(self, data: bytes | memoryview) -> int:
         """Append ``data``. Raises StoreError when the disk is full."""
+        self.append(data)
+        self.digest(data)
+        return len(data)
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Do half of :meth:`write`. The other half is :meth:`digest`, which another thread may do. Raises as write."""
         with explained("blob cannot be written", self._path):
             write_all(self._fd, data)
-        self._hash.update(data)
         self.size += len(data)
-        return len(data)
+
+    def digest(self, data: bytes | memoryview) -> None:
+        """Add ``data`` to the digest of the blob."""
+        self._hash.update(data)
 
     def commit(self, expected: tuple[str, int] | None = None) -> tuple[str, int]:
         """Make the written bytes a blob of the layout, durably; return its digest and size in bytes.

@@ -20,6 +20,7 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 
 from layerfarm.jobs.compress.codecs import compress_block
+from layerfarm.jobs.compress.in_order import most_ahead
 from layerfarm.jobs.image.trees import ManifestDigest
 from layerfarm.jobs.layer import GenerateOptions, generate_from_keys, read_keys
 from layerfarm.jobs.layer.segments import FEWEST, MOST_HELPERS, WORTH_IT
@@ -28,12 +29,13 @@ from layerfarm.jobs.mtree import (
     merge_lines,
     plan_shards,
     walk_tree,
+    walkers,
     write_all_extra,
     write_lines,
 )
 
 _QUEUED = 4
-"""Pieces that wait for a digest, and blocks for each compressor."""
+"""Pieces that wait for a digest, or to be written."""
 _SLICES = 100
 """Parts of the work of another process, as processors are shared."""
 
@@ -47,11 +49,13 @@ class Block:
     digest: float
     compress: float
     store: float
-    """Writing a piece of the blob, and updating its digest."""
+    """Writing a piece of the blob."""
     collect: float = 0.0
     """In the thread that generates the tar, if helpers read the small files."""
     helper: float = 0.0
     """In the helpers."""
+    name: float = 0.0
+    """Updating the digest of the blob."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,10 @@ class Costs:
     keys: float
     """Reading and sorting the deltas, before the first block."""
     blocks: list[Block]
+    walk_caller: float = 0.0
+    """In the process that surveys with helpers; 0: there are too few entries."""
+    walk_helpers: float = 0.0
+    """In these helpers."""
 
 
 def measure(root: Path, scratch: Path) -> Costs:
@@ -101,7 +109,8 @@ def measure(root: Path, scratch: Path) -> Costs:
         keys = _without_keys(blocks, "generate")
         if entries >= WORTH_IT:
             _add_helpers(blocks, root, deltas)
-    return Costs(*spent, keys, blocks)
+        survey = _survey_with_helpers(root, walk) if entries > walkers.WORTH_IT else (0.0, 0.0)
+    return Costs(*spent, keys, blocks, *survey)
 
 
 def _generated(root: Path, deltas: Path, processes: int) -> Iterator[tuple[float, bytes]]:
@@ -124,9 +133,11 @@ def _blocks(root: Path, deltas: Path, blob: Path) -> Iterator[Block]:
             piece = compress_block(block)
             times.append(time.thread_time())
             out.write(piece)
+            times.append(time.thread_time())
             digest.update(piece)
             times.append(time.thread_time())
-            yield Block(generated, *(after - before for before, after in pairwise(times)))
+            *steps, name = (after - before for before, after in pairwise(times))
+            yield Block(generated, *steps, name=name)
 
 
 def _without_keys(blocks: list[Block], name: str) -> float:
@@ -139,15 +150,27 @@ def _without_keys(blocks: list[Block], name: str) -> float:
 
 
 def _add_helpers(blocks: list[Block], root: Path, deltas: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = _of_children()
     for block, (collected, _) in zip(blocks, _generated(root, deltas, FEWEST), strict=True):
         block.collect = collected
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    helpers = _of_children() - before
     _without_keys(blocks, "collect")
-    helpers = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     saved = [max(0.0, block.generate - block.collect) for block in blocks]
     for block, share in zip(blocks, saved, strict=True):
         block.helper = helpers * share / sum(saved)
+
+
+def _survey_with_helpers(root: Path, walk: Path) -> tuple[float, float]:
+    """Return the processor time of the caller and of its helpers. The fewer processors, the more the caller walks."""
+    before, begin = _of_children(), time.thread_time()
+    with walk.open("w+b") as out:
+        walk_tree(root, out, processes=walkers.MOST_HELPERS + 1)
+    return time.thread_time() - begin, _of_children() - before
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -156,11 +179,11 @@ def _add_helpers(blocks: list[Block], root: Path, deltas: Path) -> None:
 def simulate(costs: Costs, processors: int, *, helpers: bool = True) -> dict[str, float]:
     """Return the seconds of each stage but publish, which is the same for any tree.
 
-    ``helpers``: processes read small files, on as many processors as they do it in a build.
+    ``helpers``: processes walk and read small files, on as many processors as they do it in a build.
     """
     helping = _helpers(costs.blocks, processors) if helpers else 0
     return {
-        "survey": costs.survey,
+        "survey": _survey(costs, processors) if helpers else costs.survey,
         "hash": costs.plan + costs.hash / processors,
         "compare": costs.compare,
         "pack": _Schedule(costs, processors, helping).seconds(),
@@ -177,7 +200,15 @@ def busy(costs: Costs, processors: int) -> dict[str, float]:
         "diff_id": sum(block.digest for block in costs.blocks),
         "each compressor": sum(block.compress for block in costs.blocks) / processors,
         "blob": sum(block.store for block in costs.blocks),
+        "digest of the blob": sum(block.name for block in costs.blocks),
     }
+
+
+def _survey(costs: Costs, processors: int) -> float:
+    if processors < walkers.FEWEST or not costs.walk_helpers:
+        return costs.survey
+    processes = min(processors, walkers.MOST_HELPERS + 1)
+    return max(costs.walk_caller, (costs.walk_caller + costs.walk_helpers) / processes)
 
 
 def _helpers(blocks: list[Block], processors: int) -> int:
@@ -200,16 +231,30 @@ class _Schedule:
         digested: list[int] = []
         compressed: list[int] = []
         stored: list[int] = []
+        named: list[int] = []
+        ahead_of_blob = most_ahead(processors) if processors > 1 else 1
         for block in costs.blocks:
             # The slots of all helpers hold about one block ahead.
-            ahead = [(helped[-1][n] if helped else generated[0]) for n in range(helpers)]
-            helped.append([self._add(block.helper / helpers, before, _ago(generated, 2)) for before in ahead])
-            queues = (_ago(digested, _QUEUED + 1), _ago(compressed, _QUEUED * processors), _ago(stored, _QUEUED + 1))
+            before = [(helped[-1][n] if helped else generated[0]) for n in range(helpers)]
+            helped.append([self._add(block.helper / helpers, own, _ago(generated, 2)) for own in before])
+            ends = (digested, stored, named)
+            queues = (_ago(compressed, ahead_of_blob), *(_ago(tasks, _QUEUED + 1) for tasks in ends))
             mine = block.collect if helpers else block.generate
             generated.append(self._add(mine, _ago(generated, 1), *helped[-1], *queues))
             digested.append(self._add(block.digest, generated[-1], _ago(digested, 1)))
             compressed.append(self._add(block.compress, generated[-1]))
-            stored.append(self._add(block.store, compressed[-1], _ago(stored, 1)))
+            # The thread that generates hands the oldest piece over when so many are being compressed.
+            if len(compressed) >= ahead_of_blob:
+                self._store(costs.blocks, compressed, stored, named, generated[-1])
+        while len(stored) < len(compressed):
+            self._store(costs.blocks, compressed, stored, named, generated[-1])
+
+    def _store(
+        self, blocks: list[Block], compressed: list[int], stored: list[int], named: list[int], after: int
+    ) -> None:
+        number = len(stored)
+        stored.append(self._add(blocks[number].store, compressed[number], after, _ago(stored, 1)))
+        named.append(self._add(blocks[number].name, compressed[number], after, _ago(named, 1)))
 
     def _add(self, cost: float, *after: int) -> int:
         """Add a task that waits for others; -1 for none."""

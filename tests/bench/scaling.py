@@ -31,14 +31,14 @@ GIGABYTES = (0.2, 1, 4, 10)
 _FILE = 100_000_000
 STAGES = {
     "survey": "Serial up to 3 processors. From 4 processors and 50,000 entries on up to 8 processes walk some"
-    " directories each, which are joined in the order of the tree; the model counts it as serial.",
+    " directories each, which are joined in the order of the tree.",
     "hash": "Parallel. Shards of equal cost, a process each; nothing is shared.",
     "compare": "Serial, and short here: there is no old tree, so the lines of the shards become deltas without being"
     " parsed. With an old tree one process holds both against each other, and another one digests the new manifest.",
     "pack": "Partly parallel. One thread joins the tar: it reads the files, or from 3 processors and 100,000 entries on"
-    " only the large ones, while up to 8 processes read the small ones. The blocks are compressed by as many threads as"
-    " there are processors. Beside it another process digests the new manifest, of which each line depends on those"
-    " above it. The diff_id, a SHA-256 over all of the tar, and the digest of the blob are serial, each in"
+    " only the large ones, while up to 16 processes read the small ones. As many threads as there are processors"
+    " compress the blocks. Beside it another process digests the new manifest, of which each line depends on those"
+    " above it. The diff_id, a SHA-256 over all of the tar, the writing of the blob and its digest are serial, each in"
     " a thread of its own.",
     "publish": "Serial, and the same for any tree: three small documents and the lock of the index.",
 }
@@ -197,7 +197,7 @@ Seconds with 1 and 2 processes, and Amdahl's serial fraction s from T2/T1 = s + 
 
 Simulated from the processor time of each step and of each block of the layer, with the queues between the threads
 (`tests/bench/pipeline.py`); beside it the measured seconds. The speed-up is that over one simulated processor, and *as
-before* what it would be without helper processes that read small files.
+before* what it would be without helper processes, which walk and read small files.
 
 {_speedups(most, largest)}
 
