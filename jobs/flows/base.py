@@ -69,6 +69,7 @@ class FileRef(Model):
     size: int
     """Bytes."""
     sha256: str
+    """Empty: not computed, of a file as large as an image."""
 
 
 class Unit(Model):
@@ -271,15 +272,17 @@ class WorkDirectory:
         with suppress(OSError, UnsafePath):
             files_of(self._store).remove(self.path)
 
-    def publish(self, name: str, write: Callable[[Path], None]) -> FileRef:
-        """Let ``write`` fill a temporary file, then rename it to ``name``.
+    def publish(self, name: str, write: Callable[[Path], None], *, digest: bool = True) -> FileRef:
+        """Let ``write`` fill a temporary file, then rename it to ``name``; without ``digest``, do not read it again.
 
         Two copies of one unit write two temporary files; one of them remains, whole.
         """
-        (ref,) = self.publish_all((name,), lambda paths: write(paths[0]))
+        (ref,) = self.publish_all((name,), lambda paths: write(paths[0]), digest=digest)
         return ref
 
-    def publish_all(self, names: Sequence[str], write: Callable[[list[Path]], None]) -> list[FileRef]:
+    def publish_all(
+        self, names: Sequence[str], write: Callable[[list[Path]], None], *, digest: bool = True
+    ) -> list[FileRef]:
         """:meth:`publish` of several files that are written together."""
         unique = f"{os.getpid()}.{os.urandom(4).hex()}"
         temporaries = [self.path / f".{name}.{unique}" for name in names]
@@ -287,7 +290,8 @@ class WorkDirectory:
             write(temporaries)
             refs = []
             for name, temporary in zip(names, temporaries, strict=True):
-                refs.append(FileRef(path=name, size=temporary.stat().st_size, sha256=_digest(temporary)))
+                sha256 = _digest(temporary) if digest else ""
+                refs.append(FileRef(path=name, size=temporary.stat().st_size, sha256=sha256))
                 rename(temporary, self.path / name)
         finally:
             for temporary in temporaries:

@@ -199,7 +199,7 @@ def spooled(
         nonlocal content
         content = read_image(source, image, keep, path, ctx.observer.advanced)
 
-    spool = work.publish(f"spool-{_short(image.descriptor.digest)}", fill)
+    spool = work.publish(f"spool-{_short(image.descriptor.digest)}", fill, digest=False)
     return content, spool
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from layerfarm.jobs.compress.decompress import decompress
 from layerfarm.jobs.errors import BlobNotFound, LayerfarmError, MalformedDocument, MalformedPlan, TransformError
+from layerfarm.jobs.flows import base
 from layerfarm.jobs.flows.base import Policy
 from layerfarm.jobs.flows.transforms import (
     AnalyzeRequest,
@@ -111,6 +112,17 @@ def test_the_tree_is_the_same_and_the_layers_are_those_of_the_plan(layout: Layou
     (proof,) = proofs_of(layout, change.new)
     assert (proof.operation, proof.method, proof.same_tree) == ("rechunk", "tree", True)
     assert proof.parameters["plan"] == put_plan(layout, PLAN)
+
+
+def test_the_spool_is_not_read_again_for_a_digest(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    digest_of = base._digest
+    monkeypatch.setattr(base, "_digest", lambda path: read.append(path.name) or digest_of(path))
+    image(layout, [packages(0), packages(1)])
+    run(request(layout, plan=put_plan(layout, PLAN)))
+    assert tree_of(layout, "t-re") == tree_of(layout, "t")
+    assert any(name.startswith(".recipe-") for name in read)
+    assert not [name for name in read if "spool" in name]
 
 
 def test_images_share_layers_of_common_files_regardless_of_directory_times(layout: Layout) -> None:
