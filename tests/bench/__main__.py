@@ -19,7 +19,7 @@ from tests.bench.place import Place
 
 CACHE = Path(".cache/bench")
 PEERS = ("umoci", "skopeo", "tar", "pigz", "zstd", "bsdtar", "sha256sum", "xargs", "debootstrap", "npm")
-_MEMORY = Path("/dev/shm")
+MEMORY = Path("/dev/shm")
 _ROOM = 5
 """Scratch space of a tree, in times of its size."""
 
@@ -75,7 +75,7 @@ def main(
 
 def _scratch_spaces(base: Path, size: int, *, with_ext4: bool) -> Iterator[tuple[str, Path]]:
     """Yield each file system to measure on, and a directory there."""
-    yield ("tmpfs" if base == _MEMORY else "disk"), base
+    yield ("tmpfs" if base == MEMORY else "disk"), base
     if with_ext4:
         with ExitStack() as stack:
             try:
@@ -94,8 +94,8 @@ def _packages(root: Path) -> list[str]:
 
 def _roomy(size: int) -> Path:
     """Memory, where the state of a disk does not blur the figures, if there is enough of it."""
-    if _MEMORY.is_dir() and min(shutil.disk_usage(_MEMORY).free, _available()) > _ROOM * size:
-        return _MEMORY
+    if MEMORY.is_dir() and min(shutil.disk_usage(MEMORY).free, _available()) > _ROOM * size:
+        return MEMORY
     return _on_disk()
 
 

@@ -233,6 +233,12 @@ class _Schedule:
         stored: list[int] = []
         named: list[int] = []
         ahead_of_blob = most_ahead(processors) if processors > 1 else 1
+
+        def store_next() -> None:
+            block, ready = costs.blocks[len(stored)], compressed[len(stored)]
+            stored.append(self._add(block.store, ready, generated[-1], _ago(stored, 1)))
+            named.append(self._add(block.name, ready, generated[-1], _ago(named, 1)))
+
         for block in costs.blocks:
             # The slots of all helpers hold about one block ahead.
             before = [(helped[-1][n] if helped else generated[0]) for n in range(helpers)]
@@ -245,16 +251,9 @@ class _Schedule:
             compressed.append(self._add(block.compress, generated[-1]))
             # The thread that generates hands the oldest piece over when so many are being compressed.
             if len(compressed) >= ahead_of_blob:
-                self._store(costs.blocks, compressed, stored, named, generated[-1])
+                store_next()
         while len(stored) < len(compressed):
-            self._store(costs.blocks, compressed, stored, named, generated[-1])
-
-    def _store(
-        self, blocks: list[Block], compressed: list[int], stored: list[int], named: list[int], after: int
-    ) -> None:
-        number = len(stored)
-        stored.append(self._add(blocks[number].store, compressed[number], after, _ago(stored, 1)))
-        named.append(self._add(blocks[number].name, compressed[number], after, _ago(named, 1)))
+            store_next()
 
     def _add(self, cost: float, *after: int) -> int:
         """Add a task that waits for others; -1 for none."""

@@ -10,11 +10,9 @@ from pathlib import Path
 import click
 
 from tests.bench import report, trees
-from tests.bench.__main__ import CACHE
+from tests.bench.__main__ import CACHE, MEMORY
 from tests.bench.operations import Comparison
 from tests.bench.place import Command, Place
-
-_MEMORY = Path("/dev/shm")
 
 
 @click.command()
@@ -32,7 +30,7 @@ def main(commands: tuple[str, ...], names: tuple[str, ...], times: int) -> None:
     for tree in names:
         root = trees.get(tree, CACHE.absolute())
         trees.census(root)  # and the cache is warm then
-        with tempfile.TemporaryDirectory(prefix="layerfarm-bench-", dir=_MEMORY) as directory:
+        with tempfile.TemporaryDirectory(prefix="layerfarm-bench-", dir=MEMORY) as directory:
             place = Place(tree, root, Path(directory), times, on="tmpfs")
             for operation, command in _operations(place).items():
                 subjects = {name: place.repeat("new", _after(program, command)) for name, program in programs.items()}

@@ -12,8 +12,8 @@ SMALL = Block(generate=1.0, digest=0.1, compress=0.5, store=0.1, collect=0.1, he
 LARGE = Block(generate=0.4, digest=0.5, compress=2.0, store=0.3)
 
 
-def costs(block: Block) -> Costs:
-    return Costs(survey=1.0, plan=0.5, hash=8.0, compare=2.0, manifest=3.0, keys=1.0, blocks=[block] * 200)
+def costs(block: Block, count: int = 200) -> Costs:
+    return Costs(survey=1.0, plan=0.5, hash=8.0, compare=2.0, manifest=3.0, keys=1.0, blocks=[block] * count)
 
 
 @pytest.mark.parametrize("block", [SMALL, LARGE])
@@ -24,7 +24,7 @@ def test_one_processor_takes_the_sum(block: Block) -> None:
 
 @pytest.mark.parametrize("block", [SMALL, LARGE])
 def test_more_processors_take_less_until_one_thread_bounds_them(block: Block) -> None:
-    many = replace(costs(block), blocks=[block] * 1000)
+    many = costs(block, 1000)
     packs = [simulate(many, count)["pack"] for count in (1, 2, 4, 8)]
     assert packs == sorted(packs, reverse=True)
     bound = max(busy(many, 64).values())
@@ -39,7 +39,7 @@ def test_helpers_shorten_the_survey_to_the_work_of_the_caller() -> None:
 
 
 def test_without_helpers_the_thread_that_reads_bounds_small_files() -> None:
-    assert simulate(costs(SMALL), 64, helpers=False)["pack"] == pytest.approx(1.0 + 200 * 1.0, rel=0.05)
+    assert simulate(costs(SMALL, 1000), 64, helpers=False)["pack"] == pytest.approx(1.0 + 1000 * 1.0, rel=0.02)
     assert simulate(costs(SMALL), 64)["pack"] < 40
 
 
